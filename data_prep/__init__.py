@@ -1,0 +1,1 @@
+"""Corpora in, memory-mapped token shards out."""

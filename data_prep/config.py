@@ -1,0 +1,127 @@
+"""What data preparation is asked to do, and how any configuration of the project is read and refused."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_prep.errors import UserError
+
+Model = TypeVar("Model", bound="StrictModel")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class StrictModel(BaseModel):
+    """A section of a configuration file; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextConfig(StrictModel):
+    """Which documents to read, and what is dropped from them."""
+
+    corpus: Literal["python_docs"] | None = None
+    """An embedded corpus: `python_docs` is the documentation that this Python environment carries."""
+    files: list[str] = []
+    """Paths or globs of .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet files."""
+    heldout_files: list[str] = []
+    """Paths or globs of held-out documents; where empty, `heldout_fraction` of the others is held out."""
+    text_field: str = "text"
+    """The key (JSONL) or column (parquet) that holds a document."""
+    txt_documents: Literal["blank_line", "file"] = "blank_line"
+    """What separates the documents of a .txt file."""
+    min_characters: Annotated[int, Field(ge=0)] = 1
+    """Shorter documents are dropped and counted."""
+    max_bad_lines: Annotated[int, Field(ge=0)] = 100
+    """Lines of one JSONL file that may be skipped before it is refused."""
+    heldout_fraction: Fraction = 0.01
+    """Share of the documents held out, chosen by a hash of their text."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TextConfig":
+        if (self.corpus is None) == (not self.files):
+            raise ValueError("name either `files` or `corpus`, and not both")
+        return self
+
+
+class TokenizerConfig(StrictModel):
+    """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
+
+    path: str | None = None
+    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
+    vocab_size: PositiveInt | None = None
+    """Size of the sentencepiece BPE vocabulary to train."""
+    sample_characters: PositiveInt = 10_000_000
+    """Characters of text that training reads, taken evenly from the whole corpus."""
+
+    @model_validator(mode="after")
+    def _load_or_train(self) -> "TokenizerConfig":
+        if (self.path is None) == (self.vocab_size is None):
+            raise ValueError("name either `path` (load) or `vocab_size` (train), and not both")
+        return self
+
+
+class DataPrepConfig(StrictModel):
+    """One preparation: text through a tokenizer into shards below `output_dir`."""
+
+    output_dir: str
+    text: TextConfig
+    tokenizer: TokenizerConfig
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping; raises UserError where there is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a mapping of keys is expected, this file holds {type(content).__name__}")
+    return content
+
+
+def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
+    """Return `content` as `model`; raises UserError naming the first wrong key, in words.
+
+    `origin` is what the sentence starts with: the file that `content` was read from.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = known_keys(model, first["loc"][:-1])
+            raise UserError(unknown_key(origin, where, known)) from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise UserError(f"{origin}: {where or 'the file'}: {message}{got}") from None
+
+
+def unknown_key(origin: str, key: str, known: list[str]) -> str:
+    """The sentence that refuses `key` and names the nearest of `known`."""
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted(known))
+    return f"{origin}: unknown key {key!r}; {hint}"
+
+
+def known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that `model` knows at `path` below it."""
+    for part in path:
+        if not isinstance(part, int):
+            model = next(_models_in(model.model_fields[part].annotation))
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any):
+    """The pydantic models inside an annotation such as `list[Stage] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

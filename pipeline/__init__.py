@@ -1,0 +1,1 @@
+"""Grow pre-trained language models and train them on, under DeepSpeed."""

@@ -1,0 +1,158 @@
+"""What each tensor of a model family means: the types in which a family's table is written."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.recipe import ModelConfig
+
+
+class AxisKind(StrEnum):
+    """What an axis counts; all axes of a kind grow by one map."""
+
+    RESIDUAL = "residual"
+    """The residual stream, `hidden_size`: its writers and readers force one map on the whole network."""
+    HEADS = "heads"
+    """Query, key and value channels: `num_attention_heads` blocks of the head dimension."""
+    FFN = "ffn"
+    """Units of the feed-forward network, `intermediate_size`."""
+    VOCAB = "vocab"
+    POSITIONS = "positions"
+    SEGMENTS = "segments"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One storage axis of a tensor."""
+
+    kind: AxisKind
+    role: Literal["in", "out", "index"]
+    """`in`: summed over in the forward pass; `out`: produced by it; `index`: rows are looked up."""
+    fused: int = 1
+    """How many tensors of the kind lie side by side (GPT-2's c_attn: 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor, or one per layer where the name holds `{layer}`."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    init: Literal["normal", "normal_residual", "zeros", "ones"]
+    """The model's own initialization; `normal_residual` is GPT-2's, smaller by sqrt(2 L)."""
+    block: Literal["embeddings", "layer", "head"]
+    """Which block the tensor is trained and frozen with."""
+    writes_residual: bool = False
+    """Part of an output projection: zero, it makes its layer write nothing."""
+    final_norm: bool = False
+    """Feeds the output matrix: absorbs the matrix's 1/C where that is tied to the embedding."""
+
+    @property
+    def decays(self) -> bool:
+        """Matrices decay; biases and norms do not."""
+        return len(self.axes) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of one model, under Hugging Face's names."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    segments: int
+    tied: bool
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per attention head, d_k."""
+        return self.hidden_size // self.num_attention_heads
+
+    def of(self, kind: AxisKind) -> int:
+        """The length of an axis of `kind`."""
+        return {
+            AxisKind.RESIDUAL: self.hidden_size,
+            AxisKind.HEADS: self.num_attention_heads * self.head_dim,
+            AxisKind.FFN: self.intermediate_size,
+            AxisKind.VOCAB: self.vocab_size,
+            AxisKind.POSITIONS: self.max_position_embeddings,
+            AxisKind.SEGMENTS: self.segments,
+        }[kind]
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """The storage shape of one of the family's tensors."""
+        return tuple(self.of(axis.kind) * axis.fused for axis in spec.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family: its Hugging Face class and what each of its tensors means."""
+
+    name: str
+    model_class: type[PreTrainedModel]
+    config_class: type[PretrainedConfig]
+    objective: Literal["clm", "mlm"]
+    """Causal or masked language modelling."""
+    pre_norm: bool
+    """Whether norms stand before attention and FFN (GPT-2) or after (BERT)."""
+    layers: str
+    """The module list of the layers."""
+    tensors: tuple[TensorSpec, ...]
+    """Every tensor of a tied model."""
+    untied_head: tuple[TensorSpec, ...]
+    """What an untied model has besides: its own output matrix."""
+    tied_head: str
+    """The embedding that is the output matrix otherwise."""
+    head_alias: Mapping[str, str]
+    """Names that a tied model's files may carry beside the tensors they are tied to."""
+    published: tuple[tuple[re.Pattern[str], str], ...]
+    """Spellings in published files -> ours, applied in turn."""
+    ignored: re.Pattern[str]
+    """Names in published files (after `published`) that are no part of the language model."""
+    configure: Callable[[ModelConfig], dict[str, Any]]
+    """The family's own configuration keys for a model from scratch, but for its sizes."""
+    refused: Mapping[str, tuple[Any, ...]]
+    """Configuration keys -> the values that the table is right for."""
+
+    def specs(self, sizes: Sizes) -> dict[str, tuple[TensorSpec, int | None]]:
+        """Return every tensor's name -> (what it means, its layer or None), in a fixed order."""
+        named: dict[str, tuple[TensorSpec, int | None]] = {}
+        for spec in self.tensors if sizes.tied else self.tensors + self.untied_head:
+            if spec.block == "layer":
+                for layer in range(sizes.num_hidden_layers):
+                    named[spec.name.format(layer=layer)] = (spec, layer)
+            else:
+                named[spec.name] = (spec, None)
+        return named
+
+    def block(self, name: str, spec: TensorSpec, sizes: Sizes) -> str:
+        """The block that a tensor is trained with: a tied embedding learns with the head."""
+        return "head" if sizes.tied and name == self.tied_head else spec.block
+
+    def canonical(self, name: str) -> str | None:
+        """Return our name for a tensor of a published file, or None where it is no part of the model."""
+        for pattern, replacement in self.published:
+            name = pattern.sub(replacement, name)
+        return None if self.ignored.search(name) else name
+
+
+def sizes_of(config: PretrainedConfig) -> Sizes:
+    """Read a model's sizes off its Hugging Face configuration."""
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return Sizes(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=inner or 4 * config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        segments=getattr(config, "type_vocab_size", 0),
+        tied=config.tie_word_embeddings,
+    )

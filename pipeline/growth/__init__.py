@@ -1,0 +1,1 @@
+"""Growth: a state, and the plan that makes a larger state of it, row by row."""

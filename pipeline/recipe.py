@@ -1,0 +1,242 @@
+"""What a run is: typed, validated, printable."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from data_prep.config import Fraction, PositiveInt, StrictModel, TextConfig, TokenizerConfig, read_yaml, validate
+from data_prep.errors import UserError
+
+NonNegative = Annotated[float, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ModelConfig(StrictModel):
+    """A model to build from scratch; keys as in Hugging Face's configurations."""
+
+    family: Literal["gpt2", "bert"]
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    intermediate_size: PositiveInt | None = None
+    """Four times `hidden_size` where not given."""
+    vocab_size: PositiveInt | None = None
+    """The tokenizer's size where not given."""
+    max_position_embeddings: PositiveInt | None = None
+    """The training sequence length where not given."""
+    tie_word_embeddings: bool = True
+    dropout: Fraction = 0.0
+    initializer_range: Positive = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}")
+        return self
+
+
+class SourceConfig(StrictModel):
+    """The small model: a Hugging Face directory, or a model trained from scratch in this run."""
+
+    path: str | None = None
+    model: ModelConfig | None = None
+    steps: PositiveInt | None = None
+    """Steps of training from scratch."""
+    lr: Positive | None = None
+    """Peak learning rate of that training; the optimizer's where not given."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "SourceConfig":
+        if (self.path is None) == (self.model is None):
+            raise ValueError("name either `path` (a Hugging Face directory) or `model` (trained here), and not both")
+        if (self.model is None) != (self.steps is None):
+            raise ValueError("`steps` goes with `model`: how long the source is trained")
+        return self
+
+
+class TargetConfig(StrictModel):
+    """The large model: the sizes that differ from the source's."""
+
+    hidden_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+
+
+class GrowthConfig(StrictModel):
+    """How the source becomes the target."""
+
+    width: Literal["fpi", "nai"] = "fpi"
+    """`fpi`: function-preserving initialization (bert2BERT 3.3.1); `nai`: neighbouring heads (NAI 3.3.1)."""
+    map: Literal["balanced", "random"] = "balanced"
+    """Which source index a new FPI index copies: in turn, or drawn uniformly (bert2BERT eq. 5-6)."""
+    depth: Literal["stack", "last_layer"] = "stack"
+    """`stack`: bert2BERT algorithm 1; `last_layer`: NAI algorithm 1, copies that write nothing at first."""
+    noise: NonNegative = 0.0
+    """NAI's noise on new rows and columns, as a share of the tensor's own standard deviation."""
+
+    @model_validator(mode="after")
+    def _options_belong(self) -> "GrowthConfig":
+        if self.width == "nai" and self.map != "balanced":
+            raise ValueError("`map` is an option of width: fpi; nai copies neighbouring blocks")
+        if self.width == "fpi" and self.noise:
+            raise ValueError("`noise` is an option of width: nai; fpi copies exactly")
+        return self
+
+
+class DataConfig(StrictModel):
+    """Prepared shards, or text to prepare."""
+
+    output_dir: str = "data"
+    """Where text is prepared; equal text and tokenizer are prepared once."""
+    shards: str | None = None
+    """A folder prepared earlier, instead of `text`."""
+    text: TextConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    """The source directory's own tokenizer where not given."""
+    sequence_length: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DataConfig":
+        if (self.shards is None) == (self.text is None):
+            raise ValueError("name either `shards` (prepared earlier) or `text` (to prepare), and not both")
+        if self.shards is not None and self.tokenizer is not None:
+            raise ValueError("`tokenizer` goes with `text`; prepared shards carry their own")
+        return self
+
+
+class StageConfig(StrictModel):
+    """One stage of the target's training."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    steps: PositiveInt
+    submodel_layers: PositiveInt | None = None
+    """Layers per block l_b: each step trains the top block of one random sub-model and the head
+    (bert2BERT algorithm 2). Where not given the full model is trained."""
+    lr: Positive | None = None
+    """Peak learning rate of this stage; the optimizer's where not given."""
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW; no decay on norms and biases."""
+
+    lr: Positive = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+    gradient_clipping: NonNegative = 1.0
+    """Largest global gradient norm; 0 turns clipping off. Used where the DeepSpeed file says "auto"."""
+
+
+class ScheduleConfig(StrictModel):
+    """The learning rate over the steps of one model's training, all its stages together."""
+
+    name: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warmup, to `final_ratio` of the peak."""
+    warmup_steps: NonNegativeInt = 0
+    final_ratio: Fraction = 0.0
+
+
+class EvaluationConfig(StrictModel):
+    """Loss on held-out text."""
+
+    every: PositiveInt = 100
+    """Steps between evaluations; there is one at the end of each stage in any case."""
+    windows: PositiveInt = 64
+    """Held-out windows, the same ones each time."""
+
+
+class CheckpointingConfig(StrictModel):
+    """When the run is saved."""
+
+    every: PositiveInt = 200
+    """Steps between checkpoints; there is one at the end of each stage in any case."""
+    keep: PositiveInt = 2
+    """Complete checkpoints that stay."""
+
+
+class Recipe(StrictModel):
+    """One run, whole."""
+
+    run_dir: str
+    seed: NonNegativeInt = 1234
+    train_batch_size: PositiveInt = 32
+    """Sequences in a step, all ranks together. Used where the DeepSpeed file says "auto"."""
+    train_micro_batch_size_per_gpu: PositiveInt = 32
+    """Most sequences that one rank runs at once; accumulation follows. Used where the DeepSpeed file says "auto"."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    data: DataConfig
+    source: SourceConfig
+    target: TargetConfig
+    growth: GrowthConfig = GrowthConfig()
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpointing: CheckpointingConfig = CheckpointingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        names = [SOURCE_STAGE, *(stage.name for stage in self.stages)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training)")
+        if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
+            raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+SOURCE_STAGE = "source"
+"""The name under which the source's own training is logged."""
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Return the recipe in `path` with `key.sub=value` overrides applied; values are YAML.
+
+    Raises UserError naming the file, the key and what would do.
+    """
+    content = read_yaml(path)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"{override}: not an override; write key.sub=value, for instance optimizer.lr=3e-4")
+        _set(content, key, _parse(value))
+    return validate(Recipe, content, str(path))
+
+
+def _parse(value: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(parsed, str):  # YAML 1.1 takes 3e-4 for a string
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def _set(content: dict[str, Any] | list[Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    here: Any = content
+    for parent in parents:
+        here = here[_index(here, parent, key)] if isinstance(here, list) else here.setdefault(parent, {})
+        if not isinstance(here, dict | list):
+            raise UserError(f"{key}={value}: {parent!r} is a single value, no section")
+    here[_index(here, last, key) if isinstance(here, list) else last] = value
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    """The place of a list's item, by number or by its `name`."""
+    for number, item in enumerate(items):
+        if part == str(number) or (isinstance(item, dict) and item.get("name") == part):
+            return number
+    raise UserError(f"{key}: the list has {len(items)} items and none is {part!r}; count from 0 or use an item's name")
