@@ -123,8 +123,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     if any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         return HuggingFaceTokenizer(directory)
     raise UserError(
-        f"{directory}: no tokenizer here; tokenizer.json, vocab.json and merges.txt, vocab.txt or "
-        f"{SENTENCEPIECE_FILE} would do"
+        f"{directory}: no tokenizer here; tokenizer.json, vocab.json and merges.txt, vocab.txt or {SENTENCEPIECE_FILE} would do"
     )
 
 

@@ -41,9 +41,7 @@ BERT = Family(
     pre_norm=False,
     layers="bert.encoder.layer",
     tensors=(
-        TensorSpec(
-            _EMBEDDINGS + "word_embeddings.weight", (Axis(AxisKind.VOCAB, "index"), _HIDDEN), "normal", "embeddings"
-        ),
+        TensorSpec(_EMBEDDINGS + "word_embeddings.weight", (Axis(AxisKind.VOCAB, "index"), _HIDDEN), "normal", "embeddings"),
         TensorSpec(
             _EMBEDDINGS + "position_embeddings.weight", (Axis(AxisKind.POSITIONS, "index"), _HIDDEN), "normal", "embeddings"
         ),

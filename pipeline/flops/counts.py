@@ -49,5 +49,3 @@ def training_step(
         backward -= 6 * sizes.hidden_size * sizes.num_attention_heads * sizes.head_dim
     total = tokens * (forward + backward)
     return StepFlops(model=total, executed=total)
-
-

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from pipeline.recipe import GrowthConfig
-
 
 @dataclass(frozen=True, slots=True)
 class LayerOrigin:

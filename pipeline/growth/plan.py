@@ -92,9 +92,7 @@ class GrowthPlan:
 
     def grow(self, state: Mapping[str, MappedTensor]) -> dict[str, GrownTensor]:
         """Return the target's state; nothing is computed until rows are read."""
-        return {
-            name: self._grown(name, spec, layer, state) for name, (spec, layer) in self.family.specs(self.target).items()
-        }
+        return {name: self._grown(name, spec, layer, state) for name, (spec, layer) in self.family.specs(self.target).items()}
 
     def _grown(self, name: str, spec: TensorSpec, layer: int | None, state: Mapping[str, MappedTensor]) -> GrownTensor:
         origin = None if layer is None else self.layers[layer]

@@ -1,0 +1,1 @@
+"""The run: engines, stages, freezing, checkpoints, signals, metrics."""

@@ -1,0 +1,120 @@
+"""A DeepSpeed engine around a Hugging Face model whose weights come from a state."""
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from pipeline.families import Family, Sizes, check_parameters, sizes_of
+from pipeline.growth.state import State
+from pipeline.growth.zero_sink import fill_masters, fill_weights
+from pipeline.recipe import OptimizerConfig
+from pipeline.training import distributed
+from pipeline.training.ds_config import zero_stage
+from pipeline.training.optimizer import HEAD, FreezableAdamW, build_optimizer, layer_block, parameters_by_block
+
+
+@dataclass
+class TrainedModel:
+    """A model in its engine, its parameters known by block."""
+
+    family: Family
+    config: PretrainedConfig
+    engine: DeepSpeedEngine
+    optimizer: FreezableAdamW
+    blocks: dict[str, list[nn.Parameter]]
+    layers_per_block: int
+
+    @property
+    def module(self) -> PreTrainedModel:
+        """The Hugging Face model."""
+        return self.engine.module
+
+    @property
+    def sizes(self) -> Sizes:
+        """The model's sizes."""
+        return sizes_of(self.config)
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Run the model: [sequences, S] ids to [sequences, S, vocab] logits."""
+        extra = {"use_cache": False} if self.family.objective == "clm" else {}
+        return self.engine(input_ids=input_ids, **extra).logits
+
+    def train_all(self) -> None:
+        """Let every block learn."""
+        self._train(set(self.blocks))
+
+    def train_top(self, depth: int, trained: int) -> None:
+        """Let only the layers [depth - trained, depth) and the head learn; all else stands still."""
+        size = self.layers_per_block
+        layers = {layer_block(first, first + size - 1) for first in range(depth - trained, depth, size)}
+        self._train({HEAD, *layers})
+
+    def _train(self, learning: set[str]) -> None:
+        # Both switches are needed: without the first, ZeRO-3 steps a parameter by its previous gradient
+        # and counts that in the norm; without the second, momentum and decay go on.
+        for block, parameters in self.blocks.items():
+            for parameter in parameters:
+                parameter.requires_grad_(block in learning)
+        for group in self.optimizer.param_groups:
+            group["frozen"] = group["block"] not in learning
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of every group."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def full_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Return one parameter whole, in fp32, on the CPU; a collective call."""
+        whole = safe_get_full_fp32_param(parameter)
+        # Stage 0 has no masters beside the weights.
+        return (parameter.detach() if whole is None else whole).float().cpu().reshape(_shape(parameter))
+
+    def close(self) -> None:
+        """Give back the engine's memory."""
+        self.train_all()
+        self.engine.destroy()
+        self.engine = None
+        gc.collect()
+
+
+def build(
+    family: Family,
+    config: PretrainedConfig,
+    state: State,
+    ds_config: dict[str, Any],
+    optimizer: OptimizerConfig,
+    per_block: int,
+    attn_implementation: str,
+) -> TrainedModel:
+    """Return a model of this configuration, its weights and fp32 masters filled from `state`.
+
+    Raises RuntimeError where the family's table does not match the model class.
+    """
+    check_parameters(family, config)
+    config._attn_implementation = attn_implementation
+    partitioned = zero_stage(ds_config) == 3
+    with deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned), no_init_weights():
+        model = family.model_class(config)
+    # no_init_weights leaves out the tying too.
+    model.tie_weights()
+    fill_weights(model, state, distributed.rank())
+    groups = parameters_by_block(model, family, sizes_of(config), per_block)
+    adamw = build_optimizer(groups, optimizer)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=ds_config)
+    fill_masters(engine.module, state, distributed.rank())
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for (block, _), parameters in groups.items():
+        blocks.setdefault(block, []).extend(parameters)
+    return TrainedModel(family, config, engine, adamw, blocks, per_block)
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

@@ -1,0 +1,265 @@
+"""One run from text to a grown, trained model: data, source, growth, stages, summary."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from transformers import PretrainedConfig
+
+from data_prep.config import DataPrepConfig, TokenizerConfig
+from data_prep.errors import UserError
+from data_prep.files import locked, write_json
+from data_prep.prepare import HELDOUT, TRAIN, PreparedData, prepare
+from data_prep.shards import Shard
+from pipeline.data.batches import Batches
+from pipeline.data.objectives import objective_for
+from pipeline.data.windows import Windows
+from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
+from pipeline.growth.certificate import certify
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.sources import HuggingFaceSource, initialized
+from pipeline.growth.state import State
+from pipeline.recipe import SOURCE_STAGE, Recipe, StageConfig
+from pipeline.training import distributed
+from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.ds_config import compute_dtype
+from pipeline.training.engine import TrainedModel, build
+from pipeline.training.evaluate import Logits, heldout_loss
+from pipeline.training.export import export
+from pipeline.training.loop import Position, Records, Trainer, peak_memory
+from pipeline.training.metrics import JsonLines
+from pipeline.training.optimizer import layers_per_block
+from pipeline.training.progress import Progress
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.signals import StopRequest
+from pipeline.training.summary import render
+
+_PROBE_POSITIONS = 32
+"""Positions of one held-out window whose logits are compared before and after growth."""
+
+
+class Run:
+    """A recipe under a DeepSpeed configuration, in its run directory."""
+
+    def __init__(self, recipe: Recipe, ds_config: dict[str, Any], stop: StopRequest) -> None:
+        self._recipe = recipe
+        self._ds_config = ds_config
+        self._stop = stop
+        self._directory = RunDirectory(Path(recipe.run_dir))
+        self._checkpoints = Checkpoints(self._directory.checkpoints, recipe.checkpointing.keep)
+
+    def execute(self) -> None:
+        """Do what is left of the run, and print its summary; a collective call.
+
+        Raises UserError where the input is wrong, Stopped where the run was asked to stop.
+        """
+        with ExitStack() as stack:
+            saved = distributed.on_first_rank(lambda: self._claim(stack))
+            if saved is not None and saved.step == self._steps and self._directory.summary.exists():
+                self._say(render(json.loads(self._directory.summary.read_text(encoding="utf-8"))))
+                return
+            summary = self._work(saved)
+            distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
+            self._say(render(summary))
+
+    def _claim(self, stack: ExitStack) -> Saved | None:
+        directory = self._directory
+        stack.enter_context(locked(directory.lock, wait=False))
+        saved = self._checkpoints.latest()
+        directory.claim(self._recipe, self._ds_config, saved, distributed.world_size())
+        return saved
+
+    @property
+    def _source_steps(self) -> int:
+        return self._recipe.source.steps or 0
+
+    @property
+    def _steps(self) -> int:
+        return self._source_steps + sum(stage.steps for stage in self._recipe.stages)
+
+    def _work(self, saved: Saved | None) -> dict[str, Any]:
+        recipe = self._recipe
+        given = None if recipe.source.path is None else HuggingFaceSource(Path(recipe.source.path))
+        data = PreparedData(Path(distributed.on_first_rank(self._prepare_data)))
+        source = given.config if given is not None else self._scratch_config(data)
+        family = FAMILIES[source.model_type]
+        target = target_config(source, recipe.target)
+        # Everything that may be refused is looked at before the first step.
+        self._check_fit(source, data)
+        plan = plan_growth(family, sizes_of(source), sizes_of(target), recipe.growth, recipe.seed)
+        per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
+        self._check_stages(plan)
+        objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
+        training, heldout = (
+            Batches(Windows(Shard(data.shard(split)), *objective.window), objective, recipe.seed) for split in (TRAIN, HELDOUT)
+        )
+        position = Position() if saved is None else Position.restored(saved)
+        records = self._open_records(position.step)
+
+        def train(role: str, model: TrainedModel, stages: list[StageConfig], first_step: int) -> float:
+            resumed = saved is not None and saved.model == role and saved.step > first_step
+            if resumed:
+                self._checkpoints.load(model.engine, saved)
+                self._say(f"{role}: going on from step {saved.step}")
+            return Trainer(role, model, stages, first_step, recipe, training, heldout, position, records, self._stop).train()
+
+        if given is None:
+            if not self._source_is_done(saved):
+                stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
+                state = initialized(family, source, recipe.seed)
+                model = self._build(source, state, sizes_of(source).num_hidden_layers)
+                train("source", model, [stage], 0)
+                export(model, self._directory.source_model, data.tokenizer)
+                model.close()
+            given = HuggingFaceSource(self._directory.source_model)
+
+        model = self._build(target, plan.grow(given.state), per_block)
+        if saved is None or saved.model == "source":
+            self._measure_growth(plan, given, model, heldout, records, position.step)
+        final = train("target", model, recipe.stages, self._source_steps)
+        export(model, self._directory.model, data.tokenizer)
+        model.close()
+        records.progress.close()
+        return self._summarize(position, data, final)
+
+    def _build(self, config: PretrainedConfig, state: State, per_block: int) -> TrainedModel:
+        family = FAMILIES[config.model_type]
+        recipe = self._recipe
+        return build(family, config, state, self._ds_config, recipe.optimizer, per_block, recipe.attn_implementation)
+
+    def _source_is_done(self, saved: Saved | None) -> bool:
+        if saved is None or not self._directory.source_model.is_dir():
+            return False
+        return saved.model == "target" or saved.step >= self._source_steps
+
+    def _prepare_data(self) -> str:
+        """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for."""
+        recorded = self._directory.data
+        if recorded.exists():
+            return json.loads(recorded.read_text(encoding="utf-8"))["prepared"]
+        config = self._recipe.data
+        prepared = config.shards
+        if config.text is not None:
+            tokenizer = config.tokenizer or TokenizerConfig(path=self._recipe.source.path)
+            request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
+            prepared = str(prepare(request, self._say).directory)
+        PreparedData(Path(prepared))
+        write_json(recorded, {"prepared": prepared})
+        return prepared
+
+    def _scratch_config(self, data: PreparedData) -> PretrainedConfig:
+        model = self._recipe.source.model
+        return scratch_config(model, data.tokenizer.vocab_size, data.tokenizer.eos_id, self._recipe.data.sequence_length)
+
+    def _check_fit(self, source: PretrainedConfig, data: PreparedData) -> None:
+        sizes = sizes_of(source)
+        if data.tokenizer.vocab_size > sizes.vocab_size:
+            raise UserError(
+                f"{data.tokenizer.files[0]}: the tokenizer has ids up to {data.tokenizer.vocab_size - 1}, and the model's "
+                f"vocab_size is {sizes.vocab_size}; name the model's own tokenizer as data.tokenizer.path"
+            )
+        if self._recipe.data.sequence_length > sizes.max_position_embeddings:
+            raise UserError(
+                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's "
+                f"max_position_embeddings of {sizes.max_position_embeddings}"
+            )
+
+    def _check_stages(self, plan: GrowthPlan) -> None:
+        layers = plan.target.num_hidden_layers
+        for stage in self._recipe.stages:
+            if stage.submodel_layers is not None and layers % stage.submodel_layers:
+                raise UserError(
+                    f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
+                )
+
+    def _open_records(self, step: int) -> Records:
+        directory = self._directory
+        records = Records(
+            JsonLines(directory.metrics),
+            JsonLines(directory.evaluations),
+            self._checkpoints,
+            Progress(self._steps, step) if distributed.rank() == 0 else None,
+        )
+        if distributed.rank() == 0:
+            records.metrics.cut_after(step)
+            records.evaluations.cut_after(step)
+        return records
+
+    def _measure_growth(
+        self,
+        plan: GrowthPlan,
+        source: HuggingFaceSource,
+        grown: TrainedModel,
+        heldout: Batches,
+        records: Records,
+        step: int,
+    ) -> None:
+        """Compare the grown model with its source on held-out text, and write the certificate."""
+        dtype = compute_dtype(self._ds_config)
+        config = source.config
+        config._attn_implementation = self._recipe.attn_implementation
+        small = plan.family.model_class.from_pretrained(source.directory, config=config, dtype=dtype)
+        small.to(distributed.device()).eval()
+        grown.engine.eval()
+        windows, batch_size = self._recipe.evaluation.windows, grown.engine.train_micro_batch_size_per_gpu()
+
+        @torch.no_grad()
+        def probe(logits: Logits) -> torch.Tensor:
+            window = heldout.heldout(torch.zeros(1, dtype=torch.int64).numpy()).input_ids.to(distributed.device())
+            return logits(window)[0, -_PROBE_POSITIONS:].double()
+
+        def source_logits(input_ids: torch.Tensor) -> torch.Tensor:
+            return small(input_ids=input_ids).logits
+
+        before, tokens = heldout_loss(source_logits, heldout, windows, batch_size)
+        after, _ = heldout_loss(grown.logits, heldout, windows, batch_size)
+        difference = (probe(source_logits) - probe(grown.logits)).abs().max().item()
+        grown.engine.train()
+        records.evaluation(step, "grown", after, tokens)
+        measured = {
+            "source_loss": before,
+            "grown_loss": after,
+            "loss_gap": after - before,
+            "max_logit_difference": difference,
+            "scored_tokens": tokens,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        distributed.on_first_rank(lambda: write_json(self._directory.certificate, certify(plan, measured)))
+
+    def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
+        directory = self._directory
+        peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
+        torch.distributed.all_gather_object(peaks, peak_memory())
+        certificate = json.loads(directory.certificate.read_text(encoding="utf-8"))
+        return {
+            "family": certificate["family"],
+            "growth": certificate,
+            "losses": {
+                "unigram": data.manifest.unigram_entropy,
+                "source": certificate["measured"]["source_loss"],
+                "grown": certificate["measured"]["grown_loss"],
+                "final": final,
+            },
+            "source_given": self._recipe.source.path is not None,
+            "steps": position.step,
+            "tokens": position.tokens,
+            "flops_model": position.ledger.model,
+            "flops_executed": position.ledger.executed,
+            "seconds": position.seconds,
+            "tokens_per_second": position.tokens / position.seconds,
+            "peak_memory": peaks,
+            "paths": {
+                "model": str(directory.model),
+                "checkpoints": str(directory.checkpoints),
+                "certificate": str(directory.certificate),
+                "metrics": str(directory.metrics),
+                "data": str(data.directory),
+            },
+        }
+
+    def _say(self, line: str) -> None:
+        if distributed.rank() == 0:
+            print(line, flush=True)

@@ -1,0 +1,97 @@
+"""The run directory: whose it is, what it holds, whether a recipe may go on in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomically, write_json
+from pipeline.recipe import Recipe
+from pipeline.training.checkpoints import Saved
+from pipeline.training.ds_config import same_run
+
+
+class RunDirectory:
+    """Paths of one run, and the settings that it was begun with."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = path / ".lock"
+        self.recipe = path / "recipe.yaml"
+        self.ds_config = path / "ds_config.json"
+        self.data = path / "data.json"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "eval.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.source_model = path / "source_model"
+        self.model = path / "model"
+        self.certificate = path / "certificates" / "00.json"
+        self.summary = path / "summary.json"
+
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None, world_size: int) -> None:
+        """Make the directory this recipe's, or check that it is.
+
+        Raises UserError where it belongs to another recipe or another way of running; stages may be
+        longer than before as long as they are not over.
+        """
+        if self.recipe.exists():
+            self._check_recipe(recipe, saved)
+            self._check_ds_config(ds_config)
+            if saved is not None and saved.world_size != world_size:
+                raise UserError(
+                    f"{self.checkpoints}: written by {saved.world_size} ranks, and {world_size} are running; "
+                    f"start with {saved.world_size}"
+                )
+        elif self.path.exists() and any(p.name != self.lock.name for p in self.path.iterdir()):
+            raise UserError(f"{self.path}: the directory holds something else; name an empty or a new one as run_dir")
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.certificate.parent.mkdir(exist_ok=True)
+        write_json(self.ds_config, ds_config)
+        write_atomically(self.recipe, recipe.to_yaml())
+
+    def _check_recipe(self, recipe: Recipe, saved: Saved | None) -> None:
+        old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        new = recipe.model_dump(mode="json")
+        lengths = _pop_lengths(old), _pop_lengths(new)
+        for key in sorted(_paths(old).items() ^ _paths(new).items(), key=str):
+            raise UserError(
+                f"{self.recipe}: the run directory belongs to a recipe that differs in {key[0]}; "
+                "name another run_dir, or go on with the recipe it was begun with"
+            )
+        reached = 0
+        for number, (before, now) in enumerate(zip(*lengths, strict=True)):
+            reached += before
+            if now == before:
+                continue
+            over = saved is not None and (saved.step > reached or (number == 0 and saved.model == "target"))
+            if now < before or over:
+                raise UserError(
+                    f"{self.recipe}: stage {number} (0 is the source's training) had {before} steps and now has {now}; "
+                    "a stage may be lengthened while it is not over, and never shortened"
+                )
+
+    def _check_ds_config(self, ds_config: dict[str, Any]) -> None:
+        old = same_run(json.loads(self.ds_config.read_text(encoding="utf-8")))
+        for key, _ in sorted(_paths(old).items() ^ _paths(same_run(ds_config)).items(), key=str):
+            raise UserError(
+                f"{self.ds_config}: the run was begun with another {key}; go on with the DeepSpeed configuration "
+                "that it was begun with, or name another run_dir"
+            )
+
+
+def _pop_lengths(recipe: dict[str, Any]) -> list[int]:
+    """Take the stages' lengths out of a recipe: the source's, then each stage's."""
+    return [recipe["source"].pop("steps") or 0, *(stage.pop("steps") for stage in recipe["stages"])]
+
+
+def _paths(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested value as dotted paths to leaves."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix: repr(value)}
+    return {path: leaf for key, item in items for path, leaf in _paths(item, f"{prefix}.{key}".lstrip(".")).items()}
