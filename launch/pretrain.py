@@ -9,7 +9,10 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
+
+import transformers
 
 from data_prep.errors import EXIT_USER_ERROR, UserError
 from pipeline.recipe import load_recipe
@@ -32,11 +35,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def quieten() -> None:
+    """Leave out what libraries say to their own developers."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
 def main() -> int:
     """Run the recipe; return the exit status."""
     arguments = parse()
-    for name in ("DeepSpeed", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quieten()
     try:
         stop = StopRequest()
         recipe = load_recipe(arguments.recipe, arguments.overrides)

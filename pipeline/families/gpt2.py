@@ -47,6 +47,8 @@ GPT2 = Family(
     # The causal mask, which older versions saved with the weights.
     ignored=re.compile(r"\.attn\.(bias|masked_bias)$"),
     configure=lambda model: {
+        # The same function as the default gelu_new, in one kernel.
+        "activation_function": "gelu_pytorch_tanh",
         "resid_pdrop": model.dropout,
         "embd_pdrop": model.dropout,
         "attn_pdrop": model.dropout,

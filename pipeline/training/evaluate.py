@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import IGNORED
@@ -16,7 +15,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy summed over scored positions, in fp32."""
-    return F.cross_entropy(
+    return torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=IGNORED, reduction="sum"
     )
 

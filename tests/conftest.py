@@ -1,0 +1,85 @@
+"""Fixtures that several rooms share: a small corpus, made up here, and models in Hugging Face's own format."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from data_prep.config import DataPrepConfig, TextConfig, TokenizerConfig
+from data_prep.prepare import PreparedData, prepare
+from pipeline.families import FAMILIES, scratch_config
+from pipeline.recipe import ModelConfig
+
+_WORDS = (
+    "the a of and to in is that it was for on are with as his they be at one have this from or had by hot but some "
+    "what there we can out other were all your when up use word how said an each she which do their time if will way "
+    "about many then them would write like so these her long make thing see him two has look more day could go come "
+    "did my sound no most number who over know water than call first people may down side been now find any new work "
+    "part take get place made live where after back little only round man year came show every good me give our under"
+).split()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests unless `-m` asks for some."""
+    if not config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
+        items[:] = [item for item in items if "full" not in item.keywords]
+
+
+def make_documents(count: int, seed: int = 0) -> list[str]:
+    """Return documents whose words follow each other by a rule that a model can learn."""
+    draw = random.Random(seed)
+    documents = []
+    for _ in range(count):
+        place = draw.randrange(len(_WORDS))
+        words = []
+        for _ in range(draw.randrange(60, 120)):
+            words.append(_WORDS[place])
+            place = (place * 3 + draw.randrange(4)) % len(_WORDS)
+        documents.append(" ".join(words) + ".")
+    return documents
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file of 400 documents."""
+    path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in make_documents(400)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """The corpus through a sentencepiece tokenizer of 256 + 150 pieces, in shards."""
+    config = DataPrepConfig(
+        output_dir=str(tmp_path_factory.mktemp("prepared")),
+        text=TextConfig(files=[str(corpus)], heldout_fraction=0.1),
+        tokenizer=TokenizerConfig(vocab_size=406),
+    )
+    return prepare(config, lambda _: None)
+
+
+@pytest.fixture
+def tiny_model():
+    """A maker of small models whose gains and biases are not trivial, in float64."""
+
+    def make(family: str, *, tied: bool = True, hidden: int = 32, layers: int = 3, vocab: int = 50) -> PreTrainedModel:
+        torch.manual_seed(7)
+        described = ModelConfig(
+            family=family,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 8,
+            tie_word_embeddings=tied,
+        )
+        config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)
+        model = FAMILIES[family].model_class(config).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        return model
+
+    return make

@@ -1,0 +1,103 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.config import DataPrepConfig, TextConfig, TokenizerConfig
+from data_prep.errors import UserError
+from data_prep.prepare import HELDOUT, TRAIN, PreparedData, prepare
+from data_prep.shards import Shard
+from tests.conftest import make_documents
+
+
+def config(corpus: Path, output: Path, **text: object) -> DataPrepConfig:
+    return DataPrepConfig(
+        output_dir=str(output),
+        text=TextConfig(files=[str(corpus)], **text),
+        tokenizer=TokenizerConfig(vocab_size=406),
+    )
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def decoded(data: PreparedData, split: str) -> list[str]:
+    shard = Shard(data.shard(split))
+    ends = np.cumsum(shard.lengths)
+    return [data.tokenizer.decode(shard.tokens[e - n : e - 1].tolist()) for n, e in zip(shard.lengths, ends, strict=True)]
+
+
+def test_documents_survive_the_way_into_shards_and_each_ends_with_eos(prepared):
+    splits = {split: decoded(prepared, split) for split in (TRAIN, HELDOUT)}
+    assert sorted(splits[TRAIN] + splits[HELDOUT]) == sorted(make_documents(400))
+    assert not set(splits[TRAIN]) & set(splits[HELDOUT])
+    shard = Shard(prepared.shard(TRAIN))
+    assert (shard.tokens[np.cumsum(shard.lengths) - 1] == prepared.tokenizer.eos_id).all()
+
+
+def test_about_the_asked_share_is_held_out(prepared):
+    # 400 draws at 10 %: four deviations are 24.
+    assert abs(prepared.manifest.splits[HELDOUT].documents - 40) <= 24
+
+
+def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path):
+    said: list[str] = []
+    first = prepare(config(corpus, tmp_path / "a"), said.append)
+    written = {path: path.stat().st_mtime_ns for path in first.directory.rglob("*")}
+    again = prepare(config(corpus, tmp_path / "a"), said.append)
+    assert again.directory == first.directory
+    assert {path: path.stat().st_mtime_ns for path in first.directory.rglob("*")} == written
+    assert "prepared already" in said[-1]
+
+    elsewhere = prepare(config(corpus, tmp_path / "b"), quiet)
+    for path in first.directory.rglob("*.*"):
+        assert path.read_bytes() == (elsewhere.directory / path.relative_to(first.directory)).read_bytes(), path.name
+
+
+def test_other_input_goes_elsewhere(corpus, tmp_path):
+    first = prepare(config(corpus, tmp_path), quiet)
+    other = prepare(config(corpus, tmp_path, min_characters=400), quiet)
+    assert other.directory != first.directory
+    assert other.manifest.dropped["too short"] > 0
+
+
+def test_the_manifest_tells_what_is_there(prepared):
+    manifest = prepared.manifest
+    for split in (TRAIN, HELDOUT):
+        shard = Shard(prepared.shard(split))
+        assert manifest.splits[split].tokens == len(shard.tokens)
+        assert manifest.splits[split].documents == len(shard.lengths)
+    tokens = np.asarray(Shard(prepared.shard(TRAIN)).tokens)
+    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    assert manifest.unigram_entropy == pytest.approx(-(share * np.log(share)).sum(), rel=1e-12)
+    for name, digest in manifest.files.items():
+        content = (prepared.directory / name).read_bytes()
+        assert hashlib.blake2b(content, digest_size=16).hexdigest() == digest
+
+
+def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(corpus.read_bytes() + b"not json\n" * 200)
+    with pytest.raises(UserError, match=r"broken\.jsonl: line"):
+        prepare(config(broken, tmp_path / "out"), quiet)
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
+    heldout = tmp_path / "heldout.jsonl"
+    texts = make_documents(20, seed=5)
+    heldout.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = prepare(config(corpus, tmp_path / "out", heldout_files=[str(heldout)]), quiet)
+    assert decoded(data, HELDOUT) == texts
+    assert data.manifest.splits[TRAIN].documents == 400
+
+
+def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("\n\n".join(f"{number} words" for number in range(300)))
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 30000"):
+        request = config(path, tmp_path / "out").model_copy(update={"tokenizer": TokenizerConfig(vocab_size=30_000)})
+        prepare(request, quiet)

@@ -1,0 +1,51 @@
+from collections import Counter
+
+import pytest
+
+from data_prep.python_docs import MIN_CHARACTERS, docstrings, is_prose, read_python_docs
+
+
+def test_docstrings_are_read_without_importing(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('"""Module."""\nraise SystemExit\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\n')
+    assert docstrings(path) == ["Module.", "Class.", "Method."]
+
+
+def test_a_file_that_is_no_python_has_no_docstrings(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_bytes(b"def (:\n\x00")
+    assert docstrings(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "prose"),
+    [
+        ("Return the number of items in the list, or raise an error where the list is empty and none was given.", True),
+        (">>> f(1, 2)\n3\n>>> g([4, 5], {6: 7})\n[8, 9]\n" * 4, False),
+        ("+----+----+----+\n| 01 | 02 | 03 |\n+----+----+----+\n" * 4, False),
+        ("Too few words", False),
+    ],
+)
+def test_prose_is_told_from_tables_and_listings(text, prose):
+    assert is_prose(text) is prose
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[list[str], Counter[str]]:
+    dropped: Counter[str] = Counter()
+    return list(read_python_docs(dropped)), dropped
+
+
+def test_the_corpus_is_large_clean_and_free_of_repeats(whole):
+    texts, dropped = whole
+    assert sum(len(text.encode("utf-8", "replace")) for text in texts) >= 10_000_000
+    assert len(set(texts)) == len(texts)
+    assert min(len(text) for text in texts) >= MIN_CHARACTERS
+    assert all(dropped[reason] > 0 for reason in ("too short", "not prose", "repeated"))
+
+
+def test_the_corpus_holds_its_three_sources(whole):
+    texts = whole[0]
+    assert any("Return a list of the words in the string" in text for text in texts)  # str.split, from pydoc_data
+    assert any("heap" in text and "priority" in text for text in texts)  # heapq, from the standard library
+    assert any("PyTorch is a Python package that provides" in text for text in texts)  # a package's own description

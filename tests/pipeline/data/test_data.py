@@ -1,0 +1,116 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.prepare import TRAIN
+from data_prep.shards import Shard
+from pipeline.data.batches import Batches, rank_samples
+from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective, objective_for
+from pipeline.data.permutation import Permutation
+from pipeline.data.windows import Windows, training_windows
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
+def test_a_permutation_takes_every_place_once(size):
+    places = Permutation(size, ("a",))(np.arange(size))
+    assert sorted(places) == list(range(size))
+
+
+def test_a_permutation_depends_on_its_key_and_mixes():
+    first, second = (Permutation(10_000, (key,))(np.arange(10_000)) for key in "ab")
+    assert (first == second).mean() < 0.01
+    # A random permutation of n has about one fixed point and an uncorrelated order.
+    assert (first == np.arange(10_000)).sum() < 10
+    assert abs(np.corrcoef(first, np.arange(10_000))[0, 1]) < 0.05
+
+
+def test_a_permutation_of_a_huge_range_needs_no_index():
+    places = Permutation(10**15, ("a",))(np.arange(1000))
+    assert len(set(places.tolist())) == 1000 and places.max() < 10**15
+
+
+@pytest.fixture
+def windows(prepared):
+    return Windows(Shard(prepared.shard(TRAIN)), 33, 32)
+
+
+def test_windows_overlap_by_the_token_that_is_label_and_input(windows):
+    assert len(windows[0]) == 33
+    assert windows[0][-1] == windows[1][0]
+    assert len(windows) == (len(windows.shard.tokens) - 1) // 32
+
+
+def test_every_epoch_takes_every_window_once_in_an_order_of_its_own(windows):
+    count = len(windows)
+    taken = training_windows(windows, 7, np.arange(2 * count))
+    assert sorted(taken[:count]) == sorted(taken[count:]) == list(range(count))
+    assert not np.array_equal(taken[:count], taken[count:])
+
+
+def test_too_little_text_for_one_window_is_refused(prepared):
+    shard = Shard(prepared.shard(TRAIN))
+    with pytest.raises(UserError, match="make no window"):
+        Windows(shard, len(shard.tokens) + 1, 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_step_takes_the_same_samples_at_any_number_of_ranks(ranks, micro):
+    parts = [rank_samples(40, 8, micro, rank, ranks) for rank in range(ranks)]
+    assert all(len(part) == 8 // ranks // micro for part in parts)
+    assert np.concatenate([batch for part in parts for batch in part]).tolist() == list(range(40, 48))
+
+
+def test_causal_labels_are_the_next_tokens(windows):
+    batch = Batches(windows, CausalObjective(32), 1).training(np.arange(4))
+    assert batch.input_ids.shape == batch.labels.shape == (4, 32)
+    assert (batch.input_ids[:, 1:] == batch.labels[:, :-1]).all()
+    assert batch.scored == 128
+
+
+@pytest.fixture
+def masked():
+    return MaskedObjective(sequence_length=128, vocab_size=1000, cls_id=1, mask_id=4, special_ids=(0, 1, 2, 3, 4))
+
+
+def test_masking_follows_berts_shares(masked):
+    tokens = np.arange(127) + 100
+    seen = Counter()
+    for sample in range(400):
+        inputs, labels = masked.example(tokens, (1, sample))
+        whole = np.concatenate([[1], tokens])
+        scored = labels != IGNORED
+        assert (labels[scored] == whole[scored]).all() and not scored[0]
+        assert (inputs[~scored] == whole[~scored]).all()
+        seen["scored"] += scored.sum()
+        seen["mask"] += (inputs[scored] == 4).sum()
+        seen["kept"] += (inputs[scored] == whole[scored]).sum()
+    total = 400 * 127
+    # Deviations: 0.16 %, 0.5 %, 0.35 % of the respective wholes; four are allowed.
+    assert abs(seen["scored"] / total - 0.15) < 0.0065
+    assert abs(seen["mask"] / seen["scored"] - 0.8) < 0.02
+    assert abs(seen["kept"] / seen["scored"] - 0.1) < 0.015
+
+
+def test_masks_are_a_function_of_the_sample(masked):
+    tokens = np.arange(127) + 100
+    first, again, other = (masked.example(tokens, key) for key in ((1, 5), (1, 5), (1, 6)))
+    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[1], other[1])
+
+
+def test_special_tokens_are_never_scored(masked):
+    tokens = np.where(np.arange(127) % 2, 2, 500)
+    labels = np.concatenate([masked.example(tokens, (1, sample))[1] for sample in range(50)])
+    assert set(labels.tolist()) == {IGNORED, 500}
+
+
+def test_masking_needs_a_mask_token(prepared):
+    class Bare:
+        cls_id = mask_id = None
+        files = prepared.tokenizer.files
+
+    with pytest.raises(UserError, match="no mask or cls token"):
+        objective_for("mlm", Bare(), 32)

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.errors import UserError
+from pipeline.recipe import Recipe, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
+QUICKSTART = next(path for path in RECIPES if path.stem == "quickstart")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_and_print_as_themselves(path):
+    recipe = load_recipe(path, [])
+    assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
+    ratios = []
+    for path in RECIPES:
+        recipe = load_recipe(path, [])
+        ratios.append(recipe.target.hidden_size / recipe.source.model.hidden_size)
+    assert any(ratio != int(ratio) for ratio in ratios)
+
+
+def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
+    recipe = load_recipe(QUICKSTART, ["optimizer.lr=3e-4", "stages.full.steps=7", "stages.0.steps=5", "target.hidden_size=192"])
+    assert recipe.optimizer.lr == 3e-4
+    assert [stage.steps for stage in recipe.stages] == [5, 7]
+    assert recipe.target.hidden_size == 192
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("targets.hidden_size=3", "unknown key 'targets'; did you mean 'target'?"),
+        ("target.hiden_size=3", "unknown key 'target.hiden_size'; did you mean 'hidden_size'?"),
+        ("stages.0.submodel_layer=3", "unknown key 'stages.0.submodel_layer'; did you mean 'submodel_layers'?"),
+        ("stages.third.steps=3", "none is 'third'"),
+        ("seed.x=3", "'seed' is a single value"),
+        ("growth.width=wider", "growth.width: Input should be 'fpi' or 'nai' (got 'wider')"),
+        ("growth.noise=0.1", "`noise` is an option of width: nai"),
+        ("source.model.num_attention_heads=5", "hidden_size 128 is no multiple of num_attention_heads 5"),
+        ("source.path=somewhere", "name either `path`"),
+        ("data.shards=somewhere", "name either `shards`"),
+        ("stages.0.name=source", "is used twice"),
+        ("steps", "not an override"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_in_words(override, words):
+    with pytest.raises(UserError) as error:
+        load_recipe(QUICKSTART, [override])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path):
+    for content, words in [("- a list", "a mapping of keys"), ("a: [", "not readable as YAML")]:
+        path = tmp_path / "r.yaml"
+        path.write_text(content)
+        with pytest.raises(UserError, match=words):
+            load_recipe(path, [])
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
+        load_recipe(tmp_path / "none.yaml", [])
