@@ -1,0 +1,74 @@
+"""Run a function on several ranks, each a process of its own, with a time limit that leaves nobody behind."""
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 240) -> list[Any]:
+    """Return what `function(*arguments)` returns on each rank; raises AssertionError with a rank's traceback."""
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue = context.Queue()
+    port = free_port()
+    processes = [
+        context.Process(target=_rank, args=(function, arguments, rank, world_size, port, results), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    gathered: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    try:
+        while len(gathered) < world_size:
+            try:
+                rank, result, failure = results.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"only ranks {sorted(gathered)} of {world_size} ended within {timeout} s") from None
+            assert failure is None, f"rank {rank}: {failure}"
+            gathered[rank] = pickle.loads(result)
+    finally:
+        for process in processes:
+            process.join(timeout=5)
+            process.kill()
+    return [gathered[rank] for rank in range(world_size)]
+
+
+def _rank(function, arguments, rank, world_size, port, results):
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    import logging
+
+    import torch
+
+    from pipeline.training import distributed
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        distributed.join()
+        # By value: a tensor in a queue is a handle that dies with its process.
+        results.put((rank, pickle.dumps(function(*arguments)), None))
+        distributed.leave()
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
