@@ -1,8 +1,23 @@
 """The one error that means: the user's input is wrong."""
 
+import errno
+
 EXIT_USER_ERROR = 2
 """Exit status of every command whose input is wrong."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
     """The user's input is wrong: one sentence naming the file, key or tensor and what would do."""
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Whether a file could not be written for want of room."""
+    return error.errno in _FULL
+
+
+def full_disk(error: OSError) -> str:
+    """The sentence for a disk that is full."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; make room and start the same command again, which goes on from the last checkpoint"

@@ -103,10 +103,8 @@ def prepare(config: DataPrepConfig, say: Callable[[str], None]) -> PreparedData:
 def _fingerprint(config: DataPrepConfig) -> tuple[str, list[str]]:
     """A hash of everything that the shards depend on, and the inputs' identities."""
     text = config.text
-    if text.corpus is not None:
-        inputs = [identity()]
-    else:
-        inputs = [f"{path}:{file_digest(path)}" for path in expand(text.files)]
+    inputs = [identity()] if text.corpus is not None else []
+    inputs += [f"{path}:{file_digest(path)}" for path in expand(text.files)]
     inputs += [f"heldout {path}:{file_digest(path)}" for path in expand(text.heldout_files)]
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:

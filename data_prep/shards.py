@@ -38,7 +38,7 @@ class ShardWriter:
         self.dtype = token_dtype(vocab_size)
         self.histogram = np.zeros(vocab_size, dtype=np.int64)
         self._lengths: list[int] = []
-        self._bin = open(prefix.with_suffix(".bin"), "wb")
+        self._bin = open(prefix.with_suffix(".bin"), "wb")  # noqa: SIM115 - closed by __exit__
 
     @property
     def documents(self) -> int:

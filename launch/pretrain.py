@@ -14,7 +14,7 @@ from pathlib import Path
 
 import transformers
 
-from data_prep.errors import EXIT_USER_ERROR, UserError
+from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
@@ -65,6 +65,12 @@ def main() -> int:
         if distributed.rank() == 0:
             print("stopped; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
+    except OSError as error:
+        if not is_full_disk(error):
+            traceback.print_exc()
+            return 1
+        print(full_disk(error), file=sys.stderr)
+        return EXIT_USER_ERROR
     except Exception:
         traceback.print_exc()
         return 1

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, full_disk, is_full_disk
 
 Result = TypeVar("Result")
 
@@ -63,6 +63,10 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
             outcome[0] = work()
         except UserError as error:
             outcome[1] = error
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            outcome[1] = UserError(full_disk(error))
     torch.distributed.broadcast_object_list(outcome, src=0, device=device())
     if outcome[1] is not None:
         raise outcome[1]

@@ -65,7 +65,7 @@ class Records:
         """Record one evaluation, on rank 0."""
         if distributed.rank() == 0:
             self.evaluations.append({"step": step, "stage": stage, "loss": loss, "scored_tokens": tokens})
-            self.progress.say(f"{stage}: step {step}, held-out loss {loss:.4f}")
+        self.progress.say(f"{stage}: step {step}, held-out loss {loss:.4f}")
 
 
 class Trainer:
@@ -158,8 +158,8 @@ class Trainer:
         position.ledger.add(stage.name, flops)
         seconds = time.monotonic() - began
         position.seconds += seconds
+        norm = model.engine.get_global_grad_norm()
         if distributed.rank() == 0:
-            norm = model.engine.get_global_grad_norm()
             self._records.metrics.append(
                 {
                     "step": position.step,
@@ -175,7 +175,7 @@ class Trainer:
                     "seconds": seconds,
                 }
             )
-            self._records.progress.step(position.step, stage.name, loss, tokens / seconds)
+        self._records.progress.step(position.step, stage.name, loss, tokens / seconds)
         return stopping
 
     def _forward_backward(self, depth: int | None, trained: int | None) -> tuple[float, bool]:

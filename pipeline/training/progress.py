@@ -11,14 +11,16 @@ _LINE_SECONDS = 15.0
 class Progress:
     """Progress over a run's steps, with the time that is left."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, *, shown: bool) -> None:
+        """Begin at `done` of `total` steps; `shown` on one rank only."""
+        self._shown = shown
         self._bar = tqdm(
             total=total,
             initial=done,
             unit="step",
             dynamic_ncols=True,
             file=sys.stdout,
-            disable=not sys.stdout.isatty(),
+            disable=not (shown and sys.stdout.isatty()),
         )
         self._total = total
         self._first = done
@@ -41,8 +43,9 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        if self._shown:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Let go of the terminal's line."""

@@ -57,20 +57,24 @@ class Run:
         Raises UserError where the input is wrong, Stopped where the run was asked to stop.
         """
         with ExitStack() as stack:
-            saved = distributed.on_first_rank(lambda: self._claim(stack))
-            if saved is not None and saved.step == self._steps and self._directory.summary.exists():
-                self._say(render(json.loads(self._directory.summary.read_text(encoding="utf-8"))))
-                return
-            summary = self._work(saved)
-            distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
+            distributed.on_first_rank(lambda: stack.enter_context(locked(self._directory.lock, wait=False)))
+            try:
+                summary = self._execute()
+            except UserError:
+                if distributed.rank() == 0:
+                    self._directory.abandon()
+                raise
             self._say(render(summary))
 
-    def _claim(self, stack: ExitStack) -> Saved | None:
-        directory = self._directory
-        stack.enter_context(locked(directory.lock, wait=False))
-        saved = self._checkpoints.latest()
-        directory.claim(self._recipe, self._ds_config, saved, distributed.world_size())
-        return saved
+    def _execute(self) -> dict[str, Any]:
+        """Return the run's summary, after doing what is left of the run."""
+        saved = distributed.on_first_rank(self._checkpoints.latest)
+        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved, distributed.world_size()))
+        if saved is not None and saved.step == self._steps and self._directory.summary.exists():
+            return json.loads(self._directory.summary.read_text(encoding="utf-8"))
+        summary = self._work(saved)
+        distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
+        return summary
 
     @property
     def _source_steps(self) -> int:
@@ -82,20 +86,20 @@ class Run:
 
     def _work(self, saved: Saved | None) -> dict[str, Any]:
         recipe = self._recipe
+        # Everything that may be refused is looked at before the first step, and what needs no text before that.
         given = None if recipe.source.path is None else HuggingFaceSource(Path(recipe.source.path))
+        self._plan(self._source_config(given, vocab_size=1, eos_id=0))
         data = PreparedData(Path(distributed.on_first_rank(self._prepare_data)))
-        source = given.config if given is not None else self._scratch_config(data)
-        family = FAMILIES[source.model_type]
-        target = target_config(source, recipe.target)
-        # Everything that may be refused is looked at before the first step.
+        source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
-        plan = plan_growth(family, sizes_of(source), sizes_of(target), recipe.growth, recipe.seed)
+        family = FAMILIES[source.model_type]
+        target, plan = self._plan(source)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
-        self._check_stages(plan)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
         training, heldout = (
             Batches(Windows(Shard(data.shard(split)), *objective.window), objective, recipe.seed) for split in (TRAIN, HELDOUT)
         )
+        distributed.on_first_rank(lambda: self._directory.claim(recipe, self._ds_config, str(data.directory)))
         position = Position() if saved is None else Position.restored(saved)
         records = self._open_records(position.step)
 
@@ -137,22 +141,31 @@ class Run:
 
     def _prepare_data(self) -> str:
         """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for."""
-        recorded = self._directory.data
-        if recorded.exists():
-            return json.loads(recorded.read_text(encoding="utf-8"))["prepared"]
         config = self._recipe.data
-        prepared = config.shards
-        if config.text is not None:
+        prepared = self._directory.prepared_data() or config.shards
+        if prepared is None:
             tokenizer = config.tokenizer or TokenizerConfig(path=self._recipe.source.path)
             request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
             prepared = str(prepare(request, self._say).directory)
-        PreparedData(Path(prepared))
-        write_json(recorded, {"prepared": prepared})
-        return prepared
+        return str(PreparedData(Path(prepared)).directory)
 
-    def _scratch_config(self, data: PreparedData) -> PretrainedConfig:
-        model = self._recipe.source.model
-        return scratch_config(model, data.tokenizer.vocab_size, data.tokenizer.eos_id, self._recipe.data.sequence_length)
+    def _source_config(self, given: HuggingFaceSource | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
+        if given is not None:
+            return given.config
+        return scratch_config(self._recipe.source.model, vocab_size, eos_id, self._recipe.data.sequence_length)
+
+    def _plan(self, source: PretrainedConfig) -> tuple[PretrainedConfig, GrowthPlan]:
+        """Return the target's configuration and the way there; raises UserError where there is none."""
+        recipe = self._recipe
+        target = target_config(source, recipe.target)
+        plan = plan_growth(FAMILIES[source.model_type], sizes_of(source), sizes_of(target), recipe.growth, recipe.seed)
+        layers = plan.target.num_hidden_layers
+        for stage in recipe.stages:
+            if stage.submodel_layers is not None and layers % stage.submodel_layers:
+                raise UserError(
+                    f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
+                )
+        return target, plan
 
     def _check_fit(self, source: PretrainedConfig, data: PreparedData) -> None:
         sizes = sizes_of(source)
@@ -167,21 +180,13 @@ class Run:
                 f"max_position_embeddings of {sizes.max_position_embeddings}"
             )
 
-    def _check_stages(self, plan: GrowthPlan) -> None:
-        layers = plan.target.num_hidden_layers
-        for stage in self._recipe.stages:
-            if stage.submodel_layers is not None and layers % stage.submodel_layers:
-                raise UserError(
-                    f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
-                )
-
     def _open_records(self, step: int) -> Records:
         directory = self._directory
         records = Records(
             JsonLines(directory.metrics),
             JsonLines(directory.evaluations),
             self._checkpoints,
-            Progress(self._steps, step) if distributed.rank() == 0 else None,
+            Progress(self._steps, step, shown=distributed.rank() == 0),
         )
         if distributed.rank() == 0:
             records.metrics.cut_after(step)

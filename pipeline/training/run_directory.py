@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from data_prep.errors import UserError
-from data_prep.files import write_atomically, write_json
+from data_prep.files import write_atomically
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
@@ -30,31 +30,53 @@ class RunDirectory:
         self.certificate = path / "certificates" / "00.json"
         self.summary = path / "summary.json"
 
-    def claim(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None, world_size: int) -> None:
-        """Make the directory this recipe's, or check that it is.
+    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None, world_size: int) -> None:
+        """Check that this recipe may run here, writing nothing.
 
-        Raises UserError where it belongs to another recipe or another way of running; stages may be
-        longer than before as long as they are not over.
+        Raises UserError where the directory belongs to another recipe or another way of running; stages
+        may be longer than before as long as they are not over.
         """
-        if self.recipe.exists():
-            self._check_recipe(recipe, saved)
-            self._check_ds_config(ds_config)
-            if saved is not None and saved.world_size != world_size:
-                raise UserError(
-                    f"{self.checkpoints}: written by {saved.world_size} ranks, and {world_size} are running; "
-                    f"start with {saved.world_size}"
-                )
-        elif self.path.exists() and any(p.name != self.lock.name for p in self.path.iterdir()):
-            raise UserError(f"{self.path}: the directory holds something else; name an empty or a new one as run_dir")
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if not self.recipe.exists():
+            if any(path.name != self.lock.name for path in self.path.iterdir()):
+                raise UserError(f"{self.path}: the directory holds something else; name an empty or a new one as run_dir")
+            return
+        self._check_recipe(recipe, saved)
+        self._check_ds_config(ds_config)
+        if saved is not None and saved.world_size != world_size:
+            raise UserError(
+                f"{self.checkpoints}: written by {saved.world_size} ranks, and {world_size} are running; "
+                f"start with {saved.world_size}"
+            )
+
+    def prepared_data(self) -> str | None:
+        """Return the folder of the shards that the run was begun with, or None before it has begun."""
+        return json.loads(self.data.read_text(encoding="utf-8"))["prepared"] if self.data.exists() else None
+
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], prepared: str) -> None:
+        """Make the directory this recipe's."""
+        self.checkpoints.mkdir(exist_ok=True)
         self.certificate.parent.mkdir(exist_ok=True)
-        write_json(self.ds_config, ds_config)
-        write_atomically(self.recipe, recipe.to_yaml())
+        self._record(self.data, json.dumps({"prepared": prepared}, indent=2) + "\n")
+        self._record(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
+        self._record(self.recipe, recipe.to_yaml())
+
+    def abandon(self) -> None:
+        """Remove the directory where no run was begun in it."""
+        if [path.name for path in self.path.iterdir()] == [self.lock.name]:
+            self.lock.unlink()
+            self.path.rmdir()
+
+    @staticmethod
+    def _record(path: Path, text: str) -> None:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
 
     def _check_recipe(self, recipe: Recipe, saved: Saved | None) -> None:
         old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
         new = recipe.model_dump(mode="json")
         lengths = _pop_lengths(old), _pop_lengths(new)
+        # A run directory may be moved.
+        del old["run_dir"], new["run_dir"]
         for key in sorted(_paths(old).items() ^ _paths(new).items(), key=str):
             raise UserError(
                 f"{self.recipe}: the run directory belongs to a recipe that differs in {key[0]}; "

@@ -23,14 +23,14 @@ class StopRequest:
     def __init__(self) -> None:
         self._asked = False
         self._deferred = False
-        self._launchers = [process for process in psutil.Process().parents() if _is_launcher(process)]
+        self._links = _launcher_links()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
     @property
     def asked(self) -> bool:
         """Whether this rank was asked to stop."""
-        return self._asked or not all(process.is_running() for process in self._launchers)
+        return self._asked or not all(_is_parent(parent, child) for child, parent in self._links)
 
     def defer(self) -> None:
         """From here on the training loop looks at `asked` itself."""
@@ -40,6 +40,26 @@ class StopRequest:
         self._asked = True
         if not self._deferred:
             raise Stopped
+
+
+def _launcher_links() -> list[tuple[psutil.Process, int]]:
+    """This process and the launchers above it, each with the pid of the launcher that started it."""
+    links = []
+    child = psutil.Process()
+    for parent in child.parents():
+        if not _is_launcher(parent):
+            break
+        links.append((child, parent.pid))
+        child = parent
+    return links
+
+
+def _is_parent(pid: int, child: psutil.Process) -> bool:
+    # A dead launcher may linger as a zombie, but its children have another parent at once.
+    try:
+        return child.ppid() == pid
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_launcher(process: psutil.Process) -> bool:

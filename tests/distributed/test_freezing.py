@@ -198,7 +198,7 @@ def test_frozen_training_equals_a_plain_loop(family, tied):
         weight_gap = max((weights[name] - their_weights[name]).abs().max().item() for name in weights)
         print(
             f"{family} {'tied' if tied else 'untied':<7} ZeRO-{stage} accumulation {accumulation}: "
-            f"loss within {loss_gap:.1e}, weights within {weight_gap:.1e}, {watched} frozen Adam states and their weights identical"
+            f"loss within {loss_gap:.1e}, weights within {weight_gap:.1e}, {watched} frozen Adam states identical"
         )
         # fp32 sums in another order, magnified by Adam's division where a gradient is near 0: weights move by up
         # to lr x steps = 3e-2, and a wrong freeze shows as 1e-3 in both.

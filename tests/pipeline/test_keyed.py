@@ -20,7 +20,7 @@ def test_draws_follow_their_distributions():
     # Deviations of the mean of 1e5 draws are 1e-3 (uniform) and 3e-3 (normal); five of them are allowed.
     uniform, normal = keyed.uniform(("u",), 0, 100_000), keyed.normal(("n",), 0, 100_000)
     assert abs(uniform.mean() - 0.5) < 5e-3
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0 and uniform.max() < 1
     assert abs(normal.mean()) < 1.6e-2
     assert abs(normal.std() - 1) < 1.2e-2
     counts = np.bincount(keyed.below(("b",), 0, 90_000, 9), minlength=9)

@@ -1,0 +1,153 @@
+"""Whole runs, as a person starts them, on a toy corpus and in fp32."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.prepare import PreparedData
+from tests.ranks import free_port
+
+ROOT = Path(__file__).parents[2]
+FP32 = {"zero_optimization": {"stage": 3}}
+
+
+@dataclass
+class Finished:
+    """A run that has ended."""
+
+    status: int
+    output: str
+    error: str
+    run_dir: Path
+
+    @property
+    def metrics(self) -> list[dict]:
+        """The run's steps."""
+        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each step."""
+        return [record["loss"] for record in self.metrics]
+
+    @property
+    def summary(self) -> dict:
+        """The run's summary.json."""
+        return json.loads((self.run_dir / "summary.json").read_text())
+
+
+class Launched:
+    """A run under way; everything it started is killed at the end of the test, however that ends."""
+
+    def __init__(self, command: list[str], run_dir: Path, limit: Callable[[], None] | None = None) -> None:
+        self.run_dir = run_dir
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        environment.pop("RANK", None)
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=limit,
+        )
+
+    def wait(self, timeout: float = 180) -> Finished:
+        """Wait for the end."""
+        output, error = self.process.communicate(timeout=timeout)
+        return Finished(self.process.returncode, output, error, self.run_dir)
+
+    def wait_for_step(self, step: int, timeout: float = 120) -> None:
+        """Wait until a step is recorded."""
+        deadline = time.monotonic() + timeout
+        path = self.run_dir / "metrics.jsonl"
+        while not path.exists() or path.read_text().count("\n") < step:
+            assert self.process.poll() is None, "".join(self.process.communicate())
+            assert time.monotonic() < deadline, f"step {step} did not come within {timeout} s"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End the launcher and every rank at once, as a power cut would."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Start launch/pretrain.py: `launch(recipe, ranks=..., overrides...)`; 0 ranks means without a launcher."""
+    started: list[Launched] = []
+
+    def start(
+        recipe: Path, *overrides: str, ranks: int = 0, ds_config: dict = FP32, limit: Callable[[], None] | None = None
+    ) -> Launched:
+        path = tmp_path_factory.mktemp("ds_config") / "ds.json"
+        path.write_text(json.dumps(ds_config))
+        script = ["launch/pretrain.py", "--ds_config", str(path), "--recipe", str(recipe), *overrides]
+        if ranks:
+            deepspeed = str(Path(sys.executable).parent / "deepspeed")
+            command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(free_port()), *script]
+        else:
+            command = [sys.executable, *script]
+        content = yaml.safe_load(recipe.read_text())
+        run_dir = next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"])
+        run = Launched(command, Path(run_dir), limit)
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        run.kill()
+
+
+def write_recipe(directory: Path, prepared: PreparedData, family: str = "gpt2", **changes: object) -> Path:
+    """Write a toy recipe into `directory`: 8 steps of a source, 6 of sub-models, 8 of the full model."""
+    content = {
+        "run_dir": str(directory / "run"),
+        "seed": 3,
+        "train_batch_size": 8,
+        "train_micro_batch_size_per_gpu": 4,
+        "data": {"shards": str(prepared.directory), "sequence_length": 32},
+        "source": {
+            "model": {"family": family, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+            "steps": 8,
+        },
+        "target": {"hidden_size": 48, "num_hidden_layers": 4},
+        "growth": {"width": "fpi", "depth": "stack"},
+        "stages": [{"name": "submodels", "submodel_layers": 2, "steps": 6}, {"name": "full", "steps": 8}],
+        "optimizer": {"lr": 0.003},
+        "schedule": {"name": "cosine", "warmup_steps": 4},
+        "evaluation": {"every": 100, "windows": 9},
+        "checkpointing": {"every": 5},
+    }
+    path = directory / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return path
+
+
+@pytest.fixture
+def recipe(prepared, tmp_path) -> Callable[..., Path]:
+    """Write the toy recipe into the test's own folder."""
+    return partial(write_recipe, tmp_path, prepared)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(launch, prepared, tmp_path_factory) -> Finished:
+    """A run of the toy recipe on one rank, undisturbed. Tests that go on in it copy it."""
+    finished = launch(write_recipe(tmp_path_factory.mktemp("undisturbed"), prepared)).wait()
+    assert finished.status == 0, finished.error
+    return finished

@@ -1,0 +1,175 @@
+"""Wrong input: exit status 2, one sentence that names it, nothing half-written."""
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+import zstandard
+from safetensors.torch import load_file, save_file
+
+from pipeline.training import distributed
+from tests.end_to_end.conftest import FP32, ROOT
+
+
+@pytest.fixture(scope="module")
+def main():
+    """The entry point, in this process: a status and no launcher."""
+    spec = importlib.util.spec_from_file_location("pretrain", ROOT / "launch" / "pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    environment = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield module.main
+    distributed.leave()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def refused(main, recipe, monkeypatch, capsys, tmp_path):
+    """Start the toy recipe with overrides, and return the one sentence with which it is refused."""
+
+    def run(*overrides: str, ds_config: dict = FP32, **changes: object) -> str:
+        path = recipe(**changes)
+        ds_path = tmp_path / "ds.json"
+        ds_path.write_text(json.dumps(ds_config))
+        before = set(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["pretrain", "--ds_config", str(ds_path), "--recipe", str(path), *overrides])
+        assert main() == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        left = [p for p in set(tmp_path.rglob("*")) - before if not p.name.endswith(".lock") and p != tmp_path / "data"]
+        assert left == [], "nothing is left behind"
+        return error
+
+    return run
+
+
+def text(path: Path, content: bytes) -> dict:
+    path.write_bytes(content)
+    return {
+        "output_dir": str(path.parent / "data"),
+        "text": {"files": [str(path)]},
+        "tokenizer": {"vocab_size": 300},
+        "sequence_length": 32,
+    }
+
+
+LINES = b'{"text": "some words that make a line"}\n' * 500
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.jsonl", b"", "empty.jsonl: the file is empty"),
+        ("bad.jsonl.zst", zstandard.compress(LINES)[:-20], "bad.jsonl.zst: the compressed file is damaged"),
+        ("bad.jsonl", LINES + b"no json\n" * 101, "bad.jsonl: line 601: not JSON"),
+        ("other.jsonl", b'{"body": "x"}\n' * 101, "other.jsonl: line 101: no text under 'text'"),
+        ("short.jsonl", b'{"text": "x"}\n', "no document is left"),
+    ],
+)
+def test_unusable_text_is_refused_by_file(refused, tmp_path, name, content, words):
+    assert words in refused(data=text(tmp_path / name, content))
+
+
+def test_missing_text_is_refused_by_name(refused, tmp_path):
+    data = text(tmp_path / "text.jsonl", LINES)
+    data["text"]["files"] = [str(tmp_path / "other-*.jsonl")]
+    assert "other-*.jsonl: no such file" in refused(data=data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["target.hidden_size=16"], "target.hidden_size: 16 is smaller than the source's 32"),
+        (["target.num_hidden_layers=1"], "target.num_hidden_layers: 1 is smaller"),
+        (["target.hidden_size=44"], "do not keep the source's head dimension"),
+        (["source.model.num_attention_heads=5"], "hidden_size 32 is no multiple of num_attention_heads 5"),
+        (["stages.submodels.submodel_layers=3"], "submodel_layers: 3 does not divide the target's 4 layers"),
+        (["source.model.vocab_size=300"], "the tokenizer has ids up to 405, and the model's vocab_size is 300"),
+        (["source.model.max_position_embeddings=16"], "data.sequence_length: 32 is beyond the model's"),
+        (["data.shards=/nowhere"], "/nowhere/manifest.json: no such file"),
+        (["optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'?"),
+        (["source.model.family=t5"], "Input should be 'gpt2' or 'bert'"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):
+    assert words in refused(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "words"),
+    [
+        ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ({"zero_optimization": {"stages": 3}}, "unknown key 'zero_optimization.stages'; did you mean 'stage'?"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs into `optimizer` of the recipe"),
+        ({"train_batch_size": "many"}, 'train_batch_size: a positive number or "auto"'),
+        ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, "gradient_accumulation_steps 3 does not fit"),
+        ({"bf16": {"enabled": True}}, "stage 0 runs in fp32 only"),
+    ],
+)
+def test_an_impossible_deepspeed_configuration_is_refused_by_key(refused, ds_config, words):
+    assert words in refused(ds_config=ds_config)
+
+
+@pytest.fixture
+def source(tmp_path, tiny_model):
+    directory = tmp_path / "source"
+    tiny_model("gpt2", vocab=406).float().save_pretrained(directory)
+    return directory
+
+
+def spoil_tensor(directory: Path, change) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: no such file"),
+        (lambda d: spoil_tensor(d, lambda t: t.pop("transformer.ln_f.bias")), "'transformer.ln_f.bias' is missing"),
+        (lambda d: spoil_tensor(d, lambda t: t.update({"transformer.ln_f.bias": torch.ones(3)})), "has shape (3,)"),
+        (lambda d: (d / "config.json").write_text('{"model_type": "t5"}'), "'t5' is not known; known are gpt2, bert"),
+    ],
+)
+def test_an_unusable_source_directory_is_refused_by_file_or_tensor(refused, source, spoil, words):
+    spoil(source)
+    assert words in refused(source={"path": str(source)}, target={"hidden_size": 64})
+
+
+def test_a_directory_that_holds_something_else_is_refused(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    assert "run: the directory holds something else" in refused()
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_the_status_passes_through_the_launcher(launch, recipe):
+    finished = launch(recipe(), "target.hidden_size=16", ranks=2).wait()
+    assert finished.status == 2
+    assert finished.error.count("target.hidden_size: 16 is smaller") == 1, "one rank speaks"
+    assert "Traceback" not in finished.error
+
+
+def test_a_smaller_tokenizer_than_the_vocabulary_is_fine(launch, recipe):
+    finished = launch(recipe(), "source.model.vocab_size=448").wait()
+    assert finished.status == 0, finished.error
+
+
+def test_print_config_shows_both_files_as_resolved(launch, recipe):
+    finished = launch(recipe(), "--print_config", "optimizer.lr=0.5").wait()
+    assert finished.status == 0, finished.error
+    recipe_text, _, ds_text = finished.output.partition("\n{")
+    assert yaml.safe_load(recipe_text)["optimizer"]["lr"] == 0.5
+    assert json.loads("{" + ds_text)["gradient_accumulation_steps"] == 2
+    assert not finished.run_dir.exists()

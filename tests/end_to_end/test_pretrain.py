@@ -1,0 +1,211 @@
+"""Whole runs: what they leave, that they do not depend on the ranks, and that they go on where they stopped."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.families import FAMILIES
+from pipeline.training.signals import EXIT_STOPPED
+
+SOURCE, SUBMODELS, FULL = 8, 6, 8
+STEPS = SOURCE + SUBMODELS + FULL
+
+
+def test_a_run_leaves_what_the_contract_says(undisturbed):
+    run = undisturbed.run_dir
+    for name in ("recipe.yaml", "ds_config.json", "summary.json", "certificates/00.json", "checkpoints/latest"):
+        assert (run / name).is_file(), name
+    metrics = undisturbed.metrics
+    assert [record["step"] for record in metrics] == list(range(1, STEPS + 1))
+    stages = [record["stage"] for record in metrics]
+    assert stages == ["source"] * SOURCE + ["submodels"] * SUBMODELS + ["full"] * FULL
+    depths = [record["submodel_layers"] for record in metrics]
+    assert set(depths[SOURCE : SOURCE + SUBMODELS]) == {2, 4} and set(depths[SOURCE + SUBMODELS :]) == {None}
+    assert metrics[-1]["tokens"] == STEPS * 8 * 32
+    assert metrics[-1]["flops_total"] == sum(record["flops_executed"] for record in metrics)
+    assert all(record["grad_norm"] > 0 and record["seconds"] > 0 for record in metrics)
+    assert not list(run.rglob("*.partial"))
+
+    summary = undisturbed.summary
+    assert summary["flops_model"].keys() == {"source", "submodels", "full"}
+    assert sum(summary["flops_executed"].values()) == metrics[-1]["flops_total"]
+    assert summary["losses"]["final"] < summary["losses"]["grown"]
+    assert "the source's own pre-training" in undisturbed.output
+    certificate = json.loads((run / "certificates" / "00.json").read_text())
+    assert certificate["maps"]["residual"] == {"source": 32, "target": 48, "copies": [1, 2], "balanced": False}
+    assert not certificate["preserves_function"]
+
+
+def test_a_finished_run_prints_its_summary_again_and_touches_nothing(undisturbed, launch):
+    def times():
+        return {p: p.stat().st_mtime_ns for p in undisturbed.run_dir.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = times()
+    again = launch(undisturbed.run_dir.parent / "recipe.yaml").wait()
+    assert again.status == 0, again.error
+    assert "after training" in again.output
+    assert times() == before
+
+
+def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed, prepared):
+    """Hugging Face loads the exported directory and finds the recorded held-out loss in a loop of its own."""
+    model = AutoModelForCausalLM.from_pretrained(undisturbed.run_dir / "model")
+    tokens = torch.from_numpy(np.fromfile(prepared.directory / "heldout.bin", dtype=np.uint16)[: 9 * 32 + 1].astype(np.int64))
+    windows = torch.stack([tokens[32 * i : 32 * i + 33] for i in range(9)])
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
+    assert loss == pytest.approx(undisturbed.summary["losses"]["final"], rel=1e-5)
+    evaluations = [json.loads(line) for line in (undisturbed.run_dir / "eval.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in evaluations] == ["source", "grown", "submodels", "full"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
+    path = recipe(family)
+    alone = launch(path, f"run_dir={tmp_path / 'one'}").wait()
+    together = launch(path, f"run_dir={tmp_path / 'two'}", ranks=2).wait()
+    assert alone.status == together.status == 0, alone.error + together.error
+    for one, two in zip(alone.metrics, together.metrics, strict=True):
+        # 22 steps in fp32; the sums over the batch are taken in another order.
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5), one["step"]
+    assert together.summary["losses"] == pytest.approx(alone.summary["losses"], rel=1e-5)
+    assert len(together.summary["peak_memory"]) == 2
+
+
+@pytest.mark.parametrize("step", [6, 17])
+def test_killed_at_any_moment_and_started_again_the_losses_are_the_undisturbed_runs(
+    undisturbed, launch, recipe, tmp_path, step
+):
+    """Once in the source's training, once in the target's; checkpoints stand every 5 steps of each."""
+    path = recipe()
+    override = f"run_dir={tmp_path / 'killed'}"
+    interrupted = launch(path, override)
+    interrupted.wait_for_step(step)
+    interrupted.kill()
+    resumed = launch(path, override).wait()
+    assert resumed.status == 0, resumed.error
+    assert "going on from step" in resumed.output
+    assert resumed.losses == undisturbed.losses
+    assert resumed.summary["losses"] == undisturbed.summary["losses"]
+    assert resumed.metrics[-1]["flops_total"] == undisturbed.metrics[-1]["flops_total"]
+
+
+def test_killed_and_resumed_on_two_ranks_to_every_digit(launch, recipe, tmp_path):
+    path = recipe()
+    whole = launch(path, f"run_dir={tmp_path / 'whole'}", ranks=2).wait()
+    override = f"run_dir={tmp_path / 'killed'}"
+    interrupted = launch(path, override, ranks=2)
+    interrupted.wait_for_step(16)
+    interrupted.kill()
+    resumed = launch(path, override, ranks=2).wait()
+    assert whole.status == resumed.status == 0, whole.error + resumed.error
+    assert resumed.losses == whole.losses
+
+
+def test_sigterm_saves_and_exits_75_and_the_run_goes_on(undisturbed, launch, recipe, tmp_path):
+    path = recipe()
+    override = f"run_dir={tmp_path / 'stopped'}"
+    stopped = launch(path, override, ranks=1)
+    stopped.wait_for_step(1)
+    (rank,) = [p for p in psutil.Process(stopped.process.pid).children(recursive=True) if "pretrain.py" in p.cmdline()[2]]
+    rank.send_signal(signal.SIGTERM)
+    finished = stopped.wait()
+    assert finished.status == EXIT_STOPPED, finished.error
+    steps = len(finished.metrics)
+    assert 1 <= steps < STEPS
+    resumed = launch(path, override, ranks=1).wait()
+    assert resumed.status == 0, resumed.error
+    assert f"going on from step {steps}" in resumed.output
+    assert resumed.losses == undisturbed.losses
+
+
+def test_ranks_whose_launcher_is_killed_save_and_end(launch, recipe, tmp_path):
+    path = recipe(stages=[{"name": "full", "steps": 2000}])
+    orphaned = launch(path, ranks=2)
+    orphaned.wait_for_step(10)
+    ranks = [p for p in psutil.Process(orphaned.process.pid).children(recursive=True) if "pretrain.py" in " ".join(p.cmdline())]
+    os.kill(orphaned.process.pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert not alive
+    saved = json.loads((orphaned.run_dir / "checkpoints" / _latest(orphaned.run_dir) / "progress.json").read_text())
+    assert saved["step"] >= 10
+    assert saved["step"] == (orphaned.run_dir / "metrics.jsonl").read_text().count("\n")
+
+
+def _latest(run_dir) -> str:
+    return (run_dir / "checkpoints" / "latest").read_text().strip()
+
+
+def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed, launch, recipe, tmp_path):
+    path = recipe()
+    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
+    longer = launch(path, "stages.full.steps=10").wait()
+    assert longer.status == 0, longer.error
+    assert len(longer.metrics) == STEPS + 2
+    assert longer.losses[:STEPS] == undisturbed.losses
+    for override, words in [
+        ("stages.full.steps=9", "never shortened"),
+        ("stages.submodels.steps=8", "while it is not over"),
+        ("optimizer.lr=0.01", "differs in optimizer.lr"),
+    ]:
+        overrides = {"stages.full.steps": "10", override.split("=")[0]: override.split("=")[1]}
+        refused = launch(path, *(f"{key}={value}" for key, value in overrides.items())).wait()
+        assert refused.status == 2
+        assert words in refused.error and refused.error.count("\n") == 1, refused.error
+    precise = launch(path, "stages.full.steps=10", ds_config={"zero_optimization": {"stage": 2}}).wait()
+    assert precise.status == 2
+    assert "zero_optimization.stage" in precise.error
+    assert len(longer.metrics) == STEPS + 2
+
+
+def test_a_run_directory_in_use_is_refused(launch, recipe):
+    path = recipe(stages=[{"name": "full", "steps": 2000}])
+    first = launch(path)
+    first.wait_for_step(1)
+    second = launch(path).wait()
+    assert second.status == 2
+    assert f"process {first.process.pid} is writing to this directory" in second.error
+    assert first.process.poll() is None
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, launch, recipe, tmp_path):
+    """Writing past the limit on a file's size fails as a full disk does, in the middle of a file."""
+    path = recipe()
+    override = f"run_dir={tmp_path / 'full'}"
+    checkpoints = tmp_path / "full" / "checkpoints"
+    biggest = max(p.stat().st_size for p in (undisturbed.run_dir / "checkpoints").rglob("*.pt"))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (biggest // 2, resource.RLIM_INFINITY))
+
+    failed = launch(path, override, limit=limit).wait()
+    assert failed.status == 2, failed.error
+    assert "could not be written; make room" in failed.error and failed.error.count("\n") == 1
+    assert _latest(tmp_path / "full") == f"step-{SOURCE:08d}", "the source's smaller checkpoints fit"
+    assert {p.name for p in checkpoints.glob("step-*")} == {"step-00000005", "step-00000008"}
+    resumed = launch(path, override).wait()
+    assert resumed.status == 0, resumed.error
+    assert resumed.losses == undisturbed.losses
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("delay", [round(0.4 * n, 1) for n in range(1, 30)])
+def test_killed_at_every_instant(undisturbed, launch, recipe, tmp_path, delay):
+    path = recipe()
+    override = f"run_dir={tmp_path / 'killed'}"
+    interrupted = launch(path, override)
+    time.sleep(delay)
+    interrupted.kill()
+    resumed = launch(path, override).wait()
+    assert resumed.status == 0, resumed.error
+    assert resumed.losses == undisturbed.losses
