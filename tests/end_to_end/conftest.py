@@ -87,31 +87,49 @@ class Launched:
         self.process.communicate()
 
 
-@pytest.fixture(scope="session")
-def launch(tmp_path_factory):
-    """Start launch/pretrain.py: `launch(recipe, ranks=..., overrides...)`; 0 ranks means without a launcher."""
-    started: list[Launched] = []
+class Launcher:
+    """Starts runs, and ends them all at the end."""
 
-    def start(
-        recipe: Path, *overrides: str, ranks: int = 0, ds_config: dict = FP32, limit: Callable[[], None] | None = None
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._started: list[Launched] = []
+
+    def __call__(
+        self,
+        recipe: Path,
+        *overrides: str,
+        ranks: int = 0,
+        ds_config: dict = FP32,
+        limit: Callable[[], None] | None = None,
     ) -> Launched:
-        path = tmp_path_factory.mktemp("ds_config") / "ds.json"
+        """Start launch/pretrain.py with a recipe and overrides; 0 ranks means without a launcher."""
+        path = self._directory / f"ds-{len(self._started)}.json"
         path.write_text(json.dumps(ds_config))
         script = ["launch/pretrain.py", "--ds_config", str(path), "--recipe", str(recipe), *overrides]
-        if ranks:
-            deepspeed = str(Path(sys.executable).parent / "deepspeed")
-            command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(free_port()), *script]
-        else:
-            command = [sys.executable, *script]
+        words = ["deepspeed", "--num_accelerators", str(ranks), *script] if ranks else [sys.executable, *script]
         content = yaml.safe_load(recipe.read_text())
         run_dir = next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"])
-        run = Launched(command, Path(run_dir), limit)
-        started.append(run)
-        return run
+        return self.command(words, Path(run_dir), limit)
 
-    yield start
-    for run in started:
-        run.kill()
+    def command(self, words: list[str], run_dir: Path, limit: Callable[[], None] | None = None) -> Launched:
+        """Start a command line; `deepspeed` is this environment's, on a port of its own."""
+        if words[0] == "deepspeed":
+            words = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port()), *words[1:]]
+        self._started.append(Launched(words, run_dir, limit))
+        return self._started[-1]
+
+    def end(self) -> None:
+        """Kill what is still there."""
+        for run in self._started:
+            run.kill()
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Start launch/pretrain.py: `launch(recipe, *overrides, ranks=...)`."""
+    launcher = Launcher(tmp_path_factory.mktemp("ds_config"))
+    yield launcher
+    launcher.end()
 
 
 def write_recipe(directory: Path, prepared: PreparedData, family: str = "gpt2", **changes: object) -> Path:

@@ -1,0 +1,71 @@
+"""Every command of the README runs, made small, and its example recipe is valid."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.recipe import Recipe
+from tests.end_to_end.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    ((?:make|deepspeed) .*)$", README, flags=re.MULTILINE)
+MY_RECIPE = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, flags=re.DOTALL).group(1)
+
+
+def smaller(directory: Path, prepared) -> list[str]:
+    """Overrides that leave a command's path through the code and shrink what it works on."""
+    return [
+        f"run_dir={directory / 'run'}",
+        "data.text=null",
+        "data.tokenizer=null",
+        f"data.shards={prepared.directory}",
+        "data.sequence_length=32",
+        "train_batch_size=4",
+        "evaluation.windows=4",
+        "stages=[{name: submodels, submodel_layers: 3, steps: 2}, {name: full, steps: 2}]",
+    ]
+
+
+def test_the_commands_are_the_ones_tested_here():
+    assert COMMANDS[:2] == ["make pretrain", "make test"]
+    assert len([command for command in COMMANDS if command.startswith("deepspeed")]) == len(COMMANDS) - 2 == 4
+
+
+def test_the_example_recipe_is_valid():
+    recipe = Recipe.model_validate(yaml.safe_load(MY_RECIPE))
+    assert recipe.stages[0].submodel_layers == 3
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("deepspeed")])
+def test_a_deepspeed_command_runs(command, launch, prepared, tiny_model, tmp_path):
+    words = shlex.split(command)
+    overrides = smaller(tmp_path, prepared)
+    if "my.yaml" in words:
+        recipe = tmp_path / "my.yaml"
+        recipe.write_text(MY_RECIPE)
+        words[words.index("my.yaml")] = str(recipe)
+        source = tmp_path / "source"
+        model = tiny_model("gpt2", vocab=406).float()
+        model.config.n_positions = 32
+        type(model)(model.config).save_pretrained(source)
+        overrides += [f"source.path={source}", "target.hidden_size=64", "target.num_hidden_layers=6"]
+    else:
+        overrides += ["source.steps=2"]
+    finished = launch.command([*words, *overrides], tmp_path / "run").wait()
+    assert finished.status == 0, finished.error
+    assert ("after training" in finished.output) == ("--print_config" not in command)
+
+
+@pytest.mark.skipif(
+    Path(sys.prefix) != ROOT / ".venv", reason="not run by .venv's Python: make would install another environment"
+)
+def test_make_pretrain_runs(prepared, tmp_path):
+    overrides = shlex.join([*smaller(tmp_path, prepared), "source.steps=2"])
+    finished = subprocess.run(["make", "pretrain", f"ARGS={overrides}"], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    assert "after training" in finished.stdout
