@@ -50,6 +50,16 @@ def whole_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    publish_directory(aside, path)
+
+
+def publish_directory(aside: Path, path: Path) -> None:
+    """Make the folder `aside`, its files on disk, the folder `path`, in place of what was there."""
+    for file in (entry for entry in aside.rglob("*") if entry.is_file()):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    fsync_directory(aside)
+    shutil.rmtree(path, ignore_errors=True)
     os.replace(aside, path)
     fsync_directory(path.parent)
 

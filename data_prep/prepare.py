@@ -37,6 +37,8 @@ TRAIN = "train"
 HELDOUT = "heldout"
 _TOKENIZER_FOLDER = "tokenizer"
 _BATCH_DOCUMENTS = 1000
+_FORMAT = 1
+"""Counts up when equal input comes to give other shards."""
 
 
 class SplitCounts(BaseModel):
@@ -67,7 +69,7 @@ class PreparedData:
     """A prepared folder: manifest, tokenizer, and the prefix of each split's shard."""
 
     def __init__(self, directory: Path) -> None:
-        """Open `directory`; raises UserError where it is no prepared folder or a file of it has changed size."""
+        """Open `directory`; raises UserError where it is no prepared folder."""
         path = directory / MANIFEST
         try:
             self.manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -104,12 +106,12 @@ def _fingerprint(config: DataPrepConfig) -> tuple[str, list[str]]:
     """A hash of everything that the shards depend on, and the inputs' identities."""
     text = config.text
     inputs = [identity()] if text.corpus is not None else []
-    inputs += [f"{path}:{file_digest(path)}" for path in expand(text.files)]
+    inputs += [f"{path}:{file_digest(path)}" for path in _training_files(text)]
     inputs += [f"heldout {path}:{file_digest(path)}" for path in expand(text.heldout_files)]
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
         tokenizer["files"] = tokenizer_digest(load_tokenizer(Path(config.tokenizer.path)))
-    told = json.dumps([text.model_dump(), tokenizer, inputs], sort_keys=True)
+    told = json.dumps([_FORMAT, text.model_dump(), tokenizer, inputs], sort_keys=True)
     return text_digest(told)[:12], inputs
 
 
@@ -179,10 +181,16 @@ def _raw_documents(config: TextConfig, dropped: Counter[str]) -> Iterator[tuple[
     split = TRAIN if config.heldout_files else None
     if config.corpus is not None:
         yield from ((split, text) for text in read_python_docs(dropped))
-    for path in expand(config.files):
+    for path in _training_files(config):
         yield from ((split, text) for text in read_documents(path, config, dropped))
     for path in expand(config.heldout_files):
         yield from ((HELDOUT, text) for text in read_documents(path, config, dropped))
+
+
+def _training_files(config: TextConfig) -> list[Path]:
+    """The files to train on: a glob may cover held-out files too."""
+    heldout = {path.resolve() for path in expand(config.heldout_files)}
+    return [path for path in expand(config.files) if path.resolve() not in heldout]
 
 
 def _is_heldout(text: str, fraction: float) -> bool:

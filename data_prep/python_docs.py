@@ -7,6 +7,7 @@ importing), the language reference in `pydoc_data`, and the packages' own descri
 import ast
 import hashlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
@@ -72,8 +73,9 @@ def _entries() -> Iterator[str]:
     paths = sysconfig.get_paths()
     roots = list(dict.fromkeys(Path(paths[key]) for key in ("stdlib", "purelib", "platlib")))
     files = [file for root in roots for file in _python_files(root)]
-    # Parsing takes most of the time; `map` keeps the files' order.
-    with ProcessPoolExecutor() as pool:
+    # Parsing takes most of the time; `map` keeps the files' order. Forked workers would inherit this process's
+    # locks, and hold them on after a kill.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for texts in pool.map(docstrings, files, chunksize=64):
             yield from texts
     yield from _pydoc_topics(roots[0])

@@ -27,7 +27,7 @@ def expand(patterns: list[str]) -> list[Path]:
         found = [path for path in found if path.is_file()]
         if not found:
             raise UserError(f"{pattern}: no such file; name an existing text file or a glob that matches one")
-        files.extend(found)
+        files.extend(path for path in found if path not in files)
     for path in files:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty; remove it from the list or give it text")

@@ -4,10 +4,13 @@ deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json [--recipe R] [key
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
+import signal
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -21,6 +24,9 @@ from pipeline.training.ds_config import load_ds_config
 from pipeline.training.run import Run
 from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
 
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
+_LAST_WORD_SECONDS = 3
+
 QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
 
 
@@ -32,7 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--print_config", action="store_true", help="print both configurations as resolved, and end")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="recipe keys to set")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def quieten() -> None:
@@ -43,34 +49,45 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
+def refuse(sentence: str) -> int:
+    """Say what is wrong with the input, once for all ranks; return the exit status."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if distributed.rank() == 0:
+        print(sentence, file=sys.stderr)
+    else:
+        # The launcher ends every rank as soon as one has left: let the first one speak.
+        time.sleep(_LAST_WORD_SECONDS)
+    return EXIT_USER_ERROR
+
+
 def main() -> int:
     """Run the recipe; return the exit status."""
     arguments = parse()
     quieten()
     try:
         stop = StopRequest()
+        if not arguments.print_config:
+            distributed.join()
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         ds_config = load_ds_config(arguments.ds_config, recipe, distributed.world_size())
         if arguments.print_config:
             if distributed.rank() == 0:
                 print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
             return 0
-        distributed.join()
         Run(recipe, ds_config, stop).execute()
     except UserError as error:
-        if distributed.rank() == 0:
-            print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
+        return refuse(str(error))
     except Stopped:
         if distributed.rank() == 0:
             print("stopped; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
-        if not is_full_disk(error):
-            traceback.print_exc()
-            return 1
-        print(full_disk(error), file=sys.stderr)
-        return EXIT_USER_ERROR
+        if is_full_disk(error):
+            return refuse(full_disk(error))
+        if error.filename is not None and error.errno in _UNUSABLE:
+            return refuse(f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions")
+        traceback.print_exc()
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

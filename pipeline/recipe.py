@@ -64,6 +64,8 @@ class TargetConfig(StrictModel):
     num_hidden_layers: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
+    dropout: Fraction = 0.0
+    """Whatever the source was trained with. Above 0 the losses depend on the number of ranks."""
 
 
 class GrowthConfig(StrictModel):
@@ -180,10 +182,13 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        names = [SOURCE_STAGE, *(stage.name for stage in self.stages)]
+        names = [SOURCE_STAGE, GROWN_STAGE, *(stage.name for stage in self.stages)]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training)")
+                raise ValueError(
+                    f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training, {GROWN_STAGE!r} the "
+                    "moment after growth)"
+                )
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
             raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
         return self
@@ -195,6 +200,9 @@ class Recipe(StrictModel):
 
 SOURCE_STAGE = "source"
 """The name under which the source's own training is logged."""
+
+GROWN_STAGE = "grown"
+"""The name under which the evaluation right after growth is logged."""
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:

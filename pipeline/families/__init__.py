@@ -56,8 +56,9 @@ def scratch_config(model: ModelConfig, vocab_size: int, eos_id: int, sequence_le
         pad_token_id=None,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
-        **family.configure(model),
+        **family.scratch,
     )
+    _set_dropout(family, config, model.dropout)
     _set_intermediate_size(config, model.intermediate_size or 4 * model.hidden_size)
     return config
 
@@ -90,6 +91,7 @@ def target_config(source: PretrainedConfig, target: TargetConfig) -> PretrainedC
     config.hidden_size = hidden
     config.num_attention_heads = heads
     config.num_hidden_layers = layers
+    _set_dropout(FAMILIES[config.model_type], config, target.dropout)
     _set_intermediate_size(config, inner)
     return config
 
@@ -110,6 +112,11 @@ def check_parameters(family: Family, config: PretrainedConfig) -> None:
                 f"{family.model_class.__name__}: tensor {name} is {theirs.get(name, 'absent')} in this version of "
                 f"transformers and {ours.get(name, 'absent')} in the table of family {family.name}"
             )
+
+
+def _set_dropout(family: Family, config: PretrainedConfig, probability: float) -> None:
+    for key in family.dropout:
+        setattr(config, key, probability)
 
 
 def _set_intermediate_size(config: PretrainedConfig, size: int) -> None:

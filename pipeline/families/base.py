@@ -1,14 +1,12 @@
 """What each tensor of a model family means: the types in which a family's table is written."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 from transformers import PretrainedConfig, PreTrainedModel
-
-from pipeline.recipe import ModelConfig
 
 
 class AxisKind(StrEnum):
@@ -116,8 +114,10 @@ class Family:
     """Spellings in published files -> ours, applied in turn."""
     ignored: re.Pattern[str]
     """Names in published files (after `published`) that are no part of the language model."""
-    configure: Callable[[ModelConfig], dict[str, Any]]
-    """The family's own configuration keys for a model from scratch, but for its sizes."""
+    scratch: Mapping[str, Any]
+    """Configuration keys of a model from scratch that differ from the class's defaults."""
+    dropout: tuple[str, ...]
+    """Configuration keys that are dropout probabilities."""
     refused: Mapping[str, tuple[Any, ...]]
     """Configuration keys -> the values that the table is right for."""
 

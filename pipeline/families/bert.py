@@ -78,10 +78,8 @@ BERT = Family(
     ),
     # The pooler and the next-sentence head serve no masked language modelling; position_ids is a range.
     ignored=re.compile(r"^bert\.pooler\.|^cls\.seq_relationship\.|\.position_ids$"),
-    configure=lambda model: {
-        "hidden_dropout_prob": model.dropout,
-        "attention_probs_dropout_prob": model.dropout,
-    },
+    scratch={},
+    dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
     refused={
         "is_decoder": (False,),
         "add_cross_attention": (False,),

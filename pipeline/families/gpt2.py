@@ -46,13 +46,9 @@ GPT2 = Family(
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
     # The causal mask, which older versions saved with the weights.
     ignored=re.compile(r"\.attn\.(bias|masked_bias)$"),
-    configure=lambda model: {
-        # The same function as the default gelu_new, in one kernel.
-        "activation_function": "gelu_pytorch_tanh",
-        "resid_pdrop": model.dropout,
-        "embd_pdrop": model.dropout,
-        "attn_pdrop": model.dropout,
-    },
+    # The same function as the default gelu_new, in one kernel.
+    scratch={"activation_function": "gelu_pytorch_tanh"},
+    dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     refused={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),

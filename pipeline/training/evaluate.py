@@ -37,4 +37,4 @@ def heldout_loss(logits: Logits, batches: Batches, windows: int, batch_size: int
         loss += summed_loss(logits(batch.input_ids.to(distributed.device())), batch.labels).item()
         tokens += batch.scored
     loss, tokens = distributed.total(loss, tokens)
-    return loss / tokens, int(tokens)
+    return loss / max(tokens, 1), int(tokens)

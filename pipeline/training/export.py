@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from data_prep.errors import UserError
-from data_prep.files import write_json
+from data_prep.files import publish_directory, write_json
 from data_prep.tokenizer import Tokenizer
 from pipeline.growth.sources import WEIGHTS, WEIGHTS_INDEX
 from pipeline.training import distributed
@@ -30,15 +31,18 @@ def export(model: TrainedModel, directory: Path, tokenizer: Tokenizer) -> None:
     first = distributed.rank() == 0
     failure: UserError | None = None
     aside = directory.with_name(directory.name + ".gathering")
-    if first:
+
+    def begin() -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+
+    distributed.on_first_rank(begin)
     for file, names in plan.filename_to_tensors.items():
         gathered = {name: model.full_weight(parameters[name]) for name in names}
         if first and failure is None:
             try:
                 save_file({name: tensor.contiguous() for name, tensor in gathered.items()}, aside / file, {"format": "pt"})
-            except (OSError, RuntimeError) as error:
+            except (OSError, SafetensorError) as error:
                 failure = UserError(f"{directory / file}: {' '.join(str(error).split())}; make room and start again")
 
     def finish() -> None:
@@ -50,7 +54,6 @@ def export(model: TrainedModel, directory: Path, tokenizer: Tokenizer) -> None:
         model.config.save_pretrained(aside)
         for path in tokenizer.files:
             shutil.copyfile(path, aside / path.name)
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.rename(directory)
+        publish_directory(aside, directory)
 
     distributed.on_first_rank(finish)

@@ -5,8 +5,10 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import torch
 from deepspeed.accelerator import get_accelerator
 
+from pipeline import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.flops.counts import training_step
 from pipeline.flops.ledger import Ledger
@@ -119,7 +121,9 @@ class Trainer:
 
     def evaluate(self, stage: str | None) -> float:
         """Return the held-out loss, recorded under `stage` where one is given."""
+        self._model.engine.eval()
         loss, tokens = heldout_loss(self._model.logits, self._heldout, self._recipe.evaluation.windows, self._micro_batch_size)
+        self._model.engine.train()
         if stage is not None:
             self._records.evaluation(self._position.step, stage, loss, tokens)
         return loss
@@ -146,6 +150,9 @@ class Trainer:
             model.train_top(depth, stage.submodel_layers)
         rate = (stage.lr or self._recipe.optimizer.lr) * rate_factor(self._recipe.schedule, done, steps)
         model.set_rate(rate)
+        # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
+        key = ("dropout", self._recipe.seed, position.step, distributed.rank())
+        torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
         loss, stopping = self._forward_backward(depth, stage.submodel_layers)
 
@@ -189,6 +196,7 @@ class Trainer:
             )
         ]
         scored, asked = distributed.total(sum(batch.scored for batch in micro_batches), float(self._stop.asked))
+        scored = max(scored, 1)  # a tiny masked batch may score nothing
         # DeepSpeed averages over ranks and micro-batches; the loss is a sum over the global batch's scored tokens.
         scale = ranks * len(micro_batches) / scored
         summed = 0.0

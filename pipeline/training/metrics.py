@@ -1,6 +1,7 @@
 """The run directory's JSON lines: one object a step, cut back to the checkpoint when a run goes on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class JsonLines:
         lines = self.path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
-    def cut_after(self, step: int) -> None:
-        """Drop what was recorded after `step`: those steps are done again."""
-        kept = [record for record in self.read() if record["step"] <= step]
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the records that are not wanted: what they tell of is done again."""
+        kept = [record for record in self.read() if wanted(record)]
         write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in kept))

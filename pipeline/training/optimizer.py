@@ -10,7 +10,6 @@ from torch import nn
 from pipeline.families import Family, Sizes
 from pipeline.recipe import OptimizerConfig, StageConfig
 
-EMBEDDINGS = "embeddings"
 HEAD = "head"
 
 

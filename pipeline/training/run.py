@@ -1,6 +1,7 @@
 """One run from text to a grown, trained model: data, source, growth, stages, summary."""
 
 import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PretrainedConfig
 from data_prep.config import DataPrepConfig, TokenizerConfig
 from data_prep.errors import UserError
 from data_prep.files import locked, write_json
-from data_prep.prepare import HELDOUT, TRAIN, PreparedData, prepare
+from data_prep.prepare import HELDOUT, MANIFEST, TRAIN, PreparedData, prepare
 from data_prep.shards import Shard
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import objective_for
@@ -22,7 +23,7 @@ from pipeline.growth.certificate import certify
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import HuggingFaceSource, initialized
 from pipeline.growth.state import State
-from pipeline.recipe import SOURCE_STAGE, Recipe, StageConfig
+from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.ds_config import compute_dtype
@@ -70,11 +71,19 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         saved = distributed.on_first_rank(self._checkpoints.latest)
         distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved, distributed.world_size()))
-        if saved is not None and saved.step == self._steps and self._directory.summary.exists():
-            return json.loads(self._directory.summary.read_text(encoding="utf-8"))
+        done = distributed.on_first_rank(self._finished_summary)
+        if done is not None:
+            return done
         summary = self._work(saved)
         distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
         return summary
+
+    def _finished_summary(self) -> dict[str, Any] | None:
+        """Return the summary if it is of this run's last step: that of a run since lengthened is not."""
+        if not self._directory.summary.exists():
+            return None
+        summary = json.loads(self._directory.summary.read_text(encoding="utf-8"))
+        return summary if summary["steps"] == self._steps else None
 
     @property
     def _source_steps(self) -> int:
@@ -87,19 +96,24 @@ class Run:
     def _work(self, saved: Saved | None) -> dict[str, Any]:
         recipe = self._recipe
         # Everything that may be refused is looked at before the first step, and what needs no text before that.
-        given = None if recipe.source.path is None else HuggingFaceSource(Path(recipe.source.path))
+        given = distributed.on_every_rank(self._given_source)
         self._plan(self._source_config(given, vocab_size=1, eos_id=0))
-        data = PreparedData(Path(distributed.on_first_rank(self._prepare_data)))
+        prepared = distributed.on_first_rank(self._prepare_data)
+        data = distributed.on_every_rank(lambda: PreparedData(Path(prepared)))
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
         family = FAMILIES[source.model_type]
         target, plan = self._plan(source)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
-        training, heldout = (
-            Batches(Windows(Shard(data.shard(split)), *objective.window), objective, recipe.seed) for split in (TRAIN, HELDOUT)
+        training, heldout = distributed.on_every_rank(
+            lambda: [
+                Batches(Windows(Shard(data.shard(split)), *objective.window), objective, recipe.seed)
+                for split in (TRAIN, HELDOUT)
+            ]
         )
-        distributed.on_first_rank(lambda: self._directory.claim(recipe, self._ds_config, str(data.directory)))
+        began_with = {"prepared": str(data.directory), "fingerprint": data.manifest.fingerprint}
+        distributed.on_first_rank(lambda: self._directory.claim(recipe, self._ds_config, began_with))
         position = Position() if saved is None else Position.restored(saved)
         records = self._open_records(position.step)
 
@@ -112,6 +126,8 @@ class Run:
 
         if given is None:
             if not self._source_is_done(saved):
+                # An export from before the source was lengthened must not pass for this one.
+                distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
                 state = initialized(family, source, recipe.seed)
                 model = self._build(source, state, sizes_of(source).num_hidden_layers)
@@ -135,19 +151,31 @@ class Run:
         return build(family, config, state, self._ds_config, recipe.optimizer, per_block, recipe.attn_implementation)
 
     def _source_is_done(self, saved: Saved | None) -> bool:
-        if saved is None or not self._directory.source_model.is_dir():
-            return False
-        return saved.model == "target" or saved.step >= self._source_steps
+        if saved is None or saved.model == "target":
+            return saved is not None
+        return saved.step >= self._source_steps and self._directory.source_model.is_dir()
+
+    def _given_source(self) -> HuggingFaceSource | None:
+        path = self._recipe.source.path
+        return None if path is None else HuggingFaceSource(Path(path))
 
     def _prepare_data(self) -> str:
         """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for."""
-        config = self._recipe.data
-        prepared = self._directory.prepared_data() or config.shards
-        if prepared is None:
+        config, recorded = self._recipe.data, self._directory.recorded_data()
+        if recorded is not None and (Path(recorded["prepared"]) / MANIFEST).exists():
+            data = PreparedData(Path(recorded["prepared"]))
+        elif config.shards is not None:
+            data = PreparedData(Path(config.shards))
+        else:
             tokenizer = config.tokenizer or TokenizerConfig(path=self._recipe.source.path)
             request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
-            prepared = str(prepare(request, self._say).directory)
-        return str(PreparedData(Path(prepared)).directory)
+            data = prepare(request, self._say)
+        if recorded is not None and data.manifest.fingerprint != recorded["fingerprint"]:
+            raise UserError(
+                f"{data.directory}: these are not the shards that the run was begun with ({recorded['prepared']}); put those "
+                "back, or name another run_dir"
+            )
+        return str(data.directory)
 
     def _source_config(self, given: HuggingFaceSource | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
         if given is not None:
@@ -189,8 +217,8 @@ class Run:
             Progress(self._steps, step, shown=distributed.rank() == 0),
         )
         if distributed.rank() == 0:
-            records.metrics.cut_after(step)
-            records.evaluations.cut_after(step)
+            records.metrics.keep(lambda record: record["step"] <= step)
+            records.evaluations.keep(lambda record: record["step"] <= step)
         return records
 
     def _measure_growth(
@@ -223,7 +251,9 @@ class Run:
         after, _ = heldout_loss(grown.logits, heldout, windows, batch_size)
         difference = (probe(source_logits) - probe(grown.logits)).abs().max().item()
         grown.engine.train()
-        records.evaluation(step, "grown", after, tokens)
+        if distributed.rank() == 0:
+            records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
+        records.evaluation(step, GROWN_STAGE, after, tokens)
         measured = {
             "source_loss": before,
             "grown_loss": after,

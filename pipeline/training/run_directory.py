@@ -37,8 +37,11 @@ class RunDirectory:
         may be longer than before as long as they are not over.
         """
         if not self.recipe.exists():
-            if any(path.name != self.lock.name for path in self.path.iterdir()):
-                raise UserError(f"{self.path}: the directory holds something else; name an empty or a new one as run_dir")
+            foreign = [path.name for path in self.path.iterdir() if path.name.removesuffix(".partial") not in self._own_names]
+            if foreign:
+                raise UserError(
+                    f"{self.path}: the directory holds something else ({foreign[0]}); name an empty or a new one as run_dir"
+                )
             return
         self._check_recipe(recipe, saved)
         self._check_ds_config(ds_config)
@@ -48,20 +51,24 @@ class RunDirectory:
                 f"start with {saved.world_size}"
             )
 
-    def prepared_data(self) -> str | None:
-        """Return the folder of the shards that the run was begun with, or None before it has begun."""
-        return json.loads(self.data.read_text(encoding="utf-8"))["prepared"] if self.data.exists() else None
+    @property
+    def _own_names(self) -> set[str]:
+        return {path.name for path in vars(self).values() if path.parent == self.path} | {self.certificate.parent.name}
 
-    def claim(self, recipe: Recipe, ds_config: dict[str, Any], prepared: str) -> None:
-        """Make the directory this recipe's."""
+    def recorded_data(self) -> dict[str, str] | None:
+        """Return the folder (`prepared`) and `fingerprint` of the data that the run was begun with, if it was begun."""
+        return json.loads(self.data.read_text(encoding="utf-8")) if self.recipe.exists() else None
+
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, str]) -> None:
+        """Make the directory this recipe's; the recipe, written last, says that it is."""
         self.checkpoints.mkdir(exist_ok=True)
         self.certificate.parent.mkdir(exist_ok=True)
-        self._record(self.data, json.dumps({"prepared": prepared}, indent=2) + "\n")
+        self._record(self.data, json.dumps(data, indent=2) + "\n")
         self._record(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         self._record(self.recipe, recipe.to_yaml())
 
     def abandon(self) -> None:
-        """Remove the directory where no run was begun in it."""
+        """Remove the directory where nothing was begun in it."""
         if [path.name for path in self.path.iterdir()] == [self.lock.name]:
             self.lock.unlink()
             self.path.rmdir()
@@ -72,7 +79,10 @@ class RunDirectory:
             write_atomically(path, text)
 
     def _check_recipe(self, recipe: Recipe, saved: Saved | None) -> None:
-        old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        try:
+            old = Recipe.model_validate(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))).model_dump(mode="json")
+        except (ValueError, yaml.YAMLError):
+            raise UserError(f"{self.recipe}: not a run's own recipe; name an empty or a new directory as run_dir") from None
         new = recipe.model_dump(mode="json")
         lengths = _pop_lengths(old), _pop_lengths(new)
         # A run directory may be moved.

@@ -95,6 +95,15 @@ def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
     assert data.manifest.splits[TRAIN].documents == 400
 
 
+def test_a_glob_that_covers_a_heldout_file_does_not_train_on_it(corpus, tmp_path):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(corpus.read_bytes())
+    (folder / "heldout.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in make_documents(20, seed=5)))
+    request = config(folder / "*.jsonl", tmp_path / "out", heldout_files=[str(folder / "heldout.jsonl")])
+    assert prepare(request, quiet).manifest.splits[TRAIN].documents == 400
+
+
 def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("\n\n".join(f"{number} words" for number in range(300)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.families import FAMILIES, scratch_config, sizes_of
+from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.sources import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import distributed
@@ -205,4 +205,3 @@ def test_frozen_training_equals_a_plain_loop(family, tied):
         assert loss_gap < 2e-6, (stage, accumulation)
         assert weight_gap < 1e-4, (stage, accumulation)
         assert watched > 0
-        assert sizes_of(model_config(family, tied)).tied == tied

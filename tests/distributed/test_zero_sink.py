@@ -29,7 +29,7 @@ class Watched:
 def grown(directory):
     source = HuggingFaceSource(directory)
     config = target_config(source.config, TargetConfig(hidden_size=40, num_hidden_layers=3))
-    growth = GrowthConfig(width="fpi", map="random", depth="stack")
+    growth = GrowthConfig(width="nai", noise=0.1, depth="stack")
     plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)
     return source.family, config, plan.grow(source.state)
 

@@ -36,6 +36,11 @@ class Finished:
         return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
 
     @property
+    def evaluations(self) -> list[dict]:
+        """The run's held-out losses."""
+        return [json.loads(line) for line in (self.run_dir / "eval.jsonl").read_text().splitlines()]
+
+    @property
     def losses(self) -> list[float]:
         """The loss of each step."""
         return [record["loss"] for record in self.metrics]

@@ -114,6 +114,10 @@ def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):
         ({"train_batch_size": "many"}, 'train_batch_size: a positive number or "auto"'),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, "gradient_accumulation_steps 3 does not fit"),
         ({"bf16": {"enabled": True}}, "stage 0 runs in fp32 only"),
+        ({"bf16": True}, "bf16: an object of keys is expected"),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage: Input should be"),
+        ({"gradient_clipping": "x"}, "gradient_clipping: a number"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "not supported with growth"),
     ],
 )
 def test_an_impossible_deepspeed_configuration_is_refused_by_key(refused, ds_config, words):
@@ -152,6 +156,11 @@ def test_a_directory_that_holds_something_else_is_refused(refused, tmp_path):
     (tmp_path / "run" / "thesis.tex").touch()
     assert "run: the directory holds something else" in refused()
     assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_a_run_directory_that_is_a_file_is_refused(refused, tmp_path):
+    (tmp_path / "run").touch()
+    assert "run: " in refused()
 
 
 def test_the_status_passes_through_the_launcher(launch, recipe):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.families import FAMILIES
 from pipeline.training.signals import EXIT_STOPPED
+from tests.end_to_end.conftest import ROOT
 
 SOURCE, SUBMODELS, FULL = 8, 6, 8
 STEPS = SOURCE + SUBMODELS + FULL
@@ -65,8 +66,7 @@ def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed, prep
         logits = model(windows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
     assert loss == pytest.approx(undisturbed.summary["losses"]["final"], rel=1e-5)
-    evaluations = [json.loads(line) for line in (undisturbed.run_dir / "eval.jsonl").read_text().splitlines()]
-    assert [record["stage"] for record in evaluations] == ["source", "grown", "submodels", "full"]
+    assert [record["stage"] for record in undisturbed.evaluations] == ["source", "grown", "submodels", "full"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,6 +98,7 @@ def test_killed_at_any_moment_and_started_again_the_losses_are_the_undisturbed_r
     assert resumed.losses == undisturbed.losses
     assert resumed.summary["losses"] == undisturbed.summary["losses"]
     assert resumed.metrics[-1]["flops_total"] == undisturbed.metrics[-1]["flops_total"]
+    assert resumed.evaluations == undisturbed.evaluations
 
 
 def test_killed_and_resumed_on_two_ranks_to_every_digit(launch, recipe, tmp_path):
@@ -198,14 +199,127 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, laun
     assert resumed.losses == undisturbed.losses
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("delay", [round(0.4 * n, 1) for n in range(1, 30)])
-def test_killed_at_every_instant(undisturbed, launch, recipe, tmp_path, delay):
-    path = recipe()
-    override = f"run_dir={tmp_path / 'killed'}"
-    interrupted = launch(path, override)
-    time.sleep(delay)
-    interrupted.kill()
-    resumed = launch(path, override).wait()
+def test_a_run_lengthened_and_killed_after_its_last_checkpoint_does_not_pass_for_finished(
+    undisturbed, launch, recipe, tmp_path
+):
+    """Its summary and its exported model are those of the shorter run."""
+    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
+    longer = launch(recipe(), "stages.full.steps=10")
+    wait_for(lambda: (tmp_path / "run" / "model.gathering").exists(), longer)
+    longer.kill()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == STEPS
+    resumed = launch(recipe(), "stages.full.steps=10").wait()
     assert resumed.status == 0, resumed.error
+    assert resumed.summary["steps"] == STEPS + 2
+    assert resumed.summary["losses"]["final"] != undisturbed.summary["losses"]["final"]
+
+
+def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_path):
+    """Killed after growth, before the target's first checkpoint, and begun again with a longer source."""
+    first = launch(recipe())
+    wait_for(lambda: (tmp_path / "run" / "source_model").exists(), first)
+    first.kill()
+    assert (
+        json.loads((tmp_path / "run" / "checkpoints" / _latest(tmp_path / "run") / "progress.json").read_text())["step"]
+        == SOURCE
+    )
+    longer = launch(recipe(), "source.steps=10").wait()
+    assert longer.status == 0, longer.error
+    assert longer.summary["losses"]["source"] != undisturbed.summary["losses"]["source"]
+    assert longer.summary["steps"] == STEPS + 2
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero3_offload"])
+def test_the_shipped_deepspeed_configurations_run_and_resume(launch, recipe, tmp_path, name):
+    """README's commands run zero2 and zero3."""
+    ds_config = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
+    first = launch(recipe(), ds_config=ds_config).wait()
+    assert first.status == 0, first.error
+    resumed = launch(recipe(), "stages.full.steps=10", ds_config=ds_config, ranks=1).wait()
+    assert resumed.status == 0, resumed.error
+    assert "going on from step 22" in resumed.output
+    assert len(resumed.losses) == STEPS + 2
+
+
+def wait_for(condition, run, timeout: float = 120) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert run.process.poll() is None, "".join(run.process.communicate())
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+INSTANTS = [
+    "data/*.partial",
+    "data/*/manifest.json",
+    "run/data.json",
+    "run/ds_config.json.partial",
+    "run/recipe.yaml",
+    "run/checkpoints/*.partial",
+    "run/checkpoints/latest",
+    "run/source_model.gathering",
+    "run/source_model",
+    "run/certificates/00.json",
+    "run/checkpoints/step-00000013*",
+    "run/checkpoints/step-00000014.partial",
+    "run/checkpoints/step-00000022.partial",
+    "run/checkpoints/step-00000022",
+    "run/model.gathering/model.safetensors",
+    "run/model",
+    "run/summary.json",
+]
+SAMPLE = ("data/*.partial", "run/source_model.gathering")
+
+
+@pytest.mark.parametrize(
+    "instant", [pytest.param(i, marks=() if i in SAMPLE else pytest.mark.full, id=i.replace("/", ":")) for i in INSTANTS]
+)
+def test_killed_when_a_file_appears_and_started_again_nothing_is_lost(launch, recipe, tmp_path, instant, corpus, undisturbed):
+    data = {
+        "output_dir": str(tmp_path / "data"),
+        "text": {"files": [str(corpus)], "heldout_fraction": 0.1},
+        "tokenizer": {"vocab_size": 406},
+        "sequence_length": 32,
+    }
+    path = recipe(data=data)
+    killed = launch(path)
+    wait_for(lambda: killed.process.poll() is not None or list(tmp_path.glob(instant)), killed)
+    killed.kill()
+    resumed = launch(path).wait()
+    assert resumed.status == 0, resumed.error
+    # The same text through the same tokenizer settings: the shards, and so the losses, of the shared run.
     assert resumed.losses == undisturbed.losses
+    assert resumed.evaluations == undisturbed.evaluations
+    assert resumed.summary["losses"] == undisturbed.summary["losses"]
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".partial", ".gathering"))]
+
+
+@pytest.mark.full
+def test_the_quickstart_whole(launch, tmp_path):
+    """Text to summary: a source well under the unigram entropy, an exact growth, a better model at the end."""
+    recipe = ROOT / "launch" / "recipes" / "quickstart.yaml"
+    overrides = [f"run_dir={tmp_path / 'run'}", f"data.output_dir={tmp_path / 'data'}"]
+    ds_config = json.loads((ROOT / "ds_configs" / "zero3.json").read_text())
+    finished = launch(recipe, *overrides, ranks=1, ds_config=ds_config).wait(timeout=1500)
+    assert finished.status == 0, finished.error
+    losses = finished.summary["losses"]
+    assert losses["source"] < losses["unigram"] - 1
+    assert finished.summary["growth"]["preserves_function"] and finished.summary["growth"]["measured_agrees"]
+    assert losses["final"] < losses["source"] - 0.1
+
+
+@pytest.mark.full
+def test_a_rank_killed_alone_while_it_prepares_text_leaves_no_lock(launch, recipe, tmp_path):
+    data = {
+        "output_dir": str(tmp_path / "data"),
+        "text": {"corpus": "python_docs"},
+        "tokenizer": {"vocab_size": 1000},
+        "sequence_length": 32,
+    }
+    path = recipe(data=data)
+    killed = launch(path)
+    wait_for(lambda: len(psutil.Process(killed.process.pid).children()) >= 2, killed)
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.process.wait()
+    refused = launch(path, "target.hidden_size=16").wait()
+    assert "target.hidden_size" in refused.error, "the directory is free"

@@ -134,6 +134,16 @@ def test_sizes_that_a_target_leaves_out_follow_the_source(tiny_model):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_targets_dropout_is_the_recipes_not_the_sources(family):
+    source = FAMILIES[family].config_class()
+    keys = FAMILIES[family].dropout
+    assert all(getattr(source, key) == 0.1 for key in keys)
+    for wanted in (0.0, 0.2):
+        grown = target_config(source, TargetConfig(dropout=wanted))
+        assert [getattr(grown, key) for key in keys] == [wanted] * len(keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_fresh_weights_have_the_deviations_of_the_hugging_face_class(family, tiny_model):
     config = tiny_model(family, hidden=64, vocab=400).config
     torch.manual_seed(0)
