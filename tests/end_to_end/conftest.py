@@ -54,9 +54,11 @@ class Finished:
 class Launched:
     """A run under way; everything it started is killed at the end of the test, however that ends."""
 
-    def __init__(self, command: list[str], run_dir: Path, limit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, command: list[str], run_dir: Path, limit: Callable[[], None] | None = None, accelerator: str = "cpu"
+    ) -> None:
         self.run_dir = run_dir
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": accelerator}
         environment.pop("RANK", None)
         self.process = subprocess.Popen(
             command,
@@ -106,6 +108,7 @@ class Launcher:
         ranks: int = 0,
         ds_config: dict = FP32,
         limit: Callable[[], None] | None = None,
+        accelerator: str = "cpu",
     ) -> Launched:
         """Start launch/pretrain.py with a recipe and overrides; 0 ranks means without a launcher."""
         path = self._directory / f"ds-{len(self._started)}.json"
@@ -114,13 +117,15 @@ class Launcher:
         words = ["deepspeed", "--num_accelerators", str(ranks), *script] if ranks else [sys.executable, *script]
         content = yaml.safe_load(recipe.read_text())
         run_dir = next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"])
-        return self.command(words, Path(run_dir), limit)
+        return self.command(words, Path(run_dir), limit, accelerator)
 
-    def command(self, words: list[str], run_dir: Path, limit: Callable[[], None] | None = None) -> Launched:
+    def command(
+        self, words: list[str], run_dir: Path, limit: Callable[[], None] | None = None, accelerator: str = "cpu"
+    ) -> Launched:
         """Start a command line; `deepspeed` is this environment's, on a port of its own."""
         if words[0] == "deepspeed":
             words = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port()), *words[1:]]
-        self._started.append(Launched(words, run_dir, limit))
+        self._started.append(Launched(words, run_dir, limit, accelerator))
         return self._started[-1]
 
     def end(self) -> None:
