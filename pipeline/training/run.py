@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed
 from transformers import PretrainedConfig
 
@@ -28,18 +27,15 @@ from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.ds_config import compute_dtype
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.evaluate import Logits, heldout_loss
 from pipeline.training.export import export
 from pipeline.training.loop import Position, Records, Trainer, peak_memory
+from pipeline.training.measure import measure_growth
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.progress import Progress
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
-
-_PROBE_POSITIONS = 32
-"""Positions of one held-out window whose logits are compared before and after growth."""
 
 
 class Run:
@@ -138,7 +134,7 @@ class Run:
 
         model = self._build(target, plan.grow(given.state), per_block)
         if saved is None or saved.model == "source":
-            self._measure_growth(plan, given, model, heldout, records, position.step)
+            self._certify_growth(plan, given, model, heldout, records, position.step)
         final = train("target", model, recipe.stages, self._source_steps)
         export(model, self._directory.model, data.tokenizer)
         model.close()
@@ -221,7 +217,7 @@ class Run:
             records.evaluations.keep(lambda record: record["step"] <= step)
         return records
 
-    def _measure_growth(
+    def _certify_growth(
         self,
         plan: GrowthPlan,
         source: HuggingFaceSource,
@@ -231,37 +227,17 @@ class Run:
         step: int,
     ) -> None:
         """Compare the grown model with its source on held-out text, and write the certificate."""
-        dtype = compute_dtype(self._ds_config)
-        config = source.config
-        config._attn_implementation = self._recipe.attn_implementation
-        small = plan.family.model_class.from_pretrained(source.directory, config=config, dtype=dtype)
-        small.to(distributed.device()).eval()
-        grown.engine.eval()
-        windows, batch_size = self._recipe.evaluation.windows, grown.engine.train_micro_batch_size_per_gpu()
-
-        @torch.no_grad()
-        def probe(logits: Logits) -> torch.Tensor:
-            window = heldout.heldout(torch.zeros(1, dtype=torch.int64).numpy()).input_ids.to(distributed.device())
-            return logits(window)[0, -_PROBE_POSITIONS:].double()
-
-        def source_logits(input_ids: torch.Tensor) -> torch.Tensor:
-            return small(input_ids=input_ids).logits
-
-        before, tokens = heldout_loss(source_logits, heldout, windows, batch_size)
-        after, _ = heldout_loss(grown.logits, heldout, windows, batch_size)
-        difference = (probe(source_logits) - probe(grown.logits)).abs().max().item()
-        grown.engine.train()
+        measured = measure_growth(
+            source,
+            grown,
+            heldout,
+            self._recipe.evaluation.windows,
+            compute_dtype(self._ds_config),
+            self._recipe.attn_implementation,
+        )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
-        records.evaluation(step, GROWN_STAGE, after, tokens)
-        measured = {
-            "source_loss": before,
-            "grown_loss": after,
-            "loss_gap": after - before,
-            "max_logit_difference": difference,
-            "scored_tokens": tokens,
-            "dtype": str(dtype).removeprefix("torch."),
-        }
+        records.evaluation(step, GROWN_STAGE, measured["grown_loss"], measured["scored_tokens"])
         distributed.on_first_rank(lambda: write_json(self._directory.certificate, certify(plan, measured)))
 
     def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
