@@ -126,7 +126,8 @@ def _prepare_into(
         if not characters[split]:
             raise UserError(f"{key}: no document is left for the {split} split ({dict(dropped)} dropped); give more text")
 
-    say(f"data: {sum(characters.values()) / 1e6:.1f} MB of text; tokenizer")
+    doing = "training a tokenizer" if config.tokenizer.path is None else "loading the tokenizer"
+    say(f"data: {sum(characters.values()) / 1e6:.1f} million characters of text; {doing}")
     tokenizer = _provide_tokenizer(folder / _TOKENIZER_FOLDER, config.tokenizer, cleaned[TRAIN], characters[TRAIN])
 
     splits: dict[str, SplitCounts] = {}

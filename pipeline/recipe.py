@@ -1,5 +1,6 @@
 """What a run is: typed, validated, printable."""
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,13 +211,19 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
     Raises UserError naming the file, the key and what would do.
     """
-    content = read_yaml(path)
+    written = read_yaml(path)
+    content = copy.deepcopy(written)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key.sub=value, for instance optimizer.lr=3e-4")
         _set(content, key, _parse(value))
-    return validate(Recipe, content, str(path))
+    try:
+        return validate(Recipe, content, str(path))
+    except UserError:
+        # Where the file alone would do, the command line is to blame.
+        validate(Recipe, written, str(path))
+        return validate(Recipe, content, "command line")
 
 
 def _parse(value: str) -> Any:

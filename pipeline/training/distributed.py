@@ -30,7 +30,7 @@ def world_size() -> int:
 
 
 def join() -> None:
-    """Join the ranks that the launcher started, or be the only one."""
+    """Join the ranks that the launcher started, or be the only one; raises UserError where the port is taken."""
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -39,7 +39,13 @@ def join() -> None:
     if get_accelerator().device_name() == "cpu":
         # Shared-memory collectives are compiled at the first start, for up to 90 s and only where there is a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
+    try:
+        deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
+    except torch.distributed.DistNetworkError as error:
+        raise UserError(
+            f"MASTER_PORT {os.environ['MASTER_PORT']}: the ranks cannot meet there ({str(error).splitlines()[0][:120]}); if "
+            "another run has the port, give the launcher another, for instance deepspeed --master_port 29501"
+        ) from None
     if get_accelerator().device_name() != "cpu":
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def test_the_status_passes_through_the_launcher(launch, recipe):
     finished = launch(recipe(), "target.hidden_size=16", ranks=2).wait()
     assert finished.status == 2
     assert finished.error.count("target.hidden_size: 16 is smaller") == 1, "one rank speaks"
+    assert "Traceback" not in finished.error
+
+
+def test_a_port_that_is_taken_is_named(launch, recipe):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words = ["deepspeed", "--master_port", port, "launch/pretrain.py", "--ds_config", "ds_configs/zero3.json"]
+        finished = launch.command([*words, "--recipe", str(recipe())], recipe().parent / "run").wait()
+    assert finished.status == 2
+    assert f"MASTER_PORT {port}: the ranks cannot meet there" in finished.error
     assert "Traceback" not in finished.error
 
 

@@ -55,6 +55,16 @@ def test_a_wrong_key_or_value_is_refused_in_words(override, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_sentence_names_the_file_or_the_command_line_whichever_is_wrong(tmp_path):
+    with pytest.raises(UserError, match=r"^command line: unknown key 'optimzer'"):
+        load_recipe(QUICKSTART, ["optimzer.lr=1"])
+    path = tmp_path / "r.yaml"
+    path.write_text(QUICKSTART.read_text() + "\noptimzer: {}\n")
+    for overrides in ([], ["seed=3"]):
+        with pytest.raises(UserError, match=f"^{path}: unknown key 'optimzer'"):
+            load_recipe(path, overrides)
+
+
 def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path):
     for content, words in [("- a list", "a mapping of keys"), ("a: [", "not readable as YAML")]:
         path = tmp_path / "r.yaml"
