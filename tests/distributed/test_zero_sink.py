@@ -1,7 +1,10 @@
 """Growth written into live engines: exact masters, rounded weights, and no rank reading more than its pieces."""
 
+import math
+
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
 from pipeline.growth.plan import plan_growth
@@ -9,6 +12,7 @@ from pipeline.growth.sources import HuggingFaceSource
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.engine import build
+from pipeline.training.evaluate import summed_loss
 from tests.ranks import run_ranks
 
 
@@ -91,3 +95,44 @@ def test_live_partitions_hold_the_grown_weights(tmp_path, family, ranks):
         for (stage, bf16), logits in result.items():
             # bf16 has 8 bits: 2^-8 of values up to about 1, through a few layers.
             assert (logits - expected).abs().max() < (0.03 if bf16 else 1e-5), (stage, bf16)
+
+
+def grow_at_size(directory):
+    """Grow GPT-2 {8, 512} into {16, 1024} on this rank; return (loss on a fixed batch, most elements read at once)."""
+    source = HuggingFaceSource(directory)
+    config = target_config(source.config, TargetConfig(hidden_size=1024, num_hidden_layers=16))
+    growth = GrowthConfig(depth="last_layer")
+    plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)
+    watched = {name: Watched(tensor) for name, tensor in plan.grow(source.state).items()}
+    ds_config = {
+        "train_batch_size": distributed.world_size(),
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": True},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 3},
+    }
+    trained = build(source.family, config, watched, ds_config, OptimizerConfig(), 16, "sdpa")
+    trained.engine.eval()
+    with torch.no_grad():
+        loss = summed_loss(trained.logits(BATCH), BATCH).item() / BATCH.numel()
+    for name, tensor in watched.items():
+        rows, width = tensor.shape[0], max(1, math.prod(tensor.shape[1:]))
+        assert tensor.most <= rows * width / distributed.world_size() + 3 * width, f"{name}: {tensor.most} elements at once"
+    return loss
+
+
+BATCH = torch.arange(64)[None] * 701
+
+
+@pytest.mark.full
+def test_growth_at_size_reads_pieces_only_and_keeps_the_loss(tmp_path):
+    """51 million parameters into 254 million, on three ranks."""
+    torch.manual_seed(1)
+    config = GPT2Config(n_embd=512, n_layer=8, n_head=8)
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = summed_loss(model(BATCH).logits, BATCH).item() / BATCH.numel()
+    for loss in run_ranks(grow_at_size, 3, tmp_path, timeout=600):
+        # bf16 against fp32: 2^-8 of a loss near 11, averaged over 64 tokens.
+        assert loss == pytest.approx(expected, abs=0.02)
