@@ -1,6 +1,7 @@
 """What data preparation is asked to do, and how any configuration of the project is read and refused."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -83,6 +84,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a mapping of keys is expected, this file holds {type(content).__name__}")
+    return content
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """Return a JSON file's object; raises UserError where there is none, with `hint` where the file is missing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {hint}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: an object of keys is expected, this file holds {type(content).__name__}")
     return content
 
 

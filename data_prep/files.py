@@ -17,10 +17,14 @@ from data_prep.errors import UserError
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a reader, at any instant, sees the old file or the new one."""
     aside = path.with_name(path.name + ".partial")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     os.replace(aside, path)
     fsync_directory(path.parent)
 

@@ -1,6 +1,5 @@
 """Sources: where a state comes from."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline import keyed
 from pipeline.families import Family, TensorSpec, family_of, sizes_of
@@ -111,14 +111,7 @@ class HuggingFaceSource:
 
 def _read_config(directory: Path) -> PretrainedConfig:
     path = directory / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Hugging Face model directory has one") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: an object of keys is expected")
+    content = read_json(path, "a Hugging Face model directory has one")
     try:
         return AutoConfig.for_model(**content)
     except (TypeError, ValueError, KeyError) as error:
@@ -130,8 +123,8 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / WEIGHTS_INDEX
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
+            names = sorted(set(read_json(index, "save the model again")["weight_map"].values()))
+        except (KeyError, AttributeError):
             raise UserError(f"{index}: not an index of weights; save the model again with save_pretrained") from None
         files = [directory / name for name in names]
     else:

@@ -1,6 +1,5 @@
 """DeepSpeed's own JSON: checked, its "auto" values resolved from the recipe and the machine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
 from pydantic import BaseModel, ValidationError
 
-from data_prep.config import unknown_key
+from data_prep.config import read_json, unknown_key
 from data_prep.errors import UserError
 from pipeline.recipe import Recipe
 
@@ -62,14 +61,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
 
     Raises UserError naming the file and the key.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; ds_configs/ has one for each way of running") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: an object of keys is expected")
+    config = read_json(path, "ds_configs/ has one for each way of running")
     _check_keys(config, str(path))
     _check_supported(config, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
