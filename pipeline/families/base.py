@@ -15,12 +15,19 @@ class AxisKind(StrEnum):
     RESIDUAL = "residual"
     """The residual stream, `hidden_size`: its writers and readers force one map on the whole network."""
     HEADS = "heads"
-    """Query, key and value channels: `num_attention_heads` blocks of the head dimension."""
+    """Query channels: `num_attention_heads` blocks of the head dimension."""
+    KV_HEADS = "kv_heads"
+    """Key and value channels: `num_key_value_heads` blocks of the head dimension."""
+    HEAD_DIM = "head_dim"
+    """One head's channels, as Qwen3's query and key norms have them."""
     FFN = "ffn"
     """Units of the feed-forward network, `intermediate_size`."""
     VOCAB = "vocab"
     POSITIONS = "positions"
     SEGMENTS = "segments"
+
+
+Part = Literal["", "query", "key", "value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,9 @@ class Axis:
     kind: AxisKind
     role: Literal["in", "out", "index"]
     """`in`: summed over in the forward pass; `out`: produced by it; `index`: rows are looked up."""
-    fused: int = 1
-    """How many tensors of the kind lie side by side (GPT-2's c_attn: 3)."""
+    parts: tuple[Part, ...] = ("",)
+    """What lies side by side along the axis, each as long as the kind: one thing, but for fused tensors
+    (GPT-2's c_attn: query, key, value). Attention's channels say what they are; nothing else needs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,11 @@ class TensorSpec:
     block: Literal["embeddings", "layer", "head"]
     """Which block the tensor is trained and frozen with."""
     writes_residual: bool = False
-    """Part of an output projection: zero, it makes its layer write nothing."""
+    """Part of an output projection of attention or FFN: zero, it makes its layer write nothing."""
+    norm: Literal["gain", "bias"] | None = None
+    """Part of a norm (over the residual stream or, where its axis is HEAD_DIM, over one head's channels)."""
     final_norm: bool = False
-    """Feeds the output matrix: absorbs the matrix's 1/C where that is tied to the embedding."""
+    """The norm that feeds the output matrix: absorbs the matrix's 1/C where that is tied to the embedding."""
 
     @property
     def decays(self) -> bool:
@@ -62,22 +72,22 @@ class Sizes:
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    """Channels per attention head, d_k."""
     intermediate_size: int
     vocab_size: int
     max_position_embeddings: int
     segments: int
     tied: bool
 
-    @property
-    def head_dim(self) -> int:
-        """Channels per attention head, d_k."""
-        return self.hidden_size // self.num_attention_heads
-
     def of(self, kind: AxisKind) -> int:
         """The length of an axis of `kind`."""
         return {
             AxisKind.RESIDUAL: self.hidden_size,
             AxisKind.HEADS: self.num_attention_heads * self.head_dim,
+            AxisKind.KV_HEADS: self.num_key_value_heads * self.head_dim,
+            AxisKind.HEAD_DIM: self.head_dim,
             AxisKind.FFN: self.intermediate_size,
             AxisKind.VOCAB: self.vocab_size,
             AxisKind.POSITIONS: self.max_position_embeddings,
@@ -86,7 +96,7 @@ class Sizes:
 
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """The storage shape of one of the family's tensors."""
-        return tuple(self.of(axis.kind) * axis.fused for axis in spec.axes)
+        return tuple(self.of(axis.kind) * len(axis.parts) for axis in spec.axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +108,14 @@ class Family:
     config_class: type[PretrainedConfig]
     objective: Literal["clm", "mlm"]
     """Causal or masked language modelling."""
+    norm: Literal["layer_norm", "rms_norm"]
+    """How the norms over the residual stream normalize."""
     pre_norm: bool
     """Whether norms stand before attention and FFN (GPT-2) or after (BERT)."""
+    rotary: bool
+    """Whether positions turn queries and keys (RoPE, half-split pairs) instead of being embedded."""
+    position_offset: int
+    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
     layers: str
     """The module list of the layers."""
     tensors: tuple[TensorSpec, ...]
@@ -146,10 +162,13 @@ class Family:
 def sizes_of(config: PretrainedConfig) -> Sizes:
     """Read a model's sizes off its Hugging Face configuration."""
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    heads = config.num_attention_heads
     return Sizes(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         intermediate_size=inner or 4 * config.hidden_size,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,

@@ -8,8 +8,10 @@ from pipeline.families.base import Axis, AxisKind, Family, TensorSpec
 
 _HIDDEN_IN = Axis(AxisKind.RESIDUAL, "in")
 _HIDDEN = Axis(AxisKind.RESIDUAL, "out")
-_HEADS_IN = Axis(AxisKind.HEADS, "in")
-_HEADS = Axis(AxisKind.HEADS, "out")
+_HEADS_IN = Axis(AxisKind.HEADS, "in", ("value",))
+_QUERY = Axis(AxisKind.HEADS, "out", ("query",))
+_KEY = Axis(AxisKind.HEADS, "out", ("key",))
+_VALUE = Axis(AxisKind.HEADS, "out", ("value",))
 _FFN_IN = Axis(AxisKind.FFN, "in")
 _FFN = Axis(AxisKind.FFN, "out")
 _VOCAB = Axis(AxisKind.VOCAB, "out")
@@ -21,8 +23,8 @@ _HEAD = "cls.predictions."
 
 def _norm(name: str, block: str, *, final_norm: bool = False) -> tuple[TensorSpec, TensorSpec]:
     return (
-        TensorSpec(name + ".weight", (_HIDDEN,), "ones", block, final_norm=final_norm),
-        TensorSpec(name + ".bias", (_HIDDEN,), "zeros", block, final_norm=final_norm),
+        TensorSpec(name + ".weight", (_HIDDEN,), "ones", block, norm="gain", final_norm=final_norm),
+        TensorSpec(name + ".bias", (_HIDDEN,), "zeros", block, norm="bias", final_norm=final_norm),
     )
 
 
@@ -38,7 +40,10 @@ BERT = Family(
     model_class=BertForMaskedLM,
     config_class=BertConfig,
     objective="mlm",
+    norm="layer_norm",
     pre_norm=False,
+    rotary=False,
+    position_offset=0,
     layers="bert.encoder.layer",
     tensors=(
         TensorSpec(_EMBEDDINGS + "word_embeddings.weight", (Axis(AxisKind.VOCAB, "index"), _HIDDEN), "normal", "embeddings"),
@@ -52,9 +57,9 @@ BERT = Family(
             "embeddings",
         ),
         *_norm(_EMBEDDINGS + "LayerNorm", "embeddings"),
-        *_linear(_LAYER + "attention.self.query", _HEADS, _HIDDEN_IN),
-        *_linear(_LAYER + "attention.self.key", _HEADS, _HIDDEN_IN),
-        *_linear(_LAYER + "attention.self.value", _HEADS, _HIDDEN_IN),
+        *_linear(_LAYER + "attention.self.query", _QUERY, _HIDDEN_IN),
+        *_linear(_LAYER + "attention.self.key", _KEY, _HIDDEN_IN),
+        *_linear(_LAYER + "attention.self.value", _VALUE, _HIDDEN_IN),
         *_linear(_LAYER + "attention.output.dense", _HIDDEN, _HEADS_IN, writes=True),
         *_norm(_LAYER + "attention.output.LayerNorm", "layer"),
         *_linear(_LAYER + "intermediate.dense", _FFN, _HIDDEN_IN),

@@ -15,7 +15,7 @@ from pipeline import keyed
 from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.depth import LayerOrigin, layer_origins
-from pipeline.growth.sources import MappedTensor
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.recipe import GrowthConfig
 
 _STD_ELEMENTS = 1 << 20
@@ -127,13 +127,13 @@ class GrowthPlan:
         size = self.source.of(axis.kind)
         axis_map = self.maps.get(axis.kind) or AxisMap(torch.arange(size), size)
         # A fused tensor is several side by side, each grown by itself.
-        indices = torch.cat([axis_map.indices + part * size for part in range(axis.fused)])
+        indices = torch.cat([axis_map.indices + part * size for part in range(len(axis.parts))])
         scale = None
         # bert2BERT eq. 7: what is summed over shrinks by 1/C. A tied output matrix cannot (it is the
         # embedding, eq. 9), so the norm before it does: gain and bias by 1/C.
         if axis_map.grows and (axis.role == "in" or (spec.final_norm and self.target.tied)):
             scale = 1.0 / axis_map.counts.double()
-        return AxisPlan(indices, scale, axis_map.new.repeat(axis.fused))
+        return AxisPlan(indices, scale, axis_map.new.repeat(len(axis.parts)))
 
 
 def plan_growth(family: Family, source: Sizes, target: Sizes, growth: GrowthConfig, seed: int) -> GrowthPlan:

@@ -1,9 +1,14 @@
 """A state: named tensors that can be read by row range, so that any process can read any piece of any of them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from transformers import PretrainedConfig
+
+from pipeline.families import Family
 
 
 class Rows(Protocol):
@@ -18,6 +23,22 @@ class Rows(Protocol):
 
 State = Mapping[str, Rows]
 """A model's tensors by name."""
+
+OptimizerState = Mapping[str, Mapping[str, Rows | float]]
+"""What an optimizer keeps of each tensor, by name and then by its own key (Adam: exp_avg, exp_avg_sq,
+step); a float holds for the whole tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to grow, of whatever format."""
+
+    directory: Path
+    config: PretrainedConfig
+    family: Family
+    state: State
+    optimizer: OptimizerState | None = None
+    """None where only weights were kept."""
 
 
 def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from data_prep.errors import UserError
 from data_prep.files import publish_directory, write_json
 from data_prep.tokenizer import Tokenizer
-from pipeline.growth.sources import WEIGHTS, WEIGHTS_INDEX
+from pipeline.growth.huggingface import WEIGHTS, WEIGHTS_INDEX
 from pipeline.training import distributed
 from pipeline.training.engine import TrainedModel
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.data.batches import Batches
-from pipeline.growth.sources import HuggingFaceSource
+from pipeline.growth.state import Source
 from pipeline.training import distributed
 from pipeline.training.engine import TrainedModel
 from pipeline.training.evaluate import Logits, heldout_loss
@@ -16,7 +16,7 @@ _PROBE_POSITIONS = 32
 
 
 def measure_growth(
-    source: HuggingFaceSource, grown: TrainedModel, heldout: Batches, windows: int, dtype: torch.dtype, attn_implementation: str
+    source: Source, grown: TrainedModel, heldout: Batches, windows: int, dtype: torch.dtype, attn_implementation: str
 ) -> dict[str, Any]:
     """Return the losses of both models, and by how much the growth moved a logit; a collective call.
 

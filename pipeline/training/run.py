@@ -19,9 +19,10 @@ from pipeline.data.objectives import objective_for
 from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
 from pipeline.growth.certificate import certify
+from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.sources import HuggingFaceSource, initialized
-from pipeline.growth.state import State
+from pipeline.growth.sources import open_source
+from pipeline.growth.state import Source, State
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved
@@ -130,7 +131,7 @@ class Run:
                 train("source", model, [stage], 0)
                 export(model, self._directory.source_model, data.tokenizer)
                 model.close()
-            given = HuggingFaceSource(self._directory.source_model)
+            given = open_source(self._directory.source_model)
 
         model = self._build(target, plan.grow(given.state), per_block)
         if saved is None or saved.model == "source":
@@ -151,9 +152,9 @@ class Run:
             return saved is not None
         return saved.step >= self._source_steps and self._directory.source_model.is_dir()
 
-    def _given_source(self) -> HuggingFaceSource | None:
+    def _given_source(self) -> Source | None:
         path = self._recipe.source.path
-        return None if path is None else HuggingFaceSource(Path(path))
+        return None if path is None else open_source(Path(path))
 
     def _prepare_data(self) -> str:
         """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for."""
@@ -173,7 +174,7 @@ class Run:
             )
         return str(data.directory)
 
-    def _source_config(self, given: HuggingFaceSource | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
+    def _source_config(self, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
         if given is not None:
             return given.config
         return scratch_config(self._recipe.source.model, vocab_size, eos_id, self._recipe.data.sequence_length)
@@ -220,7 +221,7 @@ class Run:
     def _certify_growth(
         self,
         plan: GrowthPlan,
-        source: HuggingFaceSource,
+        source: Source,
         grown: TrainedModel,
         heldout: Batches,
         records: Records,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.families import FAMILIES, scratch_config
-from pipeline.growth.sources import initialized
+from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import distributed
 from pipeline.training.engine import build

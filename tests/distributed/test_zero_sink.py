@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.sources import HuggingFaceSource
+from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.engine import build
@@ -31,7 +31,7 @@ class Watched:
 
 
 def grown(directory):
-    source = HuggingFaceSource(directory)
+    source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=40, num_hidden_layers=3))
     growth = GrowthConfig(width="nai", noise=0.1, depth="stack")
     plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)
@@ -99,7 +99,7 @@ def test_live_partitions_hold_the_grown_weights(tmp_path, family, ranks):
 
 def grow_at_size(directory):
     """Grow GPT-2 {8, 512} into {16, 1024} on this rank; return (loss on a fixed batch, most elements read at once)."""
-    source = HuggingFaceSource(directory)
+    source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=1024, num_hidden_layers=16))
     growth = GrowthConfig(depth="last_layer")
     plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)

@@ -7,7 +7,8 @@ from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadM
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check_parameters, family_of, sizes_of, target_config
-from pipeline.growth.sources import HuggingFaceSource, initialized
+from pipeline.growth.initialization import initialized
+from pipeline.growth.sources import open_source
 from pipeline.recipe import TargetConfig
 
 
@@ -31,7 +32,7 @@ def test_an_unknown_family_is_refused():
 
 
 def same_state(directory, expected):
-    source = HuggingFaceSource(directory)
+    source = open_source(directory)
     for name, tensor in source.state.items():
         assert torch.equal(tensor.rows(0, tensor.shape[0]), expected[name]), name
 
@@ -101,14 +102,14 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.weight"
 def test_a_spoiled_source_directory_is_refused_by_file_or_tensor(saved, spoil, words):
     spoil(saved)
     with pytest.raises(UserError) as error:
-        HuggingFaceSource(saved)
+        open_source(saved)
     assert words in str(error.value)
 
 
 def test_a_directory_of_an_unknown_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(UserError, match="'t5' is not known"):
-        HuggingFaceSource(tmp_path)
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ from pipeline.families import FAMILIES, AxisKind, sizes_of, target_config
 from pipeline.growth.axes import AxisMap
 from pipeline.growth.certificate import certify, departures
 from pipeline.growth.depth import layer_origins
+from pipeline.growth.huggingface import MappedTensor, open_huggingface
+from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import AxisPlan, GrownTensor, GrowthPlan, plan_growth
-from pipeline.growth.sources import HuggingFaceSource, MappedTensor, initialized
-from pipeline.growth.state import flat
+from pipeline.growth.state import Source, flat
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 EXACT = 1e-12
 """Float64 logits of order 1 after a few dozen products differ by a few 1e-15; 1e-12 is far above and far below any effect."""
 
 
-def grown_logits(plan: GrowthPlan, source: HuggingFaceSource, config, input_ids):
+def grown_logits(plan: GrowthPlan, source: Source, config, input_ids):
     model = plan.family.model_class(config).double().eval()
     state = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in plan.grow(source.state).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -29,7 +30,7 @@ def grown_logits(plan: GrowthPlan, source: HuggingFaceSource, config, input_ids)
 def grow(model, tmp_path, target: dict, growth: dict, seed: int = 0):
     """Return (plan, logits of the source, logits of the grown model) on a fixed batch."""
     model.save_pretrained(tmp_path)
-    source = HuggingFaceSource(tmp_path)
+    source = open_huggingface(tmp_path)
     config = target_config(source.config, TargetConfig(**target))
     plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), GrowthConfig(**growth), seed)
     input_ids = torch.arange(32).reshape(2, 16) % model.config.vocab_size
@@ -150,7 +151,7 @@ def test_depth_operators_by_hand(operator, source, target, origins, silent):
 @pytest.mark.parametrize("growth", [{}, {"width": "nai", "noise": 0.1}])
 def test_pieces_of_any_number_of_ranks_are_the_same_bits(tiny_model, tmp_path, ranks, growth):
     tiny_model("gpt2").float().save_pretrained(tmp_path)
-    source = HuggingFaceSource(tmp_path)
+    source = open_huggingface(tmp_path)
     config = target_config(source.config, TargetConfig(hidden_size=48, num_hidden_layers=5))
     plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), GrowthConfig(**growth), 2)
     for state in (plan.grow(source.state), initialized(source.family, config, 5)):
@@ -163,7 +164,7 @@ def test_pieces_of_any_number_of_ranks_are_the_same_bits(tiny_model, tmp_path, r
 
 def test_noise_lies_on_new_rows_and_columns_only(tiny_model, tmp_path):
     tiny_model("gpt2").save_pretrained(tmp_path)
-    source = HuggingFaceSource(tmp_path)
+    source = open_huggingface(tmp_path)
     config = target_config(source.config, TargetConfig(hidden_size=64))
     quiet, noisy = (
         plan_growth(source.family, sizes_of(source.config), sizes_of(config), GrowthConfig(width="nai", noise=noise), 2).grow(
