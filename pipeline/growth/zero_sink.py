@@ -4,7 +4,7 @@ One pass after `deepspeed.initialize`, a chunk at a time: the fp32 masters, the 
 beside them, and what the optimizer keeps of each. Under ZeRO-3 no rank ever holds a whole tensor.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch

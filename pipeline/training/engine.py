@@ -7,7 +7,6 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -71,12 +70,6 @@ class TrainedModel:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def full_weight(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return one parameter whole, in fp32, on the CPU; a collective call."""
-        whole = safe_get_full_fp32_param(parameter)
-        # Stage 0 has no masters beside the weights.
-        return (parameter.detach() if whole is None else whole).float().cpu().reshape(_shape(parameter))
-
     def close(self) -> None:
         """Give back the engine's memory."""
         self.train_all()
@@ -120,7 +113,3 @@ def build(
     for (block, _), parameters in groups.items():
         blocks.setdefault(block, []).extend(parameters)
     return TrainedModel(family, config, engine, adamw, blocks, per_block)
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
