@@ -101,7 +101,7 @@ def open_zero_checkpoint(directory: Path) -> Source:
         path = directory / MODEL_STATES
     try:
         held = _read_ranks(directory, path)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
     _check(directory, family, shapes, held)
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
@@ -142,15 +142,21 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
         return _read_whole(path, model)
     shapes: list[Mapping[str, torch.Size]] = model["param_shapes"]
     held: dict[str, _Held] = {name: _Held() for group in shapes for name in group}
-    for rank in range(int(model["dp_world_size"])):
+    ranks, stage = int(model["dp_world_size"]), None
+    for rank in range(ranks):
         file = _optimizer_file(directory, rank)
         try:
             saved = _load(file)["optimizer_state_dict"]
-            if saved.get("zero_stage") == 3:
-                _take_stage_3(held, shapes, saved, int(model["dp_world_size"]))
+            # One of DeepSpeed's ZeRO-1 optimizers leaves its stage out.
+            of_stage, partitions = saved.get("zero_stage", 1), saved["partition_count"]
+            stage = of_stage if stage is None else stage
+            if of_stage != stage or {ranks} != set(partitions if isinstance(partitions, list) else [partitions]):
+                raise UserError(f"{file}: of another checkpoint than {path.name} ({ranks} ranks); copy the checkpoint again")
+            if stage == 3:
+                _take_stage_3(held, shapes, saved, ranks)
             else:
                 _take_stage_1_or_2(held, saved)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
     return held
