@@ -21,10 +21,10 @@ from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.state import Rows, Source
 
-MODEL_STATES = "mp_rank_00_model_states.pt"
+_MODEL_STATES = "mp_rank_00_model_states.pt"
 _RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
 _RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-_PREFIXES = ("", "bf16_", "fp16_")
+_PREFIXES = ("", "bf16_")
 
 
 class _Fields:
@@ -84,7 +84,7 @@ class PartitionedTensor:
 
 def is_zero_checkpoint(directory: Path) -> bool:
     """Whether this is a checkpoint's tag directory."""
-    return (directory / MODEL_STATES).is_file() or (directory / _RANK_MODEL_STATES.format(rank=0)).is_file()
+    return any(directory.glob("*_states.pt"))
 
 
 def open_zero_checkpoint(directory: Path) -> Source:
@@ -96,9 +96,9 @@ def open_zero_checkpoint(directory: Path) -> Source:
     config = _read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
-    path = directory / _RANK_MODEL_STATES.format(rank=0)
+    path = directory / _MODEL_STATES
     if not path.is_file():
-        path = directory / MODEL_STATES
+        path = directory / _RANK_MODEL_STATES.format(rank=0)
     try:
         held = _read_ranks(directory, path)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:

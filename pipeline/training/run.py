@@ -22,10 +22,10 @@ from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
-from pipeline.growth.state import Source, State
+from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.export import export
@@ -116,7 +116,7 @@ class Run:
 
         def train(role: str, model: TrainedModel, stages: list[StageConfig], first_step: int) -> float:
             if saved is not None and saved.model == role:
-                restore_counters(model.engine, saved)
+                restore_engine(model.engine, saved)
                 self._say(f"{role}: going on from step {saved.step}")
             return Trainer(role, model, stages, first_step, recipe, training, heldout, position, records, self._stop).train()
 
@@ -125,16 +125,19 @@ class Run:
                 # An export from before the source was lengthened must not pass for this one.
                 distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
-                opened = None if saved is None else self._open(saved)
-                state = initialized(family, source, recipe.seed) if opened is None else opened.state
-                model = self._build(source, state, opened, sizes_of(source).num_hidden_layers)
+                if saved is None:
+                    state, kept = initialized(family, source, recipe.seed), None
+                else:
+                    opened = self._open(saved)
+                    state, kept = opened.state, opened.optimizer
+                model = self._build(source, state, kept, sizes_of(source).num_hidden_layers)
                 train("source", model, [stage], 0)
                 model.close()
             return self._export(self._directory.source_model, data, again=False)
 
         if saved is not None and saved.model == "target":
             opened = self._open(saved)
-            model = self._build(target, opened.state, opened, per_block)
+            model = self._build(target, opened.state, opened.optimizer, per_block)
         else:
             given = given or train_source()
             model = self._build(target, plan.grow(given.state), None, per_block)
@@ -159,7 +162,9 @@ class Run:
         distributed.on_first_rank(work)
         return newest
 
-    def _build(self, config: PretrainedConfig, state: State, resumed: Source | None, per_block: int) -> TrainedModel:
+    def _build(
+        self, config: PretrainedConfig, state: State, optimizer_state: OptimizerState | None, per_block: int
+    ) -> TrainedModel:
         recipe = self._recipe
         return build(
             FAMILIES[config.model_type],
@@ -169,7 +174,7 @@ class Run:
             recipe.optimizer,
             per_block,
             recipe.attn_implementation,
-            None if resumed is None else resumed.optimizer,
+            optimizer_state,
         )
 
     def _given_source(self) -> Source | None:

@@ -16,7 +16,7 @@ from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.engine import build
 from pipeline.training.evaluate import summed_loss
 from pipeline.training.submodel import submodel
@@ -41,6 +41,7 @@ LAYOUTS = {
     "zero2-bf16": {"stage": 2},
     # Several masters to a group.
     "zero3-bf16": {"stage": 3, "sub_group_size": 3000},
+    "zero2-offload": {"stage": 2, "offload_optimizer": OFFLOAD},
     "zero3-offload": {"stage": 3, "offload_optimizer": OFFLOAD, "offload_param": OFFLOAD},
 }
 
@@ -107,7 +108,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS):
         state, kept = source.state, source.optimizer
     trained = build(FAMILY, config, state, ds_config(layout), OPTIMIZER, PER_BLOCK, "sdpa", kept)
     if saved is not None:
-        restore_counters(trained.engine, saved)
+        restore_engine(trained.engine, saved)
     assert trained.engine.global_steps == begin
     share = BATCH // distributed.world_size()
     part = slice(distributed.rank() * share, (distributed.rank() + 1) * share)

@@ -131,9 +131,10 @@ def test_a_walk_over_one_two_three_and_one_ranks_gives_the_uninterrupted_runs_lo
         rank.send_signal(signal.SIGTERM)
     stopped = part.wait()
     assert stopped.status == EXIT_STOPPED, stopped.error
+    steps = len(stopped.metrics)
     last = launch(path, override).wait()
     assert last.status == 0, last.error
-    assert f"target: going on from step {len(stopped.metrics)}" in last.output
+    assert f"target: going on from step {steps}" in last.output
     gap = max(abs(one / other - 1) for one, other in zip(last.losses, whole.losses, strict=True))
     print(f"losses within {gap:.1e} of the uninterrupted run's")
     # fp32 sums over the batch in another order; a moment or a step count lost shows as 1e-3.
