@@ -137,6 +137,11 @@ class Family:
     refused: Mapping[str, tuple[Any, ...]]
     """Configuration keys -> the values that the table is right for."""
 
+    @property
+    def query_key_norm(self) -> bool:
+        """Whether queries and keys are normalized over each head's channels (Qwen3)."""
+        return any(axis.kind is AxisKind.HEAD_DIM for spec in self.tensors for axis in spec.axes)
+
     def specs(self, sizes: Sizes) -> dict[str, tuple[TensorSpec, int | None]]:
         """Return every tensor's name -> (what it means, its layer or None), in a fixed order."""
         named: dict[str, tuple[TensorSpec, int | None]] = {}
