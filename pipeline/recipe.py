@@ -148,7 +148,7 @@ _OPTION_OF = {
     "paper_factor": ("nai",),
     "scaled": ("zero_pad",),
     "symmetry": _COPYING,
-    "norm_statistics": ("fpi", "nai", "auto"),
+    "norm_statistics": ("fpi", "nai", "hypercloning"),
 }
 
 

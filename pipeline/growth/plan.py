@@ -1,7 +1,7 @@
 """The growth plan: for each target tensor, the rows and columns of the source it is made of, their scales and noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PretrainedConfig
@@ -59,6 +59,16 @@ class GrowthPlan:
             )
         return {name: self._grown_adam(name, spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
 
+    def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
+        """Return the sides of a tensor's storage axes; the second is None for a vector."""
+        sides = [
+            Side.identity(self.target.max_position_embeddings)
+            if axis.kind is AxisKind.POSITIONS and self._stretches(spec)
+            else self._side(axis, spec)
+            for axis in spec.axes
+        ]
+        return sides[0], sides[1] if len(sides) > 1 else None
+
     @property
     def _specs(self) -> dict[str, tuple[TensorSpec, int | None]]:
         return self.family.specs(self.target)
@@ -79,7 +89,7 @@ class GrowthPlan:
             ("growth", self.seed, name),
             own,
             following,
-            *self._tensor_sides(spec),
+            *self.tensor_sides(spec),
             dtype=torch.promote_types(_dtype_of(own), dtype),
             init=self.initial[name],
             small=self.growth.noise,
@@ -95,7 +105,7 @@ class GrowthPlan:
             fresh: dict[str, Rows | float] = {"exp_avg": Constant(shape, 0.0), "exp_avg_sq": Constant(shape, 0.0), "step": 0.0}
             return fresh | ({key: Constant(shape, 1.0) for key in ("lr_factor", "eps_factor")} if self._rates else {})
         entry = optimizer[spec.name if origin is None else spec.name.format(layer=origin.source)]
-        rows, columns = self._tensor_sides(spec)
+        rows, columns = self.tensor_sides(spec)
 
         def grown(key: str, power: int, *, of: str, elsewhere: float) -> Rows:
             """Source values times (1 / (a n))^power, or times a, where the source's own layer is copied."""
@@ -137,21 +147,14 @@ class GrowthPlan:
             and self.target.max_position_embeddings > self.source.max_position_embeddings
         )
 
-    def _tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
-        sides = [
-            Side.identity(self.target.max_position_embeddings)
-            if axis.kind is AxisKind.POSITIONS and self._stretches(spec)
-            else self._side(axis, spec)
-            for axis in spec.axes
-        ]
-        return sides[0], sides[1] if len(sides) > 1 else None
-
     def _side(self, axis: Axis, spec: TensorSpec) -> Side:
         use = axis.role
         if spec.norm is not None:
             # A tied output matrix is the embedding (bert2BERT eq. 9) and cannot carry 1/C (eq. 7): the norm before it does.
             use = ("final_" if spec.final_norm and self.target.tied else "") + spec.norm
-        return Side.joined([self.sides[axis.kind, part, use] for part in axis.parts], self.source.of(axis.kind))
+        side = Side.joined([self.sides[axis.kind, part, use] for part in axis.parts], self.source.of(axis.kind))
+        # Embeddings and the head have no next layer.
+        return side if spec.block == "layer" else replace(side, next_layer=None)
 
     def _noise(self, spec: TensorSpec) -> Noise | None:
         if self.growth.noise == 0 or len(spec.axes) == 1:
