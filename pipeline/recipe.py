@@ -68,7 +68,7 @@ class TargetConfig(StrictModel):
     hidden_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
-    """In the source's ratio to `hidden_size` where not given; `head_dim` times this is `hidden_size` in GPT-2, BERT and RoBERTa."""
+    """In the source's ratio to `hidden_size` where not given. GPT-2, BERT and RoBERTa need `hidden_size` / `head_dim`."""
     num_key_value_heads: PositiveInt | None = None
     """Where not given: in the source's ratio to the query heads, or, where that does not divide, as many as the source's."""
     head_dim: PositiveInt | None = None
