@@ -80,7 +80,8 @@ def _units(plan: GrowthPlan) -> list[Departure]:
     departures = []
     if grown and operator.units in (Units.SMALL, Units.INIT):
         departures.append(Departure(f"new {' and '.join(grown)} hold {operator.units.value} that are heard at once", True))
-    if operator.next_layer and plan.source.num_hidden_layers > 1 and any(m.grows for m in plan.maps.values()):
+    repeated = any(not bool(axis_map.own.all()) for axis_map in plan.maps.values())
+    if operator.next_layer and plan.source.num_hidden_layers > 1 and repeated:
         departures.append(Departure("new rows come from the next layer (advanced knowledge)", True))
     return departures
 
