@@ -170,30 +170,34 @@ def head_channels(
     factor = (target.hidden_size / source.hidden_size) ** 0.25 if paper_factor else 1.0  # NAI eq. 14
     first = torch.where(torch.arange(new) < old, torch.arange(new), -1)
     turned, repeated = _rotary_places(old, new) if family.rotary else (first, first)
-    fill = {Units.SMALL: SMALL, Units.INIT: INIT}.get(operator.units)
-    if fill is None:
-        factor *= (new / old) ** 0.25
-        query = key = value_in = ZERO
-        query = value = INIT
+    out, into, norm = heads["out"], heads["in"], Side.identity(1)
+    if operator.units in (Units.SMALL, Units.INIT):
+        fill = SMALL if operator.units is Units.SMALL else INIT
+        sides = {
+            ("query", "out"): out.blocks(old, turned, fill),
+            ("key", "out"): out.blocks(old, turned, fill),
+            ("query", "gain"): norm.blocks(old, turned, INIT),
+            ("key", "gain"): norm.blocks(old, turned, INIT),
+            ("value", "out"): out.blocks(old, first, fill),
+            ("value", "in"): into.blocks(old, first, fill),
+        }
     else:
-        query = key = value = value_in = fill
-    out, into = heads["out"], heads["in"]
-    sides = {("value", "out"): out.blocks(old, first, value), ("value", "in"): into.blocks(old, first, value_in)}
-    if family.query_key_norm and fill is None:
-        # The norm over a head's channels stays what it was where all are repeated alike; the key's new gains
-        # are zero, so that new channels add nothing to a score.
-        sides["query", "out"] = sides["key", "out"] = out.blocks(old, repeated, query)
-        one = Side.identity(1)
-        sides["query", "gain"] = one.blocks(old, repeated, query).times(factor)
-        sides["key", "gain"] = one.blocks(old, turned, ZERO).times(factor)
-        return sides
-    if family.query_key_norm:
-        norm = Side.identity(1).blocks(old, turned, INIT).times(factor)
-        sides["query", "out"] = sides["key", "out"] = out.blocks(old, turned, query)
-        return sides | {("query", "gain"): norm, ("key", "gain"): norm}
-    sides["query", "out"] = out.blocks(old, turned, query).times(factor)
-    sides["key", "out"] = out.blocks(old, turned, key).times(factor)
-    return sides
+        factor *= (new / old) ** 0.25
+        # A norm over a head's channels stays what it was where all of them are repeated alike; its gains then
+        # do what the rows do without one: the key's new channels are zero and add nothing to a score.
+        normed = family.query_key_norm
+        sides = {
+            ("query", "out"): out.blocks(old, repeated, INIT) if normed else out.blocks(old, turned, INIT),
+            ("key", "out"): out.blocks(old, repeated, INIT) if normed else out.blocks(old, turned, ZERO),
+            ("query", "gain"): norm.blocks(old, repeated, INIT),
+            ("key", "gain"): norm.blocks(old, turned, ZERO),
+            ("value", "out"): out.blocks(old, first, INIT),
+            ("value", "in"): into.blocks(old, first, ZERO),
+        }
+    scaled = "gain" if family.query_key_norm else "out"
+    return {
+        (part, use): side.times(factor) if use == scaled and part != "value" else side for (part, use), side in sides.items()
+    }
 
 
 def _rotary_places(old: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -84,7 +84,7 @@ class Side:
             return None if values is None else values.repeat_interleave(width)
 
         repeats = repeated(self.repeats)
-        if code is not None and width > size:
+        if width > size:
             new = (places < 0).repeat(len(self))
             repeats = new if repeats is None else repeats | new
         return Side(indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer))
