@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.families import FAMILIES
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
