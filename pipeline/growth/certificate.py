@@ -7,7 +7,7 @@ from pipeline.families import AxisKind
 from pipeline.growth.depth import adds_only_silent_layers
 from pipeline.growth.plan import GrowthPlan
 
-_ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+_ROUNDING = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 2e-5 in float32 and 0.3 in bfloat16."""
 
 

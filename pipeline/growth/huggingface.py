@@ -49,7 +49,7 @@ def open_huggingface(directory: Path) -> Source:
     directory holds no configuration or weights, is of an unknown family, or lacks, misshapes, repeats or
     adds a tensor, or stores one in no floating-point dtype of torch's.
     """
-    config = _read_config(directory)
+    config = read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     return Source(directory, config, family, _map_tensors(directory, config, family))
 
@@ -88,8 +88,8 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
     return {name: state[name] for name in specs}
 
 
-def _read_config(directory: Path) -> PretrainedConfig:
-    path = directory / "config.json"
+def read_config(path: Path) -> PretrainedConfig:
+    """Return the configuration in a Hugging Face config.json; raises UserError where it is none."""
     content = read_json(path, "a Hugging Face model directory has one")
     try:
         return AutoConfig.for_model(**content)

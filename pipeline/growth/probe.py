@@ -128,16 +128,30 @@ def probe(
     return streamed_model(family, config, state, dtype)(input_ids=input_ids).logits
 
 
-def compare(
-    source: Source, plan: GrowthPlan, target: PretrainedConfig, grown: State, dtype: torch.dtype = torch.float64
-) -> dict[str, Any]:
-    """Return by how much growth moved a logit, over the source's vocabulary, and the losses before and after.
+class _Widened:
+    """A source tensor in float64, so that what is made of it is not rounded to the dtype it is stored in."""
 
-    On a fixed window of random tokens, all scored: the next token, or under masked language modelling the
-    token itself. Above WHOLE_PARAMETERS both models are cut to a few layers (`source_layers`,
-    `target_layers` say which): the source's first, middle and last, and target layers made of them.
+    def __init__(self, tensor: Any) -> None:
+        self._tensor, self.shape = tensor, tensor.shape
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._tensor.rows(start, stop).double()
+
+    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+        return self._tensor.select(rows, columns).double()
+
+
+def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
+    """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
+
+    Growth and models are in float64 throughout: this is about the plan, not about what rounding the
+    weights to a narrower dtype adds. On a fixed window of random tokens, all scored: the next token, or
+    under masked language modelling the token itself. Above WHOLE_PARAMETERS both models are cut to a few
+    layers (`source_layers`, `target_layers` say which): the source's first, middle and last, and target
+    layers made of them.
     """
     family = source.family
+    grown = plan.grow({name: _Widened(tensor) for name, tensor in source.state.items()})
     small, small_state, large, large_state = source.config, source.state, target, grown
     source_layers = list(range(plan.source.num_hidden_layers))
     target_layers = list(range(plan.target.num_hidden_layers))
@@ -147,8 +161,8 @@ def compare(
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
     input_ids = _window(family, source.config)
-    before = probe(family, small, small_state, input_ids, dtype)
-    after = probe(family, large, large_state, input_ids, dtype)[..., : before.shape[-1]]
+    before = probe(family, small, small_state, input_ids)
+    after = probe(family, large, large_state, input_ids)[..., : before.shape[-1]]
     losses = [_loss(family, logits, input_ids) for logits in (before, after)]
     return {
         "source_loss": losses[0],
@@ -156,7 +170,7 @@ def compare(
         "loss_gap": losses[1] - losses[0],
         "max_logit_difference": (before - after).abs().max().item(),
         "scored_tokens": _scored(family, input_ids).numel(),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": "float64",
         "tokens": "random",
         "source_layers": source_layers,
         "target_layers": target_layers,

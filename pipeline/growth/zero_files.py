@@ -70,6 +70,16 @@ def write_zero3(
         raise no_room(directory, error) from None
 
 
+def bytes_of_rank(state: State, world_size: int, optimizer: OptimizerState | None) -> int:
+    """Return the bytes of one rank's fp32 masters and of what an optimizer keeps for each of their elements."""
+    size = 0
+    for name, tensor in state.items():
+        kept = {} if optimizer is None else optimizer[name]
+        copies = 1 + sum(not isinstance(value, int | float) for value in kept.values())
+        size += copies * _piece_size(tensor, world_size) * torch.float32.itemsize
+    return size
+
+
 def _save(content: dict[str, Any], path: Path) -> None:
     try:
         torch.save(content, path)
