@@ -36,11 +36,6 @@ class MappedTensor:
         """Return rows [start, stop) as float32 or wider."""
         return self._tensor[start:stop].to(self._dtype)
 
-    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        """Return the rows, and of each the columns, at these indices."""
-        picked = self._tensor[rows]
-        return (picked if columns is None else picked[:, columns]).to(self._dtype)
-
 
 def open_huggingface(directory: Path) -> Source:
     """Return the model in a Hugging Face directory, its tensors memory-mapped.

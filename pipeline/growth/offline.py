@@ -2,17 +2,20 @@
 
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
+from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
-from pipeline.families import sizes_of, target_config
-from pipeline.growth.certificate import certify, departures
+from pipeline.families import check_growth, target_config
+from pipeline.growth.certificate import certify
+from pipeline.growth.description import describe
+from pipeline.growth.exactness import predict, verdict
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect
@@ -41,9 +44,6 @@ _BESIDE = (
 )
 """Files of a model's directory that hold for the grown model too."""
 
-_TRAINED = {"norm_statistics": "stock", "element_rates": False}
-"""Options that are carried out in training, and the values that leave nothing to carry out."""
-
 _GIB = 2**30
 
 
@@ -70,35 +70,31 @@ class OfflineGrowth:
         """Raises UserError where something is wrong with the request that can be known without reading the weights."""
         self._request = request
         _check_absent(request.out)
-        options = request.growth.model_dump()
-        for key, stock in _TRAINED.items():
-            if options.get(key, stock) != stock:
-                raise UserError(
-                    f"growth.{key}: {options[key]} is carried out in training; use launch/pretrain.py, or leave it out"
-                )
         self._source = source = open_source(request.source)
-        self._target = target_config(source.config, _target_sizes(request.target, source.config))
-        if isinstance(request.target, Path):
-            _check_reached(request.target, self._target)
-        self._plan = plan_growth(source.family, sizes_of(source.config), sizes_of(self._target), request.growth, request.seed)
+        self._target = _target(request.target, source.config)
+        self._plan = plan_growth(source.config, self._target, request.growth, request.seed)
+        self._check_options()
         self._grown: State = self._plan.grow(source.state)
         self._optimizer: OptimizerState | None = None
-        if options.get("optimizer_state") == "grow":
-            self._optimizer = self._grow_optimizer()
+        if request.growth.optimizer_state == "grow":
+            self._optimizer = self._plan.grow_optimizer(source.optimizer)
         stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
         self._dtype: torch.dtype = stored or torch.float32
         if request.format == "zero3" and self._dtype is torch.float64:
             raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
 
-    def _grow_optimizer(self) -> OptimizerState:
-        if self._request.format == "hf":
-            raise UserError("growth.optimizer_state: a Hugging Face directory holds none; take zero3 as the format, or fresh")
-        if self._source.optimizer is None:
+    def _check_options(self) -> None:
+        growth, format = self._plan.growth, self._request.format
+        if growth.norm_statistics == "weighted":
+            chosen = "auto comes to norm statistics that are weighted" if self._plan.choices else "weighted statistics are"
             raise UserError(
-                f"{self._request.source}: has weights and no optimizer state; set growth.optimizer_state to fresh, or name a "
-                "run or a ZeRO checkpoint"
+                f"growth.norm_statistics: {chosen} in training and not in any file; use launch/pretrain.py, name a width "
+                "operator, or choose a hidden_size that is a multiple of the source's"
             )
-        return self._plan.grow_optimizer(self._source.optimizer)
+        if growth.optimizer_state == "grow" and format == "hf":
+            raise UserError(
+                "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
+            )
 
     def execute(self) -> dict[str, Any]:
         """Grow, and return the certificate, which lies beside the weights.
@@ -162,7 +158,7 @@ class OfflineGrowth:
     def listing(self) -> str:
         """Return what would be done, for a person: every target tensor, sizes, memory, what will be exact."""
         source, request = self._source, self._request
-        lines = [f"{name}  {list(tensor.shape)}  {_words(tensor)}".rstrip() for name, tensor in self._grown.items()]
+        lines = [f"{name}  {list(tensor.shape)}  {describe(self._plan, name)}" for name, tensor in self._grown.items()]
         stored = sum(math.prod(tensor.shape) * _stored(tensor).itemsize for tensor in source.state.values())
         lines += [
             "",
@@ -180,9 +176,9 @@ class OfflineGrowth:
 
     def promise(self) -> str:
         """Return what will be exact, and what will not and why."""
-        reasons = departures(self._plan)
-        head = "preserves the function" if not reasons else "changes the function: " + "; ".join(reasons)
-        return "\n".join([head, *(f"  {rule}" for rule in _rules(self._plan))])
+        departures = predict(self._plan)
+        lines = [f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
+        return "\n".join([*self._plan.choices, *lines])
 
 
 def _check_absent(out: Path) -> None:
@@ -190,36 +186,16 @@ def _check_absent(out: Path) -> None:
         raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
 
 
-def _target_sizes(target: TargetConfig | Path, source: Any) -> TargetConfig:
+def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:
     if isinstance(target, TargetConfig):
-        return target
+        return target_config(source, target)
     config = read_config(target)
-    if config.model_type != source.model_type:
-        raise UserError(f"{target}: model_type {config.model_type!r} is another than the source's {source.model_type!r}")
-    sizes = asdict(sizes_of(config))
-    return TargetConfig(**{key: sizes[key] for key in TargetConfig.model_fields if key in sizes})
-
-
-def _check_reached(path: Path, target: Any) -> None:
-    """Hold the sizes that the target has against those that its file asks for: growth cannot change them all."""
-    asked, reached = asdict(sizes_of(read_config(path))), asdict(sizes_of(target))
-    for key, value in asked.items():
-        if reached[key] != value:
-            raise UserError(
-                f"{path}: {key} {value} cannot be reached from the source's {reached[key]}; growth does not change it"
-            )
+    check_growth(source, config, f"{target}: ")
+    return config
 
 
 def _stored(tensor: Rows) -> torch.dtype:
     return getattr(tensor, "stored", torch.float32)
-
-
-def _words(tensor: Rows) -> str:
-    return tensor.describe() if hasattr(tensor, "describe") else ""
-
-
-def _rules(plan: Any) -> list[str]:
-    return plan.rules() if hasattr(plan, "rules") else []
 
 
 def table(certificate: dict[str, Any], out: Path) -> str:
@@ -234,13 +210,13 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
         ("growth", f"{certificate['family']}: {sizes[0]} -> {sizes[1]}"),
-        ("function", "preserved" if certificate["preserves_function"] else "changed"),
+        ("function", certificate["verdict"]),
         ("largest change of a logit", f"{measured['max_logit_difference']:.2g}, in {measured['dtype']}, of {where}"),
         ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}"),
         ("source digest", certificate["source_digest"]),
         ("written", f"{out} ({certificate['format']}, {certificate['dtype']})"),
     ]
     if not certificate["measured_agrees"]:
-        lines.append(("FAULT", "the growth should preserve the function and does not; please report it"))
+        lines.append(("FAULT", "the growth should be exact and is not; please report it"))
     width = max(len(label) for label, _ in lines)
     return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)

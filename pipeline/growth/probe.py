@@ -128,19 +128,6 @@ def probe(
     return streamed_model(family, config, state, dtype)(input_ids=input_ids).logits
 
 
-class _Widened:
-    """A source tensor in float64, so that what is made of it is not rounded to the dtype it is stored in."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor, self.shape = tensor, tensor.shape
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._tensor.rows(start, stop).double()
-
-    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        return self._tensor.select(rows, columns).double()
-
-
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
     """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
 
@@ -151,7 +138,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     layers made of them.
     """
     family = source.family
-    grown = plan.grow({name: _Widened(tensor) for name, tensor in source.state.items()})
+    grown = plan.grow(source.state, torch.float64)
     small, small_state, large, large_state = source.config, source.state, target, grown
     source_layers = list(range(plan.source.num_hidden_layers))
     target_layers = list(range(plan.target.num_hidden_layers))

@@ -183,7 +183,7 @@ class Run:
         """Return the target's configuration and the way there; raises UserError where there is none."""
         recipe = self._recipe
         target = target_config(source, recipe.target)
-        plan = plan_growth(FAMILIES[source.model_type], sizes_of(source), sizes_of(target), recipe.growth, recipe.seed)
+        plan = plan_growth(source, target, recipe.growth, recipe.seed)
         layers = plan.target.num_hidden_layers
         for stage in recipe.stages:
             if stage.submodel_layers is not None and layers % stage.submodel_layers:

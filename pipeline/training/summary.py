@@ -48,11 +48,11 @@ def _loss_line(label: str, loss: float) -> str:
 def _verdict(growth: dict[str, Any]) -> str:
     gap, furthest = growth["measured"]["loss_gap"], growth["measured"]["max_logit_difference"]
     measured = f"loss moved by {round(gap, 4) + 0.0:+.4f}, a logit by at most {furthest:.2g} ({growth['measured']['dtype']})"
-    if not growth["measured_agrees"]:
+    if growth["measured_agrees"] is False:
         return f"SHOULD preserve the function and does not: this is a fault, please report it; {measured}"
-    if growth["preserves_function"]:
+    if growth["verdict"] == "exact":
         return f"preserves the function; {measured}"
-    return f"changes the function: {'; '.join(growth['departures'])}; {measured}"
+    return f"{growth['verdict']}: {'; '.join(growth['departures'])}; {measured}"
 
 
 def _memory(peak: dict[str, float]) -> str:

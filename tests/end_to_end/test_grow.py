@@ -86,9 +86,9 @@ def test_a_grown_directory_computes_what_its_source_does(grow, source, tmp_path)
     assert (config["n_embd"], config["n_layer"], config["dtype"]) == (96, 5, "float32")
     assert (out / "tokenizer.json").read_text() == "{}"
     certificate = json.loads((out / "certificate.json").read_text())
-    assert certificate["preserves_function"] and certificate["measured_agrees"]
+    assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["measured"]["max_logit_difference"] < 1e-12
-    assert "preserved" in output and certificate["source_digest"] in output
+    assert "exact" in output and certificate["source_digest"] in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grown", "source"]
 
 
@@ -113,7 +113,7 @@ def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source,
 
 
 def test_the_target_may_be_a_configuration_file(grow, source, tmp_path):
-    config = GPT2Config(n_embd=64, n_layer=4, n_head=8, vocab_size=50, n_positions=16)
+    config = GPT2Config.from_pretrained(source, n_embd=64, n_layer=4, n_head=8, n_inner=256)
     config.save_pretrained(tmp_path / "wanted")
     words = ("--source", source, "--target", tmp_path / "wanted" / "config.json", "--format", "hf", "--out", tmp_path / "grown")
     status, _, error = grow(*words)
@@ -130,7 +130,7 @@ def test_a_dry_run_names_every_tensor_and_writes_nothing(grow, source, tmp_path)
     sizes = {name: tensor.shape for name, tensor in load_file(source / "model.safetensors").items()}
     assert "transformer.h.4.mlp.c_fc.weight  [96, 384]" in output
     assert output.count("transformer.") >= len(sizes)
-    assert "preserves the function" in output
+    assert "function: exact" in output
     assert "on each of 4 ranks" in output and "read " in output and "written " in output
     assert list(tmp_path.iterdir()) == [source]
 
@@ -171,7 +171,7 @@ def test_wrong_input_is_refused_in_a_sentence(grow, source, tmp_path, words, say
 @pytest.mark.parametrize(
     ("family", "vocab", "says"),
     [
-        ("bert", 50, "model_type 'bert' is another than the source's 'gpt2'"),
+        ("bert", 50, "config.json: model_type: 'bert' is not the source's 'gpt2'"),
         ("gpt2", 40, "vocab_size"),
     ],
 )
@@ -190,6 +190,24 @@ def test_a_source_with_nan_is_refused(grow, source, tmp_path):
     refused(
         grow("--source", source, *EXACT, "--format", "hf", "--out", out), out, "'transformer.h.1.ln_2.bias' holds nan at [5]"
     )
+
+
+def test_what_only_training_can_do_is_refused(grow, source, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    weighted = ("--target", "hidden_size=48", "--norm_statistics", "weighted", "--format", "hf")
+    refused(grow("--source", source, *weighted, "--out", out), out, "growth.norm_statistics", "use launch/pretrain.py")
+    tiny_model("bert").save_pretrained(tmp_path / "bert")
+    auto = ("--target", "hidden_size=48", "--width", "auto", "--format", "hf")
+    refused(grow("--source", tmp_path / "bert", *auto, "--out", out), out, "auto comes to norm statistics that are weighted")
+
+
+@pytest.mark.parametrize(
+    ("format", "says"), [("hf", "a Hugging Face directory holds none to grow into"), ("zero3", "needs the source's Adam state")]
+)
+def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path, format, says):
+    out = tmp_path / "out"
+    words = ("--optimizer_state", "grow", "--format", format, "--out", out)
+    refused(grow("--source", source, *words), out, "growth.optimizer_state", says)
 
 
 @pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])

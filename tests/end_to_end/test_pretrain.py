@@ -43,7 +43,7 @@ def test_a_run_leaves_what_the_contract_says(undisturbed):
     assert "the source's own pre-training" in undisturbed.output
     certificate = json.loads((run / "certificates" / "00.json").read_text())
     assert certificate["maps"]["residual"] == {"source": 32, "target": 48, "copies": [1, 2], "balanced": False}
-    assert not certificate["preserves_function"]
+    assert certificate["verdict"] == "inexact by design"
 
 
 def test_a_finished_run_prints_its_summary_again_and_touches_nothing(undisturbed, launch):
@@ -69,7 +69,7 @@ def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed, prep
     assert [record["stage"] for record in undisturbed.evaluations] == ["source", "grown", "submodels", "full"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
     path = recipe(family)
     # One micro-batch of 8 against two of 4: the same bits would be no surprise where the parts are alike.
@@ -308,7 +308,7 @@ def test_the_quickstart_whole(launch, tmp_path):
     assert finished.status == 0, finished.error
     losses = finished.summary["losses"]
     assert losses["source"] < losses["unigram"] - 1
-    assert finished.summary["growth"]["preserves_function"] and finished.summary["growth"]["measured_agrees"]
+    assert finished.summary["growth"]["verdict"] == "exact" and finished.summary["growth"]["measured_agrees"]
     assert losses["final"] < losses["source"] - 0.1
 
 

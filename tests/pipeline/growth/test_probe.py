@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, sizes_of, target_config
+from pipeline.families import FAMILIES, target_config
 from pipeline.growth import probe as probing
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import open_huggingface
@@ -74,7 +74,7 @@ def test_no_large_tensor_is_whole(saved, family, monkeypatch):
 
 def grown(source, target, growth):
     config = target_config(source.config, TargetConfig(**target))
-    plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), GrowthConfig(**growth), 0)
+    plan = plan_growth(source.config, config, GrowthConfig(**growth), 0)
     return plan, config
 
 
