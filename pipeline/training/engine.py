@@ -7,17 +7,16 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
+from data_prep.errors import UserError
 from pipeline.families import Family, Sizes, check_parameters, sizes_of
-from pipeline.growth.state import State
-from pipeline.growth.zero_sink import fill_masters, fill_weights
+from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
-from pipeline.training import distributed
 from pipeline.training.ds_config import zero_stage
 from pipeline.training.optimizer import HEAD, FreezableAdamW, build_optimizer, layer_block, parameters_by_block
 
@@ -72,12 +71,6 @@ class TrainedModel:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def full_weight(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return one parameter whole, in fp32, on the CPU; a collective call."""
-        whole = safe_get_full_fp32_param(parameter)
-        # Stage 0 has no masters beside the weights.
-        return (parameter.detach() if whole is None else whole).float().cpu().reshape(_shape(parameter))
-
     def close(self) -> None:
         """Give back the engine's memory."""
         self.train_all()
@@ -94,11 +87,18 @@ def build(
     optimizer: OptimizerConfig,
     per_block: int,
     attn_implementation: str,
+    optimizer_state: OptimizerState | None = None,
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
-    Raises RuntimeError where the family's table does not match the model class.
+    The optimizer starts with `optimizer_state`, or with nothing. Raises RuntimeError where the family's
+    table does not match the model class, UserError where masters would lie out of reach.
     """
+    if ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") == "nvme":
+        raise UserError(
+            "zero_optimization.offload_optimizer.device: masters on nvme can neither be filled nor read back from a "
+            "checkpoint here; cpu would do"
+        )
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
     partitioned = zero_stage(ds_config) == 3
@@ -112,16 +112,11 @@ def build(
         model = family.model_class(config)
     # no_init_weights leaves out the tying too.
     model.tie_weights()
-    fill_weights(model, state, distributed.rank())
     groups = parameters_by_block(model, family, sizes_of(config), per_block)
-    adamw = build_optimizer(groups, optimizer)
+    adamw = build_optimizer(model, groups, optimizer)
     engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=ds_config)
-    fill_masters(engine.module, state, distributed.rank())
+    fill_engine(engine, state, optimizer_state)
     blocks: dict[str, list[nn.Parameter]] = {}
     for (block, _), parameters in groups.items():
         blocks.setdefault(block, []).extend(parameters)
     return TrainedModel(family, config, engine, adamw, blocks, per_block)
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)

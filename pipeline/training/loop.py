@@ -50,7 +50,6 @@ class Position:
             seconds=self.seconds,
             flops_model=self.ledger.model,
             flops_executed=self.ledger.executed,
-            world_size=distributed.world_size(),
         )
 
 
@@ -114,7 +113,7 @@ class Trainer:
             if ends == done or done % self._recipe.evaluation.every == 0:
                 loss = self.evaluate(stage.name)
             if stopping or ends == done or done % self._recipe.checkpointing.every == 0:
-                self._records.checkpoints.save(self._model.engine, self._position.saved(self._role))
+                self._records.checkpoints.save(self._model, self._position.saved(self._role))
             if stopping and done < steps:
                 raise Stopped
         return self.evaluate(None) if loss is None else loss

@@ -25,7 +25,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source, State
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
 from pipeline.training.ds_config import compute_dtype
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.export import export
@@ -34,7 +34,7 @@ from pipeline.training.measure import measure_growth
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.progress import Progress
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.run_directory import RunDirectory, tokenizer_directory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 
@@ -67,7 +67,7 @@ class Run:
     def _execute(self) -> dict[str, Any]:
         """Return the run's summary, after doing what is left of the run."""
         saved = distributed.on_first_rank(self._checkpoints.latest)
-        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved, distributed.world_size()))
+        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
         done = distributed.on_first_rank(self._finished_summary)
         if done is not None:
             return done
@@ -115,42 +115,62 @@ class Run:
         records = self._open_records(position.step)
 
         def train(role: str, model: TrainedModel, stages: list[StageConfig], first_step: int) -> float:
-            resumed = saved is not None and saved.model == role and saved.step > first_step
-            if resumed:
-                self._checkpoints.load(model.engine, saved)
+            if saved is not None and saved.model == role:
+                restore_counters(model.engine, saved)
                 self._say(f"{role}: going on from step {saved.step}")
             return Trainer(role, model, stages, first_step, recipe, training, heldout, position, records, self._stop).train()
 
-        if given is None:
-            if not self._source_is_done(saved):
+        def train_source() -> Source:
+            if saved is None or saved.step < self._source_steps:
                 # An export from before the source was lengthened must not pass for this one.
                 distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
-                state = initialized(family, source, recipe.seed)
-                model = self._build(source, state, sizes_of(source).num_hidden_layers)
+                opened = None if saved is None else self._open(saved)
+                state = initialized(family, source, recipe.seed) if opened is None else opened.state
+                model = self._build(source, state, opened, sizes_of(source).num_hidden_layers)
                 train("source", model, [stage], 0)
-                export(model, self._directory.source_model, data.tokenizer)
                 model.close()
-            given = open_source(self._directory.source_model)
+            return self._export(self._directory.source_model, data, again=False)
 
-        model = self._build(target, plan.grow(given.state), per_block)
-        if saved is None or saved.model == "source":
+        if saved is not None and saved.model == "target":
+            opened = self._open(saved)
+            model = self._build(target, opened.state, opened, per_block)
+        else:
+            given = given or train_source()
+            model = self._build(target, plan.grow(given.state), None, per_block)
             self._certify_growth(plan, given, model, heldout, records, position.step)
         final = train("target", model, recipe.stages, self._source_steps)
-        export(model, self._directory.model, data.tokenizer)
         model.close()
+        self._export(self._directory.model, data, again=True)
         records.progress.close()
         return self._summarize(position, data, final)
 
-    def _build(self, config: PretrainedConfig, state: State, per_block: int) -> TrainedModel:
-        family = FAMILIES[config.model_type]
-        recipe = self._recipe
-        return build(family, config, state, self._ds_config, recipe.optimizer, per_block, recipe.attn_implementation)
+    def _open(self, saved: Saved) -> Source:
+        return distributed.on_every_rank(lambda: self._checkpoints.open(saved))
 
-    def _source_is_done(self, saved: Saved | None) -> bool:
-        if saved is None or saved.model == "target":
-            return saved is not None
-        return saved.step >= self._source_steps and self._directory.source_model.is_dir()
+    def _export(self, directory: Path, data: PreparedData, *, again: bool) -> Source:
+        """Return the newest checkpoint, and leave it as a Hugging Face directory; `again` in place of one that is there."""
+        newest = self._open(distributed.on_first_rank(self._checkpoints.latest))
+
+        def work() -> None:
+            if again or not directory.is_dir():
+                export(newest, directory, data.tokenizer)
+
+        distributed.on_first_rank(work)
+        return newest
+
+    def _build(self, config: PretrainedConfig, state: State, resumed: Source | None, per_block: int) -> TrainedModel:
+        recipe = self._recipe
+        return build(
+            FAMILIES[config.model_type],
+            config,
+            state,
+            self._ds_config,
+            recipe.optimizer,
+            per_block,
+            recipe.attn_implementation,
+            None if resumed is None else resumed.optimizer,
+        )
 
     def _given_source(self) -> Source | None:
         path = self._recipe.source.path
@@ -164,7 +184,7 @@ class Run:
         elif config.shards is not None:
             data = PreparedData(Path(config.shards))
         else:
-            tokenizer = config.tokenizer or TokenizerConfig(path=self._recipe.source.path)
+            tokenizer = config.tokenizer or TokenizerConfig(path=str(tokenizer_directory(Path(self._recipe.source.path))))
             request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
             data = prepare(request, self._say)
         if recorded is not None and data.manifest.fingerprint != recorded["fingerprint"]:

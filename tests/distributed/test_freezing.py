@@ -18,6 +18,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.evaluate import summed_loss
 from pipeline.training.submodel import submodel
+from tests.distributed.engines import full_weight
 from tests.ranks import run_ranks
 
 LAYERS, PER_BLOCK, BATCH, LENGTH, VOCAB = 4, 2, 8, 12, 40
@@ -195,7 +196,7 @@ def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
         watched += sum("exp_avg" in held[1] for held in before if isinstance(held, tuple))
         losses.append(distributed.total(summed)[0] / SCORED)
     trained.train_all()
-    weights = {name: trained.full_weight(p) for name, p in trained.module.named_parameters()}
+    weights = {name: full_weight(p) for name, p in trained.module.named_parameters()}
     trained.close()
     return losses, weights, watched
 
