@@ -105,9 +105,8 @@ class OfflineGrowth:
         request = self._request
         self._check_room()
         digest = inspect(self._source.state, str(request.source))
-        certificate = certify(self._plan, compare(self._source, self._plan, self._target)) | {
-            "source_path": str(request.source),
-            "source_digest": digest,
+        measured = compare(self._source, self._plan, self._target)
+        certificate = certify(self._plan, str(request.source), digest, measured) | {
             "format": request.format,
             "dtype": str(self._dtype).removeprefix("torch."),
             "world_size": request.world_size if request.format == "zero3" else None,

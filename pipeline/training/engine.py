@@ -15,6 +15,7 @@ from transformers.integrations.deepspeed import prevent_arange_dtype_change
 from data_prep.errors import UserError
 from pipeline.families import Family, Sizes, check_parameters, sizes_of
 from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.ds_config import zero_stage
@@ -31,6 +32,8 @@ class TrainedModel:
     optimizer: FreezableAdamW
     blocks: dict[str, list[nn.Parameter]]
     layers_per_block: int
+    norms: WeightedNorms | None = None
+    """Where growth is exact through weighted norm statistics only."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -46,6 +49,11 @@ class TrainedModel:
         """Run the model: [sequences, S] ids to [sequences, S, vocab] logits."""
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         return self.engine(input_ids=input_ids, **extra).logits
+
+    def reach(self, step: int) -> None:
+        """Take on what depends on how many steps this model has been trained."""
+        if self.norms is not None:
+            self.norms.at(step)
 
     def train_all(self) -> None:
         """Let every block learn."""

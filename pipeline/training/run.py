@@ -17,12 +17,15 @@ from data_prep.shards import Shard
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import objective_for
 from pipeline.data.windows import Windows
-from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, AxisKind, scratch_config, sizes_of, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
+from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
-from pipeline.growth.state import Source, State
+from pipeline.growth.state import OptimizerState, Source, State
+from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
@@ -94,13 +97,13 @@ class Run:
         recipe = self._recipe
         # Everything that may be refused is looked at before the first step, and what needs no text before that.
         given = distributed.on_every_rank(self._given_source)
-        self._plan(self._source_config(given, vocab_size=1, eos_id=0))
+        self._plan(self._source_config(given, vocab_size=1, eos_id=0), given)
         prepared = distributed.on_first_rank(self._prepare_data)
         data = distributed.on_every_rank(lambda: PreparedData(Path(prepared)))
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
         family = FAMILIES[source.model_type]
-        target, plan = self._plan(source)
+        target, plan = self._plan(source, given)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
         training, heldout = distributed.on_every_rank(
@@ -127,18 +130,23 @@ class Run:
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
                 opened = None if saved is None else self._open(saved)
                 state = initialized(family, source, recipe.seed) if opened is None else opened.state
-                model = self._build(source, state, opened, sizes_of(source).num_hidden_layers)
+                kept = None if opened is None else opened.optimizer
+                model = self._build(source, state, kept, sizes_of(source).num_hidden_layers)
                 train("source", model, [stage], 0)
                 model.close()
             return self._export(self._directory.source_model, data, again=False)
 
         if saved is not None and saved.model == "target":
             opened = self._open(saved)
-            model = self._build(target, opened.state, opened, per_block)
+            model = self._build(target, opened.state, opened.optimizer, per_block)
+            self._weigh_norms(model, plan)
         else:
             given = given or train_source()
-            model = self._build(target, plan.grow(given.state), None, per_block)
-            self._certify_growth(plan, given, model, heldout, records, position.step)
+            for reason in plan.choices:
+                self._say(reason)
+            model = self._build(target, plan.grow(given.state), self._grown_optimizer(plan, given), per_block)
+            self._weigh_norms(model, plan)
+            self._certify_growth(plan, given, target, model, heldout, records, position.step)
         final = train("target", model, recipe.stages, self._source_steps)
         model.close()
         self._export(self._directory.model, data, again=True)
@@ -159,7 +167,9 @@ class Run:
         distributed.on_first_rank(work)
         return newest
 
-    def _build(self, config: PretrainedConfig, state: State, resumed: Source | None, per_block: int) -> TrainedModel:
+    def _build(
+        self, config: PretrainedConfig, state: State, optimizer_state: OptimizerState | None, per_block: int
+    ) -> TrainedModel:
         recipe = self._recipe
         return build(
             FAMILIES[config.model_type],
@@ -169,8 +179,17 @@ class Run:
             recipe.optimizer,
             per_block,
             recipe.attn_implementation,
-            None if resumed is None else resumed.optimizer,
+            optimizer_state,
         )
+
+    def _grown_optimizer(self, plan: GrowthPlan, source: Source) -> OptimizerState | None:
+        return plan.grow_optimizer(source.optimizer) if self._recipe.growth.optimizer_state == "grow" else None
+
+    @staticmethod
+    def _weigh_norms(model: TrainedModel, plan: GrowthPlan) -> None:
+        if plan.growth.norm_statistics == "weighted":
+            residual, steps = plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps
+            model.norms = WeightedNorms(model.module, plan.family, plan.target, residual, steps)
 
     def _given_source(self) -> Source | None:
         path = self._recipe.source.path
@@ -199,7 +218,7 @@ class Run:
             return given.config
         return scratch_config(self._recipe.source.model, vocab_size, eos_id, self._recipe.data.sequence_length)
 
-    def _plan(self, source: PretrainedConfig) -> tuple[PretrainedConfig, GrowthPlan]:
+    def _plan(self, source: PretrainedConfig, given: Source | None) -> tuple[PretrainedConfig, GrowthPlan]:
         """Return the target's configuration and the way there; raises UserError where there is none."""
         recipe = self._recipe
         target = target_config(source, recipe.target)
@@ -210,6 +229,14 @@ class Run:
                 raise UserError(
                     f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
                 )
+        steps, annealed = sum(stage.steps for stage in recipe.stages), plan.growth.norm_anneal_steps
+        if plan.growth.norm_statistics == "weighted" and steps < annealed:
+            raise UserError(
+                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {steps}, after which its norms are to "
+                "be stock; choose fewer"
+            )
+        if given is not None:
+            self._grown_optimizer(plan, given)
         return target, plan
 
     def _check_fit(self, source: PretrainedConfig, data: PreparedData) -> None:
@@ -243,13 +270,14 @@ class Run:
         self,
         plan: GrowthPlan,
         source: Source,
+        target: PretrainedConfig,
         grown: TrainedModel,
         heldout: Batches,
         records: Records,
         step: int,
     ) -> None:
-        """Compare the grown model with its source on held-out text, and write the certificate."""
-        measured = measure_growth(
+        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate."""
+        in_training = measure_growth(
             source,
             grown,
             heldout,
@@ -259,8 +287,14 @@ class Run:
         )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
-        records.evaluation(step, GROWN_STAGE, measured["grown_loss"], measured["scored_tokens"])
-        distributed.on_first_rank(lambda: write_json(self._directory.certificate, certify(plan, measured)))
+        records.evaluation(step, GROWN_STAGE, in_training["grown_loss"], in_training["scored_tokens"])
+
+        def write() -> None:
+            digest = inspect(source.state, str(source.directory))
+            certificate = certify(plan, str(source.directory), digest, compare(source, plan, target), in_training)
+            write_json(self._directory.certificate, certificate)
+
+        distributed.on_first_rank(write)
 
     def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
         directory = self._directory
@@ -272,8 +306,8 @@ class Run:
             "growth": certificate,
             "losses": {
                 "unigram": data.manifest.unigram_entropy,
-                "source": certificate["measured"]["source_loss"],
-                "grown": certificate["measured"]["grown_loss"],
+                "source": certificate["in_training"]["source_loss"],
+                "grown": certificate["in_training"]["grown_loss"],
                 "final": final,
             },
             "source_given": self._recipe.source.path is not None,
