@@ -23,6 +23,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, Rows, State
+from pipeline.growth.tokenizer import tokenizer_directory
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -125,9 +126,6 @@ class OfflineGrowth:
         with tqdm(total=self._bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self._request.format == "hf":
                 write_huggingface(directory, self._target, self._grown, self._dtype, progress=bar.update)
-                for name in _BESIDE:
-                    if (self._source.directory / name).is_file():
-                        shutil.copyfile(self._source.directory / name, directory / name)
             else:
                 write_zero3(
                     directory,
@@ -138,6 +136,10 @@ class OfflineGrowth:
                     bf16=self._dtype is torch.bfloat16,
                     progress=bar.update,
                 )
+        beside = tokenizer_directory(self._request.source)
+        for name in _BESIDE:
+            if (beside / name).is_file():
+                shutil.copyfile(beside / name, directory / name)
 
     @property
     def _bytes_written(self) -> int:

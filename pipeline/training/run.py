@@ -25,6 +25,7 @@ from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, Source, State
+from pipeline.growth.tokenizer import tokenizer_directory
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
@@ -37,7 +38,7 @@ from pipeline.training.measure import measure_growth
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.progress import Progress
-from pipeline.training.run_directory import RunDirectory, tokenizer_directory
+from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 

@@ -70,7 +70,8 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 model = source.family.model_class(config)
             groups = parameters_by_block(model, source.family, sizes_of(config), layers)
-            deepspeed.initialize(model=model, optimizer=build_optimizer(groups, OptimizerConfig()), config=ds_config)
+            optimizer = build_optimizer(model, groups, OptimizerConfig())
+            deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
         else:
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
             build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")
