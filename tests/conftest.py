@@ -85,7 +85,7 @@ def tiny_model():
             hidden_size=hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=kv_heads or (heads // 2 if FAMILIES[family].grouped else None),
+            num_key_value_heads=kv_heads or (heads // 2 if FAMILIES[family].grouped and heads % 2 == 0 else None),
             head_dim=head_dim,
             tie_word_embeddings=tied,
         )

@@ -7,25 +7,30 @@ from typing import Any
 from pipeline.growth.exactness import Verdict, predict, verdict
 from pipeline.growth.plan import GrowthPlan
 
-_ROUNDING = {"float64": 1e-12, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""By how much rounding alone may move a logit. Measured floors are 2e-5 in float32 and 0.3 in bfloat16."""
-
-_FLOAT32_NORM = 1e-5
-"""The same in float64 where norms compute in float32 whatever they are given (RMSNorm in Hugging Face's classes)."""
+_ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
 
 
-def certify(plan: GrowthPlan, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the certificate as JSON-ready values; `measured` is what was found before and after.
+def certify(
+    plan: GrowthPlan,
+    source_path: str,
+    source_digest: str,
+    measured: Mapping[str, Any],
+    in_training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the certificate as JSON-ready values.
 
-    `measured_agrees` says whether a growth predicted to be exact was seen to be: logits moved by no more than rounding
-    in the measured dtype; None where nothing was measured.
+    `measured` is what a probe in float64 found before and after, `in_training` the same of the engine that trains the
+    target on. `measured_agrees` says whether a growth predicted to be exact was seen to be: logits moved by no more
+    than rounding in the dtype of each.
     """
     departures = predict(plan)
     found = verdict(departures)
-    moved = measured.get("max_logit_difference")
-    agrees = None if moved is None else found is not Verdict.EXACT or moved <= _rounding(plan, measured["dtype"])
+    seen = [measured] if in_training is None else [measured, in_training]
     return {
         "family": plan.family.name,
+        "source_path": source_path,
+        "source_digest": source_digest,
         "source": asdict(plan.source),
         "target": asdict(plan.target),
         "growth": plan.growth.model_dump(),
@@ -44,11 +49,7 @@ def certify(plan: GrowthPlan, measured: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": found,
         "departures": [departure.cause for departure in departures],
         "measured": dict(measured),
-        "measured_agrees": agrees,
+        "in_training": None if in_training is None else dict(in_training),
+        "measured_agrees": found is not Verdict.EXACT
+        or all(one["max_logit_difference"] <= _ROUNDING[one["dtype"]] for one in seen),
     }
-
-
-def _rounding(plan: GrowthPlan, dtype: str) -> float:
-    if dtype == "float64" and plan.family.norm == "rms_norm":
-        return _FLOAT32_NORM
-    return _ROUNDING[dtype]

@@ -109,9 +109,8 @@ class OfflineGrowth:
         request = self.request
         self._check_room()
         digest = inspect(self.source.state, str(request.source))
-        certificate = certify(self.plan, compare(self.source, self.plan, self._target)) | {
-            "source_path": str(request.source),
-            "source_digest": digest,
+        measured = compare(self.source, self.plan, self._target)
+        certificate = certify(self.plan, str(request.source), digest, measured) | {
             "format": request.format,
             "dtype": str(self.dtype).removeprefix("torch."),
             "world_size": request.world_size if request.format == "zero3" else None,

@@ -16,10 +16,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pipeline import keyed
-from pipeline.families import Family, sizes_of
+from pipeline.families import AxisKind, Family, sizes_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streaming import row_chunks
+from pipeline.growth.weighted_norms import WeightedNorms
 
 SEQUENCES, POSITIONS = 2, 32
 """The window of random tokens that models are compared on."""
@@ -74,12 +75,12 @@ class _StreamedEmbedding(nn.Module):
 class _ExactRMSNorm(nn.Module):
     """An RMSNorm that stays in the dtype of what it normalizes; transformers' casts to float32, good to 1e-6 only."""
 
-    def __init__(self, gain: torch.Tensor, eps: float) -> None:
+    def __init__(self, weight: torch.Tensor, variance_epsilon: float) -> None:
         super().__init__()
-        self._gain, self._eps = gain, eps
+        self.weight, self.variance_epsilon = weight, variance_epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, self._gain.shape, self._gain, self._eps)
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
 
 
 def streamed_model(family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
@@ -128,6 +129,15 @@ def probe(
     return streamed_model(family, config, state, dtype)(input_ids=input_ids).logits
 
 
+@torch.no_grad()
+def _probe_grown(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids: torch.Tensor) -> torch.Tensor:
+    """The same of a grown model as its training begins, weighted norms included."""
+    model = streamed_model(plan.family, config, state, torch.float64)
+    if plan.growth.norm_statistics == "weighted":
+        WeightedNorms(model, plan.family, sizes_of(config), plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps)
+    return model(input_ids=input_ids).logits
+
+
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
     """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
 
@@ -149,7 +159,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         large, large_state = _cut(family, large, large_state, target_layers)
     input_ids = _window(family, source.config)
     before = probe(family, small, small_state, input_ids)
-    after = probe(family, large, large_state, input_ids)[..., : before.shape[-1]]
+    after = _probe_grown(plan, large, large_state, input_ids)[..., : before.shape[-1]]
     losses = [_loss(family, logits, input_ids) for logits in (before, after)]
     return {
         "source_loss": losses[0],

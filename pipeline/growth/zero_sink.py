@@ -1,50 +1,141 @@
-"""The live sink: a state written into a DeepSpeed engine's partitions, each rank its own pieces.
+"""The live sink: a state written into a DeepSpeed engine, each rank computing its own pieces.
 
-Under ZeRO-3 no rank ever holds a whole tensor. DeepSpeed casts its fp32 masters from the
-low-precision weights when the engine is made, so a state is written twice: `fill_weights` before
-`deepspeed.initialize`, `fill_masters` after it.
+One pass after `deepspeed.initialize`, a chunk at a time: the fp32 masters, the low-precision weights
+beside them, and what the optimizer keeps of each. Under ZeRO-3 no rank ever holds a whole tensor.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
-from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from pipeline.growth.state import Rows, State, flat
+from pipeline.growth.state import OptimizerState, Rows, State, flat
+
+_CHUNK = 1 << 22
+"""Elements computed at once."""
+
+_SCALARS = {"step": 0.0, "lr_factor": 1.0, "eps_factor": 1.0}
+"""What the optimizer may keep as one number for a whole master, and the value where nothing is said; all
+else has one per element, 0 where nothing is said."""
 
 
-def fill_weights(model: nn.Module, state: State, rank: int) -> None:
-    """Write the state into the model's weights, of which this rank may hold pieces only."""
-    for name, parameter in model.named_parameters():
-        if _is_partitioned(parameter):
-            parameter.ds_tensor.data.copy_(_piece(parameter, state[name], rank))
-        else:
-            parameter.data.copy_(_whole(state[name]))
+_GROUP_PARTITIONS = {
+    DeepSpeedZeroOptimizer: "single_partition_of_fp32_groups",
+    # What stage 1 becomes where gradients are summed in fp32 beside bf16 weights.
+    BF16_Optimizer: "fp32_groups_flat_partition",
+}
+"""ZeRO-1 and 2: where a rank's part of each group is."""
 
 
-def fill_masters(model: nn.Module, state: State, rank: int) -> None:
-    """Write the state into the fp32 masters, to full precision, and again into the weights beside them."""
-    for name, parameter in model.named_parameters():
-        if _is_partitioned(parameter):
-            piece = _piece(parameter, state[name], rank)
-            safe_set_local_fp32_param(parameter, piece)
-            parameter.ds_tensor.data.copy_(piece)
-        else:
-            safe_set_full_fp32_param(parameter, _whole(state[name]).to(parameter.device))
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Elements [start, stop) of a flattened parameter, which begin at `place` of a flat master."""
+
+    name: str
+    parameter: nn.Parameter
+    start: int
+    stop: int
+    place: int
 
 
-def _is_partitioned(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_tensor")
+@dataclass(frozen=True, slots=True)
+class Master:
+    """One tensor that the optimizer steps, and the parameters' pieces in it."""
+
+    stepped: torch.Tensor
+    fragments: list[Fragment]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """Its elements, flat."""
+        return self.stepped.detach().view(-1)
 
 
-def _whole(tensor: Rows) -> torch.Tensor:
-    return tensor.rows(0, tensor.shape[0])
+@torch.no_grad()
+def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: OptimizerState | None) -> None:
+    """Write the state into the engine's weights and masters, and the optimizer's state where one is given.
+
+    Of a tensor that `optimizer_state` says nothing about the optimizer keeps nothing; where it shares a
+    master with others, its elements are as old as their `step` says: 0.
+    """
+    masters = _masters(engine)
+    for master in masters:
+        for fragment in master.fragments:
+            _fill(master.values, fragment, state[fragment.name])
+        if optimizer_state is not None:
+            _fill_optimizer(engine, master, optimizer_state)
+    _fill_low_precision(engine, masters, state)
 
 
-def _piece(parameter: nn.Parameter, tensor: Rows, rank: int) -> torch.Tensor:
-    """This rank's piece [rank * p, (rank + 1) * p) of the flattened tensor, p = ceil(numel / W), its tail padded with 0."""
-    size = parameter.ds_tensor.numel()
-    start = min(rank * size, parameter.ds_numel)
-    stop = min(start + size, parameter.ds_numel)
-    piece = torch.zeros(size, dtype=torch.float32, device=parameter.ds_tensor.device)
-    piece[: stop - start] = flat(tensor, start, stop)
-    return piece
+def _masters(engine: DeepSpeedEngine) -> list[Master]:
+    """This rank's masters, by DeepSpeed's own bookkeeping of the fragments in them."""
+    wrapper, named = engine.optimizer, list(engine.module.named_parameters())
+    if isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3):
+        masters = [Master(stepped, []) for stepped in wrapper.fp32_partitioned_groups_flat]
+        for name, parameter in named:
+            number, place, size = wrapper.grad_position[wrapper.get_param_id(parameter)]
+            start = min(engine.global_rank * size, parameter.ds_numel)
+            stop = min(start + size, parameter.ds_numel)
+            masters[number].fragments.append(Fragment(name, parameter, start, stop, place))
+            # The last rank's padding was never written, and would go into every norm.
+            masters[number].values[place + stop - start : place + size] = 0
+        return masters
+    if isinstance(wrapper, tuple(_GROUP_PARTITIONS)):
+        masters = [Master(stepped, []) for stepped in getattr(wrapper, _GROUP_PARTITIONS[type(wrapper)])]
+        for name, parameter in named:
+            mapping = parameter._hp_mapping
+            if mapping is not None:
+                start, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address.start
+                fragment = Fragment(name, parameter, start, start + mapping.lp_fragment_address.numel, place)
+                masters[mapping.param_group_index].fragments.append(fragment)
+        return masters
+    assert isinstance(wrapper, torch.optim.Optimizer), f"the masters of {type(wrapper).__name__} are not known"
+    # Stage 0 keeps no masters beside the weights.
+    return [Master(parameter, [Fragment(name, parameter, 0, parameter.numel(), 0)]) for name, parameter in named]
+
+
+def _fill_low_precision(engine: DeepSpeedEngine, masters: list[Master], state: State) -> None:
+    """Write the weights that the model computes with: under ZeRO-3 this rank's pieces, else whole tensors."""
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        for master in masters:
+            for fragment in master.fragments:
+                piece = fragment.parameter.ds_tensor
+                for begin in range(0, piece.numel(), _CHUNK):
+                    end = min(begin + _CHUNK, piece.numel())
+                    piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
+    elif isinstance(engine.optimizer, tuple(_GROUP_PARTITIONS)):
+        for name, parameter in engine.module.named_parameters():
+            _fill(parameter.detach().view(-1), Fragment(name, parameter, 0, parameter.numel(), 0), state[name])
+
+
+def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows) -> None:
+    for start in range(fragment.start, fragment.stop, _CHUNK):
+        stop = min(start + _CHUNK, fragment.stop)
+        place = fragment.place + start - fragment.start
+        values[place : place + stop - start] = flat(tensor, start, stop).to(values.device, values.dtype)
+
+
+def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerState) -> None:
+    """Put into the optimizer what it keeps of one master: a scalar where it is one for all elements."""
+    held: list[tuple[Fragment, Mapping[str, Rows | float]]] = [
+        (fragment, state.get(fragment.name, {})) for fragment in master.fragments if fragment.start < fragment.stop
+    ]
+    kept_by_optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer).state
+    for key in dict.fromkeys(key for _, kept in held for key in kept):
+        default = _SCALARS.get(key, 0.0)
+        values = [kept.get(key, default) for _, kept in held]
+        if key in _SCALARS and all(isinstance(value, float) and value == values[0] for value in values):
+            kept_by_optimizer[master.stepped][key] = torch.tensor(values[0])
+            continue
+        whole = torch.full_like(master.values, default)
+        for (fragment, _), value in zip(held, values, strict=True):
+            if isinstance(value, float):
+                whole[fragment.place : fragment.place + fragment.stop - fragment.start] = value
+            else:
+                _fill(whole, fragment, value)
+        kept_by_optimizer[master.stepped][key] = whole.view(master.stepped.shape)

@@ -3,20 +3,27 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import publish_directory, write_atomically, write_json
+from pipeline.growth.sources import LATEST
+from pipeline.growth.state import Source
+from pipeline.growth.zero_checkpoint import open_zero_checkpoint
 from pipeline.training import distributed
+from pipeline.training.engine import TrainedModel
 
-_LATEST = "latest"
 _PROGRESS = "progress.json"
 _DOOMED = ".deleted"
+
+_COUNTERS = ("global_steps", "global_samples", "skipped_steps")
+_LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,10 @@ class Saved:
     """Seconds spent in steps."""
     flops_model: dict[str, int]
     flops_executed: dict[str, int]
-    world_size: int
+    counters: dict[str, int] = field(default_factory=dict)
+    """DeepSpeed's own, of this model's training."""
+    loss_scale: dict[str, float] = field(default_factory=dict)
+    """Where fp16's dynamic loss scale stands."""
 
 
 class _RecordingEngine(TorchCheckpointEngine):
@@ -44,7 +54,8 @@ class _RecordingEngine(TorchCheckpointEngine):
 
     def __init__(self, replaced: TorchCheckpointEngine) -> None:
         self.name = replaced.name
-        self.zipfile_serialization = replaced.zipfile_serialization
+        # The older format cannot be mapped.
+        self.zipfile_serialization = True
         self.failure: str | None = None
 
     def save(self, state_dict: dict[str, Any], path: str) -> None:
@@ -65,24 +76,28 @@ class Checkpoints:
     def latest(self) -> Saved | None:
         """Return where the newest complete checkpoint stands, or None."""
         try:
-            tag = (self._directory / _LATEST).read_text(encoding="utf-8").strip()
+            tag = (self._directory / LATEST).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
+        path = self._directory / tag / _PROGRESS
         try:
-            return Saved(**json.loads((self._directory / tag / _PROGRESS).read_text(encoding="utf-8")))
+            return Saved(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: not of this version's making ({error}); name another run_dir") from None
         except FileNotFoundError:
             raise UserError(
-                f"{self._directory / _LATEST}: names {tag}, which is not there; put the checkpoint back, or remove the run "
+                f"{self._directory / LATEST}: names {tag}, which is not there; put the checkpoint back, or remove the run "
                 "directory and begin again"
             ) from None
 
-    def save(self, engine: DeepSpeedEngine, saved: Saved) -> None:
-        """Save the engine and where it stands; a collective call.
+    def save(self, model: TrainedModel, saved: Saved) -> None:
+        """Save the model, its optimizer and where it stands; a collective call.
 
         Raises UserError on every rank where a file could not be written; the last checkpoint stays.
         """
-        tag = _tag(saved.step)
+        tag, engine = _tag(saved.step), model.engine
         aside = tag + ".partial"
+        saved = replace(saved, counters=_counters(engine), loss_scale=_loss_scale(engine))
         distributed.on_first_rank(lambda: self._clear(aside))
         writer = _RecordingEngine(engine.checkpoint_engine)
         engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
@@ -93,11 +108,11 @@ class Checkpoints:
         finally:
             engine.checkpoint_engine = replaced
         distributed.on_every_rank(lambda: self._check(writer.failure, aside))
-        distributed.on_first_rank(lambda: self._publish(aside, tag, saved))
+        distributed.on_first_rank(lambda: self._publish(aside, tag, model.config, saved))
 
-    def load(self, engine: DeepSpeedEngine, saved: Saved) -> None:
-        """Load the checkpoint that `saved` describes into the engine; a collective call."""
-        engine.load_checkpoint(str(self._directory), tag=_tag(saved.step))
+    def open(self, saved: Saved) -> Source:
+        """Return the model and the optimizer's state in the checkpoint that `saved` describes."""
+        return open_zero_checkpoint(self._directory / _tag(saved.step))
 
     def _clear(self, name: str) -> None:
         shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -110,11 +125,13 @@ class Checkpoints:
                 f"which goes on from the last complete one"
             )
 
-    def _publish(self, aside: str, tag: str, saved: Saved) -> None:
+    def _publish(self, aside: str, tag: str, config: PretrainedConfig, saved: Saved) -> None:
         try:
+            # So that the checkpoint can be read by itself.
+            config.save_pretrained(self._directory / aside)
             write_json(self._directory / aside / _PROGRESS, asdict(saved))
             publish_directory(self._directory / aside, self._directory / tag)
-            write_atomically(self._directory / _LATEST, tag + "\n")
+            write_atomically(self._directory / LATEST, tag + "\n")
         except OSError as error:
             self._check(f"{self._directory / tag}: {error.strerror}", aside)
         self._remove_old(tag)
@@ -129,6 +146,23 @@ class Checkpoints:
             doomed.append(tag + _DOOMED)
         for name in doomed:
             shutil.rmtree(self._directory / name, ignore_errors=True)
+
+
+def restore_counters(engine: DeepSpeedEngine, saved: Saved) -> None:
+    """Set DeepSpeed's counters and fp16's dynamic loss scale to where a checkpoint's engine stood."""
+    for name, value in saved.counters.items():
+        setattr(engine, name, value)
+    for name, value in saved.loss_scale.items():
+        setattr(engine.optimizer.loss_scaler, name, value)
+
+
+def _counters(engine: DeepSpeedEngine) -> dict[str, int]:
+    return {name: getattr(engine, name) for name in _COUNTERS}
+
+
+def _loss_scale(engine: DeepSpeedEngine) -> dict[str, float]:
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {name: getattr(scaler, name) for name in _LOSS_SCALE} if getattr(scaler, "dynamic", False) else {}
 
 
 def _tag(step: int) -> str:

@@ -7,16 +7,17 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
+from data_prep.errors import UserError
 from pipeline.families import Family, Sizes, check_parameters, sizes_of
-from pipeline.growth.state import State
-from pipeline.growth.zero_sink import fill_masters, fill_weights
+from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.weighted_norms import WeightedNorms
+from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
-from pipeline.training import distributed
 from pipeline.training.ds_config import zero_stage
 from pipeline.training.optimizer import HEAD, FreezableAdamW, build_optimizer, layer_block, parameters_by_block
 
@@ -31,6 +32,8 @@ class TrainedModel:
     optimizer: FreezableAdamW
     blocks: dict[str, list[nn.Parameter]]
     layers_per_block: int
+    norms: WeightedNorms | None = None
+    """Where growth is exact through weighted norm statistics only."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -46,6 +49,11 @@ class TrainedModel:
         """Run the model: [sequences, S] ids to [sequences, S, vocab] logits."""
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         return self.engine(input_ids=input_ids, **extra).logits
+
+    def reach(self, step: int) -> None:
+        """Take on what depends on how many steps this model has been trained."""
+        if self.norms is not None:
+            self.norms.at(step)
 
     def train_all(self) -> None:
         """Let every block learn."""
@@ -71,12 +79,6 @@ class TrainedModel:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def full_weight(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return one parameter whole, in fp32, on the CPU; a collective call."""
-        whole = safe_get_full_fp32_param(parameter)
-        # Stage 0 has no masters beside the weights.
-        return (parameter.detach() if whole is None else whole).float().cpu().reshape(_shape(parameter))
-
     def close(self) -> None:
         """Give back the engine's memory."""
         self.train_all()
@@ -93,28 +95,36 @@ def build(
     optimizer: OptimizerConfig,
     per_block: int,
     attn_implementation: str,
+    optimizer_state: OptimizerState | None = None,
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
-    Raises RuntimeError where the family's table does not match the model class.
+    The optimizer starts with `optimizer_state`, or with nothing. Raises RuntimeError where the family's
+    table does not match the model class, UserError where masters would lie out of reach.
     """
+    if ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") == "nvme":
+        raise UserError(
+            "zero_optimization.offload_optimizer.device: masters on nvme can neither be filled nor read back from a "
+            "checkpoint here; cpu would do"
+        )
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
     partitioned = zero_stage(ds_config) == 3
-    with deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned), no_init_weights():
+    with (
+        # zero.Init would round what rotary frequencies are made of to the model's dtype: bf16 puts them off by 0.4 %,
+        # which is whole turns at the end of a long sequence.
+        prevent_arange_dtype_change(),
+        deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
+        no_init_weights(),
+    ):
         model = family.model_class(config)
     # no_init_weights leaves out the tying too.
     model.tie_weights()
-    fill_weights(model, state, distributed.rank())
     groups = parameters_by_block(model, family, sizes_of(config), per_block)
-    adamw = build_optimizer(groups, optimizer)
+    adamw = build_optimizer(model, groups, optimizer)
     engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=ds_config)
-    fill_masters(engine.module, state, distributed.rank())
+    fill_engine(engine, state, optimizer_state)
     blocks: dict[str, list[nn.Parameter]] = {}
     for (block, _), parameters in groups.items():
         blocks.setdefault(block, []).extend(parameters)
     return TrainedModel(family, config, engine, adamw, blocks, per_block)
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)

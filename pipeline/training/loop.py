@@ -50,7 +50,6 @@ class Position:
             seconds=self.seconds,
             flops_model=self.ledger.model,
             flops_executed=self.ledger.executed,
-            world_size=distributed.world_size(),
         )
 
 
@@ -107,14 +106,16 @@ class Trainer:
         self._stop.defer()
         steps = sum(stage.steps for stage in self._stages)
         loss = None
+        self._model.reach(self._position.step - self._first_step)
         while (done := self._position.step - self._first_step) < steps:
             stage, ends = self._stage_at(done)
             stopping = self._step(stage, done, steps)
             done += 1
+            self._model.reach(done)
             if ends == done or done % self._recipe.evaluation.every == 0:
                 loss = self.evaluate(stage.name)
             if stopping or ends == done or done % self._recipe.checkpointing.every == 0:
-                self._records.checkpoints.save(self._model.engine, self._position.saved(self._role))
+                self._records.checkpoints.save(self._model, self._position.saved(self._role))
             if stopping and done < steps:
                 raise Stopped
         return self.evaluate(None) if loss is None else loss

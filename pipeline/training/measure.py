@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.data.batches import Batches
+from pipeline.growth.plain_model import plain_model
 from pipeline.growth.state import Source
 from pipeline.training import distributed
 from pipeline.training.engine import TrainedModel
@@ -24,7 +25,7 @@ def measure_growth(
     """
     config = source.config
     config._attn_implementation = attn_implementation
-    small = source.family.model_class.from_pretrained(source.directory, config=config, dtype=dtype)
+    small = plain_model(source.family, config, source.state, dtype)
     small.to(distributed.device()).eval()
     grown.engine.eval()
     batch_size = grown.engine.train_micro_batch_size_per_gpu()

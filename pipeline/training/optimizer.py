@@ -13,21 +13,65 @@ from pipeline.recipe import OptimizerConfig, StageConfig
 HEAD = "head"
 
 
+_CHUNK = 1 << 22
+"""Elements stepped at once where each has an age of its own."""
+
+
 class FreezableAdamW(torch.optim.AdamW):
     """AdamW whose groups with `frozen` set stand still: weights, moments and step counters.
 
     `requires_grad = False` alone would not do: a partition without a new gradient still moves by its
     momentum and its decay.
+
+    A grown tensor keeps the source's moments where it has any and starts anew elsewhere, so its state may
+    hold element by element `step`, `lr_factor` (of the Adam update, not of the decay) and `eps_factor`.
+    Tensors with a plain step count go through torch's own AdamW.
     """
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
         groups = self.param_groups
-        self.param_groups = [group for group in groups if not group["frozen"]]
+        live = [group for group in groups if not group["frozen"]]
+        self.param_groups = [group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in live]
         try:
-            return super().step(closure)
+            loss = super().step(closure)
         finally:
             self.param_groups = groups
+        for group in live:
+            for parameter in group["params"]:
+                if parameter.grad is not None and self._is_mixed(parameter):
+                    self._step_elements(parameter, group)
+        return loss
+
+    def _is_mixed(self, parameter: torch.Tensor) -> bool:
+        state = self.state.get(parameter, {})
+        return "lr_factor" in state or "eps_factor" in state or ("step" in state and state["step"].dim() > 0)
+
+    @torch.no_grad()
+    def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections at each element's own age."""
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        state["step"] += 1
+        flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
+        weights = parameter.view(-1)
+        for begin in range(0, len(weights), _CHUNK):
+            part = {key: value[begin : begin + _CHUNK] if len(value) > 1 else value for key, value in flat.items()}
+            weight, grad = weights[begin : begin + _CHUNK], part["grad"]
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            part["exp_avg"].lerp_(grad, 1 - beta1)
+            part["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            age = part["step"].to(weight.device)
+            rate = group["lr"] * part.get("lr_factor", _ONE).to(weight.device) / _bias_correction(beta1, age)
+            eps = group["eps"] * part.get("eps_factor", _ONE).to(weight.device)
+            weight.sub_(rate * part["exp_avg"] / ((part["exp_avg_sq"] / _bias_correction(beta2, age)).sqrt() + eps))
+
+
+_ONE = torch.ones(1)
+
+
+def _bias_correction(beta: float, age: torch.Tensor) -> torch.Tensor:
+    """1 - beta^age, to single precision also where beta is close to 1."""
+    return -torch.expm1(age * math.log(beta)) if beta else torch.ones_like(age)
 
 
 def layers_per_block(stages: list[StageConfig], layers: int) -> int:
@@ -56,11 +100,16 @@ def parameters_by_block(
     return blocks
 
 
-def build_optimizer(blocks: dict[tuple[str, bool], list[nn.Parameter]], config: OptimizerConfig) -> FreezableAdamW:
-    """Return the optimizer over `blocks`, nothing frozen."""
+def build_optimizer(
+    model: nn.Module, blocks: dict[tuple[str, bool], list[nn.Parameter]], config: OptimizerConfig
+) -> FreezableAdamW:
+    """Return the optimizer over the model's `blocks`, nothing frozen."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
     groups = [
         {
             "params": parameters,
+            # Without ZeRO a checkpoint says by nothing else whose state it keeps.
+            "names": [names[parameter] for parameter in parameters],
             "block": block,
             "frozen": False,
             "weight_decay": config.weight_decay if decays else 0.0,

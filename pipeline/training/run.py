@@ -17,15 +17,18 @@ from data_prep.shards import Shard
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import objective_for
 from pipeline.data.windows import Windows
-from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, AxisKind, scratch_config, sizes_of, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
+from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
-from pipeline.growth.state import Source, State
+from pipeline.growth.state import OptimizerState, Source, State
+from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
 from pipeline.training.ds_config import compute_dtype
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.export import export
@@ -34,7 +37,7 @@ from pipeline.training.measure import measure_growth
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.progress import Progress
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.run_directory import RunDirectory, tokenizer_directory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 
@@ -67,7 +70,7 @@ class Run:
     def _execute(self) -> dict[str, Any]:
         """Return the run's summary, after doing what is left of the run."""
         saved = distributed.on_first_rank(self._checkpoints.latest)
-        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved, distributed.world_size()))
+        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
         done = distributed.on_first_rank(self._finished_summary)
         if done is not None:
             return done
@@ -94,13 +97,13 @@ class Run:
         recipe = self._recipe
         # Everything that may be refused is looked at before the first step, and what needs no text before that.
         given = distributed.on_every_rank(self._given_source)
-        self._plan(self._source_config(given, vocab_size=1, eos_id=0))
+        self._plan(self._source_config(given, vocab_size=1, eos_id=0), given)
         prepared = distributed.on_first_rank(self._prepare_data)
         data = distributed.on_every_rank(lambda: PreparedData(Path(prepared)))
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
         family = FAMILIES[source.model_type]
-        target, plan = self._plan(source)
+        target, plan = self._plan(source, given)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
         training, heldout = distributed.on_every_rank(
@@ -115,42 +118,78 @@ class Run:
         records = self._open_records(position.step)
 
         def train(role: str, model: TrainedModel, stages: list[StageConfig], first_step: int) -> float:
-            resumed = saved is not None and saved.model == role and saved.step > first_step
-            if resumed:
-                self._checkpoints.load(model.engine, saved)
+            if saved is not None and saved.model == role:
+                restore_counters(model.engine, saved)
                 self._say(f"{role}: going on from step {saved.step}")
             return Trainer(role, model, stages, first_step, recipe, training, heldout, position, records, self._stop).train()
 
-        if given is None:
-            if not self._source_is_done(saved):
+        def train_source() -> Source:
+            if saved is None or saved.step < self._source_steps:
                 # An export from before the source was lengthened must not pass for this one.
                 distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
-                state = initialized(family, source, recipe.seed)
-                model = self._build(source, state, sizes_of(source).num_hidden_layers)
+                opened = None if saved is None else self._open(saved)
+                state = initialized(family, source, recipe.seed) if opened is None else opened.state
+                kept = None if opened is None else opened.optimizer
+                model = self._build(source, state, kept, sizes_of(source).num_hidden_layers)
                 train("source", model, [stage], 0)
-                export(model, self._directory.source_model, data.tokenizer)
                 model.close()
-            given = open_source(self._directory.source_model)
+            return self._export(self._directory.source_model, data, again=False)
 
-        model = self._build(target, plan.grow(given.state), per_block)
-        if saved is None or saved.model == "source":
-            self._certify_growth(plan, given, model, heldout, records, position.step)
+        if saved is not None and saved.model == "target":
+            opened = self._open(saved)
+            model = self._build(target, opened.state, opened.optimizer, per_block)
+            self._weigh_norms(model, plan)
+        else:
+            given = given or train_source()
+            for reason in plan.choices:
+                self._say(reason)
+            model = self._build(target, plan.grow(given.state), self._grown_optimizer(plan, given), per_block)
+            self._weigh_norms(model, plan)
+            self._certify_growth(plan, given, target, model, heldout, records, position.step)
         final = train("target", model, recipe.stages, self._source_steps)
-        export(model, self._directory.model, data.tokenizer)
         model.close()
+        self._export(self._directory.model, data, again=True)
         records.progress.close()
         return self._summarize(position, data, final)
 
-    def _build(self, config: PretrainedConfig, state: State, per_block: int) -> TrainedModel:
-        family = FAMILIES[config.model_type]
-        recipe = self._recipe
-        return build(family, config, state, self._ds_config, recipe.optimizer, per_block, recipe.attn_implementation)
+    def _open(self, saved: Saved) -> Source:
+        return distributed.on_every_rank(lambda: self._checkpoints.open(saved))
 
-    def _source_is_done(self, saved: Saved | None) -> bool:
-        if saved is None or saved.model == "target":
-            return saved is not None
-        return saved.step >= self._source_steps and self._directory.source_model.is_dir()
+    def _export(self, directory: Path, data: PreparedData, *, again: bool) -> Source:
+        """Return the newest checkpoint, and leave it as a Hugging Face directory; `again` in place of one that is there."""
+        newest = self._open(distributed.on_first_rank(self._checkpoints.latest))
+
+        def work() -> None:
+            if again or not directory.is_dir():
+                export(newest, directory, data.tokenizer)
+
+        distributed.on_first_rank(work)
+        return newest
+
+    def _build(
+        self, config: PretrainedConfig, state: State, optimizer_state: OptimizerState | None, per_block: int
+    ) -> TrainedModel:
+        recipe = self._recipe
+        return build(
+            FAMILIES[config.model_type],
+            config,
+            state,
+            self._ds_config,
+            recipe.optimizer,
+            per_block,
+            recipe.attn_implementation,
+            optimizer_state,
+        )
+
+    def _grown_optimizer(self, plan: GrowthPlan, source: Source) -> OptimizerState | None:
+        return plan.grow_optimizer(source.optimizer) if self._recipe.growth.optimizer_state == "grow" else None
+
+    @staticmethod
+    def _weigh_norms(model: TrainedModel, plan: GrowthPlan) -> None:
+        if plan.growth.norm_statistics == "weighted":
+            residual, steps = plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps
+            model.norms = WeightedNorms(model.module, plan.family, plan.target, residual, steps)
 
     def _given_source(self) -> Source | None:
         path = self._recipe.source.path
@@ -164,7 +203,7 @@ class Run:
         elif config.shards is not None:
             data = PreparedData(Path(config.shards))
         else:
-            tokenizer = config.tokenizer or TokenizerConfig(path=self._recipe.source.path)
+            tokenizer = config.tokenizer or TokenizerConfig(path=str(tokenizer_directory(Path(self._recipe.source.path))))
             request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
             data = prepare(request, self._say)
         if recorded is not None and data.manifest.fingerprint != recorded["fingerprint"]:
@@ -179,7 +218,7 @@ class Run:
             return given.config
         return scratch_config(self._recipe.source.model, vocab_size, eos_id, self._recipe.data.sequence_length)
 
-    def _plan(self, source: PretrainedConfig) -> tuple[PretrainedConfig, GrowthPlan]:
+    def _plan(self, source: PretrainedConfig, given: Source | None) -> tuple[PretrainedConfig, GrowthPlan]:
         """Return the target's configuration and the way there; raises UserError where there is none."""
         recipe = self._recipe
         target = target_config(source, recipe.target)
@@ -190,6 +229,14 @@ class Run:
                 raise UserError(
                     f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
                 )
+        steps, annealed = sum(stage.steps for stage in recipe.stages), plan.growth.norm_anneal_steps
+        if plan.growth.norm_statistics == "weighted" and steps < annealed:
+            raise UserError(
+                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {steps}, after which its norms are to "
+                "be stock; choose fewer"
+            )
+        if given is not None:
+            self._grown_optimizer(plan, given)
         return target, plan
 
     def _check_fit(self, source: PretrainedConfig, data: PreparedData) -> None:
@@ -199,10 +246,11 @@ class Run:
                 f"{data.tokenizer.files[0]}: the tokenizer has ids up to {data.tokenizer.vocab_size - 1}, and the model's "
                 f"vocab_size is {sizes.vocab_size}; name the model's own tokenizer as data.tokenizer.path"
             )
-        if self._recipe.data.sequence_length > sizes.max_position_embeddings:
+        usable = FAMILIES[source.model_type].usable_positions(sizes)
+        if self._recipe.data.sequence_length > usable:
             raise UserError(
-                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's "
-                f"max_position_embeddings of {sizes.max_position_embeddings}"
+                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's {usable} positions "
+                f"(max_position_embeddings is {sizes.max_position_embeddings})"
             )
 
     def _open_records(self, step: int) -> Records:
@@ -222,13 +270,14 @@ class Run:
         self,
         plan: GrowthPlan,
         source: Source,
+        target: PretrainedConfig,
         grown: TrainedModel,
         heldout: Batches,
         records: Records,
         step: int,
     ) -> None:
-        """Compare the grown model with its source on held-out text, and write the certificate."""
-        measured = measure_growth(
+        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate."""
+        in_training = measure_growth(
             source,
             grown,
             heldout,
@@ -238,8 +287,14 @@ class Run:
         )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
-        records.evaluation(step, GROWN_STAGE, measured["grown_loss"], measured["scored_tokens"])
-        distributed.on_first_rank(lambda: write_json(self._directory.certificate, certify(plan, measured)))
+        records.evaluation(step, GROWN_STAGE, in_training["grown_loss"], in_training["scored_tokens"])
+
+        def write() -> None:
+            digest = inspect(source.state, str(source.directory))
+            certificate = certify(plan, str(source.directory), digest, compare(source, plan, target), in_training)
+            write_json(self._directory.certificate, certificate)
+
+        distributed.on_first_rank(write)
 
     def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
         directory = self._directory
@@ -251,8 +306,8 @@ class Run:
             "growth": certificate,
             "losses": {
                 "unigram": data.manifest.unigram_entropy,
-                "source": certificate["measured"]["source_loss"],
-                "grown": certificate["measured"]["grown_loss"],
+                "source": certificate["in_training"]["source_loss"],
+                "grown": certificate["in_training"]["grown_loss"],
                 "final": final,
             },
             "source_given": self._recipe.source.path is not None,

@@ -8,6 +8,8 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
+from data_prep.prepare import PreparedData
+from pipeline.growth.sources import CHECKPOINTS, checkpoint_in
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
@@ -24,13 +26,13 @@ class RunDirectory:
         self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "eval.jsonl"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINTS
         self.source_model = path / "source_model"
         self.model = path / "model"
         self.certificate = path / "certificates" / "00.json"
         self.summary = path / "summary.json"
 
-    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None, world_size: int) -> None:
+    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> None:
         """Check that this recipe may run here, writing nothing.
 
         Raises UserError where the directory belongs to another recipe or another way of running; stages
@@ -45,11 +47,6 @@ class RunDirectory:
             return
         self._check_recipe(recipe, saved)
         self._check_ds_config(ds_config)
-        if saved is not None and saved.world_size != world_size:
-            raise UserError(
-                f"{self.checkpoints}: written by {saved.world_size} ranks, and {world_size} are running; "
-                f"start with {saved.world_size}"
-            )
 
     @property
     def _own_names(self) -> set[str]:
@@ -111,6 +108,22 @@ class RunDirectory:
                 f"{self.ds_config}: the run was begun with another {key}; go on with the DeepSpeed configuration "
                 "that it was begun with, or name another run_dir"
             )
+
+
+def tokenizer_directory(source: Path) -> Path:
+    """Return where a source's tokenizer lies: with its run's data where it is a run's checkpoint, else in the source itself.
+
+    Raises UserError where the run's data is gone.
+    """
+    checkpoint = checkpoint_in(source)
+    run = None if checkpoint is None else RunDirectory(checkpoint.parent.parent)
+    recorded = None if run is None else run.recorded_data()
+    if recorded is None:
+        return source
+    try:
+        return PreparedData(Path(recorded["prepared"])).tokenizer.files[0].parent
+    except UserError as error:
+        raise UserError(f"{run.data}: names data that cannot be read ({error}); name data.tokenizer.path") from None
 
 
 def _pop_lengths(recipe: dict[str, Any]) -> list[int]:

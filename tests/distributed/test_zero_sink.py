@@ -13,6 +13,7 @@ from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetCo
 from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.evaluate import summed_loss
+from tests.distributed.engines import full_weight
 from tests.ranks import run_ranks
 
 
@@ -55,7 +56,7 @@ def check_engine(directory, stage, bf16):
         whole = state[name].rows(0, state[name].shape[0])
         held = getattr(parameter, "ds_tensor", parameter).detach()
         assert held.dtype == dtype
-        assert torch.equal(trained.full_weight(parameter), whole), f"{name}: master"
+        assert torch.equal(full_weight(parameter), whole), f"{name}: master"
         if stage == 3:
             size, start = held.numel(), distributed.rank() * held.numel()
             expected = whole.flatten()[start : start + size].to(dtype)

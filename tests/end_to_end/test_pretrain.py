@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.families import FAMILIES
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
@@ -206,7 +205,7 @@ def test_a_run_lengthened_and_killed_after_its_last_checkpoint_does_not_pass_for
     """Its summary and its exported model are those of the shorter run."""
     shutil.copytree(undisturbed.run_dir, tmp_path / "run")
     longer = launch(recipe(), "stages.full.steps=10")
-    wait_for(lambda: (tmp_path / "run" / "model.gathering").exists(), longer)
+    wait_for(lambda: (tmp_path / "run" / "model.partial").exists(), longer)
     longer.kill()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == STEPS
     resumed = launch(recipe(), "stages.full.steps=10").wait()
@@ -258,14 +257,14 @@ INSTANTS = [
     "run/recipe.yaml",
     "run/checkpoints/*.partial",
     "run/checkpoints/latest",
-    "run/source_model.gathering",
+    "run/source_model.partial",
     "run/source_model",
     "run/certificates/00.json",
     "run/checkpoints/step-00000013*",
     "run/checkpoints/step-00000014.partial",
     "run/checkpoints/step-00000022.partial",
     "run/checkpoints/step-00000022",
-    "run/model.gathering/model.safetensors",
+    "run/model.partial/model.safetensors",
     "run/model",
     "run/summary.json",
 ]
@@ -295,7 +294,7 @@ def test_killed_when_a_file_appears_and_started_again_nothing_is_lost(launch, re
     assert resumed.losses == undisturbed.losses
     assert resumed.evaluations == undisturbed.evaluations
     assert resumed.summary["losses"] == undisturbed.summary["losses"]
-    assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".partial", ".gathering"))]
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
 
 
 @pytest.mark.full

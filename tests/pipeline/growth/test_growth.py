@@ -80,7 +80,7 @@ def test_growth_that_changes_the_function_says_so(tiny_model, tmp_path, family, 
     assert (before - after).abs().max() > 1e-3
     (told,) = predict(plan)
     assert reason in told.cause
-    certificate = certify(plan, {})
+    certificate = certify(plan, "somewhere", "digest", {"max_logit_difference": 1.0, "dtype": "float64"})
     assert certificate["verdict"] != "exact"
     assert certificate["departures"] == [told.cause]
 

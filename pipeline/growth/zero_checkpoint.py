@@ -1,0 +1,256 @@
+"""DeepSpeed checkpoints, of any world size and any ZeRO stage: read through memory maps, without DeepSpeed.
+
+A parameter lies in flat pieces, one a rank. Weights are the fp32 masters; what the optimizer keeps
+of each parameter comes beside them. The tag directory names the model by its `config.json`.
+"""
+
+import math
+import pickle
+import re
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from data_prep.config import read_json
+from data_prep.errors import UserError
+from pipeline.families import Family, family_of, sizes_of
+from pipeline.growth.state import Rows, Source
+
+MODEL_STATES = "mp_rank_00_model_states.pt"
+_RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+_RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+_PREFIXES = ("", "bf16_", "fp16_")
+
+
+class _Fields:
+    """Stands for an object of DeepSpeed's: takes its fields, and runs none of its code."""
+
+
+_STAND_INS = [
+    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (_Fields, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_Fields, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+    (_Fields, "deepspeed.utils.tensor_fragment.fragment_address"),
+]
+"""All that a checkpoint's files hold besides tensors and plain values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [start, stop) of a flattened tensor; a float stands for all of them."""
+
+    start: int
+    stop: int
+    values: torch.Tensor | float
+
+
+class PartitionedTensor:
+    """A tensor in flat pieces, one after the other; reading rows touches only the pieces they lie in."""
+
+    def __init__(self, shape: tuple[int, ...], pieces: list[Piece]) -> None:
+        self.shape = shape
+        self._width = math.prod(shape[1:])
+        self._pieces = pieces
+        self._starts = [piece.start for piece in pieces]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) as float32 or wider."""
+        first, last = start * self._width, stop * self._width
+        values = torch.empty(last - first, dtype=torch.float32)
+        number = bisect_right(self._starts, first) - 1
+        while number < len(self._pieces) and self._pieces[number].start < last:
+            piece = self._pieces[number]
+            begin, end = max(first, piece.start), min(last, piece.stop)
+            part = piece.values
+            if isinstance(part, torch.Tensor):
+                part = part[begin - piece.start : end - piece.start]
+            values[begin - first : end - first] = part
+            number += 1
+        return values.reshape(stop - start, *self.shape[1:])
+
+    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+        """Return the rows, and of each the columns, at these indices."""
+        wanted, places = torch.unique(rows, return_inverse=True)
+        # Runs of neighbouring rows are read at once.
+        runs = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().flatten() + 1)
+        picked = torch.cat([self.rows(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)])[places]
+        return picked if columns is None else picked[:, columns]
+
+
+def is_zero_checkpoint(directory: Path) -> bool:
+    """Whether this is a checkpoint's tag directory."""
+    return (directory / MODEL_STATES).is_file() or (directory / _RANK_MODEL_STATES.format(rank=0)).is_file()
+
+
+def open_zero_checkpoint(directory: Path) -> Source:
+    """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
+
+    Raises UserError naming the file where one is missing, damaged, of another kind or holds code, and
+    the tensor where one is missing or misshapen.
+    """
+    config = _read_config(directory / "config.json")
+    family = family_of(config, f"{directory}/config.json")
+    shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
+    path = directory / _RANK_MODEL_STATES.format(rank=0)
+    if not path.is_file():
+        path = directory / MODEL_STATES
+    try:
+        held = _read_ranks(directory, path)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
+    _check(directory, family, shapes, held)
+    state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
+    optimizer = {name: _joined(shapes[name], held[name].kept) for name in shapes}
+    return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
+
+
+class _Held:
+    """What has been found of one parameter, rank after rank."""
+
+    def __init__(self) -> None:
+        self.weights: list[Piece] = []
+        self.kept: dict[str, list[Piece]] = {}
+
+    @property
+    def end(self) -> int:
+        return self.weights[-1].stop if self.weights else 0
+
+    def add(self, weights: torch.Tensor, begin: int, count: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Take elements [begin, begin + count) of a flat master, and of the state that the optimizer keeps of it."""
+        start, stop = self.end, self.end + count
+        if count == 0:
+            return
+        if len(weights) < begin + count:
+            raise IndexError(f"a master of {len(weights)} elements where {begin + count} are expected")
+        self.weights.append(Piece(start, stop, weights[begin : begin + count]))
+        for key, value in state.items():
+            values = float(value) if value.dim() == 0 else value.flatten()[begin : begin + count]
+            if isinstance(values, torch.Tensor) and len(values) != count:
+                raise IndexError(f"{key} of {value.numel()} elements for a master of {len(weights)}")
+            self.kept.setdefault(key, []).append(Piece(start, stop, values))
+
+
+def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
+    """Return what each parameter's pieces hold, by name; `path` is the first rank's model file."""
+    model = _load(path)
+    if model["param_shapes"] is None:
+        return _read_whole(path, model)
+    shapes: list[Mapping[str, torch.Size]] = model["param_shapes"]
+    held: dict[str, _Held] = {name: _Held() for group in shapes for name in group}
+    for rank in range(int(model["dp_world_size"])):
+        file = _optimizer_file(directory, rank)
+        try:
+            saved = _load(file)["optimizer_state_dict"]
+            if saved.get("zero_stage") == 3:
+                _take_stage_3(held, shapes, saved, int(model["dp_world_size"]))
+            else:
+                _take_stage_1_or_2(held, saved)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
+    return held
+
+
+def _take_stage_3(held: dict[str, _Held], shapes: list[Mapping[str, torch.Size]], saved: dict[str, Any], ranks: int) -> None:
+    """Take one rank's pieces, each ceil(numel / ranks) long and the last ones padded, out of its flat sub-groups."""
+    masters: list[torch.Tensor] = saved["fp32_flat_groups"]
+    states: dict[int, dict[str, torch.Tensor]] = saved["optimizer_state_dict"]["state"]
+    number = begin = 0
+    for group in shapes:
+        for name, shape in group.items():
+            if begin == len(masters[number]):
+                number, begin = number + 1, 0
+            share = -(-math.prod(shape) // ranks)
+            count = min(share, math.prod(shape) - held[name].end)
+            held[name].add(masters[number].detach(), begin, count, states.get(number, {}))
+            begin += share
+
+
+def _take_stage_1_or_2(held: dict[str, _Held], saved: dict[str, Any]) -> None:
+    """Take one rank's fragments, contiguous runs of each group laid end to end over the ranks."""
+    base = saved["base_optimizer_state"]
+    masters: list[torch.Tensor] = saved["single_partition_of_fp32_groups"]
+    for number, (master, fragments) in enumerate(zip(masters, saved["param_slice_mappings"], strict=True)):
+        (place,) = base["param_groups"][number]["params"]
+        for name, fragment in fragments.items():
+            held[name].add(master.detach(), fragment.start, fragment.numel, base["state"].get(place, {}))
+
+
+def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, _Held]:
+    """Stage 0: whole parameters, in the order of the optimizer's groups, which say their names."""
+    held: dict[str, _Held] = {}
+    for group in model["optimizer"]["param_groups"]:
+        for name, place in zip(group["names"], group["params"], strict=True):
+            weights = model["module"][name]
+            if weights.dtype != torch.float32:
+                raise UserError(f"{path}: tensor {name!r} is {weights.dtype} without a float32 master; ZeRO stage 1 keeps one")
+            held[name] = _Held()
+            held[name].add(weights.flatten(), 0, weights.numel(), model["optimizer"]["state"].get(place, {}))
+    return held
+
+
+def _joined(shape: tuple[int, ...], kept: dict[str, list[Piece]]) -> dict[str, Rows | float]:
+    """One parameter's optimizer state: a float where it is the same throughout."""
+    joined: dict[str, Rows | float] = {}
+    for key, pieces in kept.items():
+        values = {piece.values for piece in pieces if isinstance(piece.values, float)}
+        alike = len(values) == 1 and all(isinstance(piece.values, float) for piece in pieces)
+        joined[key] = values.pop() if alike else PartitionedTensor(shape, pieces)
+    return joined
+
+
+def _check(directory: Path, family: Family, shapes: dict[str, tuple[int, ...]], held: dict[str, _Held]) -> None:
+    for name, shape in shapes.items():
+        if name not in held:
+            raise UserError(f"{directory}: tensor {name!r} is missing, though config.json makes it part of the model")
+        if held[name].end != math.prod(shape):
+            raise UserError(
+                f"{directory}: tensor {name!r} has {held[name].end} elements over all ranks where config.json makes it {shape}"
+            )
+        for key, pieces in held[name].kept.items():
+            if pieces[-1].stop != math.prod(shape) or len(pieces) != len(held[name].weights):
+                raise UserError(f"{directory}: {key} of tensor {name!r} is not in every rank's file")
+    for name in held:
+        if name not in shapes:
+            raise UserError(f"{directory}: tensor {name!r} is unknown to family {family.name}")
+
+
+def _optimizer_file(directory: Path, rank: int) -> Path:
+    name = _RANK_OPTIMIZER_STATES.format(rank=rank)
+    for prefix in _PREFIXES:
+        if (directory / (prefix + name)).is_file():
+            return directory / (prefix + name)
+    raise UserError(f"{directory / name}: no such file; copy the checkpoint again, with the files of every rank")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Map one file; whatever is no tensor, plain value or known stand-in is refused before any of it runs."""
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a checkpoint's folder has one, name that folder") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it names {found[1]}" if found else " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({said}); copy it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
+    return content
+
+
+def _read_config(path: Path) -> PretrainedConfig:
+    content = read_json(path, "a checkpoint says by it which model it is of; put the model's own there")
+    try:
+        return AutoConfig.for_model(**content)
+    except (TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({reason})") from None
