@@ -14,7 +14,8 @@ import yaml
 from data_prep.config import validate
 from data_prep.errors import EXIT_USER_ERROR, UserError
 from pipeline.command import quieten, refusal
-from pipeline.growth.offline import DTYPES, OfflineGrowth, Request, table
+from pipeline.growth.listing import listing, promise, table
+from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 
@@ -83,9 +84,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
     )
     if arguments.dry_run:
-        print(growth.listing())
+        print(listing(growth))
         return
-    print(growth.promise(), flush=True)
+    print(promise(growth.plan), flush=True)
     print(table(growth.execute(), arguments.out))
 
 

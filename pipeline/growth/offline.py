@@ -1,6 +1,5 @@
 """Growth from directory to directory: no GPU, no training, memory bounded by a few chunks of rows."""
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
 from pipeline.families import check_growth, target_config
 from pipeline.growth.certificate import certify
-from pipeline.growth.description import describe
-from pipeline.growth.exactness import predict, verdict
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
-from pipeline.growth.state import OptimizerState, Rows, State
+from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.tokenizer import tokenizer_directory
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -69,25 +66,27 @@ class OfflineGrowth:
 
     def __init__(self, request: Request) -> None:
         """Raises UserError where something is wrong with the request that can be known without reading the weights."""
-        self._request = request
+        self.request = request
         _check_absent(request.out)
-        self._source = source = open_source(request.source)
+        self.source = source = open_source(request.source)
         self._target = _target(request.target, source.config)
-        self._plan = plan_growth(source.config, self._target, request.growth, request.seed)
+        self.plan = plan_growth(source.config, self._target, request.growth, request.seed)
         self._check_options()
-        self._grown: State = self._plan.grow(source.state)
+        stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
+        self.dtype: torch.dtype = stored or torch.float32
+        if request.format == "zero3" and self.dtype is torch.float64:
+            raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
+        self._beside = _files_beside(request.source)
+        wide = torch.float64 if self.dtype is torch.float64 else torch.float32
+        self.grown: State = self.plan.grow(source.state, wide)
         self._optimizer: OptimizerState | None = None
         if request.growth.optimizer_state == "grow":
-            self._optimizer = self._plan.grow_optimizer(source.optimizer)
-        stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
-        self._dtype: torch.dtype = stored or torch.float32
-        if request.format == "zero3" and self._dtype is torch.float64:
-            raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
+            self._optimizer = self.plan.grow_optimizer(source.optimizer)
 
     def _check_options(self) -> None:
-        growth, format = self._plan.growth, self._request.format
+        growth, format = self.plan.growth, self.request.format
         if growth.norm_statistics == "weighted":
-            chosen = "auto comes to norm statistics that are weighted" if self._plan.choices else "weighted statistics are"
+            chosen = "auto comes to norm statistics that are weighted" if self.plan.choices else "weighted statistics are"
             raise UserError(
                 f"growth.norm_statistics: {chosen} in training and not in any file; use launch/pretrain.py, name a width "
                 "operator, or choose a hidden_size that is a multiple of the source's"
@@ -103,13 +102,13 @@ class OfflineGrowth:
         Raises UserError where the source holds NaN or infinity, or the disk is full; the directory then
         does not exist.
         """
-        request = self._request
+        request = self.request
         self._check_room()
-        digest = inspect(self._source.state, str(request.source))
-        measured = compare(self._source, self._plan, self._target)
-        certificate = certify(self._plan, str(request.source), digest, measured) | {
+        digest = inspect(self.source.state, str(request.source))
+        measured = compare(self.source, self.plan, self._target)
+        certificate = certify(self.plan, str(request.source), digest, measured) | {
             "format": request.format,
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "world_size": request.world_size if request.format == "zero3" else None,
         }
         try:
@@ -123,68 +122,48 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path) -> None:
-        with tqdm(total=self._bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
-            if self._request.format == "hf":
-                write_huggingface(directory, self._target, self._grown, self._dtype, progress=bar.update)
+        with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
+            if self.request.format == "hf":
+                write_huggingface(directory, self._target, self.grown, self.dtype, progress=bar.update)
             else:
                 write_zero3(
                     directory,
                     self._target,
-                    self._grown,
-                    self._request.world_size,
+                    self.grown,
+                    self.request.world_size,
                     optimizer=self._optimizer,
-                    bf16=self._dtype is torch.bfloat16,
+                    bf16=self.dtype is torch.bfloat16,
                     progress=bar.update,
                 )
-        beside = tokenizer_directory(self._request.source)
-        for name in _BESIDE:
-            if (beside / name).is_file():
-                shutil.copyfile(beside / name, directory / name)
+        for path in self._beside:
+            shutil.copyfile(path, directory / path.name)
 
     @property
-    def _bytes_written(self) -> int:
-        if self._request.format == "hf":
-            return elements(self._grown) * self._dtype.itemsize
-        return self._request.world_size * bytes_of_rank(self._grown, self._request.world_size, self._optimizer)
+    def bytes_written(self) -> int:
+        """The bytes of the tensors that will be written."""
+        if self.request.format == "hf":
+            return elements(self.grown) * self.dtype.itemsize
+        return self.request.world_size * bytes_of_rank(self.grown, self.request.world_size, self._optimizer)
 
     def _check_room(self) -> None:
-        place = next(parent for parent in self._request.out.absolute().parents if parent.exists())
+        place = next(parent for parent in self.request.out.absolute().parents if parent.exists())
         free = shutil.disk_usage(place).free
-        if free < self._bytes_written:
+        if free < self.bytes_written:
             raise UserError(
-                f"{self._request.out}: needs {self._bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; make "
+                f"{self.request.out}: needs {self.bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; make "
                 "room or name another directory"
             )
-
-    def listing(self) -> str:
-        """Return what would be done, for a person: every target tensor, sizes, memory, what will be exact."""
-        source, request = self._source, self._request
-        lines = [f"{name}  {list(tensor.shape)}  {describe(self._plan, name)}" for name, tensor in self._grown.items()]
-        stored = sum(math.prod(tensor.shape) * _stored(tensor).itemsize for tensor in source.state.values())
-        lines += [
-            "",
-            f"read     {stored / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)",
-            f"written  {self._bytes_written / _GIB:.3f} GiB to {request.out} ({elements(self._grown):,} parameters)",
-        ]
-        if request.format == "zero3":
-            # fp32 master, two moments, and the weight in the engine's dtype.
-            needed = elements(self._grown) * (4 + 8 + self._dtype.itemsize) / request.world_size
-            lines.append(
-                f"memory   {needed / _GIB:.3f} GiB on each of {request.world_size} ranks under ZeRO-3: master, moments and "
-                f"{str(self._dtype).removeprefix('torch.')} weights"
-            )
-        return "\n".join([*lines, "", self.promise()])
-
-    def promise(self) -> str:
-        """Return what will be exact, and what will not and why."""
-        departures = predict(self._plan)
-        lines = [f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
-        return "\n".join([*self._plan.choices, *lines])
 
 
 def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
+
+
+def _files_beside(source: Path) -> list[Path]:
+    """The tokenizer's files and the like."""
+    directory = tokenizer_directory(source)
+    return [directory / name for name in _BESIDE if (directory / name).is_file()]
 
 
 def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:
@@ -193,31 +172,3 @@ def _target(target: TargetConfig | Path, source: PretrainedConfig) -> Pretrained
     config = read_config(target)
     check_growth(source, config, f"{target}: ")
     return config
-
-
-def _stored(tensor: Rows) -> torch.dtype:
-    return getattr(tensor, "stored", torch.float32)
-
-
-def table(certificate: dict[str, Any], out: Path) -> str:
-    """Return a certificate as a few lines for a person."""
-    measured = certificate["measured"]
-    sizes = [
-        f"{certificate[side]['num_hidden_layers']} layers x {certificate[side]['hidden_size']} "
-        f"({certificate[side]['num_attention_heads']} heads)"
-        for side in ("source", "target")
-    ]
-    cut = len(measured["source_layers"]) < certificate["source"]["num_hidden_layers"]
-    where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
-    lines = [
-        ("growth", f"{certificate['family']}: {sizes[0]} -> {sizes[1]}"),
-        ("function", certificate["verdict"]),
-        ("largest change of a logit", f"{measured['max_logit_difference']:.2g}, in {measured['dtype']}, of {where}"),
-        ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}"),
-        ("source digest", certificate["source_digest"]),
-        ("written", f"{out} ({certificate['format']}, {certificate['dtype']})"),
-    ]
-    if not certificate["measured_agrees"]:
-        lines.append(("FAULT", "the growth should be exact and is not; please report it"))
-    width = max(len(label) for label, _ in lines)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)

@@ -15,6 +15,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig
 from tests.end_to_end.conftest import ROOT
 
@@ -99,6 +100,28 @@ def test_an_identity_growth_is_an_export(grow, source, tmp_path):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_growth_into_float64_is_exact_to_the_last_digits(grow, source, tmp_path):
+    status, _, error = grow("--source", source, *EXACT, "--format", "hf", "--dtype", "float64", "--out", tmp_path / "wide")
+    assert status == 0, error
+    # 1/3 in float64, where it is in float32 otherwise.
+    assert (logits(tmp_path / "wide") - logits(source)).abs().max() < 1e-12
+
+
+def test_a_runs_checkpoint_keeps_the_runs_tokenizer(grow, source, tmp_path, prepared):
+    """The layout of a run directory; what lies in the checkpoint's folder is a matter of its own."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000008"
+    checkpoint.parent.mkdir(parents=True)
+    source.rename(checkpoint)
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": str(prepared.directory)}))
+    status, _, error = grow("--source", checkpoint, "--format", "hf", "--out", tmp_path / "exported")
+    assert status == 0, error
+    kept = tmp_path / "exported" / "tokenizer.model"
+    assert kept.read_bytes() == (prepared.directory / "tokenizer" / "tokenizer.model").read_bytes()
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": "/nowhere"}))
+    out = tmp_path / "again"
+    refused(grow("--source", checkpoint, "--format", "hf", "--out", out), out, "data.json: names data that cannot be read")
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source, tmp_path, ranks):
     common = ("--source", source, *EXACT, "--seed", "5", "--width", "nai", "--noise", "1e-2")
@@ -110,6 +133,48 @@ def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source,
     read = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "zero"))
     assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
     assert json.loads((tmp_path / "zero" / "certificate.json").read_text())["world_size"] == ranks
+
+
+def same(left, right):
+    """Whether two tensors, or two numbers, of states are the same bits."""
+    if isinstance(left, float) or isinstance(right, float):
+        return left == right
+    return torch.equal(left.rows(0, left.shape[0]), right.rows(0, right.shape[0]))
+
+
+def test_a_run_is_exported_with_its_tokenizer(grow, undisturbed, tmp_path):
+    status, _, error = grow("--source", undisturbed.run_dir, "--format", "hf", "--out", tmp_path / "out")
+    assert status == 0, error
+    trained, exported = (load_file(d / "model.safetensors") for d in (undisturbed.run_dir / "model", tmp_path / "out"))
+    assert trained.keys() == exported.keys() and all(torch.equal(trained[name], exported[name]) for name in trained)
+    assert (tmp_path / "out" / "tokenizer.model").exists()
+
+
+def test_a_run_moves_to_another_number_of_ranks_with_its_optimizer_state(grow, undisturbed, tmp_path):
+    words = ("--format", "zero3", "--world_size", "3", "--optimizer_state", "grow", "--out", tmp_path / "out")
+    status, _, error = grow("--source", undisturbed.run_dir, *words)
+    assert status == 0, error
+    before, after = open_source(undisturbed.run_dir), open_source(tmp_path / "out")
+    assert before.state.keys() == after.state.keys()
+    assert all(same(tensor, after.state[name]) for name, tensor in before.state.items())
+    for name, kept in before.optimizer.items():
+        assert all(same(value, after.optimizer[name][key]) for key, value in kept.items()), name
+        assert kept["step"] > 0
+
+
+def test_a_runs_optimizer_state_grows_with_its_weights(grow, undisturbed, tmp_path):
+    """bert2BERT's factors by hand: two copies of each channel, each with half the gradient of an embedding's row."""
+    target = ("--target", "hidden_size=96", "--optimizer_state", "grow", "--depth", "last_layer")
+    words = ("--format", "zero3", "--world_size", "2", "--out", tmp_path / "out")
+    status, _, error = grow("--source", undisturbed.run_dir, *target, *words)
+    assert status == 0, error
+    before, after = open_source(undisturbed.run_dir), open_source(tmp_path / "out")
+    name = "transformer.wte.weight"
+    for key, factor in (("exp_avg", 2), ("exp_avg_sq", 4)):
+        small, large = (source.optimizer[name][key] for source in (before, after))
+        small, large = small.rows(0, small.shape[0]), large.rows(0, large.shape[0])
+        assert torch.equal(large, torch.cat([small, small], dim=1) / factor)
+    assert before.optimizer[name]["step"] == after.optimizer[name]["step"]
 
 
 def test_the_target_may_be_a_configuration_file(grow, source, tmp_path):
