@@ -4,27 +4,22 @@ deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json [--recipe R] [key
 """
 
 import argparse
-import errno
 import json
-import logging
 import os
 import signal
 import sys
 import time
 import traceback
-import warnings
 from pathlib import Path
 
-import transformers
-
-from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
+from data_prep.errors import EXIT_USER_ERROR
+from pipeline.command import quieten, refusal
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
 from pipeline.training.run import Run
 from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
 
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
 _LAST_WORD_SECONDS = 3
 
 QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
@@ -39,14 +34,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="recipe keys to set")
     return parser.parse_intermixed_args()
-
-
-def quieten() -> None:
-    """Leave out what libraries say to their own developers."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def refuse(sentence: str) -> int:
@@ -75,20 +62,14 @@ def main() -> int:
                 print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
             return 0
         Run(recipe, ds_config, stop).execute()
-    except UserError as error:
-        return refuse(str(error))
     except Stopped:
         if distributed.rank() == 0:
             print("stopped; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
-    except OSError as error:
-        if is_full_disk(error):
-            return refuse(full_disk(error))
-        if error.filename is not None and error.errno in _UNUSABLE:
-            return refuse(f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions")
-        traceback.print_exc()
-        return 1
-    except Exception:
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is not None:
+            return refuse(sentence)
         traceback.print_exc()
         return 1
     else:

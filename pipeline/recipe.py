@@ -15,13 +15,32 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+WidthName = Literal[
+    "auto",
+    "fpi",
+    "aki",
+    "nai",
+    "direct_copy",
+    "zero_pad",
+    "average_pad",
+    "sqrt_count",
+    "hypercloning",
+    "exact_aki",
+]
+DepthName = Literal["auto", "stack", "random", "last_layer", "interleave", "list"]
+
+
 class ModelConfig(StrictModel):
     """A model to build from scratch; keys as in Hugging Face's configurations."""
 
-    family: Literal["gpt2", "bert"]
+    family: Literal["gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3"]
     hidden_size: PositiveInt
     num_hidden_layers: PositiveInt
     num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    """Query heads share them in groups (Llama, Mistral, Qwen); `num_attention_heads` where not given."""
+    head_dim: PositiveInt | None = None
+    """Channels of a head; `hidden_size` divided by the heads where not given, and for GPT-2, BERT and RoBERTa always."""
     intermediate_size: PositiveInt | None = None
     """Four times `hidden_size` where not given."""
     vocab_size: PositiveInt | None = None
@@ -34,7 +53,7 @@ class ModelConfig(StrictModel):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}")
         return self
 
@@ -64,7 +83,16 @@ class TargetConfig(StrictModel):
     hidden_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
+    """In the source's ratio to `hidden_size` where not given. GPT-2, BERT and RoBERTa need `hidden_size` / `head_dim`."""
+    num_key_value_heads: PositiveInt | None = None
+    """Where not given: in the source's ratio to the query heads, or, where that does not divide, as many as the source's."""
+    head_dim: PositiveInt | None = None
+    """A multiple of the source's where positions are rotary."""
     intermediate_size: PositiveInt | None = None
+    """In the source's ratio to `hidden_size` where not given."""
+    vocab_size: PositiveInt | None = None
+    max_position_embeddings: PositiveInt | None = None
+    """RoBERTa's counts two rows more than it has positions."""
     dropout: Fraction = 0.0
     """Whatever the source was trained with. Above 0 the losses depend on the number of ranks."""
 
@@ -72,22 +100,69 @@ class TargetConfig(StrictModel):
 class GrowthConfig(StrictModel):
     """How the source becomes the target."""
 
-    width: Literal["fpi", "nai"] = "fpi"
-    """`fpi`: function-preserving initialization (bert2BERT 3.3.1); `nai`: neighbouring heads (NAI 3.3.1)."""
+    width: WidthName = "fpi"
+    """The width operator; `pipeline/growth/operators.py` says what each does. `auto` takes one that is exact."""
+    depth: DepthName = "stack"
+    """The depth operator; `pipeline/growth/depth.py` says what each does. `auto` takes one that is exact."""
     map: Literal["balanced", "random"] = "balanced"
-    """Which source index a new FPI index copies: in turn, or drawn uniformly (bert2BERT eq. 5-6)."""
-    depth: Literal["stack", "last_layer"] = "stack"
-    """`stack`: bert2BERT algorithm 1; `last_layer`: NAI algorithm 1, copies that write nothing at first."""
+    """fpi, aki: which source index a new one copies: in turn, or drawn uniformly (bert2BERT eq. 5-6)."""
+    neighbours: Literal["block", "last"] = "block"
+    """nai: the last n heads in order, or the last head n times."""
+    paper_factor: bool = False
+    """nai: multiply queries and keys by (D_t / D_s)^(1/4) (NAI eq. 14), which is right for scores over sqrt(D) only."""
+    scaled: bool = False
+    """zero_pad: new units that write nothing and a residual stream scaled for the norm, exact under RMSNorm."""
     noise: NonNegative = 0.0
-    """NAI's noise on new rows and columns, as a share of the tensor's own standard deviation."""
+    """nai: noise on new rows and columns; zero_pad: the small values; `symmetry`: its size. As a share of the tensor's
+    own standard deviation (`split`: of the weight)."""
+    symmetry: Literal["none", "paired", "split"] = "none"
+    """Operators that copy: tell twins apart and keep the function. `paired` adds +e to one twin's in-column and -e to the
+    other's; `split` divides 1/C unevenly between them."""
+    layers: list[NonNegativeInt] | None = None
+    """depth: list: the source layer of each target layer."""
+    vocabulary: Literal["mean", "random"] = "mean"
+    """Rows of a larger vocabulary: the mean of the old ones, or the model's own initialization."""
+    positions: Literal["copy", "interpolate"] = "copy"
+    """Rows of a longer position table: the old ones again, or all of them stretched."""
+    norm_statistics: Literal["stock", "weighted"] = "stock"
+    """`weighted`: operators that copy: norms weigh every channel by 1/C, which is exact at any ratio, and turn to stock
+    norms over `norm_anneal_steps` steps of training."""
+    norm_anneal_steps: PositiveInt = 1000
+    optimizer_state: Literal["grow", "fresh"] = "fresh"
+    """`grow`: Adam's moments grow with the weights; the source must have them (a run, a ZeRO checkpoint)."""
+    element_rates: bool = False
+    """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
 
     @model_validator(mode="after")
     def _options_belong(self) -> "GrowthConfig":
-        if self.width == "nai" and self.map != "balanced":
-            raise ValueError("`map` is an option of width: fpi; nai copies neighbouring blocks")
-        if self.width == "fpi" and self.noise:
-            raise ValueError("`noise` is an option of width: nai; fpi copies exactly")
+        for option, operators in _OPTION_OF.items():
+            if getattr(self, option) != type(self).model_fields[option].default and self.width not in operators:
+                raise ValueError(f"`{option}` is an option of width: {' or '.join(operators)}, not of {self.width}")
+        if (self.layers is not None) != (self.depth == "list"):
+            raise ValueError("`layers` goes with depth: list, which takes the source layer of each target layer")
+        noisy = self.width in ("nai", "zero_pad") or self.symmetry != "none"
+        if self.noise and not noisy:
+            raise ValueError(f"`noise` is an option of width: nai or zero_pad, or of `symmetry`; {self.width} alone has none")
+        if self.symmetry != "none" and not self.noise:
+            raise ValueError(f"`symmetry: {self.symmetry}` needs a size: set `noise`, for instance to 0.25")
+        if self.symmetry == "split" and self.noise > 1:
+            raise ValueError("`noise` with symmetry: split is a share of the weight, at most 1")
+        if self.width == "zero_pad" and self.scaled and self.noise:
+            raise ValueError("`scaled` zero_pad is exact and adds no noise; leave one of the two out")
+        if self.element_rates and self.optimizer_state != "grow":
+            raise ValueError("`element_rates` goes with optimizer_state: grow")
         return self
+
+
+_COPYING = ("fpi", "nai", "hypercloning", "sqrt_count", "average_pad")
+_OPTION_OF = {
+    "map": ("fpi", "aki"),
+    "neighbours": ("nai",),
+    "paper_factor": ("nai",),
+    "scaled": ("zero_pad",),
+    "symmetry": _COPYING,
+    "norm_statistics": ("fpi", "nai", "hypercloning"),
+}
 
 
 class DataConfig(StrictModel):

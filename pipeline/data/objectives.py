@@ -54,9 +54,11 @@ class MaskedObjective:
         draws = keyed.uniform(("mask", *key), 0, 3 * size).reshape(3, size)
         scored = (draws[0] < _MASKED_SHARE) & ~np.isin(tokens, self.special_ids)
         replaced = scored & (draws[1] < _REPLACED_SHARE)
-        random = scored & ~replaced & (draws[1] < _REPLACED_SHARE + _RANDOM_SHARE)
+        drawn = (draws[2] * self.vocab_size).astype(np.int64)
+        # No special token stands for a word: RoBERTa would count the positions behind a padding token anew.
+        random = scored & ~replaced & (draws[1] < _REPLACED_SHARE + _RANDOM_SHARE) & ~np.isin(drawn, self.special_ids)
         inputs = np.where(replaced, self.mask_id, tokens)
-        inputs = np.where(random, (draws[2] * self.vocab_size).astype(np.int64), inputs)
+        inputs = np.where(random, drawn, inputs)
         return inputs, np.where(scored, tokens, IGNORED)
 
 

@@ -1,48 +1,40 @@
 """The growth certificate: what was done, whether it preserves the function and why, and what was measured."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.families import AxisKind
-from pipeline.growth.depth import adds_only_silent_layers
+from pipeline.growth.exactness import Verdict, predict, verdict
 from pipeline.growth.plan import GrowthPlan
 
-_ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""By how much rounding alone may move a logit. Measured floors are 2e-5 in float32 and 0.3 in bfloat16."""
+_ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
 
 
-def departures(plan: GrowthPlan) -> list[str]:
-    """Return the reasons why the grown model computes something else than its source; empty where it does not."""
-    reasons = []
-    residual = plan.maps[AxisKind.RESIDUAL]
-    if not residual.balanced:
-        reasons.append(
-            "hidden channels are copied unequally often, which shifts the mean and variance that LayerNorm takes "
-            f"({plan.source.hidden_size} -> {plan.target.hidden_size}, {plan.growth.width})"
-        )
-    if plan.growth.noise and any(axis_map.grows for axis_map in plan.maps.values()):
-        reasons.append(f"noise of {plan.growth.noise:g} standard deviations lies on the new rows and columns")
-    if len(plan.layers) > plan.source.num_hidden_layers:
-        if not adds_only_silent_layers(plan.layers):
-            reasons.append("added layers repeat the source's and change what they pass on")
-        elif not plan.family.pre_norm:
-            reasons.append("an added layer normalizes again, and LN(LN(x)) is not LN(x) in a post-LN model")
-    return reasons
+def certify(
+    plan: GrowthPlan,
+    source_path: str,
+    source_digest: str,
+    measured: Mapping[str, Any],
+    in_training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the certificate as JSON-ready values.
 
-
-def certify(plan: GrowthPlan, measured: dict[str, Any]) -> dict[str, Any]:
-    """Return the certificate as JSON-ready values; `measured` is what evaluation found before and after.
-
-    `measured_agrees` says whether a growth that preserves the function was seen to: logits moved by no
-    more than rounding in the measured dtype.
+    `measured` is what a probe in float64 found before and after, `in_training` the same of the engine that trains the
+    target on. `measured_agrees` says whether a growth predicted to be exact was seen to be: logits moved by no more
+    than rounding in the dtype of each.
     """
-    reasons = departures(plan)
-    agrees = bool(reasons) or measured["max_logit_difference"] <= _ROUNDING[measured["dtype"]]
+    departures = predict(plan)
+    found = verdict(departures)
+    seen = [measured] if in_training is None else [measured, in_training]
     return {
         "family": plan.family.name,
+        "source_path": source_path,
+        "source_digest": source_digest,
         "source": asdict(plan.source),
         "target": asdict(plan.target),
         "growth": plan.growth.model_dump(),
+        "choices": plan.choices,
         "seed": plan.seed,
         "maps": {
             str(kind): {
@@ -54,8 +46,10 @@ def certify(plan: GrowthPlan, measured: dict[str, Any]) -> dict[str, Any]:
             for kind, axis_map in plan.maps.items()
         },
         "layers": [asdict(origin) for origin in plan.layers],
-        "preserves_function": not reasons,
-        "departures": reasons,
-        "measured": measured,
-        "measured_agrees": agrees,
+        "verdict": found,
+        "departures": [departure.cause for departure in departures],
+        "measured": dict(measured),
+        "in_training": None if in_training is None else dict(in_training),
+        "measured_agrees": found is not Verdict.EXACT
+        or all(one["max_logit_difference"] <= _ROUNDING[one["dtype"]] for one in seen),
     }

@@ -1,7 +1,9 @@
 """Hugging Face model directories: read through memory maps."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,33 +16,35 @@ from pipeline.growth.state import Source
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+_BIN_WEIGHTS = "pytorch_model.bin"
+_BIN_INDEX = "pytorch_model.bin.index.json"
+
+_STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class MappedTensor:
-    """A tensor of a safetensors file; pages come in from disk as rows are asked for."""
+    """A tensor of a memory-mapped file; pages come in from disk as rows are asked for."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
         self._dtype = torch.promote_types(tensor.dtype, torch.float32)
+        self.stored = tensor.dtype
+        """The dtype on disk."""
         self.shape = tuple(tensor.shape)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as float32 or wider."""
         return self._tensor[start:stop].to(self._dtype)
 
-    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        """Return the rows, and of each the columns, at these indices."""
-        picked = self._tensor[rows]
-        return (picked if columns is None else picked[:, columns]).to(self._dtype)
-
 
 def open_huggingface(directory: Path) -> Source:
     """Return the model in a Hugging Face directory, its tensors memory-mapped.
 
-    Raises UserError where it holds no configuration or weights, is of an unknown family, or lacks,
-    misshapes or adds a tensor.
+    Weights are safetensors, or PyTorch's own files where there are none. Raises UserError where the
+    directory holds no configuration or weights, is of an unknown family, or lacks, misshapes, repeats or
+    adds a tensor, or stores one in no floating-point dtype of torch's.
     """
-    config = _read_config(directory)
+    config = read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     return Source(directory, config, family, _map_tensors(directory, config, family))
 
@@ -56,6 +60,13 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
                 continue
             if name not in specs:
                 raise UserError(f"{path}: tensor {published!r} is unknown to family {family.name}")
+            if name in state:
+                raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
+            if tensor.dtype not in _STORED:
+                raise UserError(
+                    f"{path}: tensor {published!r} is stored as {str(tensor.dtype).removeprefix('torch.')}; quantized weights "
+                    "cannot be grown, save the model in float32, bfloat16 or float16"
+                )
             expected = sizes.shape(specs[name][0])
             if tuple(tensor.shape) != expected:
                 raise UserError(
@@ -72,37 +83,68 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
     return {name: state[name] for name in specs}
 
 
-def _read_config(directory: Path) -> PretrainedConfig:
-    path = directory / "config.json"
+def read_config(path: Path) -> PretrainedConfig:
+    """Return the configuration in a Hugging Face config.json; raises UserError where it is none."""
     content = read_json(path, "a Hugging Face model directory has one")
     try:
         return AutoConfig.for_model(**content)
     except (TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({reason})") from None
+        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({_short(error)})") from None
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    index = directory / WEIGHTS_INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(read_json(index, "save the model again")["weight_map"].values()))
-        except (KeyError, AttributeError):
-            raise UserError(f"{index}: not an index of weights; save the model again with save_pretrained") from None
-        files = [directory / name for name in names]
-    else:
-        files = [directory / WEIGHTS]
+    for index in (directory / WEIGHTS_INDEX, directory / _BIN_INDEX):
+        single = index.with_name(index.name.removesuffix(".index.json"))
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return _indexed_files(index)
+    raise UserError(f"{directory / WEIGHTS}: no such file; the directory has no weights, neither {WEIGHTS} nor {_BIN_WEIGHTS}")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(read_json(index, "save the model again")["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError):
+        raise UserError(f"{index}: not an index of weights; save the model again with save_pretrained") from None
+    files = [index.parent / name for name in names]
     for path in files:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; the directory has no weights in safetensors format")
+            raise UserError(f"{path}: no such file, though {index.name} names it; copy the whole directory again")
     return files
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a safetensors file's tensors; they stay mapped, nothing is read yet."""
+    """Yield a file's tensors; they stay mapped, nothing is read yet."""
+    yield from (_pickled if path.suffix == ".bin" else _safetensors)(path)
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 yield name, file.get_tensor(name)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged safetensors file ({error})") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged safetensors file ({_short(error)}); copy it again") from None
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """PyTorch's own format. Files that need more than `weights_only` may run any code when they are loaded."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: holds more than tensors, and loading it could run code of its author's; save the model as safetensors"
+        ) from None
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be memory-mapped, being damaged or in a format older than torch 1.6 ({_short(error)}); copy it "
+            "again, or save the model as safetensors"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise UserError(f"{path}: not a mapping of names to tensors; save the model again with save_pretrained")
+    yield from content.items()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

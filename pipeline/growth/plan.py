@@ -1,99 +1,26 @@
-"""The growth plan: for each target tensor, the rows and columns of the source it copies, their scales and noise.
+"""The growth plan: for each target tensor, the rows and columns of the source it is made of, their scales and noise."""
 
-A grown tensor is itself a tensor that can be read by row range, so any process makes any piece of
-the target on its own, the same bits at any world size.
-"""
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-import numpy as np
 import torch
+from transformers import PretrainedConfig
 
-from pipeline import keyed
-from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec
+from data_prep.errors import UserError
+from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec, family_of, sizes_of
 from pipeline.growth.axes import AxisMap, build_maps
+from pipeline.growth.choice import resolve
 from pipeline.growth.depth import LayerOrigin, layer_origins
-from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.grown import GrownTensor, Noise
+from pipeline.growth.initialization import initialized
+from pipeline.growth.operators import WidthOperator, grown_kinds, head_channels, residual_sides, unit_sides, width_operator
+from pipeline.growth.positions import StretchedPositions, repeated_positions
+from pipeline.growth.sides import INIT, MEAN, ZERO, Side
+from pipeline.growth.state import Constant, OptimizerState, Rows, State
 from pipeline.recipe import GrowthConfig
 
-_STD_ELEMENTS = 1 << 20
-"""Elements of a source tensor that are read at once for its standard deviation."""
-
-
-@dataclass(frozen=True, slots=True)
-class AxisPlan:
-    """One storage axis of one grown tensor."""
-
-    indices: torch.Tensor
-    """Source index of each target index."""
-    scale: torch.Tensor | None
-    """What each target index is multiplied by, float64; None for 1 throughout."""
-    new: torch.Tensor
-    """Which target indices the source does not have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Noise on what is new, as a share of the source tensor's standard deviation."""
-
-    share: float
-    key: tuple[object, ...]
-
-
-class GrownTensor:
-    """A target tensor made of a source tensor's rows and columns."""
-
-    def __init__(self, source: MappedTensor, axes: tuple[AxisPlan, ...], *, silent: bool, noise: Noise | None) -> None:
-        self.shape = tuple(len(axis.indices) for axis in axes)
-        self._source = source
-        self._rows = axes[0]
-        self._columns = axes[1] if len(axes) > 1 else None
-        self._silent = silent
-        self._noise = noise
-        self._std: float | None = None
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop) as float32 or wider: W'[j, i] = W[g(j), g(i)] * scale(j) * scale(i)."""
-        if self._silent:
-            return torch.zeros(stop - start, *self.shape[1:])
-        columns = self._columns
-        grown = self._source.select(self._rows.indices[start:stop], None if columns is None else columns.indices)
-        if self._noise is not None:
-            grown = grown + self._noise_rows(start, stop).to(grown.dtype)
-        if self._rows.scale is not None:
-            scale = self._rows.scale[start:stop].to(grown.dtype)
-            grown = grown * (scale if columns is None else scale[:, None])
-        if columns is not None and columns.scale is not None:
-            grown = grown * columns.scale.to(grown.dtype)
-        return grown
-
-    def _noise_rows(self, start: int, stop: int) -> torch.Tensor:
-        """NAI 3.3.1: a little noise on the new part, before the normalization by 1/C."""
-        if self._std is None:
-            self._std = _standard_deviation(self._source)
-        width = math.prod(self.shape[1:])
-        values = keyed.normal(self._noise.key, start * width, (stop - start) * width)
-        noise = torch.from_numpy(values).reshape(stop - start, *self.shape[1:]) * (self._noise.share * self._std)
-        new = self._rows.new[start:stop]
-        if self._columns is not None:
-            new = new[:, None] | self._columns.new
-        return noise * new
-
-
-def _standard_deviation(tensor: MappedTensor) -> float:
-    """The deviation over all elements, read a few rows at a time and summed in an order of its own on any machine."""
-    rows, width = tensor.shape[0], math.prod(tensor.shape[1:])
-    step = max(1, _STD_ELEMENTS // width)
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, rows, step):
-            yield tensor.rows(start, min(start + step, rows)).double().numpy()
-
-    mean = math.fsum(float(block.sum()) for block in blocks()) / (rows * width)
-    squares = math.fsum(float(((block - mean) ** 2).sum()) for block in blocks())
-    return math.sqrt(squares / (rows * width - 1))
+Sides = Mapping[tuple[AxisKind, str, str], Side]
+"""By kind of axis, part and use."""
 
 
 @dataclass(frozen=True)
@@ -104,46 +31,200 @@ class GrowthPlan:
     source: Sizes
     target: Sizes
     growth: GrowthConfig
+    """As resolved: `auto` has become the operator that was taken."""
+    choices: list[str]
+    """Why `auto` took what it took."""
     seed: int
+    operator: WidthOperator
     maps: Mapping[AxisKind, AxisMap]
     layers: list[LayerOrigin]
+    sides: Sides
+    initial: State
+    """The target at the model's own random initialization."""
 
-    def grow(self, state: Mapping[str, MappedTensor]) -> dict[str, GrownTensor]:
-        """Return the target's state; nothing is computed until rows are read."""
-        return {name: self._grown(name, spec, layer, state) for name, (spec, layer) in self.family.specs(self.target).items()}
+    def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
+        """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
+        return {name: self._grown(name, spec, layer, state, dtype) for name, (spec, layer) in self._specs.items()}
 
-    def _grown(self, name: str, spec: TensorSpec, layer: int | None, state: Mapping[str, MappedTensor]) -> GrownTensor:
+    def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
+        """Return Adam's state of the target; raises UserError where the source has none.
+
+        A copy's gradient is G[g, g] / (a n) where W' = a W[g, g] and n target elements share the source's:
+        exp_avg / (a n), exp_avg_sq / (a n)^2, the same step. Whatever else the target holds starts fresh.
+        """
+        if optimizer is None:
+            raise UserError(
+                "growth.optimizer_state: grow needs the source's Adam state, which a Hugging Face directory does not hold; "
+                "name a run directory or a ZeRO checkpoint, or choose fresh"
+            )
+        return {name: self._grown_adam(name, spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
+
+    def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
+        """Return the sides of a tensor's storage axes; the second is None for a vector."""
+        sides = [
+            Side.identity(self.target.max_position_embeddings)
+            if axis.kind is AxisKind.POSITIONS and self._stretches(spec)
+            else self._side(axis, spec)
+            for axis in spec.axes
+        ]
+        return sides[0], sides[1] if len(sides) > 1 else None
+
+    @property
+    def _specs(self) -> dict[str, tuple[TensorSpec, int | None]]:
+        return self.family.specs(self.target)
+
+    def _grown(self, name: str, spec: TensorSpec, layer: int | None, state: State, dtype: torch.dtype) -> Rows:
         origin = None if layer is None else self.layers[layer]
-        source = state[spec.name if origin is None else spec.name.format(layer=origin.source)]
-        noisy = self.growth.noise > 0 and len(spec.axes) > 1
+        if origin is not None and origin.source is None:
+            return self.initial[name]
+        if origin is not None and origin.silent and spec.writes_residual:
+            return Constant(self.target.shape(spec), 0.0)
+        own = following = state[spec.name if origin is None else spec.name.format(layer=origin.source)]
+        if origin is not None:
+            # The top layer has no next one: its own rows stand in (bert2BERT 3.3.2).
+            following = state[spec.name.format(layer=min(origin.source + 1, self.source.num_hidden_layers - 1))]
+        if self._stretches(spec):
+            own = following = StretchedPositions(own, self.target.max_position_embeddings, self.family.position_offset)
         return GrownTensor(
-            source,
-            tuple(self._axis(axis, spec) for axis in spec.axes),
-            silent=spec.writes_residual and origin is not None and origin.silent,
-            noise=Noise(self.growth.noise, ("growth", self.seed, name)) if noisy else None,
+            ("growth", self.seed, name),
+            own,
+            following,
+            *self.tensor_sides(spec),
+            dtype=torch.promote_types(_dtype_of(own), dtype),
+            init=self.initial[name],
+            small=self.growth.noise,
+            noise=self._noise(spec),
         )
 
-    def _axis(self, axis: Axis, spec: TensorSpec) -> AxisPlan:
-        size = self.source.of(axis.kind)
-        axis_map = self.maps.get(axis.kind) or AxisMap(torch.arange(size), size)
-        # A fused tensor is several side by side, each grown by itself.
-        indices = torch.cat([axis_map.indices + part * size for part in range(len(axis.parts))])
-        scale = None
-        # bert2BERT eq. 7: what is summed over shrinks by 1/C. A tied output matrix cannot (it is the
-        # embedding, eq. 9), so the norm before it does: gain and bias by 1/C.
-        if axis_map.grows and (axis.role == "in" or (spec.final_norm and self.target.tied)):
-            scale = 1.0 / axis_map.counts.double()
-        return AxisPlan(indices, scale, axis_map.new.repeat(len(axis.parts)))
+    def _grown_adam(
+        self, name: str, spec: TensorSpec, layer: int | None, optimizer: OptimizerState
+    ) -> Mapping[str, Rows | float]:
+        shape = self.target.shape(spec)
+        origin = None if layer is None else self.layers[layer]
+        if (origin is not None and origin.added) or self._stretches(spec):
+            fresh: dict[str, Rows | float] = {"exp_avg": Constant(shape, 0.0), "exp_avg_sq": Constant(shape, 0.0), "step": 0.0}
+            return fresh | ({key: Constant(shape, 1.0) for key in ("lr_factor", "eps_factor")} if self._rates else {})
+        entry = optimizer[spec.name if origin is None else spec.name.format(layer=origin.source)]
+        rows, columns = self.tensor_sides(spec)
+
+        def grown(key: str, power: int, *, of: str, elsewhere: float) -> Rows:
+            """Source values times (1 / (a n))^power, or times a, where the source's own layer is copied."""
+
+            def side(of_side: Side | None) -> Side | None:
+                if of_side is None:
+                    return None
+                scale = of_side.derivative if of == "derivative" else of_side.scale
+                return of_side.own_layer(None if scale is None or power == 0 else scale**power, INIT if elsewhere else ZERO)
+
+            held = entry.get(key, 1.0)
+            source = Constant(self.source.shape(spec), held) if isinstance(held, float) else held
+            sides = side(rows), side(columns)
+            return GrownTensor((), source, source, *sides, dtype=torch.float32, init=Constant(shape, elsewhere))
+
+        keeps_all = rows.copies_only and (columns is None or columns.copies_only)
+        adam: dict[str, Rows | float] = {
+            "exp_avg": grown("exp_avg", 1, of="derivative", elsewhere=0.0),
+            "exp_avg_sq": grown("exp_avg_sq", 2, of="derivative", elsewhere=0.0),
+            # New elements count their steps from 0, so that their bias correction is fresh.
+            "step": entry["step"]
+            if keeps_all and isinstance(entry["step"], float)
+            else grown("step", 0, of="scale", elsewhere=0.0),
+        }
+        if self._rates or "lr_factor" in entry:
+            power = int(self._rates)
+            adam["lr_factor"] = grown("lr_factor", power, of="scale", elsewhere=1.0)
+            adam["eps_factor"] = grown("eps_factor", power, of="derivative", elsewhere=1.0)
+        return adam
+
+    @property
+    def _rates(self) -> bool:
+        return self.growth.element_rates
+
+    def _stretches(self, spec: TensorSpec) -> bool:
+        return (
+            self.growth.positions == "interpolate"
+            and spec.axes[0].kind is AxisKind.POSITIONS
+            and self.target.max_position_embeddings > self.source.max_position_embeddings
+        )
+
+    def _side(self, axis: Axis, spec: TensorSpec) -> Side:
+        use = axis.role
+        if spec.norm is not None:
+            # A tied output matrix is the embedding (bert2BERT eq. 9) and cannot carry 1/C (eq. 7): the norm before it does.
+            use = ("final_" if spec.final_norm and self.target.tied else "") + spec.norm
+        side = Side.joined([self.sides[axis.kind, part, use] for part in axis.parts], self.source.of(axis.kind))
+        # Embeddings and the head have no next layer.
+        return side if spec.block == "layer" else replace(side, next_layer=None)
+
+    def _noise(self, spec: TensorSpec) -> Noise | None:
+        if self.growth.noise == 0 or len(spec.axes) == 1:
+            return None
+        if self.growth.symmetry != "none":
+            summed = [number for number, axis in enumerate(spec.axes) if axis.role == "in"]
+            return Noise(self.growth.symmetry, self.growth.noise, summed[0]) if summed else None
+        return Noise("new", self.growth.noise, 0) if self.growth.width == "nai" else None
 
 
-def plan_growth(family: Family, source: Sizes, target: Sizes, growth: GrowthConfig, seed: int) -> GrowthPlan:
-    """Return the plan that grows `source` into `target`; raises UserError for sizes that the operator cannot reach."""
+def _dtype_of(tensor: Rows) -> torch.dtype:
+    """The dtype that a tensor's rows come in."""
+    return tensor.rows(0, 1).dtype
+
+
+def plan_growth(source: PretrainedConfig, target: PretrainedConfig, growth: GrowthConfig, seed: int) -> GrowthPlan:
+    """Return the plan that grows a model of one configuration into the other.
+
+    Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the
+    target without a gradient for ever.
+    """
+    family = family_of(source, "source")
+    old, new = sizes_of(source), sizes_of(target)
+    growth, choices = resolve(growth, family, old, new)
+    maps = build_maps(old, new, growth, seed)
+    operator = width_operator(growth, family)
+    _refuse_deadlock(growth, old, new)
     return GrowthPlan(
         family=family,
-        source=source,
-        target=target,
+        source=old,
+        target=new,
         growth=growth,
+        choices=choices,
         seed=seed,
-        maps=build_maps(source, target, growth, seed),
-        layers=layer_origins(source.num_hidden_layers, target.num_hidden_layers, growth.depth),
+        operator=operator,
+        maps=maps,
+        layers=layer_origins(old.num_hidden_layers, new.num_hidden_layers, growth),
+        sides=_all_sides(family, old, new, growth, maps, operator),
+        initial=initialized(family, target, seed),
     )
+
+
+def _all_sides(
+    family: Family, old: Sizes, new: Sizes, growth: GrowthConfig, maps: Mapping[AxisKind, AxisMap], operator: WidthOperator
+) -> Sides:
+    sides: dict[tuple[AxisKind, str, str], Side] = {}
+    for use, side in residual_sides(operator, maps[AxisKind.RESIDUAL], family).items():
+        sides[AxisKind.RESIDUAL, "", use] = side
+    for use, side in unit_sides(operator, maps[AxisKind.FFN]).items():
+        sides[AxisKind.FFN, "", use] = side
+    for kind in (AxisKind.HEADS, AxisKind.KV_HEADS):
+        channels = head_channels(operator, unit_sides(operator, maps[kind]), family, old, new, growth.paper_factor)
+        for (part, use), side in channels.items():
+            sides[AxisKind.HEAD_DIM if use == "gain" else kind, part, use] = side
+    vocabulary = torch.arange(new.vocab_size)
+    filled = MEAN if growth.vocabulary == "mean" else INIT
+    side = Side(torch.where(vocabulary < old.vocab_size, vocabulary, filled))
+    sides[AxisKind.VOCAB, "", "index"] = sides[AxisKind.VOCAB, "", "out"] = side
+    sides[AxisKind.POSITIONS, "", "index"] = repeated_positions(
+        old.max_position_embeddings, new.max_position_embeddings, family.position_offset
+    )
+    sides[AxisKind.SEGMENTS, "", "index"] = Side.identity(old.segments)
+    return sides
+
+
+def _refuse_deadlock(growth: GrowthConfig, old: Sizes, new: Sizes) -> None:
+    """Zeros at both the writer and the reader of a new channel have no gradient, ever."""
+    units = [kind for kind in grown_kinds(old, new) if kind not in (AxisKind.VOCAB, AxisKind.POSITIONS)]
+    if growth.width == "zero_pad" and not growth.scaled and growth.noise == 0 and units:
+        raise UserError(
+            f"growth.width: zero_pad with zeros on both sides of a new channel ({units[0]}) leaves it without a gradient for "
+            "ever; set `noise` for small values (0.02, say), or `scaled: true` for the exact form"
+        )

@@ -21,6 +21,18 @@ class Rows(Protocol):
         ...
 
 
+class Constant:
+    """A tensor of one value."""
+
+    def __init__(self, shape: tuple[int, ...], value: float) -> None:
+        self.shape = shape
+        self._value = value
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) as float32."""
+        return torch.full((stop - start, *self.shape[1:]), self._value)
+
+
 State = Mapping[str, Rows]
 """A model's tensors by name."""
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
 
-from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
+from pipeline.growth.huggingface import read_config
 from pipeline.growth.state import Rows, Source
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
@@ -73,14 +72,6 @@ class PartitionedTensor:
             number += 1
         return values.reshape(stop - start, *self.shape[1:])
 
-    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        """Return the rows, and of each the columns, at these indices."""
-        wanted, places = torch.unique(rows, return_inverse=True)
-        # Runs of neighbouring rows are read at once.
-        runs = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().flatten() + 1)
-        picked = torch.cat([self.rows(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)])[places]
-        return picked if columns is None else picked[:, columns]
-
 
 def is_zero_checkpoint(directory: Path) -> bool:
     """Whether this is a checkpoint's tag directory."""
@@ -93,7 +84,7 @@ def open_zero_checkpoint(directory: Path) -> Source:
     Raises UserError naming the file where one is missing, damaged, of another kind or holds code, and
     the tensor where one is missing or misshapen.
     """
-    config = _read_config(directory / "config.json")
+    config = read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
     path = directory / _MODEL_STATES
@@ -251,12 +242,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
     return content
-
-
-def _read_config(path: Path) -> PretrainedConfig:
-    content = read_json(path, "a checkpoint says by it which model it is of; put the model's own there")
-    try:
-        return AutoConfig.for_model(**content)
-    except (TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({reason})") from None

@@ -10,10 +10,12 @@ from deepspeed import DeepSpeedEngine
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
 from data_prep.errors import UserError
 from pipeline.families import Family, Sizes, check_parameters, sizes_of
 from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.ds_config import zero_stage
@@ -30,6 +32,8 @@ class TrainedModel:
     optimizer: FreezableAdamW
     blocks: dict[str, list[nn.Parameter]]
     layers_per_block: int
+    norms: WeightedNorms | None = None
+    """Where growth is exact through weighted norm statistics only."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -45,6 +49,11 @@ class TrainedModel:
         """Run the model: [sequences, S] ids to [sequences, S, vocab] logits."""
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         return self.engine(input_ids=input_ids, **extra).logits
+
+    def reach(self, step: int) -> None:
+        """Take on what depends on how many steps this model has been trained."""
+        if self.norms is not None:
+            self.norms.at(step)
 
     def train_all(self) -> None:
         """Let every block learn."""
@@ -101,7 +110,13 @@ def build(
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
     partitioned = zero_stage(ds_config) == 3
-    with deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned), no_init_weights():
+    with (
+        # zero.Init would round what rotary frequencies are made of to the model's dtype: bf16 puts them off by 0.4 %,
+        # which is whole turns at the end of a long sequence.
+        prevent_arange_dtype_change(),
+        deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
+        no_init_weights(),
+    ):
         model = family.model_class(config)
     # no_init_weights leaves out the tying too.
     model.tie_weights()

@@ -106,10 +106,12 @@ class Trainer:
         self._stop.defer()
         steps = sum(stage.steps for stage in self._stages)
         loss = None
+        self._model.reach(self._position.step - self._first_step)
         while (done := self._position.step - self._first_step) < steps:
             stage, ends = self._stage_at(done)
             stopping = self._step(stage, done, steps)
             done += 1
+            self._model.reach(done)
             if ends == done or done % self._recipe.evaluation.every == 0:
                 loss = self.evaluate(stage.name)
             if stopping or ends == done or done % self._recipe.checkpointing.every == 0:

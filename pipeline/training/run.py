@@ -17,12 +17,16 @@ from data_prep.shards import Shard
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import objective_for
 from pipeline.data.windows import Windows
-from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, AxisKind, scratch_config, sizes_of, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
+from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, Source, State
+from pipeline.growth.tokenizer import tokenizer_directory
+from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
@@ -34,7 +38,7 @@ from pipeline.training.measure import measure_growth
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.progress import Progress
-from pipeline.training.run_directory import RunDirectory, tokenizer_directory
+from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 
@@ -94,13 +98,13 @@ class Run:
         recipe = self._recipe
         # Everything that may be refused is looked at before the first step, and what needs no text before that.
         given = distributed.on_every_rank(self._given_source)
-        self._plan(self._source_config(given, vocab_size=1, eos_id=0))
+        self._plan(self._source_config(given, vocab_size=1, eos_id=0), given)
         prepared = distributed.on_first_rank(self._prepare_data)
         data = distributed.on_every_rank(lambda: PreparedData(Path(prepared)))
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
         family = FAMILIES[source.model_type]
-        target, plan = self._plan(source)
+        target, plan = self._plan(source, given)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
         training, heldout = distributed.on_every_rank(
@@ -138,10 +142,14 @@ class Run:
         if saved is not None and saved.model == "target":
             opened = self._open(saved)
             model = self._build(target, opened.state, opened.optimizer, per_block)
+            self._weigh_norms(model, plan)
         else:
             given = given or train_source()
-            model = self._build(target, plan.grow(given.state), None, per_block)
-            self._certify_growth(plan, given, model, heldout, records, position.step)
+            for reason in plan.choices:
+                self._say(reason)
+            model = self._build(target, plan.grow(given.state), self._grown_optimizer(plan, given), per_block)
+            self._weigh_norms(model, plan)
+            self._certify_growth(plan, given, target, model, heldout, records, position.step)
         final = train("target", model, recipe.stages, self._source_steps)
         model.close()
         self._export(self._directory.model, data, again=True)
@@ -177,6 +185,15 @@ class Run:
             optimizer_state,
         )
 
+    def _grown_optimizer(self, plan: GrowthPlan, source: Source) -> OptimizerState | None:
+        return plan.grow_optimizer(source.optimizer) if self._recipe.growth.optimizer_state == "grow" else None
+
+    @staticmethod
+    def _weigh_norms(model: TrainedModel, plan: GrowthPlan) -> None:
+        if plan.growth.norm_statistics == "weighted":
+            residual, steps = plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps
+            model.norms = WeightedNorms(model.module, plan.family, plan.target, residual, steps)
+
     def _given_source(self) -> Source | None:
         path = self._recipe.source.path
         return None if path is None else open_source(Path(path))
@@ -204,17 +221,25 @@ class Run:
             return given.config
         return scratch_config(self._recipe.source.model, vocab_size, eos_id, self._recipe.data.sequence_length)
 
-    def _plan(self, source: PretrainedConfig) -> tuple[PretrainedConfig, GrowthPlan]:
+    def _plan(self, source: PretrainedConfig, given: Source | None) -> tuple[PretrainedConfig, GrowthPlan]:
         """Return the target's configuration and the way there; raises UserError where there is none."""
         recipe = self._recipe
         target = target_config(source, recipe.target)
-        plan = plan_growth(FAMILIES[source.model_type], sizes_of(source), sizes_of(target), recipe.growth, recipe.seed)
+        plan = plan_growth(source, target, recipe.growth, recipe.seed)
         layers = plan.target.num_hidden_layers
         for stage in recipe.stages:
             if stage.submodel_layers is not None and layers % stage.submodel_layers:
                 raise UserError(
                     f"stages.{stage.name}.submodel_layers: {stage.submodel_layers} does not divide the target's {layers} layers"
                 )
+        steps, annealed = sum(stage.steps for stage in recipe.stages), plan.growth.norm_anneal_steps
+        if plan.growth.norm_statistics == "weighted" and steps < annealed:
+            raise UserError(
+                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {steps}, after which its norms are to "
+                "be stock; choose fewer"
+            )
+        if given is not None:
+            self._grown_optimizer(plan, given)
         return target, plan
 
     def _check_fit(self, source: PretrainedConfig, data: PreparedData) -> None:
@@ -224,10 +249,11 @@ class Run:
                 f"{data.tokenizer.files[0]}: the tokenizer has ids up to {data.tokenizer.vocab_size - 1}, and the model's "
                 f"vocab_size is {sizes.vocab_size}; name the model's own tokenizer as data.tokenizer.path"
             )
-        if self._recipe.data.sequence_length > sizes.max_position_embeddings:
+        usable = FAMILIES[source.model_type].usable_positions(sizes)
+        if self._recipe.data.sequence_length > usable:
             raise UserError(
-                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's "
-                f"max_position_embeddings of {sizes.max_position_embeddings}"
+                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's {usable} positions "
+                f"(max_position_embeddings is {sizes.max_position_embeddings})"
             )
 
     def _open_records(self, step: int) -> Records:
@@ -247,13 +273,14 @@ class Run:
         self,
         plan: GrowthPlan,
         source: Source,
+        target: PretrainedConfig,
         grown: TrainedModel,
         heldout: Batches,
         records: Records,
         step: int,
     ) -> None:
-        """Compare the grown model with its source on held-out text, and write the certificate."""
-        measured = measure_growth(
+        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate."""
+        in_training = measure_growth(
             source,
             grown,
             heldout,
@@ -263,8 +290,14 @@ class Run:
         )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
-        records.evaluation(step, GROWN_STAGE, measured["grown_loss"], measured["scored_tokens"])
-        distributed.on_first_rank(lambda: write_json(self._directory.certificate, certify(plan, measured)))
+        records.evaluation(step, GROWN_STAGE, in_training["grown_loss"], in_training["scored_tokens"])
+
+        def write() -> None:
+            digest = inspect(source.state, str(source.directory))
+            certificate = certify(plan, str(source.directory), digest, compare(source, plan, target), in_training)
+            write_json(self._directory.certificate, certificate)
+
+        distributed.on_first_rank(write)
 
     def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
         directory = self._directory
@@ -276,8 +309,8 @@ class Run:
             "growth": certificate,
             "losses": {
                 "unigram": data.manifest.unigram_entropy,
-                "source": certificate["measured"]["source_loss"],
-                "grown": certificate["measured"]["grown_loss"],
+                "source": certificate["in_training"]["source_loss"],
+                "grown": certificate["in_training"]["grown_loss"],
                 "final": final,
             },
             "source_given": self._recipe.source.path is not None,

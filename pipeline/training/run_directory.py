@@ -8,8 +8,8 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
-from data_prep.prepare import PreparedData
-from pipeline.growth.sources import CHECKPOINTS, checkpoint_in
+from pipeline.growth.sources import CHECKPOINTS
+from pipeline.growth.tokenizer import DATA
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
@@ -23,7 +23,7 @@ class RunDirectory:
         self.lock = path / ".lock"
         self.recipe = path / "recipe.yaml"
         self.ds_config = path / "ds_config.json"
-        self.data = path / "data.json"
+        self.data = path / DATA
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "eval.jsonl"
         self.checkpoints = path / CHECKPOINTS
@@ -108,22 +108,6 @@ class RunDirectory:
                 f"{self.ds_config}: the run was begun with another {key}; go on with the DeepSpeed configuration "
                 "that it was begun with, or name another run_dir"
             )
-
-
-def tokenizer_directory(source: Path) -> Path:
-    """Return where a source's tokenizer lies: with its run's data where it is a run's checkpoint, else in the source itself.
-
-    Raises UserError where the run's data is gone.
-    """
-    checkpoint = checkpoint_in(source)
-    run = None if checkpoint is None else RunDirectory(checkpoint.parent.parent)
-    recorded = None if run is None else run.recorded_data()
-    if recorded is None:
-        return source
-    try:
-        return PreparedData(Path(recorded["prepared"])).tokenizer.files[0].parent
-    except UserError as error:
-        raise UserError(f"{run.data}: names data that cannot be read ({error}); name data.tokenizer.path") from None
 
 
 def _pop_lengths(recipe: dict[str, Any]) -> list[int]:

@@ -46,13 +46,16 @@ def _loss_line(label: str, loss: float) -> str:
 
 
 def _verdict(growth: dict[str, Any]) -> str:
-    gap, furthest = growth["measured"]["loss_gap"], growth["measured"]["max_logit_difference"]
-    measured = f"loss moved by {round(gap, 4) + 0.0:+.4f}, a logit by at most {furthest:.2g} ({growth['measured']['dtype']})"
+    moved, seen = growth["measured"]["max_logit_difference"], growth["in_training"]
+    measured = (
+        f"loss moved by {round(seen['loss_gap'], 4) + 0.0:+.4f}, a logit by at most {seen['max_logit_difference']:.2g} "
+        f"({seen['dtype']}; {moved:.2g} in float64)"
+    )
     if not growth["measured_agrees"]:
         return f"SHOULD preserve the function and does not: this is a fault, please report it; {measured}"
-    if growth["preserves_function"]:
+    if growth["verdict"] == "exact":
         return f"preserves the function; {measured}"
-    return f"changes the function: {'; '.join(growth['departures'])}; {measured}"
+    return f"{growth['verdict']}: {'; '.join(growth['departures'])}; {measured}"
 
 
 def _memory(peak: dict[str, float]) -> str:

@@ -195,14 +195,6 @@ def test_what_is_read_is_what_deepspeed_gathers(written, layout):
             assert torch.equal(merged[name], expected["weight"]), name
 
 
-def test_scattered_rows_and_columns_are_picked(written):
-    folder, gathered = written
-    name = "transformer.h.1.mlp.c_fc.weight"
-    rows, columns = torch.tensor([5, 0, 5, 31, 6, 7]), torch.tensor([100, 3, 3])
-    picked = open_source(folder / "zero3").state[name].select(rows, columns)
-    assert torch.equal(picked, gathered["zero3"][name]["weight"][rows][:, columns])
-
-
 # --- refusing -------------------------------------------------------------------------------------
 
 

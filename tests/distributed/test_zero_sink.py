@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.families import FAMILIES, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, scratch_config, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
@@ -35,7 +35,7 @@ def grown(directory):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=40, num_hidden_layers=3))
     growth = GrowthConfig(width="nai", noise=0.1, depth="stack")
-    plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)
+    plan = plan_growth(source.config, config, growth, 3)
     return source.family, config, plan.grow(source.state)
 
 
@@ -78,7 +78,7 @@ def check_all(directory):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_live_partitions_hold_the_grown_weights(tmp_path, family, ranks):
     torch.manual_seed(1)
     described = ModelConfig(family=family, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, vocab_size=35)
@@ -103,7 +103,7 @@ def grow_at_size(directory):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=1024, num_hidden_layers=16))
     growth = GrowthConfig(depth="last_layer")
-    plan = plan_growth(source.family, sizes_of(source.config), sizes_of(config), growth, 3)
+    plan = plan_growth(source.config, config, growth, 3)
     watched = {name: Watched(tensor) for name, tensor in plan.grow(source.state).items()}
     ds_config = {
         "train_batch_size": distributed.world_size(),

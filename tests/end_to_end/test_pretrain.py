@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.families import FAMILIES
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
@@ -44,7 +43,7 @@ def test_a_run_leaves_what_the_contract_says(undisturbed):
     assert "the source's own pre-training" in undisturbed.output
     certificate = json.loads((run / "certificates" / "00.json").read_text())
     assert certificate["maps"]["residual"] == {"source": 32, "target": 48, "copies": [1, 2], "balanced": False}
-    assert not certificate["preserves_function"]
+    assert certificate["verdict"] == "inexact by design"
 
 
 def test_a_finished_run_prints_its_summary_again_and_touches_nothing(undisturbed, launch):
@@ -70,7 +69,7 @@ def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed, prep
     assert [record["stage"] for record in undisturbed.evaluations] == ["source", "grown", "submodels", "full"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
     path = recipe(family)
     # One micro-batch of 8 against two of 4: the same bits would be no surprise where the parts are alike.
@@ -117,7 +116,8 @@ def test_killed_and_resumed_on_two_ranks_to_every_digit(launch, recipe, tmp_path
 
 def test_a_walk_over_one_two_three_and_one_ranks_gives_the_uninterrupted_runs_losses(launch, recipe, tmp_path):
     """Stopped in the source's training, in the sub-models' (whose groups have steps of their own) and in the full model's."""
-    path = recipe(train_batch_size=6, train_micro_batch_size_per_gpu=3, checkpointing={"every": 2})
+    stages = [{"name": "submodels", "submodel_layers": 2, "steps": 6}, {"name": "full", "steps": 20}]
+    path = recipe(train_batch_size=6, train_micro_batch_size_per_gpu=3, checkpointing={"every": 2}, stages=stages)
     whole = launch(path, f"run_dir={tmp_path / 'whole'}").wait()
     assert whole.status == 0, whole.error
     override = f"run_dir={tmp_path / 'walked'}"
@@ -160,8 +160,8 @@ def test_a_run_directory_is_a_source_with_its_own_tokenizer(undisturbed, launch,
     finished = launch(path).wait()
     assert finished.status == 0, finished.error
     certificate = json.loads((finished.run_dir / "certificates" / "00.json").read_text())
-    assert certificate["preserves_function"]
-    assert certificate["measured"]["max_logit_difference"] == 0
+    assert certificate["verdict"] == "exact"
+    assert certificate["measured"]["max_logit_difference"] == certificate["in_training"]["max_logit_difference"] == 0
     assert finished.summary["losses"]["source"] == pytest.approx(undisturbed.summary["losses"]["final"], rel=1e-6)
     (prepared,) = (tmp_path / "data").glob("*/tokenizer/tokenizer.model")
     own = json.loads((undisturbed.run_dir / "data.json").read_text())["prepared"]
@@ -372,7 +372,7 @@ def test_the_quickstart_whole(launch, tmp_path):
     assert finished.status == 0, finished.error
     losses = finished.summary["losses"]
     assert losses["source"] < losses["unigram"] - 1
-    assert finished.summary["growth"]["preserves_function"] and finished.summary["growth"]["measured_agrees"]
+    assert finished.summary["growth"]["verdict"] == "exact" and finished.summary["growth"]["measured_agrees"]
     assert losses["final"] < losses["source"] - 0.1
 
 

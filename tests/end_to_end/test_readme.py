@@ -13,7 +13,7 @@ from pipeline.recipe import Recipe
 from tests.end_to_end.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    ((?:make|deepspeed) .*)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^    ((?:make|deepspeed|python) .*)$", README, flags=re.MULTILINE)
 MY_RECIPE = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, flags=re.DOTALL).group(1)
 
 
@@ -33,7 +33,7 @@ def smaller(directory: Path, prepared) -> list[str]:
 
 def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
-    assert len([command for command in COMMANDS if command.startswith("deepspeed")]) == len(COMMANDS) - 2 == 4
+    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["python"] * 2
 
 
 def test_the_example_recipe_is_valid():
@@ -59,6 +59,20 @@ def test_a_deepspeed_command_runs(command, launch, prepared, tiny_model, tmp_pat
     finished = launch.command([*words, *overrides], tmp_path / "run").wait()
     assert finished.status == 0, finished.error
     assert ("after training" in finished.output) == ("--print_config" not in command)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python")])
+def test_a_python_command_runs(command, undisturbed, tiny_model, tmp_path):
+    """The sources are a small GPT-2 and the toy recipe's run."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "runs").mkdir()
+    tiny_model("gpt2").float().save_pretrained(tmp_path / "models" / "small")
+    (tmp_path / "runs" / "quickstart").symlink_to(undisturbed.run_dir)
+    words = [sys.executable, str(ROOT / "launch" / "grow.py"), *shlex.split(command)[2:]]
+    finished = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    (out,) = [path for path in (tmp_path / "models").iterdir() if path.name != "small"]
+    assert (out / "certificate.json").is_file() and (out / "model.safetensors").is_file()
 
 
 @pytest.mark.skipif(

@@ -94,6 +94,14 @@ def test_masking_follows_berts_shares(masked):
     assert abs(seen["kept"] / seen["scored"] - 0.1) < 0.015
 
 
+def test_no_word_turns_into_a_special_token_but_the_mask():
+    """Half of this vocabulary is special, so that one draw in two would be."""
+    objective = MaskedObjective(sequence_length=128, vocab_size=10, cls_id=0, mask_id=4, special_ids=(0, 1, 2, 3, 4))
+    inputs, labels = objective.example(np.full(2000, 7), ("a",))
+    assert set(inputs[1:].tolist()) == {4, 5, 6, 7, 8, 9}
+    assert (labels != IGNORED).sum() > 200
+
+
 def test_masks_are_a_function_of_the_sample(masked):
     tokens = np.arange(127) + 100
     first, again, other = (masked.example(tokens, key) for key in ((1, 5), (1, 5), (1, 6)))

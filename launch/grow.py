@@ -1,0 +1,110 @@
+"""Grow a pre-trained model into a larger one, from directory to directory, without a GPU.
+
+python launch/grow.py --source DIR [--target FILE.json|key=value,...] --format hf|zero3 --out DIR [--dry_run]
+"""
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from data_prep.config import validate
+from data_prep.errors import EXIT_USER_ERROR, UserError
+from pipeline.command import quieten, refusal
+from pipeline.growth.listing import listing, promise, table
+from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe.py describes.",
+    )
+    parser.add_argument(
+        "--source", type=Path, required=True, help="the model: a Hugging Face directory, a run, a ZeRO checkpoint"
+    )
+    parser.add_argument(
+        "--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)"
+    )
+    parser.add_argument("--seed", type=int, default=1234, help="of random maps, noise and new values (default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint"
+    )
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: the source's)")
+    parser.add_argument("--world_size", type=int, default=1, help="ranks of the ZeRO-3 checkpoint (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and end")
+    growth = parser.add_argument_group("growth")
+    for name, field in GrowthConfig.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=f"(default: {field.default})")
+    return parser.parse_args()
+
+
+def read_growth(arguments: argparse.Namespace) -> GrowthConfig:
+    """Return the growth section that the flags spell."""
+    given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
+    return validate(
+        GrowthConfig, {name: yaml.safe_load(text) for name, text in given.items() if text is not None}, "command line"
+    )
+
+
+def read_target(text: str) -> TargetConfig | Path:
+    """Return the sizes that --target spells, or the file that it names."""
+    if text.endswith(".json"):
+        return Path(text)
+    content: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"--target: {part!r} is neither key=value nor a .json file; write for instance hidden_size=1024")
+        content[key.strip()] = value.strip()
+    return validate(TargetConfig, content, "--target")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Grow, or say what would be done; raises UserError where the input is wrong."""
+    if arguments.world_size < 1:
+        raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
+    growth = OfflineGrowth(
+        Request(
+            source=arguments.source,
+            target=read_target(arguments.target),
+            growth=read_growth(arguments),
+            seed=arguments.seed,
+            format=arguments.format,
+            dtype=arguments.dtype,
+            world_size=arguments.world_size,
+            out=arguments.out,
+        )
+    )
+    if arguments.dry_run:
+        print(listing(growth))
+        return
+    print(promise(growth.plan), flush=True)
+    print(table(growth.execute(), arguments.out))
+
+
+def main() -> int:
+    """Do what the command line asks; return the exit status."""
+    arguments = parse()
+    quieten()
+    try:
+        run(arguments)
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
+            traceback.print_exc()
+            return 1
+        print(sentence, file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

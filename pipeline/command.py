@@ -1,0 +1,30 @@
+"""What every command of launch/ does alike: quiet libraries, and errors in one sentence."""
+
+import errno
+import logging
+import warnings
+
+import transformers
+
+from data_prep.errors import UserError, full_disk, is_full_disk
+
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
+
+
+def quieten() -> None:
+    """Leave out what libraries say to their own developers."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
+def refusal(error: Exception) -> str | None:
+    """Return the sentence for an error that a person can mend, None for a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and is_full_disk(error):
+        return full_disk(error)
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
+        return f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions"
+    return None

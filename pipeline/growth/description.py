@@ -1,0 +1,55 @@
+"""A growth plan in words, tensor by tensor."""
+
+from pipeline.families import TensorSpec
+from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Side
+
+_CODES = {ZERO: "zero", INIT: "at the model's initialization", MEAN: "at the mean", SMALL: "small values"}
+
+
+def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
+    """Return the names of the source tensors that a target tensor is made of."""
+    spec, layer = plan.family.specs(plan.target)[name]
+    if layer is None:
+        return [spec.name]
+    origin = plan.layers[layer]
+    if origin.source is None or (origin.silent and spec.writes_residual):
+        return []
+    read = {origin.source}
+    if any(side.reads_next_layer for side in _sides(plan, spec)):
+        read.add(min(origin.source + 1, plan.source.num_hidden_layers - 1))
+    return [spec.name.format(layer=number) for number in sorted(read)]
+
+
+def describe(plan: GrowthPlan, name: str) -> str:
+    """Return what a target tensor is made of: its source tensors, and each axis's map and scale."""
+    spec, layer = plan.family.specs(plan.target)[name]
+    sources = source_tensors(plan, name)
+    if not sources:
+        silent = layer is not None and plan.layers[layer].silent
+        return "zero: the layer writes nothing" if silent else "at the model's initialization"
+    axes = [
+        _words(axis.kind.value, side, plan.source.of(axis.kind) * len(axis.parts))
+        for axis, side in zip(spec.axes, _sides(plan, spec), strict=True)
+    ]
+    return f"{', '.join(sources)}; {'; '.join(axes)}"
+
+
+def _sides(plan: GrowthPlan, spec: TensorSpec) -> list[Side]:
+    return [side for side in plan.tensor_sides(spec) if side is not None]
+
+
+def _words(kind: str, side: Side, source_size: int) -> str:
+    if side.is_identity:
+        return f"{kind} as it is"
+    copied = side.indices >= 0
+    again = 0 if side.repeats is None else int((copied & side.repeats).sum())
+    parts = [f"{int(copied.sum())} copied" + (f" ({again} again)" if again else "")]
+    if side.reads_next_layer:
+        parts.append(f"{int(side.next_layer.sum())} of them from the next layer")
+    parts += [f"{int((side.indices == code).sum())} {words}" for code, words in _CODES.items() if code in side.codes]
+    if side.scale is not None:
+        low, high = float(side.scale.min()), float(side.scale.max())
+        if (low, high) != (1.0, 1.0):
+            parts.append(f"x {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
+    return f"{kind} {source_size} -> {len(side)}: {', '.join(parts)}"

@@ -1,0 +1,199 @@
+"""A grown tensor: computed by row range from the source's rows, on any process, the same bits everywhere."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipeline import keyed
+from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Run, Side
+from pipeline.growth.state import Rows
+
+_STD_ELEMENTS = 1 << 20
+"""Elements of a source tensor that are read at once for its standard deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Random values on copies, as a share of the source tensor's standard deviation (`split`: of the weight)."""
+
+    kind: Literal["new", "paired", "split"]
+    """`new`: on new rows and columns (NAI 3.3.1); the others on inputs that are twins, so that their sum stays."""
+    share: float
+    twin_axis: int
+    """The storage axis that is summed over."""
+
+
+class GrownTensor:
+    """A target tensor made of a source tensor's rows and columns.
+
+    W'[j, i] = W[g(j), g(i)] * scale(j) * scale(i) where both sides copy. Elsewhere one code decides:
+    zeros before the model's own initialization, before small values, before the mean.
+    """
+
+    def __init__(
+        self,
+        key: tuple[object, ...],
+        own: Rows,
+        following: Rows,
+        rows: Side,
+        columns: Side | None,
+        *,
+        dtype: torch.dtype,
+        init: Rows | None = None,
+        small: float = 0.0,
+        noise: Noise | None = None,
+    ) -> None:
+        """`own` and `following` are the source's tensors of this layer and the next; `key` names the random values."""
+        self.shape = (len(rows),) if columns is None else (len(rows), len(columns))
+        self.key, self.own, self.following = key, own, following
+        self.row_side, self.column_side = rows, columns or Side.identity(1)
+        self._dtype, self._init, self._small, self._noise = dtype, init, small, noise
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) in the plan's dtype."""
+        if self.row_side.is_identity and self.column_side.is_identity:
+            return self.own.rows(start, stop).to(self._dtype)
+        block = torch.empty(stop - start, len(self.column_side), dtype=self._dtype)
+        for run in self.row_side.runs:
+            first, last = max(run.start, start), min(run.stop, stop)
+            if first < last:
+                self._fill(block[first - start : last - start], run, first, last)
+        if self._noise is not None:
+            self._disturb(block, start, stop)
+        return block.reshape(stop - start, *self.shape[1:])
+
+    def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
+        """Write target rows [first, last), which lie in one run."""
+        read: dict[bool, torch.Tensor] = {}
+        init = None
+        for column in self.column_side.runs:
+            piece = block[:, column.start : column.stop]
+            codes = {run.code, column.code}
+            if ZERO in codes:
+                piece.zero_()
+            elif INIT in codes:
+                if init is None:
+                    init = self._init.rows(first, last).reshape(last - first, -1)
+                piece.copy_(init[:, column.start : column.stop])
+            elif SMALL in codes:
+                piece.copy_(self._small_values(first, last)[:, column.start : column.stop])
+            else:
+                following = run.next_layer or column.next_layer
+                if following not in read:
+                    read[following] = self._read(self.following if following else self.own, run, first, last)
+                values = read[following]
+                _scaled(_columns(values, column), _part(run, first, last), column.scale, piece)
+
+    def _read(self, source: Rows, run: Run, first: int, last: int) -> torch.Tensor:
+        """The source rows that target rows [first, last) of a run copy."""
+        if run.code == MEAN:
+            return self._mean_row.expand(last - first, -1)
+        if isinstance(run.indices, slice):
+            begin = run.indices.start + first - run.start
+            rows = source.rows(begin, begin + last - first)
+        else:
+            wanted = run.indices[first - run.start : last - run.start]
+            lowest = int(wanted.min())
+            rows = source.rows(lowest, int(wanted.max()) + 1).index_select(0, wanted - lowest)
+        return rows.reshape(last - first, -1).to(self._dtype)
+
+    @cached_property
+    def _mean_row(self) -> torch.Tensor:
+        """The mean over the source's rows, [1, columns], summed in an order that depends on nothing but the tensor."""
+        total = sum(block.sum(axis=0) for block in _blocks(self.own))
+        return torch.from_numpy(np.atleast_1d(total) / self.own.shape[0]).reshape(1, -1).to(self._dtype)
+
+    def _small_values(self, first: int, last: int) -> torch.Tensor:
+        if len(self.shape) == 1:
+            return torch.zeros(last - first, 1)
+        return self._normal(first, last) * (self._small * self._std)
+
+    def _normal(self, first: int, last: int) -> torch.Tensor:
+        width = len(self.column_side)
+        return torch.from_numpy(keyed.normal(self.key, first * width, (last - first) * width)).reshape(-1, width)
+
+    def _disturb(self, block: torch.Tensor, start: int, stop: int) -> None:
+        """Add the noise to rows [start, stop), as if it had been there before the normalization by 1/C."""
+        rows, columns, noise = self.row_side, self.column_side, self._noise
+        copied = (rows.indices[start:stop, None] >= 0) & (columns.indices >= 0)
+        if noise.kind == "new":
+            new = rows.repeats[start:stop, None] if rows.repeats is not None else torch.zeros(stop - start, 1, dtype=torch.bool)
+            values = self._normal(start, stop) * (new | columns.repeats if columns.repeats is not None else new)
+        else:
+            values = self._twin_values(start, stop)
+        if noise.kind == "split":
+            block.mul_((1.0 + noise.share * copied * values).to(block.dtype))
+            return
+        scale = torch.ones(1, 1, dtype=torch.float64)
+        if rows.scale is not None:
+            scale = scale * rows.scale[start:stop, None]
+        if columns.scale is not None:
+            scale = scale * columns.scale
+        block.add_((copied * values * scale * (noise.share * self._std)).to(block.dtype))
+
+    def _twin_values(self, start: int, stop: int) -> torch.Tensor:
+        """+e at one of two twin inputs and -e at the other: one draw for both, addressed by the first of them."""
+        draw = keyed.normal if self._noise.kind == "paired" else _symmetric_uniform
+        width = len(self.column_side)
+        if self._noise.twin_axis == 1:
+            first, sign = self.column_side.twins
+            drawn = torch.from_numpy(draw(self.key, start * width, (stop - start) * width)).reshape(-1, width)
+            return drawn[:, first] * sign
+        first, sign = self.row_side.twins
+        values = torch.zeros(stop - start, width, dtype=torch.float64)
+        for row in range(start, stop):
+            if sign[row]:
+                values[row - start] = torch.from_numpy(draw(self.key, int(first[row]) * width, width)) * sign[row]
+        return values
+
+    @cached_property
+    def _std(self) -> float:
+        """The source tensor's standard deviation over all elements."""
+        size = math.prod(self.own.shape)
+        mean = math.fsum(float(block.sum()) for block in _blocks(self.own)) / size
+        squares = math.fsum(float(((block - mean) ** 2).sum()) for block in _blocks(self.own))
+        return math.sqrt(squares / (size - 1))
+
+
+def _blocks(tensor: Rows) -> Iterator[np.ndarray]:
+    """The tensor a few rows at a time, as float64."""
+    step = max(1, _STD_ELEMENTS // math.prod(tensor.shape[1:]))
+    for start in range(0, tensor.shape[0], step):
+        yield tensor.rows(start, min(start + step, tensor.shape[0])).double().numpy()
+
+
+def _columns(values: torch.Tensor, run: Run) -> torch.Tensor:
+    """The source columns that a run of target columns copies."""
+    if run.code == MEAN:
+        # numpy sums each row by itself, whatever rows it is given beside it.
+        mean = np.add.reduce(values.double().numpy(), axis=1) / values.shape[1]
+        return torch.from_numpy(mean)[:, None].to(values.dtype).expand(-1, run.stop - run.start)
+    if isinstance(run.indices, slice):
+        return values[:, run.indices]
+    return values.index_select(1, run.indices)  # several times as fast as indexing by a tensor
+
+
+def _part(run: Run, first: int, last: int) -> float | torch.Tensor:
+    """The scale of target rows [first, last) of a run, one a row where they differ."""
+    return run.scale if isinstance(run.scale, float) else run.scale[first - run.start : last - run.start, None]
+
+
+def _scaled(values: torch.Tensor, rows: float | torch.Tensor, columns: float | torch.Tensor, out: torch.Tensor) -> None:
+    """Write values * rows * columns into `out` in one pass where the scales allow it."""
+    if isinstance(rows, float) and isinstance(columns, float):
+        if rows * columns == 1.0:
+            out.copy_(values)
+        else:
+            torch.mul(values, rows * columns, out=out)
+        return
+    torch.mul(values, columns if isinstance(columns, float) else columns.to(values.dtype), out=out)
+    out.mul_(rows if isinstance(rows, float) else rows.to(values.dtype))
+
+
+def _symmetric_uniform(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
+    return 2.0 * keyed.uniform(key, start, count) - 1.0

@@ -1,0 +1,85 @@
+"""Hugging Face model directories written as a stream: safetensors files of any size in bounded memory."""
+
+import copy
+import json
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError, is_full_disk
+from data_prep.files import write_json
+from pipeline.families import FAMILIES
+from pipeline.growth.huggingface import WEIGHTS, WEIGHTS_INDEX
+from pipeline.growth.state import Rows, State
+from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as
+
+MAX_SHARD_BYTES = 5 << 30
+
+Progress = Callable[[int], object]
+"""Told of the bytes written since it was told last."""
+
+_PATTERN = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def write_huggingface(
+    directory: Path,
+    config: PretrainedConfig,
+    state: State,
+    dtype: torch.dtype,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write config.json and the state's weights in `dtype` into `directory`, which exists and is the caller's to discard.
+
+    The names are the family's, a tied head left out, as save_pretrained does. Raises UserError where the
+    disk is full or a value is beyond the dtype.
+    """
+    # Meta tensors have sizes and no elements, which is all that the split asks of them.
+    described = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in state.items()}
+    split = split_torch_state_dict_into_shards(described, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes)
+    try:
+        for file, names in split.filename_to_tensors.items():
+            _write_safetensors(directory / file, {name: state[name] for name in names}, dtype, progress or (lambda _: None))
+        if split.is_sharded:
+            write_json(directory / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+        _described(config, dtype).save_pretrained(directory)
+    except OSError as error:
+        raise no_room(directory, error) from None
+
+
+def no_room(directory: Path, error: OSError) -> Exception:
+    """Return what a failed write comes to: UserError where the disk is full, else the error itself."""
+    if is_full_disk(error):
+        return UserError(f"{directory}: {error.strerror}; make room or name another directory, and start again")
+    return error
+
+
+def _described(config: PretrainedConfig, dtype: torch.dtype) -> PretrainedConfig:
+    config = copy.deepcopy(config)
+    config.architectures = [FAMILIES[config.model_type].model_class.__name__]
+    config.dtype = dtype
+    return config
+
+
+def _write_safetensors(path: Path, tensors: dict[str, Rows], dtype: torch.dtype, progress: Progress) -> None:
+    """The format: the header's length in 8 bytes, the header as JSON padded to 8 bytes, then the tensors end to end."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + math.prod(tensor.shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, tensor in tensors.items():
+            for _, rows in row_chunks(tensor):
+                progress(file.write(raw_bytes(stored_as(rows, dtype, name))))

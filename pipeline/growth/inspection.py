@@ -1,0 +1,38 @@
+"""One pass over a state before it is grown: are its values numbers, and which values are they?"""
+
+import hashlib
+
+import torch
+
+from data_prep.errors import UserError
+from pipeline.growth.state import State
+from pipeline.growth.streaming import raw_bytes, row_chunks
+
+
+def inspect(state: State, origin: str) -> str:
+    """Return the digest of a state's content: BLAKE2b-128 over names, shapes and values, in hex.
+
+    Values are taken as they are read (float32, or float64 where stored so), so that the digest depends
+    neither on the files they are spread over nor on a narrower dtype they are stored in. Raises
+    UserError, which begins with `origin`, for a tensor that holds NaN or infinity.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(repr((name, tuple(tensor.shape))).encode())
+        for start, rows in row_chunks(tensor):
+            # Both NaN and infinity reach the extremes, in one pass and without temporaries.
+            if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
+                raise _not_finite(origin, name, start, rows)
+            digest.update(raw_bytes(rows))
+    return digest.hexdigest()
+
+
+def _not_finite(origin: str, name: str, start: int, rows: torch.Tensor) -> UserError:
+    place = (~torch.isfinite(rows)).nonzero()[0].tolist()
+    value = rows[tuple(place)].item()
+    place[0] += start
+    return UserError(
+        f"{origin}: tensor {name!r} holds {value} at {place}; the model is damaged or its training diverged, "
+        "use an earlier checkpoint"
+    )

@@ -1,0 +1,174 @@
+"""Growth from directory to directory: no GPU, no training, memory bounded by a few chunks of rows."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from data_prep.files import whole_directory, write_json
+from pipeline.families import check_growth, target_config
+from pipeline.growth.certificate import certify
+from pipeline.growth.huggingface import read_config
+from pipeline.growth.huggingface_sink import no_room, write_huggingface
+from pipeline.growth.inspection import inspect
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.probe import compare, elements
+from pipeline.growth.sources import open_source
+from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.tokenizer import tokenizer_directory
+from pipeline.growth.zero_files import bytes_of_rank, write_zero3
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+CERTIFICATE = "certificate.json"
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+_BESIDE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files of a model's directory that hold for the grown model too."""
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One growth from directory to directory."""
+
+    source: Path
+    target: TargetConfig | Path
+    """The sizes that differ, or a Hugging Face config.json that has the target's sizes."""
+    growth: GrowthConfig
+    seed: int
+    format: Literal["hf", "zero3"]
+    dtype: str | None
+    """Of the weights written; ZeRO-3: of the engine, whose masters are float32 in any case. The source's where None."""
+    world_size: int
+    out: Path
+
+
+class OfflineGrowth:
+    """A request whose source is open and whose plan is made; nothing is computed or written yet."""
+
+    def __init__(self, request: Request) -> None:
+        """Raises UserError where something is wrong with the request that can be known without reading the weights."""
+        self.request = request
+        _check_absent(request.out)
+        self.source = source = open_source(request.source)
+        self._target = _target(request.target, source.config)
+        self.plan = plan_growth(source.config, self._target, request.growth, request.seed)
+        self._check_options()
+        stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
+        self.dtype: torch.dtype = stored or torch.float32
+        if request.format == "zero3" and self.dtype is torch.float64:
+            raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
+        self._beside = _files_beside(request.source)
+        wide = torch.float64 if self.dtype is torch.float64 else torch.float32
+        self.grown: State = self.plan.grow(source.state, wide)
+        self._optimizer: OptimizerState | None = None
+        if request.growth.optimizer_state == "grow":
+            self._optimizer = self.plan.grow_optimizer(source.optimizer)
+
+    def _check_options(self) -> None:
+        growth, format = self.plan.growth, self.request.format
+        if growth.norm_statistics == "weighted":
+            chosen = "auto comes to norm statistics that are weighted" if self.plan.choices else "weighted statistics are"
+            raise UserError(
+                f"growth.norm_statistics: {chosen} in training and not in any file; use launch/pretrain.py, name a width "
+                "operator, or choose a hidden_size that is a multiple of the source's"
+            )
+        if growth.optimizer_state == "grow" and format == "hf":
+            raise UserError(
+                "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
+            )
+
+    def execute(self) -> dict[str, Any]:
+        """Grow, and return the certificate, which lies beside the weights.
+
+        Raises UserError where the source holds NaN or infinity, or the disk is full; the directory then
+        does not exist.
+        """
+        request = self.request
+        self._check_room()
+        digest = inspect(self.source.state, str(request.source))
+        measured = compare(self.source, self.plan, self._target)
+        certificate = certify(self.plan, str(request.source), digest, measured) | {
+            "format": request.format,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "world_size": request.world_size if request.format == "zero3" else None,
+        }
+        try:
+            with whole_directory(request.out) as aside:
+                self._write(aside)
+                write_json(aside / CERTIFICATE, certificate)
+                # Whatever has come there meanwhile is not ours to replace.
+                _check_absent(request.out)
+        except OSError as error:
+            raise no_room(request.out, error) from None
+        return certificate
+
+    def _write(self, directory: Path) -> None:
+        with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
+            if self.request.format == "hf":
+                write_huggingface(directory, self._target, self.grown, self.dtype, progress=bar.update)
+            else:
+                write_zero3(
+                    directory,
+                    self._target,
+                    self.grown,
+                    self.request.world_size,
+                    optimizer=self._optimizer,
+                    bf16=self.dtype is torch.bfloat16,
+                    progress=bar.update,
+                )
+        for path in self._beside:
+            shutil.copyfile(path, directory / path.name)
+
+    @property
+    def bytes_written(self) -> int:
+        """The bytes of the tensors that will be written."""
+        if self.request.format == "hf":
+            return elements(self.grown) * self.dtype.itemsize
+        return self.request.world_size * bytes_of_rank(self.grown, self.request.world_size, self._optimizer)
+
+    def _check_room(self) -> None:
+        place = next(parent for parent in self.request.out.absolute().parents if parent.exists())
+        free = shutil.disk_usage(place).free
+        if free < self.bytes_written:
+            raise UserError(
+                f"{self.request.out}: needs {self.bytes_written / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; make "
+                "room or name another directory"
+            )
+
+
+def _check_absent(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
+
+
+def _files_beside(source: Path) -> list[Path]:
+    """The tokenizer's files and the like."""
+    directory = tokenizer_directory(source)
+    return [directory / name for name in _BESIDE if (directory / name).is_file()]
+
+
+def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:
+    if isinstance(target, TargetConfig):
+        return target_config(source, target)
+    config = read_config(target)
+    check_growth(source, config, f"{target}: ")
+    return config

@@ -1,0 +1,34 @@
+"""A longer table of learned positions."""
+
+import torch
+
+from pipeline.growth.sides import Side
+from pipeline.growth.state import Rows
+
+
+def repeated_positions(old: int, new: int, offset: int) -> Side:
+    """Return the table that goes through the source's positions again where they end; `offset` rows stand before position 0."""
+    rows = torch.arange(new)
+    again = offset + (rows - offset) % (old - offset)
+    return Side(torch.where(rows < old, rows, again), repeats=rows >= old)
+
+
+class StretchedPositions:
+    """The source's positions stretched over a longer table, each new one between its two old neighbours."""
+
+    def __init__(self, source: Rows, size: int, offset: int) -> None:
+        self.shape = (size, source.shape[1])
+        self._source = source
+        self._offset = offset
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        old, new = self._source.shape[0] - self._offset, self.shape[0] - self._offset
+        place = torch.arange(start, stop, dtype=torch.float64) - self._offset
+        # The first and the last position stay first and last; the rows before position 0 stay where they are.
+        place = torch.where(place < 0, place, place * ((old - 1) / (new - 1)))
+        below = place.floor().clamp(max=old - 2).long()
+        lowest = int(below.min())
+        table = self._source.rows(lowest + self._offset, int(below.max()) + 2 + self._offset)
+        share = (place - below).to(table.dtype)[:, None]
+        return table[below - lowest] * (1 - share) + table[below - lowest + 1] * share

@@ -1,0 +1,236 @@
+"""A model's logits from a state that is read a few rows at a time, and by how much a growth moves them.
+
+Made to tell whether a growth is exact: in float64, where exact growth moves a logit by 1e-12 and any
+departure by far more. No tensor is ever whole in memory.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from pipeline import keyed
+from pipeline.families import AxisKind, Family, sizes_of
+from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.state import Rows, Source, State
+from pipeline.growth.streaming import row_chunks
+from pipeline.growth.weighted_norms import WeightedNorms
+
+SEQUENCES, POSITIONS = 2, 32
+"""The window of random tokens that models are compared on."""
+
+WHOLE_PARAMETERS = 2_000_000_000
+"""Parameters of source and target together, above which layers are sampled."""
+
+_COPIES = 2
+"""Target layers of one origin that a sample keeps."""
+
+
+class _StreamedLinear(nn.Module):
+    """x W^T + b, a few rows of W [out, in] at a time."""
+
+    def __init__(self, weight: Rows, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._weight, self._bias, self._dtype = weight, bias, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = x.new_empty(*x.shape[:-1], self._weight.shape[0])
+        for start, rows in row_chunks(self._weight):
+            product[..., start : start + len(rows)] = x @ rows.to(self._dtype).T
+        return product if self._bias is None else product + self._bias
+
+
+class _StreamedConv1D(nn.Module):
+    """x W + b, a few rows of W [in, out] at a time."""
+
+    def __init__(self, weight: Rows, bias: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._weight, self._bias, self._dtype = weight, bias, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = self._bias.expand(*x.shape[:-1], -1).clone()
+        for start, rows in row_chunks(self._weight):
+            product += x[..., start : start + len(rows)] @ rows.to(self._dtype)
+        return product
+
+
+class _StreamedEmbedding(nn.Module):
+    """The rows that are looked up, and no others."""
+
+    def __init__(self, weight: Rows, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._weight, self._dtype = weight, dtype
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        used, places = indices.unique(return_inverse=True)
+        return torch.cat([self._weight.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
+
+
+class _ExactRMSNorm(nn.Module):
+    """An RMSNorm that stays in the dtype of what it normalizes; transformers' casts to float32, good to 1e-6 only."""
+
+    def __init__(self, weight: torch.Tensor, variance_epsilon: float) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = weight, variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+def streamed_model(family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the family's Hugging Face model whose matrices are read from `state` whenever they are used.
+
+    Raises RuntimeError for a module with a matrix of a kind that cannot be streamed.
+    """
+    config = copy.deepcopy(config)
+    # Eager attention would cast its softmax to float32.
+    config._attn_implementation = "sdpa"
+    config.use_cache = False
+    with _parameters_on_meta():
+        model = family.model_class(config).eval()
+
+    def tensor(name: str) -> Rows:
+        return state[name] if name in state else state[family.head_alias[name]]
+
+    def vector(name: str) -> torch.Tensor:
+        rows = tensor(name)
+        return rows.rows(0, rows.shape[0]).to(dtype)
+
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Embedding:
+            model.set_submodule(name, _StreamedEmbedding(tensor(f"{name}.weight"), dtype))
+        elif type(module) in (nn.Linear, Conv1D):
+            kind = _StreamedLinear if type(module) is nn.Linear else _StreamedConv1D
+            bias = None if module.bias is None else vector(f"{name}.bias")
+            model.set_submodule(name, kind(tensor(f"{name}.weight"), bias, dtype))
+        elif family.norm == "rms_norm" and hasattr(module, "variance_epsilon"):
+            model.set_submodule(name, _ExactRMSNorm(vector(f"{name}.weight"), module.variance_epsilon))
+        else:
+            for leaf, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{leaf}"
+                if parameter.ndim > 1:
+                    raise RuntimeError(f"{full}: no way to stream a {type(module).__name__}")
+                setattr(module, leaf, nn.Parameter(vector(full), requires_grad=False))
+    # What is left are vectors and buffers, such as rotary frequencies.
+    return model.to(dtype)
+
+
+@torch.no_grad()
+def probe(
+    family: Family, config: PretrainedConfig, state: State, input_ids: torch.Tensor, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """Return the logits [sequences, S, vocab], in `dtype`, of the model that `state` holds."""
+    return streamed_model(family, config, state, dtype)(input_ids=input_ids).logits
+
+
+@torch.no_grad()
+def _probe_grown(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids: torch.Tensor) -> torch.Tensor:
+    """The same of a grown model as its training begins, weighted norms included."""
+    model = streamed_model(plan.family, config, state, torch.float64)
+    if plan.growth.norm_statistics == "weighted":
+        WeightedNorms(model, plan.family, sizes_of(config), plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps)
+    return model(input_ids=input_ids).logits
+
+
+def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
+    """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
+
+    Growth and models are in float64 throughout: this is about the plan, not about what rounding the
+    weights to a narrower dtype adds. On a fixed window of random tokens, all scored: the next token, or
+    under masked language modelling the token itself. Above WHOLE_PARAMETERS both models are cut to a few
+    layers (`source_layers`, `target_layers` say which): the source's first, middle and last, and target
+    layers made of them.
+    """
+    family = source.family
+    grown = plan.grow(source.state, torch.float64)
+    small, small_state, large, large_state = source.config, source.state, target, grown
+    source_layers = list(range(plan.source.num_hidden_layers))
+    target_layers = list(range(plan.target.num_hidden_layers))
+    if elements(source.state) + elements(grown) > WHOLE_PARAMETERS:
+        source_layers = sorted({0, source_layers[-1] // 2, source_layers[-1]})
+        target_layers = _made_of([origin.source for origin in plan.layers], source_layers)
+        small, small_state = _cut(family, small, small_state, source_layers)
+        large, large_state = _cut(family, large, large_state, target_layers)
+    input_ids = _window(family, source.config)
+    before = probe(family, small, small_state, input_ids)
+    after = _probe_grown(plan, large, large_state, input_ids)[..., : before.shape[-1]]
+    losses = [_loss(family, logits, input_ids) for logits in (before, after)]
+    return {
+        "source_loss": losses[0],
+        "grown_loss": losses[1],
+        "loss_gap": losses[1] - losses[0],
+        "max_logit_difference": (before - after).abs().max().item(),
+        "scored_tokens": _scored(family, input_ids).numel(),
+        "dtype": "float64",
+        "tokens": "random",
+        "source_layers": source_layers,
+        "target_layers": target_layers,
+    }
+
+
+def elements(state: State) -> int:
+    """Return how many numbers a state holds."""
+    return sum(torch.Size(tensor.shape).numel() for tensor in state.values())
+
+
+def _window(family: Family, config: PretrainedConfig) -> torch.Tensor:
+    positions = min(POSITIONS, config.max_position_embeddings - family.position_offset)
+    tokens = keyed.below(("probe",), 0, SEQUENCES * positions, config.vocab_size)
+    return torch.from_numpy(tokens).reshape(SEQUENCES, positions)
+
+
+def _scored(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
+    return input_ids[:, 1:] if family.objective == "clm" else input_ids
+
+
+def _loss(family: Family, logits: torch.Tensor, input_ids: torch.Tensor) -> float:
+    scored = logits[:, :-1] if family.objective == "clm" else logits
+    return functional.cross_entropy(scored.flatten(0, 1), _scored(family, input_ids).flatten()).item()
+
+
+def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
+    """The target layers made of these source layers, or of none, a few of each."""
+    kept: list[int] = []
+    for layer, origin in enumerate(origins):
+        if (origin is None or origin in source_layers) and [origins[k] for k in kept].count(origin) < _COPIES:
+            kept.append(layer)
+    return kept
+
+
+def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[int]) -> tuple[PretrainedConfig, State]:
+    """The model of these layers alone: its configuration, and its tensors under their new names."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in layers]
+    cut: Mapping[str, Rows] = {
+        name: state[name if layer is None else spec.name.format(layer=layers[layer])]
+        for name, (spec, layer) in family.specs(sizes_of(config)).items()
+    }
+    return config, cut
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Construct modules whose parameters are only described while their buffers are real.
+
+    Under `torch.device("meta")` the buffers would be lost too, rotary frequencies among them.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register

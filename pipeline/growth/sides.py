@@ -1,0 +1,185 @@
+"""A side: what stands at each target index of one axis, in one of its uses."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+ZERO, INIT, MEAN, SMALL = -1, -2, -3, -4
+"""In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values."""
+
+_LEAST_RUN = 16
+"""Copied indices in a row, on average, from which slices are faster than a gather."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Target indices [start, stop) that are made alike."""
+
+    start: int
+    stop: int
+    code: int
+    """ZERO, INIT, MEAN, SMALL, or 0 for copies."""
+    indices: slice | torch.Tensor
+    """The source indices of copies."""
+    scale: float | torch.Tensor
+    next_layer: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """The indices of one axis of a target tensor, as an output, an input, or a norm's."""
+
+    indices: torch.Tensor
+    """Source index of each target index, or one of the codes; int64."""
+    scale: torch.Tensor | None = None
+    """What each target index is multiplied by, float64; None for 1 throughout."""
+    copies: torch.Tensor | None = None
+    """C of each target index, float64; None for 1 throughout."""
+    repeats: torch.Tensor | None = None
+    """Which target indices the source does not have; None for none."""
+    next_layer: torch.Tensor | None = None
+    """Which are read from the source's next layer; None for none."""
+
+    @classmethod
+    def identity(cls, size: int) -> "Side":
+        """Every index itself."""
+        return cls(torch.arange(size))
+
+    @classmethod
+    def joined(cls, sides: Sequence["Side"], source_size: int) -> "Side":
+        """Sides of a fused axis, each over `source_size` source indices, one behind the other."""
+        if len(sides) == 1:
+            return sides[0]
+        indices = [torch.where(side.indices < 0, side.indices, side.indices + i * source_size) for i, side in enumerate(sides)]
+
+        def field(name: str, default: float | bool) -> torch.Tensor | None:
+            values = [getattr(side, name) for side in sides]
+            if all(value is None for value in values):
+                return None
+            dtype = torch.bool if isinstance(default, bool) else torch.float64
+            filled = [
+                torch.full((len(side),), default, dtype=dtype) if value is None else value
+                for side, value in zip(sides, values, strict=True)
+            ]
+            return torch.cat(filled)
+
+        return cls(
+            torch.cat(indices), field("scale", 1.0), field("copies", 1.0), field("repeats", False), field("next_layer", False)
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def blocks(self, size: int, places: torch.Tensor, code: int) -> "Side":
+        """Turn an index a head into an index a channel: channel c of a head copies channel `places[c]`, or is `code` at -1."""
+        width = len(places)
+        placed = torch.where(places < 0, code, places)
+        channels = torch.where(placed < 0, placed, self.indices[:, None] * size + placed)
+        indices = torch.where(self.indices[:, None] < 0, self.indices[:, None], channels).reshape(-1)
+
+        def repeated(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.repeat_interleave(width)
+
+        repeats = repeated(self.repeats)
+        if width > size:
+            new = (places < 0).repeat(len(self))
+            repeats = new if repeats is None else repeats | new
+        return Side(indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer))
+
+    def times(self, factor: float) -> "Side":
+        """The same, multiplied by `factor`."""
+        if factor == 1.0:
+            return self
+        scale = torch.ones(len(self), dtype=torch.float64) if self.scale is None else self.scale
+        return replace(self, scale=scale * factor)
+
+    def own_layer(self, scale: torch.Tensor | None, elsewhere: int) -> "Side":
+        """The same copies of this layer, at another scale; the code `elsewhere` for all else."""
+        indices = torch.where(self.indices < 0, elsewhere, self.indices)
+        if self.next_layer is not None:
+            indices = torch.where(self.next_layer, elsewhere, indices)
+        return Side(indices, scale)
+
+    @property
+    def derivative(self) -> torch.Tensor | None:
+        """1 / (a C): by how much a gradient at a target index is smaller than the one at its source; None for 1 throughout."""
+        if self.scale is None and self.copies is None:
+            return None
+        scale = 1.0 if self.scale is None else self.scale
+        return 1.0 / (scale * (1.0 if self.copies is None else self.copies)) * torch.ones(len(self), dtype=torch.float64)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether every target index is the source's own, unscaled."""
+        return (
+            self.next_layer is None
+            and self.copies_only
+            and bool((self.indices == torch.arange(len(self))).all())
+            and (self.scale is None or bool((self.scale == 1).all()))
+        )
+
+    @cached_property
+    def copies_only(self) -> bool:
+        """Whether every target index copies a source index of its own layer."""
+        return bool((self.indices >= 0).all()) and self.next_layer is None
+
+    @cached_property
+    def codes(self) -> frozenset[int]:
+        """The codes that occur."""
+        return frozenset(self.indices[self.indices < 0].tolist())
+
+    @cached_property
+    def reads_next_layer(self) -> bool:
+        """Whether anything comes from the source's next layer."""
+        return self.next_layer is not None and bool(self.next_layer.any())
+
+    @cached_property
+    def twins(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(first, sign): copies of one source index in pairs, each with the pair's first index and +1 or -1; a copy
+        without a twin has sign 0."""
+        first, sign = torch.arange(len(self)), torch.zeros(len(self), dtype=torch.float64)
+        order = torch.argsort(self.indices, stable=True)
+        grouped = self.indices[order]
+        begins = torch.searchsorted(grouped, grouped)
+        rank = torch.arange(len(self)) - begins
+        followed = torch.zeros(len(self), dtype=torch.bool)
+        followed[:-1] = (grouped[1:] == grouped[:-1]) & (rank[:-1] % 2 == 0) & (grouped[:-1] >= 0)
+        leaders = followed.nonzero().reshape(-1)
+        first[order[leaders + 1]] = order[leaders]
+        sign[order[leaders]], sign[order[leaders + 1]] = 1.0, -1.0
+        return first, sign
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The side as runs: slices where copies stand in rows, gathers where they do not."""
+        size = len(self)
+        following = torch.zeros(size, dtype=torch.bool)
+        code = self.indices.clamp(max=0)
+        next_layer = torch.zeros(size, dtype=torch.bool) if self.next_layer is None else self.next_layer
+        scale = torch.ones(size, dtype=torch.float64) if self.scale is None else self.scale
+        alike = (code[1:] == code[:-1]) & (next_layer[1:] == next_layer[:-1])
+        step = (self.indices[1:] == self.indices[:-1] + 1) | (code[1:] < 0)
+        following[1:] = alike
+        runs = []
+        for start, stop in _spans(following):
+            kind = int(code[start])
+            straight = following[start:stop].clone()
+            straight[1:] &= step[start : stop - 1] & (scale[start + 1 : stop] == scale[start : stop - 1])
+            pieces = _spans(straight)
+            if kind == 0 and (stop - start) < _LEAST_RUN * len(pieces) and len(pieces) > 1:
+                runs.append(Run(start, stop, 0, self.indices[start:stop], scale[start:stop].clone(), bool(next_layer[start])))
+                continue
+            for first, last in pieces:
+                begin, end = start + first, start + last
+                source = slice(int(self.indices[begin]), int(self.indices[begin]) + end - begin)
+                runs.append(Run(begin, end, kind, source, float(scale[begin]), bool(next_layer[begin])))
+        return runs
+
+
+def _spans(following: torch.Tensor) -> list[tuple[int, int]]:
+    """The stretches that begin where `following` is false."""
+    starts = [0, *(i for i in (~following).nonzero().reshape(-1).tolist() if i > 0), len(following)]
+    return list(itertools.pairwise(starts))

@@ -1,0 +1,36 @@
+"""A state a few rows at a time, so that no large tensor is ever whole in memory."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from data_prep.errors import UserError
+from pipeline.growth.state import Rows
+
+CHUNK_ELEMENTS = 1 << 22
+"""Most elements computed at once, but for a row that is longer."""
+
+
+def row_chunks(tensor: Rows) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first row, rows) from the first row to the last, at most CHUNK_ELEMENTS at a time."""
+    step = max(1, CHUNK_ELEMENTS // max(1, math.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], step):
+        yield start, tensor.rows(start, min(start + step, tensor.shape[0]))
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the tensor's elements, row-major, as they lie in memory (little-endian on every machine that torch runs on)."""
+    return memoryview(tensor.contiguous().view(torch.uint8).numpy())
+
+
+def stored_as(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Return `values` of tensor `name` in `dtype`; raises UserError where one is beyond its range."""
+    if torch.finfo(dtype).max < torch.finfo(values.dtype).max:
+        furthest = values.abs().max().item()
+        # Values up to half a step beyond the largest number still round to it; one step is a sharp enough bound.
+        if furthest > torch.finfo(dtype).max:
+            raise UserError(
+                f"{name}: {furthest:.3g} is beyond the range of {str(dtype).removeprefix('torch.')}; choose float32 or bfloat16"
+            )
+    return values.to(dtype)

@@ -1,0 +1,53 @@
+"""Norm statistics weighted by 1/C: exact copies at any ratio, and a way back to stock norms.
+
+A stock norm takes every channel of a grown residual stream alike, and so counts a source channel as
+often as it was copied. Weighted by 1 / (C D_s) each source channel counts once. Over the first steps of training
+the weights go over into 1 / D_t, after which the model is stock again.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pipeline.families import AxisKind, Family, Sizes
+from pipeline.growth.axes import AxisMap
+
+
+class WeightedNorms:
+    """The norms over a model's residual stream, made to weigh their channels."""
+
+    def __init__(self, model: nn.Module, family: Family, target: Sizes, residual: AxisMap, steps: int) -> None:
+        """Take over the norms of `model`; they are stock again from `steps` on."""
+        self._begin = 1.0 / (residual.counts * residual.source_size)
+        self._steps = steps
+        self._weights = self._begin
+        self._modules = [
+            model.get_submodule(name.rsplit(".", 1)[0])
+            for name, (spec, _) in family.specs(target).items()
+            if spec.norm == "gain" and spec.axes[0].kind is AxisKind.RESIDUAL
+        ]
+        for module in self._modules:
+            module.forward = self._forward(module, family.norm == "layer_norm")
+
+    def at(self, step: int) -> None:
+        """Set the weights that hold at a step of training, from 0."""
+        share = min(1.0, step / self._steps)
+        self._weights = (1.0 - share) * self._begin + share / len(self._begin)
+        if share == 1.0:
+            for module in self._modules:
+                vars(module).pop("forward", None)
+
+    def _forward(self, module: nn.Module, centred: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        eps = module.eps if centred else module.variance_epsilon
+
+        def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+            wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+            weights = self._weights.to(wide)
+            if centred:
+                wide = wide - (wide * weights).sum(-1, keepdim=True)
+            variance = (wide.square() * weights).sum(-1, keepdim=True)
+            normalized = (wide * torch.rsqrt(variance + eps)).to(hidden_states.dtype) * module.weight
+            return normalized + module.bias if centred else normalized
+
+        return forward

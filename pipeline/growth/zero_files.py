@@ -1,0 +1,205 @@
+"""ZeRO-3 checkpoint files for any number of ranks, written as a stream and without DeepSpeed.
+
+`latest` names the checkpoint's folder. In it each rank has two files (DeepSpeed 0.19's names and keys):
+`..model_states.pt` says which parameter lies where, `..optim_states.pt` holds its piece of every fp32
+master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from pipeline.families import FAMILIES, sizes_of
+from pipeline.growth import streaming
+from pipeline.growth.huggingface_sink import Progress, no_room
+from pipeline.growth.state import OptimizerState, Rows, State, flat
+from pipeline.growth.streaming import raw_bytes, stored_as
+
+TAG = "step-00000000"
+
+_DS_VERSION = "0.19.8"
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Parameters whose pieces lie end to end in one flat tensor, and what an optimizer keeps once for all of them."""
+
+    names: list[str]
+    scalars: dict[str, float]
+    tensors: list[str]
+    """Keys of what it keeps for each element."""
+
+
+def write_zero3(
+    directory: Path,
+    config: PretrainedConfig,
+    state: State,
+    world_size: int,
+    *,
+    optimizer: OptimizerState | None = None,
+    bf16: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a checkpoint of `world_size` ranks into `directory`, which exists and is the caller's to discard.
+
+    To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
+    its own and takes such a checkpoint as a source of growth. `bf16`: named as DeepSpeed names the files
+    of a bf16 engine. Raises UserError where the disk is full or a value is beyond float32.
+    """
+    tag = directory / TAG
+    groups = _groups(state, optimizer)
+    try:
+        tag.mkdir()
+        for rank in range(world_size):
+            _save(_model_states(config, state, groups, world_size), tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+            path = tag / f"{'bf16_' if bf16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
+        config.save_pretrained(tag)
+        write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size})
+        (directory / "latest").write_text(TAG + "\n", encoding="utf-8")
+    except OSError as error:
+        raise no_room(directory, error) from None
+
+
+def bytes_of_rank(state: State, world_size: int, optimizer: OptimizerState | None) -> int:
+    """Return the bytes of one rank's fp32 masters and of what an optimizer keeps for each of their elements."""
+    size = 0
+    for name, tensor in state.items():
+        kept = {} if optimizer is None else optimizer[name]
+        copies = 1 + sum(not isinstance(value, int | float) for value in kept.values())
+        size += copies * _piece_size(tensor, world_size) * torch.float32.itemsize
+    return size
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        # torch's own writer: what it writes here is plain, so only the disk can fail, and it does not say how.
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path}: could not be written ({reason}); make room or name another directory") from None
+
+
+def _groups(state: State, optimizer: OptimizerState | None) -> list[_Group]:
+    """Parameters that have equal scalars (Adam: the step) share a group, as they must in a flat group of DeepSpeed's."""
+    groups: dict[tuple[object, ...], _Group] = {}
+    for name in state:
+        kept = {} if optimizer is None else optimizer[name]
+        scalars = {key: value for key, value in kept.items() if isinstance(value, int | float)}
+        tensors = [key for key in kept if key not in scalars]
+        groups.setdefault((*sorted(scalars.items()), *sorted(tensors)), _Group([], scalars, tensors)).names.append(name)
+    return list(groups.values())
+
+
+def _model_states(config: PretrainedConfig, state: State, groups: list[_Group], world_size: int) -> dict[str, Any]:
+    family, tied = FAMILIES[config.model_type], sizes_of(config).tied
+    return {
+        "module": {},
+        "buffer_names": [],
+        "optimizer": None,
+        "param_shapes": [OrderedDict((name, torch.Size(state[name].shape)) for name in group.names) for group in groups],
+        "frozen_param_shapes": None,
+        "frozen_param_fragments": None,
+        "shared_params": dict(family.head_alias) if tied else {},
+        "lr_scheduler": None,
+        "data_sampler": None,
+        "random_ltd": None,
+        "sparse_tensor_module_names": [],
+        "skipped_steps": 0,
+        "global_steps": 0,
+        "global_samples": 0,
+        "dp_world_size": world_size,
+        "mp_world_size": 1,
+        "ds_config": {"zero_optimization": {"stage": 3}},
+        "ds_version": _DS_VERSION,
+    }
+
+
+def _write_optim_states(
+    path: Path,
+    state: State,
+    optimizer: OptimizerState | None,
+    groups: list[_Group],
+    rank: int,
+    world_size: int,
+    progress: Progress,
+) -> None:
+    """Write the file with room where its tensors will be, then each tensor in its place."""
+    with FakeTensorMode() as fake:
+
+        def room(group: _Group) -> torch.Tensor:
+            return torch.empty(sum(_piece_size(state[name], world_size) for name in group.names))
+
+        content = _optim_states(groups, [room(group) for group in groups], room, world_size)
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        _save(content, path)
+    with fake:
+        placed = torch.load(path, weights_only=True)["optimizer_state_dict"]
+    with open(path, "r+b") as file:
+        for number, group in enumerate(groups):
+            flat_group = placed["fp32_flat_groups"][number]
+            _fill(file, flat_group, {name: state[name] for name in group.names}, rank, world_size, progress)
+            kept = placed["optimizer_state_dict"]["state"].get(number, {})
+            for key in group.tensors:
+                tensors = {name: optimizer[name][key] for name in group.names}
+                _fill(file, kept[key], tensors, rank, world_size, progress)
+            for key, value in group.scalars.items():
+                file.seek(_place(kept[key]))
+                file.write(raw_bytes(torch.tensor([value], dtype=torch.float32)))
+
+
+def _optim_states(groups: list[_Group], flat_groups: list[torch.Tensor], room: Any, world_size: int) -> dict[str, Any]:
+    kept = {
+        number: {key: torch.empty(()) for key in group.scalars} | {key: room(group) for key in group.tensors}
+        for number, group in enumerate(groups)
+        if group.scalars or group.tensors
+    }
+    return {
+        "optimizer_state_dict": {
+            "zero_stage": 3,
+            "loss_scaler": None,
+            "dynamic_loss_scale": False,
+            "overflow": False,
+            "partition_count": world_size,
+            "optimizer_state_dict": {"state": kept, "param_groups": [{"params": list(range(len(groups)))}]},
+            "fp32_flat_groups": flat_groups,
+        },
+        "ds_config": {"zero_optimization": {"stage": 3}},
+        "ds_version": _DS_VERSION,
+    }
+
+
+def _fill(
+    file: BinaryIO, place: torch.Tensor, tensors: dict[str, Rows], rank: int, world_size: int, progress: Progress
+) -> None:
+    """Write this rank's piece of each tensor, one behind the other."""
+    file.seek(_place(place))
+    for name, tensor in tensors.items():
+        for values in _piece(tensor, rank, world_size):
+            progress(file.write(raw_bytes(stored_as(values, torch.float32, name))))
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._checkpoint_offset
+
+
+def _piece_size(tensor: Rows, world_size: int) -> int:
+    return -(-math.prod(tensor.shape) // world_size)
+
+
+def _piece(tensor: Rows, rank: int, world_size: int) -> Iterator[torch.Tensor]:
+    """Yield elements [rank * p, (rank + 1) * p) of the flattened tensor, p = ceil(numel / W), the tail padded with 0."""
+    size, numel = _piece_size(tensor, world_size), math.prod(tensor.shape)
+    begin, end = min(rank * size, numel), min((rank + 1) * size, numel)
+    for start in range(begin, end, streaming.CHUNK_ELEMENTS):
+        yield flat(tensor, start, min(start + streaming.CHUNK_ELEMENTS, end))
+    yield torch.zeros(size - (end - begin))

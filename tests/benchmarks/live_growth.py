@@ -1,0 +1,107 @@
+"""Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time of the start.
+
+python -m tests.benchmarks.live_growth [--ranks 2] [--hidden_size 1280 --num_hidden_layers 36]
+"""
+
+import argparse
+import gc
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import deepspeed
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline.families import sizes_of, target_config
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.sources import open_source
+from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
+from pipeline.training import distributed
+from pipeline.training.engine import build
+from pipeline.training.optimizer import build_optimizer, parameters_by_block
+from tests.ranks import run_ranks
+
+_MIB = 2**20
+
+
+class PeakMemory:
+    """The most anonymous resident memory while a block runs; mapped file pages, which the kernel can drop, are left out."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.bytes, self._over = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._began
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.002):
+            self.bytes = max(self.bytes, _anonymous_bytes())
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no RssAnon in /proc/self/status")
+
+
+def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float, float]:
+    """Return (peak MiB over what the process held before, seconds) of starting one engine on this rank."""
+    source = open_source(directory)
+    config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
+    ds_config = {
+        "train_batch_size": distributed.world_size(),
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": True},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 3},
+    }
+    before = _anonymous_bytes()
+    with PeakMemory() as peak:
+        if fresh:
+            with deepspeed.zero.Init(config_dict_or_path=ds_config):
+                model = source.family.model_class(config)
+            groups = parameters_by_block(model, source.family, sizes_of(config), layers)
+            optimizer = build_optimizer(model, groups, OptimizerConfig())
+            deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+        else:
+            plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
+            build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")
+    gc.collect()
+    return (peak.bytes - before) / _MIB, peak.seconds
+
+
+def main() -> None:
+    """Print both starts of every rank, and their differences."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--source_hidden_size", type=int, default=1024)
+    parser.add_argument("--source_num_hidden_layers", type=int, default=24)
+    parser.add_argument("--hidden_size", type=int, default=1280)
+    parser.add_argument("--num_hidden_layers", type=int, default=36)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        hidden = arguments.source_hidden_size
+        config = GPT2Config(n_embd=hidden, n_layer=arguments.source_num_hidden_layers, n_head=hidden // 64)
+        GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(directory)
+        target = (arguments.hidden_size, arguments.num_hidden_layers)
+        fresh, grown = (
+            run_ranks(start, arguments.ranks, Path(directory), *target, kind, timeout=1800) for kind in (True, False)
+        )
+    for rank, ((fresh_mib, fresh_s), (grown_mib, grown_s)) in enumerate(zip(fresh, grown, strict=True)):
+        print(
+            f"rank {rank}: fresh {fresh_mib:,.0f} MiB in {fresh_s:.1f} s; grown {grown_mib:,.0f} MiB in {grown_s:.1f} s; "
+            f"{grown_mib - fresh_mib:+,.0f} MiB, {grown_s / fresh_s:.2f} times as long"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""launch/grow.py as a person starts it: what it writes, what it refuses, what it leaves when it is killed."""
+
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+
+import pytest
+import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from pipeline.growth.sources import open_source
+from pipeline.recipe import GrowthConfig
+from tests.end_to_end.conftest import ROOT
+
+EXACT = ("--target", "hidden_size=96,num_hidden_layers=5", "--depth", "last_layer")
+
+
+def start(*words):
+    """Start the command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "launch/grow.py", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def grow(monkeypatch):
+    """Run the command in this process, which spares importing torch again; returns (status, output, error)."""
+    spec = importlib.util.spec_from_file_location("launch_grow", ROOT / "launch" / "grow.py")
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["grow.py", *map(str, words)])
+        output, error = StringIO(), StringIO()
+        with redirect_stdout(output), redirect_stderr(error):
+            try:
+                status = command.main()
+            except SystemExit as left:
+                status = left.code
+        return status, output.getvalue(), error.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path, tiny_model):
+    """A GPT-2 of 3 layers x 32 in float32, with a tokenizer's file beside it."""
+    directory = tmp_path / "source"
+    tiny_model("gpt2").float().save_pretrained(directory)
+    (directory / "tokenizer.json").write_text("{}")
+    return directory
+
+
+def logits(directory):
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(16)[None]).logits
+
+
+def refused(result, out, *parts):
+    """Check that the command ended with one sentence that says this, and left nothing."""
+    status, _, error = result
+    assert status == 2, error
+    assert len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    assert all(part in error for part in parts), error
+    assert not out.exists() and not out.with_name(out.name + ".partial").exists()
+
+
+def test_a_grown_directory_computes_what_its_source_does(grow, source, tmp_path):
+    out = tmp_path / "grown"
+    status, output, error = grow("--source", source, *EXACT, "--format", "hf", "--out", out)
+    assert status == 0, error
+    # The weights are rounded to float32, the growth's 1/3 with them.
+    assert (logits(out) - logits(source)).abs().max() < 1e-4
+    config = json.loads((out / "config.json").read_text())
+    assert (config["n_embd"], config["n_layer"], config["dtype"]) == (96, 5, "float32")
+    assert (out / "tokenizer.json").read_text() == "{}"
+    certificate = json.loads((out / "certificate.json").read_text())
+    assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
+    assert certificate["measured"]["max_logit_difference"] < 1e-12
+    assert "exact" in output and certificate["source_digest"] in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grown", "source"]
+
+
+def test_an_identity_growth_is_an_export(grow, source, tmp_path):
+    status, _, error = grow("--source", source, "--format", "hf", "--out", tmp_path / "same")
+    assert status == 0, error
+    before, after = (load_file(d / "model.safetensors") for d in (source, tmp_path / "same"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_growth_into_float64_is_exact_to_the_last_digits(grow, source, tmp_path):
+    status, _, error = grow("--source", source, *EXACT, "--format", "hf", "--dtype", "float64", "--out", tmp_path / "wide")
+    assert status == 0, error
+    # 1/3 in float64, where it is in float32 otherwise.
+    assert (logits(tmp_path / "wide") - logits(source)).abs().max() < 1e-12
+
+
+def test_a_runs_checkpoint_keeps_the_runs_tokenizer(grow, source, tmp_path, prepared):
+    """The layout of a run directory; what lies in the checkpoint's folder is a matter of its own."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000008"
+    checkpoint.parent.mkdir(parents=True)
+    source.rename(checkpoint)
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": str(prepared.directory)}))
+    status, _, error = grow("--source", checkpoint, "--format", "hf", "--out", tmp_path / "exported")
+    assert status == 0, error
+    kept = tmp_path / "exported" / "tokenizer.model"
+    assert kept.read_bytes() == (prepared.directory / "tokenizer" / "tokenizer.model").read_bytes()
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": "/nowhere"}))
+    out = tmp_path / "again"
+    refused(grow("--source", checkpoint, "--format", "hf", "--out", out), out, "data.json: names data that cannot be read")
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source, tmp_path, ranks):
+    common = ("--source", source, *EXACT, "--seed", "5", "--width", "nai", "--noise", "1e-2")
+    assert grow(*common, "--format", "hf", "--out", tmp_path / "hf")[0] == 0
+    words = ("--format", "zero3", "--world_size", ranks, "--dtype", "bfloat16", "--out", tmp_path / "zero")
+    status, _, error = grow(*common, *words)
+    assert status == 0, error
+    expected = load_file(tmp_path / "hf" / "model.safetensors")
+    read = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "zero"))
+    assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
+    assert json.loads((tmp_path / "zero" / "certificate.json").read_text())["world_size"] == ranks
+
+
+def same(left, right):
+    """Whether two tensors, or two numbers, of states are the same bits."""
+    if isinstance(left, float) or isinstance(right, float):
+        return left == right
+    return torch.equal(left.rows(0, left.shape[0]), right.rows(0, right.shape[0]))
+
+
+def test_a_run_is_exported_with_its_tokenizer(grow, undisturbed, tmp_path):
+    status, _, error = grow("--source", undisturbed.run_dir, "--format", "hf", "--out", tmp_path / "out")
+    assert status == 0, error
+    trained, exported = (load_file(d / "model.safetensors") for d in (undisturbed.run_dir / "model", tmp_path / "out"))
+    assert trained.keys() == exported.keys() and all(torch.equal(trained[name], exported[name]) for name in trained)
+    assert (tmp_path / "out" / "tokenizer.model").exists()
+
+
+def test_a_run_moves_to_another_number_of_ranks_with_its_optimizer_state(grow, undisturbed, tmp_path):
+    words = ("--format", "zero3", "--world_size", "3", "--optimizer_state", "grow", "--out", tmp_path / "out")
+    status, _, error = grow("--source", undisturbed.run_dir, *words)
+    assert status == 0, error
+    before, after = open_source(undisturbed.run_dir), open_source(tmp_path / "out")
+    assert before.state.keys() == after.state.keys()
+    assert all(same(tensor, after.state[name]) for name, tensor in before.state.items())
+    for name, kept in before.optimizer.items():
+        assert all(same(value, after.optimizer[name][key]) for key, value in kept.items()), name
+        assert kept["step"] > 0
+
+
+def test_a_runs_optimizer_state_grows_with_its_weights(grow, undisturbed, tmp_path):
+    """bert2BERT's factors by hand: two copies of each channel, each with half the gradient of an embedding's row."""
+    target = ("--target", "hidden_size=96", "--optimizer_state", "grow", "--depth", "last_layer")
+    words = ("--format", "zero3", "--world_size", "2", "--out", tmp_path / "out")
+    status, _, error = grow("--source", undisturbed.run_dir, *target, *words)
+    assert status == 0, error
+    before, after = open_source(undisturbed.run_dir), open_source(tmp_path / "out")
+    name = "transformer.wte.weight"
+    for key, factor in (("exp_avg", 2), ("exp_avg_sq", 4)):
+        small, large = (source.optimizer[name][key] for source in (before, after))
+        small, large = small.rows(0, small.shape[0]), large.rows(0, large.shape[0])
+        assert torch.equal(large, torch.cat([small, small], dim=1) / factor)
+    assert before.optimizer[name]["step"] == after.optimizer[name]["step"]
+
+
+def test_the_target_may_be_a_configuration_file(grow, source, tmp_path):
+    config = GPT2Config.from_pretrained(source, n_embd=64, n_layer=4, n_head=8, n_inner=256)
+    config.save_pretrained(tmp_path / "wanted")
+    words = ("--source", source, "--target", tmp_path / "wanted" / "config.json", "--format", "hf", "--out", tmp_path / "grown")
+    status, _, error = grow(*words)
+    assert status == 0, error
+    written = json.loads((tmp_path / "grown" / "config.json").read_text())
+    assert (written["n_embd"], written["n_layer"], written["n_head"]) == (64, 4, 8)
+
+
+def test_a_dry_run_names_every_tensor_and_writes_nothing(grow, source, tmp_path):
+    out = tmp_path / "grown"
+    words = ("--format", "zero3", "--world_size", "4", "--dtype", "bfloat16", "--out", out, "--dry_run")
+    status, output, error = grow("--source", source, *EXACT, *words)
+    assert status == 0, error
+    sizes = {name: tensor.shape for name, tensor in load_file(source / "model.safetensors").items()}
+    assert "transformer.h.4.mlp.c_fc.weight  [96, 384]" in output
+    assert output.count("transformer.") >= len(sizes)
+    assert "function: exact" in output
+    assert "on each of 4 ranks" in output and "read " in output and "written " in output
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_every_option_of_growth_is_a_flag(grow):
+    _, output, _ = grow("--help")
+    assert all(f"--{name}" in output for name in GrowthConfig.model_fields)
+
+
+def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "note").write_text("mine")
+    status, _, error = grow("--source", source, "--format", "hf", "--out", out)
+    assert status == 2 and f"{out}: is there and not empty" in error
+    assert [path.name for path in out.iterdir()] == ["note"] and (out / "note").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--target", "hidden=64"), "unknown key 'hidden'; did you mean 'hidden_size'?"),
+        (("--target", "64"), "'64' is neither key=value nor a .json file"),
+        (("--target", "hidden_size=16"), "target.hidden_size: 16 is smaller than the source's 32"),
+        (("--noise", "much"), "command line: noise"),
+        (("--noise", "0.1"), "`noise` is an option of width: nai"),
+        (("--target", "no.json"), "no.json: no such file"),
+        (("--world_size", "0"), "--world_size: 0"),
+        (("--format", "zero3", "--dtype", "float64"), "dtype: float64"),
+        (("--source", "/nowhere"), "/nowhere/config.json: no such file"),
+    ],
+)
+def test_wrong_input_is_refused_in_a_sentence(grow, source, tmp_path, words, says):
+    out = tmp_path / "out"
+    refused(grow("--source", source, "--format", "hf", "--out", out, *words), out, says)
+
+
+@pytest.mark.parametrize(
+    ("family", "vocab", "says"),
+    [
+        ("bert", 50, "config.json: model_type: 'bert' is not the source's 'gpt2'"),
+        ("gpt2", 40, "vocab_size"),
+    ],
+)
+def test_a_target_of_another_family_or_beyond_reach_is_refused(grow, source, tmp_path, tiny_model, family, vocab, says):
+    out, wanted = tmp_path / "out", tmp_path / "wanted"
+    tiny_model(family, vocab=vocab).config.save_pretrained(wanted)
+    words = ("--source", source, "--target", wanted / "config.json", "--format", "hf", "--out", out)
+    refused(grow(*words), out, says)
+
+
+def test_a_source_with_nan_is_refused(grow, source, tmp_path):
+    tensors = load_file(source / "model.safetensors")
+    tensors["transformer.h.1.ln_2.bias"][5] = float("nan")
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "out"
+    refused(
+        grow("--source", source, *EXACT, "--format", "hf", "--out", out), out, "'transformer.h.1.ln_2.bias' holds nan at [5]"
+    )
+
+
+def test_what_only_training_can_do_is_refused(grow, source, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    weighted = ("--target", "hidden_size=48", "--norm_statistics", "weighted", "--format", "hf")
+    refused(grow("--source", source, *weighted, "--out", out), out, "growth.norm_statistics", "use launch/pretrain.py")
+    tiny_model("bert").save_pretrained(tmp_path / "bert")
+    auto = ("--target", "hidden_size=48", "--width", "auto", "--format", "hf")
+    refused(grow("--source", tmp_path / "bert", *auto, "--out", out), out, "auto comes to norm statistics that are weighted")
+
+
+@pytest.mark.parametrize(
+    ("format", "says"), [("hf", "a Hugging Face directory holds none to grow into"), ("zero3", "needs the source's Adam state")]
+)
+def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path, format, says):
+    out = tmp_path / "out"
+    words = ("--optimizer_state", "grow", "--format", format, "--out", out)
+    refused(grow("--source", source, *words), out, "growth.optimizer_state", says)
+
+
+@pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])
+def test_a_full_disk_leaves_nothing(grow, source, tmp_path, words):
+    out = tmp_path / "out"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        result = grow("--source", source, *EXACT, *words, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused(result, out, "make room")
+
+
+@pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])
+def test_a_killed_growth_leaves_nothing_that_looks_whole(tmp_path, words):
+    """28M values with noise take a second or two to write; the kill comes as soon as there is a file."""
+    GPT2LMHeadModel(GPT2Config(n_embd=256, n_layer=2, n_head=4, vocab_size=2000, n_positions=16)).save_pretrained(
+        tmp_path / "s"
+    )
+    out, aside = tmp_path / "out", tmp_path / "out.partial"
+    command = (
+        "--source",
+        tmp_path / "s",
+        "--target",
+        "hidden_size=768",
+        "--width",
+        "nai",
+        "--noise",
+        "0.1",
+        *words,
+        "--out",
+        out,
+    )
+    process = start(*command)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in aside.rglob("*") if path.is_file()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert not out.exists() and aside.exists()
+    again = start(*command)
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert (out / "certificate.json").exists() and not aside.exists()

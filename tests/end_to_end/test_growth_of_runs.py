@@ -1,0 +1,104 @@
+"""Runs as sources: exported, grown offline with Adam's state, trained on from there; and growth that only training can hold."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.end_to_end.conftest import ROOT
+
+
+def grow(*words):
+    finished = subprocess.run(
+        [sys.executable, "launch/grow.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, tmp_path):
+    grow("--source", undisturbed.run_dir, "--format", "hf", "--out", tmp_path / "model")
+    ours, theirs = (load_file(d / "model.safetensors") for d in (tmp_path / "model", undisturbed.run_dir / "model"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (tmp_path / "model" / "tokenizer.model").read_bytes() == (
+        undisturbed.run_dir / "model" / "tokenizer.model"
+    ).read_bytes()
+
+
+def trained_on(prepared, source, **growth):
+    """Changes to the toy recipe: five more steps from a source that is given."""
+    return {
+        "source": {"path": str(source)},
+        "target": {},
+        "growth": growth,
+        "stages": [{"name": "more", "steps": 5}],
+        "schedule": {"name": "constant"},
+    }
+
+
+def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(undisturbed, launch, recipe, prepared, tmp_path):
+    """Grown offline for two ranks, Adam's state with it, and started on one and on three: as from the run itself."""
+    sizes = "hidden_size=96,num_attention_heads=12"
+    words = ("--width", "fpi", "--optimizer_state", "grow", "--seed", 3)
+    grow(
+        "--source",
+        undisturbed.run_dir,
+        "--target",
+        sizes,
+        *words,
+        "--format",
+        "zero3",
+        "--world_size",
+        2,
+        "--out",
+        tmp_path / "g",
+    )
+    certificate = json.loads((tmp_path / "g" / "certificate.json").read_text())
+    assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
+
+    runs = {}
+    for name, source, target, ranks in (
+        ("zero-1", tmp_path / "g", {}, 1),
+        ("zero-3", tmp_path / "g", {}, 3),
+        ("live", undisturbed.run_dir, {"hidden_size": 96, "num_attention_heads": 12}, 2),
+    ):
+        changes = trained_on(prepared, source, width="fpi", optimizer_state="grow")
+        path = recipe(**changes | {"target": target, "train_batch_size": 12})
+        runs[name] = launch(path, f"run_dir={tmp_path / name}", ranks=ranks).wait()
+        assert runs[name].status == 0, runs[name].error
+    for name in ("zero-1", "zero-3"):
+        # fp32 sums in another order, over five steps.
+        assert runs[name].losses == pytest.approx(runs["live"].losses, rel=1e-5), name
+    # Moments that started anew would make larger first steps; the test could not tell where they went otherwise.
+    fresh = launch(
+        recipe(**trained_on(prepared, tmp_path / "g") | {"train_batch_size": 12}), f"run_dir={tmp_path / 'fresh'}"
+    ).wait()
+    assert fresh.status == 0, fresh.error
+    assert fresh.losses[0] == pytest.approx(runs["live"].losses[0], rel=1e-5)
+    assert abs(fresh.losses[-1] - runs["live"].losses[-1]) > 1e-3
+
+
+def test_optimizer_state_is_refused_where_the_source_has_none(undisturbed, launch, recipe, prepared):
+    path = recipe(**trained_on(prepared, undisturbed.run_dir / "model", optimizer_state="grow"))
+    refused = launch(path).wait()
+    assert refused.status == 2
+    assert "which a Hugging Face directory does not hold" in refused.error and refused.error.count("\n") == 1
+
+
+def test_a_post_ln_model_grows_exactly_at_any_ratio_in_training(launch, recipe, tmp_path):
+    """`auto` takes weighted norm statistics for BERT at x1.5, which turn to stock ones before the end."""
+    growth = {"width": "auto", "norm_anneal_steps": 10}
+    path = recipe("bert", growth=growth | {"depth": "stack"}, target={"hidden_size": 48})
+    finished = launch(path).wait()
+    assert finished.status == 0, finished.error
+    assert "width: fpi, since no operator is exact under a stock post-LN norm at 32 -> 48" in finished.output
+    certificate = finished.summary["growth"]
+    assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
+    assert certificate["measured"]["max_logit_difference"] < 1e-12
+    assert certificate["in_training"]["max_logit_difference"] < 1e-4
+    path = recipe("bert", growth=growth | {"norm_anneal_steps": 15}, target={"hidden_size": 48})
+    too_long = launch(path, f"run_dir={tmp_path / 'other'}").wait()
+    assert too_long.status == 2 and "15 steps are more than the target's 14" in too_long.error

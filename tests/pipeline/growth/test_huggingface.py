@@ -1,0 +1,153 @@
+"""What is refused of a Hugging Face directory, and what is read: against tensors saved by others' code."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_prep.errors import UserError
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.inspection import inspect
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_model):
+    tiny_model("gpt2").float().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def as_bin(directory, change=lambda tensors: tensors, **options):
+    """Turn a saved directory into one with pytorch_model.bin."""
+    tensors = change(load_file(directory / "model.safetensors"))
+    (directory / "model.safetensors").unlink()
+    torch.save(tensors, directory / "pytorch_model.bin", **options)
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pytorch_files_of_any_float_dtype_are_read(saved, dtype):
+    def with_head(tensors):
+        return {
+            name: tensor.to(dtype) for name, tensor in {**tensors, "lm_head.weight": tensors["transformer.wte.weight"]}.items()
+        }
+
+    tensors = as_bin(saved, with_head)
+    state = open_huggingface(saved).state
+    assert state.keys() == tensors.keys() - {"lm_head.weight"}
+    for name, tensor in state.items():
+        values = tensor.rows(0, tensor.shape[0])
+        assert values.dtype == torch.promote_types(dtype, torch.float32) and tensor.stored == dtype
+        assert torch.equal(values, tensors[name].to(values.dtype)), name
+
+
+def test_sharded_pytorch_files_are_read(saved):
+    tensors = load_file(saved / "model.safetensors")
+    (saved / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        torch.save({name: tensors[name] for name in names if files[name] == file}, saved / file)
+    (saved / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    state = open_huggingface(saved).state
+    assert all(torch.equal(state[name].rows(0, state[name].shape[0]), tensors[name]) for name in names)
+    (saved / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(UserError, match=r"pytorch_model-00002-of-00002\.bin: no such file, though .* names it"):
+        open_huggingface(saved)
+
+
+class Harmful:
+    """What a pickle may bring along."""
+
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(saved, capsys):
+    as_bin(saved, lambda tensors: {**tensors, "extra": Harmful()})
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: holds more than tensors"):
+        open_huggingface(saved)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_pytorch_file_that_cannot_be_mapped_is_refused(saved):
+    as_bin(saved, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: cannot be memory-mapped"):
+        open_huggingface(saved)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 3}])
+def test_a_pytorch_file_of_something_else_is_refused(saved, content):
+    as_bin(saved, lambda _: content)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: not a mapping of names to tensors"):
+        open_huggingface(saved)
+
+
+@pytest.mark.parametrize("pytorch", [False, True])
+def test_a_truncated_file_is_refused(saved, pytorch):
+    if pytorch:
+        as_bin(saved)
+    path = saved / ("pytorch_model.bin" if pytorch else "model.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"{path.name}: .*damaged"):
+        open_huggingface(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float8_e4m3fn])
+def test_weights_that_are_no_plain_floats_are_refused(saved, dtype):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.weight"] = tensors["transformer.h.1.mlp.c_fc.weight"].to(dtype)
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: tensor 'transformer\.h\.1\.mlp\.c_fc\.weight' is stored as"):
+        open_huggingface(saved)
+
+
+def test_a_tensor_under_two_names_is_refused(saved):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["wte.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(UserError, match=r"wte\.weight' is there twice"):
+        open_huggingface(saved)
+
+
+def test_a_family_that_the_tensors_belie_is_refused(saved, tiny_model):
+    tiny_model("bert").config.save_pretrained(saved)
+    with pytest.raises(UserError, match=r"model\.safetensors: tensor 'transformer\..*' is unknown to family bert"):
+        open_huggingface(saved)
+
+
+def test_a_directory_without_weights_is_refused(saved):
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no weights, neither model\.safetensors nor pytorch_model\.bin"):
+        open_huggingface(saved)
+
+
+def digest(directory):
+    return inspect(open_huggingface(directory).state, str(directory))
+
+
+def test_the_digest_is_of_the_content_whatever_the_files(tmp_path, tiny_model):
+    model = tiny_model("gpt2").to(torch.bfloat16)
+    for name, dtype, shard in (
+        ("whole", torch.bfloat16, "5GB"),
+        ("shards", torch.bfloat16, "20KB"),
+        ("wide", torch.float32, "5GB"),
+    ):
+        model.to(dtype).save_pretrained(tmp_path / name, max_shard_size=shard)
+    assert digest(tmp_path / "whole") == digest(tmp_path / "shards") == digest(tmp_path / "wide")
+    with torch.no_grad():
+        model.transformer.h[1].ln_1.bias[3] += 1
+    model.save_pretrained(tmp_path / "other")
+    assert digest(tmp_path / "other") != digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_no_numbers_are_named(tmp_path, tiny_model, value):
+    model = tiny_model("gpt2").float()
+    with torch.no_grad():
+        model.transformer.h[2].mlp.c_proj.weight[100, 7] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"tensor 'transformer\.h\.2\.mlp\.c_proj\.weight' holds {value} at \[100, 7\]"):
+        digest(tmp_path)

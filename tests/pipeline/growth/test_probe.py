@@ -1,0 +1,122 @@
+"""Streamed logits against plain Hugging Face models in float64, and what a comparison finds."""
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import probe as probing
+from pipeline.growth import streaming
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.probe import compare, probe
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+ROUNDING = {"layer_norm": 1e-12, "rms_norm": 1e-5}
+"""Float64 logits of order 1 to 10 differ by the order of summation alone, 1e-14; but transformers' RMSNorm
+casts to float32, whose rounding of 6e-8 reaches the logits some ten times over."""
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_model):
+    def save(family, **options):
+        model = tiny_model(family, **options)
+        model.save_pretrained(tmp_path)
+        return model, open_huggingface(tmp_path)
+
+    return save
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streamed_logits_are_the_whole_models(saved, family, tied, monkeypatch):
+    # Chunks of a few rows, of which the last is shorter.
+    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 200)
+    model, source = saved(family, tied=tied)
+    input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
+    with torch.no_grad():
+        expected = model(input_ids=input_ids).logits
+    logits = probe(source.family, source.config, source.state, input_ids)
+    assert logits.dtype == torch.float64
+    assert (logits - expected).abs().max() < ROUNDING[source.family.norm]
+    single = probe(source.family, source.config, source.state, input_ids, torch.float32)
+    # 24 bits, a few dozen products.
+    assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
+
+
+def test_building_a_streamed_model_leaves_torch_as_it_was(saved):
+    _, source = saved("gpt2")
+    probe(source.family, source.config, source.state, torch.zeros(1, 2, dtype=torch.long))
+    assert not torch.nn.Linear(2, 3).weight.is_meta
+
+
+class Counted:
+    """A tensor that remembers how many of its elements were read at once."""
+
+    def __init__(self, tensor):
+        self.tensor, self.shape, self.most = tensor, tensor.shape, 0
+
+    def rows(self, start, stop):
+        rows = self.tensor.rows(start, stop)
+        self.most = max(self.most, rows.numel())
+        return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_large_tensor_is_whole(saved, family, monkeypatch):
+    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 300)
+    _, source = saved(family)
+    state = {name: Counted(tensor) for name, tensor in source.state.items()}
+    probe(source.family, source.config, state, torch.arange(8).reshape(1, 8))
+    for name, tensor in state.items():
+        assert tensor.most <= max(300, torch.Size(tensor.shape[1:]).numel()) or len(tensor.shape) == 1, name
+        assert tensor.most > 0, f"{name} is never read"
+
+
+def grown(source, target, growth):
+    config = target_config(source.config, TargetConfig(**target))
+    plan = plan_growth(source.config, config, GrowthConfig(**growth), 0)
+    return plan, config
+
+
+def test_an_exact_growth_of_narrow_weights_is_seen_to_be(tmp_path, tiny_model):
+    """1/3 is no float32 number: an exact growth is exact in the wider dtype only."""
+    tiny_model("gpt2").to(torch.bfloat16).save_pretrained(tmp_path)
+    source = open_huggingface(tmp_path)
+    assert compare(source, *grown(source, {"hidden_size": 96}, {}))["max_logit_difference"] < 1e-12
+
+
+def test_an_exact_growth_is_seen_to_be(saved):
+    _, source = saved("gpt2")
+    measured = compare(source, *grown(source, {"hidden_size": 64, "num_hidden_layers": 5}, {"depth": "last_layer"}))
+    assert measured["max_logit_difference"] < 1e-12
+    assert abs(measured["loss_gap"]) < 1e-12
+    assert measured["scored_tokens"] == 2 * 15  # 16 positions, of which the first has nothing before it
+    assert measured["source_layers"] == [0, 1, 2] and measured["target_layers"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_losses_are_hugging_faces_own(saved, family):
+    model, source = saved(family)
+    measured = compare(source, *grown(source, {"hidden_size": 48}, {}))
+    input_ids = probing._window(source.family, source.config)
+    with torch.no_grad():
+        expected = model(input_ids=input_ids, labels=input_ids).loss.item()
+    # Hugging Face takes the cross-entropy in float32.
+    assert measured["source_loss"] == pytest.approx(expected, abs=1e-5)
+    assert measured["loss_gap"] == measured["grown_loss"] - measured["source_loss"] != 0
+    assert measured["max_logit_difference"] > 1e-3
+
+
+def test_large_models_are_compared_in_a_few_layers(saved, monkeypatch):
+    _, source = saved("gpt2", layers=7)
+    target = {"hidden_size": 64, "num_hidden_layers": 12}
+    whole = compare(source, *grown(source, target, {"depth": "last_layer"}))
+    monkeypatch.setattr(probing, "WHOLE_PARAMETERS", 1)
+    sampled = compare(source, *grown(source, target, {"depth": "last_layer"}))
+    assert sampled["source_layers"] == [0, 3, 6]
+    assert sampled["target_layers"] == [0, 3, 6, 7]
+    assert sampled["max_logit_difference"] < 1e-12
+    assert sampled["source_loss"] != whole["source_loss"]
+    inexact = compare(source, *grown(source, target, {"depth": "stack"}))
+    assert inexact["target_layers"] == [0, 3, 6, 8, 11]
+    assert inexact["max_logit_difference"] > 1e-3
