@@ -18,7 +18,7 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.huggingface import read_config
-from pipeline.growth.state import Rows, Source
+from pipeline.growth.state import Rows, Source, unsaid
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
 _RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
@@ -96,7 +96,7 @@ def open_zero_checkpoint(directory: Path) -> Source:
         raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
     _check(directory, family, shapes, held)
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
-    optimizer = {name: _joined(shapes[name], held[name].kept) for name in shapes}
+    optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
     return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
 
 
@@ -191,10 +191,15 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, _Held]:
     return held
 
 
-def _joined(shape: tuple[int, ...], kept: dict[str, list[Piece]]) -> dict[str, Rows | float]:
-    """One parameter's optimizer state: a float where it is the same throughout."""
+def _joined(shape: tuple[int, ...], held: _Held) -> dict[str, Rows | float]:
+    """One parameter's optimizer state: a float where it is the same throughout.
+
+    A rank whose master was never stepped may have kept nothing.
+    """
     joined: dict[str, Rows | float] = {}
-    for key, pieces in kept.items():
+    for key, kept in held.kept.items():
+        found = {piece.start: piece for piece in kept}
+        pieces = [found.get(piece.start) or Piece(piece.start, piece.stop, unsaid(key)) for piece in held.weights]
         values = {piece.values for piece in pieces if isinstance(piece.values, float)}
         alike = len(values) == 1 and all(isinstance(piece.values, float) for piece in pieces)
         joined[key] = values.pop() if alike else PartitionedTensor(shape, pieces)
@@ -209,9 +214,6 @@ def _check(directory: Path, family: Family, shapes: dict[str, tuple[int, ...]], 
             raise UserError(
                 f"{directory}: tensor {name!r} has {held[name].end} elements over all ranks where config.json makes it {shape}"
             )
-        for key, pieces in held[name].kept.items():
-            if pieces[-1].stop != math.prod(shape) or len(pieces) != len(held[name].weights):
-                raise UserError(f"{directory}: {key} of tensor {name!r} is not in every rank's file")
     for name in held:
         if name not in shapes:
             raise UserError(f"{directory}: tensor {name!r} is unknown to family {family.name}")

@@ -79,10 +79,13 @@ class Filled:
 
 
 def mixed_state(state) -> dict:
-    """What growth may leave: old and new elements in a tensor, others old throughout or new throughout."""
+    """What growth may leave: old and new elements in a tensor, others old throughout or new throughout.
+
+    Two layers only have factors, so that some ranks know of them and others do not.
+    """
     kept = {}
     for number, (name, rows) in enumerate(state.items()):
-        if number % 3 == 0:
+        if number % 3 == 0 and (".0." in name or ".3." in name):
             kept[name] = {
                 "step": Filled(rows.shape, 7.0, 0.0),
                 "exp_avg": Filled(rows.shape, 1e-3, 0.0),
@@ -313,13 +316,14 @@ def test_a_walk_over_one_two_three_and_one_ranks_is_the_uninterrupted_run(tmp_pa
 
 def stop_and_go_on(root, cases):
     whole = walk_all(root / "whole", 0, 8, cases)
-    first, second = walk_all(root / "stopped", 0, 3, cases), walk_all(root / "stopped", 3, 8, cases)
+    # After one step half of the groups have never moved.
+    first, second = walk_all(root / "stopped", 0, 1, cases), walk_all(root / "stopped", 1, 8, cases)
     return whole, {case: first[case] + second[case] for case in cases}
 
 
 def test_at_the_same_ranks_the_losses_are_the_uninterrupted_runs_to_the_bit(tmp_path):
-    cases = [(layout, False) for layout in LAYOUTS] + [("zero2-bf16", True), ("zero3-bf16", True)]
+    cases = [(layout, False) for layout in LAYOUTS] + [("zero0", True), ("zero2", True), ("zero3", True)]
     for name in ("whole", "stopped"):
         folders(tmp_path / name, cases)
-    for whole, stopped in run_ranks(stop_and_go_on, 2, tmp_path, cases, timeout=400):
+    for whole, stopped in run_ranks(stop_and_go_on, 3, tmp_path, cases, timeout=400):
         assert stopped == whole
