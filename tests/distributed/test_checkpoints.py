@@ -275,7 +275,7 @@ def test_code_in_a_file_is_refused_and_not_run(copied, tmp_path, content, zipped
 
 # --- going on -------------------------------------------------------------------------------------
 
-STEPPED = [(layout, mixed) for layout in ("zero0", "zero1", "zero2", "zero3") for mixed in (False, True)]
+STEPPED = [(f"zero{stage}", False) for stage in range(4)] + [("zero2", True), ("zero3", True)]
 
 
 def walk_all(folder, begin, end, cases=STEPPED):
@@ -322,7 +322,7 @@ def stop_and_go_on(root, cases):
 
 
 def test_at_the_same_ranks_the_losses_are_the_uninterrupted_runs_to_the_bit(tmp_path):
-    cases = [(layout, False) for layout in LAYOUTS] + [("zero0", True), ("zero2", True), ("zero3", True)]
+    cases = [(layout, False) for layout in LAYOUTS if layout not in ("zero1", "zero2")] + [("zero2", True), ("zero3", True)]
     for name in ("whole", "stopped"):
         folders(tmp_path / name, cases)
     for whole, stopped in run_ranks(stop_and_go_on, 3, tmp_path, cases, timeout=400):
