@@ -41,6 +41,11 @@ OptimizerState = Mapping[str, Mapping[str, Rows | float]]
 step); a float holds for the whole tensor."""
 
 
+def unsaid(key: str) -> float:
+    """What an optimizer's key is for an element that nothing is said of: as if it had never been stepped."""
+    return 1.0 if key.endswith("_factor") else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A model to grow, of whatever format."""

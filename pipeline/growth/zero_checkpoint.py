@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
 
-from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
-from pipeline.growth.state import Rows, Source
+from pipeline.growth.huggingface import read_config
+from pipeline.growth.state import Rows, Source, unsaid
 
-MODEL_STATES = "mp_rank_00_model_states.pt"
+_MODEL_STATES = "mp_rank_00_model_states.pt"
 _RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
 _RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-_PREFIXES = ("", "bf16_", "fp16_")
+_PREFIXES = ("", "bf16_")
 
 
 class _Fields:
@@ -73,18 +72,10 @@ class PartitionedTensor:
             number += 1
         return values.reshape(stop - start, *self.shape[1:])
 
-    def select(self, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        """Return the rows, and of each the columns, at these indices."""
-        wanted, places = torch.unique(rows, return_inverse=True)
-        # Runs of neighbouring rows are read at once.
-        runs = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().flatten() + 1)
-        picked = torch.cat([self.rows(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)])[places]
-        return picked if columns is None else picked[:, columns]
-
 
 def is_zero_checkpoint(directory: Path) -> bool:
     """Whether this is a checkpoint's tag directory."""
-    return (directory / MODEL_STATES).is_file() or (directory / _RANK_MODEL_STATES.format(rank=0)).is_file()
+    return any(directory.glob("*_states.pt"))
 
 
 def open_zero_checkpoint(directory: Path) -> Source:
@@ -93,19 +84,19 @@ def open_zero_checkpoint(directory: Path) -> Source:
     Raises UserError naming the file where one is missing, damaged, of another kind or holds code, and
     the tensor where one is missing or misshapen.
     """
-    config = _read_config(directory / "config.json")
+    config = read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
-    path = directory / _RANK_MODEL_STATES.format(rank=0)
+    path = directory / _MODEL_STATES
     if not path.is_file():
-        path = directory / MODEL_STATES
+        path = directory / _RANK_MODEL_STATES.format(rank=0)
     try:
         held = _read_ranks(directory, path)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
     _check(directory, family, shapes, held)
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
-    optimizer = {name: _joined(shapes[name], held[name].kept) for name in shapes}
+    optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
     return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
 
 
@@ -142,15 +133,21 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
         return _read_whole(path, model)
     shapes: list[Mapping[str, torch.Size]] = model["param_shapes"]
     held: dict[str, _Held] = {name: _Held() for group in shapes for name in group}
-    for rank in range(int(model["dp_world_size"])):
+    ranks, stage = int(model["dp_world_size"]), None
+    for rank in range(ranks):
         file = _optimizer_file(directory, rank)
         try:
             saved = _load(file)["optimizer_state_dict"]
-            if saved.get("zero_stage") == 3:
-                _take_stage_3(held, shapes, saved, int(model["dp_world_size"]))
+            # One of DeepSpeed's ZeRO-1 optimizers leaves its stage out.
+            of_stage, partitions = saved.get("zero_stage", 1), saved["partition_count"]
+            stage = of_stage if stage is None else stage
+            if of_stage != stage or {ranks} != set(partitions if isinstance(partitions, list) else [partitions]):
+                raise UserError(f"{file}: of another checkpoint than {path.name} ({ranks} ranks); copy the checkpoint again")
+            if stage == 3:
+                _take_stage_3(held, shapes, saved, ranks)
             else:
                 _take_stage_1_or_2(held, saved)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
     return held
@@ -194,10 +191,15 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, _Held]:
     return held
 
 
-def _joined(shape: tuple[int, ...], kept: dict[str, list[Piece]]) -> dict[str, Rows | float]:
-    """One parameter's optimizer state: a float where it is the same throughout."""
+def _joined(shape: tuple[int, ...], held: _Held) -> dict[str, Rows | float]:
+    """One parameter's optimizer state: a float where it is the same throughout.
+
+    A rank whose master was never stepped may have kept nothing.
+    """
     joined: dict[str, Rows | float] = {}
-    for key, pieces in kept.items():
+    for key, kept in held.kept.items():
+        found = {piece.start: piece for piece in kept}
+        pieces = [found.get(piece.start) or Piece(piece.start, piece.stop, unsaid(key)) for piece in held.weights]
         values = {piece.values for piece in pieces if isinstance(piece.values, float)}
         alike = len(values) == 1 and all(isinstance(piece.values, float) for piece in pieces)
         joined[key] = values.pop() if alike else PartitionedTensor(shape, pieces)
@@ -212,9 +214,6 @@ def _check(directory: Path, family: Family, shapes: dict[str, tuple[int, ...]], 
             raise UserError(
                 f"{directory}: tensor {name!r} has {held[name].end} elements over all ranks where config.json makes it {shape}"
             )
-        for key, pieces in held[name].kept.items():
-            if pieces[-1].stop != math.prod(shape) or len(pieces) != len(held[name].weights):
-                raise UserError(f"{directory}: {key} of tensor {name!r} is not in every rank's file")
     for name in held:
         if name not in shapes:
             raise UserError(f"{directory}: tensor {name!r} is unknown to family {family.name}")
@@ -245,12 +244,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
     return content
-
-
-def _read_config(path: Path) -> PretrainedConfig:
-    content = read_json(path, "a checkpoint says by it which model it is of; put the model's own there")
-    try:
-        return AutoConfig.for_model(**content)
-    except (TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({reason})") from None

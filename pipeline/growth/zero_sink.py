@@ -14,15 +14,13 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from pipeline.growth.state import OptimizerState, Rows, State, flat
+from pipeline.growth.state import OptimizerState, Rows, State, flat, unsaid
 
 _CHUNK = 1 << 22
 """Elements computed at once."""
 
-_SCALARS = {"step": 0.0, "lr_factor": 1.0, "eps_factor": 1.0}
-"""What the optimizer may keep as one number for a whole master, and the value where nothing is said; all
-else has one per element, 0 where nothing is said."""
-
+_SCALARS = ("step", "lr_factor", "eps_factor")
+"""What the optimizer may keep as one number for a whole master; all else has one per element."""
 
 _GROUP_PARTITIONS = {
     DeepSpeedZeroOptimizer: "single_partition_of_fp32_groups",
@@ -121,21 +119,39 @@ def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows) -> None:
 
 
 def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerState) -> None:
-    """Put into the optimizer what it keeps of one master: a scalar where it is one for all elements."""
+    """Put into the optimizer what it keeps of one master.
+
+    What form that takes depends on the values alone, not on how they came: a run that goes on computes
+    with the same bits as one that was not interrupted.
+    """
     held: list[tuple[Fragment, Mapping[str, Rows | float]]] = [
         (fragment, state.get(fragment.name, {})) for fragment in master.fragments if fragment.start < fragment.stop
     ]
-    kept_by_optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer).state
-    for key in dict.fromkeys(key for _, kept in held for key in kept):
-        default = _SCALARS.get(key, 0.0)
-        values = [kept.get(key, default) for _, kept in held]
-        if key in _SCALARS and all(isinstance(value, float) and value == values[0] for value in values):
-            kept_by_optimizer[master.stepped][key] = torch.tensor(values[0])
+    kept = getattr(engine.optimizer, "optimizer", engine.optimizer).state
+    for key in dict.fromkeys(key for _, said in held for key in said):
+        values = [(fragment, said.get(key, unsaid(key))) for fragment, said in held]
+        alike = _alike(values) if key in _SCALARS else None
+        if alike is None:
+            whole = torch.full_like(master.values, unsaid(key))
+            for fragment, value in values:
+                if isinstance(value, float):
+                    whole[fragment.place : fragment.place + fragment.stop - fragment.start] = value
+                else:
+                    _fill(whole, fragment, value)
+            kept[master.stepped][key] = whole.view(master.stepped.shape)
+        elif key == "step" or alike != unsaid(key):
+            kept[master.stepped][key] = torch.tensor(alike)
+
+
+def _alike(values: list[tuple[Fragment, Rows | float]]) -> float | None:
+    """Return the one value that all elements have, or None."""
+    found = {value for _, value in values if isinstance(value, float)}
+    for fragment, value in values:
+        if isinstance(value, float):
             continue
-        whole = torch.full_like(master.values, default)
-        for (fragment, _), value in zip(held, values, strict=True):
-            if isinstance(value, float):
-                whole[fragment.place : fragment.place + fragment.stop - fragment.start] = value
-            else:
-                _fill(whole, fragment, value)
-        kept_by_optimizer[master.stepped][key] = whole.view(master.stepped.shape)
+        for start in range(fragment.start, fragment.stop, _CHUNK):
+            chunk = flat(value, start, min(start + _CHUNK, fragment.stop))
+            found |= {chunk.min().item(), chunk.max().item()}
+            if len(found) > 1:
+                return None
+    return found.pop() if len(found) == 1 else None

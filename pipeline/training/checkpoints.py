@@ -97,7 +97,7 @@ class Checkpoints:
         """
         tag, engine = _tag(saved.step), model.engine
         aside = tag + ".partial"
-        saved = replace(saved, counters=_counters(engine), loss_scale=_loss_scale(engine))
+        saved = replace(saved, **engine_state(engine))
         distributed.on_first_rank(lambda: self._clear(aside))
         writer = _RecordingEngine(engine.checkpoint_engine)
         engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
@@ -148,21 +148,21 @@ class Checkpoints:
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
 
-def restore_counters(engine: DeepSpeedEngine, saved: Saved) -> None:
+def engine_state(engine: DeepSpeedEngine) -> dict[str, Any]:
+    """Return what a checkpoint says of the engine besides weights and moments: fields of Saved."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {
+        "counters": {name: getattr(engine, name) for name in _COUNTERS},
+        "loss_scale": {name: getattr(scaler, name) for name in _LOSS_SCALE} if getattr(scaler, "dynamic", False) else {},
+    }
+
+
+def restore_engine(engine: DeepSpeedEngine, saved: Saved) -> None:
     """Set DeepSpeed's counters and fp16's dynamic loss scale to where a checkpoint's engine stood."""
     for name, value in saved.counters.items():
         setattr(engine, name, value)
     for name, value in saved.loss_scale.items():
         setattr(engine.optimizer.loss_scaler, name, value)
-
-
-def _counters(engine: DeepSpeedEngine) -> dict[str, int]:
-    return {name: getattr(engine, name) for name in _COUNTERS}
-
-
-def _loss_scale(engine: DeepSpeedEngine) -> dict[str, float]:
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    return {name: getattr(scaler, name) for name in _LOSS_SCALE} if getattr(scaler, "dynamic", False) else {}
 
 
 def _tag(step: int) -> str:

@@ -29,7 +29,7 @@ from pipeline.growth.tokenizer import tokenizer_directory
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.export import export
@@ -120,7 +120,7 @@ class Run:
 
         def train(role: str, model: TrainedModel, stages: list[StageConfig], first_step: int) -> float:
             if saved is not None and saved.model == role:
-                restore_counters(model.engine, saved)
+                restore_engine(model.engine, saved)
                 self._say(f"{role}: going on from step {saved.step}")
             return Trainer(role, model, stages, first_step, recipe, training, heldout, position, records, self._stop).train()
 
@@ -129,9 +129,11 @@ class Run:
                 # An export from before the source was lengthened must not pass for this one.
                 distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 stage = StageConfig(name=SOURCE_STAGE, steps=self._source_steps, lr=recipe.source.lr)
-                opened = None if saved is None else self._open(saved)
-                state = initialized(family, source, recipe.seed) if opened is None else opened.state
-                kept = None if opened is None else opened.optimizer
+                if saved is None:
+                    state, kept = initialized(family, source, recipe.seed), None
+                else:
+                    opened = self._open(saved)
+                    state, kept = opened.state, opened.optimizer
                 model = self._build(source, state, kept, sizes_of(source).num_hidden_layers)
                 train("source", model, [stage], 0)
                 model.close()

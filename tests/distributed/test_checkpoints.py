@@ -16,7 +16,7 @@ from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_counters
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.engine import build
 from pipeline.training.evaluate import summed_loss
 from pipeline.training.submodel import submodel
@@ -27,7 +27,8 @@ from tests.ranks import run_ranks
 FAMILY = FAMILIES["gpt2"]
 BATCH = 6
 DEPTHS = [2, 4, None, 2, 2, None, 4, None]
-"""Two steps of each of four walks: the groups' step counts differ all along."""
+"""Two steps of each of four walks: the groups' step counts differ all along, and some begin late."""
+READ_DEPTHS = [2, 4, None, 2]
 
 OFFLOAD = {"device": "cpu", "pin_memory": False}
 LAYOUTS = {
@@ -36,9 +37,11 @@ LAYOUTS = {
     "zero2": {"stage": 2},
     "zero3": {"stage": 3},
     "zero1-bf16": {"stage": 1},
+    "zero1-bf16-summed-in-fp32": {"stage": 1},
     "zero2-bf16": {"stage": 2},
     # Several masters to a group.
     "zero3-bf16": {"stage": 3, "sub_group_size": 3000},
+    "zero2-offload": {"stage": 2, "offload_optimizer": OFFLOAD},
     "zero3-offload": {"stage": 3, "offload_optimizer": OFFLOAD, "offload_param": OFFLOAD},
 }
 
@@ -54,7 +57,8 @@ def ds_config(layout: str) -> dict:
         "train_batch_size": BATCH,
         "train_micro_batch_size_per_gpu": BATCH // distributed.world_size(),
         "gradient_clipping": OPTIMIZER.gradient_clipping,
-        "bf16": {"enabled": layout.endswith("bf16")},
+        "bf16": {"enabled": "bf16" in layout},
+        "data_types": {"grad_accum_dtype": "fp32" if "summed" in layout else None},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": LAYOUTS[layout],
@@ -75,10 +79,13 @@ class Filled:
 
 
 def mixed_state(state) -> dict:
-    """What growth may leave: old and new elements in a tensor, others old throughout or new throughout."""
+    """What growth may leave: old and new elements in a tensor, others old throughout or new throughout.
+
+    Two layers only have factors, so that some ranks know of them and others do not.
+    """
     kept = {}
     for number, (name, rows) in enumerate(state.items()):
-        if number % 3 == 0:
+        if number % 3 == 0 and (".0." in name or ".3." in name):
             kept[name] = {
                 "step": Filled(rows.shape, 7.0, 0.0),
                 "exp_avg": Filled(rows.shape, 1e-3, 0.0),
@@ -91,7 +98,7 @@ def mixed_state(state) -> dict:
     return kept
 
 
-def walk(folder, layout: str, begin: int, end: int, mixed: bool):
+def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS):
     """Go on from the newest checkpoint in `folder`, or begin; return the losses and the trained model."""
     checkpoints = Checkpoints(folder, keep=9)
     saved = checkpoints.latest()
@@ -104,12 +111,12 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool):
         state, kept = source.state, source.optimizer
     trained = build(FAMILY, config, state, ds_config(layout), OPTIMIZER, PER_BLOCK, "sdpa", kept)
     if saved is not None:
-        restore_counters(trained.engine, saved)
+        restore_engine(trained.engine, saved)
     assert trained.engine.global_steps == begin
     share = BATCH // distributed.world_size()
     part = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     losses = []
-    for depth, (inputs, labels) in list(zip(DEPTHS, batches(), strict=True))[begin:end]:
+    for depth, (inputs, labels) in list(zip(depths, batches(), strict=False))[begin:end]:
         if depth is None:
             trained.train_all()
             loss = summed_loss(trained.logits(inputs[part]), labels[part])
@@ -137,8 +144,12 @@ def write_and_gather(folder, layouts) -> dict:
     """Write a checkpoint of each layout; return what DeepSpeed itself gathers of the weights and moments."""
     gathered = {}
     for layout in layouts:
-        _, trained = walk(folder / layout, layout, 0, 4, False)
+        _, trained = walk(folder / layout, layout, 0, 4, False, READ_DEPTHS)
         trained.train_all()
+        if hasattr(trained.engine.optimizer, "_hp_optimizer_states_linked"):
+            # DeepSpeed links the moments after the first step, and finds none of what began later.
+            trained.engine.optimizer._hp_optimizer_states_linked = False
+            trained.engine.optimizer._lazy_init_hp_params_optimizer_state()
         gathered[layout] = {
             name: {
                 "weight": full_weight(parameter),
@@ -172,24 +183,19 @@ def test_what_is_read_is_what_deepspeed_gathers(written, layout):
     source = open_source(folder / layout)
     assert source.directory == folder / layout / "step-00000004"
     assert source.config.model_type == "gpt2" and source.state.keys() == gathered[layout].keys()
-    merged = {} if layout == "zero0" else get_fp32_state_dict_from_zero_checkpoint(folder / layout, "step-00000004")
+    merged = {}
+    if layout not in ("zero0", "zero1-bf16-summed-in-fp32"):
+        # DeepSpeed's own tool reads neither of these two.
+        merged = get_fp32_state_dict_from_zero_checkpoint(folder / layout, "step-00000004")
     for name, expected in gathered[layout].items():
         rows, kept = source.state[name], source.optimizer[name]
         assert torch.equal(rows.rows(0, rows.shape[0]), expected["weight"]), name
         assert torch.equal(rows.rows(1, rows.shape[0] - 1), expected["weight"][1:-1]), name
         for key in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(kept[key].rows(2, rows.shape[0]), expected[key][2:]), (name, key)
-        assert kept["step"] == sum(depth is None or learns(name, "gpt2", True, depth) for depth in DEPTHS[:4]), name
+        assert kept["step"] == sum(depth is None or learns(name, "gpt2", True, depth) for depth in READ_DEPTHS), name
         if merged:
             assert torch.equal(merged[name], expected["weight"]), name
-
-
-def test_scattered_rows_and_columns_are_picked(written):
-    folder, gathered = written
-    name = "transformer.h.1.mlp.c_fc.weight"
-    rows, columns = torch.tensor([5, 0, 5, 31, 6, 7]), torch.tensor([100, 3, 3])
-    picked = open_source(folder / "zero3").state[name].select(rows, columns)
-    assert torch.equal(picked, gathered["zero3"][name]["weight"][rows][:, columns])
 
 
 # --- refusing -------------------------------------------------------------------------------------
@@ -232,10 +238,13 @@ def test_a_checkpoint_of_another_model_is_refused(copied):
     assert "config.json" in refusal(copied)
 
 
-def test_another_ranks_optimizer_file_in_its_place_is_refused(written, copied):
-    """Two of three ranks' pieces are as long, but a file of a run on one rank is not."""
+def test_an_optimizer_file_of_another_checkpoint_is_refused_by_name(written, copied):
     shutil.copyfile(written[0] / "zero2" / "step-00000004" / OPTIMIZER_FILE, copied / OPTIMIZER_FILE)
-    assert OPTIMIZER_FILE in refusal(copied)
+    assert f"{OPTIMIZER_FILE}: of another checkpoint" in refusal(copied)
+    saved = torch.load(written[0] / "zero3" / "step-00000004" / OPTIMIZER_FILE, weights_only=False)
+    saved["optimizer_state_dict"]["partition_count"] = 2
+    torch.save(saved, copied / OPTIMIZER_FILE)
+    assert f"{OPTIMIZER_FILE}: of another checkpoint" in refusal(copied)
 
 
 class Harmful:
@@ -307,13 +316,14 @@ def test_a_walk_over_one_two_three_and_one_ranks_is_the_uninterrupted_run(tmp_pa
 
 def stop_and_go_on(root, cases):
     whole = walk_all(root / "whole", 0, 8, cases)
-    first, second = walk_all(root / "stopped", 0, 3, cases), walk_all(root / "stopped", 3, 8, cases)
+    # After one step half of the groups have never moved.
+    first, second = walk_all(root / "stopped", 0, 1, cases), walk_all(root / "stopped", 1, 8, cases)
     return whole, {case: first[case] + second[case] for case in cases}
 
 
 def test_at_the_same_ranks_the_losses_are_the_uninterrupted_runs_to_the_bit(tmp_path):
-    cases = [(layout, False) for layout in LAYOUTS] + [("zero3-bf16", True), ("zero1-bf16", True)]
+    cases = [(layout, False) for layout in LAYOUTS] + [("zero0", True), ("zero2", True), ("zero3", True)]
     for name in ("whole", "stopped"):
         folders(tmp_path / name, cases)
-    for whole, stopped in run_ranks(stop_and_go_on, 2, tmp_path, cases, timeout=400):
+    for whole, stopped in run_ranks(stop_and_go_on, 3, tmp_path, cases, timeout=400):
         assert stopped == whole

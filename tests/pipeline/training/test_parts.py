@@ -1,13 +1,20 @@
+import json
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from data_prep.errors import UserError
-from pipeline.recipe import ScheduleConfig, StageConfig, load_recipe
-from pipeline.training.checkpoints import Checkpoints
+from pipeline.families import scratch_config
+from pipeline.families.gpt2 import GPT2
+from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig, StageConfig, load_recipe
+from pipeline.training.checkpoints import Checkpoints, Saved, engine_state, restore_engine
 from pipeline.training.ds_config import load_ds_config
+from pipeline.training.engine import build
 from pipeline.training.metrics import JsonLines
 from pipeline.training.optimizer import layers_per_block
 from pipeline.training.schedule import rate_factor
@@ -89,3 +96,40 @@ def test_every_shipped_deepspeed_configuration_resolves():
         config = load_ds_config(ROOT / "ds_configs" / f"{name}.json", recipe, 2)
         assert "auto" not in str(config)
         assert config["gradient_clipping"] == recipe.optimizer.gradient_clipping
+
+
+def test_the_dynamic_loss_scale_goes_through_a_checkpoint(monkeypatch):
+    """As fp16 leaves it after overflows; fp16 itself needs a device that most CPUs are not."""
+    monkeypatch.setattr("deepspeed.runtime.fp16.loss_scaler.dist.get_rank", lambda: 1)
+
+    def engine(overflows):
+        scaler = DynamicLossScaler(
+            init_scale=2.0**16,
+            scale_window=5,
+            min_scale=1.0,
+            delayed_shift=2,
+            consecutive_hysteresis=False,
+        )
+        for overflow in overflows:
+            scaler.update_scale(overflow)
+        counters = {"global_steps": len(overflows), "global_samples": 8 * len(overflows), "skipped_steps": sum(overflows)}
+        return SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler), **counters)
+
+    stopped = engine([False, True, True, False, True])
+    saved = Saved("target", 5, 0, 0, 0.0, {}, {}, **engine_state(stopped))
+    resumed = engine([])
+    restore_engine(resumed, Saved(**json.loads(json.dumps(asdict(saved)))))
+    assert vars(resumed.optimizer.loss_scaler) == vars(stopped.optimizer.loss_scaler)
+    assert resumed.optimizer.loss_scaler.cur_scale == 2.0**14
+    assert (resumed.global_steps, resumed.global_samples, resumed.skipped_steps) == (5, 40, 3)
+    for overflow in [False] * 7 + [True]:
+        stopped.optimizer.loss_scaler.update_scale(overflow)
+        resumed.optimizer.loss_scaler.update_scale(overflow)
+    assert resumed.optimizer.loss_scaler.cur_scale == stopped.optimizer.loss_scaler.cur_scale
+
+
+def test_masters_on_nvme_are_refused():
+    described = ModelConfig(family="gpt2", hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    ds_config = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}
+    with pytest.raises(UserError, match="offload_optimizer"):
+        build(GPT2, scratch_config(described, 8, 0, 8), {}, ds_config, OptimizerConfig(), 1, "sdpa")
