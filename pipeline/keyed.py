@@ -4,10 +4,13 @@ Philox 4x64 is a counter-based generator: element i of a stream is a function of
 """
 
 import hashlib
+import math
 
 import numpy as np
+import torch
 
 _WORDS_PER_COUNTER = 4
+_BLOCK = 1 << 16
 
 
 def words(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
@@ -26,10 +29,15 @@ def uniform(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
 
 def normal(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
     """Return standard normal float64 values (Box-Muller, one word an element)."""
-    raw = words(key, start, count)
-    radius = ((raw >> np.uint64(32)) + 0.5) * 2.0**-32
-    angle = (raw & np.uint64(0xFFFFFFFF)) * (2 * np.pi * 2.0**-32)
-    return np.sqrt(-2.0 * np.log(radius)) * np.cos(angle)
+    values = np.empty(count)
+    # In blocks that stay in the cache; numpy's cosine is several times slower than torch's.
+    for begin in range(0, count, _BLOCK):
+        end = min(begin + _BLOCK, count)
+        raw = words(key, start + begin, end - begin)
+        radius = torch.from_numpy((raw >> np.uint64(32)).view(np.int64)).double().add_(0.5).mul_(2.0**-32)
+        angle = torch.from_numpy((raw & np.uint64(0xFFFFFFFF)).view(np.int64)).double().mul_(2 * math.pi * 2.0**-32)
+        torch.mul(radius.log_().mul_(-2.0).sqrt_(), angle.cos_(), out=torch.from_numpy(values[begin:end]))
+    return values
 
 
 def below(key: tuple[object, ...], start: int, count: int, bound: int) -> np.ndarray:

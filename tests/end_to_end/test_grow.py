@@ -107,21 +107,6 @@ def test_growth_into_float64_is_exact_to_the_last_digits(grow, source, tmp_path)
     assert (logits(tmp_path / "wide") - logits(source)).abs().max() < 1e-12
 
 
-def test_a_runs_checkpoint_keeps_the_runs_tokenizer(grow, source, tmp_path, prepared):
-    """The layout of a run directory; what lies in the checkpoint's folder is a matter of its own."""
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000008"
-    checkpoint.parent.mkdir(parents=True)
-    source.rename(checkpoint)
-    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": str(prepared.directory)}))
-    status, _, error = grow("--source", checkpoint, "--format", "hf", "--out", tmp_path / "exported")
-    assert status == 0, error
-    kept = tmp_path / "exported" / "tokenizer.model"
-    assert kept.read_bytes() == (prepared.directory / "tokenizer" / "tokenizer.model").read_bytes()
-    (tmp_path / "run" / "data.json").write_text(json.dumps({"prepared": "/nowhere"}))
-    out = tmp_path / "again"
-    refused(grow("--source", checkpoint, "--format", "hf", "--out", out), out, "data.json: names data that cannot be read")
-
-
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source, tmp_path, ranks):
     common = ("--source", source, *EXACT, "--seed", "5", "--width", "nai", "--noise", "1e-2")

@@ -1,6 +1,7 @@
 """Runs as sources: exported, grown offline with Adam's state, trained on from there; and growth that only training can hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,22 @@ def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, tmp_path):
     assert (tmp_path / "model" / "tokenizer.model").read_bytes() == (
         undisturbed.run_dir / "model" / "tokenizer.model"
     ).read_bytes()
+
+
+def test_a_run_whose_data_is_gone_is_refused_by_file(undisturbed, tmp_path):
+    """The tokenizer lies with the data."""
+    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
+    (tmp_path / "run" / "data.json").write_text('{"prepared": "/nowhere", "fingerprint": ""}')
+    finished = subprocess.run(
+        [sys.executable, "launch/grow.py", "--source", tmp_path / "run", "--format", "hf", "--out", tmp_path / "model"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 2
+    assert "data.json: names data that cannot be read" in finished.stderr and finished.stderr.count("\n") == 1
+    assert not (tmp_path / "model").exists()
 
 
 def trained_on(prepared, source, **growth):

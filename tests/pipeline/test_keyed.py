@@ -11,6 +11,12 @@ def test_any_run_of_a_stream_is_the_same_wherever_it_is_cut(draw):
         assert np.array_equal(draw(("a", 1), start, stop - start), whole[start:stop])
 
 
+def test_normal_draws_are_the_same_across_the_blocks_that_they_are_made_in():
+    whole = keyed.normal(("a", 1), 0, 200_000)
+    for start, stop in [(65_530, 65_545), (1, 131_080), (70_003, 200_000)]:
+        assert np.array_equal(keyed.normal(("a", 1), start, stop - start), whole[start:stop])
+
+
 def test_keys_name_different_streams():
     assert not np.array_equal(keyed.words(("a", 1), 0, 8), keyed.words(("a", 2), 0, 8))
     assert not np.array_equal(keyed.words(("a", 1), 0, 8), keyed.words(("b", 1), 0, 8))
