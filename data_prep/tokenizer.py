@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model: `<unk>`, `<s>` (cls), `</s>` (eos), `<pad>`, `<mask>`, then pieces."""
+    """A sentencepiece model; one trained here has `<s>` (cls), `<pad>`, `</s>` (eos), `<unk>`, `<mask>`, then pieces."""
 
     def __init__(self, path: Path) -> None:
         self.files = [path]
@@ -147,7 +147,11 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: Path) -> No
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
-            pad_id=3,
+            # RoBERTa's ids: a model of that family counts positions from behind its padding's, 1.
+            bos_id=0,
+            pad_id=1,
+            eos_id=2,
+            unk_id=3,
             control_symbols=["<mask>"],
             minloglevel=2,
         )

@@ -66,13 +66,27 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 def tiny_model():
     """A maker of small models whose gains and biases are not trivial, in float64."""
 
-    def make(family: str, *, tied: bool = True, hidden: int = 32, layers: int = 3, vocab: int = 50) -> PreTrainedModel:
+    def make(
+        family: str,
+        *,
+        tied: bool = True,
+        hidden: int = 32,
+        layers: int = 3,
+        vocab: int = 50,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+    ) -> PreTrainedModel:
+        """Heads of 8 channels over the hidden size, two to a key-value head where the family shares them."""
         torch.manual_seed(7)
+        heads = heads or hidden // 8
         described = ModelConfig(
             family=family,
             hidden_size=hidden,
             num_hidden_layers=layers,
-            num_attention_heads=hidden // 8,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads or (heads // 2 if FAMILIES[family].grouped else None),
+            head_dim=head_dim,
             tie_word_embeddings=tied,
         )
         config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)

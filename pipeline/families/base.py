@@ -42,6 +42,15 @@ class Axis:
     (GPT-2's c_attn: query, key, value). Attention's channels say what they are; nothing else needs to."""
 
 
+HIDDEN = Axis(AxisKind.RESIDUAL, "out")
+HIDDEN_IN = Axis(AxisKind.RESIDUAL, "in")
+MIXED_IN = Axis(AxisKind.HEADS, "in", ("value",))
+"""What attention's output projection reads."""
+FFN = Axis(AxisKind.FFN, "out")
+FFN_IN = Axis(AxisKind.FFN, "in")
+LOGITS = Axis(AxisKind.VOCAB, "out")
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One tensor, or one per layer where the name holds `{layer}`."""
@@ -134,8 +143,12 @@ class Family:
     """Configuration keys of a model from scratch that differ from the class's defaults."""
     dropout: tuple[str, ...]
     """Configuration keys that are dropout probabilities."""
+    kept: tuple[str, ...]
+    """Configuration keys that growth leaves as they are: what the model computes depends on them."""
     refused: Mapping[str, tuple[Any, ...]]
-    """Configuration keys -> the values that the table is right for."""
+    """Configuration keys -> the values that the table is right for. `a.b` is key b of the mapping a."""
+    intermediate_key: str = "intermediate_size"
+    """The configuration key of the FFN's width."""
 
     @property
     def query_key_norm(self) -> bool:
@@ -157,11 +170,43 @@ class Family:
         """The block that a tensor is trained with: a tied embedding learns with the head."""
         return "head" if sizes.tied and name == self.tied_head else spec.block
 
+    @property
+    def grouped(self) -> bool:
+        """Whether query heads may share key-value heads."""
+        return any(axis.kind is AxisKind.KV_HEADS for spec in self.tensors for axis in spec.axes)
+
+    def set_dropout(self, config: PretrainedConfig, probability: float) -> None:
+        """Set every dropout probability of a configuration."""
+        for key in self.dropout:
+            setattr(config, key, probability)
+
+    def usable_positions(self, sizes: Sizes) -> int:
+        """The longest sequence that the model can read."""
+        return sizes.max_position_embeddings - self.position_offset
+
     def canonical(self, name: str) -> str | None:
         """Return our name for a tensor of a published file, or None where it is no part of the model."""
         for pattern, replacement in self.published:
             name = pattern.sub(replacement, name)
         return None if self.ignored.search(name) else name
+
+
+def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[PretrainedConfig]) -> dict[str, int]:
+    """Return the sizes that may grow, under the keys that `config`, or its class, has for them."""
+    keys = {
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.num_hidden_layers,
+        "num_attention_heads": sizes.num_attention_heads,
+        family.intermediate_key: sizes.intermediate_size,
+        "vocab_size": sizes.vocab_size,
+        "max_position_embeddings": sizes.max_position_embeddings,
+    }
+    if family.grouped:
+        keys["num_key_value_heads"] = sizes.num_key_value_heads
+    # Qwen2's class has no such key, and reads one that a configuration has all the same.
+    if hasattr(config, "head_dim") or sizes.num_attention_heads * sizes.head_dim != sizes.hidden_size:
+        keys["head_dim"] = sizes.head_dim
+    return keys
 
 
 def sizes_of(config: PretrainedConfig) -> Sizes:

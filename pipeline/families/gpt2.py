@@ -4,14 +4,9 @@ import re
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.families.base import Axis, AxisKind, Family, TensorSpec
+from pipeline.families.base import FFN, FFN_IN, HIDDEN, HIDDEN_IN, LOGITS, MIXED_IN, Axis, AxisKind, Family, TensorSpec
 
-_HIDDEN_IN = Axis(AxisKind.RESIDUAL, "in")
-_HIDDEN = Axis(AxisKind.RESIDUAL, "out")
-_HEADS_IN = Axis(AxisKind.HEADS, "in", ("value",))
 _QKV = Axis(AxisKind.HEADS, "out", ("query", "key", "value"))
-_FFN_IN = Axis(AxisKind.FFN, "in")
-_FFN = Axis(AxisKind.FFN, "out")
 
 _LAYER = "transformer.h.{layer}."
 
@@ -26,24 +21,24 @@ GPT2 = Family(
     position_offset=0,
     layers="transformer.h",
     tensors=(
-        TensorSpec("transformer.wte.weight", (Axis(AxisKind.VOCAB, "index"), _HIDDEN), "normal", "embeddings"),
-        TensorSpec("transformer.wpe.weight", (Axis(AxisKind.POSITIONS, "index"), _HIDDEN), "normal", "embeddings"),
-        TensorSpec(_LAYER + "ln_1.weight", (_HIDDEN,), "ones", "layer", norm="gain"),
-        TensorSpec(_LAYER + "ln_1.bias", (_HIDDEN,), "zeros", "layer", norm="bias"),
-        TensorSpec(_LAYER + "attn.c_attn.weight", (_HIDDEN_IN, _QKV), "normal", "layer"),
+        TensorSpec("transformer.wte.weight", (Axis(AxisKind.VOCAB, "index"), HIDDEN), "normal", "embeddings"),
+        TensorSpec("transformer.wpe.weight", (Axis(AxisKind.POSITIONS, "index"), HIDDEN), "normal", "embeddings"),
+        TensorSpec(_LAYER + "ln_1.weight", (HIDDEN,), "ones", "layer", norm="gain"),
+        TensorSpec(_LAYER + "ln_1.bias", (HIDDEN,), "zeros", "layer", norm="bias"),
+        TensorSpec(_LAYER + "attn.c_attn.weight", (HIDDEN_IN, _QKV), "normal", "layer"),
         TensorSpec(_LAYER + "attn.c_attn.bias", (_QKV,), "zeros", "layer"),
-        TensorSpec(_LAYER + "attn.c_proj.weight", (_HEADS_IN, _HIDDEN), "normal_residual", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "attn.c_proj.bias", (_HIDDEN,), "zeros", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "ln_2.weight", (_HIDDEN,), "ones", "layer", norm="gain"),
-        TensorSpec(_LAYER + "ln_2.bias", (_HIDDEN,), "zeros", "layer", norm="bias"),
-        TensorSpec(_LAYER + "mlp.c_fc.weight", (_HIDDEN_IN, _FFN), "normal", "layer"),
-        TensorSpec(_LAYER + "mlp.c_fc.bias", (_FFN,), "zeros", "layer"),
-        TensorSpec(_LAYER + "mlp.c_proj.weight", (_FFN_IN, _HIDDEN), "normal_residual", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "mlp.c_proj.bias", (_HIDDEN,), "zeros", "layer", writes_residual=True),
-        TensorSpec("transformer.ln_f.weight", (_HIDDEN,), "ones", "head", norm="gain", final_norm=True),
-        TensorSpec("transformer.ln_f.bias", (_HIDDEN,), "zeros", "head", norm="bias", final_norm=True),
+        TensorSpec(_LAYER + "attn.c_proj.weight", (MIXED_IN, HIDDEN), "normal_residual", "layer", writes_residual=True),
+        TensorSpec(_LAYER + "attn.c_proj.bias", (HIDDEN,), "zeros", "layer", writes_residual=True),
+        TensorSpec(_LAYER + "ln_2.weight", (HIDDEN,), "ones", "layer", norm="gain"),
+        TensorSpec(_LAYER + "ln_2.bias", (HIDDEN,), "zeros", "layer", norm="bias"),
+        TensorSpec(_LAYER + "mlp.c_fc.weight", (HIDDEN_IN, FFN), "normal", "layer"),
+        TensorSpec(_LAYER + "mlp.c_fc.bias", (FFN,), "zeros", "layer"),
+        TensorSpec(_LAYER + "mlp.c_proj.weight", (FFN_IN, HIDDEN), "normal_residual", "layer", writes_residual=True),
+        TensorSpec(_LAYER + "mlp.c_proj.bias", (HIDDEN,), "zeros", "layer", writes_residual=True),
+        TensorSpec("transformer.ln_f.weight", (HIDDEN,), "ones", "head", norm="gain", final_norm=True),
+        TensorSpec("transformer.ln_f.bias", (HIDDEN,), "zeros", "head", norm="bias", final_norm=True),
     ),
-    untied_head=(TensorSpec("lm_head.weight", (Axis(AxisKind.VOCAB, "out"), _HIDDEN_IN), "normal", "head"),),
+    untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
     tied_head="transformer.wte.weight",
     head_alias={"lm_head.weight": "transformer.wte.weight"},
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
@@ -52,9 +47,11 @@ GPT2 = Family(
     # The same function as the default gelu_new, in one kernel.
     scratch={"activation_function": "gelu_pytorch_tanh"},
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    kept=("activation_function", "layer_norm_epsilon"),
     refused={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
+    intermediate_key="n_inner",
 )

@@ -3,6 +3,7 @@
 Attention scores are counted whole, as eager attention computes them, for causal models too.
 """
 
+import math
 from dataclasses import dataclass
 
 from pipeline.families import Family, Sizes
@@ -16,19 +17,20 @@ class StepFlops:
     executed: int
 
 
-def layer_forward(sizes: Sizes, sequence_length: int) -> int:
+def layer_forward(family: Family, sizes: Sizes, sequence_length: int) -> int:
     """Forward FLOPs of one layer for one token."""
-    hidden = sizes.hidden_size
     width = sizes.num_attention_heads * sizes.head_dim
-    projections = 2 * hidden * width + 4 * hidden * width + 2 * width * hidden  # q; k and v; output
-    attention = 4 * sequence_length * width  # scores and mix
-    return projections + attention + 2 * 2 * hidden * sizes.intermediate_size
+    return _products(family, sizes, "layer") + 4 * sequence_length * width  # scores and mix
 
 
 def head_forward(family: Family, sizes: Sizes) -> int:
     """Forward FLOPs of the output head for one token, every position scored."""
-    transform = 2 * sizes.hidden_size**2 if family.objective == "mlm" else 0
-    return transform + 2 * sizes.hidden_size * sizes.vocab_size
+    return _products(family, sizes, "head") + 2 * sizes.hidden_size * sizes.vocab_size
+
+
+def _products(family: Family, sizes: Sizes, block: str) -> int:
+    """FLOPs of one vector times each matrix of a block, or of one layer, but for the output matrix."""
+    return sum(2 * math.prod(sizes.shape(spec)) for spec in family.tensors if spec.block == block and len(spec.axes) > 1)
 
 
 def training_step(
@@ -40,12 +42,12 @@ def training_step(
     where not given. Backward through what learns costs twice its forward (data and weight gradients).
     """
     depth = sizes.num_hidden_layers if depth is None else depth
-    layer, head = layer_forward(sizes, sequence_length), head_forward(family, sizes)
+    layer, head = layer_forward(family, sizes, sequence_length), head_forward(family, sizes)
     forward = depth * layer + head
     backward = 2 * ((depth if trained is None else trained) * layer + head)
     if trained is not None and not family.pre_norm:
         # The graph is cut below the lowest trained layer; in a post-LN layer q, k and v read the cut
         # input itself and owe it no gradient. In a pre-LN layer a trained norm stands between.
-        backward -= 6 * sizes.hidden_size * sizes.num_attention_heads * sizes.head_dim
+        backward -= 2 * sizes.hidden_size * (sizes.num_attention_heads + 2 * sizes.num_key_value_heads) * sizes.head_dim
     total = tokens * (forward + backward)
     return StepFlops(model=total, executed=total)

@@ -199,10 +199,11 @@ class Run:
                 f"{data.tokenizer.files[0]}: the tokenizer has ids up to {data.tokenizer.vocab_size - 1}, and the model's "
                 f"vocab_size is {sizes.vocab_size}; name the model's own tokenizer as data.tokenizer.path"
             )
-        if self._recipe.data.sequence_length > sizes.max_position_embeddings:
+        usable = FAMILIES[source.model_type].usable_positions(sizes)
+        if self._recipe.data.sequence_length > usable:
             raise UserError(
-                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's "
-                f"max_position_embeddings of {sizes.max_position_embeddings}"
+                f"data.sequence_length: {self._recipe.data.sequence_length} is beyond the model's {usable} positions "
+                f"(max_position_embeddings is {sizes.max_position_embeddings})"
             )
 
     def _open_records(self, step: int) -> Records:

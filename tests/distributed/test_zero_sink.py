@@ -77,7 +77,7 @@ def check_all(directory):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_live_partitions_hold_the_grown_weights(tmp_path, family, ranks):
     torch.manual_seed(1)
     described = ModelConfig(family=family, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, vocab_size=35)

@@ -99,7 +99,7 @@ def test_missing_text_is_refused_by_name(refused, tmp_path):
         (["source.model.max_position_embeddings=16"], "data.sequence_length: 32 is beyond the model's"),
         (["data.shards=/nowhere"], "/nowhere/manifest.json: no such file"),
         (["optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'?"),
-        (["source.model.family=t5"], "Input should be 'gpt2' or 'bert'"),
+        (["source.model.family=t5"], "Input should be 'gpt2', 'bert', 'roberta', 'llama', 'mistral', 'qwen2' or 'qwen3'"),
     ],
 )
 def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):

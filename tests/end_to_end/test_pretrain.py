@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.families import FAMILIES
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
@@ -69,7 +68,7 @@ def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed, prep
     assert [record["stage"] for record in undisturbed.evaluations] == ["source", "grown", "submodels", "full"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
     path = recipe(family)
     # One micro-batch of 8 against two of 4: the same bits would be no surprise where the parts are alike.

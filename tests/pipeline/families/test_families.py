@@ -3,13 +3,23 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    Qwen3Config,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+    T5Config,
+)
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check_parameters, family_of, sizes_of, target_config
+from pipeline.families import FAMILIES, check_parameters, family_of, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
-from pipeline.recipe import TargetConfig
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -26,9 +36,41 @@ def test_a_tensor_that_the_table_does_not_know_is_an_error():
         family_of(config, "config.json")
 
 
+@pytest.mark.parametrize("heads", [{"heads": 4, "kv_heads": 1}, {"heads": 2, "kv_heads": 2, "head_dim": 24}])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_table_holds_for_any_groups_and_head_dimension(family, heads, tiny_model):
+    config = tiny_model(family, **heads).config
+    check_parameters(FAMILIES[family], config)
+    sizes = sizes_of(config)
+    assert (sizes.num_key_value_heads, sizes.head_dim) == (heads["kv_heads"], heads.get("head_dim", 8))
+
+
 def test_an_unknown_family_is_refused():
-    with pytest.raises(UserError, match="'llama' is not known; known are gpt2, bert"):
-        family_of(LlamaConfig(), "config.json")
+    with pytest.raises(UserError, match="'t5' is not known; known are gpt2, bert, roberta, llama, mistral, qwen2, qwen3"):
+        family_of(T5Config(), "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (LlamaConfig(attention_bias=True), "attention_bias: True is not supported; False would do"),
+        (LlamaConfig(mlp_bias=True), "mlp_bias: True"),
+        (LlamaConfig(pretraining_tp=2), "pretraining_tp: 2"),
+        (LlamaConfig(partial_rotary_factor=0.5), "rope_parameters.partial_rotary_factor: 0.5"),
+        (Qwen3Config(attention_bias=True), "attention_bias: True"),
+        (RobertaConfig(is_decoder=True), "is_decoder: True"),
+        (RobertaConfig(pad_token_id=0), "pad_token_id: 0 is not supported; 1 would do"),
+    ],
+)
+def test_a_configuration_that_the_table_is_wrong_for_is_refused_by_key(config, words):
+    with pytest.raises(UserError) as error:
+        family_of(config, "config.json")
+    assert f"config.json: {words}" in str(error.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_classs_own_default_configuration_is_known(family):
+    assert family_of(FAMILIES[family].config_class(), "config.json") is FAMILIES[family]
 
 
 def same_state(directory, expected):
@@ -61,6 +103,37 @@ def test_the_published_bert_layout_loads(tmp_path):
     assert any("pooler" in name for name in tensors) and any("seq_relationship" in name for name in tensors)
     save_file(tensors, tmp_path / "model.safetensors")
     config.save_pretrained(tmp_path)
+    same_state(tmp_path, dict(model.named_parameters()))
+
+
+def test_the_published_roberta_layout_loads(tmp_path):
+    """The pooler, position_ids, the tied decoder spelled out, LayerNorm.gamma and beta."""
+    config = RobertaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=10)
+    model = RobertaForMaskedLM(config)
+    pooler = {name: p for name, p in RobertaModel(config).named_parameters() if name.startswith("pooler.")}
+    assert pooler
+    tensors = {f"roberta.{name}": tensor.detach().clone() for name, tensor in pooler.items()}
+    for name, tensor in model.named_parameters():
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        tensors[name] = tensor.detach().clone()
+    tensors["lm_head.decoder.weight"] = model.lm_head.decoder.weight.detach().clone()
+    tensors["lm_head.decoder.bias"] = model.lm_head.bias.detach().clone()
+    tensors["roberta.embeddings.position_ids"] = torch.arange(512)[None]
+    save_file(tensors, tmp_path / "model.safetensors")
+    config.save_pretrained(tmp_path)
+    same_state(tmp_path, dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_published_decoder_layouts_load(family, prefix, tiny_model, tmp_path):
+    """Saved from the base model, without the prefix; older files hold each layer's rotary frequencies."""
+    model = tiny_model(family)
+    tensors = {prefix + name.removeprefix("model."): tensor.detach().clone() for name, tensor in model.named_parameters()}
+    for layer in range(3):
+        tensors[f"{prefix}layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(tensors, tmp_path / "model.safetensors")
+    model.config.save_pretrained(tmp_path)
     same_state(tmp_path, dict(model.named_parameters()))
 
 
@@ -110,38 +183,6 @@ def test_a_directory_of_an_unknown_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(UserError, match="'t5' is not known"):
         open_source(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [
-        ({"hidden_size": 24}, "target.hidden_size: 24 is smaller than the source's 32"),
-        ({"num_hidden_layers": 2}, "target.num_hidden_layers: 2 is smaller"),
-        ({"intermediate_size": 100}, "target.intermediate_size: 100 is smaller"),
-        ({"hidden_size": 44}, "do not keep the source's head dimension 8"),
-        ({"hidden_size": 64, "num_attention_heads": 6}, "do not keep the source's head dimension 8"),
-    ],
-)
-def test_an_impossible_target_is_refused_by_key(tiny_model, target, words):
-    with pytest.raises(UserError) as error:
-        target_config(tiny_model("gpt2").config, TargetConfig(**target))
-    assert words in str(error.value)
-
-
-def test_sizes_that_a_target_leaves_out_follow_the_source(tiny_model):
-    for family in FAMILIES:
-        sizes = sizes_of(target_config(tiny_model(family).config, TargetConfig(hidden_size=48)))
-        assert (sizes.num_attention_heads, sizes.intermediate_size, sizes.num_hidden_layers) == (6, 192, 3)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_targets_dropout_is_the_recipes_not_the_sources(family):
-    source = FAMILIES[family].config_class()
-    keys = FAMILIES[family].dropout
-    assert all(getattr(source, key) == 0.1 for key in keys)
-    for wanted in (0.0, 0.2):
-        grown = target_config(source, TargetConfig(dropout=wanted))
-        assert [getattr(grown, key) for key in keys] == [wanted] * len(keys)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

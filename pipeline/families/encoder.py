@@ -1,0 +1,92 @@
+"""The table of BERT and of what follows it: post-LN encoders with learned positions and a masked-language-model head."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.families.base import FFN, FFN_IN, HIDDEN, HIDDEN_IN, LOGITS, MIXED_IN, Axis, AxisKind, Family, TensorSpec
+
+_QUERY = Axis(AxisKind.HEADS, "out", ("query",))
+_KEY = Axis(AxisKind.HEADS, "out", ("key",))
+_VALUE = Axis(AxisKind.HEADS, "out", ("value",))
+
+
+def _norm(name: str, block: str, *, final_norm: bool = False) -> tuple[TensorSpec, TensorSpec]:
+    return (
+        TensorSpec(name + ".weight", (HIDDEN,), "ones", block, norm="gain", final_norm=final_norm),
+        TensorSpec(name + ".bias", (HIDDEN,), "zeros", block, norm="bias", final_norm=final_norm),
+    )
+
+
+def _linear(name: str, out: Axis, into: Axis, block: str = "layer", *, writes: bool = False) -> tuple[TensorSpec, TensorSpec]:
+    return (
+        TensorSpec(name + ".weight", (out, into), "normal", block, writes_residual=writes),
+        TensorSpec(name + ".bias", (out,), "zeros", block, writes_residual=writes),
+    )
+
+
+def _embedding(name: str, kind: AxisKind) -> TensorSpec:
+    return TensorSpec(name + ".weight", (Axis(kind, "index"), HIDDEN), "normal", "embeddings")
+
+
+def encoder(
+    name: str,
+    model_class: type[PreTrainedModel],
+    config_class: type[PretrainedConfig],
+    *,
+    head: str,
+    transform: str,
+    transform_norm: str,
+    position_offset: int = 0,
+    scratch: Mapping[str, Any] | None = None,
+    kept: tuple[str, ...] = (),
+    refused: Mapping[str, tuple[Any, ...]] | None = None,
+) -> Family:
+    """Return the family whose base model is called `name` and whose head's tensors have the names given."""
+    embeddings, layer = f"{name}.embeddings.", name + ".encoder.layer.{layer}."
+    words = embeddings + "word_embeddings"
+    return Family(
+        name=name,
+        model_class=model_class,
+        config_class=config_class,
+        objective="mlm",
+        norm="layer_norm",
+        pre_norm=False,
+        rotary=False,
+        position_offset=position_offset,
+        layers=f"{name}.encoder.layer",
+        tensors=(
+            _embedding(words, AxisKind.VOCAB),
+            _embedding(embeddings + "position_embeddings", AxisKind.POSITIONS),
+            _embedding(embeddings + "token_type_embeddings", AxisKind.SEGMENTS),
+            *_norm(embeddings + "LayerNorm", "embeddings"),
+            *_linear(layer + "attention.self.query", _QUERY, HIDDEN_IN),
+            *_linear(layer + "attention.self.key", _KEY, HIDDEN_IN),
+            *_linear(layer + "attention.self.value", _VALUE, HIDDEN_IN),
+            *_linear(layer + "attention.output.dense", HIDDEN, MIXED_IN, writes=True),
+            *_norm(layer + "attention.output.LayerNorm", "layer"),
+            *_linear(layer + "intermediate.dense", FFN, HIDDEN_IN),
+            *_linear(layer + "output.dense", HIDDEN, FFN_IN, writes=True),
+            *_norm(layer + "output.LayerNorm", "layer"),
+            *_linear(head + transform, HIDDEN, HIDDEN_IN, "head"),
+            *_norm(head + transform_norm, "head", final_norm=True),
+            TensorSpec(head + "bias", (LOGITS,), "zeros", "head"),
+        ),
+        # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
+        untied_head=_linear(head + "decoder", LOGITS, HIDDEN_IN, "head"),
+        tied_head=words + ".weight",
+        head_alias={head + "decoder.weight": words + ".weight", head + "decoder.bias": head + "bias"},
+        published=(
+            (re.compile(r"^(?=(embeddings|encoder|pooler)\.)"), name + "."),
+            (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+            (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+        ),
+        # The pooler and the next-sentence head serve no masked language modelling; position_ids is a range.
+        ignored=re.compile(rf"^{name}\.pooler\.|^cls\.seq_relationship\.|\.position_ids$"),
+        scratch=scratch or {},
+        dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        kept=("hidden_act", "layer_norm_eps", "type_vocab_size", *kept),
+        refused={"is_decoder": (False,), "add_cross_attention": (False,), **(refused or {})},
+    )

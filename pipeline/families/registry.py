@@ -1,0 +1,55 @@
+"""The families that can be grown, found by name and held against Hugging Face's classes."""
+
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from data_prep.errors import UserError
+from pipeline.families.base import Family, sizes_of
+from pipeline.families.bert import BERT
+from pipeline.families.gpt2 import GPT2
+from pipeline.families.llama import LLAMA
+from pipeline.families.mistral import MISTRAL
+from pipeline.families.qwen2 import QWEN2
+from pipeline.families.qwen3 import QWEN3
+from pipeline.families.roberta import ROBERTA
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3)}
+
+
+def family_of(config: PretrainedConfig, origin: str) -> Family:
+    """Return the family of a Hugging Face configuration; raises UserError for one that no table describes."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise UserError(f"{origin}: model_type {config.model_type!r} is not known; known are {', '.join(FAMILIES)}")
+    for key, values in family.refused.items():
+        value = _value(config, key, values[0])
+        if value not in values:
+            raise UserError(f"{origin}: {key}: {value!r} is not supported; {values[0]!r} would do")
+    return family
+
+
+def _value(config: PretrainedConfig, key: str, default: Any) -> Any:
+    mapping, dot, inner = key.partition(".")
+    if not dot:
+        return getattr(config, key, default)
+    return (getattr(config, mapping, None) or {}).get(inner, default)
+
+
+def check_parameters(family: Family, config: PretrainedConfig) -> None:
+    """Hold the family's table against the Hugging Face class's own parameter list.
+
+    Raises RuntimeError naming the first tensor that either side lacks or shapes otherwise.
+    """
+    with torch.device("meta"):
+        model: PreTrainedModel = family.model_class(config)
+    sizes = sizes_of(config)
+    ours = {name: sizes.shape(spec) for name, (spec, _) in family.specs(sizes).items()}
+    theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise RuntimeError(
+                f"{family.model_class.__name__}: tensor {name} is {theirs.get(name, 'absent')} in this version of "
+                f"transformers and {ours.get(name, 'absent')} in the table of family {family.name}"
+            )

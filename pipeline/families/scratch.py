@@ -1,0 +1,43 @@
+"""The configuration of a model to train from scratch."""
+
+from transformers import PretrainedConfig
+
+from pipeline.families.base import Sizes, config_keys
+from pipeline.families.registry import FAMILIES
+from pipeline.families.shape import check_heads, class_rules
+from pipeline.recipe import ModelConfig
+
+
+def scratch_config(model: ModelConfig, vocab_size: int, eos_id: int, sequence_length: int) -> PretrainedConfig:
+    """Return the Hugging Face configuration of a model to train from scratch.
+
+    Windows are packed full, so there is no padding token, whose embedding would stay untrained, but
+    where the family counts positions from it. Raises UserError where the heads do not fit.
+    """
+    family = FAMILIES[model.family]
+    heads = model.num_attention_heads
+    sizes = Sizes(
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=model.num_key_value_heads or heads,
+        head_dim=model.head_dim or model.hidden_size // heads,
+        intermediate_size=model.intermediate_size or 4 * model.hidden_size,
+        vocab_size=model.vocab_size or vocab_size,
+        max_position_embeddings=model.max_position_embeddings or sequence_length + family.position_offset,
+        segments=0,
+        tied=model.tie_word_embeddings,
+    )
+    check_heads(family, sizes, "source.model.")
+    settings = {
+        "tie_word_embeddings": sizes.tied,
+        "initializer_range": model.initializer_range,
+        "pad_token_id": None,
+        "bos_token_id": eos_id,
+        "eos_token_id": eos_id,
+        **family.scratch,
+    }
+    with class_rules(family, "source.model"):
+        config = family.config_class(**config_keys(family, sizes, family.config_class), **settings)
+    family.set_dropout(config, model.dropout)
+    return config

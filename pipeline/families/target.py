@@ -1,0 +1,173 @@
+"""Which models a model can grow into, and the sizes that a target leaves unsaid."""
+
+import copy
+
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from pipeline.families.base import Family, Sizes, config_keys, sizes_of
+from pipeline.families.registry import FAMILIES
+from pipeline.families.shape import check_heads, class_rules
+from pipeline.recipe import TargetConfig
+
+_ROPE_OF_PAIRS = ("default", "linear", "llama3")
+"""Rotary types whose frequencies depend on the pair's share of the head alone, so that a pair keeps its own
+in a head of any multiple, and on no number of positions that growth changes."""
+
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+def target_config(source: PretrainedConfig, target: TargetConfig) -> PretrainedConfig:
+    """Return the source's configuration at the target's sizes.
+
+    Sizes that the recipe leaves out follow the source: heads keep their dimension, query heads their
+    ratio to key-value heads, and the FFN its ratio to the hidden size. Raises UserError where a size is
+    smaller or cannot be reached.
+    """
+    family = FAMILIES[source.model_type]
+    sizes = _target_sizes(family, sizes_of(source), target)
+    check_heads(family, sizes, "target.")
+    config = copy.deepcopy(source)
+    for key, value in config_keys(family, sizes, config).items():
+        setattr(config, key, value)
+    _set_layer_types(source, config)
+    family.set_dropout(config, target.dropout)
+    check_growth(source, config, "target.")
+    return config
+
+
+def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str) -> None:
+    """Refuse a target configuration that the source cannot grow into; `where` stands before the keys.
+
+    Both are of families that `family_of` lets pass. Raises UserError naming the key. The rules are those of
+    `target_config`, which changes nothing but sizes and dropout.
+    """
+    family = FAMILIES[source.model_type]
+    for key in ("model_type", "tie_word_embeddings", *family.kept):
+        old, new = getattr(source, key, None), getattr(target, key, None)
+        if old != new:
+            raise UserError(f"{where}{key}: {new!r} is not the source's {old!r}, which growth keeps")
+    old, new = sizes_of(source), sizes_of(target)
+    for key in _SIZES:
+        if getattr(new, key) < getattr(old, key):
+            raise UserError(
+                f"{where}{key}: {getattr(new, key)} is smaller than the source's {getattr(old, key)}; growth only adds"
+            )
+    check_heads(family, new, where)
+    _check_groups(old, new, where)
+    if family.rotary:
+        _check_rotary(source, old, new, where)
+    _check_layer_types(source, target, where)
+    with class_rules(family, f"{where}num_attention_heads"):
+        target.validate()
+
+
+def _target_sizes(family: Family, old: Sizes, target: TargetConfig) -> Sizes:
+    hidden = target.hidden_size or old.hidden_size
+    heads, head_dim = _heads(family, old, target, hidden)
+    return Sizes(
+        hidden_size=hidden,
+        num_hidden_layers=target.num_hidden_layers or old.num_hidden_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads),
+        head_dim=head_dim,
+        intermediate_size=target.intermediate_size or old.intermediate_size * hidden // old.hidden_size,
+        vocab_size=target.vocab_size or old.vocab_size,
+        max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
+        segments=old.segments,
+        tied=old.tied,
+    )
+
+
+def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int) -> tuple[int, int]:
+    """Return the number of query heads and their dimension."""
+    head_dim = target.head_dim or old.head_dim
+    if family.rotary:
+        heads, rest = divmod(old.num_attention_heads * hidden, old.hidden_size)
+        if rest and target.num_attention_heads is None:
+            raise UserError(
+                f"target.num_attention_heads: the source's {old.num_attention_heads} heads do not scale by hidden_size "
+                f"{old.hidden_size} -> {hidden} to a whole number; name one"
+            )
+        return target.num_attention_heads or heads, head_dim
+    if target.num_attention_heads is not None:
+        return target.num_attention_heads, target.head_dim or hidden // target.num_attention_heads
+    if hidden % head_dim:
+        kept = "head_dim" if target.head_dim else "the source's head dimension"
+        raise UserError(
+            f"target.num_attention_heads: heads over hidden_size {hidden} do not keep {kept} {head_dim}; name "
+            "num_attention_heads, or a hidden_size that is a multiple of it"
+        )
+    return hidden // head_dim, head_dim
+
+
+def _key_value_heads(old: Sizes, heads: int) -> int:
+    group = old.num_attention_heads // old.num_key_value_heads
+    if heads % group == 0:
+        return heads // group
+    if heads % old.num_key_value_heads == 0:
+        return old.num_key_value_heads
+    raise UserError(
+        f"target.num_key_value_heads: {heads} query heads divide neither into the source's groups of {group} nor among its "
+        f"{old.num_key_value_heads} key-value heads; name a divisor of {heads}"
+    )
+
+
+def _check_groups(old: Sizes, new: Sizes, where: str) -> None:
+    """Query heads that read one key-value head must find copies of it, or of what they read, in the target."""
+    old_group = old.num_attention_heads // old.num_key_value_heads
+    group = new.num_attention_heads // new.num_key_value_heads
+    if group < old_group and old_group % group:
+        raise UserError(
+            f"{where}num_key_value_heads: groups of {group} query heads cannot take up the source's groups of {old_group}; "
+            f"choose groups of at least {old_group}, or of a divisor of it"
+        )
+
+
+def _check_rotary(source: PretrainedConfig, old: Sizes, new: Sizes, where: str) -> None:
+    if new.head_dim % old.head_dim:
+        raise UserError(
+            f"{where}head_dim: {new.head_dim} is no multiple of the source's {old.head_dim}, so that rotary pairs would lose "
+            "their frequencies; choose a multiple"
+        )
+    rope = source.rope_parameters.get("rope_type")
+    for key in ("head_dim", "max_position_embeddings"):
+        if getattr(new, key) > getattr(old, key) and rope not in _ROPE_OF_PAIRS:
+            raise UserError(
+                f"{where}{key}: rotary positions of type {rope!r} change with it; keep the source's {getattr(old, key)} "
+                f"(it may grow with {', '.join(_ROPE_OF_PAIRS)})"
+            )
+
+
+def _set_layer_types(source: PretrainedConfig, target: PretrainedConfig) -> None:
+    """New layers attend as the source's do, where those are all alike (Qwen: sliding or full attention)."""
+    types = getattr(source, "layer_types", None)
+    added = target.num_hidden_layers - source.num_hidden_layers
+    if types is None or added <= 0 or len(set(types)) > 1:
+        return
+    target.layer_types = [*types, *types[:1] * added]
+    if types[0] == "full_attention" and hasattr(target, "max_window_layers"):
+        # The layers from here on would slide, for who derives the types from it.
+        target.max_window_layers = max(target.max_window_layers, target.num_hidden_layers)
+
+
+def _check_layer_types(source: PretrainedConfig, target: PretrainedConfig, where: str) -> None:
+    old, new = getattr(source, "layer_types", None), getattr(target, "layer_types", None)
+    if old is None:
+        return
+    if target.num_hidden_layers > source.num_hidden_layers and len(set(old)) > 1:
+        raise UserError(
+            f"{where}num_hidden_layers: the source's layer_types differ from layer to layer, so that no type is due to a new "
+            f"one; keep the source's {source.num_hidden_layers} layers"
+        )
+    if new[: len(old)] != old or set(new) != set(old):
+        raise UserError(f"{where}layer_types: they are not the source's, which growth keeps")
