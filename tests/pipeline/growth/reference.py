@@ -314,20 +314,28 @@ class Reference:
             return channels(neighbours(target // block, source // block, self.growth.neighbours), block)
         return in_turn(target, source)
 
-    def _head_maps(self) -> tuple[list[int], list[int]]:
-        """(query heads, key-value heads). The query heads of a target's group copy one source group's in turn."""
-        kv = self._map("kv_heads", self.large.kv_heads, self.small.kv_heads)
-        if "heads" in self.drawn:
-            return list(self.drawn["heads"]), kv
+    def _head_maps(self) -> tuple[list[int], list[int], Tensor]:
+        """(query heads, key-value heads, which key-value heads are new).
+
+        The query heads of a target's group copy one source group's in turn. Where groups are smaller than the
+        source's, a source group first falls apart into groups of that size, each with the key-value head that they shared.
+        """
         old, new = self.small.heads // self.small.kv_heads, self.large.heads // self.large.kv_heads
-        return [group * old + place % old for group in kv for place in range(new)], kv
+        parts = max(1, old // new)
+        size = old // parts
+        groups = self._map("groups", self.large.kv_heads, self.small.kv_heads * parts)
+        if "heads" in self.drawn:
+            return list(self.drawn["heads"]), list(self.drawn["kv_heads"]), repeats(self.drawn["kv_heads"])
+        within = self._map("group", new, size)
+        added = torch.arange(self.large.kv_heads) >= self.small.kv_heads * parts
+        return [group * size + place for group in groups for place in within], [group // parts for group in groups], added
 
     # -- sides --------------------------------------------------------------------------------------------------------
 
     def design(self) -> Design:
         residual = self._residual()
         attention = self._attention()
-        ffn = self._units(self._map("ffn", self.large.ffn, self.small.ffn, self.small.head), self.large.ffn, self.small.ffn)
+        ffn = self._units(self._map("ffn", self.large.ffn, self.small.ffn, self.small.head), self.small.ffn)
         return Design(**residual, **attention, units=ffn[0], unit_columns=ffn[1])
 
     def _residual(self) -> dict[str, Side | Norm]:
@@ -335,7 +343,7 @@ class Reference:
         kind = width
         if width == "exact_aki":
             kind = "copy" if self.post_norm else "average_pad" if self.layer_norm else "zero_pad"
-        if width in ("direct_copy", "zero_pad") and not self.growth.scaled:
+        if self._pads:
             corner = torch.eye(large, small, dtype=torch.float64)
             new = torch.arange(large) >= small
             norm = Norm(corner, corner, new.double())
@@ -378,7 +386,7 @@ class Reference:
         padded = torch.where(new[:, None], filling, copied)
         s = math.sqrt(large / (k * small))
         written = padded if self.post_norm else s * padded
-        drawn = kind == "average_pad" and self.layer_norm or kind == "zero_pad" and not self.layer_norm
+        drawn = (kind == "average_pad" and self.layer_norm) or (kind == "zero_pad" and not self.layer_norm)
         new_shifts = padded - copied if self.post_norm else torch.zeros_like(copied)
         norm = Norm(copied / s, copied + new_shifts, new.double())
         final = norm
@@ -389,13 +397,13 @@ class Reference:
         read = Side(copied / k, fresh=new if reads_draw else None, silent=None if reads_draw else new)
         return {"write": Side(written), "transform": Side(padded), "read": read, "gain": norm, "final": final}
 
-    def _units(self, g: Sequence[int], target: int, source: int) -> tuple[Side, Side]:
+    def _units(self, g: Sequence[int], source: int, new: Tensor | None = None) -> tuple[Side, Side]:
         """Rows that make units (or whole heads' channels) and columns that read them."""
-        new = repeats(g)
+        new = repeats(g) if new is None else new
         e = copies(g, source)
         kept = torch.where(new[:, None], 0.0, e)
         width = self.growth.width
-        if width == "direct_copy" or (width == "zero_pad" and not self.growth.scaled):
+        if self._pads:
             return Side(kept, fresh=new), Side(kept, fresh=new)
         if width == "zero_pad":
             return Side(kept, fresh=new), Side(kept, silent=new)
@@ -405,22 +413,35 @@ class Reference:
         return (Side(kept, e - kept) if width == "aki" else Side(e)), readers
 
     def _attention(self) -> dict[str, Side]:
-        heads, kv_heads = self._head_maps()
         d, wide = self.small.head, self.large.head
-        query, mix = self._units(channels(heads, d), self.large.heads * d, self.small.heads * d)
-        key, _ = self._units(channels(kv_heads, d), self.large.kv_heads * d, self.small.kv_heads * d)
+        query, key, mix = self._heads()
         value = key
         factor = (wide / d) ** 0.25
         if self.growth.paper_factor:
             factor *= (self.large.hidden / self.small.hidden) ** 0.25  # NAI eq. 8
+        if self._pads:
+            factor = 1.0  # DirectCopy and zero padding place the source and change none of it
         if wide > d:
             turned = self.rotary_places() if self.rotary else list(range(d))
+            closed = "fresh" if self._pads else "silent"
             query = self._widen(query, turned, self.large.heads, "fresh")
-            key = self._widen(key, turned, self.large.kv_heads, "silent")
+            key = self._widen(key, turned, self.large.kv_heads, closed)
             value = self._widen(value, list(range(d)), self.large.kv_heads, "fresh")
-            mix = self._widen(mix, list(range(d)), self.large.heads, "silent")
+            mix = self._widen(mix, list(range(d)), self.large.heads, closed)
         query, key = (Side(s.own * factor, s.above * factor, s.fresh, s.silent) for s in (query, key))
         return {"query": query, "key": key, "value": value, "mix": mix}
+
+    def _heads(self) -> tuple[Side, Side, Side]:
+        """Queries, keys and values, and what reads the heads, before heads widen."""
+        heads, kv_heads, added = self._head_maps()
+        d = self.small.head
+        query, mix = self._units(channels(heads, d), self.small.heads * d)
+        key, _ = self._units(channels(kv_heads, d), self.small.kv_heads * d, added.repeat_interleave(d))
+        return query, key, mix
+
+    @property
+    def _pads(self) -> bool:
+        return self.growth.width in ("direct_copy", "zero_pad") and not self.growth.scaled
 
     def rotary_places(self) -> list[int]:
         """Where a head's channels go so that each half-split pair keeps its frequency: pair i to pair i d'/d."""
@@ -495,7 +516,7 @@ class Reference:
             "transform_bias": d.transform,
         }
         norms = {"gain": d.gain, "shift": d.gain, "final_gain": d.final, "final_shift": d.final}
-        if role in ("q", "k", "q_gain", "k_gain") and "q_gain" in self._roles():
+        if role in ("q_gain", "k_gain") or (role in ("q", "k") and "q_gain" in self._roles() and not self._pads):
             return self._normed(design, role, w, above, fresh)
         if role in matrices:
             out, into = matrices[role]
@@ -506,14 +527,11 @@ class Reference:
             return norms[role].gains @ w + norms[role].new_gain
         if role in ("shift", "final_shift"):
             return norms[role].shifts @ w
+        rows = self._rows(role, w.shape[0])
         if role == "logits_bias":
-            return self._more_rows(w, fresh)
-        rows = Side(torch.eye(w.shape[0], dtype=torch.float64))
-        top = fresh[: w.shape[0]]
-        grown = product(rows, w, w, d.read if role == "logits" else Side(d.write.own + d.write.above, fresh=d.write.fresh), top)
-        if role == "positions":
-            return self._more_positions(grown)
-        return grown if role == "segments" else self._more_rows(grown, fresh)
+            return vector(rows, w, w, fresh)
+        embedded = Side(d.write.own + d.write.above, fresh=d.write.fresh)
+        return product(rows, w, w, d.read if role == "logits" else embedded, fresh)
 
     def _roles(self) -> set[str]:
         return {role_of(self.family, name) for name in self.fresh}
@@ -522,7 +540,7 @@ class Reference:
         """Queries and keys that are normalized over a head's channels (Qwen3): only the gain can carry a factor.
 
         In a wider head every row stands at all pairs of its frequency's group, so that the mean square is what it was;
-        the gain keeps one of them.
+        the key's gain keeps one of them.
         """
         d, wide = self.small.head, self.large.head
         times = wide // d
@@ -530,36 +548,40 @@ class Reference:
         factor = times**0.25
         if self.growth.paper_factor:
             factor *= (self.large.hidden / self.small.hidden) ** 0.25
+        within = [half * d // 2 + pair for half in range(2) for pair in range(d // 2) for _ in range(times)]
         if role in ("q_gain", "k_gain"):
-            gain = torch.full((wide,), 1.0 if role == "q_gain" else 0.0, dtype=torch.float64)
-            gain[places] = w * factor
+            if role == "q_gain" and not self._pads:
+                return w[within] * factor
+            gain = torch.full((wide,), 1.0 if self._pads else 0.0, dtype=torch.float64)
+            gain[places] = w * (1.0 if self._pads else factor)
             return gain
-        heads, kv_heads = self._head_maps()
-        g = channels(heads if role == "q" else kv_heads, d)
-        target, source = (self.large.heads, self.small.heads) if role == "q" else (self.large.kv_heads, self.small.kv_heads)
-        side, _ = self._units(g, target * d, source * d)
-        within = [place for half in range(2) for pair in range(d // 2) for place in [half * d // 2 + pair] * times]
+        side = self._heads()[0 if role == "q" else 1]
+        target = self.large.heads if role == "q" else self.large.kv_heads
         every = torch.tensor([head * d + place for head in range(target) for place in within])
         return product(Side(side.own[every], side.above[every], side.fresh[every]), w, above, design.read, fresh)
 
-    def _more_rows(self, old: Tensor, fresh: Tensor) -> Tensor:
-        added = self.large.vocab - self.small.vocab
-        if not added:
-            return old
+    def _rows(self, role: str, source: int) -> Side:
+        """Rows of tables: words (and logits), positions, segments."""
+        kept = torch.eye(source, dtype=torch.float64)
+        if role == "segments":
+            return Side(kept)
+        if role == "positions":
+            return Side(self._positions(source))
+        added = self.large.vocab - source
         if self.growth.vocabulary == "random":
-            return torch.cat([old, fresh[self.small.vocab :]])
-        return torch.cat([old, old.mean(0, keepdim=True).expand(added, *old.shape[1:])])
+            new = torch.zeros(added, source, dtype=torch.float64)
+            return Side(torch.cat([kept, new]), fresh=torch.arange(self.large.vocab) >= source)
+        return Side(torch.cat([kept, torch.full((added, source), 1 / source, dtype=torch.float64)]))
 
-    def _more_positions(self, old: Tensor) -> Tensor:
-        if self.large.positions == self.small.positions:
-            return old
+    def _positions(self, source: int) -> Tensor:
         before = _POSITIONS_BEFORE_THE_FIRST.get(self.family, 0)
-        table = old[before:]
-        wanted = self.large.positions - before
+        old, new = source - before, self.large.positions - before
         if self.growth.positions == "copy":
-            return torch.cat([old[:before], table[torch.arange(wanted) % len(table)]])
-        stretched = torch.nn.functional.interpolate(table.T[None], size=wanted, mode="linear", align_corners=True)[0].T
-        return torch.cat([old[:before], stretched])
+            return copies([*range(before), *[before + place % old for place in range(new)]], source)
+        table = torch.nn.functional.interpolate(
+            torch.eye(old, dtype=torch.float64)[None], size=new, mode="linear", align_corners=True
+        )[0].T
+        return torch.block_diag(torch.eye(before, dtype=torch.float64), table)
 
 
 def grow_reference(
