@@ -494,8 +494,10 @@ class Reference:
     def _tensor(self, design: Design, name: str, w: Tensor, above: Tensor) -> Tensor:
         role = role_of(self.family, name)
         fresh = self.fresh[name]
-        if self.growth.width == "zero_pad" and not self.growth.scaled:
-            fresh = self.small_values[name]
+        if self._pads and self.growth.width == "zero_pad":
+            random_words = role in ("words", "logits") and self.growth.vocabulary == "random"
+            known = self.small.vocab if random_words else None
+            fresh = torch.cat([self.small_values[name][:known], fresh[len(fresh) if known is None else known :]])
         d = design
         matrices = {
             "q": (d.query, d.read),
