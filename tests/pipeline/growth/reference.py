@@ -460,11 +460,13 @@ class Reference:
             return new
 
         assert len(places) == d
+        # A head that is drawn is drawn whole: its old and new channels do not differ.
+        drawn = side.fresh[::d].repeat_interleave(wide)
         return Side(
             spread(side.own, 0.0),
             spread(side.above, 0.0),
-            spread(side.fresh, rest == "fresh"),
-            spread(side.silent, rest == "silent"),
+            spread(side.fresh, rest == "fresh") | drawn,
+            spread(side.silent, rest == "silent") & ~drawn,
         )
 
     # -- tensors ------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ LISTS = {4: [0, 1, 2, 3], 8: [0, 1, 2, 1, 2, 3, 3, 0], 6: [0, 1, 1, 2, 2, 3]}
 
 MODELS = [
     *((family, True) for family in FAMILY_NAMES),
-    *((family, False) for family in ("gpt2", "bert", "roberta", "llama", "qwen2")),
+    *((family, False) for family in ("gpt2", "bert", "llama")),
 ]
 
 
@@ -164,10 +164,11 @@ def test_heads_of_more_channels(family, operator):
     check(source(family), target, OPERATORS[operator], VERDICTS[expected])
 
 
-@pytest.mark.parametrize("growth", ["fpi", "average pad", "zero pad, scaled", "exact aki"])
+@pytest.mark.parametrize("target", [{"head_dim": 24}, {"head_dim": 16, "num_attention_heads": 8}])
+@pytest.mark.parametrize("operator", ["fpi", "average pad", "zero pad, scaled", "exact aki"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_heads_of_three_times_the_channels_alone(family, growth):
-    check(source(family), {"head_dim": 24}, OPERATORS[growth], "exact")
+def test_heads_alone(family, operator, target):
+    check(source(family), target, OPERATORS[operator], "exact")
 
 
 @pytest.mark.parametrize("shape", [(8, 2), (16, 4), (12, 4), (4, 4), (8, 8), (8, 4), (16, 2)])
