@@ -1,0 +1,135 @@
+"""Small models of every family in float64, and what a plan grows them into."""
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from pipeline.families import FAMILIES, target_config
+from pipeline.families.base import sizes_of
+from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.state import State
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+VOCAB, WINDOW = 50, 16
+HEAD = 8
+
+_CLASSES = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "bert": (BertConfig, BertForMaskedLM),
+    "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+PRE_LAYER_NORM, POST_LAYER_NORM, RMS_NORM = ("gpt2",), ("bert", "roberta"), ("llama", "mistral", "qwen2", "qwen3")
+FAMILY_NAMES = (*PRE_LAYER_NORM, *POST_LAYER_NORM, *RMS_NORM)
+
+
+def small_model(
+    family: str, *, tied: bool = True, hidden: int = 32, layers: int = 3, ffn: int | None = None
+) -> PreTrainedModel:
+    """Return a model in float64 with heads of 8, two to a key-value head where they are grouped; no gain or bias is trivial."""
+    torch.manual_seed(11)
+    config_class, model_class = _CLASSES[family]
+    heads = hidden // HEAD
+    keys = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": WINDOW + (2 if family == "roberta" else 0),
+        "tie_word_embeddings": tied,
+        "attn_implementation": "sdpa",
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1 if family == "roberta" else None,
+        "n_inner" if family == "gpt2" else "intermediate_size": ffn or 2 * hidden,
+    }
+    if family in RMS_NORM:
+        keys |= {"num_key_value_heads": heads // 2, "head_dim": HEAD}
+    else:
+        dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
+        keys |= dict.fromkeys(dropouts, 0.0)
+    model = model_class(config_class(**keys)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.15 * torch.randn_like(parameter)
+    return without_casts(model)
+
+
+class _Norm(torch.nn.Module):
+    """RMSNorm in the precision of what comes in; Hugging Face's own computes in float32."""
+
+    def __init__(self, weight: torch.nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+
+
+def without_casts(model: PreTrainedModel) -> PreTrainedModel:
+    """Put norms that stay in float64 in the place of those that go through float32."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child).__name__.endswith("RMSNorm"):
+                setattr(module, name, _Norm(child.weight, child.variance_epsilon))
+    return model
+
+
+def state_of(model: PreTrainedModel) -> State:
+    """Return a model's weights as a state to grow from."""
+    stored = model.state_dict()
+    names = FAMILIES[model.config.model_type].specs(sizes_of(model.config))
+    return {name: MappedTensor(stored[name].detach()) for name in names}
+
+
+def plan_of(model: PreTrainedModel, target: dict, growth: dict, seed: int = 3) -> tuple[GrowthPlan, PretrainedConfig]:
+    """Return (the plan, the target's configuration)."""
+    config = target_config(model.config, TargetConfig(**target))
+    return plan_growth(model.config, config, GrowthConfig(**growth), seed), config
+
+
+def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the engine's whole tensors in float64."""
+    grown = plan.grow(state_of(model), torch.float64)
+    return {name: tensor.rows(0, tensor.shape[0]).double() for name, tensor in grown.items()}
+
+
+def loaded(tensors: dict[str, torch.Tensor], config: PretrainedConfig, *, stock: bool = False) -> PreTrainedModel:
+    """Return the Hugging Face model of a configuration with these weights; `stock` leaves its norms alone."""
+    config._attn_implementation = "sdpa"
+    model = _CLASSES[config.model_type][1](config).double().eval()
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected and set(missing) <= set(FAMILIES[config.model_type].head_alias)
+    model.tie_weights()
+    return model if stock else without_casts(model)
+
+
+def tokens(seed: int = 0, windows: int = 2) -> torch.Tensor:
+    """Return token ids [windows, 16] of the source's vocabulary; RoBERTa's padding token is not among them."""
+    return torch.randint(2, VOCAB, (windows, WINDOW), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of the source's vocabulary."""
+    with torch.no_grad():
+        return model(input_ids=ids).logits[..., :VOCAB]

@@ -1,0 +1,595 @@
+"""A second growth, written from the papers with whole matrices, to hold the engine against.
+
+Everything is dense float64 and `nn.Linear`'s [out, in]. A matrix grows as `E W R^T + fresh`: row j of `E` says what
+target output j is made of, row i of `R` how much of each source input it reads, and `fresh` are the values of new
+elements that the source does not determine. No code of the engine takes part but the random draws themselves
+(`initialized`, `keyed`), since only where they are put is in question.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline import keyed
+from pipeline.families import FAMILIES
+from pipeline.growth.initialization import initialized
+from pipeline.recipe import GrowthConfig
+
+Tensors = dict[str, Tensor]
+Maps = Mapping[str, Sequence[int]]
+"""The maps that were drawn, by axis: residual (channels), heads, kv_heads (heads), ffn (units)."""
+
+_GPT2 = {
+    r"wte\.weight": "words",
+    r"wpe\.weight": "positions",
+    r"ln_[12]\.weight": "gain",
+    r"ln_[12]\.bias": "shift",
+    r"c_attn\.weight#0": "q",
+    r"c_attn\.weight#1": "k",
+    r"c_attn\.weight#2": "v",
+    r"c_attn\.bias#0": "q_bias",
+    r"c_attn\.bias#1": "k_bias",
+    r"c_attn\.bias#2": "v_bias",
+    r"attn\.c_proj\.weight": "o",
+    r"attn\.c_proj\.bias": "o_bias",
+    r"mlp\.c_fc\.weight": "up",
+    r"mlp\.c_fc\.bias": "up_bias",
+    r"mlp\.c_proj\.weight": "down",
+    r"mlp\.c_proj\.bias": "down_bias",
+    r"ln_f\.weight": "final_gain",
+    r"ln_f\.bias": "final_shift",
+    r"lm_head\.weight": "logits",
+}
+_ENCODER = {
+    r"word_embeddings\.weight": "words",
+    r"position_embeddings\.weight": "positions",
+    r"token_type_embeddings\.weight": "segments",
+    r"transform\.LayerNorm\.weight|lm_head\.layer_norm\.weight": "final_gain",
+    r"transform\.LayerNorm\.bias|lm_head\.layer_norm\.bias": "final_shift",
+    r"LayerNorm\.weight": "gain",
+    r"LayerNorm\.bias": "shift",
+    r"self\.query\.weight": "q",
+    r"self\.key\.weight": "k",
+    r"self\.value\.weight": "v",
+    r"self\.query\.bias": "q_bias",
+    r"self\.key\.bias": "k_bias",
+    r"self\.value\.bias": "v_bias",
+    r"attention\.output\.dense\.weight": "o",
+    r"attention\.output\.dense\.bias": "o_bias",
+    r"intermediate\.dense\.weight": "up",
+    r"intermediate\.dense\.bias": "up_bias",
+    r"output\.dense\.weight": "down",
+    r"output\.dense\.bias": "down_bias",
+    r"transform\.dense\.weight|lm_head\.dense\.weight": "transform",
+    r"transform\.dense\.bias|lm_head\.dense\.bias": "transform_bias",
+    r"decoder\.weight": "logits",
+    r"decoder\.bias|cls\.predictions\.bias|lm_head\.bias": "logits_bias",
+}
+_DECODER = {
+    r"embed_tokens\.weight": "words",
+    r"layernorm\.weight": "gain",
+    r"q_proj\.weight": "q",
+    r"k_proj\.weight": "k",
+    r"v_proj\.weight": "v",
+    r"q_proj\.bias": "q_bias",
+    r"k_proj\.bias": "k_bias",
+    r"v_proj\.bias": "v_bias",
+    r"q_norm\.weight": "q_gain",
+    r"k_norm\.weight": "k_gain",
+    r"o_proj\.weight": "o",
+    r"(gate|up)_proj\.weight": "up",
+    r"down_proj\.weight": "down",
+    r"model\.norm\.weight": "final_gain",
+    r"lm_head\.weight": "logits",
+}
+_ROLES = {"gpt2": _GPT2, "bert": _ENCODER, "roberta": _ENCODER}
+_LAYER = re.compile(r"\.(?:h|layer|layers)\.(\d+)\.")
+_POSITIONS_BEFORE_THE_FIRST = {"roberta": 2}
+
+
+def role_of(family: str, name: str) -> str:
+    """What a tensor of a Hugging Face model is."""
+    return next(role for pattern, role in _ROLES.get(family, _DECODER).items() if re.search(rf"(?:{pattern})$", name))
+
+
+def split(family: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """GPT-2's Conv1D matrices transposed to [out, in] and its c_attn cut into `name#0` query, `#1` key, `#2` value."""
+    if family != "gpt2":
+        return dict(tensors)
+    plain: Tensors = {}
+    for name, tensor in tensors.items():
+        turned = tensor.T if re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name) else tensor
+        if ".c_attn." in name:
+            plain |= {f"{name}#{part}": piece for part, piece in enumerate(turned.chunk(3))}
+        else:
+            plain[name] = turned
+    return plain
+
+
+def join(family: str, plain: Tensors) -> Tensors:
+    """The inverse of `split`."""
+    if family != "gpt2":
+        return plain
+    tensors: Tensors = {}
+    for name in plain:
+        whole = name.split("#")[0]
+        if whole in tensors:
+            continue
+        tensor = torch.cat([plain[f"{whole}#{part}"] for part in range(3)]) if "#" in name else plain[name]
+        tensors[whole] = tensor.T.contiguous() if re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", whole) else tensor
+    return tensors
+
+
+@dataclass
+class Size:
+    """A model's sizes, read off its configuration."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    ffn: int
+    vocab: int
+    positions: int
+
+    @staticmethod
+    def of(config: PretrainedConfig) -> "Size":
+        heads = config.num_attention_heads
+        return Size(
+            hidden=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            ffn=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
+            vocab=config.vocab_size,
+            positions=config.max_position_embeddings,
+        )
+
+
+def copies(g: Sequence[int], size: int) -> Tensor:
+    """The matrix whose row i is the unit vector of g(i)."""
+    matrix = torch.zeros(len(g), size, dtype=torch.float64)
+    matrix[range(len(g)), list(g)] = 1
+    return matrix
+
+
+def counts(matrix: Tensor) -> Tensor:
+    """C of bert2BERT eq. 7, for each target index: how many share its source."""
+    return matrix @ matrix.sum(0)
+
+
+def repeats(g: Sequence[int]) -> Tensor:
+    """Which indices are not the first copy of their source."""
+    return torch.tensor([index in g[:place] for place, index in enumerate(g)])
+
+
+def channels(head_map: Sequence[int], width: int) -> list[int]:
+    """A map of heads as a map of their channels."""
+    return [head * width + channel for head in head_map for channel in range(width)]
+
+
+def in_turn(target: int, source: int) -> list[int]:
+    return [j % source for j in range(target)]
+
+
+def neighbours(target: int, source: int, how: str) -> list[int]:
+    """NAI 3.3.1: the last n, in order (`block`), or the last one n times (`last`)."""
+    new = target - source
+    if how == "last":
+        return [*range(source), *[source - 1] * new]
+    reach = min(new, source)
+    return [*range(source), *[source - reach + j % reach for j in range(new)]]
+
+
+@dataclass
+class Side:
+    """What the target's indices along one axis of a matrix are made of."""
+
+    own: Tensor
+    """[target, source]"""
+    above: Tensor | None = None
+    """[target, source]: rows that come from the source's next layer."""
+    fresh: Tensor | None = None
+    """[target]: elements at the initial draw."""
+    silent: Tensor | None = None
+    """[target]: elements that are zero, even where the other side is fresh."""
+
+    def __post_init__(self) -> None:
+        nowhere = torch.zeros(self.own.shape[0], dtype=torch.bool)
+        self.above = torch.zeros_like(self.own) if self.above is None else self.above
+        self.fresh = nowhere if self.fresh is None else self.fresh
+        self.silent = nowhere if self.silent is None else self.silent
+
+
+def product(out: Side, w: Tensor, above: Tensor, into: Side, fresh: Tensor) -> Tensor:
+    """E W R^T, rows of the next layer added, and the initial draw where either side says so."""
+    grown = (out.own @ w + out.above @ above) @ into.own.T
+    put = out.fresh[:, None] | into.fresh[None, :]
+    put = put & ~out.silent[:, None] & ~into.silent[None, :]
+    assert not grown[put].any(), "a new element that the source has a value for"
+    return grown + torch.where(put, fresh, 0.0)
+
+
+def vector(out: Side, v: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
+    grown = out.own @ v + out.above @ above
+    return torch.where(out.fresh & ~out.silent, fresh, grown)
+
+
+@dataclass
+class Design:
+    """How each axis of the network grows."""
+
+    write: Side
+    """Rows of what is added to the residual stream."""
+    read: Side
+    """Columns that read the (normalized) residual stream."""
+    transform: Side
+    """Rows of BERT's transform before the output matrix."""
+    query: Side
+    key: Side
+    value: Side
+    mix: Side
+    """Columns of attention's output projection."""
+    units: Side
+    """Rows of the FFN's first matrices."""
+    unit_columns: Side
+    gain: "Norm"
+    final: "Norm"
+
+
+@dataclass
+class Norm:
+    """gain' = gains @ gain + new_gain, and the same for the bias."""
+
+    gains: Tensor
+    shifts: Tensor
+    new_gain: Tensor
+
+
+def layer_plan(growth: GrowthConfig, source: int, target: int) -> list[tuple[int | None, bool]]:
+    """(source layer or None for a new one, whether it writes nothing) for each layer of the target."""
+    if growth.depth == "stack":  # bert2BERT algorithm 1
+        k = target // source
+        top = target - k * source
+        return [(layer, False) for layer in [*range(source)] * k + [*range(source - top, source)]]
+    if growth.depth == "last_layer":  # NAI algorithm 1
+        return [(min(layer, source - 1), layer >= source) for layer in range(target)]
+    if growth.depth == "random":
+        return [(layer if layer < source else None, False) for layer in range(target)]
+    if growth.depth == "interleave":
+        origins = [math.floor(layer * source / target) for layer in range(target)]
+        return [(origin, layer > 0 and origins[layer - 1] == origin) for layer, origin in enumerate(origins)]
+    assert growth.depth == "list"
+    return [(layer, False) for layer in growth.layers]
+
+
+class Reference:
+    """One growth: the sides of every axis, and what they make of the source's tensors."""
+
+    def __init__(self, model: PreTrainedModel, target: PretrainedConfig, growth: GrowthConfig, seed: int, drawn: Maps) -> None:
+        self.family = target.model_type
+        self.small, self.large, self.growth = Size.of(model.config), Size.of(target), growth
+        self.tied = target.tie_word_embeddings
+        self.post_norm = self.family in ("bert", "roberta")
+        self.layer_norm = self.family in ("gpt2", "bert", "roberta")
+        self.rotary = not self.layer_norm
+        self.drawn = drawn
+        self.stored = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        state = initialized(FAMILIES[self.family], target, seed)
+        whole = {name: tensor.rows(0, tensor.shape[0]).double() for name, tensor in state.items()}
+        self.names = list(whole)
+        if growth.width == "zero_pad" and not growth.scaled:
+            # The random rows of a new layer stay the initialization's.
+            self.small_values = split(self.family, {name: self._small(name, tensor, seed) for name, tensor in whole.items()})
+        self.fresh = split(self.family, whole)
+        self.source = split(self.family, self.stored)
+
+    def _small(self, name: str, like: Tensor, seed: int) -> Tensor:
+        if like.dim() == 1:
+            return torch.zeros_like(like)
+        layer = _LAYER.search(name)
+        origin = name
+        if layer:
+            of = layer_plan(self.growth, self.small.layers, self.large.layers)[int(layer[1])][0]
+            if of is None:
+                return torch.zeros_like(like)
+            origin = name[: layer.start(1)] + str(of) + name[layer.end(1) :]
+        draw = torch.from_numpy(keyed.normal(("growth", seed, name), 0, like.numel())).reshape(like.shape)
+        return draw * self.growth.noise * self.stored[origin].std()
+
+    # -- maps ---------------------------------------------------------------------------------------------------------
+
+    def _map(self, axis: str, target: int, source: int, block: int = 1) -> list[int]:
+        """The map of an axis in blocks of `block`; NAI's are one head wide."""
+        if axis in self.drawn:
+            return list(self.drawn[axis])
+        if self.growth.width == "nai":
+            return channels(neighbours(target // block, source // block, self.growth.neighbours), block)
+        return in_turn(target, source)
+
+    def _head_maps(self) -> tuple[list[int], list[int], Tensor]:
+        """(query heads, key-value heads, which key-value heads are new).
+
+        The query heads of a target's group copy one source group's in turn. Where groups are smaller than the
+        source's, a source group first falls apart into groups of that size, each with the key-value head that they shared.
+        """
+        old, new = self.small.heads // self.small.kv_heads, self.large.heads // self.large.kv_heads
+        parts = max(1, old // new)
+        size = old // parts
+        groups = self._map("groups", self.large.kv_heads, self.small.kv_heads * parts)
+        if "heads" in self.drawn:
+            return list(self.drawn["heads"]), list(self.drawn["kv_heads"]), repeats(self.drawn["kv_heads"])
+        within = self._map("group", new, size)
+        added = torch.arange(self.large.kv_heads) >= self.small.kv_heads * parts
+        return [group * size + place for group in groups for place in within], [group // parts for group in groups], added
+
+    # -- sides --------------------------------------------------------------------------------------------------------
+
+    def design(self) -> Design:
+        residual = self._residual()
+        attention = self._attention()
+        ffn = self._units(self._map("ffn", self.large.ffn, self.small.ffn, self.small.head), self.small.ffn)
+        return Design(**residual, **attention, units=ffn[0], unit_columns=ffn[1])
+
+    def _residual(self) -> dict[str, Side | Norm]:
+        small, large, width = self.small.hidden, self.large.hidden, self.growth.width
+        kind = width
+        if width == "exact_aki":
+            kind = "copy" if self.post_norm else "average_pad" if self.layer_norm else "zero_pad"
+        if self._pads:
+            corner = torch.eye(large, small, dtype=torch.float64)
+            new = torch.arange(large) >= small
+            norm = Norm(corner, corner, new.double())
+            side = Side(corner, fresh=new)
+            return {"write": side, "transform": side, "read": side, "gain": norm, "final": norm}
+        if kind in ("average_pad", "zero_pad"):
+            return self._padded(kind, 1 if width in ("exact_aki", "zero_pad") else large // small)
+        g = self._map("residual", large, small, self.small.head)
+        e = copies(g, small)
+        c = counts(e)[:, None]
+        above = torch.zeros_like(e)
+        written = e
+        nothing = torch.zeros(large, dtype=torch.float64)
+        norm, final = Norm(e, e, nothing), Norm(e, e, nothing)
+        if width == "aki":
+            new = repeats(g)[:, None]
+            written, above = torch.where(new, 0.0, e), torch.where(new, e, 0.0)
+        if width == "sqrt_count" and not self.post_norm:
+            s = math.sqrt(large / small)
+            written = s * e / c.sqrt()
+            norm = Norm(e * c.sqrt() / s, e, nothing)
+            final = Norm(e / s**2, e / (s * c.sqrt()), nothing) if self.tied else norm
+        elif self.tied:
+            final = Norm(e / c, e / c, nothing)
+        return {
+            "write": Side(written, above),
+            "transform": Side(e),
+            "read": Side(e / c),
+            "gain": norm,
+            "final": final,
+        }
+
+    def _padded(self, kind: str, k: int) -> dict[str, Side | Norm]:
+        """LEMON's average padding and the zero padding that the norms do not see; k whole copies, then the rest."""
+        small, large = self.small.hidden, self.large.hidden
+        rest = large - k * small
+        new = torch.arange(large) >= k * small
+        copied = torch.cat([torch.eye(small, dtype=torch.float64)] * k + [torch.zeros(rest, small, dtype=torch.float64)])
+        filling = torch.full((large, small), 1 / small if kind == "average_pad" else 0.0, dtype=torch.float64)
+        padded = torch.where(new[:, None], filling, copied)
+        s = math.sqrt(large / (k * small))
+        written = padded if self.post_norm else s * padded
+        drawn = (kind == "average_pad" and self.layer_norm) or (kind == "zero_pad" and not self.layer_norm)
+        new_shifts = padded - copied if self.post_norm else torch.zeros_like(copied)
+        norm = Norm(copied / s, copied + new_shifts, new.double())
+        final = norm
+        if self.tied:
+            w = 1 if self.post_norm else s
+            final = Norm(copied / (s * w * k), copied / (w * k) + new_shifts, new.double())
+        reads_draw = drawn and not self.post_norm
+        read = Side(copied / k, fresh=new if reads_draw else None, silent=None if reads_draw else new)
+        return {"write": Side(written), "transform": Side(padded), "read": read, "gain": norm, "final": final}
+
+    def _units(self, g: Sequence[int], source: int, new: Tensor | None = None) -> tuple[Side, Side]:
+        """Rows that make units (or whole heads' channels) and columns that read them."""
+        new = repeats(g) if new is None else new
+        e = copies(g, source)
+        kept = torch.where(new[:, None], 0.0, e)
+        width = self.growth.width
+        if self._pads:
+            return Side(kept, fresh=new), Side(kept, fresh=new)
+        if width == "zero_pad":
+            return Side(kept, fresh=new), Side(kept, silent=new)
+        if width == "exact_aki":
+            return Side(kept, e - kept), Side(kept, silent=new)
+        readers = Side(e / counts(e)[:, None])
+        return (Side(kept, e - kept) if width == "aki" else Side(e)), readers
+
+    def _attention(self) -> dict[str, Side]:
+        d, wide = self.small.head, self.large.head
+        query, key, mix = self._heads()
+        value = key
+        factor = (wide / d) ** 0.25
+        if self.growth.paper_factor:
+            factor *= (self.large.hidden / self.small.hidden) ** 0.25  # NAI eq. 8
+        if self._pads:
+            factor = 1.0  # DirectCopy and zero padding place the source and change none of it
+        if wide > d:
+            turned = self.rotary_places() if self.rotary else list(range(d))
+            closed = "fresh" if self._pads else "silent"
+            query = self._widen(query, turned, self.large.heads, "fresh")
+            key = self._widen(key, turned, self.large.kv_heads, closed)
+            value = self._widen(value, list(range(d)), self.large.kv_heads, "fresh")
+            mix = self._widen(mix, list(range(d)), self.large.heads, closed)
+        query, key = (Side(s.own * factor, s.above * factor, s.fresh, s.silent) for s in (query, key))
+        return {"query": query, "key": key, "value": value, "mix": mix}
+
+    def _heads(self) -> tuple[Side, Side, Side]:
+        """Queries, keys and values, and what reads the heads, before heads widen."""
+        heads, kv_heads, added = self._head_maps()
+        d = self.small.head
+        query, mix = self._units(channels(heads, d), self.small.heads * d)
+        key, _ = self._units(channels(kv_heads, d), self.small.kv_heads * d, added.repeat_interleave(d))
+        return query, key, mix
+
+    @property
+    def _pads(self) -> bool:
+        return self.growth.width in ("direct_copy", "zero_pad") and not self.growth.scaled
+
+    def rotary_places(self) -> list[int]:
+        """Where a head's channels go so that each half-split pair keeps its frequency: pair i to pair i d'/d."""
+        d, wide = self.small.head, self.large.head
+        pairs = [i * wide // d for i in range(d // 2)]
+        return [*pairs, *[place + wide // 2 for place in pairs]]
+
+    def _widen(self, side: Side, places: list[int], heads: int, rest: str) -> Side:
+        """Each head's channels at `places` of a wider head; the others fresh or silent."""
+        d, wide = self.small.head, self.large.head
+        rows = torch.tensor([head * wide + place for head in range(heads) for place in places])
+
+        def spread(old: Tensor, filling: float | bool) -> Tensor:
+            new = torch.full((heads * wide, *old.shape[1:]), filling, dtype=old.dtype)
+            new[rows] = old
+            return new
+
+        assert len(places) == d
+        # A head that is drawn is drawn whole: its old and new channels do not differ.
+        drawn = side.fresh[::d].repeat_interleave(wide)
+        return Side(
+            spread(side.own, 0.0),
+            spread(side.above, 0.0),
+            spread(side.fresh, rest == "fresh") | drawn,
+            spread(side.silent, rest == "silent") & ~drawn,
+        )
+
+    # -- tensors ------------------------------------------------------------------------------------------------------
+
+    def grown(self) -> Tensors:
+        design = self.design()
+        origins = layer_plan(self.growth, self.small.layers, self.large.layers)
+        plain = {}
+        for name in self.fresh:
+            layer = _LAYER.search(name)
+            if layer is None:
+                plain[name] = self._tensor(design, name, self.source[name], self.source[name])
+                continue
+            origin, silent = origins[int(layer[1])]
+            if origin is None:
+                plain[name] = self.fresh[name]
+                continue
+
+            def of(number: int, name: str = name, layer: re.Match = layer) -> Tensor:
+                return self.source[name[: layer.start(1)] + str(number) + name[layer.end(1) :]]
+
+            plain[name] = self._tensor(design, name, of(origin), of(min(origin + 1, self.small.layers - 1)))
+            if silent and role_of(self.family, name) in ("o", "o_bias", "down", "down_bias"):
+                plain[name] = torch.zeros_like(plain[name])
+        return join(self.family, plain)
+
+    def _tensor(self, design: Design, name: str, w: Tensor, above: Tensor) -> Tensor:
+        role = role_of(self.family, name)
+        fresh = self.fresh[name]
+        if self._pads and self.growth.width == "zero_pad":
+            random_words = role in ("words", "logits") and self.growth.vocabulary == "random"
+            known = self.small.vocab if random_words else None
+            fresh = torch.cat([self.small_values[name][:known], fresh[len(fresh) if known is None else known :]])
+        d = design
+        matrices = {
+            "q": (d.query, d.read),
+            "k": (d.key, d.read),
+            "v": (d.value, d.read),
+            "o": (d.write, d.mix),
+            "up": (d.units, d.read),
+            "down": (d.write, d.unit_columns),
+            "transform": (d.transform, d.read),
+        }
+        vectors = {
+            "q_bias": d.query,
+            "k_bias": d.key,
+            "v_bias": d.value,
+            "o_bias": d.write,
+            "up_bias": d.units,
+            "down_bias": d.write,
+            "transform_bias": d.transform,
+        }
+        norms = {"gain": d.gain, "shift": d.gain, "final_gain": d.final, "final_shift": d.final}
+        if role in ("q_gain", "k_gain") or (role in ("q", "k") and "q_gain" in self._roles() and not self._pads):
+            return self._normed(design, role, w, above, fresh)
+        if role in matrices:
+            out, into = matrices[role]
+            return product(out, w, above, into, fresh)
+        if role in vectors:
+            return vector(vectors[role], w, above, fresh)
+        if role in ("gain", "final_gain"):
+            return norms[role].gains @ w + norms[role].new_gain
+        if role in ("shift", "final_shift"):
+            return norms[role].shifts @ w
+        rows = self._rows(role, w.shape[0])
+        if role == "logits_bias":
+            return vector(rows, w, w, fresh)
+        embedded = Side(d.write.own + d.write.above, fresh=d.write.fresh)
+        return product(rows, w, w, d.read if role == "logits" else embedded, fresh)
+
+    def _roles(self) -> set[str]:
+        return {role_of(self.family, name) for name in self.fresh}
+
+    def _normed(self, design: Design, role: str, w: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
+        """Queries and keys that are normalized over a head's channels (Qwen3): only the gain can carry a factor.
+
+        In a wider head every row stands at all pairs of its frequency's group, so that the mean square is what it was;
+        the key's gain keeps one of them.
+        """
+        d, wide = self.small.head, self.large.head
+        times = wide // d
+        places = self.rotary_places()
+        factor = times**0.25
+        if self.growth.paper_factor:
+            factor *= (self.large.hidden / self.small.hidden) ** 0.25
+        within = [half * d // 2 + pair for half in range(2) for pair in range(d // 2) for _ in range(times)]
+        if role in ("q_gain", "k_gain"):
+            if role == "q_gain" and not self._pads:
+                return w[within] * factor
+            gain = torch.full((wide,), 1.0 if self._pads else 0.0, dtype=torch.float64)
+            gain[places] = w * (1.0 if self._pads else factor)
+            return gain
+        side = self._heads()[0 if role == "q" else 1]
+        target = self.large.heads if role == "q" else self.large.kv_heads
+        every = torch.tensor([head * d + place for head in range(target) for place in within])
+        return product(Side(side.own[every], side.above[every], side.fresh[every]), w, above, design.read, fresh)
+
+    def _rows(self, role: str, source: int) -> Side:
+        """Rows of tables: words (and logits), positions, segments."""
+        kept = torch.eye(source, dtype=torch.float64)
+        if role == "segments":
+            return Side(kept)
+        if role == "positions":
+            return Side(self._positions(source))
+        added = self.large.vocab - source
+        if self.growth.vocabulary == "random":
+            new = torch.zeros(added, source, dtype=torch.float64)
+            return Side(torch.cat([kept, new]), fresh=torch.arange(self.large.vocab) >= source)
+        return Side(torch.cat([kept, torch.full((added, source), 1 / source, dtype=torch.float64)]))
+
+    def _positions(self, source: int) -> Tensor:
+        before = _POSITIONS_BEFORE_THE_FIRST.get(self.family, 0)
+        old, new = source - before, self.large.positions - before
+        if self.growth.positions == "copy":
+            return copies([*range(before), *[before + place % old for place in range(new)]], source)
+        table = torch.nn.functional.interpolate(
+            torch.eye(old, dtype=torch.float64)[None], size=new, mode="linear", align_corners=True
+        )[0].T
+        return torch.block_diag(torch.eye(before, dtype=torch.float64), table)
+
+
+def grow_reference(
+    model: PreTrainedModel, target: PretrainedConfig, growth: GrowthConfig, seed: int, drawn: Maps | None = None
+) -> Tensors:
+    """Return the grown model's tensors under Hugging Face's names, float64; `drawn` are the random maps, if any."""
+    return Reference(model, target, growth, seed, drawn or {}).grown()

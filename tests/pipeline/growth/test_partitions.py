@@ -1,0 +1,111 @@
+"""What a rank computes of its own piece is, bit for bit, what one process computes of the whole."""
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES
+from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.state import flat
+from tests.pipeline.growth.models import plan_of, small_model, state_of
+
+RANKS = (1, 2, 3, 4, 7)
+
+GROWTHS = {
+    "fpi": {},
+    "fpi, random map": {"map": "random"},
+    "fpi, paired": {"symmetry": "paired", "noise": 0.3},
+    "fpi, split": {"symmetry": "split", "noise": 0.3},
+    "aki": {"width": "aki"},
+    "nai": {"width": "nai"},
+    "nai, noise": {"width": "nai", "noise": 0.1},
+    "nai, last": {"width": "nai", "neighbours": "last"},
+    "nai, paired": {"width": "nai", "symmetry": "paired", "noise": 0.3},
+    "nai, paper factor": {"width": "nai", "paper_factor": True},
+    "direct copy": {"width": "direct_copy", "vocabulary": "random"},
+    "zero pad": {"width": "zero_pad", "noise": 0.1},
+    "zero pad, scaled": {"width": "zero_pad", "scaled": True},
+    "average pad": {"width": "average_pad"},
+    "average pad, paired": {"width": "average_pad", "symmetry": "paired", "noise": 0.3},
+    "average pad, split": {"width": "average_pad", "symmetry": "split", "noise": 0.3},
+    "sqrt count": {"width": "sqrt_count"},
+    "sqrt count, split": {"width": "sqrt_count", "symmetry": "split", "noise": 0.3},
+    "hypercloning": {"width": "hypercloning"},
+    "exact aki": {"width": "exact_aki"},
+    "interpolated positions": {"positions": "interpolate"},
+}
+# Sizes that no number of ranks divides.
+TARGETS = {
+    "gpt2": {"hidden_size": 40, "num_hidden_layers": 3, "vocab_size": 53, "max_position_embeddings": 21},
+    "bert": {"hidden_size": 40, "num_hidden_layers": 3, "vocab_size": 53, "max_position_embeddings": 21},
+    "qwen3": {"hidden_size": 48, "head_dim": 16, "num_attention_heads": 6, "num_hidden_layers": 3, "vocab_size": 53},
+}
+WHOLE_COPIES = {"hypercloning", "sqrt count", "sqrt count, split"}
+
+
+def grown_by(family, name, **options):
+    model = small_model(family, hidden=16, layers=2, ffn=24)
+    target = TARGETS[family]
+    if name in WHOLE_COPIES and (family == "bert" or name == "hypercloning"):
+        target = target | {"hidden_size": 48, "intermediate_size": 48}
+    elif "nai" in name:
+        target = target | {"intermediate_size": 56}
+    return model, plan_of(model, target, GROWTHS[name] | options, 5)[0]
+
+
+def in_pieces(tensor, ranks):
+    """The tensor as DeepSpeed cuts it: ceil(numel / ranks) elements of the flattened whole a rank."""
+    size = torch.Size(tensor.shape).numel()
+    piece = -(-size // ranks)
+    return torch.cat(
+        [flat(tensor, rank * piece, min((rank + 1) * piece, size)) for rank in range(ranks) if rank * piece < size]
+    )
+
+
+def assert_same_in_pieces(tensor, name):
+    whole = tensor.rows(0, tensor.shape[0]).reshape(-1)
+    for ranks in RANKS:
+        assert torch.equal(in_pieces(tensor, ranks), whole), f"{name} on {ranks} ranks"
+
+
+@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [("gpt2", torch.float32), ("gpt2", torch.bfloat16), ("bert", torch.bfloat16), ("qwen3", torch.float32)],
+)
+def test_weights(family, growth, dtype):
+    model, plan = grown_by(family, growth)
+    state = {name: MappedTensor(tensor.rows(0, tensor.shape[0]).to(dtype)) for name, tensor in state_of(model).items()}
+    for name, tensor in plan.grow(state).items():
+        assert tensor.rows(0, 1).dtype == torch.float32
+        assert_same_in_pieces(tensor, name)
+
+
+@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize("family", TARGETS)
+def test_adam(family, growth):
+    model, plan = grown_by(family, growth, optimizer_state="grow", element_rates=True)
+    generator = torch.Generator().manual_seed(1)
+    optimizer = {
+        name: {
+            "exp_avg": MappedTensor(torch.randn(tensor.shape, generator=generator)),
+            "exp_avg_sq": MappedTensor(torch.rand(tensor.shape, generator=generator)),
+            "step": 7.0,
+        }
+        for name, tensor in state_of(model).items()
+    }
+    keys = set()
+    for name, entry in plan.grow_optimizer(optimizer).items():
+        for key, value in entry.items():
+            keys.add(key)
+            if not isinstance(value, float):
+                assert value.shape == plan.initial[name].shape
+                assert_same_in_pieces(value, f"{name}: {key}")
+    assert keys == {"exp_avg", "exp_avg_sq", "step", "lr_factor", "eps_factor"}
+
+
+def test_initial_values():
+    """The random values that operators draw on are themselves the same in pieces."""
+    _, plan = grown_by("gpt2", "direct copy")
+    assert set(plan.initial) == set(FAMILIES["gpt2"].specs(plan.target))
+    for name, tensor in plan.initial.items():
+        assert_same_in_pieces(tensor, name)

@@ -1,0 +1,126 @@
+"""Copies that stay copies waste what was added; elements without a gradient waste it for ever."""
+
+import pytest
+import torch
+
+from pipeline.growth.exactness import predict
+from tests.pipeline.growth.models import RMS_NORM, grown_tensors, loaded, logits, plan_of, small_model, tokens
+from tests.pipeline.growth.reference import role_of, split
+
+EXACT = 1e-12
+COPYING = ["fpi", "nai", "hypercloning", "average_pad", "sqrt_count"]
+TARGET = {"hidden_size": 64}
+# The scores of one query do not change when all keys move alike: a key's bias learns nothing, new or old.
+NEVER = {"k_bias", "segments"}
+
+
+def grow(family, growth, target=TARGET, **sizes):
+    model = small_model(family, layers=2, **sizes)
+    plan, config = plan_of(model, target, growth)
+    return model, plan, loaded(grown_tensors(plan, model), config)
+
+
+def train(model, steps, lr=1e-3):
+    """Train on random tokens and return, by name, the largest gradient that each element had."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    largest = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for step in range(steps):
+        ids = tokens(100 + step, windows=8)
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                torch.maximum(largest[name], parameter.grad.abs(), out=largest[name])
+        optimizer.step()
+    return largest
+
+
+def twins_apart(model, wanted):
+    """Return by name how far rows j and j + n / 2 are from each other, of those tensors whose role is wanted.
+
+    At x2 the balanced map, and NAI's of as many new heads as there are, copy the whole axis once more.
+    """
+    family = model.config.model_type
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    apart = {}
+    for name, tensor in split(family, tensors).items():
+        if role_of(family, name) in wanted:
+            first, second = tensor.chunk(2)
+            apart[name] = ((first - second).norm(dim=-1) / first.norm(dim=-1)).min().item()
+    return apart
+
+
+@pytest.mark.parametrize("symmetry", ["paired", "split"])
+@pytest.mark.parametrize("width", COPYING)
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
+def test_a_broken_symmetry_keeps_the_function_and_parts_the_twins(family, width, symmetry):
+    model, plan, grown = grow(family, {"width": width, "symmetry": symmetry, "noise": 0.25})
+    assert predict(plan) == []
+    assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
+    train(grown, 20)
+    apart = twins_apart(grown, {"q", "k", "v", "up"})
+    assert len(apart) == 2 * (5 if family == "llama" else 4)
+    # Noise of a quarter of the deviation parts two rows by about a third of their norm from the start.
+    assert min(apart.values()) > 0.05, apart
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
+@pytest.mark.parametrize("width", COPYING)
+def test_copies_stay_copies_for_ever(family, width):
+    """The reason for `symmetry`: whatever twins learn, they learn alike."""
+    _, _, grown = grow(family, {"width": width})
+    before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}
+    train(grown, 20)
+    apart = twins_apart(grown, {"q", "k", "v", "up"})
+    assert max(apart.values()) < EXACT, apart
+    # It did learn: 20 steps of 1e-3 move an element by up to 0.02.
+    moved = {name: parameter.detach() - before[name] for name, parameter in grown.named_parameters()}
+    for name, distance in split(family, moved).items():
+        assert role_of(family, name) in NEVER or distance.abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
+def test_exact_aki_has_no_twins(family):
+    """New units read as the next layer's; at the top as the same layer's, but they write other things."""
+    model, _, grown = grow(family, {"width": "exact_aki"})
+    assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
+    lower = {name: apart for name, apart in twins_apart(grown, {"q", "k", "v", "up"}).items() if ".0." in name}
+    assert min(lower.values()) > 0.1, lower
+    train(grown, 20)
+    assert min(twins_apart(grown, {"q", "k", "v", "up"}).values()) > 1e-3
+
+
+WIDER_HEADS = {"hidden_size": 64, "num_attention_heads": 4}
+GROWTHS = {
+    "fpi": {},
+    "aki": {"width": "aki"},
+    "nai": {"width": "nai"},
+    "direct copy": {"width": "direct_copy"},
+    "zero pad": {"width": "zero_pad", "noise": 0.02},
+    "zero pad, scaled": {"width": "zero_pad", "scaled": True},
+    "average pad": {"width": "average_pad"},
+    "sqrt count": {"width": "sqrt_count"},
+    "exact aki": {"width": "exact_aki"},
+    "exact aki, interleaved": {"width": "exact_aki", "depth": "interleave"},
+    "nai, last layer": {"width": "nai", "depth": "last_layer"},
+}
+
+
+@pytest.mark.parametrize("heads", ["more", "wider"])
+@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
+def test_no_row_or_column_is_dead(family, growth, heads):
+    """Within three steps every row and every column of every tensor has had a gradient."""
+    ratio = {"more": 48 if growth != "sqrt count" or family != "bert" else 64, "wider": 64}[heads]
+    target = WIDER_HEADS | ({"head_dim": 16} if family in RMS_NORM else {}) if heads == "wider" else {"hidden_size": ratio}
+    target = target | {"num_hidden_layers": 3 if "depth" in GROWTHS[growth] else 2}
+    _, _, grown = grow(family, GROWTHS[growth], target)
+    for name, gradient in split(family, train(grown, 3)).items():
+        if role_of(family, name) in NEVER:
+            continue
+        # What stands at a causal model's last position predicts nothing.
+        first = int(role_of(family, name) == "positions")
+        for axis in range(first, gradient.dim()):
+            largest = gradient.movedim(axis, 0).reshape(gradient.shape[axis], -1).amax(1)
+            # Rounding leaves 1e-18 where there is nothing; the smallest gradient that counts is some 1e-7.
+            assert (largest > 1e-12).all(), f"{name}, axis {axis}: {(largest <= 1e-12).nonzero().reshape(-1).tolist()}"
