@@ -78,12 +78,12 @@ def small_model(
 class _Norm(torch.nn.Module):
     """RMSNorm in the precision of what comes in; Hugging Face's own computes in float32."""
 
-    def __init__(self, weight: torch.nn.Parameter, eps: float) -> None:
+    def __init__(self, weight: torch.nn.Parameter, variance_epsilon: float) -> None:
         super().__init__()
-        self.weight, self.eps = weight, eps
+        self.weight, self.variance_epsilon = weight, variance_epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def without_casts(model: PreTrainedModel) -> PreTrainedModel:
