@@ -72,8 +72,8 @@ def _head_maps(source: Sizes, target: Sizes, pick: Pick) -> tuple[AxisMap, AxisM
     size = min(old_group, new_group)
     split = old_group // size
     groups = source.num_key_value_heads * split
-    group_map = pick(groups, target.num_key_value_heads, "heads")
-    place_map = pick(size, new_group, "group")
+    group_map = pick(groups, target.num_key_value_heads, "heads" if old_group == new_group == 1 else "key-value groups")
+    place_map = pick(size, new_group, "heads of a group")
     # Split group e holds the query heads [e * size, (e + 1) * size) of the source.
     heads = (group_map[:, None] * size + place_map).reshape(-1)
     own_group = np.arange(target.num_key_value_heads) < groups
@@ -99,7 +99,7 @@ def _neighbours(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
     """NAI 3.3.1: new blocks of one head's width copy the last ones in order (Figure 5), or the last one only."""
 
     def pick(old: int, new: int, what: str) -> np.ndarray:
-        block = 1 if what in ("heads", "group") else source.head_dim
+        block = source.head_dim if what in ("residual", "ffn") else 1
         if old % block or new % block:
             raise UserError(
                 f"growth.width: nai copies blocks of one head's width, {block}, and the {what} axis grows {old} -> {new}; "
