@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data_prep.errors import UserError
 
@@ -43,18 +43,41 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+_WRITER = ".writer"
+"""The file in a folder aside that its writer holds locked, and by which the folder is known as one of these."""
+
+
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield a folder aside that becomes `path` when the block ends well, and vanishes otherwise."""
+    """Yield a folder aside that becomes `path` when the block ends well, and vanishes otherwise.
+
+    What a killed process left aside is cleared. Raises UserError where another process is making `path`, or
+    where the name aside is taken by something else.
+    """
+    path = path.resolve()
     aside = path.with_name(path.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    publish_directory(aside, path)
+    if any(aside.glob("*")) and not (aside / _WRITER).is_file():
+        raise UserError(f"{aside}: is in the way and was not made here; move it, or name another directory than {path}")
+    with locked(aside / _WRITER, wait=False):
+        _clear(aside)
+        try:
+            yield aside
+            publish_directory(aside, path)
+        except BaseException:
+            _clear(aside)
+            (aside / _WRITER).unlink()
+            aside.rmdir()
+            raise
+        (path / _WRITER).unlink()
+
+
+def _clear(aside: Path) -> None:
+    """Remove all but the writer's file, without which a folder that is half cleared would be nobody's."""
+    for entry in [entry for entry in aside.iterdir() if entry.name != _WRITER]:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def publish_directory(aside: Path, path: Path) -> None:
@@ -70,14 +93,30 @@ def publish_directory(aside: Path, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go of it however this process ends.
+    """Hold the lock file `path`; the kernel lets go of it however this process ends. The block may remove the file.
 
     Raises UserError where another process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    with _lock(path, wait) as file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _lock(path: Path, wait: bool) -> TextIO:
+    """Open and lock the file that is at `path` once it is locked: its last holder may have removed the one before."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
@@ -86,10 +125,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
                 f"{path.parent}: process {file.read().strip() or 'unknown'} is writing to this directory; "
                 "wait for it to end, stop it, or name another directory"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        file.close()
 
 
 def file_digest(path: Path) -> str:
