@@ -1,17 +1,19 @@
 """Hugging Face model directories: read through memory maps."""
 
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
-from pipeline.families import Family, family_of, sizes_of
+from pipeline.families import FAMILIES, Family, family_of, sizes_of
 from pipeline.growth.state import Source
 
 WEIGHTS = "model.safetensors"
@@ -84,12 +86,20 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
 
 
 def read_config(path: Path) -> PretrainedConfig:
-    """Return the configuration in a Hugging Face config.json; raises UserError where it is none."""
+    """Return the configuration in a Hugging Face config.json; raises UserError where it is none that its class takes."""
     content = read_json(path, "a Hugging Face model directory has one")
+    if content.get("model_type") not in [*FAMILIES]:
+        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known; known are {', '.join(FAMILIES)}")
     try:
         return AutoConfig.for_model(**content)
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known ({_short(error)})") from None
+    except StrictDataclassFieldValidationError as error:
+        field = re.search(r"field '(\w+)'", str(error))[1]
+        raise UserError(f"{path}: {field}: {_short(error.__cause__)}; put the model's own value there") from None
+    except StrictDataclassClassValidationError as error:
+        raise UserError(f"{path}: {_short(error.__cause__).rstrip('.')}; put the model's own values there") from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        name = FAMILIES[content["model_type"]].config_class.__name__
+        raise UserError(f"{path}: no configuration that {name} takes ({_short(error)}); copy the file again") from None
 
 
 def _weight_files(directory: Path) -> list[Path]:

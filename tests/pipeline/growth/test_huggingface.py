@@ -118,6 +118,32 @@ def test_a_family_that_the_tensors_belie_is_refused(saved, tiny_model):
         open_huggingface(saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n_embd": "abc"}, r"n_embd: .* expected int, got str \(value: 'abc'\)"),
+        ({"n_layer": None}, r"n_layer: .* expected int, got NoneType"),
+        (
+            {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 5},
+            r"The hidden size \(64\) is not .*\(5\)",
+        ),
+        ({"dtype": "float31"}, r"no configuration that GPT2Config takes \(.*float31"),
+        (
+            {"model_type": "llama", "rope_parameters": {"rope_type": "yarn"}},
+            r"no configuration .* LlamaConfig takes .*factor",
+        ),
+        ({"model_type": "nai"}, r"model_type 'nai' is not known; known are gpt2, .*qwen3$"),
+        ({"model_type": ["gpt2"]}, r"model_type \['gpt2'\] is not known"),
+    ],
+)
+def test_a_configuration_that_its_class_does_not_take_is_refused_by_key(saved, changes, says):
+    path = saved / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=rf"config\.json: {says}") as refused:
+        open_huggingface(saved)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_directory_without_weights_is_refused(saved):
     (saved / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no weights, neither model\.safetensors nor pytorch_model\.bin"):
