@@ -49,16 +49,21 @@ def parse() -> argparse.Namespace:
 def read_growth(arguments: argparse.Namespace) -> GrowthConfig:
     """Return the growth section that the flags spell."""
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
-    return validate(
-        GrowthConfig, {name: yaml.safe_load(text) for name, text in given.items() if text is not None}, "command line"
-    )
+    content: dict[str, Any] = {}
+    for name, text in given.items():
+        try:
+            content |= {} if text is None else {name: yaml.safe_load(text)}
+        except yaml.YAMLError:
+            raise UserError(f"--{name}: {text!r} is no value; write a number, a word or a list as in [0,1,1]") from None
+    return validate(GrowthConfig, content, "command line")
 
 
 def read_target(text: str) -> TargetConfig | Path:
     """Return the sizes that --target spells, or the file that it names."""
     if text.endswith(".json"):
         return Path(text)
-    content: dict[str, Any] = {}
+    # A recipe's default is to train without dropout; nothing is trained here.
+    content: dict[str, Any] = {"dropout": None}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:

@@ -93,8 +93,8 @@ class TargetConfig(StrictModel):
     vocab_size: PositiveInt | None = None
     max_position_embeddings: PositiveInt | None = None
     """RoBERTa's counts two rows more than it has positions."""
-    dropout: Fraction = 0.0
-    """Whatever the source was trained with. Above 0 the losses depend on the number of ranks."""
+    dropout: Fraction | None = 0.0
+    """Whatever the source was trained with; null: as the source has it. Above 0 the losses depend on the number of ranks."""
 
 
 class GrowthConfig(StrictModel):

@@ -40,7 +40,8 @@ def target_config(source: PretrainedConfig, target: TargetConfig) -> PretrainedC
     for key, value in config_keys(family, sizes, config).items():
         setattr(config, key, value)
     _set_layer_types(source, config)
-    family.set_dropout(config, target.dropout)
+    if target.dropout is not None:
+        family.set_dropout(config, target.dropout)
     check_growth(source, config, "target.")
     return config
 

@@ -100,6 +100,16 @@ def test_an_identity_growth_is_an_export(grow, source, tmp_path):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_dropout_stays_the_sources_unless_it_is_said(grow, source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"attn_pdrop": 0.1, "embd_pdrop": 0.2, "resid_pdrop": 0.3}))
+    for name, words, expected in (("same", (), (0.1, 0.2, 0.3)), ("said", ("--target", "dropout=0.25"), (0.25,) * 3)):
+        status, _, error = grow("--source", source, *words, "--format", "hf", "--out", tmp_path / name)
+        assert status == 0, error
+        written = json.loads((tmp_path / name / "config.json").read_text())
+        assert (written["attn_pdrop"], written["embd_pdrop"], written["resid_pdrop"]) == expected
+
+
 def test_growth_into_float64_is_exact_to_the_last_digits(grow, source, tmp_path):
     status, _, error = grow("--source", source, *EXACT, "--format", "hf", "--dtype", "float64", "--out", tmp_path / "wide")
     assert status == 0, error
@@ -206,6 +216,8 @@ def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
         (("--target", "64"), "'64' is neither key=value nor a .json file"),
         (("--target", "hidden_size=16"), "target.hidden_size: 16 is smaller than the source's 32"),
         (("--noise", "much"), "command line: noise"),
+        (("--noise", "{"), "--noise: '{' is no value"),
+        (("--layers", "[0,1"), "--layers: '[0,1' is no value"),
         (("--noise", "0.1"), "`noise` is an option of width: nai"),
         (("--target", "no.json"), "no.json: no such file"),
         (("--world_size", "0"), "--world_size: 0"),

@@ -184,7 +184,7 @@ def test_a_wider_head_holds_the_frequencies_of_the_narrow_one(rope):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_targets_dropout_is_the_recipes_not_the_sources(family):
+def test_a_targets_dropout_is_the_recipes_and_the_sources_where_it_says_none(family):
     source = FAMILIES[family].config_class()
     keys = {key for key in source.to_dict() if "drop" in key} - {"classifier_dropout", "summary_first_dropout"}
     assert keys
@@ -193,6 +193,8 @@ def test_a_targets_dropout_is_the_recipes_not_the_sources(family):
     for wanted in (0.0, 0.2):
         target = target_config(source, TargetConfig(dropout=wanted))
         assert {key: getattr(target, key) for key in keys} == dict.fromkeys(keys, wanted)
+    kept = target_config(source, TargetConfig(dropout=None))
+    assert {key: getattr(kept, key) for key in keys} == dict.fromkeys(keys, 0.3)
 
 
 @pytest.mark.parametrize(
