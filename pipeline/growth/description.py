@@ -1,9 +1,15 @@
 """A growth plan in words, tensor by tensor."""
 
-from pipeline.families import TensorSpec
+from pipeline.families import AxisKind, TensorSpec
+from pipeline.growth.grown import Noise
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Side
 
+_NOISE = {
+    "new": "noise of {share} standard deviations on what is copied again",
+    "paired": "twins told apart by noise of {share} standard deviations, +e and -e",
+    "split": "twins told apart by shares that differ by up to {share} of the weight",
+}
 _CODES = {ZERO: "zero", INIT: "at the model's initialization", MEAN: "at the mean", SMALL: "small values"}
 
 
@@ -22,17 +28,29 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
 
 
 def describe(plan: GrowthPlan, name: str) -> str:
-    """Return what a target tensor is made of: its source tensors, and each axis's map and scale."""
+    """Return what a target tensor is made of: its source tensors, and each axis's map and scale, and noise."""
     spec, layer = plan.family.specs(plan.target)[name]
     sources = source_tensors(plan, name)
     if not sources:
         silent = layer is not None and plan.layers[layer].silent
         return "zero: the layer writes nothing" if silent else "at the model's initialization"
-    axes = [
-        _words(axis.kind.value, side, plan.source.of(axis.kind) * len(axis.parts))
+    parts = [
+        f"{axis.kind.value} {plan.source.of(axis.kind)} -> {len(side)}: stretched, each between its two old neighbours"
+        if axis.kind is AxisKind.POSITIONS and plan.stretches(spec)
+        else _words(axis.kind.value, side, plan.source.of(axis.kind) * len(axis.parts))
         for axis, side in zip(spec.axes, _sides(plan, spec), strict=True)
     ]
-    return f"{', '.join(sources)}; {'; '.join(axes)}"
+    noise = plan.noise_of(spec)
+    if noise is not None and _reaches(noise, _sides(plan, spec)):
+        parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
+    return f"{', '.join(sources)}; {'; '.join(parts)}"
+
+
+def _reaches(noise: Noise, sides: list[Side]) -> bool:
+    """Whether the noise falls on any element: on new rows and columns, or on inputs that have a twin."""
+    if noise.kind == "new":
+        return any(side.repeats is not None and bool(side.repeats.any()) for side in sides)
+    return bool(sides[noise.twin_axis].twins[1].any())
 
 
 def _sides(plan: GrowthPlan, spec: TensorSpec) -> list[Side]:
