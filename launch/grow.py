@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
         "--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint"
     )
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: the source's)")
-    parser.add_argument("--world_size", type=int, default=1, help="ranks of the ZeRO-3 checkpoint (default: %(default)s)")
+    parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and end")
     growth = parser.add_argument_group("growth")
@@ -74,7 +74,7 @@ def read_target(text: str) -> TargetConfig | Path:
 
 def run(arguments: argparse.Namespace) -> None:
     """Grow, or say what would be done; raises UserError where the input is wrong."""
-    if arguments.world_size < 1:
+    if arguments.world_size is not None and arguments.world_size < 1:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
     growth = OfflineGrowth(
         Request(

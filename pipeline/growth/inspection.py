@@ -5,7 +5,7 @@ import hashlib
 import torch
 
 from data_prep.errors import UserError
-from pipeline.growth.state import State
+from pipeline.growth.state import Constant, OptimizerState, State
 from pipeline.growth.streaming import raw_bytes, row_chunks
 
 
@@ -26,6 +26,16 @@ def inspect(state: State, origin: str) -> str:
                 raise _not_finite(origin, name, start, rows)
             digest.update(raw_bytes(rows))
     return digest.hexdigest()
+
+
+def inspect_optimizer(optimizer: OptimizerState, origin: str) -> str:
+    """Return the digest of what an optimizer keeps, as `inspect` takes it; raises UserError as that does."""
+    state: State = {
+        f"{name}.{key}": Constant((1,), kept) if isinstance(kept, float) else kept
+        for name, entry in optimizer.items()
+        for key, kept in entry.items()
+    }
+    return inspect(state, origin)
 
 
 def _not_finite(origin: str, name: str, start: int, rows: torch.Tensor) -> UserError:

@@ -11,17 +11,16 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
-from pipeline.families import check_growth, target_config
+from pipeline.families import check_growth, family_of, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
-from pipeline.growth.inspection import inspect
+from pipeline.growth.inspection import inspect, inspect_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, State
-from pipeline.growth.tokenizer import tokenizer_directory
-from pipeline.growth.zero_files import bytes_of_rank, write_zero3
+from pipeline.growth.zero_files import TAG, bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 CERTIFICATE = "certificate.json"
@@ -40,7 +39,7 @@ _BESIDE = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""Files of a model's directory that hold for the grown model too."""
+"""Files beside a model's weights, the tokenizer's above all, that hold for the grown model too."""
 
 _GIB = 2**30
 
@@ -57,7 +56,8 @@ class Request:
     format: Literal["hf", "zero3"]
     dtype: str | None
     """Of the weights written; ZeRO-3: of the engine, whose masters are float32 in any case. The source's where None."""
-    world_size: int
+    world_size: int | None
+    """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
     out: Path
 
 
@@ -76,12 +76,13 @@ class OfflineGrowth:
         self.dtype: torch.dtype = stored or torch.float32
         if request.format == "zero3" and self.dtype is torch.float64:
             raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
-        self._beside = _files_beside(request.source)
+        self.ranks = request.world_size or 1
         wide = torch.float64 if self.dtype is torch.float64 else torch.float32
         self.grown: State = self.plan.grow(source.state, wide)
-        self._optimizer: OptimizerState | None = None
+        self.optimizer: OptimizerState | None = None
+        """Adam's state of the target; None where it starts afresh."""
         if request.growth.optimizer_state == "grow":
-            self._optimizer = self.plan.grow_optimizer(source.optimizer)
+            self.optimizer = self.plan.grow_optimizer(source.optimizer)
 
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
@@ -99,20 +100,32 @@ class OfflineGrowth:
     def execute(self) -> dict[str, Any]:
         """Grow, and return the certificate, which lies beside the weights.
 
-        Raises UserError where the source holds NaN or infinity, or the disk is full; the directory then
-        does not exist.
+        Raises UserError where the source holds NaN or infinity, or the disk is full, and RuntimeError where a
+        growth that should be exact is not; the directory then does not exist.
         """
         request = self.request
+        if request.format == "hf" and request.world_size is not None:
+            raise UserError("world_size: a Hugging Face directory has no ranks; leave it out, or name zero3 as the format")
         self._check_room()
         digest = inspect(self.source.state, str(request.source))
+        grows_optimizer = self.optimizer is not None
+        optimizer_digest = inspect_optimizer(self.source.optimizer, str(request.source)) if grows_optimizer else None
         measured = compare(self.source, self.plan, self._target)
         certificate = certify(self.plan, str(request.source), digest, measured) | {
+            "optimizer_digest": optimizer_digest,
             "format": request.format,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "world_size": request.world_size if request.format == "zero3" else None,
+            "world_size": self.ranks if request.format == "zero3" else None,
         }
+        if not certificate["measured_agrees"]:
+            raise RuntimeError(
+                f"this growth should preserve the function and moves a logit by {measured['max_logit_difference']:.2g} in "
+                "float64; nothing was written; please report it, with the command and the source's config.json"
+            )
         try:
             with whole_directory(request.out) as aside:
+                # Another growth may have put its own there while this one was measured.
+                _check_absent(request.out)
                 self._write(aside)
                 write_json(aside / CERTIFICATE, certificate)
                 # Whatever has come there meanwhile is not ours to replace.
@@ -130,20 +143,21 @@ class OfflineGrowth:
                     directory,
                     self._target,
                     self.grown,
-                    self.request.world_size,
-                    optimizer=self._optimizer,
-                    bf16=self.dtype is torch.bfloat16,
+                    self.ranks,
+                    dtype=self.dtype,
+                    optimizer=self.optimizer,
                     progress=bar.update,
                 )
-        for path in self._beside:
-            shutil.copyfile(path, directory / path.name)
+        beside = directory if self.request.format == "hf" else directory / TAG
+        for path in filter(Path.is_file, (self.source.directory / name for name in _BESIDE)):
+            shutil.copyfile(path, beside / path.name)
 
     @property
     def bytes_written(self) -> int:
         """The bytes of the tensors that will be written."""
         if self.request.format == "hf":
             return elements(self.grown) * self.dtype.itemsize
-        return self.request.world_size * bytes_of_rank(self.grown, self.request.world_size, self._optimizer)
+        return self.ranks * bytes_of_rank(self.grown, self.ranks, self.optimizer)
 
     def _check_room(self) -> None:
         place = next(parent for parent in self.request.out.absolute().parents if parent.exists())
@@ -160,15 +174,10 @@ def _check_absent(out: Path) -> None:
         raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
 
 
-def _files_beside(source: Path) -> list[Path]:
-    """The tokenizer's files and the like."""
-    directory = tokenizer_directory(source)
-    return [directory / name for name in _BESIDE if (directory / name).is_file()]
-
-
 def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:
     if isinstance(target, TargetConfig):
         return target_config(source, target)
     config = read_config(target)
+    family_of(config, str(target))
     check_growth(source, config, f"{target}: ")
     return config

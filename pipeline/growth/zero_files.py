@@ -5,6 +5,7 @@
 master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's.
 """
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -45,23 +46,26 @@ def write_zero3(
     state: State,
     world_size: int,
     *,
+    dtype: torch.dtype = torch.float32,
     optimizer: OptimizerState | None = None,
-    bf16: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint of `world_size` ranks into `directory`, which exists and is the caller's to discard.
 
     To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
-    its own and takes such a checkpoint as a source of growth. `bf16`: named as DeepSpeed names the files
-    of a bf16 engine. Raises UserError where the disk is full or a value is beyond float32.
+    its own and takes such a checkpoint as a source of growth. Masters are float32; `dtype` is the engine's, by
+    which DeepSpeed names the files, and which config.json says. Raises UserError where the disk is full or a
+    value is beyond float32.
     """
     tag = directory / TAG
+    config = copy.deepcopy(config)
+    config.dtype = dtype
     groups = _groups(state, optimizer)
     try:
         tag.mkdir()
         for rank in range(world_size):
             _save(_model_states(config, state, groups, world_size), tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
-            path = tag / f"{'bf16_' if bf16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            path = tag / f"{'bf16_' if dtype is torch.bfloat16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
             _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
         config.save_pretrained(tag)
         write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size})

@@ -13,9 +13,12 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from pipeline.growth import offline
 from pipeline.growth.sources import open_source
+from pipeline.growth.state import Constant
+from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig
 from tests.end_to_end.conftest import ROOT
 
@@ -130,6 +133,34 @@ def test_a_zero_checkpoint_holds_the_same_weights_as_the_directory(grow, source,
     assert json.loads((tmp_path / "zero" / "certificate.json").read_text())["world_size"] == ranks
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_zero_checkpoint_says_its_engines_dtype(grow, source, tmp_path, dtype):
+    status, _, error = grow("--source", source, "--format", "zero3", "--dtype", dtype, "--out", tmp_path / "zero")
+    assert status == 0, error
+    assert AutoConfig.from_pretrained(tmp_path / "zero" / TAG).dtype is getattr(torch, dtype)
+
+
+def test_a_tokenizer_goes_through_a_zero_checkpoint(grow, source, tmp_path):
+    """Whatever else of that name lies above the checkpoint."""
+    (tmp_path / "data.json").write_text("{}")
+    assert grow("--source", source, "--format", "zero3", "--out", tmp_path / "zero")[0] == 0
+    assert [path.parent.name for path in (tmp_path / "zero").rglob("tokenizer.json")] == [TAG]
+    for name in ("whole", "tag"):
+        origin = tmp_path / "zero" / ("" if name == "whole" else TAG)
+        status, _, error = grow("--source", origin, "--format", "hf", "--out", tmp_path / name)
+        assert status == 0, error
+        assert (tmp_path / name / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_growth_that_belies_its_promise_is_a_fault_and_leaves_nothing(grow, source, tmp_path, monkeypatch):
+    """The growth that is measured moves a logit, as one of the plan's rules gone wrong would."""
+    compare = offline.compare
+    monkeypatch.setattr(offline, "compare", lambda *models: compare(*models) | {"max_logit_difference": 1e-3})
+    status, _, error = grow("--source", source, *EXACT, "--format", "hf", "--out", tmp_path / "out")
+    assert status == 1 and "RuntimeError" in error and "please report it" in error
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def same(left, right):
     """Whether two tensors, or two numbers, of states are the same bits."""
     if isinstance(left, float) or isinstance(right, float):
@@ -182,6 +213,89 @@ def test_the_target_may_be_a_configuration_file(grow, source, tmp_path):
     assert (written["n_embd"], written["n_layer"], written["n_head"]) == (64, 4, 8)
 
 
+@pytest.fixture
+def with_moments(source, tmp_path):
+    """A maker of checkpoints of the source whose Adam state is made up, one moment of which is at choice."""
+
+    def make(moment=0.01):
+        directory = tmp_path / f"moments-{moment}"
+        directory.mkdir()
+        opened = open_source(source)
+        optimizer = {
+            name: {"exp_avg": Constant(tensor.shape, 0.01), "exp_avg_sq": Constant(tensor.shape, 1e-4), "step": 3.0}
+            for name, tensor in opened.state.items()
+        }
+        last = [*optimizer][-1]
+        optimizer[last]["exp_avg"] = Constant(opened.state[last].shape, moment)
+        write_zero3(directory, opened.config, opened.state, 2, optimizer=optimizer)
+        return directory
+
+    return make
+
+
+def test_the_certificate_names_the_optimizer_state_that_was_grown(grow, with_moments, tmp_path):
+    digests = {}
+    for moment, kept in ((0.01, "grow"), (0.02, "grow"), (0.03, "fresh")):
+        out = tmp_path / f"out-{moment}"
+        words = ("--optimizer_state", kept, "--format", "zero3", "--out", out)
+        status, _, error = grow("--source", with_moments(moment), *words)
+        assert status == 0, error
+        certificate = json.loads((out / "certificate.json").read_text())
+        digests[moment] = certificate["source_digest"], certificate["optimizer_digest"]
+    assert digests[0.01][0] == digests[0.02][0] == digests[0.03][0]
+    assert digests[0.01][1] != digests[0.02][1] and len(digests[0.01][1]) == 32
+    assert digests[0.03][1] is None
+
+
+def test_an_optimizer_state_with_nan_is_refused_where_it_is_grown(grow, with_moments, tmp_path):
+    out, damaged = tmp_path / "out", with_moments(float("nan"))
+    words = ("--source", damaged, "--format", "zero3", "--out", out)
+    refused(grow(*words, "--optimizer_state", "grow"), out, "ln_f.bias.exp_avg' holds nan at [0]")
+    assert grow(*words)[0] == 0
+
+
+def told_memory(output):
+    line = next(line for line in output.splitlines() if line.startswith("memory"))
+    return float(line.split()[1]), line
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype", "bytes_each"),
+    [
+        # fp32 master and two moments; weight, gradient; the gradient in fp32 while it is stepped.
+        ("hf", "float32", 12 + 8),
+        ("hf", "float64", 12 + 8),
+        ("hf", "bfloat16", 12 + 4 + 4),
+        ("zero3", "float16", 12 + 4 + 4),
+    ],
+)
+def test_a_dry_run_tells_the_memory_of_training(grow, source, tmp_path, format, dtype, bytes_each):
+    words = ("--format", format, "--world_size", "2", "--dtype", dtype, "--out", tmp_path / "out", "--dry_run")
+    # Large enough for the three digits that are printed.
+    status, output, error = grow("--source", source, "--target", "hidden_size=1024,num_hidden_layers=6", *words)
+    assert status == 0, error
+    with torch.device("meta"):
+        config = GPT2Config.from_pretrained(source, n_embd=1024, n_layer=6, n_head=128, n_inner=4096)
+        count = sum(parameter.numel() for parameter in GPT2LMHeadModel(config).parameters())
+    memory, line = told_memory(output)
+    assert memory == pytest.approx(count / 2 * bytes_each / 2**30, abs=6e-4) and "on each of 2 ranks" in line
+
+
+def test_a_dry_run_tells_the_memory_of_a_grown_optimizer_state(grow, with_moments, tmp_path):
+    words = ("--format", "zero3", "--out", tmp_path / "out", "--dry_run")
+    target = ("--target", "hidden_size=1024,num_hidden_layers=6", "--depth", "last_layer")
+    grown = ("--optimizer_state", "grow")
+    told = {}
+    for name, options in (("fresh", ()), ("grown", grown), ("rates", (*grown, "--element_rates", "true"))):
+        status, output, error = grow("--source", with_moments(len(told) / 100), *target, *words, *options)
+        assert status == 0, error
+        told[name], line = told_memory(output)
+    assert "exp_avg, exp_avg_sq, step, lr_factor, eps_factor in float32" in line
+    # Five numbers in fresh training: master, moments, weight, gradient. New layers' elements count steps of their own.
+    assert told["grown"] / told["fresh"] == pytest.approx(6 / 5, rel=2e-3)
+    assert told["rates"] / told["fresh"] == pytest.approx(8 / 5, rel=2e-3)
+
+
 def test_a_dry_run_names_every_tensor_and_writes_nothing(grow, source, tmp_path):
     out = tmp_path / "grown"
     words = ("--format", "zero3", "--world_size", "4", "--dtype", "bfloat16", "--out", out, "--dry_run")
@@ -221,6 +335,7 @@ def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
         (("--noise", "0.1"), "`noise` is an option of width: nai"),
         (("--target", "no.json"), "no.json: no such file"),
         (("--world_size", "0"), "--world_size: 0"),
+        (("--world_size", "2"), "world_size: a Hugging Face directory has no ranks"),
         (("--format", "zero3", "--dtype", "float64"), "dtype: float64"),
         (("--source", "/nowhere"), "/nowhere/config.json: no such file"),
     ],
@@ -228,6 +343,19 @@ def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
 def test_wrong_input_is_refused_in_a_sentence(grow, source, tmp_path, words, says):
     out = tmp_path / "out"
     refused(grow("--source", source, "--format", "hf", "--out", out, *words), out, says)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("gpt2", "scale_attn_by_inverse_layer_idx"), ("llama", "attention_bias"), ("llama", "mlp_bias")]
+)
+def test_a_target_file_that_its_familys_table_does_not_describe_is_refused(grow, tmp_path, tiny_model, family, key):
+    model, out = tiny_model(family), tmp_path / "out"
+    model.save_pretrained(tmp_path / "source")
+    setattr(model.config, key, True)
+    model.config.save_pretrained(tmp_path / "wanted")
+    path = tmp_path / "wanted" / "config.json"
+    words = ("--source", tmp_path / "source", "--target", path, "--format", "hf", "--out", out)
+    refused(grow(*words), out, f"{path}: {key}: True is not supported")
 
 
 @pytest.mark.parametrize(

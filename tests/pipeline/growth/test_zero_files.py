@@ -79,7 +79,7 @@ def test_moments_and_steps_lie_beside_the_weights(tmp_path, grown, world_size):
     }
     (tmp_path / "out").mkdir()
     told = []
-    write_zero3(tmp_path / "out", config, state, world_size, optimizer=moments, bf16=True, progress=told.append)
+    write_zero3(tmp_path / "out", config, state, world_size, optimizer=moments, dtype=torch.bfloat16, progress=told.append)
     files = [
         torch.load(tmp_path / "out" / TAG / f"bf16_zero_pp_rank_{r}_mp_rank_00_optim_states.pt", mmap=True, weights_only=True)
         for r in range(world_size)
