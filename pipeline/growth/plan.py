@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec, family_of, sizes_of
+from pipeline.growth.adam import Kept, fresh_adam, grown_adam
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.choice import resolve
 from pipeline.growth.depth import LayerOrigin, layer_origins
@@ -15,7 +16,7 @@ from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.initialization import initialized
 from pipeline.growth.operators import Residual, Units, WidthOperator, head_channels, residual_sides, unit_sides, width_operator
 from pipeline.growth.positions import StretchedPositions, repeated_positions
-from pipeline.growth.sides import INIT, MEAN, ZERO, Side
+from pipeline.growth.sides import INIT, MEAN, Side
 from pipeline.growth.state import Constant, OptimizerState, Rows, State
 from pipeline.recipe import GrowthConfig
 
@@ -49,17 +50,13 @@ class GrowthPlan:
         return {name: self._grown(name, spec, layer, measured, dtype) for name, (spec, layer) in self._specs.items()}
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
-        """Return Adam's state of the target; raises UserError where the source has none.
-
-        A copy's gradient is G[g, g] / (a n) where W' = a W[g, g] and n target elements share the source's:
-        exp_avg / (a n), exp_avg_sq / (a n)^2, the same step. Whatever else the target holds starts fresh.
-        """
+        """Return Adam's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
         if not optimizer:
             raise UserError(
                 "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
                 "checkpoint grown without it holds; name a run directory or a checkpoint of one, or choose fresh"
             )
-        return {name: self._grown_adam(name, spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
+        return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
 
     def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
         """Return the sides of a tensor's storage axes; the second is None for a vector."""
@@ -102,51 +99,15 @@ class GrowthPlan:
             noise=self.noise_of(spec),
         )
 
-    def _grown_adam(
-        self, name: str, spec: TensorSpec, layer: int | None, optimizer: OptimizerState
-    ) -> Mapping[str, Rows | float]:
-        shape = self.target.shape(spec)
+    def _grown_adam(self, spec: TensorSpec, layer: int | None, optimizer: OptimizerState) -> Kept:
+        rates = self.growth.element_rates
         origin = None if layer is None else self.layers[layer]
-        source_name = spec.name if origin is None or origin.added else spec.name.format(layer=origin.source)
-        # A block that was frozen throughout has been given no state.
-        entry = optimizer.get(source_name)
-        if entry is None or (origin is not None and origin.added) or self.stretches(spec):
-            fresh: dict[str, Rows | float] = {"exp_avg": Constant(shape, 0.0), "exp_avg_sq": Constant(shape, 0.0), "step": 0.0}
-            return fresh | ({key: Constant(shape, 1.0) for key in ("lr_factor", "eps_factor")} if self._rates else {})
-        rows, columns = self.tensor_sides(spec)
-
-        def grown(key: str, power: int, *, of: str, elsewhere: float) -> Rows:
-            """Source values times (1 / (a n))^power, or times a, where the source's own layer is copied."""
-
-            def side(of_side: Side | None) -> Side | None:
-                if of_side is None:
-                    return None
-                scale = of_side.derivative if of == "derivative" else of_side.scale
-                return of_side.moments(None if scale is None or power == 0 else scale**power, INIT if elsewhere else ZERO)
-
-            held = entry.get(key, 1.0)
-            source = MeasuredTensor(Constant(self.source.shape(spec), held) if isinstance(held, float) else held)
-            sides = side(rows), side(columns)
-            return GrownTensor((), source, source, *sides, dtype=torch.float32, init=Constant(shape, elsewhere))
-
-        keeps_all = all(bool(side.keeps_moments.all()) for side in (rows, columns) if side is not None)
-        adam: dict[str, Rows | float] = {
-            "exp_avg": grown("exp_avg", 1, of="derivative", elsewhere=0.0),
-            "exp_avg_sq": grown("exp_avg_sq", 2, of="derivative", elsewhere=0.0),
-            # New elements count their steps from 0, so that their bias correction is fresh.
-            "step": entry["step"]
-            if keeps_all and isinstance(entry["step"], float)
-            else grown("step", 0, of="scale", elsewhere=0.0),
-        }
-        if self._rates or "lr_factor" in entry:
-            power = int(self._rates)
-            adam["lr_factor"] = grown("lr_factor", power, of="scale", elsewhere=1.0)
-            adam["eps_factor"] = grown("eps_factor", power, of="derivative", elsewhere=1.0)
-        return adam
-
-    @property
-    def _rates(self) -> bool:
-        return self.growth.element_rates
+        if (origin is not None and origin.added) or self.stretches(spec):
+            return fresh_adam(self.target.shape(spec), rates)
+        source = optimizer.get(spec.name if origin is None else spec.name.format(layer=origin.source))
+        if source is None:  # frozen throughout
+            return fresh_adam(self.target.shape(spec), rates)
+        return grown_adam(source, self.source.shape(spec), *self.tensor_sides(spec), rates)
 
     def stretches(self, spec: TensorSpec) -> bool:
         """Whether a tensor is a table of positions that is stretched."""
