@@ -1,6 +1,7 @@
-"""Random numbers addressed by (key, element): any process computes any run of them, the same bits everywhere.
+"""Random numbers addressed by (key, element): any process computes any run of them, to the same bits.
 
 Philox 4x64 is a counter-based generator: element i of a stream is a function of the key and of i alone.
+Logarithm and cosine are the machine's own: between kinds of CPU normal draws may differ in the last digit.
 """
 
 import hashlib

@@ -149,12 +149,14 @@ class GrowthConfig(StrictModel):
             raise ValueError("`noise` with symmetry: split is a share of the weight, at most 1")
         if self.width == "zero_pad" and self.scaled and self.noise:
             raise ValueError("`scaled` zero_pad is exact and adds no noise; leave one of the two out")
+        if self.norm_anneal_steps != 1000 and self.norm_statistics == "stock" and self.width != "auto":
+            raise ValueError("`norm_anneal_steps` goes with norm_statistics: weighted")
         if self.element_rates and self.optimizer_state != "grow":
             raise ValueError("`element_rates` goes with optimizer_state: grow")
         return self
 
 
-_COPYING = ("fpi", "nai", "hypercloning", "sqrt_count", "average_pad")
+_COPYING = ("auto", "fpi", "nai", "hypercloning", "sqrt_count", "average_pad", "exact_aki")
 _OPTION_OF = {
     "map": ("fpi", "aki"),
     "neighbours": ("nai",),

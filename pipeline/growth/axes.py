@@ -37,6 +37,11 @@ class AxisMap:
         return bool((self.counts == self.counts[0]).all())
 
     @property
+    def splits(self) -> bool:
+        """Whether a source index has several target indices of its own: key-value heads whose groups fall apart."""
+        return int(self.own.sum()) > self.source_size
+
+    @property
     def grows(self) -> bool:
         """Whether the target has more indices than the source."""
         return len(self.indices) > self.source_size

@@ -4,12 +4,18 @@ from data_prep.errors import UserError
 from pipeline.families import Family, Sizes
 from pipeline.recipe import GrowthConfig
 
+_TOLD_APART = {"symmetry": "paired", "noise": 0.25}
+"""What post-LN models need, whose exact operators copy: noiseless twins would stay twins for ever."""
+
 
 def resolve(growth: GrowthConfig, family: Family, source: Sizes, target: Sizes) -> tuple[GrowthConfig, list[str]]:
     """Return the growth with `auto` replaced, and the reasons; raises UserError where nothing is exact."""
     reasons = []
     if growth.width == "auto":
         width, changes, reason = _width(family, source, target)
+        if not family.pre_norm and growth.symmetry == "none":
+            changes = changes | _TOLD_APART
+            reason += "; its copies are told apart by paired noise"
         growth = growth.model_copy(update={"width": width, **changes})
         reasons.append(f"width: {width}, since {reason}")
     if growth.depth == "auto":
@@ -23,7 +29,7 @@ def resolve(growth: GrowthConfig, family: Family, source: Sizes, target: Sizes) 
     return growth, reasons
 
 
-def _width(family: Family, source: Sizes, target: Sizes) -> tuple[str, dict[str, str], str]:
+def _width(family: Family, source: Sizes, target: Sizes) -> tuple[str, dict[str, object], str]:
     old, new = source.hidden_size, target.hidden_size
     if not family.pre_norm and new % old:
         return (

@@ -1,12 +1,14 @@
 """What a growth preserves, known by rule before anything is computed."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.families import AxisKind
 from pipeline.growth.depth import adds_only_silent_layers
-from pipeline.growth.operators import Residual, Units
+from pipeline.growth.operators import Residual, Units, query_key_factor
 from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.sides import INIT
 
 
 class Verdict(StrEnum):
@@ -92,7 +94,8 @@ def _options(plan: GrowthPlan) -> list[Departure]:
     widens = any(axis_map.grows for axis_map in plan.maps.values()) or plan.target.head_dim > plan.source.head_dim
     if growth.width == "nai" and growth.symmetry == "none" and growth.noise and widens:
         departures.append(Departure(f"noise of {growth.noise:g} standard deviations lies on the new rows and columns", True))
-    if growth.paper_factor and plan.target.hidden_size > plan.source.hidden_size:
+    factors = [query_key_factor(plan.source, plan.target, paper) for paper in (True, False)]
+    if growth.paper_factor and not math.isclose(*factors):
         departures.append(
             Departure("NAI eq. 14's factor sharpens every head, since scores are divided by sqrt(d_k) and not by sqrt(D)", True)
         )
@@ -108,6 +111,25 @@ def _depth(plan: GrowthPlan) -> list[Departure]:
         if added and not plan.family.pre_norm:
             return [Departure("an added layer normalizes again, and LN(LN(x)) is not LN(x) in a post-LN model", False)]
         return []
+    departures = []
+    if [origin.source for origin in plan.layers if not origin.added] != list(range(plan.source.num_hidden_layers)):
+        departures.append(Departure("the source's layers are reordered or left out", True))
     if any(origin.source is None for origin in added):
-        return [Departure("added layers are random and change what they pass on", True)]
-    return [Departure("added layers repeat the source's and change what they pass on", True)]
+        departures.append(Departure("added layers are random and change what they pass on", True))
+    elif added:
+        departures.append(Departure("added layers repeat the source's and change what they pass on", True))
+    return departures
+
+
+def predict_moments(plan: GrowthPlan) -> list[str]:
+    """Return why Adam's grown moments are not those that the source's own gradients would have come to; none where they are.
+
+    What starts without moments is no departure: `step` says so, element by element.
+    """
+    causes = [departure.cause for departure in predict(plan)]
+    grown = plan.maps[AxisKind.RESIDUAL].grows
+    if grown and plan.family.norm == "layer_norm" and INIT in plan.sides[AxisKind.RESIDUAL, "", "in"].codes:
+        causes.append("readers of new channels enter the mean that LayerNorm takes from its gradient")
+    if plan.growth.symmetry != "none":
+        causes.append("twins that are told apart have gradients of their own")
+    return causes

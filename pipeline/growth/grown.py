@@ -1,7 +1,7 @@
 """A grown tensor: computed by row range from the source's rows, on any process, the same bits everywhere."""
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,9 +12,33 @@ import torch
 from pipeline import keyed
 from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Run, Side
 from pipeline.growth.state import Rows
+from pipeline.growth.streaming import row_chunks
 
-_STD_ELEMENTS = 1 << 20
-"""Elements of a source tensor that are read at once for its standard deviation."""
+
+class MeasuredTensor:
+    """A source tensor that knows its statistics, taken when first asked for and in an order that depends on nothing but it."""
+
+    def __init__(self, tensor: Rows) -> None:
+        self.shape = tensor.shape
+        self.rows = tensor.rows
+
+    @cached_property
+    def mean_row(self) -> torch.Tensor:
+        """The mean over the rows, float64 [1, columns]."""
+        total = sum(rows.reshape(len(rows), -1).double().numpy().sum(axis=0) for _, rows in row_chunks(self))
+        return torch.from_numpy(total / self.shape[0])[None]
+
+    @cached_property
+    def std(self) -> float:
+        """The standard deviation over all elements."""
+        size = math.prod(self.shape)
+        sums, squares = [], []
+        for _, rows in row_chunks(self):
+            values = rows.double().numpy()
+            sums.append(float(values.sum()))
+            squares.append(float(np.square(values).sum()))
+        mean = math.fsum(sums) / size
+        return math.sqrt(max(0.0, math.fsum(squares) / size - mean * mean) * size / (size - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +62,8 @@ class GrownTensor:
     def __init__(
         self,
         key: tuple[object, ...],
-        own: Rows,
-        following: Rows,
+        own: MeasuredTensor,
+        following: MeasuredTensor,
         rows: Side,
         columns: Side | None,
         *,
@@ -89,29 +113,24 @@ class GrownTensor:
                 values = read[following]
                 _scaled(_columns(values, column), _part(run, first, last), column.scale, piece)
 
-    def _read(self, source: Rows, run: Run, first: int, last: int) -> torch.Tensor:
+    def _read(self, source: MeasuredTensor, run: Run, first: int, last: int) -> torch.Tensor:
         """The source rows that target rows [first, last) of a run copy."""
         if run.code == MEAN:
-            return self._mean_row.expand(last - first, -1)
+            return self.own.mean_row.to(self._dtype).expand(last - first, -1)
         if isinstance(run.indices, slice):
             begin = run.indices.start + first - run.start
             rows = source.rows(begin, begin + last - first)
         else:
-            wanted = run.indices[first - run.start : last - run.start]
-            lowest = int(wanted.min())
-            rows = source.rows(lowest, int(wanted.max()) + 1).index_select(0, wanted - lowest)
+            wanted, places = run.indices[first - run.start : last - run.start].unique(return_inverse=True)
+            # Only the rows that are copied are read, neighbours at once.
+            stretches = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().reshape(-1) + 1)
+            rows = torch.cat([source.rows(int(part[0]), int(part[-1]) + 1) for part in stretches]).index_select(0, places)
         return rows.reshape(last - first, -1).to(self._dtype)
-
-    @cached_property
-    def _mean_row(self) -> torch.Tensor:
-        """The mean over the source's rows, [1, columns], summed in an order that depends on nothing but the tensor."""
-        total = sum(block.sum(axis=0) for block in _blocks(self.own))
-        return torch.from_numpy(np.atleast_1d(total) / self.own.shape[0]).reshape(1, -1).to(self._dtype)
 
     def _small_values(self, first: int, last: int) -> torch.Tensor:
         if len(self.shape) == 1:
             return torch.zeros(last - first, 1)
-        return self._normal(first, last) * (self._small * self._std)
+        return self._normal(first, last) * (self._small * self.own.std)
 
     def _normal(self, first: int, last: int) -> torch.Tensor:
         width = len(self.column_side)
@@ -134,7 +153,7 @@ class GrownTensor:
             scale = scale * rows.scale[start:stop, None]
         if columns.scale is not None:
             scale = scale * columns.scale
-        block.add_((copied * values * scale * (noise.share * self._std)).to(block.dtype))
+        block.add_((copied * values * scale * (noise.share * self.own.std)).to(block.dtype))
 
     def _twin_values(self, start: int, stop: int) -> torch.Tensor:
         """+e at one of two twin inputs and -e at the other: one draw for both, addressed by the first of them."""
@@ -146,25 +165,12 @@ class GrownTensor:
             return drawn[:, first] * sign
         first, sign = self.row_side.twins
         values = torch.zeros(stop - start, width, dtype=torch.float64)
-        for row in range(start, stop):
-            if sign[row]:
-                values[row - start] = torch.from_numpy(draw(self.key, int(first[row]) * width, width)) * sign[row]
+        followed = (first[start + 1 : stop] - first[start : stop - 1] == 1).nonzero().reshape(-1)
+        breaks = sorted(set(range(1, stop - start)) - {int(i) + 1 for i in followed})
+        for begin, end in itertools.pairwise([0, *breaks, stop - start]):
+            drawn = draw(self.key, int(first[start + begin]) * width, (end - begin) * width)
+            values[begin:end] = torch.from_numpy(drawn).reshape(-1, width) * sign[start + begin : start + end, None]
         return values
-
-    @cached_property
-    def _std(self) -> float:
-        """The source tensor's standard deviation over all elements."""
-        size = math.prod(self.own.shape)
-        mean = math.fsum(float(block.sum()) for block in _blocks(self.own)) / size
-        squares = math.fsum(float(((block - mean) ** 2).sum()) for block in _blocks(self.own))
-        return math.sqrt(squares / (size - 1))
-
-
-def _blocks(tensor: Rows) -> Iterator[np.ndarray]:
-    """The tensor a few rows at a time, as float64."""
-    step = max(1, _STD_ELEMENTS // math.prod(tensor.shape[1:]))
-    for start in range(0, tensor.shape[0], step):
-        yield tensor.rows(start, min(start + step, tensor.shape[0])).double().numpy()
 
 
 def _columns(values: torch.Tensor, run: Run) -> torch.Tensor:

@@ -25,7 +25,7 @@ from enum import Enum
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import AxisKind, Family, Sizes
+from pipeline.families import Family, Sizes
 from pipeline.growth.axes import AxisMap
 from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Side
 from pipeline.recipe import GrowthConfig
@@ -141,9 +141,15 @@ def residual_sides(operator: WidthOperator, axis_map: AxisMap, family: Family) -
 
 def unit_sides(operator: WidthOperator, axis_map: AxisMap) -> Mapping[str, Side]:
     """Return the sides, out and in, of FFN units or of heads (an index a head)."""
-    indices, own, counts = axis_map.indices, axis_map.own, axis_map.counts
     if not axis_map.grows:
         return dict.fromkeys(("out", "in"), Side.identity(axis_map.source_size))
+    sides = _grown_units(operator, axis_map)
+    # The copies of a split key-value head serve different queries, and do not share its gradient alike.
+    return {use: side.starting_fresh() for use, side in sides.items()} if axis_map.splits else sides
+
+
+def _grown_units(operator: WidthOperator, axis_map: AxisMap) -> dict[str, Side]:
+    indices, own, counts = axis_map.indices, axis_map.own, axis_map.counts
     if operator.units is Units.COPY:
         next_layer = ~own if operator.next_layer else None
         return {"out": Side(indices, None, counts, ~own, next_layer), "in": Side(indices, 1 / counts, counts, ~own)}
@@ -167,7 +173,7 @@ def head_channels(
     what is written. Rotary pairs keep their frequencies: pair i becomes pair i d'/d.
     """
     old, new = source.head_dim, target.head_dim
-    factor = (target.hidden_size / source.hidden_size) ** 0.25 if paper_factor else 1.0  # NAI eq. 14
+    factor = query_key_factor(source, target, paper_factor)
     first = torch.where(torch.arange(new) < old, torch.arange(new), -1)
     turned, repeated = _rotary_places(old, new) if family.rotary else (first, first)
     out, into, norm = heads["out"], heads["in"], Side.identity(1)
@@ -182,7 +188,6 @@ def head_channels(
             ("value", "in"): into.blocks(old, first, fill),
         }
     else:
-        factor *= (new / old) ** 0.25
         # A norm over a head's channels stays what it was where all of them are repeated alike; its gains then
         # do what the rows do without one: the key's new channels are zero and add nothing to a score.
         normed = family.query_key_norm
@@ -194,10 +199,27 @@ def head_channels(
             ("value", "out"): out.blocks(old, first, INIT),
             ("value", "in"): into.blocks(old, first, ZERO),
         }
+    if operator.units in (Units.SMALL, Units.INIT):
+        factor = 1.0
+    elif family.query_key_norm and new > old:
+        # Of channels that are repeated alike only some reach a score.
+        for part in ("query", "key"):
+            for use in ("out", "gain"):
+                sides[part, use] = sides[part, use].starting_fresh()
     scaled = "gain" if family.query_key_norm else "out"
     return {
         (part, use): side.times(factor) if use == scaled and part != "value" else side for (part, use), side in sides.items()
     }
+
+
+def query_key_factor(source: Sizes, target: Sizes, paper_factor: bool) -> float:
+    """Return what queries and keys are each multiplied by, so that their product, over sqrt(d_k), stays: (d'/d)^(1/4).
+
+    The paper's is (D'/D)^(1/4) (NAI eq. 14), which fits scores over sqrt(D).
+    """
+    if paper_factor:
+        return (target.hidden_size / source.hidden_size) ** 0.25
+    return (target.head_dim / source.head_dim) ** 0.25
 
 
 def _rotary_places(old: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -214,8 +236,3 @@ def _rotary_places(old: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _corner(old: int, new: int, code: int) -> Side:
     indices = torch.arange(new)
     return Side(torch.where(indices < old, indices, code), None, None, indices >= old)
-
-
-def grown_kinds(source: Sizes, target: Sizes) -> list[AxisKind]:
-    """Return the kinds of axes that are longer in the target."""
-    return [kind for kind in AxisKind if target.of(kind) > source.of(kind)]

@@ -8,14 +8,15 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec, family_of, sizes_of
+from pipeline.growth.adam import Kept, fresh_adam, grown_adam
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.choice import resolve
 from pipeline.growth.depth import LayerOrigin, layer_origins
-from pipeline.growth.grown import GrownTensor, Noise
+from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.initialization import initialized
-from pipeline.growth.operators import WidthOperator, grown_kinds, head_channels, residual_sides, unit_sides, width_operator
+from pipeline.growth.operators import Residual, Units, WidthOperator, head_channels, residual_sides, unit_sides, width_operator
 from pipeline.growth.positions import StretchedPositions, repeated_positions
-from pipeline.growth.sides import INIT, MEAN, ZERO, Side
+from pipeline.growth.sides import INIT, MEAN, Side
 from pipeline.growth.state import Constant, OptimizerState, Rows, State
 from pipeline.recipe import GrowthConfig
 
@@ -44,26 +45,24 @@ class GrowthPlan:
 
     def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
-        return {name: self._grown(name, spec, layer, state, dtype) for name, (spec, layer) in self._specs.items()}
+        # Statistics of a source tensor are taken once for all that is made of it.
+        measured = {name: MeasuredTensor(tensor) for name, tensor in state.items()}
+        return {name: self._grown(name, spec, layer, measured, dtype) for name, (spec, layer) in self._specs.items()}
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
-        """Return Adam's state of the target; raises UserError where the source has none.
-
-        A copy's gradient is G[g, g] / (a n) where W' = a W[g, g] and n target elements share the source's:
-        exp_avg / (a n), exp_avg_sq / (a n)^2, the same step. Whatever else the target holds starts fresh.
-        """
-        if optimizer is None:
+        """Return Adam's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
+        if not optimizer:
             raise UserError(
-                "growth.optimizer_state: grow needs the source's Adam state, which a Hugging Face directory does not hold; "
-                "name a run directory or a ZeRO checkpoint, or choose fresh"
+                "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
+                "checkpoint grown without it holds; name a run directory or a checkpoint of one, or choose fresh"
             )
-        return {name: self._grown_adam(name, spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
+        return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
 
     def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
         """Return the sides of a tensor's storage axes; the second is None for a vector."""
         sides = [
             Side.identity(self.target.max_position_embeddings)
-            if axis.kind is AxisKind.POSITIONS and self._stretches(spec)
+            if axis.kind is AxisKind.POSITIONS and self.stretches(spec)
             else self._side(axis, spec)
             for axis in spec.axes
         ]
@@ -73,7 +72,9 @@ class GrowthPlan:
     def _specs(self) -> dict[str, tuple[TensorSpec, int | None]]:
         return self.family.specs(self.target)
 
-    def _grown(self, name: str, spec: TensorSpec, layer: int | None, state: State, dtype: torch.dtype) -> Rows:
+    def _grown(
+        self, name: str, spec: TensorSpec, layer: int | None, state: Mapping[str, MeasuredTensor], dtype: torch.dtype
+    ) -> Rows:
         origin = None if layer is None else self.layers[layer]
         if origin is not None and origin.source is None:
             return self.initial[name]
@@ -83,8 +84,10 @@ class GrowthPlan:
         if origin is not None:
             # The top layer has no next one: its own rows stand in (bert2BERT 3.3.2).
             following = state[spec.name.format(layer=min(origin.source + 1, self.source.num_hidden_layers - 1))]
-        if self._stretches(spec):
-            own = following = StretchedPositions(own, self.target.max_position_embeddings, self.family.position_offset)
+        if self.stretches(spec):
+            own = following = MeasuredTensor(
+                StretchedPositions(own, self.target.max_position_embeddings, self.family.position_offset)
+            )
         return GrownTensor(
             ("growth", self.seed, name),
             own,
@@ -93,54 +96,21 @@ class GrowthPlan:
             dtype=torch.promote_types(_dtype_of(own), dtype),
             init=self.initial[name],
             small=self.growth.noise,
-            noise=self._noise(spec),
+            noise=self.noise_of(spec),
         )
 
-    def _grown_adam(
-        self, name: str, spec: TensorSpec, layer: int | None, optimizer: OptimizerState
-    ) -> Mapping[str, Rows | float]:
-        shape = self.target.shape(spec)
+    def _grown_adam(self, spec: TensorSpec, layer: int | None, optimizer: OptimizerState) -> Kept:
+        rates = self.growth.element_rates
         origin = None if layer is None else self.layers[layer]
-        if (origin is not None and origin.added) or self._stretches(spec):
-            fresh: dict[str, Rows | float] = {"exp_avg": Constant(shape, 0.0), "exp_avg_sq": Constant(shape, 0.0), "step": 0.0}
-            return fresh | ({key: Constant(shape, 1.0) for key in ("lr_factor", "eps_factor")} if self._rates else {})
-        entry = optimizer[spec.name if origin is None else spec.name.format(layer=origin.source)]
-        rows, columns = self.tensor_sides(spec)
+        if (origin is not None and origin.added) or self.stretches(spec):
+            return fresh_adam(self.target.shape(spec), rates)
+        source = optimizer.get(spec.name if origin is None else spec.name.format(layer=origin.source))
+        if source is None:  # frozen throughout
+            return fresh_adam(self.target.shape(spec), rates)
+        return grown_adam(source, self.source.shape(spec), *self.tensor_sides(spec), rates)
 
-        def grown(key: str, power: int, *, of: str, elsewhere: float) -> Rows:
-            """Source values times (1 / (a n))^power, or times a, where the source's own layer is copied."""
-
-            def side(of_side: Side | None) -> Side | None:
-                if of_side is None:
-                    return None
-                scale = of_side.derivative if of == "derivative" else of_side.scale
-                return of_side.own_layer(None if scale is None or power == 0 else scale**power, INIT if elsewhere else ZERO)
-
-            held = entry.get(key, 1.0)
-            source = Constant(self.source.shape(spec), held) if isinstance(held, float) else held
-            sides = side(rows), side(columns)
-            return GrownTensor((), source, source, *sides, dtype=torch.float32, init=Constant(shape, elsewhere))
-
-        keeps_all = rows.copies_only and (columns is None or columns.copies_only)
-        adam: dict[str, Rows | float] = {
-            "exp_avg": grown("exp_avg", 1, of="derivative", elsewhere=0.0),
-            "exp_avg_sq": grown("exp_avg_sq", 2, of="derivative", elsewhere=0.0),
-            # New elements count their steps from 0, so that their bias correction is fresh.
-            "step": entry["step"]
-            if keeps_all and isinstance(entry["step"], float)
-            else grown("step", 0, of="scale", elsewhere=0.0),
-        }
-        if self._rates or "lr_factor" in entry:
-            power = int(self._rates)
-            adam["lr_factor"] = grown("lr_factor", power, of="scale", elsewhere=1.0)
-            adam["eps_factor"] = grown("eps_factor", power, of="derivative", elsewhere=1.0)
-        return adam
-
-    @property
-    def _rates(self) -> bool:
-        return self.growth.element_rates
-
-    def _stretches(self, spec: TensorSpec) -> bool:
+    def stretches(self, spec: TensorSpec) -> bool:
+        """Whether a tensor is a table of positions that is stretched."""
         return (
             self.growth.positions == "interpolate"
             and spec.axes[0].kind is AxisKind.POSITIONS
@@ -156,7 +126,8 @@ class GrowthPlan:
         # Embeddings and the head have no next layer.
         return side if spec.block == "layer" else replace(side, next_layer=None)
 
-    def _noise(self, spec: TensorSpec) -> Noise | None:
+    def noise_of(self, spec: TensorSpec) -> Noise | None:
+        """Return the noise on a tensor's copies."""
         if self.growth.noise == 0 or len(spec.axes) == 1:
             return None
         if self.growth.symmetry != "none":
@@ -181,6 +152,7 @@ def plan_growth(source: PretrainedConfig, target: PretrainedConfig, growth: Grow
     growth, choices = resolve(growth, family, old, new)
     maps = build_maps(old, new, growth, seed)
     operator = width_operator(growth, family)
+    _refuse_idle_options(growth, family, operator)
     _refuse_deadlock(growth, old, new)
     return GrowthPlan(
         family=family,
@@ -220,9 +192,19 @@ def _all_sides(
     return sides
 
 
+def _refuse_idle_options(growth: GrowthConfig, family: Family, operator: WidthOperator) -> None:
+    """An option without anything to act on is a misunderstanding."""
+    if growth.positions == "interpolate" and family.rotary:
+        raise UserError(f"growth.positions: {family.name} turns queries and keys by position and has no table to interpolate")
+    copies = operator.units is Units.COPY or operator.residual is Residual.COPY
+    if growth.symmetry != "none" and not copies:
+        raise UserError(f"growth.symmetry: {growth.width} makes no twins of {family.name}'s channels; leave it out")
+
+
 def _refuse_deadlock(growth: GrowthConfig, old: Sizes, new: Sizes) -> None:
     """Zeros at both the writer and the reader of a new channel have no gradient, ever."""
-    units = [kind for kind in grown_kinds(old, new) if kind not in (AxisKind.VOCAB, AxisKind.POSITIONS)]
+    tables = (AxisKind.VOCAB, AxisKind.POSITIONS)
+    units = [kind for kind in AxisKind if kind not in tables and new.of(kind) > old.of(kind)]
     if growth.width == "zero_pad" and not growth.scaled and growth.noise == 0 and units:
         raise UserError(
             f"growth.width: zero_pad with zeros on both sides of a new channel ({units[0]}) leaves it without a gradient for "

@@ -10,7 +10,8 @@ def repeated_positions(old: int, new: int, offset: int) -> Side:
     """Return the table that goes through the source's positions again where they end; `offset` rows stand before position 0."""
     rows = torch.arange(new)
     again = offset + (rows - offset) % (old - offset)
-    return Side(torch.where(rows < old, rows, again), repeats=rows >= old)
+    # No text within the old length reaches the new rows: borrowed momentum would move them all the same.
+    return Side(torch.where(rows < old, rows, again), repeats=rows >= old, fresh=rows >= old)
 
 
 class StretchedPositions:
@@ -24,6 +25,8 @@ class StretchedPositions:
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
         old, new = self._source.shape[0] - self._offset, self.shape[0] - self._offset
+        if old == 1:
+            return self._source.rows(self._offset, self._offset + 1).expand(stop - start, -1)
         place = torch.arange(start, stop, dtype=torch.float64) - self._offset
         # The first and the last position stay first and last; the rows before position 0 stay where they are.
         place = torch.where(place < 0, place, place * ((old - 1) / (new - 1)))

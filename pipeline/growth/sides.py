@@ -42,6 +42,8 @@ class Side:
     """Which target indices the source does not have; None for none."""
     next_layer: torch.Tensor | None = None
     """Which are read from the source's next layer; None for none."""
+    fresh: torch.Tensor | None = None
+    """Which start without moments, whatever they copy; None for none."""
 
     @classmethod
     def identity(cls, size: int) -> "Side":
@@ -67,7 +69,9 @@ class Side:
             return torch.cat(filled)
 
         return cls(
-            torch.cat(indices), field("scale", 1.0), field("copies", 1.0), field("repeats", False), field("next_layer", False)
+            torch.cat(indices),
+            *(field("scale", 1.0), field("copies", 1.0)),
+            *(field("repeats", False), field("next_layer", False), field("fresh", False)),
         )
 
     def __len__(self) -> int:
@@ -87,7 +91,9 @@ class Side:
         if width > size:
             new = (places < 0).repeat(len(self))
             repeats = new if repeats is None else repeats | new
-        return Side(indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer))
+        return Side(
+            indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer), repeated(self.fresh)
+        )
 
     def times(self, factor: float) -> "Side":
         """The same, multiplied by `factor`."""
@@ -96,12 +102,22 @@ class Side:
         scale = torch.ones(len(self), dtype=torch.float64) if self.scale is None else self.scale
         return replace(self, scale=scale * factor)
 
-    def own_layer(self, scale: torch.Tensor | None, elsewhere: int) -> "Side":
-        """The same copies of this layer, at another scale; the code `elsewhere` for all else."""
-        indices = torch.where(self.indices < 0, elsewhere, self.indices)
-        if self.next_layer is not None:
-            indices = torch.where(self.next_layer, elsewhere, indices)
-        return Side(indices, scale)
+    @property
+    def keeps_moments(self) -> torch.Tensor:
+        """Which target indices copy an index whose gradient they share: one of their own layer, and none that starts fresh."""
+        kept = self.indices >= 0
+        for without in (self.next_layer, self.fresh):
+            if without is not None:
+                kept = kept & ~without
+        return kept
+
+    def moments(self, scale: torch.Tensor | None, elsewhere: int) -> "Side":
+        """The copies that keep their moments, at another scale; the code `elsewhere` for all else."""
+        return Side(torch.where(self.keeps_moments, self.indices, elsewhere), scale)
+
+    def starting_fresh(self) -> "Side":
+        """The same, but without moments."""
+        return replace(self, fresh=torch.ones(len(self), dtype=torch.bool))
 
     @property
     def derivative(self) -> torch.Tensor | None:
@@ -115,16 +131,10 @@ class Side:
     def is_identity(self) -> bool:
         """Whether every target index is the source's own, unscaled."""
         return (
-            self.next_layer is None
-            and self.copies_only
+            not self.reads_next_layer
             and bool((self.indices == torch.arange(len(self))).all())
             and (self.scale is None or bool((self.scale == 1).all()))
         )
-
-    @cached_property
-    def copies_only(self) -> bool:
-        """Whether every target index copies a source index of its own layer."""
-        return bool((self.indices >= 0).all()) and self.next_layer is None
 
     @cached_property
     def codes(self) -> frozenset[int]:

@@ -418,7 +418,7 @@ class Reference:
         value = key
         factor = (wide / d) ** 0.25
         if self.growth.paper_factor:
-            factor *= (self.large.hidden / self.small.hidden) ** 0.25  # NAI eq. 8
+            factor = (self.large.hidden / self.small.hidden) ** 0.25  # NAI eq. 14, in the place of the other
         if self._pads:
             factor = 1.0  # DirectCopy and zero padding place the source and change none of it
         if wide > d:
@@ -551,7 +551,7 @@ class Reference:
         places = self.rotary_places()
         factor = times**0.25
         if self.growth.paper_factor:
-            factor *= (self.large.hidden / self.small.hidden) ** 0.25
+            factor = (self.large.hidden / self.small.hidden) ** 0.25
         within = [half * d // 2 + pair for half in range(2) for pair in range(d // 2) for _ in range(times)]
         if role in ("q_gain", "k_gain"):
             if role == "q_gain" and not self._pads:

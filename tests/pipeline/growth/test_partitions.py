@@ -31,8 +31,9 @@ GROWTHS = {
     "sqrt count, split": {"width": "sqrt_count", "symmetry": "split", "noise": 0.3},
     "hypercloning": {"width": "hypercloning"},
     "exact aki": {"width": "exact_aki"},
-    "interpolated positions": {"positions": "interpolate"},
 }
+INTERPOLATED = {"interpolated positions": {"positions": "interpolate"}}
+"""Of tables of positions; rotary ones have none."""
 # Sizes that no number of ranks divides.
 TARGETS = {
     "gpt2": {"hidden_size": 40, "num_hidden_layers": 3, "vocab_size": 53, "max_position_embeddings": 21},
@@ -49,7 +50,7 @@ def grown_by(family, name, **options):
         target = target | {"hidden_size": 48, "intermediate_size": 48}
     elif "nai" in name:
         target = target | {"intermediate_size": 56}
-    return model, plan_of(model, target, GROWTHS[name] | options, 5)[0]
+    return model, plan_of(model, target, (GROWTHS | INTERPOLATED)[name] | options, 5)[0]
 
 
 def in_pieces(tensor, ranks):
@@ -67,10 +68,13 @@ def assert_same_in_pieces(tensor, name):
         assert torch.equal(in_pieces(tensor, ranks), whole), f"{name} on {ranks} ranks"
 
 
-@pytest.mark.parametrize("growth", GROWTHS)
+SOURCES = [("gpt2", torch.float32), ("gpt2", torch.bfloat16), ("bert", torch.bfloat16), ("qwen3", torch.float32)]
+
+
 @pytest.mark.parametrize(
-    ("family", "dtype"),
-    [("gpt2", torch.float32), ("gpt2", torch.bfloat16), ("bert", torch.bfloat16), ("qwen3", torch.float32)],
+    ("family", "dtype", "growth"),
+    [(*source, growth) for source in SOURCES for growth in GROWTHS]
+    + [(*source, growth) for source in SOURCES[:3] for growth in INTERPOLATED],
 )
 def test_weights(family, growth, dtype):
     model, plan = grown_by(family, growth)
@@ -80,8 +84,10 @@ def test_weights(family, growth, dtype):
         assert_same_in_pieces(tensor, name)
 
 
-@pytest.mark.parametrize("growth", GROWTHS)
-@pytest.mark.parametrize("family", TARGETS)
+@pytest.mark.parametrize(
+    ("family", "growth"),
+    [(family, growth) for family in TARGETS for growth in GROWTHS] + [("gpt2", growth) for growth in INTERPOLATED],
+)
 def test_adam(family, growth):
     model, plan = grown_by(family, growth, optimizer_state="grow", element_rates=True)
     generator = torch.Generator().manual_seed(1)

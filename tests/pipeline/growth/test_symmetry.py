@@ -90,6 +90,24 @@ def test_exact_aki_has_no_twins(family):
     assert min(twins_apart(grown, {"q", "k", "v", "up"}).values()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("growth", "parted"),
+    [
+        ({"width": "exact_aki"}, False),
+        ({"width": "exact_aki", "symmetry": "paired", "noise": 0.3}, True),
+        ({"width": "auto"}, True),
+    ],
+)
+def test_the_copied_stream_of_a_post_ln_model_needs_its_twins_told_apart(growth, parted):
+    """Embedding columns j and j + n / 2; `auto` sees to it by itself."""
+    model, _, grown = grow("bert", growth)
+    assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
+    train(grown, 20)
+    first, second = grown.bert.embeddings.word_embeddings.weight.detach().chunk(2, dim=1)
+    distance = ((first - second).norm() / first.norm()).item()
+    assert distance > 1e-3 if parted else distance < EXACT
+
+
 WIDER_HEADS = {"hidden_size": 64, "num_attention_heads": 4}
 GROWTHS = {
     "fpi": {},

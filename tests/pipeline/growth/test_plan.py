@@ -1,0 +1,177 @@
+"""Plans: maps by hand, causes in words, noise where it belongs, what starts without moments, and what is refused."""
+
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from pipeline.families import AxisKind
+from pipeline.growth.certificate import certify
+from pipeline.growth.exactness import predict, predict_moments
+from pipeline.growth.state import Constant
+from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, state_of
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "growth", "causes"),
+    [
+        ("gpt2", {"hidden_size": 48}, {}, ["gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
+        ("bert", {"hidden_size": 48}, {"width": "nai"}, ["bert post-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
+        (
+            "llama",
+            {"hidden_size": 48},
+            {"width": "average_pad"},
+            ["llama pre-norm at x1.5: whole copies"],
+        ),
+        ("gpt2", {"hidden_size": 64}, {"width": "nai", "noise": 0.02}, ["noise of 0.02"]),
+        ("gpt2", {"num_hidden_layers": 5}, {"depth": "stack"}, ["added layers repeat the source's"]),
+        ("bert", {"num_hidden_layers": 5}, {"depth": "last_layer"}, ["LN(LN(x))"]),
+        ("gpt2", {}, {"depth": "list", "layers": [1, 0, 2]}, ["the source's layers are reordered"]),
+        ("gpt2", {}, {"depth": "list", "layers": [0, 1, 1]}, ["the source's layers are reordered or left out", "added layers"]),
+    ],
+)
+def test_a_growth_that_changes_the_function_says_why(family, target, growth, causes):
+    plan, _ = plan_of(small_model(family), target, growth)
+    told = [departure.cause for departure in predict(plan)]
+    assert len(told) == len(causes) and all(cause in said for cause, said in zip(causes, told, strict=True)), told
+    certificate = certify(plan, "somewhere", "digest", {"max_logit_difference": 1.0, "dtype": "float64"})
+    assert certificate["verdict"] != "exact"
+    assert certificate["departures"] == told
+
+
+def test_a_growth_that_should_be_exact_and_is_not_does_not_agree():
+    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {})
+    for moved, agrees in ((1e-13, True), (1e-9, False)):
+        measured = {"max_logit_difference": moved, "dtype": "float64"}
+        assert certify(plan, "somewhere", "digest", measured)["measured_agrees"] is agrees
+
+
+def test_the_papers_factor_is_right_where_it_is_the_head_dimensions():
+    """NAI eq. 14 under sqrt(d_k): exact where d_k grows as the hidden size does, and no departure then."""
+    plan, _ = plan_of(
+        small_model("gpt2"), {"hidden_size": 64, "num_attention_heads": 4}, {"width": "nai", "paper_factor": True}
+    )
+    assert predict(plan) == []
+    model = small_model("gpt2")
+    grown = grown_tensors(plan, model)["transformer.h.0.attn.c_attn.weight"]
+    assert torch.allclose(grown[:32, :8], model.transformer.h[0].attn.c_attn.weight[:, :8] / 2 * 2**0.25)
+
+
+def maps(hidden, growth, intermediate=None):
+    plan, _ = plan_of(small_model("gpt2", ffn=128), {"hidden_size": hidden, "intermediate_size": intermediate}, growth, 1)
+    return {kind: axis_map.indices.tolist() for kind, axis_map in plan.maps.items()}
+
+
+def test_maps_by_hand():
+    """4 heads of 8 in the source; NAI copies the last n heads in order, FPI goes round from the first."""
+    fpi, nai = maps(48, {}), maps(48, {"width": "nai"})
+    assert fpi[AxisKind.HEADS] == [0, 1, 2, 3, 0, 1]
+    assert nai[AxisKind.HEADS] == [0, 1, 2, 3, 2, 3]
+    assert nai[AxisKind.RESIDUAL] == [*range(32), *range(16, 32)]
+    assert nai[AxisKind.FFN] == [*range(128), *range(64, 128)]
+    assert fpi[AxisKind.RESIDUAL] == [*range(32), *range(16)]
+    assert maps(88, {"width": "nai"})[AxisKind.HEADS] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    last = maps(48, {"width": "nai", "neighbours": "last"})
+    assert last[AxisKind.HEADS] == [0, 1, 2, 3, 3, 3]
+    assert last[AxisKind.RESIDUAL] == [*range(32), *range(24, 32), *range(24, 32)]
+
+
+def test_random_maps_keep_the_sources_own_indices():
+    drawn = maps(96, {"map": "random"})
+    assert drawn[AxisKind.RESIDUAL][:32] == list(range(32))
+    assert drawn[AxisKind.HEADS][:4] == [0, 1, 2, 3]
+    assert len(set(drawn[AxisKind.RESIDUAL][32:])) > 10
+
+
+def test_nai_refuses_an_axis_that_its_blocks_do_not_divide():
+    with pytest.raises(UserError, match="the ffn axis grows 128 -> 196"):
+        maps(48, {"width": "nai"}, intermediate=196)
+
+
+@pytest.mark.parametrize(
+    ("family", "growth", "words"),
+    [
+        ("llama", {"positions": "interpolate"}, "llama turns queries and keys by position"),
+        ("gpt2", {"width": "exact_aki", "symmetry": "paired", "noise": 0.1}, "exact_aki makes no twins of gpt2's channels"),
+    ],
+)
+def test_an_option_without_anything_to_act_on_is_refused(family, growth, words):
+    with pytest.raises(UserError, match=words):
+        plan_of(small_model(family), {"hidden_size": 64}, growth)
+
+
+def test_noise_lies_on_new_rows_and_columns_only():
+    model = small_model("gpt2", ffn=128)
+    quiet, noisy = (
+        grown_tensors(plan_of(model, {"hidden_size": 64}, {"width": "nai", "noise": noise})[0], model) for noise in (0.0, 0.1)
+    )
+    name = "transformer.h.0.mlp.c_fc.weight"  # [in 64, out 256]
+    difference = noisy[name] - quiet[name]
+    assert (difference[:32, :128] == 0).all()
+    # Noise comes before the 1/C of 2; the deviation of 12,288 draws is known to 0.6 %.
+    new = torch.cat([difference[32:].flatten(), difference[:32, 128:].flatten()])
+    assert new.std().item() == pytest.approx(0.1 * model.transformer.h[0].mlp.c_fc.weight.std().item() / 2, rel=0.04)
+
+
+# --- what starts without moments ------------------------------------------------------------------
+
+
+def adam(model, target, growth, left_out=()):
+    """Return the grown Adam state of a source whose moments are ones at step 7."""
+    plan, _ = plan_of(model, target, growth | {"optimizer_state": "grow"})
+    kept = {"exp_avg": 1.0, "exp_avg_sq": 1.0}
+    state = {
+        name: {key: Constant(tensor.shape, value) for key, value in kept.items()} | {"step": 7.0}
+        for name, tensor in state_of(model).items()
+        if name not in left_out
+    }
+    return plan, plan.grow_optimizer(state)
+
+
+def whole(value):
+    return value if isinstance(value, float) else value.rows(0, value.shape[0])
+
+
+def test_repeated_positions_start_without_moments():
+    """Text within the old length never reaches them: borrowed momentum would move them all the same."""
+    _, grown = adam(small_model("gpt2"), {"max_position_embeddings": 24}, {})
+    position = grown["transformer.wpe.weight"]
+    assert whole(position["step"])[:, 0].tolist() == [7.0] * 16 + [0.0] * 8
+    assert whole(position["exp_avg"])[:, 0].tolist() == [1.0] * 16 + [0.0] * 8
+
+
+def test_key_value_heads_of_groups_that_fall_apart_start_without_moments():
+    """4 query heads in 2 groups become 4 groups: the copies of a key serve different queries."""
+    _, grown = adam(small_model("llama"), {"num_key_value_heads": 4}, {})
+    for part in ("k_proj", "v_proj"):
+        assert (whole(grown[f"model.layers.0.self_attn.{part}.weight"]["step"]) == 0).all()
+    assert whole(grown["model.layers.0.self_attn.q_proj.weight"]["step"]) == 7.0
+
+
+def test_normed_queries_and_keys_of_wider_heads_start_without_moments():
+    _, grown = adam(small_model("qwen3"), {"head_dim": 16}, {})
+    for name in ("q_proj", "k_proj", "q_norm", "k_norm"):
+        assert (whole(grown[f"model.layers.0.self_attn.{name}.weight"]["exp_avg"]) == 0).all(), name
+    assert whole(grown["model.layers.0.mlp.up_proj.weight"]["step"]) == 7.0
+
+
+def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_refused():
+    model = small_model("gpt2")
+    name = "transformer.h.1.mlp.c_fc.weight"
+    _, grown = adam(model, {"hidden_size": 64}, {}, left_out=(name,))
+    assert grown[name]["step"] == 0.0 and (whole(grown[name]["exp_avg_sq"]) == 0).all()
+    with pytest.raises(UserError, match="needs the source's Adam state"):
+        adam(model, {"hidden_size": 64}, {}, left_out=tuple(state_of(model)))
+
+
+@pytest.mark.parametrize(
+    ("growth", "causes"),
+    [
+        ({}, []),
+        ({"symmetry": "paired", "noise": 0.1}, ["twins that are told apart"]),
+        ({"width": "exact_aki"}, ["readers of new channels enter the mean"]),
+    ],
+)
+def test_moments_that_are_not_exact_say_why(growth, causes):
+    plan, _ = adam(small_model("gpt2"), {"hidden_size": 64}, growth)
+    told = predict_moments(plan)
+    assert len(told) == len(causes) and all(cause in said for cause, said in zip(causes, told, strict=True))
