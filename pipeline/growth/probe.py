@@ -180,7 +180,7 @@ def elements(state: State) -> int:
 
 
 def _window(family: Family, config: PretrainedConfig) -> torch.Tensor:
-    positions = min(POSITIONS, config.max_position_embeddings - family.position_offset)
+    positions = min(POSITIONS, family.usable_positions(sizes_of(config)))
     tokens = keyed.below(("probe",), 0, SEQUENCES * positions, config.vocab_size)
     return torch.from_numpy(tokens).reshape(SEQUENCES, positions)
 

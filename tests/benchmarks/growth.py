@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipeline.growth.probe import elements
 from pipeline.growth.state import Source, State, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS, row_chunks
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.benchmarks.memory import Watched, anonymous
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -90,34 +90,6 @@ def copy_as_much(state: State, origin: torch.Tensor) -> None:
                 place = 0
             origin[place : place + size].clone()
             place += size
-
-
-def anonymous(process: int | str = "self") -> int:
-    """Return a process's anonymous resident bytes; file mappings, which the kernel may drop, are not among them."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-class Watched:
-    """The peak of this process's anonymous memory, above what it was at the start."""
-
-    def __enter__(self) -> "Watched":
-        self._begin = self.peak = anonymous()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.005):
-            self.peak = max(self.peak, anonymous())
-
-    def __exit__(self, *_: object) -> None:
-        self.peak = max(self.peak, anonymous()) - self._begin
-        self._done.set()
-        self._thread.join()
 
 
 def naive(directory: Path, layers: int, hidden: int) -> None:
@@ -222,7 +194,8 @@ def part_offline(source: Path, out: Path, target: tuple[int, int], width: str, f
     floor, _ = watched_command([sys.executable, "-c", "import torch, time; time.sleep(1)"])
     for name in formats:
         words = ["--source", source, "--target", f"num_hidden_layers={target[0]},hidden_size={target[1]}", "--width", width]
-        words += ["--depth", "interleave", "--dtype", "bfloat16", "--format", name, "--world_size", 4, "--out", out]
+        words += ["--depth", "interleave", "--dtype", "bfloat16", "--format", name, "--out", out]
+        words += ["--world_size", 4] if name == "zero3" else []
         peak, seconds = watched_command([sys.executable, "launch/grow.py", *map(str, words)])
         written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         shutil.rmtree(out)
