@@ -286,7 +286,6 @@ class Run:
             heldout,
             self._recipe.evaluation.windows,
             compute_dtype(self._ds_config),
-            self._recipe.attn_implementation,
         )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
