@@ -20,8 +20,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, State
-from pipeline.growth.tokenizer import tokenizer_directory
-from pipeline.growth.zero_files import bytes_of_rank, write_zero3
+from pipeline.growth.zero_files import TAG, bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 CERTIFICATE = "certificate.json"
@@ -76,7 +75,7 @@ class OfflineGrowth:
         self.dtype: torch.dtype = stored or torch.float32
         if request.format == "zero3" and self.dtype is torch.float64:
             raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
-        self._beside = _files_beside(request.source)
+        self._beside = _files_beside(source.directory)
         wide = torch.float64 if self.dtype is torch.float64 else torch.float32
         self.grown: State = self.plan.grow(source.state, wide)
         self._optimizer: OptimizerState | None = None
@@ -135,8 +134,10 @@ class OfflineGrowth:
                     bf16=self.dtype is torch.bfloat16,
                     progress=bar.update,
                 )
+        # Beside config.json.
+        folder = directory if self.request.format == "hf" else directory / TAG
         for path in self._beside:
-            shutil.copyfile(path, directory / path.name)
+            shutil.copyfile(path, folder / path.name)
 
     @property
     def bytes_written(self) -> int:
@@ -160,9 +161,8 @@ def _check_absent(out: Path) -> None:
         raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
 
 
-def _files_beside(source: Path) -> list[Path]:
+def _files_beside(directory: Path) -> list[Path]:
     """The tokenizer's files and the like."""
-    directory = tokenizer_directory(source)
     return [directory / name for name in _BESIDE if (directory / name).is_file()]
 
 

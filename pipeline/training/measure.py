@@ -49,13 +49,14 @@ def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, window
 
     before, tokens = heldout_loss(source_logits, heldout, windows, batch_size)
     after, _ = heldout_loss(grown_logits, heldout, windows, batch_size)
-    difference = (_probe(source_logits, heldout) - _probe(grown_logits, heldout)).abs().max().item()
+    expected, seen = _probe(source_logits, heldout), _probe(grown_logits, heldout)
     grown.engine.train()
     return {
         "source_loss": before,
         "grown_loss": after,
         "loss_gap": after - before,
-        "max_logit_difference": difference,
+        "max_logit_difference": (expected - seen).abs().max().item(),
+        "max_logit": expected.abs().max().item(),
         "scored_tokens": tokens,
         "dtype": str(dtype).removeprefix("torch."),
     }
