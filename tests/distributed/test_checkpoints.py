@@ -300,6 +300,11 @@ def folders(root, cases):
     return root
 
 
+def set_out(whole, walked, cases):
+    """The uninterrupted run and the walk's first part, in one process."""
+    return walk_all(whole, 0, len(DEPTHS), cases), walk_all(walked, 0, 2, cases)
+
+
 @pytest.mark.parametrize(
     "cases",
     [
@@ -308,11 +313,10 @@ def folders(root, cases):
     ],
 )
 def test_a_walk_over_one_two_three_and_one_ranks_is_the_uninterrupted_run(tmp_path, cases):
-    (whole,) = run_ranks(walk_all, 1, folders(tmp_path / "whole", cases), 0, len(DEPTHS), cases, timeout=400)
     walked = folders(tmp_path / "walked", cases)
-    losses: dict = {case: [] for case in cases}
-    for number, ranks in enumerate((1, 2, 3, 1)):
-        results = run_ranks(walk_all, ranks, walked, 2 * number, 2 * number + 2, cases, timeout=400)
+    ((whole, losses),) = run_ranks(set_out, 1, folders(tmp_path / "whole", cases), walked, cases, timeout=280)
+    for begin, ranks in ((2, 2), (4, 3), (6, 1)):
+        results = run_ranks(walk_all, ranks, walked, begin, begin + 2, cases, timeout=280)
         for case in cases:
             losses[case] += results[0][case]
     for layout, mixed in cases:
