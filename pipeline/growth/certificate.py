@@ -10,6 +10,9 @@ from pipeline.growth.plan import GrowthPlan
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
 
+_LOGIT = 10.0
+"""The largest logit for which these bounds hold; they grow with larger ones, as rounding does (GPT-2's reach -130)."""
+
 
 def certify(
     plan: GrowthPlan,
@@ -51,6 +54,10 @@ def certify(
         "moments_departures": predict_moments(plan) if plan.growth.optimizer_state == "grow" else None,
         "measured": dict(measured),
         "in_training": None if in_training is None else dict(in_training),
-        "measured_agrees": found is not Verdict.EXACT
-        or all(one["max_logit_difference"] <= _ROUNDING[one["dtype"]] for one in seen),
+        "measured_agrees": found is not Verdict.EXACT or all(_is_rounding(one) for one in seen),
     }
+
+
+def _is_rounding(seen: Mapping[str, Any]) -> bool:
+    scale = max(1.0, seen.get("max_logit", 0.0) / _LOGIT)
+    return seen["max_logit_difference"] <= _ROUNDING[seen["dtype"]] * scale

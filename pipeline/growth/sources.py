@@ -18,12 +18,12 @@ def open_source(path: Path) -> Source:
 
     Of several checkpoints it is the newest. Raises UserError where there is none, or none that can be read.
     """
-    checkpoint = checkpoint_in(path)
+    checkpoint = _checkpoint_in(path)
     return open_huggingface(path) if checkpoint is None else open_zero_checkpoint(checkpoint)
 
 
-def checkpoint_in(path: Path) -> Path | None:
-    """Return the checkpoint that `path` is or leads to; None where it is something else."""
+def _checkpoint_in(path: Path) -> Path | None:
+    """The checkpoint that `path` is or leads to; None where it is something else."""
     if is_zero_checkpoint(path):
         return path
     for folder in (path, path / CHECKPOINTS):

@@ -20,7 +20,7 @@ class WeightedNorms:
     def __init__(self, model: nn.Module, family: Family, target: Sizes, residual: AxisMap, steps: int) -> None:
         """Take over the norms of `model`; they are stock again from `steps` on."""
         self._begin = 1.0 / (residual.counts * residual.source_size)
-        self._steps = steps
+        self.steps = steps
         self._weights = self._begin
         self._modules = [
             model.get_submodule(name.rsplit(".", 1)[0])
@@ -32,7 +32,7 @@ class WeightedNorms:
 
     def at(self, step: int) -> None:
         """Set the weights that hold at a step of training, from 0."""
-        share = min(1.0, step / self._steps)
+        share = min(1.0, step / self.steps)
         self._weights = (1.0 - share) * self._begin + share / len(self._begin)
         if share == 1.0:
             for module in self._modules:

@@ -4,6 +4,7 @@ A parameter lies in flat pieces, one a rank. Weights are the fp32 masters; what 
 of each parameter comes beside them. The tag directory names the model by its `config.json`.
 """
 
+import json
 import math
 import pickle
 import re
@@ -19,6 +20,9 @@ from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.state import Rows, Source, unsaid
+
+PROGRESS = "progress.json"
+"""The file that says where a checkpoint's run stands."""
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
 _RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
@@ -81,6 +85,15 @@ def is_zero_checkpoint(directory: Path) -> bool:
 def open_zero_checkpoint(directory: Path) -> Source:
     """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
 
+    Raises UserError as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
+    """
+    _check_norms(directory / PROGRESS)
+    return read_zero_checkpoint(directory)
+
+
+def read_zero_checkpoint(directory: Path) -> Source:
+    """Return the same whatever norms the weights are meant for.
+
     Raises UserError naming the file where one is missing, damaged, of another kind or holds code, and
     the tensor where one is missing or misshapen.
     """
@@ -98,6 +111,22 @@ def open_zero_checkpoint(directory: Path) -> Source:
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
     optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
     return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
+
+
+def _check_norms(path: Path) -> None:
+    """Refuse weights that compute something else under the norms of Hugging Face's model."""
+    if not path.is_file():
+        return
+    try:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        until, step = progress.get("norms_weighted_until"), progress.get("step")
+    except (ValueError, AttributeError):
+        raise UserError(f"{path}: not a checkpoint's own file; copy the checkpoint again") from None
+    if until is not None:
+        raise UserError(
+            f"{path}: the model's norms are weighted until step {until} of its run, and this is step {step}; take a "
+            "checkpoint from then on"
+        )
 
 
 class _Held:

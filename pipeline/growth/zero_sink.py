@@ -15,9 +15,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
 from pipeline.growth.state import OptimizerState, Rows, State, flat, unsaid
-
-_CHUNK = 1 << 22
-"""Elements computed at once."""
+from pipeline.growth.streaming import CHUNK_ELEMENTS
 
 _SCALARS = ("step", "lr_factor", "eps_factor")
 """What the optimizer may keep as one number for a whole master; all else has one per element."""
@@ -103,8 +101,8 @@ def _fill_low_precision(engine: DeepSpeedEngine, masters: list[Master], state: S
         for master in masters:
             for fragment in master.fragments:
                 piece = fragment.parameter.ds_tensor
-                for begin in range(0, piece.numel(), _CHUNK):
-                    end = min(begin + _CHUNK, piece.numel())
+                for begin in range(0, piece.numel(), CHUNK_ELEMENTS):
+                    end = min(begin + CHUNK_ELEMENTS, piece.numel())
                     piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
     elif isinstance(engine.optimizer, tuple(_GROUP_PARTITIONS)):
         for name, parameter in engine.module.named_parameters():
@@ -112,8 +110,8 @@ def _fill_low_precision(engine: DeepSpeedEngine, masters: list[Master], state: S
 
 
 def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows) -> None:
-    for start in range(fragment.start, fragment.stop, _CHUNK):
-        stop = min(start + _CHUNK, fragment.stop)
+    for start in range(fragment.start, fragment.stop, CHUNK_ELEMENTS):
+        stop = min(start + CHUNK_ELEMENTS, fragment.stop)
         place = fragment.place + start - fragment.start
         values[place : place + stop - start] = flat(tensor, start, stop).to(values.device, values.dtype)
 
@@ -149,8 +147,8 @@ def _alike(values: list[tuple[Fragment, Rows | float]]) -> float | None:
     for fragment, value in values:
         if isinstance(value, float):
             continue
-        for start in range(fragment.start, fragment.stop, _CHUNK):
-            chunk = flat(value, start, min(start + _CHUNK, fragment.stop))
+        for start in range(fragment.start, fragment.stop, CHUNK_ELEMENTS):
+            chunk = flat(value, start, min(start + CHUNK_ELEMENTS, fragment.stop))
             found |= {chunk.min().item(), chunk.max().item()}
             if len(found) > 1:
                 return None

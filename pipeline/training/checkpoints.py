@@ -15,11 +15,10 @@ from data_prep.errors import UserError
 from data_prep.files import publish_directory, write_atomically, write_json
 from pipeline.growth.sources import LATEST
 from pipeline.growth.state import Source
-from pipeline.growth.zero_checkpoint import open_zero_checkpoint
+from pipeline.growth.zero_checkpoint import PROGRESS, read_zero_checkpoint
 from pipeline.training import distributed
 from pipeline.training.engine import TrainedModel
 
-_PROGRESS = "progress.json"
 _DOOMED = ".deleted"
 
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
@@ -40,6 +39,8 @@ class Saved:
     """Seconds spent in steps."""
     flops_model: dict[str, int]
     flops_executed: dict[str, int]
+    norms_weighted_until: int | None = None
+    """Step of the run from which on the model's norms are stock; None where they are."""
     counters: dict[str, int] = field(default_factory=dict)
     """DeepSpeed's own, of this model's training."""
     loss_scale: dict[str, float] = field(default_factory=dict)
@@ -72,6 +73,8 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
         self._keep = keep
+        self.beside: list[Path] = []
+        """Files that go into each checkpoint's folder: the tokenizer's."""
 
     def latest(self) -> Saved | None:
         """Return where the newest complete checkpoint stands, or None."""
@@ -79,7 +82,7 @@ class Checkpoints:
             tag = (self._directory / LATEST).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
-        path = self._directory / tag / _PROGRESS
+        path = self._directory / tag / PROGRESS
         try:
             return Saved(**json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
@@ -112,7 +115,8 @@ class Checkpoints:
 
     def open(self, saved: Saved) -> Source:
         """Return the model and the optimizer's state in the checkpoint that `saved` describes."""
-        return open_zero_checkpoint(self._directory / _tag(saved.step))
+        # Weighted norms are no hindrance: the run that goes on has them too.
+        return read_zero_checkpoint(self._directory / _tag(saved.step))
 
     def _clear(self, name: str) -> None:
         shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -129,7 +133,9 @@ class Checkpoints:
         try:
             # So that the checkpoint can be read by itself.
             config.save_pretrained(self._directory / aside)
-            write_json(self._directory / aside / _PROGRESS, asdict(saved))
+            for path in self.beside:
+                shutil.copyfile(path, self._directory / aside / path.name)
+            write_json(self._directory / aside / PROGRESS, asdict(saved))
             publish_directory(self._directory / aside, self._directory / tag)
             write_atomically(self._directory / LATEST, tag + "\n")
         except OSError as error:

@@ -40,7 +40,7 @@ class Position:
         ledger = Ledger(dict(saved.flops_model), dict(saved.flops_executed))
         return cls(saved.step, saved.samples, saved.tokens, saved.seconds, ledger)
 
-    def saved(self, model: str) -> Saved:
+    def saved(self, model: str, norms_weighted_until: int | None) -> Saved:
         """This position as a checkpoint describes it."""
         return Saved(
             model=model,
@@ -50,6 +50,7 @@ class Position:
             seconds=self.seconds,
             flops_model=self.ledger.model,
             flops_executed=self.ledger.executed,
+            norms_weighted_until=norms_weighted_until,
         )
 
 
@@ -115,7 +116,7 @@ class Trainer:
             if ends == done or done % self._recipe.evaluation.every == 0:
                 loss = self.evaluate(stage.name)
             if stopping or ends == done or done % self._recipe.checkpointing.every == 0:
-                self._records.checkpoints.save(self._model, self._position.saved(self._role))
+                self._records.checkpoints.save(self._model, self._position.saved(self._role, self._weighted_until(done)))
             if stopping and done < steps:
                 raise Stopped
         return self.evaluate(None) if loss is None else loss
@@ -128,6 +129,11 @@ class Trainer:
         if stage is not None:
             self._records.evaluation(self._position.step, stage, loss, tokens)
         return loss
+
+    def _weighted_until(self, done: int) -> int | None:
+        """The step of the run from which on the norms are stock, where they are not yet."""
+        norms = self._model.norms
+        return None if norms is None or done >= norms.steps else self._first_step + norms.steps
 
     def _stage_at(self, done: int) -> tuple[StageConfig, int]:
         """The stage that the step after `done` belongs to, and the count of steps at which it ends."""

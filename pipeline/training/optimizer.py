@@ -8,13 +8,10 @@ import torch
 from torch import nn
 
 from pipeline.families import Family, Sizes
+from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.recipe import OptimizerConfig, StageConfig
 
 HEAD = "head"
-
-
-_CHUNK = 1 << 22
-"""Elements stepped at once where each has an age of its own."""
 
 
 class FreezableAdamW(torch.optim.AdamW):
@@ -54,9 +51,9 @@ class FreezableAdamW(torch.optim.AdamW):
         state["step"] += 1
         flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
         weights = parameter.view(-1)
-        for begin in range(0, len(weights), _CHUNK):
-            part = {key: value[begin : begin + _CHUNK] if len(value) > 1 else value for key, value in flat.items()}
-            weight, grad = weights[begin : begin + _CHUNK], part["grad"]
+        for begin in range(0, len(weights), CHUNK_ELEMENTS):
+            part = {key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()}
+            weight, grad = weights[begin : begin + CHUNK_ELEMENTS], part["grad"]
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             part["exp_avg"].lerp_(grad, 1 - beta1)
             part["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)

@@ -25,7 +25,6 @@ from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.probe import compare
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, Source, State
-from pipeline.growth.tokenizer import tokenizer_directory
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, StageConfig
 from pipeline.training import distributed
@@ -99,8 +98,9 @@ class Run:
         # Everything that may be refused is looked at before the first step, and what needs no text before that.
         given = distributed.on_every_rank(self._given_source)
         self._plan(self._source_config(given, vocab_size=1, eos_id=0), given)
-        prepared = distributed.on_first_rank(self._prepare_data)
+        prepared = distributed.on_first_rank(lambda: self._prepare_data(given))
         data = distributed.on_every_rank(lambda: PreparedData(Path(prepared)))
+        self._checkpoints.beside = data.tokenizer.files
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
         family = FAMILIES[source.model_type]
@@ -198,15 +198,18 @@ class Run:
         path = self._recipe.source.path
         return None if path is None else open_source(Path(path))
 
-    def _prepare_data(self) -> str:
-        """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for."""
+    def _prepare_data(self, given: Source | None) -> str:
+        """Return the folder of the shards: the one that the run was begun with, or the one that the recipe asks for.
+
+        Text goes through the given source's tokenizer where the recipe names none.
+        """
         config, recorded = self._recipe.data, self._directory.recorded_data()
         if recorded is not None and (Path(recorded["prepared"]) / MANIFEST).exists():
             data = PreparedData(Path(recorded["prepared"]))
         elif config.shards is not None:
             data = PreparedData(Path(config.shards))
         else:
-            tokenizer = config.tokenizer or TokenizerConfig(path=str(tokenizer_directory(Path(self._recipe.source.path))))
+            tokenizer = config.tokenizer or TokenizerConfig(path=str(given.directory))
             request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
             data = prepare(request, self._say)
         if recorded is not None and data.manifest.fingerprint != recorded["fingerprint"]:
@@ -279,25 +282,34 @@ class Run:
         records: Records,
         step: int,
     ) -> None:
-        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate."""
+        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate.
+
+        Raises RuntimeError on every rank where a growth that is to preserve the function was seen not to.
+        """
         in_training = measure_growth(
             source,
             grown,
             heldout,
             self._recipe.evaluation.windows,
             compute_dtype(self._ds_config),
-            self._recipe.attn_implementation,
         )
         if distributed.rank() == 0:
             records.evaluations.keep(lambda record: record["stage"] != GROWN_STAGE)
         records.evaluation(step, GROWN_STAGE, in_training["grown_loss"], in_training["scored_tokens"])
 
-        def write() -> None:
+        def write() -> dict[str, Any]:
             digest = inspect(source.state, str(source.directory))
             certificate = certify(plan, str(source.directory), digest, compare(source, plan, target), in_training)
             write_json(self._directory.certificate, certificate)
+            return certificate
 
-        distributed.on_first_rank(write)
+        certificate = distributed.on_first_rank(write)
+        if not certificate["measured_agrees"]:
+            moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
+            raise RuntimeError(
+                f"{self._directory.certificate}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
+                f"in float64, by {moved[1]:.2g} in {in_training['dtype']}; please report it"
+            )
 
     def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
         directory = self._directory

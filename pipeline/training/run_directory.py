@@ -9,7 +9,6 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.growth.sources import CHECKPOINTS
-from pipeline.growth.tokenizer import DATA
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
@@ -23,7 +22,7 @@ class RunDirectory:
         self.lock = path / ".lock"
         self.recipe = path / "recipe.yaml"
         self.ds_config = path / "ds_config.json"
-        self.data = path / DATA
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "eval.jsonl"
         self.checkpoints = path / CHECKPOINTS

@@ -1,62 +1,57 @@
-"""Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time of the start.
+"""Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time up to the first step.
 
 python -m tests.benchmarks.live_growth [--ranks 2] [--hidden_size 1280 --num_hidden_layers 36]
 """
 
 import argparse
-import gc
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import deepspeed
+import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from pipeline import keyed
+from pipeline.data.batches import Batches
+from pipeline.data.objectives import CausalObjective
 from pipeline.families import sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.engine import build
+from pipeline.training.evaluate import heldout_loss
+from pipeline.training.measure import measure_growth
 from pipeline.training.optimizer import build_optimizer, parameters_by_block
+from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
 
 _MIB = 2**20
+_LENGTH = 128
+_VOCABULARY = 50257
 
 
-class PeakMemory:
-    """The most anonymous resident memory while a block runs; mapped file pages, which the kernel can drop, are left out."""
+class RandomWindows:
+    """Held-out text that says nothing, two windows a rank."""
 
-    def __enter__(self) -> "PeakMemory":
-        self.bytes, self._over = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        self._began = time.perf_counter()
-        return self
+    def __len__(self) -> int:
+        return 2 * distributed.world_size()
 
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._began
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.002):
-            self.bytes = max(self.bytes, _anonymous_bytes())
-
-
-def _anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no RssAnon in /proc/self/status")
+    def __getitem__(self, index: int) -> np.ndarray:
+        return keyed.below(("text",), index * (_LENGTH + 1), _LENGTH + 1, _VOCABULARY)
 
 
 def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float, float]:
-    """Return (peak MiB over what the process held before, seconds) of starting one engine on this rank."""
+    """Return (peak MiB over what the process held before, seconds) of starting one engine on this rank, up to its first step.
+
+    A fresh one is evaluated on held-out text, a grown one is measured beside its source on the same.
+    """
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
+    heldout = Batches(RandomWindows(), CausalObjective(_LENGTH), 1)
+    windows = len(heldout.windows)
     ds_config = {
         "train_batch_size": distributed.world_size(),
         "train_micro_batch_size_per_gpu": 1,
@@ -64,19 +59,21 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": 3},
     }
-    before = _anonymous_bytes()
-    with PeakMemory() as peak:
+    began = time.perf_counter()
+    with Watched() as watched:
         if fresh:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 model = source.family.model_class(config)
             groups = parameters_by_block(model, source.family, sizes_of(config), layers)
             optimizer = build_optimizer(model, groups, OptimizerConfig())
-            deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+            engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+            engine.eval()
+            heldout_loss(lambda input_ids: engine(input_ids=input_ids, use_cache=False).logits, heldout, windows, 1)
         else:
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
-            build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")
-    gc.collect()
-    return (peak.bytes - before) / _MIB, peak.seconds
+            grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")
+            measure_growth(source, grown, heldout, windows, torch.bfloat16)
+    return watched.peak / _MIB, time.perf_counter() - began
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import yaml
 import zstandard
 from safetensors.torch import load_file, save_file
 
-from pipeline.training import distributed
+from pipeline.training import distributed, run
 from tests.end_to_end.conftest import FP32, ROOT
 
 
@@ -38,12 +38,13 @@ def main():
 def refused(main, recipe, monkeypatch, capsys, tmp_path):
     """Start the toy recipe with overrides, and return the one sentence with which it is refused."""
 
-    def run(*overrides: str, ds_config: dict = FP32, **changes: object) -> str:
+    def start(*overrides: str, ds_config: dict = FP32, **changes: object) -> str:
         path = recipe(**changes)
         ds_path = tmp_path / "ds.json"
         ds_path.write_text(json.dumps(ds_config))
         before = set(tmp_path.rglob("*"))
         monkeypatch.setattr(sys, "argv", ["pretrain", "--ds_config", str(ds_path), "--recipe", str(path), *overrides])
+        capsys.readouterr()
         assert main() == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
@@ -51,7 +52,7 @@ def refused(main, recipe, monkeypatch, capsys, tmp_path):
         assert left == [], "nothing is left behind"
         return error
 
-    return run
+    return start
 
 
 def text(path: Path, content: bytes) -> dict:
@@ -150,6 +151,24 @@ def spoil_tensor(directory: Path, change) -> None:
 def test_an_unusable_source_directory_is_refused_by_file_or_tensor(refused, source, spoil, words):
     spoil(source)
     assert words in refused(source={"path": str(source)}, target={"hidden_size": 64})
+
+
+def test_a_faulty_growth_ends_before_the_first_step(main, recipe, source, monkeypatch, capsys, tmp_path):
+    """A fault and no wrong input; here the float64 probe is made to find one."""
+    compared = run.compare
+    monkeypatch.setattr(run, "compare", lambda *given: compared(*given) | {"max_logit_difference": 0.5})
+    growth = {"width": "fpi", "depth": "last_layer"}
+    stages = [{"name": "full", "steps": 2}]
+    path = recipe(source={"path": str(source)}, target={"hidden_size": 64}, growth=growth, stages=stages)
+    ds_path = tmp_path / "ds.json"
+    ds_path.write_text(json.dumps(FP32))
+    words = ["--ds_config", str(ds_path), "--recipe", str(path), "data.sequence_length=16"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *words])
+    assert main() == 1
+    error = capsys.readouterr().err
+    assert "00.json: this growth should preserve the function and moves a logit by 0.5 in float64" in error
+    assert not json.loads((tmp_path / "run" / "certificates" / "00.json").read_text())["measured_agrees"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "" and not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_directory_that_holds_something_else_is_refused(refused, tmp_path):

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
 
@@ -29,23 +32,26 @@ def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, tmp_path):
     ).read_bytes()
 
 
-def test_a_run_whose_data_is_gone_is_refused_by_file(undisturbed, tmp_path):
-    """The tokenizer lies with the data."""
-    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
-    (tmp_path / "run" / "data.json").write_text('{"prepared": "/nowhere", "fingerprint": ""}')
-    finished = subprocess.run(
-        [sys.executable, "launch/grow.py", "--source", tmp_path / "run", "--format", "hf", "--out", tmp_path / "model"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert finished.returncode == 2
-    assert "data.json: names data that cannot be read" in finished.stderr and finished.stderr.count("\n") == 1
-    assert not (tmp_path / "model").exists()
+def test_a_run_is_exported_and_gone_on_from_without_its_data(undisturbed, launch, recipe, prepared, corpus, tmp_path):
+    """Its tokenizer lies in each checkpoint, and in what is grown from one. Whatever else lies about is nobody's."""
+    shutil.copytree(undisturbed.run_dir, tmp_path / "moved")
+    (tmp_path / "moved" / "data.json").write_text("{}")
+    grow("--source", tmp_path / "moved", "--format", "zero3", "--world_size", 2, "--out", tmp_path / "grown")
+    (tmp_path / "data.json").write_text("no JSON")
+    own = (prepared.directory / "tokenizer" / "tokenizer.model").read_bytes()
+    for name in ("moved", "grown"):
+        grow("--source", tmp_path / name, "--format", "hf", "--out", tmp_path / f"{name}-model")
+        assert (tmp_path / f"{name}-model" / "tokenizer.model").read_bytes() == own
+    text = {"files": [str(corpus)], "heldout_fraction": 0.1}
+    data = {"output_dir": str(tmp_path / "data"), "text": text, "sequence_length": 32}
+    started = launch(recipe(data=data, **trained_on(tmp_path / "grown"))).wait()
+    assert started.status == 0, started.error
+    assert (Path(started.summary["paths"]["data"]) / "tokenizer" / "tokenizer.model").read_bytes() == own
+    # The same tokens as the run's own: the loss that it ended with.
+    assert started.summary["losses"]["source"] == pytest.approx(undisturbed.summary["losses"]["final"], rel=1e-5)
 
 
-def trained_on(prepared, source, **growth):
+def trained_on(source, **growth):
     """Changes to the toy recipe: five more steps from a source that is given."""
     return {
         "source": {"path": str(source)},
@@ -56,7 +62,7 @@ def trained_on(prepared, source, **growth):
     }
 
 
-def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(undisturbed, launch, recipe, prepared, tmp_path):
+def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(undisturbed, launch, recipe, tmp_path):
     """Grown offline for two ranks, Adam's state with it, and started on one and on three: as from the run itself."""
     sizes = "hidden_size=96,num_attention_heads=12"
     words = ("--width", "fpi", "--optimizer_state", "grow", "--seed", 3)
@@ -82,7 +88,7 @@ def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(un
         ("zero-3", tmp_path / "g", {}, 3),
         ("live", undisturbed.run_dir, {"hidden_size": 96, "num_attention_heads": 12}, 2),
     ):
-        changes = trained_on(prepared, source, width="fpi", optimizer_state="grow")
+        changes = trained_on(source, width="fpi", optimizer_state="grow")
         path = recipe(**changes | {"target": target, "train_batch_size": 12})
         runs[name] = launch(path, f"run_dir={tmp_path / name}", ranks=ranks).wait()
         assert runs[name].status == 0, runs[name].error
@@ -90,16 +96,14 @@ def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(un
         # fp32 sums in another order, over five steps.
         assert runs[name].losses == pytest.approx(runs["live"].losses, rel=1e-5), name
     # Moments that started anew would make larger first steps; the test could not tell where they went otherwise.
-    fresh = launch(
-        recipe(**trained_on(prepared, tmp_path / "g") | {"train_batch_size": 12}), f"run_dir={tmp_path / 'fresh'}"
-    ).wait()
+    fresh = launch(recipe(**trained_on(tmp_path / "g") | {"train_batch_size": 12}), f"run_dir={tmp_path / 'fresh'}").wait()
     assert fresh.status == 0, fresh.error
     assert fresh.losses[0] == pytest.approx(runs["live"].losses[0], rel=1e-5)
     assert abs(fresh.losses[-1] - runs["live"].losses[-1]) > 1e-3
 
 
-def test_optimizer_state_is_refused_where_the_source_has_none(undisturbed, launch, recipe, prepared):
-    path = recipe(**trained_on(prepared, undisturbed.run_dir / "model", optimizer_state="grow"))
+def test_optimizer_state_is_refused_where_the_source_has_none(undisturbed, launch, recipe):
+    path = recipe(**trained_on(undisturbed.run_dir / "model", optimizer_state="grow"))
     refused = launch(path).wait()
     assert refused.status == 2
     assert "needs the source's Adam state" in refused.error and refused.error.count("\n") == 1
@@ -116,6 +120,39 @@ def test_a_post_ln_model_grows_exactly_at_any_ratio_in_training(launch, recipe, 
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["measured"]["max_logit_difference"] < 1e-12
     assert certificate["in_training"]["max_logit_difference"] < 1e-4
+    progress = [json.loads(path.read_text()) for path in sorted((finished.run_dir / "checkpoints").glob("*/progress.json"))]
+    assert [one["norms_weighted_until"] for one in progress] == [None, None]
     path = recipe("bert", growth=growth | {"norm_anneal_steps": 15}, target={"hidden_size": 48})
     too_long = launch(path, f"run_dir={tmp_path / 'other'}").wait()
     assert too_long.status == 2 and "15 steps are more than the target's 14" in too_long.error
+
+
+def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(launch, recipe, tmp_path):
+    """A stock model of those weights computes something else."""
+    path = recipe(
+        "bert",
+        source={
+            "model": {"family": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+            "steps": 2,
+        },
+        growth={"width": "fpi", "norm_statistics": "weighted", "norm_anneal_steps": 20},
+        target={"hidden_size": 48},
+        stages=[{"name": "full", "steps": 30}],
+        checkpointing={"every": 100},
+    )
+    whole = launch(path, f"run_dir={tmp_path / 'whole'}").wait()
+    assert whole.status == 0, whole.error
+    stopped = launch(path)
+    stopped.wait_for_step(6)
+    stopped.process.send_signal(signal.SIGTERM)
+    assert stopped.wait().status == EXIT_STOPPED
+    words = [sys.executable, "launch/grow.py", "--source", stopped.run_dir, "--format", "hf", "--out", tmp_path / "out"]
+    exported = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert exported.returncode == 2
+    assert "progress.json: the model's norms are weighted until step 22 of its run" in exported.stderr
+    assert exported.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    resumed = launch(path).wait()
+    assert resumed.status == 0, resumed.error
+    assert "target: going on from step" in resumed.output
+    assert resumed.losses == whole.losses
+    grow("--source", resumed.run_dir, "--format", "hf", "--out", tmp_path / "out")

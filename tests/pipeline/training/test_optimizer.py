@@ -30,7 +30,7 @@ def torch_adamw(elements: slice, age: float, **changes) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(SIZE,), (12, 5)])
 def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, monkeypatch):
-    monkeypatch.setattr("pipeline.training.optimizer._CHUNK", 7)
+    monkeypatch.setattr("pipeline.training.optimizer.CHUNK_ELEMENTS", 7)
     old, new, factored = slice(0, 20), slice(20, 40), slice(40, 60)
     age = torch.zeros(SIZE)
     age[old] = 1000

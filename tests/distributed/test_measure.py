@@ -1,0 +1,87 @@
+"""The grown engine beside its source, which no rank ever holds."""
+
+import dataclasses
+import gc
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline.data.batches import Batches
+from pipeline.data.objectives import CausalObjective
+from pipeline.families import target_config
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.sources import open_source
+from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
+from pipeline.training import distributed
+from pipeline.training.engine import build
+from pipeline.training.measure import measure_growth
+from tests.ranks import run_ranks
+
+VOCAB, LENGTH, WINDOWS = 50, 16, 5
+TOKENS = np.random.default_rng(1).integers(VOCAB, size=(WINDOWS, LENGTH + 1))
+
+
+class Noticed:
+    """A tensor at whose readings the matrices that are alive in this process are counted."""
+
+    def __init__(self, tensor):
+        self.shape = tensor.shape
+        self.most = 0
+        self._tensor = tensor
+
+    def rows(self, start, stop):
+        if stop - start > 1:  # counting takes a while; embeddings are looked up row by row
+            self.most = max(self.most, matrix_elements())
+        return self._tensor.rows(start, stop)
+
+
+def matrix_elements():
+    alive = [held for held in gc.get_objects() if type(held) is nn.Parameter]
+    return sum(held.numel() for held in alive if held.ndim > 1 and not held.is_meta)
+
+
+def measure(directory, stage):
+    source = open_source(directory)
+    config = target_config(source.config, TargetConfig(hidden_size=64, vocab_size=80))
+    plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 3)
+    ranks = distributed.world_size()
+    ds_config = {
+        "train_batch_size": 2 * ranks,
+        "train_micro_batch_size_per_gpu": 2,
+        "zero_allow_untested_optimizer": True,
+        # Small matrices too are let go of after use.
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+    }
+    grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), 2, "eager")
+    before = matrix_elements()
+    state = {name: Noticed(tensor) for name, tensor in source.state.items()}
+    noticed = dataclasses.replace(source, state=state)
+    attention = source.config._attn_implementation
+    measured = measure_growth(noticed, grown, Batches(TOKENS, CausalObjective(LENGTH), 1), WINDOWS, torch.float32)
+    assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
+    assert source.config._attn_implementation == attention
+    assert grown.engine.training
+    return measured
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grows_too(tmp_path, stage):
+    torch.manual_seed(2)
+    config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    ranks = run_ranks(measure, 2, tmp_path, stage)
+    assert ranks[0] == ranks[1]
+    windows = torch.from_numpy(TOKENS)
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
+    # fp32 sums in another order.
+    assert ranks[0]["source_loss"] == pytest.approx(loss, rel=1e-5)
+    assert ranks[0]["grown_loss"] == pytest.approx(loss, rel=1e-5)
+    assert ranks[0]["max_logit_difference"] < 1e-4
+    assert ranks[0]["max_logit"] == pytest.approx(logits[0].abs().max().item(), rel=1e-5)
+    assert ranks[0]["scored_tokens"] == WINDOWS * LENGTH
