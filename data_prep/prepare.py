@@ -155,7 +155,7 @@ def _prepare_into(
         dropped=dict(dropped),
         splits=splits,
         unigram_entropy=entropy,
-        files={path.name: file_digest(path) for path in sorted(folder.glob("*.*"))},
+        files={path.name: file_digest(path) for path in sorted(folder.glob("[!.]*.*"))},
     )
     write_json(folder / MANIFEST, manifest.model_dump())
     say("data: " + ", ".join(f"{split} {count.tokens:,} tokens" for split, count in splits.items()))
