@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.growth.description import describe
-from pipeline.growth.exactness import predict, verdict
+from pipeline.growth.exactness import predict, predict_moments, verdict
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.probe import elements
@@ -72,6 +72,9 @@ def promise(plan: GrowthPlan) -> str:
     """Return what will be exact, and what will not and why."""
     departures = predict(plan)
     lines = [f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
+    if plan.growth.optimizer_state == "grow":
+        causes = predict_moments(plan)
+        lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
     return "\n".join([*plan.choices, *lines])
 
 
