@@ -115,7 +115,7 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
             raise UserError(unknown_key(origin, where, known)) from None
         message = first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise UserError(f"{origin}: {where or 'the file'}: {message}{got}") from None
+        raise UserError(": ".join([origin, *filter(None, [where]), message]) + got) from None
 
 
 def unknown_key(origin: str, key: str, known: list[str]) -> str:

@@ -110,6 +110,8 @@ def _fingerprint(config: DataPrepConfig) -> tuple[str, list[str]]:
     inputs += [f"heldout {path}:{file_digest(path)}" for path in expand(text.heldout_files)]
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
+        # What it is counts, not where it lies.
+        del tokenizer["path"]
         tokenizer["files"] = tokenizer_digest(load_tokenizer(Path(config.tokenizer.path)))
     told = json.dumps([_FORMAT, text.model_dump(), tokenizer, inputs], sort_keys=True)
     return text_digest(told)[:12], inputs

@@ -13,7 +13,7 @@ import yaml
 
 from data_prep.config import validate
 from data_prep.errors import EXIT_USER_ERROR, UserError
-from pipeline.command import quieten, refusal
+from pipeline.command import OneSentenceParser, quieten, refusal
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -21,7 +21,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         description=__doc__.splitlines()[0],
         epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe.py describes.",
     )
@@ -42,6 +42,8 @@ def parse() -> argparse.Namespace:
     growth = parser.add_argument_group("growth")
     for name, field in GrowthConfig.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        if field.annotation is bool:
+            choices = ("true", "false")
         growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=f"(default: {field.default})")
     return parser.parse_args()
 
@@ -51,6 +53,8 @@ def read_growth(arguments: argparse.Namespace) -> GrowthConfig:
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
     content: dict[str, Any] = {}
     for name, text in given.items():
+        if name == "layers" and text is not None and not text.startswith("["):
+            text = f"[{text}]"
         try:
             content |= {} if text is None else {name: yaml.safe_load(text)}
         except yaml.YAMLError:
@@ -91,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(listing(growth))
         return
-    print(promise(growth.plan), flush=True)
+    print(promise(growth), flush=True)
     print(table(growth.execute(), arguments.out))
 
 

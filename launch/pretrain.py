@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from data_prep.errors import EXIT_USER_ERROR
-from pipeline.command import quieten, refusal
+from pipeline.command import OneSentenceParser, quieten, refusal
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
@@ -27,7 +27,7 @@ QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ds_config", type=Path, required=True, help="DeepSpeed's JSON, for instance ds_configs/zero3.json")
     parser.add_argument("--recipe", type=Path, default=QUICKSTART, help="what to run, as YAML (default: %(default)s)")
     parser.add_argument("--print_config", action="store_true", help="print both configurations as resolved, and end")

@@ -1,14 +1,24 @@
 """What every command of launch/ does alike: quiet libraries, and errors in one sentence."""
 
+import argparse
 import errno
 import logging
 import warnings
+from typing import NoReturn
 
 import transformers
 
-from data_prep.errors import UserError, full_disk, is_full_disk
+from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
 
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A command line whose refusals are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave."""
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; --help tells more\n")
 
 
 def quieten() -> None:

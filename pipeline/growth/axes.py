@@ -107,8 +107,8 @@ def _neighbours(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
         block = source.head_dim if what in ("residual", "ffn") else 1
         if old % block or new % block:
             raise UserError(
-                f"growth.width: nai copies blocks of one head's width, {block}, and the {what} axis grows {old} -> {new}; "
-                "choose sizes that are multiples of it"
+                f"growth.width: nai copies blocks of one head's width, {block}, and does not fit {what}: {old} -> {new}; both "
+                "are to be multiples of it, or take fpi, which copies any number"
             )
         blocks, extra = old // block, (new - old) // block
         # Cyclically, where more blocks are new than there are.
@@ -126,8 +126,8 @@ def _whole(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
     def pick(old: int, new: int, what: str) -> np.ndarray:
         if new % old:
             raise UserError(
-                f"growth.width: hypercloning repeats whole axes, and {what} grows {old} -> {new}; choose a multiple of {old}, "
-                "or fpi, which copies any number"
+                f"growth.width: hypercloning repeats whole axes, and does not fit {what}: {old} -> {new}; choose a multiple of "
+                f"{old}, or fpi, which copies any number"
             )
         return np.arange(new) % old
 

@@ -41,4 +41,6 @@ def _width(family: Family, source: Sizes, target: Sizes) -> tuple[str, dict[str,
     how = "zeros vanish under RMSNorm" if family.norm == "rms_norm" else "new channels at the mean vanish under LayerNorm"
     if not family.pre_norm:
         how = "whole copies keep a post-LN norm's statistics"
+    if new == old:
+        return "exact_aki", {}, "heads and units read as the next layer's write nothing at first and have no twins"
     return "exact_aki", {}, f"{how} at {old} -> {new}, and heads and units read as the next layer's have no twins"

@@ -61,7 +61,10 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
             if name is None or (name not in specs and name in family.head_alias):
                 continue
             if name not in specs:
-                raise UserError(f"{path}: tensor {published!r} is unknown to family {family.name}")
+                raise UserError(
+                    f"{path}: tensor {published!r} is unknown to family {family.name} at the sizes in config.json; put the "
+                    "model's own config.json there, or save its language model alone"
+                )
             if name in state:
                 raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
             if tensor.dtype not in _STORED:

@@ -9,7 +9,6 @@ import torch
 from pipeline.growth.description import describe
 from pipeline.growth.exactness import predict, predict_moments, verdict
 from pipeline.growth.offline import OfflineGrowth
-from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.probe import elements
 from pipeline.growth.state import OptimizerState, Rows, unsaid
 from pipeline.growth.zero_files import bytes_of_rank
@@ -34,7 +33,7 @@ def listing(growth: OfflineGrowth) -> str:
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),
     ]
-    return "\n".join([*lines, "", promise(growth.plan)])
+    return "\n".join([*lines, "", promise(growth)])
 
 
 def _memory(growth: OfflineGrowth) -> int:
@@ -68,31 +67,33 @@ def _kept_of_each(optimizer: OptimizerState | None) -> list[str]:
     return kept
 
 
-def promise(plan: GrowthPlan) -> str:
+def promise(growth: OfflineGrowth) -> str:
     """Return what will be exact, and what will not and why."""
+    plan = growth.plan
     departures = predict(plan)
     lines = [f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
         lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
+    elif growth.source.optimizer and growth.request.format == "zero3":
+        lines.append("Adam's state: fresh; --optimizer_state grow takes the source's along")
     return "\n".join([*plan.choices, *lines])
 
 
 def table(certificate: dict[str, Any], out: Path) -> str:
     """Return a certificate as a few lines."""
     measured = certificate["measured"]
-    sizes = [
-        f"{certificate[side]['num_hidden_layers']} layers x {certificate[side]['hidden_size']} "
-        f"({certificate[side]['num_attention_heads']} heads)"
-        for side in ("source", "target")
-    ]
+    before, after = certificate["source"], certificate["target"]
+    changes = ", ".join(f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
+    words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
+    moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
     cut = len(measured["source_layers"]) < certificate["source"]["num_hidden_layers"]
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
-        ("growth", f"{certificate['family']}: {sizes[0]} -> {sizes[1]}"),
+        ("growth", f"{certificate['family']}: {changes or 'nothing'}"),
         ("function", certificate["verdict"]),
-        ("largest change of a logit", f"{measured['max_logit_difference']:.2g}, in {measured['dtype']}, of {where}"),
-        ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}"),
+        ("largest change of a logit", f"{moved}, of {where}"),
+        ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}{words}"),
         ("source digest", certificate["source_digest"]),
         ("written", f"{out} ({certificate['format']}, {certificate['dtype']})"),
     ]

@@ -87,10 +87,14 @@ class OfflineGrowth:
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
         if growth.norm_statistics == "weighted":
-            chosen = "auto comes to norm statistics that are weighted" if self.plan.choices else "weighted statistics are"
+            if self.plan.choices:
+                raise UserError(
+                    f"growth.width: auto finds nothing that keeps {self.plan.family.name} exact at this hidden_size in a stock "
+                    "model; choose a multiple of the source's, name an operator that is not exact, or grow it in training "
+                    "(launch/pretrain.py), where norms can be weighted"
+                )
             raise UserError(
-                f"growth.norm_statistics: {chosen} in training and not in any file; use launch/pretrain.py, name a width "
-                "operator, or choose a hidden_size that is a multiple of the source's"
+                "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"
             )
         if growth.optimizer_state == "grow" and format == "hf":
             raise UserError(
@@ -171,7 +175,7 @@ class OfflineGrowth:
 
 def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there and not empty; name a new directory, or remove it")
+        raise UserError(f"{out}: is there and no empty directory; name a new one, or remove it")
 
 
 def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:

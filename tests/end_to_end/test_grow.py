@@ -319,7 +319,7 @@ def test_a_directory_that_is_not_empty_is_not_touched(grow, source, tmp_path):
     out.mkdir()
     (out / "note").write_text("mine")
     status, _, error = grow("--source", source, "--format", "hf", "--out", out)
-    assert status == 2 and f"{out}: is there and not empty" in error
+    assert status == 2 and f"{out}: is there and no empty directory" in error
     assert [path.name for path in out.iterdir()] == ["note"] and (out / "note").read_text() == "mine"
 
 
@@ -388,7 +388,7 @@ def test_what_only_training_can_do_is_refused(grow, source, tmp_path, tiny_model
     refused(grow("--source", source, *weighted, "--out", out), out, "growth.norm_statistics", "use launch/pretrain.py")
     tiny_model("bert").save_pretrained(tmp_path / "bert")
     auto = ("--target", "hidden_size=48", "--width", "auto", "--format", "hf")
-    refused(grow("--source", tmp_path / "bert", *auto, "--out", out), out, "auto comes to norm statistics that are weighted")
+    refused(grow("--source", tmp_path / "bert", *auto, "--out", out), out, "auto finds nothing that keeps bert exact")
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ def test_auto_takes_what_is_exact(family):
     [
         ("gpt2", {"hidden_size": 48}, {"width": "zero_pad"}, "without a gradient for ever"),
         ("bert", {"intermediate_size": 80}, {"width": "zero_pad"}, "without a gradient for ever"),
-        ("gpt2", {"hidden_size": 48, "intermediate_size": 100}, {"width": "nai"}, "the ffn axis grows 64 -> 100"),
-        ("gpt2", {"intermediate_size": 100}, {"width": "hypercloning"}, "ffn grows 64 -> 100"),
+        ("gpt2", {"hidden_size": 48, "intermediate_size": 100}, {"width": "nai"}, "does not fit ffn: 64 -> 100"),
+        ("gpt2", {"intermediate_size": 100}, {"width": "hypercloning"}, "does not fit ffn: 64 -> 100"),
         ("gpt2", {"num_hidden_layers": 5}, {"depth": "list", "layers": [0, 1]}, "make them agree"),
         ("gpt2", {"num_hidden_layers": 4}, {"depth": "list", "layers": [0, 1, 2, 3]}, "3 is no layer of the source"),
         ("bert", {"num_hidden_layers": 5}, {"depth": "auto"}, "finds no exact operator"),

@@ -83,7 +83,7 @@ def test_random_maps_keep_the_sources_own_indices():
 
 
 def test_nai_refuses_an_axis_that_its_blocks_do_not_divide():
-    with pytest.raises(UserError, match="the ffn axis grows 128 -> 196"):
+    with pytest.raises(UserError, match="does not fit ffn: 128 -> 196"):
         maps(48, {"width": "nai"}, intermediate=196)
 
 
