@@ -1,12 +1,12 @@
-"""What data preparation is asked to do, and how any configuration of the project is read and refused."""
+"""How any configuration of the project is read and refused."""
 
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import UserError
 
@@ -22,58 +22,6 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextConfig(StrictModel):
-    """Which documents to read, and what is dropped from them."""
-
-    corpus: Literal["python_docs"] | None = None
-    """An embedded corpus: `python_docs` is the documentation that this Python environment carries."""
-    files: list[str] = []
-    """Paths or globs of .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet files."""
-    heldout_files: list[str] = []
-    """Paths or globs of held-out documents; where empty, `heldout_fraction` of the others is held out."""
-    text_field: str = "text"
-    """The key (JSONL) or column (parquet) that holds a document."""
-    txt_documents: Literal["blank_line", "file"] = "blank_line"
-    """What separates the documents of a .txt file."""
-    min_characters: Annotated[int, Field(ge=0)] = 1
-    """Shorter documents are dropped and counted."""
-    max_bad_lines: Annotated[int, Field(ge=0)] = 100
-    """Lines of one JSONL file that may be skipped before it is refused."""
-    heldout_fraction: Fraction = 0.01
-    """Share of the documents held out, chosen by a hash of their text."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "TextConfig":
-        if (self.corpus is None) == (not self.files):
-            raise ValueError("name either `files` or `corpus`, and not both")
-        return self
-
-
-class TokenizerConfig(StrictModel):
-    """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
-
-    path: str | None = None
-    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
-    vocab_size: PositiveInt | None = None
-    """Size of the sentencepiece BPE vocabulary to train."""
-    sample_characters: PositiveInt = 10_000_000
-    """Characters of text that training reads, taken evenly from the whole corpus."""
-
-    @model_validator(mode="after")
-    def _load_or_train(self) -> "TokenizerConfig":
-        if (self.path is None) == (self.vocab_size is None):
-            raise ValueError("name either `path` (load) or `vocab_size` (train), and not both")
-        return self
-
-
-class DataPrepConfig(StrictModel):
-    """One preparation: text through a tokenizer into shards below `output_dir`."""
-
-    output_dir: str
-    text: TextConfig
-    tokenizer: TokenizerConfig
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raises UserError where there is none."""
     try:
@@ -83,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping of keys is expected, this file holds {type(content).__name__}")
+        raise UserError(f"{path}: a mapping of keys is expected, this file holds {_told(content)}")
     return content
 
 
@@ -96,8 +44,12 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: an object of keys is expected, this file holds {type(content).__name__}")
+        raise UserError(f"{path}: an object of keys is expected, this file holds {_told(content)}")
     return content
+
+
+def _told(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"
 
 
 def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:

@@ -118,6 +118,10 @@ def _lock(path: Path, wait: bool) -> TextIO:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file
         except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise UserError(
+                    f"{path}: this file system has no locks ({error.strerror}); name a directory on another one"
+                ) from None
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             file.seek(0)

@@ -7,10 +7,17 @@ document and, last, the number of sequences.
 
 import os
 import struct
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow
 
 from data_prep.errors import UserError
 
@@ -20,6 +27,19 @@ _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _UINT16_VOCABULARY = 65500
 """Megatron's own threshold for two-byte ids."""
+_NOTHING = np.empty(0, dtype=np.int64)
+_MOST_MAPPED = 8192
+"""Shards that a process keeps mapped, by one map or two: Linux lets it have 65,530 maps."""
+
+
+def bin_path(prefix: Path) -> Path:
+    """Return the path of a shard's ids; `with_suffix` would cut a name with a dot in it."""
+    return prefix.with_name(prefix.name + ".bin")
+
+
+def idx_path(prefix: Path) -> Path:
+    """Return the path of a shard's index."""
+    return prefix.with_name(prefix.name + ".idx")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -28,42 +48,51 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class ShardWriter:
-    """Write one shard, a document at a time, one sequence a document.
+    """Write one shard, a document at a time: 4 bytes of memory a sequence and 8 a document.
 
-    The index appears when the block ends well; a shard without one is no shard.
+    The index appears when the block ends well; a shard without one is no shard. Nothing is synced to disk.
     """
 
-    def __init__(self, prefix: Path, vocab_size: int) -> None:
-        self.prefix = prefix
+    def __init__(self, bin_path: Path, idx_path: Path, vocab_size: int) -> None:
         self.dtype = token_dtype(vocab_size)
         self.histogram = np.zeros(vocab_size, dtype=np.int64)
-        self._lengths: list[int] = []
-        self._bin = open(prefix.with_suffix(".bin"), "wb")  # noqa: SIM115 - closed by __exit__
+        """How often each id was written."""
+        self.tokens = 0
+        self._bin_path, self._idx_path = bin_path, idx_path
+        self._lengths = array("i")
+        self._documents = array("q", [0])
+        self._bin = open(bin_path, "wb")  # noqa: SIM115 - closed by __exit__
+
+    @property
+    def sequences(self) -> int:
+        """Sequences written so far."""
+        return len(self._lengths)
 
     @property
     def documents(self) -> int:
         """Documents written so far."""
-        return len(self._lengths)
+        return len(self._documents) - 1
 
-    def add_document(self, ids: list[int]) -> None:
-        """Append one document's ids; raises UserError for an id that the vocabulary does not hold."""
+    def add_document(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> None:
+        """Append one document, the ids of each of its sequences; raises UserError for an id beyond the vocabulary."""
         # numpy wraps what does not fit its dtype without a word, so look before the cast.
-        wide = np.asarray(ids, dtype=np.int64)
+        wide = np.concatenate([_NOTHING, *(np.asarray(ids, dtype=np.int64) for ids in sequences)])
         if len(wide) and (wide.min() < 0 or wide.max() >= len(self.histogram)):
+            bad = wide.min() if wide.min() < 0 else wide.max()
             raise UserError(
-                f"{self.prefix}: token id {wide.max()} is beyond the tokenizer's vocabulary of {len(self.histogram)}; "
+                f"{self._bin_path}: token id {bad} is beyond the tokenizer's vocabulary of {len(self.histogram)}; "
                 "the tokenizer's files do not belong together"
             )
         self._bin.write(wide.astype(self.dtype).tobytes())
-        self._lengths.append(len(wide))
-        self.histogram += np.bincount(wide, minlength=len(self.histogram))
+        self._lengths.extend(len(ids) for ids in sequences)
+        self._documents.append(len(self._lengths))
+        self.tokens += len(wide)
+        np.add.at(self.histogram, wide, 1)
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._bin.flush()
-        os.fsync(self._bin.fileno())
         self._bin.close()
         if kind is None:
             self._write_index()
@@ -71,38 +100,149 @@ class ShardWriter:
     def _write_index(self) -> None:
         lengths = np.asarray(self._lengths, dtype=np.int32)
         offsets = np.zeros(len(lengths), dtype=np.int64)
-        np.cumsum(lengths[:-1].astype(np.int64) * self.dtype.itemsize, out=offsets[1:])
-        documents = np.arange(len(lengths) + 1, dtype=np.int64)
-        with open(self.prefix.with_suffix(".idx"), "wb") as file:
-            file.write(_HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(documents)))
-            for array in (lengths, offsets, documents):
-                file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+        np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+        offsets *= self.dtype.itemsize
+        with open(self._idx_path, "wb") as file:
+            file.write(_HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(self._documents)))
+            for part in (lengths, offsets, self._documents):
+                file.write(part.tobytes())
 
 
 class Shard:
-    """A shard's ids, memory-mapped: `tokens` is one flat array over all documents."""
+    """A shard's ids and index, each memory-mapped when first used; opening takes as long for any number of sequences.
+
+    Of the shards of a process the last used ones stay mapped; arrays handed out stay valid for as long as somebody has them.
+    What lies between the first and the last sequence is not looked at when a shard is opened: an index whose sequences lie in
+    another order, or leave gaps that others make up for, is not noticed.
+    """
 
     def __init__(self, prefix: Path) -> None:
-        """Open `prefix`.bin and `prefix`.idx; raises UserError where either is missing or damaged."""
-        index, data = prefix.with_suffix(".idx"), prefix.with_suffix(".bin")
-        for path in (index, data):
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; prepare the text again")
-        header = index.read_bytes()[: _HEADER.size]
-        if len(header) < _HEADER.size or header[:9] != _MAGIC:
-            raise UserError(f"{index}: not an MMIDIDX index")
-        _, version, code, sequences, documents = _HEADER.unpack(header)
-        if version != 1 or code not in _DTYPES:
-            raise UserError(f"{index}: version {version} with dtype code {code} is not supported")
-        expected = _HEADER.size + 12 * sequences + 8 * documents
-        if index.stat().st_size != expected:
-            raise UserError(f"{index}: {index.stat().st_size} bytes where {expected} are due; prepare the text again")
+        """Open `prefix`.bin and `prefix`.idx; raises UserError where either is missing, damaged or of a kind not read here."""
         self.prefix = prefix
-        dtype = np.dtype(_DTYPES[code])
-        self.lengths = np.memmap(index, dtype=np.int32, mode="r", offset=_HEADER.size, shape=(sequences,))
-        due = int(self.lengths.sum(dtype=np.int64)) * dtype.itemsize
-        if data.stat().st_size != due:
-            raise UserError(f"{data}: {data.stat().st_size} bytes where the index wants {due}; prepare the text again")
-        self.tokens = np.memmap(data, dtype=dtype, mode="r") if due else np.empty(0, dtype)
+        self._index, self._data = idx_path(prefix), bin_path(prefix)
+        for path in (self._index, self._data):
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; a shard is a .bin and an .idx of one name, prepare the text again")
+        with open(self._index, "rb") as file:
+            self._read_header(file)
+            last_length, last_offset = self._read_ends(file)
+        due = last_offset + last_length * self.dtype.itemsize
+        if (size := self._data.stat().st_size) != due:
+            raise UserError(f"{self._data}: {size} bytes where the index wants {due}; prepare the text again")
+        self.size = due // self.dtype.itemsize
+        """Tokens in all sequences."""
+
+    def _read_header(self, file: BinaryIO) -> None:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+            raise UserError(f"{self._index}: not an MMIDIDX index")
+        _, version, code, self.sequences, starts = _HEADER.unpack(header)
+        if version != 1 or code not in _DTYPES:
+            raise UserError(f"{self._index}: version {version} with dtype code {code} is not supported; version 1 would do")
+        self.dtype = np.dtype(_DTYPES[code])
+        if self.dtype.kind == "f":
+            raise UserError(f"{self._index}: holds {self.dtype} values, no token ids; shards of an integer dtype would do")
+        self.documents = starts - 1
+        expected = _HEADER.size + 12 * self.sequences + 8 * starts
+        if (size := os.fstat(file.fileno()).st_size) != expected:
+            raise UserError(f"{self._index}: {size} bytes where {expected} are due; prepare the text again")
+
+    def _read_ends(self, file: BinaryIO) -> tuple[int, int]:
+        """Return length and byte offset of the last sequence; look at the first one's offset and the document array's ends."""
+
+        def integer(position: int, size: int) -> int:
+            file.seek(position)
+            return int.from_bytes(file.read(size), "little", signed=True)
+
+        offsets = _HEADER.size + 4 * self.sequences
+        starts = offsets + 8 * self.sequences
+        if self.documents < 0 or integer(starts, 8) != 0 or integer(starts + 8 * self.documents, 8) != self.sequences:
+            raise UserError(f"{self._index}: its documents do not end with its {self.sequences} sequences; write it anew")
+        if self.sequences == 0:
+            return 0, 0
+        if (first := integer(offsets, 8)) != 0:
+            raise UserError(f"{self._index}: its sequences begin at byte {first}; only shards that begin at 0 can be read")
+        last_length = integer(offsets - 4, 4)
+        last_offset = integer(starts - 8, 8)
+        if last_length < 0 or last_offset < 0 or last_offset % self.dtype.itemsize:
+            raise UserError(f"{self._index}: its last sequence has {last_length} tokens at byte {last_offset}; write it anew")
+        return last_length, last_offset
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The ids of all sequences, one flat array [size] of the shard's dtype."""
+        return _maps(self).tokens
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, int32 [sequences]."""
+        return _maps(self).lengths
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Byte at which each sequence begins, int64 [sequences]."""
+        return _maps(self).offsets
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """First sequence of each document and, last, the number of sequences, int64 [documents + 1]."""
+        return _maps(self).document_starts
+
+    def document_at(self, sequence: int) -> int:
+        """Return the document that a sequence belongs to."""
+        # numpy's own search would copy the whole array, which does not lie aligned in its file.
+        return bisect_right(self.document_starts, sequence) - 1
+
+    def boundaries(self, begin: int, end: int) -> np.ndarray:
+        """Return the tokens after `begin` and before `end` at which a document begins, int64, ascending."""
+        itemsize, offsets = self.dtype.itemsize, self.offsets
+        first, last = (self.document_at(bisect_right(offsets, token * itemsize) - 1) for token in (begin, end - 1))
+        # Documents without a token begin where the next one does.
+        return np.unique(offsets[self.document_starts[first + 1 : last + 1]]) // itemsize
+
+
+class _Maps:
+    """The arrays of one open shard; who reads its tokens alone does not touch its index."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        dtype = self._shard.dtype
+        return np.frombuffer(_mapped(bin_path(self._shard.prefix)), dtype) if self._shard.size else np.empty(0, dtype)
+
+    @cached_property
+    def _index(self) -> pyarrow.Buffer:
+        return _mapped(idx_path(self._shard.prefix))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.frombuffer(self._index, np.int32, self._shard.sequences, _HEADER.size)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return np.frombuffer(self._index, np.int64, self._shard.sequences, _HEADER.size + 4 * self._shard.sequences)
+
+    @cached_property
+    def document_starts(self) -> np.ndarray:
+        first = _HEADER.size + 12 * self._shard.sequences
+        return np.frombuffer(self._index, np.int64, self._shard.documents + 1, first)
+
+
+def _mapped(path: Path) -> pyarrow.Buffer:
+    """Map a file for as long as somebody has an array of it. Python's own mmap would hold a file descriptor all the while."""
+    with pyarrow.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+_OPEN: OrderedDict[Shard, _Maps] = OrderedDict()
+"""The shards that are mapped, the last used one at the end."""
+
+
+def _maps(shard: Shard) -> _Maps:
+    maps = _OPEN.pop(shard, None) or _Maps(shard)
+    _OPEN[shard] = maps
+    if len(_OPEN) > _MOST_MAPPED:
+        _OPEN.popitem(last=False)
+    return maps

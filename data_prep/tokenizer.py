@@ -1,11 +1,9 @@
-"""Tokenizers behind one small face, from files or trained here.
+"""Tokenizers behind one small face, from files.
 
-Special tokens follow RoBERTa's use: a document ends with `eos`, and a masked-language-model window
-opens with `cls`. GPT-2's vocabulary has one special token, BERT's calls them [CLS], [SEP], [MASK].
+Special tokens follow RoBERTa's use: a document ends with `eos`, a masked-language-model window opens with `cls`, and
+`sep` parts two. GPT-2's vocabulary has one special token, BERT's calls them [CLS], [SEP], [MASK].
 """
 
-import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +24,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     """Largest id + 1, added tokens included."""
     eos_id: int
+    sep_id: int
+    """What parts two texts of one window; `eos` where nothing else does."""
     cls_id: int | None
     mask_id: int | None
     special_ids: list[int]
@@ -42,30 +42,28 @@ class Tokenizer(Protocol):
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model; one trained here has `<s>` (cls), `<pad>`, `</s>` (eos), `<unk>`, `<mask>`, then pieces."""
+    """A sentencepiece model; its `<s>` is cls, its `</s>` both eos and sep."""
 
     def __init__(self, path: Path) -> None:
-        self.files = [path]
+        self.files = [path, *_hugging_face_files(path.parent)]
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: not a sentencepiece model ({error})") from None
         self.vocab_size = self._processor.vocab_size()
         self.eos_id = self._processor.eos_id()
-        self.cls_id = self._known(self._processor.bos_id())
-        mask = self._processor.piece_to_id("<mask>")
-        self.mask_id = None if mask == self._processor.unk_id() else mask
+        self.sep_id = self.eos_id
+        self.cls_id = self._processor.bos_id() if self._processor.bos_id() >= 0 else None
+        masks = [self._processor.piece_to_id(name) for name in ("<mask>", "[MASK]")]
+        self.mask_id = next((mask for mask in masks if mask != self._processor.unk_id()), None)
         self.special_ids = [i for i in range(self.vocab_size) if self._processor.is_control(i)]
         if self.eos_id < 0:
             raise UserError(f"{path}: the model has no </s>; train it with eos_id set, so that documents can end")
 
-    @staticmethod
-    def _known(index: int) -> int | None:
-        return None if index < 0 else index
-
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return each text's ids, without special tokens."""
-        return self._processor.encode(texts)
+        # Preparation has a process for each core.
+        return self._processor.encode(texts, num_threads=1)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text that `ids` stand for."""
@@ -76,7 +74,7 @@ class HuggingFaceTokenizer:
     """A tokenizer of Hugging Face's, from tokenizer.json or from GPT-2's or BERT's vocabulary files."""
 
     def __init__(self, directory: Path) -> None:
-        self.files = [directory / name for name in _HUGGING_FACE_FILES if (directory / name).is_file()]
+        self.files = _hugging_face_files(directory)
         self._tokenizer = self._load(directory)
         backend = self._tokenizer.backend_tokenizer
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
@@ -88,6 +86,7 @@ class HuggingFaceTokenizer:
         if eos is None:
             raise UserError(f"{directory}: the tokenizer has no end-of-document token (eos or sep)")
         self.eos_id = eos
+        self.sep_id = eos if self._tokenizer.sep_token_id is None else self._tokenizer.sep_token_id
         self.cls_id = self._tokenizer.cls_token_id
         self.mask_id = self._tokenizer.mask_token_id
         self.special_ids = sorted({eos, *self._tokenizer.all_special_ids})
@@ -116,46 +115,30 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode(ids)
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """Return the tokenizer in `directory`; raises UserError where there is none."""
+def _hugging_face_files(directory: Path) -> list[Path]:
+    return [directory / name for name in _HUGGING_FACE_FILES if (directory / name).is_file()]
+
+
+def find_tokenizer(directory: Path) -> Tokenizer | None:
+    """Return the tokenizer in `directory`, None where there is none; raises UserError for one that does not load."""
     if (directory / SENTENCEPIECE_FILE).is_file():
         return SentencePieceTokenizer(directory / SENTENCEPIECE_FILE)
     if any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         return HuggingFaceTokenizer(directory)
-    raise UserError(
-        f"{directory}: no tokenizer here; tokenizer.json, vocab.json and merges.txt, vocab.txt or {SENTENCEPIECE_FILE} would do"
-    )
+    return None
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Return the tokenizer in `directory`; raises UserError where there is none."""
+    tokenizer = find_tokenizer(directory)
+    if tokenizer is None:
+        raise UserError(
+            f"{directory}: no tokenizer here; tokenizer.json, vocab.json and merges.txt, vocab.txt or {SENTENCEPIECE_FILE} "
+            "would do"
+        )
+    return tokenizer
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """One hash over the tokenizer's files, for manifests."""
     return " ".join(f"{path.name}:{file_digest(path)}" for path in tokenizer.files)
-
-
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: Path) -> None:
-    """Train a BPE model on `texts` and write it to `path`; the same texts give the same file.
-
-    Raises UserError where the text is too small for the vocabulary.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.split("\n") if line.strip()),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            # RoBERTa's ids: a model of that family counts positions from behind its padding's, 1.
-            bos_id=0,
-            pad_id=1,
-            eos_id=2,
-            unk_id=3,
-            control_symbols=["<mask>"],
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"tokenizer.vocab_size: {vocab_size} does not fit the text ({reason})") from None
-    path.write_bytes(model.getvalue())

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from data_prep.command import OneSentenceParser, refusal
 from data_prep.config import validate
 from data_prep.errors import EXIT_USER_ERROR, UserError
-from pipeline.command import OneSentenceParser, quieten, refusal
+from pipeline.command import quieten
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, TargetConfig

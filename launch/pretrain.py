@@ -12,8 +12,9 @@ import time
 import traceback
 from pathlib import Path
 
+from data_prep.command import OneSentenceParser, refusal
 from data_prep.errors import EXIT_USER_ERROR
-from pipeline.command import OneSentenceParser, quieten, refusal
+from pipeline.command import quieten
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config

@@ -1,24 +1,9 @@
-"""What every command of launch/ does alike: quiet libraries, and errors in one sentence."""
+"""Quiet libraries, for every command of launch/."""
 
-import argparse
-import errno
 import logging
 import warnings
-from typing import NoReturn
 
 import transformers
-
-from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
-
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
-
-
-class OneSentenceParser(argparse.ArgumentParser):
-    """A command line whose refusals are one sentence, as all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave."""
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; --help tells more\n")
 
 
 def quieten() -> None:
@@ -27,14 +12,3 @@ def quieten() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-
-
-def refusal(error: Exception) -> str | None:
-    """Return the sentence for an error that a person can mend, None for a fault of the program."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and is_full_disk(error):
-        return full_disk(error)
-    if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
-        return f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions"
-    return None

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from data_prep.config import Fraction, PositiveInt, StrictModel, TextConfig, TokenizerConfig, read_yaml, validate
+from data_prep.config import Fraction, PositiveInt, StrictModel, read_yaml, validate
 from data_prep.errors import UserError
+from data_prep.settings import CorpusConfig, NonNegativeInt, TokenizerConfig
 
 NonNegative = Annotated[float, Field(ge=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -173,11 +173,17 @@ class DataConfig(StrictModel):
     output_dir: str = "data"
     """Where text is prepared; equal text and tokenizer are prepared once."""
     shards: str | None = None
-    """A folder prepared earlier, instead of `text`."""
-    text: TextConfig | None = None
+    """A folder prepared earlier, of one or more corpora, instead of `text`."""
+    weights: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
+    """The corpora of `shards` to train on, each with its share of the training samples, relative to the others'; one that is
+    not named is left out. Where not given: all, by the weights that they were prepared with, or by their tokens."""
+    text: CorpusConfig | None = None
     tokenizer: TokenizerConfig | None = None
     """The source directory's own tokenizer where not given."""
     sequence_length: PositiveInt = 128
+    attention: Literal["window", "document"] = "window"
+    """What a token sees: its window, or of that its own document, whose positions then count from its first token there.
+    Either way the last token of a document is scored on the first of the next."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "DataConfig":
@@ -185,6 +191,8 @@ class DataConfig(StrictModel):
             raise ValueError("name either `shards` (prepared earlier) or `text` (to prepare), and not both")
         if self.shards is not None and self.tokenizer is not None:
             raise ValueError("`tokenizer` goes with `text`; prepared shards carry their own")
+        if self.shards is None and self.weights is not None:
+            raise ValueError("`weights` goes with `shards`; `text` is a single corpus")
         return self
 
 
@@ -269,6 +277,8 @@ class Recipe(StrictModel):
                 )
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
             raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
+        if self.data.attention == "document" and self.attn_implementation == "flash_attention_2":
+            raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; sdpa would do")
         return self
 
     def to_yaml(self) -> str:

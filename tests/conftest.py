@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from data_prep.config import DataPrepConfig, TextConfig, TokenizerConfig
-from data_prep.prepare import PreparedData, prepare
+from data_prep.manifest import PreparedData
+from data_prep.prepare import prepare
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
 
@@ -25,8 +26,8 @@ _WORDS = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the long tests unless `-m` asks for some."""
     if not config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
-        items[:] = [item for item in items if "full" not in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 def make_documents(count: int, seed: int = 0) -> list[str]:
@@ -56,7 +57,7 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     """The corpus through a sentencepiece tokenizer of 256 + 150 pieces, in shards."""
     config = DataPrepConfig(
         output_dir=str(tmp_path_factory.mktemp("prepared")),
-        text=TextConfig(files=[str(corpus)], heldout_fraction=0.1),
+        corpora=[CorpusConfig(files=[str(corpus)], heldout_fraction=0.1)],
         tokenizer=TokenizerConfig(vocab_size=406),
     )
     return prepare(config, lambda _: None)

@@ -1,5 +1,6 @@
-"""From a window of tokens to what a model reads and what it is scored on."""
+"""From windows of tokens to what a model reads and what it is scored on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ _MASKED_SHARE = 0.15
 _REPLACED_SHARE = 0.8
 _RANDOM_SHARE = 0.1
 
+Key = tuple[object, ...]
+Example = tuple[np.ndarray, np.ndarray]
+"""Inputs and labels, int64 [sequences, S] each."""
+
 
 @dataclass(frozen=True, slots=True)
 class CausalObjective:
@@ -27,9 +32,14 @@ class CausalObjective:
         """(length, stride) of the windows that it wants."""
         return self.sequence_length + 1, self.sequence_length
 
-    def example(self, tokens: np.ndarray, key: tuple[object, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs and labels, int64 [S]; `key` is unused, nothing is drawn."""
-        return tokens[:-1], tokens[1:]
+    def examples(self, tokens: np.ndarray, keys: Sequence[Key]) -> Example:
+        """Return what windows [sequences, S + 1] come to; `keys` are unused, nothing is drawn."""
+        # Copies: who blanks a label must not blank the input beside it.
+        return tokens[:, :-1].copy(), tokens[:, 1:].copy()
+
+    def inputs_documents(self, documents: np.ndarray) -> np.ndarray:
+        """Return the document of each input, [sequences, S], out of those of the windows' tokens."""
+        return documents[:, :-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +57,18 @@ class MaskedObjective:
         """(length, stride) of the windows that it wants: the first position belongs to [CLS]."""
         return self.sequence_length - 1, self.sequence_length - 1
 
-    def example(self, tokens: np.ndarray, key: tuple[object, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs and labels, int64 [S]; what is masked is a function of `key` alone."""
-        tokens = np.concatenate([[self.cls_id], tokens])
-        size = len(tokens)
-        draws = keyed.uniform(("mask", *key), 0, 3 * size).reshape(3, size)
+    def examples(self, tokens: np.ndarray, keys: Sequence[Key]) -> Example:
+        """Return what windows [sequences, S - 1] come to, behind [CLS]."""
+        return self.masked(np.concatenate([np.full((len(tokens), 1), self.cls_id), tokens], axis=1), keys)
+
+    def inputs_documents(self, documents: np.ndarray) -> np.ndarray:
+        """Return the document of each input, [sequences, S], out of those of the windows' tokens: [CLS] is of the first."""
+        return np.concatenate([documents[:, :1], documents], axis=1)
+
+    def masked(self, tokens: np.ndarray, keys: Sequence[Key]) -> Example:
+        """Return inputs and labels of tokens, int64 [sequences, S]; what is masked is a function of each one's key alone."""
+        size = tokens.shape[1]
+        draws = np.stack([keyed.uniform(("mask", *key), 0, 3 * size).reshape(3, size) for key in keys], axis=1)
         scored = (draws[0] < _MASKED_SHARE) & ~np.isin(tokens, self.special_ids)
         replaced = scored & (draws[1] < _REPLACED_SHARE)
         drawn = (draws[2] * self.vocab_size).astype(np.int64)

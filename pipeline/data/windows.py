@@ -1,45 +1,58 @@
-"""Fixed-length windows over a shard's flat tokens, and the order in which training takes them."""
+"""Fixed-length windows over the flat tokens of a corpus's shards."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from data_prep.errors import UserError
-from data_prep.shards import Shard
-from pipeline.data.permutation import Permutation
+
+class Tokens(Protocol):
+    """What windows need of a shard; nothing but `size` is asked for until one of its windows is read."""
+
+    size: int
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All ids, one flat array [size]."""
+        ...
+
+    def boundaries(self, begin: int, end: int) -> np.ndarray:
+        """Return the tokens after `begin` and before `end` at which a document begins."""
+        ...
 
 
-@dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows `[i * stride, i * stride + length)` over the tokens of one shard."""
+    """Windows `[i * stride, i * stride + length)` over each shard's tokens, shard after shard.
 
-    shard: Shard
-    length: int
-    stride: int
+    Holds one count a shard. A shard too short for a window has none.
+    """
 
-    def __post_init__(self) -> None:
-        if len(self) < 1:
-            raise UserError(
-                f"{self.shard.prefix}.bin: {len(self.shard.tokens)} tokens make no window of {self.length}; "
-                "give more text or a shorter data.sequence_length"
-            )
+    def __init__(self, shards: Sequence[Tokens], length: int, stride: int) -> None:
+        self.length = length
+        self._stride = stride
+        self._shards = [shard for shard in shards if shard.size >= length]
+        counts = [(shard.size - length) // stride + 1 for shard in self._shards]
+        self._ends = np.cumsum(counts, dtype=np.int64)
 
     def __len__(self) -> int:
-        return (len(self.shard.tokens) - self.length) // self.stride + 1
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        begin = index * self.stride
-        return self.shard.tokens[begin : begin + self.length].astype(np.int64)
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the tokens of several windows, int64 [windows, length]."""
+        tokens = np.empty((len(indices), self.length), dtype=np.int64)
+        for row, (shard, begin) in enumerate(self._places(indices)):
+            tokens[row] = shard.tokens[begin : begin + self.length]
+        return tokens
 
+    def documents(self, indices: np.ndarray) -> np.ndarray:
+        """Return the document that each of these tokens belongs to, counted within its window: int64 [windows, length]."""
+        begins = np.zeros((len(indices), self.length), dtype=np.int64)
+        for row, (shard, begin) in enumerate(self._places(indices)):
+            begins[row, shard.boundaries(begin, begin + self.length) - begin] = 1
+        return np.cumsum(begins, axis=1)
 
-def training_windows(windows: Windows, seed: int, samples: np.ndarray) -> np.ndarray:
-    """Return the window that each sample (a running number over all epochs) takes.
-
-    Every epoch is a permutation of its own, so that a run's position is the number of samples consumed.
-    """
-    epochs, positions = np.divmod(samples, len(windows))
-    taken = np.empty_like(samples)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        taken[here] = Permutation(len(windows), (seed, int(epoch)))(positions[here])
-    return taken
+    def _places(self, indices: np.ndarray) -> Iterator[tuple[Tokens, int]]:
+        """Each window's shard, and its first token there."""
+        places = np.searchsorted(self._ends, indices, side="right")
+        for index, place in zip(indices.tolist(), places.tolist(), strict=True):
+            yield self._shards[place], (index - (int(self._ends[place - 1]) if place else 0)) * self._stride

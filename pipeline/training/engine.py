@@ -18,6 +18,7 @@ from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
+from pipeline.training.attention import within_documents
 from pipeline.training.ds_config import zero_stage
 from pipeline.training.optimizer import HEAD, FreezableAdamW, build_optimizer, layer_block, parameters_by_block
 
@@ -45,9 +46,11 @@ class TrainedModel:
         """The model's sizes."""
         return sizes_of(self.config)
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Run the model: [sequences, S] ids to [sequences, S, vocab] logits."""
+    def logits(self, input_ids: torch.Tensor, documents: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the model: [sequences, S] ids to [sequences, S, vocab] logits; `documents`, where given, are kept apart."""
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
+        if documents is not None:
+            extra |= within_documents(self.family, self.config, documents, self.module.dtype)
         return self.engine(input_ids=input_ids, **extra).logits
 
     def reach(self, step: int) -> None:

@@ -9,8 +9,8 @@ from pipeline.data.batches import Batches
 from pipeline.data.objectives import IGNORED
 from pipeline.training import distributed
 
-Logits = Callable[[torch.Tensor], torch.Tensor]
-"""[sequences, S] ids to [sequences, S, vocab] logits."""
+Logits = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""[sequences, S] ids, and their documents where those are kept apart, to [sequences, S, vocab] logits."""
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -23,7 +23,7 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def heldout_loss(logits: Logits, batches: Batches, windows: int, batch_size: int) -> tuple[float, int]:
     """Return (mean loss in nats per scored token, scored tokens) over the first `windows` held-out windows."""
-    windows = min(windows, len(batches.windows))
+    windows = min(windows, len(batches))
     ranks = distributed.world_size()
     # Every rank runs as many batches as the others, since ZeRO-3's forward is collective: the last window
     # fills up, unscored.
@@ -34,7 +34,7 @@ def heldout_loss(logits: Logits, batches: Batches, windows: int, batch_size: int
         indices = mine[begin : begin + batch_size]
         batch = batches.heldout(np.minimum(indices, windows - 1))
         batch.labels[torch.from_numpy(indices >= windows)] = IGNORED
-        loss += summed_loss(logits(batch.input_ids.to(distributed.device())), batch.labels).item()
+        loss += summed_loss(logits(*batch.inputs(distributed.device())), batch.labels).item()
         tokens += batch.scored
     loss, tokens = distributed.total(loss, tokens)
     return loss / max(tokens, 1), int(tokens)

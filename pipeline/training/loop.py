@@ -208,12 +208,12 @@ class Trainer:
         scale = ranks * len(micro_batches) / scored
         summed = 0.0
         for batch in micro_batches:
-            input_ids = batch.input_ids.to(distributed.device())
+            inputs = batch.inputs(distributed.device())
             if depth is None:
-                loss = summed_loss(model.logits(input_ids), batch.labels)
+                loss = summed_loss(model.logits(*inputs), batch.labels)
             else:
                 with submodel(model.module, model.family, depth, trained):
-                    loss = summed_loss(model.logits(input_ids), batch.labels)
+                    loss = summed_loss(model.logits(*inputs), batch.labels)
             model.engine.backward(loss * scale)
             model.engine.step()
             summed += loss.item()

@@ -10,6 +10,7 @@ from pipeline.families import sizes_of
 from pipeline.growth.probe import streamed_model
 from pipeline.growth.state import Rows, Source
 from pipeline.training import distributed
+from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
 from pipeline.training.evaluate import Logits, heldout_loss
 
@@ -41,11 +42,12 @@ def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, window
     grown.engine.eval()
     batch_size = grown.engine.train_micro_batch_size_per_gpu()
 
-    def source_logits(input_ids: torch.Tensor) -> torch.Tensor:
-        return small(input_ids=input_ids).logits
+    def source_logits(input_ids: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
+        apart = {} if documents is None else within_documents(source.family, small.config, documents, torch.float32)
+        return small(input_ids=input_ids, **apart).logits
 
-    def grown_logits(input_ids: torch.Tensor) -> torch.Tensor:
-        return grown.logits(input_ids)[..., :vocabulary]
+    def grown_logits(input_ids: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
+        return grown.logits(input_ids, documents)[..., :vocabulary]
 
     before, tokens = heldout_loss(source_logits, heldout, windows, batch_size)
     after, _ = heldout_loss(grown_logits, heldout, windows, batch_size)
@@ -65,5 +67,5 @@ def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, window
 @torch.no_grad()
 def _probe(logits: Logits, heldout: Batches) -> torch.Tensor:
     """Logits of the last positions of the first window."""
-    input_ids = heldout.heldout(np.zeros(1, dtype=np.int64)).input_ids.to(distributed.device())
-    return logits(input_ids)[0, -_PROBE_POSITIONS:].double()
+    inputs = heldout.heldout(np.zeros(1, dtype=np.int64)).inputs(distributed.device())
+    return logits(*inputs)[0, -_PROBE_POSITIONS:].double()

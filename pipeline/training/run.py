@@ -9,14 +9,16 @@ from typing import Any
 import torch.distributed
 from transformers import PretrainedConfig
 
-from data_prep.config import DataPrepConfig, TokenizerConfig
+from data_prep.config import validate
 from data_prep.errors import UserError
 from data_prep.files import locked, write_json
-from data_prep.prepare import HELDOUT, MANIFEST, TRAIN, PreparedData, prepare
-from data_prep.shards import Shard
+from data_prep.manifest import MANIFEST, PreparedData
+from data_prep.prepare import prepare
+from data_prep.settings import DataPrepConfig, TokenizerConfig
+from data_prep.tokenizer import find_tokenizer
 from pipeline.data.batches import Batches
+from pipeline.data.corpora import effective_weights, open_batches
 from pipeline.data.objectives import objective_for
-from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, AxisKind, scratch_config, sizes_of, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
@@ -40,6 +42,9 @@ from pipeline.training.progress import Progress
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
+
+_PROBE = 'The quick brown fox of 1984: naïve café, "東京"\n\tdef f(x):  return x'
+"""Text on which tokenizers differ that are not the same."""
 
 
 class Run:
@@ -103,17 +108,18 @@ class Run:
         self._checkpoints.beside = data.tokenizer.files
         source = self._source_config(given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
         self._check_fit(source, data)
+        if given is not None:
+            distributed.on_every_rank(lambda: _check_tokenizer(given, data))
         family = FAMILIES[source.model_type]
         target, plan = self._plan(source, given)
         per_block = layers_per_block(recipe.stages, plan.target.num_hidden_layers)
         objective = objective_for(family.objective, data.tokenizer, recipe.data.sequence_length)
+        weights = distributed.on_every_rank(lambda: self._blend(data, objective.window[0]))
+        unigram_entropy = distributed.on_every_rank(lambda: data.unigram_entropy(weights))
         training, heldout = distributed.on_every_rank(
-            lambda: [
-                Batches(Windows(Shard(data.shard(split)), *objective.window), objective, recipe.seed)
-                for split in (TRAIN, HELDOUT)
-            ]
+            lambda: open_batches(data, weights, objective, recipe.seed, apart=recipe.data.attention == "document")
         )
-        began_with = {"prepared": str(data.directory), "fingerprint": data.manifest.fingerprint}
+        began_with = {"prepared": str(data.directory), "fingerprint": data.manifest.fingerprint, "weights": weights}
         distributed.on_first_rank(lambda: self._directory.claim(recipe, self._ds_config, began_with))
         position = Position() if saved is None else Position.restored(saved)
         records = self._open_records(position.step)
@@ -154,7 +160,7 @@ class Run:
         model.close()
         self._export(self._directory.model, data, again=True)
         records.progress.close()
-        return self._summarize(position, data, final)
+        return self._summarize(position, data, unigram_entropy, final)
 
     def _open(self, saved: Saved) -> Source:
         return distributed.on_every_rank(lambda: self._checkpoints.open(saved))
@@ -210,14 +216,31 @@ class Run:
             data = PreparedData(Path(config.shards))
         else:
             tokenizer = config.tokenizer or TokenizerConfig(path=str(given.directory))
-            request = DataPrepConfig(output_dir=config.output_dir, text=config.text, tokenizer=tokenizer)
-            data = prepare(request, self._say)
+            request = {
+                "output_dir": config.output_dir,
+                "corpora": [config.text.model_dump()],
+                "tokenizer": tokenizer.model_dump(),
+            }
+            data = prepare(validate(DataPrepConfig, request, "data"), self._say)
         if recorded is not None and data.manifest.fingerprint != recorded["fingerprint"]:
             raise UserError(
                 f"{data.directory}: these are not the shards that the run was begun with ({recorded['prepared']}); put those "
                 "back, or name another run_dir"
             )
         return str(data.directory)
+
+    def _blend(self, data: PreparedData, window: int) -> dict[str, float]:
+        """Return each corpus's share of the samples, and say which have none; `window` is in tokens."""
+        weights, left_out = effective_weights(data, self._recipe.data.weights, window)
+        recorded = self._directory.recorded_data()
+        if recorded is not None and weights != recorded["weights"]:
+            raise UserError(
+                f"{data.directory}: the run was begun with the weights {recorded['weights']}, and now they are {weights}; go "
+                "on with those, or name another run_dir"
+            )
+        for name, reason in left_out.items():
+            self._say(f"data: the corpus {name!r} is left out, {reason}")
+        return weights
 
     def _source_config(self, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
         if given is not None:
@@ -250,7 +273,7 @@ class Run:
         if data.tokenizer.vocab_size > sizes.vocab_size:
             raise UserError(
                 f"{data.tokenizer.files[0]}: the tokenizer has ids up to {data.tokenizer.vocab_size - 1}, and the model's "
-                f"vocab_size is {sizes.vocab_size}; name the model's own tokenizer as data.tokenizer.path"
+                f"vocab_size is {sizes.vocab_size}; prepare the text with the model's own tokenizer"
             )
         usable = FAMILIES[source.model_type].usable_positions(sizes)
         if self._recipe.data.sequence_length > usable:
@@ -311,7 +334,7 @@ class Run:
                 f"in float64, by {moved[1]:.2g} in {in_training['dtype']}; please report it"
             )
 
-    def _summarize(self, position: Position, data: PreparedData, final: float) -> dict[str, Any]:
+    def _summarize(self, position: Position, data: PreparedData, unigram_entropy: float, final: float) -> dict[str, Any]:
         directory = self._directory
         peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
         torch.distributed.all_gather_object(peaks, peak_memory())
@@ -320,7 +343,7 @@ class Run:
             "family": certificate["family"],
             "growth": certificate,
             "losses": {
-                "unigram": data.manifest.unigram_entropy,
+                "unigram": unigram_entropy,
                 "source": certificate["in_training"]["source_loss"],
                 "grown": certificate["in_training"]["grown_loss"],
                 "final": final,
@@ -345,3 +368,13 @@ class Run:
     def _say(self, line: str) -> None:
         if distributed.rank() == 0:
             print(line, flush=True)
+
+
+def _check_tokenizer(source: Source, data: PreparedData) -> None:
+    """Raise UserError where the source comes with a tokenizer that gives other ids than the data's."""
+    own = find_tokenizer(source.directory)
+    if own is not None and own.encode_batch([_PROBE]) != data.tokenizer.encode_batch([_PROBE]):
+        raise UserError(
+            f"{own.files[0]}: gives other ids than {data.tokenizer.files[0]}, with which the data was prepared; prepare the "
+            "text with the model's own tokenizer"
+        )

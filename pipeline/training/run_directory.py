@@ -51,11 +51,11 @@ class RunDirectory:
     def _own_names(self) -> set[str]:
         return {path.name for path in vars(self).values() if path.parent == self.path} | {self.certificate.parent.name}
 
-    def recorded_data(self) -> dict[str, str] | None:
-        """Return the folder (`prepared`) and `fingerprint` of the data that the run was begun with, if it was begun."""
+    def recorded_data(self) -> dict[str, Any] | None:
+        """Return folder (`prepared`), `fingerprint` and `weights` of the data that the run was begun with, if it was begun."""
         return json.loads(self.data.read_text(encoding="utf-8")) if self.recipe.exists() else None
 
-    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, str]) -> None:
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, Any]) -> None:
         """Make the directory this recipe's; the recipe, written last, says that it is."""
         self.checkpoints.mkdir(exist_ok=True)
         self.certificate.parent.mkdir(exist_ok=True)

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import deepspeed
-import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline import keyed
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, Corpus
 from pipeline.data.objectives import CausalObjective
+from pipeline.data.windows import Windows
 from pipeline.families import sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
@@ -27,20 +27,11 @@ from pipeline.training.measure import measure_growth
 from pipeline.training.optimizer import build_optimizer, parameters_by_block
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
+from tests.shards import MemoryShard
 
 _MIB = 2**20
 _LENGTH = 128
 _VOCABULARY = 50257
-
-
-class RandomWindows:
-    """Held-out text that says nothing, two windows a rank."""
-
-    def __len__(self) -> int:
-        return 2 * distributed.world_size()
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return keyed.below(("text",), index * (_LENGTH + 1), _LENGTH + 1, _VOCABULARY)
 
 
 def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float, float]:
@@ -50,8 +41,11 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
     """
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
-    heldout = Batches(RandomWindows(), CausalObjective(_LENGTH), 1)
-    windows = len(heldout.windows)
+    objective = CausalObjective(_LENGTH)
+    # Text that says nothing, two windows a rank.
+    windows = 2 * distributed.world_size()
+    text = MemoryShard(keyed.below(("text",), 0, windows * _LENGTH + 1, _VOCABULARY))
+    heldout = Batches([Corpus("text", 1.0, Windows([text], *objective.window))], objective, 1)
     ds_config = {
         "train_batch_size": distributed.world_size(),
         "train_micro_batch_size_per_gpu": 1,
@@ -68,7 +62,7 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
             optimizer = build_optimizer(model, groups, OptimizerConfig())
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
             engine.eval()
-            heldout_loss(lambda input_ids: engine(input_ids=input_ids, use_cache=False).logits, heldout, windows, 1)
+            heldout_loss(lambda input_ids, _: engine(input_ids=input_ids, use_cache=False).logits, heldout, windows, 1)
         else:
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.config import DataPrepConfig, TextConfig, TokenizerConfig
 from data_prep.errors import UserError
-from data_prep.prepare import HELDOUT, TRAIN, PreparedData, prepare
+from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
+from data_prep.prepare import prepare
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from tests.conftest import make_documents
 
@@ -15,7 +16,7 @@ from tests.conftest import make_documents
 def config(corpus: Path, output: Path, **text: object) -> DataPrepConfig:
     return DataPrepConfig(
         output_dir=str(output),
-        text=TextConfig(files=[str(corpus)], **text),
+        corpora=[CorpusConfig(files=[str(corpus)], **text)],
         tokenizer=TokenizerConfig(vocab_size=406),
     )
 
@@ -24,23 +25,29 @@ def quiet(_: str) -> None:
     pass
 
 
+def shards(data: PreparedData, split: str) -> list[Shard]:
+    return [Shard(prefix) for corpus in data.corpora for prefix in data.shards(corpus, split)]
+
+
 def decoded(data: PreparedData, split: str) -> list[str]:
-    shard = Shard(data.shard(split))
-    ends = np.cumsum(shard.lengths)
-    return [data.tokenizer.decode(shard.tokens[e - n : e - 1].tolist()) for n, e in zip(shard.lengths, ends, strict=True)]
+    texts = []
+    for shard in shards(data, split):
+        ends = np.cumsum(shard.lengths)
+        texts += [data.tokenizer.decode(shard.tokens[e - n : e - 1].tolist()) for n, e in zip(shard.lengths, ends, strict=True)]
+    return texts
 
 
 def test_documents_survive_the_way_into_shards_and_each_ends_with_eos(prepared):
     splits = {split: decoded(prepared, split) for split in (TRAIN, HELDOUT)}
     assert sorted(splits[TRAIN] + splits[HELDOUT]) == sorted(make_documents(400))
     assert not set(splits[TRAIN]) & set(splits[HELDOUT])
-    shard = Shard(prepared.shard(TRAIN))
-    assert (shard.tokens[np.cumsum(shard.lengths) - 1] == prepared.tokenizer.eos_id).all()
+    for shard in shards(prepared, TRAIN):
+        assert (shard.tokens[np.cumsum(shard.lengths) - 1] == prepared.tokenizer.eos_id).all()
 
 
 def test_about_the_asked_share_is_held_out(prepared):
     # 400 draws at 10 %: four deviations are 24.
-    assert abs(prepared.manifest.splits[HELDOUT].documents - 40) <= 24
+    assert abs(prepared.corpora[0].splits[HELDOUT].documents - 40) <= 24
 
 
 def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path):
@@ -59,20 +66,22 @@ def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path):
 
 def test_other_input_goes_elsewhere(corpus, tmp_path):
     first = prepare(config(corpus, tmp_path), quiet)
-    other = prepare(config(corpus, tmp_path, min_characters=400), quiet)
+    other = prepare(config(corpus, tmp_path, min_length=400), quiet)
     assert other.directory != first.directory
-    assert other.manifest.dropped["too short"] > 0
+    assert other.corpora[0].dropped["too short"] > 0
 
 
 def test_the_manifest_tells_what_is_there(prepared):
     manifest = prepared.manifest
-    for split in (TRAIN, HELDOUT):
-        shard = Shard(prepared.shard(split))
-        assert manifest.splits[split].tokens == len(shard.tokens)
-        assert manifest.splits[split].documents == len(shard.lengths)
-    tokens = np.asarray(Shard(prepared.shard(TRAIN)).tokens)
+    for split in SPLITS:
+        entry = manifest.corpora[0].splits[split]
+        assert entry.tokens == sum(len(shard.tokens) for shard in shards(prepared, split))
+        assert entry.documents == sum(len(shard.lengths) for shard in shards(prepared, split))
+    tokens = np.concatenate([shard.tokens for shard in shards(prepared, TRAIN)])
     share = np.unique(tokens, return_counts=True)[1] / len(tokens)
-    assert manifest.unigram_entropy == pytest.approx(-(share * np.log(share)).sum(), rel=1e-12)
+    assert prepared.unigram_entropy(prepared.weights) == pytest.approx(-(share * np.log(share)).sum(), rel=1e-12)
+    there = {str(path.relative_to(prepared.directory)) for path in prepared.directory.rglob("*") if path.is_file()}
+    assert set(manifest.files) == there - {"manifest.json"}
     for name, digest in manifest.files.items():
         content = (prepared.directory / name).read_bytes()
         assert hashlib.blake2b(content, digest_size=16).hexdigest() == digest
@@ -83,7 +92,7 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     broken.write_bytes(corpus.read_bytes() + b"not json\n" * 200)
     with pytest.raises(UserError, match=r"broken\.jsonl: line"):
         prepare(config(broken, tmp_path / "out"), quiet)
-    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.endswith(".lock")] == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
@@ -92,7 +101,7 @@ def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
     heldout.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     data = prepare(config(corpus, tmp_path / "out", heldout_files=[str(heldout)]), quiet)
     assert decoded(data, HELDOUT) == texts
-    assert data.manifest.splits[TRAIN].documents == 400
+    assert data.corpora[0].splits[TRAIN].documents == 400
 
 
 def test_a_glob_that_covers_a_heldout_file_does_not_train_on_it(corpus, tmp_path):
@@ -101,7 +110,7 @@ def test_a_glob_that_covers_a_heldout_file_does_not_train_on_it(corpus, tmp_path
     (folder / "train.jsonl").write_bytes(corpus.read_bytes())
     (folder / "heldout.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in make_documents(20, seed=5)))
     request = config(folder / "*.jsonl", tmp_path / "out", heldout_files=[str(folder / "heldout.jsonl")])
-    assert prepare(request, quiet).manifest.splits[TRAIN].documents == 400
+    assert prepare(request, quiet).corpora[0].splits[TRAIN].documents == 400
 
 
 def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, Corpus
 from pipeline.data.objectives import CausalObjective
+from pipeline.data.windows import Windows
 from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
@@ -19,6 +20,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.measure import measure_growth
 from tests.ranks import run_ranks
+from tests.shards import MemoryShard
 
 VOCAB, LENGTH, WINDOWS = 50, 16, 5
 TOKENS = np.random.default_rng(1).integers(VOCAB, size=(WINDOWS, LENGTH + 1))
@@ -60,7 +62,9 @@ def measure(directory, stage):
     state = {name: Noticed(tensor) for name, tensor in source.state.items()}
     noticed = dataclasses.replace(source, state=state)
     attention = source.config._attn_implementation
-    measured = measure_growth(noticed, grown, Batches(TOKENS, CausalObjective(LENGTH), 1), WINDOWS, torch.float32)
+    objective = CausalObjective(LENGTH)
+    text = Corpus("text", 1.0, Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window))
+    measured = measure_growth(noticed, grown, Batches([text], objective, 1), WINDOWS, torch.float32)
     assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
     assert source.config._attn_implementation == attention
     assert grown.engine.training

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.prepare import PreparedData
+from data_prep.manifest import PreparedData
 from tests.ranks import free_port
 
 ROOT = Path(__file__).parents[2]

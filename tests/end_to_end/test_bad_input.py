@@ -72,7 +72,7 @@ LINES = b'{"text": "some words that make a line"}\n' * 500
     ("name", "content", "words"),
     [
         ("empty.jsonl", b"", "empty.jsonl: the file is empty"),
-        ("bad.jsonl.zst", zstandard.compress(LINES)[:-20], "bad.jsonl.zst: the compressed file is damaged"),
+        ("bad.jsonl.zst", zstandard.compress(LINES)[:-20], "bad.jsonl.zst: the compressed file breaks off"),
         ("bad.jsonl", LINES + b"no json\n" * 101, "bad.jsonl: line 601: not JSON"),
         ("other.jsonl", b'{"body": "x"}\n' * 101, "other.jsonl: line 101: no text under 'text'"),
         ("short.jsonl", b'{"text": "x"}\n', "no document is left"),
@@ -99,6 +99,11 @@ def test_missing_text_is_refused_by_name(refused, tmp_path):
         (["source.model.vocab_size=300"], "the tokenizer has ids up to 405, and the model's vocab_size is 300"),
         (["source.model.max_position_embeddings=16"], "data.sequence_length: 32 is beyond the model's"),
         (["data.shards=/nowhere"], "/nowhere/manifest.json: no such file"),
+        (["data.weights={wiki: 1}"], "data.weights: no corpus 'wiki' in the prepared data; prepared are: text"),
+        (
+            ["data.shards=null", "data.text={shards: [x]}", "data.tokenizer={vocab_size: 300}"],
+            "data: tokenizer: shards need the tokenizer that they were made with",
+        ),
         (["optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'?"),
         (["source.model.family=t5"], "Input should be 'gpt2', 'bert', 'roberta', 'llama', 'mistral', 'qwen2' or 'qwen3'"),
     ],

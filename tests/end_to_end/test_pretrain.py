@@ -14,6 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from data_prep.manifest import HELDOUT, PreparedData
+from data_prep.shards import bin_path
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
@@ -69,7 +71,8 @@ def test_the_model_that_comes_out_is_the_one_that_was_measured(undisturbed):
 
 def _heldout_loss(model, finished) -> float:
     """Loss over the nine held-out windows, by a loop of the test's own."""
-    shard = Path(finished.summary["paths"]["data"]) / "heldout.bin"
+    data = PreparedData(Path(finished.summary["paths"]["data"]))
+    shard = bin_path(data.shards(data.corpora[0], HELDOUT)[0])
     tokens = torch.from_numpy(np.fromfile(shard, dtype=np.uint16)[: 9 * 32 + 1].astype(np.int64))
     windows = torch.stack([tokens[32 * i : 32 * i + 33] for i in range(9)])
     with torch.no_grad():

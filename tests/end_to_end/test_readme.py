@@ -1,5 +1,6 @@
 """Every command of the README runs, made small, and its example recipe is valid."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ from pipeline.recipe import Recipe
 from tests.end_to_end.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    ((?:make|deepspeed|python) .*)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^    ((?:make|deepspeed|mpiexec|python) .*)$", README, flags=re.MULTILINE)
 MY_RECIPE = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, flags=re.DOTALL).group(1)
 
 
@@ -33,7 +34,7 @@ def smaller(directory: Path, prepared) -> list[str]:
 
 def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
-    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["python"] * 2
+    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["mpiexec"] + ["python"] * 3
 
 
 def test_the_example_recipe_is_valid():
@@ -61,7 +62,7 @@ def test_a_deepspeed_command_runs(command, launch, prepared, tiny_model, tmp_pat
     assert ("after training" in finished.output) == ("--print_config" not in command)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python")])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python launch")])
 def test_a_python_command_runs(command, undisturbed, tiny_model, tmp_path):
     """The sources are a small GPT-2 and the toy recipe's run."""
     (tmp_path / "models").mkdir()
@@ -73,6 +74,24 @@ def test_a_python_command_runs(command, undisturbed, tiny_model, tmp_path):
     assert finished.returncode == 0, finished.stderr
     (out,) = [path for path in (tmp_path / "models").iterdir() if path.name != "small"]
     assert (out / "certificate.json").is_file() and (out / "model.safetensors").is_file()
+
+
+def test_data_is_prepared_and_looked_at(corpus, tmp_path):
+    """The example configuration, but for its corpus, which is a small one."""
+    prepare, inspect = (command for command in COMMANDS if "-m data_prep" in command)
+    config = Path(shlex.split(prepare)[-1])
+    content = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
+    content["corpora"][0] |= {"corpus": None, "files": [str(corpus)]}
+    content["tokenizer"]["vocab_size"] = 300
+    (tmp_path / config.parent).mkdir(parents=True)
+    (tmp_path / config).write_text(yaml.safe_dump(content))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for command in (prepare, inspect):
+        finished = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert finished.returncode == 0, finished.stderr
+    assert "python_docs (by its tokens)" in finished.stdout
 
 
 @pytest.mark.skipif(

@@ -44,6 +44,8 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("source.model.num_attention_heads=5", "hidden_size 128 is no multiple of num_attention_heads 5"),
         ("source.path=somewhere", "name either `path`"),
         ("data.shards=somewhere", "name either `shards`"),
+        ("data.weights={wiki: 1}", "`weights` goes with `shards`"),
+        ("data.text.min_lengths=3", "unknown key 'data.text.min_lengths'; did you mean 'min_length'?"),
         ("stages.0.name=source", "is used twice"),
         ("steps", "not an override"),
     ],
@@ -53,6 +55,11 @@ def test_a_wrong_key_or_value_is_refused_in_words(override, words):
         load_recipe(QUICKSTART, [override])
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_documents_are_not_kept_apart_where_attention_takes_no_mask():
+    with pytest.raises(UserError, match=r"data\.attention: document needs a mask"):
+        load_recipe(QUICKSTART, ["data.attention=document", "attn_implementation=flash_attention_2"])
 
 
 def test_a_sentence_names_the_file_or_the_command_line_whichever_is_wrong(tmp_path):

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from data_prep.python_docs import MIN_CHARACTERS, docstrings, is_prose, read_python_docs
+from data_prep.text.python_docs import MIN_CHARACTERS, docstrings, is_prose, read_python_docs
 
 
 def test_docstrings_are_read_without_importing(tmp_path):

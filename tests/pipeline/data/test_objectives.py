@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.prepare import TRAIN
-from data_prep.shards import Shard
-from pipeline.data.batches import Batches, rank_samples
+from pipeline.data.batches import rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective, objective_for
 from pipeline.data.permutation import Permutation
-from pipeline.data.windows import Windows, training_windows
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
@@ -31,30 +28,6 @@ def test_a_permutation_of_a_huge_range_needs_no_index():
     assert len(set(places.tolist())) == 1000 and places.max() < 10**15
 
 
-@pytest.fixture
-def windows(prepared):
-    return Windows(Shard(prepared.shard(TRAIN)), 33, 32)
-
-
-def test_windows_overlap_by_the_token_that_is_label_and_input(windows):
-    assert len(windows[0]) == 33
-    assert windows[0][-1] == windows[1][0]
-    assert len(windows) == (len(windows.shard.tokens) - 1) // 32
-
-
-def test_every_epoch_takes_every_window_once_in_an_order_of_its_own(windows):
-    count = len(windows)
-    taken = training_windows(windows, 7, np.arange(2 * count))
-    assert sorted(taken[:count]) == sorted(taken[count:]) == list(range(count))
-    assert not np.array_equal(taken[:count], taken[count:])
-
-
-def test_too_little_text_for_one_window_is_refused(prepared):
-    shard = Shard(prepared.shard(TRAIN))
-    with pytest.raises(UserError, match="make no window"):
-        Windows(shard, len(shard.tokens) + 1, 1)
-
-
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("micro", [1, 2])
 def test_a_step_takes_the_same_samples_at_any_number_of_ranks(ranks, micro):
@@ -63,11 +36,14 @@ def test_a_step_takes_the_same_samples_at_any_number_of_ranks(ranks, micro):
     assert np.concatenate([batch for part in parts for batch in part]).tolist() == list(range(40, 48))
 
 
-def test_causal_labels_are_the_next_tokens(windows):
-    batch = Batches(windows, CausalObjective(32), 1).training(np.arange(4))
-    assert batch.input_ids.shape == batch.labels.shape == (4, 32)
-    assert (batch.input_ids[:, 1:] == batch.labels[:, :-1]).all()
-    assert batch.scored == 128
+def test_causal_labels_are_the_next_tokens():
+    tokens = np.arange(66).reshape(2, 33)
+    inputs, labels = CausalObjective(32).examples(tokens, [(), ()])
+    assert inputs.shape == labels.shape == (2, 32)
+    assert (inputs[:, 1:] == labels[:, :-1]).all()
+    assert (CausalObjective(32).inputs_documents(tokens // 20) == inputs // 20).all()
+    labels[:] = IGNORED
+    assert (inputs == tokens[:, :-1]).all()
 
 
 @pytest.fixture
@@ -75,11 +51,17 @@ def masked():
     return MaskedObjective(sequence_length=128, vocab_size=1000, cls_id=1, mask_id=4, special_ids=(0, 1, 2, 3, 4))
 
 
+def example(objective, tokens, key):
+    """What one window comes to: inputs and labels."""
+    inputs, labels = objective.examples(tokens[None], [key])
+    return inputs[0], labels[0]
+
+
 def test_masking_follows_berts_shares(masked):
     tokens = np.arange(127) + 100
     seen = Counter()
     for sample in range(400):
-        inputs, labels = masked.example(tokens, (1, sample))
+        inputs, labels = example(masked, tokens, (1, sample))
         whole = np.concatenate([[1], tokens])
         scored = labels != IGNORED
         assert (labels[scored] == whole[scored]).all() and not scored[0]
@@ -97,28 +79,43 @@ def test_masking_follows_berts_shares(masked):
 def test_no_word_turns_into_a_special_token_but_the_mask():
     """Half of this vocabulary is special, so that one draw in two would be."""
     objective = MaskedObjective(sequence_length=128, vocab_size=10, cls_id=0, mask_id=4, special_ids=(0, 1, 2, 3, 4))
-    inputs, labels = objective.example(np.full(2000, 7), ("a",))
+    inputs, labels = example(objective, np.full(2000, 7), ("a",))
     assert set(inputs[1:].tolist()) == {4, 5, 6, 7, 8, 9}
     assert (labels != IGNORED).sum() > 200
 
 
 def test_masks_are_a_function_of_the_sample(masked):
     tokens = np.arange(127) + 100
-    first, again, other = (masked.example(tokens, key) for key in ((1, 5), (1, 5), (1, 6)))
+    first, again, other = (example(masked, tokens, key) for key in ((1, 5), (1, 5), (1, 6)))
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[1], other[1])
 
 
+def test_what_a_window_comes_to_does_not_depend_on_the_others(masked):
+    tokens = np.arange(3 * 127).reshape(3, 127)
+    keys = [(1, sample) for sample in range(3)]
+    together = masked.examples(tokens, keys)
+    for row in range(3):
+        alone = masked.examples(tokens[row : row + 1], keys[row : row + 1])
+        assert all(np.array_equal(one[0], all_[row]) for one, all_ in zip(alone, together, strict=True))
+
+
+def test_cls_belongs_to_the_first_document(masked):
+    documents = np.arange(3 * 127).reshape(3, 127) // 50
+    seen = masked.inputs_documents(documents)
+    assert (seen[:, 0] == documents[:, 0]).all() and (seen[:, 1:] == documents).all()
+
+
 def test_special_tokens_are_never_scored(masked):
     tokens = np.where(np.arange(127) % 2, 2, 500)
-    labels = np.concatenate([masked.example(tokens, (1, sample))[1] for sample in range(50)])
+    labels = np.concatenate([example(masked, tokens, (1, sample))[1] for sample in range(50)])
     assert set(labels.tolist()) == {IGNORED, 500}
 
 
-def test_masking_needs_a_mask_token(prepared):
+def test_masking_needs_a_mask_token():
     class Bare:
         cls_id = mask_id = None
-        files = prepared.tokenizer.files
+        files = ("vocab.json",)
 
     with pytest.raises(UserError, match="no mask or cls token"):
         objective_for("mlm", Bare(), 32)

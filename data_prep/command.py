@@ -1,0 +1,30 @@
+"""What every command of the project does alike: errors in one sentence."""
+
+import argparse
+import errno
+from typing import NoReturn
+
+from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
+
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A command line whose refusals are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave."""
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; --help tells more\n")
+
+
+def refusal(error: Exception) -> str | None:
+    """Return the sentence for an error that a person can mend, None for a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and is_full_disk(error):
+        return full_disk(error)
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"{error.filename or 'ulimit -n'}: {error.strerror}; raise the limit with ulimit -n"
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
+        return f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions"
+    return None

@@ -1,0 +1,1 @@
+"""Which documents are dropped because another one says the same."""

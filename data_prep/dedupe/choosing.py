@@ -1,0 +1,76 @@
+"""Stage `choose`: which documents are dropped for which similar one that stays."""
+
+from typing import Any
+
+import numpy as np
+
+from data_prep.arrays import write_array
+from data_prep.dedupe.cluster import Cluster
+from data_prep.dedupe.kernels import choose
+from data_prep.dedupe.minhash import MinHash
+from data_prep.dedupe.records import COPY, Copies, begins
+from data_prep.dedupe.signatures import rows_needed
+from data_prep.job import WORK, Item, Outputs
+from data_prep.plan import Plan
+from data_prep.text.parts import Parts
+
+STAYERS = 1024
+"""Documents of a cluster that stay, and that a later one is compared with."""
+
+
+class Choose:
+    """Drops, of every cluster, the documents that are similar to one of it that stays.
+
+    In ascending order, a document stays unless its estimated similarity to one that stays is `threshold` or more: the
+    smallest always stays, and a chain of documents does not drop its far end. It is compared with STAYERS at most: where
+    more of a cluster stay, with those that stayed, or that a document was dropped for, last. Beyond that number two similar
+    documents may both stay, never one be dropped that has none; n documents take no more than STAYERS n comparisons.
+
+    Memory: half of `memory_mib` for a piece's signatures, STAYERS more of them, and 56 bytes a document of the piece, which
+    is never less than a whole cluster.
+    """
+
+    name = "choose"
+
+    def __init__(self, plan: Plan, parts: Parts, minhash: MinHash, cluster: Cluster) -> None:
+        self._permutations = plan.config.dedupe.permutations
+        self._needed = rows_needed(self._permutations, plan.config.dedupe.threshold)
+        self._parts = parts
+        self._minhash = minhash
+        self._cluster = cluster
+
+    def items(self) -> list[Item]:
+        """Pieces of the clusters' members."""
+        return [Item(f"{index:05d}", stop - start) for index, (start, stop) in enumerate(self._cluster.pieces())]
+
+    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+        """Write a piece's copies."""
+        begin, end = self._cluster.pieces()[int(item.name)]
+        staying, used = np.empty(STAYERS, np.int64), np.empty(STAYERS, np.int64)
+        stayers = np.empty((STAYERS, self._permutations), np.uint32)
+        count = 0
+        found = [np.empty(0, COPY)]
+        # More than one round where a single cluster is larger than a piece should be.
+        for start in range(begin, end, self._cluster.piece):
+            members = self._cluster.members(start, min(start + self._cluster.piece, end))
+            document, starts = np.ascontiguousarray(members["document"]), begins(members["cluster"])
+            starts[0] = start == begin
+            signatures = self._minhash.signatures(document)
+            kept, agree = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
+            count = choose(signatures, document, starts, self._needed, staying, stayers, used, count, kept, agree)
+            dropped = kept >= 0
+            copies = np.empty(int(dropped.sum()), dtype=COPY)
+            copies["document"], copies["kept"] = document[dropped], kept[dropped]
+            copies["similarity"] = agree[dropped] / self._permutations
+            found.append(copies)
+        copies = np.concatenate(found)
+        copies.sort(order="document")
+        write_array(outputs.path(self._file(item)), copies)
+        return {"documents_in": end - begin, "documents_out": end - begin - len(copies)}
+
+    def copies(self) -> Copies:
+        """Return what the stage found."""
+        return Copies([self._parts.root / self._file(item) for item in self.items()])
+
+    def _file(self, item: Item) -> str:
+        return f"{WORK}/{self.name}/{item.name}.npy"

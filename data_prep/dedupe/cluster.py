@@ -1,0 +1,108 @@
+"""Stage `cluster`: which documents hang together by similar pairs."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.arrays import mapped, write_array, write_blocks
+from data_prep.dedupe.kernels import flatten, join
+from data_prep.dedupe.neighbours import Neighbours
+from data_prep.dedupe.records import distinct
+from data_prep.job import WORK, Item, Outputs
+from data_prep.plan import Plan
+from data_prep.text.parts import Parts
+
+PIECE = 1 << 16
+"""Documents of a piece at most, but for a cluster that is larger: some seconds of work, enough to share out."""
+MEMBER = np.dtype([("cluster", "<i8"), ("document", "<i8")])
+"""A document that has a similar one; clusters are numbered in the order of their smallest document, with gaps."""
+_BLOCK = 1 << 16
+_ITEM = "all"
+
+
+class Cluster:
+    """Finds the connected components of the similar pairs, and cuts them into pieces for the next stage.
+
+    The members of all clusters are sorted by (cluster, document); a piece is a run of whole clusters.
+
+    One process does it all, in time that is linear in the pairs but for sorting. Memory, whatever `memory_mib`: 48 bytes a
+    document that has a similar one, and 40 a pair of the largest range of pairs.
+    """
+
+    name = "cluster"
+
+    def __init__(self, plan: Plan, parts: Parts, neighbours: Neighbours) -> None:
+        config = plan.config.dedupe
+        self._root = parts.root
+        self._neighbours = neighbours
+        self.piece = max(1, min(PIECE, (config.memory_mib << 19) // (4 * config.permutations)))
+        """Documents of a piece: half of `memory_mib` holds their signatures."""
+
+    def items(self) -> list[Item]:
+        """The whole, in one."""
+        return [Item(_ITEM, 1)]
+
+    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+        """Write the members and the places where they are cut."""
+        documents = self._documents()
+        roots = self._roots(documents)
+        sizes = np.bincount(roots)
+        sizes = sizes[sizes > 0]
+        order = np.argsort(roots, kind="stable")  # documents ascend, and go on doing so within a cluster
+
+        def members() -> Iterator[np.ndarray]:
+            for start in range(0, len(order), _BLOCK):
+                places = order[start : start + _BLOCK]
+                block = np.empty(len(places), dtype=MEMBER)
+                block["cluster"], block["document"] = roots[places], documents[places]
+                yield block
+
+        write_blocks(outputs.path(self._file("members")), MEMBER, (), members())
+        write_array(outputs.path(self._file("cuts")), self._cuts(np.cumsum(sizes)))
+        return {"documents_out": len(documents), "clusters": len(sizes), "largest": int(sizes.max(initial=0))}
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Return where each piece begins and ends among the members."""
+        return list(pairwise(np.load(self._path("cuts")).tolist()))
+
+    def members(self, start: int, stop: int) -> np.ndarray:
+        """Return some of the members, MEMBER."""
+        return np.array(mapped(self._path("members"))[start:stop])
+
+    def _documents(self) -> np.ndarray:
+        """Documents that have a similar one, ascending."""
+        documents = np.empty(0, np.int64)
+        waiting: list[np.ndarray] = []
+        for edges in self._neighbours.edges():
+            waiting.append(distinct(edges["document"], edges["kept"]))
+            if sum(map(len, waiting)) > len(documents):  # seldom enough for the whole to stay linear but for sorting
+                documents, waiting = distinct(documents, *waiting), []
+        return distinct(documents, *waiting)
+
+    def _roots(self, documents: np.ndarray) -> np.ndarray:
+        """The place among them of the smallest one of each document's cluster."""
+        parents = np.arange(len(documents))
+        for edges in self._neighbours.edges():
+            join(parents, np.searchsorted(documents, edges["document"]), np.searchsorted(documents, edges["kept"]))
+        flatten(parents)
+        return parents
+
+    def _cuts(self, ends: np.ndarray) -> np.ndarray:
+        """As many clusters together as a piece takes, and one at least; `ends` is where each cluster ends."""
+        cuts = [0]
+        while len(ends) and cuts[-1] < ends[-1]:
+            last = max(
+                np.searchsorted(ends, cuts[-1] + self.piece, side="right") - 1,
+                np.searchsorted(ends, cuts[-1], side="right"),
+            )
+            cuts.append(int(ends[last]))
+        return np.array(cuts, dtype=np.int64)
+
+    def _path(self, kind: str) -> Path:
+        return self._root / self._file(kind)
+
+    def _file(self, kind: str) -> str:
+        return f"{WORK}/{self.name}/{kind}.npy"

@@ -1,0 +1,91 @@
+"""Deduplication: its stages in order, and what became of every document."""
+
+from typing import Any
+
+import numpy as np
+
+from data_prep.dedupe.choosing import Choose
+from data_prep.dedupe.cluster import Cluster
+from data_prep.dedupe.exact import Exact
+from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, Filter
+from data_prep.dedupe.minhash import MinHash
+from data_prep.dedupe.neighbours import Neighbours
+from data_prep.dedupe.records import Copies
+from data_prep.job import Job
+from data_prep.plan import Plan
+from data_prep.text.parts import Part, Parts
+
+_SHOWN_CHARACTERS = 200
+
+
+class Fates:
+    """What became of the documents."""
+
+    def __init__(self, plan: Plan, parts: Parts, stage: Filter, copies: dict[int, Copies]) -> None:
+        self._examples = plan.config.dedupe.examples
+        self._parts = parts
+        self._stage = stage
+        self._copies = copies
+
+    def of(self, part: Part) -> np.ndarray:
+        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY or NEAR_COPY of each document, uint8."""
+        return self._stage.fates(part)
+
+    def kept_for(self, document: int) -> tuple[int, float]:
+        """Return (the document that stays for `document`, their estimated similarity): itself and 1.0 where it stays."""
+        similarity = 1.0
+        # What stands for a document may be a copy itself: an exact one of a near one, or the other way round.
+        while (fate := self._fate(document)) in self._copies:
+            record = self._copies[fate].between(document, document + 1)[0]
+            document, similarity = int(record["kept"]), min(similarity, float(record["similarity"]))
+        return document, similarity
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return the first dropped documents of each kind, with those that stay for them."""
+        return [
+            self._example(kind, document)
+            for kind, fate in (("exact", EXACT_COPY), ("near", NEAR_COPY))
+            for document in self._first(fate)
+        ]
+
+    def _first(self, fate: int) -> list[int]:
+        documents: list[int] = []
+        for part in self._parts:
+            if len(documents) >= self._examples:
+                break
+            documents += (np.flatnonzero(self.of(part) == fate) + part.first).tolist()
+        return documents[: self._examples]
+
+    def _example(self, kind: str, document: int) -> dict[str, Any]:
+        kept, similarity = self.kept_for(document)
+        return {
+            "kind": kind,
+            "document": document,
+            "kept": kept,
+            "similarity": similarity,
+            "text": self._parts.text(document)[:_SHOWN_CHARACTERS],
+            "kept_text": self._parts.text(kept)[:_SHOWN_CHARACTERS],
+        }
+
+    def _fate(self, document: int) -> int:
+        part = self._parts.all[int(self._parts.holding(np.array([document]))[0])]
+        return int(self.of(part)[document - part.first])
+
+
+def deduplicate(job: Job, plan: Plan, parts: Parts) -> Fates:
+    """Carry out the stages that the corpora ask for, in every process, and return what became of the documents."""
+    exact = Exact(plan, parts)
+    minhash = MinHash(plan, parts, exact.copies())
+    near = Copies([])
+    if exact.items():
+        job.run(exact)
+    if minhash.items():
+        neighbours = Neighbours(plan, parts, minhash)
+        cluster = Cluster(plan, parts, neighbours)
+        choose = Choose(plan, parts, minhash, cluster)
+        for stage in (minhash, neighbours, cluster, choose):
+            job.run(stage)
+        near = choose.copies()
+    stage = Filter(plan, parts, exact.copies(), near)
+    job.run(stage)
+    return Fates(plan, parts, stage, {EXACT_COPY: exact.copies(), NEAR_COPY: near})

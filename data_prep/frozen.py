@@ -1,0 +1,47 @@
+"""A frozen plan, and whether it still fits what there is."""
+
+from pathlib import Path
+
+from data_prep.config import read_json, validate
+from data_prep.errors import UserError
+from data_prep.files import file_digest
+from data_prep.plan import FORMAT, Input, Plan
+from data_prep.settings import DataPrepConfig
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan in a file; raises UserError where it is none of this version's."""
+    content = read_json(path, "the folder is no preparation")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path}: format {content.get('format')}, this version writes {FORMAT}; name another output_dir")
+    return validate(Plan, content, str(path))
+
+
+def check_settings(plan: Plan, config: DataPrepConfig, root: Path) -> None:
+    """Raise UserError where `root` was planned for other settings."""
+    old, new = plan.config.model_dump(mode="json"), config.model_dump(mode="json")
+    for key in old.keys() - {"output_dir"}:
+        if old[key] != new[key]:
+            raise UserError(
+                f"{root}: was begun with another `{key}`; put that back, name another output_dir, or remove this one"
+            )
+
+
+def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> None:
+    """Raise UserError where a file has changed since the plan.
+
+    Only files that were modified since `modified` (nanoseconds since 1970) are hashed again.
+    """
+    others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
+    for item in plan.inputs:
+        if item.name not in others and not _is_same(item, modified.get(item.name)):
+            raise UserError(
+                f"{item.name}: is not what it was when {root} was begun; put the file back, or remove {root} to begin anew"
+            )
+
+
+def _is_same(item: Input, modified: int | None) -> bool:
+    path = Path(item.name)
+    if not path.is_file() or path.stat().st_size != item.size:
+        return False
+    return path.stat().st_mtime_ns == modified or file_digest(path) == item.digest

@@ -1,0 +1,67 @@
+"""What `inspect` prints of a prepared folder."""
+
+import numpy as np
+
+from data_prep.manifest import SPLITS, TRAIN, CorpusEntry, PreparedData
+from data_prep.shards import Shard
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_WINDOW = 48
+_SHARDS_MEASURED = 8
+
+
+def outcome(data: PreparedData) -> list[str]:
+    """Return what a finished preparation has come to, in lines."""
+    lines = [f"{corpus.name}: nothing is left to train on" for corpus in data.corpora if not corpus.splits[TRAIN].tokens]
+    tokens = {split: sum(corpus.splits[split].tokens for corpus in data.corpora) for split in SPLITS}
+    return [*lines, f"{data.directory}: " + ", ".join(f"{split} {count:,} tokens" for split, count in tokens.items())]
+
+
+def describe(data: PreparedData, windows: int) -> str:
+    """Return counts, reasons, lengths and tokens of each corpus, and `windows` windows of each split as text."""
+    manifest = data.manifest
+    lines = [
+        f"{data.directory}: fingerprint {manifest.fingerprint}, vocabulary of {manifest.vocab_size:,}, "
+        f"unigram entropy {data.unigram_entropy(data.weights):.4f} nats a token"
+    ]
+    for corpus in data.corpora:
+        lines += ["", *_describe(data, corpus, windows)]
+    return "\n".join(lines)
+
+
+def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str]:
+    weight = "by its tokens" if corpus.weight is None else f"weight {corpus.weight:g}"
+    lines = [f"{corpus.name} ({weight})"]
+    if corpus.documents_read:
+        lines.append(f"  read          {corpus.documents_read:,} documents")
+    for reason, count in corpus.dropped.items():
+        lines.append(f"  {'- ' + reason:<20} {count:,}")
+        lines += [f"      {place}" for place in corpus.examples.get(reason, [])[:2]]
+    if corpus.lengths:
+        bins = sorted((int(bits), count) for bits, count in corpus.lengths.items())
+        spread = ", ".join(f"{2 ** (bits - 1):,}-{2**bits - 1:,}: {count:,}" for bits, count in bins)
+        lines.append(f"  documents by characters  {spread}")
+    for split in SPLITS:
+        entry = corpus.splits[split]
+        if not entry.shards:
+            continue
+        lines.append(
+            f"  {split:<13} {entry.documents:,} documents, {sum(shard.sequences for shard in entry.shards):,} sequences, "
+            f"{entry.tokens:,} tokens in {_shards(len(entry.shards))}"
+        )
+        shards = [Shard(prefix) for prefix in data.shards(corpus, split)]
+        lengths = np.concatenate([np.asarray(shard.lengths) for shard in shards[:_SHARDS_MEASURED]])
+        quantiles = ", ".join(
+            f"{q:.0%}: {length:,.0f}" for q, length in zip(_QUANTILES, np.quantile(lengths, _QUANTILES), strict=True)
+        )
+        lines.append(f"    tokens a sequence, of the first {_shards(min(len(shards), _SHARDS_MEASURED))}  {quantiles}")
+        for number in range(windows):
+            tokens = shards[number % len(shards)].tokens
+            begin = len(tokens) * number // windows
+            text = data.tokenizer.decode(tokens[begin : begin + _WINDOW].tolist())
+            lines.append(f"    | {' '.join(text.split())}")
+    return lines
+
+
+def _shards(count: int) -> str:
+    return "1 shard" if count == 1 else f"{count} shards"

@@ -1,0 +1,193 @@
+"""A job: stages over a frozen plan, their items shared among processes, each item whole or absent.
+
+What an item leaves is named after the item, never after a process: any number of processes leaves the same bytes.
+Outputs are written aside, synced and renamed; the item's record, which holds their hashes, comes last. An item is done
+where its record is there and the hashes match, so that a killed job goes on with the items it had not finished.
+"""
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from data_prep.files import file_digest, fsync_directory, write_json
+from data_prep.workers import Workers, share
+
+_SECONDS_BETWEEN_LINES = 30
+
+WORK = "work"
+"""The folder of what is needed only until the job is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A piece of a stage's work: its name, unique in the stage, and its size, by which processes share the stage."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a finished item."""
+
+    item: str
+    outputs: dict[str, str]
+    """BLAKE2b-128 of each file, by its path below the job's folder."""
+    counts: dict[str, Any]
+    """What the stage says of it. `documents_in`, `documents_out`, `bytes_in`, `bytes_out`, `tokens_out` add up to its
+    line of the table."""
+
+
+class Outputs:
+    """The files that an item is about to leave: where the block that writes them fails, none is left."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: list[str] = []
+
+    def path(self, name: str) -> Path:
+        """Return where to write the file that becomes `name` below the job's folder."""
+        self._names.append(name)
+        path = self._aside(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def commit(self) -> dict[str, str]:
+        """Put every file in its place, on disk; return their hashes by name."""
+        digests = {}
+        for name in self._names:
+            aside, path = self._aside(name), self._root / name
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            digests[name] = file_digest(aside)
+            os.replace(aside, path)
+        folders = {(self._root / name).parent for name in self._names}
+        for folder in folders | {folder.parent for folder in folders}:
+            fsync_directory(folder)
+        return digests
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        # What was committed has its own name by now.
+        for name in self._names:
+            self._aside(name).unlink(missing_ok=True)
+
+    def _aside(self, name: str) -> Path:
+        return self._root / f"{name}.partial"
+
+
+class Stage(Protocol):
+    """A step of the preparation, in items that any process can do alone once the stages before are done."""
+
+    name: str
+
+    def items(self) -> Sequence[Item]:
+        """Return the items, in an order of their own; the same in every process."""
+        ...
+
+    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+        """Do one item and return its counts."""
+        ...
+
+
+class Job:
+    """A folder, the digest of the plan that fills it, and the processes at work."""
+
+    def __init__(self, root: Path, plan_digest: str, workers: Workers, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.workers = workers
+        self._plan_digest = plan_digest
+        self._say = say
+
+    def say(self, line: str) -> None:
+        """Print a line, once for all processes."""
+        if self.workers.rank == 0:
+            self._say(line)
+
+    def run(self, stage: Stage) -> list[Facts]:
+        """Do what is left of a stage and return the facts of its items, in their order; every process calls this."""
+        began = time.perf_counter()
+        items = stage.items()
+        mine = share(items, self.workers.rank, self.workers.count)
+        done: list[Item] = []
+        with _heartbeat(lambda: self.say(_progress(stage.name, time.perf_counter() - began, len(done), len(mine)))):
+            for item in mine:
+                if not self._is_done(stage, item):
+                    self._do(stage, item)
+                done.append(item)
+            self.workers.barrier()
+        facts = self.workers.tell([self._facts(stage, item) for item in items] if self.workers.rank == 0 else None)
+        if items:
+            self.say(_line(stage.name, time.perf_counter() - began, facts))
+        return facts
+
+    def _do(self, stage: Stage, item: Item) -> None:
+        with Outputs(self.root) as outputs:
+            counts = stage.work(item, outputs)
+            digests = outputs.commit()
+        record = self._record(stage, item)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"plan": self._plan_digest, "outputs": digests, "counts": counts})
+
+    def _is_done(self, stage: Stage, item: Item) -> bool:
+        try:
+            record = json.loads(self._record(stage, item).read_bytes())
+            return record["plan"] == self._plan_digest and all(
+                file_digest(self.root / name) == digest for name, digest in record["outputs"].items()
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+
+    def _facts(self, stage: Stage, item: Item) -> Facts:
+        record = json.loads(self._record(stage, item).read_bytes())
+        return Facts(item.name, record["outputs"], record["counts"])
+
+    def _record(self, stage: Stage, item: Item) -> Path:
+        return self.root / WORK / stage.name / f"{item.name}.json"
+
+
+@contextmanager
+def _heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+    """Call `beat` now and then, from a thread: a single item may take minutes."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LINES):
+            beat()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _progress(name: str, seconds: float, done: int, mine: int) -> str:
+    return f"data: {name:<10} {seconds:8.1f} s  {done} of the first process's {mine} items"
+
+
+def _line(name: str, seconds: float, facts: list[Facts]) -> str:
+    """The stage's line of the table."""
+    sums: Counter[str] = Counter()
+    for fact in facts:
+        sums.update({key: value for key, value in fact.counts.items() if key.endswith(("_in", "_out"))})
+    flows = [
+        f"{sums[f'{unit}_in']:,} -> {sums[f'{unit}_out']:,} {unit}"
+        if f"{unit}_in" in sums
+        else f"{sums[f'{unit}_out']:,} {unit}"
+        for unit in ("documents", "bytes", "tokens")
+        if f"{unit}_out" in sums
+    ]
+    return f"data: {name:<10} {seconds:8.1f} s  {', '.join(flows)}".rstrip()

@@ -1,0 +1,145 @@
+"""What a prepared folder holds, and how it is opened."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_prep.errors import UserError
+from data_prep.settings import DataPrepConfig
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+TOKENIZER = "tokenizer"
+SHARDS = "shards"
+UNIGRAMS = "unigrams.npy"
+"""Beside a corpus's shards: how often its training tokens hold each id, int64 [vocabulary]."""
+TRAIN = "train"
+HELDOUT = "heldout"
+SPLITS = (TRAIN, HELDOUT)
+
+
+class ShardEntry(BaseModel):
+    """One shard."""
+
+    prefix: str
+    """Below the folder; an absolute path where it was taken as it is."""
+    documents: int
+    sequences: int
+    tokens: int
+
+
+class SplitEntry(BaseModel):
+    """One split of a corpus."""
+
+    shards: list[ShardEntry] = []
+
+    @property
+    def documents(self) -> int:
+        """Documents in all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all shards, the ends of documents included."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+class CorpusEntry(BaseModel):
+    """What one corpus came to."""
+
+    name: str
+    weight: float | None
+    documents_read: int
+    dropped: Counter[str]
+    """Documents by reason; `bad file` counts files."""
+    examples: dict[str, list[str]]
+    """Where the first ones of each reason stand."""
+    lengths: Counter[str]
+    """Cleaned documents by the bits of their length in characters: "7" counts those of 64 to 127."""
+    splits: dict[str, SplitEntry]
+
+
+class Manifest(BaseModel):
+    """A prepared folder, whole."""
+
+    fingerprint: str
+    """Of the plan and the tokenizer: equal ones mean equal shards."""
+    config: DataPrepConfig
+    tokenizer: str
+    """Hashes of the tokenizer's files."""
+    vocab_size: int
+    corpora: list[CorpusEntry]
+    files: dict[str, str]
+    """BLAKE2b-128 of every file, by its path (below the folder, or absolute)."""
+
+
+class PreparedData:
+    """A prepared folder: manifest, tokenizer, shards."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open `directory`; raises UserError where it is no prepared folder."""
+        path = directory / MANIFEST
+        try:
+            self.manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            begun = (directory / PLAN).exists()
+            told = "the preparation was begun and not finished, start it again" if begun else "prepare the text first"
+            raise UserError(f"{path}: no such file; {told}") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from None
+        self.directory = directory
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the shards; raises UserError where it does not load."""
+        return load_tokenizer(self.directory / TOKENIZER)
+
+    @property
+    def corpora(self) -> list[CorpusEntry]:
+        """The corpora, in the order of the configuration."""
+        return self.manifest.corpora
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each corpus counts in the blend, relative to the others: its weight, or where none has one its training tokens.
+
+        A corpus without a training token, all of whose documents were dropped for instance, is in no blend.
+        """
+        tokens = {corpus.name: corpus.splits[TRAIN].tokens for corpus in self.corpora}
+        return {
+            corpus.name: tokens[corpus.name] if corpus.weight is None else corpus.weight
+            for corpus in self.corpora
+            if tokens[corpus.name]
+        }
+
+    def unigram_entropy(self, weights: Mapping[str, float]) -> float:
+        """Return the entropy of the training tokens' frequencies in a blend, nats per token.
+
+        It is what a model that ignores context can reach. Raises UserError where the counts are missing or damaged.
+        """
+        blend = np.zeros(self.manifest.vocab_size)
+        for name, weight in weights.items():
+            counts = self._unigrams(name)
+            blend += counts * (weight / counts.sum())
+        share = blend[blend > 0] / blend.sum()
+        return float(-(share * np.log(share)).sum())
+
+    def _unigrams(self, corpus: str) -> np.ndarray:
+        path = self.directory / SHARDS / corpus / UNIGRAMS
+        try:
+            counts = np.load(path)
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{path}: missing, or no array; prepare the text again") from None
+        if counts.shape != (self.manifest.vocab_size,) or not counts.any():
+            raise UserError(f"{path}: not the counts of {self.manifest.vocab_size} ids; prepare the text again")
+        return counts
+
+    def shards(self, corpus: CorpusEntry, split: str) -> list[Path]:
+        """Return the prefixes of a corpus's shards, in order."""
+        return [self.directory / shard.prefix for shard in corpus.splits[split].shards]

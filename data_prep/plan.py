@@ -1,0 +1,198 @@
+"""The frozen plan: which inputs there are, what they hold, and the slices in which they are read."""
+
+import glob
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from data_prep.config import StrictModel
+from data_prep.errors import UserError
+from data_prep.files import file_digest, text_digest
+from data_prep.job import Item, Outputs
+from data_prep.manifest import HELDOUT, TRAIN
+from data_prep.settings import CorpusConfig, DataPrepConfig
+from data_prep.shards import bin_path, idx_path
+from data_prep.text import python_docs
+from data_prep.text.pieces import Piece
+from data_prep.text.readers import pieces_of_file
+from data_prep.text.saved_datasets import pieces_of_dataset
+from data_prep.tokenizer import load_tokenizer, tokenizer_digest
+
+FORMAT = 2
+"""Counts up when equal input comes to give other shards."""
+
+
+class Input(BaseModel):
+    """An input as the plan found it."""
+
+    name: str
+    """A path, but for the embedded corpus and the hub's datasets."""
+    size: int
+    digest: str
+    modified: int = 0
+    """Nanoseconds since 1970, in a draft; the frozen plan has none, so that it depends on contents alone."""
+
+
+class GivenShard(BaseModel):
+    """A shard that is taken as it is."""
+
+    corpus: str
+    split: str
+    prefix: str
+
+
+class Slice(BaseModel):
+    """What one process reads at a time: neighbouring pieces of one corpus's inputs."""
+
+    name: str
+    corpus: str
+    heldout: bool
+    pieces: list[Piece]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of text there are."""
+        return sum(piece.size for piece in self.pieces)
+
+
+class Plan(StrictModel):
+    """What a preparation does, settled before it begins."""
+
+    format: int
+    digest: str
+    """Of everything that the shards depend on."""
+    config: DataPrepConfig
+    tokenizer: str | None
+    """Hashes of the given tokenizer's files."""
+    inputs: list[Input]
+    slices: list[Slice]
+    """Held-out ones first: documents are numbered in this order, and of duplicates the first stays."""
+    shards: list[GivenShard]
+
+    def corpus(self, name: str) -> CorpusConfig:
+        """Return a corpus's settings."""
+        return next(corpus for corpus in self.config.corpora if corpus.name == name)
+
+
+def expand(patterns: list[str], key: str) -> list[Path]:
+    """Return the files that paths and globs name, in a fixed order; raises UserError where one names none."""
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        # A file whose name looks like a pattern is meant by that name.
+        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        found = [path for path in map(Path, names) if path.is_file()]
+        if any(map(os.path.isdir, names)) and not found:
+            raise UserError(f"{pattern}: is a directory; name its files, as in {pattern}/*.jsonl")
+        if not found:
+            raise UserError(f"{pattern}: no such file; {key} takes existing files or globs that match some")
+        files.update(dict.fromkeys(found))
+    return list(files)
+
+
+def draft_plan(config: DataPrepConfig) -> Plan:
+    """Return the plan for `config`, its inputs not hashed yet.
+
+    Raises UserError where an input is missing, unreadable or of no known type.
+    """
+    inputs: list[Input] = []
+    slices: list[Slice] = []
+    shards: list[GivenShard] = []
+    part_bytes = config.part_mib << 20
+    for split in (HELDOUT, TRAIN):
+        for corpus in config.corpora:
+            pieces: list[Piece] = []
+            if corpus.shards:
+                prefixes = _named(corpus.shards, corpus.heldout_shards, split, "shards", expand_shards)
+                shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(prefix.resolve())) for prefix in prefixes]
+                inputs += [_input(path) for prefix in prefixes for path in (bin_path(prefix), idx_path(prefix))]
+            else:
+                files = _named(corpus.files, corpus.heldout_files, split, "files", expand)
+                inputs += [_input(path) for path in files]
+                pieces += [piece for path in files for piece in pieces_of_file(path, corpus, part_bytes)]
+            if split == TRAIN and corpus.corpus is not None:
+                pieces.append(Piece(path=corpus.corpus, start=0, stop=1, size=part_bytes))
+                inputs.append(Input(name=corpus.corpus, size=0, digest=text_digest(python_docs.identity())))
+            if split == TRAIN and corpus.dataset is not None:
+                found, size, digest = pieces_of_dataset(corpus, part_bytes)
+                pieces += found
+                inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
+            for group in _grouped(pieces, part_bytes):
+                slices.append(Slice(name=f"{len(slices):05d}", corpus=corpus.name, heldout=split == HELDOUT, pieces=group))
+    return Plan(
+        format=FORMAT,
+        digest="",
+        # Where the output lies is no part of what it is: two folders of one plan are equal.
+        config=config.model_copy(update={"output_dir": "."}),
+        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(Path(config.tokenizer.path))),
+        inputs=inputs,
+        slices=slices,
+        shards=shards,
+    )
+
+
+def _input(path: Path) -> Input:
+    status = path.stat()
+    return Input(name=str(path), size=status.st_size, digest="", modified=status.st_mtime_ns)
+
+
+class HashInputs:
+    """Stage `plan`: hash the inputs."""
+
+    name = "plan"
+
+    def __init__(self, draft: Plan) -> None:
+        self._files = [item for item in draft.inputs if not item.digest]
+
+    def items(self) -> list[Item]:
+        """The inputs that are files."""
+        return [Item(f"{number:05d}", file.size) for number, file in enumerate(self._files)]
+
+    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+        """Hash one file."""
+        file = self._files[int(item.name)]
+        return {"digest": file_digest(Path(file.name)), "bytes_out": file.size}
+
+
+def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
+    """Return the plan with its files' hashes, in the order of the inputs, and its own digest."""
+    hashes = iter(digests)
+    inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
+    # A tokenizer counts by its files' hashes, not by where it lies.
+    told = draft.config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
+    slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]
+    depends = [draft.format, told, draft.tokenizer, [item.digest for item in inputs], slices]
+    return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})
+
+
+def _named(
+    train: list[str], heldout: list[str], split: str, key: str, expanded: Callable[[list[str], str], list[Path]]
+) -> list[Path]:
+    """What is named for a split; a glob of what is trained on may cover what is held out."""
+    kept_out = expanded(heldout, f"heldout_{key}")
+    if split == HELDOUT:
+        return kept_out
+    resolved = {path.resolve() for path in kept_out}
+    return [path for path in expanded(train, key) if path.resolve() not in resolved]
+
+
+def expand_shards(patterns: list[str], key: str) -> list[Path]:
+    """Return the shards' prefixes that prefixes and globs of .idx files name; raises UserError where one names none."""
+    indices = expand([pattern.removesuffix(".idx") + ".idx" for pattern in patterns], key)
+    return [index.with_name(index.name.removesuffix(".idx")) for index in indices]
+
+
+def _grouped(pieces: list[Piece], part_bytes: int) -> list[list[Piece]]:
+    """Small neighbours together, up to `part_bytes`."""
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in pieces:
+        if not groups or piece.size > room:
+            groups.append([])
+            room = part_bytes
+        groups[-1].append(piece)
+        room -= piece.size
+    return groups

@@ -1,0 +1,162 @@
+"""What data preparation is asked to do: corpora, deduplication, tokenizer, shards."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from data_prep.config import Fraction, PositiveInt, StrictModel
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+class CorpusConfig(StrictModel):
+    """Which documents to read, what is dropped from them, and their share of the blend."""
+
+    name: Annotated[str, Field(pattern=_NAME)] = "text"
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the training samples, relative to the other corpora's; where none is given, each by its tokens."""
+
+    corpus: Literal["python_docs"] | None = None
+    """An embedded corpus: `python_docs` is the documentation that this Python environment carries."""
+    files: list[str] = []
+    """Paths or globs of .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet files."""
+    heldout_files: list[str] = []
+    """Paths or globs of held-out documents; where empty, `heldout_fraction` of the others is held out."""
+    dataset: str | None = None
+    """A directory written by `save_to_disk` of Hugging Face's datasets, or a dataset's name on the hub."""
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    shards: list[str] = []
+    """Prefixes (or globs of .idx files) of Megatron shards, taken as they are."""
+    heldout_shards: list[str] = []
+
+    text_field: str = "text"
+    """The key (JSONL) or column (parquet, datasets) that holds a document."""
+    txt_documents: Literal["blank_line", "file"] = "blank_line"
+    """What separates the documents of a .txt file."""
+    max_bad_records: NonNegativeInt = 100
+    """Records of one file, or of one piece of a large one, that may be skipped, and counted, before it is refused."""
+    bad_files: Literal["refuse", "skip"] = "refuse"
+    """What to do with a file that is empty, breaks off or has no such column: `skip` counts it and keeps what could be read."""
+
+    unicode: Literal["NFC", "NFKC"] = "NFC"
+    """The normal form that text is brought into."""
+    boilerplate: list[str] = []
+    """Regular expressions; a line in which one is found is removed."""
+    min_length: NonNegativeInt = 1
+    """Shorter documents are dropped (NAI drops those under 128)."""
+    length_unit: Literal["characters", "words"] = "characters"
+    max_characters: PositiveInt = 20_000_000
+    """Longer documents are dropped: a tokenizer takes some hundred bytes of memory a character."""
+    languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
+    """Codes (ISO 639) of the languages that are kept; all where none is named."""
+    dedupe: Literal["none", "exact", "near"] = "exact"
+    """Which duplicates are dropped, within the corpus and between it and all others that are deduplicated."""
+
+    heldout_fraction: Fraction = 0.01
+    """Share of the documents held out, chosen by a hash of their text."""
+
+    @field_validator("boilerplate")
+    @classmethod
+    def _compile(cls, rules: list[str]) -> list[str]:
+        for rule in rules:
+            try:
+                re.compile(rule)
+            except re.error as error:
+                raise ValueError(f"{rule!r} is no regular expression ({error})") from None
+        return rules
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CorpusConfig":
+        named = [key for key in ("files", "corpus", "dataset", "shards") if getattr(self, key)]
+        if len(named) != 1:
+            raise ValueError(
+                "name one of `files`, `corpus`, `dataset` and `shards`" + (f", not {' and '.join(named)}" if named else "")
+            )
+        if self.heldout_shards and not self.shards:
+            raise ValueError("`heldout_shards` goes with `shards`; text is held out by heldout_files or heldout_fraction")
+        return self
+
+
+class DedupeConfig(StrictModel):
+    """Near-duplicates: MinHash over word n-grams, banded; corpora say by `dedupe` whether they take part."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Estimated Jaccard similarity from which a document counts as another's copy."""
+    permutations: PositiveInt = 128
+    bands: PositiveInt = 16
+    """Signatures that agree in all rows of a band are compared: 16 bands of 8 rows find 99.98 % of the pairs at .9."""
+    ngram: PositiveInt = 5
+    memory_mib: PositiveInt = 1024
+    """What one process may hold of hashes and bands at a time; what is more stays on disk."""
+    examples: NonNegativeInt = 20
+    """Dropped documents of each kind that the report shows."""
+
+    @model_validator(mode="after")
+    def _bands_divide(self) -> "DedupeConfig":
+        if self.permutations % self.bands:
+            raise ValueError(f"{self.bands} bands do not divide {self.permutations} permutations")
+        return self
+
+
+class TokenizerConfig(StrictModel):
+    """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
+
+    path: str | None = None
+    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
+    vocab_size: PositiveInt | None = None
+    """Size of the vocabulary to train."""
+    algorithm: Literal["sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece"] = "sentencepiece_bpe"
+    family: Literal["gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3"] = "roberta"
+    """Whose special tokens a trained one has; RoBERTa's serve every family."""
+    sample_characters: PositiveInt = 10_000_000
+    """Characters of text that training reads, taken evenly from the whole corpus."""
+
+    @model_validator(mode="after")
+    def _load_or_train(self) -> "TokenizerConfig":
+        if (self.path is None) == (self.vocab_size is None):
+            raise ValueError("name either `path` (load) or `vocab_size` (train), and not both")
+        if self.algorithm == "wordpiece" and self.family != "bert":
+            raise ValueError(f"algorithm: wordpiece takes bert's special tokens, not {self.family}'s; set family: bert")
+        if self.algorithm.startswith("sentencepiece") and self.family in ("gpt2", "qwen2", "qwen3"):
+            raise ValueError(
+                f"algorithm: {self.algorithm} needs an unknown token, which {self.family} lacks; set family: roberta, or "
+                "algorithm: byte_level_bpe"
+            )
+        return self
+
+
+class DataPrepConfig(StrictModel):
+    """One preparation: corpora through deduplication and a tokenizer into shards below `output_dir`."""
+
+    output_dir: str
+    corpora: Annotated[list[CorpusConfig], Field(min_length=1)]
+    dedupe: DedupeConfig = DedupeConfig()
+    tokenizer: TokenizerConfig
+    sequences: Literal["document", "sentence"] = "document"
+    """What a sequence of a shard is: a document (GPT's shards), or a sentence of one (BERT's)."""
+    part_mib: PositiveInt = 16
+    """Text of a part: what is done anew after a kill, and what processes share out among them."""
+
+    @model_validator(mode="after")
+    def _corpora_agree(self) -> "DataPrepConfig":
+        names = [corpus.name for corpus in self.corpora]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"corpora: the name {name!r} is used twice")
+        weighted = [corpus.weight is not None for corpus in self.corpora]
+        if any(weighted) and not all(weighted):
+            raise ValueError(
+                f"corpora: {names[weighted.index(False)]!r} has no weight and others have; give all of them one, or none"
+            )
+        if not any(
+            corpus.heldout_shards if corpus.shards else corpus.heldout_files or corpus.heldout_fraction
+            for corpus in self.corpora
+        ):
+            raise ValueError("corpora: nothing is held out; give heldout_files, heldout_fraction or heldout_shards")
+        if self.tokenizer.path is None and all(corpus.shards for corpus in self.corpora):
+            raise ValueError("tokenizer: shards need the tokenizer that they were made with (path)")
+        return self

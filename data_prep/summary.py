@@ -1,0 +1,119 @@
+"""The manifest of a finished preparation, out of what its stages left."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.arrays import write_array
+from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN
+from data_prep.errors import UserError
+from data_prep.files import file_digest, text_digest, write_json
+from data_prep.job import Facts, Outputs
+from data_prep.manifest import (
+    HELDOUT,
+    MANIFEST,
+    PLAN,
+    SHARDS,
+    SPLITS,
+    TOKENIZER,
+    TRAIN,
+    UNIGRAMS,
+    CorpusEntry,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+)
+from data_prep.plan import Plan
+from data_prep.shards import bin_path, idx_path
+from data_prep.text.parts import Parts
+from data_prep.text.rejects import EXAMPLES
+from data_prep.tokenizer import load_tokenizer, tokenizer_digest
+from data_prep.tokenizing import HISTOGRAM
+
+REPORT = "dropped.jsonl"
+"""Examples of dropped documents, each beside the one that stays."""
+
+
+def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -> None:
+    """Raise UserError where nothing is left to train on, or nothing is held out."""
+    for split, fate, shards, key in (
+        (TRAIN, KEPT_TRAIN, "shards", "files"),
+        (HELDOUT, KEPT_HELDOUT, "heldout_shards", "heldout_fraction"),
+    ):
+        given = any(getattr(corpus, shards) for corpus in plan.config.corpora)
+        if not given and not any((fates.of(part) == fate).any() for part in parts):
+            dropped = sum((Counter(facts.counts["dropped"]) for facts in cleaned), Counter())
+            told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
+            raise UserError(
+                f"corpora: no document is left for the {split} split, of {parts.documents} that passed cleaning (dropped: "
+                f"{told}); give more text, or see {key}"
+            )
+
+
+def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[Facts], report: list[dict[str, Any]]) -> None:
+    """Write each corpus's counts of tokens, the report and, last of all files, the manifest.
+
+    `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept.
+    """
+    tokenizer = load_tokenizer(root / TOKENIZER)
+    entries = _cleaned_corpora(plan, cleaned)
+    histograms = {name: np.zeros(tokenizer.vocab_size, dtype=np.int64) for name in entries}
+    files: dict[str, str] = {}
+    for facts in finished:
+        for split, shard in facts.counts.get("splits", {}).items():
+            entries[facts.counts["corpus"]].splits[split].shards.append(ShardEntry(**shard))
+        for reason, count in facts.counts.get("dropped", {}).items():
+            if count:
+                entries[facts.counts["corpus"]].dropped[reason] += count
+        for name, digest in facts.outputs.items():
+            if name.endswith(HISTOGRAM):
+                histograms[facts.counts["corpus"]] += np.load(root / name)
+            else:
+                files[name] = digest
+    with Outputs(root) as outputs:
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in report)
+        outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
+        for name, histogram in histograms.items():
+            write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)
+        files.update(outputs.commit())
+    files[PLAN] = file_digest(root / PLAN)
+    digests = {str(Path(item.name).resolve()): item.digest for item in plan.inputs}
+    taken = [str(path(Path(given.prefix))) for given in plan.shards for path in (bin_path, idx_path)]
+    files.update({name: digests[name] for name in taken})
+    manifest = Manifest(
+        fingerprint=text_digest(f"{plan.digest} {tokenizer_digest(tokenizer)}")[:12],
+        config=plan.config,
+        tokenizer=tokenizer_digest(tokenizer),
+        vocab_size=tokenizer.vocab_size,
+        corpora=list(entries.values()),
+        files=files,
+    )
+    write_json(root / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]:
+    """Each corpus as cleaning left it, without shards yet."""
+    entries = {
+        corpus.name: CorpusEntry(
+            name=corpus.name,
+            weight=corpus.weight,
+            documents_read=0,
+            dropped=Counter(),
+            examples={},
+            lengths=Counter(),
+            splits={split: SplitEntry() for split in SPLITS},
+        )
+        for corpus in plan.config.corpora
+    }
+    for read, facts in zip(plan.slices, cleaned, strict=True):
+        entry = entries[read.corpus]
+        entry.documents_read += facts.counts["documents_in"]
+        entry.dropped.update(facts.counts["dropped"])
+        entry.lengths.update(facts.counts["lengths"])
+        for reason, places in facts.counts["examples"].items():
+            entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
+    return entries

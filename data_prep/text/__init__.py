@@ -1,0 +1,1 @@
+"""From inputs to parts: bounded pieces of cleaned documents."""

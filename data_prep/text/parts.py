@@ -1,0 +1,156 @@
+"""Parts: bounded runs of cleaned documents on disk, numbered over the whole preparation.
+
+NAME.parquet holds the texts in row groups of about a megabyte; NAME.exact.npy, where the corpus is deduplicated, the
+128-bit hashes sorted, so that every range of hashes is a slice of it; NAME.heldout.npy one flag a document.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.arrays import mapped, write_array
+from data_prep.job import WORK, Outputs
+
+EXACT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
+"""A document's 128-bit hash and its row in the part."""
+
+_SCHEMA = pa.schema([("text", pa.large_string())])
+_ROW_GROUP_BYTES = 1 << 20
+FOLDER = f"{WORK}/clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part: `first` is the number of its first document among all documents, `index` its own among its corpus's parts."""
+
+    name: str
+    corpus: str
+    index: int
+    first: int
+    documents: int
+    characters: int
+    bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return self.bytes
+
+    @property
+    def slice(self) -> str:
+        """The name of the slice that it was cleaned from."""
+        return self.name.rpartition("-")[0]
+
+
+class Parts:
+    """The parts of a preparation, in order, and their files."""
+
+    def __init__(self, root: Path, parts: list[Part]) -> None:
+        self.root = root
+        self.all = parts
+        self._named = {part.name: part for part in parts}
+        self._firsts = np.array([part.first for part in parts], dtype=np.int64)
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.all)
+
+    @property
+    def documents(self) -> int:
+        """Documents in all parts."""
+        return sum(part.documents for part in self.all)
+
+    def named(self, name: str) -> Part:
+        """Return a part by name."""
+        return self._named[name]
+
+    def holding(self, documents: np.ndarray) -> np.ndarray:
+        """Return the place in `all` of the part that holds each document."""
+        return np.searchsorted(self._firsts, documents, side="right") - 1
+
+    def texts(self, part: Part) -> Iterator[tuple[int, list[str]]]:
+        """Yield (row of the first, texts) of about a megabyte at a time."""
+        with pq.ParquetFile(self.root / FOLDER / f"{part.name}.parquet") as file:
+            row = 0
+            for group in range(file.num_row_groups):
+                texts = file.read_row_group(group, use_threads=False).column(0).to_pylist()
+                yield row, texts
+                row += len(texts)
+
+    def chosen(self, part: Part, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
+        """Yield (row, text) of the rows that `wanted` (bool, one a document) names; the rest is not even read."""
+        with pq.ParquetFile(self.root / FOLDER / f"{part.name}.parquet") as file:
+            row = 0
+            for group in range(file.num_row_groups):
+                here = wanted[row : row + file.metadata.row_group(group).num_rows]
+                if here.any():
+                    texts = file.read_row_group(group, use_threads=False).column(0)
+                    yield from ((row + int(place), texts[int(place)].as_py()) for place in np.flatnonzero(here))
+                row += len(here)
+
+    def text(self, document: int) -> str:
+        """Return one document's text."""
+        part = self.all[int(self.holding(np.array([document]))[0])]
+        ((_, text),) = self.chosen(part, np.arange(part.documents) == document - part.first)
+        return text
+
+    def exact(self, part: Part) -> np.ndarray:
+        """Return the part's sorted hashes, EXACT, memory-mapped."""
+        return mapped(self.root / FOLDER / f"{part.name}.exact.npy")
+
+    def heldout(self, part: Part) -> np.ndarray:
+        """Return whether each document is held out, bool."""
+        return np.load(self.root / FOLDER / f"{part.name}.heldout.npy")
+
+
+class PartWriter:
+    """Write one part, a document at a time."""
+
+    def __init__(self, outputs: Outputs, name: str, *, hashed: bool) -> None:
+        self.name = name
+        self.bytes = 0
+        self._outputs = outputs
+        self._hashed = hashed
+        self._hashes: list[tuple[int, int]] = []
+        self._heldout: list[bool] = []
+        self._characters = 0
+        self._waiting: list[str] = []
+        self._waiting_bytes = 0
+        # Texts are unique and never looked up by value: a dictionary and statistics would only take room.
+        path = outputs.path(f"{FOLDER}/{name}.parquet")
+        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
+
+    def add(self, text: str, size: int, digest: bytes, heldout: bool) -> None:
+        """Append a document of `size` bytes with its 16-byte hash."""
+        self._waiting.append(text)
+        self._waiting_bytes += size
+        self._characters += len(text)
+        self.bytes += size
+        self._hashes.append((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")))
+        self._heldout.append(heldout)
+        if self._waiting_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.table([pa.array(self._waiting, pa.large_string())], schema=_SCHEMA))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def close(self) -> dict[str, Any]:
+        """Finish the files; return what a Part is made from."""
+        self._flush()
+        self._writer.close()
+        if self._hashed:
+            table = np.zeros(len(self._hashes), dtype=EXACT)
+            hashes = np.array(self._hashes, dtype=np.uint64)
+            table["high"], table["low"], table["row"] = hashes[:, 0], hashes[:, 1], np.arange(len(hashes))
+            order = np.lexsort((table["row"], table["low"], table["high"]))
+            write_array(self._outputs.path(f"{FOLDER}/{self.name}.exact.npy"), table[order])
+        write_array(self._outputs.path(f"{FOLDER}/{self.name}.heldout.npy"), np.array(self._heldout, dtype=bool))
+        return {
+            "name": self.name, "documents": len(self._heldout), "characters": self._characters, "bytes": self.bytes
+        }  # fmt: skip

@@ -1,0 +1,62 @@
+"""What is not taken, and why: documents, records and whole files."""
+
+from collections import Counter
+
+from data_prep.errors import UserError
+
+TOO_LONG = "too long"
+TOO_SHORT = "too short"
+OTHER_LANGUAGE = "other language"
+BAD_RECORD = "bad record"
+BAD_FILE = "bad file"
+
+EXAMPLES = 5
+"""Places that are kept for each reason."""
+
+
+class Rejects:
+    """What was not taken: counts by reason, and where the first ones stand."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, where: str) -> None:
+        """Count one document, record or file."""
+        self.counts[reason] += 1
+        if self.counts[reason] <= EXAMPLES:
+            self.examples.setdefault(reason, []).append(where)
+
+
+class BadRecords:
+    """Counts the records of one piece that are skipped, up to a limit."""
+
+    def __init__(self, path: str, most: int, rejects: Rejects) -> None:
+        self._path = path
+        self._rejects = rejects
+        self._most = most
+        self._count = 0
+
+    def add(self, where: str, reason: str) -> None:
+        """Count one; raises UserError where it is one too many."""
+        self._count += 1
+        if self._count > self._most:
+            before = f", and {self._most} records before it were skipped" if self._most else ""
+            raise UserError(f"{self._path}: {where}: {reason}{before}; mend the file, or set text_field or max_bad_records")
+        self._rejects.add(BAD_RECORD, f"{self._path}: {where}: {reason}")
+
+    def add_long(self, where: str) -> None:
+        """Count one that is a document longer than is read; of these there may be any number."""
+        self._rejects.add(TOO_LONG, f"{self._path}: {where}")
+
+
+class DamagedError(Exception):
+    """A file that cannot be read to its end: one sentence."""
+
+
+def is_the_systems(error: Exception) -> bool:
+    """Whether the system failed, rather than a library could not understand: pyarrow and gzip raise OSErrors too.
+
+    Such an error says nothing of the file: to skip the file for it would make the output depend on the moment.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

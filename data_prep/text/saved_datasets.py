@@ -1,0 +1,74 @@
+"""Datasets of Hugging Face's library: saved to disk, or on the hub."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.errors import UserError
+from data_prep.settings import CorpusConfig
+from data_prep.text.pieces import Document, Piece
+from data_prep.text.rejects import BadRecords
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
+    """Return (pieces, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
+    dataset = _loaded(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field)
+    size, rows, fingerprint = dataset.select_columns([corpus.text_field]).data.nbytes, len(dataset), dataset._fingerprint
+    step = max(1, rows * piece_bytes // max(size, 1))
+    pieces = [
+        Piece(
+            path=corpus.dataset,
+            start=begin,
+            stop=min(begin + step, rows),
+            size=min(step, rows - begin) * size // rows,
+            fingerprint=fingerprint,
+        )
+        for begin in range(0, rows, step)
+    ]
+    return pieces, size, fingerprint
+
+
+def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+    """Yield the texts of the piece's rows; raises UserError where the dataset is not the planned one."""
+    dataset = _planned(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field, piece.fingerprint)
+    for row, record in enumerate(dataset.select(range(piece.start, piece.stop)), start=piece.start):
+        text = record[corpus.text_field]
+        if isinstance(text, str):
+            yield f"{corpus.dataset}: row {row}", text
+        else:
+            bad.add(f"row {row}", "no text")
+
+
+@lru_cache(maxsize=4)
+def _planned(name: str, config: str | None, split: str, column: str, fingerprint: str) -> "Dataset":
+    """The dataset's column, opened once for all pieces: a dataset of the hub asks the network each time."""
+    dataset = _loaded(name, config, split, column)
+    if dataset._fingerprint != fingerprint:
+        raise UserError(
+            f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin anew"
+        )
+    return dataset.select_columns([column])
+
+
+def _loaded(name: str, config: str | None, split: str, column: str) -> "Dataset":
+    import datasets  # slow to import, and seldom needed
+
+    try:
+        local = Path(name).is_dir()
+        dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library raises whatever its file systems and its network raise
+        raise UserError(
+            f"{name}: does not load as a dataset ({' '.join(str(error).split())[:200]}); name a directory that "
+            "save_to_disk wrote, or a dataset of the hub where there is a network"
+        ) from None
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            raise UserError(f"{name}: no split {split!r}; it has {', '.join(dataset)} (dataset_split)")
+        dataset = dataset[split]
+    if column not in dataset.column_names:
+        raise UserError(f"{name}: no column {column!r}; it has {', '.join(dataset.column_names)} (text_field)")
+    return dataset

@@ -1,0 +1,70 @@
+"""Stage `tokenizer`: copy the given tokenizer's files, or train one on an even sample of what training will read."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.filtering import KEPT_TRAIN
+from data_prep.errors import UserError
+from data_prep.job import WORK, Item, Outputs
+from data_prep.manifest import TOKENIZER
+from data_prep.plan import Plan
+from data_prep.text.parts import Part, Parts
+from data_prep.tokenizer import load_tokenizer, tokenizer_digest
+from data_prep.tokenizer_training import train_tokenizer
+
+
+class ProvideTokenizer:
+    """Leave the tokenizer's files in the folder TOKENIZER."""
+
+    name = "tokenizer"
+
+    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
+        self._config = plan.config.tokenizer
+        self._given = plan.tokenizer
+        self._parts = parts
+        self._fates = fates
+
+    def items(self) -> list[Item]:
+        """One: a tokenizer is trained once, by one process."""
+        return [Item("tokenizer", 1)]
+
+    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+        """Copy or train."""
+        # Below the job's folder: the disk that has room is the one that was named.
+        work = self._parts.root / WORK / self.name
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work) as trained:
+            if self._config.path is not None:
+                given = load_tokenizer(Path(self._config.path))
+                if tokenizer_digest(given) != self._given:
+                    raise UserError(f"{self._config.path}: is not the tokenizer that the folder was begun with; put that back")
+                files = given.files
+            else:
+                train_tokenizer(self._sample(), self._config, Path(trained))
+                files = sorted(Path(trained).iterdir())
+            for file in files:
+                shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.name}"))
+        return {}
+
+    def _sample(self) -> Iterator[str]:
+        """Every n-th document to train on, the first among them: n is such that about `sample_characters` come together."""
+        characters = sum(part.characters * self._trained_on(part).mean() for part in self._parts)
+        stride = max(1, math.ceil(characters / self._config.sample_characters))
+        before = 0
+        for part in self._parts:
+            kept = self._trained_on(part)
+            number = before + np.cumsum(kept) - 1
+            yield from (text for _, text in self._parts.chosen(part, kept & (number % stride == 0)))
+            before += int(kept.sum())
+        if not before:
+            raise UserError("corpora: no text is left to train a tokenizer on; give more text, or a tokenizer (path)")
+
+    def _trained_on(self, part: Part) -> np.ndarray:
+        return self._fates.of(part) == KEPT_TRAIN

@@ -1,0 +1,109 @@
+"""The corpora of prepared data: their weights in the blend, and their windows."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_prep.errors import UserError
+from data_prep.manifest import HELDOUT, TRAIN, PreparedData, ShardEntry
+from data_prep.shards import Shard, bin_path
+from pipeline.data.batches import Batches, Corpus
+from pipeline.data.blend import BLOCK, block_counts
+from pipeline.data.objectives import Objective
+from pipeline.data.windows import Windows
+
+
+def effective_weights(
+    data: PreparedData, chosen: Mapping[str, float] | None, length: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return each corpus's share of the training samples, which add up to 1, and why others are left out of the blend.
+
+    `chosen` weights name the corpora that are wanted. Without them it is those of the manifest, but for corpora without a
+    training token. In a blend by tokens, for which nobody weighed anything, corpora are left out too that make no window of
+    `length` tokens, or come to no sample. Raises UserError for a name that is not there, a weight that somebody gave and that
+    comes to no sample, and where nothing is left.
+    """
+    names = [corpus.name for corpus in data.corpora]
+    left_out: dict[str, str] = {}
+    if chosen is not None:
+        for name in chosen:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "prepared are: " + ", ".join(names)
+                raise UserError(f"data.weights: no corpus {name!r} in the prepared data; {hint}")
+        weights = {name: chosen[name] for name in names if name in chosen}
+    else:
+        weights = data.weights
+        left_out = {name: "it has no training token" for name in names if name not in weights}
+        if all(corpus.weight is None for corpus in data.corpora):
+            for corpus in data.corpora:
+                if corpus.name in weights and all(shard.tokens < length for shard in corpus.splits[TRAIN].shards):
+                    left_out[corpus.name] = f"its training shards make no window of {length} tokens"
+                    del weights[corpus.name]
+            # Without the smallest the others' shares are others.
+            while nothing := _without_sample(weights):
+                left_out |= dict.fromkeys(nothing, f"by its tokens it comes to no sample in {BLOCK:,}")
+                weights = {name: weight for name, weight in weights.items() if name not in nothing}
+        if not weights:
+            raise _too_short(data, TRAIN, names, length)
+    for name in _without_sample(weights):
+        raise UserError(
+            f"{data.directory if chosen is None else 'data.weights'}: the weight of the corpus {name!r} comes to no sample in "
+            f"{BLOCK}; give it more as data.weights, or leave it out there"
+        )
+    whole = sum(weights.values())
+    return {name: weight / whole for name, weight in weights.items()}, left_out
+
+
+def _without_sample(weights: Mapping[str, float]) -> list[str]:
+    return [name for name, count in zip(weights, block_counts(weights), strict=True) if count == 0]
+
+
+def _too_short(data: PreparedData, split: str, names: Sequence[str], length: int) -> UserError:
+    return UserError(
+        f"{data.directory}: the {split} split of {', '.join(names)} makes no window of {length} tokens; give more text or a "
+        "shorter data.sequence_length"
+    )
+
+
+def open_batches(
+    data: PreparedData, weights: Mapping[str, float], objective: Objective, seed: int, *, apart: bool
+) -> tuple[Batches, Batches]:
+    """Return the training and the held-out batches of the corpora that have weights; `apart` keeps attention within documents.
+
+    Raises UserError for a shard that is missing, damaged or another than was prepared, and where the text is too short.
+    """
+    training, heldout = (_open(data, split, weights, objective.window) for split in (TRAIN, HELDOUT))
+    # Every corpus has a share of the training; what is held out is taken together.
+    for corpora, split in [*(([corpus], TRAIN) for corpus in training), (heldout, HELDOUT)]:
+        if not any(len(corpus.windows) for corpus in corpora):
+            raise _too_short(data, split, [corpus.name for corpus in corpora], objective.window[0])
+    return Batches(training, objective, seed, apart=apart), Batches(heldout, objective, seed, apart=apart)
+
+
+def _open(data: PreparedData, split: str, weights: Mapping[str, float], window: tuple[int, int]) -> list[Corpus]:
+    return [
+        Corpus(
+            entry.name,
+            weights[entry.name],
+            Windows(
+                [
+                    _open_shard(prefix, shard)
+                    for prefix, shard in zip(data.shards(entry, split), entry.splits[split].shards, strict=True)
+                ],
+                *window,
+            ),
+        )
+        for entry in data.corpora
+        if entry.name in weights
+    ]
+
+
+def _open_shard(prefix: Path, entry: ShardEntry) -> Shard:
+    shard = Shard(prefix)
+    if shard.size != entry.tokens:
+        raise UserError(
+            f"{bin_path(prefix)}: {shard.size} tokens where the manifest has {entry.tokens}: not the shard that was prepared; "
+            "prepare the text again"
+        )
+    return shard

@@ -1,0 +1,163 @@
+"""Sentence pairs for BERT: "[CLS] A [SEP] B [SEP]", whether B belongs behind A, and masked words on top.
+
+From shards whose sequences are sentences. Sample n begins at the sentence that a permutation of all sentences gives n, and
+is the longest run of whole sentences from there that fits and ends with its document. A is the run up to a drawn boundary
+between two sentences, B the rest or, by the toss of a coin:
+
+- nsp (next sentence prediction, BERT, Devlin et al. 2019, section 3.1): a run from another document, as long as fits;
+- sop (sentence order prediction, ALBERT, Lan et al. 2020, section 3.1): A and B change places.
+
+A sentence that begins no pair (its document's last, or too long beside the next) is replaced by another, drawn anew. All
+draws are keyed by seed and sample, so samples can be taken in any order by any process, and what is held in memory is one
+count a shard.
+
+No recipe reaches this: BERT is trained on masked words alone, as windows, since its family has no pair head and so no pair
+loss. A loop of one's own that has them takes its batches from here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from data_prep.errors import UserError
+from data_prep.shards import Shard
+from pipeline import keyed
+from pipeline.data.objectives import MaskedObjective
+from pipeline.data.permutation import Permutation
+
+_DRAWS = 100
+"""Sentences that are tried for one sample, and for its negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Pairs of runs of sentences, under the names that BertForPreTraining knows; int64 [sequences, S] but for the last."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    token_type_ids: torch.Tensor
+    """0 up to the first [SEP], 1 up to the second, 0 behind it."""
+    attention_mask: torch.Tensor
+    """0 behind the second [SEP]."""
+    next_sentence_label: torch.Tensor
+    """0 where B follows A in the text, 1 where not: int64 [sequences]."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Sentences [first, end) of one document."""
+
+    shard: int
+    document: int
+    first: int
+    end: int
+
+
+class SentencePairs:
+    """Pairs from the sentences of some shards, addressed by sample number."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        kind: Literal["nsp", "sop"],
+        objective: MaskedObjective,
+        sep_id: int,
+        pad_id: int,
+        seed: int,
+    ) -> None:
+        """`objective` says how long sequences are and how words are masked; its special ids hold [SEP] and padding too.
+
+        Documents may end with `sep_id` as their end of document, which is not repeated.
+        """
+        self._shards = shards
+        self._kind = kind
+        self._objective = objective
+        self._sep_id, self._pad_id = sep_id, pad_id
+        self._seed = seed
+        self._ends = np.cumsum([shard.sequences for shard in shards], dtype=np.int64)
+        self._room = objective.sequence_length - 3
+
+    def __len__(self) -> int:
+        """Return the samples of an epoch: as many as there are sentences."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def training(self, samples: np.ndarray) -> PairBatch:
+        """Return the batch of these samples of the endless training order.
+
+        Raises UserError where the shards have no two sentences of a document that fit, or (nsp) no second document.
+        """
+        objective = self._objective
+        shape = (len(samples), objective.sequence_length)
+        tokens = np.full(shape, self._pad_id)
+        segments, seen = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        verdicts = np.empty(len(samples), dtype=np.int64)
+        for row, sample in enumerate(samples.tolist()):
+            first, second, verdicts[row] = self._pair(sample)
+            pair = [objective.cls_id, *first, self._sep_id, *second, self._sep_id]
+            tokens[row, : len(pair)] = pair
+            segments[row, len(first) + 2 : len(pair)] = 1
+            seen[row, : len(pair)] = 1
+        inputs, labels = objective.masked(tokens, [(self._seed, sample) for sample in samples.tolist()])
+        return PairBatch(*(torch.from_numpy(column) for column in (inputs, labels, segments, seen, verdicts)))
+
+    def _pair(self, sample: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return A, B and the verdict."""
+        negative, boundary = keyed.uniform(("pair", self._seed, sample), 0, 2)
+        for begin in self._begins(sample):
+            run = self._run(begin, self._room)
+            middle = run.first + 1 + int(boundary * (run.end - run.first - 1))
+            first, second = self._tokens(run, run.first, middle), self._tokens(run, middle, run.end)
+            if not len(first) or not len(second):
+                continue
+            if negative < 0.5:
+                return first, second, 0
+            if self._kind == "sop":
+                return second, first, 1
+            return first, self._from_another_document(run, self._room - len(first), sample), 1
+        raise UserError(
+            f"{self._shards[0].prefix}: in {_DRAWS} draws no document with two sentences of together {self._room} tokens or "
+            "fewer was found; prepare the text with `sequences: sentence`, or choose a longer data.sequence_length"
+        )
+
+    def _begins(self, sample: int) -> list[int]:
+        """Return the sentences at which a sample may begin: its own, then others."""
+        epoch, place = divmod(sample, len(self))
+        own = Permutation(len(self), ("pairs", self._seed, epoch))(np.array([place]))
+        return [*own.tolist(), *keyed.below(("begin", self._seed, sample), 0, _DRAWS - 1, len(self)).tolist()]
+
+    def _from_another_document(self, run: _Run, room: int, sample: int) -> np.ndarray:
+        """Return a run of at most `room` tokens that no document but `run`'s has."""
+        for begin in keyed.below(("negative", self._seed, sample), 0, _DRAWS, len(self)).tolist():
+            other = self._run(begin, room)
+            tokens = self._tokens(other, other.first, other.end)
+            if (other.shard, other.document) != (run.shard, run.document) and len(tokens):
+                return tokens
+        raise UserError(
+            f"{self._shards[run.shard].prefix}: in {_DRAWS} draws no sentence of at most {room} tokens was found in another "
+            "document; next sentence prediction needs several documents, sentence order prediction does not"
+        )
+
+    def _run(self, sentence: int, room: int) -> _Run:
+        """Return the longest run of at most `room` tokens in a document, from a sentence (counted over all shards) on."""
+        place = int(np.searchsorted(self._ends, sentence, side="right"))
+        shard = self._shards[place]
+        first = sentence - (int(self._ends[place - 1]) if place else 0)
+        document = shard.document_at(first)
+        end = int(shard.document_starts[document + 1])
+        # Sentences without a token may let a run be longer than `room`; it then ends early.
+        lengths = shard.lengths[first : min(end, first + room)]
+        fitting = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+        return _Run(place, document, first, first + fitting)
+
+    def _tokens(self, run: _Run, first: int, end: int) -> np.ndarray:
+        """Return the tokens of sentences [first, end) of a run, without the document's end."""
+        if end <= first:
+            return np.empty(0, dtype=np.int64)
+        shard = self._shards[run.shard]
+        begin = int(shard.offsets[first]) // shard.dtype.itemsize
+        tokens = shard.tokens[begin : begin + int(shard.lengths[first:end].sum())].astype(np.int64)
+        ends_document = end == shard.document_starts[run.document + 1]
+        return tokens[:-1] if ends_document and len(tokens) and tokens[-1] == self._sep_id else tokens

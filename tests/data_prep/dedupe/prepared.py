@@ -1,0 +1,101 @@
+"""Documents as the stages before leave them, and deduplication run on them by any number of processes."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dedupe.deduplicate import Fates, deduplicate
+from data_prep.dedupe.filtering import EXACT_COPY
+from data_prep.job import WORK, Job, Outputs
+from data_prep.plan import Plan
+from data_prep.settings import CorpusConfig, DataPrepConfig, DedupeConfig, TokenizerConfig
+from data_prep.text.cleaning import text_hash
+from data_prep.text.parts import Part, Parts, PartWriter
+from data_prep.workers import Alone
+
+_LIMIT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Corpus:
+    name: str
+    dedupe: str
+    texts: list[str]
+    heldout: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several threads that share a job as processes do."""
+
+    rank: int
+    count: int
+    meeting: threading.Barrier
+
+    def barrier(self) -> None:
+        self.meeting.wait(_LIMIT_SECONDS)
+
+    def abort(self, status: int) -> None:
+        self.meeting.abort()
+
+
+class Prepared:
+    def __init__(self, root: Path, corpora: list[Corpus], per_part: int = 100, **dedupe: float) -> None:
+        self.root = root
+        config = DataPrepConfig(
+            output_dir=str(root),
+            corpora=[CorpusConfig(name=corpus.name, dedupe=corpus.dedupe, files=["none"]) for corpus in corpora],
+            dedupe=DedupeConfig(**dedupe),
+            tokenizer=TokenizerConfig(vocab_size=100),
+        )
+        self.plan = Plan.model_construct(digest="digest", config=config)
+        self.texts: list[str] = []
+        parts = []
+        indices: Counter[str] = Counter()
+        for corpus in corpora:
+            for start in range(0, len(corpus.texts), per_part):
+                facts = self._write(f"{len(parts):05d}-000", corpus, range(start, min(start + per_part, len(corpus.texts))))
+                parts.append(Part(corpus=corpus.name, index=indices[corpus.name], first=len(self.texts), **facts))
+                indices[corpus.name] += 1
+                self.texts += corpus.texts[start : start + per_part]
+        self.parts = Parts(root, parts)
+
+    def _write(self, name: str, corpus: Corpus, rows: range) -> dict[str, object]:
+        outputs = Outputs(self.root)
+        writer = PartWriter(outputs, name, hashed=corpus.dedupe != "none")
+        for row in rows:
+            text = corpus.texts[row]
+            writer.add(text, len(text.encode()), text_hash(text), row in corpus.heldout)
+        facts = writer.close()
+        outputs.commit()
+        return facts
+
+    def deduplicate(self, workers: int = 1) -> Fates:
+        self.lines: list[str] = []
+        if workers == 1:
+            return self._deduplicate(Alone())
+        meeting = threading.Barrier(workers)
+        with ThreadPoolExecutor(workers) as pool:
+            first, *_ = pool.map(self._deduplicate, [Rank(rank, workers, meeting) for rank in range(workers)])
+            return first
+
+    def _deduplicate(self, workers: Alone | Rank) -> Fates:
+        return deduplicate(Job(self.root, self.plan.digest, workers, self.lines.append), self.plan, self.parts)
+
+    def fates(self, fates: Fates) -> list[int]:
+        return np.concatenate([fates.of(part) for part in self.parts]).tolist()
+
+    def dropped(self, fates: Fates) -> list[int]:
+        return [document for document, fate in enumerate(self.fates(fates)) if fate >= EXACT_COPY]
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that the stages left, by name."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted((self.root / WORK).rglob("*"))
+            if path.is_file()
+        }

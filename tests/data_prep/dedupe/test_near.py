@@ -1,0 +1,242 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.dedupe import cluster, exact, neighbours
+from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
+from data_prep.dedupe.signatures import Signer
+from tests.data_prep.dedupe.planted import (
+    Planted,
+    Writer,
+    dropped_by_datasketch,
+    dropped_by_ours,
+    false_drops,
+    is_found,
+    plant,
+    prose,
+)
+from tests.data_prep.dedupe.prepared import Corpus, Prepared
+
+
+def _estimated(*texts: str) -> float:
+    left, right = Signer(128, 5)(texts)[0]
+    return float((left == right).mean())
+
+
+def _chain() -> list[str]:
+    """Three texts of which neighbours are similar and the ends are not."""
+    words = Writer(7, vocabulary=5000).words(600)
+    return [prose(words[start : start + 400]) for start in (0, 32, 64)]
+
+
+def _mixed(seed: int = 0) -> list[Corpus]:
+    """Corpora of each kind with copies within and between them, and documents without words."""
+    texts = plant(500, seed).texts
+    again = plant(300, seed).texts
+    return [
+        Corpus("near", "near", [*texts, "?!", "...", "one word"], heldout=frozenset(range(0, 500, 7))),
+        Corpus("exact", "exact", texts[:100]),
+        Corpus("none", "none", texts[:50]),
+        Corpus("other", "near", [*_chain(), *again, *texts[200:300]], heldout=frozenset(range(10))),
+    ]
+
+
+def test_near_copies_are_dropped_for_the_smallest_document(tmp_path: Path) -> None:
+    writer = Writer(0)
+    words = writer.words(400)
+    texts = [
+        prose(writer.words(400)),
+        prose(words),
+        prose(writer.edited(words, 0.01)),
+        prose(writer.words(300)),
+        prose(words).lower(),
+    ]
+    texts.append(prose(writer.edited(words, 0.005)))
+    prepared = Prepared(tmp_path, [Corpus("a", "near", texts, heldout=frozenset({1}))], per_part=2)
+    fates = prepared.deduplicate()
+    assert prepared.fates(fates) == [KEPT_TRAIN, KEPT_HELDOUT, NEAR_COPY, KEPT_TRAIN, EXACT_COPY, NEAR_COPY]
+    for document in (2, 5):
+        kept, similarity = fates.kept_for(document)
+        assert kept == 1
+        assert similarity == pytest.approx(_estimated(texts[1], texts[document]))
+
+
+def test_the_far_end_of_a_chain_stays(tmp_path: Path) -> None:
+    texts = _chain()
+    assert min(_estimated(texts[0], texts[1]), _estimated(texts[1], texts[2])) >= 0.8 > _estimated(texts[0], texts[2])
+    prepared = Prepared(tmp_path, [Corpus("a", "near", texts)])
+    fates = prepared.deduplicate()
+    assert prepared.fates(fates) == [KEPT_TRAIN, NEAR_COPY, KEPT_TRAIN]
+
+
+def test_a_member_unlike_its_buckets_first_is_compared_with_the_others(tmp_path: Path) -> None:
+    # Bands of one row: where all three share one, the first star, from the stranger, finds nothing.
+    writer = Writer(5)
+    words = writer.words(500)
+    texts = [prose([*words[:330], *writer.words(170)]), prose(words), prose(writer.edited(words, 0.01))]
+    prepared = Prepared(tmp_path, [Corpus("a", "near", texts)], bands=128)
+    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY]
+    signatures = Signer(128, 5)(texts)[0]
+    shared = np.flatnonzero((signatures == signatures[0]).all(axis=0))
+    assert len(shared)
+    for band in shared:
+        assert _edges(tmp_path, f"{band:03d}-*") == [(1, 2)]
+
+
+def _edges(root: Path, items: str = "*") -> list[tuple[int, int]]:
+    paths = sorted((root / "work" / "neighbours").glob(f"{items}.npy"))
+    return [(int(edge["kept"]), int(edge["document"])) for path in paths for edge in np.load(path)]
+
+
+def test_what_is_dropped_has_a_similar_one_that_stays_and_what_stays_in_a_cluster_has_none(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, _mixed(), threshold=0.7)
+    fates = prepared.deduplicate()
+    every, dropped = prepared.fates(fates), prepared.dropped(fates)
+    assert {EXACT_COPY, NEAR_COPY} <= set(every)
+    signatures = Signer(128, 5)(prepared.texts)[0]
+    for document in dropped:
+        kept, similarity = fates.kept_for(document)
+        assert kept < document
+        assert every[kept] in (KEPT_TRAIN, KEPT_HELDOUT)
+        assert similarity == pytest.approx(float((signatures[document] == signatures[kept]).mean()))
+        assert similarity >= 0.7
+    pairs = _edges(tmp_path)
+    assert pairs
+    assert not [pair for pair in pairs if every[pair[0]] < EXACT_COPY and every[pair[1]] < EXACT_COPY]
+
+
+def test_a_corpus_that_is_not_deduplicated_keeps_everything_and_an_exact_one_its_near_copies(tmp_path: Path) -> None:
+    writer = Writer(6)
+    words = writer.words(400)
+    texts = [prose(words), prose(writer.edited(words, 0.005)), prose(words)]
+    corpora = [Corpus(kind, kind, texts, heldout=frozenset({1})) for kind in ("none", "exact")]
+    prepared = Prepared(tmp_path, corpora)
+    fates = prepared.fates(prepared.deduplicate())
+    assert fates == [KEPT_TRAIN, KEPT_HELDOUT, KEPT_TRAIN, KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY]
+
+
+@pytest.mark.parametrize("heldout", [frozenset(), frozenset({0})], ids=["trained on", "held out"])
+def test_near_copies_go_although_what_they_copy_equals_a_document_of_an_exact_corpus(
+    tmp_path: Path, heldout: frozenset[int]
+) -> None:
+    words = Writer(6).words(300)
+    text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
+    corpora = [Corpus("e", "exact", [text], heldout), Corpus("n", "near", [text, edited, text, edited])]
+    prepared = Prepared(tmp_path, [*corpora, Corpus("late", "exact", [text, edited])])
+    fates = prepared.deduplicate()
+    first = KEPT_HELDOUT if heldout else KEPT_TRAIN
+    # An exact corpus keeps what is a near copy, and what is an exact copy of that.
+    assert prepared.fates(fates) == [first, EXACT_COPY, NEAR_COPY, EXACT_COPY, EXACT_COPY, EXACT_COPY, KEPT_TRAIN]
+    assert [fates.kept_for(document)[0] for document in range(7)] == [0, 0, 0, 0, 0, 0, 6]
+    similarity = pytest.approx(_estimated(text, edited))
+    assert [fates.kept_for(document)[1] for document in range(1, 5)] == [1, similarity, 1, similarity]
+    near = [example for example in fates.report() if example["kind"] == "near"]
+    assert [(example["document"], example["kept"]) for example in near] == [(2, 0)]
+
+
+def test_a_near_copy_that_equals_a_document_of_an_exact_corpus_goes_for_that_one(tmp_path: Path) -> None:
+    words = Writer(6).words(300)
+    text, edited = prose(words), prose([*words[:150], "changed", *words[151:]])
+    prepared = Prepared(tmp_path, [Corpus("e", "exact", [text]), Corpus("n", "near", [edited, text, edited])])
+    fates = prepared.deduplicate()
+    assert prepared.fates(fates) == [KEPT_TRAIN, KEPT_TRAIN, EXACT_COPY, EXACT_COPY]
+    assert [fates.kept_for(document) for document in (2, 3)] == [(0, 1.0), (1, 1.0)]
+
+
+def test_documents_without_words_stay(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, [Corpus("a", "near", ["!", "?", "...", "!"])])
+    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN] * 3 + [EXACT_COPY]
+
+
+def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Prepared(tmp_path / "whole", _mixed(), memory_mib=64)
+    fates = whole.deduplicate()
+    for module, name in ((exact, "BYTES_PER_DOCUMENT"), (neighbours, "BYTES_PER_RECORD")):
+        monkeypatch.setattr(module, name, 3000)
+    small = Prepared(tmp_path / "small", _mixed(), memory_mib=1)
+    others = small.deduplicate()
+    assert len(small.files()) > len(whole.files()) + 32  # more ranges
+    assert whole.fates(fates) == small.fates(others)
+    assert fates.report() == others.report()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    words = Writer(8, vocabulary=5000).words(900)
+    sliding = [prose(words[start : start + 400]) for start in range(0, 480, 16)]
+    corpora = [Corpus("a", "near", [*plant(100, 3).texts, *sliding, *_chain()])]
+    whole = Prepared(tmp_path / "whole", corpora)
+    fates = whole.deduplicate()
+    monkeypatch.setattr(cluster, "PIECE", batch)
+    cut = Prepared(tmp_path / "cut", corpora)
+    others = cut.deduplicate()
+    assert [fates.kept_for(document) for document in range(133)] == [others.kept_for(document) for document in range(133)]
+    # Thirty windows that slide: one cluster, larger than any batch, of which more than one stays.
+    assert 3 < sum(fate == KEPT_TRAIN for fate in whole.fates(fates)[100:130]) < 20
+
+
+@pytest.mark.parametrize("batch", [2, 100])
+def test_documents_of_different_clusters_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    # One band of all rows: only texts of equal words meet, whatever else is similar.
+    writer = Writer(9)
+    words = writer.words(400)
+    texts = [prose(words), prose(writer.edited(words, 0.005))]
+    assert 0.8 < _estimated(*texts) < 1
+    monkeypatch.setattr(cluster, "PIECE", batch)
+    prepared = Prepared(tmp_path, [Corpus("a", "near", texts + [f"{text} !" for text in texts])], bands=1)
+    assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
+
+
+def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path) -> None:
+    alone, together = (Prepared(tmp_path / name, _mixed(), per_part=40) for name in ("alone", "together"))
+    alone.deduplicate()
+    together.deduplicate(workers=3)
+    assert alone.files() == together.files()
+
+
+def test_a_second_run_does_nothing_anew(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, _mixed())
+    report = prepared.deduplicate().report()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
+    assert prepared.deduplicate().report() == report
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*")}
+
+
+def test_the_report_shows_the_first_of_each_kind(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, _mixed(), examples=4)
+    fates = prepared.deduplicate()
+    report = fates.report()
+    every = prepared.fates(fates)
+    for kind, fate in (("exact", EXACT_COPY), ("near", NEAR_COPY)):
+        shown = [example for example in report if example["kind"] == kind]
+        assert [example["document"] for example in shown] == [place for place, one in enumerate(every) if one == fate][:4]
+        for example in shown:
+            assert example["text"] == prepared.texts[example["document"]][:200]
+            assert example["kept_text"] == prepared.texts[example["kept"]][:200]
+            assert example["similarity"] >= 0.8
+
+
+def _hold(planted: Planted, root: Path) -> None:
+    ours, theirs = dropped_by_ours(planted, root), dropped_by_datasketch(planted)
+    close = [pair for pair in planted.pairs if pair.similarity >= 0.9]
+    found = sum(is_found(pair, ours) for pair in close)
+    assert found >= 0.99 * len(close)
+    assert found >= sum(is_found(pair, theirs) for pair in close)
+    distant = int((planted.nearest <= 0.7).sum())
+    assert false_drops(planted, ours) <= 0.001 * distant
+    exact_copies = [pair for pair in planted.pairs if pair.edit == 0]
+    assert all(is_found(pair, ours) for pair in exact_copies)
+
+
+def test_planted_duplicates_are_found(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    _hold(plant(3000, seed=1), tmp_path)
+
+
+@pytest.mark.full
+def test_planted_duplicates_are_found_among_fifty_thousand(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    _hold(plant(50_000), tmp_path)

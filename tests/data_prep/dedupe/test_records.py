@@ -1,0 +1,57 @@
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.arrays import write_array
+from data_prep.dedupe.records import COPY, Copies, holds
+from tests.data_prep.dedupe.planted import plant
+from tests.data_prep.dedupe.prepared import Corpus, Prepared
+
+_FILES = 300
+
+
+@contextmanager
+def _few_descriptors(more: int = 64) -> Iterator[None]:
+    """So many more files can be open than are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_parts_than_files_may_be_open_are_deduplicated(tmp_path: Path) -> None:
+    texts = plant(_FILES).texts
+    corpora = [Corpus("a", "near", texts), Corpus("b", "exact", texts[:10])]
+    whole = Prepared(tmp_path / "whole", corpora, per_part=1000, bands=2)
+    fates = whole.fates(whole.deduplicate())
+    parted = Prepared(tmp_path / "parted", corpora, per_part=1, bands=2)
+    with _few_descriptors():
+        assert parted.fates(parted.deduplicate()) == fates
+
+
+def test_copies_may_lie_in_more_files_than_may_be_open(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.npy" for number in range(_FILES)]
+    for number, path in enumerate(paths):
+        write_array(path, np.array([(number, 0, 1), (number + 1000, 0, 1)], COPY))
+    copies = Copies(paths)
+    with _few_descriptors():
+        found = copies.between(5, 1005)["document"]
+        have = copies.have(np.array([4, 999, 1000]))
+    assert found.tolist() == [*range(5, _FILES), *range(1000, 1005)]
+    assert have.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 100])
+def test_a_column_holds_what_numpy_finds_in_it(size: int) -> None:
+    draw = np.random.default_rng(size)
+    column = np.sort(draw.integers(0, 150, size))
+    values = np.arange(-1, 152)
+    assert np.array_equal(holds(column, values), np.isin(values, column))
+    assert len(holds(column, values[:0])) == 0

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from data_prep.errors import UserError
+from data_prep.settings import TokenizerConfig
+from data_prep.tokenizer import SentencePieceTokenizer, load_tokenizer, tokenizer_digest
+from data_prep.tokenizer_training import train_tokenizer
+from tests.data_prep.prose import made_up_texts
+
+GIVEN = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+TEXTS = [*made_up_texts(20), "", " leading  and  double ", "line\n\nline", "😀 日本語"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train_tokenizer(made_up_texts(200), TokenizerConfig(vocab_size=500), folder)
+    return folder
+
+
+@pytest.mark.skipif(not GIVEN.is_dir(), reason="GPT-2's and BERT's vocabularies are not here")
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "eos", "sep", "cls", "mask"),
+    [("gpt2", 50257, 50256, 50256, None, None), ("bert-base-uncased", 30522, 102, 102, 101, 103)],
+)
+def test_known_vocabularies_give_the_ids_of_transformers(name, vocab_size, eos, sep, cls, mask):
+    tokenizer = load_tokenizer(GIVEN / name)
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.sep_id) == (vocab_size, eos, sep)
+    assert (tokenizer.cls_id, tokenizer.mask_id) in ((cls, mask), (eos, None))
+    kind = "gpt2" if name == "gpt2" else "bert"
+    theirs = AutoTokenizer.from_pretrained(GIVEN / name, tokenizer_type=kind)
+    assert tokenizer.encode_batch(TEXTS) == theirs(TEXTS, add_special_tokens=False)["input_ids"]
+
+
+def test_the_vocabulary_ends_behind_the_largest_id_added_tokens_included(tmp_path):
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", sep_token="[SEP]")
+    made.add_tokens(["added", "another"])
+    made.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == len(made) == 5
+    assert tokenizer.encode_batch(["a another"]) == [[2, 4]]
+
+
+def test_a_sentencepiece_model_is_preferred_and_comes_with_the_files_beside_it(trained):
+    tokenizer = load_tokenizer(trained)
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    assert {path.name for path in tokenizer.files} == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in trained.iterdir()} == {path.name for path in tokenizer.files}
+    assert tokenizer.vocab_size == 500
+
+
+def test_the_digest_tells_tokenizers_apart(trained, tmp_path):
+    train_tokenizer(made_up_texts(200, seed=1), TokenizerConfig(vocab_size=500), tmp_path)
+    assert tokenizer_digest(load_tokenizer(trained)) == tokenizer_digest(load_tokenizer(trained))
+    assert tokenizer_digest(load_tokenizer(trained)) != tokenizer_digest(load_tokenizer(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("readme.txt", b"", "no tokenizer here; tokenizer.json, .* would do"),
+        ("tokenizer.model", b"no model", "tokenizer.model: not a sentencepiece model"),
+        ("tokenizer.json", b"{}", "the tokenizer does not load"),
+    ],
+)
+def test_what_is_no_tokenizer_is_refused_by_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as refused:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path):
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no end-of-document token \(eos or sep\)"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import datasets
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.settings import CorpusConfig
+from data_prep.text.readers import read_piece
+from data_prep.text.rejects import Rejects
+from data_prep.text.saved_datasets import pieces_of_dataset
+from tests.data_prep.prose import made_up_texts
+
+
+def config(**options: object) -> CorpusConfig:
+    return CorpusConfig(**options)
+
+
+def saved(path: Path, texts: list[str]) -> str:
+    datasets.Dataset.from_dict({"text": texts}).save_to_disk(path)
+    return str(path)
+
+
+def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
+    texts = made_up_texts(40)
+    saved = datasets.Dataset.from_dict({"text": texts, "n": list(range(40))})
+    saved.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": saved, "test": saved.select([3])}).save_to_disk(tmp_path / "two")
+
+    def read_dataset(piece_bytes: int, **options: object) -> list[list[str]]:
+        corpus = config(**options)
+        pieces, size, digest = pieces_of_dataset(corpus, piece_bytes)
+        assert size >= sum(len(text.encode()) for text in texts[3:4])
+        assert digest
+        return [[text for _, text in read_piece(piece, corpus, Rejects())] for piece in pieces]
+
+    for name in ("one", "two"):
+        assert read_dataset(1 << 30, dataset=str(tmp_path / name)) == [texts]
+        by_piece = read_dataset(5000, dataset=str(tmp_path / name))
+        assert len(by_piece) > 5
+        assert [text for piece in by_piece for text in piece] == texts
+    assert read_dataset(1, dataset=str(tmp_path / "two"), dataset_split="test") == [[texts[3]]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset_split": "dev"}, "no split 'dev'; it has train"),
+        ({"text_field": "body"}, "no column 'body'; it has text"),
+        ({"dataset": "{}/nothing"}, "nothing: does not load as a dataset"),
+        ({"dataset": "{}"}, "does not load as a dataset"),
+    ],
+)
+def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, options, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "two")
+    options = {"dataset": "{}/two"} | options
+    with pytest.raises(UserError, match=message) as refused:
+        pieces_of_dataset(config(**options | {"dataset": options["dataset"].format(tmp_path)}), 100)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_a_dataset_is_opened_once_for_all_of_its_pieces(tmp_path, monkeypatch):
+    corpus = config(dataset=saved(tmp_path / "one", made_up_texts(40)))
+    pieces, _, _ = pieces_of_dataset(corpus, 5000)
+    opened = []
+    load = datasets.load_from_disk
+    monkeypatch.setattr(datasets, "load_from_disk", lambda name: opened.append(name) or load(name))
+    assert sum(len(list(read_piece(piece, corpus, Rejects()))) for piece in pieces) == 40
+    assert len(pieces) > 5 and opened == [corpus.dataset]
+
+
+def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
+    corpus = config(dataset=saved(tmp_path / "one", ["a", "b"]))
+    (piece,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    saved(tmp_path / "other", ["a", "c"])
+    (tmp_path / "one").rename(tmp_path / "put away")
+    (tmp_path / "other").rename(tmp_path / "one")
+    with pytest.raises(UserError, match=r"one: the dataset has changed since the plan .*; put it back, or remove output_dir"):
+        list(read_piece(piece, corpus, Rejects()))
+    (again,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    assert [text for _, text in read_piece(again, corpus, Rejects())] == ["a", "c"]
+
+
+def test_rows_without_text_are_bad_records(tmp_path):
+    corpus = config(dataset=saved(tmp_path / "one", ["a", None]))
+    (piece,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    rejects = Rejects()
+    assert [text for _, text in read_piece(piece, corpus, rejects)] == ["a"]
+    assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}

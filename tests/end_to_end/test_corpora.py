@@ -1,0 +1,134 @@
+"""Several corpora in one run, and documents that are kept apart."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from data_prep.manifest import HELDOUT, TRAIN, PreparedData
+from data_prep.prepare import prepare
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.shards import Shard
+from tests.conftest import make_documents
+
+SHORT = {"model": {"family": "gpt2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, "steps": 2}
+STAGES = [{"name": "submodels", "submodel_layers": 2, "steps": 3}, {"name": "full", "steps": 3}]
+
+
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory) -> PreparedData:
+    """Two corpora, of 300 documents and of 60."""
+    directory = tmp_path_factory.mktemp("blended")
+    for name, count, seed in (("wiki", 300, 1), ("books", 60, 2)):
+        lines = (json.dumps({"text": text}) + "\n" for text in make_documents(count, seed))
+        (directory / f"{name}.jsonl").write_text("".join(lines))
+    corpora = [CorpusConfig(name=n, files=[str(directory / f"{n}.jsonl")], heldout_fraction=0.1) for n in ("wiki", "books")]
+    config = DataPrepConfig(output_dir=str(directory), corpora=corpora, tokenizer=TokenizerConfig(vocab_size=406))
+    return prepare(config, lambda _: None)
+
+
+def test_a_blend_gives_the_same_losses_on_two_ranks_and_is_part_of_the_run(launch, recipe, blended, tmp_path):
+    data = {"shards": str(blended.directory), "sequence_length": 32, "weights": {"wiki": 1, "books": 3}}
+    path = recipe(data=data, source=SHORT, stages=STAGES)
+    alone = launch(path, f"run_dir={tmp_path / 'one'}").wait()
+    together = launch(path, f"run_dir={tmp_path / 'two'}", ranks=2).wait()
+    assert alone.status == together.status == 0, alone.error + together.error
+    # fp32 sums in another order.
+    assert together.losses == pytest.approx(alone.losses, rel=1e-5)
+    assert together.summary["losses"] == pytest.approx(alone.summary["losses"], rel=1e-5)
+    assert json.loads((alone.run_dir / "data.json").read_text())["weights"] == {"wiki": 0.25, "books": 0.75}
+    wiki, books = (frequency(blended, corpus) for corpus in blended.corpora)
+    share = 0.25 * wiki + 0.75 * books
+    share = share[share > 0]
+    assert alone.summary["losses"]["unigram"] == pytest.approx(-(share * np.log(share)).sum())
+
+    other = launch(path, f"run_dir={tmp_path / 'other'}", "data.weights={wiki: 3, books: 1}").wait()
+    assert other.losses != pytest.approx(alone.losses, rel=1e-5)
+    changed = launch(path, f"run_dir={tmp_path / 'one'}", "data.weights={wiki: 3, books: 1}").wait()
+    assert changed.status == 2 and "differs in data.weights" in changed.error
+    unknown = launch(path, f"run_dir={tmp_path / 'three'}", "data.weights={wiki: 3, book: 1}").wait()
+    assert unknown.status == 2 and "no corpus 'book' in the prepared data; did you mean 'books'?" in unknown.error
+    assert not (tmp_path / "three").exists()
+
+
+def frequency(data, corpus) -> np.ndarray:
+    """How often each id stands in the training tokens, as a share of them."""
+    tokens = np.concatenate([Shard(prefix).tokens for prefix in data.shards(corpus, TRAIN)])
+    return np.bincount(tokens, minlength=data.manifest.vocab_size) / len(tokens)
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_folder_some_of_whose_corpora_have_nothing_to_train_on_is_trained_on(launch, recipe, tmp_path, ranks):
+    texts = {"wiki": make_documents(300, 1), "copies": make_documents(300, 1)[20:40], "note": ["One short line."]}
+    for name, documents in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    corpora = [CorpusConfig(name="wiki", files=[str(tmp_path / "wiki.jsonl")], heldout_fraction=0.1)]
+    corpora += [CorpusConfig(name=name, files=[str(tmp_path / f"{name}.jsonl")]) for name in ("copies", "note")]
+    config = DataPrepConfig(output_dir=str(tmp_path / "data"), corpora=corpora, tokenizer=TokenizerConfig(vocab_size=406))
+    data = prepare(config, lambda _: None)
+    path = recipe(data={"shards": str(data.directory), "sequence_length": 32}, source=SHORT, stages=STAGES)
+    finished = launch(path, ranks=ranks).wait()
+    assert finished.status == 0, finished.error
+    said = [line.split("data: ", 1)[1] for line in finished.output.splitlines() if "data: the corpus" in line]
+    assert said == [
+        "the corpus 'copies' is left out, it has no training token",
+        "the corpus 'note' is left out, its training shards make no window of 33 tokens",
+    ]
+    assert json.loads((finished.run_dir / "data.json").read_text())["weights"] == {"wiki": 1.0}
+    asked = launch(path, f"run_dir={tmp_path / 'asked'}", "data.weights={wiki: 1, note: 1}").wait()
+    assert asked.status == 2 and "the train split of note makes no window of 33 tokens" in asked.error
+
+
+def test_a_blend_that_was_prepared_anew_with_other_weights_is_not_gone_on_with(launch, recipe, blended, tmp_path):
+    data = {"shards": str(blended.directory), "sequence_length": 32}
+    path = recipe(data=data, source=SHORT, stages=STAGES)
+    assert launch(path).wait().status == 0
+    recorded = tmp_path / "run" / "data.json"
+    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "weights": {"wiki": 0.5, "books": 0.5}}))
+    (tmp_path / "run" / "summary.json").unlink()
+    changed = launch(path).wait()
+    assert changed.status == 2 and "the run was begun with the weights" in changed.error
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_documents_that_are_kept_apart_are_scored_each_by_itself(launch, recipe, prepared, ranks):
+    """A loop of the test's own reads every document of the held-out windows alone."""
+    data = {"shards": str(prepared.directory), "sequence_length": 128, "attention": "document"}
+    # Large weights: the context is to count from the start.
+    source = {**SHORT, "model": {**SHORT["model"], "initializer_range": 0.2}}
+    finished = launch(recipe(data=data, source=source, stages=STAGES), ranks=ranks).wait()
+    assert finished.status == 0, finished.error
+    assert finished.summary["growth"]["in_training"]["scored_tokens"] == 9 * 128
+    shard = Shard(prepared.shards(prepared.corpora[0], HELDOUT)[0])
+    begins = set((shard.offsets // shard.dtype.itemsize).tolist())
+    for stage, directory in (("source", "source_model"), ("final", "model")):
+        model = AutoModelForCausalLM.from_pretrained(finished.run_dir / directory)
+        apart = whole = 0.0
+        for window in range(9):
+            first = 128 * window
+            tokens = torch.from_numpy(shard.tokens[first : first + 129].astype(np.int64))
+            cuts = [0, *(i for i in range(1, 128) if first + i in begins), 128]
+            for begin, end in itertools.pairwise(cuts):
+                apart += summed(model, tokens[begin:end], tokens[begin + 1 : end + 1])
+            whole += summed(model, tokens[:-1], tokens[1:])
+        # fp32 sums in another order.
+        assert finished.summary["losses"][stage] == pytest.approx(apart / (9 * 128), rel=1e-5)
+        assert whole / (9 * 128) != pytest.approx(apart / (9 * 128), rel=1e-4)
+
+
+@torch.no_grad()
+def summed(model, inputs, labels) -> float:
+    return torch.nn.functional.cross_entropy(model(inputs[None]).logits[0], labels, reduction="sum").item()
+
+
+def test_a_masked_model_trains_with_documents_apart_in_bf16(launch, recipe, prepared):
+    source = {"model": {**SHORT["model"], "family": "roberta"}, "steps": 2}
+    data = {"shards": str(prepared.directory), "sequence_length": 128, "attention": "document"}
+    bf16 = {"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}
+    for attention in ("eager", "sdpa"):
+        path = recipe(data=data, source=source, stages=STAGES, attn_implementation=attention)
+        finished = launch(path, f"run_dir={path.parent / attention}", ds_config=bf16).wait()
+        assert finished.status == 0, finished.error

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.data.corpora import effective_weights, open_batches
+from pipeline.data.objectives import CausalObjective
+from tests.shards import write_prepared
+
+LENGTH = 8
+
+
+def document(value, count):
+    return [[value] * count]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A corpus of two training shards, 120 tokens, and one of 40; held out are 30 and 20."""
+    corpora = {
+        "wiki": ([[document(10, 50)], [document(11, 40), document(12, 30)]], [[document(13, 30)]]),
+        "books": ([[document(20, 40)]], [[document(21, 20)]]),
+    }
+    return lambda **weights: write_prepared(tmp_path, corpora, **weights)
+
+
+def test_weights_are_the_recipes_or_by_tokens(two):
+    data = two()
+    assert effective_weights(data, None, LENGTH) == ({"wiki": 0.75, "books": 0.25}, {})
+    assert effective_weights(data, {"books": 3, "wiki": 1}, LENGTH) == ({"wiki": 0.25, "books": 0.75}, {})
+
+
+def test_weights_of_the_manifest(two):
+    data = two(wiki=1, books=4)
+    assert effective_weights(data, None, LENGTH) == ({"wiki": 0.2, "books": 0.8}, {})
+    assert effective_weights(data, {"wiki": 1, "books": 1}, LENGTH) == ({"wiki": 0.5, "books": 0.5}, {})
+
+
+def test_a_corpus_that_the_recipe_does_not_name_is_left_out(two):
+    data = two(wiki=1, books=4)
+    weights, left_out = effective_weights(data, {"books": 7}, LENGTH)
+    assert (weights, left_out) == ({"books": 1.0}, {})
+    training, heldout = open_batches(data, weights, CausalObjective(LENGTH), 7, apart=False)
+    assert training.training(np.arange(100)).input_ids.unique().tolist() == [20]
+    assert heldout.heldout(np.arange(2)).input_ids.unique().tolist() == [21] and len(heldout) == 2
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"wiky": 1, "books": 1}, r"data\.weights: no corpus 'wiky' in the prepared data; did you mean 'wiki'\?"),
+        ({"x": 1}, "prepared are: wiki, books"),
+        ({"wiki": 1, "books": 1e-9}, r"^data\.weights: the weight of the corpus 'books' comes to no sample in 65536"),
+    ],
+)
+def test_weights_name_no_other_corpus_and_come_to_samples(two, chosen, words):
+    with pytest.raises(UserError, match=words):
+        effective_weights(two(), chosen, LENGTH)
+
+
+def test_a_weight_of_the_manifest_that_comes_to_no_sample_is_refused_by_where_it_stands(two, tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path}: the weight of the corpus 'books' comes to no sample"):
+        effective_weights(two(wiki=1, books=1e-9), None, LENGTH)
+
+
+def test_a_blend_by_tokens_leaves_out_what_makes_no_window(two):
+    data = two()
+    assert effective_weights(data, None, 40)[0] == {"wiki": 0.75, "books": 0.25}
+    weights, left_out = effective_weights(data, None, 41)
+    assert weights == {"wiki": 1.0}
+    assert left_out == {"books": "its training shards make no window of 41 tokens"}
+    training, heldout = open_batches(data, weights, CausalObjective(29), 7, apart=False)
+    assert (len(training), len(heldout)) == (1 + 2, 1)
+    with pytest.raises(UserError, match="the train split of wiki, books makes no window of 71 tokens"):
+        effective_weights(data, None, 71)
+
+
+def test_a_blend_by_tokens_leaves_out_what_comes_to_no_sample(tmp_path):
+    held = [[document(9, 9)]]
+    sizes = {"a": 600_000, "b": 400_000, "c": 4}
+    data = write_prepared(tmp_path, {name: ([[document(9, size)]], held) for name, size in sizes.items()})
+    weights, left_out = effective_weights(data, None, 4)
+    assert weights == {"a": 0.6, "b": 0.4}
+    assert left_out == {"c": "by its tokens it comes to no sample in 65,536"}
+    # 8 in 100,000 are five samples in 65,536.
+    assert effective_weights(data, {"a": 1, "c": 8e-5}, 4)[0].keys() == {"a", "c"}
+
+
+@pytest.mark.parametrize("weights", [{}, {"wiki": 1, "copies": 2}], ids=["by tokens", "by weight"])
+def test_a_corpus_of_which_nothing_is_left_is_in_no_blend(tmp_path, weights):
+    corpora = {"wiki": ([[document(10, 50)]], [[document(13, 30)]]), "copies": ([], [[document(21, 20)]])}
+    data = write_prepared(tmp_path, corpora, **weights)
+    shares, left_out = effective_weights(data, None, LENGTH)
+    assert (shares, left_out) == ({"wiki": 1.0}, {"copies": "it has no training token"})
+    assert len(open_batches(data, shares, CausalObjective(LENGTH), 7, apart=False)[1]) == 3
+    # Somebody who asks for it by name is told.
+    shares, _ = effective_weights(data, {"wiki": 1, "copies": 2}, LENGTH)
+    with pytest.raises(UserError, match="the train split of copies makes no window"):
+        open_batches(data, shares, CausalObjective(LENGTH), 7, apart=False)
+
+
+def test_prepared_corpora_are_opened_as_batches(two):
+    training, heldout = open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)
+    # 6 + 8 windows of 8 tokens and the next one, and 4; held out 3 and 2.
+    assert (len(training), len(heldout)) == (6 + 8 + 4, 3 + 2)
+    seen = training.training(np.arange(100)).input_ids.unique().tolist()
+    assert seen == [10, 11, 12, 20]
+    assert heldout.heldout(np.arange(4)).input_ids[:, 0].tolist() == [13, 21, 13, 21]
+
+
+@pytest.mark.parametrize(("length", "words"), [(50, "the train split of books"), (30, "the heldout split of wiki, books")])
+def test_too_little_text_for_one_window_is_refused(two, length, words):
+    with pytest.raises(UserError, match=f"{words} makes no window of {length + 1} tokens"):
+        open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(length), 7, apart=False)
+
+
+def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
+    data = two()
+    for kind in (".bin", ".idx"):
+        (data.directory / f"wiki-train-0{kind}").write_bytes((data.directory / f"books-train-0{kind}").read_bytes())
+    with pytest.raises(UserError, match=r"wiki-train-0\.bin: 40 tokens where the manifest has 50"):
+        open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)

@@ -1,0 +1,63 @@
+"""Shards and prepared folders that tests write themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.files import write_json
+from data_prep.manifest import HELDOUT, MANIFEST, TOKENIZER, TRAIN, PreparedData
+from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
+
+Document = Sequence[Sequence[int]]
+"""The ids of each sequence."""
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class MemoryShard:
+    """Tokens that lie in no file; documents begin at `starts`."""
+
+    def __init__(self, tokens: np.ndarray, starts: Sequence[int] = (0,)) -> None:
+        self.tokens = tokens
+        self.size = len(tokens)
+        self._starts = np.array(starts, dtype=np.int64)
+
+    def boundaries(self, begin: int, end: int) -> np.ndarray:
+        return self._starts[(self._starts > begin) & (self._starts < end)]
+
+
+def write_shard(prefix: Path, documents: Sequence[Document], vocab_size: int = 100) -> Shard:
+    """Write documents into a shard and open it."""
+    with ShardWriter(bin_path(prefix), idx_path(prefix), vocab_size) as writer:
+        for document in documents:
+            writer.add_document(document)
+    return Shard(prefix)
+
+
+def write_prepared(
+    directory: Path, corpora: dict[str, tuple[list[list[Document]], list[list[Document]]]], **weights: float
+) -> PreparedData:
+    """Write a prepared folder: for each corpus its training and its held-out shards, each a list of documents."""
+    entries = []
+    for name, splits in corpora.items():
+        written = {}
+        for split, shards in zip((TRAIN, HELDOUT), splits, strict=True):
+            written[split] = {"shards": []}
+            for number, documents in enumerate(shards):
+                prefix = f"{name}-{split}-{number}"
+                shard = write_shard(directory / prefix, documents)
+                counts = {"documents": shard.documents, "sequences": shard.sequences, "tokens": shard.size}
+                written[split]["shards"].append({"prefix": prefix, **counts})
+        counts = {"documents_read": 0, "dropped": {}, "examples": {}, "lengths": {}}
+        entries.append({"name": name, "weight": weights.get(name), "splits": written, **counts})
+    (directory / TOKENIZER).mkdir()
+    (directory / TOKENIZER / "vocab.txt").write_text("\n".join([*SPECIAL, *(f"w{i}" for i in range(95))]))
+    config = {
+        "output_dir": str(directory),
+        "corpora": [{"name": name, "files": ["-"]} for name in corpora],
+        "tokenizer": {"path": str(directory / TOKENIZER)},
+    }
+    manifest = {"fingerprint": "f", "config": config, "tokenizer": "", "vocab_size": 100, "corpora": entries}
+    write_json(directory / MANIFEST, {**manifest, "files": {}})
+    return PreparedData(directory)
