@@ -35,9 +35,19 @@ class Rank:
     rank: int
     count: int
     meeting: threading.Barrier
+    told: list[object]
+    """Shared by the threads."""
 
     def barrier(self) -> None:
         self.meeting.wait(_LIMIT_SECONDS)
+
+    def tell(self, value: object) -> object:
+        if self.rank == 0:
+            self.told[:] = [value]
+        self.barrier()
+        (told,) = self.told
+        self.barrier()
+        return told
 
     def abort(self, status: int) -> None:
         self.meeting.abort()
@@ -78,9 +88,9 @@ class Prepared:
         self.lines: list[str] = []
         if workers == 1:
             return self._deduplicate(Alone())
-        meeting = threading.Barrier(workers)
+        meeting, told = threading.Barrier(workers), []
         with ThreadPoolExecutor(workers) as pool:
-            first, *_ = pool.map(self._deduplicate, [Rank(rank, workers, meeting) for rank in range(workers)])
+            first, *_ = pool.map(self._deduplicate, [Rank(rank, workers, meeting, told) for rank in range(workers)])
             return first
 
     def _deduplicate(self, workers: Alone | Rank) -> Fates:
