@@ -14,6 +14,8 @@ import yaml
 import zstandard
 from safetensors.torch import load_file, save_file
 
+from data_prep.settings import TokenizerConfig
+from data_prep.tokenizer_training import train_tokenizer
 from pipeline.training import distributed, run
 from tests.end_to_end.conftest import FP32, ROOT
 
@@ -86,6 +88,15 @@ def test_missing_text_is_refused_by_name(refused, tmp_path):
     data = text(tmp_path / "text.jsonl", LINES)
     data["text"]["files"] = [str(tmp_path / "other-*.jsonl")]
     assert "other-*.jsonl: no such file" in refused(data=data)
+
+
+def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared, tiny_model, corpus, tmp_path):
+    source = tmp_path / "source"
+    tiny_model("gpt2", vocab=500).float().save_pretrained(source)
+    other = TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe", family="gpt2")
+    train_tokenizer((json.loads(line)["text"] for line in corpus.open()), other, source)
+    error = refused(source={"path": str(source)}, data={"shards": str(prepared.directory), "sequence_length": 8})
+    assert "source/tokenizer.json: gives other ids than" in error
 
 
 @pytest.mark.parametrize(
