@@ -17,6 +17,7 @@ from data_prep.manifest import HELDOUT, TRAIN
 from data_prep.settings import CorpusConfig, DataPrepConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.text import python_docs
+from data_prep.text.clean import Cleaner
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file
 from data_prep.text.saved_datasets import pieces_of_dataset
@@ -102,6 +103,8 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     slices: list[Slice] = []
     shards: list[GivenShard] = []
     part_bytes = config.part_mib << 20
+    for corpus in config.corpora:
+        Cleaner(corpus)  # refuses its settings before anything is read
     for split in (HELDOUT, TRAIN):
         for corpus in config.corpora:
             pieces: list[Piece] = []

@@ -87,7 +87,8 @@ def _sentencepiece_model(texts: Iterable[str], config: TokenizerConfig, special:
             **options,
         )
     except RuntimeError as error:
-        raise _unfit(config, " ".join(str(error).split())) from None
+        # Before the bracket stands where in the library's source it was thrown.
+        raise _unfit(config, " ".join(str(error).rpartition("] ")[2].split())) from None
     return model.getvalue()
 
 

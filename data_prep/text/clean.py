@@ -34,7 +34,8 @@ class Cleaner:
         self._boilerplate = [re.compile(rule) for rule in corpus.boilerplate]
         for code in corpus.languages:
             if code not in known_languages():
-                raise UserError(f"corpora: {corpus.name}: languages: {code!r} cannot be told; ISO 639's codes would do, as en")
+                known = " ".join(sorted(known_languages()))
+                raise UserError(f"corpora: {corpus.name}: languages: {code!r} is not among those that can be told: {known}")
 
     def __call__(self, text: str) -> tuple[str, str | None]:
         """Return (the cleaned text, why it is dropped or None)."""
