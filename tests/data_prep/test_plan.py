@@ -29,7 +29,12 @@ def test_a_file_whose_name_looks_like_a_pattern_is_meant_by_its_name(folder):
     assert names(expand([str(folder / "[1].txt")], "files")) == ["1.txt"]
 
 
-@pytest.mark.parametrize("pattern", ["nothing.txt", "*.jsonl", "deep"])
+def test_a_directory_is_refused_as_one(folder):
+    with pytest.raises(UserError, match=r"deep: is a directory; name its files, as in .*deep/\*\.jsonl"):
+        expand([str(folder / "deep")], "files")
+
+
+@pytest.mark.parametrize("pattern", ["nothing.txt", "*.jsonl"])
 def test_what_names_no_file_is_refused(folder, pattern):
     with pytest.raises(UserError, match="no such file; heldout_files takes existing files or globs that match some") as refused:
         expand([str(folder / pattern)], "heldout_files")
