@@ -38,7 +38,7 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
     clean = Clean(plan)
     parts = Parts(job.root, clean.parts(job.run(clean)))
     fates = deduplicate(job, plan, parts)
-    job.run(ProvideTokenizer(config.tokenizer, parts, fates))
+    job.run(ProvideTokenizer(plan, parts, fates))
     return found
 
 
@@ -66,7 +66,7 @@ def test_the_sample_is_even_over_what_is_trained_on_and_as_large_as_asked(tmp_pa
 
 def test_a_large_enough_sample_is_all_that_is_trained_on(tmp_path, monkeypatch):
     texts = made_up_texts(50)
-    found = sampled(tmp_path, monkeypatch, 10**9, files=[write(tmp_path / "a.jsonl", texts)], heldout_fraction=0)
+    found = sampled(tmp_path, monkeypatch, 10**9, files=[write(tmp_path / "a.jsonl", texts)], heldout_fraction=1e-9)
     assert found == texts
 
 
@@ -110,6 +110,6 @@ def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_
         )
     )
     job = Job(tmp_path / "out", "digest", Alone(), lambda _: None)
-    job.run(ProvideTokenizer(plan.config.tokenizer, Parts(job.root, []), None))
+    job.run(ProvideTokenizer(plan, Parts(job.root, []), None))
     (folder,) = folders
     assert folder.is_relative_to(tmp_path / "out" / "work") and not folder.exists()
