@@ -152,11 +152,11 @@ class DataPrepConfig(StrictModel):
             raise ValueError(
                 f"corpora: {names[weighted.index(False)]!r} has no weight and others have; give all of them one, or none"
             )
+        if self.tokenizer.path is None and all(corpus.shards for corpus in self.corpora):
+            raise ValueError("tokenizer: shards need the tokenizer that they were made with (path)")
         if not any(
             corpus.heldout_shards if corpus.shards else corpus.heldout_files or corpus.heldout_fraction
             for corpus in self.corpora
         ):
             raise ValueError("corpora: nothing is held out; give heldout_files, heldout_fraction or heldout_shards")
-        if self.tokenizer.path is None and all(corpus.shards for corpus in self.corpora):
-            raise ValueError("tokenizer: shards need the tokenizer that they were made with (path)")
         return self
