@@ -373,7 +373,14 @@ def test_what_was_refused_is_mended_and_started_again(undisturbed, corpus_folder
 
 def test_an_interrupted_run_says_how_to_go_on(corpus_folder, tmp_path):
     config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
-    process = subprocess.Popen([*ALONE, "run", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def listening():
+        # A shell's background job ignores SIGINT, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [*ALONE, "run", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    )
     next(line for line in process.stdout if line.startswith("data: clean"))
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
