@@ -120,7 +120,13 @@ class Job:
         items = stage.items()
         mine = share(items, self.workers.rank, self.workers.count)
         done: list[Item] = []
-        with _heartbeat(lambda: self.say(_progress(stage.name, time.perf_counter() - began, len(done), len(mine)))):
+        whose = "" if self.workers.count == 1 else f" of the first of {self.workers.count} processes"
+
+        def tell() -> None:
+            seconds = time.perf_counter() - began
+            self.say(f"data: {stage.name:<10} {seconds:8.1f} s  {len(done)} of {len(mine)} items{whose}")
+
+        with _heartbeat(tell):
             for item in mine:
                 if not self._is_done(stage, item):
                     self._do(stage, item)
@@ -172,10 +178,6 @@ def _heartbeat(beat: Callable[[], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _progress(name: str, seconds: float, done: int, mine: int) -> str:
-    return f"data: {name:<10} {seconds:8.1f} s  {done} of the first process's {mine} items"
 
 
 def _line(name: str, seconds: float, facts: list[Facts]) -> str:

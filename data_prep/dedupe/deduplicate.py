@@ -63,12 +63,14 @@ class Fates:
             "document": document,
             "kept": kept,
             "similarity": similarity,
+            "corpus": self._parts.part(document).corpus,
+            "kept_corpus": self._parts.part(kept).corpus,
             "text": self._parts.text(document)[:_SHOWN_CHARACTERS],
             "kept_text": self._parts.text(kept)[:_SHOWN_CHARACTERS],
         }
 
     def _fate(self, document: int) -> int:
-        part = self._parts.all[int(self._parts.holding(np.array([document]))[0])]
+        part = self._parts.part(document)
         return int(self.of(part)[document - part.first])
 
 

@@ -92,9 +92,13 @@ class Parts:
                     yield from ((row + int(place), texts[int(place)].as_py()) for place in np.flatnonzero(here))
                 row += len(here)
 
+    def part(self, document: int) -> Part:
+        """Return the part that holds a document."""
+        return self.all[int(self.holding(np.array([document]))[0])]
+
     def text(self, document: int) -> str:
         """Return one document's text."""
-        part = self.all[int(self.holding(np.array([document]))[0])]
+        part = self.part(document)
         ((_, text),) = self.chosen(part, np.arange(part.documents) == document - part.first)
         return text
 
