@@ -344,7 +344,9 @@ def wait_for(condition, run, timeout: float = 120) -> None:
 
 
 INSTANTS = [
-    "data/*.partial",
+    "data/*/plan.json",
+    "data/*/work/clean",
+    "data/*/work/tokenize",
     "data/*/manifest.json",
     "run/data.json",
     "run/ds_config.json.partial",
@@ -362,7 +364,7 @@ INSTANTS = [
     "run/model",
     "run/summary.json",
 ]
-SAMPLE = ("data/*.partial", "run/certificates/00.json")
+SAMPLE = ("data/*/work/clean", "run/certificates/00.json")
 """The two that `make test` takes; both come long enough before the end that the kill is sure to hit."""
 
 
