@@ -60,7 +60,7 @@ def frequency(data, corpus) -> np.ndarray:
     return np.bincount(tokens, minlength=data.manifest.vocab_size) / len(tokens)
 
 
-@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(0, marks=pytest.mark.full), 2])
 def test_a_folder_some_of_whose_corpora_have_nothing_to_train_on_is_trained_on(launch, recipe, tmp_path, ranks):
     texts = {"wiki": make_documents(300, 1), "copies": make_documents(300, 1)[20:40], "note": ["One short line."]}
     for name, documents in texts.items():
@@ -93,7 +93,7 @@ def test_a_blend_that_was_prepared_anew_with_other_weights_is_not_gone_on_with(l
     assert changed.status == 2 and "the run was begun with the weights" in changed.error
 
 
-@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(0, marks=pytest.mark.full), 2])
 def test_documents_that_are_kept_apart_are_scored_each_by_itself(launch, recipe, prepared, ranks):
     """A loop of the test's own reads every document of the held-out windows alone."""
     data = {"shards": str(prepared.directory), "sequence_length": 128, "attention": "document"}
@@ -124,11 +124,11 @@ def summed(model, inputs, labels) -> float:
     return torch.nn.functional.cross_entropy(model(inputs[None]).logits[0], labels, reduction="sum").item()
 
 
-def test_a_masked_model_trains_with_documents_apart_in_bf16(launch, recipe, prepared):
+@pytest.mark.parametrize("attention", [pytest.param("eager", marks=pytest.mark.full), "sdpa"])
+def test_a_masked_model_trains_with_documents_apart_in_bf16(launch, recipe, prepared, attention):
     source = {"model": {**SHORT["model"], "family": "roberta"}, "steps": 2}
     data = {"shards": str(prepared.directory), "sequence_length": 128, "attention": "document"}
     bf16 = {"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}
-    for attention in ("eager", "sdpa"):
-        path = recipe(data=data, source=source, stages=STAGES, attn_implementation=attention)
-        finished = launch(path, f"run_dir={path.parent / attention}", ds_config=bf16).wait()
-        assert finished.status == 0, finished.error
+    path = recipe(data=data, source=source, stages=STAGES, attn_implementation=attention)
+    finished = launch(path, ds_config=bf16).wait()
+    assert finished.status == 0, finished.error

@@ -185,7 +185,7 @@ def seconds(corpus_folder, tmp_path_factory):
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_run_killed_anywhere_finishes_with_the_same_bytes(undisturbed, corpus_folder, tmp_path, seconds, seed):
     config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
     finish_after_kills(undisturbed, config, tmp_path / "out", seconds, kills=1, seed=seed)
