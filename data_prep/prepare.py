@@ -105,9 +105,10 @@ def _begun(config: DataPrepConfig, root: Path) -> Plan | None:
 def _begin(plan: Plan, root: Path) -> None:
     """Freeze the plan. What was done for the same plan stays, what was done for another one goes."""
     if (root / PLAN).exists() and read_plan(root / PLAN).digest != plan.digest:
-        for made in (SHARDS, TOKENIZER, WORK):
+        # Work files stay until the end: no record of another plan passes for one of this. Until the plan is written the
+        # mark of the refusal stands, so that a kill in between begins anew once more.
+        for made in (SHARDS, TOKENIZER):
             shutil.rmtree(root / made, ignore_errors=True)
-        (root / WORK).mkdir()
     write_json(root / PLAN, plan.model_dump(mode="json"))
     (root / WORK / _REFUSED).unlink(missing_ok=True)
 
