@@ -1,5 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
+# Tests that run at once.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: .venv pretrain test test-full lint clean
@@ -18,7 +20,7 @@ pretrain: .venv
 	$(BIN)/deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json $(ARGS)
 
 test: .venv
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-full: .venv
 	$(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)

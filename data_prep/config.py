@@ -61,9 +61,10 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        place, owner = _written(model, first["loc"])
+        where = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
-            known = known_keys(model, first["loc"][:-1])
+            known = list(owner.model_fields)
             raise UserError(unknown_key(origin, where, known)) from None
         message = first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
@@ -77,12 +78,21 @@ def unknown_key(origin: str, key: str, known: list[str]) -> str:
     return f"{origin}: unknown key {key!r}; {hint}"
 
 
-def known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The keys that `model` knows at `path` below it."""
-    for part in path:
-        if not isinstance(part, int):
-            model = next(_models_in(model.model_fields[part].annotation))
-    return list(model.model_fields)
+def _written(model: type[BaseModel], place: tuple[int | str, ...]) -> tuple[list[int | str], type[BaseModel]]:
+    """Return where in the file an error is, and the model whose keys are known there.
+
+    pydantic's own places name, besides, which of several models it took: by its class here.
+    """
+    written: list[int | str] = []
+    models = [model]
+    for part in place:
+        if taken := [one for one in models if one.__name__ == part]:
+            models = taken
+            continue
+        written.append(part)
+        if isinstance(part, str) and models and part in models[0].model_fields:
+            models = list(_models_in(models[0].model_fields[part].annotation)) or models
+    return written, models[0]
 
 
 def _models_in(annotation: Any):

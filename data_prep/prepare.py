@@ -59,6 +59,23 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
     return PreparedData(root)
 
 
+def find_prepared(config: DataPrepConfig) -> PreparedData | None:
+    """Return what `prepare` was once given back for inputs of these names and sizes, or None; nothing is read or written.
+
+    What the inputs hold is not looked at, which `prepare` does. Raises UserError where an input is missing.
+    """
+    wanted = draft_plan(config)
+    for path in sorted(Path(config.output_dir).glob(f"*/{PLAN}")):
+        if not _is_whole(path.parent):
+            continue
+        plan = read_plan(path)
+        if all(getattr(plan, key) == getattr(wanted, key) for key in ("format", "config", "tokenizer", "slices")) and [
+            (item.name, item.size) for item in plan.inputs
+        ] == [(item.name, item.size) for item in wanted.inputs]:
+            return PreparedData(path.parent)
+    return None
+
+
 def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None:
     """Prepare into `output_dir` itself, by all of `workers`, each of which calls this.
 

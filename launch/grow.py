@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = OneSentenceParser(
         description=__doc__.splitlines()[0],
-        epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe.py describes.",
+        epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe/growth.py describes.",
     )
     parser.add_argument(
         "--source", type=Path, required=True, help="the model: a Hugging Face directory, a run, a ZeRO checkpoint"
@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: the source's)")
     parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
+    parser.add_argument("--foreign", action="store_true", help="take a ZeRO checkpoint that was not written here")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and end")
     growth = parser.add_argument_group("growth")
     for name, field in GrowthConfig.model_fields.items():
@@ -91,6 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
             dtype=arguments.dtype,
             world_size=arguments.world_size,
             out=arguments.out,
+            foreign=arguments.foreign,
         )
     )
     if arguments.dry_run:

@@ -7,56 +7,72 @@ import numpy as np
 import torch
 
 from pipeline.data.blend import Blend, own_windows, spread
-from pipeline.data.objectives import IGNORED, Key, Objective
-from pipeline.data.windows import Windows
+from pipeline.data.examples import Columns, Examples
+from pipeline.data.objectives import IGNORED, Key
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences and their labels, int64 [sequences, S] each."""
+    """Sequences and their labels, int64 [sequences, S] each but for the labels of pairs."""
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-    documents: torch.Tensor | None
+    documents: torch.Tensor | None = None
     """The document of each token, counted within its sequence, where attention stays within documents."""
+    token_type_ids: torch.Tensor | None = None
+    """Sentence pairs: 0 up to the first [SEP], 1 up to the second, 0 behind it."""
+    attention_mask: torch.Tensor | None = None
+    """Sentence pairs: 1 up to the second [SEP], 0 behind it."""
+    pair_labels: torch.Tensor | None = None
+    """Sentence pairs: 0 where the second part belongs behind the first, 1 where not; int64 [sequences]."""
 
     @property
     def scored(self) -> int:
-        """Positions that count in the loss."""
+        """Positions that count in the loss of tokens."""
         return int((self.labels != IGNORED).sum())
 
-    def inputs(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the ids on `device`, and the documents where they are to be kept apart."""
-        return self.input_ids.to(device), None if self.documents is None else self.documents.to(device)
+    @property
+    def scored_pairs(self) -> int:
+        """Sequences that count in the loss of pairs."""
+        return 0 if self.pair_labels is None else int((self.pair_labels != IGNORED).sum())
+
+    def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Return on `device` what is read of the batch, by name; what it does not have is left out."""
+        fields = {name: getattr(self, name) for name in ("input_ids", "documents", "token_type_ids", "attention_mask")}
+        return {name: tensor.to(device) for name, tensor in fields.items() if tensor is not None}
+
+    def ignore(self, sequences: torch.Tensor) -> None:
+        """Leave sequences out of all losses; `sequences` is bool [sequences]."""
+        self.labels[sequences] = IGNORED
+        if self.pair_labels is not None:
+            self.pair_labels[sequences] = IGNORED
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One corpus's windows of a split, and its share of the samples."""
+    """What one corpus gives of a split, and its share of the samples."""
 
     name: str
     weight: float
-    windows: Windows
+    examples: Examples
 
 
 class Batches:
-    """A split's windows through an objective, addressed by sample number.
+    """A split's examples, addressed by sample number.
 
     What a corpus gives, masks included, depends on its own name and on the seed, not on the other corpora: only when it comes
     depends on the blend.
     """
 
-    def __init__(self, corpora: Sequence[Corpus], objective: Objective, seed: int, *, apart: bool = False) -> None:
+    def __init__(self, corpora: Sequence[Corpus], seed: int) -> None:
         self._corpora = corpora
-        self._objective = objective
         self._seed = seed
-        self._apart = apart
         self._blend = Blend({corpus.name: corpus.weight for corpus in corpora}, seed)
         self._heldout_order = spread([], [], 0)
 
     def __len__(self) -> int:
-        """Return the windows of all corpora."""
-        return sum(len(corpus.windows) for corpus in self._corpora)
+        """Return the examples of all corpora: those of an epoch."""
+        return sum(len(corpus.examples) for corpus in self._corpora)
 
     def training(self, samples: np.ndarray) -> Batch:
         """Return the batch of these samples of the endless training order."""
@@ -64,34 +80,30 @@ class Batches:
         taken = np.empty_like(samples)
         for number, corpus in enumerate(self._corpora):
             here = corpora == number
-            taken[here] = own_windows(len(corpus.windows), (self._seed, corpus.name), own[here])
+            taken[here] = own_windows(len(corpus.examples), (self._seed, corpus.name), own[here])
         keys = [(self._seed, self._corpora[c].name, o) for c, o in zip(corpora.tolist(), own.tolist(), strict=True)]
         return self._batch(corpora, taken, keys)
 
     def heldout(self, indices: np.ndarray) -> Batch:
-        """Return the batch of these windows of the corpora's evenly spread ones, masked the same way each time."""
+        """Return the batch of these of the corpora's evenly spread examples, masked the same way each time."""
         if (count := int(indices.max()) + 1) > (known := len(self._heldout_order[0])):
-            sizes, weights = zip(*((len(corpus.windows), corpus.weight) for corpus in self._corpora), strict=True)
+            sizes, weights = zip(*((len(corpus.examples), corpus.weight) for corpus in self._corpora), strict=True)
             self._heldout_order = spread(sizes, weights, max(count, 2 * known))
-        corpora, windows = (order[indices] for order in self._heldout_order)
+        corpora, numbers = (order[indices] for order in self._heldout_order)
         keys = [
-            (self._seed, self._corpora[c].name, "heldout", w) for c, w in zip(corpora.tolist(), windows.tolist(), strict=True)
+            (self._seed, self._corpora[c].name, "heldout", n) for c, n in zip(corpora.tolist(), numbers.tolist(), strict=True)
         ]
-        return self._batch(corpora, windows, keys)
+        return self._batch(corpora, numbers, keys)
 
-    def _batch(self, corpora: np.ndarray, windows: np.ndarray, keys: list[Key]) -> Batch:
-        """Return the batch of these windows, each of one corpus."""
-        tokens = np.empty((len(corpora), self._objective.window[0]), dtype=np.int64)
-        documents = np.empty_like(tokens) if self._apart else None
-        for number in np.unique(corpora):
-            here = corpora == number
-            tokens[here] = self._corpora[number].windows.read(windows[here])
-            if documents is not None:
-                documents[here] = self._corpora[number].windows.documents(windows[here])
-        inputs, labels = map(torch.from_numpy, self._objective.examples(tokens, keys))
-        if documents is None:
-            return Batch(inputs, labels, None)
-        return Batch(inputs, labels, torch.from_numpy(self._objective.inputs_documents(documents)))
+    def _batch(self, corpora: np.ndarray, numbers: np.ndarray, keys: list[Key]) -> Batch:
+        """Return the batch of these examples, each of one corpus."""
+        columns: Columns = {}
+        for corpus in np.unique(corpora):
+            here = np.flatnonzero(corpora == corpus)
+            read = self._corpora[corpus].examples.read(numbers[here], [keys[row] for row in here])
+            for name, rows in read.items():
+                columns.setdefault(name, np.empty((len(corpora), *rows.shape[1:]), dtype=rows.dtype))[here] = rows
+        return Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 
 def rank_samples(first: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

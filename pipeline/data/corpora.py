@@ -1,15 +1,20 @@
-"""The corpora of prepared data: their weights in the blend, and their windows."""
+"""The corpora of prepared data: their weights in the blend, and their examples."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.manifest import HELDOUT, TRAIN, PreparedData, ShardEntry
 from data_prep.shards import Shard, bin_path
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.blend import BLOCK, block_counts
-from pipeline.data.objectives import Objective
+from pipeline.data.examples import Examples, WindowExamples
+from pipeline.data.objectives import MaskedObjective, Objective
+from pipeline.data.pairs import SentencePairs
 from pipeline.data.windows import Windows
 
 
@@ -67,31 +72,65 @@ def _too_short(data: PreparedData, split: str, names: Sequence[str], length: int
 
 
 def open_batches(
-    data: PreparedData, weights: Mapping[str, float], objective: Objective, seed: int, *, apart: bool
+    data: PreparedData,
+    weights: Mapping[str, float],
+    objective: Objective,
+    seed: int,
+    *,
+    apart: bool,
+    pairs: Literal["nsp", "sop"] | None = None,
 ) -> tuple[Batches, Batches]:
-    """Return the training and the held-out batches of the corpora that have weights; `apart` keeps attention within documents.
+    """Return the training and the held-out batches of the corpora that have weights.
 
-    Raises UserError for a shard that is missing, damaged or another than was prepared, and where the text is too short.
+    `apart` keeps attention within documents; `pairs` makes pairs of the shards' sentences, in the place of windows. Raises
+    UserError for a shard that is missing, damaged or another than was prepared, where the text is too short, and for pairs
+    where the objective masks nothing, or the shards' sequences are documents or make no pair.
     """
-    training, heldout = (_open(data, split, weights, objective.window) for split in (TRAIN, HELDOUT))
+    if pairs is not None:
+        _refuse_without_sentences(data, weights, objective)
+
+    def examples(shards: list[Shard]) -> Examples:
+        if pairs is None:
+            return WindowExamples(Windows(shards, *objective.window), objective, apart=apart)
+        return SentencePairs(shards, pairs, objective, data.tokenizer.sep_id)
+
+    training, heldout = (_open(data, split, weights, examples) for split in (TRAIN, HELDOUT))
     # Every corpus has a share of the training; what is held out is taken together.
     for corpora, split in [*(([corpus], TRAIN) for corpus in training), (heldout, HELDOUT)]:
-        if not any(len(corpus.windows) for corpus in corpora):
+        if not any(len(corpus.examples) for corpus in corpora):
             raise _too_short(data, split, [corpus.name for corpus in corpora], objective.window[0])
-    return Batches(training, objective, seed, apart=apart), Batches(heldout, objective, seed, apart=apart)
+    if pairs is not None:
+        # Text that makes no pair is to be refused now, and not when the first sample is due. Half of these are negatives.
+        trials = [("trial", number) for number in range(16)]
+        for corpus in (corpus for corpus in training + heldout if len(corpus.examples)):
+            corpus.examples.read(np.zeros(len(trials), dtype=np.int64), trials)
+    return Batches(training, seed), Batches(heldout, seed)
 
 
-def _open(data: PreparedData, split: str, weights: Mapping[str, float], window: tuple[int, int]) -> list[Corpus]:
+def _refuse_without_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> None:
+    if not isinstance(objective, MaskedObjective):
+        raise UserError("data.pairs: a causal model reads no sentence pairs; leave the key out, or take a bert")
+    for entry in data.corpora:
+        shards = entry.splits[TRAIN].shards
+        if entry.name in weights and all(shard.sequences == shard.documents for shard in shards):
+            raise UserError(
+                f"data.pairs: the sequences of the corpus {entry.name!r} in {data.directory} are whole documents, not "
+                "sentences; prepare the text again with `sequences: sentence`, or leave data.pairs out"
+            )
+
+
+def _open(
+    data: PreparedData, split: str, weights: Mapping[str, float], examples: Callable[[list[Shard]], Examples]
+) -> list[Corpus]:
     return [
         Corpus(
             entry.name,
             weights[entry.name],
-            Windows(
+            examples(
                 [
                     _open_shard(prefix, shard)
                     for prefix, shard in zip(data.shards(entry, split), entry.splits[split].shards, strict=True)
-                ],
-                *window,
+                ]
             ),
         )
         for entry in data.corpora

@@ -12,7 +12,7 @@ from pipeline import keyed
 IGNORED = -100
 """The label of a position that is not scored (torch's cross_entropy convention)."""
 
-_MASKED_SHARE = 0.15
+MASKED_SHARE = 0.15
 _REPLACED_SHARE = 0.8
 _RANDOM_SHARE = 0.1
 
@@ -69,7 +69,7 @@ class MaskedObjective:
         """Return inputs and labels of tokens, int64 [sequences, S]; what is masked is a function of each one's key alone."""
         size = tokens.shape[1]
         draws = np.stack([keyed.uniform(("mask", *key), 0, 3 * size).reshape(3, size) for key in keys], axis=1)
-        scored = (draws[0] < _MASKED_SHARE) & ~np.isin(tokens, self.special_ids)
+        scored = (draws[0] < MASKED_SHARE) & ~np.isin(tokens, self.special_ids)
         replaced = scored & (draws[1] < _REPLACED_SHARE)
         drawn = (draws[2] * self.vocab_size).astype(np.int64)
         # No special token stands for a word: RoBERTa would count the positions behind a padding token anew.

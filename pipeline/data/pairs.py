@@ -1,6 +1,6 @@
 """Sentence pairs for BERT: "[CLS] A [SEP] B [SEP]", whether B belongs behind A, and masked words on top.
 
-From shards whose sequences are sentences. Sample n begins at the sentence that a permutation of all sentences gives n, and
+From shards whose sequences are sentences. Pair n begins at the sentence that a permutation of all sentences gives n, and
 is the longest run of whole sentences from there that fits and ends with its document. A is the run up to a drawn boundary
 between two sentences, B the rest or, by the toss of a coin:
 
@@ -8,42 +8,25 @@ between two sentences, B the rest or, by the toss of a coin:
 - sop (sentence order prediction, ALBERT, Lan et al. 2020, section 3.1): A and B change places.
 
 A sentence that begins no pair (its document's last, or too long beside the next) is replaced by another, drawn anew. All
-draws are keyed by seed and sample, so samples can be taken in any order by any process, and what is held in memory is one
-count a shard.
-
-No recipe reaches this: BERT is trained on masked words alone, as windows, since its family has no pair head and so no pair
-loss. A loop of one's own that has them takes its batches from here.
+draws are functions of the pair's key, so that pairs can be taken in any order by any process, and what is held in memory is
+one count a shard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from data_prep.errors import UserError
 from data_prep.shards import Shard
 from pipeline import keyed
-from pipeline.data.objectives import MaskedObjective
+from pipeline.data.examples import Columns
+from pipeline.data.objectives import Key, MaskedObjective
 from pipeline.data.permutation import Permutation
 
-_DRAWS = 100
-"""Sentences that are tried for one sample, and for its negative."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairBatch:
-    """Pairs of runs of sentences, under the names that BertForPreTraining knows; int64 [sequences, S] but for the last."""
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    token_type_ids: torch.Tensor
-    """0 up to the first [SEP], 1 up to the second, 0 behind it."""
-    attention_mask: torch.Tensor
-    """0 behind the second [SEP]."""
-    next_sentence_label: torch.Tensor
-    """0 where B follows A in the text, 1 where not: int64 [sequences]."""
+_DRAWS = 1000
+"""Sentences that are tried for one pair, and for its negative: where one in fifty would do, that fails once in 10^8 pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,56 +40,55 @@ class _Run:
 
 
 class SentencePairs:
-    """Pairs from the sentences of some shards, addressed by sample number."""
+    """The pairs of one corpus's split."""
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        kind: Literal["nsp", "sop"],
-        objective: MaskedObjective,
-        sep_id: int,
-        pad_id: int,
-        seed: int,
-    ) -> None:
-        """`objective` says how long sequences are and how words are masked; its special ids hold [SEP] and padding too.
+    def __init__(self, shards: Sequence[Shard], kind: Literal["nsp", "sop"], objective: MaskedObjective, sep_id: int) -> None:
+        """`objective` says how long sequences are and how words are masked; its special ids hold [SEP] too.
 
         Documents may end with `sep_id` as their end of document, which is not repeated.
         """
         self._shards = shards
         self._kind = kind
         self._objective = objective
-        self._sep_id, self._pad_id = sep_id, pad_id
-        self._seed = seed
+        self._sep_id = sep_id
         self._ends = np.cumsum([shard.sequences for shard in shards], dtype=np.int64)
         self._room = objective.sequence_length - 3
+        self._scattered = Permutation(len(self), ("pairs",)) if len(self) else None
 
     def __len__(self) -> int:
-        """Return the samples of an epoch: as many as there are sentences."""
+        """Return as many as there are sentences."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def training(self, samples: np.ndarray) -> PairBatch:
-        """Return the batch of these samples of the endless training order.
+    def read(self, numbers: np.ndarray, keys: Sequence[Key]) -> Columns:
+        """Return the columns input_ids, labels, token_type_ids and attention_mask, [pairs, S] each, and pair_labels, [pairs].
 
         Raises UserError where the shards have no two sentences of a document that fit, or (nsp) no second document.
         """
         objective = self._objective
-        shape = (len(samples), objective.sequence_length)
-        tokens = np.full(shape, self._pad_id)
+        shape = (len(numbers), objective.sequence_length)
+        # What stands behind a pair is neither seen nor scored: any special token would do.
+        tokens = np.full(shape, self._sep_id)
         segments, seen = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        verdicts = np.empty(len(samples), dtype=np.int64)
-        for row, sample in enumerate(samples.tolist()):
-            first, second, verdicts[row] = self._pair(sample)
+        verdicts = np.empty(len(numbers), dtype=np.int64)
+        for row, (sentence, key) in enumerate(zip(self._scattered(numbers).tolist(), keys, strict=True)):
+            first, second, verdicts[row] = self._pair(sentence, key)
             pair = [objective.cls_id, *first, self._sep_id, *second, self._sep_id]
             tokens[row, : len(pair)] = pair
             segments[row, len(first) + 2 : len(pair)] = 1
             seen[row, : len(pair)] = 1
-        inputs, labels = objective.masked(tokens, [(self._seed, sample) for sample in samples.tolist()])
-        return PairBatch(*(torch.from_numpy(column) for column in (inputs, labels, segments, seen, verdicts)))
+        inputs, labels = objective.masked(tokens, keys)
+        return {
+            "input_ids": inputs,
+            "labels": labels,
+            "token_type_ids": segments,
+            "attention_mask": seen,
+            "pair_labels": verdicts,
+        }
 
-    def _pair(self, sample: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def _pair(self, sentence: int, key: Key) -> tuple[np.ndarray, np.ndarray, int]:
         """Return A, B and the verdict."""
-        negative, boundary = keyed.uniform(("pair", self._seed, sample), 0, 2)
-        for begin in self._begins(sample):
+        negative, boundary = keyed.uniform(("pair", *key), 0, 2)
+        for begin in self._begins(sentence, key):
             run = self._run(begin, self._room)
             middle = run.first + 1 + int(boundary * (run.end - run.first - 1))
             first, second = self._tokens(run, run.first, middle), self._tokens(run, middle, run.end)
@@ -116,21 +98,20 @@ class SentencePairs:
                 return first, second, 0
             if self._kind == "sop":
                 return second, first, 1
-            return first, self._from_another_document(run, self._room - len(first), sample), 1
+            return first, self._from_another_document(run, self._room - len(first), key), 1
         raise UserError(
             f"{self._shards[0].prefix}: in {_DRAWS} draws no document with two sentences of together {self._room} tokens or "
             "fewer was found; prepare the text with `sequences: sentence`, or choose a longer data.sequence_length"
         )
 
-    def _begins(self, sample: int) -> list[int]:
-        """Return the sentences at which a sample may begin: its own, then others."""
-        epoch, place = divmod(sample, len(self))
-        own = Permutation(len(self), ("pairs", self._seed, epoch))(np.array([place]))
-        return [*own.tolist(), *keyed.below(("begin", self._seed, sample), 0, _DRAWS - 1, len(self)).tolist()]
+    def _begins(self, sentence: int, key: Key) -> Iterator[int]:
+        """Yield the sentences at which a pair may begin: its own, then others."""
+        yield sentence
+        yield from keyed.below(("begin", *key), 0, _DRAWS, len(self)).tolist()
 
-    def _from_another_document(self, run: _Run, room: int, sample: int) -> np.ndarray:
+    def _from_another_document(self, run: _Run, room: int, key: Key) -> np.ndarray:
         """Return a run of at most `room` tokens that no document but `run`'s has."""
-        for begin in keyed.below(("negative", self._seed, sample), 0, _DRAWS, len(self)).tolist():
+        for begin in keyed.below(("negative", *key), 0, _DRAWS, len(self)).tolist():
             other = self._run(begin, room)
             tokens = self._tokens(other, other.first, other.end)
             if (other.shard, other.document) != (run.shard, run.document) and len(tokens):

@@ -1,15 +1,18 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
 from pipeline.families.base import Axis, AxisKind, Family, Sizes, TensorSpec, sizes_of
-from pipeline.families.registry import FAMILIES, check_parameters, family_of
+from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of
 from pipeline.families.scratch import scratch_config
+from pipeline.families.section import Section
 from pipeline.families.target import check_growth, target_config
 
 __all__ = [
     "FAMILIES",
+    "PAIR_FAMILIES",
     "Axis",
     "AxisKind",
     "Family",
+    "Section",
     "Sizes",
     "TensorSpec",
     "check_growth",

@@ -25,6 +25,10 @@ class AxisKind(StrEnum):
     VOCAB = "vocab"
     POSITIONS = "positions"
     SEGMENTS = "segments"
+    POOLED = "pooled"
+    """Channels of the first token's summary, as many as the residual stream's and copied alike; no norm reads them."""
+    VERDICTS = "verdicts"
+    """Whether the second part of a pair belongs behind the first: yes or no."""
 
 
 Part = Literal["", "query", "key", "value"]
@@ -49,6 +53,9 @@ MIXED_IN = Axis(AxisKind.HEADS, "in", ("value",))
 FFN = Axis(AxisKind.FFN, "out")
 FFN_IN = Axis(AxisKind.FFN, "in")
 LOGITS = Axis(AxisKind.VOCAB, "out")
+POOLED = Axis(AxisKind.POOLED, "out")
+POOLED_IN = Axis(AxisKind.POOLED, "in")
+VERDICTS = Axis(AxisKind.VERDICTS, "out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,11 @@ class TensorSpec:
     def decays(self) -> bool:
         """Matrices decay; biases and norms do not."""
         return len(self.axes) > 1
+
+    @property
+    def once_a_sequence(self) -> bool:
+        """Whether it is applied to a sequence's first token alone, as the head on sentence pairs is."""
+        return any(axis.kind is AxisKind.POOLED for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,8 @@ class Sizes:
             AxisKind.VOCAB: self.vocab_size,
             AxisKind.POSITIONS: self.max_position_embeddings,
             AxisKind.SEGMENTS: self.segments,
+            AxisKind.POOLED: self.hidden_size,
+            AxisKind.VERDICTS: 2,
         }[kind]
 
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
@@ -127,6 +141,8 @@ class Family:
     """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
     layers: str
     """The module list of the layers."""
+    head_module: str
+    """The module that stands first behind the layers: the prediction head of an encoder, the final norm of a decoder."""
     tensors: tuple[TensorSpec, ...]
     """Every tensor of a tied model."""
     untied_head: tuple[TensorSpec, ...]
@@ -149,6 +165,12 @@ class Family:
     """Configuration keys -> the values that the table is right for. `a.b` is key b of the mapping a."""
     intermediate_key: str = "intermediate_size"
     """The configuration key of the FFN's width."""
+    logits: str = "logits"
+    """The field of the class's output that holds the logits of tokens, [sequences, S, vocab]."""
+    pair_logits: str | None = None
+    """The field that holds those of sentence pairs, [sequences, 2]; None where the model has no head on pairs."""
+    pooler: str | None = None
+    """The module that such a head reads, which runs before `head_module`."""
 
     @property
     def query_key_norm(self) -> bool:

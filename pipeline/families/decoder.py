@@ -71,6 +71,7 @@ def decoder(
         rotary=True,
         position_offset=0,
         layers="model.layers",
+        head_module="model.norm",
         tensors=tensors,
         untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
         tied_head=_WORDS,

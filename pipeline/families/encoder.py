@@ -6,7 +6,21 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.base import FFN, FFN_IN, HIDDEN, HIDDEN_IN, LOGITS, MIXED_IN, Axis, AxisKind, Family, TensorSpec
+from pipeline.families.base import (
+    FFN,
+    FFN_IN,
+    HIDDEN,
+    HIDDEN_IN,
+    LOGITS,
+    MIXED_IN,
+    POOLED,
+    POOLED_IN,
+    VERDICTS,
+    Axis,
+    AxisKind,
+    Family,
+    TensorSpec,
+)
 
 _QUERY = Axis(AxisKind.HEADS, "out", ("query",))
 _KEY = Axis(AxisKind.HEADS, "out", ("key",))
@@ -39,12 +53,16 @@ def encoder(
     head: str,
     transform: str,
     transform_norm: str,
+    pair_head: str | None = None,
     position_offset: int = 0,
     scratch: Mapping[str, Any] | None = None,
     kept: tuple[str, ...] = (),
     refused: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Family:
-    """Return the family whose base model is called `name` and whose head's tensors have the names given."""
+    """Return the family whose base model is called `name` and whose head's tensors have the names given.
+
+    `pair_head` judges pairs of sentences by the pooled first token; without one, published poolers are no part of the model.
+    """
     embeddings, layer = f"{name}.embeddings.", name + ".encoder.layer.{layer}."
     words = embeddings + "word_embeddings"
     return Family(
@@ -57,6 +75,7 @@ def encoder(
         rotary=False,
         position_offset=position_offset,
         layers=f"{name}.encoder.layer",
+        head_module=head.removesuffix("."),
         tensors=(
             _embedding(words, AxisKind.VOCAB),
             _embedding(embeddings + "position_embeddings", AxisKind.POSITIONS),
@@ -73,6 +92,7 @@ def encoder(
             *_linear(head + transform, HIDDEN, HIDDEN_IN, "head"),
             *_norm(head + transform_norm, "head", final_norm=True),
             TensorSpec(head + "bias", (LOGITS,), "zeros", "head"),
+            *(_pair_tensors(name, pair_head) if pair_head else ()),
         ),
         # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
         untied_head=_linear(head + "decoder", LOGITS, HIDDEN_IN, "head"),
@@ -84,9 +104,20 @@ def encoder(
             (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
         ),
         # The pooler and the next-sentence head serve no masked language modelling; position_ids is a range.
-        ignored=re.compile(rf"^{name}\.pooler\.|^cls\.seq_relationship\.|\.position_ids$"),
+        ignored=re.compile(r"\.position_ids$" + ("" if pair_head else rf"|^{name}\.pooler\.|^cls\.seq_relationship\.")),
         scratch=scratch or {},
         dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
         kept=("hidden_act", "layer_norm_eps", "type_vocab_size", *kept),
         refused={"is_decoder": (False,), "add_cross_attention": (False,), **(refused or {})},
+        # BertForPreTraining names its two outputs.
+        logits="prediction_logits" if pair_head else "logits",
+        pair_logits="seq_relationship_logits" if pair_head else None,
+        pooler=f"{name}.pooler" if pair_head else None,
+    )
+
+
+def _pair_tensors(name: str, pair_head: str) -> tuple[TensorSpec, ...]:
+    return (
+        *_linear(f"{name}.pooler.dense", POOLED, HIDDEN_IN, "head"),
+        *_linear(pair_head, VERDICTS, POOLED_IN, "head"),
     )

@@ -20,6 +20,7 @@ GPT2 = Family(
     rotary=False,
     position_offset=0,
     layers="transformer.h",
+    head_module="transformer.ln_f",
     tensors=(
         TensorSpec("transformer.wte.weight", (Axis(AxisKind.VOCAB, "index"), HIDDEN), "normal", "embeddings"),
         TensorSpec("transformer.wpe.weight", (Axis(AxisKind.POSITIONS, "index"), HIDDEN), "normal", "embeddings"),

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, sizes_of
-from pipeline.families.bert import BERT
+from pipeline.families.bert import BERT, BERT_PAIRS
 from pipeline.families.gpt2 import GPT2
 from pipeline.families.llama import LLAMA
 from pipeline.families.mistral import MISTRAL
@@ -16,11 +16,21 @@ from pipeline.families.qwen3 import QWEN3
 from pipeline.families.roberta import ROBERTA
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3)}
+"""By `model_type`, each with its language model's head."""
+
+PAIR_FAMILIES: dict[str, Family] = {BERT_PAIRS.name: BERT_PAIRS}
+"""Those that have a head on sentence pairs besides."""
 
 
-def family_of(config: PretrainedConfig, origin: str) -> Family:
-    """Return the family of a Hugging Face configuration; raises UserError for one that no table describes."""
+def family_of(config: PretrainedConfig, origin: str = "config.json") -> Family:
+    """Return the family of a Hugging Face configuration; raises UserError for one that no table describes.
+
+    A configuration whose `architectures` names a class with a head on sentence pairs is of the family that has one.
+    """
     family = FAMILIES.get(config.model_type)
+    paired = PAIR_FAMILIES.get(config.model_type)
+    if paired is not None and paired.model_class.__name__ in (config.architectures or ()):
+        family = paired
     if family is None:
         raise UserError(f"{origin}: model_type {config.model_type!r} is not known; known are {', '.join(FAMILIES)}")
     for key, values in family.refused.items():

@@ -2,19 +2,25 @@
 
 from transformers import PretrainedConfig
 
+from data_prep.errors import UserError
 from pipeline.families.base import Sizes, config_keys
-from pipeline.families.registry import FAMILIES
+from pipeline.families.registry import FAMILIES, PAIR_FAMILIES
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import ModelConfig
 
 
-def scratch_config(model: ModelConfig, vocab_size: int, eos_id: int, sequence_length: int) -> PretrainedConfig:
-    """Return the Hugging Face configuration of a model to train from scratch.
+def scratch_config(
+    model: ModelConfig, vocab_size: int, eos_id: int, sequence_length: int, *, pairs: bool = False
+) -> PretrainedConfig:
+    """Return the Hugging Face configuration of a model to train from scratch; `pairs` gives it a head on sentence pairs.
 
     Windows are packed full, so there is no padding token, whose embedding would stay untrained, but
-    where the family counts positions from it. Raises UserError where the heads do not fit.
+    where the family counts positions from it. Raises UserError where the heads do not fit, or the family has none on pairs.
     """
-    family = FAMILIES[model.family]
+    families = PAIR_FAMILIES if pairs else FAMILIES
+    if model.family not in families:
+        raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; {', '.join(families)} would do")
+    family = families[model.family]
     heads = model.num_attention_heads
     sizes = Sizes(
         hidden_size=model.hidden_size,
@@ -39,5 +45,6 @@ def scratch_config(model: ModelConfig, vocab_size: int, eos_id: int, sequence_le
     }
     with class_rules(family, "source.model"):
         config = family.config_class(**config_keys(family, sizes, family.config_class), **settings)
+    config.architectures = [family.model_class.__name__]
     family.set_dropout(config, model.dropout)
     return config

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, Sizes, config_keys, sizes_of
-from pipeline.families.registry import FAMILIES
+from pipeline.families.registry import family_of
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import TargetConfig
 
@@ -26,23 +26,23 @@ _SIZES = (
 )
 
 
-def target_config(source: PretrainedConfig, target: TargetConfig) -> PretrainedConfig:
+def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "target.") -> PretrainedConfig:
     """Return the source's configuration at the target's sizes.
 
     Sizes that the recipe leaves out follow the source: heads keep their dimension, query heads their
     ratio to key-value heads, and the FFN its ratio to the hidden size. Raises UserError where a size is
-    smaller or cannot be reached.
+    smaller or cannot be reached; `where` stands before its key.
     """
-    family = FAMILIES[source.model_type]
-    sizes = _target_sizes(family, sizes_of(source), target)
-    check_heads(family, sizes, "target.")
+    family = family_of(source)
+    sizes = _target_sizes(family, sizes_of(source), target, where)
+    check_heads(family, sizes, where)
     config = copy.deepcopy(source)
     for key, value in config_keys(family, sizes, config).items():
         setattr(config, key, value)
     _set_layer_types(source, config)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
-    check_growth(source, config, "target.")
+    check_growth(source, config, where)
     return config
 
 
@@ -52,11 +52,16 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     Both are of families that `family_of` lets pass. Raises UserError naming the key. The rules are those of
     `target_config`, which changes nothing but sizes and dropout.
     """
-    family = FAMILIES[source.model_type]
+    family = family_of(source)
     for key in ("model_type", "tie_word_embeddings", *family.kept):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
             raise UserError(f"{where}{key}: {new!r} is not the source's {old!r}, which growth keeps")
+    if family_of(target) is not family:
+        raise UserError(
+            f"{where}architectures: {target.architectures} is not the source's {family.model_class.__name__}, and growth "
+            "neither adds a head on sentence pairs nor drops one; put the source's there"
+        )
     old, new = sizes_of(source), sizes_of(target)
     for key in _SIZES:
         if getattr(new, key) < getattr(old, key):
@@ -72,14 +77,14 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
         target.validate()
 
 
-def _target_sizes(family: Family, old: Sizes, target: TargetConfig) -> Sizes:
+def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
     hidden = target.hidden_size or old.hidden_size
-    heads, head_dim = _heads(family, old, target, hidden)
+    heads, head_dim = _heads(family, old, target, hidden, where)
     return Sizes(
         hidden_size=hidden,
         num_hidden_layers=target.num_hidden_layers or old.num_hidden_layers,
         num_attention_heads=heads,
-        num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads),
+        num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads, where),
         head_dim=head_dim,
         intermediate_size=target.intermediate_size or old.intermediate_size * hidden // old.hidden_size,
         vocab_size=target.vocab_size or old.vocab_size,
@@ -89,14 +94,14 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig) -> Sizes:
     )
 
 
-def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int) -> tuple[int, int]:
+def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int, where: str) -> tuple[int, int]:
     """Return the number of query heads and their dimension."""
     head_dim = target.head_dim or old.head_dim
     if family.rotary:
         heads, rest = divmod(old.num_attention_heads * hidden, old.hidden_size)
         if rest and target.num_attention_heads is None:
             raise UserError(
-                f"target.num_attention_heads: the source's {old.num_attention_heads} heads do not scale by hidden_size "
+                f"{where}num_attention_heads: the source's {old.num_attention_heads} heads do not scale by hidden_size "
                 f"{old.hidden_size} -> {hidden} to a whole number; name one"
             )
         return target.num_attention_heads or heads, head_dim
@@ -105,20 +110,20 @@ def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int) -> tup
     if hidden % head_dim:
         kept = "head_dim" if target.head_dim else "the source's head dimension"
         raise UserError(
-            f"target.num_attention_heads: heads over hidden_size {hidden} do not keep {kept} {head_dim}; name "
+            f"{where}num_attention_heads: heads over hidden_size {hidden} do not keep {kept} {head_dim}; name "
             "num_attention_heads, or a hidden_size that is a multiple of it"
         )
     return hidden // head_dim, head_dim
 
 
-def _key_value_heads(old: Sizes, heads: int) -> int:
+def _key_value_heads(old: Sizes, heads: int, where: str) -> int:
     group = old.num_attention_heads // old.num_key_value_heads
     if heads % group == 0:
         return heads // group
     if heads % old.num_key_value_heads == 0:
         return old.num_key_value_heads
     raise UserError(
-        f"target.num_key_value_heads: {heads} query heads divide neither into the source's groups of {group} nor among its "
+        f"{where}num_key_value_heads: {heads} query heads divide neither into the source's groups of {group} nor among its "
         f"{old.num_key_value_heads} key-value heads; name a divisor of {heads}"
     )
 

@@ -1,53 +1,173 @@
 """FLOPs of one step from a model's sizes: matrix products alone, which is what FlopCounterMode counts.
 
-Attention scores are counted whole, as eager attention computes them, for causal models too.
+Attention scores are counted whole, as eager attention computes them, for causal models and sliding windows too; the half
+that causal kernels leave out is left out by choice. Looking up embeddings is no product, and counts nothing.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
 
-from pipeline.families import Family, Sizes
+from pipeline.families import FAMILIES, AxisKind, Family, Section, Sizes, TensorSpec
+
+PARTS = ("embedding", "attention_projections", "attention_scores", "ffn", "head")
+
+
+def _nothing() -> dict[str, int]:
+    return dict.fromkeys(PARTS, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class StepFlops:
-    """FLOPs of one step. `model` is what the mathematics asks for, `executed` what was run."""
+    """FLOPs by part (`PARTS`): `model` is what the mathematics asks for, `executed` what was run."""
 
-    model: int
-    executed: int
+    model: dict[str, int] = field(default_factory=_nothing)
+    executed: dict[str, int] = field(default_factory=_nothing)
+
+    @property
+    def model_total(self) -> int:
+        """Model FLOPs of all parts."""
+        return sum(self.model.values())
+
+    @property
+    def executed_total(self) -> int:
+        """Executed FLOPs of all parts."""
+        return sum(self.executed.values())
+
+    def __add__(self, other: "StepFlops") -> "StepFlops":
+        return StepFlops(
+            {part: self.model[part] + other.model[part] for part in PARTS},
+            {part: self.executed[part] + other.executed[part] for part in PARTS},
+        )
+
+    def __mul__(self, steps: int) -> "StepFlops":
+        return StepFlops(
+            {part: steps * self.model[part] for part in PARTS}, {part: steps * self.executed[part] for part in PARTS}
+        )
 
 
-def layer_forward(family: Family, sizes: Sizes, sequence_length: int) -> int:
-    """Forward FLOPs of one layer for one token."""
-    width = sizes.num_attention_heads * sizes.head_dim
-    return _products(family, sizes, "layer") + 4 * sequence_length * width  # scores and mix
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """Forward FLOPs of one token."""
+
+    inputs: int
+    """One layer's query, key and value projections."""
+    mixed: int
+    """One layer's output projection of attention."""
+    ffn: int
+    """One layer's FFN."""
+    down: int
+    """The last product of the FFN."""
+    transform: int
+    """The dense layer that stands before the output matrix of an encoder's head."""
+    output: int
+    """The output matrix."""
 
 
-def head_forward(family: Family, sizes: Sizes) -> int:
-    """Forward FLOPs of the output head for one token, every position scored."""
-    return _products(family, sizes, "head") + 2 * sizes.hidden_size * sizes.vocab_size
+@lru_cache(maxsize=64)
+def _token(family_name: str, sizes: Sizes) -> _Token:
+    # By name, since a family itself cannot be hashed.
+    family = FAMILIES[family_name]
+
+    def products(block: str, kinds: set[AxisKind], *, writes: bool = False) -> int:
+        return sum(_product(spec, sizes) for spec in family.tensors if _belongs(spec, block, kinds, writes=writes))
+
+    attention, ffn = {AxisKind.HEADS, AxisKind.KV_HEADS}, {AxisKind.FFN}
+    down = products("layer", ffn, writes=True)
+    return _Token(
+        inputs=products("layer", attention),
+        mixed=products("layer", attention, writes=True),
+        ffn=products("layer", ffn) + down,
+        down=down,
+        transform=products("head", {AxisKind.RESIDUAL}),
+        # Tied or not, the matrix is there once.
+        output=2 * sizes.hidden_size * sizes.vocab_size,
+    )
 
 
-def _products(family: Family, sizes: Sizes, block: str) -> int:
-    """FLOPs of one vector times each matrix of a block, or of one layer, but for the output matrix."""
-    return sum(2 * math.prod(sizes.shape(spec)) for spec in family.tensors if spec.block == block and len(spec.axes) > 1)
+def _belongs(spec: TensorSpec, block: str, kinds: set[AxisKind], *, writes: bool) -> bool:
+    """Whether this is a matrix of `block`, over an axis of `kinds`, that writes to the residual stream or does not."""
+    matrix = spec.block == block and len(spec.axes) > 1
+    return matrix and spec.writes_residual == writes and any(axis.kind in kinds for axis in spec.axes)
+
+
+def _product(spec: TensorSpec, sizes: Sizes) -> int:
+    """FLOPs of one vector times the matrix."""
+    return 2 * math.prod(sizes.shape(spec))
+
+
+@lru_cache(maxsize=1024)
+def _embeddings_learn(family_name: str, tied: bool, head: bool) -> bool:
+    """Whether any embedding learns from below where the section's embeddings do: a tied one stands still with the head."""
+    family = FAMILIES[family_name]
+    own = [spec for spec in family.tensors if spec.block == "embeddings" and not (tied and spec.name == family.tied_head)]
+    return head or bool(own)
 
 
 def training_step(
-    family: Family, sizes: Sizes, sequence_length: int, tokens: int, depth: int | None = None, trained: int | None = None
+    family: Family,
+    sizes: Sizes,
+    sequence_length: int,
+    tokens: int,
+    *,
+    scored: int,
+    section: Section | None = None,
+    recomputed: bool = False,
+    causal_scores: Literal["full", "half"] = "full",
+    pairs: bool = False,
 ) -> StepFlops:
-    """FLOPs of forward and backward over `tokens` tokens.
+    """FLOPs of forward and backward over `tokens` tokens, in sequences of `sequence_length`, all ranks together.
 
-    `depth` bottom layers run and the top `trained` of them learn, with the head; the whole model
-    where not given. Backward through what learns costs twice its forward (data and weight gradients).
+    `scored` is the number of positions that the head scores. `section` says what runs and what of it learns; None is the
+    whole model. `recomputed`: activations are checkpointed by layer. `causal_scores` halves the scores and the mix of
+    causal models. `pairs`: BERT's pooler and its two classes, on one position of each sequence.
+
+    Backward, a matrix product costs its forward once for the gradient of its input, where anything below learns, and once
+    for that of its weight, where it learns itself; scores and mix cost theirs twice wherever gradients pass.
     """
-    depth = sizes.num_hidden_layers if depth is None else depth
-    layer, head = layer_forward(family, sizes, sequence_length), head_forward(family, sizes)
-    forward = depth * layer + head
-    backward = 2 * ((depth if trained is None else trained) * layer + head)
-    if trained is not None and not family.pre_norm:
-        # The graph is cut below the lowest trained layer; in a post-LN layer q, k and v read the cut
-        # input itself and owe it no gradient. In a pre-LN layer a trained norm stands between.
-        backward -= 2 * sizes.hidden_size * (sizes.num_attention_heads + 2 * sizes.num_key_value_heads) * sizes.head_dim
-    total = tokens * (forward + backward)
-    return StepFlops(model=total, executed=total)
+    per = _token(family.name, sizes)
+    section = section or Section.whole(sizes.num_hidden_layers)
+    learning, depth = len(section.layers), section.depth
+    reaches = section.embeddings and _embeddings_learn(family.name, sizes.tied, section.head)
+    # Layers that gradients go through.
+    passed = depth if reaches else depth - min(section.layers, default=depth)
+
+    scores = 4 * sequence_length * sizes.num_attention_heads * sizes.head_dim
+    if causal_scores == "half" and family.objective == "clm":
+        scores //= 2
+    projections = (per.inputs + per.mixed) * (depth + passed + learning)
+    if learning and not reaches and not family.pre_norm:
+        # Nothing below the lowest layer learns. In a post-LN layer q, k and v read its input and owe it no gradient;
+        # in a pre-LN layer a norm that learns stands between.
+        projections -= per.inputs
+    model = {
+        "embedding": 0,
+        "attention_projections": tokens * projections,
+        "attention_scores": tokens * scores * (depth + 2 * passed),
+        "ffn": tokens * per.ffn * (depth + passed + learning),
+        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0),
+    }
+    if pairs:
+        pooler, classes = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2
+        model["head"] += tokens // sequence_length * _head(pooler, classes, learns=section.head, passes=passed > 0)
+    executed = dict(model)
+    if recomputed:
+        again = tokens * passed
+        executed["attention_projections"] += again * (per.inputs + per.mixed)
+        executed["attention_scores"] += again * scores
+        # torch's checkpoints stop where the last tensor that backward needs is there again. In a pre-LN layer that is
+        # before the last product, whose result is but added; in a post-LN layer the norm behind it needs it.
+        executed["ffn"] += again * (per.ffn - per.down if family.pre_norm else per.ffn)
+    return StepFlops(model, executed)
+
+
+def _head(first: int, last: int, *, learns: bool, passes: bool) -> int:
+    """Forward and backward of a head of two products; `passes`: whether gradients go on into the layers.
+
+    Between the two products, and before the last where there is no first, stands a norm or a bias that learns with them.
+    """
+    forward = first + last
+    if not learns:
+        return 2 * forward if passes else forward
+    return 3 * forward - (0 if passes else first)

@@ -84,6 +84,7 @@ def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> d
             f"{directory}: tensor {missing[0]!r} is missing from the weights"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             + "; save the model again with save_pretrained"
+            + (", or name its own class in config.json as architectures" if family.pair_logits else "")
         )
     return {name: state[name] for name in specs}
 

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError, is_full_disk
 from data_prep.files import write_json
-from pipeline.families import FAMILIES
+from pipeline.families import family_of
 from pipeline.growth.huggingface import WEIGHTS, WEIGHTS_INDEX
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as
@@ -64,7 +64,7 @@ def no_room(directory: Path, error: OSError) -> Exception:
 
 def _described(config: PretrainedConfig, dtype: torch.dtype) -> PretrainedConfig:
     config = copy.deepcopy(config)
-    config.architectures = [FAMILIES[config.model_type].model_class.__name__]
+    config.architectures = [family_of(config).model_class.__name__]
     config.dtype = dtype
     return config
 

@@ -8,15 +8,12 @@ import torch
 
 from pipeline.growth.description import describe
 from pipeline.growth.exactness import predict, predict_moments, verdict
+from pipeline.growth.memory import rank_bytes
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.state import OptimizerState, Rows, unsaid
-from pipeline.growth.zero_files import bytes_of_rank
 
 _GIB = 2**30
-
-_SUB_GROUP = 1_000_000_000
-"""Elements that DeepSpeed steps at once where its file does not say (`sub_group_size`)."""
 
 
 def listing(growth: OfflineGrowth) -> str:
@@ -38,12 +35,9 @@ def listing(growth: OfflineGrowth) -> str:
 
 def _memory(growth: OfflineGrowth) -> int:
     """Return the bytes that a rank keeps of its elements, at most, between and during steps."""
-    count = bytes_of_rank(growth.grown, growth.ranks, None) // torch.float32.itemsize
-    engine = _engine_dtype(growth)
-    size = count * (torch.float32.itemsize * (1 + len(_kept_of_each(growth.optimizer))) + 2 * engine.itemsize)
-    if engine is not torch.float32:
-        size += min(count, _SUB_GROUP) * torch.float32.itemsize
-    return size
+    kept = len(_kept_of_each(growth.optimizer))
+    tensors = [(math.prod(tensor.shape), kept) for tensor in growth.grown.values()]
+    return rank_bytes(tensors, growth.ranks, 3, _engine_dtype(growth)).total
 
 
 def _engine_dtype(growth: OfflineGrowth) -> torch.dtype:

@@ -20,7 +20,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, State
-from pipeline.growth.zero_files import TAG, bytes_of_rank, write_zero3
+from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 CERTIFICATE = "certificate.json"
@@ -59,6 +59,8 @@ class Request:
     world_size: int | None
     """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
     out: Path
+    foreign: bool = False
+    """Whether the source may be a checkpoint that does not say what its files should be."""
 
 
 class OfflineGrowth:
@@ -68,7 +70,7 @@ class OfflineGrowth:
         """Raises UserError where something is wrong with the request that can be known without reading the weights."""
         self.request = request
         _check_absent(request.out)
-        self.source = source = open_source(request.source)
+        self.source = source = open_source(request.source, foreign=request.foreign)
         self._target = _target(request.target, source.config)
         self.plan = plan_growth(source.config, self._target, request.growth, request.seed)
         self._check_options()
@@ -139,9 +141,12 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path) -> None:
+        beside = list(filter(Path.is_file, (self.source.directory / name for name in _BESIDE)))
         with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self.request.format == "hf":
                 write_huggingface(directory, self._target, self.grown, self.dtype, progress=bar.update)
+                for path in beside:
+                    shutil.copyfile(path, directory / path.name)
             else:
                 write_zero3(
                     directory,
@@ -150,11 +155,9 @@ class OfflineGrowth:
                     self.ranks,
                     dtype=self.dtype,
                     optimizer=self.optimizer,
+                    beside=beside,
                     progress=bar.update,
                 )
-        beside = directory if self.request.format == "hf" else directory / TAG
-        for path in filter(Path.is_file, (self.source.directory / name for name in _BESIDE)):
-            shutil.copyfile(path, beside / path.name)
 
     @property
     def bytes_written(self) -> int:

@@ -56,6 +56,12 @@ class GrowthPlan:
                 "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
                 "checkpoint grown without it holds; name a run directory or a checkpoint of one, or choose fresh"
             )
+        for name, kept in optimizer.items():
+            if not kept.keys() >= {"exp_avg", "exp_avg_sq", "step"}:
+                raise UserError(
+                    f"growth.optimizer_state: grow needs the source's Adam state, and of tensor {name!r} its optimizer kept "
+                    f"{', '.join(sorted(kept))} alone; choose fresh"
+                )
         return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
 
     def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
@@ -175,8 +181,10 @@ def _all_sides(
     sides: dict[tuple[AxisKind, str, str], Side] = {}
     for use, side in residual_sides(operator, maps[AxisKind.RESIDUAL], family).items():
         sides[AxisKind.RESIDUAL, "", use] = side
-    for use, side in unit_sides(operator, maps[AxisKind.FFN]).items():
-        sides[AxisKind.FFN, "", use] = side
+    # What pools the residual stream copies as it does, and is read by no norm: its new channels are units.
+    for kind, axis_map in ((AxisKind.FFN, maps[AxisKind.FFN]), (AxisKind.POOLED, maps[AxisKind.RESIDUAL])):
+        for use, side in unit_sides(operator, axis_map).items():
+            sides[kind, "", use] = side
     for kind in (AxisKind.HEADS, AxisKind.KV_HEADS):
         channels = head_channels(operator, unit_sides(operator, maps[kind]), family, old, new, growth.paper_factor)
         for (part, use), side in channels.items():
@@ -189,6 +197,7 @@ def _all_sides(
         old.max_position_embeddings, new.max_position_embeddings, family.position_offset
     )
     sides[AxisKind.SEGMENTS, "", "index"] = Side.identity(old.segments)
+    sides[AxisKind.VERDICTS, "", "out"] = Side.identity(old.of(AxisKind.VERDICTS))
     return sides
 
 

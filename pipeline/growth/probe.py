@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
 from transformers.pytorch_utils import Conv1D
 
 from pipeline import keyed
@@ -126,21 +127,22 @@ def probe(
     family: Family, config: PretrainedConfig, state: State, input_ids: torch.Tensor, dtype: torch.dtype = torch.float64
 ) -> torch.Tensor:
     """Return the logits [sequences, S, vocab], in `dtype`, of the model that `state` holds."""
-    return streamed_model(family, config, state, dtype)(input_ids=input_ids).logits
+    return streamed_model(family, config, state, dtype)(input_ids=input_ids)[family.logits]
 
 
 @torch.no_grad()
-def _probe_grown(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids: torch.Tensor) -> torch.Tensor:
-    """The same of a grown model as its training begins, weighted norms included."""
+def _outputs(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids: torch.Tensor, *, grown: bool) -> ModelOutput:
+    """What a model gives in float64; a grown one as its training begins, weighted norms included."""
     model = streamed_model(plan.family, config, state, torch.float64)
-    if plan.growth.norm_statistics == "weighted":
+    if grown and plan.growth.norm_statistics == "weighted":
         WeightedNorms(model, plan.family, sizes_of(config), plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps)
-    return model(input_ids=input_ids).logits
+    return model(input_ids=input_ids)
 
 
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
     """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
 
+    The logits of sentence pairs, where the model has any, are compared too. The losses are those of tokens alone.
     Growth and models are in float64 throughout: this is about the plan, not about what rounding the
     weights to a narrower dtype adds. On a fixed window of random tokens, all scored: the next token, or
     under masked language modelling the token itself. Above WHOLE_PARAMETERS both models are cut to a few
@@ -158,14 +160,16 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
     input_ids = _window(family, source.config)
-    before = probe(family, small, small_state, input_ids)
-    after = _probe_grown(plan, large, large_state, input_ids)[..., : before.shape[-1]]
-    losses = [_loss(family, logits, input_ids) for logits in (before, after)]
+    before = _outputs(plan, small, small_state, input_ids, grown=False)
+    after = _outputs(plan, large, large_state, input_ids, grown=True)
+    after[family.logits] = after[family.logits][..., : source.config.vocab_size]
+    compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
+    losses = [_loss(family, outputs[family.logits], input_ids) for outputs in (before, after)]
     return {
         "source_loss": losses[0],
         "grown_loss": losses[1],
         "loss_gap": losses[1] - losses[0],
-        "max_logit_difference": (before - after).abs().max().item(),
+        "max_logit_difference": max((before[field] - after[field]).abs().max().item() for field in compared),
         "scored_tokens": _scored(family, input_ids).numel(),
         "dtype": "float64",
         "tokens": "random",

@@ -13,16 +13,20 @@ CHECKPOINTS = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
     """Return the model in `path`: a Hugging Face directory, a checkpoint, a folder of checkpoints, or a run directory.
 
-    Of several checkpoints it is the newest. Raises UserError where there is none, or none that can be read.
+    Of several checkpoints it is the newest. Its files are compared with the digests that it was written with; `foreign`
+    also takes one that has none. Of `parts` processes that open it together each reads its `part` of them for that.
+    Raises UserError where there is none, or none that can be read.
     """
-    checkpoint = _checkpoint_in(path)
-    return open_huggingface(path) if checkpoint is None else open_zero_checkpoint(checkpoint)
+    checkpoint = checkpoint_in(path)
+    if checkpoint is None:
+        return open_huggingface(path)
+    return open_zero_checkpoint(checkpoint, foreign=foreign, part=part, parts=parts)
 
 
-def _checkpoint_in(path: Path) -> Path | None:
+def checkpoint_in(path: Path) -> Path | None:
     """The checkpoint that `path` is or leads to; None where it is something else."""
     if is_zero_checkpoint(path):
         return path

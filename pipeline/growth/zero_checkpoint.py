@@ -2,6 +2,9 @@
 
 A parameter lies in flat pieces, one a rank. Weights are the fp32 masters; what the optimizer keeps
 of each parameter comes beside them. The tag directory names the model by its `config.json`.
+
+No code in a file is run, whoever wrote it: whatever is no tensor, plain value or known stand-in is refused. That a
+checkpoint is whole and one of ours is what its digests are for.
 """
 
 import json
@@ -9,7 +12,7 @@ import math
 import pickle
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.huggingface import read_config
+from pipeline.growth.integrity import FILES, damage
 from pipeline.growth.state import Rows, Source, unsaid
 
 PROGRESS = "progress.json"
@@ -27,7 +31,8 @@ PROGRESS = "progress.json"
 _MODEL_STATES = "mp_rank_00_model_states.pt"
 _RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
 _RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-_PREFIXES = ("", "bf16_")
+_BF16 = "bf16_"
+_PREFIXES = ("", _BF16)
 
 
 class _Fields:
@@ -77,16 +82,28 @@ class PartitionedTensor:
         return values.reshape(stop - start, *self.shape[1:])
 
 
+def missing_files(names: Collection[str], stage: int, ranks: int) -> list[str]:
+    """Return which of the files that DeepSpeed 0.19.8 writes at a ZeRO stage are not among `names`."""
+    model = [_RANK_MODEL_STATES.format(rank=rank) for rank in range(ranks)] if stage == 3 else [_MODEL_STATES]
+    optimizer = [_RANK_OPTIMIZER_STATES.format(rank=rank) for rank in range(ranks)] if stage > 0 else []
+    # Which of its optimizers write the prefix is of no matter here.
+    found = {name.removeprefix(_BF16) for name in names}
+    return [name for name in (*model, *optimizer) if name not in found]
+
+
 def is_zero_checkpoint(directory: Path) -> bool:
     """Whether this is a checkpoint's tag directory."""
     return any(directory.glob("*_states.pt"))
 
 
-def open_zero_checkpoint(directory: Path) -> Source:
+def open_zero_checkpoint(directory: Path, *, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
     """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
 
-    Raises UserError as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
+    Its files must be those that it was written with (`integrity.damage`, which `part` and `parts` are for); one that does
+    not say what they were was not written here, and is opened where it is `foreign` by the caller's word. Raises UserError
+    otherwise, as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
     """
+    _check_origin(directory, foreign, part, parts)
     _check_norms(directory / PROGRESS)
     return read_zero_checkpoint(directory)
 
@@ -111,6 +128,19 @@ def read_zero_checkpoint(directory: Path) -> Source:
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
     optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
     return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
+
+
+def _check_origin(directory: Path, foreign: bool, part: int, parts: int) -> None:
+    if directory.is_dir() and not (directory / FILES).exists():
+        if not foreign:
+            raise UserError(
+                f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, say "
+                "source.foreign=true (launch/grow.py: --foreign)"
+            )
+        return
+    fault = damage(directory, part, parts)
+    if fault is not None:
+        raise UserError(f"{fault}; the checkpoint is damaged: copy it again, or name another one")
 
 
 def _check_norms(path: Path) -> None:
@@ -210,13 +240,16 @@ def _take_stage_1_or_2(held: dict[str, _Held], saved: dict[str, Any]) -> None:
 def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, _Held]:
     """Stage 0: whole parameters, in the order of the optimizer's groups, which say their names."""
     held: dict[str, _Held] = {}
-    for group in model["optimizer"]["param_groups"]:
-        for name, place in zip(group["names"], group["params"], strict=True):
-            weights = model["module"][name]
+    saved = model["optimizer"]
+    # In bf16 the masters lie beside the optimizer's own state, group by group as there.
+    optimizer = saved.get("optimizer_state_dict", saved)
+    for number, group in enumerate(optimizer["param_groups"]):
+        masters = saved["fp32_groups"][number] if "fp32_groups" in saved else [model["module"][name] for name in group["names"]]
+        for name, place, weights in zip(group["names"], group["params"], masters, strict=True):
             if weights.dtype != torch.float32:
                 raise UserError(f"{path}: tensor {name!r} is {weights.dtype} without a float32 master; ZeRO stage 1 keeps one")
             held[name] = _Held()
-            held[name].add(weights.flatten(), 0, weights.numel(), model["optimizer"]["state"].get(place, {}))
+            held[name].add(weights.detach().flatten(), 0, weights.numel(), optimizer["state"].get(place, {}))
     return held
 
 

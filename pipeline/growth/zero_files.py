@@ -2,13 +2,15 @@
 
 `latest` names the checkpoint's folder. In it each rank has two files (DeepSpeed 0.19's names and keys):
 `..model_states.pt` says which parameter lies where, `..optim_states.pt` holds its piece of every fp32
-master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's.
+master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's,
+and `files.json`, what each file should be.
 """
 
 import copy
 import math
+import shutil
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +21,10 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
-from pipeline.families import FAMILIES, sizes_of
+from pipeline.families import family_of, sizes_of
 from pipeline.growth import streaming
 from pipeline.growth.huggingface_sink import Progress, no_room
+from pipeline.growth.integrity import seal
 from pipeline.growth.state import OptimizerState, Rows, State, flat
 from pipeline.growth.streaming import raw_bytes, stored_as
 
@@ -48,13 +51,15 @@ def write_zero3(
     *,
     dtype: torch.dtype = torch.float32,
     optimizer: OptimizerState | None = None,
+    beside: Iterable[Path] = (),
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint of `world_size` ranks into `directory`, which exists and is the caller's to discard.
 
     To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
     its own and takes such a checkpoint as a source of growth. Masters are float32; `dtype` is the engine's, by
-    which DeepSpeed names the files, and which config.json says. Raises UserError where the disk is full or a
+    which DeepSpeed names the files, and which config.json says. Files `beside` the weights, a tokenizer's, are copied.
+    Raises UserError where the disk is full or a
     value is beyond float32.
     """
     tag = directory / TAG
@@ -68,7 +73,10 @@ def write_zero3(
             path = tag / f"{'bf16_' if dtype is torch.bfloat16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
             _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
         config.save_pretrained(tag)
+        for file in beside:
+            shutil.copyfile(file, tag / file.name)
         write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size})
+        seal(tag)
         (directory / "latest").write_text(TAG + "\n", encoding="utf-8")
     except OSError as error:
         raise no_room(directory, error) from None
@@ -105,7 +113,7 @@ def _groups(state: State, optimizer: OptimizerState | None) -> list[_Group]:
 
 
 def _model_states(config: PretrainedConfig, state: State, groups: list[_Group], world_size: int) -> dict[str, Any]:
-    family, tied = FAMILIES[config.model_type], sizes_of(config).tied
+    family, tied = family_of(config), sizes_of(config).tied
     return {
         "module": {},
         "buffer_names": [],

@@ -1,15 +1,18 @@
 """The live sink: a state written into a DeepSpeed engine, each rank computing its own pieces.
 
 One pass after `deepspeed.initialize`, a chunk at a time: the fp32 masters, the low-precision weights
-beside them, and what the optimizer keeps of each. Under ZeRO-3 no rank ever holds a whole tensor.
+beside them, and what the optimizer keeps of each. Under ZeRO-3 no rank ever holds a whole tensor, and masters that
+lie on a disk come into memory one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
@@ -59,17 +62,26 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
     Of a tensor that `optimizer_state` says nothing about the optimizer keeps nothing; where it shares a
     master with others, its elements are as old as their `step` says: 0.
     """
-    masters = _masters(engine)
-    for master in masters:
-        for fragment in master.fragments:
-            _fill(master.values, fragment, state[fragment.name])
-        if optimizer_state is not None:
-            _fill_optimizer(engine, master, optimizer_state)
-    _fill_low_precision(engine, masters, state)
+    for number, master in enumerate(masters_of(engine)):
+        with _in_memory(engine, number):
+            # Padding was never written, and would go into every norm.
+            master.values.zero_()
+            for fragment in master.fragments:
+                _fill(master.values, fragment, state[fragment.name])
+            if optimizer_state is not None:
+                _fill_optimizer(engine, master, optimizer_state)
+            if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+                _fill_partitions(master)
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        # hpZ keeps copies within a node, cut from what was there before.
+        engine.optimizer.invalidate_secondary_tensor()
+    elif isinstance(engine.optimizer, (*_GROUP_PARTITIONS, FP16_UnfusedOptimizer)):
+        for name, parameter in engine.module.named_parameters():
+            _fill(parameter.detach().view(-1), Fragment(name, parameter, 0, parameter.numel(), 0), state[name])
 
 
-def _masters(engine: DeepSpeedEngine) -> list[Master]:
-    """This rank's masters, by DeepSpeed's own bookkeeping of the fragments in them."""
+def masters_of(engine: DeepSpeedEngine) -> list[Master]:
+    """Return this rank's masters, by DeepSpeed's own bookkeeping of the fragments in them; those on a disk are empty."""
     wrapper, named = engine.optimizer, list(engine.module.named_parameters())
     if isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3):
         masters = [Master(stepped, []) for stepped in wrapper.fp32_partitioned_groups_flat]
@@ -78,8 +90,6 @@ def _masters(engine: DeepSpeedEngine) -> list[Master]:
             start = min(engine.global_rank * size, parameter.ds_numel)
             stop = min(start + size, parameter.ds_numel)
             masters[number].fragments.append(Fragment(name, parameter, start, stop, place))
-            # The last rank's padding was never written, and would go into every norm.
-            masters[number].values[place + stop - start : place + size] = 0
         return masters
     if isinstance(wrapper, tuple(_GROUP_PARTITIONS)):
         masters = [Master(stepped, []) for stepped in getattr(wrapper, _GROUP_PARTITIONS[type(wrapper)])]
@@ -90,23 +100,35 @@ def _masters(engine: DeepSpeedEngine) -> list[Master]:
                 fragment = Fragment(name, parameter, start, start + mapping.lp_fragment_address.numel, place)
                 masters[mapping.param_group_index].fragments.append(fragment)
         return masters
-    assert isinstance(wrapper, torch.optim.Optimizer), f"the masters of {type(wrapper).__name__} are not known"
-    # Stage 0 keeps no masters beside the weights.
-    return [Master(parameter, [Fragment(name, parameter, 0, parameter.numel(), 0)]) for name, parameter in named]
+    stepped = {parameter: parameter for _, parameter in named}
+    if isinstance(wrapper, FP16_UnfusedOptimizer):
+        groups = zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        stepped = {low: master for lows, masters in groups for low, master in zip(lows, masters, strict=True)}
+    else:
+        # Stage 0 in fp32 keeps no masters beside the weights.
+        assert isinstance(wrapper, torch.optim.Optimizer), f"the masters of {type(wrapper).__name__} are not known"
+    return [Master(stepped[parameter], [Fragment(name, parameter, 0, parameter.numel(), 0)]) for name, parameter in named]
 
 
-def _fill_low_precision(engine: DeepSpeedEngine, masters: list[Master], state: State) -> None:
-    """Write the weights that the model computes with: under ZeRO-3 this rank's pieces, else whole tensors."""
-    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-        for master in masters:
-            for fragment in master.fragments:
-                piece = fragment.parameter.ds_tensor
-                for begin in range(0, piece.numel(), CHUNK_ELEMENTS):
-                    end = min(begin + CHUNK_ELEMENTS, piece.numel())
-                    piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
-    elif isinstance(engine.optimizer, tuple(_GROUP_PARTITIONS)):
-        for name, parameter in engine.module.named_parameters():
-            _fill(parameter.detach().view(-1), Fragment(name, parameter, 0, parameter.numel(), 0), state[name])
+@contextmanager
+def _in_memory(engine: DeepSpeedEngine, number: int) -> Iterator[None]:
+    """Hold a master, and what the optimizer keeps of it, in memory where they lie on a disk; then write them back."""
+    wrapper = engine.optimizer
+    swaps = isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3) and wrapper._swappable_optimizer_subgroup(number)
+    if swaps:
+        wrapper._optimizer_states_and_gradient_swap_in(number)
+    yield
+    if swaps:
+        wrapper._optimizer_states_and_gradient_swap_out(number)
+
+
+def _fill_partitions(master: Master) -> None:
+    """Write this rank's pieces of the weights that the model computes with."""
+    for fragment in master.fragments:
+        piece = fragment.parameter.ds_tensor
+        for begin in range(0, piece.numel(), CHUNK_ELEMENTS):
+            end = min(begin + CHUNK_ELEMENTS, piece.numel())
+            piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
 
 
 def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows) -> None:
@@ -138,7 +160,8 @@ def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerSta
                     _fill(whole, fragment, value)
             kept[master.stepped][key] = whole.view(master.stepped.shape)
         elif key == "step" or alike != unsaid(key):
-            kept[master.stepped][key] = torch.tensor(alike)
+            # Where the tensor is: fused kernels count steps there.
+            kept[master.stepped][key] = torch.tensor(alike, device=master.stepped.device)
 
 
 def _alike(values: list[tuple[Fragment, Rows | float]]) -> float | None:

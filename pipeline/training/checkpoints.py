@@ -1,25 +1,38 @@
 """Checkpoints that are whole or absent: written aside, checked, renamed; `latest` names the newest, last of all."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import publish_directory, write_atomically, write_json
+from pipeline.growth.integrity import Digest, HashedFile, damage, seal
 from pipeline.growth.sources import LATEST
 from pipeline.growth.state import Source
-from pipeline.growth.zero_checkpoint import PROGRESS, read_zero_checkpoint
+from pipeline.growth.zero_checkpoint import PROGRESS, missing_files, read_zero_checkpoint
+from pipeline.recipe import CheckpointingConfig
 from pipeline.training import distributed
+from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import TrainedModel
+from pipeline.training.snapshot import on_host
+
+Say = Callable[[str], None]
+"""Shows a person a line; called on every rank, for one of them to show."""
 
 _DOOMED = ".deleted"
+_TAG = re.compile(r"step-(\d{8,})")
 
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -29,16 +42,19 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 class Saved:
     """Where a run stands: what a checkpoint says beside DeepSpeed's own files."""
 
-    model: str
-    """Which model was being trained: "source" or "target"."""
+    phase: int
+    """How often the model that was being trained had been grown in this run: 0 is the source."""
     step: int
     """Steps of the run so far, the source's included."""
-    samples: int
+    samples: dict[str, int]
+    """Samples taken of each stream of data."""
     tokens: int
     seconds: float
     """Seconds spent in steps."""
-    flops_model: dict[str, int]
-    flops_executed: dict[str, int]
+    ledger: dict[str, Any]
+    """The FLOPs so far, as the ledger writes itself down."""
+    rewinds: int = 0
+    """Times that the run has gone back to a checkpoint of its own accord."""
     norms_weighted_until: int | None = None
     """Step of the run from which on the model's norms are stock; None where they are."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -47,111 +63,251 @@ class Saved:
     """Where fp16's dynamic loss scale stands."""
 
 
-class _RecordingEngine(TorchCheckpointEngine):
-    """DeepSpeed's writer, which keeps a failed write to itself.
+class _Writer(TorchCheckpointEngine):
+    """DeepSpeed's writer for one checkpoint: hashes what it writes, and keeps a failure to itself.
 
-    Raised inside `save_checkpoint` it would leave the other ranks waiting in a barrier.
+    Raised inside `save_checkpoint` it would leave the other ranks waiting in a barrier. `later`: what is to be written is
+    copied, and written by `write`, on any thread.
     """
 
-    def __init__(self, replaced: TorchCheckpointEngine) -> None:
+    def __init__(self, replaced: TorchCheckpointEngine, directory: Path, *, later: bool) -> None:
         self.name = replaced.name
-        # The older format cannot be mapped.
-        self.zipfile_serialization = True
         self.failure: str | None = None
+        self.digests: dict[str, Digest] = {}
+        self._directory = directory
+        self._later = later
+        self._copies: list[tuple[dict[str, Any], str]] = []
 
     def save(self, state_dict: dict[str, Any], path: str) -> None:
-        """Write one file, or note why not."""
+        """Write one file, or note why not; or note what it will hold."""
+        if not self._later:
+            self._write(state_dict, path)
+            return
         try:
-            super().save(state_dict, path)
-        except (OSError, RuntimeError) as error:
-            self.failure = self.failure or f"{path}: {' '.join(str(error).split())[:200]}"
+            self._copies.append((on_host(state_dict), path))
+        except Exception as error:
+            self._failed(path, error)
+
+    def write(self) -> None:
+        """Write what has been copied."""
+        while self._copies and self.failure is None:
+            self._write(*self._copies.pop())
+        self._copies.clear()
+
+    def _write(self, state: dict[str, Any], path: str) -> None:
+        try:
+            file = HashedFile(Path(path))
+            try:
+                # The older format cannot be mapped.
+                torch.save(state, file, _use_new_zipfile_serialization=True)
+            finally:
+                digest = file.close()
+        except Exception as error:
+            # Whatever it is: a thread that ends with it would leave a checkpoint that looks written.
+            self._failed(path, error)
+        else:
+            self.digests[Path(path).relative_to(self._directory).as_posix()] = digest
+
+    def _failed(self, path: str, error: Exception) -> None:
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(f"{type(error).__name__} {error}".split())[:200]
+        self.failure = self.failure or f"{path}: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A checkpoint that is being written."""
+
+    writer: _Writer
+    config: PretrainedConfig
+    saved: Saved
+    zero_stage: int
+    thread: threading.Thread | None
 
 
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, config: CheckpointingConfig) -> None:
         self._directory = directory
-        self._keep = keep
+        self._config = config
+        self._pending: _Pending | None = None
         self.beside: list[Path] = []
         """Files that go into each checkpoint's folder: the tokenizer's."""
+        self.last: Saved | None = None
+        """Where the newest checkpoint stands that is known to be whole."""
 
-    def latest(self) -> Saved | None:
-        """Return where the newest complete checkpoint stands, or None."""
+    def newest(self) -> Saved | None:
+        """Return where the newest checkpoint that says so stands, or None; other files of it are not looked at.
+
+        Raises UserError where there are checkpoints and none of them says where it stands.
+        """
+        tags = self._tags()
+        for tag in tags:
+            with contextlib.suppress(OSError, UserError):
+                return self._read(tag)
+        if tags:
+            raise UserError(
+                f"{self._directory}: no checkpoint there can be read: put one back, or remove the run directory and begin again"
+            )
+        return None
+
+    def newest_whole(self, say: Say) -> Saved | None:
+        """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
+
+        Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
+        newer checkpoint is damaged; raises UserError naming the file where none is whole.
+        """
+        self.last, damaged = None, []
+        for tag in distributed.on_first_rank(self._tags):
+            found: list[str | None] = [None] * distributed.world_size()
+            fault = damage(self._directory / tag, distributed.rank(), distributed.world_size())
+            torch.distributed.all_gather_object(found, fault)
+            faults = [fault for fault in found if fault is not None]
+            if not faults:
+                for fault in damaged:
+                    say(f"a checkpoint is damaged ({fault}); {tag} is taken, the newest whole one")
+                self.last = distributed.on_first_rank(lambda tag=tag: self._read(tag))
+                return self.last
+            damaged.append(faults[0])
+        if damaged:
+            raise UserError(
+                f"{damaged[0]}; no checkpoint there is whole: put one back, or remove the run directory and begin again"
+            )
+        return None
+
+    def save(self, model: TrainedModel, saved: Saved, say: Say, *, must: bool) -> bool:
+        """Save the model, its optimizer and where it stands; a collective call. Returns whether that went well.
+
+        A checkpoint that cannot be written is said, its folder removed, and the last one stays. Where there `must` be one
+        (at the end, or when asked to stop), UserError is raised on every rank instead, and the checkpoint is on disk when
+        this returns. Where there need not and saving is asynchronous it is begun, and `finish` tells how it went.
+        """
+        self.finish(say)
+        engine, aside = model.engine, self._directory / (_tag(saved.step) + ".partial")
+        later = self._config.asynchronous and not must
+        saved = replace(saved, **engine_state(engine))
+        distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
+        writer = _Writer(engine.checkpoint_engine, aside, later=later)
+        engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
+        # DeepSpeed copies two scripts beside every checkpoint; on a full disk that raises on one rank alone.
+        engine._copy_recovery_script = lambda save_path: None
         try:
-            tag = (self._directory / LATEST).read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            return None
+            with saved_from_disk(engine):
+                engine.save_checkpoint(str(self._directory), tag=aside.name, save_latest=False)
+        finally:
+            engine.checkpoint_engine = replaced
+        thread = threading.Thread(target=writer.write, daemon=True, name="checkpoint") if later else None
+        self._pending = _Pending(writer, model.config, saved, engine.zero_optimization_stage(), thread)
+        if thread is None:
+            return self.finish(say, must=must)
+        thread.start()
+        return True
+
+    @property
+    def written(self) -> bool:
+        """Whether a checkpoint is being saved whose files on this rank are written; once they are on all, `finish` it."""
+        return self._pending is not None and not self._pending.thread.is_alive()
+
+    def finish(self, say: Say, *, must: bool = False) -> bool:
+        """Wait for the checkpoint that is being saved, if one is, and publish it; a collective call.
+
+        Returns and raises as `save` does. To be called at the latest when nothing is trained any more.
+        """
+        if self._pending is None:
+            return True
+        pending, self._pending = self._pending, None
+        if pending.thread is not None:
+            pending.thread.join()
+        outcomes: list[Any] = [None] * distributed.world_size()
+        torch.distributed.all_gather_object(outcomes, (pending.writer.failure, pending.writer.digests))
+        failure = next((failure for failure, _ in outcomes if failure is not None), None)
+        if failure is None:
+            digests = {name: digest for _, digests in outcomes for name, digest in digests.items()}
+            failure = distributed.on_first_rank(lambda: self._publish(pending, digests))
+        if failure is None:
+            self.last = pending.saved
+            untidy = distributed.on_first_rank(lambda: self._remove_old(_tag(pending.saved.step)))
+            if untidy is not None:
+                say(f"warning: {untidy}: older checkpoints could not be removed")
+            return True
+        aside = self._directory / (_tag(pending.saved.step) + ".partial")
+        distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
+        if must:
+            raise UserError(
+                f"{failure}: the checkpoint could not be written; make room and start the same command again, "
+                "which goes on from the last complete one"
+            )
+        say(f"warning: {failure}: the checkpoint of step {pending.saved.step} could not be written; make room for the next one")
+        return False
+
+    def open(self, saved: Saved) -> Source:
+        """Return the model and the optimizer's state in the checkpoint that `saved` describes, found whole before."""
+        # Weighted norms are no hindrance: the run that goes on has them too.
+        return read_zero_checkpoint(self._directory / _tag(saved.step))
+
+    def _tags(self) -> list[str]:
+        """The checkpoints that are there, or should be, the newest first."""
+        tags = {path.name for path in self._directory.glob("step-*") if path.is_dir()}
+        if (self._directory / LATEST).is_file():
+            tags.add((self._directory / LATEST).read_text(encoding="utf-8", errors="replace").strip())
+        return sorted(filter(_TAG.fullmatch, tags), key=_step, reverse=True)
+
+    def _read(self, tag: str) -> Saved:
         path = self._directory / tag / PROGRESS
         try:
             return Saved(**json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: not of this version's making ({error}); name another run_dir") from None
-        except FileNotFoundError:
-            raise UserError(
-                f"{self._directory / LATEST}: names {tag}, which is not there; put the checkpoint back, or remove the run "
-                "directory and begin again"
-            ) from None
 
-    def save(self, model: TrainedModel, saved: Saved) -> None:
-        """Save the model, its optimizer and where it stands; a collective call.
-
-        Raises UserError on every rank where a file could not be written; the last checkpoint stays.
-        """
-        tag, engine = _tag(saved.step), model.engine
-        aside = tag + ".partial"
-        saved = replace(saved, **engine_state(engine))
-        distributed.on_first_rank(lambda: self._clear(aside))
-        writer = _RecordingEngine(engine.checkpoint_engine)
-        engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
-        # DeepSpeed copies two scripts beside every checkpoint; on a full disk that raises on one rank alone.
-        engine._copy_recovery_script = lambda save_path: None
+    def _publish(self, pending: _Pending, digests: dict[str, Digest]) -> str | None:
+        """Make what the ranks have written a checkpoint; return why that could not be done, if it could not."""
+        tag = _tag(pending.saved.step)
+        aside, path = self._directory / (tag + ".partial"), self._directory / tag
+        for name in missing_files(digests, pending.zero_stage, distributed.world_size()):
+            return f"{aside / name}: not written by its rank"
         try:
-            engine.save_checkpoint(str(self._directory), tag=aside, save_latest=False)
-        finally:
-            engine.checkpoint_engine = replaced
-        distributed.on_every_rank(lambda: self._check(writer.failure, aside))
-        distributed.on_first_rank(lambda: self._publish(aside, tag, model.config, saved))
-
-    def open(self, saved: Saved) -> Source:
-        """Return the model and the optimizer's state in the checkpoint that `saved` describes."""
-        # Weighted norms are no hindrance: the run that goes on has them too.
-        return read_zero_checkpoint(self._directory / _tag(saved.step))
-
-    def _clear(self, name: str) -> None:
-        shutil.rmtree(self._directory / name, ignore_errors=True)
-
-    def _check(self, failure: str | None, aside: str) -> None:
-        if failure is not None:
-            shutil.rmtree(self._directory / aside, ignore_errors=True)
-            raise UserError(
-                f"{failure}: the checkpoint could not be written; make room and start the same command again, "
-                f"which goes on from the last complete one"
-            )
-
-    def _publish(self, aside: str, tag: str, config: PretrainedConfig, saved: Saved) -> None:
-        try:
+            for name, digest in digests.items():
+                # Seen from here: a folder that each machine has for itself would never be whole.
+                if not (aside / name).is_file() or (aside / name).stat().st_size != digest.size:
+                    return f"{aside / name}: written by its rank and not here; {self._directory} must be shared by all machines"
             # So that the checkpoint can be read by itself.
-            config.save_pretrained(self._directory / aside)
-            for path in self.beside:
-                shutil.copyfile(path, self._directory / aside / path.name)
-            write_json(self._directory / aside / PROGRESS, asdict(saved))
-            publish_directory(self._directory / aside, self._directory / tag)
+            pending.config.save_pretrained(aside)
+            for file in self.beside:
+                shutil.copyfile(file, aside / file.name)
+            write_json(aside / PROGRESS, asdict(pending.saved))
+            seal(aside, digests)
+            self._invalidate(path)
+            publish_directory(aside, path)
             write_atomically(self._directory / LATEST, tag + "\n")
         except OSError as error:
-            self._check(f"{self._directory / tag}: {error.strerror}", aside)
-        self._remove_old(tag)
+            return f"{path}: {error.strerror}"
+        return None
 
-    def _remove_old(self, newest: str) -> None:
-        tags = sorted(path.name for path in self._directory.glob("step-*") if path.name != newest)
-        doomed = [tag for tag in tags if not tag[-1].isdigit()]
-        old = [tag for tag in tags if tag[-1].isdigit()]
-        for tag in old[: max(0, len(old) - (self._keep - 1))]:
-            # Renamed first: half a checkpoint under its own name would look whole.
-            os.replace(self._directory / tag, self._directory / (tag + _DOOMED))
-            doomed.append(tag + _DOOMED)
-        for name in doomed:
-            shutil.rmtree(self._directory / name, ignore_errors=True)
+    def _invalidate(self, path: Path) -> None:
+        """Take the checkpoint's name away, if it is there: half of one under its own name would look whole."""
+        if path.exists():
+            shutil.rmtree(path.with_name(path.name + _DOOMED), ignore_errors=True)
+            os.replace(path, path.with_name(path.name + _DOOMED))
+
+    def _remove_old(self, newest: str) -> str | None:
+        """Remove what is neither among the newest nor to be kept for good; return why that could not be done, if so.
+
+        Steps beyond the newest are of damaged checkpoints, before which the run has begun again.
+        """
+        try:
+            earlier = sorted((tag for tag in self._tags() if _step(tag) < _step(newest)), key=_step)
+            kept = {newest, *earlier[max(0, len(earlier) - (self._config.keep - 1)) :]}
+            if self._config.keep_every is not None:
+                kept |= {tag for tag in earlier if _step(tag) % self._config.keep_every == 0}
+            for tag in self._tags():
+                if tag not in kept:
+                    self._invalidate(self._directory / tag)
+            for path in self._directory.glob("step-*"):
+                if path.name not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
+        except OSError as error:
+            return f"{error.filename or self._directory}: {error.strerror}"
+        return None
 
 
 def engine_state(engine: DeepSpeedEngine) -> dict[str, Any]:
@@ -173,3 +329,7 @@ def restore_engine(engine: DeepSpeedEngine, saved: Saved) -> None:
 
 def _tag(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def _step(tag: str) -> int:
+    return int(_TAG.fullmatch(tag)[1])

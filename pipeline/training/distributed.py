@@ -11,7 +11,8 @@ import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
 
-from data_prep.errors import UserError, full_disk, is_full_disk
+from data_prep.command import refusal
+from data_prep.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -62,18 +63,27 @@ def device() -> torch.device:
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
-    """Return what `work` returns on rank 0, on every rank; a UserError there is raised on every rank."""
+    """Return what `work` returns on rank 0, on every rank; an error there that a person can mend is a UserError on every rank.
+
+    Any other error is raised there as it is, and as a RuntimeError on the others, which would wait for ever.
+    """
     outcome: list[object] = [None, None]
+    failure: Exception | None = None
     if rank() == 0:
         try:
             outcome[0] = work()
         except UserError as error:
             outcome[1] = error
-        except OSError as error:
-            if not is_full_disk(error):
-                raise
-            outcome[1] = UserError(full_disk(error))
+        except Exception as error:
+            sentence = refusal(error)
+            if sentence is not None:
+                outcome[1] = UserError(sentence)
+            else:
+                # Not every error can be sent.
+                failure, outcome[1] = error, RuntimeError(f"rank 0: {type(error).__name__}: {error}")
     torch.distributed.broadcast_object_list(outcome, src=0, device=device())
+    if failure is not None:
+        raise failure
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]

@@ -1,10 +1,13 @@
 """DeepSpeed's own JSON: checked, its "auto" values resolved from the recipe and the machine."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
+from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
@@ -12,13 +15,17 @@ from pydantic import BaseModel, ValidationError
 
 from data_prep.config import read_json, unknown_key
 from data_prep.errors import UserError
-from pipeline.recipe import Recipe
+from pipeline.recipe import GrowStage, Recipe
+from pipeline.training.monitors import resolve_monitors, without_monitors
 
 AUTO = "auto"
 
 _BELONG_TO_RECIPE = {
     "optimizer": "`optimizer` of the recipe, which freezes by parameter group",
     "scheduler": "`schedule` of the recipe, which spans its stages",
+    "activation_checkpointing": "`activation_checkpointing` of the recipe, which knows the layers",
+    "compile": "`compile` of the recipe, which knows the layers",
+    "flops_profiler": "`flops` of the recipe, by which every step's FLOPs are counted",
 }
 _KEYS = (
     "train_batch_size",
@@ -52,8 +59,24 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "zero_optimization": DeepSpeedZeroConfig,
     "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
     "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+    "tensorboard": TensorBoardConfig,
+    "wandb": WandbConfig,
+    "csv_monitor": CSVConfig,
+    "comet": CometConfig,
 }
 _NEVER_PRINT = 1 << 40
+
+_MAY_CHANGE = (
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "aio",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+    "comms_logger",
+)
+"""Keys of how a batch is divided, how a disk is read, and what is printed: no step of a run depends on them."""
 
 
 def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -63,14 +86,19 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     """
     config = read_json(path, "ds_configs/ has one for each way of running")
     _check_keys(config, str(path))
-    _check_supported(config, str(path))
+    _resolve_disk(config, recipe)
+    if (stage := zero_stage(config)) not in (0, 1, 2, 3):
+        raise UserError(f"{path}: zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
+    _check_supported(config, world_size, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
     _resolve_precision(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
-    if not isinstance(config["gradient_clipping"], int | float):
-        raise UserError(f'{path}: gradient_clipping: a number or "auto" is expected (got {config["gradient_clipping"]!r})')
+    clipping = config["gradient_clipping"]
+    if not isinstance(clipping, int | float) or clipping < 0:
+        raise UserError(f'{path}: gradient_clipping: a number from 0 on or "auto" is expected (got {clipping!r})')
     _check_sections(config, str(path))
+    resolve_monitors(config, Path(recipe.run_dir), str(path))
     # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
@@ -83,6 +111,11 @@ def zero_stage(config: dict[str, Any]) -> int:
     return config.get("zero_optimization", {}).get("stage", 0)
 
 
+def offloads_optimizer(config: dict[str, Any]) -> bool:
+    """Whether masters and the optimizer's state lie in the host's memory or on its disk."""
+    return config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
+
+
 def compute_dtype(config: dict[str, Any]) -> torch.dtype:
     """The dtype in which the engine runs the model."""
     if config.get("bf16", {}).get("enabled"):
@@ -91,9 +124,14 @@ def compute_dtype(config: dict[str, Any]) -> torch.dtype:
 
 
 def same_run(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that may not change during a run: all but how a batch is divided."""
-    divided = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    return {key: value for key, value in config.items() if key not in divided}
+    """The part of a configuration that may not change during a run.
+
+    All but how a batch is divided, where and how a disk is used, and who is told what.
+    """
+    same = {key: copy.deepcopy(value) for key, value in without_monitors(config).items() if key not in _MAY_CHANGE}
+    # A run directory, in which it may lie, may be moved; a run that goes on reads a checkpoint and not what lies there.
+    _section(same, "zero_optimization.offload_optimizer").pop("nvme_path", None)
+    return same
 
 
 def _check_keys(config: dict[str, Any], origin: str) -> None:
@@ -122,13 +160,65 @@ def _section(config: dict[str, Any], section: str) -> Any:
     return value
 
 
-def _check_supported(config: dict[str, Any], origin: str) -> None:
-    """Refuse what DeepSpeed knows and growth does not: weights kept in further places would stay ungrown."""
+def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> None:
+    """Refuse what DeepSpeed knows and cannot be had here, each with what would do."""
     zero = _section(config, "zero_optimization")
-    if zero.get("zero_hpz_partition_size", 1) != 1:
-        raise UserError(f"{origin}: zero_optimization.zero_hpz_partition_size: not supported with growth; remove the key")
-    if _section(config, "zero_optimization.offload_param").get("device") == "nvme":
+    for key, (stays, reason) in _NOT_HERE.items():
+        section, _, name = key.rpartition(".")
+        if _section(config, section).get(name, stays) != stays:
+            raise UserError(f"{origin}: {key}: {reason}; remove the key")
+    if zero.get("offload_param", {}).get("device") == "nvme":
         raise UserError(f"{origin}: zero_optimization.offload_param.device: nvme is not supported with growth; cpu would do")
+    for name, stages, devices in (
+        ("offload_optimizer", (1, 2, 3), ("cpu", "nvme")),
+        ("offload_optimizer", (3,), ("nvme",)),
+        ("offload_param", (3,), ("cpu",)),
+    ):
+        device = zero.get(name, {}).get("device")
+        if device in devices and zero_stage(config) not in stages:
+            raise UserError(
+                f"{origin}: zero_optimization.{name}.device: {device} goes with ZeRO stage {' or '.join(map(str, stages))}, "
+                f"not {zero_stage(config)}"
+            )
+    group = zero.get("zero_hpz_partition_size", 1)
+    if group != 1 and (zero_stage(config) != 3 or not isinstance(group, int) or group < 1 or world_size % group):
+        raise UserError(
+            f"{origin}: zero_optimization.zero_hpz_partition_size: {group!r} ranks that share a copy of the weights go "
+            f"with ZeRO stage 3 and divide the ranks, {world_size}; choose such a number, or 1"
+        )
+    if zero.get("offload_optimizer", {}).get("device") == "nvme":
+        _check_disk(zero["offload_optimizer"], origin)
+    if get_accelerator().device_name() == "cpu":
+        for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+            if zero.get(key):
+                raise UserError(f"{origin}: zero_optimization.{key}: needs a GPU's kernels; remove the key on this machine")
+
+
+_NOT_HERE: dict[str, tuple[Any, str]] = {
+    "zero_optimization.compute_grad_norm": (True, "steps are skipped, and metrics recorded, by the gradient's norm"),
+    "zero_optimization.mics_shard_size": (-1, "weights replicated over shard groups cannot be filled by growth"),
+    "zero_optimization.zero_quantized_nontrainable_weights": (
+        False,
+        "weights that are frozen now learn later, and would have been rounded to 8 bits",
+    ),
+    "zero_optimization.offload_optimizer.ratio": (1.0, "the optimizer is the recipe's, which steps all masters in one place"),
+    "zero_optimization.offload_optimizer.super_offload": (False, "the optimizer is the recipe's"),
+    "zero_optimization.zenflow": (None, "the optimizer is the recipe's"),
+    "bf16.bf16_master_weights_and_grads": (False, "masters are float32 here, so that growth and resuming are exact"),
+    "bf16.bf16_optimizer_states": (False, "masters are float32 here, so that growth and resuming are exact"),
+    "fp16.fp16_master_weights_and_grads": (False, "masters are float32 here, so that growth and resuming are exact"),
+}
+"""Keys, the value that they may have, and why no other."""
+
+
+def _check_disk(offload: dict[str, Any], origin: str) -> None:
+    where = f"{origin}: zero_optimization.offload_optimizer"
+    if not offload.get("nvme_path"):
+        raise UserError(f'{where}.nvme_path: a directory on the disk is missing; name one, or say "auto": in the run directory')
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install libaio-dev, or choose cpu"
+        )
 
 
 def _check_sections(config: dict[str, Any], origin: str) -> None:
@@ -142,24 +232,44 @@ def _check_sections(config: dict[str, Any], origin: str) -> None:
             raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
 
 
-def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
-    batch = _number(config, "train_batch_size", recipe.train_batch_size, origin)
-    most = _number(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu, origin)
+def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
+    """Give optimizer state on a disk a place, and as many buffers as it has tensors, where the file does not say."""
+    offload = _section(config, "zero_optimization.offload_optimizer")
+    if offload.get("nvme_path") == AUTO:
+        offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
+    growths = [recipe.growth, *(stage.growth for stage in recipe.stages if isinstance(stage, GrowStage) and stage.growth)]
+    if offload.get("device") == "nvme" and any(growth.optimizer_state == "grow" for growth in growths):
+        # Beside weight, gradient and two moments a grown tensor may have a step, a rate and an eps of each element.
+        offload.setdefault("buffer_count", 7)
+
+
+def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, int]:
+    """Return (micro-batch, accumulation) by which `batch` sequences divide over the ranks, at most `most` at once on each.
+
+    Raises UserError naming `origin`, where the batch is said, if it does not divide.
+    """
     if batch % world_size:
         raise UserError(
             f"{origin}: train_batch_size {batch} does not divide over {world_size} ranks; choose a multiple of {world_size}"
         )
     share = batch // world_size
     micro = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
-    steps = _number(config, "gradient_accumulation_steps", share // micro, origin)
-    if steps * micro != share:
+    return micro, share // micro
+
+
+def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
+    batch = _number(config, "train_batch_size", recipe.train_batch_size, origin)
+    most = _number(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu, origin)
+    micro, accumulation = division(batch, most, world_size, origin)
+    steps = _number(config, "gradient_accumulation_steps", accumulation, origin)
+    if steps != accumulation:
         raise UserError(
             f"{origin}: gradient_accumulation_steps {steps} does not fit: train_batch_size {batch} on {world_size} ranks in "
-            f'micro-batches of {micro} accumulates {share // micro} times; say "auto"'
+            f'micro-batches of {micro} accumulates {accumulation} times; say "auto"'
         )
     config["train_batch_size"] = batch
     config["train_micro_batch_size_per_gpu"] = micro
-    config["gradient_accumulation_steps"] = steps
+    config["gradient_accumulation_steps"] = accumulation
 
 
 def _number(config: dict[str, Any], key: str, recipe_value: int, origin: str) -> int:
@@ -179,9 +289,10 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
         bf16["enabled"] = not config.get("fp16", {}).get("enabled") and _has_bf16()
     if config.get("fp16", {}).get("enabled") and not get_accelerator().is_fp16_supported():
         raise UserError(f"{origin}: fp16.enabled: this device does not run fp16; bf16 or fp32 would do")
-    if zero_stage(config) == 0 and compute_dtype(config) is not torch.float32:
+    if zero_stage(config) == 0 and compute_dtype(config) is torch.float16:
         raise UserError(
-            f"{origin}: zero_optimization.stage: stage 0 runs in fp32 only here; stage 1 costs one rank nothing more"
+            f"{origin}: zero_optimization.stage: stage 0 runs in bf16 or fp32 here, since a run that goes on would not have "
+            "its loss scale; stage 1 costs one rank nothing more"
         )
 
 

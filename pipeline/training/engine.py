@@ -1,26 +1,34 @@
 """A DeepSpeed engine around a Hugging Face model whose weights come from a state."""
 
 import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.utils import groups
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
-from data_prep.errors import UserError
-from pipeline.families import Family, Sizes, check_parameters, sizes_of
+from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.weighted_norms import WeightedNorms
-from pipeline.growth.zero_sink import fill_engine
+from pipeline.growth.zero_sink import fill_engine, masters_of
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import within_documents
+from pipeline.training.blocks import Block, blocks_of_parameters
+from pipeline.training.disk import mend_swapping
 from pipeline.training.ds_config import zero_stage
-from pipeline.training.optimizer import HEAD, FreezableAdamW, build_optimizer, layer_block, parameters_by_block
+from pipeline.training.freezing import Freezable
+from pipeline.training.layers import prepare_model
+from pipeline.training.losses import Logits, logits_of
+from pipeline.training.muon import FreezableMuon, Piece
+from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.traces import TraceCache
 
 
 @dataclass
@@ -30,9 +38,8 @@ class TrainedModel:
     family: Family
     config: PretrainedConfig
     engine: DeepSpeedEngine
-    optimizer: FreezableAdamW
-    blocks: dict[str, list[nn.Parameter]]
-    layers_per_block: int
+    optimizer: Freezable
+    blocks: dict[Block, list[nn.Parameter]]
     norms: WeightedNorms | None = None
     """Where growth is exact through weighted norm statistics only."""
 
@@ -46,45 +53,55 @@ class TrainedModel:
         """The model's sizes."""
         return sizes_of(self.config)
 
-    def logits(self, input_ids: torch.Tensor, documents: torch.Tensor | None = None) -> torch.Tensor:
-        """Run the model: [sequences, S] ids to [sequences, S, vocab] logits; `documents`, where given, are kept apart."""
+    def logits(self, input_ids: torch.Tensor, documents: torch.Tensor | None = None, **others: torch.Tensor) -> Logits:
+        """Run the model on a batch's inputs; `documents`, where given, are kept apart."""
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
-        return self.engine(input_ids=input_ids, **extra).logits
+        return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
 
     def reach(self, step: int) -> None:
         """Take on what depends on how many steps this model has been trained."""
         if self.norms is not None:
             self.norms.at(step)
 
-    def train_all(self) -> None:
-        """Let every block learn."""
-        self._train(set(self.blocks))
-
-    def train_top(self, depth: int, trained: int) -> None:
-        """Let only the layers [depth - trained, depth) and the head learn; all else stands still."""
-        size = self.layers_per_block
-        layers = {layer_block(first, first + size - 1) for first in range(depth - trained, depth, size)}
-        self._train({HEAD, *layers})
-
-    def _train(self, learning: set[str]) -> None:
+    def learn(self, section: Section) -> None:
+        """Let only what the section lets learn; all else stands still."""
         # Both switches are needed: without the first, ZeRO-3 steps a parameter by its previous gradient
         # and counts that in the norm; without the second, momentum and decay go on.
         for block, parameters in self.blocks.items():
             for parameter in parameters:
-                parameter.requires_grad_(block in learning)
+                parameter.requires_grad_(block.learns(section))
         for group in self.optimizer.param_groups:
-            group["frozen"] = group["block"] not in learning
+            group["frozen"] = not self._block(group).learns(section)
 
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of every group."""
+    def set_rates(self, rate: Callable[[Block], float]) -> None:
+        """Set the learning rate of every group by its block."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate(self._block(group)) * group["rate_ratio"]
+
+    def set_decays(self, decay: Callable[[Block], float]) -> None:
+        """Set the weight decay of every group that decays by its block."""
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = decay(self._block(group)) if group["decays"] else 0.0
+
+    def _block(self, group: dict[str, Any]) -> Block:
+        return next(block for block in self.blocks if block.name == group["block"])
+
+    def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
+        """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""
+        config = self.engine._config
+        config.train_micro_batch_size_per_gpu = micro_batch_size
+        config.gradient_accumulation_steps = accumulation
+        config.train_batch_size = micro_batch_size * accumulation * self.engine.dp_world_size
+        if hasattr(self.engine.optimizer, "gradient_accumulation_steps"):
+            self.engine.optimizer.gradient_accumulation_steps = accumulation
+        # DeepSpeed takes a step at each multiple.
+        self.engine.micro_steps = 0
 
     def close(self) -> None:
         """Give back the engine's memory."""
-        self.train_all()
+        self.learn(Section.whole(self.sizes.num_hidden_layers))
         self.engine.destroy()
         self.engine = None
         gc.collect()
@@ -96,23 +113,23 @@ def build(
     state: State,
     ds_config: dict[str, Any],
     optimizer: OptimizerConfig,
-    per_block: int,
+    blocks: Sequence[Block],
     attn_implementation: str,
     optimizer_state: OptimizerState | None = None,
+    *,
+    activation_checkpointing: bool = False,
+    compile: bool = False,
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
     The optimizer starts with `optimizer_state`, or with nothing. Raises RuntimeError where the family's
-    table does not match the model class, UserError where masters would lie out of reach.
+    table does not match the model class, UserError where a disk's blocks do not fit the ranks.
     """
-    if ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") == "nvme":
-        raise UserError(
-            "zero_optimization.offload_optimizer.device: masters on nvme can neither be filled nor read back from a "
-            "checkpoint here; cpu would do"
-        )
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
     partitioned = zero_stage(ds_config) == 3
+    # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     with (
         # zero.Init would round what rotary frequencies are made of to the model's dtype: bf16 puts them off by 0.4 %,
         # which is whole turns at the end of a long sequence.
@@ -123,11 +140,24 @@ def build(
         model = family.model_class(config)
     # no_init_weights leaves out the tying too.
     model.tie_weights()
-    groups = parameters_by_block(model, family, sizes_of(config), per_block)
-    adamw = build_optimizer(model, groups, optimizer)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=ds_config)
+    prepare_model(model, family, activation_checkpointing=activation_checkpointing, compile=compile)
+    sizes = sizes_of(config)
+    stepper = build_optimizer(family, sizes, parameter_groups(model, family, sizes, blocks, optimizer), optimizer, ds_config)
+    # One of DeepSpeed's wrappers steps while it is made.
+    stepper.refuses = lambda: True
+    engine, *_ = deepspeed.initialize(model=model, optimizer=stepper, config=ds_config)
+    stepper.refuses = None
+    mend_swapping(engine)
     fill_engine(engine, state, optimizer_state)
-    blocks: dict[str, list[nn.Parameter]] = {}
-    for (block, _), parameters in groups.items():
-        blocks.setdefault(block, []).extend(parameters)
-    return TrainedModel(family, config, engine, adamw, blocks, per_block)
+    if partitioned:
+        TraceCache(engine, family)
+    if isinstance(stepper, FreezableMuon):
+        stepper.locate(
+            (master.stepped, [Piece(f.name, f.start, f.stop, f.place) for f in master.fragments])
+            for master in masters_of(engine)
+        )
+    by_block: dict[Block, list[nn.Parameter]] = {}
+    block_of = blocks_of_parameters(family, sizes, blocks)
+    for name, parameter in model.named_parameters():
+        by_block.setdefault(block_of[name], []).append(parameter)
+    return TrainedModel(family, config, engine, stepper, by_block)

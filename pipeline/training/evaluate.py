@@ -1,40 +1,70 @@
 """Loss on held-out windows, the same to the last windows at any number of ranks."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipeline.data.batches import Batches
-from pipeline.data.objectives import IGNORED
 from pipeline.training import distributed
+from pipeline.training.losses import Logits, right, summed_losses
 
-Logits = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""[sequences, S] ids, and their documents where those are kept apart, to [sequences, S, vocab] logits."""
+Model = Callable[..., Logits]
+"""A batch's inputs, by name, to logits: under `scoring` to those of the scored tokens alone."""
+
+Scoring = Callable[[torch.Tensor], AbstractContextManager[torch.Tensor]]
+"""`running.scoring` of the model."""
 
 
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy summed over scored positions, in fp32."""
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a model makes of held-out windows."""
+
+    loss: float
+    """Nats per scored token."""
+    accuracy: float
+    """Share of the scored tokens that the model gives the highest logit."""
+    tokens: int
+    """Scored ones."""
+    pair_loss: float | None = None
+    """Nats per sentence pair, where the windows are pairs."""
+    pair_accuracy: float | None = None
 
 
 @torch.no_grad()
-def heldout_loss(logits: Logits, batches: Batches, windows: int, batch_size: int) -> tuple[float, int]:
-    """Return (mean loss in nats per scored token, scored tokens) over the first `windows` held-out windows."""
+def heldout_loss(
+    model: Model,
+    scoring: Scoring,
+    batches: Batches,
+    windows: int,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> HeldOut:
+    """Return what the model makes of the first `windows` held-out windows; a collective call.
+
+    `after_batch` is called after each batch.
+    """
     windows = min(windows, len(batches))
     ranks = distributed.world_size()
     # Every rank runs as many batches as the others, since ZeRO-3's forward is collective: the last window
     # fills up, unscored.
     share = -(-windows // ranks)
     mine = np.arange(distributed.rank() * share, (distributed.rank() + 1) * share)
-    loss = tokens = 0.0
+    loss = accurate = tokens = pair_loss = judged = pairs = 0.0
     for begin in range(0, share, batch_size):
         indices = mine[begin : begin + batch_size]
         batch = batches.heldout(np.minimum(indices, windows - 1))
-        batch.labels[torch.from_numpy(indices >= windows)] = IGNORED
-        loss += summed_loss(logits(*batch.inputs(distributed.device())), batch.labels).item()
-        tokens += batch.scored
-    loss, tokens = distributed.total(loss, tokens)
-    return loss / max(tokens, 1), int(tokens)
+        batch.ignore(torch.from_numpy(indices >= windows))
+        with scoring(batch.labels) as labels:
+            logits = model(**batch.inputs(distributed.device()))
+        sums = summed_losses(logits, labels, batch.pair_labels)
+        loss, accurate, tokens = loss + sums.tokens.item(), accurate + right(logits.tokens, labels), tokens + batch.scored
+        if batch.pair_labels is not None:
+            pair_loss, judged = pair_loss + sums.pairs.item(), judged + right(logits.pairs, batch.pair_labels)
+            pairs += batch.scored_pairs
+        after_batch()
+    loss, accurate, tokens, pair_loss, judged, pairs = distributed.total(loss, accurate, tokens, pair_loss, judged, pairs)
+    of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
+    return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)

@@ -1,27 +1,37 @@
 """The training loop of one model: its stages, step by step."""
 
+import math
 import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from deepspeed.accelerator import get_accelerator
 
 from pipeline import keyed
-from pipeline.data.batches import Batches, rank_samples
-from pipeline.flops.counts import training_step
+from pipeline.data.batches import rank_samples
+from pipeline.families import Section
+from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger
-from pipeline.recipe import Recipe, StageConfig
+from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
+from pipeline.training.blocks import Block, section_of
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import heldout_loss, summed_loss
+from pipeline.training.evaluate import HeldOut, heldout_loss
+from pipeline.training.guard import Gradients, Guard, Kind, Verdict, with_poison
+from pipeline.training.losses import summed_losses
 from pipeline.training.metrics import JsonLines
+from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
-from pipeline.training.schedule import rate_factor
+from pipeline.training.running import running, scoring
 from pipeline.training.signals import Stopped, StopRequest
-from pipeline.training.submodel import draw_depth, submodel
+from pipeline.training.streams import Streams
+from pipeline.training.timeline import Leg, Timeline, step_flops
+from pipeline.training.utilization import Utilization
+from pipeline.training.watchdog import Watchdog
 
 
 @dataclass
@@ -29,27 +39,29 @@ class Position:
     """How far a run has come; what a checkpoint restores."""
 
     step: int = 0
-    samples: int = 0
+    samples: dict[str, int] = field(default_factory=dict)
+    """Samples taken of each stream."""
     tokens: int = 0
     seconds: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
+    rewinds: int = 0
 
     @classmethod
     def restored(cls, saved: Saved) -> "Position":
         """The position that a checkpoint describes."""
-        ledger = Ledger(dict(saved.flops_model), dict(saved.flops_executed))
-        return cls(saved.step, saved.samples, saved.tokens, saved.seconds, ledger)
+        ledger = Ledger.from_json(saved.ledger)
+        return cls(saved.step, dict(saved.samples), saved.tokens, saved.seconds, ledger, saved.rewinds)
 
-    def saved(self, model: str, norms_weighted_until: int | None) -> Saved:
+    def saved(self, phase: int, norms_weighted_until: int | None) -> Saved:
         """This position as a checkpoint describes it."""
         return Saved(
-            model=model,
+            phase=phase,
             step=self.step,
-            samples=self.samples,
+            samples=dict(self.samples),
             tokens=self.tokens,
             seconds=self.seconds,
-            flops_model=self.ledger.model,
-            flops_executed=self.ledger.executed,
+            ledger=self.ledger.to_json(),
+            rewinds=self.rewinds,
             norms_weighted_until=norms_weighted_until,
         )
 
@@ -62,163 +74,267 @@ class Records:
     evaluations: JsonLines
     checkpoints: Checkpoints
     progress: Progress
+    utilization: Utilization
+    monitors: Monitors | None
+    """On rank 0."""
 
-    def evaluation(self, step: int, stage: str, loss: float, tokens: int) -> None:
+    def evaluation(self, step: int, stage: str, heldout: HeldOut) -> None:
         """Record one evaluation, on rank 0."""
         if distributed.rank() == 0:
-            self.evaluations.append({"step": step, "stage": stage, "loss": loss, "scored_tokens": tokens})
-        self.progress.say(f"{stage}: step {step}, held-out loss {loss:.4f}")
+            of_pairs = {"pair_loss": heldout.pair_loss, "pair_accuracy": heldout.pair_accuracy}
+            self.evaluations.append(
+                {
+                    "step": step,
+                    "stage": stage,
+                    "loss": heldout.loss,
+                    "perplexity": math.exp(heldout.loss),
+                    "accuracy": heldout.accuracy,
+                    "scored_tokens": heldout.tokens,
+                    **({} if heldout.pair_loss is None else of_pairs),
+                }
+            )
+            self.monitors.evaluation(step, heldout)
+        line = f"{stage}: step {step}, held-out loss {heldout.loss:.4f}, perplexity {math.exp(heldout.loss):.2f}, "
+        line += f"accuracy {heldout.accuracy:.1%}"
+        if heldout.pair_loss is not None:
+            line += f"; of pairs: loss {heldout.pair_loss:.4f}, accuracy {heldout.pair_accuracy:.1%}"
+        self.progress.say(line)
+
+    def flush(self) -> None:
+        """Have all that was recorded on disk."""
+        self.metrics.flush()
+        self.evaluations.flush()
+
+    def close(self) -> None:
+        """Let go of the terminal, and write what is still in memory."""
+        self.progress.close()
+        if self.monitors is not None:
+            self.flush()
+            self.monitors.close()
+
+
+class RewindError(Exception):
+    """The run is to go back to its last checkpoint, and past the data in between."""
+
+    def __init__(self, step: int, stream: str, samples: int, seen: str) -> None:
+        """`samples` of the stream have been taken by `step`, at which `seen` was seen."""
+        super().__init__(seen)
+        self.step = step
+        self.stream = stream
+        self.samples = samples
+        self.seen = seen
 
 
 class Trainer:
-    """Trains one model through its stages, from `first_step` of the run on."""
+    """Trains one model of a run through its stages."""
 
     def __init__(
         self,
-        role: str,
+        phase: int,
         model: TrainedModel,
-        stages: list[StageConfig],
-        first_step: int,
+        timeline: Timeline,
         recipe: Recipe,
-        training: Batches,
-        heldout: Batches,
+        streams: Streams,
         position: Position,
         records: Records,
         stop: StopRequest,
     ) -> None:
-        self._role = role
+        self._phase = phase
+        self._first_step, self._last_step = timeline.bounds(phase)
         self._model = model
-        self._stages = stages
-        self._first_step = first_step
+        self._timeline = timeline
         self._recipe = recipe
-        self._training = training
-        self._heldout = heldout
+        self._streams = streams
         self._position = position
         self._records = records
         self._stop = stop
-        self._batch_size = model.engine.train_batch_size()
-        self._micro_batch_size = model.engine.train_micro_batch_size_per_gpu()
+        self._gradients = Gradients(model.engine)
+        model.optimizer.refuses = self._gradients.refused
+        self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
+        self._watchdog = Watchdog(60 * recipe.guard.stall_minutes)
+        self._saved_at = time.monotonic()
 
     def train(self) -> float:
         """Run the steps that are left and return the last held-out loss.
 
-        Raises Stopped, after saving, where any rank was asked to stop.
+        Raises Stopped, after saving, where any rank was asked to stop, and RewindError where the guard says so.
         """
         self._stop.defer()
-        steps = sum(stage.steps for stage in self._stages)
-        loss = None
+        self._records.progress.rest()
         self._model.reach(self._position.step - self._first_step)
-        while (done := self._position.step - self._first_step) < steps:
-            stage, ends = self._stage_at(done)
-            stopping = self._step(stage, done, steps)
-            done += 1
-            self._model.reach(done)
-            if ends == done or done % self._recipe.evaluation.every == 0:
-                loss = self.evaluate(stage.name)
-            if stopping or ends == done or done % self._recipe.checkpointing.every == 0:
-                self._records.checkpoints.save(self._model, self._position.saved(self._role, self._weighted_until(done)))
-            if stopping and done < steps:
-                raise Stopped
-        return self.evaluate(None) if loss is None else loss
+        loss = None
+        with self._watchdog:
+            for leg in self._timeline.of_phase(self._phase):
+                if self._position.step < leg.end:
+                    loss = self._train_leg(leg)
+            return self.evaluate(None) if loss is None else loss
+
+    def _steps_before(self) -> list[tuple[Kind, float | None, bool]]:
+        """Kind, loss and finiteness of the steps that this model has been trained so far, as far as the guard needs them."""
+        records = [record for record in self._records.metrics.read() if record["step"] > self._first_step]
+        if self._recipe.guard.spike is None:
+            records = records[-self._recipe.guard.skipped_steps :]
+        return [((record["stage"], record["submodel_layers"]), record["loss"], not record["skipped"]) for record in records]
 
     def evaluate(self, stage: str | None) -> float:
         """Return the held-out loss, recorded under `stage` where one is given."""
-        self._model.engine.eval()
-        loss, tokens = heldout_loss(self._model.logits, self._heldout, self._recipe.evaluation.windows, self._micro_batch_size)
-        self._model.engine.train()
+        engine, windows = self._model.engine, self._recipe.evaluation.windows
+        engine.eval()
+        heldout = heldout_loss(
+            self._model.logits,
+            partial(scoring, self._model.module, self._model.family),
+            self._streams.heldout,
+            windows,
+            engine.train_micro_batch_size_per_gpu(),
+            lambda: self._watchdog.beat(self._position.step),
+        )
+        engine.train()
         if stage is not None:
-            self._records.evaluation(self._position.step, stage, loss, tokens)
-        return loss
+            self._records.evaluation(self._position.step, stage, heldout)
+        return heldout.loss
+
+    def _train_leg(self, leg: Leg) -> float:
+        """Run what is left of a stage; return the held-out loss at its end."""
+        recipe, position = self._recipe, self._position
+        self._model.divide_batch(leg.micro_batch_size, leg.accumulation)
+        self._model.set_decays(lambda block: self._decay(leg.stage, block))
+        while True:
+            stopping, due = self._step(leg)
+            done, ended = position.step - self._first_step, position.step == leg.end
+            self._model.reach(done)
+            if ended or position.step % recipe.evaluation.every == 0:
+                loss = self.evaluate(leg.stage.name)
+            if stopping or ended or due or position.step % recipe.checkpointing.every == 0:
+                if distributed.rank() == 0:
+                    # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
+                    self._records.flush()
+                saved = position.saved(self._phase, self._weighted_until(done))
+                self._records.checkpoints.save(self._model, saved, self._records.progress.say, must=stopping or ended)
+                self._saved_at = time.monotonic()
+                self._watchdog.beat(position.step)
+            if stopping and position.step < self._last_step:
+                raise Stopped
+            if ended:
+                return loss
 
     def _weighted_until(self, done: int) -> int | None:
         """The step of the run from which on the norms are stock, where they are not yet."""
         norms = self._model.norms
         return None if norms is None or done >= norms.steps else self._first_step + norms.steps
 
-    def _stage_at(self, done: int) -> tuple[StageConfig, int]:
-        """The stage that the step after `done` belongs to, and the count of steps at which it ends."""
-        end = 0
-        for stage in self._stages:
-            end += stage.steps
-            if done < end:
-                return stage, end
-        raise AssertionError("no stage is left")
+    def _group(self, stage: TrainStage, block: Block, key: str) -> float | None:
+        """What the stage's group that a block belongs to says under `key`, where there is one that says anything."""
+        layers = self._model.sizes.num_hidden_layers
+        for group in stage.groups:
+            if getattr(group, key) is not None and block.learns(section_of(group.parameters, layers, stage.name)):
+                return getattr(group, key)
+        return None
 
-    def _step(self, stage: StageConfig, done: int, steps: int) -> bool:
-        """Take one optimizer step; return whether any rank was asked to stop."""
+    def _peak_rate(self, stage: TrainStage, block: Block) -> float:
+        return self._group(stage, block, "lr") or stage.lr or self._recipe.optimizer.lr
+
+    def _decay(self, stage: TrainStage, block: Block) -> float:
+        own = self._group(stage, block, "weight_decay")
+        return self._recipe.optimizer.weight_decay if own is None else own
+
+    def _step(self, leg: Leg) -> tuple[bool, bool]:
+        """Take one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock."""
         began = time.monotonic()
-        position, model = self._position, self._model
-        depth = None
-        if stage.submodel_layers is None:
-            model.train_all()
-        else:
-            key = (self._recipe.seed, stage.name, position.step)
-            depth = draw_depth(model.sizes.num_hidden_layers, stage.submodel_layers, key)
-            model.train_top(depth, stage.submodel_layers)
-        rate = (stage.lr or self._recipe.optimizer.lr) * rate_factor(self._recipe.schedule, done, steps)
-        model.set_rate(rate)
+        position, model, stage = self._position, self._model, leg.stage
+        section = leg.section(position.step)
+        model.learn(section)
+        factor = self._timeline.rate_factor(leg, position.step)
+        model.set_rates(lambda block: factor * self._peak_rate(stage, block))
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
         key = ("dropout", self._recipe.seed, position.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
-        loss, stopping = self._forward_backward(depth, stage.submodel_layers)
+        loss, scored, stopping, due = self._forward_backward(leg, section)
+        kind = stage.name, self._depth(leg, section)
+        verdict = self._guard.observe(kind, loss, self._gradients.were_finite())
 
-        sequence_length = self._recipe.data.sequence_length
-        tokens = self._batch_size * sequence_length
-        flops = training_step(model.family, model.sizes, sequence_length, tokens, depth, stage.submodel_layers)
+        flops = step_flops(self._recipe, model.config, leg, section, scored)
         position.step += 1
-        position.samples += self._batch_size
-        position.tokens += tokens
+        position.samples[leg.stream.name] = position.samples.get(leg.stream.name, 0) + leg.batch_size
+        position.tokens += leg.tokens
         position.ledger.add(stage.name, flops)
         seconds = time.monotonic() - began
         position.seconds += seconds
-        norm = model.engine.get_global_grad_norm()
+        speed = self._records.utilization.speed(flops.model_total, leg.tokens, seconds)
         if distributed.rank() == 0:
-            self._records.metrics.append(
-                {
-                    "step": position.step,
-                    "stage": stage.name,
-                    "submodel_layers": depth,
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": None if norm is None else float(norm),
-                    "tokens": position.tokens,
-                    "flops_model": flops.model,
-                    "flops_executed": flops.executed,
-                    "flops_total": position.ledger.total,
-                    "seconds": seconds,
-                }
-            )
-        self._records.progress.step(position.step, stage.name, loss, tokens / seconds)
-        return stopping
+            rate = factor * (stage.lr or self._recipe.optimizer.lr)
+            record = self._record(leg, section, loss, rate, flops, seconds)
+            record |= {"mfu": speed.mfu, "skipped": verdict is Verdict.SKIPPED}
+            self._records.metrics.append(record)
+            self._records.monitors.step(record, speed)
+        self._records.progress.step(position.step, stage.name, loss, speed, flops.executed_total, seconds)
+        self._watchdog.beat(position.step)
+        if verdict is Verdict.SKIPPED:
+            self._records.progress.say(f"warning: step {position.step} is skipped: {self._guard.seen}")
+        if verdict is Verdict.REWIND:
+            raise RewindError(position.step, leg.stream.name, position.samples[leg.stream.name], self._guard.seen)
+        return stopping, due
 
-    def _forward_backward(self, depth: int | None, trained: int | None) -> tuple[float, bool]:
-        """Run this step's micro-batches; return the loss over all ranks and whether any was asked to stop."""
-        model = self._model
-        ranks = distributed.world_size()
+    @staticmethod
+    def _depth(leg: Leg, section: Section) -> int | None:
+        """The depth of the sub-model that a step trains, where it is one."""
+        return None if leg.stage.submodel_layers is None else section.depth
+
+    def _record(
+        self, leg: Leg, section: Section, loss: float, rate: float, flops: StepFlops, seconds: float
+    ) -> dict[str, object]:
+        """What metrics.jsonl says of the step that was taken."""
+        norm = self._model.engine.get_global_grad_norm()
+        return {
+            "step": self._position.step,
+            "stage": leg.stage.name,
+            "submodel_layers": self._depth(leg, section),
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": None if norm is None else float(norm),
+            "tokens": self._position.tokens,
+            "flops_model": flops.model_total,
+            "flops_executed": flops.executed_total,
+            "flops_total": self._position.ledger.total,
+            "seconds": seconds,
+        }
+
+    def _forward_backward(self, leg: Leg, section: Section) -> tuple[float, int, bool, bool]:
+        """Run this step's micro-batches.
+
+        Returns the loss and the scored tokens over all ranks, whether any is to stop, and whether rank 0's clock says that
+        a checkpoint is due.
+        """
+        model, ranks = self._model, distributed.world_size()
+        batches, taken = self._streams.training(leg.stream), self._position.samples.get(leg.stream.name, 0)
         micro_batches = [
-            self._training.training(samples)
-            for samples in rank_samples(
-                self._position.samples, self._batch_size, self._micro_batch_size, distributed.rank(), ranks
-            )
+            batches.training(samples)
+            for samples in rank_samples(taken, leg.batch_size, leg.micro_batch_size, distributed.rank(), ranks)
         ]
-        scored, asked = distributed.total(sum(batch.scored for batch in micro_batches), float(self._stop.asked))
-        scored = max(scored, 1)  # a tiny masked batch may score nothing
-        # DeepSpeed averages over ranks and micro-batches; the loss is a sum over the global batch's scored tokens.
-        scale = ranks * len(micro_batches) / scored
-        summed = 0.0
+        checkpoints = self._records.checkpoints
+        minutes = self._recipe.checkpointing.every_minutes
+        late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        scored, asked, written, due = distributed.total(
+            sum(batch.scored for batch in micro_batches),
+            float(self._stop.asked),
+            float(checkpoints.written),
+            float(late and distributed.rank() == 0),
+        )
+        if written == ranks:
+            checkpoints.finish(self._records.progress.say)
+        losses = []
         for batch in micro_batches:
-            inputs = batch.inputs(distributed.device())
-            if depth is None:
-                loss = summed_loss(model.logits(*inputs), batch.labels)
-            else:
-                with submodel(model.module, model.family, depth, trained):
-                    loss = summed_loss(model.logits(*inputs), batch.labels)
-            model.engine.backward(loss * scale)
+            with running(model.module, model.family, section), scoring(model.module, model.family, batch.labels) as labels:
+                logits = model.logits(**batch.inputs(distributed.device()))
+            # Of a pair batch every sequence is a pair.
+            loss = summed_losses(logits, labels, batch.pair_labels).mean(scored, leg.batch_size)
+            # DeepSpeed averages over ranks and micro-batches; the means are over the global batch.
+            model.engine.backward(with_poison(loss) * (ranks * len(micro_batches)))
             model.engine.step()
-            summed += loss.item()
-        (summed,) = distributed.total(summed)
-        return summed / scored, asked > 0
+            losses.append(loss.detach())
+        # The one look on the host: the device is not waited for between micro-batches.
+        (summed,) = distributed.total(torch.stack(losses).double().sum().item())
+        return summed, int(scored), asked > 0, due > 0
 
 
 def peak_memory() -> dict[str, float]:

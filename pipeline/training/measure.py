@@ -1,5 +1,6 @@
 """The grown model beside its source, on held-out text."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from pipeline.growth.state import Rows, Source
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import Logits, heldout_loss
+from pipeline.training.evaluate import Model, heldout_loss
+from pipeline.training.losses import Logits, logits_of
+from pipeline.training.running import scoring
 
 _PROBE_POSITIONS = 32
 """Positions of one held-out window whose logits are compared."""
@@ -42,30 +45,38 @@ def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, window
     grown.engine.eval()
     batch_size = grown.engine.train_micro_batch_size_per_gpu()
 
-    def source_logits(input_ids: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
+    def source_logits(documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
         apart = {} if documents is None else within_documents(source.family, small.config, documents, torch.float32)
-        return small(input_ids=input_ids, **apart).logits
+        return logits_of(source.family, small(**inputs, **apart))
 
-    def grown_logits(input_ids: torch.Tensor, documents: torch.Tensor | None) -> torch.Tensor:
-        return grown.logits(input_ids, documents)[..., :vocabulary]
+    def grown_logits(**inputs: torch.Tensor) -> Logits:
+        logits = grown.logits(**inputs)
+        return logits._replace(tokens=logits.tokens[..., :vocabulary])
 
-    before, tokens = heldout_loss(source_logits, heldout, windows, batch_size)
-    after, _ = heldout_loss(grown_logits, heldout, windows, batch_size)
+    before = heldout_loss(source_logits, partial(scoring, small, source.family), heldout, windows, batch_size)
+    after = heldout_loss(grown_logits, partial(scoring, grown.module, grown.family), heldout, windows, batch_size)
     expected, seen = _probe(source_logits, heldout), _probe(grown_logits, heldout)
     grown.engine.train()
+    of_pairs = {"grown_pair_loss": after.pair_loss, "grown_pair_accuracy": after.pair_accuracy}
     return {
-        "source_loss": before,
-        "grown_loss": after,
-        "loss_gap": after - before,
+        "source_loss": before.loss,
+        "grown_loss": after.loss,
+        "grown_accuracy": after.accuracy,
+        "loss_gap": after.loss - before.loss,
         "max_logit_difference": (expected - seen).abs().max().item(),
         "max_logit": expected.abs().max().item(),
-        "scored_tokens": tokens,
+        "scored_tokens": before.tokens,
         "dtype": str(dtype).removeprefix("torch."),
+        **({} if after.pair_loss is None else of_pairs),
     }
 
 
 @torch.no_grad()
-def _probe(logits: Logits, heldout: Batches) -> torch.Tensor:
-    """Logits of the last positions of the first window."""
-    inputs = heldout.heldout(np.zeros(1, dtype=np.int64)).inputs(distributed.device())
-    return logits(*inputs)[0, -_PROBE_POSITIONS:].double()
+def _probe(model: Model, heldout: Batches) -> torch.Tensor:
+    """Logits of the last positions that the first window has, and those of its pair, in one row."""
+    batch = heldout.heldout(np.zeros(1, dtype=np.int64))
+    # What stands behind a pair is padding.
+    end = batch.input_ids.shape[1] if batch.attention_mask is None else int(batch.attention_mask.sum())
+    logits = model(**batch.inputs(distributed.device()))
+    probed = logits.tokens[0, max(0, end - _PROBE_POSITIONS) : end].flatten()
+    return (probed if logits.pairs is None else torch.cat([probed, logits.pairs[0]])).double()

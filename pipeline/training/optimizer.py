@@ -1,116 +1,78 @@
-"""AdamW that can leave parameter groups out of a step, and the groups: one per block and decay class."""
+"""The optimizer of a run: which parameters it steps together, and by which rule."""
 
-import math
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from pipeline.families import Family, Sizes
-from pipeline.growth.streaming import CHUNK_ELEMENTS
-from pipeline.recipe import OptimizerConfig, StageConfig
+from pipeline.families import AxisKind, Family, Sizes, TensorSpec
+from pipeline.recipe import OptimizerConfig
+from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
+from pipeline.training.blocks import Block, blocks_of_parameters
+from pipeline.training.ds_config import compute_dtype, offloads_optimizer
+from pipeline.training.freezing import Freezable
+from pipeline.training.lion import FreezableLion
+from pipeline.training.muon import FreezableMuon, Matrix, steps_as_matrix
 
-HEAD = "head"
-
-
-class FreezableAdamW(torch.optim.AdamW):
-    """AdamW whose groups with `frozen` set stand still: weights, moments and step counters.
-
-    `requires_grad = False` alone would not do: a partition without a new gradient still moves by its
-    momentum and its decay.
-
-    A grown tensor keeps the source's moments where it has any and starts anew elsewhere, so its state may
-    hold element by element `step`, `lr_factor` (of the Adam update, not of the decay) and `eps_factor`.
-    Tensors with a plain step count go through torch's own AdamW.
-    """
-
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update the groups that are not frozen."""
-        groups = self.param_groups
-        live = [group for group in groups if not group["frozen"]]
-        self.param_groups = [group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in live]
-        try:
-            loss = super().step(closure)
-        finally:
-            self.param_groups = groups
-        for group in live:
-            for parameter in group["params"]:
-                if parameter.grad is not None and self._is_mixed(parameter):
-                    self._step_elements(parameter, group)
-        return loss
-
-    def _is_mixed(self, parameter: torch.Tensor) -> bool:
-        state = self.state.get(parameter, {})
-        return "lr_factor" in state or "eps_factor" in state or ("step" in state and state["step"].dim() > 0)
-
-    @torch.no_grad()
-    def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections at each element's own age."""
-        state, (beta1, beta2) = self.state[parameter], group["betas"]
-        state["step"] += 1
-        flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
-        weights = parameter.view(-1)
-        for begin in range(0, len(weights), CHUNK_ELEMENTS):
-            part = {key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()}
-            weight, grad = weights[begin : begin + CHUNK_ELEMENTS], part["grad"]
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            part["exp_avg"].lerp_(grad, 1 - beta1)
-            part["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            age = part["step"].to(weight.device)
-            rate = group["lr"] * part.get("lr_factor", _ONE).to(weight.device) / _bias_correction(beta1, age)
-            eps = group["eps"] * part.get("eps_factor", _ONE).to(weight.device)
-            weight.sub_(rate * part["exp_avg"] / ((part["exp_avg_sq"] / _bias_correction(beta2, age)).sqrt() + eps))
+_LOOKED_UP = (AxisKind.VOCAB, AxisKind.POSITIONS, AxisKind.SEGMENTS)
 
 
-_ONE = torch.ones(1)
+def decays(spec: TensorSpec, config: OptimizerConfig) -> bool:
+    """Whether a tensor decays: matrices do, norms and biases do not, and embeddings (a tied head's too) by choice."""
+    embeds = any(axis.role == "index" and axis.kind in _LOOKED_UP for axis in spec.axes)
+    return spec.decays and (config.decay_embeddings or not embeds)
 
 
-def _bias_correction(beta: float, age: torch.Tensor) -> torch.Tensor:
-    """1 - beta^age, to single precision also where beta is close to 1."""
-    return -torch.expm1(age * math.log(beta)) if beta else torch.ones_like(age)
-
-
-def layers_per_block(stages: list[StageConfig], layers: int) -> int:
-    """Return the most layers that a parameter group may hold so that each stage's blocks are whole groups."""
-    return math.gcd(layers, *(stage.submodel_layers for stage in stages if stage.submodel_layers is not None))
-
-
-def layer_block(first: int, last: int) -> str:
-    """The name of the block of layers [first, last]."""
-    return f"layers.{first}-{last}"
-
-
-def parameters_by_block(
-    model: nn.Module, family: Family, sizes: Sizes, per_block: int
-) -> dict[tuple[str, bool], list[nn.Parameter]]:
-    """Return the model's parameters by (block, whether they decay), in a fixed order."""
-    specs = family.specs(sizes)
-    blocks: dict[tuple[str, bool], list[nn.Parameter]] = {}
+def parameter_groups(
+    model: nn.Module, family: Family, sizes: Sizes, blocks: Sequence[Block], config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen."""
+    specs, block_of = family.specs(sizes), blocks_of_parameters(family, sizes, blocks)
+    groups: dict[tuple[Block, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        spec, layer = specs[name]
-        block = family.block(name, spec, sizes)
-        if layer is not None:
-            first = layer // per_block * per_block
-            block = layer_block(first, first + per_block - 1)
-        blocks.setdefault((block, spec.decays), []).append(parameter)
-    return blocks
+        spec, _ = specs[name]
+        block, decaying, muon = block_of[name], decays(spec, config), config.name == "muon" and steps_as_matrix(spec)
+        if (block, decaying, muon) not in groups:
+            groups[block, decaying, muon] = {
+                "params": [],
+                # Without ZeRO a checkpoint says by nothing else whose state it keeps.
+                "names": [],
+                # By name: a checkpoint holds nothing but tensors and plain values.
+                "block": block.name,
+                "frozen": False,
+                "decays": decaying,
+                "weight_decay": config.weight_decay if decaying else 0.0,
+                "muon": muon,
+                # Muon's matrices have a rate of their own, which keeps its ratio to the others' over the steps.
+                "rate_ratio": (config.muon_lr or config.lr) / config.lr if muon else 1.0,
+            } | ({"momentum": config.momentum} if muon else {})
+        groups[block, decaying, muon]["params"].append(parameter)
+        groups[block, decaying, muon]["names"].append(name)
+    return list(groups.values())
 
 
 def build_optimizer(
-    model: nn.Module, blocks: dict[tuple[str, bool], list[nn.Parameter]], config: OptimizerConfig
-) -> FreezableAdamW:
-    """Return the optimizer over the model's `blocks`, nothing frozen."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = [
-        {
-            "params": parameters,
-            # Without ZeRO a checkpoint says by nothing else whose state it keeps.
-            "names": [names[parameter] for parameter in parameters],
-            "block": block,
-            "frozen": False,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (block, decays), parameters in blocks.items()
-    ]
-    return FreezableAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    family: Family, sizes: Sizes, groups: list[dict[str, Any]], config: OptimizerConfig, ds_config: dict[str, Any]
+) -> Freezable:
+    """Return the recipe's optimizer over `parameter_groups`."""
+    if config.name == "lion":
+        return FreezableLion(groups, lr=config.lr, betas=config.betas)
+    options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    if config.name == "muon":
+        specs = family.specs(sizes)
+        names = [name for group in groups if group["muon"] for name in group["names"]]
+        matrices = {name: Matrix.of(specs[name][0], sizes.shape(specs[name][0])) for name in names}
+        # Newton and Schulz's iteration bears bf16; a run in fp32 is to give equal losses at any number of ranks.
+        dtype = torch.float32 if compute_dtype(ds_config) is torch.float32 else torch.bfloat16
+        return FreezableMuon(groups, matrices, dtype, **options)
+    # Without an accelerator nothing is offloaded in truth, and torch's fused AdamW is as fast without being compiled.
+    if offloads_optimizer(ds_config) and get_accelerator().device_name() != "cpu":
+        try:
+            return OffloadedAdamW(groups, **options)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            logging.getLogger(__name__).warning("DeepSpeed's CPU Adam cannot be built (%s); torch's AdamW is used", reason)
+    return FreezableAdamW(groups, **options)

@@ -5,41 +5,49 @@ import time
 
 from tqdm import tqdm
 
+from pipeline.training.utilization import Speed
+from pipeline.training.workload import Outlook, Workload
+
 _LINE_SECONDS = 15.0
 
 
 class Progress:
     """Progress over a run's steps, with the time that is left."""
 
-    def __init__(self, total: int, done: int, *, shown: bool) -> None:
-        """Begin at `done` of `total` steps; `shown` on one rank only."""
+    def __init__(self, workload: Workload, done: int, *, shown: bool) -> None:
+        """Begin at `done` steps; `shown` on one rank only."""
         self._shown = shown
         self._bar = tqdm(
-            total=total,
+            total=workload.steps,
             initial=done,
             unit="step",
             dynamic_ncols=True,
             file=sys.stdout,
             disable=not (shown and sys.stdout.isatty()),
+            # Without tqdm's own guess of the time that is left, by which all steps cost the same.
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
-        self._total = total
-        self._first = done
-        self._began = self._last_line = time.monotonic()
+        self._total = workload.steps
+        self._outlook = Outlook(workload)
+        self._last_step: float | None = None
+        self._last_line = time.monotonic()
 
-    def step(self, number: int, stage: str, loss: float, tokens_per_second: float) -> None:
-        """Show that step `number` is done."""
-        self._bar.set_description(stage, refresh=False)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second / 1e3:.1f}k tokens/s", refresh=False)
-        self._bar.update()
+    def step(self, number: int, stage: str, loss: float, speed: Speed, flops: int, seconds: float) -> None:
+        """Show that step `number`, of so many executed FLOPs, is done."""
         now = time.monotonic()
+        self._outlook.step(flops, seconds if self._last_step is None else now - self._last_step)
+        self._last_step = now
+        told = f"loss {loss:.3f}, {speed.words}, {duration(self._outlook.seconds_left(number))} left"
+        self._bar.set_description(stage, refresh=False)
+        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.update()
         if self._bar.disable and (now - self._last_line > _LINE_SECONDS or number == self._total):
             self._last_line = now
-            left = (now - self._began) / (number - self._first) * (self._total - number)
-            minutes, seconds = divmod(round(left), 60)
-            self.say(
-                f"{stage}: step {number}/{self._total}, loss {loss:.3f}, {tokens_per_second / 1e3:.1f}k tokens/s, "
-                f"{minutes}:{seconds:02d} left"
-            )
+            self.say(f"{stage}: step {number}/{self._total}, {told}")
+
+    def rest(self) -> None:
+        """Leave out what passes until the next step, a model's growth for instance, where the time left is reckoned."""
+        self._last_step = None
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -50,3 +58,13 @@ class Progress:
     def close(self) -> None:
         """Let go of the terminal's line."""
         self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, as hours, or as days, whichever it needs."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02d} h"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -9,9 +9,13 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.growth.sources import CHECKPOINTS
-from pipeline.recipe import Recipe
+from pipeline.recipe import SOURCE_STAGE, UNITS, Recipe, TrainStage
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
+from pipeline.training.timeline import phases_of
+
+_MAY_CHANGE = ("run_dir", "checkpointing", "guard", "flops.peak_tflops")
+"""Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
 
 
 class RunDirectory:
@@ -24,18 +28,26 @@ class RunDirectory:
         self.ds_config = path / "ds_config.json"
         self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
+        self.lost = path / "lost.jsonl"
+        """Steps that were taken and lost, to a crash or a rewind."""
+        self.rewound = path / "rewound.json"
+        """Where the run stood when it last went back to a checkpoint of its own accord."""
         self.evaluations = path / "eval.jsonl"
         self.checkpoints = path / CHECKPOINTS
         self.source_model = path / "source_model"
         self.model = path / "model"
-        self.certificate = path / "certificates" / "00.json"
+        self.certificates = path / "certificates"
         self.summary = path / "summary.json"
+
+    def certificate(self, growth: int) -> Path:
+        """The certificate of a run's growth, counted from 1."""
+        return self.certificates / f"{growth - 1:02d}.json"
 
     def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> None:
         """Check that this recipe may run here, writing nothing.
 
         Raises UserError where the directory belongs to another recipe or another way of running; stages
-        may be longer than before as long as they are not over.
+        may be longer than before as long as they are not over, and what changes no step of the run may differ.
         """
         if not self.recipe.exists():
             foreign = [path.name for path in self.path.iterdir() if path.name.removesuffix(".partial") not in self._own_names]
@@ -49,16 +61,40 @@ class RunDirectory:
 
     @property
     def _own_names(self) -> set[str]:
-        return {path.name for path in vars(self).values() if path.parent == self.path} | {self.certificate.parent.name}
+        return {path.name for path in vars(self).values() if path.parent == self.path}
 
     def recorded_data(self) -> dict[str, Any] | None:
-        """Return folder (`prepared`), `fingerprint` and `weights` of the data that the run was begun with, if it was begun."""
+        """Return what `claim` was told, if the run was begun: folder (`prepared`), `fingerprint`, `weights`, `steps`."""
         return json.loads(self.data.read_text(encoding="utf-8")) if self.recipe.exists() else None
+
+    def check_data(self, data: dict[str, Any]) -> None:
+        """Raise UserError where the run was begun with other weights of its corpora."""
+        recorded = self.recorded_data()
+        for stream, weights in data["weights"].items():
+            before = weights if recorded is None else recorded["weights"].get(stream, weights)
+            if weights != before:
+                raise UserError(
+                    f"{data['prepared']}: the run was begun with the weights {before}, and now they are {weights}; go on with "
+                    "those, or name another run_dir"
+                )
+
+    def finished_summary(self, recipe: Recipe) -> dict[str, Any] | None:
+        """Return the summary if it is of this recipe's last step: that of a run since lengthened is not."""
+        if not self.summary.exists():
+            return None
+        summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        return summary if summary["lengths"] == self.lengths(recipe) else None
+
+    @staticmethod
+    def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
+        """Return how long the source and each train stage are: unit and number."""
+        named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage)}
+        return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
 
     def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, Any]) -> None:
         """Make the directory this recipe's; the recipe, written last, says that it is."""
         self.checkpoints.mkdir(exist_ok=True)
-        self.certificate.parent.mkdir(exist_ok=True)
+        self.certificates.mkdir(exist_ok=True)
         self._record(self.data, json.dumps(data, indent=2) + "\n")
         self._record(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         self._record(self.recipe, recipe.to_yaml())
@@ -80,25 +116,32 @@ class RunDirectory:
         except (ValueError, yaml.YAMLError):
             raise UserError(f"{self.recipe}: not a run's own recipe; name an empty or a new directory as run_dir") from None
         new = recipe.model_dump(mode="json")
-        lengths = _pop_lengths(old), _pop_lengths(new)
-        # A run directory may be moved.
-        del old["run_dir"], new["run_dir"]
-        for key in sorted(_paths(old).items() ^ _paths(new).items(), key=str):
+        self._check_lengths(self.lengths(Recipe.model_validate(old)), recipe, saved)
+        for dump in (old, new):
+            _drop_lengths(dump)
+        for key, _ in sorted(_paths(old).items() ^ _paths(new).items(), key=str):
+            if any(f"{key}.".startswith(f"{free}.") for free in _MAY_CHANGE):
+                continue
             raise UserError(
-                f"{self.recipe}: the run directory belongs to a recipe that differs in {key[0]}; "
+                f"{self.recipe}: the run directory belongs to a recipe that differs in {key}; "
                 "name another run_dir, or go on with the recipe it was begun with"
             )
-        reached = 0
-        for number, (before, now) in enumerate(zip(*lengths, strict=True)):
-            reached += before
-            if now == before:
-                continue
-            over = saved is not None and (saved.step > reached or (number == 0 and saved.model == "target"))
-            if now < before or over:
-                raise UserError(
-                    f"{self.recipe}: stage {number} (0 is the source's training) had {before} steps and now has {now}; "
-                    "a stage may be lengthened while it is not over, and never shortened"
-                )
+
+    def _check_lengths(self, before: dict[str, list[str | float] | None], recipe: Recipe, saved: Saved | None) -> None:
+        """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over."""
+        now, steps, reached = self.lengths(recipe), self.recorded_data()["steps"], 0
+        for phase in phases_of(recipe):
+            for stage in phase.stages:
+                reached += steps.get(stage.name, 0)
+                old, new = before.get(stage.name), now[stage.name]
+                if old is None or old == new:
+                    continue
+                over = saved is not None and (saved.step > reached or saved.phase > phase.number)
+                if old[0] != new[0] or new[1] < old[1] or over:
+                    raise UserError(
+                        f"{self.recipe}: the stage {stage.name!r} had {old[1]:g} {old[0]} and now has {new[1]:g} {new[0]}; a "
+                        "stage may be lengthened while it is not over, and never shortened"
+                    )
 
     def _check_ds_config(self, ds_config: dict[str, Any]) -> None:
         old = same_run(json.loads(self.ds_config.read_text(encoding="utf-8")))
@@ -109,9 +152,10 @@ class RunDirectory:
             )
 
 
-def _pop_lengths(recipe: dict[str, Any]) -> list[int]:
-    """Take the stages' lengths out of a recipe: the source's, then each stage's."""
-    return [recipe["source"].pop("steps") or 0, *(stage.pop("steps") for stage in recipe["stages"])]
+def _drop_lengths(recipe: dict[str, Any]) -> None:
+    for stage in (recipe["source"], *recipe["stages"]):
+        for unit in UNITS:
+            stage.pop(unit, None)
 
 
 def _paths(value: Any, prefix: str = "") -> dict[str, str]:

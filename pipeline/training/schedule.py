@@ -1,4 +1,4 @@
-"""The learning rate over a model's training."""
+"""Learning rates over the steps of a training, as shares of a peak."""
 
 import math
 
@@ -6,13 +6,29 @@ from pipeline.recipe import ScheduleConfig
 
 
 def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Return the share of the peak rate at `step` (from 0) of `steps`: linear warmup, then the schedule's fall."""
+    """Return the share of the peak rate at `step` (from 0) of `steps`: linear warmup, then the schedule's fall.
+
+    wsd: Hu et al. 2024 (MiniCPM) with the decays of Haegele et al. 2024, `sqrt` being 1 - sqrt(t);
+    inverse_sqrt: Vaswani et al. 2017, sqrt(warmup / (step + 1)), whatever `steps` is.
+    """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
-    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "inverse_sqrt":
+        return math.sqrt(schedule.warmup_steps / (step + 1))
+    begin, shape = schedule.warmup_steps, schedule.name
+    if schedule.name == "wsd":
+        begin, shape = max(begin, steps - max(1, round(schedule.decay_ratio * steps))), schedule.decay
+    progress = min(1.0, max(0, step - begin) / max(1, steps - begin))
     fall = {
-        "constant": 1.0,
         "linear": 1.0 - progress,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
-    }[schedule.name]
+        "sqrt": 1.0 - math.sqrt(progress),
+    }[shape]
     return schedule.final_ratio + (1.0 - schedule.final_ratio) * fall
+
+
+def stage_warmup(step_in_stage: int, warmup_steps: int) -> float:
+    """Return the share of the schedule's rate at a step (from 0) of a stage, which is climbed to over `warmup_steps`."""
+    return min(1.0, (step_in_stage + 1) / max(1, warmup_steps))

@@ -3,31 +3,51 @@
 import math
 from typing import Any
 
+from pipeline.flops.counts import PARTS
+from pipeline.flops.ledger import Ledger
+from pipeline.recipe import SOURCE_STAGE
+from pipeline.training.utilization import tera
+
 
 def render(summary: dict[str, Any]) -> str:
     """Return the summary as a page of text."""
-    growth, tokens = summary["growth"], summary["tokens"]
-    losses = summary["losses"]
+    growths, tokens, losses = summary["growths"], summary["tokens"], summary["losses"]
     lines = [
         "",
-        f"{summary['family']}: {_size(growth['source'])} -> {_size(growth['target'])}, "
-        f"{growth['growth']['width']} + {growth['growth']['depth']}",
+        f"{summary['family']}: {_size(growths[0]['source'])}"
+        + "".join(
+            f" -> {_size(growth['target'])}, {growth['growth']['width']} + {growth['growth']['depth']}" for growth in growths
+        ),
         "",
         "held-out loss (nats per scored token)        loss  perplexity",
         _loss_line("  unigram frequencies (no model)", losses["unigram"]),
         _loss_line("  source", losses["source"]),
         _loss_line("  right after growth", losses["grown"]),
         _loss_line("  after training", losses["final"]),
-        f"  growth: {_verdict(growth)}",
+        *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
         "",
-        "compute                       model FLOPs   executed FLOPs",
+        "compute                       model FLOPs   executed FLOPs  TFLOP/s     MFU",
     ]
-    for stage, flops in summary["flops_model"].items():
-        note = "  (the source's own pre-training)" if stage == "source" else ""
-        lines.append(f"  {stage:<24} {flops:>14.4g} {summary['flops_executed'][stage]:>16.4g}{note}")
-    if summary["source_given"]:
-        lines.append("  source                    not known: it came trained")
+    ledger = Ledger.from_json(summary["flops"])
+    for stage, flops in ledger.stages.items():
+        speed = summary["speeds"][stage]
+        note = f"  {tera(speed['tflops']):>7} {speed['mfu']:>7.1%}"
+        note += "  (the source's own pre-training)" if stage == SOURCE_STAGE else ""
+        lines.append(_flops_line(stage, flops.model_total, flops.executed_total) + note)
+    if ledger.wasted:
+        lines.append(_flops_line("taken again", 0, ledger.wasted) + "  (steps lost to a crash or a rewind)")
+    for origin, line in ledger.inherited.items():
+        if line.complete:
+            inherited = _flops_line(SOURCE_STAGE, line.flops.model_total, line.spent)
+            lines.append(f"{inherited}  (pre-training of {origin})")
+        else:
+            lines.append(f"  {SOURCE_STAGE:<24} not known: {origin} came without a ledger")
+    model, executed = ledger.parts.model, ledger.parts.executed
     lines += [
+        f"  MFU: model FLOPs against {summary['peak']}",
+        "",
+        "compute by part               model FLOPs   executed FLOPs",
+        *(_flops_line(part.replace("_", " "), model[part], executed[part]) for part in PARTS),
         "",
         f"tokens        {tokens:,} in {summary['steps']} steps, {summary['tokens_per_second']:,.0f} tokens/s",
         "peak memory   " + "; ".join(f"rank {r}: {_memory(peak)}" for r, peak in enumerate(summary["peak_memory"])),
@@ -35,6 +55,15 @@ def render(summary: dict[str, Any]) -> str:
         *(f"{name:<13} {path}" for name, path in summary["paths"].items()),
     ]
     return "\n".join(lines)
+
+
+def _flops_line(label: str, model: int, executed: int) -> str:
+    return f"  {label:<24} {model:>14.4g} {executed:>16.4g}"
+
+
+def _number(number: int, growths: list[dict[str, Any]]) -> str:
+    """Which growth it is, where there are several."""
+    return f" {number}" if len(growths) > 1 else ""
 
 
 def _size(sizes: dict[str, Any]) -> str:

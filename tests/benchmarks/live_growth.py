@@ -6,6 +6,7 @@ python -m tests.benchmarks.live_growth [--ranks 2] [--hidden_size 1280 --num_hid
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import deepspeed
@@ -14,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline import keyed
 from pipeline.data.batches import Batches, Corpus
+from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import CausalObjective
 from pipeline.data.windows import Windows
 from pipeline.families import sizes_of, target_config
@@ -21,10 +23,13 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
+from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.evaluate import heldout_loss
+from pipeline.training.losses import Logits, logits_of
 from pipeline.training.measure import measure_growth
-from pipeline.training.optimizer import build_optimizer, parameters_by_block
+from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.running import scoring
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
@@ -45,7 +50,7 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
     # Text that says nothing, two windows a rank.
     windows = 2 * distributed.world_size()
     text = MemoryShard(keyed.below(("text",), 0, windows * _LENGTH + 1, _VOCABULARY))
-    heldout = Batches([Corpus("text", 1.0, Windows([text], *objective.window))], objective, 1)
+    heldout = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
     ds_config = {
         "train_batch_size": distributed.world_size(),
         "train_micro_batch_size_per_gpu": 1,
@@ -58,14 +63,20 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
         if fresh:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 model = source.family.model_class(config)
-            groups = parameters_by_block(model, source.family, sizes_of(config), layers)
-            optimizer = build_optimizer(model, groups, OptimizerConfig())
+            sizes = sizes_of(config)
+            groups = parameter_groups(model, source.family, sizes, cut(layers, []), OptimizerConfig())
+            optimizer = build_optimizer(source.family, sizes, groups, OptimizerConfig(), ds_config)
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
             engine.eval()
-            heldout_loss(lambda input_ids, _: engine(input_ids=input_ids, use_cache=False).logits, heldout, windows, 1)
+            scored = partial(scoring, engine.module, source.family)
+
+            def logits(**inputs: torch.Tensor) -> Logits:
+                return logits_of(source.family, engine(**inputs, use_cache=False))
+
+            heldout_loss(logits, scored, heldout, windows, 1)
         else:
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
-            grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), layers, "sdpa")
+            grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
             measure_growth(source, grown, heldout, windows, torch.bfloat16)
     return watched.peak / _MIB, time.perf_counter() - began
 

@@ -18,14 +18,16 @@ import torch
 from data_prep.shards import Shard
 from pipeline import keyed
 from pipeline.data.batches import Batches, Corpus
+from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import CausalObjective, MaskedObjective, Objective
 from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import distributed
+from pipeline.training.blocks import cut
 from pipeline.training.engine import build
-from pipeline.training.evaluate import summed_loss
+from pipeline.training.losses import summed_loss
 from tests.ranks import run_ranks
 from tests.shards import write_shard
 
@@ -62,8 +64,11 @@ def first_batch(windows: int, corpora: int) -> tuple[float, float]:
     shards = [Simulated(windows // corpora // _SHARDS * 512 + 1) for _ in range(_SHARDS)]
 
     def load() -> None:
-        parts = [Corpus(str(number), 1.0, Windows(shards, *causal.window)) for number in range(corpora)]
-        batches = Batches(parts, causal, 1)
+        parts = [
+            Corpus(str(number), 1.0, WindowExamples(Windows(shards, *causal.window), causal, apart=False))
+            for number in range(corpora)
+        ]
+        batches = Batches(parts, 1)
         assert len(batches) == windows
         batches.training(np.arange(_SEQUENCES))
 
@@ -105,7 +110,7 @@ def loading(directory: Path, kind: str, length: int, *, apart: bool = False) -> 
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
     wanted = objective(kind, length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    batches = Batches([Corpus("text", 1.0, Windows(shards, *wanted.window))], wanted, 1, apart=apart)
+    batches = Batches([Corpus("text", 1.0, WindowExamples(Windows(shards, *wanted.window), wanted, apart=apart))], 1)
     return tokens_per_second(
         lambda step: batches.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, 3.0
     )
@@ -125,14 +130,14 @@ def training(directory: Path, length: int, *, half: bool) -> float:
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": 3},
     }
-    trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), 4, "eager")
+    trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), cut(4, []), "eager")
     wanted = objective("clm", length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    batches = Batches([Corpus("text", 1.0, Windows(shards, *wanted.window))], wanted, 1)
+    batches = Batches([Corpus("text", 1.0, WindowExamples(Windows(shards, *wanted.window), wanted, apart=False))], 1)
 
     def step(number: int) -> None:
         batch = batches.training(np.arange(number * _SEQUENCES, (number + 1) * _SEQUENCES))
-        loss = summed_loss(trained.logits(*batch.inputs(distributed.device())), batch.labels)
+        loss = summed_loss(trained.logits(**batch.inputs(distributed.device())).tokens, batch.labels)
         trained.engine.backward(loss / batch.scored)
         trained.engine.step()
 

@@ -1,7 +1,10 @@
 """What the tests of live engines share."""
 
+from pathlib import Path
+
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
+from torch.utils.cpp_extension import _get_build_directory
 
 
 def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -10,3 +13,8 @@ def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
     # Stage 0 has no masters beside the weights.
     whole = parameter.detach() if whole is None else whole
     return whole.float().cpu().reshape(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def is_built(builder) -> bool:
+    """Whether an extension need not be compiled, for minutes, by the test."""
+    return (Path(_get_build_directory(builder.name, False)) / f"{builder.name}.so").is_file()

@@ -1,9 +1,14 @@
 """Checkpoints of every ZeRO stage, read at any world size, and gone on from at any other."""
 
+import json
 import math
 import os
 import pickle
+import re
+import resource
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -11,22 +16,25 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES
+from pipeline.families import FAMILIES, Section
 from pipeline.growth.initialization import initialized
+from pipeline.growth.integrity import FILES
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
+from pipeline.recipe import CheckpointingConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
+from pipeline.training.checkpoints import Checkpoints, Saved, _Writer, restore_engine
 from pipeline.training.engine import build
-from pipeline.training.evaluate import summed_loss
-from pipeline.training.submodel import submodel
+from pipeline.training.losses import summed_loss
+from pipeline.training.running import running
 from tests.distributed.engines import full_weight
-from tests.distributed.test_freezing import LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
+from tests.distributed.test_freezing import BLOCKS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
 from tests.ranks import run_ranks
 
 FAMILY = FAMILIES["gpt2"]
 FULL = pytest.mark.full
 BATCH = 6
+
 DEPTHS = [2, 4, None, 2, 2, None, 4, None]
 """Two steps of each of four walks: the groups' step counts differ all along, and some begin late."""
 READ_DEPTHS = [2, 4, None, 2]
@@ -101,10 +109,23 @@ def mixed_state(state) -> dict:
     return kept
 
 
+def take_step(trained, depth: int | None, inputs, labels) -> float:
+    """Train the full model, or the top of a sub-model; return the loss over all ranks."""
+    section = Section.whole(LAYERS) if depth is None else Section.top(depth, PER_BLOCK)
+    share = BATCH // distributed.world_size()
+    part = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    trained.learn(section)
+    with running(trained.module, FAMILY, section):
+        loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
+    trained.engine.backward(loss * (distributed.world_size() / (BATCH * LENGTH)))
+    trained.engine.step()
+    return distributed.total(loss.item())[0] / (BATCH * LENGTH)
+
+
 def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS):
     """Go on from the newest checkpoint in `folder`, or begin; return the losses and the trained model."""
-    checkpoints = Checkpoints(folder, keep=9)
-    saved = checkpoints.latest()
+    checkpoints = Checkpoints(folder, CheckpointingConfig(keep=9))
+    saved = checkpoints.newest_whole(print)
     config = model_config("gpt2", True)
     if saved is None:
         state = initialized(FAMILY, config, 5)
@@ -112,25 +133,13 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS):
     else:
         source = checkpoints.open(saved)
         state, kept = source.state, source.optimizer
-    trained = build(FAMILY, config, state, ds_config(layout), OPTIMIZER, PER_BLOCK, "sdpa", kept)
+    trained = build(FAMILY, config, state, ds_config(layout), OPTIMIZER, BLOCKS, "sdpa", kept)
     if saved is not None:
         restore_engine(trained.engine, saved)
     assert trained.engine.global_steps == begin
-    share = BATCH // distributed.world_size()
-    part = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-    losses = []
-    for depth, (inputs, labels) in list(zip(depths, batches(), strict=False))[begin:end]:
-        if depth is None:
-            trained.train_all()
-            loss = summed_loss(trained.logits(inputs[part]), labels[part])
-        else:
-            trained.train_top(depth, PER_BLOCK)
-            with submodel(trained.module, FAMILY, depth, PER_BLOCK):
-                loss = summed_loss(trained.logits(inputs[part]), labels[part])
-        trained.engine.backward(loss * (distributed.world_size() / (BATCH * LENGTH)))
-        trained.engine.step()
-        losses.append(distributed.total(loss.item())[0] / (BATCH * LENGTH))
-    checkpoints.save(trained, Saved("target", end, 0, 0, 0.0, {}, {}))
+    steps = list(zip(depths, batches(), strict=False))[begin:end]
+    losses = [take_step(trained, depth, inputs, labels) for depth, (inputs, labels) in steps]
+    checkpoints.save(trained, Saved(1, end, {}, 0, 0.0, {}), print, must=True)
     return losses, trained
 
 
@@ -148,7 +157,7 @@ def write_and_gather(folder, layouts) -> dict:
     gathered = {}
     for layout in layouts:
         _, trained = walk(folder / layout, layout, 0, 4, False, READ_DEPTHS)
-        trained.train_all()
+        trained.learn(Section.whole(LAYERS))
         if hasattr(trained.engine.optimizer, "_hp_optimizer_states_linked"):
             # DeepSpeed links the moments after the first step, and finds none of what began later.
             trained.engine.optimizer._hp_optimizer_states_linked = False
@@ -215,8 +224,9 @@ def test_what_is_read_is_what_deepspeed_gathers(request, layout):
 
 @pytest.fixture
 def copied(written, tmp_path):
-    """A checkpoint of three ranks' that may be spoilt."""
+    """A checkpoint of three ranks' that may be spoilt, without the digests that would tell at once."""
     shutil.copytree(written[0] / "zero3" / "step-00000004", tmp_path / "tag")
+    (tmp_path / "tag" / FILES).unlink()
     return tmp_path / "tag"
 
 
@@ -225,7 +235,7 @@ OPTIMIZER_FILE = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
 
 def refusal(directory) -> str:
     with pytest.raises(UserError) as refused:
-        open_zero_checkpoint(directory)
+        open_zero_checkpoint(directory, foreign=True)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -359,3 +369,164 @@ def test_at_the_same_ranks_the_losses_are_the_uninterrupted_runs_to_the_bit(tmp_
         folders(tmp_path / name, cases)
     for whole, stopped in run_ranks(stop_and_go_on, 3, tmp_path, cases, timeout=400):
         assert stopped == whole
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def save_within(folder, layout, asynchronous):
+    """Take three steps and save; in the background nothing is written before one more step is taken."""
+    config = model_config("gpt2", True)
+    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config(layout), OPTIMIZER, BLOCKS, "sdpa")
+    checkpoints = Checkpoints(folder, CheckpointingConfig(asynchronous=asynchronous))
+    gate, write = threading.Event(), _Writer.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Writer, "write", lambda writer: (gate.wait(60), write(writer)))
+        for inputs, labels in batches()[:3]:
+            take_step(trained, None, inputs, labels)
+        assert checkpoints.save(trained, Saved(1, 3, {}, 0, 0.0, {}), print, must=False)
+        take_step(trained, None, *batches()[3])
+        assert (checkpoints.last is None) == asynchronous and not checkpoints.written
+        assert (folder / "step-00000003").exists() != asynchronous and (folder / "latest").exists() != asynchronous
+        gate.set()
+        while asynchronous and not checkpoints.written:
+            time.sleep(0.01)
+    assert checkpoints.finish(print) and checkpoints.last.step == 3 and not checkpoints.written
+    trained.close()
+
+
+@pytest.mark.parametrize("layout", [pytest.param(layout, marks=() if layout == "zero3" else FULL) for layout in LAYOUTS])
+def test_a_checkpoint_written_while_training_goes_on_is_that_of_the_moment_to_the_byte(tmp_path, layout):
+    for name in ("at_once", "behind"):
+        (tmp_path / name).mkdir()
+        # Processes of their own: DeepSpeed numbers the parameters of a process through, and writes their numbers.
+        run_ranks(save_within, 2, tmp_path / name, layout, name == "behind")
+    at_once, behind = (json.loads((tmp_path / name / "step-00000003" / FILES).read_text()) for name in ("at_once", "behind"))
+    assert any(name.endswith("_states.pt") for name in at_once["files"])
+    assert at_once == behind
+
+
+def save_where_there_is_no_room(folder):
+    """Save once with room, once where rank 1 has none, once again with room; return what was said and what was there."""
+    config = model_config("gpt2", True)
+    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config("zero3"), OPTIMIZER, BLOCKS, "sdpa")
+    said, listed = [], []
+    for asynchronous in (False, True):
+        checkpoints = Checkpoints(folder, CheckpointingConfig(keep=1, asynchronous=asynchronous))
+        for step, room in ((1, True), (2, False), (3, True)):
+            take_step(trained, None, *batches()[step])
+            if not room and distributed.rank() == 1:
+                # Writing past the limit fails as on a full disk, in the middle of a file.
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+            begun = checkpoints.save(trained, Saved(1, step, {}, 0, 0.0, {}), said.append, must=False)
+            assert begun == (room or asynchronous)
+            assert checkpoints.finish(said.append) == (room or not asynchronous)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            distributed.total(0)
+            listed.append(sorted(path.name for path in folder.iterdir()))
+            distributed.total(0)
+        if distributed.rank() == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+        with pytest.raises(UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; make room"):
+            checkpoints.save(trained, Saved(1, 4, {}, 0, 0.0, {}), said.append, must=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert Checkpoints(folder, CheckpointingConfig()).newest_whole(said.append).step == 3
+        shutil.rmtree(folder, ignore_errors=True)
+        distributed.total(0)
+        folder.mkdir(exist_ok=True)
+    return said, listed
+
+
+def test_one_rank_without_room_is_said_by_all_and_the_next_checkpoint_is_tried(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for said, listed in run_ranks(save_where_there_is_no_room, 2, tmp_path / "checkpoints"):
+        assert listed == [["latest", f"step-0000000{step}"] for step in (1, 1, 3, 1, 1, 3)]
+        assert len(said) == 2
+        for line in said:
+            assert re.search(
+                r"warning: .*zero_pp_rank_1_.*: File too large: the checkpoint of step 2 could not be written", line
+            )
+
+
+# --- what is whole --------------------------------------------------------------------------------
+
+
+def newest(folder):
+    said = []
+    try:
+        saved = Checkpoints(folder, CheckpointingConfig()).newest_whole(said.append)
+        return None if saved is None else saved.step, said
+    except UserError as error:
+        return str(error), said
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda tag: os.truncate(tag / OPTIMIZER_FILE, (tag / OPTIMIZER_FILE).stat().st_size - 1),
+    "flipped": lambda tag: flip(tag / OPTIMIZER_FILE, 0.7),
+    "missing": lambda tag: (tag / OPTIMIZER_FILE).unlink(),
+    "of the list": lambda tag: flip(tag / FILES, 0.4),
+    "list missing": lambda tag: (tag / FILES).unlink(),
+    "added": lambda tag: shutil.copyfile(tag / OPTIMIZER_FILE, tag / f"bf16_{OPTIMIZER_FILE}"),
+    "of the words": lambda tag: flip(tag / "progress.json", 0.5),
+}
+
+
+def newest_of_each(folders):
+    return {name: newest(folder) for name, folder in folders.items()}
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_file_named_at_any_number_of_ranks(written, tmp_path):
+    whole = written[0] / "zero3" / "step-00000004"
+    folders = {}
+    for name, damage in DAMAGES.items():
+        folders[name] = tmp_path / name
+        for step in (2, 4):
+            shutil.copytree(whole, folders[name] / f"step-0000000{step}")
+        # Left by a kill: no checkpoint.
+        shutil.copytree(whole, folders[name] / "step-00000006.partial")
+        (folders[name] / "latest").write_text("step-00000004\n")
+        damage(folders[name] / "step-00000004")
+    folders["all"] = tmp_path / "all"
+    shutil.copytree(folders["flipped"], folders["all"])
+    DAMAGES["truncated"](folders["all"] / "step-00000002")
+    folders["gone"] = tmp_path / "gone"
+    shutil.copytree(folders["flipped"], folders["gone"])
+    shutil.rmtree(folders["gone"] / "step-00000004")
+    folders["none"] = tmp_path / "none"
+    folders["none"].mkdir()
+    files = {"of the list": FILES, "list missing": FILES, "added": f"bf16_{OPTIMIZER_FILE}", "of the words": "progress.json"}
+    for found in run_ranks(newest_of_each, 2, folders):
+        for name in DAMAGES:
+            # A copy of step 4's words, under another name.
+            assert found[name][0] == 4, name
+            (line,) = found[name][1]
+            file = tmp_path / name / "step-00000004" / files.get(name, OPTIMIZER_FILE)
+            assert f"({file}: " in line and "step-00000002 is taken" in line, name
+        assert (
+            f"step-00000004/{OPTIMIZER_FILE}: its bytes" in found["all"][0]
+            and "no checkpoint there is whole" in found["all"][0]
+        )
+        assert "step-00000004" in found["gone"][1][0]
+        assert found["none"] == (None, [])
+
+
+def test_a_checkpoint_without_digests_is_refused_unless_it_is_called_foreign(written, tmp_path):
+    shutil.copytree(written[0] / "zero3", tmp_path / "checkpoints")
+    tag = tmp_path / "checkpoints" / "step-00000004"
+    assert open_source(tmp_path / "checkpoints").state
+    DAMAGES["flipped"](tag)
+    for foreign in (False, True):
+        with pytest.raises(
+            UserError, match=f"{OPTIMIZER_FILE}: its bytes are not those that were written; the checkpoint is damaged"
+        ):
+            open_source(tmp_path / "checkpoints", foreign=foreign)
+    (tag / FILES).unlink()
+    with pytest.raises(UserError, match=r"has no files\.json, .* source\.foreign=true"):
+        open_source(tmp_path / "checkpoints")
+    assert open_source(tmp_path / "checkpoints", foreign=True).state

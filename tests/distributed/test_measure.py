@@ -10,13 +10,15 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.data.batches import Batches, Corpus
+from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import CausalObjective
 from pipeline.data.windows import Windows
-from pipeline.families import target_config
+from pipeline.families import sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
+from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.measure import measure_growth
 from tests.ranks import run_ranks
@@ -57,21 +59,30 @@ def measure(directory, stage):
         # Small matrices too are let go of after use.
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
     }
-    grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), 2, "eager")
+    grown = build(
+        source.family,
+        config,
+        plan.grow(source.state),
+        ds_config,
+        OptimizerConfig(),
+        cut(sizes_of(config).num_hidden_layers, []),
+        "eager",
+    )
     before = matrix_elements()
     state = {name: Noticed(tensor) for name, tensor in source.state.items()}
     noticed = dataclasses.replace(source, state=state)
     attention = source.config._attn_implementation
     objective = CausalObjective(LENGTH)
-    text = Corpus("text", 1.0, Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window))
-    measured = measure_growth(noticed, grown, Batches([text], objective, 1), WINDOWS, torch.float32)
+    windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
+    text = Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))
+    measured = measure_growth(noticed, grown, Batches([text], 1), WINDOWS, torch.float32)
     assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
     assert source.config._attn_implementation == attention
     assert grown.engine.training
     return measured
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.full), 3])
 def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grows_too(tmp_path, stage):
     torch.manual_seed(2)
     config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)

@@ -4,16 +4,23 @@ import math
 
 import pytest
 import torch
+from deepspeed.ops.op_builder import AsyncIOBuilder
+from deepspeed.runtime.swap_tensor import optimizer_utils
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.families import FAMILIES, scratch_config, target_config
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, Section, scratch_config, target_config
+from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
-from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
+from pipeline.growth.zero_checkpoint import read_zero_checkpoint
+from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig, TrainStage
 from pipeline.training import distributed
+from pipeline.training.blocks import cut
+from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import build
-from pipeline.training.evaluate import summed_loss
-from tests.distributed.engines import full_weight
+from pipeline.training.losses import summed_loss
+from tests.distributed.engines import full_weight, is_built
 from tests.ranks import run_ranks
 
 
@@ -50,7 +57,7 @@ def check_engine(directory, stage, bf16):
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
     }
-    trained = build(family, config, watched, ds_config, OptimizerConfig(), 3, "sdpa")
+    trained = build(family, config, watched, ds_config, OptimizerConfig(), cut(3, []), "sdpa")
     dtype = torch.bfloat16 if bf16 else torch.float32
     for name, parameter in trained.module.named_parameters():
         whole = state[name].rows(0, state[name].shape[0])
@@ -68,7 +75,7 @@ def check_engine(directory, stage, bf16):
     input_ids = torch.arange(12)[None] % config.vocab_size
     trained.engine.eval()
     with torch.no_grad():
-        logits = trained.logits(input_ids)
+        logits = trained.logits(input_ids).tokens
     trained.close()
     return logits.float()
 
@@ -112,10 +119,10 @@ def grow_at_size(directory):
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": 3},
     }
-    trained = build(source.family, config, watched, ds_config, OptimizerConfig(), 16, "sdpa")
+    trained = build(source.family, config, watched, ds_config, OptimizerConfig(), cut(16, []), "sdpa")
     trained.engine.eval()
     with torch.no_grad():
-        loss = summed_loss(trained.logits(BATCH), BATCH).item() / BATCH.numel()
+        loss = summed_loss(trained.logits(BATCH).tokens, BATCH).item() / BATCH.numel()
     for name, tensor in watched.items():
         rows, width = tensor.shape[0], max(1, math.prod(tensor.shape[1:]))
         assert tensor.most <= rows * width / distributed.world_size() + 3 * width, f"{name}: {tensor.most} elements at once"
@@ -137,3 +144,120 @@ def test_growth_at_size_reads_pieces_only_and_keeps_the_loss(tmp_path):
     for loss in run_ranks(grow_at_size, 3, tmp_path, timeout=600):
         # bf16 against fp32: 2^-8 of a loss near 11, averaged over 64 tokens.
         assert loss == pytest.approx(expected, abs=0.02)
+
+
+# --- going on from a checkpoint ---------------------------------------------------------------------
+
+SMALL = ModelConfig(family="gpt2", hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+CUT = cut(2, [TrainStage(name="half", steps=1, submodel_layers=1)])
+OPTIMIZERS = {
+    "adamw": OptimizerConfig(lr=3e-3),
+    "lion": OptimizerConfig(name="lion", lr=3e-4),
+    "muon": OptimizerConfig(name="muon", lr=3e-3, muon_lr=0.02),
+}
+CPU = {"device": "cpu"}
+WAYS = {
+    "lion ZeRO-3": ("lion", {"stage": 3}, False),
+    "muon ZeRO-2": ("muon", {"stage": 2}, False),
+    "muon ZeRO-3": ("muon", {"stage": 3, "offload_optimizer": CPU}, True),
+    "adamw ZeRO-0 bf16": ("adamw", {"stage": 0}, True),
+    "lion ZeRO-1 bf16": ("lion", {"stage": 1}, True),
+}
+ON_DISK = {
+    f"{name} disk {'bf16' if bf16 else 'fp32'}": (name, {"stage": 3, "offload_optimizer": {"device": "nvme"}}, bf16)
+    for name, bf16 in (("adamw", False), ("muon", True), ("lion", False))
+}
+
+
+def steps(trained, begin, end) -> list[float]:
+    """Take these steps of a fixed training, in which the upper layer learns alone in one; return their losses."""
+    draws = torch.randint(0, 35, (6, 2, 13), generator=torch.Generator().manual_seed(3))
+    losses = []
+    for step in range(begin, end):
+        trained.learn(Section.top(2, 1) if step == 1 else Section.whole(2))
+        ids = draws[step, distributed.rank()][None]
+        loss = summed_loss(trained.logits(ids).tokens, ids) / 12
+        trained.engine.backward(loss)
+        trained.engine.step()
+        losses.append(loss.item())
+    return losses
+
+
+def go_on(directory, ways) -> dict:
+    """Return each way's losses of 6 steps, undisturbed and with a checkpoint after the third."""
+    optimizer_utils.MIN_AIO_BYTES = 1024
+    found = {}
+    for number, (way, (name, zero, bf16)) in enumerate(ways.items()):
+        if zero.get("offload_optimizer", {}).get("device") == "nvme":
+            zero = zero | {"offload_optimizer": {"device": "nvme", "nvme_path": str(directory / f"disk{number}")}}
+        ds_config = {
+            "train_batch_size": 2,
+            "train_micro_batch_size_per_gpu": 1,
+            "bf16": {"enabled": bf16},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "aio": {"block_size": 1024},
+            "zero_optimization": zero,
+        }
+        config = scratch_config(SMALL, 35, 0, 13)
+        trained = build(
+            FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS[name], CUT, "sdpa"
+        )
+        undisturbed = steps(trained, 0, 3)
+        with saved_from_disk(trained.engine):
+            trained.engine.save_checkpoint(str(directory / str(number)), tag="here", save_latest=False)
+        config.save_pretrained(directory / str(number) / "here")
+        torch.distributed.barrier()
+        undisturbed += steps(trained, 3, 6)
+        trained.close()
+        source = read_zero_checkpoint(directory / str(number) / "here")
+        trained = build(FAMILIES["gpt2"], config, source.state, ds_config, OPTIMIZERS[name], CUT, "sdpa", source.optimizer)
+        found[way] = (undisturbed, steps(trained, 3, 6), {key for kept in source.optimizer.values() for key in kept})
+        trained.close()
+    return found
+
+
+def check_going_on(directory, ways) -> None:
+    keys = {
+        "adamw": {"exp_avg", "exp_avg_sq", "step"},
+        "lion": {"exp_avg"},
+        "muon": {"exp_avg", "exp_avg_sq", "step", "momentum_buffer"},
+    }
+    for found in run_ranks(go_on, 2, directory, ways):
+        for way, (undisturbed, resumed, kept) in found.items():
+            assert resumed == undisturbed[3:], way
+            assert undisturbed[5] < undisturbed[0], way
+            assert kept == keys[ways[way][0]], way
+
+
+def test_every_optimizer_goes_on_to_the_bit(tmp_path):
+    check_going_on(tmp_path, WAYS)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled")
+def test_masters_on_a_disk_go_on_to_the_bit(tmp_path):
+    check_going_on(tmp_path, ON_DISK)
+
+
+def build_unaligned(directory) -> str:
+    """Return why masters on a disk are refused whose gradients would lie across the disk's blocks."""
+    optimizer_utils.MIN_AIO_BYTES = 1024
+    config = scratch_config(SMALL.model_copy(update={"hidden_size": 24}), 35, 0, 13)
+    ds_config = {
+        "train_batch_size": 2,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "aio": {"block_size": 1024},
+        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": str(directory)}},
+    }
+    with pytest.raises(UserError) as refusal:
+        build(FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS["adamw"], CUT, "sdpa")
+    return str(refusal.value)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled")
+def test_gradients_across_a_disks_blocks_are_refused(tmp_path):
+    for words in run_ranks(build_unaligned, 2, tmp_path):
+        assert "nvme does not fit" in words and "over 2 ranks" in words

@@ -28,12 +28,17 @@ def main():
     spec.loader.exec_module(module)
     environment = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    linear = torch.nn.functional.linear
     yield module.main
+    # ZeRO-3 puts its own in place, for the process.
+    torch.nn.functional.linear = linear
     distributed.leave()
     os.environ.clear()
     os.environ.update(environment)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    # Of a run that is asked to stop: a test that is interrupted would take it for its own.
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture
@@ -104,9 +109,14 @@ def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared
     [
         (["target.hidden_size=16"], "target.hidden_size: 16 is smaller than the source's 32"),
         (["target.num_hidden_layers=1"], "target.num_hidden_layers: 1 is smaller"),
+        (
+            ["stages=[{name: a, steps: 1}, {name: g, grow: {hidden_size: 24}}, {name: b, steps: 1}]"],
+            "stages.g.grow.hidden_size: 24 is smaller",
+        ),
+        (["attn_implementation=flash_attention_2"], "attn_implementation: flash_attention_2 needs the package flash-attn"),
         (["target.hidden_size=44"], "do not keep the source's head dimension"),
         (["source.model.num_attention_heads=5"], "hidden_size 32 is no multiple of num_attention_heads 5"),
-        (["stages.submodels.submodel_layers=3"], "submodel_layers: 3 does not divide the target's 4 layers"),
+        (["stages.submodels.submodel_layers=3"], "submodel_layers: 3 does not divide the model's 4 layers"),
         (["source.model.vocab_size=300"], "the tokenizer has ids up to 405, and the model's vocab_size is 300"),
         (["source.model.max_position_embeddings=16"], "data.sequence_length: 32 is beyond the model's"),
         (["data.shards=/nowhere"], "/nowhere/manifest.json: no such file"),
@@ -131,11 +141,10 @@ def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):
         ({"optimizer": {"type": "Adam"}}, "optimizer: belongs into `optimizer` of the recipe"),
         ({"train_batch_size": "many"}, 'train_batch_size: a positive number or "auto"'),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, "gradient_accumulation_steps 3 does not fit"),
-        ({"bf16": {"enabled": True}}, "stage 0 runs in fp32 only"),
         ({"bf16": True}, "bf16: an object of keys is expected"),
-        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage: Input should be"),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected"),
         ({"gradient_clipping": "x"}, "gradient_clipping: a number"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "not supported with growth"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "divide the ranks, 1"),
     ],
 )
 def test_an_impossible_deepspeed_configuration_is_refused_by_key(refused, ds_config, words):

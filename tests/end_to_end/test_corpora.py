@@ -39,7 +39,9 @@ def test_a_blend_gives_the_same_losses_on_two_ranks_and_is_part_of_the_run(launc
     # fp32 sums in another order.
     assert together.losses == pytest.approx(alone.losses, rel=1e-5)
     assert together.summary["losses"] == pytest.approx(alone.summary["losses"], rel=1e-5)
-    assert json.loads((alone.run_dir / "data.json").read_text())["weights"] == {"wiki": 0.25, "books": 0.75}
+    assert json.loads((alone.run_dir / "data.json").read_text())["weights"] == {
+        "32 books=3 wiki=1": {"wiki": 0.25, "books": 0.75}
+    }
     wiki, books = (frequency(blended, corpus) for corpus in blended.corpora)
     share = 0.25 * wiki + 0.75 * books
     share = share[share > 0]
@@ -77,7 +79,7 @@ def test_a_folder_some_of_whose_corpora_have_nothing_to_train_on_is_trained_on(l
         "the corpus 'copies' is left out, it has no training token",
         "the corpus 'note' is left out, its training shards make no window of 33 tokens",
     ]
-    assert json.loads((finished.run_dir / "data.json").read_text())["weights"] == {"wiki": 1.0}
+    assert json.loads((finished.run_dir / "data.json").read_text())["weights"] == {"32": {"wiki": 1.0}}
     asked = launch(path, f"run_dir={tmp_path / 'asked'}", "data.weights={wiki: 1, note: 1}").wait()
     assert asked.status == 2 and "the train split of note makes no window of 33 tokens" in asked.error
 
@@ -87,7 +89,7 @@ def test_a_blend_that_was_prepared_anew_with_other_weights_is_not_gone_on_with(l
     path = recipe(data=data, source=SHORT, stages=STAGES)
     assert launch(path).wait().status == 0
     recorded = tmp_path / "run" / "data.json"
-    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "weights": {"wiki": 0.5, "books": 0.5}}))
+    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "weights": {"32": {"wiki": 0.5, "books": 0.5}}}))
     (tmp_path / "run" / "summary.json").unlink()
     changed = launch(path).wait()
     assert changed.status == 2 and "the run was begun with the weights" in changed.error
@@ -101,7 +103,7 @@ def test_documents_that_are_kept_apart_are_scored_each_by_itself(launch, recipe,
     source = {**SHORT, "model": {**SHORT["model"], "initializer_range": 0.2}}
     finished = launch(recipe(data=data, source=source, stages=STAGES), ranks=ranks).wait()
     assert finished.status == 0, finished.error
-    assert finished.summary["growth"]["in_training"]["scored_tokens"] == 9 * 128
+    assert finished.summary["growths"][0]["in_training"]["scored_tokens"] == 9 * 128
     shard = Shard(prepared.shards(prepared.corpora[0], HELDOUT)[0])
     begins = set((shard.offsets // shard.dtype.itemsize).tolist())
     for stage, directory in (("source", "source_model"), ("final", "model")):

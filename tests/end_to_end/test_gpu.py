@@ -17,7 +17,7 @@ def test_growth_and_both_stages_run_on_a_gpu(launch, recipe, precision, stage):
     path = recipe(target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"depth": "last_layer"})
     finished = launch(path, ranks=1, ds_config=ds_config, accelerator="cuda").wait()
     assert finished.status == 0, finished.error
-    growth = finished.summary["growth"]
+    growth = finished.summary["growths"][0]
     assert growth["verdict"] == "exact" and growth["measured_agrees"]
     assert all(math.isfinite(loss) for loss in finished.losses)
     assert finished.summary["losses"]["final"] < finished.summary["losses"]["source"]

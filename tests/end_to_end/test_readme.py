@@ -34,7 +34,7 @@ def smaller(directory: Path, prepared) -> list[str]:
 
 def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
-    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["mpiexec"] + ["python"] * 3
+    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["python", "mpiexec"] + ["python"] * 3
 
 
 def test_the_example_recipe_is_valid():
@@ -62,7 +62,15 @@ def test_a_deepspeed_command_runs(command, launch, prepared, tiny_model, tmp_pat
     assert ("after training" in finished.output) == ("--print_config" not in command)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python launch")])
+def test_a_dry_run_says_what_a_run_would_be():
+    (command,) = (command for command in COMMANDS if command.startswith("python launch/pretrain.py"))
+    words = [sys.executable, *shlex.split(command)[1:]]
+    finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert "submodels" in finished.stdout and "ZeRO" in finished.stdout
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python launch/grow.py")])
 def test_a_python_command_runs(command, undisturbed, tiny_model, tmp_path):
     """The sources are a small GPT-2 and the toy recipe's run."""
     (tmp_path / "models").mkdir()

@@ -6,11 +6,11 @@ import yaml
 from data_prep.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").rglob("*.yaml"))
 QUICKSTART = next(path for path in RECIPES if path.stem == "quickstart")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_shipped_recipes_are_valid_and_print_as_themselves(path):
     recipe = load_recipe(path, [])
     assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
@@ -20,8 +20,8 @@ def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
     ratios = []
     for path in RECIPES:
         recipe = load_recipe(path, [])
-        ratios.append(recipe.target.hidden_size / recipe.source.model.hidden_size)
-    assert any(ratio != int(ratio) for ratio in ratios)
+        ratios.append((recipe.target.hidden_size or 1) / recipe.source.model.hidden_size)
+    assert any(ratio > 1 and ratio != int(ratio) for ratio in ratios)
 
 
 def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
@@ -47,6 +47,21 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("data.weights={wiki: 1}", "`weights` goes with `shards`"),
         ("data.text.min_lengths=3", "unknown key 'data.text.min_lengths'; did you mean 'min_length'?"),
         ("stages.0.name=source", "is used twice"),
+        ("stages.0.epochs=2", "stages.0: a length in `steps` and another in `epochs`"),
+        ("stages=[{name: a}]", "stages.0: a length is missing: steps, epochs, tokens or flops"),
+        (
+            "stages=[{name: a, steps: 1}, {name: b, grow: {hidden_siz: 3}}]",
+            "'stages.1.grow.hidden_siz'; did you mean",
+        ),
+        ("stages=[{name: a, steps: 1}, {name: b, grow: {hidden_size: 3}}]", "something is trained after each growth"),
+        ("stages.0.trainable=[head]", "leave it out, or `trainable`"),
+        ("stages.1.trainable=[layer.3]", "stages.1.trainable.0: parameters are named embeddings, head, layers, layers.3"),
+        ("stages.1.groups=[{parameters: [head]}]", "stages.1.groups.0: a group gives its parameters an `lr`"),
+        ("stages.1.schedule={span: run}", "a stage's own schedule spans that stage"),
+        ("stages.1.weights={wiki: 1}", "`weights` goes with data.shards"),
+        ("schedule.decay_ratio=0.2", "`decay_ratio` is an option of name: wsd, not of cosine"),
+        ("schedule={name: inverse_sqrt}", "inverse_sqrt needs `warmup_steps`"),
+        ("optimizer.momentum=0.9", "`momentum` is an option of name: muon"),
         ("steps", "not an override"),
     ],
 )

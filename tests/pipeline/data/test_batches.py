@@ -4,6 +4,7 @@ import torch
 
 from pipeline.data.batches import Batches, Corpus, rank_samples
 from pipeline.data.blend import BLOCK
+from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective
 from pipeline.data.windows import Windows
 from tests.shards import MemoryShard
@@ -12,10 +13,14 @@ LENGTH = 8
 MASKED = MaskedObjective(LENGTH, 100_000, 2, 4, (0, 1, 2, 3, 4))
 
 
+def examples(shard, objective, apart=False):
+    return WindowExamples(Windows([shard], *objective.window), objective, apart=apart)
+
+
 def corpus(name, weight, windows, first, objective):
     """Its tokens say which corpus and which window they are from."""
     tokens = np.arange(first, first + windows * objective.window[1] + 1)
-    return Corpus(name, weight, Windows([MemoryShard(tokens)], *objective.window))
+    return Corpus(name, weight, examples(MemoryShard(tokens), objective))
 
 
 def last_tokens(batch):
@@ -27,18 +32,18 @@ def last_tokens(batch):
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.9, 0.1)])
 def test_another_corpus_changes_nothing_in_the_order_or_the_masks_of_the_first(objective, weights):
     a = corpus("a", weights[0], 50, 1000, objective)
-    blend = Batches([corpus("b", weights[1], 31, 50_000, objective), a], objective, 7)
+    blend = Batches([corpus("b", weights[1], 31, 50_000, objective), a], 7)
     batch = blend.training(np.arange(400))
     mine = last_tokens(batch) < 50_000
     assert 0 < mine.sum() < 400
-    alone = Batches([a], objective, 7).training(np.arange(int(mine.sum())))
+    alone = Batches([a], 7).training(np.arange(int(mine.sum())))
     for column in ("input_ids", "labels"):
         assert torch.equal(getattr(batch, column)[mine], getattr(alone, column)), column
 
 
 def test_an_epoch_of_each_corpus_takes_each_of_its_windows_once():
     objective = CausalObjective(LENGTH)
-    batches = Batches([corpus("a", 3, 40, 0, objective), corpus("b", 1, 9, 5000, objective)], objective, 7)
+    batches = Batches([corpus("a", 3, 40, 0, objective), corpus("b", 1, 9, 5000, objective)], 7)
     seen = batches.training(np.arange(2000)).input_ids[:, 0].numpy()
     for mine, windows in ((seen[seen < 5000], 40), (seen[seen >= 5000], 9)):
         for epoch in range(len(mine) // windows):
@@ -49,7 +54,7 @@ def test_an_epoch_of_each_corpus_takes_each_of_its_windows_once():
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_out_the_very_samples_that_one_takes(ranks, position):
     """Resuming is the same: a position is a number of samples, whoever took them."""
-    batches = Batches([corpus("a", 3, 40, 1000, MASKED), corpus("b", 1, 9, 5000, MASKED)], MASKED, 7)
+    batches = Batches([corpus("a", 3, 40, 1000, MASKED), corpus("b", 1, 9, 5000, MASKED)], 7)
     whole = batches.training(np.arange(position, position + 16))
     parts = [batches.training(s) for rank in range(ranks) for s in rank_samples(position, 16, 2, rank, ranks)]
     assert torch.equal(torch.cat([part.input_ids for part in parts]), whole.input_ids)
@@ -58,9 +63,9 @@ def test_ranks_share_out_the_very_samples_that_one_takes(ranks, position):
 
 def test_held_out_windows_of_one_corpus_keep_their_order_and_their_masks():
     objective = CausalObjective(LENGTH)
-    batches = Batches([corpus("a", 1.0, 20, 0, objective)], objective, 7)
+    batches = Batches([corpus("a", 1.0, 20, 0, objective)], 7)
     assert batches.heldout(np.arange(20)).input_ids[:, 0].tolist() == list(range(0, 160, LENGTH))
-    batches = Batches([corpus("a", 0.5, 20, 1000, MASKED), corpus("b", 0.5, 20, 5000, MASKED)], MASKED, 7)
+    batches = Batches([corpus("a", 0.5, 20, 1000, MASKED), corpus("b", 0.5, 20, 5000, MASKED)], 7)
     whole = batches.heldout(np.arange(30))
     assert (last_tokens(whole) >= 5000).sum() == 15
     for index in (0, 7, 29):
@@ -70,9 +75,9 @@ def test_held_out_windows_of_one_corpus_keep_their_order_and_their_masks():
 def test_documents_come_with_a_batch_that_keeps_them_apart():
     shard = MemoryShard(np.arange(100), starts=[0, 3, 5, 40])
     for objective, first in [(CausalObjective(LENGTH), [0, 0, 0, 1, 1, 2, 2, 2]), (MASKED, [0, 0, 0, 0, 1, 1, 2, 2])]:
-        corpora = [Corpus("a", 1.0, Windows([shard], *objective.window))]
-        apart = Batches(corpora, objective, 1, apart=True).heldout(np.arange(2))
-        assert apart.inputs(torch.device("cpu"))[1].tolist() == [first, [0] * 8]
-        together = Batches(corpora, objective, 1).heldout(np.arange(2))
-        assert together.inputs(torch.device("cpu"))[1] is None
+        apart, together = (
+            Batches([Corpus("a", 1.0, examples(shard, objective, apart))], 1).heldout(np.arange(2)) for apart in (True, False)
+        )
+        assert apart.inputs(torch.device("cpu"))["documents"].tolist() == [first, [0] * 8]
+        assert together.inputs(torch.device("cpu")).keys() == {"input_ids"}
         assert torch.equal(together.input_ids, apart.input_ids) and torch.equal(together.labels, apart.labels)

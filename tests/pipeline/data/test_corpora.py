@@ -3,10 +3,11 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.data.corpora import effective_weights, open_batches
-from pipeline.data.objectives import CausalObjective
+from pipeline.data.objectives import CausalObjective, MaskedObjective
 from tests.shards import write_prepared
 
 LENGTH = 8
+MASKED = MaskedObjective(16, 100, 2, 4, (0, 1, 2, 3, 4))
 
 
 def document(value, count):
@@ -119,3 +120,36 @@ def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
         (data.directory / f"wiki-train-0{kind}").write_bytes((data.directory / f"books-train-0{kind}").read_bytes())
     with pytest.raises(UserError, match=r"wiki-train-0\.bin: 40 tokens where the manifest has 50"):
         open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)
+
+
+def story(first, sentences):
+    return [[first + number] * 3 for number in range(sentences)]
+
+
+def test_prepared_sentences_are_opened_as_pairs(tmp_path):
+    held = [[story(10, 3), story(20, 3)]]
+    corpora = {"wiki": ([[story(30, 4), story(40, 5)], [story(50, 6)]], held), "books": ([[story(60, 4), story(70, 2)]], held)}
+    data = write_prepared(tmp_path, corpora)
+    weights = effective_weights(data, None, 2)[0]
+    training, heldout = open_batches(data, weights, MASKED, 7, apart=False, pairs="nsp")
+    assert (len(training), len(heldout)) == (4 + 5 + 6 + 4 + 2, 12)
+    batch = training.training(np.arange(200))
+    assert batch.scored_pairs == 200 and batch.token_type_ids.shape == (200, 16)
+    # Words of every document but those that were held out.
+    words = {10 * (word // 10) for word in batch.input_ids.unique().tolist() if word >= 10}
+    assert words >= {30, 40, 50, 60, 70} and heldout.heldout(np.arange(5)).scored_pairs == 5
+
+
+@pytest.mark.parametrize(
+    ("corpora", "objective", "kind", "words"),
+    [
+        (([[document(10, 50), document(11, 40)]], [[document(12, 20)]]), MASKED, "nsp", "'wiki' in .* are whole documents"),
+        (([[story(10, 3), story(20, 3)]], [[story(30, 3)]]), CausalObjective(8), "sop", "causal model reads no sentence pairs"),
+        (([[story(10, 3), story(20, 3)]], [[story(30, 3)]]), MASKED, "nsp", "wiki-heldout-0: .* needs several documents"),
+        (([[story(10, 3)]], [[document(30, 9), story(30, 1)]]), MASKED, "sop", "wiki-heldout-0: .* no document with two"),
+    ],
+)
+def test_what_makes_no_pairs_is_refused_before_the_first_sample(tmp_path, corpora, objective, kind, words):
+    data = write_prepared(tmp_path, {"wiki": corpora})
+    with pytest.raises(UserError, match=words):
+        open_batches(data, {"wiki": 1.0}, objective, 7, apart=False, pairs=kind)

@@ -1,51 +1,204 @@
 """The formulae against torch's own counter, on the same forward and backward under eager attention."""
 
+from collections import Counter
+from contextlib import contextmanager
+
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_flop
+from transformers import BertForPreTraining
 
-from pipeline.families import FAMILIES, sizes_of
-from pipeline.flops.counts import StepFlops, training_step
-from pipeline.flops.ledger import Ledger
-from pipeline.training.optimizer import HEAD, layer_block, parameters_by_block
-from pipeline.training.submodel import submodel
+from pipeline.data.objectives import IGNORED
+from pipeline.families import FAMILIES, Section, sizes_of
+from pipeline.flops.counts import PARTS, StepFlops, training_step
+from pipeline.training.running import running, scoring
 
-SEQUENCES, LENGTH, LAYERS = 2, 16, 4
+SEQUENCES, LENGTH, LAYERS = 2, 15, 4
+TOKENS = SEQUENCES * LENGTH
+SCORED = 11
+"""Masked positions. No other size of these models is 11, so that products over them are known for the head's."""
+
+ALL = frozenset(range(LAYERS))
+NONE = frozenset()
+SECTIONS = {
+    "everything": None,
+    "top half of the whole": Section.top(LAYERS, 2),
+    "lowest sub-model": Section.top(2, 2),
+    "one layer of three": Section.top(3, 1),
+    "layers and head, embeddings frozen": Section(LAYERS, ALL, embeddings=False, head=True),
+    "middle layers, frozen top": Section(LAYERS, frozenset({1, 2}), embeddings=False, head=True),
+    "layers apart, frozen head": Section(LAYERS, frozenset({1, 3}), embeddings=False, head=False),
+    "layer 0 alone": Section(LAYERS, frozenset({0}), embeddings=False, head=False),
+    "head alone": Section(3, NONE, embeddings=False, head=True),
+    "embeddings alone": Section(3, NONE, embeddings=True, head=False),
+    "embeddings and head": Section(LAYERS, NONE, embeddings=True, head=True),
+    "embeddings and a layer above": Section(LAYERS, frozenset({2}), embeddings=True, head=False),
+    "embeddings and the lowest layer": Section(LAYERS, frozenset({0}), embeddings=True, head=True),
+}
 
 
-def counted(model, family, depth, trained):
-    """Return torch's count of one step in which the blocks learn that the stage lets learn."""
+def let_learn(model, family, section):
+    """Set requires_grad as the section says."""
     sizes = sizes_of(model.config)
-    learning = {HEAD, layer_block(depth - trained, depth - 1)} if depth else None
-    for (block, _), parameters in parameters_by_block(model, family, sizes, trained or LAYERS).items():
-        for parameter in parameters:
-            parameter.requires_grad_(learning is None or block in learning)
-    input_ids = torch.arange(SEQUENCES * LENGTH).reshape(SEQUENCES, LENGTH)
-    with FlopCounterMode(display=False) as counter:
-        if depth is None:
-            logits = model(input_ids=input_ids).logits
+    learning = {"embeddings": section.embeddings, "head": section.head}
+    for name, parameter in model.named_parameters():
+        spec, layer = family.specs(sizes)[name]
+        block = family.block(name, spec, sizes)
+        parameter.requires_grad_(layer in section.layers if block == "layer" else learning[block])
+
+
+# The others are of the same tables as these, and run here where all is tested; the tests below run them in any case.
+EACH_FAMILY = [
+    pytest.param(family, id=name, marks=() if name in ("bert", "gpt2", "llama") else pytest.mark.full)
+    for name, family in FAMILIES.items()
+]
+
+
+@contextmanager
+def plainly(model, family, section, scored):
+    """Run what the section says; nothing keeps gradients from what is frozen but a detached embedding."""
+    hooks = []
+    if not section.embeddings:
+        hooks.append(model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach()))
+    if family.objective == "mlm":
+        places = torch.arange(scored) * 2
+        head = model.cls if family.name == "bert" else model.lm_head
+        hooks.append(head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[places], *inputs[1:])))
+    layers = model.get_submodule(family.layers)
+    model.set_submodule(family.layers, nn.ModuleList(list(layers)[: section.depth]))
+    yield
+    model.set_submodule(family.layers, layers)
+    for hook in hooks:
+        hook.remove()
+
+
+@contextmanager
+def as_in_training(model, family, section, scored):
+    """Run what the section says as the pipeline does."""
+    labels = torch.full((SEQUENCES, LENGTH), IGNORED)
+    labels.view(-1)[torch.arange(scored)] = 1
+    with running(model, family, section), scoring(model, family, labels):
+        yield
+
+
+def counted(model, family, section, scored, run=plainly):
+    """Return torch's count of one step by part, each product told by its shape."""
+    let_learn(model, family, section)
+    sizes, parts = sizes_of(model.config), Counter(dict.fromkeys(PARTS, 0))
+
+    def product(flops, *shapes):
+        dimensions = {size for shape in shapes for size in shape}
+        if sizes.vocab_size in dimensions or SCORED in dimensions:
+            parts["head"] += flops
         else:
-            with submodel(model, family, depth, trained):
-                logits = model(input_ids=input_ids).logits
-        logits.sum().backward()
-    return counter.get_total_flops()
+            parts["ffn" if sizes.intermediate_size in dimensions else "attention_projections"] += flops
+        return flops
+
+    def scores(a, b, out_shape=None):
+        parts["attention_scores"] += bmm_flop(a, b)
+        return bmm_flop(a, b)
+
+    aten = torch.ops.aten
+    mapping = {
+        aten.mm: lambda a, b, out_shape=None: product(mm_flop(a, b), a, b),
+        aten.addmm: lambda bias, a, b, out_shape=None, **_: product(addmm_flop(bias, a, b), a, b),
+        aten.bmm: scores,
+    }
+    input_ids = torch.arange(TOKENS).reshape(SEQUENCES, LENGTH)
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        with run(model, family, section, scored):
+            logits = model(input_ids=input_ids, use_cache=False).logits
+        if logits.requires_grad:
+            logits.sum().backward()
+    assert counter.get_total_flops() == parts.total()
+    return dict(parts)
 
 
-@pytest.mark.parametrize(("depth", "trained"), [(None, None), (2, 2), (4, 2), (1, 1), (3, 1), (4, 4)])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, depth, trained):
+def small(tiny_model, family, *, tied=True):
     model = tiny_model(family, tied=tied, layers=LAYERS).float().train()
     model.set_attn_implementation("eager")
-    formula = training_step(FAMILIES[family], sizes_of(model.config), LENGTH, SEQUENCES * LENGTH, depth, trained)
+    return model
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", EACH_FAMILY)
+def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, section):
+    model = small(tiny_model, family.name, tied=tied)
+    sizes = sizes_of(model.config)
+    scored = SCORED if family.objective == "mlm" else TOKENS
+    formula = training_step(family, sizes, LENGTH, TOKENS, scored=scored, section=section)
     # Equal to the last operation: both count matrix products, and only those.
-    assert formula.model == counted(model, FAMILIES[family], depth, trained)
+    assert formula.model == counted(model, family, section or Section.whole(LAYERS), scored)
     assert formula.executed == formula.model
 
 
-def test_the_ledger_adds_up_by_stage():
-    ledger = Ledger()
-    for stage, flops in [("source", 3), ("full", 5), ("full", 5)]:
-        ledger.add(stage, StepFlops(model=flops, executed=2 * flops))
-    assert ledger.model == {"source": 3, "full": 10}
-    assert ledger.total == 26
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("family", [FAMILIES["bert"], FAMILIES["gpt2"], FAMILIES["llama"]], ids=["bert", "gpt2", "llama"])
+def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, section):
+    model = small(tiny_model, family.name)
+    scored = SCORED if family.objective == "mlm" else TOKENS
+    formula = training_step(family, sizes_of(model.config), LENGTH, TOKENS, scored=scored, section=section)
+    assert formula.executed == counted(model, family, section or Section.whole(LAYERS), scored, as_in_training)
+
+
+@pytest.mark.parametrize("section", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_recomputed_layers_are_executed_again(tiny_model, family, section):
+    model = small(tiny_model, family.name, tied=False)
+    model.activation_checkpointing_enable()
+    # transformers lets gradients reach the embeddings' output, which reentrant checkpoints need, and these do not.
+    model.disable_input_require_grads()
+    section = SECTIONS[section]
+    scored = SCORED if family.objective == "mlm" else TOKENS
+    sizes = sizes_of(model.config)
+    plain, recomputed = (
+        training_step(family, sizes, LENGTH, TOKENS, scored=scored, section=section, recomputed=recomputed)
+        for recomputed in (False, True)
+    )
+    assert recomputed.executed == counted(model, family, section or Section.whole(LAYERS), scored)
+    assert recomputed.model == plain.model
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
+    sizes = sizes_of(small(tiny_model, family.name).config)
+    full, half = (
+        training_step(family, sizes, LENGTH, TOKENS, scored=TOKENS, recomputed=True, causal_scores=causal_scores)
+        for causal_scores in ("full", "half")
+    )
+    share = 2 if family.objective == "clm" else 1
+    for whole, halved in [(full.model, half.model), (full.executed, half.executed)]:
+        assert halved == whole | {"attention_scores": whole["attention_scores"] // share}
+
+
+@pytest.mark.parametrize("section", [None, Section.top(3, 1), SECTIONS["head alone"], SECTIONS["layer 0 alone"]])
+def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, section):
+    family, config = FAMILIES["bert"], small(tiny_model, "bert").config
+    sizes = sizes_of(config)
+    model = BertForPreTraining(config).train()
+    section = section or Section.whole(LAYERS)
+    for name, parameter in model.named_parameters():
+        if name.startswith("bert.encoder.layer."):
+            parameter.requires_grad_(int(name.split(".")[3]) in section.layers)
+        else:
+            tied = name == family.tied_head
+            own = section.embeddings if "embeddings" in name and not tied else section.head
+            parameter.requires_grad_(own)
+    if not section.embeddings:
+        model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach())
+    model.bert.encoder.layer = model.bert.encoder.layer[: section.depth]
+    with FlopCounterMode(display=False) as counter:
+        output = model(input_ids=torch.arange(TOKENS).reshape(SEQUENCES, LENGTH))
+        (output.prediction_logits.sum() + output.seq_relationship_logits.sum()).backward()
+    formula = training_step(family, sizes, LENGTH, TOKENS, scored=TOKENS, section=section, pairs=True)
+    assert formula.model_total == counter.get_total_flops()
+
+
+def test_steps_add_up_part_by_part():
+    step = StepFlops(dict.fromkeys(PARTS, 1), dict.fromkeys(PARTS, 2)) + StepFlops()
+    total = step + step
+    assert total == StepFlops(dict.fromkeys(PARTS, 2), dict.fromkeys(PARTS, 4))
+    assert (total.model_total, total.executed_total) == (10, 20)
+    assert step.model_total == 5

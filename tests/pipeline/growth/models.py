@@ -4,6 +4,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,7 +21,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import family_of, target_config
 from pipeline.families.base import sizes_of
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -33,13 +34,18 @@ HEAD = 8
 _CLASSES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel),
     "bert": (BertConfig, BertForMaskedLM),
+    "bert with pairs": (BertConfig, BertForPreTraining),
     "roberta": (RobertaConfig, RobertaForMaskedLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
 }
-PRE_LAYER_NORM, POST_LAYER_NORM, RMS_NORM = ("gpt2",), ("bert", "roberta"), ("llama", "mistral", "qwen2", "qwen3")
+PRE_LAYER_NORM, POST_LAYER_NORM, RMS_NORM = (
+    ("gpt2",),
+    ("bert", "bert with pairs", "roberta"),
+    ("llama", "mistral", "qwen2", "qwen3"),
+)
 FAMILY_NAMES = (*PRE_LAYER_NORM, *POST_LAYER_NORM, *RMS_NORM)
 
 
@@ -68,7 +74,7 @@ def small_model(
     else:
         dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
         keys |= dict.fromkeys(dropouts, 0.0)
-    model = model_class(config_class(**keys)).double().eval()
+    model = model_class(config_class(**keys, architectures=[model_class.__name__])).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
@@ -98,7 +104,7 @@ def without_casts(model: PreTrainedModel) -> PreTrainedModel:
 def state_of(model: PreTrainedModel) -> State:
     """Return a model's weights as a state to grow from."""
     stored = model.state_dict()
-    names = FAMILIES[model.config.model_type].specs(sizes_of(model.config))
+    names = family_of(model.config).specs(sizes_of(model.config))
     return {name: MappedTensor(stored[name].detach()) for name in names}
 
 
@@ -117,9 +123,10 @@ def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.T
 def loaded(tensors: dict[str, torch.Tensor], config: PretrainedConfig, *, stock: bool = False) -> PreTrainedModel:
     """Return the Hugging Face model of a configuration with these weights; `stock` leaves its norms alone."""
     config._attn_implementation = "sdpa"
-    model = _CLASSES[config.model_type][1](config).double().eval()
+    family = family_of(config)
+    model = family.model_class(config).double().eval()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert not unexpected and set(missing) <= set(FAMILIES[config.model_type].head_alias)
+    assert not unexpected and set(missing) <= set(family.head_alias)
     model.tie_weights()
     return model if stock else without_casts(model)
 
@@ -130,6 +137,15 @@ def tokens(seed: int = 0, windows: int = 2) -> torch.Tensor:
 
 
 def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Return the logits of the source's vocabulary."""
+    """Return the logits of the source's vocabulary; where there is a head on pairs its logits too, all of them in one row."""
+    family = family_of(model.config)
     with torch.no_grad():
-        return model(input_ids=ids).logits[..., :VOCAB]
+        outputs = model(input_ids=ids)
+    tokens = outputs[family.logits][..., :VOCAB]
+    return tokens if family.pair_logits is None else torch.cat([tokens.flatten(), outputs[family.pair_logits].flatten()])
+
+
+def loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Return the class's own loss, all tokens scored; where there is a head on pairs, half of the windows belong together."""
+    pairs = {} if family_of(model.config).pair_logits is None else {"next_sentence_label": torch.arange(len(ids)) % 2}
+    return model(input_ids=ids, labels=ids, **pairs).loss

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline import keyed
-from pipeline.families import FAMILIES
+from pipeline.families import family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import GrowthConfig
 
@@ -67,6 +67,10 @@ _ENCODER = {
     r"output\.dense\.bias": "down_bias",
     r"transform\.dense\.weight|lm_head\.dense\.weight": "transform",
     r"transform\.dense\.bias|lm_head\.dense\.bias": "transform_bias",
+    r"pooler\.dense\.weight": "pool",
+    r"pooler\.dense\.bias": "pool_bias",
+    r"seq_relationship\.weight": "verdict",
+    r"seq_relationship\.bias": "verdict_bias",
     r"decoder\.weight": "logits",
     r"decoder\.bias|cls\.predictions\.bias|lm_head\.bias": "logits_bias",
 }
@@ -237,6 +241,9 @@ class Design:
     value: Side
     mix: Side
     """Columns of attention's output projection."""
+    pooled: Side
+    """Rows of BERT's pooler, whose tanh no norm follows."""
+    pooled_columns: Side
     units: Side
     """Rows of the FFN's first matrices."""
     unit_columns: Side
@@ -282,7 +289,7 @@ class Reference:
         self.rotary = not self.layer_norm
         self.drawn = drawn
         self.stored = {name: tensor.double() for name, tensor in model.state_dict().items()}
-        state = initialized(FAMILIES[self.family], target, seed)
+        state = initialized(family_of(target), target, seed)
         whole = {name: tensor.rows(0, tensor.shape[0]).double() for name, tensor in state.items()}
         self.names = list(whole)
         if growth.width == "zero_pad" and not growth.scaled:
@@ -336,7 +343,15 @@ class Reference:
         residual = self._residual()
         attention = self._attention()
         ffn = self._units(self._map("ffn", self.large.ffn, self.small.ffn, self.small.head), self.small.ffn)
-        return Design(**residual, **attention, units=ffn[0], unit_columns=ffn[1])
+        pooled = self._units(self._map("residual", self.large.hidden, self.small.hidden, self.small.head), self.small.hidden)
+        return Design(
+            **residual,
+            **attention,
+            pooled=pooled[0],
+            pooled_columns=pooled[1],
+            units=ffn[0],
+            unit_columns=ffn[1],
+        )
 
     def _residual(self) -> dict[str, Side | Norm]:
         small, large, width = self.small.hidden, self.large.hidden, self.growth.width
@@ -509,6 +524,8 @@ class Reference:
             "up": (d.units, d.read),
             "down": (d.write, d.unit_columns),
             "transform": (d.transform, d.read),
+            "pool": (d.pooled, d.read),
+            "verdict": (Side(torch.eye(2, dtype=torch.float64)), d.pooled_columns),
         }
         vectors = {
             "q_bias": d.query,
@@ -518,6 +535,8 @@ class Reference:
             "up_bias": d.units,
             "down_bias": d.write,
             "transform_bias": d.transform,
+            "pool_bias": d.pooled,
+            "verdict_bias": Side(torch.eye(2, dtype=torch.float64)),
         }
         norms = {"gain": d.gain, "shift": d.gain, "final_gain": d.final, "final_shift": d.final}
         if role in ("q_gain", "k_gain") or (role in ("q", "k") and "q_gain" in self._roles() and not self._pads):

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from pipeline.growth.exactness import predict
-from tests.pipeline.growth.models import RMS_NORM, grown_tensors, loaded, logits, plan_of, small_model, tokens
+from tests.pipeline.growth.models import (
+    POST_LAYER_NORM,
+    RMS_NORM,
+    grown_tensors,
+    loaded,
+    logits,
+    loss,
+    plan_of,
+    small_model,
+    tokens,
+)
 from tests.pipeline.growth.reference import role_of, split
 
 EXACT = 1e-12
@@ -27,7 +37,7 @@ def train(model, steps, lr=1e-3):
     for step in range(steps):
         ids = tokens(100 + step, windows=8)
         optimizer.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
+        loss(model, ids).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 torch.maximum(largest[name], parameter.grad.abs(), out=largest[name])
@@ -126,13 +136,14 @@ GROWTHS = {
 
 @pytest.mark.parametrize("heads", ["more", "wider"])
 @pytest.mark.parametrize("growth", GROWTHS)
-@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "bert with pairs", "llama", "qwen3"])
 def test_no_row_or_column_is_dead(family, growth, heads):
     """Within three steps every row and every column of every tensor has had a gradient."""
-    ratio = {"more": 48 if growth != "sqrt count" or family != "bert" else 64, "wider": 64}[heads]
+    ratio = {"more": 48 if growth != "sqrt count" or family not in POST_LAYER_NORM else 64, "wider": 64}[heads]
     target = WIDER_HEADS | ({"head_dim": 16} if family in RMS_NORM else {}) if heads == "wider" else {"hidden_size": ratio}
     target = target | {"num_hidden_layers": 3 if "depth" in GROWTHS[growth] else 2}
     _, _, grown = grow(family, GROWTHS[growth], target)
+    family = grown.config.model_type
     for name, gradient in split(family, train(grown, 3)).items():
         if role_of(family, name) in NEVER:
             continue

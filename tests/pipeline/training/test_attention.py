@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from pipeline.families import FAMILIES
+from pipeline.families import FAMILIES, Section
 from pipeline.training.attention import within_documents
+from pipeline.training.layers import prepare_model
+from pipeline.training.losses import summed_loss
+from pipeline.training.running import running
 
 DOCUMENTS = [[0] * 5 + [1] * 1 + [2] * 10, [0] * 16, [0] * 9 + [1] * 7]
 
@@ -43,3 +46,35 @@ def test_mistrals_sliding_window_stays(tiny_model):
         wide = model(input_ids=ids[:, 6:], use_cache=False).logits[0]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     assert (together - wide).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_a_section_learns_from_documents_as_from_each_alone(tiny_model, family, attention, checkpointed):
+    table, section = FAMILIES[family], Section.top(3, 2)
+    cached = {"use_cache": False} if table.objective == "clm" else {}
+    documents = torch.tensor(DOCUMENTS)
+    ids, labels = torch.randint(5, 50, (2, *documents.shape), generator=torch.Generator().manual_seed(1))
+
+    def prepared():
+        model = tiny_model(family, layers=4).train()
+        model.set_attn_implementation(attention)
+        return model
+
+    together, alone = prepared(), prepared()
+    prepare_model(together, table, activation_checkpointing=checkpointed, compile=False)
+    with running(together, table, section):
+        apart = within_documents(table, together.config, documents, torch.float64)
+        summed_loss(together(input_ids=ids, **apart, **cached).logits, labels).backward()
+    for row in range(len(ids)):
+        for number in documents[row].unique():
+            mine = documents[row] == number
+            with running(alone, table, section):
+                loss = summed_loss(alone(input_ids=ids[row : row + 1, mine], **cached).logits, labels[row : row + 1, mine])
+            loss.backward()
+    for (name, one), other in zip(together.named_parameters(), alone.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            # Eager attention, RMSNorm and the loss pass through float32.
+            torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=2e-5 * (1 + other.grad.abs().max().item()))

@@ -1,9 +1,17 @@
-"""AdamW whose elements have ages of their own, against torch's AdamW run on each class of elements alone."""
+"""Optimizers against torch's and by hand: elements of several ages, frozen groups, refused steps; and what decays."""
 
 import pytest
 import torch
+from deepspeed.ops.op_builder import CPUAdamBuilder
 
-from pipeline.training.optimizer import FreezableAdamW
+from pipeline.families import FAMILIES, scratch_config, sizes_of
+from pipeline.recipe import ModelConfig, OptimizerConfig
+from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
+from pipeline.training.blocks import cut
+from pipeline.training.lion import FreezableLion
+from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz
+from pipeline.training.optimizer import parameter_groups
+from tests.distributed.engines import is_built
 
 OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
 SIZE, STEPS = 60, 12
@@ -15,7 +23,7 @@ MOMENTS = torch.randn(SIZE, generator=GENERATOR), torch.rand(SIZE, generator=GEN
 def torch_adamw(elements: slice, age: float, **changes) -> torch.Tensor:
     """Step these elements with torch's AdamW, from restored moments where they have an age."""
     parameter = WEIGHTS[elements].clone().requires_grad_()
-    adamw = torch.optim.AdamW([parameter], **OPTIONS | changes)
+    adamw = torch.optim.AdamW([parameter], fused=True, **OPTIONS | changes)
     if age:
         adamw.state[parameter] = {
             "step": torch.tensor(age),
@@ -30,7 +38,7 @@ def torch_adamw(elements: slice, age: float, **changes) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(SIZE,), (12, 5)])
 def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, monkeypatch):
-    monkeypatch.setattr("pipeline.training.optimizer.CHUNK_ELEMENTS", 7)
+    monkeypatch.setattr("pipeline.training.adamw.CHUNK_ELEMENTS", 7)
     old, new, factored = slice(0, 20), slice(20, 40), slice(40, 60)
     age = torch.zeros(SIZE)
     age[old] = 1000
@@ -96,3 +104,122 @@ def test_a_frozen_group_stands_still_and_plain_tensors_take_torchs_own_steps_to_
     assert torch.equal(plain, torch_adamw(slice(None), 0.0))
     assert torch.equal(frozen, WEIGHTS) and adamw.state[frozen]["step"].max() == 0
     assert not torch.equal(mixed, WEIGHTS)
+
+
+# --- other optimizers, refusals, groups -----------------------------------------------------------
+
+
+def torch_muon(weight: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
+    parameter = weight.clone().requires_grad_()
+    muon = torch.optim.Muon([parameter], lr=0.02, weight_decay=0.1, momentum=0.95)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        muon.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize(("shape", "output_axis"), [((12, 5), 0), ((5, 12), 0), ((5, 12), 1), ((6, 18), 1)])
+def test_muon_is_torchs_on_linear_layers_and_on_gpt2s_transposed_and_fused_ones(shape, output_axis):
+    parts = 3 if shape == (6, 18) else 1
+    weight, *gradients = torch.randn(5, *shape, generator=GENERATOR)
+    parameter = weight.clone().requires_grad_()
+    group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
+    muon = FreezableMuon([group], {"w": Matrix(shape, output_axis, parts, 1)}, torch.bfloat16, **OPTIONS | {"lr": 0.02})
+    muon.locate([(parameter, [Piece("w", 0, weight.numel(), 0)])])
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        muon.step()
+    expected = []
+    for number in range(parts):
+        part, *partial = (tensor.chunk(parts, 1)[number] for tensor in (weight, *gradients))
+        # torch takes [outputs, inputs].
+        turned = [tensor.T if output_axis else tensor for tensor in (part, *partial)]
+        stepped = torch_muon(turned[0], turned[1:])
+        expected.append(stepped.T if output_axis else stepped)
+    # Both iterate in bf16, ours in another order: 2^-8 of 4 steps of 0.02, magnified by five quintics.
+    torch.testing.assert_close(parameter.detach(), torch.cat(expected, 1), rtol=0, atol=5e-3)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    for shape in ((40, 8), (8, 40), (8, 8)):
+        s = torch.linalg.svdvals(newton_schulz(torch.randn(shape, generator=GENERATOR), torch.float32))
+        # Five iterations with Jordan's coefficients leave them between about .7 and 1.2 unless they began near 0.
+        assert s.max() < 1.3 and s.median() > 0.6
+    tiny = torch.randn(8, 8, generator=GENERATOR)
+    torch.testing.assert_close(newton_schulz(tiny * 1e-4, torch.float32), newton_schulz(tiny, torch.float32), rtol=0, atol=1e-4)
+
+
+def test_lion_by_hand_and_frozen():
+    live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
+    groups = [
+        {"params": [live], "frozen": False, "weight_decay": 0.1},
+        {"params": [frozen], "frozen": True, "weight_decay": 0.1},
+    ]
+    lion = FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98))
+    expected, momentum = WEIGHTS.clone(), torch.zeros(SIZE)
+    for gradient in GRADIENTS:
+        live.grad, frozen.grad = gradient.clone(), gradient.clone()
+        lion.step()
+        expected -= 1e-2 * (torch.sign(0.9 * momentum + 0.1 * gradient) + 0.1 * expected)
+        momentum = 0.98 * momentum + 0.02 * gradient
+    torch.testing.assert_close(live.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(frozen, WEIGHTS) and frozen not in lion.state
+
+
+@pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled")
+def test_deepspeeds_cpu_adam_steps_as_torchs_from_any_age_and_freezes():
+    for age in (0.0, 1000.0):
+        live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
+        groups = [{"params": [live], "frozen": False}, {"params": [frozen], "frozen": True}]
+        adamw = OffloadedAdamW(groups, **OPTIONS)
+        if age:
+            adamw.state[live] = {
+                "step": torch.tensor(age),
+                "exp_avg": MOMENTS[0].clone(),
+                "exp_avg_sq": MOMENTS[1].clone(),
+            }
+        for gradient in GRADIENTS:
+            live.grad, frozen.grad = gradient.clone(), gradient.clone()
+            adamw.step()
+        # fp32 rounding over a dozen steps of 3e-3 each.
+        torch.testing.assert_close(live.detach(), torch_adamw(slice(None), age), rtol=1e-6, atol=1e-7)
+        assert torch.equal(frozen, WEIGHTS) and adamw.state[live]["step"] == age + STEPS
+
+
+def test_a_refused_step_moves_nothing():
+    for make in (
+        lambda groups: FreezableAdamW(groups, **OPTIONS),
+        lambda groups: FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98)),
+        lambda groups: FreezableMuon(groups, {}, torch.float32, **OPTIONS),
+    ):
+        parameter = WEIGHTS.clone().requires_grad_()
+        optimizer = make([{"params": [parameter], "frozen": False, "muon": False, "weight_decay": 0.1}])
+        parameter.grad = torch.full((SIZE,), float("nan"))
+        optimizer.refuses = lambda: True
+        optimizer.step()
+        assert torch.equal(parameter, WEIGHTS) and not optimizer.state
+        parameter.grad = GRADIENTS[0].clone()
+        optimizer.refuses = lambda: False
+        optimizer.step()
+        assert not torch.equal(parameter, WEIGHTS)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_norms_biases_and_by_choice_embeddings_do_not_decay(family, tied):
+    described = ModelConfig(family=family, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=tied)
+    config = scratch_config(described, 16, 0, 8)
+    model, sizes = FAMILIES[family].model_class(config), sizes_of(config)
+    embeddings = {name + ".weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
+    for choice in (True, False):
+        optimizer = OptimizerConfig(name="muon", muon_lr=0.02, decay_embeddings=choice)
+        groups = parameter_groups(model, FAMILIES[family], sizes, cut(2, []), optimizer)
+        decaying = {name for group in groups if group["weight_decay"] for name in group["names"]}
+        matrices = {name for name, parameter in model.named_parameters() if parameter.dim() == 2}
+        assert decaying == (matrices if choice else matrices - embeddings)
+        assert embeddings & decaying == (embeddings if choice else set())
+    by_muon = {name for group in groups if group["muon"] for name in group["names"]}
+    layers = FAMILIES[family].layers + "."
+    assert by_muon == {name for name in matrices if name.startswith(layers)} and by_muon
+    assert {group["rate_ratio"] for group in groups if group["muon"]} == {20.0}
+    assert {group["rate_ratio"] for group in groups if not group["muon"]} == {1.0}

@@ -1,0 +1,34 @@
+"""What a run is: typed, validated, printable."""
+
+from pipeline.recipe.data import DataConfig
+from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
+from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.models import ModelConfig, TargetConfig
+from pipeline.recipe.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, SourceConfig
+from pipeline.recipe.settings import CheckpointingConfig, EvaluationConfig, FlopsConfig, GuardConfig, OptimizerConfig
+from pipeline.recipe.stages import UNITS, GroupConfig, GrowStage, LengthConfig, ScheduleConfig, TrainStage
+
+__all__ = [
+    "GROWN_STAGE",
+    "SOURCE_STAGE",
+    "UNITS",
+    "CheckpointingConfig",
+    "DataConfig",
+    "DepthName",
+    "EvaluationConfig",
+    "FlopsConfig",
+    "GroupConfig",
+    "GrowStage",
+    "GrowthConfig",
+    "GuardConfig",
+    "LengthConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "ScheduleConfig",
+    "SourceConfig",
+    "TargetConfig",
+    "TrainStage",
+    "WidthName",
+    "load_recipe",
+]

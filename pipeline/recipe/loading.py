@@ -1,0 +1,62 @@
+"""From a YAML file and overrides on the command line to a recipe."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.config import read_yaml, validate
+from data_prep.errors import UserError
+from pipeline.recipe.recipe import Recipe
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Return the recipe in `path` with `key.sub=value` overrides applied; values are YAML.
+
+    Raises UserError naming the file, the key and what would do.
+    """
+    written = read_yaml(path)
+    content = copy.deepcopy(written)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"{override}: not an override; write key.sub=value, for instance optimizer.lr=3e-4")
+        _set(content, key, _parse(value))
+    try:
+        return validate(Recipe, content, str(path))
+    except UserError:
+        # Where the file alone would do, the command line is to blame.
+        validate(Recipe, written, str(path))
+        return validate(Recipe, content, "command line")
+
+
+def _parse(value: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(parsed, str):  # YAML 1.1 takes 3e-4 for a string
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def _set(content: dict[str, Any] | list[Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    here: Any = content
+    for parent in parents:
+        here = here[_index(here, parent, key)] if isinstance(here, list) else here.setdefault(parent, {})
+        if not isinstance(here, dict | list):
+            raise UserError(f"{key}={value}: {parent!r} is a single value, no section")
+    here[_index(here, last, key) if isinstance(here, list) else last] = value
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    """The place of a list's item, by number or by its `name`."""
+    for number, item in enumerate(items):
+        if part == str(number) or (isinstance(item, dict) and item.get("name") == part):
+            return number
+    raise UserError(f"{key}: the list has {len(items)} items and none is {part!r}; count from 0 or use an item's name")

@@ -1,0 +1,104 @@
+"""What a run is, whole: typed, validated, printable."""
+
+import itertools
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from data_prep.config import PositiveInt, StrictModel
+from data_prep.settings import NonNegativeInt
+from pipeline.recipe.data import DataConfig
+from pipeline.recipe.growth import GrowthConfig
+from pipeline.recipe.models import ModelConfig, Positive, TargetConfig
+from pipeline.recipe.settings import CheckpointingConfig, EvaluationConfig, FlopsConfig, GuardConfig, OptimizerConfig
+from pipeline.recipe.stages import GrowStage, LengthConfig, ScheduleConfig, TrainStage, kind_of
+
+SOURCE_STAGE = "source"
+"""The name under which the source's own training is logged."""
+
+GROWN_STAGE = "grown"
+"""The name under which the evaluation right after the first growth is logged."""
+
+
+class SourceConfig(LengthConfig):
+    """The small model: one that is there, or a model trained from scratch in this run, for so long."""
+
+    path: str | None = None
+    """A Hugging Face directory, a run directory, a ZeRO checkpoint or a folder of them."""
+    foreign: bool = False
+    """Whether a ZeRO checkpoint may be there that was not written here, and so does not say what its files should be."""
+    model: ModelConfig | None = None
+    lr: Positive | None = None
+    """Peak learning rate of that training; the optimizer's where not given."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "SourceConfig":
+        if (self.path is None) == (self.model is None):
+            raise ValueError("name either `path` (a Hugging Face directory) or `model` (trained here), and not both")
+        if (self.model is None) != (self.length is None):
+            raise ValueError("`steps` (or epochs, tokens, flops) goes with `model`: how long the source is trained")
+        if self.foreign and self.path is None:
+            raise ValueError("`foreign` is of the checkpoint that `path` names; leave it out")
+        return self
+
+
+Stage = Annotated[Annotated[TrainStage, Tag("TrainStage")] | Annotated[GrowStage, Tag("GrowStage")], Discriminator(kind_of)]
+
+
+class Recipe(StrictModel):
+    """One run, whole."""
+
+    run_dir: str
+    seed: NonNegativeInt = 1234
+    train_batch_size: PositiveInt = 32
+    """Sequences in a step, all ranks together. Used where the DeepSpeed file says "auto"."""
+    train_micro_batch_size_per_gpu: PositiveInt = 32
+    """Most sequences that one rank runs at once; accumulation follows. Used where the DeepSpeed file says "auto"."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    activation_checkpointing: bool = False
+    """Keep the input of each layer alone for the backward pass, and run the layer again there."""
+    compile: bool = False
+    """Run each layer through torch.compile."""
+    data: DataConfig
+    source: SourceConfig
+    target: TargetConfig
+    growth: GrowthConfig = GrowthConfig()
+    """How the source becomes the target, and how later stages grow that do not say otherwise."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    """What is done with the target: train stages, and between them, where there are any, grow stages."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpointing: CheckpointingConfig = CheckpointingConfig()
+    guard: GuardConfig = GuardConfig()
+    flops: FlopsConfig = FlopsConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        names = [SOURCE_STAGE, GROWN_STAGE, *(stage.name for stage in self.stages)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training, {GROWN_STAGE!r} the "
+                    "moment after growth)"
+                )
+        kinds = ["GrowStage", *(kind_of(stage) for stage in self.stages), "GrowStage"]
+        if ("GrowStage", "GrowStage") in itertools.pairwise(kinds):
+            raise ValueError(
+                "stages: something is trained after each growth; begin and end with a train stage, one between two"
+            )
+        growths = [self.growth, *(stage.growth for stage in self.stages if isinstance(stage, GrowStage) and stage.growth)]
+        if self.optimizer.name != "adamw" and any(growth.optimizer_state == "grow" for growth in growths):
+            raise ValueError(f"growth.optimizer_state: grow is Adam's; with optimizer.name: {self.optimizer.name} choose fresh")
+        if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
+            raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
+        if self.data.text is not None and any(stage.weights for stage in self.stages if isinstance(stage, TrainStage)):
+            raise ValueError("stages: `weights` goes with data.shards; `data.text` is a single corpus")
+        if self.data.attention == "document" and self.attn_implementation == "flash_attention_2":
+            raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; sdpa would do")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,86 @@
+"""The recipe's settings of training: optimizer, evaluation, checkpoints, guard, FLOPs."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from data_prep.config import Fraction, PositiveInt, StrictModel
+from data_prep.settings import NonNegativeInt
+from pipeline.recipe.growth import NonNegative
+from pipeline.recipe.models import Positive
+
+
+class OptimizerConfig(StrictModel):
+    """The optimizer; no decay on norms and biases."""
+
+    name: Literal["adamw", "lion", "muon"] = "adamw"
+    """`muon` steps the matrices of layers by orthogonalized momentum, and everything else as adamw does."""
+    lr: Positive = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+    decay_embeddings: bool = True
+    """Whether embedding matrices decay, a tied head's among them."""
+    momentum: Fraction = 0.95
+    """muon: of the matrices."""
+    muon_lr: Positive | None = None
+    """muon: the matrices' peak rate, scaled as `lr` is over the steps; `lr` where not given."""
+    gradient_clipping: NonNegative = 1.0
+    """Largest global gradient norm; 0 turns clipping off. Used where the DeepSpeed file says "auto"."""
+
+    @model_validator(mode="after")
+    def _options_belong(self) -> "OptimizerConfig":
+        for option, optimizers in {"momentum": ("muon",), "muon_lr": ("muon",), "eps": ("adamw", "muon")}.items():
+            if self.name not in optimizers and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"`{option}` is an option of name: {' or '.join(optimizers)}, not of {self.name}")
+        return self
+
+
+class EvaluationConfig(StrictModel):
+    """Loss on held-out text."""
+
+    every: PositiveInt = 100
+    """Steps between evaluations; there is one at the end of each stage in any case."""
+    windows: PositiveInt = 64
+    """Held-out windows, the same ones each time."""
+
+
+class CheckpointingConfig(StrictModel):
+    """When the run is saved; there is a checkpoint at the end of each stage in any case."""
+
+    every: PositiveInt = 200
+    """Steps between checkpoints."""
+    every_minutes: Positive | None = None
+    """Minutes after the last checkpoint at which there is another, whatever the steps."""
+    keep: PositiveInt = 2
+    """Newest whole checkpoints that stay."""
+    keep_every: PositiveInt | None = None
+    """Checkpoints of steps that are multiples of this stay for good."""
+    asynchronous: bool = False
+    """Write while training goes on, from a copy in the host's memory."""
+
+
+class GuardConfig(StrictModel):
+    """What is done about losses and gradients that are no numbers, about spikes, and about ranks that stall.
+
+    A step with a NaN or infinite loss or gradient is skipped on all ranks.
+    """
+
+    skipped_steps: PositiveInt = 5
+    """Steps skipped in a row after which the run goes back to its last checkpoint, and past the data in between."""
+    spike: Positive | None = None
+    """A loss above this many times the mean of the last `spike_window` is a spike, from which the run goes back likewise."""
+    spike_window: PositiveInt = 50
+    rewinds: NonNegativeInt = 3
+    """Times that the run goes back before it stops for good."""
+    stall_minutes: Positive = 30
+    """Minutes without a finished step after which a run ends with a message that names the rank."""
+
+
+class FlopsConfig(StrictModel):
+    """How FLOPs are counted and compared."""
+
+    causal_scores: Literal["full", "half"] = "full"
+    """Attention scores of causal models: as the mathematics has them, or the half that causal kernels compute."""
+    peak_tflops: Positive | None = None
+    """The device's peak in the precision of the run, for MFU; looked up where known, else measured."""

@@ -1,0 +1,157 @@
+"""The recipe's stages: how long each is, what it trains and how."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from data_prep.config import Fraction, PositiveInt, StrictModel
+from data_prep.settings import NonNegativeInt
+from pipeline.recipe.data import Weights
+from pipeline.recipe.growth import GrowthConfig, NonNegative
+from pipeline.recipe.models import Positive, TargetConfig
+
+UNITS = ("steps", "epochs", "tokens", "flops")
+"""What the length of a stage may be counted in."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+_SELECTOR = re.compile(r"embeddings|head|layers|layers\.\d+(-\d+)?")
+
+
+def _selector(name: str) -> str:
+    if not _SELECTOR.fullmatch(name):
+        raise ValueError("parameters are named embeddings, head, layers, layers.3 or layers.6-11")
+    return name
+
+
+Selector = Annotated[str, AfterValidator(_selector)]
+"""Parameters: `embeddings`, `head` (with the matrix that it shares with the embedding, where tied), `layers`, `layers.3`,
+or `layers.6-11`, both ends included and counted from 0."""
+
+
+class ScheduleConfig(StrictModel):
+    """The learning rate over the steps of a model, of the run (`span`), or of the one stage that names it."""
+
+    name: Literal["linear", "cosine", "constant", "wsd", "inverse_sqrt"] = "linear"
+    """How the rate falls after the warmup, to `final_ratio` of the peak. `wsd` stays at the peak and falls over the last
+    `decay_ratio` of the steps; `inverse_sqrt` falls with the square root of the steps."""
+    warmup_steps: NonNegativeInt = 0
+    final_ratio: Fraction = 0.0
+    decay: Literal["linear", "cosine", "sqrt"] = "linear"
+    """wsd: how the rate falls in the end."""
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """wsd: the share of all steps over which the rate falls."""
+    span: Literal["model", "run"] = "model"
+    """What the schedule stretches over: the training of one model, beginning anew with each growth, or the whole run."""
+
+    @model_validator(mode="after")
+    def _options_belong(self) -> "ScheduleConfig":
+        for option in ("decay", "decay_ratio"):
+            if self.name != "wsd" and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"`{option}` is an option of name: wsd, not of {self.name}")
+        if self.name == "inverse_sqrt" and (self.final_ratio or not self.warmup_steps):
+            raise ValueError("inverse_sqrt needs `warmup_steps`, by which it falls, and has no `final_ratio`")
+        return self
+
+
+class LengthConfig(StrictModel):
+    """A number of optimizer steps, in one of several units."""
+
+    steps: PositiveInt | None = None
+    epochs: Positive | None = None
+    """Passes over the training windows of the stage's corpora."""
+    tokens: PositiveInt | None = None
+    flops: Positive | None = None
+    """Model FLOPs; the stage ends with the step that reaches them. Of a masked model that is only
+    expected: 15 % of all positions, the padding of pairs among them, are taken to be scored, and what is booked is what was."""
+
+    @property
+    def length(self) -> tuple[str, float] | None:
+        """The unit and the number, or None where none is given."""
+        given = [(unit, getattr(self, unit)) for unit in UNITS if getattr(self, unit) is not None]
+        return given[0] if given else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unit(cls, content: object) -> object:
+        if isinstance(content, dict):
+            # A bare `flops: 1e15` is a string to YAML 1.1.
+            content = {k: float(v) if k == "flops" and _is_number(v) else v for k, v in content.items()}
+            given = [unit for unit in UNITS if content.get(unit) is not None]
+            if len(given) > 1:
+                raise ValueError(f"a length in `{given[0]}` and another in `{given[1]}`: leave one out")
+        return content
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+class GroupConfig(StrictModel):
+    """A learning rate or a decay of their own for some parameters."""
+
+    parameters: Annotated[list[Selector], Field(min_length=1)]
+    lr: Positive | None = None
+    """Peak learning rate; the stage's where not given."""
+    weight_decay: NonNegative | None = None
+    """The optimizer's where not given. Norms and biases do not decay in any case."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "GroupConfig":
+        if self.lr is None and self.weight_decay is None:
+            raise ValueError("a group gives its parameters an `lr`, a `weight_decay` or both; name one, or leave the group out")
+        return self
+
+
+class TrainStage(LengthConfig):
+    """Training of the model that is there."""
+
+    name: Name
+    submodel_layers: PositiveInt | None = None
+    """Layers per block l_b: each step trains the top block of one random sub-model and the head
+    (bert2BERT algorithm 2). Where not given the full model is run."""
+    trainable: Annotated[list[Selector], Field(min_length=1)] | None = None
+    """What learns, all else standing still; where not given, everything. Layers below all that learns run without
+    gradients."""
+    groups: list[GroupConfig] = []
+    """Rates and decays that differ from the stage's, for parameters that do not overlap."""
+    lr: Positive | None = None
+    """Peak learning rate of this stage; the optimizer's where not given."""
+    schedule: ScheduleConfig | None = None
+    """A schedule of this stage's own; the recipe's, over all stages, where not given."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the schedule's rate is climbed to again, at the beginning of this stage."""
+    sequence_length: PositiveInt | None = None
+    weights: Weights | None = None
+    """The data blend of this stage, as `data.weights`."""
+    train_batch_size: PositiveInt | None = None
+    train_micro_batch_size_per_gpu: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainStage":
+        if self.length is None:
+            raise ValueError("a length is missing: " + ", ".join(UNITS[:-1]) + f" or {UNITS[-1]}")
+        if self.submodel_layers is not None and self.trainable is not None:
+            raise ValueError("`submodel_layers` says what learns in each step; leave it out, or `trainable`")
+        if self.schedule is not None and self.schedule.span != "model":
+            raise ValueError("schedule.span: a stage's own schedule spans that stage; leave the key out")
+        return self
+
+
+class GrowStage(StrictModel):
+    """Growth of the model that is there."""
+
+    name: Name
+    grow: TargetConfig
+    """The sizes that change."""
+    growth: GrowthConfig | None = None
+    """Instead of the recipe's, whole; the recipe's where not given."""
+
+
+def kind_of(stage: object) -> str:
+    """The class of a stage, given as a mapping or as itself."""
+    return "GrowStage" if isinstance(stage, GrowStage) or (isinstance(stage, dict) and "grow" in stage) else "TrainStage"

@@ -1,0 +1,113 @@
+"""A model's parameters in blocks, each of which learns or stands still as one."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from data_prep.errors import UserError
+from pipeline.families import Family, Section, Sizes
+from pipeline.recipe import TrainStage
+
+HEAD = "head"
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The embeddings, the head (with a tied embedding), or consecutive layers."""
+
+    name: str
+    layers: range = range(0)
+
+    @classmethod
+    def of_layers(cls, first: int, stop: int) -> "Block":
+        """The layers [first, stop)."""
+        return cls(f"layers.{first}-{stop - 1}", range(first, stop))
+
+    def learns(self, section: Section) -> bool:
+        """Whether a section lets this block learn."""
+        if self.name == EMBEDDINGS:
+            return section.embeddings
+        return section.head if self.name == HEAD else section.layers.issuperset(self.layers)
+
+
+def section_of(selectors: Iterable[str], layers: int, where: str) -> Section:
+    """Return the section that lets the selected parameters of a whole model learn.
+
+    Raises UserError, which begins with `where`, for a layer that the model does not have.
+    """
+    chosen: set[int] = set()
+    for selector in selectors:
+        kind, _, numbers = selector.partition(".")
+        if kind != "layers":
+            continue
+        first, _, last = numbers.partition("-")
+        begin = int(first or 0)
+        stop = int(last or first) + 1 if first else layers
+        if not begin < stop <= layers:
+            raise UserError(f"{where}: {selector!r} where the model has layers 0 to {layers - 1}; name some of those")
+        chosen |= set(range(begin, stop))
+    return Section(layers, frozenset(chosen), embeddings=EMBEDDINGS in selectors, head=HEAD in selectors)
+
+
+def cut(layers: int, stages: Sequence[TrainStage]) -> list[Block]:
+    """Return the fewest blocks of which all is made up that any of the stages trains, or rates by itself.
+
+    Raises UserError naming the stage's key where sub-models do not divide the layers, or groups overlap or have no effect.
+    """
+    cuts = {0, layers}
+    for stage in stages:
+        where = f"stages.{stage.name}"
+        if stage.submodel_layers is not None:
+            if layers % stage.submodel_layers:
+                raise UserError(
+                    f"{where}.submodel_layers: {stage.submodel_layers} does not divide the model's {layers} layers; choose a "
+                    "divisor"
+                )
+            cuts |= set(range(0, layers, stage.submodel_layers))
+        sections = [section_of(group.parameters, layers, f"{where}.groups.{n}") for n, group in enumerate(stage.groups)]
+        for one, other in itertools.combinations(sections, 2):
+            if _meet(one, other):
+                raise UserError(f"{where}.groups: two of them claim the same parameters; name each once")
+        learning = _learning(stage, layers)
+        for number, section in enumerate(sections):
+            if not _meet(section, learning):
+                raise UserError(f"{where}.groups.{number}: the stage trains none of these parameters; leave the group out")
+            if section.embeddings and stage.submodel_layers is not None:
+                raise UserError(f"{where}.groups.{number}: embeddings stand still beside submodel_layers; leave them out")
+        for section in (*sections, learning):
+            cuts |= {layer for layer in range(1, layers) if (layer in section.layers) != (layer - 1 in section.layers)}
+    return [Block(EMBEDDINGS), *itertools.starmap(Block.of_layers, itertools.pairwise(sorted(cuts))), Block(HEAD)]
+
+
+def _meet(one: Section, other: Section) -> bool:
+    """Whether something learns in both."""
+    return bool(one.layers & other.layers) or (one.head and other.head) or (one.embeddings and other.embeddings)
+
+
+def _learning(stage: TrainStage, layers: int) -> Section:
+    """All that learns in any step of a stage."""
+    if stage.trainable is not None:
+        return section_of(stage.trainable, layers, f"stages.{stage.name}.trainable")
+    return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
+
+
+def check_learns(family: Family, sizes: Sizes, stage: TrainStage) -> None:
+    """Raise UserError where nothing of what a stage trains is there."""
+    if stage.trainable is not None:
+        section = section_of(stage.trainable, sizes.num_hidden_layers, f"stages.{stage.name}.trainable")
+        there = {family.block(name, spec, sizes) for name, (spec, _) in family.specs(sizes).items()}
+        if not (section.layers or section.head) and EMBEDDINGS not in there:
+            raise UserError(
+                f"stages.{stage.name}.trainable: this model's only embedding is tied to the head and learns with it; name head"
+            )
+
+
+def blocks_of_parameters(family: Family, sizes: Sizes, blocks: Sequence[Block]) -> dict[str, Block]:
+    """Return every parameter's name -> its block, in the family's order."""
+    of_name = {block.name: block for block in blocks}
+    of_layer = {layer: block for block in blocks for layer in block.layers}
+    return {
+        name: of_name[family.block(name, spec, sizes)] if layer is None else of_layer[layer]
+        for name, (spec, layer) in family.specs(sizes).items()
+    }

@@ -1,0 +1,225 @@
+"""What a run would be, told without training: models, memory, FLOPs, time; by the checks that a run begins with."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.manifest import TRAIN
+from pipeline.families import sizes_of
+from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.growth.memory import RankBytes
+from pipeline.recipe import Recipe
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.ds_config import compute_dtype, zero_stage
+from pipeline.training.footprint import memory_by_stage, parameters_by_kind
+from pipeline.training.preparation import Planned, Preparation, foresee_run
+from pipeline.training.progress import duration
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.timeline import Leg, phases_of
+from pipeline.training.utilization import Device
+from pipeline.training.workload import leg_flops
+
+_UNITS = {"GiB": 2**30, "MiB": 2**20}
+
+_BUCKET = 500_000_000
+"""Elements of a bucket of gradients where DeepSpeed's file does not say (`reduce_bucket_size`)."""
+
+_STEPS_ON_AVERAGE = 10_000
+
+_RATES_LOOKED_AT = 1000
+"""Steps of a stage at which its learning rate is looked at for the highest, beside those where a warmup ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """A run as foreseen."""
+
+    recipe: Recipe
+    ds_config: dict[str, Any]
+    planned: Planned
+    ranks: int
+    mfu: float
+    device: Device
+    corpus_tokens: int | None
+    reached: int
+    """Steps that the run directory holds of this run."""
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        ds_config: dict[str, Any],
+        ranks: int,
+        mfu: float,
+        corpus_tokens: int | None,
+        say: Callable[[str], None],
+    ) -> "DryRun":
+        """Look at all that a run needs, and write nothing; raises UserError as the run would."""
+        directory = RunDirectory(Path(recipe.run_dir))
+        saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest()
+        if directory.path.exists():
+            directory.check(recipe, ds_config, saved)
+        planned = foresee_run(recipe, ds_config, directory, ranks, corpus_tokens, say)
+        device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
+        return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)
+
+    def resolved(self, leg: Leg) -> bool:
+        """Whether the steps of a stage are known."""
+        return leg.stage.epochs is None or self.planned.windows is not None
+
+    def flops(self) -> list[StepFlops]:
+        """FLOPs by stage; of one step, on average, where the steps are not known."""
+        return [self._leg_flops(leg) for leg in self.planned.timeline.legs]
+
+    def _leg_flops(self, leg: Leg) -> StepFlops:
+        config = self.planned.config(leg.phase)
+        if self.resolved(leg):
+            return leg_flops(self.recipe, config, leg)
+        some = leg_flops(self.recipe, config, replace(leg, end=leg.begin + _STEPS_ON_AVERAGE))
+        model, executed = ({part: each[part] // _STEPS_ON_AVERAGE for part in PARTS} for each in (some.model, some.executed))
+        return StepFlops(model, executed)
+
+    def seconds(self, flops: StepFlops) -> float:
+        """The time of so many model FLOPs at the MFU asked about."""
+        return flops.model_total / (self.mfu * self.ranks * self.device.peak.flops_per_second)
+
+    def rates(self, leg: Leg) -> tuple[float, float, float]:
+        """The learning rate at a stage's first step, at its highest, and at its last step."""
+        timeline = self.planned.timeline
+        schedule, shared = leg.stage.schedule or self.recipe.schedule, leg.stage.schedule is None
+        first = leg.begin
+        if shared:
+            first = 0 if schedule.span == "run" else timeline.bounds(leg.phase)[0]
+        climbed = {first + schedule.warmup_steps - 1, first + schedule.warmup_steps, leg.begin + leg.stage.warmup_steps - 1}
+        evenly = np.linspace(leg.begin, leg.end - 1, _RATES_LOOKED_AT).round().astype(int).tolist()
+        steps = sorted({step for step in climbed | set(evenly) if leg.begin <= step < leg.end})
+        rates = [timeline.rate_factor(leg, step) * (leg.stage.lr or self.recipe.optimizer.lr) for step in steps]
+        return rates[0], max(rates), rates[-1]
+
+    def render(self) -> str:
+        """Return all of it as a page of text."""
+        flops = self.flops()
+        return "\n".join([*self._models(), *self._stages(flops), *self._by_part(flops), *self._notes()])
+
+    def _models(self) -> Iterator[str]:
+        dtype = compute_dtype(self.ds_config)
+        zero = self.ds_config.get("zero_optimization", {})
+        to_host = {key: zero.get(f"offload_{key}", {}).get("device", "none") != "none" for key in ("optimizer", "param")}
+        for phase in phases_of(self.recipe):
+            config = self.planned.config(phase.number)
+            sizes, kinds = sizes_of(config), parameters_by_kind(config)
+            total = sum(kinds.values())
+            yield (
+                f"{phase.name}: {config.model_type}, {sizes.num_hidden_layers} layers x {sizes.hidden_size} "
+                f"({sizes.num_attention_heads} heads of {sizes.head_dim}, {sizes.num_key_value_heads} for keys and values), "
+                f"FFN {sizes.intermediate_size}, {sizes.vocab_size:,} ids, {sizes.max_position_embeddings:,} positions"
+            )
+            tied = ", the output matrix among the embeddings" if sizes.tied else ""
+            yield f"  parameters  {total:,}, {total - kinds['embeddings']:,} without embeddings{tied}"
+            yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+            if not phase.stages:
+                yield "  comes trained, and is not trained here"
+            else:
+                by_stage = memory_by_stage(config, self.recipe.optimizer, dtype, self.ranks)
+                unit = "GiB" if by_stage[0].total >= _UNITS["GiB"] else "MiB"
+                head = f"  {unit} a rank   weights  gradients   masters   moments  stepping"
+                yield head + ("    device      host" if any(to_host.values()) else "     total")
+                for stage, kept in by_stage.items():
+                    yield self._memory_line(stage, kept, to_host, _UNITS[unit])
+            yield ""
+
+    def _memory_line(self, stage: int, kept: RankBytes, to_host: dict[str, bool], unit: int) -> str:
+        host = 0
+        if stage and to_host["optimizer"]:
+            host += kept.masters + kept.moments + kept.stepping + (kept.gradients if stage > 1 else 0)
+        if stage == 3 and to_host["param"]:
+            host += kept.weights
+        parts = [kept.weights, kept.gradients, kept.masters, kept.moments, kept.stepping, kept.total - host]
+        if any(to_host.values()):
+            parts.append(host)
+        line = f"  ZeRO {stage}    " + "".join(f"{part / unit:>10.2f}" for part in parts)
+        return line + ("  <- this run's" if stage == zero_stage(self.ds_config) else "")
+
+    def _stages(self, flops: list[StepFlops]) -> Iterator[str]:
+        legs = self.planned.timeline.legs
+        width = max(len(leg.stage.name) for leg in legs) + 2
+        yield (
+            f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>8}  {'batch':<18}{'model FLOPs':>12}{'executed':>12}"
+            f"{'time':>12}  learning rate"
+        )
+        known = all(map(self.resolved, legs))
+        for leg, came in zip(legs, flops, strict=True):
+            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {self.ranks} = {leg.batch_size}"
+            steps = leg.end - leg.begin
+            line = [f"{leg.stage.name:<{width}}"]
+            if self.resolved(leg):
+                windows = None if self.planned.windows is None else self.planned.windows(leg.stream)
+                epochs = "?" if windows is None else f"{steps * leg.batch_size / windows:.3g}"
+                line += [f"{steps:>10,}{steps * leg.tokens:>18,}{epochs:>8}"]
+            else:
+                line += [f"{'?':>10}{'?':>18}{leg.stage.epochs:>8g}"]
+            line += [f"  {batch:<18}{came.model_total:>12.3e}{came.executed_total:>12.3e}"]
+            line += [f"{duration(self.seconds(came)) if self.resolved(leg) else 'each step':>12}"]
+            # A rate depends on all steps of the span of its schedule.
+            rates = (
+                " -> ".join(f"{rate:.2e}" for rate in self.rates(leg))
+                if known
+                else f"peak {leg.stage.lr or self.recipe.optimizer.lr:.2e}"
+            )
+            yield "".join(line) + f"  {rates}"
+        if known:
+            whole = sum(flops, StepFlops())
+            tokens = sum((leg.end - leg.begin) * leg.tokens for leg in legs)
+            yield (
+                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>8}  {'':<18}{whole.model_total:>12.3e}"
+                f"{whole.executed_total:>12.3e}{duration(self.seconds(whole)):>12}"
+            )
+        yield ""
+
+    def _by_part(self, flops: list[StepFlops]) -> Iterator[str]:
+        legs = self.planned.timeline.legs
+        names = [leg.stage.name if self.resolved(leg) else f"{leg.stage.name}, a step" for leg in legs]
+        rows = list(zip(names, flops, strict=True))
+        if all(map(self.resolved, legs)):
+            rows.append(("total", sum(flops, StepFlops())))
+        width = max(24, *(len(name) + 2 for name, _ in rows))
+        tables = [("model FLOPs by part", "model"), ("executed FLOPs by part", "executed")]
+        for label, key in tables if any(came.model != came.executed for came in flops) else tables[:1]:
+            yield f"{label:<{width}}" + "".join(f"{part.replace('_', ' '):>23}" for part in PARTS)
+            for name, came in rows:
+                yield f"{name:<{width}}" + "".join(f"{getattr(came, key)[part]:>23.3e}" for part in PARTS)
+            yield ""
+
+    def _notes(self) -> Iterator[str]:
+        yield f"time      at an MFU of {self.mfu:.0%} on {self.ranks} x {self.device.words}; evaluation and saving aside"
+        dtype = self.device.dtype
+        bucket = self.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET) * dtype.itemsize
+        yield (
+            f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: activations, "
+            f"gathered layers, and a bucket of gradients, {bucket / _UNITS['GiB']:.2f} GiB or less"
+        )
+        yield f"data      {self._data()}"
+        if self.reached:
+            yield f"run_dir   {self.recipe.run_dir} holds this run up to step {self.reached:,}"
+
+    def _data(self) -> str:
+        planned = self.planned
+        if isinstance(planned, Preparation):
+            tokens = Counter({corpus.name: corpus.splits[TRAIN].tokens for corpus in planned.data.corpora})
+            shards = sum(len(split.shards) for corpus in planned.data.corpora for split in corpus.splits.values())
+            return (
+                f"{planned.data.directory}: {shards} shards open, {sum(tokens.values()):,} tokens to train on "
+                f"({', '.join(f'{name} {count:,}' for name, count in tokens.items())}), "
+                f"a tokenizer of {planned.data.tokenizer.vocab_size:,} ids"
+            )
+        if self.corpus_tokens is not None:
+            return f"not looked at; taken to be {self.corpus_tokens:,} tokens to train on"
+        unknown = [leg.stage.name for leg in planned.timeline.legs if not self.resolved(leg)]
+        told = "the text is there and not prepared yet"
+        if not unknown:
+            return f"{told}: how many epochs the stages are is not known"
+        return f"{told}: the steps of {', '.join(unknown)} are not known; --corpus_tokens N says how long it is"

@@ -1,0 +1,128 @@
+"""Losses and gradients that are no numbers, and losses that spike: what is done about a step.
+
+A step without a finite gradient is skipped by every rank; several in a row, or a spike, send the run back to its last
+checkpoint and past the data in between (as in PaLM, Chowdhery et al. 2022, section 5.1).
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+
+import torch
+from deepspeed import DeepSpeedEngine
+
+from pipeline.recipe import GuardConfig
+
+Kind = tuple[str, int | None]
+"""Steps whose losses can be compared: of one stage, and of one depth where it trains sub-models."""
+
+
+class Verdict(Enum):
+    """What becomes of a step."""
+
+    TRAINED = "trained"
+    SKIPPED = "skipped"
+    """No parameter, moment or step counter has moved."""
+    REWIND = "rewind"
+    """The run goes back to its last checkpoint."""
+
+
+class GuardStoppedError(RuntimeError):
+    """A run that has gone back as often as it may, and has met the same again."""
+
+    def __init__(self, seen: str, step: int, rewinds: int) -> None:
+        times = "once" if rewinds == 1 else f"{rewinds} times"
+        super().__init__(
+            f"step {step}: {seen}, after going back {times} (guard.rewinds); look at the data and the learning rate around "
+            "that step, or allow more; the checkpoints before it are there"
+        )
+
+
+class Guard:
+    """Judges the steps of one model's training, one after the other; the same on every rank, being shown the same."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._windows: dict[Kind, deque[float]] = {}
+        self._skipped = 0
+        self.seen = ""
+        """What was seen at the last step that was not trained."""
+
+    @classmethod
+    def seeded(cls, config: GuardConfig, steps: Iterable[tuple[Kind, float | None, bool]]) -> "Guard":
+        """Return the guard that has seen these steps: of each its kind, the loss (None where it was no number) and `finite`.
+
+        A run that goes on judges as one that was not interrupted: its own records hold all that matters.
+        """
+        guard = cls(config)
+        for kind, loss, finite in steps:
+            guard.observe(kind, math.nan if loss is None else loss, finite)
+        return guard
+
+    def observe(self, kind: Kind, loss: float, finite: bool) -> Verdict:
+        """Judge a step by its loss over all ranks, in nats, and by whether its gradient was finite on all of them.
+
+        A spike is looked for among losses of the step's own kind, once `spike_window` of them have been seen: the first
+        ones fall too fast to be compared.
+        """
+        window = self._windows.setdefault(kind, deque(maxlen=self._config.spike_window))
+        if not (finite and math.isfinite(loss)):
+            self._skipped += 1
+            what = "gradient" if math.isfinite(loss) else "loss"
+            self.seen = f"{self._skipped} steps in a row without a finite {what} (the last loss was {loss:.4g})"
+            return Verdict.REWIND if self._skipped >= self._config.skipped_steps else Verdict.SKIPPED
+        self._skipped = 0
+        if self._config.spike is not None and len(window) == self._config.spike_window:
+            mean = sum(window) / len(window)
+            if loss > self._config.spike * mean:
+                self.seen = f"a loss of {loss:.4g} where the {len(window)} before it have a mean of {mean:.4g}"
+                return Verdict.REWIND
+        window.append(loss)
+        return Verdict.TRAINED
+
+
+def with_poison(loss: torch.Tensor) -> torch.Tensor:
+    """Return the loss, the gradient of one that is no number made NaN throughout.
+
+    An infinite loss may have a finite gradient; so the gradient's norm, which all ranks share, tells them all of it,
+    without another look on the host.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+
+
+class Gradients:
+    """Watches one engine's gradients, and refuses the steps of those that are not finite.
+
+    ZeRO 3 leaves such a step out itself, and so does ZeRO 1 and 2 in fp32; ZeRO 1 and 2 in bf16 and stage 0 do not.
+    fp16's overflows are the loss scale's own affair.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+        self._refused = False
+
+    def refused(self) -> bool:
+        """Whether the gradient at hand is to be left alone; asked within the optimizer's step, by every part of it."""
+        self._refused = not gradient_is_finite(self._engine)
+        return self._refused
+
+    def were_finite(self) -> bool:
+        """Whether the last step's were; the same on all ranks. Asked once after each step."""
+        refused, self._refused = self._refused, False
+        return self._engine.fp16_enabled() or not (refused or getattr(self._engine.optimizer, "overflow", False))
+
+
+def gradient_is_finite(engine: DeepSpeedEngine) -> bool:
+    """Whether the gradient over all ranks that the optimizer is about to use is finite; no collective call.
+
+    ZeRO has by then set the norm that it takes over the ranks (a negative one stands for NaN), before any part of the
+    optimizer is stepped; without ZeRO every rank holds the averaged gradient whole.
+    """
+    wrapper = engine.optimizer
+    if hasattr(wrapper, "_global_grad_norm"):
+        norm = wrapper._global_grad_norm
+        assert norm is not None, "zero_optimization.compute_grad_norm is off"
+        return 0 <= float(norm) < math.inf
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))) if gradients else True

@@ -1,0 +1,37 @@
+"""What a recipe asks of a model's layers before its engine is built: activation checkpointing, torch.compile."""
+
+import os
+import shutil
+
+import torch
+from deepspeed.accelerator import get_accelerator
+from transformers import PreTrainedModel
+
+from data_prep.errors import UserError
+from pipeline.families import Family
+
+_VARIANTS = 64
+"""Forms that a function of a layer may be compiled to: with and without gradients, of weights that learn or not, by shapes."""
+
+
+def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpointing: bool, compile: bool) -> None:
+    """Have the layers of a model run as a recipe says; to be called before the engine is built.
+
+    Raises UserError where there is no compiler that `compile` could use.
+    """
+    if activation_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        # It has the embeddings' output ask for a gradient, which would run through frozen layers down to there.
+        model.disable_input_require_grads()
+    if not compile:
+        return
+    compiler = os.environ.get("CXX", "g++")
+    if get_accelerator().device_name() == "cpu" and shutil.which(compiler) is None:
+        raise UserError(
+            f"compile: torch.compile needs a C++ compiler, and there is no {compiler}; install g++, name another by CXX, or "
+            "leave `compile` out"
+        )
+    torch._dynamo.config.recompile_limit = _VARIANTS
+    for layer in model.get_submodule(family.layers):
+        # Not the layer itself: hooks around it stay outside of what is compiled.
+        layer.forward = torch.compile(layer.forward)

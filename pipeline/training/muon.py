@@ -1,0 +1,170 @@
+"""Muon over flat pieces: matrices are put together, orthogonalized on one rank each, and handed back in pieces.
+
+DeepSpeed's own Muon orthogonalizes inside its ZeRO optimizers, before clipping (so that the gradient norm is
+one of updates) and with momentum that goes on in frozen groups. Here every ZeRO stage and offload runs the
+same steps, after clipping as every other optimizer.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+
+from pipeline.families import TensorSpec
+from pipeline.training import distributed
+from pipeline.training.adamw import FreezableAdamW
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """How a parameter is stored: its shape, which axis is the output's, and what lies side by side along an axis."""
+
+    shape: tuple[int, ...]
+    output_axis: int
+    parts: int = 1
+    """Matrices in one tensor (GPT-2's query, key and value), each orthogonalized by itself."""
+    parts_axis: int = 0
+
+    @classmethod
+    def of(cls, spec: TensorSpec, shape: tuple[int, ...]) -> "Matrix":
+        """The form of one of a family's matrices."""
+        counts = [len(axis.parts) for axis in spec.axes]
+        return cls(shape, 1 if spec.axes[0].role == "in" else 0, max(counts), counts.index(max(counts)))
+
+    @property
+    def numel(self) -> int:
+        """Elements in all."""
+        return math.prod(self.shape)
+
+    def orthogonalized(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return flat values whose matrices have singular values near 1, scaled by sqrt(max(1, outputs / inputs))."""
+        parts = []
+        for part in values.view(self.shape).chunk(self.parts, self.parts_axis):
+            scale = math.sqrt(max(1.0, part.shape[self.output_axis] / part.shape[1 - self.output_axis]))
+            parts.append(newton_schulz(part, dtype).to(values.dtype) * scale)
+        return torch.cat(parts, self.parts_axis).reshape(-1)
+
+
+def newton_schulz(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return U S V^T with S near 1 for U V^T's matrix, computed in `dtype` (Jordan et al. 2024, Muon)."""
+    a, b, c = _COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = (x / x.norm().clamp(min=1e-7)).to(dtype)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [start, stop) of a flattened matrix, which begin at `place` of a flat master."""
+
+    name: str
+    start: int
+    stop: int
+    place: int
+
+
+class FreezableMuon(FreezableAdamW):
+    """Groups with `muon` set step by orthogonalized momentum (Nesterov's), all others by AdamW.
+
+    `locate` has to be told where this rank's pieces are before the first step.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], matrices: Mapping[str, Matrix], dtype: torch.dtype, **options: Any
+    ) -> None:
+        super().__init__(groups, **options)
+        self._matrices = matrices
+        self._dtype = dtype
+        self._exchanges: dict[torch.Tensor, _Exchange] = {}
+
+    def locate(self, masters: Iterable[tuple[torch.Tensor, list[Piece]]]) -> None:
+        """Take in which pieces each stepped tensor holds on this rank; a collective call, the same tensors on all ranks."""
+        held = [(stepped, [p for p in pieces if p.name in self._matrices]) for stepped, pieces in masters]
+        of_all: list[Any] = [None] * distributed.world_size()
+        mine = [[(p.name, p.start, p.stop, p.place) for p in pieces] for _, pieces in held]
+        if len(of_all) == 1:
+            of_all = [mine]
+        else:
+            torch.distributed.all_gather_object(of_all, mine)
+        for number, (stepped, _) in enumerate(held):
+            pieces = [[Piece(*piece) for piece in rank[number]] for rank in of_all]
+            if any(pieces):
+                self._exchanges[stepped] = _Exchange(pieces, self._matrices, self._dtype)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update the groups that are not frozen; a collective call where matrices lie in pieces."""
+        moving = self.moving()
+        self.step_groups([group for group in moving if not group["muon"]])
+        for group in moving:
+            if group["muon"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_matrices(parameter, group)
+
+    def _step_matrices(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        momentum = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+        momentum.lerp_(parameter.grad, 1 - group["momentum"])
+        update = parameter.grad.lerp(momentum, group["momentum"]).view(-1)
+        update = self._exchanges[parameter].orthogonalized(update).view(parameter.shape)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"])
+
+
+class _Exchange:
+    """Takes one master's matrices from pieces to whole ones, each on the rank that it is dealt to, and back."""
+
+    def __init__(self, pieces: list[list[Piece]], matrices: Mapping[str, Matrix], dtype: torch.dtype) -> None:
+        rank, ranks = distributed.rank(), len(pieces)
+        names = list(dict.fromkeys(piece.name for held in pieces for piece in held))
+        whole = all(piece.stop - piece.start == matrices[piece.name].numel for held in pieces for piece in held)
+        # Without ZeRO every rank has every matrix whole, and all do the same.
+        replicated = whole and all(len(held) == len(names) for held in pieces)
+        owners = {name: rank if replicated else number % ranks for number, name in enumerate(names)}
+        self._exchanged = ranks > 1 and not replicated
+        self._matrices = {name: matrices[name] for name in names if owners[name] == rank}
+        self._dtype = dtype
+        self._mine = [piece for owner in range(ranks) for piece in pieces[rank] if owners[piece.name] == owner]
+        sources = [rank] if replicated else range(ranks)
+        self._owned = [piece for source in sources for piece in pieces[source] if owners[piece.name] == rank]
+        self._sent = [sum(p.stop - p.start for p in pieces[rank] if owners[p.name] == owner) for owner in range(ranks)]
+        self._received = [sum(p.stop - p.start for p in held if owners[p.name] == rank) for held in pieces]
+
+    def orthogonalized(self, update: torch.Tensor) -> torch.Tensor:
+        """Return this rank's pieces of the orthogonalized matrices, in their places of a flat master."""
+        device = distributed.device()
+        sent = torch.cat([update[p.place : p.place + p.stop - p.start] for p in self._mine] or [update[:0]]).to(device)
+        received = sent
+        if self._exchanged:
+            received = sent.new_empty(sum(self._received))
+            torch.distributed.all_to_all_single(received, sent, self._received, self._sent)
+        whole = {name: received.new_empty(matrix.numel) for name, matrix in self._matrices.items()}
+        parts = received.split([piece.stop - piece.start for piece in self._owned])
+        for piece, part in zip(self._owned, parts, strict=True):
+            whole[piece.name][piece.start : piece.stop] = part
+        for name, matrix in self._matrices.items():
+            whole[name] = matrix.orthogonalized(whole[name], self._dtype)
+        for piece, part in zip(self._owned, parts, strict=True):
+            part.copy_(whole[piece.name][piece.start : piece.stop])
+        if self._exchanged:
+            torch.distributed.all_to_all_single(sent, received, self._sent, self._received)
+        result = torch.zeros_like(update)
+        for piece, part in zip(self._mine, sent.split([piece.stop - piece.start for piece in self._mine]), strict=True):
+            result[piece.place : piece.place + piece.stop - piece.start] = part
+        return result
+
+
+def steps_as_matrix(spec: TensorSpec) -> bool:
+    """Whether Muon steps a tensor: the matrices of layers; embeddings, heads, norms and biases go by AdamW."""
+    return spec.block == "layer" and len(spec.axes) == 2

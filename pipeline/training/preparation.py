@@ -1,0 +1,299 @@
+"""All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import is_flash_attn_2_available
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from data_prep.manifest import MANIFEST, PreparedData
+from data_prep.prepare import find_prepared, prepare
+from data_prep.settings import DataPrepConfig, TokenizerConfig
+from data_prep.tokenizer import find_tokenizer, load_tokenizer
+from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, scratch_config, sizes_of, target_config
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.sources import open_source
+from pipeline.growth.state import Source
+from pipeline.recipe import Recipe, TrainStage
+from pipeline.training import distributed
+from pipeline.training.blocks import check_learns, cut
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.streams import Streams
+from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
+
+_PROBE = 'The quick brown fox of 1984: naïve café, "東京"\n\tdef f(x):  return x'
+"""Text on which tokenizers differ that are not the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """The way from one model of the run to the next."""
+
+    phase: Phase
+    """What the growth leads to."""
+    target: PretrainedConfig
+    plan: GrowthPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a run will do, as far as it is known."""
+
+    given: Source | None
+    """The source, where it came trained."""
+    source: PretrainedConfig
+    growths: list[Growth]
+    timeline: Timeline
+    windows: Callable[[Stream], int] | None
+    """The training windows of a stream; None where the text is not prepared, and a stage of epochs is one step long."""
+
+    def config(self, phase: int) -> PretrainedConfig:
+        """The model of a phase."""
+        return self.source if phase == 0 else self.growths[phase - 1].target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation(Planned):
+    """What a run is carried out with."""
+
+    data: PreparedData
+    streams: Streams
+
+
+def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, say: Callable[[str], None]) -> Preparation:
+    """Return what the run is carried out with; a collective call.
+
+    Raises UserError naming what is wrong, on every rank; nothing has been trained by then.
+    """
+    part, parts = distributed.rank(), distributed.world_size()
+    given = distributed.on_every_rank(lambda: _begin(recipe, part, parts))
+    prepared = distributed.on_first_rank(
+        lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
+    )
+    return distributed.on_every_rank(lambda: _open(recipe, ds_config, given, PreparedData(Path(prepared)), parts, say))
+
+
+def foresee_run(
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
+    world_size: int,
+    corpus_tokens: int | None,
+    say: Callable[[str], None],
+) -> Planned:
+    """Return what `prepare_run` would, by the same checks, and prepare no text; no collective call.
+
+    Where the text is not prepared it is less than a Preparation. `corpus_tokens` stands for text that is not looked at.
+    """
+    # Alone: no other rank reads the rest of a checkpoint.
+    given = _begin(recipe, part=0, parts=1)
+    if corpus_tokens is None:
+        data = _find_data(recipe, directory, given, find_prepared)
+        if data is not None:
+            return _open(recipe, ds_config, given, data, world_size, say)
+    vocabulary, eos_id = _vocabulary(recipe, given)
+    source = _source_config(recipe, given, vocabulary, eos_id)
+    growths, configs = _models(recipe, source, given)
+    _check_fit(recipe, configs, vocabulary, "data.tokenizer")
+    windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
+    timeline = lay_out(recipe, configs, windows or (lambda stream: 0), _batch(recipe, ds_config), world_size)
+    if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
+        _check_annealing(growths, timeline)
+    return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
+
+
+def _begin(recipe: Recipe, part: int, parts: int) -> Source | None:
+    """Return the source where it is given; what needs no text is looked at before the text is prepared.
+
+    Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests.
+    """
+    if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
+    given = _given_source(recipe, part, parts)
+    _plan(recipe, _source_config(recipe, given, vocab_size=1, eos_id=0), given)
+    return given
+
+
+def _open(
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    given: Source | None,
+    data: PreparedData,
+    world_size: int,
+    say: Callable[[str], None],
+) -> Preparation:
+    """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
+    source = _source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
+    if given is not None:
+        _check_tokenizer(given, data)
+    growths, configs = _models(recipe, source, given)
+    _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
+    streams = Streams(recipe, family_of(source), data, say)
+    timeline = lay_out(recipe, configs, streams.windows, _batch(recipe, ds_config), world_size)
+    streams.open(leg.stream for leg in timeline.legs)
+    _check_annealing(growths, timeline)
+    return Preparation(
+        given=given, source=source, growths=growths, timeline=timeline, windows=streams.windows, data=data, streams=streams
+    )
+
+
+def _models(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tuple[list[Growth], dict[int, PretrainedConfig]]:
+    """Return the growths, and each phase's model."""
+    growths = _plan(recipe, source, given)
+    return growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
+
+
+def _batch(recipe: Recipe, ds_config: dict[str, Any]) -> tuple[int, int]:
+    """The sequences of a step and the most of a micro-batch, where a stage says nothing."""
+    return ds_config["train_batch_size"], recipe.train_micro_batch_size_per_gpu
+
+
+def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
+    """Return the ids of text that is not prepared yet, and that of the end of a document, as far as it is known."""
+    config, model = recipe.data.tokenizer, recipe.source.model
+    if config is not None and config.path is not None:
+        tokenizer = load_tokenizer(Path(config.path))
+        return tokenizer.vocab_size, tokenizer.eos_id
+    if config is not None:
+        # One that is trained may come to fewer, where the text is short.
+        return config.vocab_size, 0
+    known = model.vocab_size if given is None else sizes_of(given.config).vocab_size
+    if known is None:
+        raise UserError("source.model.vocab_size: not known without the prepared text; name it, or leave --corpus_tokens out")
+    return known, 0
+
+
+def _given_source(recipe: Recipe, part: int, parts: int) -> Source | None:
+    source = recipe.source
+    if source.path is None:
+        return None
+    return open_source(Path(source.path), foreign=source.foreign, part=part, parts=parts)
+
+
+def _source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
+    pairs = recipe.data.pairs is not None
+    if given is None:
+        return scratch_config(recipe.source.model, vocab_size, eos_id, max(_lengths(recipe)), pairs=pairs)
+    _check_pairs(given, pairs)
+    return given.config
+
+
+def _check_pairs(source: Source, pairs: bool) -> None:
+    """Raise UserError where the source has no head on sentence pairs and needs one, or has one that would learn nothing."""
+    with_pairs, has = PAIR_FAMILIES.get(source.family.name), source.family.pair_logits is not None
+    where = f"{source.directory}/config.json: architectures"
+    if pairs and with_pairs is None:
+        raise UserError(f"data.pairs: {source.family.name} has no head on sentence pairs; leave the key out")
+    if pairs and not has:
+        raise UserError(
+            f"{where}: a {source.family.model_class.__name__} has no head on sentence pairs, which data.pairs needs and "
+            f"growth does not add; name {with_pairs.model_class.__name__} there if the weights hold one (published BERTs' do), "
+            "or leave data.pairs out"
+        )
+    if has and not pairs:
+        raise UserError(
+            f"{where}: a {source.family.model_class.__name__} has a head on sentence pairs, which learns nothing without "
+            f"data.pairs; set that, or name {FAMILIES[source.family.name].model_class.__name__} there to leave the head out"
+        )
+
+
+def _lengths(recipe: Recipe) -> list[int]:
+    """The sequence lengths that a run reads."""
+    stages = [stage for stage in recipe.stages if isinstance(stage, TrainStage)]
+    return [recipe.data.sequence_length, *(stage.sequence_length for stage in stages if stage.sequence_length is not None)]
+
+
+def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> list[Growth]:
+    """Return the growths of a run; raises UserError where there is no way, or a stage does not fit its model."""
+    growths: list[Growth] = []
+    before = source
+    for phase in phases_of(recipe):
+        if phase.growth is not None:
+            target = target_config(before, phase.target, "target." if phase.number == 1 else f"stages.{phase.name}.grow.")
+            plan = plan_growth(before, target, phase.growth, recipe.seed)
+            if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
+                plan.grow_optimizer(given.optimizer)
+            growths.append(Growth(phase, target, plan))
+            before = target
+        sizes = sizes_of(before)
+        cut(sizes.num_hidden_layers, phase.stages)
+        for stage in phase.stages:
+            check_learns(family_of(before), sizes, stage)
+    return growths
+
+
+def _check_annealing(growths: list[Growth], timeline: Timeline) -> None:
+    for growth in growths:
+        begin, end = timeline.bounds(growth.phase.number)
+        annealed = growth.plan.growth.norm_anneal_steps
+        if growth.plan.growth.norm_statistics == "weighted" and end - begin < annealed:
+            raise UserError(
+                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its norms "
+                "are to be stock; choose fewer"
+            )
+
+
+def _find_data(
+    recipe: Recipe, directory: RunDirectory, given: Source | None, provide: Callable[[DataPrepConfig], PreparedData | None]
+) -> PreparedData | None:
+    """Return the data: that which the run was begun with, or that which the recipe asks for, text by way of `provide`.
+
+    Text goes through the given source's tokenizer where the recipe names none.
+    """
+    config, recorded = recipe.data, directory.recorded_data()
+    if recorded is not None and (Path(recorded["prepared"]) / MANIFEST).exists():
+        data = PreparedData(Path(recorded["prepared"]))
+    elif config.shards is not None:
+        data = PreparedData(Path(config.shards))
+    else:
+        tokenizer = config.tokenizer or TokenizerConfig(path=str(given.directory))
+        request = {
+            "output_dir": config.output_dir,
+            "corpora": [config.text.model_dump()],
+            "tokenizer": tokenizer.model_dump(),
+            **({} if config.pairs is None else {"sequences": "sentence"}),
+        }
+        data = provide(validate(DataPrepConfig, request, "data"))
+    if recorded is not None and data is not None and data.manifest.fingerprint != recorded["fingerprint"]:
+        raise UserError(
+            f"{data.directory}: these are not the shards that the run was begun with ({recorded['prepared']}); put those "
+            "back, or name another run_dir"
+        )
+    return data
+
+
+def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: int, tokenizer: str) -> None:
+    """Raise UserError where a model lacks ids or positions that the text needs; `tokenizer` is where its ids come from."""
+    source = sizes_of(configs[0])
+    if vocabulary > source.vocab_size:
+        raise UserError(
+            f"{tokenizer}: the tokenizer has ids up to {vocabulary - 1}, and the model's vocab_size is "
+            f"{source.vocab_size}; prepare the text with the model's own tokenizer"
+        )
+    read = {0: [("data.", recipe.data.sequence_length)]}
+    for phase in phases_of(recipe):
+        here = read.setdefault(phase.number, [])
+        here += [(f"stages.{stage.name}.", stage.sequence_length) for stage in phase.stages if stage.sequence_length]
+    for number, lengths in read.items():
+        sizes = sizes_of(configs[number])
+        usable = family_of(configs[number]).usable_positions(sizes)
+        for where, length in lengths:
+            if length > usable:
+                raise UserError(
+                    f"{where}sequence_length: {length} is beyond the model's {usable} positions "
+                    f"(max_position_embeddings is {sizes.max_position_embeddings})"
+                )
+
+
+def _check_tokenizer(source: Source, data: PreparedData) -> None:
+    """Raise UserError where the source comes with a tokenizer that gives other ids than the data's."""
+    own = find_tokenizer(source.directory)
+    if own is not None and own.encode_batch([_PROBE]) != data.tokenizer.encode_batch([_PROBE]):
+        raise UserError(
+            f"{own.files[0]}: gives other ids than {data.tokenizer.files[0]}, with which the data was prepared; prepare the "
+            "text with the model's own tokenizer"
+        )

@@ -1,0 +1,57 @@
+"""The text that a run reads: a stream for each sequence length and blend that its stages name."""
+
+from collections.abc import Callable, Iterable
+
+from data_prep.manifest import PreparedData
+from pipeline.data.batches import Batches
+from pipeline.data.corpora import effective_weights, open_batches
+from pipeline.data.objectives import objective_for
+from pipeline.families import Family
+from pipeline.recipe import Recipe
+from pipeline.training.timeline import Stream
+
+
+class Streams:
+    """Opened once each; raises UserError for what cannot be read."""
+
+    def __init__(self, recipe: Recipe, family: Family, data: PreparedData, say: Callable[[str], None]) -> None:
+        self._recipe = recipe
+        self._family = family
+        self._data = data
+        self._say = say
+        self._opened: dict[Stream, tuple[Batches, Batches]] = {}
+        self.weights: dict[str, dict[str, float]] = {}
+        """Each corpus's share of the samples, by stream."""
+        self.own = Stream.of(recipe, None, None)
+        """What the recipe's data section describes."""
+        self.open([self.own])
+
+    def open(self, streams: Iterable[Stream]) -> None:
+        """Open streams, and say which corpora have no share of one."""
+        for stream in streams:
+            if stream in self._opened:
+                continue
+            objective = objective_for(self._family.objective, self._data.tokenizer, stream.sequence_length)
+            chosen = None if stream.weights is None else dict(stream.weights)
+            pairs = self._recipe.data.pairs
+            # A pair is of two tokens or more, however short its shard.
+            weights, left_out = effective_weights(self._data, chosen, objective.window[0] if pairs is None else 2)
+            for name, reason in left_out.items():
+                self._say(f"data: the corpus {name!r} is left out, {reason}")
+            apart = self._recipe.data.attention == "document"
+            self._opened[stream] = open_batches(self._data, weights, objective, self._recipe.seed, apart=apart, pairs=pairs)
+            self.weights[stream.name] = weights
+
+    def windows(self, stream: Stream) -> int:
+        """Training windows of a stream: the samples of an epoch."""
+        self.open([stream])
+        return len(self.training(stream))
+
+    def training(self, stream: Stream) -> Batches:
+        """The training batches of a stream."""
+        return self._opened[stream][0]
+
+    @property
+    def heldout(self) -> Batches:
+        """The held-out batches that every evaluation of the run takes."""
+        return self._opened[self.own][1]

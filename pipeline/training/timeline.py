@@ -1,0 +1,223 @@
+"""When a run does what: its models one after the other, their stages with first and last step."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PretrainedConfig
+
+from pipeline.data.objectives import MASKED_SHARE
+from pipeline.families import Section, family_of, sizes_of
+from pipeline.flops.counts import StepFlops, training_step
+from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, TargetConfig, TrainStage
+from pipeline.training.blocks import section_of
+from pipeline.training.ds_config import division
+from pipeline.training.running import draw_depths
+from pipeline.training.schedule import rate_factor, stage_warmup
+
+_DRAWN_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What text a stage reads, and in sequences of what length; stages that agree in it go on where the last one ended."""
+
+    sequence_length: int
+    weights: tuple[tuple[str, float], ...] | None
+    """Corpora and their weights, or None for the data's own."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, sequence_length: int | None, weights: Mapping[str, float] | None) -> "Stream":
+        """The stream of a stage that names so much of it itself, the rest being the recipe's."""
+        chosen = weights if weights is not None else recipe.data.weights
+        return cls(sequence_length or recipe.data.sequence_length, None if chosen is None else tuple(sorted(chosen.items())))
+
+    @property
+    def name(self) -> str:
+        """The name under which the position in it is kept."""
+        blend = "" if self.weights is None else " " + " ".join(f"{corpus}={weight:g}" for corpus, weight in self.weights)
+        return f"{self.sequence_length}{blend}"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The training of one model, from its growth (or beginning) to the next."""
+
+    number: int
+    """How often the model has been grown: 0 is the source."""
+    name: str
+    """Of the growth that it begins with."""
+    target: TargetConfig | None
+    growth: GrowthConfig | None
+    stages: tuple[TrainStage, ...]
+
+
+def phases_of(recipe: Recipe) -> list[Phase]:
+    """Return the models that a recipe trains, in turn; the source's own phase is empty where it comes trained."""
+    unit = recipe.source.length
+    own = () if unit is None else (TrainStage(name=SOURCE_STAGE, lr=recipe.source.lr, **dict([unit])),)
+    phases = [Phase(0, SOURCE_STAGE, None, None, own)]
+    begun: tuple[str, TargetConfig, GrowthConfig] = (GROWN_STAGE, recipe.target, recipe.growth)
+    stages: list[TrainStage] = []
+    for stage in [*recipe.stages, None]:
+        if isinstance(stage, TrainStage):
+            stages.append(stage)
+            continue
+        phases.append(Phase(len(phases), *begun, tuple(stages)))
+        if stage is not None:
+            begun, stages = (stage.name, stage.grow, stage.growth or recipe.growth), []
+    return phases
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One train stage, its length known: steps [begin, end) of the run."""
+
+    stage: TrainStage
+    phase: int
+    begin: int
+    end: int
+    layers: int
+    """Of the model that it trains."""
+    stream: Stream
+    batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return self.batch_size * self.stream.sequence_length
+
+    def section(self, step: int) -> Section:
+        """What runs and learns in a step of the run: of sub-models (bert2BERT algorithm 2, line 5) a draw by seed and step."""
+        if self.stage.submodel_layers is not None:
+            (depth,) = _depths(self.stage, self.layers, self.seed, step - self.begin, 1)
+            return Section.top(int(depth), self.stage.submodel_layers)
+        if self.stage.trainable is not None:
+            return section_of(self.stage.trainable, self.layers, f"stages.{self.stage.name}.trainable")
+        return Section.whole(self.layers)
+
+    def sections(self) -> dict[Section, int]:
+        """What runs and learns in the steps of the stage, and in how many of them."""
+        steps, trained = self.end - self.begin, self.stage.submodel_layers
+        if trained is None:
+            return {self.section(self.begin): steps}
+        drawn: Counter[int] = Counter()
+        for start in range(0, steps, _DRAWN_AT_ONCE):
+            drawn.update(_depths(self.stage, self.layers, self.seed, start, min(_DRAWN_AT_ONCE, steps - start)).tolist())
+        return {Section.top(depth, trained): count for depth, count in sorted(drawn.items())}
+
+
+def _depths(stage: TrainStage, layers: int, seed: int, start: int, count: int) -> np.ndarray:
+    return draw_depths(layers, stage.submodel_layers, (seed, stage.name), start, count)
+
+
+class Timeline:
+    """The legs of a run, one after the other."""
+
+    def __init__(self, recipe: Recipe, legs: list[Leg]) -> None:
+        self._recipe = recipe
+        self.legs = legs
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.legs[-1].end
+
+    def of_phase(self, phase: int) -> list[Leg]:
+        """The legs that train one model."""
+        return [leg for leg in self.legs if leg.phase == phase]
+
+    def bounds(self, phase: int) -> tuple[int, int]:
+        """The steps [begin, end) of the run in which one model is trained."""
+        legs = self.of_phase(phase)
+        return (legs[0].begin, legs[-1].end) if legs else (0, 0)
+
+    def rate_factor(self, leg: Leg, step: int) -> float:
+        """Return the share of the stage's peak rate that a step of the run is taken with."""
+        shared = self._recipe.schedule
+        if leg.stage.schedule is not None:
+            schedule, (begin, end) = leg.stage.schedule, (leg.begin, leg.end)
+        else:
+            schedule, (begin, end) = shared, (0, self.steps) if shared.span == "run" else self.bounds(leg.phase)
+        return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - leg.begin, leg.stage.warmup_steps)
+
+
+def step_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Section, scored: int) -> StepFlops:
+    """FLOPs of one step of a leg in which the head scores `scored` positions."""
+    return training_step(
+        family_of(config),
+        sizes_of(config),
+        leg.stream.sequence_length,
+        leg.tokens,
+        scored=scored,
+        section=section,
+        recomputed=recipe.activation_checkpointing,
+        causal_scores=recipe.flops.causal_scores,
+        pairs=recipe.data.pairs is not None,
+    )
+
+
+def expected_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Section) -> StepFlops:
+    """FLOPs of a step before its text is read: of a masked batch 15 % of all positions are taken to be scored, padding too."""
+    masked = family_of(config).objective == "mlm"
+    return step_flops(recipe, config, leg, section, round(leg.tokens * MASKED_SHARE) if masked else leg.tokens)
+
+
+def lay_out(
+    recipe: Recipe,
+    configs: Mapping[int, PretrainedConfig],
+    windows: Callable[[Stream], int],
+    batch: tuple[int, int],
+    world_size: int,
+) -> Timeline:
+    """Return the timeline of a recipe.
+
+    `configs` has each phase's model; `windows` counts the training windows of a stream; `batch` is the sequences of a step
+    and the most of a micro-batch where a stage says nothing. Raises UserError naming a stage whose batch does not divide.
+    """
+    legs: list[Leg] = []
+    for phase in phases_of(recipe):
+        layers = sizes_of(configs[phase.number]).num_hidden_layers
+        for stage in phase.stages:
+            stream = Stream.of(recipe, stage.sequence_length, stage.weights)
+            batch_size = stage.train_batch_size or batch[0]
+            most = stage.train_micro_batch_size_per_gpu or batch[1]
+            micro, accumulation = division(batch_size, most, world_size, f"stages.{stage.name}")
+            begin = legs[-1].end if legs else 0
+            leg = Leg(stage, phase.number, begin, begin + 1, layers, stream, batch_size, micro, accumulation, recipe.seed)
+            steps = _steps(recipe, configs[phase.number], leg, windows)
+            legs.append(replace(leg, end=begin + steps))
+    return Timeline(recipe, legs)
+
+
+def _steps(recipe: Recipe, config: PretrainedConfig, leg: Leg, windows: Callable[[Stream], int]) -> int:
+    """The optimizer steps of a stage: enough of them to reach its length."""
+    unit, number = leg.stage.length
+    if unit == "epochs":
+        return max(1, math.ceil(number * windows(leg.stream) / leg.batch_size))
+    if unit == "tokens":
+        return math.ceil(number / leg.tokens)
+    if unit == "flops":
+        return _steps_to_reach(number, recipe, config, leg)
+    return int(number)
+
+
+def _steps_to_reach(flops: float, recipe: Recipe, config: PretrainedConfig, leg: Leg) -> int:
+    """The first number of steps whose model FLOPs are at least `flops`."""
+    if leg.stage.submodel_layers is None:
+        return math.ceil(flops / expected_flops(recipe, config, leg, leg.section(leg.begin)).model_total)
+    trained = leg.stage.submodel_layers
+    cost = np.zeros(leg.layers + 1)
+    for depth in range(trained, leg.layers + 1, trained):
+        cost[depth] = expected_flops(recipe, config, leg, Section.top(depth, trained)).model_total
+    steps, spent = 0, 0.0
+    while True:
+        reached = spent + np.cumsum(cost[_depths(leg.stage, leg.layers, leg.seed, steps, _DRAWN_AT_ONCE)])
+        if reached[-1] >= flops:
+            return steps + int(np.searchsorted(reached, flops)) + 1
+        steps, spent = steps + _DRAWN_AT_ONCE, float(reached[-1])

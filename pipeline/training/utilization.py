@@ -1,0 +1,106 @@
+"""How fast a run goes, against what its devices could do."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pipeline.flops.peaks import Peak, find_peak
+from pipeline.training import distributed
+
+TERA = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What some steps came to in a second."""
+
+    tokens_per_second: float
+    tflops: float
+    """Model FLOPs, all ranks together, in TFLOP/s."""
+    mfu: float
+    """Model FLOPs as a share of the devices' peak."""
+
+    @property
+    def words(self) -> str:
+        """The three for a line of progress."""
+        return f"{self.tokens_per_second / 1e3:.1f}k tokens/s, {tera(self.tflops)} TFLOP/s, MFU {self.mfu:.1%}"
+
+
+def tera(tflops: float) -> str:
+    """A number of TFLOP/s to three digits, without an exponent."""
+    return f"{tflops:.0f}" if tflops >= 100 else f"{tflops:.2g}" if tflops < 1 else f"{tflops:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What every rank computes on, and its peak in the run's precision."""
+
+    name: str
+    dtype: torch.dtype
+    peak: Peak
+
+    @classmethod
+    def here(cls, dtype: torch.dtype, given_tflops: float | None) -> "Device":
+        """This rank's device, its peak looked up or measured by this rank alone."""
+        device = distributed.device()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type.upper()}"
+        return cls(name, dtype, find_peak(device, dtype, given_tflops))
+
+    @property
+    def words(self) -> str:
+        """The peak, and where the figure comes from."""
+        origin = {
+            "data sheet": f"{self.name}'s data sheet",
+            "measured": f"matrix products measured on {self.name}",
+            "recipe": "the recipe's flops.peak_tflops",
+        }[self.peak.origin]
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{tera(self.peak.flops_per_second / TERA)} TFLOP/s a rank in {dtype}, by {origin}"
+
+
+class Utilization:
+    """Speeds of steps that all ranks take together."""
+
+    def __init__(self, device: Device, ranks: int) -> None:
+        self.device = device
+        self._ranks = ranks
+
+    @classmethod
+    def measured(cls, dtype: torch.dtype, given_tflops: float | None) -> "Utilization":
+        """That of this run's ranks; a collective call, so that ranks which share a CPU measure at the same time."""
+        ranks = distributed.world_size()
+        torch.distributed.barrier()
+        here = Device.here(dtype, given_tflops)
+        (together,) = distributed.total(here.peak.flops_per_second)
+        return cls(Device(here.name, dtype, Peak(together / ranks, here.peak.origin)), ranks)
+
+    def speed(self, model_flops: int, tokens: int, seconds: float) -> Speed:
+        """Return what `tokens` and `model_flops` in `seconds` come to."""
+        mfu = self.device.peak.utilization(model_flops, seconds, self._ranks)
+        return Speed(tokens / seconds, model_flops / seconds / TERA, mfu)
+
+
+def speeds(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return every stage's speed from what metrics.jsonl says of its steps, as `Speed` has it.
+
+    The MFU is the steps' own, weighed by their seconds: a run may have gone on with other devices or more of them.
+    """
+    seconds: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    before = 0
+    for record in records:
+        stage, took = record["stage"], record["seconds"]
+        seconds[stage] += took
+        flops[stage] += record["flops_model"]
+        used[stage] += record["mfu"] * took
+        tokens[stage] += record["tokens"] - before
+        before = record["tokens"]
+    return {
+        stage: asdict(Speed(tokens[stage] / took, flops[stage] / took / TERA, used[stage] / took))
+        for stage, took in seconds.items()
+    }

@@ -1,0 +1,162 @@
+"""The end of a run whose ranks no longer get anywhere, with a message that names the rank to look at."""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from torch.distributed import PrefixStore
+from torch.distributed.distributed_c10d import _get_default_store
+
+from pipeline.training import distributed
+
+EXIT_STALLED = 1
+"""A fault's exit status: what stalled once may stall again, and a person should look."""
+
+_COLLECTIVE = ("torch/distributed/", "deepspeed/comm/")
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one rank says of itself."""
+
+    step: int
+    """The last step that it finished."""
+    where: str
+    """Function, file and line that its main thread is in."""
+    waits: bool
+    """Whether that is a collective, in which it waits for the other ranks."""
+
+
+class Watchdog:
+    """Ends this process where no step is finished for `seconds`; to be used around the training loop, on every rank.
+
+    Threads of its own count: the main one may be in a collective, and stay there. Within half a minute of the bound,
+    standard error has a line that names the ranks that did not arrive, and a traceback of each rank that still can give
+    one; the status is EXIT_STALLED.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._interval = min(5.0, seconds / 10)
+        self._step = 0
+        self._beaten = time.monotonic()
+        self._ended = threading.Event()
+        self._ending = threading.Lock()
+        self._main = threading.main_thread().ident
+        Watchdog._count += 1
+        # Connections of their own: one is busy for as long as a thread waits for something in it.
+        prefix = f"watchdog-{Watchdog._count}"
+        self._store, self._alarms = (PrefixStore(prefix, _get_default_store().clone()) for _ in range(2))
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._listen)]
+
+    _count = 0
+    """Watchdogs so far, on every rank alike."""
+
+    def __enter__(self) -> "Watchdog":
+        self._beaten = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # Where the others have ended already, a collective fails here before the line is out: let it come first.
+        self._ended.set()
+        for thread in self._threads:
+            # A store that no longer answers holds the second one.
+            thread.join(6 * _ANSWER_SECONDS)
+        faulthandler.cancel_dump_traceback_later()
+
+    def beat(self, step: int) -> None:
+        """Say that this rank has finished `step`, or is well in some other way: an evaluation's batch is done."""
+        self._step = step
+        self._beaten = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._interval):
+            # Should a library hold the interpreter's lock, this thread would stand still with it; faulthandler's does not.
+            faulthandler.dump_traceback_later(self._seconds + 60, exit=True)
+            if time.monotonic() - self._beaten > self._seconds:
+                self._end()
+
+    def _listen(self) -> None:
+        """End with the first rank that ends: its steps are this rank's too."""
+        try:
+            while not self._ended.wait(self._interval):
+                if self._alarms.check(["alarm"]):
+                    self._end()
+        except RuntimeError:
+            # The store has ended with rank 0; the launcher ends the others.
+            return
+
+    def _end(self) -> None:
+        # Never let go of: the process ends here.
+        self._ending.acquire()
+        own = _report(self._step, self._main)
+        print(f"rank {distributed.rank()} stands after step {self._step} in:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr)
+        reports = {distributed.rank(): own}
+        # The store is rank 0's, and may be what does not answer.
+        asking = threading.Thread(target=self._ask, args=(own, reports), daemon=True)
+        asking.start()
+        asking.join(2 * self._interval + 2 * _ANSWER_SECONDS)
+        if distributed.rank() == min(reports):
+            print(message(dict(reports), distributed.world_size(), self._seconds), file=sys.stderr, flush=True)
+        # The others may still be asking, and the store ends with rank 0.
+        time.sleep(2)
+        os._exit(EXIT_STALLED)
+
+    def _ask(self, own: Report, reports: dict[int, Report]) -> None:
+        """Tell the other ranks of this one, and collect what they tell."""
+        self._store.set(str(distributed.rank()), json.dumps(asdict(own)))
+        self._store.set("alarm", "")
+        deadline = time.monotonic() + 2 * self._interval + _ANSWER_SECONDS
+        left = set(range(distributed.world_size())) - {distributed.rank()}
+        while left and time.monotonic() < deadline:
+            for rank in sorted(left):
+                if self._store.check([str(rank)]):
+                    reports[rank] = Report(**json.loads(self._store.get(str(rank))))
+                    left.discard(rank)
+            time.sleep(0.1)
+
+
+def message(reports: Mapping[int, Report], world_size: int, seconds: float) -> str:
+    """Return one line that names the ranks that hold the others up, as far as `reports` of those that answered tell.
+
+    Those that do not answer (stopped, or their machine is gone), else those that are a step behind, else those that are
+    not in a collective where others wait in one.
+    """
+    silent = [rank for rank in range(world_size) if rank not in reports]
+    newest = max(report.step for report in reports.values())
+    behind = [rank for rank, report in sorted(reports.items()) if report.step < newest]
+    outside = [rank for rank, report in sorted(reports.items()) if not report.waits]
+    began = f"no step finished for {_span(seconds)} (guard.stall_minutes) after step {newest}: "
+    if silent:
+        return began + f"{_ranks(silent)} does not answer: stopped, or its machine is gone"
+    guilty = behind or (outside if len(outside) < world_size else [])
+    if guilty:
+        places = "; ".join(f"rank {rank} is in {reports[rank].where}, after step {reports[rank].step}" for rank in guilty)
+        return began + f"{_ranks(guilty)} did not arrive where the others wait ({places})"
+    places = "; ".join(f"rank {rank} is in {report.where}" for rank, report in sorted(reports.items()))
+    return began + f"all ranks answer, and none gets on ({places})"
+
+
+def _report(step: int, thread: int) -> Report:
+    stack = traceback.extract_stack(sys._current_frames()[thread])
+    waits = any(part in frame.filename for frame in stack for part in _COLLECTIVE)
+    own = next((frame for frame in reversed(stack) if "site-packages" not in frame.filename), stack[-1])
+    return Report(step, f"{own.name} ({os.path.basename(own.filename)}:{own.lineno})", waits)
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "one of the ranks " + ", ".join(map(str, ranks))
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"

@@ -1,0 +1,91 @@
+"""Bytes that autograd keeps of a step against their formula: `python -m tests.benchmarks.activations`.
+
+Prints, by family, attention, precision and what learns, the bytes of all tensors saved for the backward pass (each storage
+once, weights left out), and the formula's.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.data.objectives import IGNORED
+from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
+from pipeline.flops.activations import activation_bytes
+from pipeline.recipe import ModelConfig
+from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters
+from pipeline.training.losses import summed_loss
+from pipeline.training.running import running, scoring
+from tests.saved import saved_bytes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model and of a batch."""
+
+    layers: int = 6
+    hidden: int = 256
+    heads: int = 4
+    length: int = 256
+    sequences: int = 4
+    vocabulary: int = 8000
+
+
+def sections(layers: int) -> dict[str, Section]:
+    """Return what may learn of a model."""
+    return {
+        "whole": Section.whole(layers),
+        "top 2": Section.top(layers, 2),
+        "top 2 of a sub-model": Section.top(layers - 1, 2),
+        "layers 1, 3": Section(layers, frozenset({1, 3}), embeddings=False, head=False),
+        "head": Section(layers, frozenset(), embeddings=False, head=True),
+    }
+
+
+def measured(family_name: str, attention: str, dtype: torch.dtype, shape: Shape) -> list[tuple[str, int, int]]:
+    """Return (what learns, bytes kept, bytes by the formula)."""
+    family = FAMILIES[family_name]
+    described = ModelConfig(
+        family=family_name,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=1 if family.grouped else None,
+    )
+    config = scratch_config(described, shape.vocabulary, 0, shape.length)
+    config._attn_implementation = attention
+    model = family.model_class(config).to(dtype)
+    blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
+    block_of = blocks_of_parameters(family, sizes_of(config), blocks)
+    generator = torch.Generator().manual_seed(1)
+    ids, labels = torch.randint(5, shape.vocabulary, (2, shape.sequences, shape.length), generator=generator)
+    if family.objective == "mlm":
+        labels[torch.rand(labels.shape, generator=generator) > 0.15] = IGNORED
+    scored = int((labels != IGNORED).sum())
+    extra = {"use_cache": False} if family.objective == "clm" else {}
+    rows = []
+    for name, section in sections(shape.layers).items():
+        for tensor_name, tensor in model.named_parameters():
+            tensor.requires_grad_(block_of[tensor_name].learns(section))
+        with running(model, family, section), scoring(model, family, labels) as targets:
+            kept = saved_bytes(model, lambda targets=targets: summed_loss(model(input_ids=ids, **extra).logits, targets))
+        formula = activation_bytes(family, config, shape.length, ids.numel(), scored=scored, section=section, dtype=dtype)
+        rows.append((name, kept, formula))
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    logging.disable(logging.WARNING)
+    print("| family | attention | precision | learns | kept MiB | formula MiB | formula / kept |\n" + "|---" * 7 + "|")
+    for family in ("gpt2", "bert", "roberta", "llama", "qwen3"):
+        for attention in ("sdpa", "eager"):
+            for dtype in (torch.float32, torch.bfloat16):
+                for name, kept, formula in measured(family, attention, dtype, Shape()):
+                    kind = str(dtype).removeprefix("torch.")
+                    sizes = f"{kept / 2**20:.1f} | {formula / 2**20:.1f} | {formula / kept:.3f}"
+                    print(f"| {family} | {attention} | {kind} | {name} | {sizes} |")
+
+
+if __name__ == "__main__":
+    main()

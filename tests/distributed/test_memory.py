@@ -1,0 +1,78 @@
+"""The bytes that a rank keeps, as told before a run, against the tensors that are there in one."""
+
+import gc
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES, scratch_config
+from pipeline.growth.initialization import initialized
+from pipeline.recipe import ModelConfig, OptimizerConfig
+from pipeline.training.blocks import cut
+from pipeline.training.engine import build
+from pipeline.training.footprint import memory_by_stage
+from tests.ranks import run_ranks
+
+RANKS = 2
+HIDDEN, VOCABULARY = 256, 2000
+LARGEST = HIDDEN * VOCABULARY
+BUCKET = 600_000
+CASES = [(0, False), *((stage, half) for stage in (1, 2, 3) for half in (False, True))]
+"""ZeRO stages, in float32 and in bfloat16."""
+
+
+def described():
+    model = ModelConfig(family="gpt2", hidden_size=HIDDEN, num_hidden_layers=4, num_attention_heads=4)
+    return scratch_config(model, vocab_size=VOCABULARY, eos_id=0, sequence_length=16)
+
+
+def measure(stage: int, half: bool) -> int:
+    """Bytes of all tensors of a rank after the first of a step's two micro-batches; the optimizer has stepped before."""
+    config, family = described(), FAMILIES["gpt2"]
+    # A bucket is as large as DeepSpeed's file says, whatever the model: here, as its largest tensor.
+    ds_config = {
+        "train_batch_size": 2 * RANKS,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": BUCKET},
+        "bf16": {"enabled": half},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    gc.collect()
+    before = bytes_there()
+    model = build(family, config, initialized(family, config, 0), ds_config, OptimizerConfig(), cut(4, []), "sdpa")
+    tokens = torch.arange(16).view(1, 16)
+    for micro_batch in range(3):
+        model.engine.backward(model.logits(tokens).float().logsumexp(dim=-1).mean())
+        if micro_batch < 2:
+            model.engine.step()
+    gc.collect()
+    kept = bytes_there() - before
+    model.close()
+    return kept
+
+
+def measure_all() -> list[int]:
+    return [measure(stage, half) for stage, half in CASES]
+
+
+def bytes_there() -> int:
+    """Bytes of all storages of tensors."""
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+@pytest.mark.full
+def test_ranks_keep_what_was_told():
+    """Next to what is told aside, a bucket, there is no more than one tensor: the one that a piece or the bucket ends in."""
+    for measured in run_ranks(measure_all, RANKS):
+        for (stage, half), found in zip(CASES, measured, strict=True):
+            dtype = torch.bfloat16 if half else torch.float32
+            told = memory_by_stage(described(), OptimizerConfig(), dtype, RANKS)[stage]
+            # Between micro-batches nothing is stepped.
+            kept = told.total - told.stepping
+            aside = (BUCKET + LARGEST) * dtype.itemsize if stage else 0
+            # Token ids, the loss, paddings.
+            assert 0 <= found - kept <= aside + 4096, (stage, half)

@@ -1,0 +1,135 @@
+"""`--dry_run`: what it tells is what the run comes to; it writes nothing, and refuses what the run would."""
+
+import re
+from collections.abc import Iterable
+
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from pipeline.flops.ledger import Ledger
+
+PEAK = "flops.peak_tflops=0.0001"
+"""So that nothing is measured."""
+
+
+def row(page: str, name: str) -> list[str]:
+    """The words of the first line that begins with `name`."""
+    return next(line for line in page.splitlines() if re.match(rf"{name}\s", line)).split()
+
+
+def test_it_tells_what_the_run_comes_to_and_writes_nothing(undisturbed, launch, tmp_path):
+    recipe = undisturbed.run_dir.parent / "recipe.yaml"
+    told = launch(recipe, "--dry_run", "--mfu", "0.5", PEAK, f"run_dir={tmp_path / 'none'}").wait()
+    assert told.status == 0, told.error
+    assert not (tmp_path / "none").exists()
+    flops = Ledger.from_json(undisturbed.summary["flops"])
+    for stage in ("source", "submodels", "full"):
+        steps = [record for record in undisturbed.metrics if record["stage"] == stage]
+        assert all(record["mfu"] > 0 for record in steps)
+        words = row(told.output, stage)
+        assert words[1] == str(len(steps)) and words[2] == f"{len(steps) * 8 * 32:,}"
+        assert f"{flops.stages[stage].model_total:.3e}" in words
+        rates = [float(word) for word in words if re.fullmatch(r"\d\.\d\de-\d\d", word)]
+        expected = [steps[0]["lr"], max(record["lr"] for record in steps), steps[-1]["lr"]]
+        # Printed to three digits.
+        assert rates == pytest.approx(expected, rel=5e-3)
+    assert f"{flops.parts.model_total:.3e}" in row(told.output, "total")
+    # 3.13e9 FLOPs at half of 1e8 a second.
+    assert "1:03" in row(told.output, "total")
+    assert "an MFU of 50% on 1 x 0.0001 TFLOP/s" in told.output
+    assert "134,208, 113,184 without embeddings" in told.output
+    assert "2 shards open" in told.output
+
+
+def files(paths: Iterable) -> set[str]:
+    return {str(path) for path in paths}
+
+
+def test_text_is_not_prepared_and_epochs_are_known_once_it_is(launch, recipe, tmp_path, corpus):
+    text = {"files": [str(corpus)], "heldout_fraction": 0.1}
+    data = {"output_dir": str(tmp_path / "data"), "text": text, "tokenizer": {"vocab_size": 406}, "sequence_length": 32}
+    path = recipe(data=data, stages=[{"name": "submodels", "submodel_layers": 2, "epochs": 2}, {"name": "full", "steps": 8}])
+    before = files(tmp_path.rglob("*"))
+    unknown = launch(path, "--dry_run", PEAK).wait()
+    assert unknown.status == 0, unknown.error
+    assert files(tmp_path.rglob("*")) == before
+    assert "the steps of submodels are not known" in unknown.output
+    assert row(unknown.output, "submodels")[1] == "?" and row(unknown.output, "full")[1] == "8"
+
+    reckoned = launch(path, "--dry_run", PEAK, "--corpus_tokens", "3200").wait()
+    # 100 windows of 32, twice, in batches of 8.
+    assert row(reckoned.output, "submodels")[1] == "25"
+
+    corpora = [CorpusConfig(**text)]
+    tokenizer = TokenizerConfig(vocab_size=406)
+    prepared = prepare(DataPrepConfig(output_dir=data["output_dir"], corpora=corpora, tokenizer=tokenizer), lambda _: None)
+    known = launch(path, "--dry_run", PEAK).wait()
+    assert known.status == 0, known.error
+    windows = (prepared.corpora[0].splits["train"].tokens - 1) // 32
+    words = row(known.output, "submodels")
+    assert words[1] == f"{-(-2 * windows // 8):,}" and words[3] == "2"
+    assert str(prepared.directory) in known.output
+
+
+@pytest.mark.full
+def test_under_deepspeed_it_is_told_once_and_for_other_ranks_than_are_there(launch, recipe):
+    told = launch(recipe(), "--dry_run", "--world_size", "4", PEAK, ranks=2).wait()
+    assert told.status == 0, told.error
+    assert told.output.count("model FLOPs by part") == 1
+    assert "2 x 1 x 4 = 8" in told.output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--dry_run", "--world_size", "3"), "train_batch_size 8 does not divide over 3 ranks"),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in [
+                (("--dry_run", "data.shards=/nowhere"), "/nowhere/manifest.json: no such file"),
+                (
+                    ("--dry_run", "data.sequence_length=64", "source.model.max_position_embeddings=32"),
+                    "model's 32 positions",
+                ),
+                (("--dry_run", "--mfu", "40"), "--mfu 40.0 is not above 0 and up to 1"),
+                (("--mfu", "0.4"), "--mfu goes with --dry_run"),
+            ]
+        ),
+    ],
+)
+def test_wrong_input_is_refused(launch, recipe, words, sentence):
+    refused = launch(recipe(), *words).wait()
+    assert refused.status == 2
+    assert sentence in refused.error and refused.error.count("\n") == 1
+
+
+def test_a_run_directory_of_something_else_is_refused(launch, recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    refused = launch(recipe(), "--dry_run").wait()
+    assert refused.status == 2 and "thesis.tex" in refused.error
+
+
+def test_a_recipe_at_the_papers_scale_takes_seconds(launch, recipe, tmp_path):
+    """GPT-3 (Brown et al. 2020, tables 2.1 and D.1): 175 billion parameters, 3.14e23 FLOPs for 300 billion tokens."""
+    sizes = {"hidden_size": 12288, "num_hidden_layers": 96, "num_attention_heads": 96}
+    path = recipe(
+        data={"shards": "/nowhere", "sequence_length": 2048},
+        source={
+            "model": {"family": "gpt2", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
+            | {"vocab_size": 50257},
+            "steps": 1,
+        },
+        target=sizes,
+        stages=[{"name": "full", "tokens": 300_000_000_000}],
+        train_batch_size=1536,
+    )
+    told = launch(path, "--dry_run", PEAK, "--corpus_tokens", "300000000000", "--world_size", "1536").wait(timeout=60)
+    assert told.status == 0, told.error
+    (count,) = re.findall(r"parameters  (17\d,\d{3},\d{3},\d{3}),", told.output)
+    assert int(count.replace(",", "")) == pytest.approx(175e9, rel=0.01)
+    full = row(told.output, "full")
+    flops = float(next(word for word in full if "e+" in word))
+    # The table leaves out the scores of attention, a few hundredths.
+    assert flops == pytest.approx(3.14e23, rel=0.05)

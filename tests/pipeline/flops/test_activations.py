@@ -1,0 +1,19 @@
+"""The formula of what a forward pass keeps, against what autograd saves."""
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES
+from tests.benchmarks.activations import Shape, measured
+
+# Sizes of which no two come to the same, and large enough for what the formula leaves out (masks, rotary tables).
+SHAPE = Shape(layers=4, hidden=96, heads=3, length=80, sequences=3, vocabulary=500)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
+    for name, kept, formula in measured(family, attention, dtype, SHAPE):
+        # Masks and rotary tables are not counted.
+        assert formula == pytest.approx(kept, rel=0.02), name

@@ -1,0 +1,87 @@
+"""What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, scratch_config
+from pipeline.growth.integrity import seal
+from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
+from pipeline.training.footprint import memory_by_stage, parameters_by_kind
+from pipeline.training.preparation import foresee_run
+from pipeline.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[3]
+SHARED_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
+
+
+def described(family: str, *, tied: bool = True):
+    model = ModelConfig(
+        family=family,
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2 if family in SHARED_HEADS else None,
+        tie_word_embeddings=tied,
+    )
+    return scratch_config(model, vocab_size=101, eos_id=0, sequence_length=16)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_parameters_add_up_to_what_the_model_has(family, tied):
+    config = described(family, tied=tied)
+    with torch.device("meta"):
+        model = FAMILIES[family].model_class(config)
+    model.tie_weights()
+    kinds = parameters_by_kind(config)
+    assert sum(kinds.values()) == model.num_parameters()
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    assert kinds["embeddings"] == sum(module.weight.numel() for module in embeddings)
+    assert kinds["ffn"] == 3 * (3 if family in SHARED_HEADS else 2) * 48 * 192
+    single = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
+    assert kinds["norms and biases"] == single
+
+
+def test_memory_by_zero_stage():
+    """Rajbhandari et al. 2020, figure 1: 2 + 2 + 12 bytes a parameter with Adam in half precision, and what N ranks share."""
+    config, ranks = described("gpt2"), 4
+    count = sum(parameters_by_kind(config).values())
+    kept = memory_by_stage(config, OptimizerConfig(), torch.bfloat16, ranks)
+    shared = {0: 16, 1: 4 + 12 / ranks, 2: 2 + 14 / ranks, 3: 16 / ranks}
+    for stage in range(4):
+        # Pieces are rounded up, of each tensor: at most ranks - 1 elements of the 40 or so.
+        assert kept[stage].total - kept[stage].stepping == pytest.approx(count * shared[stage], rel=2e-3)
+        assert kept[stage].stepping == pytest.approx(4 * count / (ranks if stage else 1), rel=2e-3)
+    in_float32 = memory_by_stage(config, OptimizerConfig(), torch.float32, ranks)[0]
+    assert in_float32.total == 16 * count and in_float32.masters == 0
+
+
+def test_optimizers_keep_what_they_need():
+    config = described("gpt2")
+    kinds = parameters_by_kind(config)
+    moments = {
+        name: memory_by_stage(config, OptimizerConfig(name=name), torch.float32, 1)[3].moments // 4
+        for name in ("adamw", "lion", "muon")
+    }
+    count = sum(kinds.values())
+    assert moments == {"adamw": 2 * count, "lion": count, "muon": 2 * count - kinds["attention"] - kinds["ffn"]}
+
+
+@pytest.mark.parametrize("name", ["a.json", "mp_rank_00_model_states.pt"])
+def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    tag = tmp_path / "step-00000001"
+    tag.mkdir()
+    for file in ("a.json", "mp_rank_00_model_states.pt"):
+        (tag / file).write_bytes(b"as written")
+    seal(tag)
+    (tag / name).write_bytes(b"AS WRITTEN")
+    recipe = load_recipe(
+        ROOT / "launch" / "recipes" / "quickstart.yaml", ["source.model=null", "source.steps=null", f"source.path={tag}"]
+    )
+    with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
+        foresee_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)

@@ -1,0 +1,132 @@
+"""DeepSpeed's JSON: what resolves, what is refused, and in which words."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from deepspeed.accelerator import get_accelerator
+
+from data_prep.errors import UserError
+from pipeline.recipe import load_recipe
+from pipeline.training.ds_config import division, load_ds_config, offloads_optimizer, same_run, zero_stage
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def resolve(tmp_path):
+    """Resolve a configuration for the quickstart's recipe on two ranks."""
+
+    def load(config: dict, *overrides: str, ranks: int = 2) -> dict:
+        path = tmp_path / "ds.json"
+        path.write_text(json.dumps(config))
+        return load_ds_config(path, load_recipe(ROOT / "launch" / "recipes" / "quickstart.yaml", list(overrides)), ranks)
+
+    return load
+
+
+def test_every_shipped_configuration_resolves(resolve):
+    found = {}
+    for path in (ROOT / "ds_configs").glob("*.json"):
+        config = resolve(json.loads(path.read_text()))
+        assert "auto" not in str(config), path
+        found[path.stem] = (zero_stage(config), offloads_optimizer(config))
+    assert found == {
+        "zero0": (0, False),
+        "zero1": (1, False),
+        "zero2": (2, False),
+        "zero3": (3, False),
+        "zero2_offload": (2, True),
+        "zero3_offload": (3, True),
+        "zero3_nvme": (3, True),
+    }
+
+
+def test_a_batch_divides_over_ranks_and_micro_batches():
+    assert [division(32, most, ranks, "x") for ranks, most in [(1, 32), (2, 32), (2, 5), (4, 3)]] == [
+        (32, 1),
+        (16, 1),
+        (4, 4),
+        (2, 4),
+    ]
+    with pytest.raises(UserError, match=r"stages\.full: train_batch_size 32 does not divide over 3 ranks; choose a mul"):
+        division(32, 8, 3, "stages.full")
+
+
+OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"optimizer": {"type": "Adam"}}, "optimizer: belongs into `optimizer` of the recipe"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler: belongs into `schedule` of the recipe"),
+        ({"activation_checkpointing": {}}, "belongs into `activation_checkpointing` of the recipe"),
+        ({"flops_profiler": {"enabled": True}}, "belongs into `flops` of the recipe"),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "nvme is not supported with growth"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": OPTIMIZER_ON_DISK}}, "nvme goes with ZeRO stage 3, not 2"),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme_path: a directory"),
+        ({"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "cpu goes with ZeRO stage 1 or 2 or 3"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "offload_param.device: cpu goes with ZeRO"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 3}}, "divide the ranks, 2"),
+        ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 2}}, "go with ZeRO stage 3"),
+        ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got 'auto')"),
+        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "zero_optimization.compute_grad_norm"),
+        ({"gradient_clipping": -1}, "gradient_clipping: a number from 0 on"),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "offload_optimizer.ratio"),
+        ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "masters are float32"),
+        ({"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}}, "masters are float32"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_by_key(resolve, config, words):
+    with pytest.raises(UserError, match=r"ds\.json: ") as refusal:
+        resolve(config)
+    assert words in str(refusal.value)
+
+
+def test_auto_blocks_of_the_recipe_are_left_out(resolve):
+    config = resolve({"optimizer": "auto", "scheduler": "auto", "zero_optimization": {"stage": 2}})
+    assert "optimizer" not in config and "scheduler" not in config
+
+
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="a GPU has these")
+def test_what_needs_a_gpu_is_refused_without_one(resolve):
+    with pytest.raises(UserError, match=r"fp16\.enabled: this device does not run fp16"):
+        resolve({"fp16": {"enabled": True}, "zero_optimization": {"stage": 2}})
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        with pytest.raises(UserError, match=f"{key}: needs a GPU's kernels"):
+            resolve({"zero_optimization": {"stage": 3, key: True}})
+
+
+def test_fp16_goes_with_partitions_and_bf16_with_every_stage(resolve, monkeypatch):
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+    assert resolve({"fp16": {"enabled": True}, "zero_optimization": {"stage": 1}})["fp16"]["enabled"]
+    assert resolve({"bf16": {"enabled": True}})["bf16"]["enabled"]
+    with pytest.raises(UserError, match="stage 0 runs in bf16 or fp32"):
+        resolve({"fp16": {"enabled": True}})
+
+
+def test_a_missing_libaio_is_said(resolve, monkeypatch):
+    monkeypatch.setattr("pipeline.training.ds_config.AsyncIOBuilder.is_compatible", lambda *_, **__: False, raising=False)
+    with pytest.raises(UserError, match="libaio-dev"):
+        resolve({"zero_optimization": {"stage": 3, "offload_optimizer": OPTIMIZER_ON_DISK}})
+
+
+def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
+    config = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "auto"}}}
+    grown = resolve(config, "growth.optimizer_state=grow", "run_dir=here")["zero_optimization"]["offload_optimizer"]
+    assert grown["buffer_count"] == 7 and grown["nvme_path"] == "here/nvme"
+    assert "buffer_count" not in resolve(config, "run_dir=here")["zero_optimization"]["offload_optimizer"]
+
+
+def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
+    offload = {"device": "nvme", "nvme_path": "auto"}
+    begun = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}}, "run_dir=runs/x")
+    before = copy.deepcopy(begun)
+    told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"thread_count": 2}}
+    moved = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}} | told, "run_dir=./moved/x")
+    assert same_run(moved) == same_run(begun) and begun == before
+    other = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")
+    assert same_run(other) != same_run(begun)

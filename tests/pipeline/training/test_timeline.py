@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.families import Section, scratch_config, target_config
+from pipeline.recipe import load_recipe
+from pipeline.training.timeline import Stream, expected_flops, lay_out, phases_of
+
+RECIPES = Path(__file__).parents[3] / "launch" / "recipes"
+
+
+def laid_out(name: str, *overrides: str, windows: int = 1000, ranks: int = 1):
+    recipe = load_recipe(RECIPES / f"{name}.yaml", list(overrides))
+    phases = phases_of(recipe)
+    configs = {0: scratch_config(recipe.source.model, 4096, 0, 512)}
+    for phase in phases[1:]:
+        configs[phase.number] = target_config(configs[phase.number - 1], phase.target)
+    return recipe, configs, lay_out(recipe, configs, lambda stream: windows, (recipe.train_batch_size, 32), ranks)
+
+
+def test_growths_divide_a_run_into_phases():
+    recipe, configs, timeline = laid_out("stackbert")
+    assert [(leg.stage.name, leg.phase, leg.begin, leg.end) for leg in timeline.legs] == [
+        ("source", 0, 0, 50),
+        ("six", 1, 50, 120),
+        ("twelve", 2, 120, 400),
+    ]
+    assert [configs[number].num_hidden_layers for number in range(3)] == [3, 6, 12]
+    assert timeline.bounds(2) == (120, 400) and timeline.steps == 400
+    assert phases_of(recipe)[2].growth == recipe.growth
+
+
+def test_lengths_are_what_it_takes_to_reach_them():
+    stages = "stages=[{name: e, epochs: 1.5}, {name: t, tokens: 10000}, {name: b, tokens: 10000, train_batch_size: 8}]"
+    *_, timeline = laid_out("quickstart", stages)
+    # 1,500 windows in batches of 32; 10,000 tokens in steps of 32 x 128 and of 8 x 128.
+    assert [leg.end - leg.begin for leg in timeline.legs] == [400, 47, 3, 10]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "bert2bert"])
+@pytest.mark.parametrize("per_block", [None, 2])
+def test_a_stage_of_flops_ends_with_the_step_that_reaches_them(name, per_block):
+    sub = "" if per_block is None else f", submodel_layers: {per_block}"
+    recipe, configs, timeline = laid_out(name, f"stages=[{{name: f, flops: 3e12{sub}}}]")
+    leg = timeline.legs[-1]
+    spent = [expected_flops(recipe, configs[1], leg, leg.section(step)).model_total for step in range(leg.begin, leg.end)]
+    assert sum(spent[:-1]) < 3e12 <= sum(spent)
+    assert (len(set(spent)) == 1) == (per_block is None)
+
+
+def test_a_schedule_spans_a_model_the_run_or_its_stage():
+    own = "schedule={name: linear}"
+    *_, by_model = laid_out("stackbert", own)
+    *_, by_run = laid_out("stackbert", "schedule={name: linear, span: run}")
+    source, six, twelve = by_model.legs
+    assert [by_model.rate_factor(leg, leg.begin) for leg in (source, six)] == [1, 1]
+    # `twelve` is warmed up to over 20 steps.
+    assert by_model.rate_factor(twelve, twelve.begin + 9) == pytest.approx((1 - 9 / 280) * 10 / 20)
+    assert by_run.rate_factor(six, 50) == pytest.approx(1 - 50 / 400)
+    stages = "stages=[{name: a, steps: 10, schedule: {name: constant}}, {name: b, steps: 10}]"
+    *_, mixed = laid_out("quickstart", stages, own)
+    a, b = mixed.legs[1:]
+    assert mixed.rate_factor(a, a.end - 1) == 1
+    assert mixed.rate_factor(b, b.begin) == pytest.approx(1 - 10 / 20)
+
+
+def test_what_a_step_trains_is_a_function_of_seed_and_step():
+    *_, timeline = laid_out("quickstart")
+    leg = timeline.legs[1]
+    sections = [leg.section(step) for step in range(leg.begin, leg.end)]
+    assert {section.depth for section in sections} == {2, 4, 6}
+    assert all(section == Section.top(section.depth, 2) for section in sections)
+    *_, longer = laid_out("quickstart", "source.steps=401")
+    assert [longer.legs[1].section(step + 1) for step in range(leg.begin, leg.end)] == sections
+
+
+def test_stages_of_the_same_text_and_length_share_a_stream():
+    stages = "stages=[{name: a, steps: 1}, {name: b, steps: 1, sequence_length: 64}, {name: c, steps: 1}]"
+    *_, timeline = laid_out("quickstart", stages)
+    source, a, b, c = (leg.stream for leg in timeline.legs)
+    assert source == a == c != b
+    assert Stream(64, (("wiki", 1.0),)).name == "64 wiki=1"
+
+
+def test_a_stages_batch_follows_from_the_ranks_or_is_refused():
+    stages = "stages=[{name: a, steps: 1, train_batch_size: 24, train_micro_batch_size_per_gpu: 5}]"
+    *_, timeline = laid_out("quickstart", stages, ranks=2)
+    assert (timeline.legs[-1].micro_batch_size, timeline.legs[-1].accumulation) == (4, 3)
+    with pytest.raises(UserError, match=r"stages\.a: train_batch_size 24 does not divide over 16 ranks"):
+        laid_out("quickstart", stages, ranks=16)
