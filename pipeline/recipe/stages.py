@@ -75,20 +75,10 @@ class LengthConfig(StrictModel):
     @classmethod
     def _one_unit(cls, content: object) -> object:
         if isinstance(content, dict):
-            # A bare `flops: 1e15` is a string to YAML 1.1.
-            content = {k: float(v) if k == "flops" and _is_number(v) else v for k, v in content.items()}
             given = [unit for unit in UNITS if content.get(unit) is not None]
             if len(given) > 1:
                 raise ValueError(f"a length in `{given[0]}` and another in `{given[1]}`: leave one out")
         return content
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 class GroupConfig(StrictModel):
