@@ -4,7 +4,7 @@ VENV := .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: .venv pretrain test test-full lint clean
+.PHONY: .venv pretrain test test-full test-slurm lint clean
 
 # The stamp comes last: a half-installed environment is not taken for whole.
 .venv: $(VENV)/installed
@@ -22,8 +22,15 @@ pretrain: .venv
 test: .venv
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# All that there is, Slurm's tests too.
 test-full: .venv
+	sh tests/slurm/install.sh
 	$(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)
+
+# On a Slurm of the tests' own; without one, and where none may be installed, they are skipped.
+test-slurm: .venv
+	sh tests/slurm/install.sh
+	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .

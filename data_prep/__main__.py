@@ -1,4 +1,4 @@
-"""python -m data_prep run CONFIG.yaml | inspect DIR | verify DIR
+"""python -m data_prep run CONFIG.yaml | check CONFIG.yaml | inspect DIR | verify DIR
 
 On many processes: mpiexec -n N python -m mpi4py -m data_prep run CONFIG.yaml; the bytes are the same.
 """
@@ -19,6 +19,7 @@ from data_prep.config import read_yaml, validate
 from data_prep.errors import EXIT_USER_ERROR, UserError
 from data_prep.inspection import describe
 from data_prep.manifest import PreparedData
+from data_prep.plan import draft_plan
 from data_prep.prepare import prepare_together
 from data_prep.settings import DataPrepConfig
 from data_prep.verify import damaged
@@ -37,6 +38,9 @@ def parse() -> argparse.Namespace:
     run = commands.add_parser("run", help="prepare what a configuration asks for, or go on with it")
     run.add_argument("config", type=Path, metavar="CONFIG.yaml")
     run.set_defaults(command=_run)
+    check = commands.add_parser("check", help="look for what a configuration names, and print the folder that it would fill")
+    check.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    check.set_defaults(command=_check)
     inspect = commands.add_parser("inspect", help="print what a prepared folder holds")
     inspect.add_argument("directory", type=Path, metavar="DIR")
     inspect.add_argument("--windows", type=int, default=3, help="windows of each split to show as text (default: %(default)s)")
@@ -47,9 +51,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _read(path: Path) -> DataPrepConfig:
+    return validate(DataPrepConfig, read_yaml(path), str(path))
+
+
 def _run(arguments: argparse.Namespace, workers: Workers) -> None:
-    config = validate(DataPrepConfig, read_yaml(arguments.config), str(arguments.config))
-    prepare_together(config, workers, lambda line: print(line, flush=True))
+    prepare_together(_read(arguments.config), workers, lambda line: print(line, flush=True))
+
+
+def _check(arguments: argparse.Namespace, workers: Workers) -> None:
+    config = _read(arguments.config)
+    draft_plan(config)
+    print(config.output_dir)
 
 
 def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -14,6 +15,11 @@ Model = TypeVar("Model", bound="StrictModel")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+# To YAML 1.1 both 1e10 and 1.0e10 are strings.
+_NO_NUMBER = "a number is expected, for instance 32 or 1.0e+10"
 
 
 class StrictModel(BaseModel):
@@ -61,12 +67,13 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place, owner = _written(model, first["loc"])
+        place, owner = _written(model, content, first["loc"])
         where = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
             known = list(owner.model_fields)
             raise UserError(unknown_key(origin, where, known)) from None
-        message = first["msg"].removeprefix("Value error, ")
+        unread = first["type"] in ("int_parsing", "float_parsing")
+        message = _NO_NUMBER if unread else first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
         raise UserError(": ".join([origin, *filter(None, [where]), message]) + got) from None
 
@@ -78,21 +85,34 @@ def unknown_key(origin: str, key: str, known: list[str]) -> str:
     return f"{origin}: unknown key {key!r}; {hint}"
 
 
-def _written(model: type[BaseModel], place: tuple[int | str, ...]) -> tuple[list[int | str], type[BaseModel]]:
+def _written(model: type[BaseModel], content: Any, place: tuple[int | str, ...]) -> tuple[list[int | str], type[BaseModel]]:
     """Return where in the file an error is, and the model whose keys are known there.
 
     pydantic's own places name, besides, which of several models it took: by its class here.
     """
     written: list[int | str] = []
     models = [model]
+    here = content
     for part in place:
         if taken := [one for one in models if one.__name__ == part]:
             models = taken
             continue
-        written.append(part)
+        written.append(_called(here, part) if isinstance(here, list) else part)
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
         if isinstance(part, str) and models and part in models[0].model_fields:
             models = list(_models_in(models[0].model_fields[part].annotation)) or models
     return written, models[0]
+
+
+def _called(items: list[Any], number: int) -> int | str:
+    """What an item of a list is called: the `name` that it alone has, else its number from 0."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    # An item that is missing is past the end.
+    name = names[number] if number < len(names) else None
+    return name if isinstance(name, str) and _NAME.fullmatch(name) and names.count(name) == 1 else number
 
 
 def _models_in(annotation: Any):

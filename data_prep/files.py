@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,15 +92,19 @@ def publish_directory(aside: Path, path: Path) -> None:
     fsync_directory(path.parent)
 
 
+class HeldError(UserError):
+    """Another process holds the lock."""
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock file `path`; the kernel lets go of it however this process ends. The block may remove the file.
 
-    Raises UserError where another process holds it and `wait` is false.
+    Raises HeldError where another process holds it and `wait` is false, UserError where there are no locks.
     """
     with _lock(path, wait) as file:
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
 
@@ -125,7 +130,7 @@ def _lock(path: Path, wait: bool) -> TextIO:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             file.seek(0)
-            raise UserError(
+            raise HeldError(
                 f"{path.parent}: process {file.read().strip() or 'unknown'} is writing to this directory; "
                 "wait for it to end, stop it, or name another directory"
             ) from None

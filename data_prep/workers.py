@@ -80,12 +80,17 @@ def started_workers() -> Workers:
     """
     if "mpi4py" in sys.modules:
         return MPIRanks()
-    if any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHERS):
+    if started_by_mpi():
         raise UserError(
             "python -m data_prep: a launcher started several processes, which know of each other only when started as "
             "python -m mpi4py -m data_prep"
         )
     return Alone()
+
+
+def started_by_mpi() -> bool:
+    """Whether an MPI launcher started this process as one of several."""
+    return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHERS)
 
 
 def share(items: Sequence[Task], rank: int, count: int) -> list[Task]:

@@ -11,11 +11,12 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from data_prep.command import OneSentenceParser, refusal
 from data_prep.errors import EXIT_USER_ERROR
 from pipeline.command import quieten
-from pipeline.recipe import load_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.training import distributed
 from pipeline.training.dry_run import DryRun
 from pipeline.training.ds_config import load_ds_config
@@ -55,10 +56,10 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def refuse(sentence: str) -> int:
-    """Say what is wrong with the input, once for all ranks; return the exit status."""
+def refuse(sentence: str, own: bool) -> int:
+    """Say what is wrong with the input, once for all ranks or, where it is this one's `own`, here; return the exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if distributed.rank() == 0:
+    if own or distributed.rank() == 0:
         print(sentence, file=sys.stderr)
     else:
         # The launcher ends every rank as soon as one has left: let the first one speak.
@@ -72,11 +73,17 @@ def main() -> int:
     quieten()
     try:
         stop = StopRequest()
-        if not (arguments.print_config or arguments.dry_run):
+        trains = not (arguments.print_config or arguments.dry_run)
+        if trains:
             distributed.join()
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
         ranks = arguments.world_size or distributed.world_size()
-        ds_config = load_ds_config(arguments.ds_config, recipe, ranks)
+
+        def load() -> tuple[Recipe, dict[str, Any]]:
+            recipe = load_recipe(arguments.recipe, arguments.overrides)
+            return recipe, load_ds_config(arguments.ds_config, recipe, ranks)
+
+        # Each node reads its own copy of the files, and one that lacks them would leave the others waiting.
+        recipe, ds_config = distributed.on_every_rank(load) if trains else load()
         if arguments.print_config:
             if distributed.rank() == 0:
                 print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
@@ -88,6 +95,8 @@ def main() -> int:
             return 0
         Run(recipe, ds_config, stop).execute()
     except Stopped:
+        # Launchers end every rank as soon as one has left, and this one may be about to.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if distributed.rank() == 0:
             print("stopped; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
@@ -98,8 +107,13 @@ def main() -> int:
     except Exception as error:
         sentence = refusal(error)
         if sentence is not None:
-            return refuse(sentence)
+            return refuse(sentence, own=isinstance(error, distributed.OwnUserError))
         traceback.print_exc()
+        if distributed.has_lost_a_rank(error):
+            print(
+                f"rank {distributed.rank()}: another rank is gone; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
         return 1
     else:
         distributed.leave()

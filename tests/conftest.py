@@ -24,10 +24,14 @@ _WORDS = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long tests unless `-m` asks for some."""
+    """Leave out the long tests, and those that want a Slurm, unless `-m` asks for some."""
+
+    def left_out(item: pytest.Item) -> bool:
+        return any(item.get_closest_marker(name) for name in ("full", "slurm"))
+
     if not config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
+        items[:] = [item for item in items if not left_out(item)]
 
 
 def make_documents(count: int, seed: int = 0) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sysconfig
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def _entries() -> Iterator[str]:
     files = [file for root in roots for file in _python_files(root)]
     # Parsing takes most of the time; `map` keeps the files' order. Forked workers would inherit this process's
     # locks, and hold them on after a kill.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
         for texts in pool.map(docstrings, files, chunksize=64):
             yield from texts
     yield from _pydoc_topics(roots[0])
@@ -83,6 +84,16 @@ def _entries() -> Iterator[str]:
         description = distribution.metadata.get_payload()
         if isinstance(description, str):
             yield description
+
+
+def _end_with_parent() -> None:
+    """Have this worker leave with the process that started it: killed, that one leaves it waiting for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _python_files(root: Path) -> Iterator[Path]:

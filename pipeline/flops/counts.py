@@ -59,6 +59,8 @@ class _Token:
     """One layer's FFN."""
     down: int
     """The last product of the FFN."""
+    down_is_linear: bool
+    """Whether that is torch's linear, and not GPT-2's Conv1D, which holds its matrix the other way round."""
     transform: int
     """The dense layer that stands before the output matrix of an encoder's head."""
     output: int
@@ -80,6 +82,9 @@ def _token(family_name: str, sizes: Sizes) -> _Token:
         mixed=products("layer", attention, writes=True),
         ffn=products("layer", ffn) + down,
         down=down,
+        down_is_linear=any(
+            spec.axes[0].kind is AxisKind.RESIDUAL for spec in family.tensors if _belongs(spec, "layer", ffn, writes=True)
+        ),
         transform=products("head", {AxisKind.RESIDUAL}),
         # Tied or not, the matrix is there once.
         output=2 * sizes.hidden_size * sizes.vocab_size,
@@ -114,14 +119,16 @@ def training_step(
     scored: int,
     section: Section | None = None,
     recomputed: bool = False,
+    zero_linear: bool = False,
     causal_scores: Literal["full", "half"] = "full",
     pairs: bool = False,
 ) -> StepFlops:
     """FLOPs of forward and backward over `tokens` tokens, in sequences of `sequence_length`, all ranks together.
 
     `scored` is the number of positions that the head scores. `section` says what runs and what of it learns; None is the
-    whole model. `recomputed`: activations are checkpointed by layer. `causal_scores` halves the scores and the mix of
-    causal models. `pairs`: BERT's pooler and its two classes, on one position of each sequence.
+    whole model. `recomputed`: activations are checkpointed by layer; `zero_linear`: by DeepSpeed's linear in the place of
+    torch's. `causal_scores` halves the scores and the mix of causal models. `pairs`: BERT's pooler and its two classes, on
+    one position of each sequence.
 
     Backward, a matrix product costs its forward once for the gradient of its input, where anything below learns, and once
     for that of its weight, where it learns itself; scores and mix cost theirs twice wherever gradients pass.
@@ -157,8 +164,10 @@ def training_step(
         executed["attention_projections"] += again * (per.inputs + per.mixed)
         executed["attention_scores"] += again * scores
         # torch's checkpoints stop where the last tensor that backward needs is there again. In a pre-LN layer that is
-        # before the last product, whose result is but added; in a post-LN layer the norm behind it needs it.
-        executed["ffn"] += again * (per.ffn - per.down if family.pre_norm else per.ffn)
+        # before the last product, whose result is but added; in a post-LN layer the norm behind it needs it. DeepSpeed's
+        # linear names what it needs after its product, torch's before.
+        stops = family.pre_norm and not (zero_linear and per.down_is_linear)
+        executed["ffn"] += again * (per.ffn - per.down if stops else per.ffn)
     return StepFlops(model, executed)
 
 

@@ -34,9 +34,11 @@ _DATA_SHEETS: tuple[tuple[re.Pattern[str], dict[Precision, float]], ...] = (
 _SHARED = re.compile(r"\bMIG\b|\bGRID\b")
 """In the names of slices of a device, whose peak is not the whole device's."""
 
-_MEASURING_SECONDS = 0.4
+_MEASURING_SECONDS = 1.0
+_SIZE_SECONDS = 0.1
+"""Of one size at least: on a busy machine most products are interrupted, and the fastest is looked for."""
 _LARGEST = 8192
-_TIMES = 3
+_TIMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,17 @@ def device_peak(name: str, dtype: torch.dtype) -> float | None:
 
 @torch.no_grad()
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of the best of some square matrix products, in less than a second on one CPU core."""
+    """Return the FLOP/s of the best of some square matrix products, in about a second on one CPU core."""
     begin, best, size = time.monotonic(), 0.0, 128
     while True:
         factor = torch.ones(size, size, device=device, dtype=dtype)
-        # The first one loads kernels and touches memory.
-        fastest = min(_seconds(factor) for _ in range(1 + _TIMES))
-        best = max(best, 2 * size**3 / fastest)
+        taken = [_seconds(factor) for _ in range(_TIMES)]
+        while sum(taken) < _SIZE_SECONDS:
+            taken.append(_seconds(factor))
+        best = max(best, 2 * size**3 / min(taken))
         size *= 2
         # The next size takes about 8 times as long, each time.
-        if size > _LARGEST or time.monotonic() - begin + 8 * (1 + _TIMES) * fastest > _MEASURING_SECONDS:
+        if size > _LARGEST or time.monotonic() - begin + 8 * _TIMES * min(taken) > _MEASURING_SECONDS:
             return best
 
 

@@ -133,3 +133,13 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
     if plan.growth.symmetry != "none":
         causes.append("twins that are told apart have gradients of their own")
     return causes
+
+
+def promises(plan: GrowthPlan) -> list[str]:
+    """Say why operators were chosen, what will be exact, and what will not and why."""
+    departures = predict(plan)
+    lines = [*plan.choices, f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
+    if plan.growth.optimizer_state == "grow":
+        causes = predict_moments(plan)
+        lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
+    return lines

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.growth.description import describe
-from pipeline.growth.exactness import predict, predict_moments, verdict
+from pipeline.growth.exactness import promises
 from pipeline.growth.memory import rank_bytes
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
@@ -63,15 +63,10 @@ def _kept_of_each(optimizer: OptimizerState | None) -> list[str]:
 
 def promise(growth: OfflineGrowth) -> str:
     """Return what will be exact, and what will not and why."""
-    plan = growth.plan
-    departures = predict(plan)
-    lines = [f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
-    if plan.growth.optimizer_state == "grow":
-        causes = predict_moments(plan)
-        lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
-    elif growth.source.optimizer and growth.request.format == "zero3":
+    lines = promises(growth.plan)
+    if growth.plan.growth.optimizer_state != "grow" and growth.source.optimizer and growth.request.format == "zero3":
         lines.append("Adam's state: fresh; --optimizer_state grow takes the source's along")
-    return "\n".join([*plan.choices, *lines])
+    return "\n".join(lines)
 
 
 def table(certificate: dict[str, Any], out: Path) -> str:

@@ -17,18 +17,46 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     Raises UserError naming the file, the key and what would do.
     """
     written = read_yaml(path)
+    content = _overridden(written, overrides)
+    try:
+        return validate(Recipe, content, str(path))
+    except UserError:
+        # Where the file alone would do, the command line is to blame.
+        validate(Recipe, written, str(path))
+    try:
+        return validate(Recipe, content, "command line")
+    except UserError as error:
+        raise UserError(f"{error}{_instead(written, overrides)}") from None
+
+
+def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     content = copy.deepcopy(written)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key.sub=value, for instance optimizer.lr=3e-4")
         _set(content, key, _parse(value))
+    return content
+
+
+def _instead(written: dict[str, Any], overrides: list[str]) -> str:
+    """Name what would do where a single override clashes with a key that the file has beside it."""
+    for number, override in enumerate(overrides):
+        key, _, value = override.partition("=")
+        section, _, last = key.rpartition(".")
+        whole = f"{section}={{{last}: {value}}}"
+        others = overrides[:number] + overrides[number + 1 :]
+        if _holds(written, others) and _holds(written, [whole, *others]):
+            return f"; {whole}, given first, replaces the whole section"
+    return ""
+
+
+def _holds(written: dict[str, Any], overrides: list[str]) -> bool:
     try:
-        return validate(Recipe, content, str(path))
+        validate(Recipe, _overridden(written, overrides), "")
     except UserError:
-        # Where the file alone would do, the command line is to blame.
-        validate(Recipe, written, str(path))
-        return validate(Recipe, content, "command line")
+        return False
+    return True
 
 
 def _parse(value: str) -> Any:

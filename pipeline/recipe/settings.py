@@ -1,8 +1,8 @@
 """The recipe's settings of training: optimizer, evaluation, checkpoints, guard, FLOPs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from data_prep.config import Fraction, PositiveInt, StrictModel
 from data_prep.settings import NonNegativeInt
@@ -68,13 +68,15 @@ class GuardConfig(StrictModel):
 
     skipped_steps: PositiveInt = 5
     """Steps skipped in a row after which the run goes back to its last checkpoint, and past the data in between."""
-    spike: Positive | None = None
+    spike: Annotated[float, Field(gt=1)] | None = None
     """A loss above this many times the mean of the last `spike_window` is a spike, from which the run goes back likewise."""
     spike_window: PositiveInt = 50
+    """Losses of the same stage, and of the same depth where sub-models are trained; until there are so many none is a spike."""
     rewinds: NonNegativeInt = 3
     """Times that the run goes back before it stops for good."""
     stall_minutes: Positive = 30
-    """Minutes without a finished step after which a run ends with a message that names the rank."""
+    """Minutes in which nothing gets on (no step, no batch of an evaluation, no read of a growth, no checkpoint done), after
+    which a run ends with a message that names the rank."""
 
 
 class FlopsConfig(StrictModel):

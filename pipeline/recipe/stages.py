@@ -77,7 +77,7 @@ class LengthConfig(StrictModel):
         if isinstance(content, dict):
             given = [unit for unit in UNITS if content.get(unit) is not None]
             if len(given) > 1:
-                raise ValueError(f"a length in `{given[0]}` and another in `{given[1]}`: leave one out")
+                raise ValueError(f"a length in `{given[0]}` and another in `{given[1]}`: leave one out, or set it to null")
         return content
 
 
@@ -120,6 +120,7 @@ class TrainStage(LengthConfig):
     """The data blend of this stage, as `data.weights`."""
     train_batch_size: PositiveInt | None = None
     train_micro_batch_size_per_gpu: PositiveInt | None = None
+    """Most sequences that one rank runs at once; the run's micro-batch where not given."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainStage":

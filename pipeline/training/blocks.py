@@ -93,14 +93,19 @@ def _learning(stage: TrainStage, layers: int) -> Section:
 
 
 def check_learns(family: Family, sizes: Sizes, stage: TrainStage) -> None:
-    """Raise UserError where nothing of what a stage trains is there."""
-    if stage.trainable is not None:
-        section = section_of(stage.trainable, sizes.num_hidden_layers, f"stages.{stage.name}.trainable")
-        there = {family.block(name, spec, sizes) for name, (spec, _) in family.specs(sizes).items()}
-        if not (section.layers or section.head) and EMBEDDINGS not in there:
-            raise UserError(
-                f"stages.{stage.name}.trainable: this model's only embedding is tied to the head and learns with it; name head"
-            )
+    """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes."""
+    there = {family.block(name, spec, sizes) for name, (spec, _) in family.specs(sizes).items()}
+    if EMBEDDINGS in there:
+        return
+    where, layers = f"stages.{stage.name}", sizes.num_hidden_layers
+    tied = "this model's only embedding is tied to the head and learns with it; name head"
+    learning = _learning(stage, layers)
+    if not (learning.layers or learning.head):
+        raise UserError(f"{where}.trainable: {tied}")
+    for number, group in enumerate(stage.groups):
+        section = section_of(group.parameters, layers, f"{where}.groups.{number}")
+        if not _meet(replace(section, embeddings=False), learning):
+            raise UserError(f"{where}.groups.{number}: {tied}, or leave the group out")
 
 
 def blocks_of_parameters(family: Family, sizes: Sizes, blocks: Sequence[Block]) -> dict[str, Block]:

@@ -155,7 +155,7 @@ class Checkpoints:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
 
         Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
-        newer checkpoint is damaged; raises UserError naming the file where none is whole.
+        newer checkpoint is damaged; raises UserError naming a file of each where none is whole.
         """
         self.last, damaged = None, []
         for tag in distributed.on_first_rank(self._tags):
@@ -170,8 +170,9 @@ class Checkpoints:
                 return self.last
             damaged.append(faults[0])
         if damaged:
+            faults = "; ".join(damaged)
             raise UserError(
-                f"{damaged[0]}; no checkpoint there is whole: put one back, or remove the run directory and begin again"
+                f"no checkpoint there is whole ({faults}): put one back, or remove the run directory and begin again"
             )
         return None
 

@@ -10,14 +10,24 @@ import deepspeed
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm import mpi_discovery
+from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 
 from data_prep.command import refusal
 from data_prep.errors import UserError
+from data_prep.workers import started_by_mpi
 
 Result = TypeVar("Result")
 
 _TIMEOUT = timedelta(hours=12)
 """One rank prepares the data while the others wait."""
+
+_STEP_TASKS = "SLURM_STEP_NUM_TASKS"
+"""Set in what `srun` starts, and not in a batch script."""
+
+
+class OwnUserError(UserError):
+    """An input that is wrong as this rank sees it, and which no other rank will speak of."""
 
 
 def rank() -> int:
@@ -31,7 +41,14 @@ def world_size() -> int:
 
 
 def join() -> None:
-    """Join the ranks that the launcher started, or be the only one; raises UserError where the port is taken."""
+    """Join the ranks that the launcher started, or be the only one.
+
+    Raises UserError where the port is taken, where the ranks of a node outnumber its devices, or where Slurm started tasks
+    that are none of the ranks.
+    """
+    if "RANK" not in os.environ and started_by_mpi():
+        # `deepspeed --launcher openmpi` says no rank.
+        mpi_discovery(int(os.environ.get("MASTER_PORT", TORCH_DISTRIBUTED_DEFAULT_PORT)), verbose=False)
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -40,21 +57,85 @@ def join() -> None:
     if get_accelerator().device_name() == "cpu":
         # Shared-memory collectives are compiled at the first start, for up to 90 s and only where there is a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        # Before the ranks meet: where one has no device, they do not.
+        _check_device(int(os.environ["LOCAL_RANK"]), get_accelerator().device_count())
     try:
         deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
     except torch.distributed.DistNetworkError as error:
+        if "EADDR" not in str(error):
+            raise
         raise UserError(
             f"MASTER_PORT {os.environ['MASTER_PORT']}: the ranks cannot meet there ({str(error).splitlines()[0][:120]}); if "
             "another run has the port, give the launcher another, for instance deepspeed --master_port 29501"
         ) from None
     if get_accelerator().device_name() != "cpu":
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    _check_tasks(os.environ.get(_STEP_TASKS), os.environ.get("SLURM_PROCID"))
+
+
+def node() -> str:
+    """The name of this rank's node: Slurm's, or the host's own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def restarts() -> int:
+    """How often Slurm has put this job back into its queue; 0 where it is no job of Slurm's."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _check_device(local_rank: int, devices: int) -> None:
+    """Raise UserError where this rank would have no device to itself."""
+    if local_rank >= devices:
+        # One of them speaks for its node.
+        error = OwnUserError if local_rank == devices else UserError
+        raise error(
+            f"node {node()}: LOCAL_RANK {local_rank} is beyond the {_counted(devices, 'device')} that it sees; start one rank "
+            "a device: under Slurm as many --ntasks-per-node as --gpus-per-node (--gpus-per-task hides the others), with "
+            "deepspeed --num_gpus, with torchrun --nproc-per-node"
+        )
+
+
+def _check_tasks(started: str | None, task: str | None) -> None:
+    """Check that each of the tasks that Slurm started is one rank or several, and say whose job this is; a collective call.
+
+    `started` tasks, of which this rank is one; None where something else started it: under `mpirun` only the ranks of other
+    nodes come from Slurm. Tasks that do not know of each other train alone, each the whole recipe, and all of them end
+    well. Raises UserError.
+    """
+    ranks: list[tuple[str | None, str | None]] = [(None, None)] * world_size()
+    torch.distributed.all_gather_object(ranks, (started, task))
+    if any(started is None for started, _ in ranks):
+        return
+    tasks = {int(task) for _, task in ranks}
+    if tasks != set(range(int(started))):
+        raise UserError(
+            f"Slurm started {_counted(int(started), 'task')}, and DeepSpeed sees {_counted(world_size(), 'rank')} in "
+            f"{_counted(len(tasks), 'task')} of them: the others would train on their own; start the tasks with "
+            "launch/slurm/task.sh, as pretrain.sbatch does, or with torchrun and one --rdzv-endpoint for all"
+        )
+    if rank() == 0:
+        variables = os.environ.get
+        print(
+            f"job {variables('SLURM_JOB_ID')}, restart {restarts()}, nodes {variables('SLURM_STEP_NODELIST')}, "
+            f"{_counted(world_size(), 'rank')}",
+            flush=True,
+        )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def leave() -> None:
     """Part from the other ranks."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def has_lost_a_rank(error: Exception) -> bool:
+    """Whether an error is that of a collective whose other end is gone."""
+    return isinstance(error, torch.distributed.DistBackendError) or "gloo/transport" in str(error)
 
 
 def device() -> torch.device:
@@ -90,17 +171,24 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
 
 
 def on_every_rank(work: Callable[[], Result]) -> Result:
-    """Run `work` on each rank; where it raises a UserError on any, raise the first one on all."""
-    result, error = None, None
+    """Run `work` on each rank; where any meets an error that a person can mend, raise the first one as UserError on all.
+
+    Where it is met on some nodes and not on others, the sentence begins with the node.
+    """
+    result, seen = None, None
     try:
         result = work()
-    except UserError as raised:
-        error = raised
-    errors: list[UserError | None] = [None] * world_size()
-    torch.distributed.all_gather_object(errors, error)
-    for raised in errors:
-        if raised is not None:
-            raise raised
+    except Exception as error:
+        seen = refusal(error)
+        if seen is None:
+            raise
+    gathered: list[tuple[str | None, str]] = [(None, "")] * world_size()
+    torch.distributed.all_gather_object(gathered, (seen, node()))
+    refusals = [(sentence, name) for sentence, name in gathered if sentence is not None]
+    if refusals:
+        sentence, name = refusals[0]
+        everywhere = {name for _, name in refusals} == {name for _, name in gathered}
+        raise UserError(sentence if everywhere else f"node {name}: {sentence}")
     return result
 
 

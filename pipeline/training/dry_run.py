@@ -1,5 +1,6 @@
 """What a run would be, told without training: models, memory, FLOPs, time; by the checks that a run begins with."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.manifest import TRAIN
-from pipeline.families import sizes_of
+from pipeline.families import family_of, sizes_of
+from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.growth.exactness import promises
 from pipeline.growth.memory import RankBytes
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Checkpoints
@@ -19,7 +22,7 @@ from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import Planned, Preparation, foresee_run
 from pipeline.training.progress import duration
 from pipeline.training.run_directory import RunDirectory
-from pipeline.training.timeline import Leg, phases_of
+from pipeline.training.timeline import Leg, expected_scored, phases_of
 from pipeline.training.utilization import Device
 from pipeline.training.workload import leg_flops
 
@@ -87,13 +90,26 @@ class DryRun:
         """The time of so many model FLOPs at the MFU asked about."""
         return flops.model_total / (self.mfu * self.ranks * self.device.peak.flops_per_second)
 
+    def activations(self, leg: Leg) -> int:
+        """Bytes that a rank keeps of a micro-batch for its backward pass; of a sub-model of any depth they are as many."""
+        config = copy.copy(self.planned.config(leg.phase))
+        config._attn_implementation = self.recipe.attn_implementation
+        tokens = leg.micro_batch_size * leg.stream.sequence_length
+        return activation_bytes(
+            family_of(config),
+            config,
+            leg.stream.sequence_length,
+            tokens,
+            scored=expected_scored(config, tokens),
+            section=leg.section(leg.begin),
+            dtype=compute_dtype(self.ds_config),
+            recomputed=self.recipe.activation_checkpointing,
+        )
+
     def rates(self, leg: Leg) -> tuple[float, float, float]:
         """The learning rate at a stage's first step, at its highest, and at its last step."""
         timeline = self.planned.timeline
-        schedule, shared = leg.stage.schedule or self.recipe.schedule, leg.stage.schedule is None
-        first = leg.begin
-        if shared:
-            first = 0 if schedule.span == "run" else timeline.bounds(leg.phase)[0]
+        _, schedule, first, _ = timeline.scheduled(leg)
         climbed = {first + schedule.warmup_steps - 1, first + schedule.warmup_steps, leg.begin + leg.stage.warmup_steps - 1}
         evenly = np.linspace(leg.begin, leg.end - 1, _RATES_LOOKED_AT).round().astype(int).tolist()
         steps = sorted({step for step in climbed | set(evenly) if leg.begin <= step < leg.end})
@@ -121,16 +137,25 @@ class DryRun:
             tied = ", the output matrix among the embeddings" if sizes.tied else ""
             yield f"  parameters  {total:,}, {total - kinds['embeddings']:,} without embeddings{tied}"
             yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+            if phase.number:
+                yield from self._growth(phase.number)
             if not phase.stages:
                 yield "  comes trained, and is not trained here"
             else:
                 by_stage = memory_by_stage(config, self.recipe.optimizer, dtype, self.ranks)
                 unit = "GiB" if by_stage[0].total >= _UNITS["GiB"] else "MiB"
                 head = f"  {unit} a rank   weights  gradients   masters   moments  stepping"
-                yield head + ("    device      host" if any(to_host.values()) else "     total")
+                away = "disk" if zero.get("offload_optimizer", {}).get("device") == "nvme" else "host"
+                yield head + (f"    device      {away}" if any(to_host.values()) else "     total")
                 for stage, kept in by_stage.items():
                     yield self._memory_line(stage, kept, to_host, _UNITS[unit])
             yield ""
+
+    def _growth(self, number: int) -> Iterator[str]:
+        plan = self.planned.growths[number - 1].plan
+        first, *others = [f"{plan.growth.width} + {plan.growth.depth}", *promises(plan)]
+        yield f"  growth      {first}"
+        yield from (f"              {line}" for line in others)
 
     def _memory_line(self, stage: int, kept: RankBytes, to_host: dict[str, bool], unit: int) -> str:
         host = 0
@@ -148,8 +173,8 @@ class DryRun:
         legs = self.planned.timeline.legs
         width = max(len(leg.stage.name) for leg in legs) + 2
         yield (
-            f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>8}  {'batch':<18}{'model FLOPs':>12}{'executed':>12}"
-            f"{'time':>12}  learning rate"
+            f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>8}  {'batch':<18}{'activations':>12}{'model FLOPs':>13}"
+            f"{'executed':>12}{'time':>12}  learning rate"
         )
         known = all(map(self.resolved, legs))
         for leg, came in zip(legs, flops, strict=True):
@@ -162,7 +187,8 @@ class DryRun:
                 line += [f"{steps:>10,}{steps * leg.tokens:>18,}{epochs:>8}"]
             else:
                 line += [f"{'?':>10}{'?':>18}{leg.stage.epochs:>8g}"]
-            line += [f"  {batch:<18}{came.model_total:>12.3e}{came.executed_total:>12.3e}"]
+            line += [f"  {batch:<18}{self._bytes(self.activations(leg)):>12}"]
+            line += [f"{came.model_total:>13.3e}{came.executed_total:>12.3e}"]
             line += [f"{duration(self.seconds(came)) if self.resolved(leg) else 'each step':>12}"]
             # A rate depends on all steps of the span of its schedule.
             rates = (
@@ -175,10 +201,15 @@ class DryRun:
             whole = sum(flops, StepFlops())
             tokens = sum((leg.end - leg.begin) * leg.tokens for leg in legs)
             yield (
-                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>8}  {'':<18}{whole.model_total:>12.3e}"
+                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>8}  {'':<30}{whole.model_total:>13.3e}"
                 f"{whole.executed_total:>12.3e}{duration(self.seconds(whole)):>12}"
             )
         yield ""
+
+    @staticmethod
+    def _bytes(count: int) -> str:
+        unit = "GiB" if count >= _UNITS["GiB"] else "MiB"
+        return f"{count / _UNITS[unit]:.2f} {unit}"
 
     def _by_part(self, flops: list[StepFlops]) -> Iterator[str]:
         legs = self.planned.timeline.legs
@@ -195,13 +226,16 @@ class DryRun:
             yield ""
 
     def _notes(self) -> Iterator[str]:
-        yield f"time      at an MFU of {self.mfu:.0%} on {self.ranks} x {self.device.words}; evaluation and saving aside"
+        here = "" if self.device.peak.origin == "recipe" else " (set flops.peak_tflops for another device)"
+        yield f"time      at an MFU of {self.mfu:.0%} on {self.ranks} x {self.device.words}{here}; evaluation and saving aside"
         dtype = self.device.dtype
-        bucket = self.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET) * dtype.itemsize
+        most = max(sum(parameters_by_kind(self.planned.config(leg.phase)).values()) for leg in self.planned.timeline.legs)
+        bucket = min(self.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), most) * dtype.itemsize
         yield (
-            f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: activations, "
-            f"gathered layers, and a bucket of gradients, {bucket / _UNITS['GiB']:.2f} GiB or less"
+            f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: a micro-batch's activations, "
+            f"as PyTorch's own kernels keep them, gathered layers, and a bucket of gradients, {self._bytes(bucket)} or less"
         )
+        yield "          stepping: gradients in float32 while they are stepped; batch: micro-batch x accumulation x ranks"
         yield f"data      {self._data()}"
         if self.reached:
             yield f"run_dir   {self.recipe.run_dir} holds this run up to step {self.reached:,}"

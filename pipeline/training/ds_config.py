@@ -1,6 +1,7 @@
 """DeepSpeed's own JSON: checked, its "auto" values resolved from the recipe and the machine."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,14 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     return config
 
 
-def zero_stage(config: dict[str, Any]) -> int:
+def zero_stage(config: Mapping[str, Any]) -> int:
     """The ZeRO stage of a DeepSpeed configuration."""
     return config.get("zero_optimization", {}).get("stage", 0)
+
+
+def has_zero_linear(config: Mapping[str, Any]) -> bool:
+    """Whether DeepSpeed puts a linear of its own in the place of torch's, which keeps no view of a gathered weight."""
+    return zero_stage(config) == 3 and config["zero_optimization"].get("memory_efficient_linear", True)
 
 
 def offloads_optimizer(config: dict[str, Any]) -> bool:
@@ -260,7 +266,8 @@ def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, 
 def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
     batch = _number(config, "train_batch_size", recipe.train_batch_size, origin)
     most = _number(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu, origin)
-    micro, accumulation = division(batch, most, world_size, origin)
+    said = "recipe" if config.get("train_batch_size", AUTO) == AUTO else origin
+    micro, accumulation = division(batch, most, world_size, said)
     steps = _number(config, "gradient_accumulation_steps", accumulation, origin)
     if steps != accumulation:
         raise UserError(

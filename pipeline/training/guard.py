@@ -35,7 +35,7 @@ class GuardStoppedError(RuntimeError):
         times = "once" if rewinds == 1 else f"{rewinds} times"
         super().__init__(
             f"step {step}: {seen}, after going back {times} (guard.rewinds); look at the data and the learning rate around "
-            "that step, or allow more; the checkpoints before it are there"
+            "that step: allow more, or begin another run, with other settings, from this one's checkpoints by source.path"
         )
 
 
@@ -59,6 +59,11 @@ class Guard:
         for kind, loss, finite in steps:
             guard.observe(kind, math.nan if loss is None else loss, finite)
         return guard
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last step was without a finite loss and gradient."""
+        return self._skipped > 0
 
     def observe(self, kind: Kind, loss: float, finite: bool) -> Verdict:
         """Judge a step by its loss over all ranks, in nats, and by whether its gradient was finite on all of them.
@@ -95,12 +100,16 @@ class Gradients:
     """Watches one engine's gradients, and refuses the steps of those that are not finite.
 
     ZeRO 3 leaves such a step out itself, and so does ZeRO 1 and 2 in fp32; ZeRO 1 and 2 in bf16 and stage 0 do not.
-    fp16's overflows are the loss scale's own affair.
+    fp16's overflows are the loss scale's own affair, for as long as it can fall.
     """
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._refused = False
+        self._scaler = engine.optimizer.loss_scaler if engine.fp16_enabled() else None
+        if self._scaler is not None:
+            # At its least DeepSpeed's ends the run, which may still go back.
+            self._scaler.raise_error_at_min_scale = False
 
     def refused(self) -> bool:
         """Whether the gradient at hand is to be left alone; asked within the optimizer's step, by every part of it."""
@@ -110,7 +119,10 @@ class Gradients:
     def were_finite(self) -> bool:
         """Whether the last step's were; the same on all ranks. Asked once after each step."""
         refused, self._refused = self._refused, False
-        return self._engine.fp16_enabled() or not (refused or getattr(self._engine.optimizer, "overflow", False))
+        overflow = getattr(self._engine.optimizer, "overflow", False)
+        if self._scaler is not None and self._scaler.dynamic:
+            overflow = overflow and self._scaler.cur_scale <= self._scaler.min_scale
+        return not (refused or overflow)
 
 
 def gradient_is_finite(engine: DeepSpeedEngine) -> bool:

@@ -68,7 +68,7 @@ class Position:
 
 @dataclass
 class Records:
-    """Where a run writes what happens."""
+    """Where a run tells what happens."""
 
     metrics: JsonLines
     evaluations: JsonLines
@@ -77,6 +77,7 @@ class Records:
     utilization: Utilization
     monitors: Monitors | None
     """On rank 0."""
+    watchdog: Watchdog
 
     def evaluation(self, step: int, stage: str, heldout: HeldOut) -> None:
         """Record one evaluation, on rank 0."""
@@ -140,7 +141,7 @@ class Trainer:
         stop: StopRequest,
     ) -> None:
         self._phase = phase
-        self._first_step, self._last_step = timeline.bounds(phase)
+        self._first_step, _ = timeline.bounds(phase)
         self._model = model
         self._timeline = timeline
         self._recipe = recipe
@@ -151,7 +152,6 @@ class Trainer:
         self._gradients = Gradients(model.engine)
         model.optimizer.refuses = self._gradients.refused
         self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
-        self._watchdog = Watchdog(60 * recipe.guard.stall_minutes)
         self._saved_at = time.monotonic()
 
     def train(self) -> float:
@@ -163,11 +163,10 @@ class Trainer:
         self._records.progress.rest()
         self._model.reach(self._position.step - self._first_step)
         loss = None
-        with self._watchdog:
-            for leg in self._timeline.of_phase(self._phase):
-                if self._position.step < leg.end:
-                    loss = self._train_leg(leg)
-            return self.evaluate(None) if loss is None else loss
+        for leg in self._timeline.of_phase(self._phase):
+            if self._position.step < leg.end:
+                loss = self._train_leg(leg)
+        return self.evaluate(None) if loss is None else loss
 
     def _steps_before(self) -> list[tuple[Kind, float | None, bool]]:
         """Kind, loss and finiteness of the steps that this model has been trained so far, as far as the guard needs them."""
@@ -186,7 +185,7 @@ class Trainer:
             self._streams.heldout,
             windows,
             engine.train_micro_batch_size_per_gpu(),
-            lambda: self._watchdog.beat(self._position.step),
+            self._records.watchdog.beat,
         )
         engine.train()
         if stage is not None:
@@ -204,15 +203,17 @@ class Trainer:
             self._model.reach(done)
             if ended or position.step % recipe.evaluation.every == 0:
                 loss = self.evaluate(leg.stage.name)
-            if stopping or ended or due or position.step % recipe.checkpointing.every == 0:
+            due |= position.step % recipe.checkpointing.every == 0
+            # A run that goes back is to find what was there before it went wrong.
+            if stopping or ended or (due and not self._guard.skipping):
                 if distributed.rank() == 0:
                     # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
                     self._records.flush()
                 saved = position.saved(self._phase, self._weighted_until(done))
                 self._records.checkpoints.save(self._model, saved, self._records.progress.say, must=stopping or ended)
                 self._saved_at = time.monotonic()
-                self._watchdog.beat(position.step)
-            if stopping and position.step < self._last_step:
+                self._records.watchdog.beat()
+            if stopping and position.step < self._timeline.steps:
                 raise Stopped
             if ended:
                 return loss
@@ -264,11 +265,11 @@ class Trainer:
         if distributed.rank() == 0:
             rate = factor * (stage.lr or self._recipe.optimizer.lr)
             record = self._record(leg, section, loss, rate, flops, seconds)
-            record |= {"mfu": speed.mfu, "skipped": verdict is Verdict.SKIPPED}
+            record |= {"mfu": speed.mfu, "skipped": self._guard.skipping}
             self._records.metrics.append(record)
             self._records.monitors.step(record, speed)
         self._records.progress.step(position.step, stage.name, loss, speed, flops.executed_total, seconds)
-        self._watchdog.beat(position.step)
+        self._records.watchdog.beat(position.step)
         if verdict is Verdict.SKIPPED:
             self._records.progress.say(f"warning: step {position.step} is skipped: {self._guard.seen}")
         if verdict is Verdict.REWIND:

@@ -1,5 +1,6 @@
 """The grown model beside its source, on held-out text."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,11 +34,18 @@ class _OnDevice:
         return self._tensor.rows(start, stop).to(distributed.device())
 
 
-def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, windows: int, dtype: torch.dtype) -> dict[str, Any]:
+def measure_growth(
+    source: Source,
+    grown: TrainedModel,
+    heldout: Batches,
+    windows: int,
+    dtype: torch.dtype,
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Return the losses of both models, and by how much the growth moved a logit; a collective call.
 
     Both are over the source's vocabulary. The engine computes in `dtype`; the source in float32, its matrices read a
-    few rows at a time, so that no rank ever holds it.
+    few rows at a time, so that no rank ever holds it. `after_batch` is called after each batch.
     """
     state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
     small = streamed_model(source.family, source.config, state, torch.float32).to(distributed.device())
@@ -53,8 +61,8 @@ def measure_growth(source: Source, grown: TrainedModel, heldout: Batches, window
         logits = grown.logits(**inputs)
         return logits._replace(tokens=logits.tokens[..., :vocabulary])
 
-    before = heldout_loss(source_logits, partial(scoring, small, source.family), heldout, windows, batch_size)
-    after = heldout_loss(grown_logits, partial(scoring, grown.module, grown.family), heldout, windows, batch_size)
+    before = heldout_loss(source_logits, partial(scoring, small, source.family), heldout, windows, batch_size, after_batch)
+    after = heldout_loss(grown_logits, partial(scoring, grown.module, grown.family), heldout, windows, batch_size, after_batch)
     expected, seen = _probe(source_logits, heldout), _probe(grown_logits, heldout)
     grown.engine.train()
     of_pairs = {"grown_pair_loss": after.pair_loss, "grown_pair_accuracy": after.pair_accuracy}

@@ -100,9 +100,9 @@ def foresee_run(
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, vocabulary, "data.tokenizer")
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
-    timeline = lay_out(recipe, configs, windows or (lambda stream: 0), _batch(recipe, ds_config), world_size)
+    timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
-        _check_annealing(growths, timeline)
+        _check_steps(growths, timeline, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
@@ -133,9 +133,9 @@ def _open(
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
     streams = Streams(recipe, family_of(source), data, say)
-    timeline = lay_out(recipe, configs, streams.windows, _batch(recipe, ds_config), world_size)
+    timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)
-    _check_annealing(growths, timeline)
+    _check_steps(growths, timeline, say)
     return Preparation(
         given=given, source=source, growths=growths, timeline=timeline, windows=streams.windows, data=data, streams=streams
     )
@@ -145,11 +145,6 @@ def _models(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> t
     """Return the growths, and each phase's model."""
     growths = _plan(recipe, source, given)
     return growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
-
-
-def _batch(recipe: Recipe, ds_config: dict[str, Any]) -> tuple[int, int]:
-    """The sequences of a step and the most of a micro-batch, where a stage says nothing."""
-    return ds_config["train_batch_size"], recipe.train_micro_batch_size_per_gpu
 
 
 def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
@@ -171,6 +166,11 @@ def _given_source(recipe: Recipe, part: int, parts: int) -> Source | None:
     source = recipe.source
     if source.path is None:
         return None
+    if not Path(source.path).is_dir():
+        raise UserError(
+            f"source.path: {source.path!r} is no directory here; name one with a Hugging Face model, a run directory, a ZeRO "
+            "checkpoint or a folder of those"
+        )
     return open_source(Path(source.path), foreign=source.foreign, part=part, parts=parts)
 
 
@@ -226,7 +226,8 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     return growths
 
 
-def _check_annealing(growths: list[Growth], timeline: Timeline) -> None:
+def _check_steps(growths: list[Growth], timeline: Timeline, say: Callable[[str], None]) -> None:
+    """Raise UserError where norms are annealed for longer than their model is trained; say what warms up for longer."""
     for growth in growths:
         begin, end = timeline.bounds(growth.phase.number)
         annealed = growth.plan.growth.norm_anneal_steps
@@ -235,6 +236,9 @@ def _check_annealing(growths: list[Growth], timeline: Timeline) -> None:
                 f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its norms "
                 "are to be stock; choose fewer"
             )
+    # No refusal: short trials of long recipes are common.
+    for warning in timeline.long_warmups():
+        say(warning)
 
 
 def _find_data(

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 
 from data_prep.errors import UserError
-from data_prep.files import locked, write_json
+from data_prep.files import HeldError, locked, write_json
 from pipeline.families import AxisKind, family_of, sizes_of
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
@@ -39,7 +41,12 @@ from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 from pipeline.training.timeline import phases_of
 from pipeline.training.utilization import Utilization, speeds
+from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
+
+_DYING_SECONDS = 300
+"""How long the tasks of a job's last attempt may hold the run directory, on a node that Slurm gave up."""
+_POLL_SECONDS = 1.0
 
 
 class Run:
@@ -58,7 +65,7 @@ class Run:
         Raises UserError where the input is wrong, Stopped where the run was asked to stop.
         """
         with ExitStack() as stack:
-            distributed.on_first_rank(lambda: stack.enter_context(locked(self._directory.lock, wait=False)))
+            distributed.on_first_rank(lambda: self._lock(stack))
             try:
                 summary = self._execute()
             except UserError:
@@ -67,8 +74,25 @@ class Run:
                 raise
             self._say(render(summary))
 
+    def _lock(self, stack: ExitStack) -> None:
+        """Hold the run directory; where Slurm started the job again, an attempt that is still dying is waited for."""
+        deadline = time.monotonic() + (_DYING_SECONDS if distributed.restarts() else 0)
+        waiting = False
+        while True:
+            try:
+                stack.enter_context(locked(self._directory.lock, wait=False))
+                return
+            except HeldError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not waiting:
+                    self._say(f"waiting up to {_DYING_SECONDS} s for what is left of this job's last attempt: {error}")
+                waiting = True
+                time.sleep(_POLL_SECONDS)
+
     def _execute(self) -> dict[str, Any]:
         """Return the run's summary, after doing what is left of the run."""
+        distributed.on_every_rank(self._directory.check_shared)
         saved = self._checkpoints.newest_whole(self._say)
         distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
         done = distributed.on_first_rank(lambda: self._directory.finished_summary(self._recipe))
@@ -87,7 +111,7 @@ class Run:
         position = self._position(prepared, saved)
         while True:
             try:
-                with closing(self._open_records(prepared, position)) as records:
+                with closing(self._open_records(prepared, position)) as records, records.watchdog:
                     return self._train(prepared, saved, position, records)
             except RewindError as rewind:
                 self._checkpoints.finish(self._say)
@@ -128,7 +152,7 @@ class Run:
 
     def _train(self, prepared: Preparation, saved: Saved | None, position: Position, records: Records) -> dict[str, Any]:
         """Train what is left, model after model; return the summary."""
-        source, final = prepared.given, 0.0
+        source, final = None if prepared.given is None else _heard(prepared.given, records), 0.0
         for phase in phases_of(self._recipe):
             begin, end = prepared.timeline.bounds(phase.number)
             if saved is not None and saved.phase > phase.number:
@@ -142,7 +166,7 @@ class Run:
                     # An export from before the source was lengthened must not pass for this one.
                     distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
                 if goes_on:
-                    model = self._resumed(prepared, saved)
+                    model = self._resumed(prepared, saved, records)
                 else:
                     model = self._begun(prepared, phase.number, source, records, position)
                 with closing(model):
@@ -156,10 +180,10 @@ class Run:
                         records,
                         self._stop,
                     ).train()
-            source = self._newest()
+            source = self._opened(self._checkpoints.last, records)
             if phase.number == 0:
-                self._export(source, self._directory.source_model, prepared, position)
-        self._export(source, self._directory.model, prepared, position)
+                self._export(source, self._directory.source_model, prepared, position, records)
+        self._export(source, self._directory.model, prepared, position, records)
         return self._summarize(prepared, records, position, final)
 
     def _begun(
@@ -168,7 +192,8 @@ class Run:
         """Return the model that a phase begins with: from scratch, or grown from `source`."""
         if phase == 0:
             config = prepared.source
-            return self._build(prepared, 0, initialized(family_of(config), config, self._recipe.seed), None)
+            state = initialized(family_of(config), config, self._recipe.seed)
+            return self._build(prepared, 0, records.watchdog.heard(state), None)
         growth = prepared.growths[phase - 1]
         for reason in growth.plan.choices:
             self._say(reason)
@@ -177,9 +202,9 @@ class Run:
         self._certify_growth(prepared, growth, source, model, records, position.step)
         return model
 
-    def _resumed(self, prepared: Preparation, saved: Saved) -> TrainedModel:
+    def _resumed(self, prepared: Preparation, saved: Saved, records: Records) -> TrainedModel:
         """Return the model as a checkpoint left it."""
-        opened = distributed.on_every_rank(lambda: self._checkpoints.open(saved))
+        opened = self._opened(saved, records)
         model = self._build(prepared, saved.phase, opened.state, opened.optimizer)
         restore_engine(model.engine, saved)
         self._say(f"going on from step {saved.step}")
@@ -203,17 +228,17 @@ class Run:
             self._weigh_norms(model, prepared.growths[phase - 1].plan)
         return model
 
-    def _newest(self) -> Source:
-        return distributed.on_every_rank(lambda: self._checkpoints.open(self._checkpoints.last))
+    def _opened(self, saved: Saved, records: Records) -> Source:
+        return _heard(distributed.on_every_rank(lambda: self._checkpoints.open(saved)), records)
 
-    def _export(self, source: Source, directory: Path, prepared: Preparation, position: Position) -> None:
+    def _export(self, source: Source, directory: Path, prepared: Preparation, position: Position, records: Records) -> None:
         """Leave a model as a Hugging Face directory; the source's is there already where the run goes on."""
 
         def work() -> None:
             if directory == self._directory.model or not directory.is_dir():
                 export(source, directory, prepared.data.tokenizer, position.ledger)
 
-        distributed.on_first_rank(work)
+        records.watchdog.on_first_rank(work)
 
     @staticmethod
     def _weigh_norms(model: TrainedModel, plan: GrowthPlan) -> None:
@@ -231,6 +256,7 @@ class Run:
             Progress(Workload(self._recipe, prepared.timeline, prepared.config), step, shown=distributed.rank() == 0),
             Utilization.measured(compute_dtype(self._ds_config), self._recipe.flops.peak_tflops),
             Monitors.opened(self._ds_config, directory.path, step),
+            Watchdog(60 * self._recipe.guard.stall_minutes, step),
         )
 
         def cut_back() -> int:
@@ -269,6 +295,7 @@ class Run:
             prepared.streams.heldout,
             self._recipe.evaluation.windows,
             compute_dtype(self._ds_config),
+            records.watchdog.beat,
         )
         distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != name))
         seen = ("loss", "accuracy", "pair_loss", "pair_accuracy")
@@ -283,7 +310,7 @@ class Run:
             write_json(path, certificate)
             return certificate
 
-        certificate = distributed.on_first_rank(write)
+        certificate = records.watchdog.on_first_rank(write)
         if not certificate["measured_agrees"]:
             moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
             raise RuntimeError(
@@ -329,6 +356,10 @@ class Run:
     def _say(self, line: str) -> None:
         if distributed.rank() == 0:
             print(line, flush=True)
+
+
+def _heard(source: Source, records: Records) -> Source:
+    return replace(source, state=records.watchdog.heard(source.state))
 
 
 def _distinct(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The run directory: whose it is, what it holds, whether a recipe may go on in it."""
 
 import json
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from pipeline.training.timeline import phases_of
 
 _MAY_CHANGE = ("run_dir", "checkpointing", "guard", "flops.peak_tflops")
 """Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
+
+_VISIBLE_SECONDS = 120
+"""How long a network's file system may keep a new file from another node: NFS does for up to a minute."""
 
 
 class RunDirectory:
@@ -42,6 +47,22 @@ class RunDirectory:
     def certificate(self, growth: int) -> Path:
         """The certificate of a run's growth, counted from 1."""
         return self.certificates / f"{growth - 1:02d}.json"
+
+    def check_shared(self) -> None:
+        """Check that this rank sees the directory that the first rank has locked, and may write to it; leaves nothing.
+
+        Raises UserError, or OSError where the directory may not be written to.
+        """
+        deadline = time.monotonic() + _VISIBLE_SECONDS
+        while not self.lock.exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.path}: not the directory that the first rank works in; name a run_dir that all nodes share"
+                )
+            time.sleep(0.1)
+        # Asking for permission is not enough on a network's file system.
+        with tempfile.TemporaryFile(dir=self.path):
+            pass
 
     def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> None:
         """Check that this recipe may run here, writing nothing.

@@ -25,6 +25,9 @@ class Streams:
         self.own = Stream.of(recipe, None, None)
         """What the recipe's data section describes."""
         self.open([self.own])
+        wanted, there = recipe.evaluation.windows, len(self.heldout)
+        if wanted > there:
+            say(f"evaluation.windows: {wanted:,} are wanted, and the held-out text has {there:,}; all of them are taken")
 
     def open(self, streams: Iterable[Stream]) -> None:
         """Open streams, and say which corpora have no share of one."""

@@ -22,7 +22,10 @@ def render(summary: dict[str, Any]) -> str:
         "held-out loss (nats per scored token)        loss  perplexity",
         _loss_line("  unigram frequencies (no model)", losses["unigram"]),
         _loss_line("  source", losses["source"]),
-        _loss_line("  right after growth", losses["grown"]),
+        *(
+            _loss_line(f"  right after growth{_number(n, growths)}", growth["in_training"]["grown_loss"])
+            for n, growth in enumerate(growths, 1)
+        ),
         _loss_line("  after training", losses["final"]),
         *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
         "",

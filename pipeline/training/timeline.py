@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig
@@ -11,9 +12,9 @@ from transformers import PretrainedConfig
 from pipeline.data.objectives import MASKED_SHARE
 from pipeline.families import Section, family_of, sizes_of
 from pipeline.flops.counts import StepFlops, training_step
-from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, TargetConfig, TrainStage
+from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
 from pipeline.training.blocks import section_of
-from pipeline.training.ds_config import division
+from pipeline.training.ds_config import division, has_zero_linear
 from pipeline.training.running import draw_depths
 from pipeline.training.schedule import rate_factor, stage_warmup
 
@@ -86,6 +87,8 @@ class Leg:
     micro_batch_size: int
     accumulation: int
     seed: int
+    zero_linear: bool
+    """Whether DeepSpeed's linear stands in for torch's."""
 
     @property
     def tokens(self) -> int:
@@ -137,13 +140,31 @@ class Timeline:
         legs = self.of_phase(phase)
         return (legs[0].begin, legs[-1].end) if legs else (0, 0)
 
-    def rate_factor(self, leg: Leg, step: int) -> float:
-        """Return the share of the stage's peak rate that a step of the run is taken with."""
+    def scheduled(self, leg: Leg) -> tuple[str, ScheduleConfig, int, int]:
+        """A leg's schedule: its key, itself, and the steps [begin, end) of the run that it stretches over."""
         shared = self._recipe.schedule
         if leg.stage.schedule is not None:
-            schedule, (begin, end) = leg.stage.schedule, (leg.begin, leg.end)
-        else:
-            schedule, (begin, end) = shared, (0, self.steps) if shared.span == "run" else self.bounds(leg.phase)
+            return f"stages.{leg.stage.name}.schedule", leg.stage.schedule, leg.begin, leg.end
+        return "schedule", shared, *((0, self.steps) if shared.span == "run" else self.bounds(leg.phase))
+
+    def long_warmups(self) -> Iterator[str]:
+        """Say of each warmup that is longer than its span by how much."""
+        warmups = []
+        for leg in self.legs:
+            key, schedule, begin, end = self.scheduled(leg)
+            warmups.append((key, schedule.warmup_steps, begin, end))
+            warmups.append((f"stages.{leg.stage.name}", leg.stage.warmup_steps, leg.begin, leg.end))
+        # Stages that share a schedule share its warmup.
+        for key, warmup, begin, end in dict.fromkeys(warmups):
+            if warmup > end - begin:
+                yield (
+                    f"warning: {key}.warmup_steps: {warmup:,} steps are more than the {end - begin:,} that they belong to, "
+                    f"{begin + 1:,} to {end:,} of the run; the peak rate is not reached there"
+                )
+
+    def rate_factor(self, leg: Leg, step: int) -> float:
+        """Return the share of the stage's peak rate that a step of the run is taken with."""
+        _, schedule, begin, end = self.scheduled(leg)
         return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - leg.begin, leg.stage.warmup_steps)
 
 
@@ -157,39 +178,56 @@ def step_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Sect
         scored=scored,
         section=section,
         recomputed=recipe.activation_checkpointing,
+        zero_linear=leg.zero_linear,
         causal_scores=recipe.flops.causal_scores,
         pairs=recipe.data.pairs is not None,
     )
 
 
 def expected_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Section) -> StepFlops:
-    """FLOPs of a step before its text is read: of a masked batch 15 % of all positions are taken to be scored, padding too."""
-    masked = family_of(config).objective == "mlm"
-    return step_flops(recipe, config, leg, section, round(leg.tokens * MASKED_SHARE) if masked else leg.tokens)
+    """FLOPs of a step before its text is read."""
+    return step_flops(recipe, config, leg, section, expected_scored(config, leg.tokens))
+
+
+def expected_scored(config: PretrainedConfig, tokens: int) -> int:
+    """Positions that the head scores of so many tokens: of masked text its share, padding too."""
+    return round(tokens * MASKED_SHARE) if family_of(config).objective == "mlm" else tokens
 
 
 def lay_out(
     recipe: Recipe,
     configs: Mapping[int, PretrainedConfig],
     windows: Callable[[Stream], int],
-    batch: tuple[int, int],
+    ds_config: Mapping[str, Any],
     world_size: int,
 ) -> Timeline:
     """Return the timeline of a recipe.
 
-    `configs` has each phase's model; `windows` counts the training windows of a stream; `batch` is the sequences of a step
-    and the most of a micro-batch where a stage says nothing. Raises UserError naming a stage whose batch does not divide.
+    `configs` has each phase's model; `windows` counts the training windows of a stream; `ds_config` is DeepSpeed's, as
+    resolved. Raises UserError naming a stage whose batch does not divide.
     """
     legs: list[Leg] = []
     for phase in phases_of(recipe):
         layers = sizes_of(configs[phase.number]).num_hidden_layers
         for stage in phase.stages:
             stream = Stream.of(recipe, stage.sequence_length, stage.weights)
-            batch_size = stage.train_batch_size or batch[0]
-            most = stage.train_micro_batch_size_per_gpu or batch[1]
+            batch_size = stage.train_batch_size or ds_config["train_batch_size"]
+            most = stage.train_micro_batch_size_per_gpu or ds_config["train_micro_batch_size_per_gpu"]
             micro, accumulation = division(batch_size, most, world_size, f"stages.{stage.name}")
             begin = legs[-1].end if legs else 0
-            leg = Leg(stage, phase.number, begin, begin + 1, layers, stream, batch_size, micro, accumulation, recipe.seed)
+            leg = Leg(
+                stage,
+                phase.number,
+                begin,
+                begin + 1,
+                layers,
+                stream,
+                batch_size,
+                micro,
+                accumulation,
+                recipe.seed,
+                has_zero_linear(ds_config),
+            )
             steps = _steps(recipe, configs[phase.number], leg, windows)
             legs.append(replace(leg, end=begin + steps))
     return Timeline(recipe, legs)

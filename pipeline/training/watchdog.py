@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import torch
 from torch.distributed import PrefixStore
 from torch.distributed.distributed_c10d import _get_default_store
 
+from pipeline.growth.state import Rows, State
 from pipeline.training import distributed
+from pipeline.training.distributed import Result
 
 EXIT_STALLED = 1
 """A fault's exit status: what stalled once may stall again, and a person should look."""
@@ -35,18 +38,20 @@ class Report:
 
 
 class Watchdog:
-    """Ends this process where no step is finished for `seconds`; to be used around the training loop, on every rank.
+    """Ends this process where nothing gets on for `seconds`; to be used from the first model's building on, on every rank.
 
     Threads of its own count: the main one may be in a collective, and stay there. Within half a minute of the bound,
     standard error has a line that names the ranks that did not arrive, and a traceback of each rank that still can give
     one; the status is EXIT_STALLED.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, step: int = 0) -> None:
+        """`step` is the one that the run stands at."""
         self._seconds = seconds
         self._interval = min(5.0, seconds / 10)
-        self._step = 0
+        self._step = step
         self._beaten = time.monotonic()
+        self._rests = False
         self._ended = threading.Event()
         self._ending = threading.Lock()
         self._main = threading.main_thread().ident
@@ -73,16 +78,29 @@ class Watchdog:
             thread.join(6 * _ANSWER_SECONDS)
         faulthandler.cancel_dump_traceback_later()
 
-    def beat(self, step: int) -> None:
+    def beat(self, step: int | None = None) -> None:
         """Say that this rank has finished `step`, or is well in some other way: an evaluation's batch is done."""
-        self._step = step
+        self._step = self._step if step is None else step
         self._beaten = time.monotonic()
+
+    def heard(self, state: State) -> State:
+        """Return the state as one of which every read is a beat: a large model is a long time under way."""
+        return {name: _Heard(tensor, self) for name, tensor in state.items()}
+
+    def on_first_rank(self, work: Callable[[], Result]) -> Result:
+        """Return what `distributed.on_first_rank` does of work whose length is rank 0's to answer for."""
+        self._rests = distributed.rank() > 0
+        try:
+            return distributed.on_first_rank(work)
+        finally:
+            self.beat()
+            self._rests = False
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval):
             # Should a library hold the interpreter's lock, this thread would stand still with it; faulthandler's does not.
             faulthandler.dump_traceback_later(self._seconds + 60, exit=True)
-            if time.monotonic() - self._beaten > self._seconds:
+            if not self._rests and time.monotonic() - self._beaten > self._seconds:
                 self._end()
 
     def _listen(self) -> None:
@@ -126,6 +144,20 @@ class Watchdog:
             time.sleep(0.1)
 
 
+class _Heard:
+    """A tensor of a state whose reading a watchdog hears."""
+
+    def __init__(self, tensor: Rows, watchdog: Watchdog) -> None:
+        self.shape = tensor.shape
+        self._tensor = tensor
+        self._watchdog = watchdog
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        self._watchdog.beat()
+        return self._tensor.rows(start, stop)
+
+
 def message(reports: Mapping[int, Report], world_size: int, seconds: float) -> str:
     """Return one line that names the ranks that hold the others up, as far as `reports` of those that answered tell.
 
@@ -136,7 +168,7 @@ def message(reports: Mapping[int, Report], world_size: int, seconds: float) -> s
     newest = max(report.step for report in reports.values())
     behind = [rank for rank, report in sorted(reports.items()) if report.step < newest]
     outside = [rank for rank, report in sorted(reports.items()) if not report.waits]
-    began = f"no step finished for {_span(seconds)} (guard.stall_minutes) after step {newest}: "
+    began = f"nothing done for {_span(seconds)} (guard.stall_minutes) after step {newest}: "
     if silent:
         return began + f"{_ranks(silent)} does not answer: stopped, or its machine is gone"
     guilty = behind or (outside if len(outside) < world_size else [])

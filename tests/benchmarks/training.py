@@ -48,6 +48,7 @@ from pipeline.training.running import draw_depths, running, scoring
 from pipeline.training.signals import StopRequest
 from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
+from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
@@ -55,6 +56,10 @@ from tests.shards import MemoryShard
 
 LAYERS, PER_BLOCK, VOCABULARY = 12, 3, 8000
 PRECISIONS = {"fp32": {}, "bf16": {"bf16": {"enabled": True}}}
+CLOCKS = ("CPU", "wall")
+DRAWN_STEPS = 12
+WAYS = tuple(itertools.product(("one for each way", "DeepSpeed's own"), ("sorted", "drawn")))
+"""Whose traces of modules, and in what order the depths come."""
 
 
 def model(
@@ -127,7 +132,7 @@ def sections() -> None:
 
 def section_times(family_name: str, precision: str) -> list[str]:
     """Return the rows of one model."""
-    length, sequences = 128, 6
+    length, sequences = 128, 16
     trained = model(family_name, 384, length, sequences, 1, precision)
     ids, labels = batch(trained, length, sequences)
     ways = [Section.whole(LAYERS), *(Section.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK))]
@@ -143,9 +148,12 @@ def section_times(family_name: str, precision: str) -> list[str]:
         ).executed_total
         for section in ways
     )
+    rows = [(str(section.depth), taken, count / whole) for section, taken, count in zip(ways[1:], times, flops, strict=True)]
+    # Each depth is drawn as often as the others.
+    rows.append(("drawn", statistics.mean(times), statistics.mean(flops) / whole))
     return [
-        f"| {family_name} | {precision} | {section.depth} | {taken:.3f} | {count / whole:.3f} | {taken / (count / whole):.2f} |"
-        for section, taken, count in zip(ways[1:], times, flops, strict=True)
+        f"| {family_name} | {precision} | {depth} | {taken:.3f} | {share:.3f} | {taken / share:.2f} |"
+        for depth, taken, share in rows
     ]
 
 
@@ -154,37 +162,39 @@ def section_times(family_name: str, precision: str) -> list[str]:
 
 def depths() -> None:
     """Print what changing the depth costs."""
-    rows = run_ranks(depth_times, 2, timeout=1800)[0]
-    print("| depths | traces | clock | s a step | against sorted: median | quartiles |\n" + "|---" * 6 + "|")
-    print("\n".join(rows), flush=True)
+    taken = run_ranks(depth_times, 2, timeout=1800)
+    print("| depths | traces | clock | s a step | against sorted, one for each way: median | quartiles |\n" + "|---" * 6 + "|")
+    for clock in CLOCKS:
+        # Of both ranks together: what one waits for, the other does.
+        by_round = zip(*(rank[clock] for rank in taken), strict=True)
+        rounds = [[sum(seconds) for seconds in zip(*ranks, strict=True)] for ranks in by_round]
+        for way, (whose, order) in enumerate(WAYS):
+            print(f"| {order} | {whose} | {clock} | {compared(rounds, way, 0, 2 * DRAWN_STEPS)} |", flush=True)
 
 
-def depth_times() -> list[str]:
-    """Return the rows: four engines take the same 12 steps, one each in turn, in every round."""
-    length, sequences, rounds = 128, 2, 8
-    drawn = draw_depths(LAYERS, PER_BLOCK, (1, "benchmark"), 0, 12).tolist()
-    ways = list(itertools.product(("DeepSpeed's own", "one for each way"), (sorted(drawn), drawn)))
+def depth_times() -> dict[str, list[list[float]]]:
+    """Return by clock and round the seconds of each way: one engine each takes the same steps, one in turn."""
+    length, sequences, rounds = 128, 2, 12
+    drawn = draw_depths(LAYERS, PER_BLOCK, (1, "benchmark"), 0, DRAWN_STEPS).tolist()
     engines = []
-    for whose, _ in ways:
+    for whose, _ in WAYS:
         with nullcontext() if whose == "one for each way" else patch("pipeline.training.engine.TraceCache"):
             engines.append(model("gpt2", 256, length, sequences, 3))
     ids, labels = batch(engines[0], length, sequences)
-    taken: dict[str, list[list[float]]] = {"wall": [], "CPU": []}
-    for _ in range(rounds + 1):
-        seconds = {clock: [0.0] * len(ways) for clock in taken}
-        for number in range(len(drawn)):
-            for way, (_, order) in enumerate(ways):
+    taken: dict[str, list[list[float]]] = {clock: [] for clock in CLOCKS}
+    for turn in range(rounds + 1):
+        seconds = {clock: [0.0] * len(WAYS) for clock in CLOCKS}
+        for number in range(DRAWN_STEPS):
+            # There and back: whoever comes after another finds its caches.
+            for way in sorted(range(len(WAYS)), reverse=(turn + number) % 2 == 1):
+                depth = (sorted(drawn) if WAYS[way][1] == "sorted" else drawn)[number]
                 torch.distributed.barrier()
                 began = time.perf_counter()
-                seconds["CPU"][way] += step(engines[way], Section.top(order[number], PER_BLOCK), ids, labels)
+                seconds["CPU"][way] += step(engines[way], Section.top(depth, PER_BLOCK), ids, labels)
                 seconds["wall"][way] += time.perf_counter() - began
         for clock, rows in taken.items():
             rows.append(seconds[clock])
-    return [
-        f"| {'drawn' if order is drawn else 'sorted'} | {whose} | {clock} | {compared(rows[1:], way, 0, len(drawn))} |"
-        for clock, rows in taken.items()
-        for way, (whose, order) in enumerate(ways)
-    ]
+    return {clock: rows[1:] for clock, rows in taken.items()}
 
 
 def compared(rounds: Sequence[Sequence[float]], way: int, base: int, steps: int) -> str:
@@ -283,7 +293,8 @@ def the_loop(
         stages=[{"name": "unused", "steps": 1}],
     )
     configs = {0: trained.config, 1: trained.config}
-    timeline = lay_out(recipe, configs, lambda _: len(batches), (batch_size, sequences), distributed.world_size())
+    batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
+    timeline = lay_out(recipe, configs, lambda _: len(batches), batch, distributed.world_size())
     records = Records(
         JsonLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl"),
@@ -291,6 +302,7 @@ def the_loop(
         Progress(Workload(recipe, timeline, configs.__getitem__), 0, shown=distributed.rank() == 0),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
+        Watchdog(1800),
     )
     streams = SimpleNamespace(training=lambda _: batches, heldout=batches)
     trainer = Trainer(0, trained, timeline, recipe, streams, Position(), records, StopRequest())

@@ -1,6 +1,7 @@
 import fcntl
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_two_writers_of_one_directory_do_not_meet(tmp_path):
     path = tmp_path / "grown"
     with whole_directory(path) as aside:
         (aside / "first").touch()
-        with pytest.raises(UserError, match=f"process {os.getpid()} is writing"), whole_directory(path):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing"), whole_directory(path):
             pass
         assert (aside / "first").exists() and not path.exists()
     assert [entry.name for entry in path.iterdir()] == ["first"]
@@ -96,8 +97,8 @@ def test_a_lock_whose_last_holder_removed_it_is_held_by_one_alone(tmp_path, monk
 
 def test_a_lock_that_is_held_names_its_holder_and_frees_when_the_block_ends(tmp_path):
     path = tmp_path / ".lock"
-    refused = pytest.raises(UserError, match=f"process {os.getpid()} is writing")
+    refused = pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing")
     with locked(path, wait=False), refused, locked(path, wait=False):
         pass
     with locked(path, wait=False):
-        assert path.read_text() == str(os.getpid())
+        assert path.read_text() == f"{os.getpid()} on {socket.gethostname()}"

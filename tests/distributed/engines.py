@@ -17,4 +17,6 @@ def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 def is_built(builder) -> bool:
     """Whether an extension need not be compiled, for minutes, by the test."""
-    return (Path(_get_build_directory(builder.name, False)) / f"{builder.name}.so").is_file()
+    folder = Path(_get_build_directory(builder.name, False))
+    # A build that was killed leaves its lock, on which whoever loads the extension waits for ever.
+    return (folder / f"{builder.name}.so").is_file() and not (folder / "lock").exists()

@@ -114,7 +114,7 @@ def report(step: int, waits: bool) -> Report:
 )
 def test_the_rank_that_holds_the_others_up_is_named(reports, named):
     said = message(reports, 3, 90)
-    assert said.startswith("no step finished for 1.5 minutes (guard.stall_minutes) after step 7: ")
+    assert said.startswith("nothing done for 1.5 minutes (guard.stall_minutes) after step 7: ")
     assert named in said
 
 
@@ -126,7 +126,13 @@ from pipeline.training.watchdog import Watchdog
 distributed.join()
 def fall_asleep():
     time.sleep(100)
+def work():
+    for _ in range(4):
+        time.sleep(0.8)
+        watchdog.beat()
 with Watchdog(2.0) as watchdog:
+    # Longer than the bound, but rank 0 gets on; the other has nothing to tell.
+    watchdog.on_first_rank(work)
     for step in range(1, 100):
         if step == 4:
             print("stalls", flush=True)
@@ -161,7 +167,7 @@ def test_a_rank_that_stalls_ends_the_other_in_its_collective_with_a_message_that
         other = 1 - guilty
         _, error = ranks[other].communicate(timeout=90)
         assert ranks[other].returncode == EXIT_STALLED
-        (named,) = [line for line in error.splitlines() if line.startswith("no step finished for 2 seconds")]
+        (named,) = [line for line in error.splitlines() if line.startswith("nothing done for 2 seconds")]
         if way == "stopped":
             assert f"after step 3: rank {guilty} does not answer" in named, error
         else:

@@ -5,9 +5,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, Section, sizes_of
+from pipeline.flops.counts import training_step
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
@@ -78,6 +80,33 @@ def test_checkpointed_activations_change_nothing(family):
     (expected, *others), _ = run_ranks(trained_in_ways, 2, family, ways)
     for other in others:
         assert_equal(expected, other)
+
+
+def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
+    """Return what torch counts of a rank's step of each section under ZeRO 3, layers run again, and what the formula does."""
+    table, config, cases = FAMILIES[family], model_config(family, True), []
+    trained = build(
+        table, config, initialized(table, config, 5), ds_config(3, 1), OPTIMIZER, BLOCKS, "eager", activation_checkpointing=True
+    )
+    ids = torch.randint(0, VOCAB, (BATCH // 2, LENGTH), generator=torch.Generator().manual_seed(4))
+    tokens = ids.numel()
+    for section in SECTIONS[:4]:
+        trained.learn(section)
+        with FlopCounterMode(display=False) as counter, running(trained.module, table, section):
+            trained.engine.backward(summed_loss(trained.logits(ids).tokens, ids) / BATCH)
+        trained.engine.step()
+        again = {"recomputed": True, "zero_linear": True}
+        formula = training_step(table, sizes_of(config), LENGTH, tokens, scored=tokens, section=section, **again)
+        cases.append((counter.get_total_flops(), formula.executed_total))
+    trained.close()
+    return cases
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", pytest.param("bert", marks=pytest.mark.full)])
+def test_flops_of_layers_run_again_by_zeros_own_linear(family):
+    cases, _ = run_ranks(counted_and_reckoned, 2, family)
+    for counted, reckoned in cases:
+        assert counted == reckoned
 
 
 def test_a_rank_may_score_nothing():

@@ -119,6 +119,10 @@ def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared
         (["stages.submodels.submodel_layers=3"], "submodel_layers: 3 does not divide the model's 4 layers"),
         (["source.model.vocab_size=300"], "the tokenizer has ids up to 405, and the model's vocab_size is 300"),
         (["source.model.max_position_embeddings=16"], "data.sequence_length: 32 is beyond the model's"),
+        (
+            ["source.model=null", "source.steps=null", "source.path=/nowhere"],
+            "source.path: '/nowhere' is no directory here; name one with a Hugging Face model",
+        ),
         (["data.shards=/nowhere"], "/nowhere/manifest.json: no such file"),
         (["data.weights={wiki: 1}"], "data.weights: no corpus 'wiki' in the prepared data; prepared are: text"),
         (

@@ -297,6 +297,15 @@ def test_several_processes_that_know_nothing_of_each_other_are_refused(corpus_fo
     assert done.returncode == 2 and "-m mpi4py -m data_prep" in done.stderr and not (tmp_path / "out").exists()
 
 
+def test_check_names_the_folder_and_what_is_missing_and_writes_nothing(corpus_folder, tmp_path):
+    config = written(tmp_path / "c.yaml", configuration(corpus_folder, tmp_path / "out"))
+    done = run(ALONE, "check", config)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n")
+    config = written(tmp_path / "c.yaml", configuration(tmp_path / "nothing", tmp_path / "out"))
+    done = run(ALONE, "check", config)
+    assert done.returncode == 2 and str(tmp_path / "nothing") in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_inspect_shows_counts_reasons_and_text(undisturbed):
     done = run(ALONE, "inspect", undisturbed)
     assert done.returncode == 0, done.stderr

@@ -4,9 +4,12 @@ import re
 from collections.abc import Iterable
 
 import pytest
+from transformers import AutoConfig
 
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from pipeline.families import FAMILIES
+from pipeline.flops.activations import activation_bytes
 from pipeline.flops.ledger import Ledger
 
 PEAK = "flops.peak_tflops=0.0001"
@@ -39,6 +42,9 @@ def test_it_tells_what_the_run_comes_to_and_writes_nothing(undisturbed, launch, 
     assert "1:03" in row(told.output, "total")
     assert "an MFU of 50% on 1 x 0.0001 TFLOP/s" in told.output
     assert "134,208, 113,184 without embeddings" in told.output
+    config = AutoConfig.from_pretrained(undisturbed.run_dir / "model", attn_implementation="sdpa")
+    kept = activation_bytes(FAMILIES["gpt2"], config, 32, 4 * 32, scored=4 * 32)
+    assert f"4 x 2 x 1 = 8 {kept / 2**20:.2f} MiB" in " ".join(row(told.output, "full"))
     assert "2 shards open" in told.output
 
 

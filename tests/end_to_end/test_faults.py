@@ -6,13 +6,14 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 
 import psutil
 import pytest
 
 from pipeline.training.signals import EXIT_STOPPED
-from tests.end_to_end.conftest import write_recipe
+from tests.end_to_end.conftest import FP32, write_recipe
 
 STEPS = 22
 SAVES = (5, 8, 13, 14, 18, 22)
@@ -217,6 +218,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
     assert refused.status == 2
     assert f"{file}: " in refused.error and "no checkpoint there is whole" in refused.error
     assert refused.error.count("\n") == 1, refused.error
+
+
+ASKED = """
+import os, runpy, signal, sys
+sys.path.insert(0, os.getcwd())
+import pipeline.training.loop as loop
+
+plain = loop.Trainer._step
+
+def step(self, leg):
+    if self._position.step == LAST - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, leg)
+
+loop.Trainer._step = step
+sys.argv[0] = "launch/pretrain.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""launch/pretrain.py, asked to stop in step LAST."""
+
+
+def test_asked_to_stop_in_a_models_last_step_a_run_stops_before_the_growth(undisturbed, launch, recipe, tmp_path):
+    script = tmp_path / "asked.py"
+    # The source's last of 8.
+    script.write_text(ASKED.replace("LAST", "8"))
+    (tmp_path / "ds.json").write_text(json.dumps(FP32))
+    words = [sys.executable, str(script), "--ds_config", str(tmp_path / "ds.json"), "--recipe", str(recipe())]
+    stopped = launch.command(words, tmp_path / "run").wait()
+    assert stopped.status == EXIT_STOPPED, stopped.error
+    assert len(stopped.metrics) == 8 and not list((tmp_path / "run" / "certificates").iterdir())
+    resumed = launch(recipe()).wait()
+    assert resumed.status == 0, resumed.error
+    assert resumed.losses == undisturbed.losses
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, launch, recipe, tmp_path):

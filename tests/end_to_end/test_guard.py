@@ -38,7 +38,7 @@ def start(launch, recipe, tmp_path, samples: range, ranks: int = 1, **changes):
     script.write_text(POISONED.replace("FIRST", str(samples.start)).replace("END", str(samples.stop)))
     ds_config = tmp_path / "ds.json"
     ds_config.write_text('{"zero_optimization": {"stage": 3}}')
-    path = recipe(stages=STAGES, checkpointing={"every": 7}, **changes)
+    path = recipe(stages=STAGES, checkpointing={"every": 11}, **changes)
     words = [str(script), "--ds_config", str(ds_config), "--recipe", str(path)]
     command = ["deepspeed", "--num_accelerators", str(ranks), *words] if ranks > 1 else [sys.executable, *words]
     return launch.command(command, tmp_path / "run")
@@ -56,7 +56,10 @@ def test_a_step_without_a_number_is_skipped_on_all_ranks(launch, recipe, tmp_pat
 
 
 def test_a_run_goes_back_to_its_checkpoint_and_past_the_data_that_no_step_can_learn_from(launch, recipe, tmp_path):
-    """Steps 10 to 12 are bad, in the target's training; the checkpoint before them is of step 8, the source's last."""
+    """Steps 10 to 12 are bad, in the target's training; the checkpoint before them is of step 8, the source's last.
+
+    One is due at step 11, and is left out.
+    """
     finished = start(launch, recipe, tmp_path, range(72, 96), guard={"skipped_steps": 3}).wait()
     assert finished.status == 0, finished.error
     assert "step 12: 3 steps in a row without a finite loss (the last loss was nan); going back to step 8" in finished.output

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_a_run_directory_in_use_is_refused(launch, recipe):
     first.wait_for_step(1)
     second = launch(path).wait()
     assert second.status == 2
-    assert f"process {first.process.pid} is writing to this directory" in second.error
+    assert f"process {first.process.pid} on {socket.gethostname()} is writing to this directory" in second.error
     assert first.process.poll() is None
     first.kill()
 

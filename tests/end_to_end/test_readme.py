@@ -14,7 +14,7 @@ from pipeline.recipe import Recipe
 from tests.end_to_end.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    ((?:make|deepspeed|mpiexec|python) .*)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^    ((?:make|deepspeed|mpiexec|python|sbatch) .*)$", README, flags=re.MULTILINE)
 MY_RECIPE = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, flags=re.DOTALL).group(1)
 
 
@@ -34,7 +34,12 @@ def smaller(directory: Path, prepared) -> list[str]:
 
 def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
-    assert [command.split()[0] for command in COMMANDS[2:]] == ["deepspeed"] * 4 + ["python", "mpiexec"] + ["python"] * 3
+    assert [command.split()[0] for command in COMMANDS[2:]] == [
+        *["deepspeed"] * 4,
+        *("python", "mpiexec", "python"),
+        "sbatch",  # in tests/slurm
+        *["python"] * 2,
+    ]
 
 
 def test_the_example_recipe_is_valid():

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
     [
         ("targets.hidden_size=3", "unknown key 'targets'; did you mean 'target'?"),
         ("target.hiden_size=3", "unknown key 'target.hiden_size'; did you mean 'hidden_size'?"),
-        ("stages.0.submodel_layer=3", "unknown key 'stages.0.submodel_layer'; did you mean 'submodel_layers'?"),
+        ("stages.0.submodel_layer=3", "unknown key 'stages.submodels.submodel_layer'; did you mean 'submodel_layers'?"),
         ("stages.third.steps=3", "none is 'third'"),
         ("seed.x=3", "'seed' is a single value"),
         ("growth.width=wider", "growth.width: Input should be 'auto', 'fpi', "),
@@ -47,21 +48,30 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("data.weights={wiki: 1}", "`weights` goes with `shards`"),
         ("data.text.min_lengths=3", "unknown key 'data.text.min_lengths'; did you mean 'min_length'?"),
         ("stages.0.name=source", "is used twice"),
-        ("stages.0.epochs=2", "stages.0: a length in `steps` and another in `epochs`"),
-        ("stages=[{name: a}]", "stages.0: a length is missing: steps, epochs, tokens or flops"),
+        (
+            "stages.0.epochs=2",
+            "stages.submodels: a length in `steps` and another in `epochs`: leave one out, or set it to null",
+        ),
+        ("stages=[{name: a}]", "stages.a: a length is missing: steps, epochs, tokens or flops"),
         (
             "stages=[{name: a, steps: 1}, {name: b, grow: {hidden_siz: 3}}]",
-            "'stages.1.grow.hidden_siz'; did you mean",
+            "'stages.b.grow.hidden_siz'; did you mean",
         ),
         ("stages=[{name: a, steps: 1}, {name: b, grow: {hidden_size: 3}}]", "something is trained after each growth"),
         ("stages.0.trainable=[head]", "leave it out, or `trainable`"),
-        ("stages.1.trainable=[layer.3]", "stages.1.trainable.0: parameters are named embeddings, head, layers, layers.3"),
-        ("stages.1.groups=[{parameters: [head]}]", "stages.1.groups.0: a group gives its parameters an `lr`"),
+        ("stages.1.trainable=[layer.3]", "stages.full.trainable.0: parameters are named embeddings, head, layers, layers.3"),
+        ("stages.1.groups=[{parameters: [head]}]", "stages.full.groups.0: a group gives its parameters an `lr`"),
         ("stages.1.schedule={span: run}", "a stage's own schedule spans that stage"),
         ("stages.1.weights={wiki: 1}", "`weights` goes with data.shards"),
         ("schedule.decay_ratio=0.2", "`decay_ratio` is an option of name: wsd, not of cosine"),
         ("schedule={name: inverse_sqrt}", "inverse_sqrt needs `warmup_steps`"),
         ("optimizer.momentum=0.9", "`momentum` is an option of name: muon"),
+        ("stages=[{name: a, steps: x}, {name: a, steps: 1}]", "stages.0.steps: "),
+        ("stages=[{name: a.b, steps: 1}]", "stages.0.name: "),
+        ("stages=[{steps: 1}]", "stages.0.name: "),
+        ("optimizer.betas=[0.9]", "optimizer.betas.1: "),
+        ("stages=[{name: a, tokens: 10B}]", "stages.a.tokens: a number is expected, for instance 32 or 1.0e+10 (got '10B')"),
+        ("optimizer.lr=fast", "optimizer.lr: a number is expected"),
         ("steps", "not an override"),
     ],
 )
@@ -70,6 +80,37 @@ def test_a_wrong_key_or_value_is_refused_in_words(override, words):
         load_recipe(QUICKSTART, [override])
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_number_that_a_sentence_shows_is_one_in_a_file_too(tmp_path):
+    with pytest.raises(UserError) as error:
+        load_recipe(QUICKSTART, ["source.steps=many"])
+    numbers = re.findall(r"instance (\S+) or (\S+)", str(error.value))[0]
+    for number in numbers:
+        path = tmp_path / "r.yaml"
+        path.write_text(QUICKSTART.read_text().replace("steps: 160", f"tokens: {number}"))
+        assert load_recipe(path, []).stages[1].tokens == float(number)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "instead"),
+    [
+        (["data.text.files=[a.txt]"], "data.text={files: [a.txt]}"),
+        (["data.text.min_length=3", "data.text.files=[a.txt]", "seed=5"], "data.text={files: [a.txt]}"),
+        (["source.path=somewhere"], "source={path: somewhere}"),
+        # Nothing that is wrong for another reason.
+        (["optimizer.momentum=0.9", "optimizer.lr=3e-4"], None),
+        (["source.model.num_attention_heads=5"], None),
+    ],
+)
+def test_a_key_that_clashes_with_the_files_is_told_what_would_do(overrides, instead):
+    with pytest.raises(UserError) as error:
+        load_recipe(QUICKSTART, overrides)
+    if instead is None:
+        assert "replaces the whole section" not in str(error.value)
+    else:
+        assert str(error.value).endswith(f"; {instead}, given first, replaces the whole section")
+        load_recipe(QUICKSTART, [instead, *(override for override in overrides if override[:9] != instead[:9])])
 
 
 def test_documents_are_not_kept_apart_where_attention_takes_no_mask():

@@ -1,5 +1,9 @@
+import subprocess
+import sys
 from collections import Counter
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from data_prep.text.python_docs import MIN_CHARACTERS, docstrings, is_prose, read_python_docs
@@ -49,3 +53,35 @@ def test_the_corpus_holds_its_three_sources(whole):
     assert any("Return a list of the words in the string" in text for text in texts)  # str.split, from pydoc_data
     assert any("heap" in text and "priority" in text for text in texts)  # heapq, from the standard library
     assert any("PyTorch is a Python package that provides" in text for text in texts)  # a package's own description
+
+
+READING = """
+from collections import Counter
+from data_prep.text.python_docs import read_python_docs
+if __name__ == "__main__":
+    texts = read_python_docs(Counter())
+    next(texts)
+    print("reading", flush=True)
+    for _ in texts:
+        pass
+"""
+
+
+def test_a_reader_that_is_killed_leaves_no_worker_behind(tmp_path):
+    script = tmp_path / "reading.py"
+    script.write_text(READING)
+    reader = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    workers: list[psutil.Process] = []
+    try:
+        assert reader.stdout.readline() == "reading\n"
+        workers = psutil.Process(reader.pid).children(recursive=True)
+        assert len(workers) > 1
+        reader.kill()
+        _, left = psutil.wait_procs(workers, timeout=60)
+        assert not left
+    finally:
+        reader.kill()
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        reader.communicate()

@@ -78,6 +78,25 @@ def test_a_tied_embedding_alone_has_nothing_to_learn(tiny_model, family, tied):
         check_learns(FAMILIES[family], sizes, stage(trainable=["embeddings"]))
 
 
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        ({"groups": [group("layers.0"), group("embeddings")]}, 1),
+        ({"trainable": ["embeddings", "layers.2"], "groups": [group("embeddings", "layers.0")]}, 0),
+        ({"groups": [group("embeddings", "layers.0")]}, None),
+        ({"groups": [group("embeddings", "head")]}, None),
+    ],
+)
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
+def test_a_group_of_a_tied_embedding_alone_is_refused(tiny_model, family, tied, keys, refused):
+    sizes, groups = sizes_of(tiny_model(family, tied=tied).config), stage(**keys)
+    cut(3, [groups])
+    words = rf"stages\.s\.groups\.{refused}: .* tied to the head .* leave the group out"
+    alone = (family, tied) == ("llama", True) and refused is not None
+    with pytest.raises(UserError, match=words) if alone else contextlib.nullcontext():
+        check_learns(FAMILIES[family], sizes, groups)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_in_one_block(tiny_model, family, tied):

@@ -1,19 +1,24 @@
 """What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, scratch_config
+from pipeline.flops.peaks import Peak
 from pipeline.growth.integrity import seal
 from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
+from pipeline.training.dry_run import DryRun
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import foresee_run
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.utilization import Device
+from tests.shards import write_prepared
 
-ROOT = Path(__file__).parents[3]
+QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
 SHARED_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
 
 
@@ -70,6 +75,32 @@ def test_optimizers_keep_what_they_need():
     assert moments == {"adamw": 2 * count, "lion": count, "muon": 2 * count - kinds["attention"] - kinds["ffn"]}
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared):
+    """Of prepared text by what a run is prepared with, too."""
+    data = write_prepared(tmp_path, {"wiki": ([[[[10] * 50]]], [[[[11] * 50]]])})
+    of_shards = [f"data={{shards: {data.directory}, sequence_length: 8}}", "evaluation.windows=1"] if prepared else []
+
+    def said(*overrides: str) -> list[str]:
+        lines: list[str] = []
+        recipe = load_recipe(QUICKSTART, [*of_shards, *overrides])
+        ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
+        foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000, lines.append)
+        return lines
+
+    assert said() == []
+    (line,) = said("stages.full.warmup_steps=161")
+    assert line.startswith("warning: stages.full.warmup_steps: 161 steps are more than the 160 ")
+
+
+@pytest.mark.parametrize("origin", get_args(get_type_hints(Peak)["origin"]))
+def test_the_time_of_a_device_that_is_only_here_names_the_key_for_another(origin):
+    device = Device("this CPU", torch.float32, Peak(1e11, origin))
+    line = next(DryRun(load_recipe(QUICKSTART, []), {}, None, 1, 0.4, device, None, 0)._notes())
+    assert ("(set flops.peak_tflops for another device)" in line) == (origin != "recipe")
+    assert line.startswith("time ") and device.words in line
+
+
 @pytest.mark.parametrize("name", ["a.json", "mp_rank_00_model_states.pt"])
 def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "2")
@@ -80,8 +111,6 @@ def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypa
         (tag / file).write_bytes(b"as written")
     seal(tag)
     (tag / name).write_bytes(b"AS WRITTEN")
-    recipe = load_recipe(
-        ROOT / "launch" / "recipes" / "quickstart.yaml", ["source.model=null", "source.steps=null", f"source.path={tag}"]
-    )
+    recipe = load_recipe(QUICKSTART, ["source.model=null", "source.steps=null", f"source.path={tag}"])
     with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
         foresee_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)

@@ -1,12 +1,14 @@
 """What the guard makes of losses and gradients, and the message of a run that it stops."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from pipeline.recipe import GuardConfig
-from pipeline.training.guard import Guard, GuardStoppedError, Verdict, with_poison
+from pipeline.training.guard import Gradients, Guard, GuardStoppedError, Verdict, with_poison
 
 FULL = ("full", None)
 TRAINED, SKIPPED, REWIND = Verdict.TRAINED, Verdict.SKIPPED, Verdict.REWIND
@@ -24,6 +26,20 @@ def test_steps_that_are_no_numbers_are_skipped_and_so_many_in_a_row_go_back():
     assert guard.observe(FULL, 1.8, False) is REWIND
     assert guard.seen == "3 steps in a row without a finite gradient (the last loss was 1.8)"
     assert judge(guard, -math.inf) == [REWIND]
+
+
+def test_an_overflow_in_fp16_is_the_scales_affair_until_it_is_at_its_least(monkeypatch):
+    # Of several ranks one logs it.
+    monkeypatch.setattr("deepspeed.runtime.fp16.loss_scaler.dist.get_rank", lambda: 1)
+    scaler = DynamicLossScaler(init_scale=4.0, scale_window=9, min_scale=1.0, delayed_shift=1, consecutive_hysteresis=False)
+    engine = SimpleNamespace(optimizer=SimpleNamespace(overflow=True, loss_scaler=scaler), fp16_enabled=lambda: True)
+    gradients, seen = Gradients(engine), []
+    for _ in range(4):
+        scaler.update_scale(True)
+        seen.append((scaler.loss_scale, gradients.were_finite()))
+    assert seen == [(2.0, True), (1.0, False), (1.0, False), (1.0, False)]
+    engine.optimizer.overflow = False
+    assert gradients.were_finite()
 
 
 def test_a_spike_is_a_loss_beyond_the_mean_of_a_full_window():

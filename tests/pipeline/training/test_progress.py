@@ -28,7 +28,8 @@ def timeline():
         )
         for number, (hidden, layers) in enumerate([(32, 2), (64, 6)])
     }
-    return recipe, configs, lay_out(recipe, configs, lambda stream: 1000, (4, 4), 1)
+    batch = {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 4}
+    return recipe, configs, lay_out(recipe, configs, lambda stream: 1000, batch, 1)
 
 
 def test_what_is_left_is_the_sum_of_the_steps_to_come():

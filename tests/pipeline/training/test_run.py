@@ -28,7 +28,7 @@ def begin(tmp_path, monkeypatch):
     # What only looks at the device and at the model.
     for name, method in (("Monitors", "opened"), ("Utilization", "measured")):
         monkeypatch.setattr(run, name, SimpleNamespace(**{method: lambda *_: None}))
-    for name in ("Progress", "Workload", "compute_dtype"):
+    for name in ("Progress", "Workload", "Watchdog", "compute_dtype"):
         monkeypatch.setattr(run, name, lambda *_, **__: None)
     return lambda: Run(load_recipe(QUICKSTART, [f"run_dir={tmp_path}", "guard.rewinds=2"]), {}, StopRequest())
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ def laid_out(name: str, *overrides: str, windows: int = 1000, ranks: int = 1):
     configs = {0: scratch_config(recipe.source.model, 4096, 0, 512)}
     for phase in phases[1:]:
         configs[phase.number] = target_config(configs[phase.number - 1], phase.target)
-    return recipe, configs, lay_out(recipe, configs, lambda stream: windows, (recipe.train_batch_size, 32), ranks)
+    batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
+    return recipe, configs, lay_out(recipe, configs, lambda stream: windows, batch, ranks)
 
 
 def test_growths_divide_a_run_into_phases():
@@ -65,6 +67,25 @@ def test_a_schedule_spans_a_model_the_run_or_its_stage():
     assert mixed.rate_factor(b, b.begin) == pytest.approx(1 - 10 / 20)
 
 
+def told(*overrides: str, name: str = "quickstart") -> list[tuple[str, ...]]:
+    """Key, warmup, steps and where they are, of each warmup that is too long."""
+    sentence = r"warning: (\S+): (\S+) steps are more than the (\S+) that they belong to, (\S+ to \S+) of the run;"
+    *_, timeline = laid_out(name, *overrides)
+    return [re.match(sentence, warning).groups() for warning in timeline.long_warmups()]
+
+
+def test_a_warmup_that_is_longer_than_its_span_is_told():
+    key, own = "schedule.warmup_steps", "stages.b.schedule"
+    stages = "stages=[{name: a, steps: 20}, {name: b, steps: 20, %s}]"
+    assert told(f"{key}=220") == [], "as long as the span"
+    # 400 steps of the source; 60 and 160 of the model that it becomes.
+    assert told(f"{key}=1221") == [(key, "1,221", "400", "1 to 400"), (key, "1,221", "220", "401 to 620")]
+    assert told(f"{key}=621", "schedule.span=run") == [(key, "621", "620", "1 to 620")]
+    assert told(stages % "warmup_steps: 21") == [("stages.b.warmup_steps", "21", "20", "421 to 440")]
+    schedule = "schedule: {warmup_steps: 21}"
+    assert told(stages % schedule) == [(f"{own}.warmup_steps", "21", "20", "421 to 440")]
+
+
 def test_what_a_step_trains_is_a_function_of_seed_and_step():
     *_, timeline = laid_out("quickstart")
     leg = timeline.legs[1]
@@ -87,5 +108,7 @@ def test_a_stages_batch_follows_from_the_ranks_or_is_refused():
     stages = "stages=[{name: a, steps: 1, train_batch_size: 24, train_micro_batch_size_per_gpu: 5}]"
     *_, timeline = laid_out("quickstart", stages, ranks=2)
     assert (timeline.legs[-1].micro_batch_size, timeline.legs[-1].accumulation) == (4, 3)
+    # The source says nothing itself: the run's micro-batch of 8, and not the recipe's 16.
+    assert (timeline.legs[0].micro_batch_size, timeline.legs[0].accumulation) == (8, 2)
     with pytest.raises(UserError, match=r"stages\.a: train_batch_size 24 does not divide over 16 ranks"):
         laid_out("quickstart", stages, ranks=16)

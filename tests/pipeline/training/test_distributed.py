@@ -1,0 +1,118 @@
+"""Ranks that are not what they were started as, and what one rank alone cannot see."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.files import HeldError, locked
+from pipeline.recipe import load_recipe
+from pipeline.training import distributed, run, run_directory
+from pipeline.training.run import Run
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.signals import StopRequest
+from tests.ranks import run_ranks
+
+QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
+
+
+def test_a_rank_without_a_device_is_refused_and_one_speaks_for_its_node():
+    distributed._check_device(1, devices=2)
+    with pytest.raises(distributed.OwnUserError, match="LOCAL_RANK 2 is beyond the 2 devices"):
+        distributed._check_device(2, devices=2)
+    with pytest.raises(UserError) as silent:
+        distributed._check_device(3, devices=2)
+    assert not isinstance(silent.value, distributed.OwnUserError)
+
+
+def _sentence(work: Callable[[], None]) -> str | None:
+    try:
+        work()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _look() -> dict[str, str | None]:
+    """What a rank is told, the second of two, in several predicaments."""
+    rank = distributed.rank()
+
+    def read(hidden_from: list[int]) -> None:
+        if rank in hidden_from:
+            raise FileNotFoundError(2, "No such file or directory", "/shards")
+
+    os.environ["SLURMD_NODENAME"] = f"n{rank + 1}"
+    return {
+        "one task": _sentence(lambda: distributed._check_tasks("1", "0")),
+        "alone in three tasks": _sentence(lambda: distributed._check_tasks("3", "0")),
+        "two tasks": _sentence(lambda: distributed._check_tasks("2", str(rank))),
+        "none of Slurm's beside one": _sentence(lambda: distributed._check_tasks(*((None, None), ("1", "0"))[rank])),
+        "hidden from one": _sentence(lambda: distributed.on_every_rank(lambda: read([1]))),
+        "hidden from both": _sentence(lambda: distributed.on_every_rank(lambda: read([0, 1]))),
+    }
+
+
+@pytest.fixture(scope="module")
+def told() -> list[dict[str, str | None]]:
+    """By rank; two processes for all of it, which take seconds to start."""
+    return run_ranks(_look, 2)
+
+
+def test_a_task_may_be_one_rank_or_several_and_one_that_is_none_is_missed(told):
+    for rank in told:
+        assert rank["one task"] is None and rank["two tasks"] is None and rank["none of Slurm's beside one"] is None
+        assert rank["alone in three tasks"].startswith("Slurm started 3 tasks, and DeepSpeed sees 2 ranks in 1 task of them")
+
+
+def test_what_one_node_cannot_read_is_said_on_every_rank_with_its_node(told):
+    for rank in told:
+        assert rank["hidden from one"].startswith("node n2: /shards: No such file")
+        assert rank["hidden from both"].startswith("/shards: No such file")
+
+
+@pytest.fixture
+def lock(tmp_path, monkeypatch):
+    """Lock a run directory as the first rank does, started again by Slurm so many times."""
+
+    def lock(restarts: int) -> None:
+        monkeypatch.setattr(run, "_POLL_SECONDS", 0.01)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        with ExitStack() as stack:
+            Run(load_recipe(QUICKSTART, [f"run_dir={tmp_path}"]), {}, StopRequest())._lock(stack)
+
+    return lock
+
+
+def test_a_job_that_was_started_again_waits_for_what_its_last_attempt_left(tmp_path, lock, capsys):
+    # A lock is an open file's: this process can hold it against itself.
+    held = open(tmp_path / ".lock", "a+")  # noqa: SIM115 - closed by the timer
+    fcntl.flock(held, fcntl.LOCK_EX)
+    threading.Timer(0.5, held.close).start()
+    lock(restarts=1)
+    assert held.closed
+    assert "waiting up to 300 s" in capsys.readouterr().out
+
+
+def test_it_waits_no_longer_than_it_says_and_a_first_attempt_not_at_all(tmp_path, lock, monkeypatch, capsys):
+    with locked(tmp_path / ".lock", wait=False):
+        with pytest.raises(HeldError):
+            lock(restarts=0)
+        assert not capsys.readouterr().out
+        monkeypatch.setattr(run, "_DYING_SECONDS", 0.1)
+        with pytest.raises(HeldError):
+            lock(restarts=1)
+
+
+def test_a_run_directory_that_is_not_the_first_ranks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "_VISIBLE_SECONDS", 0)
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match="all nodes share"):
+        directory.check_shared()
+    directory.lock.touch()
+    directory.check_shared()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

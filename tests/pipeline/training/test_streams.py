@@ -1,0 +1,24 @@
+"""What is said of the text that a run reads."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.families import FAMILIES
+from pipeline.recipe import load_recipe
+from pipeline.training.streams import Streams
+from tests.shards import write_prepared
+
+QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize("windows", [3, 4])
+def test_more_held_out_windows_than_there_are_are_told(tmp_path, windows):
+    """25 held-out tokens are three windows of 8, each with the token that its last one is scored on."""
+    data = write_prepared(tmp_path, {"wiki": ([[[[10] * 50]]], [[[[11] * 25]]])})
+    said: list[str] = []
+    recipe = load_recipe(QUICKSTART, ["data.sequence_length=8", f"evaluation.windows={windows}"])
+    streams = Streams(recipe, FAMILIES["gpt2"], data, said.append)
+    assert len(streams.heldout) == 3
+    told = ["evaluation.windows: 4 are wanted, and the held-out text has 3; all of them are taken"]
+    assert said == (told if windows == 4 else [])

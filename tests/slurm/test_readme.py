@@ -1,0 +1,31 @@
+"""The commands of the README and of docs/cluster.md are ones that Slurm takes."""
+
+import re
+
+import pytest
+
+from tests.slurm.cluster import ROOT
+
+pytestmark = pytest.mark.slurm
+
+TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/cluster.md")]
+CODE = [line.strip() for text in TEXTS for line in text.splitlines() if line.startswith("    ")]
+SBATCH = [words for line in CODE for words in re.findall(r"sbatch ([^;]*)", line)]
+PIPELINE = [line for line in CODE if line.startswith("launch/slurm/pipeline.sh")]
+
+
+def test_each_sbatch_command_names_a_script_and_options_that_slurm_takes(cluster):
+    """On nodes of eight GPUs, as far as Slurm is told; nothing is run."""
+    assert SBATCH and {script.name for script in (ROOT / "launch/slurm").glob("*.sbatch")} == {
+        re.search(r"(\w+\.sbatch)", words)[1] for words in SBATCH
+    }
+    for words in SBATCH:
+        ended = cluster.attempt("sbatch", "--test-only", *words.split())
+        assert ended.returncode == 0 and "to start at" in ended.stderr, (words, ended.stderr)
+
+
+def test_each_option_of_the_chain_is_one_that_its_help_lists(cluster):
+    listed = cluster.client(str(ROOT / "launch/slurm/pipeline.sh"), "--help")
+    assert PIPELINE
+    for option in re.findall(r"--\w+", " ".join(PIPELINE)):
+        assert re.search(rf"^  {option} ", listed, flags=re.MULTILINE), option
