@@ -83,6 +83,8 @@ class Toy:
         caches = self.directory / "tmp"
         caches.mkdir(exist_ok=True)
         ours = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TMPDIR": str(caches)}
+        # Over UCX pip's MPICH has been seen to give Slurm's pmi2 a broken address.
+        ours["MPIR_CVAR_CH4_NETMOD"] = "ofi"
         return ours | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")} | more
 
     def submit(self, cluster: Cluster, *overrides: str, options: tuple[str, ...] = TWO_NODES, **environment: str) -> Submitted:
