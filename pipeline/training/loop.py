@@ -16,6 +16,7 @@ from pipeline.families import Section
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import Recipe, TrainStage
+from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import Block, section_of
 from pipeline.training.checkpoints import Checkpoints, Saved
@@ -23,7 +24,6 @@ from pipeline.training.engine import TrainedModel
 from pipeline.training.evaluate import HeldOut, heldout_loss
 from pipeline.training.guard import Gradients, Guard, Kind, Verdict, with_poison
 from pipeline.training.losses import summed_losses
-from pipeline.training.metrics import JsonLines
 from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
 from pipeline.training.running import running, scoring

@@ -21,6 +21,7 @@ from pipeline.growth.probe import compare
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import Recipe
+from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
@@ -32,7 +33,6 @@ from pipeline.training.guard import GuardStoppedError
 from pipeline.training.inherited import read_inherited
 from pipeline.training.loop import Position, Records, RewindError, Trainer, peak_memory
 from pipeline.training.measure import measure_growth
-from pipeline.training.metrics import JsonLines
 from pipeline.training.monitors import Monitors, without_monitors
 from pipeline.training.preparation import Growth, Preparation, prepare_run
 from pipeline.training.progress import Progress

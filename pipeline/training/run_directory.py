@@ -10,8 +10,8 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
-from pipeline.growth.sources import CHECKPOINTS
 from pipeline.recipe import SOURCE_STAGE, UNITS, Recipe, TrainStage
+from pipeline.runs import RunPaths
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
 from pipeline.training.timeline import phases_of
@@ -23,30 +23,8 @@ _VISIBLE_SECONDS = 120
 """How long a network's file system may keep a new file from another node: NFS does for up to a minute."""
 
 
-class RunDirectory:
+class RunDirectory(RunPaths):
     """Paths of one run, and the settings that it was begun with."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lock = path / ".lock"
-        self.recipe = path / "recipe.yaml"
-        self.ds_config = path / "ds_config.json"
-        self.data = path / "data.json"
-        self.metrics = path / "metrics.jsonl"
-        self.lost = path / "lost.jsonl"
-        """Steps that were taken and lost, to a crash or a rewind."""
-        self.rewound = path / "rewound.json"
-        """Where the run stood when it last went back to a checkpoint of its own accord."""
-        self.evaluations = path / "eval.jsonl"
-        self.checkpoints = path / CHECKPOINTS
-        self.source_model = path / "source_model"
-        self.model = path / "model"
-        self.certificates = path / "certificates"
-        self.summary = path / "summary.json"
-
-    def certificate(self, growth: int) -> Path:
-        """The certificate of a run's growth, counted from 1."""
-        return self.certificates / f"{growth - 1:02d}.json"
 
     def check_shared(self) -> None:
         """Check that this rank sees the directory that the first rank has locked, and may write to it; leaves nothing.

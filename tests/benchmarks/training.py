@@ -35,13 +35,13 @@ from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
 from pipeline.flops.counts import training_step
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
+from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop import Position, Records, Trainer
 from pipeline.training.losses import summed_loss
-from pipeline.training.metrics import JsonLines
 from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
 from pipeline.training.running import draw_depths, running, scoring

@@ -14,8 +14,8 @@ from transformers import GPT2Config
 from data_prep.errors import UserError
 from pipeline.growth.integrity import FILES, HashedFile, damage, seal
 from pipeline.recipe import CheckpointingConfig
+from pipeline.runs import JsonLines
 from pipeline.training.checkpoints import Checkpoints, Saved, _Pending, _Writer
-from pipeline.training.metrics import JsonLines
 from pipeline.training.snapshot import on_host
 
 

@@ -9,9 +9,9 @@ from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.runs import JsonLines
 from pipeline.training.checkpoints import Saved, engine_state, restore_engine
 from pipeline.training.ds_config import load_ds_config
-from pipeline.training.metrics import JsonLines
 from pipeline.training.running import draw_depths
 
 ROOT = Path(__file__).parents[3]
