@@ -22,7 +22,10 @@ GROWN_STAGE = "grown"
 
 
 class SourceConfig(LengthConfig):
-    """The small model: one that is there, or a model trained from scratch in this run, for so long."""
+    """The small model: one that is there, or a model trained from scratch in this run, for so long.
+
+    A `model` without a length is left at its initialization: with `target: {}`, the stages train it from scratch.
+    """
 
     path: str | None = None
     """A Hugging Face directory, a run directory, a ZeRO checkpoint or a folder of them."""
@@ -36,7 +39,7 @@ class SourceConfig(LengthConfig):
     def _one_origin(self) -> "SourceConfig":
         if (self.path is None) == (self.model is None):
             raise ValueError("name either `path` (a Hugging Face directory) or `model` (trained here), and not both")
-        if (self.model is None) != (self.length is None):
+        if self.model is None and self.length is not None:
             raise ValueError("`steps` (or epochs, tokens, flops) goes with `model`: how long the source is trained")
         if self.foreign and self.path is None:
             raise ValueError("`foreign` is of the checkpoint that `path` names; leave it out")
@@ -91,6 +94,8 @@ class Recipe(StrictModel):
         growths = [self.growth, *(stage.growth for stage in self.stages if isinstance(stage, GrowStage) and stage.growth)]
         if self.optimizer.name != "adamw" and any(growth.optimizer_state == "grow" for growth in growths):
             raise ValueError(f"growth.optimizer_state: grow is Adam's; with optimizer.name: {self.optimizer.name} choose fresh")
+        if self.source.model is not None and self.source.length is None and self.growth.optimizer_state == "grow":
+            raise ValueError("growth.optimizer_state: grow needs a source that was trained; give it `steps`, or choose fresh")
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
             raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
         if self.data.text is not None and any(stage.weights for stage in self.stages if isinstance(stage, TrainStage)):

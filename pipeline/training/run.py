@@ -44,6 +44,9 @@ from pipeline.training.utilization import Utilization, speeds
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
 
+UNTRAINED = "random initialization"
+"""What certificates name as the source where it was not trained."""
+
 _DYING_SECONDS = 300
 """How long the tasks of a job's last attempt may hold the run directory, on a node that Slurm gave up."""
 _POLL_SECONDS = 1.0
@@ -152,7 +155,7 @@ class Run:
 
     def _train(self, prepared: Preparation, saved: Saved | None, position: Position, records: Records) -> dict[str, Any]:
         """Train what is left, model after model; return the summary."""
-        source, final = None if prepared.given is None else _heard(prepared.given, records), 0.0
+        source, final = _heard(prepared.given or self._untrained(prepared), records), 0.0
         for phase in phases_of(self._recipe):
             begin, end = prepared.timeline.bounds(phase.number)
             if saved is not None and saved.phase > phase.number:
@@ -186,14 +189,10 @@ class Run:
         self._export(source, self._directory.model, prepared, position, records)
         return self._summarize(prepared, records, position, final)
 
-    def _begun(
-        self, prepared: Preparation, phase: int, source: Source | None, records: Records, position: Position
-    ) -> TrainedModel:
-        """Return the model that a phase begins with: from scratch, or grown from `source`."""
+    def _begun(self, prepared: Preparation, phase: int, source: Source, records: Records, position: Position) -> TrainedModel:
+        """Return the model that a phase begins with: the source itself, or what it is grown into."""
         if phase == 0:
-            config = prepared.source
-            state = initialized(family_of(config), config, self._recipe.seed)
-            return self._build(prepared, 0, records.watchdog.heard(state), None)
+            return self._build(prepared, 0, source.state, None)
         growth = prepared.growths[phase - 1]
         for reason in growth.plan.choices:
             self._say(reason)
@@ -201,6 +200,12 @@ class Run:
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
         self._certify_growth(prepared, growth, source, model, records, position.step)
         return model
+
+    def _untrained(self, prepared: Preparation) -> Source:
+        """Return a source that is not given: what this run trains first, or leaves as it is."""
+        config = prepared.source
+        family = family_of(config)
+        return Source(Path(UNTRAINED), config, family, initialized(family, config, self._recipe.seed))
 
     def _resumed(self, prepared: Preparation, saved: Saved, records: Records) -> TrainedModel:
         """Return the model as a checkpoint left it."""

@@ -56,7 +56,7 @@ class Phase:
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
-    """Return the models that a recipe trains, in turn; the source's own phase is empty where it comes trained."""
+    """Return the models that a recipe trains, in turn; the source's own phase is empty where it is not trained here."""
     unit = recipe.source.length
     own = () if unit is None else (TrainStage(name=SOURCE_STAGE, lr=recipe.source.lr, **dict([unit])),)
     phases = [Phase(0, SOURCE_STAGE, None, None, own)]

@@ -57,6 +57,18 @@ def test_a_run_grows_as_often_as_it_says(grown_twice):
     assert rates[12] == pytest.approx(0.003 * (1 - 10 / 18) / 2)
 
 
+def test_a_source_without_a_length_is_trained_from_scratch_by_the_stages(launch, recipe, undisturbed):
+    """To the bit as a source of so many steps is."""
+    model = {"family": "gpt2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    scratch = launch(recipe(source={"model": model}, target={}, stages=[{"name": "full", "steps": 8}])).wait()
+    assert scratch.status == 0, scratch.error
+    assert scratch.losses == undisturbed.losses[:8]
+    certificate = json.loads((scratch.run_dir / "certificates" / "00.json").read_text())
+    assert (certificate["verdict"], certificate["source_path"]) == ("exact", "random initialization")
+    assert list(scratch.summary["flops"]["stages"]) == ["full"]
+    assert not (scratch.run_dir / "source_model").exists()
+
+
 def test_what_a_stage_does_not_train_stands_still(grown_twice):
     """Between two checkpoints within `top`."""
     before, after = (open_source(grown_twice.run_dir / "checkpoints" / f"step-000000{step}") for step in (14, 16))

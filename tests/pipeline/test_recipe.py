@@ -44,6 +44,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("growth.noise=0.1", "`noise` is an option of width: nai"),
         ("source.model.num_attention_heads=5", "hidden_size 128 is no multiple of num_attention_heads 5"),
         ("source.path=somewhere", "name either `path`"),
+        ("source={path: somewhere, steps: 3}", "`steps` (or epochs, tokens, flops) goes with `model`"),
         ("data.shards=somewhere", "name either `shards`"),
         ("data.weights={wiki: 1}", "`weights` goes with `shards`"),
         ("data.text.min_lengths=3", "unknown key 'data.text.min_lengths'; did you mean 'min_length'?"),
@@ -136,3 +137,9 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path):
             load_recipe(path, [])
     with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         load_recipe(tmp_path / "none.yaml", [])
+
+
+def test_adams_state_of_a_source_that_was_never_trained_is_refused():
+    model = "source={model: {family: gpt2, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4}}"
+    with pytest.raises(UserError, match="grow needs a source that was trained"):
+        load_recipe(QUICKSTART, [model, "growth.optimizer_state=grow"])
