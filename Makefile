@@ -3,6 +3,9 @@ VENV := .venv
 # Tests that run at once.
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# What some tests want of the system; they are skipped without it.
+BROWSER := sh tests/install.sh "the report in a browser" chromium -- chromium fonts-liberation
+SLURM := sh tests/install.sh "Slurm" munged slurmctld slurmd srun -- slurm-wlm munge
 
 .PHONY: .venv pretrain test test-full test-slurm lint clean
 
@@ -20,17 +23,19 @@ pretrain: .venv
 	$(BIN)/deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json $(ARGS)
 
 test: .venv
+	$(BROWSER)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # All that there is, Slurm's tests too.
 test-full: .venv
-	sh tests/slurm/install.sh
+	$(BROWSER)
+	$(SLURM)
 	$(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)
 
 # On a Slurm of the tests' own; without one, and where none may be installed, they are skipped.
 test-slurm: .venv
-	sh tests/slurm/install.sh
-	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" $(ARGS)
+	$(SLURM)
+	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_prep.command import OneSentenceParser, refusal
 from data_prep.config import read_yaml, validate
-from data_prep.errors import EXIT_USER_ERROR, UserError
+from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
 from data_prep.inspection import describe
 from data_prep.manifest import PreparedData
 from data_prep.plan import draft_plan
@@ -25,7 +25,6 @@ from data_prep.settings import DataPrepConfig
 from data_prep.verify import damaged
 from data_prep.workers import Alone, Workers, started_workers
 
-EXIT_FAULT = 1
 EXIT_INTERRUPTED = 130
 
 

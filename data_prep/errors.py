@@ -2,6 +2,7 @@
 
 import errno
 
+EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 """Exit status of every command whose input is wrong."""
 

@@ -4,20 +4,23 @@ python launch/grow.py --source DIR [--target FILE.json|key=value,...] --format h
 """
 
 import argparse
+import shlex
 import sys
-import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from data_prep.command import OneSentenceParser, refusal
+from data_prep.command import OneSentenceParser
 from data_prep.config import validate
-from data_prep.errors import EXIT_USER_ERROR, UserError
-from pipeline.command import quieten
+from data_prep.errors import UserError
+from pipeline.command import status_of
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, TargetConfig
+from pipeline.runs.card import CARD, Known, known_of_run, model_card, run_of, standing
+from pipeline.training.inherited import read_inherited
 
 
 def parse() -> argparse.Namespace:
@@ -99,23 +102,30 @@ def run(arguments: argparse.Namespace) -> None:
         print(listing(growth))
         return
     print(promise(growth), flush=True)
-    print(table(growth.execute(), arguments.out))
+    print(table(growth.execute(lambda certificate: _card(growth, certificate)), arguments.out))
+
+
+def _card(growth: OfflineGrowth, certificate: dict[str, Any]) -> dict[str, str]:
+    """Return the card of a Hugging Face directory by its name; a checkpoint has none."""
+    source, request = growth.source.directory, growth.request
+    if request.format != "hf":
+        return {}
+    run = run_of(source)
+    command = shlex.join(["python", *sys.argv])
+    known = (growth.target, certificate["dtype"], command)
+    ledger = read_inherited(source)
+    if run is None:
+        told = Known(*known, ledger=ledger, source=str(request.source))
+    else:
+        told = known_of_run(run, *known, ledger, *standing(run, source))
+    changed = certificate["source"] != certificate["target"]
+    return {CARD: model_card(replace(told, certificates=[*told.certificates, *([certificate] if changed else [])]))}
 
 
 def main() -> int:
     """Do what the command line asks; return the exit status."""
     arguments = parse()
-    quieten()
-    try:
-        run(arguments)
-    except Exception as error:
-        sentence = refusal(error)
-        if sentence is None:
-            traceback.print_exc()
-            return 1
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+    return status_of(lambda: run(arguments))
 
 
 if __name__ == "__main__":

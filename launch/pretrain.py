@@ -56,10 +56,10 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def refuse(sentence: str, own: bool) -> int:
-    """Say what is wrong with the input, once for all ranks or, where it is this one's `own`, here; return the exit status."""
+def refuse(sentence: str) -> int:
+    """Say what is wrong with the input, once for all ranks; return the exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if own or distributed.rank() == 0:
+    if distributed.rank() == 0:
         print(sentence, file=sys.stderr)
     else:
         # The launcher ends every rank as soon as one has left: let the first one speak.
@@ -107,7 +107,7 @@ def main() -> int:
     except Exception as error:
         sentence = refusal(error)
         if sentence is not None:
-            return refuse(sentence, own=isinstance(error, distributed.OwnUserError))
+            return refuse(sentence)
         traceback.print_exc()
         if distributed.has_lost_a_rank(error):
             print(

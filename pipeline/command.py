@@ -1,9 +1,15 @@
-"""Quiet libraries, for every command of launch/."""
+"""What the commands of launch/ do alike: libraries kept quiet, errors in one sentence."""
 
 import logging
+import sys
+import traceback
 import warnings
+from collections.abc import Callable
 
 import transformers
+
+from data_prep.command import refusal
+from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR
 
 
 def quieten() -> None:
@@ -12,3 +18,18 @@ def quieten() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
+def status_of(work: Callable[[], object]) -> int:
+    """Do one process's work, say on stderr what is wrong with it, and return the exit status."""
+    quieten()
+    try:
+        work()
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
+            traceback.print_exc()
+            return EXIT_FAULT
+        print(sentence, file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0

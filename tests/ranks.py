@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tests.forked import context
+
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
@@ -19,14 +21,18 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
+def environments(world_size: int) -> list[dict[str, str]]:
+    """Return what a launcher tells each rank of this machine."""
+    together = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [together | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(world_size)]
+
+
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 240) -> list[Any]:
     """Return what `function(*arguments)` returns on each rank; raises AssertionError with a rank's traceback."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue = context.Queue()
-    port = free_port()
+    results: multiprocessing.Queue = context().Queue()
     processes = [
-        context.Process(target=_rank, args=(function, arguments, rank, world_size, port, results), daemon=True)
-        for rank in range(world_size)
+        context().Process(target=_rank, args=(function, arguments, os.environ | rank, results), daemon=True)
+        for rank in environments(world_size)
     ]
     for process in processes:
         process.start()
@@ -47,15 +53,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     return [gathered[rank] for rank in range(world_size)]
 
 
-def _rank(function, arguments, rank, world_size, port, results):
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-    )
+def _rank(function, arguments, environment, results):
+    os.environ.update(environment)
     import logging
 
     import torch
@@ -65,6 +64,7 @@ def _rank(function, arguments, rank, world_size, port, results):
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    rank = distributed.rank()
     try:
         distributed.join()
         # By value: a tensor in a queue is a handle that dies with its process.

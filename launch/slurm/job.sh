@@ -88,12 +88,8 @@ run() {
     exit 1
 }
 
-# train PRETRAIN_ARGUMENT...: launch/pretrain.py, one task a rank.
-train() {
-    case " $* " in
-    *" --recipe"[\ =]*) ;;
-    *) refuse "$SLURM_JOB_NAME: no recipe; name one with --recipe, for instance --recipe launch/recipes/bert2bert.yaml" ;;
-    esac
+# ranks PROGRAM ARGUMENT...: a Python program, one task a rank.
+ranks() {
     # The address by which Slurm itself reaches the first node; its name need not resolve.
     local first
     first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -106,5 +102,14 @@ train() {
     # The site's business, where the default route is the wrong one: NCCL_SOCKET_IFNAME, NCCL_IB_HCA, GLOO_SOCKET_IFNAME.
     local tasks=()
     [ -n "${SLURM_NTASKS:-}${SLURM_NTASKS_PER_NODE:-}" ] || tasks=(--nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="${SLURM_GPUS_ON_NODE:-1}")
-    run "${tasks[@]}" "$root/launch/slurm/task.sh" "$root/launch/pretrain.py" "$@"
+    run "${tasks[@]}" "$root/launch/slurm/task.sh" "$@"
+}
+
+# train PRETRAIN_ARGUMENT...: launch/pretrain.py.
+train() {
+    case " $* " in
+    *" --recipe"[\ =]*) ;;
+    *) refuse "$SLURM_JOB_NAME: no recipe; name one with --recipe, for instance --recipe launch/recipes/bert2bert.yaml" ;;
+    esac
+    ranks "$root/launch/pretrain.py" "$@"
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.growth.exactness import Verdict, predict, predict_moments, verdict
+from pipeline.growth.exactness import Verdict, predict, predict_moments, predict_twins, verdict
 from pipeline.growth.plan import GrowthPlan
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
@@ -51,6 +51,7 @@ def certify(
         "layers": [asdict(origin) for origin in plan.layers],
         "verdict": found,
         "departures": [departure.cause for departure in departures],
+        "twins": predict_twins(plan),
         "moments_departures": predict_moments(plan) if plan.growth.optimizer_state == "grow" else None,
         "measured": dict(measured),
         "in_training": None if in_training is None else dict(in_training),

@@ -1,6 +1,7 @@
 """What a growth preserves, known by rule before anything is computed."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -135,10 +136,46 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
     return causes
 
 
+_COPIES = (Residual.COPY, Residual.SQRT_COPY, Residual.MEAN_OF_COPIES)
+
+
+def predict_twins(plan: GrowthPlan) -> list[str]:
+    """Return the axes whose new indices are copies that training cannot tell from what they copy, by kind.
+
+    What is read and written alike has the same gradient: the model goes on as one of the source's width. Dropout alone,
+    which draws for each unit, would part them.
+    """
+    operator, growth = plan.operator, plan.growth
+    if growth.symmetry != "none" or (growth.width == "nai" and growth.noise) or operator.next_layer:
+        return []
+    residual = plan.maps[AxisKind.RESIDUAL]
+    # Channels at the mean are read at random, by each copy of a unit in its own way.
+    whole = operator.residual is not Residual.MEAN_OF_COPIES or residual.balanced
+    stream = not residual.grows or (operator.residual in _COPIES and whole)
+    units = stream and operator.units is Units.COPY and plan.target.head_dim == plan.source.head_dim
+    kinds = ([AxisKind.RESIDUAL] if stream else []) + ([AxisKind.HEADS, AxisKind.FFN] if units else [])
+    return [kind.value for kind in kinds if plan.maps[kind].grows]
+
+
+def twins_warning(twins: Sequence[str]) -> list[str]:
+    """Return what there is to say of a growth's twins, by the axes that have them."""
+    if not twins:
+        return []
+    new = ", ".join(_NAMES[kind] for kind in twins)
+    return [
+        f"Training cannot tell new {new} from those that they copy, without dropout: the model learns as a narrower one; "
+        "`symmetry: paired`, or width: exact_aki, tells them apart"
+    ]
+
+
+_NAMES = {"residual": "channels", "heads": "heads", "ffn": "FFN units"}
+
+
 def promises(plan: GrowthPlan) -> list[str]:
-    """Say why operators were chosen, what will be exact, and what will not and why."""
+    """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
     departures = predict(plan)
     lines = [*plan.choices, f"function: {verdict(departures)}", *(f"  {departure.cause}" for departure in departures)]
+    lines += [f"warning: {line}" for line in twins_warning(predict_twins(plan))]
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
         lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]

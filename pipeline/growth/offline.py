@@ -1,6 +1,7 @@
 """Growth from directory to directory: no GPU, no training, memory bounded by a few chunks of rows."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
 from pipeline.families import check_growth, family_of, target_config
 from pipeline.growth.certificate import certify
+from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
@@ -20,6 +22,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.tokenizer_length import write_tokenizer_length
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -27,7 +30,7 @@ CERTIFICATE = "certificate.json"
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
-_BESIDE = (
+BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -37,7 +40,7 @@ _BESIDE = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
 )
 """Files beside a model's weights, the tokenizer's above all, that hold for the grown model too."""
 
@@ -71,8 +74,8 @@ class OfflineGrowth:
         self.request = request
         _check_absent(request.out)
         self.source = source = open_source(request.source, foreign=request.foreign)
-        self._target = _target(request.target, source.config)
-        self.plan = plan_growth(source.config, self._target, request.growth, request.seed)
+        self.target = _target(request.target, source.config)
+        self.plan = plan_growth(source.config, self.target, request.growth, request.seed)
         self._check_options()
         stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32
@@ -103,8 +106,8 @@ class OfflineGrowth:
                 "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
             )
 
-    def execute(self) -> dict[str, Any]:
-        """Grow, and return the certificate, which lies beside the weights.
+    def execute(self, beside: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, Any]:
+        """Grow, and return the certificate, which lies beside the weights, as do the texts that `beside` makes of it by name.
 
         Raises UserError where the source holds NaN or infinity, or the disk is full, and RuntimeError where a
         growth that should be exact is not; the directory then does not exist.
@@ -116,7 +119,7 @@ class OfflineGrowth:
         digest = inspect(self.source.state, str(request.source))
         grows_optimizer = self.optimizer is not None
         optimizer_digest = inspect_optimizer(self.source.optimizer, str(request.source)) if grows_optimizer else None
-        measured = compare(self.source, self.plan, self._target)
+        measured = compare(self.source, self.plan, self.target)
         certificate = certify(self.plan, str(request.source), digest, measured) | {
             "optimizer_digest": optimizer_digest,
             "format": request.format,
@@ -134,6 +137,8 @@ class OfflineGrowth:
                 _check_absent(request.out)
                 self._write(aside)
                 write_json(aside / CERTIFICATE, certificate)
+                for name, text in beside(certificate).items():
+                    (aside / name).write_text(text, encoding="utf-8")
                 # Whatever has come there meanwhile is not ours to replace.
                 _check_absent(request.out)
         except OSError as error:
@@ -141,16 +146,18 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path) -> None:
-        beside = list(filter(Path.is_file, (self.source.directory / name for name in _BESIDE)))
+        beside = list(filter(Path.is_file, (self.source.directory / name for name in BESIDE)))
         with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self.request.format == "hf":
-                write_huggingface(directory, self._target, self.grown, self.dtype, progress=bar.update)
+                write_huggingface(directory, self.target, self.grown, self.dtype, progress=bar.update)
                 for path in beside:
                     shutil.copyfile(path, directory / path.name)
+                write_tokenizer_length(directory, self.target, self.source.config)
+                write_generation_config(directory, self.target, self.source.directory)
             else:
                 write_zero3(
                     directory,
-                    self._target,
+                    self.target,
                     self.grown,
                     self.ranks,
                     dtype=self.dtype,

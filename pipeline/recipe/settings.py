@@ -37,12 +37,30 @@ class OptimizerConfig(StrictModel):
 
 
 class EvaluationConfig(StrictModel):
-    """Loss on held-out text."""
+    """Loss on held-out text, and zero-shot tasks."""
 
     every: PositiveInt = 100
     """Steps between evaluations; there is one at the end of each stage in any case."""
     windows: PositiveInt = 64
     """Held-out windows, the same ones each time."""
+    tasks: list[str] = []
+    """Zero-shot tasks that score the model at the end of each stage: wikitext2, wikitext103, ptb, lambada, text:FILE."""
+    data: list[str] | None = None
+    """Folders with the tasks' files; the hub's where none is given."""
+    tasks_every: PositiveInt | None = None
+    """Steps between scores amid a stage; there are none where not given."""
+    tasks_limit: PositiveInt | None = None
+    """Documents or passages of each task that are scored, from the first on; all where not given."""
+    tasks_token_every: PositiveInt = 1
+    """Masked models: every so-many-th token is scored, each by a pass of its own."""
+
+    @model_validator(mode="after")
+    def _tasks_named(self) -> "EvaluationConfig":
+        if not self.tasks:
+            for option in ("data", "tasks_every", "tasks_limit"):
+                if getattr(self, option) is not None:
+                    raise ValueError(f"`{option}` goes with `tasks`; name some")
+        return self
 
 
 class CheckpointingConfig(StrictModel):

@@ -1,10 +1,11 @@
 """Ranks: joining them, letting one decide for all, adding up what each has seen."""
 
+import json
 import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import deepspeed
 import torch
@@ -12,6 +13,7 @@ import torch.distributed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm import mpi_discovery
 from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
+from torch.distributed.elastic.utils.store import synchronize
 
 from data_prep.command import refusal
 from data_prep.errors import UserError
@@ -26,8 +28,13 @@ _STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 """Set in what `srun` starts, and not in a batch script."""
 
 
-class OwnUserError(UserError):
-    """An input that is wrong as this rank sees it, and which no other rank will speak of."""
+class Seat(NamedTuple):
+    """Where a rank computes: its node, its number there, the kind of the node's devices and how many it sees."""
+
+    node: str
+    local_rank: int
+    kind: str
+    devices: int
 
 
 def rank() -> int:
@@ -43,8 +50,8 @@ def world_size() -> int:
 def join() -> None:
     """Join the ranks that the launcher started, or be the only one.
 
-    Raises UserError where the port is taken, where the ranks of a node outnumber its devices, or where Slurm started tasks
-    that are none of the ranks.
+    Raises UserError, on every rank, where the ranks of a node outnumber its devices or where devices differ in kind, and where
+    Slurm started tasks that are none of the ranks; on the first rank where the port is taken.
     """
     if "RANK" not in os.environ and started_by_mpi():
         # `deepspeed --launcher openmpi` says no rank.
@@ -54,14 +61,18 @@ def join() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if get_accelerator().device_name() == "cpu":
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
         # Shared-memory collectives are compiled at the first start, for up to 90 s and only where there is a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    else:
-        # Before the ranks meet: where one has no device, they do not.
-        _check_device(int(os.environ["LOCAL_RANK"]), get_accelerator().device_count())
     try:
-        deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
+        # On rank 0 this is the server: kept, so that the group below finds it there.
+        store = next(torch.distributed.rendezvous("env://", timeout=_TIMEOUT))[0]
+        seat = Seat(node(), int(os.environ["LOCAL_RANK"]), accelerator.device_name(), accelerator.device_count())
+        # Before the ranks bind their devices: where one has none, the others would wait for it.
+        seats = synchronize(store, json.dumps(seat).encode(), rank(), world_size(), "seats/", _TIMEOUT.total_seconds())
+        _check_seats([Seat(*json.loads(seat)) for seat in seats])
+        deepspeed.init_distributed(accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         if "EADDR" not in str(error):
             raise
@@ -69,8 +80,8 @@ def join() -> None:
             f"MASTER_PORT {os.environ['MASTER_PORT']}: the ranks cannot meet there ({str(error).splitlines()[0][:120]}); if "
             "another run has the port, give the launcher another, for instance deepspeed --master_port 29501"
         ) from None
-    if get_accelerator().device_name() != "cpu":
-        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     _check_tasks(os.environ.get(_STEP_TASKS), os.environ.get("SLURM_PROCID"))
 
 
@@ -84,16 +95,21 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _check_device(local_rank: int, devices: int) -> None:
-    """Raise UserError where this rank would have no device to itself."""
-    if local_rank >= devices:
-        # One of them speaks for its node.
-        error = OwnUserError if local_rank == devices else UserError
-        raise error(
-            f"node {node()}: LOCAL_RANK {local_rank} is beyond the {_counted(devices, 'device')} that it sees; start one rank "
-            "a device: under Slurm as many --ntasks-per-node as --gpus-per-node (--gpus-per-task hides the others), with "
-            "deepspeed --num_gpus, with torchrun --nproc-per-node"
-        )
+def _check_seats(seats: list[Seat]) -> None:
+    """Raise UserError where the ranks compute on devices of several kinds, or where one has no device to itself."""
+    first = seats[0]
+    for seat in seats:
+        if seat.kind != first.kind:
+            raise UserError(
+                f"node {seat.node}: rank {seats.index(seat)} would compute on {seat.kind} and rank 0, on node {first.node}, on "
+                f"{first.kind}; see that every node has its devices and their driver, or set DS_ACCELERATOR for all"
+            )
+        if seat.kind != "cpu" and seat.local_rank >= seat.devices:
+            raise UserError(
+                f"node {seat.node}: LOCAL_RANK {seat.local_rank} is beyond its {_counted(seat.devices, 'device')}; "
+                "start one rank a device: under Slurm as many --ntasks-per-node as --gpus-per-node (--gpus-per-task hides the "
+                "others), with deepspeed --num_gpus, with torchrun --nproc-per-node"
+            )
 
 
 def _check_tasks(started: str | None, task: str | None) -> None:

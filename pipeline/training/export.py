@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face directory, in fp32."""
+"""A checkpoint as a Hugging Face directory, in fp32, with the model's card."""
 
 import shutil
 from pathlib import Path
@@ -8,12 +8,15 @@ import torch
 from data_prep.files import whole_directory
 from data_prep.tokenizer import Tokenizer
 from pipeline.flops.ledger import Ledger, write_ledger
+from pipeline.growth.generation import write_generation_config
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.state import Source
+from pipeline.growth.tokenizer_length import write_tokenizer_length
+from pipeline.runs.card import CARD
 
 
-def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger) -> None:
-    """Write a model, its tokenizer and the FLOPs that it cost into `directory`, which appears whole; one rank's work.
+def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger, card: str) -> None:
+    """Write a model, its tokenizer, its card and the FLOPs that it cost into `directory`, which appears whole; one rank's work.
 
     Raises UserError where the disk is full.
     """
@@ -21,4 +24,7 @@ def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger
         write_huggingface(aside, source.config, source.state, torch.float32)
         for path in tokenizer.files:
             shutil.copyfile(path, aside / path.name)
+        write_tokenizer_length(aside, source.config)
+        write_generation_config(aside, source.config, aside)
         write_ledger(aside, ledger)
+        (aside / CARD).write_text(card, encoding="utf-8")

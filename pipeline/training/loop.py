@@ -12,6 +12,7 @@ from deepspeed.accelerator import get_accelerator
 
 from pipeline import keyed
 from pipeline.data.batches import rank_samples
+from pipeline.evaluation.scores import Score
 from pipeline.families import Section
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger
@@ -29,6 +30,7 @@ from pipeline.training.progress import Progress
 from pipeline.training.running import running, scoring
 from pipeline.training.signals import Stopped, StopRequest
 from pipeline.training.streams import Streams
+from pipeline.training.tasks import Tasks
 from pipeline.training.timeline import Leg, Timeline, step_flops
 from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
@@ -72,6 +74,7 @@ class Records:
 
     metrics: JsonLines
     evaluations: JsonLines
+    scores: JsonLines
     checkpoints: Checkpoints
     progress: Progress
     utilization: Utilization
@@ -101,10 +104,20 @@ class Records:
             line += f"; of pairs: loss {heldout.pair_loss:.4f}, accuracy {heldout.pair_accuracy:.1%}"
         self.progress.say(line)
 
+    def scored(self, scores: list[Score]) -> None:
+        """Record what tasks made of the model, on rank 0."""
+        for score in scores:
+            if distributed.rank() == 0:
+                self.scores.append(score.to_json())
+            metrics = ", ".join(f"{name} {value:.4g}" for name, value in score.metrics.items())
+            self.progress.say(f"{score.stage}: step {score.step}, {score.task}: {metrics}")
+
     def flush(self) -> None:
         """Have all that was recorded on disk."""
         self.metrics.flush()
         self.evaluations.flush()
+        if self.scores.path.exists():
+            self.scores.flush()
 
     def close(self) -> None:
         """Let go of the terminal, and write what is still in memory."""
@@ -137,6 +150,7 @@ class Trainer:
         recipe: Recipe,
         streams: Streams,
         position: Position,
+        tasks: Tasks,
         records: Records,
         stop: StopRequest,
     ) -> None:
@@ -147,6 +161,7 @@ class Trainer:
         self._recipe = recipe
         self._streams = streams
         self._position = position
+        self._tasks = tasks
         self._records = records
         self._stop = stop
         self._gradients = Gradients(model.engine)
@@ -203,6 +218,10 @@ class Trainer:
             self._model.reach(done)
             if ended or position.step % recipe.evaluation.every == 0:
                 loss = self.evaluate(leg.stage.name)
+            if ended or self._tasks.due(position.step):
+                window, beat = leg.stream.sequence_length, self._records.watchdog.beat
+                scores = self._tasks.score(self._model, leg.stage.name, position.step, window, beat)
+                self._records.scored(scores)
             due |= position.step % recipe.checkpointing.every == 0
             # A run that goes back is to find what was there before it went wrong.
             if stopping or ended or (due and not self._guard.skipping):

@@ -23,6 +23,7 @@ from pipeline.training import distributed
 from pipeline.training.blocks import check_learns, cut
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.streams import Streams
+from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
 
 _PROBE = 'The quick brown fox of 1984: naïve café, "東京"\n\tdef f(x):  return x'
@@ -114,7 +115,9 @@ def _begin(recipe: Recipe, part: int, parts: int) -> Source | None:
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
     given = _given_source(recipe, part, parts)
-    _plan(recipe, _source_config(recipe, given, vocab_size=1, eos_id=0), given)
+    source = _source_config(recipe, given, vocab_size=1, eos_id=0)
+    _plan(recipe, source, given)
+    check_tasks(recipe, family_of(source))
     return given
 
 
@@ -132,6 +135,7 @@ def _open(
         _check_tokenizer(given, data)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
+    encoder_of(recipe, data.tokenizer, source)
     streams = Streams(recipe, family_of(source), data, say)
     timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)

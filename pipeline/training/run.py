@@ -22,6 +22,7 @@ from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines
+from pipeline.runs.card import known_of_run, model_card
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
@@ -39,6 +40,7 @@ from pipeline.training.progress import Progress
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
+from pipeline.training.tasks import Tasks
 from pipeline.training.timeline import phases_of
 from pipeline.training.utilization import Utilization, speeds
 from pipeline.training.watchdog import Watchdog
@@ -50,6 +52,9 @@ UNTRAINED = "random initialization"
 _DYING_SECONDS = 300
 """How long the tasks of a job's last attempt may hold the run directory, on a node that Slurm gave up."""
 _POLL_SECONDS = 1.0
+
+_COMMAND = "deepspeed launch/pretrain.py --ds_config ds_config.json --recipe recipe.yaml"
+"""How a run is done again: with the two files that it leaves of its settings."""
 
 
 class Run:
@@ -180,6 +185,7 @@ class Run:
                         self._recipe,
                         prepared.streams,
                         position,
+                        Tasks(self._recipe, prepared.data.tokenizer),
                         records,
                         self._stop,
                     ).train()
@@ -241,7 +247,11 @@ class Run:
 
         def work() -> None:
             if directory == self._directory.model or not directory.is_dir():
-                export(source, directory, prepared.data.tokenizer, position.ledger)
+                growths = 0 if directory == self._directory.source_model else len(prepared.growths)
+                known = known_of_run(
+                    self._directory, source.config, "float32", _COMMAND, position.ledger, growths, position.step
+                )
+                export(source, directory, prepared.data.tokenizer, position.ledger, model_card(known))
 
         records.watchdog.on_first_rank(work)
 
@@ -257,6 +267,7 @@ class Run:
         records = Records(
             JsonLines(directory.metrics),
             JsonLines(directory.evaluations),
+            JsonLines(directory.scores),
             self._checkpoints,
             Progress(Workload(self._recipe, prepared.timeline, prepared.config), step, shown=distributed.rank() == 0),
             Utilization.measured(compute_dtype(self._ds_config), self._recipe.flops.peak_tflops),
@@ -275,6 +286,9 @@ class Run:
             lost.flush()
             records.metrics.keep(lambda record: record["step"] <= step)
             records.evaluations.keep(lambda record: record["step"] <= step)
+            # Few runs have any, and an empty file would say that this one has.
+            if directory.scores.exists():
+                records.scores.keep(lambda record: record["step"] is None or record["step"] <= step)
             return sum(record["flops_executed"] for record in _distinct(lost.read()))
 
         position.ledger.wasted = distributed.on_first_rank(cut_back)

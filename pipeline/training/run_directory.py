@@ -16,7 +16,17 @@ from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import same_run
 from pipeline.training.timeline import phases_of
 
-_MAY_CHANGE = ("run_dir", "checkpointing", "guard", "flops.peak_tflops")
+_MAY_CHANGE = (
+    "run_dir",
+    "checkpointing",
+    "guard",
+    "flops.peak_tflops",
+    "evaluation.tasks",
+    "evaluation.data",
+    "evaluation.tasks_every",
+    "evaluation.tasks_limit",
+    "evaluation.tasks_token_every",
+)
 """Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
 
 _VISIBLE_SECONDS = 120

@@ -25,7 +25,7 @@ class Stopped(BaseException):
 class StopRequest:
     """Turns SIGTERM, SIGINT and SIGUSR1 into a flag while steps run, and into `Stopped` anywhere else.
 
-    Another one, more than five seconds after the first, ends the process at once: nothing is saved, and the run goes on
+    Another one, more than five seconds after the first, ends the process at once, whatever is saved by then: the run goes on
     from its last checkpoint. The status is EXIT_STOPPED in either case, since in either case the same command goes on.
 
     The `deepspeed` launcher forwards no signal on one node: killed, it leaves its ranks behind. They
@@ -72,8 +72,9 @@ class StopRequest:
             elif now - first > _ECHO_SECONDS:
                 name = signal.Signals(numbers[0]).name
                 print(
-                    f"{name}, the second request: ended at once, nothing saved; start the same command again to go on from "
-                    "the last checkpoint",
+                    # Nor is it said what is saved: it may be told while it leaves, with all on disk.
+                    f"{name}, the second request: ended at once; start the same command again to go on from the last "
+                    "checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger
+from pipeline.growth.exactness import twins_warning
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.training.utilization import tera
 
@@ -28,6 +29,7 @@ def render(summary: dict[str, Any]) -> str:
         ),
         _loss_line("  after training", losses["final"]),
         *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
+        *(f"  warning: {line}" for growth in growths for line in twins_warning(growth["twins"])),
         "",
         "compute                       model FLOPs   executed FLOPs  TFLOP/s     MFU",
     ]

@@ -46,6 +46,7 @@ from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
 from pipeline.training.running import draw_depths, running, scoring
 from pipeline.training.signals import StopRequest
+from pipeline.training.tasks import Tasks
 from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
@@ -298,6 +299,7 @@ def the_loop(
     records = Records(
         JsonLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl"),
+        JsonLines(directory / "scores.jsonl"),
         Checkpoints(directory / "checkpoints", recipe.checkpointing),
         Progress(Workload(recipe, timeline, configs.__getitem__), 0, shown=distributed.rank() == 0),
         Utilization.measured(torch.float32, given_tflops=1.0),
@@ -305,7 +307,7 @@ def the_loop(
         Watchdog(1800),
     )
     streams = SimpleNamespace(training=lambda _: batches, heldout=batches)
-    trainer = Trainer(0, trained, timeline, recipe, streams, Position(), records, StopRequest())
+    trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest())
     (leg,) = timeline.of_phase(0)
     return lambda: trainer._step(leg)
 

@@ -84,8 +84,13 @@ def check_all(directory):
     return {(stage, bf16): check_engine(directory, stage, bf16) for stage in (1, 2, 3) for bf16 in (False, True)}
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+FULL = pytest.mark.full
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks"),
+    [("gpt2", 2), ("bert", 3), pytest.param("gpt2", 3, marks=FULL), pytest.param("bert", 2, marks=FULL)],
+)
 def test_live_partitions_hold_the_grown_weights(tmp_path, family, ranks):
     torch.manual_seed(1)
     described = ModelConfig(family=family, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, vocab_size=35)

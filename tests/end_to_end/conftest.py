@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from data_prep.manifest import PreparedData
-from tests.ranks import free_port
+from tests.forked import Program
+from tests.ranks import environments, free_port
 
 ROOT = Path(__file__).parents[2]
 FP32 = {"zero_optimization": {"stage": 3}}
@@ -51,25 +52,18 @@ class Finished:
         return json.loads((self.run_dir / "summary.json").read_text())
 
 
+def _environment(accelerator: str) -> dict[str, str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": accelerator}
+    environment.pop("RANK", None)
+    return environment
+
+
 class Launched:
     """A run under way; everything it started is killed at the end of the test, however that ends."""
 
-    def __init__(
-        self, command: list[str], run_dir: Path, limit: Callable[[], None] | None = None, accelerator: str = "cpu"
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Program, run_dir: Path) -> None:
+        self.process = process
         self.run_dir = run_dir
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": accelerator}
-        environment.pop("RANK", None)
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=limit,
-        )
 
     def wait(self, timeout: float = 180) -> Finished:
         """Wait for the end."""
@@ -107,25 +101,37 @@ class Launcher:
         *overrides: str,
         ranks: int = 0,
         ds_config: dict = FP32,
-        limit: Callable[[], None] | None = None,
-        accelerator: str = "cpu",
+        deepspeed: bool = False,
+        file_size: int | None = None,
     ) -> Launched:
-        """Start launch/pretrain.py with a recipe and overrides; 0 ranks means without a launcher."""
+        """Start launch/pretrain.py with a recipe and overrides; 0 ranks means as no launcher would.
+
+        The ranks are forked (tests/forked.py), or are those of DeepSpeed's own launcher. `file_size` bytes fit into a file.
+        """
         path = self._directory / f"ds-{len(self._started)}.json"
         path.write_text(json.dumps(ds_config))
         script = ["launch/pretrain.py", "--ds_config", str(path), "--recipe", str(recipe), *overrides]
-        words = ["deepspeed", "--num_accelerators", str(ranks), *script] if ranks else [sys.executable, *script]
         content = yaml.safe_load(recipe.read_text())
-        run_dir = next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"])
-        return self.command(words, Path(run_dir), limit, accelerator)
+        run_dir = Path(next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"]))
+        if deepspeed:
+            return self.command(["deepspeed", "--num_accelerators", str(ranks), *script], run_dir)
+        return self.script(script, run_dir, ranks, file_size)
 
-    def command(
-        self, words: list[str], run_dir: Path, limit: Callable[[], None] | None = None, accelerator: str = "cpu"
-    ) -> Launched:
-        """Start a command line; `deepspeed` is this environment's, on a port of its own."""
+    def script(self, words: list[str], run_dir: Path, ranks: int = 0, file_size: int | None = None) -> Launched:
+        """Start a Python script, alone or on several ranks."""
+        process = Program(words, ROOT, _environment("cpu"), environments(ranks), file_size)
+        self._started.append(Launched(process, run_dir))
+        return self._started[-1]
+
+    def command(self, words: list[str], run_dir: Path, accelerator: str = "cpu") -> Launched:
+        """Start a command line as it is typed; `deepspeed` is this environment's, on a port of its own."""
         if words[0] == "deepspeed":
             words = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port()), *words[1:]]
-        self._started.append(Launched(words, run_dir, limit, accelerator))
+        pipe, environment = subprocess.PIPE, _environment(accelerator)
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+        self._started.append(Launched(process, run_dir))
         return self._started[-1]
 
     def end(self) -> None:

@@ -213,7 +213,7 @@ def test_a_run_directory_that_is_a_file_is_refused(refused, tmp_path):
 
 
 def test_the_status_passes_through_the_launcher(launch, recipe):
-    finished = launch(recipe(), "target.hidden_size=16", ranks=2).wait()
+    finished = launch(recipe(), "target.hidden_size=16", ranks=2, deepspeed=True).wait()
     assert finished.status == 2
     assert finished.error.count("target.hidden_size: 16 is smaller") == 1, "one rank speaks"
     assert "Traceback" not in finished.error

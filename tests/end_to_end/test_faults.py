@@ -6,7 +6,6 @@ import random
 import resource
 import shutil
 import signal
-import sys
 import time
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import FP32, write_recipe
+from tests.forked import Program
 
 STEPS = 22
 SAVES = (5, 8, 13, 14, 18, 22)
@@ -21,7 +21,9 @@ SAVES = (5, 8, 13, 14, 18, 22)
 
 
 def _ranks(run) -> list[psutil.Process]:
-    """The rank processes; the launcher, which starts them, names the script too."""
+    """The rank processes; DeepSpeed's launcher, which starts them, names the script too."""
+    if isinstance(run.process, Program):
+        return psutil.Process(run.process.pid).children()
     children = psutil.Process(run.process.pid).children(recursive=True)
     return [child for child in children if "pretrain.py" in "".join(child.cmdline()[2:3])]
 
@@ -71,7 +73,7 @@ def test_killed_at_a_random_instant_and_started_again_the_losses_are_the_undistu
 ):
     # Saving in the background changes no loss, and leaves more instants at which half a checkpoint is there.
     path = recipe(checkpointing={"every": 5, "asynchronous": step % 2 == 0})
-    killed = launch(path, ranks=2)
+    killed = launch(path, ranks=2, deepspeed=victim == "launcher")
     partial = killed.run_dir / "checkpoints" / f"step-{step:08d}.partial"
     if doing == "saving":
         _wait_for(lambda: partial.exists() or partial.with_suffix("").exists(), killed)
@@ -171,7 +173,7 @@ def test_sigterm_saves_and_exits_75_and_the_run_goes_on(undisturbed, launch, rec
 
 def test_ranks_whose_launcher_is_killed_save_and_end(launch, recipe, tmp_path):
     path = recipe(stages=[{"name": "full", "steps": 2000}])
-    orphaned = launch(path, ranks=2)
+    orphaned = launch(path, ranks=2, deepspeed=True)
     orphaned.wait_for_step(10)
     ranks = _ranks(orphaned)
     os.kill(orphaned.process.pid, signal.SIGTERM)
@@ -244,8 +246,8 @@ def test_asked_to_stop_in_a_models_last_step_a_run_stops_before_the_growth(undis
     # The source's last of 8.
     script.write_text(ASKED.replace("LAST", "8"))
     (tmp_path / "ds.json").write_text(json.dumps(FP32))
-    words = [sys.executable, str(script), "--ds_config", str(tmp_path / "ds.json"), "--recipe", str(recipe())]
-    stopped = launch.command(words, tmp_path / "run").wait()
+    words = [str(script), "--ds_config", str(tmp_path / "ds.json"), "--recipe", str(recipe())]
+    stopped = launch.script(words, tmp_path / "run").wait()
     assert stopped.status == EXIT_STOPPED, stopped.error
     assert len(stopped.metrics) == 8 and not list((tmp_path / "run" / "certificates").iterdir())
     resumed = launch(recipe()).wait()
@@ -259,11 +261,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, laun
     override = f"run_dir={tmp_path / 'full'}"
     checkpoints = tmp_path / "full" / "checkpoints"
     biggest = max(p.stat().st_size for p in (undisturbed.run_dir / "checkpoints").rglob("*.pt"))
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (biggest // 2, resource.RLIM_INFINITY))
-
-    failed = launch(path, override, limit=limit).wait()
+    failed = launch(path, override, file_size=biggest // 2).wait()
     assert failed.status == 2, failed.error
     assert "the checkpoint of step 10 could not be written; make room for the next one" in failed.output
     assert len(failed.metrics) == 14, "training went on to the end of the stage"
@@ -278,8 +276,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(undisturbed, laun
 def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_more(undisturbed, launch, recipe, tmp_path):
     path = recipe(stages=[{"name": "full", "steps": 200}], checkpointing={"every": 10})
     biggest = max(p.stat().st_size for p in (undisturbed.run_dir / "checkpoints").rglob("*.pt"))
-    limits = (biggest // 2, resource.RLIM_INFINITY)
-    run = launch(path, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+    run = launch(path, file_size=biggest // 2)
     run.wait_for_step(8 + 11)
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     finished = run.wait()

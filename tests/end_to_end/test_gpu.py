@@ -1,5 +1,6 @@
 """Whole runs on a GPU: bf16, fp16 with loss scaling and fp32, under every ZeRO stage that partitions."""
 
+import json
 import math
 
 import pytest
@@ -12,10 +13,21 @@ PRECISIONS = {"bf16": {"bf16": {"enabled": True}}, "fp16": {"fp16": {"enabled": 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_growth_and_both_stages_run_on_a_gpu(launch, recipe, precision, stage):
+def test_growth_and_both_stages_run_on_a_gpu(launch, recipe, tmp_path, precision, stage):
     ds_config = PRECISIONS[precision] | {"zero_optimization": {"stage": stage}}
     path = recipe(target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"depth": "last_layer"})
-    finished = launch(path, ranks=1, ds_config=ds_config, accelerator="cuda").wait()
+    (tmp_path / "ds.json").write_text(json.dumps(ds_config))
+    words = [
+        "deepspeed",
+        "--num_gpus",
+        "1",
+        "launch/pretrain.py",
+        "--ds_config",
+        str(tmp_path / "ds.json"),
+        "--recipe",
+        str(path),
+    ]
+    finished = launch.command(words, tmp_path / "run", accelerator="cuda").wait()
     assert finished.status == 0, finished.error
     growth = finished.summary["growths"][0]
     assert growth["verdict"] == "exact" and growth["measured_agrees"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from pipeline.growth import offline
 from pipeline.growth.sources import open_source
@@ -101,6 +101,23 @@ def test_an_identity_growth_is_an_export(grow, source, tmp_path):
     assert status == 0, error
     before, after = (load_file(d / "model.safetensors") for d in (source, tmp_path / "same"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_directory_has_a_card_and_says_where_text_ends(grow, source, tmp_path):
+    (source / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((source / "config.json").read_text()) | {"eos_token_id": 3}
+    (source / "config.json").write_text(json.dumps(config))
+    words = ("--source", source, "--target", "hidden_size=64,num_hidden_layers=4", "--depth", "last_layer")
+    assert grow(*words, "--format", "hf", "--out", tmp_path / "out")[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        f"Its source was `{source}`." in card and "layers 3 -> 4, hidden size 32 -> 64" in card and "Predicted: exact" in card
+    )
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == 3
+    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert told["model_max_length"] == config["n_positions"]
+    assert grow(*words, "--format", "zero3", "--out", tmp_path / "zero")[0] == 0
+    assert not list((tmp_path / "zero").rglob("README.md"))
 
 
 def test_dropout_stays_the_sources_unless_it_is_said(grow, source, tmp_path):

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +13,18 @@ from pipeline.training.signals import EXIT_STOPPED
 from tests.end_to_end.conftest import ROOT
 
 
-def grow(*words):
-    finished = subprocess.run(
-        [sys.executable, "launch/grow.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+@pytest.fixture
+def grow(launch):
+    """Run launch/grow.py."""
+
+    def run(*words):
+        finished = launch.script(["launch/grow.py", *map(str, words)], ROOT).wait()
+        assert finished.status == 0, finished.error
+
+    return run
 
 
-def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, tmp_path):
+def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, grow, tmp_path):
     grow("--source", undisturbed.run_dir, "--format", "hf", "--out", tmp_path / "model")
     ours, theirs = (load_file(d / "model.safetensors") for d in (tmp_path / "model", undisturbed.run_dir / "model"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -32,7 +33,7 @@ def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, tmp_path):
     ).read_bytes()
 
 
-def test_a_run_is_exported_and_gone_on_from_without_its_data(undisturbed, launch, recipe, prepared, corpus, tmp_path):
+def test_a_run_is_exported_and_gone_on_from_without_its_data(undisturbed, launch, grow, recipe, prepared, corpus, tmp_path):
     """Its tokenizer lies in each checkpoint, and in what is grown from one. Whatever else lies about is nobody's."""
     shutil.copytree(undisturbed.run_dir, tmp_path / "moved")
     (tmp_path / "moved" / "data.json").write_text("{}")
@@ -62,7 +63,7 @@ def trained_on(source, **growth):
     }
 
 
-def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(undisturbed, launch, recipe, tmp_path):
+def test_training_goes_on_from_a_grown_zero_checkpoint_at_any_number_of_ranks(undisturbed, launch, grow, recipe, tmp_path):
     """Grown offline for two ranks, Adam's state with it, and started on one and on three: as from the run itself."""
     sizes = "hidden_size=96,num_attention_heads=12"
     words = ("--width", "fpi", "--optimizer_state", "grow", "--seed", 3)
@@ -127,7 +128,7 @@ def test_a_post_ln_model_grows_exactly_at_any_ratio_in_training(launch, recipe, 
     assert too_long.status == 2 and "15 steps are more than the target's 14" in too_long.error
 
 
-def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(launch, recipe, tmp_path):
+def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(launch, grow, recipe, tmp_path):
     """A stock model of those weights computes something else."""
     path = recipe(
         "bert",
@@ -146,11 +147,11 @@ def test_a_run_stopped_while_its_norms_are_weighted_goes_on_and_is_no_source(lau
     stopped.wait_for_step(6)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait().status == EXIT_STOPPED
-    words = [sys.executable, "launch/grow.py", "--source", stopped.run_dir, "--format", "hf", "--out", tmp_path / "out"]
-    exported = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert exported.returncode == 2
-    assert "progress.json: the model's norms are weighted until step 22 of its run" in exported.stderr
-    assert exported.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    words = ["launch/grow.py", "--source", str(stopped.run_dir), "--format", "hf", "--out", str(tmp_path / "out")]
+    exported = launch.script(words, ROOT).wait()
+    assert exported.status == 2
+    assert "progress.json: the model's norms are weighted until step 22 of its run" in exported.error
+    assert exported.error.count("\n") == 1 and not (tmp_path / "out").exists()
     resumed = launch(path).wait()
     assert resumed.status == 0, resumed.error
     assert "going on from step" in resumed.output

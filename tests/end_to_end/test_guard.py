@@ -1,7 +1,6 @@
 """Whole runs on data whose losses are no numbers: skipped, gone past, or given up with what was seen."""
 
 import math
-import sys
 
 import pytest
 
@@ -33,15 +32,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 STAGES = [{"name": "full", "steps": 10}]
 
 
-def start(launch, recipe, tmp_path, samples: range, ranks: int = 1, **changes):
+def start(launch, recipe, tmp_path, samples: range, ranks: int = 0, **changes):
     script = tmp_path / "poisoned.py"
     script.write_text(POISONED.replace("FIRST", str(samples.start)).replace("END", str(samples.stop)))
     ds_config = tmp_path / "ds.json"
     ds_config.write_text('{"zero_optimization": {"stage": 3}}')
     path = recipe(stages=STAGES, checkpointing={"every": 11}, **changes)
     words = [str(script), "--ds_config", str(ds_config), "--recipe", str(path)]
-    command = ["deepspeed", "--num_accelerators", str(ranks), *words] if ranks > 1 else [sys.executable, *words]
-    return launch.command(command, tmp_path / "run")
+    return launch.script(words, tmp_path / "run", ranks)
 
 
 def test_a_step_without_a_number_is_skipped_on_all_ranks(launch, recipe, tmp_path):

@@ -79,7 +79,8 @@ def _heldout_loss(model, finished) -> float:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+# BERT's in test_stages.py.
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=pytest.mark.full)])
 def test_two_ranks_give_the_losses_of_one(launch, recipe, tmp_path, family):
     path = recipe(family)
     # One micro-batch of 8 against two of 4: the same bits would be no surprise where the parts are alike.

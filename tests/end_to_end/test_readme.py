@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.end_to_end.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    ((?:make|deepspeed|mpiexec|python|sbatch) .*)$", README, flags=re.MULTILINE)
+QUICKSTART = next(command for command in COMMANDS if command.startswith("deepspeed"))
 MY_RECIPE = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, flags=re.DOTALL).group(1)
 
 
@@ -35,7 +37,9 @@ def smaller(directory: Path, prepared) -> list[str]:
 def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
     assert [command.split()[0] for command in COMMANDS[2:]] == [
-        *["deepspeed"] * 4,
+        *["deepspeed"] * 2,
+        *["python"] * 2,
+        *["deepspeed"] * 3,
         *("python", "mpiexec", "python"),
         "sbatch",  # in tests/slurm
         *["python"] * 2,
@@ -60,33 +64,53 @@ def test_a_deepspeed_command_runs(command, launch, prepared, tiny_model, tmp_pat
         model.config.n_positions = 32
         type(model)(model.config).save_pretrained(source)
         overrides += [f"source.path={source}", "target.hidden_size=64", "target.num_hidden_layers=6"]
-    else:
+    elif "scratch.yaml" not in command:
         overrides += ["source.steps=2"]
-    finished = launch.command([*words, *overrides], tmp_path / "run").wait()
+    if command == QUICKSTART:
+        run = launch.command([*words, *overrides], tmp_path / "run")
+    else:
+        # What DeepSpeed's launcher makes of its options is seen in the first.
+        given, script = words[1 : words.index("launch/pretrain.py")], words[words.index("launch/pretrain.py") :]
+        ranks = int(given[1]) if given[:1] == ["--num_accelerators"] else 1
+        run = launch.script([*script, *overrides], tmp_path / "run", ranks)
+    finished = run.wait()
     assert finished.status == 0, finished.error
     assert ("after training" in finished.output) == ("--print_config" not in command)
 
 
-def test_a_dry_run_says_what_a_run_would_be():
+def test_a_dry_run_says_what_a_run_would_be(launch):
     (command,) = (command for command in COMMANDS if command.startswith("python launch/pretrain.py"))
-    words = [sys.executable, *shlex.split(command)[1:]]
-    finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    assert "submodels" in finished.stdout and "ZeRO" in finished.stdout
+    finished = launch.script(shlex.split(command)[1:], ROOT).wait()
+    assert finished.status == 0, finished.error
+    assert "submodels" in finished.output and "ZeRO" in finished.output
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python launch/grow.py")])
+def left_by(words: list[str]) -> list[Path]:
+    """The files that a command leaves."""
+    if "--out" not in words:
+        return [Path("runs/quickstart/scores.jsonl")]
+    out = Path(words[words.index("--out") + 1])
+    return [out] if out.suffix else [out / name for name in ("certificate.json", "model.safetensors", "README.md")]
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if re.match(r"python launch/(report|evaluate|grow)", command)]
+)
 def test_a_python_command_runs(command, undisturbed, tiny_model, tmp_path):
-    """The sources are a small GPT-2 and the toy recipe's run."""
+    """The models are a small GPT-2 and the toy recipe's run, the texts are made up."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "eval" / "wikitext-2").mkdir(parents=True)
     tiny_model("gpt2").float().save_pretrained(tmp_path / "models" / "small")
-    (tmp_path / "runs" / "quickstart").symlink_to(undisturbed.run_dir)
-    words = [sys.executable, str(ROOT / "launch" / "grow.py"), *shlex.split(command)[2:]]
-    finished = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    (tmp_path / "eval" / "wikitext-2" / "test.txt").write_text(" \n = A Page = \n \n the a of and to in is that . \n")
+    (tmp_path / "eval" / "lambada_test.jsonl").write_text('{"text": "the a of and to in"}\n')
+    for name in ("scratch", "quickstart"):
+        shutil.copytree(undisturbed.run_dir, tmp_path / "runs" / name)
+    words = shlex.split(command)
+    finished = subprocess.run(
+        [sys.executable, ROOT / words[1], *words[2:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert finished.returncode == 0, finished.stderr
-    (out,) = [path for path in (tmp_path / "models").iterdir() if path.name != "small"]
-    assert (out / "certificate.json").is_file() and (out / "model.safetensors").is_file()
+    assert all((tmp_path / path).is_file() for path in left_by(words))
 
 
 def test_data_is_prepared_and_looked_at(corpus, tmp_path):

@@ -1,4 +1,4 @@
-"""A Slurm for the whole session, one for a test that breaks it, and toy runs that are submitted to it."""
+"""A Slurm for each worker's session, one for a test that breaks it, and toy runs that are submitted to it."""
 
 import json
 import os

@@ -30,6 +30,8 @@ def test_a_step_has_a_task_on_each_node(cluster, script, tmp_path):
     assert sorted(job.log.split()) == ["n1", "n2"]
 
 
+# What is built on it, in test_pretrain.py, would fail too.
+@pytest.mark.full
 def test_a_signalled_batch_shell_has_itself_requeued_under_the_same_number(cluster, script, tmp_path):
     body = """\
         trap 'scontrol requeue $SLURM_JOB_ID' USR1

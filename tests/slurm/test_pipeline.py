@@ -2,49 +2,87 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.conftest import make_documents
 from tests.end_to_end.conftest import Finished
 from tests.end_to_end.test_data_prep import tree
-from tests.slurm.cluster import ROOT, Job
+from tests.slurm.cluster import ROOT, Cluster, Job
 from tests.slurm.conftest import TWO_NODES
 
 pytestmark = pytest.mark.slurm
 
 
-def test_the_chain_prepares_trains_a_source_and_grows_it(corpus, prepared, toy, cluster, tmp_path):
-    shards = tmp_path / "shards"
-    data = tmp_path / "data.yaml"
+def _preparation(directory: Path, corpus: Path) -> tuple[Path, Path]:
+    """Write the configuration that the shared `prepared` data were made by; return it and the folder that it names."""
+    path, shards = directory / "data.yaml", directory / "shards"
     corpora = [{"files": [str(corpus)], "heldout_fraction": 0.1}]
-    data.write_text(yaml.safe_dump({"output_dir": str(shards), "corpora": corpora, "tokenizer": {"vocab_size": 406}}))
-    toy = toy()
+    path.write_text(yaml.safe_dump({"output_dir": str(shards), "corpora": corpora, "tokenizer": {"vocab_size": 406}}))
+    return path, shards
+
+
+def _submitted(cluster: Cluster, words: list[str], directory: Path, environment: dict[str, str]) -> list[Job]:
+    """Submit a chain from a folder, where its logs go; the scripts name them relative to it."""
+    command = ["bash", f"{ROOT}/launch/slurm/pipeline.sh", *words]
+    started = cluster.attempt(*command, cwd=directory, PROJECT_ROOT=str(ROOT), **environment)
+    assert started.returncode == 0, started.stderr
+    print(started.stdout)
+    return [Job(cluster, id) for id in re.findall(r"^[a-z]+ +(\d+)", started.stdout, flags=re.MULTILINE)]
+
+
+def _table(jobs: list[Job]) -> str:
+    keys = ("JobId", "JobName", "JobState", "ExitCode", "NodeList", "NumTasks", "SubmitTime", "StartTime", "EndTime", "RunTime")
+    rows = [dict(zip(keys, keys, strict=True)), *(job.fields for job in jobs)]
+    return "\n".join("  ".join(f"{row[key]:19}" if "Time" in key else f"{row[key]:9}" for key in keys) for row in rows)
+
+
+def test_the_chain_prepares_trains_a_source_grows_it_evaluates_that_and_reports(corpus, prepared, toy, cluster, tmp_path):
+    data, shards = _preparation(tmp_path, corpus)
+    # Other lengths than the run of the other tests: what is shown here is that each job finds what the one before has left.
+    toy = toy(stages=[{"name": "submodels", "submodel_layers": 2, "steps": 2}, {"name": "full", "steps": 4}])
     source = tmp_path / "source.yaml"
     small = {"run_dir": str(tmp_path / "a: small"), "target": {}, "stages": [{"name": "full", "steps": 2}]}
     content = yaml.safe_load(toy.recipe.read_text()) | small
     source.write_text(yaml.safe_dump({key: value for key, value in content.items() if key != "growth"}))
-    chain = f"{ROOT}/launch/slurm/pipeline.sh --data {data} --source {source} --train {toy.recipe} --ds_config {toy.ds_config}"
-    words = ["bash", *chain.split(), "--data_job", "--nodes=2 --ntasks=2"]
-    words += ["--source_job", "--ntasks=1", "--train_job", " ".join(TWO_NODES)]
-    # Logs are named in the scripts, relative to where the chain is submitted.
-    started = cluster.attempt(*words, cwd=tmp_path, PROJECT_ROOT=str(ROOT), **toy.environment())
-    assert started.returncode == 0, started.stderr
-    print(started.stdout)
-    jobs = [Job(cluster, id) for id in re.findall(r"^(?:prepare|source|train) +(\d+)", started.stdout, flags=re.MULTILINE)]
-    assert len(jobs) == 3
-    assert [job.state for job in jobs[1:]] == ["PENDING", "PENDING"]
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(make_documents(2, seed=1)))
+    chain = f"--data {data} --source {source} --train {toy.recipe} --ds_config {toy.ds_config}"
+    words = [*chain.split(), "--data_job", "--nodes=2 --ntasks=2", "--source_job", "--ntasks=1"]
+    words += ["--train_job", " ".join(TWO_NODES), "--evaluate", f"text:{text}", "--evaluate_job", " ".join(TWO_NODES)]
+    jobs = _submitted(cluster, words, tmp_path, toy.environment())
+    assert [job.fields["JobName"] for job in jobs] == ["prepare", "source", "train", "evaluate", "report"]
+    assert [job.state for job in jobs[1:]] == ["PENDING"] * 4
     for job in jobs:
         assert job.wait()["JobState"] == "COMPLETED", job.account()
-    keys = ("JobId", "JobName", "JobState", "ExitCode", "NodeList", "NumTasks", "SubmitTime", "StartTime", "EndTime", "RunTime")
-    for fields in [dict(zip(keys, keys, strict=True)), *(job.fields for job in jobs)]:
-        print("  ".join(f"{fields[key]:19}" if "Time" in key else f"{fields[key]:9}" for key in keys))
+    print(_table(jobs))
     assert tree(shards) == tree(prepared.directory), "two MPI ranks on two nodes leave what one process alone leaves"
     trained = Finished(0, jobs[2].log, "", tmp_path / "run")
     grown = json.loads((trained.run_dir / "certificates" / "00.json").read_text())
     assert grown["source_path"] == str(tmp_path / "a: small" / "checkpoints" / "step-00000010")
-    assert [record["stage"] for record in trained.metrics] == ["submodels"] * 6 + ["full"] * 40
+    assert [record["stage"] for record in trained.metrics] == ["submodels"] * 2 + ["full"] * 4
+    (score,) = [json.loads(line) for line in (trained.run_dir / "scores.jsonl").read_text().splitlines()]
+    assert (score["task"], score["step"]) == (f"text:{text}", 6)
+    assert score["metrics"]["token_perplexity"] > 1
+    assert "<html" in (trained.run_dir / "report.html").read_text()
     assert {path.name for path in tmp_path.glob("*.log")} == {f"{job.fields['JobName']}-{job.id}.log" for job in jobs}
+
+
+def test_a_link_of_the_chain_that_fails_cancels_those_after_it(corpus, toy, cluster, tmp_path):
+    data, _ = _preparation(tmp_path, corpus)
+    toy = toy()
+    chain = f"--data {data} --train {toy.recipe} --ds_config {toy.ds_config} --report {tmp_path}/page.html"
+    jobs = _submitted(cluster, chain.split(), tmp_path, toy.environment(GROW_MPI="unknown"))
+    ended = [job.wait() for job in jobs]
+    print(_table(jobs))
+    assert [(fields["JobName"], fields["JobState"]) for fields in ended] == [
+        ("prepare", "FAILED"),
+        ("train", "CANCELLED"),
+        ("report", "CANCELLED"),
+    ]
+    assert [path.name for path in tmp_path.glob("*.log")] == [f"prepare-{jobs[0].id}.log"], "the others have not begun"
 
 
 def test_each_line_of_a_sweep_is_a_run_and_one_that_is_refused_disturbs_no_other(toy, cluster, tmp_path):

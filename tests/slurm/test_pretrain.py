@@ -21,6 +21,8 @@ def _resumed_from(submitted: Submitted) -> int:
     return int(step)
 
 
+# Jobs of two nodes that are disturbed, below, have these losses too.
+@pytest.mark.full
 def test_two_nodes_train_as_two_ranks_of_one_machine(undisturbed, toy, cluster):
     submitted_at = time.monotonic()
     submitted = toy().submit(cluster)
@@ -53,6 +55,54 @@ def test_signalled_the_job_saves_is_requeued_and_its_losses_are_the_undisturbed_
     assert resumed.evaluations == undisturbed.evaluations
     assert resumed.metrics[-1]["flops_total"] == undisturbed.metrics[-1]["flops_total"]
     assert resumed.summary["losses"] == undisturbed.summary["losses"]
+
+
+def test_a_job_that_waits_is_given_fewer_nodes_and_goes_on_with_them(undisturbed, toy, cluster):
+    submitted = toy().submit(cluster, options=("--nodes=2",))
+    submitted.wait_for_step(20)
+    submitted.job.signal("USR1")
+    submitted.job.wait_for_state("PENDING", restarts=1)
+    cluster.client("scontrol", "update", f"job={submitted.job.id}", "NumNodes=1")
+    steps = len(submitted.run.metrics)
+    resumed = submitted.finish()
+    print(resumed.output)
+    assert f"job {submitted.job.id}, restart 0, nodes n[1-2], 2 ranks" in resumed.output
+    assert re.search(rf"job {submitted.job.id}, restart 1, nodes n[12], 1 rank\n", resumed.output)
+    assert _resumed_from(submitted) == steps
+    assert resumed.losses[:steps] == undisturbed.losses[:steps]
+    assert resumed.losses == pytest.approx(undisturbed.losses, rel=ANOTHER_ORDER)
+
+
+# Longer than two minutes in all; the attempt after it is as fast as ever.
+_SLOW_AT_FIRST = """
+import os, sys, time
+
+def audit(event, arguments):
+    loop = sys.modules.get("pipeline.training.loop")
+    if hasattr(loop, "Trainer") and not hasattr(loop, "slowed"):
+        loop.slowed = backward = sys.modules["torch"].Tensor.backward
+        def slow(*arguments, **options):
+            time.sleep(2.5)
+            return backward(*arguments, **options)
+        sys.modules["torch"].Tensor.backward = slow
+
+if "SLURM_PROCID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+    sys.addaudithook(audit)
+"""
+
+
+@pytest.mark.full
+def test_as_the_time_limit_nears_the_job_saves_and_has_itself_requeued(undisturbed, toy, cluster, planted):
+    """Slurm looks twice a minute whose time comes: with 10 s the signal is 10 to 40 s early."""
+    limit = ("--time=2", "--signal=B:USR1@10")
+    submitted = toy().submit(cluster, options=(*TWO_NODES, *limit), PYTHONPATH=planted(_SLOW_AT_FIRST))
+    resumed = submitted.finish(timeout=280)
+    print(resumed.output)
+    fields = submitted.job.fields
+    assert (fields["TimeLimit"], fields["Restarts"]) == ("00:02:00", "1")
+    assert "stopped at a signal; requeueing" in resumed.output and "DUE TO TIME LIMIT" not in resumed.output
+    assert 0 < _resumed_from(submitted) < len(undisturbed.metrics)
+    assert resumed.losses == undisturbed.losses
 
 
 # n1 runs the batch script and the first rank.

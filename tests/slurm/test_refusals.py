@@ -50,6 +50,25 @@ def test_data_that_one_node_cannot_read_and_which_node_that_is(prepared, toy, cl
     assert sentence.startswith(f"node n2: {prepared.directory}") and "Permission denied" in sentence
 
 
+_ONE_DEVICE_A_NODE = """
+import sys
+from types import SimpleNamespace
+
+def audit(event, arguments):
+    distributed = sys.modules.get("pipeline.training.distributed")
+    if hasattr(distributed, "join"):
+        one = SimpleNamespace(device_name=lambda: "cuda", device_count=lambda: 1)
+        distributed.get_accelerator = lambda: one
+
+sys.addaudithook(audit)
+"""
+
+
+def test_more_ranks_than_devices_on_one_node_and_the_ranks_of_both_leave(toy, cluster, planted):
+    submitted = toy().submit(cluster, options=("--nodes=2", "--ntasks=3"), PYTHONPATH=planted(_ONE_DEVICE_A_NODE))
+    assert refusal(submitted.job).startswith("node n1: LOCAL_RANK 1 is beyond its 1 device")
+
+
 def test_tasks_that_do_not_know_of_each_other(toy, cluster, tmp_path):
     """`srun python` without anything that tells the tasks their ranks: each would train alone."""
     toy = toy()
@@ -69,3 +88,18 @@ def test_a_chain_with_a_recipe_that_is_wrong_is_not_submitted(toy, cluster):
     assert ended.returncode == 2
     assert "stepz" in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr
     assert cluster.client("squeue", "--noheader", "--states=all").count("\n") == before.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--evaluate", "--data here"], "--evaluate begins with --data; name the tasks first"),
+        (["--evaluate"], "--evaluate needs a value"),
+        (["--evaluation_job", "-n1"], "--evaluation_job: no such option"),
+        (["--evaluate", "text:'a file"], "--evaluate: cannot be split into words; close its quotes"),
+    ],
+)
+def test_a_chain_with_an_option_that_is_wrong_is_not_submitted(words, sentence, cluster):
+    ended = cluster.attempt("bash", "launch/slurm/pipeline.sh", "--train", "R", "--ds_config", "C", *words)
+    assert ended.returncode == 2
+    assert sentence in ended.stderr and ended.stderr.count("\n") == 1, ended.stderr

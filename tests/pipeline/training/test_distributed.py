@@ -21,13 +21,20 @@ from tests.ranks import run_ranks
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
 
 
-def test_a_rank_without_a_device_is_refused_and_one_speaks_for_its_node():
-    distributed._check_device(1, devices=2)
-    with pytest.raises(distributed.OwnUserError, match="LOCAL_RANK 2 is beyond the 2 devices"):
-        distributed._check_device(2, devices=2)
-    with pytest.raises(UserError) as silent:
-        distributed._check_device(3, devices=2)
-    assert not isinstance(silent.value, distributed.OwnUserError)
+def _seats(*nodes: tuple[str, int, str, int]) -> list[distributed.Seat]:
+    """One seat a rank of nodes given as (name, ranks, kind, devices)."""
+    return [
+        distributed.Seat(name, local_rank, kind, devices) for name, ranks, kind, devices in nodes for local_rank in range(ranks)
+    ]
+
+
+def test_ranks_beyond_a_nodes_devices_or_beside_another_kind_are_refused():
+    distributed._check_seats(_seats(("n1", 2, "cuda", 2), ("n2", 1, "cuda", 1)))
+    distributed._check_seats(_seats(("n1", 9, "cpu", 1)))
+    with pytest.raises(UserError, match=r"^node n2: LOCAL_RANK 1 is beyond its 1 device"):
+        distributed._check_seats(_seats(("n1", 2, "cuda", 2), ("n2", 3, "cuda", 1)))
+    with pytest.raises(UserError, match=r"^node n2: rank 2 would compute on cpu and rank 0, on node n1, on cuda"):
+        distributed._check_seats(_seats(("n1", 2, "cuda", 2), ("n2", 2, "cpu", 1)))
 
 
 def _sentence(work: Callable[[], None]) -> str | None:

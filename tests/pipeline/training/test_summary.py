@@ -14,6 +14,7 @@ def growth(grown_loss: float) -> dict:
         "target": {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4},
         "growth": {"width": "fpi", "depth": "stack"},
         "verdict": "exact",
+        "twins": ["residual"],
         "measured": {"max_logit_difference": 0.0},
         "in_training": {"grown_loss": grown_loss, "loss_gap": 0.0, "max_logit_difference": 0.0, "dtype": "float32"},
     }
@@ -37,6 +38,7 @@ def test_the_loss_right_after_each_growth_is_told(losses, labels):
         "peak_memory": [],
         "paths": {},
     }
+    assert render(summary).count("warning: Training cannot tell new channels from those that they copy") == len(losses)
     told = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", render(summary), re.MULTILINE)
     grown = [(label, f"{loss:.4f}") for label, loss in zip(labels, losses, strict=True)]
     assert told == [("source", "5.0000"), *grown, ("after training", "3.0000")]

@@ -1,0 +1,211 @@
+"""Models to evaluate: opened from whatever holds one, with their tokenizer and their place in a run."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+from transformers.utils import ModelOutput
+
+from data_prep.errors import UserError
+from pipeline.evaluation.encoding import Encoder, open_tokenizer
+from pipeline.evaluation.scoring import Scorer
+from pipeline.families import Family
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.huggingface_sink import write_huggingface
+from pipeline.growth.inspection import inspect
+from pipeline.growth.offline import BESIDE
+from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
+from pipeline.growth.state import Source
+from pipeline.growth.zero_checkpoint import PROGRESS
+from pipeline.recipe import SOURCE_STAGE
+from pipeline.runs import JsonLines, RunPaths
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that can be read, and all that a score says of it."""
+
+    source: Source
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+    """`pipeline.growth.inspection.inspect` of its weights."""
+    run: RunPaths | None
+    """The run that it belongs to."""
+    stage: str | None
+    step: int | None
+
+    @property
+    def family(self) -> Family:
+        """Its family."""
+        return self.source.family
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Its configuration."""
+        return self.source.config
+
+    @property
+    def encoder(self) -> Encoder:
+        """Its tokenizer, as the zero-shot tasks use it."""
+        return Encoder(self.tokenizer, self.config)
+
+
+@dataclass(frozen=True)
+class EvaluatedModel(FoundModel):
+    """A model that is ready to run."""
+
+    module: PreTrainedModel
+    """The Hugging Face class with the head of its family's objective."""
+
+
+class _Place(NamedTuple):
+    """Where a model lies."""
+
+    directory: Path
+    """What holds its weights and its tokenizer."""
+    run: RunPaths | None
+    stage: str | None
+    step: int | None
+
+
+def open_model(path: Path, device: torch.device, dtype: torch.dtype) -> EvaluatedModel:
+    """Return the model that `find_model` finds, whole; raises UserError as that does."""
+    found = find_model(path)
+    return EvaluatedModel(**vars(found), module=whole_model(found.source, device, dtype))
+
+
+def newest(path: Path) -> Path:
+    """Return the directory of the weights that `find_model` finds, which stays the same while a run goes on.
+
+    Raises UserError where there are none.
+    """
+    return _place_of(path).directory
+
+
+def find_model(path: Path, *, part: int = 0, parts: int = 1) -> FoundModel:
+    """Return what there is to read of the model in a Hugging Face directory, a checkpoint or a run directory.
+
+    A run's is that of its newest checkpoint, or where it is finished the one that it left. Of `parts` processes that open
+    it together each compares its `part` of a checkpoint's files with their digests. Raises UserError where there is no
+    model, no tokenizer, or one with more ids than the model has.
+    """
+    place = _place_of(path)
+    source = open_source(place.directory, part=part, parts=parts)
+    tokenizer = open_tokenizer(place.directory, source.config)
+    digest = inspect(source.state, str(place.directory))
+    return FoundModel(source, tokenizer, digest, place.run, place.stage, place.step)
+
+
+def whole_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a source's Hugging Face model, whole on one device, in `dtype`."""
+    with no_init_weights():
+        model = source.family.model_class(source.config).eval()
+    # no_init_weights leaves out the tying too.
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        rows = source.state[name]
+        # The parameters alone: rotary frequencies stay in float32.
+        parameter.data = rows.rows(0, rows.shape[0]).to(device, dtype)
+    return model.requires_grad_(False).to(device)
+
+
+def scorer_of(
+    module: PreTrainedModel,
+    family: Family,
+    forward: Callable[..., ModelOutput],
+    device: torch.device,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    total: Callable[..., list[float]] = lambda *values: list(values),
+) -> Scorer:
+    """Return how a model is run: by `forward`, which is the module itself where nothing is wrapped around it."""
+    extra = {"use_cache": False} if family.objective == "clm" else {}
+
+    def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **extra)[family.logits]
+
+    return Scorer(module, logits, device, rank, ranks, total)
+
+
+@contextmanager
+def huggingface_directory(path: Path) -> Iterator[Path]:
+    """Yield a Hugging Face directory, with tokenizer, of the model that `open_model` would open.
+
+    The model's own where it lies in one; else an export in float32 that vanishes behind the block.
+    """
+    place = _place_of(path)
+    if checkpoint_in(place.directory) is None:
+        open_tokenizer(place.directory, open_huggingface(place.directory).config)
+        yield place.directory
+        return
+    source = open_source(place.directory)
+    open_tokenizer(place.directory, source.config)
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        write_huggingface(Path(folder), source.config, source.state, torch.float32)
+        for name in BESIDE:
+            if (place.directory / name).is_file():
+                shutil.copyfile(place.directory / name, Path(folder) / name)
+        yield Path(folder)
+
+
+def _place_of(path: Path) -> _Place:
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; name a Hugging Face model, a run directory or a checkpoint")
+    if RunPaths(path).recipe.is_file():
+        return _newest(RunPaths(path))
+    checkpoint = checkpoint_in(path)
+    directory = path if checkpoint is None else checkpoint
+    if checkpoint is None and not (path / "config.json").is_file():
+        runs = sorted(below.name for below in path.iterdir() if RunPaths(below).recipe.is_file())
+        hint = f"name one of the runs in it, for instance {path / runs[0]}" if runs else "name one that is"
+        raise UserError(f"{path}: neither a run, a checkpoint nor a Hugging Face model, which has a config.json; {hint}")
+    parent = path.resolve().parent
+    run = RunPaths(parent.parent if parent.name == CHECKPOINTS else parent)
+    if not run.recipe.is_file():
+        return _Place(directory, None, None, None)
+    if checkpoint is not None:
+        step = _step_of(checkpoint)
+        return _Place(directory, run, _stage_at(run, step), step)
+    if path.resolve().name == run.model.name:
+        return _Place(directory, run, *_last_step(run))
+    if path.resolve().name == run.source_model.name:
+        return _Place(directory, run, *_last_step(run, SOURCE_STAGE))
+    return _Place(directory, None, None, None)
+
+
+def _newest(run: RunPaths) -> _Place:
+    """What a run has come to."""
+    checkpoint = checkpoint_in(run.path)
+    stage, last = _last_step(run)
+    finished = run.summary.is_file() and json.loads(run.summary.read_text(encoding="utf-8"))["steps"] == last
+    # What a finished run left needs no digests compared, and stays where its checkpoints were removed.
+    if run.model.is_dir() and (finished or checkpoint is None):
+        return _Place(run.model, run, stage, last)
+    if checkpoint is None:
+        raise UserError(f"{run.path}: the run has no checkpoint and no model yet; wait for its first one")
+    step = _step_of(checkpoint)
+    return _Place(checkpoint, run, _stage_at(run, step), step)
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    path = checkpoint / PROGRESS
+    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+
+
+def _last_step(run: RunPaths, stage: str | None = None) -> tuple[str | None, int | None]:
+    """The stage and number of a run's last step, or of a stage's last."""
+    records = [record for record in JsonLines(run.metrics).read() if stage in (None, record["stage"])]
+    return (records[-1]["stage"], records[-1]["step"]) if records else (stage, None)
+
+
+def _stage_at(run: RunPaths, step: int | None) -> str | None:
+    return next((record["stage"] for record in JsonLines(run.metrics).read() if record["step"] == step), None)

@@ -1,0 +1,150 @@
+"""Scores: what a task made of a model, one JSON object a line."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomically
+
+LOWER_IS_BETTER = frozenset(
+    {
+        "bits_per_byte",
+        "byte_perplexity",
+        "loss",
+        "perplexity",
+        "pseudo_perplexity",
+        "token_perplexity",
+        "word_perplexity",
+    }
+)
+"""Metrics of which less is better; of all others more is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one task made of one model."""
+
+    model: str
+    """The directory, as it was named."""
+    model_digest: str | None
+    """`pipeline.growth.inspection.inspect` of its weights; None of a model that was scored amid its training."""
+    stage: str | None
+    """The stage of the run that the model belongs to, "source" for its source; None where it belongs to none."""
+    step: int | None
+    """The run's step, likewise."""
+    task: str
+    metrics: dict[str, float]
+    deviations: dict[str, float] | None
+    """Standard deviations over seeds, of some of the metrics; None where there was one computation."""
+    data: dict[str, Any]
+    """`source` (file or hub name), `digest`, `examples`, `note`."""
+    settings: dict[str, Any]
+    """What was chosen: window, stride, normalization; grid, seeds, ..."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """This score as an object of JSON; numbers that are none become null."""
+        deviations = None if self.deviations is None else _finite(self.deviations)
+        return asdict(self) | {"metrics": _finite(self.metrics), "deviations": deviations}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Score":
+        """The score that an object describes; raises KeyError or TypeError where it is none."""
+        return cls(
+            model=record["model"],
+            model_digest=record["model_digest"],
+            stage=record["stage"],
+            step=record["step"],
+            task=record["task"],
+            metrics=_numbers(record["metrics"]),
+            deviations=None if record["deviations"] is None else _numbers(record["deviations"]),
+            data=dict(record["data"]),
+            settings=dict(record["settings"]),
+            seconds=record["seconds"],
+        )
+
+    @property
+    def replaces(self) -> tuple[object, ...]:
+        """What two scores have in common of which the later one stands: model, task, the data's digest, settings."""
+        # As they stand in a file: there a tuple is a list.
+        settings = json.dumps(self.settings, sort_keys=True)
+        model = (self.model, self.stage, self.step) if self.model_digest is None else (self.model_digest,)
+        return (*model, self.task, self.data.get("digest"), settings)
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Return a file's scores, none where it is absent; a last line that a kill cut short is none.
+
+    Raises UserError, which names the line, where one is no score.
+    """
+    if not path.exists():
+        return []
+    scores = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            scores.append(Score.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: line {number} is no score; move the file, or remove that line") from None
+    return scores
+
+
+def record(path: Path, scores: Sequence[Score]) -> None:
+    """Append scores to a file, in place of those of the same model, task, data and settings; the file is whole at any instant.
+
+    Of no scores no file is made. Raises UserError as `read_scores` does.
+    """
+    kept = {score.replaces: score for score in read_scores(path)}
+    for score in scores:
+        kept.pop(score.replaces, None)
+        kept[score.replaces] = score
+    if not scores:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(score.to_json()) + "\n" for score in kept.values()))
+
+
+def table(scores: Sequence[Score]) -> str:
+    """Return scores as lines of text: model, task, metric, value and, where there is one, deviation.
+
+    Below stands what is to be known of a task's data: what part of it was scored, and what always saying one class gets.
+    """
+    rows = [
+        (_named(score), score.task, name, f"{value:.4g}" if abs(value) >= 1e4 else f"{value:.4f}", _deviation(score, name))
+        for score in scores
+        for name, value in score.metrics.items()
+    ]
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{model:<{widths[0]}}  {task:<{widths[1]}}  {metric:<{widths[2]}}  {value:>{widths[3]}}{deviation}"
+        for model, task, metric, value, deviation in rows
+    ]
+    return "\n".join([*lines, *dict.fromkeys(f"{score.task}: {note}" for score in scores for note in _notes(score))])
+
+
+def _notes(score: Score) -> list[str]:
+    shares = [(name, value) for name, value in score.data.items() if name.startswith("majority")]
+    note = score.data.get("note")
+    return ([] if not note else [note]) + [f"{name} (always the commonest class): {value:.4f}" for name, value in shares]
+
+
+def _named(score: Score) -> str:
+    return score.model if score.step is None else f"{score.model} (step {score.step})"
+
+
+def _deviation(score: Score, metric: str) -> str:
+    deviation = (score.deviations or {}).get(metric)
+    return "" if deviation is None else f" +- {deviation:.4f}"
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _numbers(record: dict[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in record.items()}

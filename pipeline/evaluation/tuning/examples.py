@@ -1,0 +1,106 @@
+"""Examples of a task as they were read, and how they are found, split and thinned out."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.errors import UserError
+from data_prep.files import file_digest, text_digest
+
+_SEED = 0
+"""Of splits and selections: they are the same whatever the seeds of the trainings."""
+_TRAIN_SHARE = 0.8
+
+
+class Text(NamedTuple):
+    """A text, or two, and what it is to be judged."""
+
+    text: str
+    pair: str | None
+    label: float
+    """A class's number, or a score."""
+
+
+class Question(NamedTuple):
+    """A question about a passage, and where its answers stand there."""
+
+    id: str
+    article: str
+    question: str
+    context: str
+    answers: tuple[tuple[int, str], ...]
+    """First characters and texts."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples and where they are from."""
+
+    train: Sequence[Any]
+    dev: Mapping[str, Sequence[Any]]
+    """By what sets a part's metrics apart from those of the others: "" where there is one."""
+    source: str
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    def limited(self, max_train: int | None, max_eval: int | None) -> "TaskData":
+        """Return the task with so many examples, drawn at random once and for all."""
+        notes = list(self.notes)
+        train = _drawn(self.train, max_train, "training examples", notes)
+        dev = {
+            name: _drawn(part, max_eval, f"development examples{name.replace('_', ' ')}", notes)
+            for name, part in self.dev.items()
+        }
+        return replace(self, train=train, dev=dev, notes=tuple(notes))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a score says of its data."""
+        return {
+            "source": self.source,
+            "digest": self.digest,
+            "examples": sum(len(part) for part in self.dev.values()),
+            "train_examples": len(self.train),
+            "note": "; ".join(self.notes) or None,
+        }
+
+
+def _drawn(examples: Sequence[Any], count: int | None, what: str, notes: list[str]) -> Sequence[Any]:
+    if count is None or count >= len(examples):
+        return examples
+    notes.append(f"{count} of {len(examples)} {what}")
+    return [examples[index] for index in sorted(random.Random(_SEED).sample(range(len(examples)), count))]
+
+
+def find(data: Sequence[Path], *patterns: str) -> Path | None:
+    """Return the first file that fits a pattern in one of the folders or at most two levels below; None where none does."""
+    for root in data:
+        for above in ("", "*/", "*/*/"):
+            for pattern in patterns:
+                for path in sorted(root.glob(above + pattern)):
+                    return path
+    return None
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """One digest of several files."""
+    return text_digest(" ".join(file_digest(path) for path in paths))
+
+
+def split(examples: Sequence[Any], group: Callable[[Any], Any], path: Path, groups: str) -> tuple[list[Any], list[Any], str]:
+    """Share examples out into ones to train on and ones to score, whole groups to either; return a note beside them.
+
+    Raises UserError where there is one group.
+    """
+    names = list(dict.fromkeys(map(group, examples)))
+    if len(names) < 2:
+        raise UserError(
+            f"{path}: cannot be split to train on a part of it ({len(names)} of {groups}); put the train file beside"
+        )
+    random.Random(_SEED).shuffle(names)
+    chosen = set(names[: min(len(names) - 1, max(1, round(len(names) * _TRAIN_SHARE)))])
+    note = f"train part: {_TRAIN_SHARE:.0%} of the {groups} of {path.name}, scored are the others"
+    train = [example for example in examples if group(example) in chosen]
+    return train, [example for example in examples if group(example) not in chosen], note

@@ -1,0 +1,20 @@
+"""Data sets by their hub's name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+
+from data_prep.errors import UserError
+
+
+def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datasets.DatasetDict":
+    """Return the hub's data set of that name and configuration; raises UserError, which names the files that would do."""
+    try:
+        return datasets.load_dataset(*name)
+    except Exception as error:  # the library raises what its network stack does
+        below = f"below {', '.join(map(str, data))}" if data else "since no --data folder is given"
+        raise UserError(
+            f"{task}: {wanted} are not there {below}, and the hub's {'/'.join(name)} is out of reach "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); name the folder that holds them with --data"
+        ) from None

@@ -1,0 +1,150 @@
+"""A model directory as fine-tuning needs it: tokenizer, head and the checks of both."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import processors
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from data_prep.errors import UserError
+from data_prep.tokenizer import find_tokenizer
+from pipeline.families import Family, sizes_of
+from pipeline.growth.huggingface import open_huggingface
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model directory, checked."""
+
+    directory: Path
+    family: Family
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    """Pads to the right, and frames texts by the tokens that part them."""
+
+    @property
+    def positions(self) -> int:
+        """The longest input, in tokens."""
+        return sizes_of(self.config).max_position_embeddings - self.family.position_offset
+
+    @property
+    def segments(self) -> bool:
+        """Whether the two texts of a pair are told apart by a type id."""
+        return getattr(self.config, "type_vocab_size", 1) > 1
+
+    def length(self, given: int | None, usual: int) -> int:
+        """The tokens of an input: `given`, or `usual` as far as positions reach.
+
+        Raises UserError where more positions are given than the model has.
+        """
+        if given is not None and given > self.positions:
+            raise UserError(f"--max_length: {self.directory} has {self.positions} positions, not {given}; name at most so many")
+        return given or min(usual, self.positions)
+
+    def check_head(self, auto_class: Any) -> None:
+        """Raise UserError where Hugging Face has no such head for the family."""
+        if type(self.config) not in auto_class._model_mapping:
+            kind = auto_class.__name__.removeprefix("AutoModelFor")
+            raise UserError(f"{self.directory}: {self.family.name} has no class for {kind}; bert and roberta have")
+
+    def load(self, auto_class: Any, dropout: float | None, **settings: Any) -> PreTrainedModel:
+        """Return the model in float32 under a fresh head; the generator of torch draws it.
+
+        `check_head` is for before.
+        """
+        config = copy.deepcopy(self.config)
+        for key, value in settings.items():
+            setattr(config, key, value)
+        if dropout is not None:
+            self.family.set_dropout(config, dropout)
+        model = auto_class.from_pretrained(self.directory, config=config, dtype=torch.float32)
+        # After loading, since an embedding that knows its padding row does not train it: here it may be the end of a text.
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        model.config.use_cache = False
+        return model
+
+
+def open_pretrained(directory: Path) -> Pretrained:
+    """Return the model in a Hugging Face directory with its tokenizer.
+
+    Raises UserError where there is no model, or no tokenizer, or the two do not fit each other.
+    """
+    source = open_huggingface(directory)
+    return as_pretrained(directory, source.family, source.config)
+
+
+def as_pretrained(directory: Path, family: Family, config: PretrainedConfig) -> Pretrained:
+    """Return a model of that configuration with the tokenizer in `directory`, which need not have weights yet.
+
+    Raises UserError as `open_pretrained` does.
+    """
+    tokenizer = _tokenizer(directory)
+    size = max(tokenizer.get_vocab().values()) + 1
+    vocabulary = sizes_of(config).vocab_size
+    if size > vocabulary:
+        raise UserError(
+            f"{directory}: the tokenizer has {size} tokens and the model {vocabulary}; put the tokenizer there that the model "
+            "was trained with"
+        )
+    pretrained = Pretrained(directory, family, config, tokenizer)
+    _frame(pretrained)
+    _pad(tokenizer, config)
+    return pretrained
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    # Asked first: without files AutoTokenizer makes an empty vocabulary up.
+    if find_tokenizer(directory) is None:
+        raise UserError(
+            f"{directory}: no tokenizer here; put tokenizer.json or vocab.txt there that the model was trained with"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
+        raise UserError(
+            f"{directory}: the tokenizer does not load ({' '.join(str(error).split())[:200]}); put it there as tokenizer.json"
+        ) from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{directory}: the tokenizer knows no places in a text; put it there as tokenizer.json")
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    # Its length is the model's to say.
+    tokenizer.model_max_length = 1 << 30
+    return tokenizer
+
+
+def _frame(pretrained: Pretrained) -> None:
+    """Give a tokenizer that adds no token of its own the frame of pre-training: `cls` opens a text, `sep` parts and ends.
+
+    Causal models were shown no `cls`: with them a pair is parted by the end of a document, and nothing is put around.
+    """
+    tokenizer = pretrained.tokenizer
+    if tokenizer.num_special_tokens_to_add(pair=True):
+        return
+    cls, sep, second = tokenizer.cls_token, tokenizer.sep_token, int(pretrained.segments)
+    if pretrained.family.objective == "clm":
+        sep = tokenizer.eos_token or sep
+        single, pair, names = "$A", f"$A {sep} $B:{second}", {sep}
+    else:
+        single, pair, names = f"{cls} $A {sep}", f"{cls} $A {sep} $B:{second} {sep}:{second}", {cls, sep}
+    if None in names:
+        raise UserError(
+            f"{pretrained.directory}: the tokenizer has no cls, sep or eos token; name them in tokenizer_config.json"
+        )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
+    )
+
+
+def _pad(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> None:
+    """Name a padding token: the model's, since some families count positions from it, else any, since it is masked."""
+    if config.pad_token_id is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer has no pad, eos or sep token; name one in tokenizer_config.json"
+        )

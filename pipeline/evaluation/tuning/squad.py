@@ -1,0 +1,75 @@
+"""SQuAD 1.1: questions about passages, answered by a run of the passage's text (Rajpurkar et al. 2016)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, split
+from pipeline.evaluation.tuning.hub import load_hub
+
+_HUB = "rajpurkar/squad"
+
+
+def read_squad(data: Sequence[Path]) -> TaskData:
+    """Return the questions in the folders, else the hub's; raises UserError where a file or question cannot be used.
+
+    Where one of the two files is not there, the other one's articles are shared out.
+    """
+    train, dev = (find(data, f"*{part}-v1.1.json") for part in ("train", "dev"))
+    if train is None and dev is None:
+        loaded = load_hub("squad", "train-v1.1.json and dev-v1.1.json", data, _HUB)
+        parts = [_from_hub(loaded[part]) for part in ("train", "validation")]
+        digest = " ".join(loaded[part]._fingerprint for part in ("train", "validation"))
+        return TaskData(parts[0], {"": parts[1]}, _HUB, digest)
+    paths = [path for path in (train, dev) if path is not None]
+    digest = digest_of(paths)
+    source = ", ".join(path.name for path in paths)
+    if len(paths) == 2:
+        return TaskData(read_questions(train), {"": read_questions(dev)}, source, digest)
+    questions = read_questions(paths[0])
+    to_train, to_score, note = split(questions, lambda question: question.article, paths[0], "articles")
+    return TaskData(to_train, {"": to_score}, source, digest, (note,))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Return a file's questions; raises UserError where it is no SQuAD 1.1, naming the question."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); put the file there as SQuAD spreads it") from None
+    questions: list[Question] = []
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    answers = tuple((answer["answer_start"], answer["text"]) for answer in asked["answers"])
+                    questions.append(Question(asked["id"], article["title"], asked["question"], paragraph["context"], answers))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not laid out as SQuAD 1.1 ({type(error).__name__} {error} behind {len(questions)} questions); "
+            "put the file there as SQuAD spreads it"
+        ) from None
+    if not questions:
+        raise UserError(f"{path}: holds no questions; put the file there as SQuAD spreads it")
+    for question in questions:
+        if not question.answers:
+            raise UserError(f"{path}: question {question.id} has no answer; version 1.1 would do, in which each has one")
+        for start, text in question.answers:
+            if not text or question.context[start : start + len(text)] != text:
+                raise UserError(f"{path}: question {question.id} has its answer {text!r} not at character {start}; mend it")
+    return questions
+
+
+def _from_hub(part: Any) -> list[Question]:
+    return [
+        Question(
+            row["id"],
+            row["title"],
+            row["question"],
+            row["context"],
+            tuple(zip(row["answers"]["answer_start"], row["answers"]["text"], strict=True)),
+        )
+        for row in part
+    ]

@@ -1,0 +1,33 @@
+"""How long a text a model's tokenizer lets through: what is beside an exported model says so."""
+
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from data_prep.config import read_json
+from data_prep.files import write_json
+from pipeline.families import family_of, sizes_of
+
+_FILE = "tokenizer_config.json"
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+_UNKNOWN = 10**20
+"""Lengths from here on stand for none: where it knows of none transformers writes 10**30."""
+
+
+def write_tokenizer_length(directory: Path, config: PretrainedConfig, source: PretrainedConfig | None = None) -> None:
+    """Have transformers' tokenizer in `directory` report the positions of the model there as its `model_max_length`.
+
+    What tokenizer_config.json says already stays, unless that is what the model's `source` could read, from which the file
+    was copied. Nothing is written where transformers' files are not there. Raises UserError where that one is no JSON.
+    """
+    if not any((directory / name).is_file() for name in _VOCABULARIES):
+        return
+    path = directory / _FILE
+    told = read_json(path, "copy the tokenizer again") if path.is_file() else {}
+    said = told.get("model_max_length")
+    if said is None or said >= _UNKNOWN or (source is not None and said == _positions(source)):
+        write_json(path, told | {"model_max_length": _positions(config)})
+
+
+def _positions(config: PretrainedConfig) -> int:
+    return family_of(config).usable_positions(sizes_of(config))

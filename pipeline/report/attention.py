@@ -1,0 +1,243 @@
+"""Attention of a run's model: its source beside it right after growth, and what training made of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from data_prep.tokenizer import load_tokenizer
+from pipeline.families import AxisKind, Family, sizes_of
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.state import Source, State
+from pipeline.growth.weighted_norms import WeightedNorms
+from pipeline.report.attention_heads import close_up, layer_plot
+from pipeline.report.attention_matrices import layers_plot, source_and_target, twins_plot, within_layers
+from pipeline.report.attention_shown import Maps, Shown
+from pipeline.report.canvas import KINDS
+from pipeline.report.figures import Plot
+from pipeline.report.origins import HeadOrigin, head_origins
+from pipeline.report.regrowth import AbsentError, check_size, regrow
+from pipeline.report.similarity import head_similarity, layer_similarity
+from pipeline.runs import RunPaths
+
+SENTENCE = "The dog sat by the door and the man sat by the fire."
+MAX_TOKENS = 40
+"""Tokens of a sentence that are shown; more would be too small to see."""
+
+_FEWEST_TOKENS = 4
+_MOST_HEADS = 6
+_MATCHES = 0.9995
+"""The similarity from which attention is called the same; what is less is told as a figure alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What of a run's attention is shown."""
+
+    sentence: str = SENTENCE
+    layers: tuple[int, ...] | None = None
+    """Of the target; where None the first, the middle and the last that the source has, and the first added one."""
+    heads: tuple[int, ...] | None = None
+    """Of the target; where None up to six, new ones with those that they copy first."""
+    max_parameters: int = 500_000_000
+    """Of source and target each, in float32 in memory one after the other; larger ones are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSection:
+    """What the page shows of a run's attention."""
+
+    sentences: list[str]
+    plots: list[Plot]
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why a run has no such section."""
+
+    reason: str
+
+
+def attention_section(run: Path, options: AttentionOptions) -> AttentionSection | Absent:
+    """Return figures and sentences on the attention of a finished run, or why there are none.
+
+    Raises UserError for a layer or a head that the target has not.
+
+    The grown model is made again from the source, by the plan that grew it, and is the one that training began with. All
+    models are Hugging Face's classes in float32.
+    """
+    try:
+        return _section(RunPaths(run), options)
+    except AbsentError as reason:
+        return Absent(str(reason))
+
+
+def _opened(directory: Path) -> Source:
+    try:
+        return open_huggingface(directory)
+    except UserError as reason:
+        raise AbsentError(str(reason)) from None
+
+
+def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
+    if not run.model.is_dir():
+        raise AbsentError("the run is not finished: it has no model yet")
+    trained = _opened(run.model)
+    check_size(trained.config, options.max_parameters)
+    growth = regrow(run, options.max_parameters)
+    plan, source = growth.plan, growth.source
+    layers, heads = _chosen(plan, options)
+    usable = min(MAX_TOKENS, *(plan.family.usable_positions(sizes) for sizes in (plan.source, plan.target)))
+    ids, tokens, cut = _tokens(run.model, options.sentence, plan, usable)
+    maps = Maps(
+        attention(source.family, source.config, source.state, ids),
+        attention(source.family, growth.target, plan.grow(source.state), ids, plan),
+        attention(trained.family, trained.config, trained.state, ids) if growth.last else None,
+    )
+    shown = Shown(plan, head_origins(plan), layers, heads, tokens, maps)
+    return AttentionSection(
+        [
+            *_about(options.sentence, tokens, cut, causal=shown.causal),
+            *([] if growth.last else [_LATER.format(number=growth.number)]),
+            *_findings(shown),
+        ],
+        [
+            *(layer_plot(shown, layer) for layer in layers),
+            *close_up(shown),
+            *source_and_target(shown),
+            *within_layers(shown),
+            layers_plot(shown),
+            *twins_plot(shown),
+        ],
+    )
+
+
+_LATER = (
+    "The run grew its model again after growth {number}, whose source is the newest that is still there: the model after "
+    "training is of another size and left out here."
+)
+
+
+@torch.no_grad()
+def attention(
+    family: Family, config: PretrainedConfig, state: State, ids: Sequence[int], plan: GrowthPlan | None = None
+) -> torch.Tensor:
+    """Return the attention probabilities [layers, heads, S, S] of a model in float32, a query a row.
+
+    A model that was grown by `plan` with weighted norms has them, as where its training begins.
+    """
+    tensors = {name: tensor.rows(0, tensor.shape[0]).float() for name, tensor in state.items()}
+    model = family.model_class.from_pretrained(
+        None, config=config, state_dict=tensors, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    if plan is not None and plan.growth.norm_statistics == "weighted":
+        residual = plan.maps[AxisKind.RESIDUAL]
+        WeightedNorms(model, family, sizes_of(config), residual, plan.growth.norm_anneal_steps)
+    maps = torch.cat(model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions)
+    if not maps.isfinite().all():
+        raise AbsentError("the attention of a model of this run is no number")
+    return maps
+
+
+def _tokens(directory: Path, sentence: str, plan: GrowthPlan, most: int) -> tuple[list[int], list[str], bool]:
+    """Return a sentence's ids and their spelling, and whether it was cut; a masked model's begin as its windows do."""
+    try:
+        tokenizer = load_tokenizer(directory)
+    except UserError as reason:
+        raise AbsentError(str(reason)) from None
+    ids = tokenizer.encode_batch([sentence])[0]
+    opening = tokenizer.cls_id if plan.family.objective == "mlm" else None
+    ids = ids if opening is None else [opening, *ids]
+    if len(ids) < _FEWEST_TOKENS:
+        raise AbsentError(f"the sentence {sentence!r} comes to {len(ids)} tokens, too few to see anything in")
+    kept = ids[:most]
+    if max(kept) >= plan.source.vocab_size:
+        raise AbsentError(f"the sentence {sentence!r} has tokens that the source's vocabulary has not")
+    spelt = ["[cls]" if token == opening else tokenizer.decode([token]).strip() or "␣" for token in kept]
+    return kept, spelt, len(ids) > most
+
+
+def _chosen(plan: GrowthPlan, options: AttentionOptions) -> tuple[list[int], list[int]]:
+    """Return the target's layers and heads to show; raises UserError for one that it has not."""
+    layers = _default_layers(plan) if options.layers is None else list(dict.fromkeys(options.layers))
+    heads = _default_heads(head_origins(plan)) if options.heads is None else list(dict.fromkeys(options.heads))
+    sizes = plan.target
+    for what, chosen, count in (("layer", layers, sizes.num_hidden_layers), ("head", heads, sizes.num_attention_heads)):
+        for number in chosen:
+            if not 0 <= number < count:
+                raise UserError(f"--{what}s: {number} is no {what} of the target, which has {what}s 0 to {count - 1}")
+    return layers, heads
+
+
+def _default_layers(plan: GrowthPlan) -> list[int]:
+    kept = [layer for layer, origin in enumerate(plan.layers) if not origin.added]
+    added = [layer for layer, origin in enumerate(plan.layers) if origin.added]
+    return sorted({kept[0], kept[len(kept) // 2], kept[-1], *added[:1]})
+
+
+def _default_heads(origins: list[list[HeadOrigin]]) -> list[int]:
+    # The layers that the source has are made alike; the first is one of them.
+    here = origins[0]
+    chosen: list[int] = []
+    for head, origin in enumerate(here):
+        pair = [head, *([] if origin.twin is None else [origin.twin])]
+        if origin.new and len({*chosen, *pair}) <= _MOST_HEADS:
+            chosen += [one for one in pair if one not in chosen]
+    rest = [head for head in range(len(here)) if head not in chosen]
+    return sorted(chosen + rest[: _MOST_HEADS - len(chosen)])
+
+
+def _about(sentence: str, tokens: list[str], cut: bool, *, causal: bool) -> list[str]:
+    first = ", the first query left out, which sees itself alone" if causal else ""
+    return [
+        f"Attention on the sentence “{sentence}”, {f'its first {len(tokens)}' if cut else len(tokens)} tokens. Heads are "
+        "compared by 1 minus the Jensen-Shannon divergence (in bits) of what a query attends to, averaged over the queries"
+        f"{first}: 1 is the same attention, 0 attention to other tokens altogether."
+    ]
+
+
+def _findings(shown: Shown) -> list[str]:
+    """What the figures say, in sentences with their numbers."""
+    source, maps = shown.maps.source, shown.maps
+    found = []
+    for added, where in ((False, ""), (True, " in added layers")):
+        for kind, words in KINDS.items():
+            alike = shown.reproduced(kind, added=added)
+            if alike:
+                heads = "the source's own heads" if kind == "own" else f"new heads (each {words})"
+                how = "matches" if min(alike) > _MATCHES else "was compared with"
+                found.append(
+                    f"Right after growth, attention of {heads}{where} {how} the source's: similarity {_mean(alike):.4f} on "
+                    f"average, {min(alike):.4f} at worst."
+                )
+    twins = shown.twins()
+    if twins:
+        after = "" if maps.trained is None else f", and after training {_mean(twin.trained for twin in twins):.4f}"
+        apart = shown.unrelated()
+        others = "" if np.isnan(apart) else f"; heads of one layer that are made from different ones to {apart:.4f}"
+        found.append(
+            f"A new head and the head of its layer that is the source's own are alike to {_mean(t.grown for t in twins):.4f} "
+            f"on average right after growth{after}{others}."
+        )
+    if source.shape[1] > 2:
+        heads = [head_similarity(layer, layer, causal=shown.causal) for layer in source]
+        found.append(_neighbours("heads of a layer", np.stack(heads)))
+    if len(source) > 2:
+        found.append(_neighbours("layers", layer_similarity(source, source, causal=shown.causal)[None]))
+    return found
+
+
+def _neighbours(what: str, alike: np.ndarray) -> str:
+    """Whether neighbours are more alike than others; `alike` is [n, k, k]."""
+    apart = np.abs(np.subtract.outer(np.arange(alike.shape[1]), np.arange(alike.shape[1])))
+    near, far = alike[:, apart == 1].mean(), alike[:, apart > 1].mean()
+    return f"Neighbouring {what} of the source are alike to {near:.3f}, others to {far:.3f}."
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,160 @@
+"""Figures of the report: what one carries, how all of them look, and how they become files and parts of a page."""
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SIZE = (4.4, 3.1)
+"""Inches: on a phone of 360 px the text of a figure stays readable."""
+
+STYLE = {
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.8,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    # Text as text, to be found and copied; the page's own font stands in for matplotlib's.
+    "svg.fonttype": "none",
+    # Names and sentences are a person's own: a dollar is a dollar.
+    "text.parse_math": False,
+}
+"""What matplotlib is told while figures are made and saved: `matplotlib.rc_context(STYLE)`."""
+
+GREY = "#555555"
+PALE = "#b9b9b9"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a line or an area looks: told apart without colour too."""
+
+    color: str
+    dash: Any
+    marker: str
+    hatch: str
+
+
+LOOKS = (
+    Look("#0072B2", "-", "o", ""),
+    Look("#D55E00", (0, (5, 1.5)), "s", "////"),
+    Look("#009E73", (0, (1.2, 1.2)), "^", "...."),
+    Look("#CC79A7", (0, (6, 1.5, 1.2, 1.5)), "D", "\\\\\\\\"),
+    Look("#E69F00", (0, (3, 1.2)), "v", "xxxx"),
+    Look("#56B4E9", (0, (8, 2)), "P", "----"),
+    Look("#000000", (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)), "X", "++++"),
+)
+"""Okabe and Ito's colours, told apart by all kinds of colour vision, without the yellow, which is too pale for lines."""
+
+BASELINE = Look("#555555", "-", "*", "")
+
+
+def look(number: int) -> Look:
+    """The look of the line with a number, counted from 0."""
+    return LOOKS[number % len(LOOKS)]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with the words and the rows that go with it."""
+
+    name: str
+    """Its file name without an ending, unique on a page: letters, digits, dots and hyphens."""
+    title: str
+    caption: str
+    """One or two plain sentences on what is seen."""
+    figure: Figure
+    """Made by `Figure(figsize=SIZE)`, not by pyplot, which would keep it in a global list."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """What is drawn, for the CSV file; all rows have the keys of the first."""
+    alternative: str = ""
+    """The text for those who do not see the figure; the caption where it is empty."""
+
+    @property
+    def spoken(self) -> str:
+        """What is read out in place of the figure."""
+        return f"{self.title}. {self.alternative or self.caption}"
+
+
+def blank(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes, whose parts make room for each other."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(visible=True)
+    return figure, axes
+
+
+_SHORT = 13
+"""Letters of a label, of which three stand side by side."""
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Put the legend above the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 3 if max(map(len, labels)) <= _SHORT else 2
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(handles)), borderaxespad=0.2)
+
+
+_UNITS = {
+    "flops": (("FLOP", 1), ("GFLOP", 1e9), ("TFLOP", 1e12), ("PFLOP", 1e15), ("EFLOP", 1e18), ("ZFLOP", 1e21), ("YFLOP", 1e24)),
+    "tokens": (("", 1), ("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)),
+    "steps": (("", 1),),
+    "seconds": (("s", 1), ("min", 60), ("h", 3600), ("days", 86400)),
+}
+
+
+def unit(quantity: str, largest: float) -> tuple[str, float]:
+    """Return the unit in which values up to `largest` read well, and how much one of it is."""
+    fits = [one for one in _UNITS[quantity] if abs(largest) >= one[1]]
+    return fits[-1] if fits else _UNITS[quantity][0]
+
+
+def amount(quantity: str, value: float) -> str:
+    """Return a value with its unit, to three digits; steps in full."""
+    name, scale = unit(quantity, value)
+    number = (
+        f"{value:,.0f}" if quantity == "steps" else f"{value / scale:,.3g}" if value / scale < 1000 else f"{value / scale:,.0f}"
+    )
+    # A number and its unit stay on one line.
+    return f"{number}\N{NO-BREAK SPACE}{name}".strip()
+
+
+def to_svg(plot: Plot) -> str:
+    """Return a figure as an `<svg>` element to stand in a page beside others; the same bytes for the same figure."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}):
+        plot.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # Names are of the page, not of the figure: two figures have an axes_1 each.
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{plot.name}-\1"', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\1{plot.name}-", text)
+    opening, _, rest = text.partition(">")
+    view_box = re.search(r'viewBox="[^"]+"', opening).group()
+    names = f'role="img" aria-labelledby="{plot.name}-alt" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg class="drawing" {view_box} {names}>{rest}'
+
+
+def to_png(plot: Plot) -> bytes:
+    """Return a figure as a PNG file, two pixels for each of the page's."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        plot.figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,211 @@
+"""Runs as methods: those that differ by chance alone are one."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_prep.errors import UserError
+from pipeline.report.recorded import RecordedRun
+from pipeline.report.savings import Curve, Reference, reference
+
+_OF_CHANCE = ("seed", "run_dir")
+"""Keys of a recipe in which the runs of one method may differ."""
+
+_OF_DEEPSPEED = ("train_batch_size", "bf16", "fp16", "gradient_clipping")
+"""Keys of DeepSpeed's configuration in which they may not: what the others say changes no loss but by rounding."""
+
+NOTHING = ("null", "[]", "{}")
+"""Settings that say nothing, as JSON."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training, and its runs."""
+
+    name: str
+    runs: list[RecordedRun]
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nothing is grown in it."""
+        return all(run.from_scratch for run in self.runs)
+
+    @property
+    def grown_run(self) -> RecordedRun:
+        """The first run that grows something, which stands for the method; the first one where none does."""
+        return next((run for run in self.runs if not run.from_scratch), self.runs[0])
+
+    @property
+    def ended(self) -> bool:
+        """Whether any run has, so that there is a final loss."""
+        return any(run.ended for run in self.runs)
+
+    @property
+    def is_at(self) -> str:
+        """How its last loss is told."""
+        return "ends at" if self.ended else "stands at"
+
+    @property
+    def settled(self) -> "Method":
+        """This method with the runs that have ended, or with all where none has: what its final loss is a mean over."""
+        return replace(self, runs=[run for run in self.runs if run.ended] or self.runs)
+
+    @property
+    def final_losses(self) -> list[float]:
+        """The last held-out loss of each settled run that has one."""
+        return [run.final_loss for run in self.settled.runs if run.final_loss is not None]
+
+    def reference(self, quantity: str, *, with_source: bool) -> Reference | None:
+        """Return what savings are measured against where this method is the baseline; None where nothing was evaluated."""
+        return reference(self.settled.curves(quantity, with_source=with_source))
+
+    def curves(self, quantity: str, *, with_source: bool, whole: bool = False) -> list[Curve]:
+        """Return each run's held-out losses against what it had spent; none where the source's cost is not known.
+
+        Counted from the first growth, or, `with_source`, with what the source cost before. The model is the one that
+        the recipe ends with, and with `whole` all those that it grew on the way.
+        """
+        curves = []
+        for run in self.runs:
+            before = 0.0 if with_source else -run.source_spent[quantity]
+            if with_source and run.recipe.source.path is not None:
+                known = run.inherited_flops if quantity == "flops" else None
+                if known is None:
+                    return []
+                before = known
+            records = run.grown_evaluations if whole else run.target_evaluations
+            points = [(run.spent(record["step"])[quantity] + before, record["loss"]) for record in records]
+            curves.append(Curve(tuple(spent for spent, _ in points), tuple(loss for _, loss in points)))
+        return curves
+
+
+def group(named: Sequence[tuple[str | None, RecordedRun]]) -> list[Method]:
+    """Return the methods that runs belong to, in their order.
+
+    Runs are of one method where they were given the same name, or, both unnamed, where their recipes differ in the seed and
+    the run directory alone and DeepSpeed's configurations agree in batch, precision and clipping. Raises UserError where the
+    same directory is given twice.
+    """
+    paths = [run.path.resolve() for _, run in named]
+    for path, (_, run) in zip(paths, named, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{run.path}: the run is named twice; leave one out")
+    found: dict[tuple[str, ...], list[RecordedRun]] = {}
+    for name, run in named:
+        found.setdefault(_identity(run) if name is None else (name,), []).append(run)
+    names = [key[0] if len(key) == 1 else _common_name(runs) for key, runs in found.items()]
+    return [
+        Method(name if len(key) == 1 or names.count(name) == 1 else str(runs[0].path), runs)
+        for name, (key, runs) in zip(names, found.items(), strict=True)
+    ]
+
+
+def baseline_of(methods: Sequence[Method], name: str | None) -> tuple[Method | None, str]:
+    """Return the method that savings are measured against and no reason, or None and the reason in a sentence.
+
+    `name` chooses one, else it is the only one that was trained from scratch. Raises UserError where `name` is none of them.
+    """
+    if name is not None:
+        for method in methods:
+            if method.name == name:
+                return method, ""
+        raise UserError(f"--baseline: {name!r} is none of the methods; choose {', '.join(method.name for method in methods)}")
+    scratch = [method for method in methods if method.from_scratch]
+    if len(scratch) == 1:
+        return scratch[0], ""
+    if scratch:
+        among = ", ".join(method.name for method in scratch)
+        return (
+            None,
+            f"Several methods were trained from scratch ({among}); --baseline says which one savings are measured against.",
+        )
+    return None, (
+        "None of the runs was trained from scratch at the target's sizes, so there is nothing to measure a saving against; "
+        "add such a run, or name another one with --baseline."
+    )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the standard deviation of a sample, None of fewer than two."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def settings_of(run: RecordedRun) -> dict[str, str]:
+    """Return each setting of a run's recipe and of DeepSpeed's configuration by its path, as JSON; stages by their names."""
+    recipe = run.recipe.model_dump(mode="json")
+    stages = {f"stage {stage.pop('name')}": stage for stage in recipe.pop("stages")}
+    order = {"order of stages": ", ".join(name.removeprefix("stage ") for name in stages)}
+    return _flat(recipe) | order | _flat(stages) | _flat(run.ds_config or {}, "ds_config")
+
+
+def differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """Return the settings in which runs differ, but by chance.
+
+    Where one run has no such stage, or nothing where another has a whole object, that stage or object is one setting.
+    """
+    partial = _partial(settings)
+    found: dict[str, None] = {}
+    for key in dict.fromkeys(key for one in settings for key in one):
+        # Where there are other stages, their order is another of itself.
+        chance = key in _OF_CHANCE or (key == "order of stages" and any(name.startswith("stage ") for name in partial))
+        if not chance and len({one.get(key, "null") for one in settings}) > 1:
+            whole = next((parent for parent in _parents(key) if parent in partial), key)
+            found[whole] = None
+    return list(found)
+
+
+def _partial(settings: Sequence[dict[str, str]]) -> set[str]:
+    """The stages and objects that some have and others have not."""
+    parents = [{parent for key in one for parent in _parents(key)[:-1]} for one in settings]
+    return {
+        parent
+        for parent in set.union(*parents) - set.intersection(*parents)
+        if parent.startswith("stage ") or any(one.get(parent) in NOTHING for one in settings)
+    }
+
+
+def _parents(key: str) -> list[str]:
+    """A path and all that it lies in, the outermost first."""
+    return [".".join(key.split(".")[:length]) for length in range(1, key.count(".") + 2)]
+
+
+def mixed(method: Method) -> list[str]:
+    """Return the settings in which the runs of a method differ that they may not differ in."""
+    return [
+        key
+        for key in differing([settings_of(run) for run in method.runs])
+        if not key.startswith("ds_config.") or key.split(".")[1] in _OF_DEEPSPEED
+    ]
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: leaf for key, item in items for path, leaf in _flat(item, f"{prefix}.{key}".lstrip(".")).items()}
+    return {prefix: json.dumps(value)}
+
+
+def _identity(run: RecordedRun) -> tuple[str, ...]:
+    content: dict[str, Any] = run.recipe.model_dump(mode="json")
+    deepspeed = run.ds_config or {}
+    return (
+        *(f"{key}: {value}" for key, value in content.items() if key not in _OF_CHANCE),
+        *(f"{key}: {json.dumps(deepspeed.get(key), sort_keys=True)}" for key in _OF_DEEPSPEED),
+    )
+
+
+def _common_name(runs: Sequence[RecordedRun]) -> str:
+    """What the directories' names begin with alike, without what then tells seeds apart."""
+    names = [run.path.resolve().name for run in runs]
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike).rstrip("0123456789")
+    for ending in ("seed", "s"):
+        common = common.rstrip("-_. ")
+        if common.removesuffix(ending)[-1:] in ("-", "_", ".", " "):
+            common = common.removesuffix(ending)
+    return common.rstrip("-_. ") or names[0]

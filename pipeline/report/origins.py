@@ -1,0 +1,56 @@
+"""What each attention head of a grown model was made from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.families import AxisKind
+from pipeline.growth.depth import LayerOrigin
+from pipeline.growth.operators import Units
+from pipeline.growth.plan import GrowthPlan
+
+HeadKind = Literal["own", "copy", "next", "mixed", "random"]
+"""The source's own head; a copy of one; one that reads as a head of the source's next layer does; one whose queries are the
+next layer's and whose keys, shared with other heads, are not; or one that starts from random or small values."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOrigin:
+    """Where the queries and keys of a target head come from."""
+
+    kind: HeadKind
+    layer: int | None
+    """The source layer and head whose map it should show; None where there is none."""
+    head: int | None
+    twin: int | None
+    """For a new head: the target head of the same layer that is the source's own and was copied, or would have been."""
+
+    @property
+    def new(self) -> bool:
+        """Whether the source has no head in this place."""
+        return self.kind != "own"
+
+
+def head_origins(plan: GrowthPlan) -> list[list[HeadOrigin]]:
+    """Return the origin of each head of each target layer."""
+    return [[_origin(plan, origin, head) for head in range(plan.target.num_attention_heads)] for origin in plan.layers]
+
+
+def _origin(plan: GrowthPlan, layer: LayerOrigin, head: int) -> HeadOrigin:
+    heads, kv_heads = plan.maps[AxisKind.HEADS], plan.maps[AxisKind.KV_HEADS]
+    if layer.source is None:
+        return HeadOrigin("random", None, None, None)
+    copied = int(heads.indices[head])
+    if not heads.grows or bool(heads.own[head]):
+        return HeadOrigin("own", layer.source, copied, None)
+    if plan.operator.units not in (Units.COPY, Units.SILENT_NEXT):
+        return HeadOrigin("random", None, None, None)
+    twin = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
+    # The top layer has no next one: its own rows stand in.
+    following = min(layer.source + 1, plan.source.num_hidden_layers - 1)
+    takes_next = plan.operator.next_layer or plan.operator.units is Units.SILENT_NEXT
+    if not takes_next or following == layer.source:
+        return HeadOrigin("copy", layer.source, copied, twin)
+    group = head * plan.target.num_key_value_heads // plan.target.num_attention_heads
+    if kv_heads.grows and not bool(kv_heads.own[group]):
+        return HeadOrigin("next", following, copied, twin)
+    return HeadOrigin("mixed", None, None, twin)

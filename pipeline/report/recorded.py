@@ -1,0 +1,227 @@
+"""A run as its directory records it, whether it has ended or not."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import read_json, read_yaml, validate
+from data_prep.errors import UserError
+from pipeline.evaluation.scores import Score, read_scores
+from pipeline.families import Sizes, scratch_config, sizes_of, target_config
+from pipeline.flops.ledger import Ledger
+from pipeline.growth.sources import checkpoint_in
+from pipeline.growth.zero_checkpoint import PROGRESS
+from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowStage, Recipe
+from pipeline.runs import JsonLines, RunPaths
+
+QUANTITIES = ("flops", "tokens", "steps", "seconds")
+"""What a run spends; FLOPs are executed ones."""
+
+Spent = dict[str, float]
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What one run directory holds."""
+
+    path: Path
+    recipe: Recipe
+    ds_config: dict[str, Any] | None
+    data: dict[str, Any] | None
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    """Those whose loss is a number."""
+    unscored: list[int]
+    """Steps of those whose loss is none."""
+    lost: list[dict[str, Any]]
+    """Steps that were taken and lost, each once."""
+    rewinds: int
+    summary: dict[str, Any] | None
+    certificates: list[dict[str, Any]]
+    scores: list[Score]
+    ledger: Ledger | None
+    ledger_step: int | None
+    """The step up to which the ledger counts."""
+    transformers: str | None
+    """The version that wrote the model."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run wrote its summary, and has not been lengthened since."""
+        return self.summary is not None and self.summary["steps"] == self.last_step
+
+    @property
+    def last_step(self) -> int:
+        """The last step on record."""
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @cached_property
+    def planned(self) -> list[Sizes] | None:
+        """Sizes of the source and of each model grown after it, by the recipe; None where the source is a path.
+
+        A vocabulary that only the tokenizer knows counts as 1, and is kept by growth.
+        """
+        model = self.recipe.source.model
+        if model is None:
+            return None
+        configs = [scratch_config(model, 1, 0, self.recipe.data.sequence_length)]
+        targets = [self.recipe.target, *(stage.grow for stage in self.recipe.stages if isinstance(stage, GrowStage))]
+        for target in targets:
+            configs.append(target_config(configs[-1], target))
+        return [sizes_of(config) for config in configs]
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nothing is grown: the source is trained here, at the target's own sizes."""
+        return self.planned is not None and len(set(self.planned)) == 1
+
+    @cached_property
+    def _by_step(self) -> dict[int, Spent]:
+        spent: dict[int, Spent] = {0: dict.fromkeys(QUANTITIES, 0)}
+        seconds = 0.0
+        for record in self.steps:
+            seconds += record["seconds"]
+            spent[record["step"]] = {
+                "flops": record["flops_total"],
+                "tokens": record["tokens"],
+                "steps": record["step"],
+                "seconds": seconds,
+            }
+        return spent
+
+    def spent(self, step: int) -> Spent | None:
+        """What this run had spent by a step, its source's training here included; None where the step is not on record."""
+        return self._by_step.get(step)
+
+    @cached_property
+    def source_spent(self) -> Spent:
+        """What was spent on the source here; nothing where the source is the target itself."""
+        if self.from_scratch:
+            return self._by_step[0]
+        last = max((record["step"] for record in self.steps if record["stage"] == SOURCE_STAGE), default=0)
+        return self._by_step[last]
+
+    @property
+    def inherited_flops(self) -> int | None:
+        """Executed FLOPs of given sources, without waste; None where they are not known."""
+        if self.recipe.source.path is None:
+            return 0
+        if self.ledger is None or not self.ledger.inherited:
+            return None
+        lines = self.ledger.inherited.values()
+        return sum(line.flops.executed_total for line in lines) if all(line.complete for line in lines) else None
+
+    @property
+    def wasted(self) -> int:
+        """Executed FLOPs of steps that were lost here."""
+        return sum(record["flops_executed"] for record in self.lost)
+
+    @property
+    def inherited_waste(self) -> int:
+        """Executed FLOPs of steps that given sources had lost."""
+        return 0 if self.ledger is None else sum(line.wasted for line in self.ledger.inherited.values())
+
+    @property
+    def skipped(self) -> list[int]:
+        """Steps that were skipped, or whose loss was no number."""
+        return [record["step"] for record in self.steps if record.get("skipped") or record["loss"] is None]
+
+    @cached_property
+    def target_evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations of the model that the recipe ends with: from the last growth on; of a run from scratch all."""
+        if self.from_scratch:
+            return self.grown_evaluations
+        names = [GROWN_STAGE]
+        for stage in self.recipe.stages:
+            names = [stage.name] if isinstance(stage, GrowStage) else [*names, stage.name]
+        return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
+
+    @property
+    def grown_evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations of what was grown, intermediate models among them."""
+        if self.from_scratch:
+            # What an untrained model makes of the text is no result.
+            return [record for record in self.evaluations if record["step"] > 0 and self.spent(record["step"])]
+        return [record for record in self.evaluations if record["stage"] != SOURCE_STAGE and self.spent(record["step"])]
+
+    @property
+    def final_loss(self) -> float | None:
+        """The last held-out loss of the model that the recipe ends with."""
+        return self.target_evaluations[-1]["loss"] if self.target_evaluations else None
+
+    @cached_property
+    def stages(self) -> list[tuple[str, int, int]]:
+        """Each stage with steps on record: name, the step before its first, its last."""
+        found: dict[str, tuple[int, int]] = {}
+        for record in self.steps:
+            begin, _ = found.get(record["stage"], (record["step"] - 1, 0))
+            found[record["stage"]] = begin, record["step"]
+        return [(name, begin, end) for name, (begin, end) in found.items()]
+
+    @property
+    def growth_points(self) -> list[dict[str, Any]]:
+        """Evaluations right after a growth."""
+        if self.from_scratch:
+            return []
+        names = {GROWN_STAGE, *(stage.name for stage in self.recipe.stages if isinstance(stage, GrowStage))}
+        return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
+
+
+def read_run(path: Path) -> RecordedRun:
+    """Return what a run directory holds; raises UserError where it is none, or where a file of it cannot be read."""
+    paths = RunPaths(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; name a run directory, which launch/pretrain.py writes")
+    if not paths.recipe.is_file():
+        raise UserError(f"{path}: not a run directory, having no {paths.recipe.name}; name one that launch/pretrain.py wrote")
+    recipe = validate(Recipe, read_yaml(paths.recipe), str(paths.recipe))
+    evaluations = _lines(paths.evaluations)
+    summary = _object(paths.summary)
+    ledger, ledger_step = _ledger(path, summary)
+    rewound = _object(paths.rewound)
+    return RecordedRun(
+        path=path,
+        recipe=recipe,
+        ds_config=_object(paths.ds_config),
+        data=_object(paths.data),
+        steps=_lines(paths.metrics),
+        evaluations=[record for record in evaluations if record["loss"] is not None],
+        unscored=[record["step"] for record in evaluations if record["loss"] is None],
+        lost=list({json.dumps(record): record for record in _lines(paths.lost)}.values()),
+        rewinds=0 if rewound is None else rewound["rewinds"],
+        summary=summary,
+        certificates=[_object(file) for file in sorted(paths.certificates.glob("[0-9][0-9].json"))],
+        scores=read_scores(paths.scores),
+        ledger=ledger,
+        ledger_step=ledger_step,
+        transformers=(_object(paths.model / "config.json") or {}).get("transformers_version"),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return JsonLines(path).read()
+    except ValueError as error:
+        raise UserError(f"{path}: a line in the middle is no JSON ({error}); put the file back as the run wrote it") from None
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    return read_json(path, "put it back as the run wrote it") if path.exists() else None
+
+
+def _ledger(path: Path, summary: dict[str, Any] | None) -> tuple[Ledger | None, int | None]:
+    """Return the ledger of the run's end, or of its newest checkpoint, and the step up to which it counts."""
+    content, step = None, None
+    checkpoint = checkpoint_in(path)
+    if summary is not None:
+        content, step = summary.get("flops"), summary["steps"]
+    elif checkpoint is not None and (progress := _object(checkpoint / PROGRESS)) is not None:
+        content, step = progress.get("ledger"), progress["step"]
+    try:
+        return (None, None) if content is None else (Ledger.from_json(content), step)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: the ledger of FLOPs cannot be read ({error}); put the files back as the run wrote them"
+        ) from None

@@ -1,0 +1,103 @@
+"""A run's growth done again: the same plan over the same source, from the run's certificate."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from pipeline.families import family_of, sizes_of, target_config
+from pipeline.growth.huggingface import read_config
+from pipeline.growth.inspection import inspect
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
+from pipeline.growth.state import Source
+from pipeline.recipe import GrowthConfig, TargetConfig
+from pipeline.runs import RunPaths
+
+_SIZES = TargetConfig.model_fields.keys() - {"dropout"}
+
+
+class AbsentError(Exception):
+    """Why something cannot be shown, in a sentence for the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regrowth:
+    """One growth of a run, ready to be done again."""
+
+    number: int
+    """Which of the run's growths, from 1."""
+    last: bool
+    """Whether the run's model is what this growth led to."""
+    source: Source
+    target: PretrainedConfig
+    plan: GrowthPlan
+
+
+def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
+    """Return the newest growth of a run whose source is there, unchanged.
+
+    Raises AbsentError where there is none, or a model of it has more than `max_parameters`.
+    """
+    certificates = sorted(run.certificates.glob("*.json"))
+    if not certificates:
+        raise AbsentError("the run has not grown its model yet: it has no certificate")
+    reasons = []
+    for number in range(len(certificates), 0, -1):
+        certificate = json.loads(certificates[number - 1].read_text(encoding="utf-8"))
+        try:
+            source = _source(run, number, certificate, max_parameters)
+            # As resolved: what a recipe may not combine, such as `auto`'s own choices, is not to be judged again.
+            growth = GrowthConfig().model_copy(update=certificate["growth"])
+            sizes = TargetConfig(**{key: certificate["target"][key] for key in _SIZES}, dropout=None)
+            target = target_config(source.config, sizes)
+            check_size(target, max_parameters)
+            plan = plan_growth(source.config, target, growth, certificate["seed"])
+        except (AbsentError, UserError) as reason:
+            reasons.append(str(reason))
+            continue
+        return Regrowth(number, number == len(certificates), source, target, plan)
+    raise AbsentError(reasons[-1])
+
+
+def check_size(config: PretrainedConfig, most: int) -> None:
+    """Raise AbsentError for a model of more than `most` parameters."""
+    sizes = sizes_of(config)
+    count = sum(math.prod(sizes.shape(spec)) for spec, _ in family_of(config).specs(sizes).values())
+    if count > most:
+        raise AbsentError(f"the model has {count:,} parameters, and above {most:,} attention is looked at only where asked for")
+
+
+def _source(run: RunPaths, number: int, certificate: dict, max_parameters: int) -> Source:
+    """Return the model that a growth began from, by the digest in its certificate."""
+    reason = f"the source of growth {number}, {certificate['source_path']}, is not there any more"
+    for place in _places(run, number, certificate["source_path"]):
+        config = _config(place)
+        if config is None:
+            continue
+        check_size(config, max_parameters)
+        # A checkpoint without digests is no worse here: the certificate's own digest is compared.
+        source = open_source(place, foreign=True)
+        if inspect(source.state, str(place)) == certificate["source_digest"]:
+            return source
+        reason = f"{place} is not the source that was grown: its digest differs from the certificate's"
+    raise AbsentError(reason)
+
+
+def _places(run: RunPaths, number: int, written: str) -> Iterator[Path]:
+    """Where the source may be; the run may have been moved since, and paths are relative to where it was started."""
+    if number == 1:
+        yield run.source_model
+    yield Path(written)
+    if Path(written).parent.name == CHECKPOINTS:
+        yield run.checkpoints / Path(written).name
+
+
+def _config(place: Path) -> PretrainedConfig | None:
+    """The configuration of the model in `place`; None where there is no model."""
+    path = (checkpoint_in(place) or place) / "config.json"
+    return read_config(path) if path.is_file() else None

@@ -1,0 +1,65 @@
+"""A model that is only run, partitioned over the ranks by ZeRO-3: no rank ever holds it whole."""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import DeepSpeedEngine
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import prevent_arange_dtype_change
+
+from data_prep.config import read_json
+from data_prep.errors import UserError
+from pipeline.growth.state import Source, flat
+from pipeline.growth.streaming import CHUNK_ELEMENTS
+from pipeline.training import distributed
+from pipeline.training.ds_config import AUTO, zero_stage
+
+_SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16": {"enabled": True}}, torch.float32: {}}
+
+
+def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what a DeepSpeed configuration says of partitioned weights, for a model that runs in `dtype`.
+
+    What it says of training is left out. Raises UserError where its ZeRO stage is not 3, which alone partitions weights.
+    """
+    config = read_json(path, "ds_configs/zero3.json partitions a model")
+    stage = zero_stage(config)
+    if stage != 3:
+        raise UserError(
+            f"{path}: zero_optimization.stage: {stage} does not partition weights, and nothing else is asked of it here; leave "
+            "--ds_config out, or name one of stage 3"
+        )
+    kept = {
+        key: value
+        for key, value in config["zero_optimization"].items()
+        if key in ("stage", "offload_param") or (key.startswith("stage3_") and value != AUTO)
+    }
+    # DeepSpeed asks for one; nothing is trained.
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": kept, **_SWITCHES[dtype]}
+
+
+@torch.no_grad()
+def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEngine:
+    """Return an engine that runs a source's model, each rank having read its own pieces; a collective call."""
+    with (
+        # As for training: zero.Init would round what rotary frequencies are made of.
+        prevent_arange_dtype_change(),
+        deepspeed.zero.Init(config_dict_or_path=ds_config),
+        no_init_weights(),
+    ):
+        model: PreTrainedModel = source.family.model_class(source.config)
+    model.tie_weights()
+    model.requires_grad_(False)
+    engine, *_ = deepspeed.initialize(model=model.eval(), config=ds_config)
+    for name, parameter in engine.module.named_parameters():
+        piece = parameter.ds_tensor
+        start = min(distributed.rank() * piece.numel(), parameter.ds_numel)
+        stop = min(start + piece.numel(), parameter.ds_numel)
+        for begin in range(start, stop, CHUNK_ELEMENTS):
+            end = min(begin + CHUNK_ELEMENTS, stop)
+            values = flat(source.state[name], begin, end)
+            piece[begin - start : end - start] = values.to(piece.device, piece.dtype)
+    return engine

@@ -1,0 +1,80 @@
+"""Zero-shot tasks amid training, scored with the engine itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from data_prep.tokenizer import Tokenizer
+from pipeline.evaluation.encoding import Encoder, open_tokenizer
+from pipeline.evaluation.scores import Score
+from pipeline.evaluation.scoring import Scorer
+from pipeline.evaluation.tasks import Options, check_zero_shot, score_tasks
+from pipeline.evaluation.texts import read_corpus
+from pipeline.families import Family, family_of
+from pipeline.recipe import Recipe
+from pipeline.training import distributed
+from pipeline.training.engine import TrainedModel
+
+
+def check_tasks(recipe: Recipe, family: Family) -> None:
+    """Raise UserError where a recipe names a task that is none, that is not done amid training, or whose data is not here."""
+    for task in recipe.evaluation.tasks:
+        check_zero_shot(task, family, "evaluation.tasks")
+        read_corpus(task, _data(recipe))
+
+
+def encoder_of(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -> Encoder | None:
+    """Return the run's tokenizer as tasks use it, None where there are none; raises UserError where they cannot use it."""
+    if not recipe.evaluation.tasks:
+        return None
+    encoder = Encoder(open_tokenizer(tokenizer.files[0].parent, config), config)
+    encoder.check(family_of(config))
+    return encoder
+
+
+class Tasks:
+    """A recipe's zero-shot tasks."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        self._recipe = recipe
+        self._tokenizer = tokenizer
+
+    def due(self, step: int) -> bool:
+        """Whether the tasks are scored at this step of the run, the ends of stages aside."""
+        every = self._recipe.evaluation.tasks_every
+        return every is not None and step % every == 0
+
+    def score(self, model: TrainedModel, stage: str, step: int, window: int, after_batch: Callable[[], None]) -> list[Score]:
+        """Return what the tasks make of the model as it stands, a collective call; `after_batch` is called after each batch.
+
+        `window` is the stage's sequence length: positions beyond it may not have been trained yet.
+        """
+        evaluation = self._recipe.evaluation
+        encoder = distributed.on_every_rank(lambda: encoder_of(self._recipe, self._tokenizer, model.config))
+        if encoder is None:
+            return []
+        options = Options(
+            window=window,
+            batch_size=model.engine.train_micro_batch_size_per_gpu(),
+            limit=evaluation.tasks_limit,
+            every=evaluation.tasks_token_every,
+        )
+        model.engine.eval()
+        scored = score_tasks(evaluation.tasks, _scorer(model), model.family, encoder, _data(self._recipe), options, after_batch)
+        model.engine.train()
+        # The weights are in pieces, and not for long what they are: there is no digest of them.
+        return [Score(self._recipe.run_dir, None, stage, step, deviations=None, **task._asdict()) for task in scored]
+
+
+def _data(recipe: Recipe) -> list[Path] | None:
+    folders = recipe.evaluation.data
+    return None if folders is None else [Path(folder) for folder in folders]
+
+
+def _scorer(model: TrainedModel) -> Scorer:
+    def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return model.logits(input_ids, attention_mask=attention_mask).tokens
+
+    return Scorer(model.module, logits, distributed.device(), distributed.rank(), distributed.world_size(), distributed.total)

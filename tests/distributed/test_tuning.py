@@ -1,0 +1,43 @@
+"""Fine-tuning on several ranks: they share out each batch and agree on the scores."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluation.scores import read_scores
+from tests.pipeline.evaluation.test_command import command
+from tests.pipeline.evaluation.tuning.conftest import bert, reviews  # noqa: F401 - fixtures
+from tests.ranks import run_ranks
+
+
+def _tune(model: Path, data: Path):
+    from pipeline.evaluation.tuning import TuningOptions, tune
+
+    said: list[str] = []
+    options = TuningOptions(learning_rates=(3e-3,), batch_sizes=(8,), epochs=(4,), seeds=(1,), max_length=16)
+    metrics, _, _, settings = tune("sst2", model, [data], options, said.append)
+    return metrics, settings["ranks"], said
+
+
+@pytest.mark.full
+def test_ranks_learn_together_and_the_first_one_reports(bert, reviews):  # noqa: F811
+    (metrics, ranks, said), (others, _, silent) = run_ranks(_tune, 2, bert, reviews)
+    assert metrics == others
+    assert metrics["accuracy"] >= 0.9
+    assert (ranks, len(said), silent) == (2, 1, [])
+
+
+def _evaluate(words: list[str]) -> int:
+    sys.argv = ["evaluate.py", *words]
+    return command().main()
+
+
+@pytest.mark.full
+def test_the_command_tunes_on_ranks_and_records_once(bert, reviews, tmp_path):  # noqa: F811
+    words = ["--model", str(bert), "--task", "sst2", "--data", str(reviews), "--out", str(tmp_path / "scores.jsonl")]
+    words += ["--learning_rates", "3e-3", "--tuning_batch_sizes", "8", "--epochs", "4", "--seeds", "1", "--max_length", "16"]
+    assert run_ranks(_evaluate, 2, words) == [0, 0]
+    (score,) = read_scores(tmp_path / "scores.jsonl")
+    assert score.metrics["accuracy"] >= 0.9
+    assert score.settings["ranks"] == 2

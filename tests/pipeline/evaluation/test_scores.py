@@ -1,0 +1,72 @@
+"""Scores as lines of JSON."""
+
+import dataclasses
+import math
+
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.evaluation.scores import LOWER_IS_BETTER, Score, read_scores, record, table
+
+SCORE = Score(
+    model="runs/a/model",
+    model_digest="4c85",
+    stage="full",
+    step=620,
+    task="wikitext2",
+    metrics={"word_perplexity": 31.25, "accuracy": 0.5},
+    deviations={"accuracy": 0.125},
+    data={"source": "test.txt", "digest": "00", "examples": 3, "note": None},
+    settings={"window": 128, "lr": [1e-5, 2e-5]},
+    seconds=1.5,
+)
+
+
+def test_a_score_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "new" / "scores.jsonl"
+    record(path, [])
+    assert not path.exists()
+    record(path, [SCORE])
+    assert read_scores(path) == [SCORE]
+
+
+def test_of_one_model_task_data_and_settings_the_last_score_stays(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    others = [
+        dataclasses.replace(SCORE, task="ptb"),
+        dataclasses.replace(SCORE, model_digest="ffff"),
+        dataclasses.replace(SCORE, settings={"window": 64}),
+        dataclasses.replace(SCORE, data=SCORE.data | {"digest": "11"}),
+        # Amid training there is no digest, and the step tells them apart.
+        dataclasses.replace(SCORE, model_digest=None),
+        dataclasses.replace(SCORE, model_digest=None, step=640),
+    ]
+    again = dataclasses.replace(SCORE, model="moved", settings={"lr": (1e-5, 2e-5), "window": 128}, seconds=9.0)
+    record(path, [SCORE, *others])
+    record(path, [again])
+    assert [score.seconds for score in read_scores(path)] == [1.5] * 6 + [9.0]
+
+
+def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    record(path, [dataclasses.replace(SCORE, metrics={"word_perplexity": math.inf})])
+    assert '"word_perplexity": null' in path.read_text()
+    assert math.isnan(read_scores(path)[0].metrics["word_perplexity"])
+
+
+def test_a_line_that_is_no_score_is_named_and_one_cut_short_is_none(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    record(path, [SCORE])
+    with open(path, "a") as file:
+        file.write('{"model": "cut sh')
+    assert len(read_scores(path)) == 1
+    path.write_text('{"step": 3}\n')
+    with pytest.raises(UserError, match=r"scores\.jsonl: line 1 is no score"):
+        record(path, [SCORE])
+
+
+def test_the_table_has_a_line_a_metric():
+    lines = table([SCORE]).splitlines()
+    assert lines[0].split() == ["runs/a/model", "(step", "620)", "wikitext2", "word_perplexity", "31.2500"]
+    assert lines[1].endswith("0.5000 +- 0.1250")
+    assert "word_perplexity" in LOWER_IS_BETTER and "accuracy" not in LOWER_IS_BETTER

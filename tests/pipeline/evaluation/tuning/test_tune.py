@@ -1,0 +1,188 @@
+"""Trainings as a whole, on a task that can be learned."""
+
+import argparse
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
+
+from data_prep.errors import UserError
+from pipeline.evaluation.tuning import TUNING_TASKS, TuningOptions, add_arguments, options_of, tune
+from pipeline.evaluation.tuning.model import open_pretrained
+from tests.pipeline.evaluation.tuning.conftest import SPECIAL, WORDS, save_bert, squad_file
+
+SHORT = {"learning_rates": (3e-3,), "batch_sizes": (8,), "epochs": (4,), "max_length": 16}
+
+
+def run(task, model, data, **options):
+    said = []
+    return *tune(task, model, [data], TuningOptions(**(SHORT | options)), said.append), said
+
+
+def test_a_task_is_learned_and_the_same_seeds_give_the_same(bert, reviews, tmp_path):
+    before = sorted(path for path in tmp_path.rglob("*"))
+    metrics, deviations, data, settings, said = run("sst2", bert, reviews, seeds=(1, 2))
+    untrained, none, *_ = run("sst2", bert, reviews, seeds=(1,), learning_rates=(1e-12,), epochs=(1,))
+    # Half of the labels are 1; a model that has learned nothing says nearly always the same.
+    assert untrained["accuracy"] <= 0.7
+    assert metrics["accuracy"] >= 0.9
+    assert none is None
+    assert set(deviations) == set(metrics) == {"accuracy"}
+    assert data["examples"] == 40 and data["train_examples"] == 96
+    assert len(said) == 2 and "seed 2: accuracy" in said[1]
+    again = run("sst2", bert, reviews, seeds=(2,))
+    assert again[-1] == said[1:]
+    assert again[2] == data
+    assert sorted(tmp_path.rglob("*")) == before
+    json.dumps([metrics, deviations, data, settings])
+
+
+def test_the_grid_is_searched_with_the_first_seed_and_its_best_point_repeated(bert, reviews, monkeypatch):
+    """With made-up scores: means, deviations and the choice are those computed by hand."""
+    scores = {
+        (1e-3, 2, 7): [0.4, 0.5],
+        (1e-3, 3, 7): [0.6, 0.8, 0.7],
+        (2e-3, 2, 7): [float("nan"), 0.1],
+        (2e-3, 3, 7): [0.8, 0.3, 0.2],
+        (1e-3, 3, 8): [0.6, 0.5, 0.4],
+        (1e-3, 3, 9): [0.1, 0.2, 0.7],
+    }
+    asked = []
+
+    def trained(problem, trial, seed, options):
+        asked.append((trial.learning_rate, trial.epochs, seed))
+        return [{"accuracy": score} for score in scores[asked[-1]]]
+
+    monkeypatch.setattr("pipeline.evaluation.tuning.search.train", trained)
+    metrics, deviations, _, settings, _ = run(
+        "sst2", bert, reviews, learning_rates=(1e-3, 2e-3), epochs=(2, 3), seeds=(7, 8, 9)
+    )
+    assert sorted(asked) == sorted(scores)
+    assert metrics["accuracy"] == pytest.approx((0.8 + 0.6 + 0.7) / 3)
+    assert deviations["accuracy"] == pytest.approx(np.std([0.8, 0.6, 0.7], ddof=1))
+    assert settings["chosen"] == {"learning_rate": 1e-3, "batch_size": 8, "epochs": 3, "best_epochs": [2, 1, 3]}
+
+
+def test_the_deviation_of_what_is_no_number_is_no_number(bert, reviews, monkeypatch):
+    found = iter([0.5, float("nan")])
+    monkeypatch.setattr("pipeline.evaluation.tuning.search.train", lambda *_: [{"accuracy": next(found)}])
+    metrics, deviations, *_ = run("sst2", bert, reviews, seeds=(1, 2))
+    assert np.isnan(metrics["accuracy"]) and np.isnan(deviations["accuracy"])
+
+
+def test_scores_of_pairs_are_regressed(bert, tmp_path):
+    lines = [
+        f"{n}\tgood {word}\t{'good' if n % 2 else 'bad'} {word}\t{5.0 * (n % 2)}\n" for n, word in enumerate(WORDS[2:22] * 3)
+    ]
+    for stem in ("train", "dev"):
+        path = tmp_path / "data" / "STS-B" / f"{stem}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("index\tsentence1\tsentence2\tscore\n" + "".join(lines))
+    metrics, *_ = run("stsb", bert, tmp_path / "data", seeds=(1,))
+    assert metrics["pearson"] > 0.8 and metrics["spearman"] > 0.7
+
+
+def test_answers_are_found(bert, tmp_path):
+    squad_file(tmp_path / "data" / "train-v1.1.json", 16)
+    squad_file(tmp_path / "data" / "dev-v1.1.json", 4)
+    metrics, _, data, settings, _ = run("squad", bert, tmp_path / "data", seeds=(1,), max_length=32)
+    untrained, *_ = run("squad", bert, tmp_path / "data", seeds=(1,), max_length=32, learning_rates=(1e-12,), epochs=(1,))
+    assert metrics["exact_match"] == metrics["f1"] == 1
+    assert untrained["f1"] < 0.5
+    assert (data["examples"], settings["chosen_by"]) == (16, "f1")
+
+
+def save_roberta(bert, directory):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = RobertaConfig(
+        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=34, pad_token_id=1, type_vocab_size=1, **sizes
+    )
+    RobertaForMaskedLM(config).save_pretrained(directory)
+    shutil.copy(bert / "vocab.txt", directory / "vocab.txt")
+    settings = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def save_gpt2(bert, directory):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(SPECIAL + WORDS), n_embd=32, n_layer=2, n_head=2, n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    tokenizer = open_pretrained(bert).tokenizer
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+@pytest.mark.parametrize("save", [save_roberta, save_gpt2])
+def test_other_families_learn_too(save, bert, reviews, tmp_path):
+    metrics, *_ = run("sst2", save(bert, tmp_path / "other"), reviews, seeds=(1,), dropout=0.0)
+    assert metrics["accuracy"] >= 0.8
+
+
+def test_texts_of_a_tokenizer_without_frame_are_framed_and_padded(bert, tmp_path):
+    gpt2 = open_pretrained(save_gpt2(bert, tmp_path / "gpt2")).tokenizer
+    assert gpt2.decode(gpt2("good", "bad").input_ids) == "good [SEP] bad"
+    assert gpt2.pad_token == "[SEP]"
+    with pytest.raises(UserError, match="gpt2 reads from left to right"):
+        squad_file(tmp_path / "squad" / "dev-v1.1.json", 4)
+        run("squad", tmp_path / "gpt2", tmp_path / "squad")
+    bare = open_pretrained(bert).tokenizer
+    bare.backend_tokenizer.post_processor = None
+    bare.save_pretrained(bert)
+    bare = open_pretrained(bert).tokenizer
+    framed = bare("good", "bad the", return_token_type_ids=True)
+    assert bare.decode(framed.input_ids) == "[CLS] good [SEP] bad the [SEP]"
+    assert framed.token_type_ids == [0, 0, 0, 1, 1, 1]
+    roberta = open_pretrained(save_roberta(bert, tmp_path / "roberta"))
+    # Positions are counted from the model's padding token, whatever the tokenizer calls so.
+    assert (roberta.tokenizer.pad_token_id, roberta.positions, roberta.segments) == (1, 32, False)
+
+
+def test_what_does_not_fit_is_refused(bert, reviews, tmp_path):
+    with pytest.raises(UserError, match="the tokenizer has 30 tokens and the model 20"):
+        run("sst2", save_bert(tmp_path / "small", vocab_size=20), reviews)
+    with pytest.raises(UserError, match="has 64 positions, not 65"):
+        run("sst2", bert, reviews, max_length=65)
+    with pytest.raises(UserError, match="4 tokens hold no pair of texts; name 5 or more"):
+        run("sst2", bert, reviews, max_length=4)
+    with pytest.raises(UserError, match="shares out batches alone"):
+        run("sst2", bert, reviews, ds_config=tmp_path / "zero3.json")
+    os.remove(bert / "vocab.txt")
+    with pytest.raises(UserError, match="no tokenizer here"):
+        run("sst2", bert, reviews)
+    with pytest.raises(UserError, match=r"config\.json"):
+        run("sst2", tmp_path, reviews)
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(bert, reviews, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="8 is no multiple of the 3 ranks"):
+        run("sst2", bert, reviews)
+
+
+def test_the_command_line_spells_the_options():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert options_of(parser.parse_args([])) == TuningOptions()
+    words = "--learning_rates 1e-4 2e-4 --tuning_batch_sizes 8 --epochs 2 --seeds 0 --max_train 9 --tuning_dropout 0.1".split()
+    assert options_of(parser.parse_args(words)) == TuningOptions(
+        learning_rates=(1e-4, 2e-4), batch_sizes=(8,), epochs=(2,), seeds=(0,), max_train=9, dropout=0.1
+    )
+    with pytest.raises(UserError, match="command line: epochs"):
+        options_of(parser.parse_args(["--epochs", "0"]))
+
+
+def test_the_defaults_are_the_papers():
+    assert TUNING_TASKS["mnli"].learning_rates == (5e-6, 1e-5, 2e-5, 3e-5)
+    assert (TUNING_TASKS["mnli"].batch_sizes, TUNING_TASKS["mnli"].epochs) == ((32,), (4, 5, 10))
+    squad = TUNING_TASKS["squad"]
+    assert (squad.learning_rates, squad.batch_sizes, squad.epochs) == ((3e-5,), (16,), (4,))
+    assert len(TuningOptions().seeds) == 3

@@ -1,0 +1,197 @@
+"""Attention of runs: what growth makes of heads, held against Hugging Face's own models."""
+
+import itertools
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Text
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from data_prep.errors import UserError
+from pipeline.report.attention import SENTENCE, Absent, AttentionOptions, AttentionSection, attention_section
+from pipeline.report.similarity import head_similarity
+from tests.pipeline.report.grown_runs import finished_run
+
+FAMILIES = ("bert", "gpt2", "llama")
+DOUBLED = {"hidden_size": 64}
+FPI = {"width": "fpi", "depth": "stack"}
+
+FEW = {"layers": (1,), "heads": (0, 4)}
+"""What to draw where nobody looks: figures take longer than models."""
+
+ROUNDING = 1e-5
+"""How far from 1 float32 takes the similarity of equal heads: 2e-7 is seen, from sums in another order over twice the width."""
+
+
+def section_of(run, **options) -> AttentionSection:
+    section = attention_section(run.path, AttentionOptions(**options))
+    assert isinstance(section, AttentionSection), section
+    return section
+
+
+def rows_of(section: AttentionSection, name: str) -> list[dict]:
+    return next(plot.rows for plot in section.plots if plot.name == name)
+
+
+def stock_attention(directory, *, opens: bool) -> torch.Tensor:
+    """The attention [layers, heads, S, S] that a user of transformers sees."""
+    ids = AutoTokenizer.from_pretrained(directory)(SENTENCE)["input_ids"]
+    model = AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
+    with torch.no_grad():
+        outputs = model(input_ids=torch.tensor([[0, *ids] if opens else ids]), output_attentions=True)
+    return torch.cat(outputs.attentions)
+
+
+def similarities(rows: list[dict], model: str) -> dict[tuple[int, int, int], float]:
+    return {(row["layer"], row["source_head"], row["head"]): row["similarity"] for row in rows if row["model"] == model}
+
+
+@pytest.mark.parametrize("width", ["fpi", "nai"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_an_exact_growth_each_head_attends_as_the_one_it_was_made_from_and_as_no_other(tmp_path, family, width):
+    run, plan = finished_run(tmp_path / "run", family, {"width": width}, DOUBLED)
+    section = section_of(run, **FEW)
+    alike = similarities(rows_of(section, "attention-source-target"), "right after growth")
+    made_from = plan.maps["heads"].indices.tolist()
+    assert len(alike) == 4 * 8
+    for (_, source_head, head), value in alike.items():
+        if made_from[head] == source_head:
+            assert value == pytest.approx(1.0, abs=ROUNDING)
+        else:
+            # Random heads of these models differ by a few hundredths at least.
+            assert value < 0.99
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
+    run, plan = finished_run(tmp_path / "run", family, {"width": "aki"}, DOUBLED)
+    section = section_of(run, layers=(1,), heads=(0, 1, 4, 5))
+    drawn = {(row["model"], row["head"], row["query"], row["key"]): row for row in rows_of(section, "attention-layer-1")}
+    opens = family == "bert"
+    source, target = (stock_attention(path, opens=opens) for path in (run.source_model, run.model))
+    made_from = plan.maps["heads"].indices.tolist()
+    for (model, head, query, key), row in drawn.items():
+        if model != "source":
+            expected = target[1, head, query, key]
+        elif row["kind"] == "next":
+            expected = source[2, made_from[head], query, key]
+        else:
+            expected = source[1, made_from[head], query, key]
+        # The same operations in float32.
+        assert row["weight"] == pytest.approx(expected.item(), abs=1e-5)
+    assert {(row["head"], row["kind"]) for row in drawn.values()} == {(0, "own"), (1, "own"), (4, "next"), (5, "next")}
+
+
+def test_new_heads_of_the_top_layer_copy_it_where_aki_finds_no_next_one(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "aki"}, DOUBLED)
+    kinds = {row["layer"]: row["kind"] for row in rows_of(section_of(run, **FEW), "attention-twins")}
+    assert kinds == {0: "next", 1: "next", 2: "copy"}
+
+
+def test_new_queries_of_the_next_layer_that_read_this_layers_keys_are_told_from_those_that_do_not(tmp_path):
+    target = DOUBLED | {"num_key_value_heads": 2}
+    run, _ = finished_run(tmp_path / "run", "llama", {"width": "aki"}, target)
+    section = section_of(run, **FEW)
+    # Groups of two query heads have become groups of four.
+    kinds = {row["head"]: row["kind"] for row in rows_of(section, "attention-source-target")}
+    assert list(kinds.values()) == ["own", "own", "mixed", "mixed"] * 2
+
+
+def test_heads_that_growth_draws_at_random_are_like_none_of_the_source(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "direct_copy"}, DOUBLED)
+    section = section_of(run, **FEW)
+    assert {row["kind"] for row in rows_of(section, "attention-source-target") if row["head"] >= 4} == {"random"}
+    assert "attention-twins" not in {plot.name for plot in section.plots}
+    alike = similarities(rows_of(section, "attention-source-target"), "right after growth")
+    assert max(value for (_, _, head), value in alike.items() if head >= 4) < 0.99
+
+
+def test_twins_that_training_took_apart_are_told_from_those_right_after_growth(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
+    weights = load_file(run.model / "model.safetensors")
+    weights["bert.encoder.layer.1.attention.self.query.weight"][32:] *= -1.0
+    save_file(weights, run.model / "model.safetensors", {"format": "pt"})
+    maps = stock_attention(run.model, opens=True)
+    for row in rows_of(section_of(run, **FEW), "attention-twins"):
+        assert row["right_after_growth"] == pytest.approx(1.0, abs=ROUNDING)
+        pair = maps[row["layer"], [row["head"], row["own_head"]]]
+        expected = head_similarity(pair[:1], pair[1:], causal=False).item()
+        assert row["after_training"] == pytest.approx(expected, abs=ROUNDING)
+        assert (row["after_training"] > 0.999) == (row["layer"] == 0) or row["layer"] == 2
+
+
+def test_weighted_norms_are_those_that_training_begins_with(tmp_path):
+    growth = FPI | {"norm_statistics": "weighted"}
+    run, plan = finished_run(tmp_path / "run", "bert", growth, {"hidden_size": 48})
+    alike = similarities(rows_of(section_of(run, layers=(2,), heads=(0, 4)), "attention-source-target"), "right after growth")
+    made_from = plan.maps["heads"].indices.tolist()
+    own = [value for (_, source_head, head), value in alike.items() if made_from[head] == source_head]
+    assert own == pytest.approx([1.0] * len(own), abs=ROUNDING)
+
+
+def test_added_layers_are_shown_and_named(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "llama", {"depth": "interleave"}, DOUBLED | {"num_hidden_layers": 5})
+    section = section_of(run, layers=(0, 1), heads=(0, 4))
+    titles = [plot.title for plot in section.plots if plot.name.startswith("attention-layer-")]
+    assert "Attention of layer 1 (added: source layer 0 again, writes nothing at first)" in titles
+    assert all(np.isfinite(row["similarity"]) for row in rows_of(section, "attention-layers"))
+
+
+def change_source(run):
+    weights = load_file(run.source_model / "model.safetensors")
+    weights["transformer.wte.weight"][0] += 1.0
+    save_file(weights, run.source_model / "model.safetensors", {"format": "pt"})
+
+
+def spoil_model(run):
+    weights = load_file(run.model / "model.safetensors")
+    weights["transformer.wte.weight"][0] = np.nan
+    weights["transformer.wpe.weight"][0] = np.nan
+    save_file(weights, run.model / "model.safetensors", {"format": "pt"})
+
+
+SPOILT = {
+    "no model": (lambda run: shutil.rmtree(run.model), {}, "not finished"),
+    "no growth": (lambda run: shutil.rmtree(run.certificates), {}, "has no certificate"),
+    "no source": (lambda run: shutil.rmtree(run.source_model), {}, "not there any more"),
+    "another source": (change_source, {}, "digest differs"),
+    "no tokenizer": (lambda run: [path.unlink() for path in run.model.glob("tokenizer*")], {}, "tokenizer"),
+    "a short sentence": (lambda run: None, {"sentence": "The dog"}, "too few"),
+    "a large model": (lambda run: None, {"max_parameters": 1000}, "parameters"),
+    "weights that are no numbers": (spoil_model, {}, "is no number"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_run_that_cannot_be_shown_says_why(tmp_path, what):
+    run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
+    spoil, options, reason = SPOILT[what]
+    spoil(run)
+    absent = attention_section(run.path, AttentionOptions(**options))
+    assert isinstance(absent, Absent) and reason in absent.reason
+
+
+def test_a_layer_or_a_head_that_is_none_is_refused_and_one_named_twice_is_shown_once(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
+    with pytest.raises(UserError, match="--layers: 3 is no layer"):
+        attention_section(run.path, AttentionOptions(layers=(3,)))
+    with pytest.raises(UserError, match="--heads: 8 is no head"):
+        attention_section(run.path, AttentionOptions(heads=(8,)))
+    names = [plot.name for plot in section_of(run, layers=(1, 1), heads=(4, 4)).plots]
+    assert len(names) == len(set(names))
+
+
+def test_the_words_of_attention_figures_are_as_large_as_those_of_others_and_do_not_run_together(tmp_path):
+    run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
+    for plot in section_of(run, layers=(1,), heads=tuple(range(8))).plots:
+        plot.figure.draw_without_rendering()
+        words = [text for text in plot.figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+        # A point is a pixel on a phone: figures are 4.4 inches wide, and 328 pixels there.
+        assert min(text.get_fontsize() for text in words) >= 8
+        heads = [text.get_window_extent() for text in words if re.fullmatch(r"H\d.*", text.get_text())]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(heads, 2))
+        assert plot.title not in {text.get_text() for text in words}

@@ -1,0 +1,102 @@
+"""Model cards: what is known of a model and nothing else."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.flops.ledger import Ledger
+from pipeline.runs import JsonLines
+from pipeline.runs.card import Known, known_of_run, model_card, run_of, standing
+from tests.pipeline.growth.models import small_model
+from tests.pipeline.report.grown_runs import finished_run
+
+RECIPE = {"source": {"path": None}, "seed": 7}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two stages that grew a GPT-2 of 3 layers x 32."""
+    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "fpi"}, {"hidden_size": 48, "num_hidden_layers": 5})
+    run.checkpoints.mkdir()
+    run.recipe.write_text(yaml.safe_dump(RECIPE))
+    certificate = json.loads(run.certificate(1).read_text())
+    certificate["measured"] |= {"tokens": "random", "source_loss": 4.0, "grown_loss": 4.5}
+    run.certificate(1).write_text(json.dumps(certificate))
+    for step, stage, loss in ((10, "source", 4.25), (10, "grown", 4.75), (30, "full", 3.5)):
+        JsonLines(run.evaluations).append({"step": step, "stage": stage, "loss": loss})
+    return run
+
+
+def ledger() -> Ledger:
+    flops = dict.fromkeys(PARTS, 0) | {"ffn": 10**12}
+    spent = Ledger(wasted=5 * 10**9)
+    spent.add("full", StepFlops(flops, flops))
+    spent.inherit("models/small", None)
+    return spent
+
+
+def test_a_card_says_what_a_run_left(run):
+    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", ledger(), 1, 30))
+    for words in (
+        "Width by `fpi`, depth by `stack`",
+        "layers 3 -> 5, hidden size 32 -> 48",
+        "2 layers added",
+        "inexact by design",
+        "counts 1 and 2 under one LayerNorm",
+        "the loss from 4.000000 to 4.500000",
+        "| full | 1e+12 | 1e+12 |",
+        "| taken again after a crash or a rewind |  | 5e+09 |",
+        "| pre-training of models/small |  | not known |",
+        "| held-out text | full, step 30 | loss | 3.5000 |",
+        "seed: 7",
+    ):
+        assert words in text, words
+
+
+def test_scores_of_one_task_say_what_each_is_of(run):
+    for examples, note, window in ((50, "the first 50 of 1234 examples", 32), (1234, None, 32), (1, None, 64)):
+        data = {"source": "a.txt", "digest": "f00d", "examples": examples, "note": note}
+        score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
+        JsonLines(run.scores).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
+    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
+    row = "| lambada | full, step 30 | accuracy | 0.5000 |"
+    assert f"{row} 50 examples, the first 50 of 1234 examples, a.txt, digest f00d, window 32 |" in text
+    assert f"{row} 1,234 examples, a.txt, digest f00d, window 32 |" in text
+    assert f"{row} 1 example, a.txt, digest f00d, window 64 |" in text
+
+
+def test_the_front_matter_is_what_hugging_face_reads(run):
+    known = known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30)
+    data = ModelCard(model_card(known)).data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.tags == ["gpt2", "model-growth", "deepspeed"] and data.license is None and data.base_model is None
+
+
+def test_a_card_of_a_source_says_nothing_of_what_came_after(run):
+    assert standing(run, run.source_model) == (0, 10)
+    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, *standing(run, run.source_model)))
+    assert "source, step 10" in text and "grown" not in text and "full" not in text and "Width" not in text
+
+
+def test_of_a_model_from_elsewhere_only_what_is_known_is_said():
+    text = model_card(Known(small_model("bert with pairs").config, "float32", "do it", source="models/bert"))
+    assert ModelCard(text).data.base_model is None and "Its source was `models/bert`." in text
+    assert "AutoModelForPreTraining" in text and "fill-mask" in text
+    for section in ("Data", "Compute", "Scores", "How it was made", "Whether growth kept"):
+        assert f"## {section}" not in text
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", '{"prepared": "nowhere", "fingerprint": "f00"}'])
+def test_what_lies_about_and_tells_nothing_is_left_out(run, content):
+    run.data.write_text(content)
+    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
+    assert ("f00" in text) == ("f00" in content) and "| corpus |" not in text
+
+
+def test_the_run_of_a_checkpoint_or_an_export_is_found(run, tmp_path):
+    for place in (run.path, run.model, run.checkpoints / "step-00000010"):
+        assert run_of(place).path == run.path
+    assert run_of(tmp_path / "elsewhere") is None
