@@ -76,12 +76,6 @@ class _Place(NamedTuple):
     step: int | None
 
 
-def open_model(path: Path, device: torch.device, dtype: torch.dtype) -> EvaluatedModel:
-    """Return the model that `find_model` finds, whole; raises UserError as that does."""
-    found = find_model(path)
-    return EvaluatedModel(**vars(found), module=whole_model(found.source, device, dtype))
-
-
 def newest(path: Path) -> Path:
     """Return the directory of the weights that `find_model` finds, which stays the same while a run goes on.
 
@@ -138,7 +132,7 @@ def scorer_of(
 
 @contextmanager
 def huggingface_directory(path: Path) -> Iterator[Path]:
-    """Yield a Hugging Face directory, with tokenizer, of the model that `open_model` would open.
+    """Yield a Hugging Face directory, with tokenizer, of the model that `find_model` finds.
 
     The model's own where it lies in one; else an export in float32 that vanishes behind the block.
     """

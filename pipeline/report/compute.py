@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from pipeline.flops.counts import PARTS
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.report.figures import LOOKS, SIZE, Plot, amount, blank, legend_above, unit
+from pipeline.report.figures import LOOKS, SIZE, Look, Plot, amount, blank, legend_above, unit
 from pipeline.report.methods import Method
 from pipeline.report.recorded import RecordedRun
 
@@ -66,19 +66,7 @@ def ledger_figure(run: RecordedRun) -> Plot | None:
     shown = [part for part in PARTS if any(row[f"executed_{part}"] for row in rows)]
     for number, part in enumerate(shown):
         widths = np.array([(row[f"executed_{part}"] or 0) / scale for row in rows])
-        style = LOOKS[number]
-        axes.barh(
-            places,
-            widths,
-            left=left,
-            height=0.62,
-            color=style.color,
-            alpha=0.85,
-            hatch=style.hatch,
-            edgecolor="white",
-            linewidth=0.4,
-            label=part_name(part),
-        )
+        _stack(axes, places, widths, left, LOOKS[number], part_name(part))
         left += widths
     whole = np.array([0 if any(row[f"executed_{part}"] for part in PARTS) else row["executed"] / scale for row in rows])
     if whole.any():
@@ -121,19 +109,7 @@ def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
     for number, kind in enumerate(kinds.values()):
         widths = np.array([row[kind] / scale for row in rows])
         if widths.any():
-            style = LOOKS[(3, 1, 0, 6)[number]]
-            axes.barh(
-                places,
-                widths,
-                left=left,
-                height=0.66,
-                color=style.color,
-                alpha=0.85,
-                hatch=style.hatch,
-                edgecolor="white",
-                linewidth=0.4,
-                label=kind,
-            )
+            _stack(axes, places, widths, left, LOOKS[(3, 1, 0, 6)[number]], kind)
         left += widths
     axes.set_yticks(places, [_label(method, run) for method, run in runs])
     axes.grid(visible=False, axis="y")
@@ -149,6 +125,22 @@ def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
     )
     told = "; ".join(f"{row['method']}: {amount('flops', end * scale)}" for row, end in zip(rows, left, strict=True))
     return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {told}.")
+
+
+def _stack(axes: Axes, places: list[int], widths: np.ndarray, left: np.ndarray, look: Look, label: str) -> None:
+    """Draw one kind of cost in every bar, where what was drawn before it ends."""
+    axes.barh(
+        places,
+        widths,
+        left=left,
+        height=0.62,
+        color=look.color,
+        alpha=0.85,
+        hatch=look.hatch,
+        edgecolor="white",
+        linewidth=0.4,
+        label=label,
+    )
 
 
 def _write_beside(axes: Axes, end: float, place: float, text: str) -> None:

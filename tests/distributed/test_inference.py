@@ -10,11 +10,12 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from data_prep.errors import UserError
-from pipeline.evaluation.models import find_model, open_model, scorer_of, whole_model
+from pipeline.evaluation.models import find_model, scorer_of, whole_model
 from pipeline.evaluation.tasks import Options, score_tasks
 from pipeline.training import distributed
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from tests.conftest import make_documents
+from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import write_tokenizer
 from tests.ranks import run_ranks
 
@@ -67,7 +68,7 @@ def on_ranks(directory: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def test_two_ranks_score_what_one_does_and_hold_a_layer_at_a_time(directory):
-    model = open_model(directory, CPU, torch.float32)
+    model = open_model(directory)
     alone = figures(directory, scorer_of(model.module, model.family, model.module, CPU), model)
     first, second = run_ranks(on_ranks, 2, directory, timeout=120)
     assert first == second

@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.evaluation.models import huggingface_directory, open_model, scorer_of
+from pipeline.evaluation.models import huggingface_directory, scorer_of
 from pipeline.evaluation.scores import read_scores
 from pipeline.evaluation.tasks import Options, score_tasks
 from pipeline.runs import RunPaths
 from tests.conftest import make_documents
 from tests.end_to_end.conftest import FP32, write_recipe
+from tests.evaluated import open_model
 
 EVERY = 6
 
@@ -40,7 +41,7 @@ def test_a_run_scores_its_models_at_the_ends_of_stages_and_in_between(finished, 
     assert [(score.stage, score.step) for score in scores] == steps
     assert "full: step 22, text:" in finished.output
     for number, directory in ((-1, run.model), (1, run.source_model)):
-        model = open_model(directory, torch.device("cpu"), torch.float32)
+        model = open_model(directory)
         scorer = scorer_of(model.module, model.family, model.module, model.module.device)
         (afterwards,) = score_tasks([f"text:{text}"], scorer, model.family, model.encoder, None, Options())
         # Float32 products of other shapes.

@@ -14,10 +14,11 @@ from data_prep.errors import UserError
 from pipeline.evaluation import detokenize
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.harness import harness_score
-from pipeline.evaluation.models import open_model, scorer_of
+from pipeline.evaluation.models import scorer_of
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import Options, score_tasks
 from pipeline.evaluation.texts import pages_of
+from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import POSITIONS
 
 # Sums of the same float32 numbers in another order.
@@ -26,12 +27,12 @@ SAME = 1e-5
 
 @pytest.fixture(scope="module")
 def gpt2(causal):
-    return open_model(causal, torch.device("cpu"), torch.float32)
+    return open_model(causal)
 
 
 @pytest.fixture(scope="module")
 def bert(masked):
-    return open_model(masked, torch.device("cpu"), torch.float32)
+    return open_model(masked)
 
 
 def scores(model, task, data, options, scorer=None):
