@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     sweep = tasks.sweep()
     runner.finish([*sweep.values(), *tasks.sources(suite.methods.values(), seeds)])
-    rate = best_rate(sweep)
+    rate = best_rate(suite, sweep)
     methods = tasks.methods(seeds, rate)
     # Seed by seed: what is there after each is a whole table.
     runner.finish([task for of_seed in zip(*methods.values(), strict=True) for task in of_seed])

@@ -49,11 +49,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sweep_table(rate: float, sweep: Mapping[float, Task]) -> list[str]:
+    if not sweep:
+        return [f"Peak learning rate {rate:g}, not tuned."]
     rows = [
         [f"{one:g}" + (" (chosen)" if one == rate else ""), "no loss" if loss is None else f"{loss:.4f}"]
         for one, loss in ((one, read_run(task.run).final_loss) for one, task in sweep.items())
     ]
-    edge = rate in (min(sweep), max(sweep)) and len(sweep) > 1
+    edge = rate in (min(sweep), max(sweep))
     note = ["", "The best rate is at the edge of the sweep: a better one may lie beyond."] if edge else []
     return [*_table(["peak learning rate, from scratch", "final held-out loss"], rows), *note]
 

@@ -47,7 +47,7 @@ class Suite(StrictModel):
     baseline: Name
     """The method from scratch, whose rate is tuned first."""
     rates: Annotated[list[Positive], Field(min_length=1)]
-    """Peak learning rates of the sweep; the one with the lowest final held-out loss is everyone's."""
+    """Peak learning rates of the sweep; the one with the lowest final held-out loss is everyone's. A single one is taken."""
     methods: dict[Name, MethodConfig]
     ablations: dict[Name, MethodConfig] = Field(default_factory=dict)
     """Further methods, run with the first seed alone."""

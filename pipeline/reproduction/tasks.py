@@ -72,7 +72,9 @@ class Tasks:
         ]
 
     def sweep(self) -> dict[float, Task]:
-        """The baseline with each rate of the sweep."""
+        """The baseline with each rate of the sweep; nothing where there is but one."""
+        if len(self._suite.rates) == 1:
+            return {}
         return {
             rate: self._method(f"sweep-{rate:g}", self._suite.methods[self._suite.baseline], TUNING_SEED, rate)
             for rate in self._suite.rates
@@ -105,12 +107,13 @@ class Tasks:
         return Task(name, self._directory, recipe)
 
 
-def best_rate(sweep: dict[float, Task]) -> float:
+def best_rate(suite: Suite, sweep: dict[float, Task]) -> float:
     """Return the rate with which the baseline ended lowest; raises UserError where no run of the sweep has a loss."""
+    if not sweep:
+        return suite.rates[0]
     losses = {rate: read_run(task.run).final_loss for rate, task in sweep.items()}
     known = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not known:
-        raise UserError(
-            f"{next(iter(sweep.values())).run.parent}: no run of the sweep ended with a loss; lower the suite's rates"
-        )
+        runs = next(iter(sweep.values())).run.parent
+        raise UserError(f"{runs}: no run of the sweep ended with a loss; lower the suite's rates")
     return min(known, key=known.__getitem__)
