@@ -11,7 +11,7 @@ from pipeline.families import Family, Section, Sizes, sizes_of
 
 _FLOAT, _INT64 = 4, 8
 
-_KEPT_BY_ACTIVATION = {"gelu_new": 4, "relu": 0}
+_KEPT_BY_ACTIVATION = {"relu": 0}
 """Tensors over the FFN's units that an activation keeps beside its output; one, its input, where it is a single kernel."""
 
 
