@@ -32,11 +32,12 @@ def asked_for(plan, model, optimizer: bool, together: int) -> tuple[list[int], i
     moments = {name: {"exp_avg": Watched(watched[name]), "exp_avg_sq": Watched(watched[name]), "step": 3.0} for name in watched}
     stored = [*watched.values(), *(entry[key] for entry in moments.values() for key in ("exp_avg", "exp_avg_sq"))]
 
-    grown = plan.grow(watched)
-    kept = plan.grow_optimizer(moments) if optimizer else None
-    values = [value for entry in (kept or {}).values() for value in entry.values() if not isinstance(value, float)]
     nodes = []
     for first in range(0, RANKS, together):
+        # Anew, for what has been measured of a tensor is not measured again.
+        grown = plan.grow(watched)
+        kept = plan.grow_optimizer(moments) if optimizer else None
+        values = [value for entry in (kept or {}).values() for value in entry.values() if not isinstance(value, float)]
         for tensor in stored:
             tensor.asked.clear()
         for rank in range(first, min(first + together, RANKS)):
@@ -56,7 +57,7 @@ def asked_for(plan, model, optimizer: bool, together: int) -> tuple[list[int], i
 def test_what_is_foretold_is_what_ranks_ask_for(name, optimizer, together):
     model, plan = grown_by("gpt2", name, depth="last_layer")
     nodes, most, total = asked_for(plan, model, optimizer, together)
-    # A process takes a tensor's statistics once, and here all ranks are one; stretched positions are foretold whole.
+    # Stretched positions are foretold whole; values that noise is laid on need not ask for its measure.
     if "noise" in GROWTHS.get(name, {}) or name in INTERPOLATED:
         assert max(nodes) <= most and sum(nodes) <= total
     else:
