@@ -107,7 +107,7 @@ def configured(files: Path, output: Path, dedupe: str, tokenizer: TokenizerConfi
     """Return a preparation of a folder's files."""
     return DataPrepConfig(
         output_dir=str(output),
-        corpora=[CorpusConfig(files=[f"{files}/*.jsonl"], dedupe=dedupe)],
+        corpora=[CorpusConfig(files=[f"{files}/*.jsonl"], dedupe=dedupe, heldout_fraction=0.1)],
         tokenizer=tokenizer,
         # A part a process even of little text.
         part_mib=1,
@@ -150,8 +150,8 @@ def tokenizing(root: Path, texts: list[str], size: Size, out: Path | None) -> Pa
         out,
         "Tokenizing",
         f"{tokens:,} tokens of {len(texts):,} documents, {'pieces of books' if BOOKS.exists() else 'made up'}, by one core "
-        "with the same byte-level BPE tokenizer, into shards of the same format: this project's stage, and a line, a document, an "
-        "encode at a time with megatron-core's IndexedDatasetBuilder, as Megatron-LM's preprocessing has it. Median of "
+        "with the same byte-level BPE tokenizer, into shards of the same format: this project's stage, and a line, a document, "
+        "an encode at a time with megatron-core's IndexedDatasetBuilder, as Megatron-LM's preprocessing has it. Median of "
         f"{size.rounds} rounds in turn.",
         table(
             ["", "s", "million tokens/s", "times ours"],

@@ -274,9 +274,10 @@ def speeds(size: Size, device: torch.device, deepspeed: bool, deadline: float, o
         publish(
             out,
             f"{model.name} on a device",
-            f"bf16, {sequences} sequences of {model.length} a step, sdpa, AdamW, clipping, {name_of(device)}; ours: bf16 weights "
-            "with fp32 masters in the engine; bare: fp32 weights under autocast. The MFU counts matrix products alone and all "
-            "attention scores, against the data sheet's peak where there is one; a masked model's bare loop scores all positions.",
+            f"bf16, {sequences} sequences of {model.length} a step, sdpa, AdamW, clipping, {name_of(device)}; ours: bf16 "
+            "weights with fp32 masters in the engine; bare: fp32 weights under autocast. The MFU counts matrix products alone "
+            "and all attention scores, against the data sheet's peak where there is one; a masked model's bare loop scores all "
+            "positions.",
             table(["", "tokens/s", "MFU", "of the first's speed", "peak MiB"], rows),
         )
 
@@ -320,8 +321,8 @@ def growing(size: Size, device: torch.device, out: Path | None) -> None:
     publish(
         out,
         "Growing into live partitions",
-        f"{model.name} to {{{layers}, {hidden}}} under ZeRO-3 in bf16 by one rank, {name_of(device)}: bytes that the device holds "
-        "at most while the engine is built and filled, and afterwards, against the partitions (bf16 weights and fp32 masters).",
+        f"{model.name} to {{{layers}, {hidden}}} under ZeRO-3 in bf16 by one rank, {name_of(device)}: bytes that the device "
+        "holds at most while the engine is built and filled, and afterwards, against the partitions (bf16 weights and fp32 masters).",
         table(
             ["", "MiB", "of the partitions"],
             [

@@ -150,8 +150,8 @@ def sections(size: Size, out: Path | None) -> None:
     publish(
         out,
         "Sub-model steps against their FLOPs",
-        f"A step of the bottom layers of {LAYERS} x {size.hidden}, of which the top {PER_BLOCK} learn (bert2BERT's first stage), "
-        f"relative to a full step: CPU time, and executed FLOPs. ZeRO 1, one rank, {16 * size.sequences // 8} x {size.length} "
+        f"A step of the bottom layers of {LAYERS} x {size.hidden}, of which the top {PER_BLOCK} learn (bert2BERT's first "
+        f"stage), relative to a full step: CPU time, and executed FLOPs. ZeRO 1, one rank, {16 * size.sequences // 8} x {size.length} "
         f"tokens, median of {size.rounds} rounds. `drawn`: on average over the depths.",
         table(["", "layers", "time / full", "FLOPs / full", "time / FLOPs"], rows),
     )
@@ -196,8 +196,8 @@ def depths(size: Size, out: Path | None) -> None:
     publish(
         out,
         "Changing depths under ZeRO-3",
-        "Two ranks: steps of one drawn depth each against the same steps in the order of their depths, so that the depth hardly "
-        "changes; with DeepSpeed's trace of modules left to itself, and with one kept for each depth.",
+        "Two ranks: steps of one drawn depth each against the same steps in the order of their depths, so that the depth "
+        "hardly changes; with DeepSpeed's trace of modules left to itself, and with one kept for each depth.",
         table(["order, traces, clock", "s a step", "times the first", "quartiles"], rows),
     )
 
@@ -281,8 +281,8 @@ def loop(size: Size, out: Path | None) -> None:
     publish(
         out,
         "Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer",
-        f"A full step of a GPT-2 of {LAYERS} x {size.hidden} in fp32, {size.sequences} x {size.length} tokens a rank, in CPU time "
-        "of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same DeepSpeed "
+        f"A full step of a GPT-2 of {LAYERS} x {size.hidden} in fp32, {size.sequences} x {size.length} tokens a rank, in CPU "
+        "time of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same DeepSpeed "
         f"JSON; one step of each in turn, {size.steps} times.",
         table(["", "s a step", "times the bare loop's", "quartiles"], rows),
     )
