@@ -322,7 +322,8 @@ def growing(size: Size, device: torch.device, out: Path | None) -> None:
         out,
         "Growing into live partitions",
         f"{model.name} to {{{layers}, {hidden}}} under ZeRO-3 in bf16 by one rank, {name_of(device)}: bytes that the device "
-        "holds at most while the engine is built and filled, and afterwards, against the partitions (bf16 weights and fp32 masters).",
+        "holds at most while the engine is built and filled, and afterwards, against the partitions (bf16 weights and fp32 "
+        "masters).",
         table(
             ["", "MiB", "of the partitions"],
             [

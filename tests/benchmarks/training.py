@@ -151,8 +151,8 @@ def sections(size: Size, out: Path | None) -> None:
         out,
         "Sub-model steps against their FLOPs",
         f"A step of the bottom layers of {LAYERS} x {size.hidden}, of which the top {PER_BLOCK} learn (bert2BERT's first "
-        f"stage), relative to a full step: CPU time, and executed FLOPs. ZeRO 1, one rank, {16 * size.sequences // 8} x {size.length} "
-        f"tokens, median of {size.rounds} rounds. `drawn`: on average over the depths.",
+        f"stage), relative to a full step: CPU time, and executed FLOPs. ZeRO 1, one rank, {2 * size.sequences} x "
+        f"{size.length} tokens, median of {size.rounds} rounds. `drawn`: on average over the depths.",
         table(["", "layers", "time / full", "FLOPs / full", "time / FLOPs"], rows),
     )
 
@@ -282,8 +282,8 @@ def loop(size: Size, out: Path | None) -> None:
         out,
         "Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer",
         f"A full step of a GPT-2 of {LAYERS} x {size.hidden} in fp32, {size.sequences} x {size.length} tokens a rank, in CPU "
-        "time of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same DeepSpeed "
-        f"JSON; one step of each in turn, {size.steps} times.",
+        "time of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same "
+        f"DeepSpeed JSON; one step of each in turn, {size.steps} times.",
         table(["", "s a step", "times the bare loop's", "quartiles"], rows),
     )
 
