@@ -191,8 +191,8 @@ def part_live(arguments: argparse.Namespace, folder: Path) -> None:
     publish(
         arguments.out,
         "Growth into live ZeRO-3 partitions",
-        f"GPT-2 {arguments.source} in bfloat16 to {arguments.target}: an engine from nothing to its first step, evaluated on two "
-        "windows a rank; the grown one beside its source, as a run's certificate has it. The slowest rank, the largest peak.",
+        f"GPT-2 {arguments.source} in bfloat16 to {arguments.target}: an engine from nothing to its first step, evaluated on "
+        "two windows a rank; the grown one beside its source, as a certificate has it. The slowest rank, largest peak.",
         table(COLUMNS, rows),
     )
 
@@ -212,8 +212,8 @@ def part_copy(arguments: argparse.Namespace, folder: Path) -> None:
         arguments.out,
         "DirectCopy against Hugging Face",
         f"GPT-2 {arguments.source} to {arguments.target}, float32, directory to directory, imports included, the fastest of "
-        f"{arguments.rounds} rounds. Ours also looks for NaN, takes the source's digest, compares both models' logits in float64 "
-        "and writes a certificate.",
+        f"{arguments.rounds} rounds. Ours also looks for NaN, takes the source's digest, compares both models' logits in "
+        "float64 and writes a certificate.",
         table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
     )
 
@@ -247,9 +247,9 @@ def part_depth(arguments: argparse.Namespace, folder: Path) -> None:
     publish(
         arguments.out,
         heading,
-        f"Llama ({layers}, {hidden}) to {2 * layers} layers, bfloat16, {size:,.0f} MiB written, imports included, the fastest of "
-        f"{arguments.rounds} rounds; the tensors written are {'the same, bit for bit' if alike else 'NOT the same'}. Ours also "
-        "looks for NaN, takes the source's digest, compares both models' logits in float64 and writes a certificate.",
+        f"Llama ({layers}, {hidden}) to {2 * layers} layers, bfloat16, {size:,.0f} MiB written, imports included, the fastest "
+        f"of {arguments.rounds} rounds; the tensors written are {'the same, bit for bit' if alike else 'NOT the same'}. Ours "
+        "also looks for NaN, takes the source's digest, compares both models' logits in float64 and writes a certificate.",
         table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
     )
 
@@ -286,8 +286,8 @@ def part_bytes(arguments: argparse.Namespace, folder: Path) -> None:
     publish(
         arguments.out,
         "Growth against copying bytes",
-        f"{elements(state) * 4 / MIB:,.0f} MiB of float32 in memory, chunk by chunk, one thread, the fastest of {arguments.rounds + 2} "
-        "rounds.",
+        f"{elements(state) * 4 / MIB:,.0f} MiB of float32 in memory, chunk by chunk, one thread, the fastest of "
+        f"{arguments.rounds + 2} rounds.",
         table(["", "seconds", "/ copied"], [["grown", grown, grown / copied], ["copied", copied, 1.0]]),
     )
 

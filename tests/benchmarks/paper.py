@@ -85,8 +85,8 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         "file system sends is in what is read and written. Growth itself sends nothing; DeepSpeed, however its weights come, "
         f"broadcasts each parameter while it constructs a ZeRO-3 model ({large * _HALF / GIB:,.0f} GiB into each rank here).",
         table(["grown", "held by a rank while growing", "while training", "by the process that holds both whole"], held),
-        f"Seconds where a node reads or writes {arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, all "
-        "nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both.",
+        f"Seconds where a node reads or writes {arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, "
+        "all nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both.",
         table(["grown", "live", "offline", "whole, then sent", "whole, then written"], seconds),
         "A run's certificate reads more than growth: every rank streams the whole source "
         f"({small * _HALF / GIB:,.0f} GiB, once a node where its page cache holds that) for every held-out batch that both "
