@@ -1,29 +1,26 @@
 """What a training step costs, as ratios within one run; in CPU time, which a busy machine changes least, where not said.
 
-python -m tests.benchmarks.training [--parts sections depths layers loop]
-
-sections  the time of a step of each sub-model relative to a full step, against what its FLOPs say; fp32 and bf16, one process
-depths    two ranks of ZeRO-3: steps of one drawn depth each against the same steps in the order of their depths, so that the
-          depth hardly changes; with DeepSpeed's trace of modules left to itself, and with one kept for each depth
-layers    a full step with activation checkpointing, and with torch.compile, against one without: time, and memory
-loop      a full step of our loop against one of a bare DeepSpeed loop on the same batches, and against one of Hugging Face's
-          Trainer with the same DeepSpeed JSON, one of each in turn
+python -m tests.benchmarks.training [--only loop sections layers depths start]
 """
 
-import argparse
 import itertools
 import logging
+import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import transformers
+import yaml
 from transformers import PretrainedConfig
 
 from pipeline import keyed
@@ -51,16 +48,38 @@ from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
+from tests.benchmarks.measuring import MIB, Cost, cost_of, in_turn, part_parser, publish, table
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
-from tests.shards import MemoryShard
+from tests.shards import MemoryShard, write_prepared
 
 LAYERS, PER_BLOCK, VOCABULARY = 12, 3, 8000
+FAMILY_NAMES = ("gpt2", "bert")
 PRECISIONS = {"fp32": {}, "bf16": {"bf16": {"enabled": True}}}
 CLOCKS = ("CPU", "wall")
 DRAWN_STEPS = 12
 WAYS = tuple(itertools.product(("one for each way", "DeepSpeed's own"), ("sorted", "drawn")))
 """Whose traces of modules, and in what order the depths come."""
+LOOPS = ("bare DeepSpeed", "ours", "Trainer")
+BARE = Path(__file__).parent / "theirs" / "bare_deepspeed.py"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    hidden: int
+    length: int
+    sequences: int
+    rounds: int
+    steps: int
+    """Of each loop."""
+    zero: tuple[tuple[int, int], ...]
+    """Stages, and ranks."""
+
+
+FULL = Size(256, 128, 8, 6, 24, ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)))
+QUICK = Size(64, 16, 2, 1, 6, ((3, 1),))
 
 
 def model(
@@ -68,7 +87,9 @@ def model(
 ) -> TrainedModel:
     """Return a model of 12 layers in its engine, which takes one micro-batch a step."""
     family = FAMILIES[family_name]
-    described = ModelConfig(family=family_name, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=hidden // 64)
+    described = ModelConfig(
+        family=family_name, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=max(2, hidden // 64)
+    )
     config = scratch_config(described, VOCABULARY, 0, length)
     ds_config = json_of(sequences, stage) | PRECISIONS[precision]
     blocks = cut(LAYERS, [TrainStage(name="submodels", submodel_layers=PER_BLOCK, steps=1)])
@@ -97,47 +118,52 @@ def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Ten
     return ids, labels
 
 
-def step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> float:
-    """Take one step, as the loop does; return the CPU seconds of this rank."""
-    began = time.process_time()
+def take_step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> None:
+    """Take one step, as the loop does."""
     trained.learn(section)
     with running(trained.module, trained.family, section), scoring(trained.module, trained.family, labels) as targets:
         loss = summed_loss(trained.logits(ids).tokens, targets)
     trained.engine.backward(loss / len(labels.flatten()))
     trained.engine.step()
+
+
+def step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> float:
+    """Take one step; return the CPU seconds of this rank."""
+    began = time.process_time()
+    take_step(trained, section, ids, labels)
     return time.process_time() - began
 
 
-def in_turns(ways: Sequence[Callable[[], float]], rounds: int) -> list[float]:
-    """Return the median of each one's seconds over the first one's, all in each round; the first round is dropped.
-
-    In turns, so that a busy machine slows all alike.
-    """
-    seconds = [[way() for way in ways] for _ in range(rounds + 1)][1:]
-    return [
-        statistics.median(each / first for each, first in zip(column, next(zip(*seconds, strict=True)), strict=True))
-        for column in zip(*seconds, strict=True)
-    ]
+def over_the_first(ways: Sequence[Callable[[], float]], rounds: int) -> list[float]:
+    """Return the median of each one's seconds over the first one's of the same round; the first round is dropped."""
+    rows = list(zip(*in_turn(dict(enumerate(ways)), rounds + 1).values(), strict=True))[1:]
+    return [statistics.median(row[way] / row[0] for row in rows) for way in range(len(ways))]
 
 
 # --- sections -------------------------------------------------------------------------------------
 
 
-def sections() -> None:
-    """Print the time of each sub-model's step against what its FLOPs say."""
-    print("| family | precision | depth | time / full | FLOPs / full | time / FLOPs |\n" + "|---" * 6 + "|", flush=True)
-    for family, precision in itertools.product(("gpt2", "bert"), PRECISIONS):
-        for row in run_ranks(section_times, 1, family, precision, timeout=1800)[0]:
-            print(row, flush=True)
+def sections(size: Size, out: Path | None) -> None:
+    """Publish the time of each sub-model's step against what its FLOPs say."""
+    kinds = itertools.product(FAMILY_NAMES, PRECISIONS)
+    rows = [row for kind in kinds for row in run_ranks(section_times, 1, *kind, size, timeout=1800)[0]]
+    publish(
+        out,
+        "Sub-model steps against their FLOPs",
+        f"A step of the bottom layers of {LAYERS} x {size.hidden}, of which the top {PER_BLOCK} learn (bert2BERT's first "
+        f"stage), relative to a full step: CPU time, and executed FLOPs. ZeRO 1, one rank, {2 * size.sequences} x "
+        f"{size.length} tokens, median of {size.rounds} rounds. `drawn`: on average over the depths.",
+        table(["", "layers", "time / full", "FLOPs / full", "time / FLOPs"], rows),
+    )
 
 
-def section_times(family_name: str, precision: str) -> list[str]:
+def section_times(family_name: str, precision: str, size: Size) -> list[list[object]]:
     """Return the rows of one model."""
-    length, sequences = 128, 16
-    trained = model(family_name, 384, length, sequences, 1, precision)
+    length, sequences = size.length, 2 * size.sequences
+    trained = model(family_name, size.hidden, length, sequences, 1, precision)
     ids, labels = batch(trained, length, sequences)
     ways = [Section.whole(LAYERS), *(Section.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK))]
-    _, *times = in_turns([lambda section=section: step(trained, section, ids, labels) for section in ways], 11)
+    _, *times = over_the_first([lambda section=section: step(trained, section, ids, labels) for section in ways], size.rounds)
     whole, *flops = (
         training_step(
             trained.family,
@@ -152,35 +178,38 @@ def section_times(family_name: str, precision: str) -> list[str]:
     rows = [(str(section.depth), taken, count / whole) for section, taken, count in zip(ways[1:], times, flops, strict=True)]
     # Each depth is drawn as often as the others.
     rows.append(("drawn", statistics.mean(times), statistics.mean(flops) / whole))
-    return [
-        f"| {family_name} | {precision} | {depth} | {taken:.3f} | {share:.3f} | {taken / share:.2f} |"
-        for depth, taken, share in rows
-    ]
+    return [[f"{family_name}, {precision}", depth, taken, share, taken / share] for depth, taken, share in rows]
 
 
 # --- changing depths under ZeRO-3 -----------------------------------------------------------------
 
 
-def depths() -> None:
-    """Print what changing the depth costs."""
-    taken = run_ranks(depth_times, 2, timeout=1800)
-    print("| depths | traces | clock | s a step | against sorted, one for each way: median | quartiles |\n" + "|---" * 6 + "|")
+def depths(size: Size, out: Path | None) -> None:
+    """Publish what changing the depth costs."""
+    taken, rows = run_ranks(depth_times, 2, size, timeout=1800), []
     for clock in CLOCKS:
         # Of both ranks together: what one waits for, the other does.
         by_round = zip(*(rank[clock] for rank in taken), strict=True)
         rounds = [[sum(seconds) for seconds in zip(*ranks, strict=True)] for ranks in by_round]
         for way, (whose, order) in enumerate(WAYS):
-            print(f"| {order} | {whose} | {clock} | {compared(rounds, way, 0, 2 * DRAWN_STEPS)} |", flush=True)
+            rows.append([f"{order}, {whose}, {clock}", *compared(rounds, way, 0, 2 * DRAWN_STEPS)])
+    publish(
+        out,
+        "Changing depths under ZeRO-3",
+        "Two ranks: steps of one drawn depth each against the same steps in the order of their depths, so that the depth "
+        "hardly changes; with DeepSpeed's trace of modules left to itself, and with one kept for each depth.",
+        table(["order, traces, clock", "s a step", "times the first", "quartiles"], rows),
+    )
 
 
-def depth_times() -> dict[str, list[list[float]]]:
+def depth_times(size: Size) -> dict[str, list[list[float]]]:
     """Return by clock and round the seconds of each way: one engine each takes the same steps, one in turn."""
-    length, sequences, rounds = 128, 2, 12
+    length, sequences, rounds = size.length, 2, max(2, size.rounds)
     drawn = draw_depths(LAYERS, PER_BLOCK, (1, "benchmark"), 0, DRAWN_STEPS).tolist()
     engines = []
     for whose, _ in WAYS:
         with nullcontext() if whose == "one for each way" else patch("pipeline.training.engine.TraceCache"):
-            engines.append(model("gpt2", 256, length, sequences, 3))
+            engines.append(model("gpt2", size.hidden, length, sequences, 3))
     ids, labels = batch(engines[0], length, sequences)
     taken: dict[str, list[list[float]]] = {clock: [] for clock in CLOCKS}
     for turn in range(rounds + 1):
@@ -198,65 +227,78 @@ def depth_times() -> dict[str, list[list[float]]]:
     return {clock: rows[1:] for clock, rows in taken.items()}
 
 
-def compared(rounds: Sequence[Sequence[float]], way: int, base: int, steps: int) -> str:
-    """Return the columns: the median seconds a step of a way, and against the base's in the same round median and quartiles."""
-    low, middle, high = statistics.quantiles([seconds[way] / seconds[base] - 1 for seconds in rounds], n=4)
-    each = statistics.median(seconds[way] for seconds in rounds) / steps
-    return f"{each:.4f} | {middle:+.1%} | {low:+.1%} to {high:+.1%}"
+def compared(rounds: Sequence[Sequence[float]], way: int, base: int, steps: int) -> list[object]:
+    """Return the columns: the median seconds a step of a way, and over the base's in the same round median and quartiles."""
+    low, middle, high = statistics.quantiles([seconds[way] / seconds[base] for seconds in rounds], n=4)
+    return [statistics.median(seconds[way] for seconds in rounds) / steps, middle, f"{low:.3f} to {high:.3f}"]
 
 
 # --- how layers run -------------------------------------------------------------------------------
 
 
-def layers() -> None:
-    """Print what checkpointing and compiling change."""
-    print("| family | ZeRO | layers | time / plain | peak MiB above the engine |\n" + "|---" * 5 + "|", flush=True)
-    for family, stage in itertools.product(("gpt2", "bert"), (1, 3)):
-        for how in ({}, {"activation_checkpointing": True}, {"compile": True}):
-            print(run_ranks(layer_times, 1, family, stage, how, timeout=1800)[0], flush=True)
+def layers(size: Size, out: Path | None) -> None:
+    """Publish what checkpointing and compiling change."""
+    ways = itertools.product(FAMILY_NAMES, ({}, {"activation_checkpointing": True}, {"compile": True}))
+    publish(
+        out,
+        "Activation checkpointing and torch.compile",
+        f"A full step of {LAYERS} x {size.hidden} under ZeRO 3 by one rank, relative to one without: CPU time, compiling left "
+        "out, and the peak of memory above what the engine holds.",
+        table(
+            ["", "time / plain", "peak MiB above the engine"],
+            [run_ranks(layer_times, 1, family, how, size, timeout=1800)[0] for family, how in ways],
+        ),
+    )
 
 
-def layer_times(family_name: str, stage: int, how: dict[str, bool]) -> str:
+def layer_times(family_name: str, how: dict[str, bool], size: Size) -> list[object]:
     """Return the row of one model: a plain one beside it tells the machine's speed."""
-    length, sequences = 256, 8
-    plain, other = model(family_name, 256, length, sequences, stage), model(family_name, 256, length, sequences, stage, **how)
+    length, sequences = 2 * size.length, size.sequences
+    plain, other = (model(family_name, size.hidden, length, sequences, 3, **each) for each in ({}, how))
     ids, labels = batch(plain, length, sequences)
     whole = Section.whole(LAYERS)
     step(other, whole, ids, labels)
     with Watched() as watched:
         step(other, whole, ids, labels)
-    times = in_turns([lambda trained=trained: step(trained, whole, ids, labels) for trained in (plain, other)], 3)
-    named = next(iter(how), "plain")
-    return f"| {family_name} | {stage} | {named} | {times[1]:.2f} | {watched.peak / 2**20:,.0f} |"
+    times = over_the_first(
+        [lambda trained=trained: step(trained, whole, ids, labels) for trained in (plain, other)], (size.rounds + 1) // 2
+    )
+    return [f"{family_name}, {next(iter(how), 'plain')}", times[1], watched.peak / MIB]
 
 
 # --- our loop, a bare one, and the Hugging Face Trainer -------------------------------------------
 
 
-def loop() -> None:
-    """Print the time of a full step by each loop."""
-    print("| loop | s a step | against bare: median | quartiles |\n" + "|---" * 4 + "|", flush=True)
-    for row in run_ranks(loop_times, 1, timeout=1800)[0]:
-        print(row, flush=True)
+def loop(size: Size, out: Path | None) -> None:
+    """Publish the time of a full step by each loop."""
+    rows = []
+    for stage, ranks in size.zero:
+        taken = run_ranks(loop_times, ranks, stage, size, timeout=1800)
+        # Of all ranks together: what one waits for, the other does.
+        rounds = [[sum(seconds) for seconds in zip(*each, strict=True)] for each in zip(*taken, strict=True)]
+        words = f"ZeRO {stage}, {ranks} rank{'s' * (ranks > 1)}"
+        rows += [[f"{words}: {name}", *compared(rounds, way, 0, 1)] for way, name in enumerate(LOOPS)]
+    publish(
+        out,
+        "Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer",
+        f"A full step of a GPT-2 of {LAYERS} x {size.hidden} in fp32, {size.sequences} x {size.length} tokens a rank, in CPU "
+        "time of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same "
+        f"DeepSpeed JSON; one step of each in turn, {size.steps} times.",
+        table(["", "s a step", "times the bare loop's", "quartiles"], rows),
+    )
 
 
-def loop_times() -> list[str]:
-    """Return the rows: each loop takes a step in turn."""
-    length, sequences, steps = 128, 4, 64
-    ours, bare = (model("gpt2", 256, length, sequences, 2) for _ in range(2))
+def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
+    """Return by step the CPU seconds of `LOOPS`, on this rank: each takes a step in turn."""
+    length, sequences, steps, ranks = size.length, size.sequences, size.steps, distributed.world_size()
+    ours, bare = (model("gpt2", size.hidden, length, sequences, stage) for _ in range(2))
     objective = CausalObjective(length)
-    text = MemoryShard(keyed.below(("text",), 0, 2 * steps * sequences * length + 1, VOCABULARY))
+    text = MemoryShard(keyed.below(("text",), 0, 2 * steps * ranks * sequences * length + 1, VOCABULARY))
     batches = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
     micro_batches = (
         batches.training(samples)
         for number in itertools.count()
-        for samples in rank_samples(
-            number * sequences * distributed.world_size(),
-            sequences * distributed.world_size(),
-            sequences,
-            distributed.rank(),
-            distributed.world_size(),
-        )
+        for samples in rank_samples(number * sequences * ranks, sequences * ranks, sequences, distributed.rank(), ranks)
     )
 
     def bare_step() -> None:
@@ -267,17 +309,17 @@ def loop_times() -> list[str]:
 
     with tempfile.TemporaryDirectory() as directory:
         our_step = the_loop(ours, batches, length, sequences, 2 * steps, Path(directory))
-        seconds: dict[str, list[float]] = {"bare": [], "ours": [], "Trainer": []}
+        seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
 
         def others() -> None:
-            for name, take in (("bare", bare_step), ("ours", our_step)):
+            for name, take in zip(LOOPS, (bare_step, our_step), strict=False):
                 began = time.process_time()
                 take()
                 seconds[name].append(time.process_time() - began)
 
-        hugging_face(bare.config, length, sequences, steps, Path(directory), seconds["Trainer"], others)
-    steps_taken = list(zip(*seconds.values(), strict=True))[4:]
-    return [f"| {name} | {compared(steps_taken, way, 0, 1)} |" for way, name in enumerate(seconds)]
+        hugging_face(bare.config, json_of(sequences, stage), length, steps, Path(directory), seconds["Trainer"], others)
+    # The first few make what later ones find.
+    return list(zip(*seconds.values(), strict=True))[steps // 6 :]
 
 
 def the_loop(
@@ -285,12 +327,17 @@ def the_loop(
 ) -> Callable[[], object]:
     """Return what takes the next step of our loop over `steps` steps."""
     batch_size = sequences * distributed.world_size()
-    sizes = {"family": "gpt2", "hidden_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    sizes = {
+        "family": "gpt2",
+        "hidden_size": trained.sizes.hidden_size,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": trained.sizes.num_attention_heads,
+    }
     recipe = Recipe(
         run_dir=str(directory),
         data={"shards": "unused", "sequence_length": length},
         source={"model": sizes, "steps": steps},
-        target={"hidden_size": 256},
+        target={"hidden_size": trained.sizes.hidden_size},
         stages=[{"name": "unused", "steps": 1}],
     )
     configs = {0: trained.config, 1: trained.config}
@@ -314,8 +361,8 @@ def the_loop(
 
 def hugging_face(
     config: PretrainedConfig,
+    ds_config: dict[str, object],
     length: int,
-    sequences: int,
     steps: int,
     directory: Path,
     seconds: list[float],
@@ -326,9 +373,9 @@ def hugging_face(
     dataset = [{"input_ids": row, "labels": row} for row in ids]
     arguments = transformers.TrainingArguments(
         output_dir=str(directory / "trainer"),
-        per_device_train_batch_size=sequences,
+        per_device_train_batch_size=ds_config["train_micro_batch_size_per_gpu"],
         max_steps=steps,
-        deepspeed=json_of(sequences, 2),
+        deepspeed=ds_config,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
@@ -351,15 +398,76 @@ def hugging_face(
     transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[Between()]).train()
 
 
+# --- from the command to the first step -----------------------------------------------------------
+
+
+def start(size: Size, out: Path | None) -> None:
+    """Publish the time of a whole command that trains for one step."""
+    with tempfile.TemporaryDirectory() as place:
+        works = {
+            "bare DeepSpeed": lambda: cost_of([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, 1]),
+            "ours": lambda: our_start(Path(place), size),
+        }
+        taken = in_turn(works, size.rounds // 2 + 1)
+    # The first round reads everything from disk.
+    taken = {name: rounds[1:] or rounds for name, rounds in taken.items()}
+    rows = []
+    for name, rounds in taken.items():
+        for clock in ("seconds", "cpu"):
+            mine, theirs = ([getattr(cost, clock) for cost in each] for each in (rounds, taken["bare DeepSpeed"]))
+            ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
+            rows.append([f"{name}, {'wall clock' if clock == 'seconds' else 'CPU time'}", statistics.median(mine), ratio])
+    publish(
+        out,
+        "From the command to the first step",
+        f"A command that builds a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 by one rank, trains it for a step and ends: a "
+        "bare DeepSpeed script, which saves nothing, and launch/pretrain.py on prepared shards, which checks them, scores "
+        "held-out text, saves a checkpoint and exports the model.",
+        table(["", "s", "times the bare script's"], rows),
+    )
+
+
+def our_start(place: Path, size: Size) -> Cost:
+    """Return the cost of launch/pretrain.py on a fresh run directory."""
+    prepared = place / "data"
+    if not prepared.exists():
+        prepared.mkdir()
+        documents = [[(np.arange(4 * size.sequences * size.length) % 90).tolist()]]
+        write_prepared(prepared, {"text": ([documents], [documents])})
+    run_dir = place / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    recipe = {
+        "run_dir": str(run_dir),
+        "train_batch_size": size.sequences,
+        "data": {"shards": str(prepared), "sequence_length": size.length},
+        "source": {
+            "model": {
+                "family": "gpt2",
+                "hidden_size": size.hidden,
+                "num_hidden_layers": LAYERS,
+                "num_attention_heads": max(2, size.hidden // 64),
+            }
+        },
+        "target": {},
+        "stages": [{"name": "full", "steps": 1}],
+        "evaluation": {"windows": 1},
+        # Measuring it takes a second.
+        "flops": {"peak_tflops": 1.0},
+    }
+    path = place / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return cost_of([sys.executable, "launch/pretrain.py", "--ds_config", "ds_configs/zero3.json", "--recipe", path])
+
+
 def main() -> None:
-    """Run the parts that were asked for."""
-    parts = {"sections": sections, "depths": depths, "layers": layers, "loop": loop}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    """Measure what was asked for."""
+    parts = {"loop": loop, "sections": sections, "layers": layers, "depths": depths, "start": start}
+    parser = part_parser(__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), help="what is measured (default: all)")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    for part in arguments.parts:
-        parts[part]()
+    for part in arguments.only:
+        parts[part](QUICK if arguments.quick else FULL, arguments.out)
 
 
 if __name__ == "__main__":
