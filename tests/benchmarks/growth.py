@@ -31,7 +31,7 @@ from pipeline.growth.probe import elements
 from pipeline.growth.state import Source, State, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS, row_chunks
 from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.benchmarks import live_growth
+from tests.benchmarks.live_growth import started
 from tests.benchmarks.measuring import MIB, ROOT, Cost, cost_of, in_turn, measured, part_parser, publish, table
 
 PARTS = ("whole", "live", "copy", "depth", "bytes")
@@ -183,8 +183,8 @@ def part_live(arguments: argparse.Namespace, folder: Path) -> None:
     """An engine's start by growth against one on fresh random weights."""
     rows = []
     for ranks in RANKS:
-        starts = live_growth.starts(folder / "gpt2_bf16", arguments.target, ranks)
-        for name, of_ranks in starts.items():
+        for name, fresh in (("fresh random weights", True), ("grown", False)):
+            of_ranks = started(folder / "gpt2_bf16", arguments.target, ranks, fresh=fresh)
             mib = [start.mib for start in of_ranks]
             slowest = max(start.seconds for start in of_ranks)
             rows.append([f"{name}, W = {ranks}", slowest, max(start.cpu for start in of_ranks), max(mib), sum(mib)])

@@ -85,9 +85,6 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Start:
     return Start(watched.peak / _MIB, time.perf_counter() - began, time.process_time() - processors)
 
 
-def starts(directory: Path, target: tuple[int, int], ranks: int) -> dict[str, list[Start]]:
+def started(directory: Path, target: tuple[int, int], ranks: int, *, fresh: bool) -> list[Start]:
     """Return what each rank took to start from the model in `directory`; `target` is (layers, hidden size)."""
-    return {
-        name: run_ranks(start, ranks, directory, *target, fresh, timeout=1800)
-        for name, fresh in (("fresh random weights", True), ("grown", False))
-    }
+    return run_ranks(start, ranks, directory, *target, fresh, timeout=1800)

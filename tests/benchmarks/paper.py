@@ -6,6 +6,7 @@ Nothing is read or computed of either model: their configurations are enough.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
     }
     kept, widest = ranks_memory(growth), max(tensor.shape[-1] for tensor in grown.values())
     small, large = elements(source), elements(grown)
+    largest = max(math.prod(tensor.shape) for tensor in grown.values())
     disk, network = arguments.disk_gb_s * 1e9, arguments.network_gb_s * 1e9
     read, held, seconds = [], [], []
     for name, (state, adam) in cases.items():
@@ -83,7 +85,8 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         table(["grown", "read by a rank", "by a node", "by all", "written offline, a rank", "all", "sent"], read),
         "`by a node` counts a row once for a node's ranks, which share its page cache; `sent` is between ranks: what a shared "
         "file system sends is in what is read and written. Growth itself sends nothing; DeepSpeed, however its weights come, "
-        f"broadcasts each parameter while it constructs a ZeRO-3 model ({large * _HALF / GIB:,.0f} GiB into each rank here).",
+        f"broadcasts each parameter while it constructs a ZeRO-3 model: {large * _HALF / GIB:,.0f} GiB into each rank here, of "
+        f"which it holds one parameter at a time, {largest * _HALF / GIB:.1f} GiB at most, beside the memory below.",
         table(["grown", "held by a rank while growing", "while training", "by the process that holds both whole"], held),
         f"Seconds where a node reads or writes {arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, "
         "all nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both.",

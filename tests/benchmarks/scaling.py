@@ -32,7 +32,7 @@ from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.engine import build
 from tests.benchmarks.data_prep import documents, write_jsonl
 from tests.benchmarks.growth import gpt2, write_source
-from tests.benchmarks.live_growth import starts
+from tests.benchmarks.live_growth import started
 from tests.benchmarks.measuring import MIB, Cost, cost_of, exponent, in_turn, part_parser, publish, table
 from tests.ranks import run_ranks
 
@@ -69,7 +69,7 @@ def offline(source: Path, target: tuple[int, int], ranks: int) -> Cost:
 
 def live(source: Path, target: tuple[int, int], ranks: int) -> Cost:
     """Return what the rank that takes most takes to start a grown engine."""
-    taken = starts(source, target, ranks)["grown"]
+    taken = started(source, target, ranks, fresh=False)
     most = [max(getattr(start, field) for start in taken) for field in ("seconds", "cpu", "mib")]
     return Cost(most[0], most[1], int(most[2] * MIB))
 
