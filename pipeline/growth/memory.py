@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.growth.streaming import CHUNK_ELEMENTS
+
 _FLOAT = torch.float32.itemsize
+
+_CHUNKS = 4
+"""Chunks of rows that growth holds at once: what is read, its rows and columns gathered, what is made of them."""
 
 _SUB_GROUP = 1_000_000_000
 """Elements that DeepSpeed steps at once under ZeRO-3 where its file does not say (`sub_group_size`)."""
@@ -28,6 +33,15 @@ class RankBytes:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.gradients + self.masters + self.moments + self.stepping
+
+
+def growing_bytes(kept: RankBytes, optimizer: bool, widest: int) -> int:
+    """Return what a rank holds, at most, while its pieces are filled: an engine before its first step, and chunks of rows.
+
+    `optimizer`: whether what it keeps is filled too; else it does not exist yet. `widest` is the longest row (elements).
+    """
+    engine = kept.weights + kept.gradients + kept.masters + (kept.moments if optimizer else 0)
+    return engine + _CHUNKS * max(CHUNK_ELEMENTS, widest) * _FLOAT
 
 
 def rank_bytes(tensors: Iterable[tuple[int, int]], ranks: int, stage: int, dtype: torch.dtype) -> RankBytes:

@@ -30,6 +30,9 @@ GIB = 2**30
 _INTERVAL = 0.02
 """Seconds between two looks at what a command holds."""
 
+_LOOK = 0.25
+"""Seconds between two looks at which processes a command has started: that goes through all of the machine's."""
+
 
 def part_parser(description: str) -> argparse.ArgumentParser:
     """Return a part's command line: --out FILE, which sections are appended to, and --quick."""
@@ -130,7 +133,7 @@ def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = N
     Raises RuntimeError with the end of what it said where it fails or passes the time limit (seconds); it and what it
     started are then gone.
     """
-    words, peak = list(map(str, command)), 0
+    words, peak, looked = list(map(str, command)), 0, -math.inf
     began, before = time.perf_counter(), os.times()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
@@ -138,12 +141,18 @@ def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = N
         )
         try:
             while process.poll() is None:
-                peak = max(peak, _held(process.pid))
-                if time.perf_counter() - began > timeout:
+                now = time.perf_counter()
+                if now - looked > _LOOK:
+                    family, looked = _family(process.pid), now
+                peak = max(peak, _held(family))
+                if now - began > timeout:
                     raise RuntimeError(f"{shlex.join(words)}: no end within {timeout:.0f} s")
                 time.sleep(_INTERVAL)
         finally:
-            # The group, for what it started may outlive it.
+            # What it started may outlive it, and have a session of its own, as a part's commands do.
+            for one in _family(process.pid) if process.returncode is None else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -155,11 +164,18 @@ def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = N
     return Cost(seconds, sum(after[2:4]) - sum(before[2:4]), peak)
 
 
-def _held(process: int) -> int:
-    """The anonymous bytes of a process and all that it started."""
+def _held(processes: list[int]) -> int:
+    """The anonymous bytes of processes."""
     held = 0
-    with contextlib.suppress(psutil.Error):
-        for one in [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]:
-            with contextlib.suppress(OSError):
-                held += anonymous(one)
+    for one in processes:
+        with contextlib.suppress(OSError):
+            held += anonymous(one)
     return held
+
+
+def _family(process: int) -> list[int]:
+    """A process and all that it started that is still there."""
+    try:
+        return [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]
+    except psutil.Error:
+        return [process]
