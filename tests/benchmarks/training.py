@@ -434,9 +434,9 @@ def start(size: Size, out: Path | None) -> None:
     rows = []
     for (name, rounds), (number, clock) in itertools.product(taken.items(), enumerate(CLOCKS)):
         # The first round reads everything from disk.
-        ours, bare = ([seconds[number] for seconds in each[1:] or each] for each in (rounds, taken["bare DeepSpeed"]))
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, bare, strict=True))
-        rows.append([f"{name}, {clock}", statistics.median(ours), ratio])
+        mine, theirs = ([seconds[number] for seconds in each[1:] or each] for each in (rounds, taken["bare DeepSpeed"]))
+        ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
+        rows.append([f"{name}, {clock}", statistics.median(mine), ratio])
     publish(
         out,
         "From the command to the first step",
