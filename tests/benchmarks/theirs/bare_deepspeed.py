@@ -1,11 +1,12 @@
-"""A bare DeepSpeed script: a GPT-2 under ZeRO-3 on ids that say nothing, one rank; it saves nothing.
+"""A bare DeepSpeed script: one step of a GPT-2 under ZeRO-3 on ids that say nothing, by one rank; then it writes a line.
 
-python bare_deepspeed.py LAYERS HIDDEN LENGTH SEQUENCES STEPS
+python bare_deepspeed.py LAYERS HIDDEN LENGTH SEQUENCES FILE
 """
 
 import os
 import socket
 import sys
+from pathlib import Path
 
 import deepspeed
 import torch
@@ -13,11 +14,11 @@ from deepspeed.accelerator import get_accelerator
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
-VOCABULARY = 100
+VOCABULARY = 400
 
 
-def main(layers: int, hidden: int, length: int, sequences: int, steps: int) -> None:
-    """Train for so many steps."""
+def main(layers: int, hidden: int, length: int, sequences: int, told: Path) -> None:
+    """Take a step."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,11 +40,11 @@ def main(layers: int, hidden: int, length: int, sequences: int, steps: int) -> N
         model=model, optimizer=torch.optim.AdamW(model.parameters(), fused=True), config=ds_config
     )
     ids = torch.randint(0, VOCABULARY, (sequences, length), device=engine.device)
-    for _ in range(steps):
-        logits = engine(input_ids=ids, use_cache=False).logits
-        engine.backward(cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
-        engine.step()
+    logits = engine(input_ids=ids, use_cache=False).logits
+    engine.backward(cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    engine.step()
+    told.write_text("step 1\n")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:5]), Path(sys.argv[5]))
