@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         signal.signal(number, runner.stop)
 
     sweep = tasks.sweep()
-    runner.finish([*sweep.values(), *tasks.sources(suite.methods.values(), seeds)])
+    swept = [task for runs in sweep.values() for task in runs]
+    runner.finish([*swept, *tasks.sources(suite.methods.values(), seeds)])
     rate = best_rate(suite, sweep)
     methods = tasks.methods(seeds, rate)
     # Seed by seed: what is there after each is a whole table.

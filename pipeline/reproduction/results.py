@@ -11,14 +11,15 @@ from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import saved_at
 from pipeline.report.tables import percent
-from pipeline.reproduction.tasks import Task
+from pipeline.reproduction.suite import TUNING_SEEDS
+from pipeline.reproduction.tasks import Task, swept_losses
 
 _EASIER = (0.05, 0.1, 0.2)
 """Nats above the baseline's final loss: losses that are easier to reach."""
 
 
 def write_results(
-    directory: Path, title: str, rate: float, sweep: Mapping[float, Task], tasks: Mapping[str, list[Task]]
+    directory: Path, title: str, rate: float, sweep: Mapping[float, Sequence[Task]], tasks: Mapping[str, list[Task]]
 ) -> None:
     """Write results.md, report.html and the figures of all runs that have ended; the baseline comes first."""
     methods = [Method(name, [read_run(task.run) for task in runs if task.ended]) for name, runs in tasks.items()]
@@ -48,16 +49,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [_row(head), _row(["---"] + ["---:"] * (len(head) - 1)), *map(_row, rows)]
 
 
-def _sweep_table(rate: float, sweep: Mapping[float, Task]) -> list[str]:
+def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str]:
     if not sweep:
         return [f"Peak learning rate {rate:g}, not tuned."]
     rows = [
-        [f"{one:g}" + (" (chosen)" if one == rate else ""), "no loss" if loss is None else f"{loss:.4f}"]
-        for one, loss in ((one, read_run(task.run).final_loss) for one, task in sweep.items())
+        [f"{one:g}" + (" (chosen)" if one == rate else ""), *(f"{loss:.4f}" for loss in losses)]
+        for one, losses in swept_losses(sweep).items()
     ]
     edge = rate in (min(sweep), max(sweep))
     note = ["", "The best rate is at the edge of the sweep: a better one may lie beyond."] if edge else []
-    return [*_table(["peak learning rate, from scratch", "final held-out loss"], rows), *note]
+    return [
+        *_table(["peak learning rate, from scratch", *(f"final held-out loss, seed {seed}" for seed in TUNING_SEEDS)], rows),
+        *note,
+    ]
 
 
 def _told(values: Sequence[float]) -> str:

@@ -1,14 +1,15 @@
 """A suite as runs: which recipe each has, where it lies, and which others it waits for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.recipe import Recipe
 from pipeline.report.recorded import read_run
-from pipeline.reproduction.suite import SOURCE_SEED, TUNING_SEED, MethodConfig, Patch, Suite, recipe_of
+from pipeline.reproduction.suite import SOURCE_SEED, TUNING_SEEDS, MethodConfig, Patch, Suite, recipe_of
 from pipeline.runs import RunPaths
 
 
@@ -71,12 +72,13 @@ class Tasks:
             for name in needed
         ]
 
-    def sweep(self) -> dict[float, Task]:
+    def sweep(self) -> dict[float, list[Task]]:
         """The baseline with each rate of the sweep; nothing where there is but one."""
         if len(self._suite.rates) == 1:
             return {}
+        baseline = self._suite.methods[self._suite.baseline]
         return {
-            rate: self._method(f"sweep-{rate:g}", self._suite.methods[self._suite.baseline], TUNING_SEED, rate)
+            rate: [self._method(f"sweep-{rate:g}-seed{seed}", baseline, seed, rate) for seed in TUNING_SEEDS]
             for rate in self._suite.rates
         }
 
@@ -107,13 +109,18 @@ class Tasks:
         return Task(name, self._directory, recipe)
 
 
-def best_rate(suite: Suite, sweep: dict[float, Task]) -> float:
-    """Return the rate with which the baseline ended lowest; raises UserError where no run of the sweep has a loss."""
+def swept_losses(sweep: Mapping[float, Sequence[Task]]) -> dict[float, list[float]]:
+    """Return the final held-out losses of each rate's runs, those without one left out."""
+    losses = {rate: [read_run(task.run).final_loss for task in tasks] for rate, tasks in sweep.items()}
+    return {rate: [loss for loss in found if loss is not None] for rate, found in losses.items()}
+
+
+def best_rate(suite: Suite, sweep: Mapping[float, Sequence[Task]]) -> float:
+    """Return the rate with which the baseline ended lowest; raises UserError where no rate's runs all have a loss."""
     if not sweep:
         return suite.rates[0]
-    losses = {rate: read_run(task.run).final_loss for rate, task in sweep.items()}
-    known = {rate: loss for rate, loss in losses.items() if loss is not None}
-    if not known:
-        runs = next(iter(sweep.values())).run.parent
-        raise UserError(f"{runs}: no run of the sweep ended with a loss; lower the suite's rates")
-    return min(known, key=known.__getitem__)
+    means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items() if len(losses) == len(sweep[rate])}
+    if not means:
+        runs = next(iter(sweep.values()))[0].run.parent
+        raise UserError(f"{runs}: no rate of the sweep ended with a loss in all its runs; lower the suite's rates")
+    return min(means, key=means.__getitem__)

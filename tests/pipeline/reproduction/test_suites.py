@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.recipe import GrowStage
-from pipeline.reproduction.suite import TUNING_SEED, Suite, load_suite
+from pipeline.reproduction.suite import TUNING_SEEDS, Suite, load_suite
 from pipeline.reproduction.tasks import Tasks
 from tests.end_to_end.conftest import ROOT
 
@@ -40,9 +40,9 @@ def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite)
 def test_no_final_run_has_the_seed_of_the_sweep_or_of_a_source(suite):
     tasks = Tasks(suite, Path("anywhere"), None)
     final = {recipe.seed for runs in recipes(suite).values() for recipe in runs}
-    assert TUNING_SEED not in final
+    assert final.isdisjoint(TUNING_SEEDS)
     assert final.isdisjoint(task.recipe.seed for task in tasks.sources(suite.methods.values(), [1, 2, 3]))
-    assert all(task.recipe.seed == TUNING_SEED for task in tasks.sweep().values())
+    assert all([task.recipe.seed for task in runs] == list(TUNING_SEEDS) for runs in tasks.sweep().values())
 
 
 def test_a_method_from_no_such_source_is_refused(tmp_path):
