@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.command import OneSentenceParser
 from pipeline.command import status_of
-from pipeline.reproduction.results import write_results
+from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks, best_rate
@@ -53,23 +53,26 @@ def run(arguments: argparse.Namespace) -> None:
     jobs = arguments.jobs or suite.jobs
     threads = 1 if arguments.budget == "cpu" else None
     runner = Runner(_DS_CONFIGS / f"{suite.ds_config}.json", jobs, threads, lambda line: print(line, flush=True))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, runner.stop)
 
     sweep = tasks.sweep()
     swept = [task for runs in sweep.values() for task in runs]
-    runner.finish([*swept, *tasks.sources(suite.methods.values(), seeds)])
+    sources = tasks.sources(suite.methods.values(), seeds)
+    runner.finish([*swept, *(task for runs in sources.values() for task in runs)])
     rate = best_rate(suite, sweep)
-    methods = tasks.methods(seeds, rate)
-    # Seed by seed: what is there after each is a whole table.
-    runner.finish([task for of_seed in zip(*methods.values(), strict=True) for task in of_seed])
-    write_results(directory, suite.title, rate, sweep, methods)
-    if arguments.ablations:
-        ablations = tasks.ablations(seeds[0], rate)
-        sources = tasks.sources(suite.ablations.values(), seeds[:1])
-        runner.finish([*sources, *(task for runs in ablations.values() for task in runs)])
-        first = {title: runs[:1] for title, runs in methods.items()}
-        write_results(directory / "ablations", f"{suite.title}: ablations, one seed", rate, sweep, first | ablations)
+    baseline = suite.methods[suite.baseline].title
+    methods = tasks.runs_of(suite.methods, seeds, rate)
+    for of_seed in zip(*methods.values(), strict=True):
+        runner.finish(of_seed)
+        write_results(directory, Comparison(suite.title, rate, sweep, sources, methods, baseline))
+    for name, ablation in suite.ablations.items() if arguments.ablations else ():
+        further = tasks.sources(ablation.methods.values(), seeds[:1])
+        ablated = tasks.runs_of(ablation.methods, seeds[:1], rate)
+        runner.finish([task for runs in (further | ablated).values() for task in runs])
+        beside = {suite.methods[other].title for other in (suite.baseline, *ablation.beside)}
+        shown = {title: runs[:1] for title, runs in methods.items() if title in beside} | ablated
+        write_results(directory / name, Comparison(ablation.title, rate, sweep, further, shown, baseline))
     print(f"{directory}: results.md, report.html, figures/")
 
 

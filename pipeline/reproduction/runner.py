@@ -26,10 +26,12 @@ class Runner:
         self._environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         self._say = say
         self._stopping = False
+        self._running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
 
     def stop(self, *_: object) -> None:
-        """Have the runs in hand save and stop; a handler of signals."""
+        """Have the runs in hand save and stop, or, when called again some seconds later, stop at once; a handler of signals."""
         self._stopping = True
+        self._tell()
 
     def finish(self, tasks: Sequence[Task]) -> None:
         """Run what is not finished of the tasks, in their order.
@@ -40,24 +42,27 @@ class Runner:
         for task in tasks:
             task.write()
         waiting = [task for task in tasks if not task.ended]
-        running: dict[str, tuple[Task, subprocess.Popen[bytes], float]] = {}
         failed: list[tuple[Task, int]] = []
-        while running or (waiting and not failed and not self._stopping):
-            while waiting and len(running) < self._jobs and not failed and not self._stopping:
-                task = waiting.pop(0)
-                running[task.name] = task, self._start(task), time.monotonic()
-            time.sleep(_POLL_SECONDS)
-            if self._stopping:
-                self._end(running)
-            for name, (task, process, begun) in list(running.items()):
-                status = process.poll()
-                if status is None:
-                    continue
-                del running[name]
-                if status == 0:
-                    self._say(f"{name}: done in {time.monotonic() - begun:.0f} s, {len(waiting) + len(running)} to go here")
-                elif not self._stopping:
-                    failed.append((task, status))
+        try:
+            while self._running or (waiting and not failed and not self._stopping):
+                while waiting and len(self._running) < self._jobs and not failed and not self._stopping:
+                    task = waiting.pop(0)
+                    self._running[self._start(task)] = task, time.monotonic()
+                time.sleep(_POLL_SECONDS)
+                for process, (task, begun) in list(self._running.items()):
+                    if process.poll() is None:
+                        continue
+                    del self._running[process]
+                    if process.returncode != 0:
+                        failed.append((task, process.returncode))
+                        continue
+                    seconds, left = time.monotonic() - begun, len(waiting) + len(self._running)
+                    self._say(f"{task.name}: done in {seconds:.0f} s, {left} to go here")
+        finally:
+            # Nothing is left running, whatever went wrong here.
+            self._tell()
+            for process in self._running:
+                process.wait()
         if self._stopping:
             raise Stopped
         if failed:
@@ -68,14 +73,11 @@ class Runner:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(_PRETRAIN), "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
         with open(task.log, "ab") as log:
-            # A group of its own: a signal to this process is passed on once, when the run may save.
+            # A session of its own: Ctrl-C reaches a run through `stop` alone.
             return subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )
 
-    @staticmethod
-    def _end(running: dict[str, tuple[Task, subprocess.Popen[bytes], float]]) -> None:
-        for _, process, _ in running.values():
+    def _tell(self) -> None:
+        for process in list(self._running):
             process.send_signal(signal.SIGTERM)
-        for _, process, _ in running.values():
-            process.wait()

@@ -30,6 +30,15 @@ class MethodConfig(StrictModel):
     recipe: Patch = Field(default_factory=dict)
 
 
+class AblationConfig(StrictModel):
+    """One question, as further methods that are run with the first seed alone."""
+
+    title: str
+    beside: list[Name] = Field(default_factory=list)
+    """Methods of the suite that are shown beside them."""
+    methods: dict[Name, MethodConfig]
+
+
 class Suite(StrictModel):
     """A comparison: every method with the same data, order, batch and schedule."""
 
@@ -50,23 +59,32 @@ class Suite(StrictModel):
     """Peak learning rates of the sweep; the one with the lowest final held-out loss, in the mean, is everyone's. A single one
     is taken untuned."""
     methods: dict[Name, MethodConfig]
-    ablations: dict[Name, MethodConfig] = Field(default_factory=dict)
-    """Further methods, run with the first seed alone."""
+    ablations: dict[Name, AblationConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
         if self.baseline not in self.methods:
             raise ValueError(f"baseline: {self.baseline!r} is none of the methods; choose {', '.join(self.methods)}")
-        for section, methods in (("methods", self.methods), ("ablations", self.ablations)):
+        sections = {"methods": self.methods} | {
+            f"ablations.{name}.methods": one.methods for name, one in self.ablations.items()
+        }
+        names: set[str] = set()
+        for section, methods in sections.items():
             for name, method in methods.items():
                 if method.grown_from is not None and method.grown_from not in self.sources:
                     raise ValueError(
                         f"{section}.{name}.grown_from: {method.grown_from!r} is none of the sources; choose "
                         f"{', '.join(self.sources)}"
                     )
-        both = self.methods.keys() & self.ablations.keys()
-        if both:
-            raise ValueError(f"ablations.{min(both)}: a method has the same name; choose another")
+                if name in names:
+                    raise ValueError(f"{section}.{name}: another method has the same name; choose another")
+                names.add(name)
+        for name, ablation in self.ablations.items():
+            for other in ablation.beside:
+                if other not in self.methods:
+                    raise ValueError(
+                        f"ablations.{name}.beside: {other!r} is none of the methods; choose {', '.join(self.methods)}"
+                    )
         return self
 
 

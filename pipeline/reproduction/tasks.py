@@ -1,5 +1,6 @@
 """A suite as runs: which recipe each has, where it lies, and which others it waits for."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +64,13 @@ class Tasks:
         self._directory = directory
         self._base = suite.base | ({} if text is None else {"data": suite.base["data"] | {"text": text}})
 
-    def sources(self, methods: Iterable[MethodConfig], seeds: Sequence[int]) -> list[Task]:
-        """The small models that methods are grown from, for each seed."""
+    def sources(self, methods: Iterable[MethodConfig], seeds: Sequence[int]) -> dict[str, list[Task]]:
+        """The small models that methods are grown from, one run for each seed, by the source's name."""
         needed = dict.fromkeys(method.grown_from for method in methods if method.grown_from is not None)
-        return [
-            self._task(f"source-{name}-seed{seed}", SOURCE_SEED + seed, self._suite.sources[name])
-            for seed in seeds
+        return {
+            name: [self._task(f"source-{name}-seed{seed}", SOURCE_SEED + seed, self._suite.sources[name]) for seed in seeds]
             for name in needed
-        ]
+        }
 
     def sweep(self) -> dict[float, list[Task]]:
         """The baseline with each rate of the sweep; nothing where there is but one."""
@@ -82,18 +82,11 @@ class Tasks:
             for rate in self._suite.rates
         }
 
-    def methods(self, seeds: Sequence[int], rate: float) -> dict[str, list[Task]]:
+    def runs_of(self, methods: Mapping[str, MethodConfig], seeds: Sequence[int], rate: float) -> dict[str, list[Task]]:
         """Each method's runs, one for each seed, by the method's title."""
         return {
             method.title: [self._method(f"{name}-seed{seed}", method, seed, rate) for seed in seeds]
-            for name, method in self._suite.methods.items()
-        }
-
-    def ablations(self, seed: int, rate: float) -> dict[str, list[Task]]:
-        """Each ablation's one run, by its title."""
-        return {
-            method.title: [self._method(f"{name}-seed{seed}", method, seed, rate)]
-            for name, method in self._suite.ablations.items()
+            for name, method in methods.items()
         }
 
     def _method(self, name: str, method: MethodConfig, seed: int, rate: float) -> Task:
@@ -110,17 +103,23 @@ class Tasks:
 
 
 def swept_losses(sweep: Mapping[float, Sequence[Task]]) -> dict[float, list[float]]:
-    """Return the final held-out losses of each rate's runs, those without one left out."""
-    losses = {rate: [read_run(task.run).final_loss for task in tasks] for rate, tasks in sweep.items()}
-    return {rate: [loss for loss in found if loss is not None] for rate, found in losses.items()}
+    """Return the final held-out losses of each rate's runs; infinity for a run whose last one is no number."""
+    return {rate: [_last_loss(task) for task in tasks] for rate, tasks in sweep.items()}
+
+
+def _last_loss(task: Task) -> float:
+    run = read_run(task.run)
+    ended_with = [record["loss"] for record in run.target_evaluations if record["step"] == run.last_step]
+    return ended_with[-1] if ended_with else math.inf
 
 
 def best_rate(suite: Suite, sweep: Mapping[float, Sequence[Task]]) -> float:
-    """Return the rate with which the baseline ended lowest; raises UserError where no rate's runs all have a loss."""
+    """Return the rate with which the baseline ended lowest; raises UserError where with none all runs have a loss."""
     if not sweep:
         return suite.rates[0]
-    means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items() if len(losses) == len(sweep[rate])}
-    if not means:
+    means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items()}
+    best = min(means, key=means.__getitem__)
+    if math.isinf(means[best]):
         runs = next(iter(sweep.values()))[0].run.parent
-        raise UserError(f"{runs}: no rate of the sweep ended with a loss in all its runs; lower the suite's rates")
-    return min(means, key=means.__getitem__)
+        raise UserError(f"{runs}: with no rate of the sweep did all runs end with a loss; lower the suite's rates")
+    return best

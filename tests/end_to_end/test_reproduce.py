@@ -33,19 +33,24 @@ def reproduced(monkeypatch, out, *arguments: str) -> int:
 
 def test_a_suite_ends_in_a_table_and_a_report_and_goes_on_with_more_seeds(pretended, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    assert reproduced(monkeypatch, out, "--seeds", "1") == 0, capsys.readouterr().err
+    assert reproduced(monkeypatch, out, "--seeds", "1", "--ablations") == 0, capsys.readouterr().err
     folder = out / "gpt-cpu"
     started = (pretended / "started").read_text().split()
     assert started[0].startswith("sweep-")
     assert len(started) == len(set(started))
-    of_methods = (folder / "results.md").read_text().split("| compute saved by")[0]
+    of_methods = (folder / "results.md").read_text().split("| held-out loss after")[0]
     rows = {row.split("|")[1].strip(): row.split("|") for row in of_methods.splitlines() if "|" in row}
     assert rows["from scratch"][2].strip() == "1"
     # The made-up grown run begins lower and falls alike: it saves something, of which a part went into its source.
-    saved, with_source = (float(rows["AKI"][column].split("%")[0].replace("−", "-")) for column in (5, 6))
+    saved, with_source = (float(rows["AKI"][column].split("%")[0].replace("−", "-")) for column in (3, 4))
     assert 0 < with_source < saved < 100
     assert "from scratch" in (folder / "report.html").read_text()
     assert (folder / "figures" / "compare-flops.png").exists()
+    ablation = (folder / "submodels" / "results.md").read_text()
+    assert "| AKI, two-stage, E_b = 20 | 1 |" in ablation
+    assert "| AKI | 1 |" in ablation
+    assert "NAI" not in ablation
+    assert "E_b = 20" not in of_methods
 
     assert reproduced(monkeypatch, out, "--seeds", "2") == 0
     later = (pretended / "started").read_text().split()[len(started) :]
