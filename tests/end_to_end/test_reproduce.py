@@ -1,5 +1,6 @@
 """launch/reproduce.py from its command line to its results, on runs that are made up."""
 
+import shlex
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.reproduction import runner
 from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.test_readme import COMMANDS
 from tests.pipeline.report.recorded_runs import Made
 
 
@@ -27,7 +29,8 @@ def pretended(tmp_path, monkeypatch):
 
 
 def reproduced(monkeypatch, out, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--suite", "gpt", "--budget", "cpu", "--out", str(out), *arguments])
+    (command,) = (command for command in COMMANDS if "launch/reproduce.py" in command)
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command)[1:], "--out", str(out), *arguments])
     return reproduce.main()
 
 
