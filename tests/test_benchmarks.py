@@ -16,5 +16,5 @@ def test_parts_write_their_tables(tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr + "".join(told.values())
     assert told.keys() == {"machine.md", "growth.md", "paper.md"}
     assert "| torch |" in told["machine.md"]
-    assert "| ours, one of 4 |" in told["growth.md"] and "| grown, W = 4 |" in told["growth.md"]
+    assert "| ours, W = 4 |" in told["growth.md"] and "| grown, W = 4 |" in told["growth.md"]
     assert "12.9B to 174.6B on 128 nodes of 8 ranks" in told["paper.md"]

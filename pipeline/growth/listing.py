@@ -8,11 +8,11 @@ import torch
 
 from pipeline.growth.description import describe
 from pipeline.growth.exactness import promises
-from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes
+from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
-from pipeline.growth.state import OptimizerState, State, stored_dtype, unsaid
+from pipeline.growth.state import OptimizerState, stored_dtype, unsaid
 
 _GIB = 2**30
 
@@ -23,12 +23,13 @@ def listing(growth: OfflineGrowth) -> str:
     engine, state = _engine_dtype(growth), _kept_of_each(growth.optimizer)
     lines = [f"{name}  {list(tensor.shape)}  {describe(growth.plan, name)}" for name, tensor in growth.grown.items()]
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
-    growing = growing_bytes(kept, growth.optimizer is not None, _widest(source.state, growth.grown))
+    growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
     lines += [
         "",
         f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)",
         f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / _GIB:.3f} GiB of that, all "
-        f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing",
+        f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
+        "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
         f"written  {growth.bytes_written / _GIB:.3f} GiB to {request.out} ({elements(growth.grown):,} parameters)",
         f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
@@ -51,11 +52,6 @@ def _stored(growth: OfflineGrowth) -> int:
         entries = growth.source.optimizer.values()
         tensors += [value for entry in entries for value in entry.values() if not isinstance(value, float)]
     return sum(math.prod(tensor.shape) * stored_dtype(tensor).itemsize for tensor in tensors)
-
-
-def _widest(*states: State) -> int:
-    """The longest row."""
-    return max(math.prod(tensor.shape[1:]) for state in states for tensor in state.values())
 
 
 def _engine_dtype(growth: OfflineGrowth) -> torch.dtype:

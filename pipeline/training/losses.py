@@ -11,7 +11,8 @@ from pipeline.data.objectives import IGNORED
 from pipeline.families import Family
 
 _CPU_CHUNK, _DEVICE_CHUNK = 2**17, 2**26
-"""Logits that are taken to fp32 at a time: on a CPU what its cache holds, on other devices what hides the start of a kernel."""
+"""Logits that are taken to fp32 at a time: on a CPU what the cache of each thread holds, on other devices what hides the start
+of a kernel."""
 
 
 class Logits(NamedTuple):
@@ -91,7 +92,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 def _rows(logits: torch.Tensor) -> int:
     """How many rows are a chunk."""
-    return max(1, (_CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK) // logits.shape[-1])
+    # torch shares out rows among threads: of one thread's share alone the others would have none.
+    elements = _CPU_CHUNK * torch.get_num_threads() if logits.device.type == "cpu" else _DEVICE_CHUNK
+    return max(1, elements // logits.shape[-1])
 
 
 def right(logits: torch.Tensor, labels: torch.Tensor) -> int:

@@ -1,12 +1,11 @@
 """What growth costs beside what a user would do instead, each on identical work: time, and memory of a rank and of all.
 
-python -m tests.benchmarks.growth [--parts whole live copy depth bytes] [--source 24,1024] [--target 36,1280]
+python -m tests.benchmarks.growth [--parts whole live copy depth] [--source 24,1024] [--target 36,1280]
 
 whole  a rank's pieces at W = 1, 2, 4 against both models whole in torch
 live   an engine's start by growth against the same engine on fresh random weights, at W = 1, 2, 4
 copy   launch/grow.py against Hugging Face: load, copy, save (DirectCopy)
 depth  launch/grow.py --depth list against mergekit's passthrough, on a Llama; their tensors are compared
-bytes  computing a grown state against copying as many bytes
 """
 
 import argparse
@@ -20,24 +19,28 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import GPT2Config, LlamaConfig, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from pipeline.command import quieten
 from pipeline.families import FAMILIES, sizes_of, target_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.probe import elements
-from pipeline.growth.state import Source, State, flat
-from pipeline.growth.streaming import CHUNK_ELEMENTS, row_chunks
+from pipeline.growth.state import Source, flat
+from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.benchmarks.live_growth import started
 from tests.benchmarks.measuring import MIB, ROOT, Cost, cost_of, in_turn, measured, part_parser, publish, table
 
-PARTS = ("whole", "live", "copy", "depth", "bytes")
 RANKS = (1, 2, 4)
+LIVE_ROUNDS = 2
+"""Of engines that start, six a round, at some ten seconds each."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+COPY = Path(__file__).parent / "theirs" / "huggingface_copy.py"
 MERGEKIT = ROOT / ".venv-bench" / "bin" / "mergekit-yaml"
 COLUMNS = ["", "seconds", "processor seconds", "MiB, one process", "MiB, all"]
+"""Of several processes the slowest one's seconds and the largest peak, and the sum of their peaks."""
 
 
 class Drawn:
@@ -90,7 +93,9 @@ def both_whole(directory: Path, layers: int, hidden: int) -> None:
     source, target, plan = planned(directory, layers, hidden)
     family = source.family
     small = family.model_class.from_pretrained(directory, dtype=torch.float32)
-    large = family.model_class(target)
+    with no_init_weights():
+        large = family.model_class(target)
+    large.tie_weights()
     held, written = dict(small.named_parameters()), dict(large.named_parameters())
     with torch.no_grad():
         for name, (spec, layer) in plan.specs.items():
@@ -121,78 +126,66 @@ def pieces(directory: Path, layers: int, hidden: int, ranks: int, rank: int) -> 
         place += size
 
 
-def load_and_copy(directory: Path, layers: int, hidden: int, out: Path) -> None:
-    """DirectCopy as one would write it: load, make the larger model, copy the corner of each tensor, save."""
-    small = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    config = AutoConfig.from_pretrained(directory)
-    config.n_layer, config.n_embd, config.n_head, config.n_inner = layers, hidden, hidden // 64, None
-    large = AutoModelForCausalLM.from_config(config)
-    held = dict(small.named_parameters())
-    with torch.no_grad():
-        for name, parameter in large.named_parameters():
-            words = name.split(".")
-            if words[1] == "h":
-                words[2] = str(int(words[2]) % small.config.n_layer)
-            values = held[".".join(words)]
-            if name.endswith(("c_attn.weight", "c_attn.bias")):
-                # Query, key and value lie side by side.
-                for new, old in zip(parameter.chunk(3, -1), values.chunk(3, -1), strict=True):
-                    new[tuple(map(slice, old.shape))] = old
-            else:
-                parameter[tuple(map(slice, values.shape))] = values
-    large.save_pretrained(out)
-    shutil.rmtree(out)
-
-
 def grow_command(source: Path, out: Path, *options: object) -> list[object]:
     """Return the command that writes a Hugging Face directory."""
     return [sys.executable, "launch/grow.py", "--source", source, "--format", "hf", "--out", out, *options]
 
 
-def without(out: Path, cost: Cost) -> Cost:
-    """Remove what a command wrote; return its cost."""
-    shutil.rmtree(out)
-    return cost
+def written(out: Path, command: list[object]) -> list[Cost]:
+    """Return what a command that writes `out` costs by one thread; removing what an earlier round wrote is left out."""
+    shutil.rmtree(out, ignore_errors=True)
+    return [cost_of(command, ONE_THREAD)]
 
 
-def row(name: str, costs: list[Cost], processes: int = 1) -> list[object]:
-    """Return a line of a table: the fastest round's figures; `costs` are of one of the processes."""
-    cost = min(costs, key=lambda cost: cost.seconds)
-    return [name, cost.seconds, cost.cpu, cost.peak / MIB, cost.peak * processes / MIB]
+def slowest(costs: list[Cost]) -> float:
+    """Return the seconds after which all processes are done."""
+    return max(cost.seconds for cost in costs)
+
+
+def row(name: str, rounds: list[list[Cost]]) -> list[object]:
+    """Return a line of a table on the fastest round, of which each process's cost is given."""
+    costs = min(rounds, key=slowest)
+    peaks = [cost.peak / MIB for cost in costs]
+    return [name, slowest(costs), max(cost.cpu for cost in costs), max(peaks), sum(peaks)]
 
 
 def part_whole(arguments: argparse.Namespace, folder: Path) -> None:
     """Growth by pieces against both models whole."""
     source, target = folder / "gpt2", arguments.target
-    works = {"both models whole, in torch": lambda: measured(both_whole, source, *target)}
+    works = {"both models whole, in torch": lambda: [measured(both_whole, source, *target)]}
     for ranks in RANKS:
-        works[f"ours, one of {ranks}"] = lambda ranks=ranks: measured(pieces, source, *target, ranks, ranks - 1)
-    costs = in_turn(works, arguments.rounds)
-    rows = [row(name, taken, int(name.split()[-1]) if name.startswith("ours") else 1) for name, taken in costs.items()]
+        works[f"ours, W = {ranks}"] = lambda ranks=ranks: [
+            measured(pieces, source, *target, ranks, rank) for rank in range(ranks)
+        ]
+    rows = [row(name, taken) for name, taken in in_turn(works, arguments.rounds).items()]
     publish(
         arguments.out,
         "Growth against both models whole",
-        f"GPT-2 {arguments.source} to {target}, FPI and silent layers, float32, weights alone, one thread; each rank alone in "
-        f"turn, imports left out, the fastest of {arguments.rounds} rounds. All ranks together hold W times one's, and where "
-        "both models are whole each rank that fills its own partition so holds them all.",
-        table([*COLUMNS, "time / ours, one of 1"], [[*line, line[1] / rows[1][1]] for line in rows]),
+        f"GPT-2 {arguments.source} to {target}, FPI and silent layers, float32, weights alone, one thread; imports left out, "
+        f"the fastest of {arguments.rounds} rounds; the ranks of W one after the other, each alone: the slowest rank's time, "
+        "the largest peak, and the sum of all peaks. Where both models are whole, each rank that fills its own partition so "
+        "holds them both.",
+        table([*COLUMNS, "time / ours, W = 1"], [[*line, line[1] / rows[1][1]] for line in rows]),
     )
 
 
 def part_live(arguments: argparse.Namespace, folder: Path) -> None:
     """An engine's start by growth against one on fresh random weights."""
-    rows = []
-    for ranks in RANKS:
-        for name, fresh in (("fresh random weights", True), ("grown", False)):
-            of_ranks = started(folder / "gpt2_bf16", arguments.target, ranks, fresh=fresh)
-            mib = [start.mib for start in of_ranks]
-            slowest = max(start.seconds for start in of_ranks)
-            rows.append([f"{name}, W = {ranks}", slowest, max(start.cpu for start in of_ranks), max(mib), sum(mib)])
+    works = {
+        f"{name}, W = {ranks}": lambda ranks=ranks, fresh=fresh: started(
+            folder / "gpt2_bf16", arguments.target, ranks, fresh=fresh
+        )
+        for ranks in RANKS
+        for name, fresh in (("fresh random weights", True), ("grown", False))
+    }
+    rounds = min(LIVE_ROUNDS, arguments.rounds)
+    rows = [row(name, taken) for name, taken in in_turn(works, rounds).items()]
     publish(
         arguments.out,
         "Growth into live ZeRO-3 partitions",
         f"GPT-2 {arguments.source} in bfloat16 to {arguments.target}: an engine from nothing to its first step, evaluated on "
-        "two windows a rank; the grown one beside its source, as a certificate has it. The slowest rank, largest peak.",
+        "two windows a rank; the grown one beside its source, as a certificate has it. The faster of "
+        f"{rounds} rounds: the slowest rank's time, the largest peak, and the sum of all peaks.",
         table(COLUMNS, rows),
     )
 
@@ -202,18 +195,16 @@ def part_copy(arguments: argparse.Namespace, folder: Path) -> None:
     source, out, (layers, hidden) = folder / "gpt2", folder / "grown", arguments.target
     options = ["--target", f"num_hidden_layers={layers},hidden_size={hidden}", "--width", "direct_copy", "--depth", "stack"]
     works = {
-        "Hugging Face: load, copy, save": lambda: cost_of(
-            [sys.executable, "-m", "tests.benchmarks.growth", "--load_and_copy", source, layers, hidden, out]
-        ),
-        "launch/grow.py": lambda: without(out, cost_of(grow_command(source, out, *options))),
+        "Hugging Face: load, copy, save": lambda: written(out, [sys.executable, COPY, source, layers, hidden, out]),
+        "launch/grow.py": lambda: written(out, grow_command(source, out, *options)),
     }
     costs = in_turn(works, arguments.rounds)
     publish(
         arguments.out,
         "DirectCopy against Hugging Face",
-        f"GPT-2 {arguments.source} to {arguments.target}, float32, directory to directory, imports included, the fastest of "
-        f"{arguments.rounds} rounds. Ours also looks for NaN, takes the source's digest, compares both models' logits in "
-        "float64 and writes a certificate.",
+        f"GPT-2 {arguments.source} to {arguments.target}, float32, directory to directory, one thread, imports included, the "
+        f"fastest of {arguments.rounds} rounds. Ours also looks for NaN, takes the source's digest, compares both models' "
+        "logits in float64 and writes a certificate.",
         table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
     )
 
@@ -232,63 +223,20 @@ def part_depth(arguments: argparse.Namespace, folder: Path) -> None:
     recipe.write_text(yaml.dump({"slices": slices, "merge_method": "passthrough", "dtype": "bfloat16"}))
     options = ["--target", f"num_hidden_layers={2 * layers}", "--depth", "list", "--layers", json.dumps(origins)]
     works = {
-        "mergekit-yaml": lambda: cost_of([arguments.mergekit, recipe, theirs, "--no-copy-tokenizer"]),
-        "launch/grow.py": lambda: cost_of(grow_command(source, ours, *options)),
+        "mergekit-yaml": lambda: written(theirs, [arguments.mergekit, recipe, theirs, "--no-copy-tokenizer"]),
+        "launch/grow.py": lambda: written(ours, grow_command(source, ours, *options)),
     }
-    costs: dict[str, list[Cost]] = {name: [] for name in works}
-    for _ in range(arguments.rounds):
-        for out in (ours, theirs):
-            shutil.rmtree(out, ignore_errors=True)
-        for name, taken in in_turn(works, 1).items():
-            costs[name] += taken
-    written = [{k: v for path in out.glob("*.safetensors") for k, v in load_file(path).items()} for out in (ours, theirs)]
-    alike = written[0].keys() == written[1].keys() and all(torch.equal(v, written[1][k]) for k, v in written[0].items())
-    size = sum(tensor.nbytes for tensor in written[0].values()) / MIB
+    costs = in_turn(works, arguments.rounds)
+    one, other = ({k: v for path in out.glob("*.safetensors") for k, v in load_file(path).items()} for out in (ours, theirs))
+    alike = one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    size = sum(tensor.nbytes for tensor in one.values()) / MIB
     publish(
         arguments.out,
         heading,
-        f"Llama ({layers}, {hidden}) to {2 * layers} layers, bfloat16, {size:,.0f} MiB written, imports included, the fastest "
-        f"of {arguments.rounds} rounds; the tensors written are {'the same, bit for bit' if alike else 'NOT the same'}. Ours "
-        "also looks for NaN, takes the source's digest, compares both models' logits in float64 and writes a certificate.",
+        f"Llama ({layers}, {hidden}) to {2 * layers} layers, bfloat16, {size:,.0f} MiB written, one thread, imports included, "
+        f"the fastest of {arguments.rounds} rounds; the tensors written are {'' if alike else 'NOT '}the same, bit for bit. "
+        "Ours also looks for NaN, takes the source's digest, compares both models' logits in float64 and writes a certificate.",
         table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
-    )
-
-
-def compute(state: State) -> None:
-    """Compute every byte of a state, a chunk of rows at a time."""
-    for tensor in state.values():
-        for _ in row_chunks(tensor):
-            pass
-
-
-def copy_as_much(state: State, origin: torch.Tensor) -> None:
-    """Copy as many bytes in chunks of the same sizes, walking through `origin` again and again."""
-    place = 0
-    for tensor in state.values():
-        step = max(1, CHUNK_ELEMENTS // max(1, math.prod(tensor.shape[1:]))) * math.prod(tensor.shape[1:])
-        for start in range(0, math.prod(tensor.shape), step):
-            size = min(step, math.prod(tensor.shape) - start)
-            if place + size > origin.numel():
-                place = 0
-            origin[place : place + size].clone()
-            place += size
-
-
-def part_bytes(arguments: argparse.Namespace, folder: Path) -> None:
-    """Growth over a plain copy of as many bytes."""
-    opened, _, plan = planned(folder / "gpt2", *arguments.target)
-    state = plan.grow(opened.state)
-    largest = max(opened.state.values(), key=lambda tensor: math.prod(tensor.shape))
-    origin = largest.rows(0, largest.shape[0]).reshape(-1)
-    compute(state)  # pages come in from disk, and torch warms up
-    taken = in_turn({"grown": lambda: compute(state), "copied": lambda: copy_as_much(state, origin)}, arguments.rounds + 2)
-    grown, copied = min(taken["grown"]), min(taken["copied"])
-    publish(
-        arguments.out,
-        "Growth against copying bytes",
-        f"{elements(state) * 4 / MIB:,.0f} MiB of float32 in memory, chunk by chunk, one thread, the fastest of "
-        f"{arguments.rounds + 2} rounds.",
-        table(["", "seconds", "/ copied"], [["grown", grown, grown / copied], ["copied", copied, 1.0]]),
     )
 
 
@@ -300,24 +248,18 @@ def pair(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = part_parser(__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parts = {"whole": part_whole, "live": part_live, "copy": part_copy, "depth": part_depth}
+    parser = part_parser(__doc__.splitlines()[0], list(parts))
     parser.add_argument("--source", type=pair, default=(24, 1024), help="GPT-2's layers,hidden (default: %(default)s)")
     parser.add_argument("--target", type=pair, default=(36, 1280), help="what it grows to (default: %(default)s)")
     parser.add_argument("--llama", type=pair, default=(16, 1024), help="Llama's layers,hidden (default: %(default)s)")
     parser.add_argument("--mergekit", type=Path, default=MERGEKIT, help="its mergekit-yaml (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--load_and_copy", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
-    if arguments.load_and_copy:
-        source, layers, hidden, out = arguments.load_and_copy
-        load_and_copy(Path(source), int(layers), int(hidden), Path(out))
-        return
     if arguments.quick:
         arguments.source, arguments.target, arguments.llama, arguments.rounds = (2, 128), (4, 256), (2, 256), 1
-    parts = {"whole": part_whole, "live": part_live, "copy": part_copy, "depth": part_depth, "bytes": part_bytes}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_source(folder / "gpt2", gpt2(*arguments.source), torch.float32)

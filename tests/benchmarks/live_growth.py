@@ -1,7 +1,6 @@
 """Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time up to the first step."""
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,26 +24,17 @@ from pipeline.training.losses import Logits, logits_of
 from pipeline.training.measure import measure_growth
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.running import scoring
+from tests.benchmarks.measuring import Cost, zero_json
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
-_MIB = 2**20
 _LENGTH = 128
 _VOCABULARY = 50257
 
 
-@dataclass(frozen=True)
-class Start:
-    """What one rank took: the peak over what its process held before, and time."""
-
-    mib: float
-    seconds: float
-    cpu: float
-
-
-def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Start:
-    """Return what starting one engine costs on this rank, up to its first step.
+def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
+    """Return what starting one engine costs on this rank, up to its first step; the peak is over what the process held before.
 
     A fresh one is evaluated on held-out text, a grown one is measured beside its source on the same.
     """
@@ -55,13 +45,7 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Start:
     windows = 2 * distributed.world_size()
     text = MemoryShard(keyed.below(("text",), 0, windows * _LENGTH + 1, _VOCABULARY))
     heldout = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
-    ds_config = {
-        "train_batch_size": distributed.world_size(),
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": True},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
+    ds_config = zero_json(3, ranks=distributed.world_size(), half=True)
     began, processors = time.perf_counter(), time.process_time()
     with Watched() as watched:
         if fresh:
@@ -82,9 +66,9 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Start:
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
             measure_growth(source, grown, heldout, windows, torch.bfloat16)
-    return Start(watched.peak / _MIB, time.perf_counter() - began, time.process_time() - processors)
+    return Cost(time.perf_counter() - began, time.process_time() - processors, watched.peak)
 
 
-def started(directory: Path, target: tuple[int, int], ranks: int, *, fresh: bool) -> list[Start]:
+def started(directory: Path, target: tuple[int, int], ranks: int, *, fresh: bool) -> list[Cost]:
     """Return what each rank took to start from the model in `directory`; `target` is (layers, hidden size)."""
     return run_ranks(start, ranks, directory, *target, fresh, timeout=1800)

@@ -28,7 +28,7 @@ from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
-from tests.benchmarks.measuring import MIB, publish, table
+from tests.benchmarks.measuring import MIB, publish, table, zero_json
 from tests.ranks import run_ranks
 from tests.shards import write_shard
 
@@ -136,12 +136,7 @@ def training(directory: Path, length: int, seconds: float, *, half: bool) -> flo
     family = FAMILIES["gpt2"]
     model = ModelConfig(family="gpt2", hidden_size=128, num_hidden_layers=4, num_attention_heads=4)
     config = scratch_config(model, _VOCABULARY, 0, length)
-    ds_config = {
-        "train_batch_size": _SEQUENCES,
-        "bf16": {"enabled": half},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
+    ds_config = zero_json(3, _SEQUENCES, half=half)
     trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), cut(4, []), "eager")
     wanted = objective("clm", length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]

@@ -34,14 +34,29 @@ _LOOK = 0.25
 """Seconds between two looks at which processes a command has started: that goes through all of the machine's."""
 
 
-def part_parser(description: str) -> argparse.ArgumentParser:
-    """Return a part's command line: --out FILE, which sections are appended to, and --quick."""
+def part_parser(description: str, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a part's command line: --out FILE, which sections are appended to, --quick, and --parts where it has several."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32)
     )
     parser.add_argument("--out", type=Path, help="a Markdown file that sections are appended to (default: print them alone)")
     parser.add_argument("--quick", action="store_true", help="sizes that end in well under a minute and say nothing")
+    if parts:
+        parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
     return parser
+
+
+def zero_json(stage: int, sequences: int = 1, ranks: int = 1, *, half: bool = False) -> dict[str, object]:
+    """Return DeepSpeed's JSON for a step of one micro-batch of so many sequences on each rank, in bf16 or fp32."""
+    return {
+        "train_batch_size": sequences * ranks,
+        "train_micro_batch_size_per_gpu": sequences,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": half},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": stage},
+        "steps_per_print": 1 << 40,
+    }
 
 
 def publish(out: Path | None, heading: str, sentence: str, *blocks: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config
 
 from pipeline.growth.listing import ranks_memory
-from pipeline.growth.memory import growing_bytes
+from pipeline.growth.memory import growing_bytes, widest
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
@@ -56,7 +56,7 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         "weights, from bfloat16 files": (grown, None),
         "weights and Adam's state, from a checkpoint": (growth.plan.grow(masters), optimizer),
     }
-    kept, widest = ranks_memory(growth), max(tensor.shape[-1] for tensor in grown.values())
+    kept, longest = ranks_memory(growth), widest(source, grown)
     small, large = elements(source), elements(grown)
     largest = max(math.prod(tensor.shape) for tensor in grown.values())
     disk, network = arguments.disk_gb_s * 1e9, arguments.network_gb_s * 1e9
@@ -71,7 +71,7 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         read.append(
             [f"{name}: both models whole", stored / GIB, stored / GIB, stored / GIB, whole / GIB, whole / GIB, whole / GIB]
         )
-        held.append([name, growing_bytes(kept, adam is not None, widest) / GIB, kept.total / GIB, (stored + whole) / GIB])
+        held.append([name, growing_bytes(kept, adam is not None, longest) / GIB, kept.total / GIB, (stored + whole) / GIB])
         # launch/grow.py is one process: it reads the source for its digest, then every rank's rows.
         offline = stored + rank.total + written * ranks
         seconds.append([name, here.most / disk, offline / disk, stored / disk + whole / network, (stored + whole) / disk])

@@ -4,42 +4,39 @@ python -m tests.benchmarks.scaling [--parts target ranks corpus checkpoint]
 
 target      growth offline and live, the target's parameters x1, x2, x4
 ranks       growth offline and live, at W = 1, 2, 4
-corpus      the whole preparation of text, x1 and x4
+corpus      the whole preparation of text, x1, x2, x4
 checkpoint  saving and loading a checkpoint, against its bytes
 """
 
 import argparse
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.command import quieten
 from pipeline.families import FAMILIES, sizes_of
 from pipeline.growth.initialization import initialized
+from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant, OptimizerState
 from pipeline.growth.zero_sink import fill_engine
-from pipeline.recipe import CheckpointingConfig, OptimizerConfig
+from pipeline.recipe import CheckpointingConfig, GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.engine import build
-from tests.benchmarks.data_prep import documents, write_jsonl
+from tests.benchmarks.data_prep import documents, prepare_alone, write_jsonl
 from tests.benchmarks.growth import gpt2, write_source
 from tests.benchmarks.live_growth import started
-from tests.benchmarks.measuring import MIB, Cost, cost_of, exponent, in_turn, part_parser, publish, table
+from tests.benchmarks.measuring import MIB, Cost, exponent, in_turn, measured, part_parser, publish, table, zero_json
 from tests.ranks import run_ranks
 
 TIMES = (1, 2, 4)
-"""Of the target's parameters, and ranks."""
-
-PARTS = ("target", "ranks", "corpus", "checkpoint")
+"""Of the target's parameters, of ranks, and of text."""
 
 
 def parameters(layers: int, hidden: int) -> int:
@@ -57,21 +54,24 @@ def of_parameters(target: tuple[int, int], times: int) -> tuple[int, int]:
     return round((times * parameters(layers, hidden) - embeddings) / each), hidden
 
 
+def grow_offline(source: Path, layers: int, hidden: int, ranks: int, out: Path) -> None:
+    """Write a ZeRO-3 checkpoint, as launch/grow.py does."""
+    target, growth = TargetConfig(hidden_size=hidden, num_hidden_layers=layers), GrowthConfig(depth="last_layer")
+    request = Request(source, target, growth, 1234, format="zero3", dtype="bfloat16", world_size=ranks, out=out)
+    OfflineGrowth(request).execute(lambda certificate: {})
+
+
 def offline(source: Path, target: tuple[int, int], ranks: int) -> Cost:
-    """Return what launch/grow.py takes to write a ZeRO-3 checkpoint."""
+    """Return what that takes, imports left out."""
     out = source.parent / "grown"
-    sizes = "num_hidden_layers={},hidden_size={}".format(*target)
-    words = [sys.executable, "launch/grow.py", "--source", source, "--target", sizes, "--format", "zero3", "--out", out]
-    cost = cost_of([*words, "--depth", "last_layer", "--dtype", "bfloat16", "--world_size", ranks])
-    shutil.rmtree(out)
-    return cost
+    shutil.rmtree(out, ignore_errors=True)
+    return measured(grow_offline, source, *target, ranks, out)
 
 
 def live(source: Path, target: tuple[int, int], ranks: int) -> Cost:
     """Return what the rank that takes most takes to start a grown engine."""
     taken = started(source, target, ranks, fresh=False)
-    most = [max(getattr(start, field) for start in taken) for field in ("seconds", "cpu", "mib")]
-    return Cost(most[0], most[1], int(most[2] * MIB))
+    return Cost(*(max(getattr(cost, field) for cost in taken) for field in ("seconds", "cpu", "peak")))
 
 
 def fitted(name: str, sizes: Sequence[float], costs: Sequence[Cost]) -> list[list[object]]:
@@ -102,8 +102,8 @@ def part_target(arguments: argparse.Namespace, folder: Path) -> None:
     publish(
         arguments.out,
         "Cost of growth by the target's size",
-        f"GPT-2 {arguments.source} in bfloat16, FPI and silent layers, one rank; offline by launch/grow.py to a ZeRO-3 "
-        "checkpoint, imports included; live to an engine's first step, measured beside its source.",
+        f"GPT-2 {arguments.source} in bfloat16, FPI and silent layers, one rank, imports left out; offline to a ZeRO-3 "
+        "checkpoint, with digest and certificate; live to an engine's first step, measured beside its source.",
         table(["", *(f"{size / 1e6:,.0f}M" for size in sizes), "exponent"], rows),
     )
 
@@ -125,27 +125,26 @@ def part_ranks(arguments: argparse.Namespace, folder: Path) -> None:
 
 def part_corpus(arguments: argparse.Namespace, folder: Path) -> None:
     """Text prepared by the command: tokenizer, near-duplicates and all."""
-    sizes = [arguments.megabytes, 4 * arguments.megabytes]
+    sizes = [times * arguments.megabytes for times in TIMES]
     works = {}
     for size in sizes:
-        text, config, out = folder / f"{size}.jsonl", folder / f"{size}.yaml", folder / f"{size}.out"
+        text, out = folder / f"{size}.jsonl", folder / f"{size}.out"
         write_jsonl(text, documents(size))
         tokenizer = TokenizerConfig(vocab_size=8000, algorithm="byte_level_bpe", family="gpt2", sample_characters=500_000)
         corpora = [CorpusConfig(files=[str(text)], dedupe="near")]
         settings = DataPrepConfig(output_dir=str(out), corpora=corpora, tokenizer=tokenizer)
-        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
 
-        def prepare(config: Path = config, out: Path = out) -> Cost:
+        def work(settings: DataPrepConfig = settings, out: Path = out) -> Cost:
             shutil.rmtree(out, ignore_errors=True)
-            return cost_of([sys.executable, "-m", "data_prep", "run", config])
+            return measured(prepare_alone, settings)
 
-        works[str(size)] = prepare
+        works[str(size)] = work
     costs = [fastest(runs) for runs in in_turn(works, arguments.rounds).values()]
     publish(
         arguments.out,
         "Cost of data preparation by the corpus",
-        "The whole of `python -m data_prep run` by one process: a tokenizer on the same sample, exact and near-duplicates, "
-        "shards; imports included.",
+        "All that `python -m data_prep run` does, by one process, imports left out: a tokenizer on the same sample, exact and "
+        "near-duplicates, shards.",
         table(["", *(f"{size:g} MB" for size in sizes), "exponent"], fitted("whole", sizes, costs)),
     )
 
@@ -159,13 +158,7 @@ def save_and_load(folder: Path, layers: int, hidden: int) -> tuple[float, float,
         name: {"exp_avg": Constant(tensor.shape, 1e-3), "exp_avg_sq": Constant(tensor.shape, 1e-6), "step": 1.0}
         for name, tensor in state.items()
     }
-    ds_config = {
-        "train_batch_size": 1,
-        "bf16": {"enabled": True},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
-    model = build(family, config, state, ds_config, OptimizerConfig(), cut(layers, []), "sdpa", moments)
+    model = build(family, config, state, zero_json(3, half=True), OptimizerConfig(), cut(layers, []), "sdpa", moments)
     directory = folder / "checkpoints"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
@@ -203,8 +196,8 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = part_parser(__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parts = {"target": part_target, "ranks": part_ranks, "corpus": part_corpus, "checkpoint": part_checkpoint}
+    parser = part_parser(__doc__.splitlines()[0], list(parts))
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     quieten()
@@ -212,7 +205,6 @@ def main() -> None:
     arguments.source, arguments.target, arguments.megabytes = (12, 768), (18, 1024), 4
     if arguments.quick:
         arguments.source, arguments.target, arguments.megabytes, arguments.rounds = (2, 64), (4, 128), 1, 1
-    parts = {"target": part_target, "ranks": part_ranks, "corpus": part_corpus, "checkpoint": part_checkpoint}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_source(folder / "source", gpt2(*arguments.source), torch.bfloat16)

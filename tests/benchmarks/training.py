@@ -1,6 +1,6 @@
 """What a training step costs, as ratios within one run; in CPU time, which a busy machine changes least, where not said.
 
-python -m tests.benchmarks.training [--only loop sections layers depths start]
+python -m tests.benchmarks.training [--parts loop sections depths start]
 """
 
 import itertools
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import deepspeed
 import psutil
 import torch
 import transformers
@@ -51,15 +52,15 @@ from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
-from tests.benchmarks.measuring import MIB, ROOT, in_turn, part_parser, publish, table
-from tests.benchmarks.memory import Watched
+from tests.benchmarks.measuring import ROOT, in_turn, part_parser, publish, table, zero_json
 from tests.data_prep.prose import made_up_texts
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
 LAYERS, PER_BLOCK, VOCABULARY = 12, 3, 8000
 FAMILY_NAMES = ("gpt2", "bert")
-PRECISIONS = {"fp32": {}, "bf16": {"bf16": {"enabled": True}}}
+PRECISIONS = {"fp32": False, "bf16": True}
+"""Whether in half precision."""
 CLOCKS = ("CPU", "wall")
 DRAWN_STEPS = 12
 WAYS = tuple(itertools.product(("one for each way", "DeepSpeed's own"), ("sorted", "drawn")))
@@ -86,33 +87,19 @@ FULL = Size(256, 128, 8, 6, 24, ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2))
 QUICK = Size(64, 16, 2, 1, 6, ((3, 1),))
 
 
-def model(
-    family_name: str, hidden: int, length: int, sequences: int, stage: int, precision: str = "fp32", **how: bool
-) -> TrainedModel:
+def model(family_name: str, hidden: int, length: int, sequences: int, stage: int, precision: str = "fp32") -> TrainedModel:
     """Return a model of 12 layers in its engine, which takes one micro-batch a step."""
     family = FAMILIES[family_name]
     described = ModelConfig(family=family_name, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=heads(hidden))
     config = scratch_config(described, VOCABULARY, 0, length)
-    ds_config = json_of(sequences, stage) | PRECISIONS[precision]
+    ds_config = zero_json(stage, sequences, distributed.world_size(), half=PRECISIONS[precision])
     blocks = cut(LAYERS, [TrainStage(name="submodels", submodel_layers=PER_BLOCK, steps=1)])
-    return build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), blocks, "sdpa", **how)
+    return build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), blocks, "sdpa")
 
 
 def heads(hidden: int) -> int:
     """Heads of 64 channels, or two where that is too many."""
     return max(2, hidden // 64)
-
-
-def json_of(sequences: int, stage: int) -> dict[str, object]:
-    """Return DeepSpeed's JSON for one micro-batch a step."""
-    return {
-        "train_batch_size": sequences * distributed.world_size(),
-        "train_micro_batch_size_per_gpu": sequences,
-        "gradient_clipping": 1.0,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage},
-        "steps_per_print": 1 << 40,
-    }
 
 
 def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,39 +227,6 @@ def compared(rounds: Sequence[Sequence[float]], way: int, base: int, steps: int)
     return [statistics.median(seconds[way] for seconds in rounds) / steps, middle, f"{low:.3f} to {high:.3f}"]
 
 
-# --- how layers run -------------------------------------------------------------------------------
-
-
-def layers(size: Size, out: Path | None) -> None:
-    """Publish what checkpointing and compiling change."""
-    ways = itertools.product(FAMILY_NAMES, ({}, {"activation_checkpointing": True}, {"compile": True}))
-    publish(
-        out,
-        "Activation checkpointing and torch.compile",
-        f"A full step of {LAYERS} x {size.hidden} under ZeRO 3 by one rank, relative to one without: CPU time, compiling left "
-        "out, and the peak of memory above what the engine holds.",
-        table(
-            ["", "time / plain", "peak MiB above the engine"],
-            [run_ranks(layer_times, 1, family, how, size, timeout=1800)[0] for family, how in ways],
-        ),
-    )
-
-
-def layer_times(family_name: str, how: dict[str, bool], size: Size) -> list[object]:
-    """Return the row of one model: a plain one beside it tells the machine's speed."""
-    length, sequences = 2 * size.length, size.sequences
-    plain, other = (model(family_name, size.hidden, length, sequences, 3, **each) for each in ({}, how))
-    ids, labels = batch(plain, length, sequences)
-    whole = Section.whole(LAYERS)
-    step(other, whole, ids, labels)
-    with Watched() as watched:
-        step(other, whole, ids, labels)
-    times = over_the_first(
-        [lambda trained=trained: step(trained, whole, ids, labels) for trained in (plain, other)], (size.rounds + 1) // 2
-    )
-    return [f"{family_name}, {next(iter(how), 'plain')}", times[1], watched.peak / MIB]
-
-
 # --- our loop, a bare one, and the Hugging Face Trainer -------------------------------------------
 
 
@@ -289,8 +243,9 @@ def loop(size: Size, out: Path | None) -> None:
         out,
         "Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer",
         f"A full step of a GPT-2 of {LAYERS} x {size.hidden} in fp32, {size.sequences} x {size.length} tokens a rank, in CPU "
-        "time of all ranks together, loading included: the bare loop and ours on the same batches, Trainer with the same "
-        f"DeepSpeed JSON; one step of each in turn, {size.steps} times.",
+        "time of all ranks together, loading included, with the same DeepSpeed JSON: deepspeed.initialize on Hugging Face's "
+        "model and torch's fused AdamW, on the batches that ours has; ours; and Trainer. One step of each in turn, "
+        f"{size.steps} times.",
         table(["", "s a step", "times the bare loop's", "quartiles"], rows),
     )
 
@@ -298,7 +253,11 @@ def loop(size: Size, out: Path | None) -> None:
 def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
     """Return by step the CPU seconds of `LOOPS`, on this rank: each takes a step in turn."""
     length, sequences, steps, ranks = size.length, size.sequences, size.steps, distributed.world_size()
-    ours, bare = (model("gpt2", size.hidden, length, sequences, stage) for _ in range(2))
+    ours, ds_config = model("gpt2", size.hidden, length, sequences, stage), zero_json(stage, sequences, ranks)
+    with deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=stage == 3):
+        plain = transformers.GPT2LMHeadModel(ours.config)
+    optimizer = torch.optim.AdamW(plain.parameters(), fused=True)
+    bare, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
     objective = CausalObjective(length)
     text = MemoryShard(keyed.below(("text",), 0, 2 * steps * ranks * sequences * length + 1, VOCABULARY))
     batches = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
@@ -310,9 +269,9 @@ def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
 
     def bare_step() -> None:
         batch = next(micro_batches)
-        logits = bare.engine(input_ids=batch.input_ids, use_cache=False).logits
-        bare.engine.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()))
-        bare.engine.step()
+        logits = bare(input_ids=batch.input_ids, use_cache=False).logits
+        bare.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()))
+        bare.step()
 
     with tempfile.TemporaryDirectory() as directory:
         our_step = the_loop(ours, batches, length, sequences, 2 * steps, Path(directory))
@@ -324,7 +283,7 @@ def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
                 take()
                 seconds[name].append(time.process_time() - began)
 
-        hugging_face(bare.config, json_of(sequences, stage), length, steps, Path(directory), seconds["Trainer"], others)
+        hugging_face(ours.config, ds_config, length, steps, Path(directory), seconds["Trainer"], others)
     # The first few make what later ones find.
     return list(zip(*seconds.values(), strict=True))[steps // 6 :]
 
@@ -499,12 +458,10 @@ def until(command: Sequence[object], told: Path, timeout: float = 600) -> tuple[
 
 def main() -> None:
     """Measure what was asked for."""
-    parts = {"loop": loop, "sections": sections, "layers": layers, "depths": depths, "start": start}
-    parser = part_parser(__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), help="what is measured (default: all)")
-    arguments = parser.parse_args()
+    parts = {"loop": loop, "sections": sections, "depths": depths, "start": start}
+    arguments = part_parser(__doc__.splitlines()[0], list(parts)).parse_args()
     logging.disable(logging.WARNING)
-    for part in arguments.only:
+    for part in arguments.parts:
         parts[part](QUICK if arguments.quick else FULL, arguments.out)
 
 
