@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BROWSER := sh tests/install.sh "the report in a browser" chromium -- chromium fonts-liberation
 SLURM := sh tests/install.sh "Slurm" munged slurmctld slurmd srun -- slurm-wlm munge
 
-.PHONY: .venv pretrain test test-full test-slurm lint clean
+.PHONY: .venv pretrain test test-full test-slurm bench bench-tools lint clean
 
 # The stamp comes last: a half-installed environment is not taken for whole.
 .venv: $(VENV)/installed
@@ -37,9 +37,19 @@ test-slurm: .venv
 	$(SLURM)
 	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
 
+# Ratios of one run, into bench/; say nothing on a busy machine. ARGS: for instance ARGS="--parts growth paper"
+bench: .venv
+	$(BIN)/python -m tests.benchmarks --out bench $(ARGS)
+
+# What the benchmarks compare with and the project does not use, in an environment of its own.
+bench-tools:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-bench/bin/pip install --quiet --requirement tests/benchmarks/theirs/requirements.txt
+
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench bench build *.egg-info .pytest_cache .ruff_cache

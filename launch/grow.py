@@ -43,7 +43,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
     parser.add_argument("--foreign", action="store_true", help="take a ZeRO checkpoint that was not written here")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and end")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what would be done, and end; of the source, config.json is enough"
+    )
     growth = parser.add_argument_group("growth")
     for name, field in GrowthConfig.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
@@ -96,7 +98,8 @@ def run(arguments: argparse.Namespace) -> None:
             world_size=arguments.world_size,
             out=arguments.out,
             foreign=arguments.foreign,
-        )
+        ),
+        foreseen=arguments.dry_run,
     )
     if arguments.dry_run:
         print(listing(growth))

@@ -11,7 +11,7 @@ from pipeline.families import Family, Section, Sizes, sizes_of
 
 _FLOAT, _INT64 = 4, 8
 
-_KEPT_BY_ACTIVATION = {"gelu_new": 4, "relu": 0}
+_KEPT_BY_ACTIVATION = {"relu": 0}
 """Tensors over the FFN's units that an activation keeps beside its output; one, its input, where it is a single kernel."""
 
 
@@ -29,7 +29,7 @@ def activation_bytes(
     """Bytes kept of a forward pass over `tokens` tokens in sequences of `sequence_length`, without dropout.
 
     `scored` positions reach the head. `section` says what runs and what of it learns; None is the whole model. `dtype` is
-    what the model computes in; the loss is taken in float32. `recomputed`: layers keep their input alone, and the one that
+    what the model computes in, and the logits are kept in. `recomputed`: layers keep their input alone, and the one that
     is run again keeps all of its own.
     """
     sizes = sizes_of(config)
@@ -87,7 +87,7 @@ def _embeddings(family: Family, sizes: Sizes, size: int) -> int:
 def _head(family: Family, sizes: Sizes, size: int, *, learns: bool) -> int:
     """Of one scored position, the loss included."""
     hidden = sizes.hidden_size
-    kept = _norm(family, sizes.hidden_size, size, learns=learns) + _FLOAT * sizes.vocab_size + _INT64
+    kept = _norm(family, sizes.hidden_size, size, learns=learns) + size * sizes.vocab_size + _INT64
     if family.objective == "mlm":
         # The transform's own input, and that of its activation, whose output the norm keeps.
         kept += hidden * size * (1 + learns) + _INT64

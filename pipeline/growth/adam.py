@@ -6,6 +6,7 @@ eps / (a n); decay, which is lr wd, stays what it is.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -23,34 +24,60 @@ def fresh_adam(shape: tuple[int, ...], rates: bool) -> Kept:
     return kept | {key: Constant(shape, 1.0) for key in ("lr_factor", "eps_factor") if rates}
 
 
-def grown_adam(source: Kept, source_shape: tuple[int, ...], rows: Side, columns: Side | None, rates: bool) -> Kept:
-    """Return the state of a tensor that is grown by these sides; whatever does not share its source's gradient is fresh.
+@dataclass(frozen=True, slots=True)
+class MomentSides:
+    """How the tensors that Adam keeps of one tensor are made of the source's: by key, the sides of their storage axes."""
 
-    `rates` multiplies the factors of rate and eps so that the source's own dynamics go on.
+    sides: Mapping[str, tuple[Side, Side | None]]
+    keeps_steps: bool
+    """Whether every element has the age of its source."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of each of them."""
+        return tuple(len(side) for side in self.sides["step"] if side is not None)
+
+
+def moment_sides(rows: Side, columns: Side | None, rates: bool) -> MomentSides:
+    """Return the sides of what is kept of a tensor that is grown by these sides.
+
+    Whatever does not share its source's gradient is fresh. `rates` multiplies the factors of rate and eps so that the
+    source's own dynamics go on.
     """
     sides = [side for side in (rows, columns) if side is not None]
-    shape = tuple(len(side) for side in sides)
 
-    def grown(key: str, scales: list[torch.Tensor | None], elsewhere: float) -> Rows:
-        held = source.get(key, 1.0)
-        tensor = MeasuredTensor(Constant(source_shape, held) if isinstance(held, float) else held)
-        code = INIT if elsewhere else ZERO
-        moved = [side.moments(scale, code) for side, scale in zip(sides, scales, strict=True)]
-        init = Constant(shape, elsewhere)
-        return GrownTensor((), tensor, tensor, moved[0], moved[1] if columns else None, dtype=torch.float32, init=init)
+    def moved(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[Side, Side | None]:
+        first, *second = [side.moments(scale, elsewhere) for side, scale in zip(sides, scales, strict=True)]
+        return first, second[0] if second else None
 
     unscaled: list[torch.Tensor | None] = [None] * len(sides)
     derivatives = [side.derivative for side in sides]
     squares = [None if derivative is None else derivative**2 for derivative in derivatives]
-    kept: dict[str, Rows | float] = {
-        "exp_avg": grown("exp_avg", derivatives, 0.0),
-        "exp_avg_sq": grown("exp_avg_sq", squares, 0.0),
-        # New elements count their steps from 0, so that their bias correction is fresh.
-        "step": grown("step", unscaled, 0.0),
-    }
-    if isinstance(source["step"], float) and all(bool(side.keeps_moments.all()) for side in sides):
+    return MomentSides(
+        {
+            "exp_avg": moved(derivatives),
+            "exp_avg_sq": moved(squares),
+            # New elements count their steps from 0, so that their bias correction is fresh.
+            "step": moved(unscaled),
+            "lr_factor": moved([side.scale for side in sides] if rates else unscaled, INIT),
+            "eps_factor": moved(derivatives if rates else unscaled, INIT),
+        },
+        all(bool(side.keeps_moments.all()) for side in sides),
+    )
+
+
+def grown_adam(source: Kept, source_shape: tuple[int, ...], moved: MomentSides, rates: bool) -> Kept:
+    """Return the state of a tensor that is grown from one of this shape, of which Adam kept `source`."""
+
+    def grown(key: str, elsewhere: float) -> Rows:
+        held = source.get(key, 1.0)
+        tensor = MeasuredTensor(Constant(source_shape, held) if isinstance(held, float) else held)
+        init = Constant(moved.shape, elsewhere)
+        return GrownTensor((), tensor, tensor, *moved.sides[key], dtype=torch.float32, init=init)
+
+    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in ("exp_avg", "exp_avg_sq", "step")}
+    if isinstance(source["step"], float) and moved.keeps_steps:
         kept["step"] = source["step"]
     if rates or "lr_factor" in source:
-        kept["lr_factor"] = grown("lr_factor", [side.scale for side in sides] if rates else unscaled, 1.0)
-        kept["eps_factor"] = grown("eps_factor", derivatives if rates else unscaled, 1.0)
+        kept |= {key: grown(key, 1.0) for key in ("lr_factor", "eps_factor")}
     return kept

@@ -15,7 +15,7 @@ _CODES = {ZERO: "zero", INIT: "at the model's initialization", MEAN: "at the mea
 
 def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     """Return the names of the source tensors that a target tensor is made of."""
-    spec, layer = plan.family.specs(plan.target)[name]
+    spec, layer = plan.specs[name]
     if layer is None:
         return [spec.name]
     origin = plan.layers[layer]
@@ -29,7 +29,7 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
 
 def describe(plan: GrowthPlan, name: str) -> str:
     """Return what a target tensor is made of: its source tensors, and each axis's map and scale, and noise."""
-    spec, layer = plan.family.specs(plan.target)[name]
+    spec, layer = plan.specs[name]
     sources = source_tensors(plan, name)
     if not sources:
         silent = layer is not None and plan.layers[layer].silent

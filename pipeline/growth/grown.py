@@ -14,6 +14,9 @@ from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Run, Side
 from pipeline.growth.state import Rows
 from pipeline.growth.streaming import row_chunks
 
+_ALONE = Side.identity(1)
+"""The columns of a vector."""
+
 
 class MeasuredTensor:
     """A source tensor that knows its statistics, taken when first asked for and in an order that depends on nothing but it."""
@@ -21,6 +24,7 @@ class MeasuredTensor:
     def __init__(self, tensor: Rows) -> None:
         self.shape = tensor.shape
         self.rows = tensor.rows
+        self.tensor = tensor
 
     @cached_property
     def mean_row(self) -> torch.Tensor:
@@ -75,7 +79,7 @@ class GrownTensor:
         """`own` and `following` are the source's tensors of this layer and the next; `key` names the random values."""
         self.shape = (len(rows),) if columns is None else (len(rows), len(columns))
         self.key, self.own, self.following = key, own, following
-        self.row_side, self.column_side = rows, columns or Side.identity(1)
+        self.row_side, self.column_side = rows, columns or _ALONE
         self._dtype, self._init, self._small, self._noise = dtype, init, small, noise
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -90,6 +94,27 @@ class GrownTensor:
         if self._noise is not None:
             self._disturb(block, start, stop)
         return block.reshape(stop - start, *self.shape[1:])
+
+    def rows_of(self, following: bool) -> torch.Tensor:
+        """Return the row of `own`, or of `following`, that each target row is read from; -1 for none."""
+        columns = self.column_side
+        read = (columns.indices >= 0) | (columns.indices == MEAN)
+        none = torch.zeros(1, dtype=torch.bool)
+        next_row = none if self.row_side.next_layer is None else self.row_side.next_layer
+        next_column = none if columns.next_layer is None else columns.next_layer
+        # A row of the next layer is whole of it; of a row of this layer, some columns may be.
+        asked = next_row | bool((read & next_column).any()) if following else ~next_row & bool((read & ~next_column).any())
+        copied = (self.row_side.indices >= 0) & bool(read.any())
+        return torch.where(copied & asked, self.row_side.indices, -1)
+
+    def rows_of_statistics(self) -> torch.Tensor:
+        """Return which target rows ask for the mean or the standard deviation of all of `own`."""
+        rows = self.row_side.indices
+        if len(self.shape) > 1 and (
+            SMALL in self.column_side.codes or (self._noise is not None and self._noise.kind != "split")
+        ):
+            return torch.ones(len(rows), dtype=torch.bool)
+        return (rows == MEAN) | ((rows == SMALL) & (len(self.shape) > 1))
 
     def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""

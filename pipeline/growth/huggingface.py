@@ -14,7 +14,7 @@ from transformers import AutoConfig, PretrainedConfig
 from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, Family, family_of, sizes_of
-from pipeline.growth.state import Source
+from pipeline.growth.state import Described, Source
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -49,6 +49,24 @@ def open_huggingface(directory: Path) -> Source:
     config = read_config(directory / "config.json")
     family = family_of(config, f"{directory}/config.json")
     return Source(directory, config, family, _map_tensors(directory, config, family))
+
+
+def describe_huggingface(directory: Path) -> Source:
+    """Return the model that a Hugging Face directory's config.json describes, without its weights.
+
+    What reads no values can be told of it: shapes, bytes, memory. The dtype is config.json's, float32 where it names
+    none. Raises UserError where the directory holds no configuration of a known family.
+    """
+    config = read_config(directory / "config.json")
+    family, sizes = family_of(config, f"{directory}/config.json"), sizes_of(config)
+    stored = config.dtype or torch.float32
+    state = {name: Described(sizes.shape(spec), stored) for name, (spec, _) in family.specs(sizes).items()}
+    return Source(directory, config, family, state)
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a Hugging Face directory holds any file of weights."""
+    return any((directory / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX, _BIN_WEIGHTS, _BIN_INDEX))
 
 
 def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> dict[str, MappedTensor]:

@@ -8,10 +8,11 @@ import torch
 
 from pipeline.growth.description import describe
 from pipeline.growth.exactness import promises
-from pipeline.growth.memory import rank_bytes
+from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
-from pipeline.growth.state import OptimizerState, Rows, unsaid
+from pipeline.growth.reading import bytes_read
+from pipeline.growth.state import OptimizerState, stored_dtype, unsaid
 
 _GIB = 2**30
 
@@ -21,23 +22,36 @@ def listing(growth: OfflineGrowth) -> str:
     source, request = growth.source, growth.request
     engine, state = _engine_dtype(growth), _kept_of_each(growth.optimizer)
     lines = [f"{name}  {list(tensor.shape)}  {describe(growth.plan, name)}" for name, tensor in growth.grown.items()]
-    stored = sum(math.prod(tensor.shape) * _stored(tensor).itemsize for tensor in source.state.values())
+    reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
+    growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
     lines += [
         "",
-        f"read     {stored / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)",
+        f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)",
+        f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / _GIB:.3f} GiB of that, all "
+        f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
+        "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
         f"written  {growth.bytes_written / _GIB:.3f} GiB to {request.out} ({elements(growth.grown):,} parameters)",
-        f"memory   {_memory(growth) / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
+        f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),
     ]
     return "\n".join([*lines, "", promise(growth)])
 
 
-def _memory(growth: OfflineGrowth) -> int:
+def ranks_memory(growth: OfflineGrowth) -> RankBytes:
     """Return the bytes that a rank keeps of its elements, at most, between and during steps."""
     kept = len(_kept_of_each(growth.optimizer))
     tensors = [(math.prod(tensor.shape), kept) for tensor in growth.grown.values()]
-    return rank_bytes(tensors, growth.ranks, 3, _engine_dtype(growth)).total
+    return rank_bytes(tensors, growth.ranks, 3, _engine_dtype(growth))
+
+
+def _stored(growth: OfflineGrowth) -> int:
+    """The bytes of all that is grown, as it is stored."""
+    tensors = list(growth.source.state.values())
+    if growth.optimizer is not None:
+        entries = growth.source.optimizer.values()
+        tensors += [value for entry in entries for value in entry.values() if not isinstance(value, float)]
+    return sum(math.prod(tensor.shape) * stored_dtype(tensor).itemsize for tensor in tensors)
 
 
 def _engine_dtype(growth: OfflineGrowth) -> torch.dtype:
@@ -88,7 +102,3 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     ]
     width = max(len(label) for label, _ in lines)
     return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
-
-
-def _stored(tensor: Rows) -> torch.dtype:
-    return getattr(tensor, "stored", torch.float32)

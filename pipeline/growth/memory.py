@@ -1,11 +1,19 @@
 """The bytes that DeepSpeed keeps of a model on each rank, by ZeRO stage; activations and gathered layers aside."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
+from pipeline.growth.state import State
+from pipeline.growth.streaming import CHUNK_ELEMENTS
+
 _FLOAT = torch.float32.itemsize
+
+_CHUNKS = 10
+"""Chunks of float32 rows that growth holds at once where noise is laid on copies: what is made, a mask, and in float64 draws,
+scales and two products of them; without noise there are three."""
 
 _SUB_GROUP = 1_000_000_000
 """Elements that DeepSpeed steps at once under ZeRO-3 where its file does not say (`sub_group_size`)."""
@@ -28,6 +36,22 @@ class RankBytes:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.gradients + self.masters + self.moments + self.stepping
+
+
+def growing_bytes(kept: RankBytes, optimizer: bool, widest: int) -> int:
+    """Return what a rank holds, at most, while its pieces are filled: an engine before its first step, and chunks of rows.
+
+    What a source's file is mapped to, and DeepSpeed's own buffers, come on top.
+
+    `optimizer`: whether what it keeps is filled too; else it does not exist yet. `widest` is the longest row (elements).
+    """
+    engine = kept.weights + kept.gradients + kept.masters + (kept.moments if optimizer else 0)
+    return engine + _CHUNKS * max(CHUNK_ELEMENTS, widest) * _FLOAT
+
+
+def widest(*states: State) -> int:
+    """Return the longest row (elements)."""
+    return max(math.prod(tensor.shape[1:]) for state in states for tensor in state.values())
 
 
 def rank_bytes(tensors: Iterable[tuple[int, int]], ranks: int, stage: int, dtype: torch.dtype) -> RankBytes:

@@ -20,7 +20,7 @@ from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
-from pipeline.growth.sources import open_source
+from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.tokenizer_length import write_tokenizer_length
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
@@ -69,11 +69,14 @@ class Request:
 class OfflineGrowth:
     """A request whose source is open and whose plan is made; nothing is computed or written yet."""
 
-    def __init__(self, request: Request) -> None:
-        """Raises UserError where something is wrong with the request that can be known without reading the weights."""
+    def __init__(self, request: Request, *, foreseen: bool = False) -> None:
+        """Raises UserError where something is wrong with the request that can be known without reading the weights.
+
+        A growth that is only `foreseen` and never executed needs no more of its source than a config.json.
+        """
         self.request = request
         _check_absent(request.out)
-        self.source = source = open_source(request.source, foreign=request.foreign)
+        self.source = source = (foresee_source if foreseen else open_source)(request.source, foreign=request.foreign)
         self.target = _target(request.target, source.config)
         self.plan = plan_growth(source.config, self.target, request.growth, request.seed)
         self._check_options()

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families import Axis, AxisKind, Family, Sizes, TensorSpec, family_of, sizes_of
-from pipeline.growth.adam import Kept, fresh_adam, grown_adam
+from pipeline.growth.adam import Kept, MomentSides, fresh_adam, grown_adam, moment_sides
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.choice import resolve
 from pipeline.growth.depth import LayerOrigin, layer_origins
@@ -47,7 +48,7 @@ class GrowthPlan:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
         # Statistics of a source tensor are taken once for all that is made of it.
         measured = {name: MeasuredTensor(tensor) for name, tensor in state.items()}
-        return {name: self._grown(name, spec, layer, measured, dtype) for name, (spec, layer) in self._specs.items()}
+        return {name: self._grown(name, spec, layer, measured, dtype) for name, (spec, layer) in self.specs.items()}
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
         """Return Adam's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
@@ -62,21 +63,34 @@ class GrowthPlan:
                     f"growth.optimizer_state: grow needs the source's Adam state, and of tensor {name!r} its optimizer kept "
                     f"{', '.join(sorted(kept))} alone; choose fresh"
                 )
-        return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self._specs.items()}
+        return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self.specs.items()}
 
     def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
-        """Return the sides of a tensor's storage axes; the second is None for a vector."""
-        sides = [
-            Side.identity(self.target.max_position_embeddings)
-            if axis.kind is AxisKind.POSITIONS and self.stretches(spec)
-            else self._side(axis, spec)
-            for axis in spec.axes
-        ]
-        return sides[0], sides[1] if len(sides) > 1 else None
+        """Return the sides of a tensor's storage axes, the same in all layers; the second is None for a vector."""
+        return self._sides_of[spec]
 
-    @property
-    def _specs(self) -> dict[str, tuple[TensorSpec, int | None]]:
+    @cached_property
+    def specs(self) -> dict[str, tuple[TensorSpec, int | None]]:
+        """What each tensor of the target means, and its layer."""
         return self.family.specs(self.target)
+
+    @cached_property
+    def _sides_of(self) -> dict[TensorSpec, tuple[Side, Side | None]]:
+        """By the tensor's meaning, so that what a side works out of its indices is worked out once for all layers."""
+        sides = {}
+        for spec in dict.fromkeys(spec for spec, _ in self.specs.values()):
+            first, *second = [
+                Side.identity(self.target.max_position_embeddings)
+                if axis.kind is AxisKind.POSITIONS and self.stretches(spec)
+                else self._side(axis, spec)
+                for axis in spec.axes
+            ]
+            sides[spec] = first, second[0] if second else None
+        return sides
+
+    @cached_property
+    def _moment_sides_of(self) -> dict[TensorSpec, MomentSides]:
+        return {spec: moment_sides(*sides, self.growth.element_rates) for spec, sides in self._sides_of.items()}
 
     def _grown(
         self, name: str, spec: TensorSpec, layer: int | None, state: Mapping[str, MeasuredTensor], dtype: torch.dtype
@@ -113,7 +127,7 @@ class GrowthPlan:
         source = optimizer.get(spec.name if origin is None else spec.name.format(layer=origin.source))
         if source is None:  # frozen throughout
             return fresh_adam(self.target.shape(spec), rates)
-        return grown_adam(source, self.source.shape(spec), *self.tensor_sides(spec), rates)
+        return grown_adam(source, self.source.shape(spec), self._moment_sides_of[spec], rates)
 
     def stretches(self, spec: TensorSpec) -> bool:
         """Whether a tensor is a table of positions that is stretched."""

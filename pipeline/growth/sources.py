@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import is_zero_checkpoint, open_zero_checkpoint
 
@@ -24,6 +24,16 @@ def open_source(path: Path, *, foreign: bool = False, part: int = 0, parts: int 
     if checkpoint is None:
         return open_huggingface(path)
     return open_zero_checkpoint(checkpoint, foreign=foreign, part=part, parts=parts)
+
+
+def foresee_source(path: Path, *, foreign: bool = False) -> Source:
+    """Return what `open_source` would, or of a directory with a config.json and no weights what that describes.
+
+    Raises UserError where there is neither.
+    """
+    if checkpoint_in(path) is None and (path / "config.json").is_file() and not has_weights(path):
+        return describe_huggingface(path)
+    return open_source(path, foreign=foreign)
 
 
 def checkpoint_in(path: Path) -> Path | None:

@@ -58,6 +58,24 @@ class Source:
     """None where only weights were kept."""
 
 
+class Described:
+    """A tensor of which only shape and dtype are known; its rows are described too, and hold no values."""
+
+    def __init__(self, shape: tuple[int, ...], stored: torch.dtype) -> None:
+        self.shape = shape
+        self.stored = stored
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) on torch's `meta` device, as float32 or wider."""
+        dtype = torch.promote_types(self.stored, torch.float32)
+        return torch.empty(stop - start, *self.shape[1:], dtype=dtype, device="meta")
+
+
+def stored_dtype(tensor: Rows) -> torch.dtype:
+    """The dtype that a tensor has on disk; a checkpoint's masters are float32."""
+    return getattr(tensor, "stored", torch.float32)
+
+
 def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:
     """Return elements [start, stop) of the tensor flattened row-major, reading whole rows and cutting the ragged ends."""
     width = 1

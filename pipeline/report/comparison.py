@@ -100,6 +100,7 @@ def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> P
         if against is not None and method is not baseline:
             _mark_crossings(axes, method, view, against, styles[method.name], scale)
     widen(axes, max(curve.spent[-1] for _, curves in drawn for curve in curves) / scale)
+    cut = None if against is None else _cut(axes, baseline.settled.curves(view.quantity, with_source=view.with_source), against)
     axes.set_xlabel(axis_label(view.quantity, name))
     axes.set_ylabel("held-out loss (nats per scored token)")
     legend_above(figure, axes)
@@ -113,8 +114,20 @@ def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> P
         caption += (
             f" The dashed line is {baseline.name}'s final loss, {against.loss:.4f}; a ring marks where a run first reaches it."
         )
+    if cut is not None:
+        caption += f" Losses above {cut:.2f}, which untrained models have, lie outside the figure."
     title = f"Held-out loss against {_TITLES[view.quantity]}" + (", source included" if view.with_source else "")
     return Plot(f"compare-{view.name}", title, caption, figure, rows, _spoken(drawn, caption))
+
+
+def _cut(axes: Axes, baseline: list[Curve], against: Reference) -> float | None:
+    """Leave out losses above the baseline's at a tenth of its cost, and return that one, where they would fill the figure."""
+    top = float(np.mean([np.interp(against.spent / 10, curve.spent, curve.losses) for curve in baseline if curve.losses]))
+    lowest, highest = axes.dataLim.intervaly
+    if highest - lowest < 2 * (top - lowest):
+        return None
+    axes.set_ylim(lowest - 0.05 * (top - lowest), top)
+    return top
 
 
 def _draw(axes: Axes, curves: list[Curve], style: Look, scale: float, label: str) -> None:

@@ -1,6 +1,7 @@
 """Figures of the report: what one carries, how all of them look, and how they become files and parts of a page."""
 
 import io
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +65,10 @@ BASELINE = Look("#555555", "-", "*", "")
 
 
 def look(number: int) -> Look:
-    """The look of the line with a number, counted from 0."""
-    return LOOKS[number % len(LOOKS)]
+    """The look of the line with a number, counted from 0; each round of colours has other dashes, markers and hatches."""
+    around, place = divmod(number, len(LOOKS))
+    other = LOOKS[(place + 3 * around) % len(LOOKS)]
+    return Look(LOOKS[place].color, other.dash, other.marker, other.hatch)
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,18 @@ def blank(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 _SHORT = 13
 """Letters of a label, of which three stand side by side."""
 
+_ROWS, _ROW = 3, 0.19
+"""Rows of a legend that a figure has room for, and the inches that each further one adds to it."""
+
 
 def legend_above(figure: Figure, axes: Axes) -> None:
     """Put the legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = 3 if max(map(len, labels)) <= _SHORT else 2
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(handles)), borderaxespad=0.2)
+        columns = min(3 if max(map(len, labels)) <= _SHORT else 2, len(handles))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + _ROW * max(0, math.ceil(len(handles) / columns) - _ROWS))
 
 
 _UNITS = {

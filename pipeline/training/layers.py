@@ -1,4 +1,4 @@
-"""What a recipe asks of a model's layers before its engine is built: activation checkpointing, torch.compile."""
+"""How a model's layers run, settled before its engine is built: activations, activation checkpointing, torch.compile."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import torch
 from deepspeed.accelerator import get_accelerator
 from transformers import PreTrainedModel
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from data_prep.errors import UserError
 from pipeline.families import Family
@@ -17,8 +18,13 @@ _VARIANTS = 64
 def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpointing: bool, compile: bool) -> None:
     """Have the layers of a model run as a recipe says; to be called before the engine is built.
 
+    `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name.
     Raises UserError where there is no compiler that `compile` could use.
     """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, NewGELUActivation):
+            # Written out in Python it is eight passes over an FFN's units, and keeps four of them for the backward pass.
+            model.set_submodule(name, GELUTanh())
     if activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         # It has the embeddings' output ask for a gradient, which would run through frozen layers down to there.

@@ -1,13 +1,18 @@
 """What a model is trained on: the cross-entropy of scored tokens, and of sentence pairs where there are any."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
 from pipeline.data.objectives import IGNORED
 from pipeline.families import Family
+
+_CPU_CHUNK, _DEVICE_CHUNK = 2**17, 2**26
+"""Logits that are taken to fp32 at a time: on a CPU what the cache of each thread holds, on other devices what hides the start
+of a kernel."""
 
 
 class Logits(NamedTuple):
@@ -46,8 +51,50 @@ def summed_losses(logits: Logits, labels: torch.Tensor, pair_labels: torch.Tenso
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy summed over what is scored, in fp32; `logits` is [..., V], `labels` the same but for V."""
-    flat = logits.float().flatten(0, -2)
-    return cross_entropy(flat, labels.to(logits.device).flatten(), ignore_index=IGNORED, reduction="sum")
+    return _SummedCrossEntropy.apply(logits.flatten(0, -2), labels.to(logits.device).flatten())
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """torch's cross_entropy of logits taken to fp32, a chunk of rows at a time in both directions.
+
+    The logits of a batch are its largest tensor; torch would keep an fp32 copy for the backward pass and make a second one
+    there. This keeps the logits as they are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum; `logits` is [N, V], `labels` int64 [N]."""
+        ctx.save_for_backward(logits, labels)
+        rows = _rows(logits)
+        chunks = zip(logits.split(rows), labels.split(rows), strict=True)
+        return torch.stack(
+            [cross_entropy(some.float(), theirs, ignore_index=IGNORED, reduction="sum") for some, theirs in chunks]
+        ).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the logits' gradient, (softmax - one-hot of the label) x `gradient` in each row that is scored."""
+        logits, labels = ctx.saved_tensors
+        rows, returned = _rows(logits), torch.empty_like(logits)
+        factors = (gradient * (labels != IGNORED)).unsqueeze(1)
+        # A row of factor 0 takes any class.
+        classes = labels.clamp(min=0).unsqueeze(1)
+        ones = logits.new_ones(1, 1, dtype=torch.float32)
+        parts = (tensor.split(rows) for tensor in (logits, classes, factors, returned))
+        for some, theirs, factor, into in zip(*parts, strict=True):
+            chunk = torch.softmax(some, dim=-1, dtype=torch.float32)
+            chunk.scatter_add_(1, theirs, -ones.expand_as(theirs))
+            # In fp32 up to here: fp16 has no room for a probability that a loss scale has not multiplied yet.
+            into.copy_(chunk.mul_(factor))
+        return returned, None
+
+
+def _rows(logits: torch.Tensor) -> int:
+    """How many rows are a chunk."""
+    # torch shares out rows among threads: of one thread's share alone the others would have none.
+    elements = _CPU_CHUNK * torch.get_num_threads() if logits.device.type == "cpu" else _DEVICE_CHUNK
+    return max(1, elements // logits.shape[-1])
 
 
 def right(logits: torch.Tensor, labels: torch.Tensor) -> int:

@@ -14,6 +14,7 @@ from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
 from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters
+from pipeline.training.layers import prepare_model
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running, scoring
 from tests.saved import saved_bytes
@@ -55,6 +56,7 @@ def measured(family_name: str, attention: str, dtype: torch.dtype, shape: Shape)
     config = scratch_config(described, shape.vocabulary, 0, shape.length)
     config._attn_implementation = attention
     model = family.model_class(config).to(dtype)
+    prepare_model(model, family, activation_checkpointing=False, compile=False)
     blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
     block_of = blocks_of_parameters(family, sizes_of(config), blocks)
     generator = torch.Generator().manual_seed(1)

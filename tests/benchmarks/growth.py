@@ -1,39 +1,46 @@
-"""What growth costs, as ratios within one run: against copying bytes, against the naive way, and in memory.
+"""What growth costs beside what a user would do instead, each on identical work: time, and memory of a rank and of all.
 
-python -m tests.benchmarks.growth [--parts copy naive offline] [--source 24,1024] [--target 36,1280] ...
+python -m tests.benchmarks.growth [--parts whole live copy depth] [--source 24,1024] [--target 36,1280]
 
-No figure of one machine says anything of another; the ratios do. A small run:
-python -m tests.benchmarks.growth --source 2,128 --target 4,256 --llama 2,128 --llama_target 4,256
+whole  a rank's pieces at W = 1, 2, 4 against both models whole in torch
+live   an engine's start by growth against the same engine on fresh random weights, at W = 1, 2, 4
+copy   launch/grow.py against Hugging Face: load, copy, save (DirectCopy)
+depth  launch/grow.py --depth list against mergekit's passthrough, on a Llama; their tensors are compared
 """
 
 import argparse
 import json
 import math
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import load_file
 from transformers import GPT2Config, LlamaConfig, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from pipeline.command import quieten
 from pipeline.families import FAMILIES, sizes_of, target_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.probe import elements
-from pipeline.growth.state import Source, State, flat
-from pipeline.growth.streaming import CHUNK_ELEMENTS, row_chunks
+from pipeline.growth.state import Source, flat
+from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.benchmarks.memory import Watched, anonymous
+from tests.benchmarks.live_growth import started
+from tests.benchmarks.measuring import MIB, ROOT, Cost, cost_of, in_turn, measured, part_parser, publish, table
 
-ROOT = Path(__file__).parents[2]
-MIB = 2**20
+RANKS = (1, 2, 4)
+LIVE_ROUNDS = 2
+"""Of engines that start, six a round, at some ten seconds each."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+COPY = Path(__file__).parent / "theirs" / "huggingface_copy.py"
+MERGEKIT = ROOT / ".venv-bench" / "bin" / "mergekit-yaml"
+COLUMNS = ["", "seconds", "processor seconds", "MiB, one process", "MiB, all"]
+"""Of several processes the slowest one's seconds and the largest peak, and the sum of their peaks."""
 
 
 class Drawn:
@@ -55,6 +62,25 @@ def write_source(directory: Path, config: PretrainedConfig, dtype: torch.dtype) 
     write_huggingface(directory, config, state, dtype)
 
 
+def gpt2(layers: int, hidden: int) -> GPT2Config:
+    """Return a GPT-2 of this size, with heads of 64 channels."""
+    return GPT2Config(n_layer=layers, n_embd=hidden, n_head=hidden // 64, n_positions=1024, bos_token_id=0, eos_token_id=0)
+
+
+def llama(layers: int, hidden: int) -> LlamaConfig:
+    """Return a Llama of this size."""
+    return LlamaConfig(
+        vocab_size=32000,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 256),
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+    )
+
+
 def planned(directory: Path, layers: int, hidden: int) -> tuple[Source, PretrainedConfig, GrowthPlan]:
     """Return the source in `directory` and its growth by FPI and silent layers, without noise."""
     source = open_huggingface(directory)
@@ -62,45 +88,17 @@ def planned(directory: Path, layers: int, hidden: int) -> tuple[Source, Pretrain
     return source, target, plan_growth(source.config, target, GrowthConfig(width="fpi", depth="last_layer"), 0)
 
 
-def best(repeats: int, work: Callable[[], None]) -> float:
-    """Return the least seconds that `work` took."""
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
-
-
-def compute(state: State) -> None:
-    """Compute every byte of a state, a chunk of rows at a time."""
-    for tensor in state.values():
-        for _ in row_chunks(tensor):
-            pass
-
-
-def copy_as_much(state: State, origin: torch.Tensor) -> None:
-    """Copy as many bytes in chunks of the same sizes, walking through `origin` again and again."""
-    place = 0
-    for tensor in state.values():
-        step = max(1, CHUNK_ELEMENTS // max(1, math.prod(tensor.shape[1:]))) * math.prod(tensor.shape[1:])
-        for start in range(0, math.prod(tensor.shape), step):
-            size = min(step, math.prod(tensor.shape) - start)
-            if place + size > origin.numel():
-                place = 0
-            origin[place : place + size].clone()
-            place += size
-
-
-def naive(directory: Path, layers: int, hidden: int) -> None:
+def both_whole(directory: Path, layers: int, hidden: int) -> None:
     """Both Hugging Face models whole, each grown tensor made whole by indexing."""
     source, target, plan = planned(directory, layers, hidden)
     family = source.family
     small = family.model_class.from_pretrained(directory, dtype=torch.float32)
-    large = family.model_class(target)
+    with no_init_weights():
+        large = family.model_class(target)
+    large.tie_weights()
     held, written = dict(small.named_parameters()), dict(large.named_parameters())
     with torch.no_grad():
-        for name, (spec, layer) in family.specs(plan.target).items():
+        for name, (spec, layer) in plan.specs.items():
             origin = None if layer is None else plan.layers[layer]
             if origin is not None and origin.silent and spec.writes_residual:
                 written[name].zero_()
@@ -114,95 +112,132 @@ def naive(directory: Path, layers: int, hidden: int) -> None:
             written[name].copy_(values)
 
 
-def ours(directory: Path, layers: int, hidden: int, ranks: int) -> None:
+def pieces(directory: Path, layers: int, hidden: int, ranks: int, rank: int) -> None:
     """One rank's pieces of every tensor, in float32, as ZeRO-3 cuts them."""
     source, _, plan = planned(directory, layers, hidden)
     state = plan.grow(source.state)
-    pieces = [-(-math.prod(tensor.shape) // ranks) for tensor in state.values()]
-    piece, begin = torch.empty(sum(pieces)), 0
-    for tensor, size in zip(state.values(), pieces, strict=True):
-        end = min(size, math.prod(tensor.shape))
-        for start in range(0, end, CHUNK_ELEMENTS):
+    sizes = [-(-math.prod(tensor.shape) // ranks) for tensor in state.values()]
+    piece, place = torch.empty(sum(sizes)), 0
+    for tensor, size in zip(state.values(), sizes, strict=True):
+        begin, end = min(rank * size, math.prod(tensor.shape)), min((rank + 1) * size, math.prod(tensor.shape))
+        for start in range(begin, end, CHUNK_ELEMENTS):
             stop = min(start + CHUNK_ELEMENTS, end)
-            piece[begin + start : begin + stop] = flat(tensor, start, stop)
-        begin += size
+            piece[place + start - begin : place + stop - begin] = flat(tensor, start, stop)
+        place += size
 
 
-def measured(work: str, *arguments: object) -> dict[str, Any]:
-    """Run one of this file's functions in a process of its own; return its seconds and peak bytes."""
-    command = [sys.executable, "-m", "tests.benchmarks.growth", "--work", work, *map(str, arguments)]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def grow_command(source: Path, out: Path, *options: object) -> list[object]:
+    """Return the command that writes a Hugging Face directory."""
+    return [sys.executable, "launch/grow.py", "--source", source, "--format", "hf", "--out", out, *options]
 
 
-def work(name: str, arguments: list[str]) -> None:
-    """Do what `measured` asked for, in its process."""
-    function = {"naive": naive, "ours": ours}[name]
-    began = time.perf_counter()
-    with Watched() as watched:
-        function(Path(arguments[0]), *map(int, arguments[1:]))
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak": watched.peak}))
+def written(out: Path, command: list[object]) -> list[Cost]:
+    """Return what a command that writes `out` costs by one thread; removing what an earlier round wrote is left out."""
+    shutil.rmtree(out, ignore_errors=True)
+    return [cost_of(command, ONE_THREAD)]
 
 
-def part_copy(source: Path, target: tuple[int, int], repeats: int) -> None:
-    """Growth over a plain copy of as many bytes."""
-    opened, _, plan = planned(source, *target)
-    state = plan.grow(opened.state)
-    largest = max(opened.state.values(), key=lambda tensor: math.prod(tensor.shape))
-    origin = largest.rows(0, largest.shape[0]).reshape(-1)
-    compute(state)  # pages come in from disk, and torch warms up
-    # Turn by turn, so that a busy machine slows both.
-    grown = copied = math.inf
-    for _ in range(repeats):
-        grown = min(grown, best(1, lambda: compute(state)))
-        copied = min(copied, best(1, lambda: copy_as_much(state, origin)))
-    size = elements(state) * 4 / MIB
-    print(f"copy     {size:,.0f} MiB of float32, {torch.get_num_threads()} threads: {grown:.2f} s grown, {copied:.2f} s copied")
-    print(f"         growth / copy = {grown / copied:.2f}")
+def slowest(costs: list[Cost]) -> float:
+    """Return the seconds after which all processes are done."""
+    return max(cost.seconds for cost in costs)
 
 
-def part_naive(source: Path, target: tuple[int, int], ranks: int, repeats: int) -> None:
+def row(name: str, rounds: list[list[Cost]]) -> list[object]:
+    """Return a line of a table on the fastest round, of which each process's cost is given."""
+    costs = min(rounds, key=slowest)
+    peaks = [cost.peak / MIB for cost in costs]
+    return [name, slowest(costs), max(cost.cpu for cost in costs), max(peaks), sum(peaks)]
+
+
+def part_whole(arguments: argparse.Namespace, folder: Path) -> None:
     """Growth by pieces against both models whole."""
-
-    def fastest(name: str, *arguments: object) -> dict[str, Any]:
-        return min((measured(name, source, *target, *arguments) for _ in range(repeats)), key=lambda run: run["seconds"])
-
-    whole, alone, rank = fastest("naive"), fastest("ours", 1), fastest("ours", ranks)
-    for label, run in (("both models whole", whole), ("ours, one rank", alone), (f"ours, one of {ranks}", rank)):
-        print(f"naive    {label:<18} {run['seconds']:6.2f} s, {run['peak'] / MIB:8,.0f} MiB anonymous at the peak")
-    print(f"         time, all of the target: naive / ours = {whole['seconds'] / alone['seconds']:.2f}")
-    print(f"         memory on one of {ranks} ranks: naive / ours = {whole['peak'] / rank['peak']:.2f}")
-
-
-def watched_command(command: list[str]) -> tuple[int, float]:
-    """Run a command; return the peak of its anonymous bytes and its seconds."""
-    began, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        try:
-            peak = max(peak, anonymous(process.pid))
-        except OSError:
-            break
-        time.sleep(0.01)
-    if process.wait() != 0:
-        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
-    return peak, time.perf_counter() - began
+    source, target = folder / "gpt2", arguments.target
+    works = {"both models whole, in torch": lambda: [measured(both_whole, source, *target)]}
+    for ranks in RANKS:
+        works[f"ours, W = {ranks}"] = lambda ranks=ranks: [
+            measured(pieces, source, *target, ranks, rank) for rank in range(ranks)
+        ]
+    rows = [row(name, taken) for name, taken in in_turn(works, arguments.rounds).items()]
+    publish(
+        arguments.out,
+        "Growth against both models whole",
+        f"GPT-2 {arguments.source} to {target}, FPI and silent layers, float32, weights alone, one thread; imports left out, "
+        f"the fastest of {arguments.rounds} rounds; the ranks of W one after the other, each alone: the slowest rank's time, "
+        "the largest peak, and the sum of all peaks. Where both models are whole, each rank that fills its own partition so "
+        "holds them both.",
+        table([*COLUMNS, "time / ours, W = 1"], [[*line, line[1] / rows[1][1]] for line in rows]),
+    )
 
 
-def part_offline(source: Path, out: Path, target: tuple[int, int], width: str, formats: list[str]) -> None:
-    """The peak of launch/grow.py above an interpreter that has imported torch."""
-    # A second's sleep, so that the sampling cannot miss it.
-    floor, _ = watched_command([sys.executable, "-c", "import torch, time; time.sleep(1)"])
-    for name in formats:
-        words = ["--source", source, "--target", f"num_hidden_layers={target[0]},hidden_size={target[1]}", "--width", width]
-        words += ["--depth", "interleave", "--dtype", "bfloat16", "--format", name, "--out", out]
-        words += ["--world_size", 4] if name == "zero3" else []
-        peak, seconds = watched_command([sys.executable, "launch/grow.py", *map(str, words)])
-        written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        shutil.rmtree(out)
-        print(
-            f"offline  {name:<5} {written / MIB:,.0f} MiB written in {seconds:.0f} s; "
-            f"{peak / MIB:,.0f} MiB anonymous at the peak, {(peak - floor) / MIB:,.0f} MiB above torch alone"
+def part_live(arguments: argparse.Namespace, folder: Path) -> None:
+    """An engine's start by growth against one on fresh random weights."""
+    works = {
+        f"{name}, W = {ranks}": lambda ranks=ranks, fresh=fresh: started(
+            folder / "gpt2_bf16", arguments.target, ranks, fresh=fresh
         )
+        for ranks in RANKS
+        for name, fresh in (("fresh random weights", True), ("grown", False))
+    }
+    rounds = min(LIVE_ROUNDS, arguments.rounds)
+    rows = [row(name, taken) for name, taken in in_turn(works, rounds).items()]
+    publish(
+        arguments.out,
+        "Growth into live ZeRO-3 partitions",
+        f"GPT-2 {arguments.source} in bfloat16 to {arguments.target}: an engine from nothing to its first step, evaluated on "
+        "two windows a rank; the grown one beside its source, as a certificate has it. The faster of "
+        f"{rounds} rounds: the slowest rank's time, the largest peak, and the sum of all peaks.",
+        table(COLUMNS, rows),
+    )
+
+
+def part_copy(arguments: argparse.Namespace, folder: Path) -> None:
+    """launch/grow.py against loading, copying and saving."""
+    source, out, (layers, hidden) = folder / "gpt2", folder / "grown", arguments.target
+    options = ["--target", f"num_hidden_layers={layers},hidden_size={hidden}", "--width", "direct_copy", "--depth", "stack"]
+    works = {
+        "Hugging Face: load, copy, save": lambda: written(out, [sys.executable, COPY, source, layers, hidden, out]),
+        "launch/grow.py": lambda: written(out, grow_command(source, out, *options)),
+    }
+    costs = in_turn(works, arguments.rounds)
+    publish(
+        arguments.out,
+        "DirectCopy against Hugging Face",
+        f"GPT-2 {arguments.source} to {arguments.target}, float32, directory to directory, one thread, imports included, the "
+        f"fastest of {arguments.rounds} rounds. Ours also looks for NaN, takes the source's digest, compares both models' "
+        "logits in float64 and writes a certificate.",
+        table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
+    )
+
+
+def part_depth(arguments: argparse.Namespace, folder: Path) -> None:
+    """launch/grow.py --depth list against mergekit's passthrough."""
+    heading = "Depth alone against mergekit"
+    if not arguments.mergekit.is_file():
+        publish(arguments.out, heading, f"Not measured: no {arguments.mergekit.name} there; `make bench-tools` installs it.")
+        return
+    source, ours, theirs = folder / "llama", folder / "ours", folder / "theirs"
+    layers, hidden = arguments.llama
+    origins = [*range(layers), *range(layers)]
+    slices = [{"sources": [{"model": str(source), "layer_range": [0, layers]}]}] * 2
+    recipe = folder / "passthrough.yaml"
+    recipe.write_text(yaml.dump({"slices": slices, "merge_method": "passthrough", "dtype": "bfloat16"}))
+    options = ["--target", f"num_hidden_layers={2 * layers}", "--depth", "list", "--layers", json.dumps(origins)]
+    works = {
+        "mergekit-yaml": lambda: written(theirs, [arguments.mergekit, recipe, theirs, "--no-copy-tokenizer"]),
+        "launch/grow.py": lambda: written(ours, grow_command(source, ours, *options)),
+    }
+    costs = in_turn(works, arguments.rounds)
+    one, other = ({k: v for path in out.glob("*.safetensors") for k, v in load_file(path).items()} for out in (ours, theirs))
+    alike = one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    size = sum(tensor.nbytes for tensor in one.values()) / MIB
+    publish(
+        arguments.out,
+        heading,
+        f"Llama ({layers}, {hidden}) to {2 * layers} layers, bfloat16, {size:,.0f} MiB written, one thread, imports included, "
+        f"the fastest of {arguments.rounds} rounds; the tensors written are {'' if alike else 'NOT '}the same, bit for bit. "
+        "Ours also looks for NaN, takes the source's digest, compares both models' logits in float64 and writes a certificate.",
+        table(COLUMNS, [row(name, taken) for name, taken in costs.items()]),
+    )
 
 
 def pair(text: str) -> tuple[int, int]:
@@ -213,49 +248,25 @@ def pair(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=["copy", "naive", "offline"], default=["copy", "naive", "offline"])
+    parts = {"whole": part_whole, "live": part_live, "copy": part_copy, "depth": part_depth}
+    parser = part_parser(__doc__.splitlines()[0], list(parts))
     parser.add_argument("--source", type=pair, default=(24, 1024), help="GPT-2's layers,hidden (default: %(default)s)")
     parser.add_argument("--target", type=pair, default=(36, 1280), help="what it grows to (default: %(default)s)")
-    parser.add_argument("--llama", type=pair, default=(22, 2048), help="Llama's layers,hidden, offline (default: %(default)s)")
-    parser.add_argument("--llama_target", type=pair, default=(28, 3072), help="what it grows to (default: %(default)s)")
-    parser.add_argument("--width", default="exact_aki", help="width operator of the offline growth (default: %(default)s)")
-    parser.add_argument("--formats", nargs="+", default=["hf", "zero3"], help="what the offline growth writes")
-    parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--directory", type=Path, help="where the models are put (default: a temporary directory)")
-    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--llama", type=pair, default=(16, 1024), help="Llama's layers,hidden (default: %(default)s)")
+    parser.add_argument("--mergekit", type=Path, default=MERGEKIT, help="its mergekit-yaml (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     quieten()
-    torch.set_num_threads(arguments.threads)
-    if arguments.work:
-        work(arguments.work[0], arguments.work[1:])
-        return
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
-        gpt2, llama = Path(folder) / "gpt2", Path(folder) / "llama"
-        if {"copy", "naive"} & set(arguments.parts):
-            layers, hidden = arguments.source
-            config = GPT2Config(n_layer=layers, n_embd=hidden, n_head=hidden // 64, n_positions=1024)
-            write_source(gpt2, config, torch.float32)
-        if "copy" in arguments.parts:
-            part_copy(gpt2, arguments.target, arguments.repeats)
-        if "naive" in arguments.parts:
-            part_naive(gpt2, arguments.target, arguments.ranks, min(arguments.repeats, 3))
-        if "offline" in arguments.parts:
-            layers, hidden = arguments.llama
-            config = LlamaConfig(
-                vocab_size=32000,
-                hidden_size=hidden,
-                intermediate_size=hidden * 11 // 4,
-                num_hidden_layers=layers,
-                num_attention_heads=hidden // 64,
-                num_key_value_heads=max(1, hidden // 512),
-                max_position_embeddings=2048,
-                tie_word_embeddings=False,
-            )
-            write_source(llama, config, torch.bfloat16)
-            part_offline(llama, Path(folder) / "grown", arguments.llama_target, arguments.width, arguments.formats)
+    torch.set_num_threads(1)
+    if arguments.quick:
+        arguments.source, arguments.target, arguments.llama, arguments.rounds = (2, 128), (4, 256), (2, 256), 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_source(folder / "gpt2", gpt2(*arguments.source), torch.float32)
+        write_source(folder / "gpt2_bf16", gpt2(*arguments.source), torch.bfloat16)
+        write_source(folder / "llama", llama(*arguments.llama), torch.bfloat16)
+        for part in arguments.parts:
+            parts[part](arguments, folder)
 
 
 if __name__ == "__main__":

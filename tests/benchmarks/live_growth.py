@@ -1,17 +1,11 @@
-"""Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time up to the first step.
+"""Growth into live ZeRO-3 partitions beside the same engine on fresh random weights: memory and time up to the first step."""
 
-python -m tests.benchmarks.live_growth [--ranks 2] [--hidden_size 1280 --num_hidden_layers 36]
-"""
-
-import argparse
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import deepspeed
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline import keyed
 from pipeline.data.batches import Batches, Corpus
@@ -30,17 +24,17 @@ from pipeline.training.losses import Logits, logits_of
 from pipeline.training.measure import measure_growth
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.running import scoring
+from tests.benchmarks.measuring import Cost, zero_json
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
-_MIB = 2**20
 _LENGTH = 128
 _VOCABULARY = 50257
 
 
-def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float, float]:
-    """Return (peak MiB over what the process held before, seconds) of starting one engine on this rank, up to its first step.
+def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
+    """Return what starting one engine costs on this rank, up to its first step; the peak is over what the process held before.
 
     A fresh one is evaluated on held-out text, a grown one is measured beside its source on the same.
     """
@@ -51,14 +45,8 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
     windows = 2 * distributed.world_size()
     text = MemoryShard(keyed.below(("text",), 0, windows * _LENGTH + 1, _VOCABULARY))
     heldout = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
-    ds_config = {
-        "train_batch_size": distributed.world_size(),
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": True},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
-    began = time.perf_counter()
+    ds_config = zero_json(3, ranks=distributed.world_size(), half=True)
+    began, processors = time.perf_counter(), time.process_time()
     with Watched() as watched:
         if fresh:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
@@ -78,32 +66,9 @@ def start(directory: Path, hidden: int, layers: int, fresh: bool) -> tuple[float
             plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
             measure_growth(source, grown, heldout, windows, torch.bfloat16)
-    return watched.peak / _MIB, time.perf_counter() - began
+    return Cost(time.perf_counter() - began, time.process_time() - processors, watched.peak)
 
 
-def main() -> None:
-    """Print both starts of every rank, and their differences."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--source_hidden_size", type=int, default=1024)
-    parser.add_argument("--source_num_hidden_layers", type=int, default=24)
-    parser.add_argument("--hidden_size", type=int, default=1280)
-    parser.add_argument("--num_hidden_layers", type=int, default=36)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        hidden = arguments.source_hidden_size
-        config = GPT2Config(n_embd=hidden, n_layer=arguments.source_num_hidden_layers, n_head=hidden // 64)
-        GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(directory)
-        target = (arguments.hidden_size, arguments.num_hidden_layers)
-        fresh, grown = (
-            run_ranks(start, arguments.ranks, Path(directory), *target, kind, timeout=1800) for kind in (True, False)
-        )
-    for rank, ((fresh_mib, fresh_s), (grown_mib, grown_s)) in enumerate(zip(fresh, grown, strict=True)):
-        print(
-            f"rank {rank}: fresh {fresh_mib:,.0f} MiB in {fresh_s:.1f} s; grown {grown_mib:,.0f} MiB in {grown_s:.1f} s; "
-            f"{grown_mib - fresh_mib:+,.0f} MiB, {grown_s / fresh_s:.2f} times as long"
-        )
-
-
-if __name__ == "__main__":
-    main()
+def started(directory: Path, target: tuple[int, int], ranks: int, *, fresh: bool) -> list[Cost]:
+    """Return what each rank took to start from the model in `directory`; `target` is (layers, hidden size)."""
+    return run_ranks(start, ranks, directory, *target, fresh, timeout=1800)

@@ -1,14 +1,14 @@
 """The loader: its start at any number of windows, its tokens a second beside what a training step consumes, and beside
 those from fewer shards.
-
-python -m tests.benchmarks.loader
 """
 
+import itertools
 import statistics
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,17 +28,29 @@ from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from tests.benchmarks.measuring import MIB, publish, table, zero_json
 from tests.ranks import run_ranks
 from tests.shards import write_shard
 
-_MIB = 2**20
 _VOCABULARY = 8192
 _SEQUENCES = 32
 _SHARDS = 1000
-_FEW_SHARDS = 8
-_TOKENS = 16_000_000
 _SPECIAL = (0, 1, 2, 3, 4)
 _TARGET = 50
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    tokens: int
+    shards: tuple[int, ...]
+    seconds: float
+    """For which loading is timed, and a sixth of training."""
+    lengths: tuple[int, ...]
+
+
+FULL, QUICK = Size(16_000_000, (8, 100, _SHARDS), 2.0, (128, 512)), Size(160_000, (1, 4), 0.1, (128,))
 
 
 class Simulated:
@@ -80,7 +92,7 @@ def first_batch(windows: int, corpora: int) -> tuple[float, float]:
     load()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return seconds * 1e3, peak / _MIB
+    return seconds * 1e3, peak / MIB
 
 
 def tokens_per_second(step: Callable[[int], object], tokens: int, seconds: float) -> float:
@@ -95,28 +107,28 @@ def tokens_per_second(step: Callable[[int], object], tokens: int, seconds: float
     return statistics.median(rates)
 
 
-def write_shards(directory: Path, count: int) -> Path:
-    """Write _TOKENS into that many shards, and return their folder."""
+def write_shards(directory: Path, count: int, tokens: int) -> Path:
+    """Write so many tokens into that many shards, and return their folder."""
     folder = directory / str(count)
     folder.mkdir()
     for number in range(count):
         # Documents of 400 tokens, like those of the quickstart.
-        tokens = keyed.below(("text", number), 0, _TOKENS // count, _VOCABULARY - 5).reshape(-1, 1, 400) + 5
-        write_shard(folder / str(number), tokens, _VOCABULARY)
+        ids = keyed.below(("text", number), 0, tokens // count, _VOCABULARY - 5).reshape(-1, 1, 400) + 5
+        write_shard(folder / str(number), ids, _VOCABULARY)
     return folder
 
 
-def loading(directory: Path, kind: str, length: int, *, apart: bool = False) -> float:
+def loading(directory: Path, kind: str, length: int, seconds: float, *, apart: bool = False) -> float:
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
     wanted = objective(kind, length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
     batches = Batches([Corpus("text", 1.0, WindowExamples(Windows(shards, *wanted.window), wanted, apart=apart))], 1)
     return tokens_per_second(
-        lambda step: batches.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, 3.0
+        lambda step: batches.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
     )
 
 
-def training(directory: Path, length: int, *, half: bool) -> float:
+def training(directory: Path, length: int, seconds: float, *, half: bool) -> float:
     """Return the tokens a second that a step of a GPT-2 of 4 layers x 128 consumes here, loading included.
 
     In bf16, or in fp32, which on a CPU may be the faster.
@@ -124,12 +136,7 @@ def training(directory: Path, length: int, *, half: bool) -> float:
     family = FAMILIES["gpt2"]
     model = ModelConfig(family="gpt2", hidden_size=128, num_hidden_layers=4, num_attention_heads=4)
     config = scratch_config(model, _VOCABULARY, 0, length)
-    ds_config = {
-        "train_batch_size": _SEQUENCES,
-        "bf16": {"enabled": half},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
+    ds_config = zero_json(3, _SEQUENCES, half=half)
     trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), cut(4, []), "eager")
     wanted = objective("clm", length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
@@ -141,39 +148,60 @@ def training(directory: Path, length: int, *, half: bool) -> float:
         trained.engine.backward(loss / batch.scored)
         trained.engine.step()
 
-    return tokens_per_second(step, _SEQUENCES * length, 20.0)
+    return tokens_per_second(step, _SEQUENCES * length, seconds)
 
 
-def main() -> None:
-    """Print both starts and both ratios."""
+def starting(out: Path | None) -> None:
+    """Publish the time to the first batch."""
     first_batch(10**6, 1)  # what is imported and set up once
-    for corpora in (1, 2):
-        for windows in (10**6, 10**9):
-            ms, mib = first_batch(windows, corpora)
-            print(f"first batch of {windows:,} windows, {corpora} of equal weight: {ms:.1f} ms, {mib:.1f} MiB")
+    rows = []
+    for corpora, windows in itertools.product((1, 2), (10**6, 10**9)):
+        milliseconds, mib = first_batch(windows, corpora)
+        rows.append([f"{windows:,} windows of {corpora} corpora", milliseconds, mib])
+    publish(
+        out,
+        "The loader's start",
+        f"From the sizes of {_SHARDS:,} shards to the first batch of {_SEQUENCES} sequences, in a shuffled order.",
+        table(["", "ms", "MiB allocated"], rows),
+    )
+
+
+def reading(directory: Path, size: Size, out: Path | None) -> None:
+    """Publish the loader's tokens a second, from few and many shards and beside what a training step consumes."""
+    folders = [write_shards(directory, count, size.tokens) for count in size.shards]
+    torch.set_num_threads(1)
+    rows = []
+    for apart in (False, True):
+        rates = [loading(folder, "clm", 128, size.seconds, apart=apart) for folder in folders]
+        what = "documents kept apart" if apart else "documents packed"
+        rows += [[f"{folder.name} shards, {what}", rate, rate / rates[0]] for folder, rate in zip(folders, rates, strict=True)]
+    publish(
+        out,
+        "The loader, by how many shards there are",
+        f"{size.tokens:,} tokens in shards on disk, windows of 128 in shuffled order, one core.",
+        table(["", "tokens/s", "of the first's"], rows),
+    )
+    rows = []
+    for length in size.lengths:
+        consumed = {
+            name: run_ranks(partial(training, half=half), 1, folders[0], length, 6 * size.seconds, timeout=600)[0]
+            for name, half in (("bf16", True), ("fp32", False))
+        }
+        fastest = max(consumed, key=consumed.__getitem__)
+        for kind in ("clm", "mlm"):
+            loaded = loading(folders[0], kind, length, size.seconds)
+            rows.append([f"{kind}, windows of {length}", loaded, consumed[fastest], loaded / consumed[fastest]])
+    publish(
+        out,
+        "The loader against a training step",
+        "Tokens a second that the loader gives on one core, and that a GPT-2 of 4 layers x 128 under ZeRO-3 consumes on one, "
+        f"loading included, in bf16 or fp32, whichever is faster there. The aim is {_TARGET} times.",
+        table(["", "loader, tokens/s", "training, tokens/s", "loader / training"], rows),
+    )
+
+
+def loading_and_training(quick: bool, out: Path | None) -> None:
+    """Publish all of the loader."""
+    starting(out)
     with tempfile.TemporaryDirectory() as name:
-        folders = [write_shards(Path(name), count) for count in (_FEW_SHARDS, 100, _SHARDS)]
-        directory = folders[0]
-        began = time.perf_counter()
-        for number in range(_SHARDS):
-            Shard(folders[-1] / str(number))
-        print(f"opening {_SHARDS} shards: {(time.perf_counter() - began) * 1e3:.1f} ms")
-        torch.set_num_threads(1)
-        for apart in (False, True):
-            rates = [loading(folder, "clm", 128, apart=apart) for folder in folders]
-            told = ", ".join(
-                f"{folder.name} shards {rate:,.0f} tokens/s ({rate / rates[0]:.2f})"
-                for folder, rate in zip(folders, rates, strict=True)
-            )
-            print(f"S = 128, documents {'apart' if apart else 'not looked for'}: {told}")
-        for length in (128, 512):
-            rates = [run_ranks(partial(training, half=half), 1, directory, length, timeout=600)[0] for half in (True, False)]
-            consumed = max(rates)
-            print(f"S = {length}: training consumes {rates[0]:,.0f} tokens/s in bf16, {rates[1]:,.0f} in fp32, on one core")
-            for kind in ("clm", "mlm"):
-                loaded = loading(directory, kind, length)
-                print(f"  {kind}: loader {loaded:,.0f} tokens/s, {loaded / consumed:.0f} times as many (target: {_TARGET})")
-
-
-if __name__ == "__main__":
-    main()
+        reading(Path(name), QUICK if quick else FULL, out)

@@ -313,6 +313,17 @@ def test_a_dry_run_tells_the_memory_of_a_grown_optimizer_state(grow, with_moment
     assert told["rates"] / told["fresh"] == pytest.approx(8 / 5, rel=2e-3)
 
 
+def test_a_dry_run_needs_no_more_of_the_source_than_its_configuration(grow, source, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((source / "config.json").read_bytes())
+    words = (*EXACT, "--format", "zero3", "--world_size", "4", "--out", tmp_path / "out")
+    told = {place: grow("--source", place, *words, "--dry_run")[1].replace(str(place), "SOURCE") for place in (source, bare)}
+    assert told[bare] == told[source] and "each of 4 ranks reads up to" in told[bare] and "sends nothing" in told[bare]
+    status, _, error = grow("--source", bare, *words)
+    assert status == 2 and "the directory has no weights" in error
+
+
 def test_a_dry_run_names_every_tensor_and_writes_nothing(grow, source, tmp_path):
     out = tmp_path / "grown"
     words = ("--format", "zero3", "--world_size", "4", "--dtype", "bfloat16", "--out", out, "--dry_run")

@@ -38,7 +38,7 @@ def test_the_commands_are_the_ones_tested_here():
     assert COMMANDS[:2] == ["make pretrain", "make test"]
     assert [command.split()[0] for command in COMMANDS[2:]] == [
         *["deepspeed"] * 2,
-        *["python"] * 2,
+        *["python"] * 3,
         *["deepspeed"] * 3,
         *("python", "mpiexec", "python"),
         "sbatch",  # in tests/slurm

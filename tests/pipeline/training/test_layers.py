@@ -1,10 +1,14 @@
-"""Layers that are checkpointed or compiled."""
+"""Layers that are checkpointed or compiled, and their activation."""
+
+import copy
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, Section
+from pipeline.flops.activations import activation_bytes
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running
@@ -33,6 +37,45 @@ def test_checkpointed_layers_keep_their_input_alone_and_learn_the_same(tiny_mode
     assert kept[1] == 3 * hidden < kept[0] / 10
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+SIZES = {"vocab_size": 50, "max_position_embeddings": 16, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+@pytest.fixture(params=[(GPT2LMHeadModel, GPT2Config), (BertForMaskedLM, BertConfig)], ids=["gpt2", "bert"])
+def published(request):
+    """Return a model with the activation of published GPT-2s, in float64, and its family's table."""
+    torch.manual_seed(3)
+    model_class, config_class = request.param
+    activation = {"activation_function": "gelu_new", "hidden_act": "gelu_new"}
+    config = config_class(**SIZES, **activation, **dict.fromkeys(DROPOUTS, 0.0), initializer_range=0.5)
+    config._attn_implementation = "eager"
+    return model_class(config).double(), FAMILIES[config.model_type]
+
+
+def test_gelu_new_computes_the_same_in_one_kernel(published):
+    expected, table = published
+    model = copy.deepcopy(expected)
+    prepare_model(model, table, activation_checkpointing=False, compile=False)
+    results = []
+    for each in (expected, model):
+        logits = each(input_ids=IDS).logits
+        logits.square().sum().backward()
+        results.append([logits, *(parameter.grad for parameter in each.parameters())])
+    for one, other in zip(*results, strict=True):
+        # float64, in another order.
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    assert model.config.to_dict() == expected.config.to_dict() and "gelu_new" in model.config.to_dict().values()
+
+
+def test_gelu_new_keeps_its_input_alone(published):
+    model, table = published
+    prepare_model(model, table, activation_checkpointing=False, compile=False)
+    kept = saved_bytes(model, lambda: summed_loss(model(input_ids=IDS).logits, IDS))
+    size = {"scored": IDS.numel(), "dtype": torch.float64}
+    # Masks are not counted.
+    assert activation_bytes(table, model.config, 16, IDS.numel(), **size) == pytest.approx(kept, rel=0.03)
 
 
 def test_compiling_without_a_compiler_is_refused(tiny_model, monkeypatch):

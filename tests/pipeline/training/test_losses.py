@@ -2,17 +2,84 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
 from pipeline.data.batches import Batch
 from pipeline.data.objectives import IGNORED
 from pipeline.families import family_of
-from pipeline.training.losses import logits_of, right, summed_losses
+from pipeline.training.losses import logits_of, right, summed_loss, summed_losses
 from pipeline.training.running import scoring
 
 SEQUENCES, LENGTH, VOCAB = 6, 10, 40
 SAME = 1e-6
 """Losses of some 4, in float32."""
+
+
+CHUNKS = ["one row at a time", "chunks that do not divide the rows", "one chunk"]
+
+
+@pytest.fixture(params=[VOCAB - 1, 7 * VOCAB + 3, 2**20], ids=CHUNKS)
+def chunk(request, monkeypatch):
+    monkeypatch.setattr("pipeline.training.losses._CPU_CHUNK", request.param)
+
+
+def drawn(dtype, ignored=0.2):
+    draw = torch.Generator().manual_seed(7)
+    logits = (4 * torch.randn(SEQUENCES, LENGTH, VOCAB, generator=draw)).to(dtype)
+    labels = torch.randint(0, VOCAB, (SEQUENCES, LENGTH), generator=draw)
+    return logits, labels.masked_fill(torch.rand(SEQUENCES, LENGTH, generator=draw) < ignored, IGNORED)
+
+
+def loss_and_gradient(loss, logits, labels, scale=1.0):
+    leaf = logits.clone().requires_grad_()
+    value = loss(leaf, labels)
+    (value * scale).backward()
+    return value.detach(), leaf.grad
+
+
+def plain(logits, labels):
+    return cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+# Logits from -16 to 16: of an fp32 sum over 48 rows some 1e-6 of it is rounding; gradients are at most 1.
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_the_loss_in_chunks_is_the_plain_one_in_float64(chunk, dtype):
+    logits, labels = drawn(dtype)
+    ours, gradient = loss_and_gradient(summed_loss, logits, labels)
+    theirs, expected = loss_and_gradient(plain, logits.double(), labels)
+    assert (ours.dtype, gradient.dtype) == (torch.float32, dtype)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-6)
+    assert not gradient[labels == IGNORED].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_the_gradient_in_half_precision_is_rounded_once(chunk, dtype):
+    logits, labels = drawn(dtype)
+    # As large as fp16's first loss scale: without it most probabilities would be none.
+    _, gradient = loss_and_gradient(summed_loss, logits, labels, 2.0**15)
+    _, expected = loss_and_gradient(lambda leaf, labels: plain(leaf.float(), labels), logits, labels, 2.0**15)
+    # Half of the last digit's spacing is rounding; where that of fp32 turns it, the neighbour: one spacing.
+    torch.testing.assert_close(gradient, expected, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
+    assert (gradient == expected).float().mean() > 0.99
+
+
+def test_a_batch_without_a_scored_token_has_no_loss_and_no_gradient(chunk):
+    logits, labels = drawn(torch.float32, ignored=1.1)
+    loss, gradient = loss_and_gradient(summed_loss, logits, labels)
+    assert loss == 0 and not gradient.any()
+
+
+def test_a_head_that_ran_on_no_position_has_no_loss_and_a_gradient_of_its_shape():
+    loss, gradient = loss_and_gradient(summed_loss, torch.empty(0, VOCAB), torch.empty(0, dtype=torch.long))
+    assert loss == 0 and gradient.shape == (0, VOCAB)
+
+
+def test_a_logit_that_is_not_finite_is_seen_in_the_loss(chunk):
+    logits, labels = drawn(torch.bfloat16)
+    logits[0, labels[0] != IGNORED] = torch.nan
+    assert summed_loss(logits, labels).isnan()
 
 
 def model_of(model_class):

@@ -61,15 +61,17 @@ def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, fa
     # RoBERTa counts positions from the ids, which tell of padding.
     positions = {"position_ids": torch.arange(16)[None] + table.position_offset} if table.objective == "mlm" else {}
     logits = expected(inputs_embeds=words if section.embeddings else words.detach(), **positions).logits
-    written_out = nn.functional.cross_entropy(logits.flatten(0, 1).float(), LABELS.flatten(), reduction="sum")
+    written_out = nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten(), reduction="sum")
     written_out.backward()
     expected.set_submodule(table.layers, layers)
 
-    assert loss.item() == written_out.item()
+    # Our loss and its gradient by the logits are float32, all before it is float64: sums of 48 values with errors of 2^-24
+    # each, and of gradients up to 15.
+    assert loss.item() == pytest.approx(written_out.item(), rel=1e-6)
     theirs = gradients(expected)
     assert gradients(model).keys() == theirs.keys() and theirs
     for name, gradient in gradients(model).items():
-        torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

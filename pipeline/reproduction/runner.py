@@ -1,0 +1,83 @@
+"""Runs as processes of launch/pretrain.py, several at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_prep.errors import UserError
+from pipeline.reproduction.tasks import Task
+from pipeline.training.signals import Stopped
+
+_PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
+_POLL_SECONDS = 0.5
+
+
+class Runner:
+    """Starts runs, `jobs` at a time."""
+
+    def __init__(self, ds_config: Path, jobs: int, threads: int | None, say: Callable[[str], None]) -> None:
+        """`threads` is what each may use of a CPU; what its libraries choose where None."""
+        self._ds_config = ds_config
+        self._jobs = jobs
+        self._environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+        self._say = say
+        self._stopping = False
+        self._running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
+
+    def stop(self, *_: object) -> None:
+        """Have the runs in hand save and stop, or, when called again some seconds later, stop at once; a handler of signals."""
+        self._stopping = True
+        self._tell()
+
+    def finish(self, tasks: Sequence[Task]) -> None:
+        """Run what is not finished of the tasks, in their order.
+
+        Raises UserError naming the log where a run fails, once those beside it have ended, and Stopped where
+        `stop` was called and the runs in hand have saved.
+        """
+        for task in tasks:
+            task.write()
+        waiting = [task for task in tasks if not task.ended]
+        failed: list[tuple[Task, int]] = []
+        try:
+            while self._running or (waiting and not failed and not self._stopping):
+                while waiting and len(self._running) < self._jobs and not failed and not self._stopping:
+                    task = waiting.pop(0)
+                    self._running[self._start(task)] = task, time.monotonic()
+                time.sleep(_POLL_SECONDS)
+                for process, (task, begun) in list(self._running.items()):
+                    if process.poll() is None:
+                        continue
+                    del self._running[process]
+                    if process.returncode != 0:
+                        failed.append((task, process.returncode))
+                        continue
+                    seconds, left = time.monotonic() - begun, len(waiting) + len(self._running)
+                    self._say(f"{task.name}: done in {seconds:.0f} s, {left} to go here")
+        finally:
+            # Nothing is left running, whatever went wrong here.
+            self._tell()
+            for process in self._running:
+                process.wait()
+        if self._stopping:
+            raise Stopped
+        if failed:
+            task, status = failed[0]
+            raise UserError(f"{task.log}: the run {task.name} ended with status {status}; the log says why")
+
+    def _start(self, task: Task) -> subprocess.Popen[bytes]:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(_PRETRAIN), "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
+        with open(task.log, "ab") as log:
+            # A session of its own: Ctrl-C reaches a run through `stop` alone.
+            return subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+            )
+
+    def _tell(self) -> None:
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)

@@ -1,0 +1,70 @@
+"""launch/reproduce.py from its command line to its results, on runs that are made up."""
+
+import shlex
+import shutil
+import sys
+
+import pytest
+
+from launch import reproduce
+from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.flops.ledger import Ledger
+from pipeline.reproduction import runner
+from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.test_readme import COMMANDS
+from tests.pipeline.report.recorded_runs import Made
+
+
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    folder = tmp_path / "templates"
+    spent = Ledger()
+    spent.add("full", StepFlops(*[dict.fromkeys(PARTS, 10**9) for _ in range(2)]))
+    Made(folder / "scratch", scratch=True).write()
+    Made(folder / "grown", given="small", inherited=spent).write()
+    monkeypatch.setattr(runner, "_PRETRAIN", ROOT / "tests" / "pipeline" / "reproduction" / "pretend.py")
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
+    monkeypatch.setenv("PRETEND", str(folder))
+    return folder
+
+
+def reproduced(monkeypatch, out, *arguments: str) -> int:
+    (command,) = (command for command in COMMANDS if "launch/reproduce.py" in command)
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command)[1:], "--out", str(out), *arguments])
+    return reproduce.main()
+
+
+def test_a_suite_ends_in_a_table_and_a_report_and_goes_on_with_more_seeds(pretended, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert reproduced(monkeypatch, out, "--seeds", "1", "--ablations") == 0, capsys.readouterr().err
+    folder = out / "gpt-cpu"
+    started = (pretended / "started").read_text().split()
+    assert started[0].startswith("sweep-")
+    assert len(started) == len(set(started))
+    of_methods = (folder / "results.md").read_text().split("| held-out loss after")[0]
+    rows = {row.split("|")[1].strip(): row.split("|") for row in of_methods.splitlines() if "|" in row}
+    assert rows["from scratch"][2].strip() == "1"
+    # The made-up grown run begins lower and falls alike: it saves something, of which a part went into its source.
+    saved, with_source = (float(rows["AKI"][column].split("%")[0].replace("−", "-")) for column in (3, 4))
+    assert 0 < with_source < saved < 100
+    assert "from scratch" in (folder / "report.html").read_text()
+    assert (folder / "figures" / "compare-flops.png").exists()
+    ablation = (folder / "submodels" / "results.md").read_text()
+    assert "| AKI, two-stage, E_b = 20 | 1 |" in ablation
+    assert "| AKI | 1 |" in ablation
+    assert "NAI" not in ablation
+    assert "E_b = 20" not in of_methods
+
+    assert reproduced(monkeypatch, out, "--seeds", "2") == 0
+    later = (pretended / "started").read_text().split()[len(started) :]
+    assert later
+    assert all(name.endswith("seed2") for name in later)
+    assert "| from scratch | 2 |" in (folder / "results.md").read_text()
+
+
+def test_runs_begun_on_other_text_are_refused(pretended, tmp_path, monkeypatch, capsys):
+    assert reproduced(monkeypatch, tmp_path, "--seeds", "1") == 0
+    text = tmp_path / "text.txt"
+    shutil.copy(ROOT / "README.md", text)
+    assert reproduced(monkeypatch, tmp_path, "--seeds", "1", "--text", str(text)) == 2
+    assert "name another directory with --out" in capsys.readouterr().err
