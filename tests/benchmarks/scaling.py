@@ -178,7 +178,7 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
     rows: list[list[object]] = []
     for times in TIMES:
         target = of_parameters(arguments.target, times)
-        (run,) = run_ranks(save_and_load, 1, folder, *target, timeout=900)
+        (run,) = run_ranks(save_and_load, 1, folder, *target, timeout=600)
         rows.append([f"GPT-2 {target}", run[2] / MIB, run[0], run[1]])
     sizes = [row[1] for row in rows]
     columns = [[row[column] for row in rows] for column in (2, 3)]

@@ -140,7 +140,7 @@ def over_the_first(ways: Sequence[Callable[[], float]], rounds: int) -> list[flo
 def sections(size: Size, out: Path | None) -> None:
     """Publish the time of each sub-model's step against what its FLOPs say."""
     kinds = itertools.product(FAMILY_NAMES, PRECISIONS)
-    rows = [row for kind in kinds for row in run_ranks(section_times, 1, *kind, size, timeout=1800)[0]]
+    rows = [row for kind in kinds for row in run_ranks(section_times, 1, *kind, size, timeout=600)[0]]
     publish(
         out,
         "Sub-model steps against their FLOPs",
@@ -180,7 +180,7 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
 
 def depths(size: Size, out: Path | None) -> None:
     """Publish what changing the depth costs."""
-    taken, rows = run_ranks(depth_times, 2, size, timeout=1800), []
+    taken, rows = run_ranks(depth_times, 2, size, timeout=600), []
     for clock in CLOCKS:
         # Of both ranks together: what one waits for, the other does.
         by_round = zip(*(rank[clock] for rank in taken), strict=True)
@@ -234,7 +234,7 @@ def loop(size: Size, out: Path | None) -> None:
     """Publish the time of a full step by each loop."""
     rows = []
     for stage, ranks in size.zero:
-        taken = run_ranks(loop_times, ranks, stage, size, timeout=1800)
+        taken = run_ranks(loop_times, ranks, stage, size, timeout=600)
         # Of all ranks together: what one waits for, the other does.
         rounds = [[sum(seconds) for seconds in zip(*each, strict=True)] for each in zip(*taken, strict=True)]
         words = f"ZeRO {stage}, {ranks} rank{'s' * (ranks > 1)}"
