@@ -45,6 +45,17 @@ def part_parser(description: str, parts: Sequence[str] = ()) -> argparse.Argumen
     return parser
 
 
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Let the command line name text to prepare."""
+    what = "text to prepare: files that data_prep reads (default: made up)"
+    parser.add_argument("--text", nargs="+", default=[], metavar="GLOB", help=what)
+
+
+def described(files: Sequence[str]) -> str:
+    """Return what is prepared, for a sentence."""
+    return f"pieces of {' '.join(Path(each).name for each in files)}" if files else "made up"
+
+
 def zero_json(stage: int, sequences: int = 1, ranks: int = 1, *, half: bool = False) -> dict[str, object]:
     """Return DeepSpeed's JSON for a step of one micro-batch of so many sequences on each rank, in bf16 or fp32."""
     return {

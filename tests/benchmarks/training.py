@@ -4,6 +4,7 @@ python -m tests.benchmarks.training [--parts loop sections depths start]
 """
 
 import itertools
+import json
 import logging
 import os
 import signal
@@ -371,14 +372,9 @@ def start(size: Size, out: Path | None) -> None:
     """Publish the time from starting a command to its first step."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        command = [
-            sys.executable,
-            "launch/pretrain.py",
-            "--ds_config",
-            "ds_configs/zero3.json",
-            "--recipe",
-            one_step(place, size),
-        ]
+        ds_config = place / "ds_config.json"
+        ds_config.write_text(json.dumps(zero_json(3, size.sequences, half=True)))
+        command = [sys.executable, "launch/pretrain.py", "--ds_config", ds_config, "--recipe", one_step(place, size)]
         numbers = itertools.count()
 
         def ours() -> tuple[float, float]:
@@ -387,7 +383,7 @@ def start(size: Size, out: Path | None) -> None:
 
         def bare() -> tuple[float, float]:
             told = place / f"bare{next(numbers)}"
-            return until([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, told], told)
+            return until([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, ds_config, told], told)
 
         taken = in_turn({"bare DeepSpeed": bare, "ours": ours}, size.rounds // 2 + 1)
     rows = []
@@ -399,8 +395,9 @@ def start(size: Size, out: Path | None) -> None:
     publish(
         out,
         "From the command to the first step",
-        f"Until the first step of a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 is taken, by one rank: a bare DeepSpeed "
-        "script on ids that say nothing, and launch/pretrain.py on prepared shards, with its checks and its first evaluation.",
+        f"Until the first step of a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 is taken, by one rank, with the same "
+        "DeepSpeed JSON (bf16, clipping): a bare DeepSpeed script on ids that say nothing, and launch/pretrain.py on prepared "
+        "shards, with its checks and its first evaluation.",
         table(["", "s", "times the bare script's"], rows),
     )
 
