@@ -7,14 +7,86 @@ import pytest
 
 from tests.end_to_end.conftest import ROOT
 
+pytestmark = pytest.mark.full
+TOOLS = ROOT / ".venv-bench" / "bin"
 
-@pytest.mark.full
+
+def run(words, timeout):
+    ended = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def sections(path):
+    """Headings of what a part wrote, and the section of each."""
+    return {each.splitlines()[0]: each for each in path.read_text().split("## ")[1:]}
+
+
+@pytest.mark.timeout(1200)
 def test_parts_write_their_tables(tmp_path):
     words = [sys.executable, "-m", "tests.benchmarks", "--out", tmp_path, "--quick", "--parts", "growth", "paper"]
-    ended = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    status, said = run(words, 1100)
     told = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert ended.returncode == 0, ended.stdout + ended.stderr + "".join(told.values())
+    assert status == 0, said + "".join(told.values())
     assert told.keys() == {"machine.md", "growth.md", "paper.md"}
     assert "| torch |" in told["machine.md"]
     assert "| ours, W = 4 |" in told["growth.md"] and "| grown, W = 4 |" in told["growth.md"]
+    assert "the model made whole are the same, bit for bit" in told["growth.md"]
+    assert ("Not measured: no mergekit-yaml" in told["growth.md"]) == (not (TOOLS / "mergekit-yaml").exists())
     assert "12.9B to 174.6B on 128 nodes of 8 ranks" in told["paper.md"]
+
+
+@pytest.mark.timeout(700)
+def test_text_is_prepared_beside_the_tools_that_are_there(tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("\n\n".join(f"Sentence {number} of a book that is like no other one. " * 100 for number in range(80)))
+    words = [sys.executable, "-m", "tests.benchmarks", "--out", out, "--quick", "--parts", "data_prep", "--text", text]
+    status, said = run(words, 600)
+    assert status == 0, said + (out / "data_prep.md").read_text()
+    told = sections(out / "data_prep.md")
+    assert list(told) == [
+        "Tokenizing",
+        "MinHash signatures",
+        "From text to shards",
+        "The loader's start",
+        "The loader, by how many shards there are",
+        "The loader against a training step",
+    ]
+    assert "pieces of text.txt" in told["Tokenizing"]
+    assert "| datasketch |" in told["MinHash signatures"]
+    prepared = told["From text to shards"]
+    assert "| ours, 2 processes |" in prepared
+    assert ("| datatrove, 2 processes |" in prepared) == (TOOLS / "python").exists()
+    assert ("datatrove is not installed" in prepared) == (not (TOOLS / "python").exists())
+
+
+@pytest.mark.timeout(700)
+def test_training_is_measured(tmp_path):
+    out = tmp_path / "training.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.training", "--quick", "--out", out], 600)
+    assert status == 0, said
+    told = sections(out)
+    assert len(told) == 4
+    assert "| ZeRO 3, 2 ranks: Trainer |" in told["Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer"]
+    assert "| bert, bf16 | drawn |" in told["Sub-model steps against their FLOPs"]
+    assert "| sorted, DeepSpeed's own, wall |" in told["Changing depths under ZeRO-3"]
+    assert "| ours, wall |" in told["From the command to the first step"]
+
+
+@pytest.mark.timeout(700)
+def test_growing_costs_have_exponents(tmp_path):
+    out = tmp_path / "scaling.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.scaling", "--quick", "--out", out], 600)
+    assert status == 0, said
+    told = sections(out)
+    assert len(told) == 4 and all("exponent" in section and "nan" not in section for section in told.values())
+
+
+@pytest.mark.timeout(400)
+def test_the_gpus_part_runs_on_a_cpu(tmp_path):
+    out = tmp_path / "gpu.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out], 300)
+    assert status == 0, said
+    told = sections(out)
+    assert "Growing into live partitions" in told
+    for name in ("gpt2", "bert"):
+        assert "| bare PyTorch, compiled |" in told[f"{name} {{2, 64}} on a device"]

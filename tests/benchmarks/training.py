@@ -85,7 +85,7 @@ class Size:
 
 
 FULL = Size(256, 128, 8, 6, 24, ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)))
-QUICK = Size(64, 16, 2, 1, 6, ((3, 1),))
+QUICK = Size(64, 16, 2, 1, 6, ((3, 1), (3, 2)))
 
 
 def model(family_name: str, hidden: int, length: int, sequences: int, stage: int, precision: str = "fp32") -> TrainedModel:
