@@ -1,10 +1,12 @@
 """The benchmarks run, at sizes whose figures say nothing."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from tests.data_prep.prose import made_up_texts
 from tests.end_to_end.conftest import ROOT
 
 pytestmark = pytest.mark.full
@@ -37,8 +39,8 @@ def test_parts_write_their_tables(tmp_path):
 
 @pytest.mark.timeout(700)
 def test_text_is_prepared_beside_the_tools_that_are_there(tmp_path):
-    text, out = tmp_path / "text.txt", tmp_path / "out"
-    text.write_text("\n\n".join(f"Sentence {number} of a book that is like no other one. " * 100 for number in range(80)))
+    text, out = tmp_path / "books.jsonl", tmp_path / "out"
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in made_up_texts(10, words=10_000)))
     words = [sys.executable, "-m", "tests.benchmarks", "--out", out, "--quick", "--parts", "data_prep", "--text", text]
     status, said = run(words, 600)
     assert status == 0, said + (out / "data_prep.md").read_text()
@@ -51,7 +53,7 @@ def test_text_is_prepared_beside_the_tools_that_are_there(tmp_path):
         "The loader, by how many shards there are",
         "The loader against a training step",
     ]
-    assert "pieces of text.txt" in told["Tokenizing"]
+    assert "pieces of books.jsonl" in told["Tokenizing"]
     assert "| datasketch |" in told["MinHash signatures"]
     prepared = told["From text to shards"]
     assert "| ours, 2 processes |" in prepared

@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomically
+from data_prep.plan import expand
 from tests.benchmarks.measuring import GIB, ROOT, add_text, cost_of, table
 
 LIMITS = {"growth": 900, "data_prep": 900, "training": 900, "scaling": 900, "gpu": 1800, "paper": 180}
@@ -59,6 +61,10 @@ def main() -> int:
     add_text(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, whose figures say nothing")
     arguments = parser.parse_args()
+    try:
+        expand(arguments.text, "--text")
+    except UserError as error:
+        parser.error(str(error))
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "machine.md", machine())

@@ -89,7 +89,7 @@ def documents(megabytes: float, files: list[str]) -> list[str]:
         taken.append(f"{taken[len(taken) // 2]} again" if copied else clean(text))
         size += len(taken[-1].encode())
     if size < megabytes * 1e6:
-        raise UserError(f"--text: {megabytes:g} MB are prepared, and {size / 1e6:.1f} MB are there; name more files")
+        raise UserError(f"--text: {megabytes:g} MB are prepared, and {size / 1e6:.2f} MB are there; name more files")
     return taken
 
 
