@@ -1,13 +1,19 @@
 """The benchmarks run, at sizes whose figures say nothing."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
+from tests.benchmarks.measuring import MIB, cost_of, measured
 from tests.data_prep.prose import made_up_texts
 from tests.end_to_end.conftest import ROOT
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.full
 TOOLS = ROOT / ".venv-bench" / "bin"
@@ -92,3 +98,43 @@ def test_the_gpus_part_runs_on_a_cpu(tmp_path):
     assert "Growing into live partitions" in told
     for name in ("gpt2", "bert"):
         assert "| bare PyTorch, compiled |" in told[f"{name} {{2, 64}} on a device"]
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_killed():
+    if os.environ["RANK"] == "1":
+        killed()
+    time.sleep(600)
+
+
+@pytest.mark.timeout(300)
+def test_a_process_that_is_killed_is_not_waited_for():
+    with pytest.raises(RuntimeError, match="killed: ended with status -9 and no result"):
+        measured(killed, timeout=600)
+    with pytest.raises(RuntimeError, match="rank 1: ended with status -9 and no result"):
+        run_ranks(one_killed, 2, timeout=600)
+
+
+CHILD = "import sys, time; held = b'1' * 2**28; open(sys.argv[1], 'a').write('held'); time.sleep(float(sys.argv[2]))"
+
+
+def parent(told, seconds):
+    """A command whose child, in a session of its own, holds 256 MiB for so many seconds."""
+    start = f"subprocess.Popen([sys.executable, '-c', {CHILD!r}, {str(told)!r}, '{seconds}'], start_new_session=True)"
+    return [sys.executable, "-c", f"import subprocess, sys; {start}.wait()"]
+
+
+def test_what_a_command_started_counts(tmp_path):
+    cost = cost_of(parent(tmp_path / "told", 2))
+    assert 256 * MIB < cost.peak < 356 * MIB and cost.seconds > 2
+
+
+def test_what_a_command_started_is_gone_after_the_limit(tmp_path):
+    told = tmp_path / "told"
+    with pytest.raises(RuntimeError, match="no end within 10 s"):
+        cost_of(parent(told, 600), timeout=10)
+    assert told.read_text() == "held"
+    assert not [one.pid for one in psutil.process_iter(["cmdline"]) if str(told) in (one.info["cmdline"] or [])]
