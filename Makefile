@@ -38,8 +38,9 @@ test-slurm: .venv
 	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Ratios of one run, into bench/; say nothing on a busy machine. ARGS: for instance ARGS="--parts growth paper"
+# TEXT: a file or a glob of text to prepare, for instance TEXT='/data/books/*.jsonl'; made-up text without it
 bench: .venv
-	$(BIN)/python -m tests.benchmarks --out bench $(ARGS)
+	$(BIN)/python -m tests.benchmarks --out bench $(if $(TEXT),--text '$(TEXT)') $(ARGS)
 
 # What the benchmarks compare with and the project does not use, in an environment of its own.
 bench-tools:

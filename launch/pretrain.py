@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.command import OneSentenceParser, refusal
 from data_prep.errors import EXIT_USER_ERROR
-from pipeline.command import quieten
+from pipeline.command import EXIT_DIVERGED, quieten
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.training import distributed
 from pipeline.training.dry_run import DryRun
@@ -103,7 +103,7 @@ def main() -> int:
     except GuardStoppedError as error:
         if distributed.rank() == 0:
             print(error, file=sys.stderr)
-        return 1
+        return EXIT_DIVERGED
     except Exception as error:
         sentence = refusal(error)
         if sentence is not None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from data_prep.command import OneSentenceParser
+from data_prep.errors import UserError
 from pipeline.command import status_of
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner
@@ -42,7 +43,10 @@ def parse() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not finished of the suite, and write its results; raises UserError where something is wrong."""
-    suite = load_suite(_SUITES / f"{arguments.suite}_{arguments.budget}.yaml")
+    suite_file = _SUITES / f"{arguments.suite}_{arguments.budget}.yaml"
+    suite = load_suite(suite_file)
+    if arguments.ablations and not suite.ablations:
+        raise UserError(f"{suite_file}: the suite has no ablations; leave --ablations out")
     text = None
     if arguments.text:
         text = {"files": arguments.text, "heldout_files": arguments.heldout_text or []}
@@ -65,14 +69,16 @@ def run(arguments: argparse.Namespace) -> None:
     methods = tasks.runs_of(suite.methods, seeds, rate)
     for of_seed in zip(*methods.values(), strict=True):
         runner.finish(of_seed)
-        write_results(directory, Comparison(suite.title, rate, sweep, sources, methods, baseline))
+        write_results(directory, Comparison(suite.title, jobs, rate, sweep, sources, methods, baseline))
     for name, ablation in suite.ablations.items() if arguments.ablations else ():
         further = tasks.sources(ablation.methods.values(), seeds[:1])
         ablated = tasks.runs_of(ablation.methods, seeds[:1], rate)
-        runner.finish([task for runs in (further | ablated).values() for task in runs])
+        # A method may not begin before its source has ended.
+        for begun in (further, ablated):
+            runner.finish([task for runs in begun.values() for task in runs])
         beside = {suite.methods[other].title for other in (suite.baseline, *ablation.beside)}
         shown = {title: runs[:1] for title, runs in methods.items() if title in beside} | ablated
-        write_results(directory / name, Comparison(ablation.title, rate, sweep, further, shown, baseline))
+        write_results(directory / name, Comparison(ablation.title, jobs, rate, sweep, further, shown, baseline))
     print(f"{directory}: results.md, report.html, figures/")
 
 

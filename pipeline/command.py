@@ -11,6 +11,9 @@ import transformers
 from data_prep.command import refusal
 from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR
 
+EXIT_DIVERGED = 3
+"""Exit status of a run that its guard has given up: started again it meets the same again."""
+
 
 def quieten() -> None:
     """Leave out what libraries say to their own developers."""

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import queue
 import resource
 import runpy
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 _IMPORTED = [
     "pipeline.training.run",
@@ -42,6 +44,24 @@ def context() -> ForkServerContext:
     for name, value in outside.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     return context
+
+
+def put_next(processes: Sequence[multiprocessing.process.BaseProcess], results: multiprocessing.Queue, deadline: float) -> Any:
+    """Return what one of the processes puts next.
+
+    Raises RuntimeError where one has ended without it, as one that is killed for lack of memory does, or when
+    `time.monotonic()` is past the deadline.
+    """
+    while True:
+        # Looked at first: what a process that has ended put is there by now.
+        ended = [process for process in processes if process.exitcode is not None]
+        try:
+            return results.get(timeout=min(1.0, max(0.0, deadline - time.monotonic())))
+        except queue.Empty:
+            if ended:
+                raise RuntimeError(f"{ended[0].name}: ended with status {ended[0].exitcode} and no result") from None
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{', '.join(process.name for process in processes)}: no end in time") from None
 
 
 class Program:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import queue
 import socket
 import time
 import traceback
@@ -11,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from tests.forked import context
+from tests.forked import context, put_next
 
 
 def free_port() -> int:
@@ -28,11 +27,16 @@ def environments(world_size: int) -> list[dict[str, str]]:
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 240) -> list[Any]:
-    """Return what `function(*arguments)` returns on each rank; raises AssertionError with a rank's traceback."""
+    """Return what `function(*arguments)` returns on each rank.
+
+    Raises AssertionError with a rank's traceback, RuntimeError where one is killed or has not ended after `timeout` seconds.
+    """
     results: multiprocessing.Queue = context().Queue()
     processes = [
-        context().Process(target=_rank, args=(function, arguments, os.environ | rank, results), daemon=True)
-        for rank in environments(world_size)
+        context().Process(
+            target=_rank, name=f"rank {rank}", args=(function, arguments, os.environ | told, results), daemon=True
+        )
+        for rank, told in enumerate(environments(world_size))
     ]
     for process in processes:
         process.start()
@@ -40,16 +44,15 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     deadline = time.monotonic() + timeout
     try:
         while len(gathered) < world_size:
-            try:
-                rank, result, failure = results.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"only ranks {sorted(gathered)} of {world_size} ended within {timeout} s") from None
+            missing = [process for rank, process in enumerate(processes) if rank not in gathered]
+            rank, result, failure = put_next(missing, results, deadline)
             assert failure is None, f"rank {rank}: {failure}"
             gathered[rank] = pickle.loads(result)
     finally:
         for process in processes:
             process.join(timeout=5)
             process.kill()
+            process.join()
     return [gathered[rank] for rank in range(world_size)]
 
 

@@ -1,20 +1,140 @@
 """The benchmarks run, at sizes whose figures say nothing."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
+from tests.benchmarks.measuring import MIB, cost_of, measured
+from tests.data_prep.prose import made_up_texts
 from tests.end_to_end.conftest import ROOT
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.full
+TOOLS = ROOT / ".venv-bench" / "bin"
 
 
-@pytest.mark.full
+def run(words, timeout):
+    ended = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def sections(path):
+    """Headings of what a part wrote, and the section of each."""
+    return {each.splitlines()[0]: each for each in path.read_text().split("## ")[1:]}
+
+
+@pytest.mark.timeout(1200)
 def test_parts_write_their_tables(tmp_path):
     words = [sys.executable, "-m", "tests.benchmarks", "--out", tmp_path, "--quick", "--parts", "growth", "paper"]
-    ended = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    status, said = run(words, 1100)
     told = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert ended.returncode == 0, ended.stdout + ended.stderr + "".join(told.values())
+    assert status == 0, said + "".join(told.values())
     assert told.keys() == {"machine.md", "growth.md", "paper.md"}
     assert "| torch |" in told["machine.md"]
     assert "| ours, W = 4 |" in told["growth.md"] and "| grown, W = 4 |" in told["growth.md"]
+    assert "the model made whole are the same, bit for bit" in told["growth.md"]
+    assert ("Not measured: no mergekit-yaml" in told["growth.md"]) == (not (TOOLS / "mergekit-yaml").exists())
     assert "12.9B to 174.6B on 128 nodes of 8 ranks" in told["paper.md"]
+
+
+@pytest.mark.timeout(700)
+def test_text_is_prepared_beside_the_tools_that_are_there(tmp_path):
+    text, out = tmp_path / "books.jsonl", tmp_path / "out"
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in made_up_texts(10, words=10_000)))
+    words = [sys.executable, "-m", "tests.benchmarks", "--out", out, "--quick", "--parts", "data_prep", "--text", text]
+    status, said = run(words, 600)
+    assert status == 0, said + (out / "data_prep.md").read_text()
+    told = sections(out / "data_prep.md")
+    assert list(told) == [
+        "Tokenizing",
+        "MinHash signatures",
+        "From text to shards",
+        "The loader's start",
+        "The loader, by how many shards there are",
+        "The loader against a training step",
+    ]
+    assert "pieces of books.jsonl" in told["Tokenizing"]
+    assert "| datasketch |" in told["MinHash signatures"]
+    prepared = told["From text to shards"]
+    assert "| ours, 2 processes |" in prepared
+    assert ("| datatrove, 2 processes |" in prepared) == (TOOLS / "python").exists()
+    assert ("datatrove is not installed" in prepared) == (not (TOOLS / "python").exists())
+
+
+@pytest.mark.timeout(700)
+def test_training_is_measured(tmp_path):
+    out = tmp_path / "training.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.training", "--quick", "--out", out], 600)
+    assert status == 0, said
+    told = sections(out)
+    assert len(told) == 4
+    assert "| ZeRO 3, 2 ranks: Trainer |" in told["Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer"]
+    assert "| bert, bf16 | drawn |" in told["Sub-model steps against their FLOPs"]
+    assert "| sorted, DeepSpeed's own, wall |" in told["Changing depths under ZeRO-3"]
+    assert "| ours, wall |" in told["From the command to the first step"]
+
+
+@pytest.mark.timeout(700)
+def test_growing_costs_have_exponents(tmp_path):
+    out = tmp_path / "scaling.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.scaling", "--quick", "--out", out], 600)
+    assert status == 0, said
+    told = sections(out)
+    assert len(told) == 4 and all("exponent" in section and "nan" not in section for section in told.values())
+
+
+@pytest.mark.timeout(400)
+def test_the_gpus_part_runs_on_a_cpu(tmp_path):
+    out = tmp_path / "gpu.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out], 300)
+    assert status == 0, said
+    told = sections(out)
+    assert "Growing into live partitions" in told
+    for name in ("gpt2", "bert"):
+        assert "| bare PyTorch, compiled |" in told[f"{name} {{2, 64}} on a device"]
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_killed():
+    if os.environ["RANK"] == "1":
+        killed()
+    time.sleep(600)
+
+
+@pytest.mark.timeout(300)
+def test_a_process_that_is_killed_is_not_waited_for():
+    with pytest.raises(RuntimeError, match="killed: ended with status -9 and no result"):
+        measured(killed, timeout=600)
+    with pytest.raises(RuntimeError, match="rank 1: ended with status -9 and no result"):
+        run_ranks(one_killed, 2, timeout=600)
+
+
+CHILD = "import sys, time; held = b'1' * 2**28; open(sys.argv[1], 'a').write('held'); time.sleep(float(sys.argv[2]))"
+
+
+def parent(told, seconds):
+    """A command whose child, in a session of its own, holds 256 MiB for so many seconds."""
+    start = f"subprocess.Popen([sys.executable, '-c', {CHILD!r}, {str(told)!r}, '{seconds}'], start_new_session=True)"
+    return [sys.executable, "-c", f"import subprocess, sys; {start}.wait()"]
+
+
+def test_what_a_command_started_counts(tmp_path):
+    cost = cost_of(parent(tmp_path / "told", 2))
+    assert 256 * MIB < cost.peak < 356 * MIB and cost.seconds > 2
+
+
+def test_what_a_command_started_is_gone_after_the_limit(tmp_path):
+    told = tmp_path / "told"
+    with pytest.raises(RuntimeError, match="no end within 10 s"):
+        cost_of(parent(told, 600), timeout=10)
+    assert told.read_text() == "held"
+    assert not [one.pid for one in psutil.process_iter(["cmdline"]) if str(told) in (one.info["cmdline"] or [])]

@@ -100,7 +100,7 @@ def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> P
         if against is not None and method is not baseline:
             _mark_crossings(axes, method, view, against, styles[method.name], scale)
     widen(axes, max(curve.spent[-1] for _, curves in drawn for curve in curves) / scale)
-    cut = None if against is None else _cut(axes, baseline.settled.curves(view.quantity, with_source=view.with_source), against)
+    cut = None if against is None else _cut(axes, baseline.settled.curves(view.quantity, with_source=view.with_source))
     axes.set_xlabel(axis_label(view.quantity, name))
     axes.set_ylabel("held-out loss (nats per scored token)")
     legend_above(figure, axes)
@@ -120,9 +120,14 @@ def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> P
     return Plot(f"compare-{view.name}", title, caption, figure, rows, _spoken(drawn, caption))
 
 
-def _cut(axes: Axes, baseline: list[Curve], against: Reference) -> float | None:
-    """Leave out losses above the baseline's at a tenth of its cost, and return that one, where they would fill the figure."""
-    top = float(np.mean([np.interp(against.spent / 10, curve.spent, curve.losses) for curve in baseline if curve.losses]))
+def _early_loss(baseline: list[Curve]) -> float:
+    """The baseline's loss at a tenth of its cost: above it untrained models differ."""
+    return float(np.mean([np.interp(curve.spent[-1] / 10, curve.spent, curve.losses) for curve in baseline if curve.losses]))
+
+
+def _cut(axes: Axes, baseline: list[Curve]) -> float | None:
+    """Leave out losses above the baseline's early one, and return that one, where they would fill the figure."""
+    top = _early_loss(baseline)
     lowest, highest = axes.dataLim.intervaly
     if highest - lowest < 2 * (top - lowest):
         return None
@@ -168,7 +173,7 @@ def _saved_along(methods: Sequence[Method], baseline: Method, view: View) -> Plo
     bases = [curve for curve in baseline.settled.curves(view.quantity, with_source=view.with_source) if curve.losses]
     if not bases:
         return None
-    easiest, hardest = min(max(curve.losses) for curve in bases), max(min(curve.losses) for curve in bases)
+    easiest, hardest = _early_loss(bases), max(min(curve.losses) for curve in bases)
     targets = np.linspace(easiest, hardest, _POINTS)
     figure, axes = blank()
     styles, rows, lowest = looks(methods, baseline), [], 0.0

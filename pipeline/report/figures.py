@@ -27,6 +27,8 @@ STYLE = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "legend.handlelength": 2.8,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.0,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     # Text as text, to be found and copied; the page's own font stands in for matplotlib's.
@@ -103,8 +105,8 @@ def blank(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-_SHORT = 13
-"""Letters of a label, of which three stand side by side."""
+_ABREAST = ((13, 3), (28, 2))
+"""Letters of the longest label, and how many of them stand side by side."""
 
 _ROWS, _ROW = 3, 0.19
 """Rows of a legend that a figure has room for, and the inches that each further one adds to it."""
@@ -114,7 +116,8 @@ def legend_above(figure: Figure, axes: Axes) -> None:
     """Put the legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = min(3 if max(map(len, labels)) <= _SHORT else 2, len(handles))
+        longest = max(map(len, labels))
+        columns = min(next((abreast for letters, abreast in _ABREAST if longest <= letters), 1), len(handles))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2)
         width, height = figure.get_size_inches()
         figure.set_size_inches(width, height + _ROW * max(0, math.ceil(len(handles) / columns) - _ROWS))

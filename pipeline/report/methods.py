@@ -50,13 +50,15 @@ class Method:
 
     @property
     def settled(self) -> "Method":
-        """This method with the runs that have ended, or with all where none has: what its final loss is a mean over."""
-        return replace(self, runs=[run for run in self.runs if run.ended] or self.runs)
+        """This method with the runs that its final loss is a mean over: of those that have ended, or of all where none has,
+        those that have one."""
+        runs = [run for run in self.runs if run.ended] or self.runs
+        return replace(self, runs=[run for run in runs if run.final_loss is not None])
 
     @property
     def final_losses(self) -> list[float]:
-        """The last held-out loss of each settled run that has one."""
-        return [run.final_loss for run in self.settled.runs if run.final_loss is not None]
+        """The last held-out loss of each settled run."""
+        return [run.final_loss for run in self.settled.runs]
 
     def reference(self, quantity: str, *, with_source: bool) -> Reference | None:
         """Return what savings are measured against where this method is the baseline; None where nothing was evaluated."""

@@ -148,8 +148,14 @@ class RecordedRun:
 
     @property
     def final_loss(self) -> float | None:
-        """The last held-out loss of the model that the recipe ends with."""
-        return self.target_evaluations[-1]["loss"] if self.target_evaluations else None
+        """The last held-out loss of the model that the recipe ends with; of a run that has ended, the one of its last step.
+
+        None where there is none, or where that one is no number.
+        """
+        if not self.target_evaluations:
+            return None
+        last = self.target_evaluations[-1]
+        return None if self.ended and last["step"] != self.last_step else last["loss"]
 
     @cached_property
     def stages(self) -> list[tuple[str, int, int]]:

@@ -1,11 +1,15 @@
 """What a suite came to: tables of all methods, and the report."""
 
+import math
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.report.comparison import View, savings
 from pipeline.report.methods import Method, spread
@@ -15,9 +19,12 @@ from pipeline.report.recorded import read_run
 from pipeline.report.tables import percent
 from pipeline.reproduction.suite import TUNING_SEEDS
 from pipeline.reproduction.tasks import Task, swept_losses
+from pipeline.runs import RunPaths
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the baseline's compute, at which all methods' losses are compared."""
+
+_REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Comparison:
     """Runs that belong together, finished or not."""
 
     title: str
+    jobs: int
+    """Runs that share the machine at a time."""
     rate: float
     sweep: Mapping[float, Sequence[Task]]
     sources: Mapping[str, Sequence[Task]]
@@ -36,9 +45,18 @@ class Comparison:
 
 
 def write_results(directory: Path, comparison: Comparison) -> None:
-    """Write results.md, report.html and the figures of all methods of which a run has ended."""
+    """Write results.md, report.html and the figures of all methods of which a run has ended.
+
+    Raises UserError where a run of the baseline ended without a loss.
+    """
     methods = _ended(comparison.methods)
     (baseline,) = (method for method in methods if method.name == comparison.baseline)
+    for run in baseline.runs:
+        if run.final_loss is None:
+            raise UserError(
+                f"{run.path}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
+                "compare with; lower the suite's rates"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     page = build([(method.name, run) for method in methods for run in method.runs], baseline.name)
     write_atomically(directory / "report.html", page.html)
@@ -46,6 +64,8 @@ def write_results(directory: Path, comparison: Comparison) -> None:
     write_rows(directory / "rows", page.plots)
     parts = [
         [f"## {comparison.title}"],
+        *_provenance(comparison),
+        *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
         _methods_table(methods, baseline),
@@ -59,6 +79,22 @@ def _ended(tasks: Mapping[str, Sequence[Task]]) -> list[Method]:
     return [method for method in methods if method.runs]
 
 
+def _provenance(comparison: Comparison) -> list[list[str]]:
+    """By which code, and when; nothing outside a git checkout. The runs themselves record no commit."""
+    if not (_REPOSITORY / ".git").exists():
+        return []
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    groups = (comparison.sweep, comparison.sources, comparison.methods)
+    summaries = [RunPaths(task.run).summary for group in groups for tasks in group.values() for task in tasks]
+    ends = sorted(summary.stat().st_mtime for summary in summaries if summary.exists())
+    first, last = (datetime.fromtimestamp(end, UTC).date().isoformat() for end in (ends[0], ends[-1]))
+    return [[f"Written at commit {described}; the first of the runs ended on {first}, the last on {last} (UTC)."]]
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
 
@@ -67,7 +103,7 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
     if not sweep:
         return [f"Peak learning rate {rate:g}, not tuned."]
     rows = [
-        [f"{one:g}" + (" (chosen)" if one == rate else ""), *(f"{loss:.4f}" for loss in losses)]
+        [f"{one:g}" + (" (chosen)" if one == rate else ""), *("none" if math.isinf(loss) else f"{loss:.4f}" for loss in losses)]
         for one, losses in swept_losses(sweep).items()
     ]
     edge = rate in (min(sweep), max(sweep))
@@ -79,9 +115,11 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
 def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
     spent = baseline.reference("flops", with_source=False).spent
     rows = [
-        [source.name, str(len(source.runs)), _told(source.final_losses), f"{_spent(source) / spent:.0%}"] for source in sources
+        [source.name, str(len(source.runs)), _told(source.final_losses, len(source.runs)), f"{_spent(source) / spent:.0%}"]
+        for source in sources
     ]
-    as_good = [source.name for source in sources if np.mean(source.final_losses) <= np.mean(baseline.final_losses)]
+    goal = np.mean(baseline.final_losses)
+    as_good = [source.name for source in sources if source.final_losses and np.mean(source.final_losses) <= goal]
     note = f"Of {', '.join(as_good)} the loss is as low as the baseline's: what is saved from there is no saving of growth's."
     return [
         *_table(["source", "seeds", "final held-out loss", "compute, of the baseline's"], rows),
@@ -97,7 +135,7 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
         # Where a method grows several times, the last growth is the one into the target.
         starts = [run.growth_points[-1]["loss"] for run in method.runs if run.growth_points]
         saved = ["baseline"] * 2 if method is baseline else [percent(found[method.name]) for found in (without, with_source)]
-        losses = [_told(starts) if starts else "", _told(method.final_losses)]
+        losses = [_told(starts, len(starts)) if starts else "", _told(method.final_losses, len(method.runs))]
         rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / spent:.0%}"])
     head = ["method", "seeds", "compute saved", "saved, source included", "loss after growth", "final loss", "compute in all"]
     return _table(head, rows)
@@ -124,8 +162,9 @@ def _spent(method: Method) -> float:
     return float(np.mean([run.spent(run.last_step)["flops"] for run in method.runs]))
 
 
-def _told(values: Sequence[float]) -> str:
+def _told(values: Sequence[float], runs: int) -> str:
     if not values:
         return "none"
     mean, deviation = spread(values)
-    return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    told = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    return told if len(values) == runs else f"{told} ({len(values)} of {runs} runs)"

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.errors import UserError
+from pipeline.command import EXIT_DIVERGED
 from pipeline.reproduction.tasks import Task
-from pipeline.training.signals import Stopped
+from pipeline.training.signals import EXIT_STOPPED, Stopped
 
 _PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
 _POLL_SECONDS = 0.5
+_OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
+"""Statuses of runs that were told to stop; the signal itself ends one that has just begun, when there is nothing to save."""
 
 
 class Runner:
@@ -36,8 +39,8 @@ class Runner:
     def finish(self, tasks: Sequence[Task]) -> None:
         """Run what is not finished of the tasks, in their order.
 
-        Raises UserError naming the log where a run fails, once those beside it have ended, and Stopped where
-        `stop` was called and the runs in hand have saved.
+        Raises UserError naming the log where a run fails, once those beside it have ended, and else Stopped where
+        `stop` was called and the runs in hand have saved. A run that may diverge and does has not failed.
         """
         for task in tasks:
             task.write()
@@ -47,27 +50,36 @@ class Runner:
             while self._running or (waiting and not failed and not self._stopping):
                 while waiting and len(self._running) < self._jobs and not failed and not self._stopping:
                     task = waiting.pop(0)
-                    self._running[self._start(task)] = task, time.monotonic()
+                    process = self._start(task)
+                    self._running[process] = task, time.monotonic()
+                    if self._stopping:
+                        # It may have been too late into the table to be told.
+                        process.send_signal(signal.SIGTERM)
                 time.sleep(_POLL_SECONDS)
                 for process, (task, begun) in list(self._running.items()):
                     if process.poll() is None:
                         continue
                     del self._running[process]
-                    if process.returncode != 0:
+                    if self._stopping and process.returncode in _OF_A_STOP:
+                        continue
+                    diverged = task.may_diverge and process.returncode == EXIT_DIVERGED
+                    if diverged:
+                        task.mark_diverged()
+                    elif process.returncode != 0:
                         failed.append((task, process.returncode))
                         continue
                     seconds, left = time.monotonic() - begun, len(waiting) + len(self._running)
-                    self._say(f"{task.name}: done in {seconds:.0f} s, {left} to go here")
+                    self._say(f"{task.name}: {'diverged' if diverged else 'done'} in {seconds:.0f} s, {left} to go here")
         finally:
             # Nothing is left running, whatever went wrong here.
             self._tell()
             for process in self._running:
                 process.wait()
-        if self._stopping:
-            raise Stopped
         if failed:
             task, status = failed[0]
             raise UserError(f"{task.log}: the run {task.name} ended with status {status}; the log says why")
+        if self._stopping:
+            raise Stopped
 
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         task.log.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +22,8 @@ class Task:
     directory: Path
     """Where it runs, and what it is called there is its name."""
     recipe: Recipe
+    may_diverge: bool = False
+    """Whether a run that its guard gives up has told what was asked of it."""
 
     @property
     def run(self) -> Path:
@@ -40,11 +42,26 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """Whether the run is finished."""
-        return RunPaths(self.run).summary.exists()
+        """Whether the run is finished, or given up where it may be."""
+        return RunPaths(self.run).summary.exists() or self.diverged
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run was given up and is not to be tried again."""
+        return self._mark.exists()
+
+    def mark_diverged(self) -> None:
+        """Have it so; the mark goes with the run directory."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        self._mark.touch()
+
+    @property
+    def _mark(self) -> Path:
+        return self.run / "diverged"
 
     def write(self) -> None:
-        """Write the recipe; raises UserError where the run was begun with another one."""
+        """Write the recipe; raises UserError where the run was begun with another one, or grown from an earlier source."""
+        self._refuse_another_source()
         content = self.recipe.to_yaml()
         if self.run.exists() and self.recipe_file.exists() and self.recipe_file.read_text(encoding="utf-8") != content:
             raise UserError(
@@ -53,6 +70,18 @@ class Task:
             )
         self.recipe_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe_file, content)
+
+    def _refuse_another_source(self) -> None:
+        if self.recipe.source.path is None:
+            return
+        source = RunPaths(Path(self.recipe.source.path))
+        grown = RunPaths(self.run).certificate(1)
+        # The certificate is written once, when the source is read.
+        if grown.exists() and source.summary.exists() and grown.stat().st_mtime < source.summary.stat().st_mtime:
+            raise UserError(
+                f"{self.run}: was grown before {source.path} was trained anew; remove that run, and the others grown from "
+                "there, or name another directory with --out"
+            )
 
 
 class Tasks:
@@ -78,7 +107,10 @@ class Tasks:
             return {}
         baseline = self._suite.methods[self._suite.baseline]
         return {
-            rate: [self._method(f"sweep-{rate:g}-seed{seed}", baseline, seed, rate) for seed in TUNING_SEEDS]
+            rate: [
+                replace(self._method(f"sweep-{rate:g}-seed{seed}", baseline, seed, rate), may_diverge=True)
+                for seed in TUNING_SEEDS
+            ]
             for rate in self._suite.rates
         }
 
@@ -98,19 +130,17 @@ class Tasks:
 
     def _task(self, name: str, seed: int, patch: Patch) -> Task:
         task = Task(name, self._directory, recipe_of(self._base, {"run_dir": "", "seed": seed} | patch, name))
-        recipe = task.recipe.model_copy(update={"run_dir": str(task.run)})
-        return Task(name, self._directory, recipe)
+        return replace(task, recipe=task.recipe.model_copy(update={"run_dir": str(task.run)}))
 
 
 def swept_losses(sweep: Mapping[float, Sequence[Task]]) -> dict[float, list[float]]:
-    """Return the final held-out losses of each rate's runs; infinity for a run whose last one is no number."""
+    """Return the final held-out losses of each rate's runs; infinity for a run without one."""
     return {rate: [_last_loss(task) for task in tasks] for rate, tasks in sweep.items()}
 
 
 def _last_loss(task: Task) -> float:
-    run = read_run(task.run)
-    ended_with = [record["loss"] for record in run.target_evaluations if record["step"] == run.last_step]
-    return ended_with[-1] if ended_with else math.inf
+    loss = None if task.diverged else read_run(task.run).final_loss
+    return math.inf if loss is None else loss
 
 
 def best_rate(suite: Suite, sweep: Mapping[float, Sequence[Task]]) -> float:

@@ -1,4 +1,4 @@
-"""The benchmarks: `python -m tests.benchmarks --out DIR [--parts PART ...] [--quick]`.
+"""The benchmarks: `python -m tests.benchmarks --out DIR [--parts PART ...] [--text GLOB ...] [--quick]`.
 
 Runs the parts one after the other, each in a process of its own with a time limit, and writes DIR/PART.md and
 DIR/machine.md. Figures of different machines, or of a busy one, say nothing of each other; the ratios within one do.
@@ -17,11 +17,15 @@ from pathlib import Path
 import psutil
 import torch
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomically
-from tests.benchmarks.measuring import GIB, ROOT, cost_of, table
+from data_prep.plan import expand
+from tests.benchmarks.measuring import GIB, ROOT, add_text, cost_of, table
 
 LIMITS = {"growth": 900, "data_prep": 900, "training": 900, "scaling": 900, "gpu": 1800, "paper": 180}
 """Seconds that each part may take."""
+OF_TEXT = ("data_prep", "scaling")
+"""Parts that prepare text."""
 
 
 def machine() -> str:
@@ -54,8 +58,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="a directory for the parts' Markdown files")
     parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS))
+    add_text(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, whose figures say nothing")
     arguments = parser.parse_args()
+    try:
+        expand(arguments.text, "--text")
+    except UserError as error:
+        parser.error(str(error))
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "machine.md", machine())
@@ -64,6 +73,8 @@ def main() -> int:
         file, began = out / f"{part}.md", time.perf_counter()
         file.unlink(missing_ok=True)
         words = [sys.executable, "-m", f"tests.benchmarks.{part}", "--out", file, *(["--quick"] if arguments.quick else [])]
+        if arguments.text and part in OF_TEXT:
+            words += ["--text", *map(os.path.abspath, arguments.text)]
         said = "done"
         try:
             cost_of(words, timeout=LIMITS[part])

@@ -1,6 +1,8 @@
 """What preparing text costs, against Megatron-LM's way, datatrove and datasketch; and the loader.
 
-python -m tests.benchmarks.data_prep
+python -m tests.benchmarks.data_prep [--text GLOB ...]
+
+--text  documents to prepare, cut into pieces of a web page's length: as `corpora.files` has them; made-up text without it
 """
 
 import os
@@ -9,7 +11,6 @@ import os
 for _variable in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-import io
 import json
 import re
 import shlex
@@ -23,30 +24,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-import zstandard
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.errors import UserError
 from data_prep.job import Job
-from data_prep.plan import draft_plan, freeze
+from data_prep.plan import draft_plan, expand, freeze
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.text.clean import clean
 from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
+from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.rejects import Rejects
 from data_prep.tokenizer_stage import ProvideTokenizer
 from data_prep.tokenizing import Tokenize
 from data_prep.workers import Alone
 from tests.benchmarks import loader, signatures
-from tests.benchmarks.measuring import MIB, ROOT, Cost, cost_of, in_turn, part_parser, publish, table
+from tests.benchmarks.measuring import MIB, ROOT, Cost, add_text, cost_of, described, in_turn, part_parser, publish, table
 from tests.data_prep.dedupe.planted import Writer, prose
 
-BOOKS = ROOT.parent / "shared" / "data" / "gutenberg"
 DATATROVE = ROOT / ".venv-bench" / "bin" / "python"
 STAGES = Path(__file__).parent / "theirs" / "datatrove_stages.py"
 CHARACTERS = 3300
 """Of a document: a web page's."""
+_READ = 2**26
+"""Bytes of a file that are read as one piece."""
 COPIED = 20
 """Every so manieth document is another's copy but for a word."""
 SAMPLE = 1_000_000
@@ -71,24 +75,29 @@ class Size:
 FULL, QUICK = Size(12, 3, 2000, 16_000), Size(0.3, 1, 100, 1000)
 
 
-def documents(megabytes: float) -> list[str]:
-    """Return documents that are clean already, so that all tokenize the same, near-copies among them."""
+def documents(megabytes: float, files: list[str]) -> list[str]:
+    """Return documents that are clean already, so that all tokenize the same, near-copies among them.
+
+    Pieces of what the files hold, made up where none are named. Raises UserError where they hold less.
+    """
     taken, size = [], 0
-    for text in _books() if BOOKS.exists() else _made_up():
+    for text in _pieces(files) if files else _made_up():
         if size >= megabytes * 1e6:
             break
         # Not of the one right before it, which would be in the same file.
         copied = len(taken) % COPIED == COPIED - 1
         taken.append(f"{taken[len(taken) // 2]} again" if copied else clean(text))
         size += len(taken[-1].encode())
+    if size < megabytes * 1e6:
+        raise UserError(f"--text: {megabytes:g} MB are prepared, and {size / 1e6:.2f} MB are there; name more files")
     return taken
 
 
-def _books() -> Iterator[str]:
-    for path in sorted(BOOKS.glob("train-*.jsonl.zst")):
-        with open(path, "rb") as file:
-            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8"):
-                text = json.loads(line)["text"]
+def _pieces(files: list[str]) -> Iterator[str]:
+    corpus = CorpusConfig(files=files)
+    for path in expand(files, "--text"):
+        for piece in pieces_of_file(path, corpus, _READ):
+            for _, text in read_piece(piece, corpus, Rejects()):
                 yield from (text[start : start + CHARACTERS] for start in range(0, len(text) - CHARACTERS, CHARACTERS))
 
 
@@ -123,7 +132,7 @@ def prepare_alone(settings: DataPrepConfig) -> None:
 # --- tokenizing, on one core ----------------------------------------------------------------------
 
 
-def tokenizing(root: Path, texts: list[str], size: Size, out: Path | None) -> Path:
+def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: Path | None) -> Path:
     """Publish what the stages and the loop take from the same JSONL, by the same tokenizer; return the tokenizer's folder."""
     source = root / "one"
     write_jsonl(source / "text.jsonl", texts)
@@ -163,7 +172,7 @@ def tokenizing(root: Path, texts: list[str], size: Size, out: Path | None) -> Pa
     publish(
         out,
         "Tokenizing",
-        f"{tokens:,} tokens of {len(texts):,} documents, {'pieces of books' if BOOKS.exists() else 'made up'}, by one core "
+        f"{tokens:,} tokens of {len(texts):,} documents, {described(files)}, by one core "
         "with the same byte-level BPE tokenizer, from one JSONL file into shards of the same format: this project's stages "
         f"that read, clean and tokenize (which of it is {stage_alone / seconds['ours']:.0%}), and a line, a document, an "
         "encode at a time with megatron-core's IndexedDatasetBuilder, as Megatron-LM's preprocessing has it; that cleans "
@@ -301,19 +310,22 @@ def preparing(root: Path, texts: list[str], tokenizer: Path, size: Size, out: Pa
         f"Two JSONL files of {len(texts):,} documents, one in {COPIED} another's copy but for a word, to shards without "
         "near-duplicates (MinHash, 16 bands of 8 rows over 5-grams), by the whole command, starting up included. datatrove: "
         "its four MinHash stages and MegatronDocumentTokenizer, by LocalPipelineExecutor with as many workers; it reads the "
-        "text in each stage, this project once, which also cleans it, and verifies what it wrote. The tokenizer is the same."
-        + absent,
-        table(["", "duplicates, s", "tokenize, s", "in all, s", "times ours", "peak MiB", "dropped", "tokens"], rows),
+        "text in each stage, this project once, which also cleans it, and verifies what it wrote. The tokenizer is the same. "
+        "Words are runs of letters, digits and marks in ours, and in datatrove what its default splitter, spaCy's for English, "
+        "makes of the text." + absent,
+        table(["", "duplicates, s", "tokenize, s", "in all, s", "times ours", "peak anonymous MiB", "dropped", "tokens"], rows),
     )
 
 
 def main() -> None:
     """Measure all of it."""
-    arguments = part_parser(__doc__).parse_args()
+    parser = part_parser(__doc__.splitlines()[0])
+    add_text(parser)
+    arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    texts = documents(size.megabytes)
+    texts = documents(size.megabytes, arguments.text)
     with tempfile.TemporaryDirectory() as place:
-        tokenizer = tokenizing(Path(place) / "tokenizing", texts, size, arguments.out)
+        tokenizer = tokenizing(Path(place) / "tokenizing", texts, arguments.text, size, arguments.out)
         signing(texts, size, arguments.out)
         preparing(Path(place), texts, tokenizer, size, arguments.out)
     loader.loading_and_training(arguments.quick, arguments.out)

@@ -71,4 +71,4 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
 
 def started(directory: Path, target: tuple[int, int], ranks: int, *, fresh: bool) -> list[Cost]:
     """Return what each rank took to start from the model in `directory`; `target` is (layers, hidden size)."""
-    return run_ranks(start, ranks, directory, *target, fresh, timeout=1800)
+    return run_ranks(start, ranks, directory, *target, fresh, timeout=600)

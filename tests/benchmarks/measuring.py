@@ -5,7 +5,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import queue
 import shlex
 import signal
 import subprocess
@@ -22,7 +21,7 @@ import psutil
 import torch
 
 from tests.benchmarks.memory import Watched, anonymous
-from tests.forked import context
+from tests.forked import context, put_next
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -44,6 +43,17 @@ def part_parser(description: str, parts: Sequence[str] = ()) -> argparse.Argumen
     if parts:
         parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
     return parser
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Let the command line name text to prepare."""
+    what = "text to prepare: files that data_prep reads (default: made up)"
+    parser.add_argument("--text", nargs="+", default=[], metavar="GLOB", help=what)
+
+
+def described(files: Sequence[str]) -> str:
+    """Return what is prepared, for a sentence."""
+    return f"pieces of {' '.join(Path(each).name for each in files)}" if files else "made up"
 
 
 def zero_json(stage: int, sequences: int = 1, ranks: int = 1, *, half: bool = False) -> dict[str, object]:
@@ -111,21 +121,20 @@ class Cost:
     peak: int
 
 
-def measured(function: Callable[..., Any], *arguments: Any, timeout: float = 1800) -> Cost:
+def measured(function: Callable[..., Any], *arguments: Any, timeout: float = 600) -> Cost:
     """Return what a module's function costs in a process of its own, imports and what they hold left out.
 
-    Raises RuntimeError with the function's traceback, or where it passes the time limit (seconds).
+    Raises RuntimeError with the function's traceback, or where it is killed or passes the time limit (seconds).
     """
     results = context().Queue()
-    process = context().Process(target=_measure, args=(results, function, arguments), daemon=True)
+    process = context().Process(target=_measure, name=function.__name__, args=(results, function, arguments), daemon=True)
     process.start()
     try:
-        cost, failure = results.get(timeout=timeout)
-    except queue.Empty:
-        raise RuntimeError(f"{function.__name__}: no end within {timeout:.0f} s") from None
+        cost, failure = put_next([process], results, time.monotonic() + timeout)
     finally:
         process.join(timeout=5)
         process.kill()
+        process.join()
     if failure is not None:
         raise RuntimeError(failure)
     return cost
@@ -142,7 +151,7 @@ def _measure(results: multiprocessing.Queue, function: Callable[..., Any], argum
         results.put((None, traceback.format_exc()))
 
 
-def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = None, timeout: float = 1800) -> Cost:
+def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = None, timeout: float = 600) -> Cost:
     """Run a command from the repository's root and return its cost, of all that it started too, imports included.
 
     Raises RuntimeError with the end of what it said where it fails or passes the time limit (seconds); it and what it

@@ -60,21 +60,24 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
     small, large = elements(source), elements(grown)
     largest = max(math.prod(tensor.shape) for tensor in grown.values())
     disk, network = arguments.disk_gb_s * 1e9, arguments.network_gb_s * 1e9
-    read, held, seconds = [], [], []
+    read, held, seconds, reading = [], [], [], []
+    # Once into each node, whose ranks pass it on.
+    constructed = large * _HALF / network
     for name, (state, adam) in cases.items():
         rank, here = bytes_read(state, adam, ranks), bytes_read(state, adam, ranks, node)
         written = bytes_of_rank(state, ranks, adam)
         # The whole way: both models in one process, the target's pieces sent to the ranks.
         stored = small * (_FLOAT * 3 if adam else _HALF)
         whole = large * (_FLOAT * 3 if adam else _FLOAT)
-        read.append([name, rank.most / GIB, here.most / GIB, here.total / GIB, written / GIB, written * ranks / GIB, 0.0])
-        read.append(
-            [f"{name}: both models whole", stored / GIB, stored / GIB, stored / GIB, whole / GIB, whole / GIB, whole / GIB]
-        )
+        read.append([name, rank.most / GIB, here.most / GIB, here.total / GIB, written / GIB, written * ranks / GIB])
+        read.append([f"{name}: both models whole", *[stored / GIB] * 3, whole / GIB, whole / GIB])
         held.append([name, growing_bytes(kept, adam is not None, longest) / GIB, kept.total / GIB, (stored + whole) / GIB])
         # launch/grow.py is one process: it reads the source for its digest, then every rank's rows.
         offline = stored + rank.total + written * ranks
-        seconds.append([name, here.most / disk, offline / disk, stored / disk + whole / network, (stored + whole) / disk])
+        sent = stored / disk + whole / network
+        reading.append([name, here.most / disk, here.total / disk])
+        seconds.append([name, constructed + here.most / disk, offline / disk, constructed + sent, (stored + whole) / disk])
+    reading.append(["a certificate, for each held-out batch", small * _HALF / disk, nodes * small * _HALF / disk])
     publish(
         arguments.out,
         f"On paper: {small / 1e9:.1f}B to {large / 1e9:.1f}B on {nodes} nodes of {node} ranks",
@@ -82,18 +85,24 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         + "{n_layer} x {n_embd}, FPI and stacking, ".format(**TARGET)
         + "by the code that plans a growth; nothing was run at this size. GiB. Beside it one process that holds both models "
         "whole, reads the source, and writes the target or sends its pieces to the ranks.",
-        table(["grown", "read by a rank", "by a node", "by all", "written offline, a rank", "all", "sent"], read),
-        "`by a node` counts a row once for a node's ranks, which share its page cache; `sent` is between ranks: what a shared "
-        "file system sends is in what is read and written. Growth itself sends nothing; DeepSpeed, however its weights come, "
-        f"broadcasts each parameter while it constructs a ZeRO-3 model: {large * _HALF / GIB:,.0f} GiB into each rank here, of "
-        f"which it holds one parameter at a time, {largest * _HALF / GIB:.1f} GiB at most, beside the memory below.",
+        table(["grown", "read by a rank", "by a node", "by all", "written offline, a rank", "all"], read),
+        "`by a node` counts a row once for a node's ranks, which share its page cache. Between ranks growth sends nothing, but "
+        "for what a shared file system sends, which is in what is read and written; both models whole in one process send all "
+        "that they would have written. DeepSpeed, however its weights come, broadcasts each parameter while it constructs a "
+        f"ZeRO-3 model: {large * _HALF / GIB:,.0f} GiB into each rank here, of which it holds one parameter at a time, "
+        f"{largest * _HALF / GIB:.1f} GiB at most, beside the memory below.",
         table(["grown", "held by a rank while growing", "while training", "by the process that holds both whole"], held),
         f"Seconds where a node reads or writes {arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, "
-        "all nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both.",
-        table(["grown", "live", "offline", "whole, then sent", "whole, then written"], seconds),
-        "A run's certificate reads more than growth: every rank streams the whole source "
-        f"({small * _HALF / GIB:,.0f} GiB, once a node where its page cache holds that) for every held-out batch that both "
-        "models are compared on, and the first rank once more for its digest.",
+        "all nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both. What is "
+        f"live has that broadcast in it, {constructed:.1f} s where it goes once into each node, and no certificate.",
+        table(["grown", "live", "offline", "whole, then sent, live", "whole, then written"], seconds),
+        f"The reading in `live` assumes one source that gives all nodes {arguments.disk_gb_s:g} GB/s each at once, "
+        f"{nodes * disk / 1e12:.2f} TB/s in all. Beside it the same from a file system that gives them "
+        f"{arguments.disk_gb_s:g} GB/s together. A run's certificate reads more than growth: every rank streams the whole "
+        f"source ({small * _HALF / GIB:,.0f} GiB) for every held-out batch that both models are compared on, from the file "
+        "system once a node for all batches where its page cache holds that, and once a node for each batch where not; and "
+        "the first rank once more for its digest. Seconds of reading alone.",
+        table(["", "each node at that rate", "all nodes together"], reading),
     )
 
 

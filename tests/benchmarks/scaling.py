@@ -32,7 +32,19 @@ from pipeline.training.engine import build
 from tests.benchmarks.data_prep import documents, prepare_alone, write_jsonl
 from tests.benchmarks.growth import gpt2, write_source
 from tests.benchmarks.live_growth import started
-from tests.benchmarks.measuring import MIB, Cost, exponent, in_turn, measured, part_parser, publish, table, zero_json
+from tests.benchmarks.measuring import (
+    MIB,
+    Cost,
+    add_text,
+    described,
+    exponent,
+    in_turn,
+    measured,
+    part_parser,
+    publish,
+    table,
+    zero_json,
+)
 from tests.ranks import run_ranks
 
 TIMES = (1, 2, 4)
@@ -81,7 +93,7 @@ def fitted(name: str, sizes: Sequence[float], costs: Sequence[Cost]) -> list[lis
         for what, values in (
             ("seconds", [cost.seconds for cost in costs]),
             ("processor seconds", [cost.cpu for cost in costs]),
-            ("MiB", [cost.peak / MIB for cost in costs]),
+            ("anonymous MiB", [cost.peak / MIB for cost in costs]),
         )
     ]
 
@@ -129,7 +141,7 @@ def part_corpus(arguments: argparse.Namespace, folder: Path) -> None:
     works = {}
     for size in sizes:
         text, out = folder / f"{size}.jsonl", folder / f"{size}.out"
-        write_jsonl(text, documents(size))
+        write_jsonl(text, documents(size, arguments.text))
         tokenizer = TokenizerConfig(vocab_size=8000, algorithm="byte_level_bpe", family="gpt2", sample_characters=500_000)
         corpora = [CorpusConfig(files=[str(text)], dedupe="near")]
         settings = DataPrepConfig(output_dir=str(out), corpora=corpora, tokenizer=tokenizer)
@@ -144,7 +156,7 @@ def part_corpus(arguments: argparse.Namespace, folder: Path) -> None:
         arguments.out,
         "Cost of data preparation by the corpus",
         "All that `python -m data_prep run` does, by one process, imports left out: a tokenizer on the same sample, exact and "
-        "near-duplicates, shards.",
+        f"near-duplicates, shards. The text: {described(arguments.text)}.",
         table(["", *(f"{size:g} MB" for size in sizes), "exponent"], fitted("whole", sizes, costs)),
     )
 
@@ -178,7 +190,7 @@ def part_checkpoint(arguments: argparse.Namespace, folder: Path) -> None:
     rows: list[list[object]] = []
     for times in TIMES:
         target = of_parameters(arguments.target, times)
-        (run,) = run_ranks(save_and_load, 1, folder, *target, timeout=900)
+        (run,) = run_ranks(save_and_load, 1, folder, *target, timeout=600)
         rows.append([f"GPT-2 {target}", run[2] / MIB, run[0], run[1]])
     sizes = [row[1] for row in rows]
     columns = [[row[column] for row in rows] for column in (2, 3)]
@@ -198,6 +210,7 @@ def main() -> None:
     """Run the parts that are asked for."""
     parts = {"target": part_target, "ranks": part_ranks, "corpus": part_corpus, "checkpoint": part_checkpoint}
     parser = part_parser(__doc__.splitlines()[0], list(parts))
+    add_text(parser)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     quieten()

@@ -27,10 +27,12 @@ def ways() -> dict[str, Callable[[list[str]], float]]:
 
 
 def _datasketch(texts: list[str]) -> None:
-    for text in texts:
-        words = _WORD.findall(text.lower())
-        shingles = {" ".join(words[place : place + _NGRAM]).encode() for place in range(len(words) - _NGRAM + 1)}
-        MinHash(num_perm=_PERMUTATIONS).update_batch(list(shingles))
+    MinHash.bulk(map(_shingles, texts), num_perm=_PERMUTATIONS)
+
+
+def _shingles(text: str) -> list[bytes]:
+    words = _WORD.findall(text.lower())
+    return list({" ".join(words[place : place + _NGRAM]).encode() for place in range(len(words) - _NGRAM + 1)})
 
 
 def _rate(work: Callable[[list[str]], None], texts: list[str]) -> float:

@@ -4,6 +4,7 @@ python -m tests.benchmarks.training [--parts loop sections depths start]
 """
 
 import itertools
+import json
 import logging
 import os
 import signal
@@ -84,7 +85,7 @@ class Size:
 
 
 FULL = Size(256, 128, 8, 6, 24, ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)))
-QUICK = Size(64, 16, 2, 1, 6, ((3, 1),))
+QUICK = Size(64, 16, 2, 1, 6, ((3, 1), (3, 2)))
 
 
 def model(family_name: str, hidden: int, length: int, sequences: int, stage: int, precision: str = "fp32") -> TrainedModel:
@@ -140,7 +141,7 @@ def over_the_first(ways: Sequence[Callable[[], float]], rounds: int) -> list[flo
 def sections(size: Size, out: Path | None) -> None:
     """Publish the time of each sub-model's step against what its FLOPs say."""
     kinds = itertools.product(FAMILY_NAMES, PRECISIONS)
-    rows = [row for kind in kinds for row in run_ranks(section_times, 1, *kind, size, timeout=1800)[0]]
+    rows = [row for kind in kinds for row in run_ranks(section_times, 1, *kind, size, timeout=600)[0]]
     publish(
         out,
         "Sub-model steps against their FLOPs",
@@ -180,7 +181,7 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
 
 def depths(size: Size, out: Path | None) -> None:
     """Publish what changing the depth costs."""
-    taken, rows = run_ranks(depth_times, 2, size, timeout=1800), []
+    taken, rows = run_ranks(depth_times, 2, size, timeout=600), []
     for clock in CLOCKS:
         # Of both ranks together: what one waits for, the other does.
         by_round = zip(*(rank[clock] for rank in taken), strict=True)
@@ -234,7 +235,7 @@ def loop(size: Size, out: Path | None) -> None:
     """Publish the time of a full step by each loop."""
     rows = []
     for stage, ranks in size.zero:
-        taken = run_ranks(loop_times, ranks, stage, size, timeout=1800)
+        taken = run_ranks(loop_times, ranks, stage, size, timeout=600)
         # Of all ranks together: what one waits for, the other does.
         rounds = [[sum(seconds) for seconds in zip(*each, strict=True)] for each in zip(*taken, strict=True)]
         words = f"ZeRO {stage}, {ranks} rank{'s' * (ranks > 1)}"
@@ -371,14 +372,9 @@ def start(size: Size, out: Path | None) -> None:
     """Publish the time from starting a command to its first step."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        command = [
-            sys.executable,
-            "launch/pretrain.py",
-            "--ds_config",
-            "ds_configs/zero3.json",
-            "--recipe",
-            one_step(place, size),
-        ]
+        ds_config = place / "ds_config.json"
+        ds_config.write_text(json.dumps(zero_json(3, size.sequences, half=True)))
+        command = [sys.executable, "launch/pretrain.py", "--ds_config", ds_config, "--recipe", one_step(place, size)]
         numbers = itertools.count()
 
         def ours() -> tuple[float, float]:
@@ -387,7 +383,7 @@ def start(size: Size, out: Path | None) -> None:
 
         def bare() -> tuple[float, float]:
             told = place / f"bare{next(numbers)}"
-            return until([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, told], told)
+            return until([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, ds_config, told], told)
 
         taken = in_turn({"bare DeepSpeed": bare, "ours": ours}, size.rounds // 2 + 1)
     rows = []
@@ -399,8 +395,9 @@ def start(size: Size, out: Path | None) -> None:
     publish(
         out,
         "From the command to the first step",
-        f"Until the first step of a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 is taken, by one rank: a bare DeepSpeed "
-        "script on ids that say nothing, and launch/pretrain.py on prepared shards, with its checks and its first evaluation.",
+        f"Until the first step of a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 is taken, by one rank, with the same "
+        "DeepSpeed JSON (bf16, clipping): a bare DeepSpeed script on ids that say nothing, and launch/pretrain.py on prepared "
+        "shards, with its checks and its first evaluation.",
         table(["", "s", "times the bare script's"], rows),
     )
 

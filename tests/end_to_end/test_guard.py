@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from pipeline.command import EXIT_DIVERGED
 from pipeline.flops.ledger import Ledger
 
 POISONED = """
@@ -75,12 +76,12 @@ def test_a_run_that_meets_the_same_again_stops_with_what_was_seen(launch, recipe
     """And once more when the same command is started again, with no more tries than it had left."""
     settings = {"skipped_steps": 2, "rewinds": 1}
     finished = start(launch, recipe, tmp_path, range(72, 9999), guard=settings).wait()
-    assert finished.status == 1
+    assert finished.status == EXIT_DIVERGED
     assert (
         "2 steps in a row without a finite loss (the last loss was nan), after going back once (guard.rewinds)"
         in finished.error
     )
     assert "Traceback" not in finished.error
     again = start(launch, recipe, tmp_path, range(72, 9999), guard=settings).wait()
-    assert (again.status, again.error) == (1, finished.error)
+    assert (again.status, again.error) == (EXIT_DIVERGED, finished.error)
     assert "going back" in finished.output and "going back" not in again.output

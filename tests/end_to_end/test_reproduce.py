@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import pytest
+import yaml
 
 from launch import reproduce
 from pipeline.flops.counts import PARTS, StepFlops
@@ -68,3 +69,13 @@ def test_runs_begun_on_other_text_are_refused(pretended, tmp_path, monkeypatch, 
     shutil.copy(ROOT / "README.md", text)
     assert reproduced(monkeypatch, tmp_path, "--seeds", "1", "--text", str(text)) == 2
     assert "name another directory with --out" in capsys.readouterr().err
+
+
+def test_ablations_of_a_suite_that_has_none_are_refused(tmp_path, monkeypatch, capsys):
+    suite = yaml.safe_load((ROOT / "launch" / "suites" / "gpt_cpu.yaml").read_text(encoding="utf-8"))
+    del suite["ablations"]
+    (tmp_path / "gpt_cpu.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    monkeypatch.setattr(reproduce, "_SUITES", tmp_path)
+    assert reproduced(monkeypatch, tmp_path / "out", "--ablations") == 2
+    assert "gpt_cpu.yaml: the suite has no ablations; leave --ablations out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """A bare DeepSpeed script: one step of a GPT-2 under ZeRO-3 on ids that say nothing, by one rank; then it writes a line.
 
-python bare_deepspeed.py LAYERS HIDDEN LENGTH SEQUENCES FILE
+python bare_deepspeed.py LAYERS HIDDEN LENGTH SEQUENCES DS_CONFIG.json FILE
 """
 
 import os
@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 VOCABULARY = 400
 
 
-def main(layers: int, hidden: int, length: int, sequences: int, told: Path) -> None:
+def main(layers: int, hidden: int, length: int, sequences: int, ds_config: Path, told: Path) -> None:
     """Take a step."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -26,18 +26,12 @@ def main(layers: int, hidden: int, length: int, sequences: int, told: Path) -> N
     # Compiled at the first start, for a minute, and of no use to one rank.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(get_accelerator().communication_backend_name())
-    ds_config = {
-        "train_batch_size": sequences,
-        "zero_optimization": {"stage": 3},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 40,
-    }
     heads = max(2, hidden // 64)
     config = GPT2Config(n_embd=hidden, n_layer=layers, n_head=heads, n_positions=length, vocab_size=VOCABULARY)
-    with deepspeed.zero.Init(config_dict_or_path=ds_config):
+    with deepspeed.zero.Init(config_dict_or_path=str(ds_config)):
         model = GPT2LMHeadModel(config)
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=torch.optim.AdamW(model.parameters(), fused=True), config=ds_config
+        model=model, optimizer=torch.optim.AdamW(model.parameters(), fused=True), config=str(ds_config)
     )
     ids = torch.randint(0, VOCABULARY, (sequences, length), device=engine.device)
     logits = engine(input_ids=ids, use_cache=False).logits
@@ -47,4 +41,4 @@ def main(layers: int, hidden: int, length: int, sequences: int, told: Path) -> N
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:5]), Path(sys.argv[5]))
+    main(*map(int, sys.argv[1:5]), *map(Path, sys.argv[5:7]))

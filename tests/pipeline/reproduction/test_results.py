@@ -1,10 +1,15 @@
 """What is told of a suite, from made-up runs."""
 
+import json
+import os
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import UserError
+from pipeline.reproduction import results
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.tasks import Task, best_rate
 from tests.pipeline.report.recorded_runs import Made
@@ -42,9 +47,9 @@ def test_a_rate_with_a_run_that_ended_without_a_loss_is_not_taken(sweep, tmp_pat
         best_rate(load_suite(SUITES[0]), sweep)
 
 
-def rows(results: str, head: str) -> dict[str, list[str]]:
+def rows(written: str, head: str) -> dict[str, list[str]]:
     """The rows of the table whose first column has this head."""
-    _, _, after = results.partition(f"| {head} |")
+    _, _, after = written.partition(f"| {head} |")
     table = [line.split("|") for line in after.split("\n\n")[0].splitlines()[2:]]
     return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in table}
 
@@ -57,13 +62,59 @@ def test_a_method_that_grows_twice_is_told_by_its_growth_into_the_target(tmp_pat
         "not yet": [],
     }
     sources = {"as good": [task(tmp_path, "source", scratch=True, seed=0)]}
-    write_results(tmp_path / "out", Comparison("made up", 1e-3, {}, sources, methods, "scratch"))
-    results = (tmp_path / "out" / "results.md").read_text()
-    of_methods, at_equal_compute = rows(results, "method"), rows(results, "held-out loss after")
+    write_results(tmp_path / "out", Comparison("made up", 2, 1e-3, {}, sources, methods, "scratch"))
+    written = (tmp_path / "out" / "results.md").read_text()
+    of_methods, at_equal_compute = rows(written, "method"), rows(written, "held-out loss after")
     assert of_methods["once"][3] == "5.5000"
     assert of_methods["twice"][3] == "5.4000"
     assert "not yet" not in of_methods
     # At its own end the baseline has its own final loss; what it costs is what all shares are of.
     assert at_equal_compute["scratch"][3] == of_methods["scratch"][4]
     assert of_methods["scratch"][5] == "100%"
-    assert "Of as good the loss is as low as the baseline's" in results
+    assert "Of as good the loss is as low as the baseline's" in written
+    assert "2 runs shared the machine at a time; times are not comparable." in written
+
+
+def without_a_last_loss(one: Task) -> Task:
+    evaluations = one.run / "eval.jsonl"
+    *others, last = map(json.loads, evaluations.read_text().splitlines())
+    evaluations.write_text("".join(json.dumps(record) + "\n" for record in [*others, last | {"loss": None}]))
+    return one
+
+
+def test_a_loss_before_the_last_step_is_no_final_loss(tmp_path):
+    methods = {
+        "scratch": [task(tmp_path, "scratch", scratch=True)],
+        "lost": [without_a_last_loss(task(tmp_path, "lost"))],
+        "half": [task(tmp_path, "half-1"), without_a_last_loss(task(tmp_path, "half-2", seed=2))],
+    }
+    sources = {"small": [without_a_last_loss(task(tmp_path, "source", scratch=True, seed=0))]}
+    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, sources, methods, "scratch"))
+    written = (tmp_path / "out" / "results.md").read_text()
+    of_methods = rows(written, "method")
+    assert of_methods["lost"][4] == "none"
+    assert of_methods["half"][4].endswith(" (1 of 2 runs)")
+    assert rows(written, "source")["small"][1] == "none"
+    assert "shared the machine" not in written
+
+
+def test_a_baseline_that_ended_without_a_loss_is_named(tmp_path):
+    methods = {"scratch": [without_a_last_loss(task(tmp_path, "scratch", scratch=True))]}
+    with pytest.raises(UserError, match="runs/scratch: the run of the baseline ended with a held-out loss that is no number"):
+        write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
+
+
+def test_results_say_by_which_commit_and_of_which_days(tmp_path, monkeypatch):
+    runs = [task(tmp_path, f"scratch-{seed}", scratch=True, seed=seed) for seed in (1, 2)]
+    for run, day in zip(runs, (1, 3), strict=True):
+        end = datetime(2026, 2, day, 23, 59, tzinfo=UTC).timestamp()
+        os.utime(run.run / "summary.json", (end, end))
+    comparison = Comparison("made up", 1, 1e-3, {}, {}, {"scratch": runs}, "scratch")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    monkeypatch.setattr(results, "_REPOSITORY", checkout)
+    assert results._provenance(comparison) == []
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "c"], ["tag", "-am", "d", "v7"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *words], cwd=checkout, check=True)
+    said = "Written at commit v7; the first of the runs ended on 2026-02-01, the last on 2026-02-03 (UTC)."
+    assert results._provenance(comparison) == [[said]]

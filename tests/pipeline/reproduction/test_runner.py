@@ -1,7 +1,10 @@
 """Runs as processes: order, failures, stops, resumes."""
 
+import math
+import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from data_prep.errors import UserError
 from pipeline.reproduction import runner
 from pipeline.reproduction.runner import Runner
-from pipeline.reproduction.tasks import Task
+from pipeline.reproduction.tasks import Task, swept_losses
 from pipeline.training.signals import Stopped
 from tests.pipeline.report.recorded_runs import Made
 
@@ -43,24 +46,65 @@ def test_what_has_ended_is_not_run_again(templates, tmp_path):
 
 def test_a_run_that_fails_is_named_with_its_log_and_nothing_new_begins(templates, tmp_path):
     tasks = [task(tmp_path / "out", name) for name in ("a", "fails", "never")]
-    with pytest.raises(UserError, match=r"logs/fails\.log: the run fails ended with status 3"):
+    with pytest.raises(UserError, match=r"logs/fails\.log: the run fails ended with status 9"):
         runner_of(1).finish(tasks)
     assert (templates / "started").read_text().split() == ["a", "fails"]
 
 
-def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path):
-    started = runner_of(1)
+def test_a_sweep_s_run_that_diverges_has_ended_for_good_with_an_infinite_loss(templates, tmp_path):
+    tasks = [replace(task(tmp_path / "out", name), may_diverge=True) for name in ("diverges", "a")]
+    runner_of(1).finish(tasks)
+    runner_of(1).finish(tasks)
+    assert (templates / "started").read_text().split() == ["diverges", "a"]
+    losses = swept_losses({1e-3: tasks})[1e-3]
+    assert losses[0] == math.inf
+    assert losses[1] < 5
 
+
+def test_a_method_s_run_that_diverges_fails(templates, tmp_path):
+    with pytest.raises(UserError, match=r"logs/diverges\.log: the run diverges ended with status 3"):
+        runner_of(1).finish([task(tmp_path / "out", "diverges")])
+
+
+def stop_once_it_lasts(templates: Path, started: Runner) -> None:
     def stop() -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (templates / "lasting").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         started.stop()
 
     threading.Thread(target=stop).start()
+
+
+def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path):
+    started = runner_of(1)
+    stop_once_it_lasts(templates, started)
     with pytest.raises(Stopped):
         started.finish([task(tmp_path / "out", name) for name in ("lasts", "never")])
     assert (templates / "started").read_text().split() == ["lasts"]
+
+
+def test_a_run_that_fails_as_it_is_stopped_is_named(templates, tmp_path):
+    started = runner_of(1)
+    stop_once_it_lasts(templates, started)
+    with pytest.raises(UserError, match="the run lasts-and-fails ended with status 9"):
+        started.finish([task(tmp_path / "out", "lasts-and-fails")])
+
+
+def test_a_run_whose_start_a_stop_falls_into_is_told(templates, tmp_path, monkeypatch):
+    """Told before it listens, it is ended by the signal itself; untold it would go on to the end."""
+    started, start = runner_of(1), Runner._start
+
+    def stopped_meanwhile(self, one):
+        process = start(self, one)
+        self.stop()
+        return process
+
+    monkeypatch.setattr(Runner, "_start", stopped_meanwhile)
+    run = task(tmp_path / "out", "a")
+    with pytest.raises(Stopped):
+        started.finish([run])
+    assert not run.ended
 
 
 def test_a_run_begun_with_other_settings_is_refused(templates, tmp_path):
@@ -69,3 +113,17 @@ def test_a_run_begun_with_other_settings_is_refused(templates, tmp_path):
     other = Task("a", tmp_path / "out", begun.recipe.model_copy(update={"seed": 9}))
     with pytest.raises(UserError, match="was begun with these settings, which the suite no longer has"):
         runner_of(1).finish([other])
+
+
+def test_a_run_grown_before_its_source_was_trained_anew_is_refused(templates, tmp_path):
+    out = tmp_path / "out"
+    source = task(out, "source")
+    runner_of(1).finish([source])
+    grown = Made(out / "runs" / "grown", given=str(source.run))
+    grown.write()
+    of_it = Task("grown", out, grown.recipe)
+    runner_of(1).finish([of_it])
+    later = (grown.path / "certificates" / "00.json").stat().st_mtime + 1
+    os.utime(source.run / "summary.json", (later, later))
+    with pytest.raises(UserError, match=r"runs/grown: was grown before .*/runs/source was trained anew; remove that run"):
+        runner_of(1).finish([of_it])

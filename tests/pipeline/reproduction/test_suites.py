@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.recipe import GrowStage
+from pipeline.recipe import GrowStage, Recipe
 from pipeline.reproduction.suite import TUNING_SEEDS, Suite, load_suite
 from pipeline.reproduction.tasks import Tasks
 from tests.end_to_end.conftest import ROOT
@@ -20,26 +20,53 @@ def suite(request) -> Suite:
     return load_suite(request.param)
 
 
-def recipes(suite: Suite):
+def recipes(suite: Suite) -> dict[str, list[Recipe]]:
+    """Of each method's runs, by its key."""
     tasks = Tasks(suite, Path("anywhere"), None)
-    methods = [suite.methods, *(ablation.methods for ablation in suite.ablations.values())]
-    runs_of = {title: runs for some in methods for title, runs in tasks.runs_of(some, [1, 2], 1e-3).items()}
-    assert len(runs_of) == sum(map(len, methods)), "two methods have the same title"
-    return {title: [task.recipe for task in runs] for title, runs in runs_of.items()}
+    found = {}
+    for methods in (suite.methods, *(ablation.methods for ablation in suite.ablations.values())):
+        runs = tasks.runs_of(methods, [1, 2], 1e-3).values()
+        found |= {name: [task.recipe for task in of_one] for name, of_one in zip(methods, runs, strict=True)}
+    return found
 
 
 def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite):
-    by_title = recipes(suite)
-    base = by_title[suite.methods[suite.baseline].title][0].model_dump()
-    for title, runs in by_title.items():
-        other = runs[0].model_dump()
-        assert {key for key in base if base[key] != other[key]} <= _OF_A_METHOD, title
-        trained = [stage for stage in runs[0].stages if not isinstance(stage, GrowStage)]
-        for stage in trained:
-            own = (stage.lr, stage.schedule, stage.sequence_length, stage.weights, stage.train_batch_size)
-            assert own == (None,) * 5 and not stage.groups, title
-        if "52 of 40 parts" not in title and "one step" not in title:
-            assert sum(stage.steps for stage in trained) == sum(stage["steps"] for stage in base["stages"]), title
+    by_name = recipes(suite)
+    base = by_name[suite.baseline][0]
+    start_losses = suite.ablations["start_losses"].methods if "start_losses" in suite.ablations else {}
+    climbed_again = set()
+    for name, (recipe, *_) in by_name.items():
+        own, others = recipe.model_dump(), base.model_dump()
+        assert {key for key in own if own[key] != others[key]} <= _OF_A_METHOD, name
+        # At the first step Adam is fresh for all; the schedule's own warmup is that step's.
+        fresh = False
+        for stage in recipe.stages:
+            if isinstance(stage, GrowStage):
+                fresh = (stage.growth or recipe.growth).optimizer_state == "fresh"
+                continue
+            changed = (stage.lr, stage.schedule, stage.sequence_length, stage.weights, stage.train_batch_size)
+            assert changed == (None,) * 5 and not stage.groups, name
+            # Climbing to the rate again belongs to an Adam that begins anew amid the run, and to nothing else.
+            assert bool(stage.warmup_steps) == fresh, (name, stage.name)
+            if fresh:
+                climbed_again.add(stage.warmup_steps)
+            fresh = False
+        if name != "mslt" and name not in start_losses:
+            assert steps(recipe) == steps(base), name
+    assert len(climbed_again) <= 1
+
+
+def steps(recipe: Recipe) -> int:
+    return sum(stage.steps for stage in recipe.stages if not isinstance(stage, GrowStage))
+
+
+def test_no_two_methods_have_the_same_title(suite):
+    titles = [
+        method.title
+        for methods in (suite.methods, *(one.methods for one in suite.ablations.values()))
+        for method in methods.values()
+    ]
+    assert len(set(titles)) == len(titles)
 
 
 def test_no_final_run_has_the_seed_of_the_sweep_or_of_a_source(suite):

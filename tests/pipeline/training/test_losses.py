@@ -8,6 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 from pipeline.data.batches import Batch
 from pipeline.data.objectives import IGNORED
 from pipeline.families import family_of
+from pipeline.training import losses
 from pipeline.training.losses import logits_of, right, summed_loss, summed_losses
 from pipeline.training.running import scoring
 
@@ -16,12 +17,16 @@ SAME = 1e-6
 """Losses of some 4, in float32."""
 
 
-CHUNKS = ["one row at a time", "chunks that do not divide the rows", "one chunk"]
+ROWS = SEQUENCES * LENGTH
+CHUNKS = {"one row at a time": 1, "chunks that do not divide the rows": 7, "one chunk": ROWS}
 
 
-@pytest.fixture(params=[VOCAB - 1, 7 * VOCAB + 3, 2**20], ids=CHUNKS)
+@pytest.fixture(params=CHUNKS.values(), ids=CHUNKS.keys())
 def chunk(request, monkeypatch):
-    monkeypatch.setattr("pipeline.training.losses._CPU_CHUNK", request.param)
+    # A chunk is of so many logits for each thread.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(losses, "_CPU_CHUNK", request.param * VOCAB + VOCAB - 1)
+    assert losses._rows(torch.empty(ROWS, VOCAB)) == request.param
 
 
 def drawn(dtype, ignored=0.2):
