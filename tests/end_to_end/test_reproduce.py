@@ -26,7 +26,17 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_PRETRAIN", ROOT / "tests" / "pipeline" / "reproduction" / "pretend.py")
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
     monkeypatch.setenv("PRETEND", str(folder))
+    suites(monkeypatch, tmp_path, ("submodels",))
     return folder
+
+
+def suites(monkeypatch, folder, ablations: tuple[str, ...]) -> None:
+    """Leave of the suite what reports are soon written of."""
+    suite = yaml.safe_load((ROOT / "launch" / "suites" / "gpt_cpu.yaml").read_text(encoding="utf-8"))
+    suite["methods"] = {name: suite["methods"][name] for name in ("scratch", "aki", "bert2bert", "nai")}
+    suite["ablations"] = {name: suite["ablations"][name] for name in ablations}
+    (folder / "gpt_cpu.yaml").write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
+    monkeypatch.setattr(reproduce, "_SUITES", folder)
 
 
 def reproduced(monkeypatch, out, *arguments: str) -> int:
@@ -72,10 +82,7 @@ def test_runs_begun_on_other_text_are_refused(pretended, tmp_path, monkeypatch, 
 
 
 def test_ablations_of_a_suite_that_has_none_are_refused(tmp_path, monkeypatch, capsys):
-    suite = yaml.safe_load((ROOT / "launch" / "suites" / "gpt_cpu.yaml").read_text(encoding="utf-8"))
-    del suite["ablations"]
-    (tmp_path / "gpt_cpu.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
-    monkeypatch.setattr(reproduce, "_SUITES", tmp_path)
+    suites(monkeypatch, tmp_path, ())
     assert reproduced(monkeypatch, tmp_path / "out", "--ablations") == 2
     assert "gpt_cpu.yaml: the suite has no ablations; leave --ablations out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
