@@ -71,12 +71,13 @@ def run(arguments: argparse.Namespace) -> None:
         runner.finish(of_seed)
         write_results(directory, Comparison(suite.title, jobs, rate, sweep, sources, methods, baseline))
     for name, ablation in suite.ablations.items() if arguments.ablations else ():
-        further = tasks.sources(ablation.methods.values(), seeds[:1])
+        others = [suite.methods[other] for other in (suite.baseline, *ablation.beside)]
+        further = tasks.sources([*others, *ablation.methods.values()], seeds[:1])
         ablated = tasks.runs_of(ablation.methods, seeds[:1], rate)
         # A method may not begin before its source has ended.
         for begun in (further, ablated):
             runner.finish([task for runs in begun.values() for task in runs])
-        beside = {suite.methods[other].title for other in (suite.baseline, *ablation.beside)}
+        beside = {other.title for other in others}
         shown = {title: runs[:1] for title, runs in methods.items() if title in beside} | ablated
         write_results(directory / name, Comparison(ablation.title, jobs, rate, sweep, further, shown, baseline))
     print(f"{directory}: results.md, report.html, figures/")
