@@ -216,7 +216,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
-    arguments.source, arguments.target, arguments.megabytes, arguments.rounds = (12, 768), (18, 1024), 4, 2
+    arguments.source, arguments.target, arguments.megabytes, arguments.rounds = (12, 768), (12, 1024), 4, 2
     if arguments.quick:
         arguments.source, arguments.target, arguments.megabytes, arguments.rounds = (2, 64), (4, 128), 1, 1
     with tempfile.TemporaryDirectory() as name:
