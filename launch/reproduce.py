@@ -27,11 +27,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--suite", choices=["gpt", "bert"], required=True, help="which comparison")
     parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
     parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
-    parser.add_argument("--ablations", action="store_true", help="also run the suite's ablations, with the first seed")
+    parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
     parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="where all lies (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="runs, and in SUITE-BUDGET/ results.md, report.html, figures/ (default: %(default)s)")
     arguments = parser.parse_args()
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
