@@ -31,7 +31,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="runs, and in SUITE-BUDGET/ results.md, report.html, figures/ (default: %(default)s)")
+    out = "runs, and in SUITE-BUDGET/ results.md, report.html and figures/ (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
     arguments = parser.parse_args()
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
