@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
-# Tests that run at once.
-WORKERS ?= 2
+# Tests that run at once: one more than two cores, since many wait for processes.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 # What some tests want of the system; they are skipped without it.
 BROWSER := sh tests/install.sh "the report in a browser" chromium -- chromium fonts-liberation

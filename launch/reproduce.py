@@ -27,11 +27,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--suite", choices=["gpt", "bert"], required=True, help="which comparison")
     parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
     parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
-    parser.add_argument("--ablations", action="store_true", help="also run the suite's ablations, with the first seed")
+    parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
     parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="where all lies (default: %(default)s)")
+    out = "runs, and in SUITE-BUDGET/ results.md, report.html and figures/ (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
     arguments = parser.parse_args()
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
@@ -71,12 +72,13 @@ def run(arguments: argparse.Namespace) -> None:
         runner.finish(of_seed)
         write_results(directory, Comparison(suite.title, jobs, rate, sweep, sources, methods, baseline))
     for name, ablation in suite.ablations.items() if arguments.ablations else ():
-        further = tasks.sources(ablation.methods.values(), seeds[:1])
+        others = [suite.methods[other] for other in (suite.baseline, *ablation.beside)]
+        further = tasks.sources([*others, *ablation.methods.values()], seeds[:1])
         ablated = tasks.runs_of(ablation.methods, seeds[:1], rate)
         # A method may not begin before its source has ended.
         for begun in (further, ablated):
             runner.finish([task for runs in begun.values() for task in runs])
-        beside = {suite.methods[other].title for other in (suite.baseline, *ablation.beside)}
+        beside = {other.title for other in others}
         shown = {title: runs[:1] for title, runs in methods.items() if title in beside} | ablated
         write_results(directory / name, Comparison(ablation.title, jobs, rate, sweep, further, shown, baseline))
     print(f"{directory}: results.md, report.html, figures/")

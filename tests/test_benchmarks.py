@@ -134,7 +134,7 @@ def test_what_a_command_started_counts(tmp_path):
 
 def test_what_a_command_started_is_gone_after_the_limit(tmp_path):
     told = tmp_path / "told"
-    with pytest.raises(RuntimeError, match="no end within 10 s"):
-        cost_of(parent(told, 600), timeout=10)
+    with pytest.raises(RuntimeError, match="no end within 30 s"):
+        cost_of(parent(told, 600), timeout=30)
     assert told.read_text() == "held"
     assert not [one.pid for one in psutil.process_iter(["cmdline"]) if str(told) in (one.info["cmdline"] or [])]

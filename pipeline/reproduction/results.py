@@ -69,14 +69,22 @@ def write_results(directory: Path, comparison: Comparison) -> None:
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
         _methods_table(methods, baseline),
+        *_given_up(comparison.methods),
         _losses_table(methods, baseline),
     ]
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
 
 
 def _ended(tasks: Mapping[str, Sequence[Task]]) -> list[Method]:
-    methods = [Method(name, [read_run(task.run) for task in runs if task.ended]) for name, runs in tasks.items()]
-    return [method for method in methods if method.runs]
+    runs = {
+        name: [read_run(task.run) for task in of_name if task.ended and not task.diverged] for name, of_name in tasks.items()
+    }
+    return [Method(name, of_name) for name, of_name in runs.items() if of_name]
+
+
+def _given_up(methods: Mapping[str, Sequence[Task]]) -> list[list[str]]:
+    names = [task.name for tasks in methods.values() for task in tasks if task.diverged]
+    return [[f"Diverged, and left out of all figures: {', '.join(names)}."]] if names else []
 
 
 def _provenance(comparison: Comparison) -> list[list[str]]:
@@ -134,11 +142,32 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     for method in methods:
         # Where a method grows several times, the last growth is the one into the target.
         starts = [run.growth_points[-1]["loss"] for run in method.runs if run.growth_points]
-        saved = ["baseline"] * 2 if method is baseline else [percent(found[method.name]) for found in (without, with_source)]
+        if method is baseline:
+            saved = ["baseline"] * 3
+        else:
+            mean, counted = (percent(found[method.name]) for found in (without, with_source))
+            saved = [mean, _seed_by_seed(method, baseline), counted]
         losses = [_told(starts, len(starts)) if starts else "", _told(method.final_losses, len(method.runs))]
         rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / spent:.0%}"])
-    head = ["method", "seeds", "compute saved", "saved, source included", "loss after growth", "final loss", "compute in all"]
-    return _table(head, rows)
+    head = ["method", "seeds", "compute saved", "seed by seed", "saved, source included"]
+    return [
+        *_table([*head, "loss after growth", "final loss", "compute in all"], rows),
+        "",
+        "Saved against the mean of the baseline's runs, whose own spread is not in ±; seed by seed, against the baseline's run "
+        "with that seed.",
+    ]
+
+
+def _seed_by_seed(method: Method, baseline: Method) -> str:
+    """What each run saved against the baseline's of the same seed, in percent."""
+    told = []
+    for run in method.runs:
+        for other in baseline.runs:
+            if other.recipe.seed == run.recipe.seed:
+                alone = Method(method.name, [run])
+                saved = savings([alone], Method(baseline.name, [other]), View("flops", with_source=False))[method.name]
+                told.append("–" if saved is None or saved.mean is None else f"{100 * saved.mean:.0f}".replace("-", "−"))
+    return ", ".join(told)
 
 
 def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:

@@ -77,7 +77,10 @@ class Runner:
                 process.wait()
         if failed:
             task, status = failed[0]
-            raise UserError(f"{task.log}: the run {task.name} ended with status {status}; the log says why")
+            raise UserError(
+                f"{task.log}: the run {task.name} ended with status {status}; the log says why, and where that is mended the "
+                "same command goes on"
+            )
         if self._stopping:
             raise Stopped
 

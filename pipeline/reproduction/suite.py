@@ -46,7 +46,7 @@ class Suite(StrictModel):
     ds_config: str
     """The name of a file of ds_configs/."""
     jobs: PositiveInt = 1
-    """Runs at a time, each with one thread where there is no accelerator."""
+    """Runs at a time."""
     seeds: PositiveInt = 3
     """Final runs of each method, with the seeds from 1 on; --seeds overrides it."""
     base: Patch

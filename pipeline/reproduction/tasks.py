@@ -117,7 +117,10 @@ class Tasks:
     def runs_of(self, methods: Mapping[str, MethodConfig], seeds: Sequence[int], rate: float) -> dict[str, list[Task]]:
         """Each method's runs, one for each seed, by the method's title."""
         return {
-            method.title: [self._method(f"{name}-seed{seed}", method, seed, rate) for seed in seeds]
+            method.title: [
+                replace(self._method(f"{name}-seed{seed}", method, seed, rate), may_diverge=name != self._suite.baseline)
+                for seed in seeds
+            ]
             for name, method in methods.items()
         }
 

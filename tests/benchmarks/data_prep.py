@@ -57,7 +57,7 @@ SAMPLE = 1_000_000
 """Characters that the tokenizer is trained on: training it is no part of what is compared."""
 SEED = 7
 
-DEDUPING = {"ours": ("exact", "minhash", "neighbours", "cluster", "choose", "filter"),
+DEDUPING = {"ours": ("clean", "exact", "minhash", "neighbours", "cluster", "choose", "filter"),
             "datatrove": ("signature", "buckets", "cluster", "filter")}  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def saying(command: list[object], path: Path) -> list[str]:
 
 
 def preparing(root: Path, texts: list[str], tokenizer: Path, size: Size, out: Path | None) -> None:
-    """Publish what the whole way takes, from files of text without duplicates to shards."""
+    """Publish what the whole way takes, from files of text to shards."""
     files = root / "files"
     for number in range(2):
         write_jsonl(files / f"{number}.jsonl", texts[number::2])
@@ -310,7 +310,8 @@ def preparing(root: Path, texts: list[str], tokenizer: Path, size: Size, out: Pa
         f"Two JSONL files of {len(texts):,} documents, one in {COPIED} another's copy but for a word, to shards without "
         "near-duplicates (MinHash, 16 bands of 8 rows over 5-grams), by the whole command, starting up included. datatrove: "
         "its four MinHash stages and MegatronDocumentTokenizer, by LocalPipelineExecutor with as many workers; it reads the "
-        "text in each stage, this project once, which also cleans it, and verifies what it wrote. The tokenizer is the same. "
+        "text in three of its stages, tokenizing among them, this project once, which counts to `duplicates`; it also cleans "
+        "the text, and verifies what it wrote. The tokenizer is the same. "
         "Words are runs of letters, digits and marks in ours, and in datatrove what its default splitter, spaCy's for English, "
         "makes of the text." + absent,
         table(["", "duplicates, s", "tokenize, s", "in all, s", "times ours", "peak anonymous MiB", "dropped", "tokens"], rows),

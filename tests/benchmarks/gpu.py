@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from pipeline import keyed
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Family, Section, scratch_config, sizes_of, target_config
 from pipeline.flops.activations import activation_bytes
@@ -28,6 +27,7 @@ from pipeline.growth.memory import rank_bytes
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
+from tests.benchmarks.made_up import SCORED, ids_and_labels
 from tests.benchmarks.measuring import MIB, part_parser, publish, table, zero_json
 from tests.benchmarks.memory import anonymous
 
@@ -35,7 +35,6 @@ LIMIT = 420.0
 """Seconds after which no further way is begun, so that all of it ends within nine minutes."""
 FILLED = 0.8
 """Share of the device's memory that a batch may come to."""
-SCORED = 0.15
 LEARNING_RATE = 1e-4
 
 
@@ -113,11 +112,7 @@ class Batch:
     """Ids and labels that say nothing, on the device; a masked model scores some of them."""
 
     def __init__(self, model: Model, family: Family, sequences: int, device: torch.device) -> None:
-        drawn = keyed.below(("batch",), 0, 2 * sequences * model.length, model.vocabulary)
-        ids, labels = torch.from_numpy(drawn).reshape(2, sequences, model.length)
-        if family.objective == "mlm":
-            unscored = torch.from_numpy(keyed.uniform(("scored",), 0, labels.numel())).reshape(labels.shape) > SCORED
-            labels = labels.masked_fill(unscored, IGNORED)
+        ids, labels = ids_and_labels(family.objective, sequences, model.length, model.vocabulary)
         self.ids, self.labels = ids.to(device), labels.to(device)
         self.scored = int((labels != IGNORED).sum())
 
@@ -187,18 +182,20 @@ def bare_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None],
     places = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
     labels = batch.labels.flatten()[places]
 
-    def scores(ids: torch.Tensor) -> torch.Tensor:
+    def mean_loss(ids: torch.Tensor) -> torch.Tensor:
         if family.objective == "clm":
-            return plain(input_ids=ids, use_cache=False).logits.flatten(0, 1)
-        # The head on the scored positions alone, as ours.
-        return plain.cls(plain.bert(input_ids=ids).last_hidden_state.flatten(0, 1)[places])
+            logits = plain(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        else:
+            # The head on the scored positions alone, as ours.
+            logits = plain.cls(plain.bert(input_ids=ids).last_hidden_state.flatten(0, 1)[places])
+        return cross_entropy(logits.float(), labels)
 
-    called = torch.compile(scores) if way.compiled else scores
+    called = torch.compile(mean_loss) if way.compiled else mean_loss
     clipping = zero_json(1)["gradient_clipping"]
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            loss = cross_entropy(called(batch.ids).float(), labels)
+            loss = called(batch.ids)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), clipping)
         optimizer.step()

@@ -8,10 +8,7 @@ import deepspeed
 import torch
 
 from pipeline import keyed
-from pipeline.data.batches import Batches, Corpus
-from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import CausalObjective
-from pipeline.data.windows import Windows
 from pipeline.families import sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
@@ -24,6 +21,7 @@ from pipeline.training.losses import Logits, logits_of
 from pipeline.training.measure import measure_growth
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.running import scoring
+from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import Cost, zero_json
 from tests.benchmarks.memory import Watched
 from tests.ranks import run_ranks
@@ -40,11 +38,10 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
     """
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
-    objective = CausalObjective(_LENGTH)
     # Text that says nothing, two windows a rank.
     windows = 2 * distributed.world_size()
     text = MemoryShard(keyed.below(("text",), 0, windows * _LENGTH + 1, _VOCABULARY))
-    heldout = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
+    heldout = batches([text], CausalObjective(_LENGTH))
     ds_config = zero_json(3, ranks=distributed.world_size(), half=True)
     began, processors = time.perf_counter(), time.process_time()
     with Watched() as watched:

@@ -17,10 +17,8 @@ import torch
 
 from data_prep.shards import Shard
 from pipeline import keyed
-from pipeline.data.batches import Batches, Corpus
-from pipeline.data.examples import WindowExamples
+from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective, MaskedObjective, Objective
-from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
@@ -28,6 +26,7 @@ from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from tests.benchmarks.made_up import batches, corpus
 from tests.benchmarks.measuring import MIB, publish, table, zero_json
 from tests.ranks import run_ranks
 from tests.shards import write_shard
@@ -76,13 +75,9 @@ def first_batch(windows: int, corpora: int) -> tuple[float, float]:
     shards = [Simulated(windows // corpora // _SHARDS * 512 + 1) for _ in range(_SHARDS)]
 
     def load() -> None:
-        parts = [
-            Corpus(str(number), 1.0, WindowExamples(Windows(shards, *causal.window), causal, apart=False))
-            for number in range(corpora)
-        ]
-        batches = Batches(parts, 1)
-        assert len(batches) == windows
-        batches.training(np.arange(_SEQUENCES))
+        loaded = Batches([corpus(shards, causal, str(number)) for number in range(corpora)], 1)
+        assert len(loaded) == windows
+        loaded.training(np.arange(_SEQUENCES))
 
     began = time.perf_counter()
     load()
@@ -122,9 +117,9 @@ def loading(directory: Path, kind: str, length: int, seconds: float, *, apart: b
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
     wanted = objective(kind, length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    batches = Batches([Corpus("text", 1.0, WindowExamples(Windows(shards, *wanted.window), wanted, apart=apart))], 1)
+    loaded = batches(shards, wanted, apart=apart)
     return tokens_per_second(
-        lambda step: batches.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
+        lambda step: loaded.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
     )
 
 
@@ -140,10 +135,10 @@ def training(directory: Path, length: int, seconds: float, *, half: bool) -> flo
     trained = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), cut(4, []), "eager")
     wanted = objective("clm", length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    batches = Batches([Corpus("text", 1.0, WindowExamples(Windows(shards, *wanted.window), wanted, apart=False))], 1)
+    loaded = batches(shards, wanted)
 
     def step(number: int) -> None:
-        batch = batches.training(np.arange(number * _SEQUENCES, (number + 1) * _SEQUENCES))
+        batch = loaded.training(np.arange(number * _SEQUENCES, (number + 1) * _SEQUENCES))
         loss = summed_loss(trained.logits(**batch.inputs(distributed.device())).tokens, batch.labels)
         trained.engine.backward(loss / batch.scored)
         trained.engine.step()

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,21 +157,41 @@ def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = N
     Raises RuntimeError with the end of what it said where it fails or passes the time limit (seconds); it and what it
     started are then gone.
     """
-    words, peak, looked = list(map(str, command)), 0, -math.inf
+    peak, looked = 0, -math.inf
     began, before = time.perf_counter(), os.times()
+    with _running(command, environment) as process:
+        while process.poll() is None:
+            now = time.perf_counter()
+            if now - looked > _LOOK:
+                family, looked = _family(process.pid), now
+            peak = max(peak, _held(family))
+            if now - began > timeout:
+                raise _late(command, timeout)
+            time.sleep(_INTERVAL)
+        seconds = time.perf_counter() - began
+    after = os.times()
+    return Cost(seconds, sum(after[2:4]) - sum(before[2:4]), peak)
+
+
+def run_within(command: Sequence[object], timeout: float) -> None:
+    """Run a command as `cost_of` does, but look at nothing: what it measures is not disturbed."""
+    with _running(command) as process:
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise _late(command, timeout) from None
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[object], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
+    """Run a command while the block waits for it; afterwards it and what it started are gone."""
+    words = list(map(str, command))
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             words, cwd=ROOT, env=os.environ | dict(environment or {}), stdout=said, stderr=said, start_new_session=True
         )
         try:
-            while process.poll() is None:
-                now = time.perf_counter()
-                if now - looked > _LOOK:
-                    family, looked = _family(process.pid), now
-                peak = max(peak, _held(family))
-                if now - began > timeout:
-                    raise RuntimeError(f"{shlex.join(words)}: no end within {timeout:.0f} s")
-                time.sleep(_INTERVAL)
+            yield process
         finally:
             # What it started may outlive it, and have a session of its own, as a part's commands do.
             for one in _family(process.pid) if process.returncode is None else []:
@@ -180,12 +200,14 @@ def cost_of(command: Sequence[object], environment: Mapping[str, str] | None = N
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        seconds, after = time.perf_counter() - began, os.times()
         if process.returncode != 0:
             said.seek(0)
             end = said.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{shlex.join(words)}: exit status {process.returncode}\n{end}")
-    return Cost(seconds, sum(after[2:4]) - sum(before[2:4]), peak)
+
+
+def _late(command: Sequence[object], timeout: float) -> RuntimeError:
+    return RuntimeError(f"{shlex.join(map(str, command))}: no end within {timeout:.0f} s")
 
 
 def _held(processes: list[int]) -> int:

@@ -92,8 +92,9 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         f"ZeRO-3 model: {large * _HALF / GIB:,.0f} GiB into each rank here, of which it holds one parameter at a time, "
         f"{largest * _HALF / GIB:.1f} GiB at most, beside the memory below.",
         table(["grown", "held by a rank while growing", "while training", "by the process that holds both whole"], held),
-        f"Seconds where a node reads or writes {arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, "
-        "all nodes at once; offline, launch/grow.py on one node, which writes all ranks' files; one process with both. What is "
+        "Seconds of reading, writing and sending alone, without the processors' work, where a node reads or writes "
+        f"{arguments.disk_gb_s:g} GB/s and sends {arguments.network_gb_s:g} GB/s: live, all nodes at once; offline, "
+        "launch/grow.py on one node, which writes all ranks' files; one process with both. What is "
         f"live has that broadcast in it, {constructed:.1f} s where it goes once into each node, and no certificate.",
         table(["grown", "live", "offline", "whole, then sent, live", "whole, then written"], seconds),
         f"The reading in `live` assumes one source that gives all nodes {arguments.disk_gb_s:g} GB/s each at once, "

@@ -29,10 +29,8 @@ from transformers import PretrainedConfig
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline import keyed
-from pipeline.data.batches import Batches, Corpus, rank_samples
-from pipeline.data.examples import WindowExamples
+from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
-from pipeline.data.windows import Windows
 from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
 from pipeline.flops.counts import training_step
 from pipeline.growth.initialization import initialized
@@ -53,6 +51,7 @@ from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
+from tests.benchmarks.made_up import batches, ids_and_labels
 from tests.benchmarks.measuring import ROOT, in_turn, part_parser, publish, table, zero_json
 from tests.data_prep.prose import made_up_texts
 from tests.ranks import run_ranks
@@ -104,13 +103,8 @@ def heads(hidden: int) -> int:
 
 
 def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and labels that say nothing; a masked model scores 15 % of them."""
-    drawn = keyed.below(("batch", distributed.rank()), 0, 2 * sequences * length, VOCABULARY)
-    ids, labels = torch.from_numpy(drawn).reshape(2, sequences, length)
-    if trained.family.objective == "mlm":
-        unscored = torch.from_numpy(keyed.uniform(("scored",), 0, labels.numel())).reshape(labels.shape) > 0.15
-        labels = labels.masked_fill(unscored, IGNORED)
-    return ids, labels
+    """Return this rank's ids and labels, which say nothing."""
+    return ids_and_labels(trained.family.objective, sequences, length, VOCABULARY, distributed.rank())
 
 
 def take_step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> None:
@@ -259,11 +253,10 @@ def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
         plain = transformers.GPT2LMHeadModel(ours.config)
     optimizer = torch.optim.AdamW(plain.parameters(), fused=True)
     bare, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
-    objective = CausalObjective(length)
     text = MemoryShard(keyed.below(("text",), 0, 2 * steps * ranks * sequences * length + 1, VOCABULARY))
-    batches = Batches([Corpus("text", 1.0, WindowExamples(Windows([text], *objective.window), objective, apart=False))], 1)
+    loaded = batches([text], CausalObjective(length))
     micro_batches = (
-        batches.training(samples)
+        loaded.training(samples)
         for number in itertools.count()
         for samples in rank_samples(number * sequences * ranks, sequences * ranks, sequences, distributed.rank(), ranks)
     )
@@ -275,7 +268,7 @@ def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
         bare.step()
 
     with tempfile.TemporaryDirectory() as directory:
-        our_step = the_loop(ours, batches, length, sequences, 2 * steps, Path(directory))
+        our_step = the_loop(ours, loaded, length, sequences, 2 * steps, Path(directory))
         seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
 
         def others() -> None:
@@ -290,7 +283,7 @@ def loop_times(stage: int, size: Size) -> list[tuple[float, ...]]:
 
 
 def the_loop(
-    trained: TrainedModel, batches: Batches, length: int, sequences: int, steps: int, directory: Path
+    trained: TrainedModel, loaded: Batches, length: int, sequences: int, steps: int, directory: Path
 ) -> Callable[[], object]:
     """Return what takes the next step of our loop over `steps` steps."""
     batch_size = sequences * distributed.world_size()
@@ -309,7 +302,7 @@ def the_loop(
     )
     configs = {0: trained.config, 1: trained.config}
     batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
-    timeline = lay_out(recipe, configs, lambda _: len(batches), batch, distributed.world_size())
+    timeline = lay_out(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
     records = Records(
         JsonLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl"),
@@ -320,7 +313,7 @@ def the_loop(
         Monitors.opened({}, directory, 0),
         Watchdog(1800),
     )
-    streams = SimpleNamespace(training=lambda _: batches, heldout=batches)
+    streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
     trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest())
     (leg,) = timeline.of_phase(0)
     return lambda: trainer._step(leg)
@@ -431,17 +424,17 @@ def one_step(place: Path, size: Size) -> Path:
     return path
 
 
-def until(command: Sequence[object], told: Path, timeout: float = 600) -> tuple[float, float]:
+def until(command: Sequence[object], told: Path) -> tuple[float, float]:
     """Return the CPU and the clock's seconds until a command has a line in `told`; it is ended there.
 
-    Raises RuntimeError where it ends before, or after `timeout` seconds.
+    Raises RuntimeError where it ends before, or after ten minutes.
     """
     began = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = psutil.Popen(list(map(str, command)), cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
         try:
             while not told.exists() or not told.read_text():
-                if process.poll() is not None or time.perf_counter() - began > timeout:
+                if process.poll() is not None or time.perf_counter() - began > 600:
                     said.seek(0)
                     raise RuntimeError(f"{command}: no first step\n{said.read().decode(errors='replace')[-2000:]}")
                 time.sleep(0.01)

@@ -56,7 +56,7 @@ def test_a_suite_ends_in_a_table_and_a_report_and_goes_on_with_more_seeds(preten
     rows = {row.split("|")[1].strip(): row.split("|") for row in of_methods.splitlines() if "|" in row}
     assert rows["from scratch"][2].strip() == "1"
     # The made-up grown run begins lower and falls alike: it saves something, of which a part went into its source.
-    saved, with_source = (float(rows["AKI"][column].split("%")[0].replace("−", "-")) for column in (3, 4))
+    saved, with_source = (float(rows["AKI"][column].split("%")[0].replace("−", "-")) for column in (3, 5))
     assert 0 < with_source < saved < 100
     assert "from scratch" in (folder / "report.html").read_text()
     assert (folder / "figures" / "compare-flops.png").exists()

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
 from pipeline.evaluation.tuning.examples import TaskData, Text, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
+
+if TYPE_CHECKING:
+    import datasets
 
 _HUB = "nyu-mll/glue"
 _YES_NO = ("0", "1")

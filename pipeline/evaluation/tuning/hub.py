@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import datasets
+from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datasets.DatasetDict":
     """Return the hub's data set of that name and configuration; raises UserError, which names the files that would do."""
+    import datasets  # slow to import, and seldom needed
+
     try:
         return datasets.load_dataset(*name)
     except Exception as error:  # the library raises what its network stack does

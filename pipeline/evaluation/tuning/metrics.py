@@ -5,26 +5,33 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+
+def _scored(by: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn import metrics  # half a second, which runs without fine-tuning need not wait
+
+    return getattr(metrics, by)(labels, predictions)
+
+
+def _correlation(by: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """A correlation; NaN, without a word, of fewer than two or of equal values, which scipy raises or warns about."""
+    from scipy import stats  # as slow
+
+    values = [np.unique(labels), np.unique(predictions)]
+    return getattr(stats, by)(labels, predictions).statistic if min(map(len, values)) > 1 else math.nan
+
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy_score,
-    "f1": f1_score,
-    "matthews": matthews_corrcoef,
-    "pearson": lambda labels, predictions: _correlation(pearsonr, labels, predictions),
-    "spearman": lambda labels, predictions: _correlation(spearmanr, labels, predictions),
+    "accuracy": partial(_scored, "accuracy_score"),
+    "f1": partial(_scored, "f1_score"),
+    "matthews": partial(_scored, "matthews_corrcoef"),
+    "pearson": partial(_correlation, "pearsonr"),
+    "spearman": partial(_correlation, "spearmanr"),
 }
 """Of labels and predictions, in that order; the correlations are NaN where all predictions are equal."""
-
-
-def _correlation(of: Callable[..., Any], labels: np.ndarray, predictions: np.ndarray) -> float:
-    """A correlation; NaN, without a word, of fewer than two or of equal values, which scipy raises or warns about."""
-    values = [np.unique(labels), np.unique(predictions)]
-    return of(labels, predictions).statistic if min(map(len, values)) > 1 else math.nan
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:

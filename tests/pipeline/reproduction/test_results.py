@@ -65,12 +65,12 @@ def test_a_method_that_grows_twice_is_told_by_its_growth_into_the_target(tmp_pat
     write_results(tmp_path / "out", Comparison("made up", 2, 1e-3, {}, sources, methods, "scratch"))
     written = (tmp_path / "out" / "results.md").read_text()
     of_methods, at_equal_compute = rows(written, "method"), rows(written, "held-out loss after")
-    assert of_methods["once"][3] == "5.5000"
-    assert of_methods["twice"][3] == "5.4000"
+    assert of_methods["once"][4] == "5.5000"
+    assert of_methods["twice"][4] == "5.4000"
     assert "not yet" not in of_methods
     # At its own end the baseline has its own final loss; what it costs is what all shares are of.
-    assert at_equal_compute["scratch"][3] == of_methods["scratch"][4]
-    assert of_methods["scratch"][5] == "100%"
+    assert at_equal_compute["scratch"][3] == of_methods["scratch"][5]
+    assert of_methods["scratch"][6] == "100%"
     assert "Of as good the loss is as low as the baseline's" in written
     assert "2 runs shared the machine at a time; times are not comparable." in written
 
@@ -92,10 +92,39 @@ def test_a_loss_before_the_last_step_is_no_final_loss(tmp_path):
     write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, sources, methods, "scratch"))
     written = (tmp_path / "out" / "results.md").read_text()
     of_methods = rows(written, "method")
-    assert of_methods["lost"][4] == "none"
-    assert of_methods["half"][4].endswith(" (1 of 2 runs)")
+    assert of_methods["lost"][5] == "none"
+    assert of_methods["half"][5].endswith(" (1 of 2 runs)")
     assert rows(written, "source")["small"][1] == "none"
     assert "shared the machine" not in written
+
+
+def test_runs_are_compared_with_the_baseline_s_of_the_same_seed(tmp_path):
+    methods = {
+        "scratch": [task(tmp_path, f"scratch-{seed}", scratch=True, seed=seed) for seed in (1, 2)],
+        "grown": [task(tmp_path, f"grown-{seed}", seed=seed) for seed in (1, 2, 3)],
+    }
+    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
+    both = rows((tmp_path / "out" / "results.md").read_text(), "method")["grown"][2].split(", ")
+    methods = {name: runs[1:2] for name, runs in methods.items()}
+    write_results(tmp_path / "second", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
+    second = rows((tmp_path / "second" / "results.md").read_text(), "method")["grown"]
+    assert len(both) == 2 and both[1] == second[2]
+    assert f"{float(second[1].removesuffix(' %')):.0f}" == second[2]
+
+
+def test_a_run_that_diverged_is_named_and_left_out(tmp_path):
+    methods = {
+        "scratch": [task(tmp_path, "scratch", scratch=True)],
+        "half": [task(tmp_path, "half-1"), task(tmp_path, "half-2", seed=2)],
+        "lost": [task(tmp_path, "lost")],
+    }
+    for one in (methods["half"][1], methods["lost"][0]):
+        one.mark_diverged()
+    write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
+    written = (tmp_path / "out" / "results.md").read_text()
+    assert rows(written, "method")["half"][0] == "1"
+    assert "lost" not in rows(written, "method")
+    assert "Diverged, and left out of all figures: half-2, lost." in written
 
 
 def test_a_baseline_that_ended_without_a_loss_is_named(tmp_path):

@@ -61,7 +61,7 @@ def test_a_sweep_s_run_that_diverges_has_ended_for_good_with_an_infinite_loss(te
     assert losses[1] < 5
 
 
-def test_a_method_s_run_that_diverges_fails(templates, tmp_path):
+def test_a_run_that_may_not_diverge_and_does_fails(templates, tmp_path):
     with pytest.raises(UserError, match=r"logs/diverges\.log: the run diverges ended with status 3"):
         runner_of(1).finish([task(tmp_path / "out", "diverges")])
 
@@ -79,8 +79,10 @@ def stop_once_it_lasts(templates: Path, started: Runner) -> None:
 def test_a_stop_reaches_the_runs_in_hand_and_begins_no_other(templates, tmp_path):
     started = runner_of(1)
     stop_once_it_lasts(templates, started)
+    tasks = [task(tmp_path / "out", name) for name in ("lasts", "never")]
     with pytest.raises(Stopped):
-        started.finish([task(tmp_path / "out", name) for name in ("lasts", "never")])
+        started.finish(tasks)
+    assert not tasks[0].ended
     assert (templates / "started").read_text().split() == ["lasts"]
 
 

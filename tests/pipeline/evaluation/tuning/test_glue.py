@@ -6,7 +6,6 @@ import datasets
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.evaluation.tuning import hub
 from pipeline.evaluation.tuning.examples import Text
 from pipeline.evaluation.tuning.glue import GLUE
 from tests.pipeline.evaluation.tuning.conftest import SHARED
@@ -113,7 +112,7 @@ def test_without_files_the_hub_is_asked_by_name(tmp_path, monkeypatch):
     rows = {"premise": ["A."], "hypothesis": ["B."], "label": [2], "idx": [0]}
     parts = {split: datasets.Dataset.from_dict(rows) for split in ("train", "validation_matched", "validation_mismatched")}
     asked = []
-    monkeypatch.setattr(hub.datasets, "load_dataset", lambda *name: asked.append(name) or datasets.DatasetDict(parts))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name: asked.append(name) or datasets.DatasetDict(parts))
     data = GLUE["mnli"].read([tmp_path])
     assert asked == [("nyu-mll/glue", "mnli")]
     assert data.train == [Text("A.", "B.", 2)]
@@ -125,7 +124,7 @@ def test_without_files_and_hub_both_are_named(tmp_path, monkeypatch):
     def unreachable(*_):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub.datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         UserError, match=r"SST-2/train\.tsv and dev\.tsv are not there .*nyu-mll/glue/sst2 is out of reach .*no route"
     ):

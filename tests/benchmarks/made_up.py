@@ -1,0 +1,34 @@
+"""What is trained on where it does not matter what: batches of shards, and ids and labels that say nothing."""
+
+from collections.abc import Sequence
+
+import torch
+
+from pipeline import keyed
+from pipeline.data.batches import Batches, Corpus
+from pipeline.data.examples import WindowExamples
+from pipeline.data.objectives import IGNORED, Objective
+from pipeline.data.windows import Windows
+
+SCORED = 0.15
+"""Of a masked model's positions."""
+
+
+def corpus(shards: Sequence, objective: Objective, name: str = "text", *, apart: bool = False) -> Corpus:
+    """Return the windows of shards, in shuffled order."""
+    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, apart=apart))
+
+
+def batches(shards: Sequence, objective: Objective, *, apart: bool = False) -> Batches:
+    """Return the batches of shards."""
+    return Batches([corpus(shards, objective, apart=apart)], 1)
+
+
+def ids_and_labels(kind: str, sequences: int, length: int, vocabulary: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return drawn ids and labels, each (sequences, length); `mlm` scores a part of them, `clm` all."""
+    drawn = keyed.below(("batch", seed), 0, 2 * sequences * length, vocabulary)
+    ids, labels = torch.from_numpy(drawn).reshape(2, sequences, length)
+    if kind == "mlm":
+        unscored = torch.from_numpy(keyed.uniform(("scored",), 0, labels.numel())).reshape(labels.shape) > SCORED
+        labels = labels.masked_fill(unscored, IGNORED)
+    return ids, labels
