@@ -237,6 +237,9 @@ def main() -> int:
         samples = ranks.agree(lambda: check(arguments, ranks))
         # All of them first: what the last one refuses is not to be learnt after the hours that the others take.
         models = [(path, *find(path, samples, arguments, ranks)) for path in arguments.model]
+        for path, _, found in models:
+            for remark in found.source.remarks:
+                ranks.say(f"{path}: {remark}")
         for path, place, found in models:
             ranks.say(table(evaluate(path, place, found, arguments, ranks)))
             if arguments.out is None and found.run is None:

@@ -122,7 +122,12 @@ def _card(growth: OfflineGrowth, certificate: dict[str, Any]) -> dict[str, str]:
     else:
         told = known_of_run(run, *known, ledger, *standing(run, source))
     changed = certificate["source"] != certificate["target"]
-    return {CARD: model_card(replace(told, certificates=[*told.certificates, *([certificate] if changed else [])]))}
+    told = replace(
+        told,
+        certificates=[*told.certificates, *([certificate] if changed else [])],
+        remarks=[*told.remarks, *growth.source.remarks],
+    )
+    return {CARD: model_card(told)}
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The growth certificate: what was done, whether it preserves the function and why, and what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,12 +20,14 @@ def certify(
     source_digest: str,
     measured: Mapping[str, Any],
     in_training: Mapping[str, Any] | None = None,
+    *,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the certificate as JSON-ready values.
 
     `measured` is what a probe in float64 found before and after, `in_training` the same of the engine that trains the
-    target on. `measured_agrees` says whether a growth predicted to be exact was seen to be: logits moved by no more
-    than rounding in the dtype of each.
+    target on, `remarks` what there is to say of how the source was read. `measured_agrees` says whether a growth
+    predicted to be exact was seen to be: logits moved by no more than rounding in the dtype of each.
     """
     departures = predict(plan)
     found = verdict(departures)
@@ -34,6 +36,7 @@ def certify(
         "family": plan.family.name,
         "source_path": source_path,
         "source_digest": source_digest,
+        "remarks": list(remarks),
         "source": asdict(plan.source),
         "target": asdict(plan.target),
         "growth": plan.growth.model_dump(),

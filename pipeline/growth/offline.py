@@ -123,7 +123,7 @@ class OfflineGrowth:
         grows_optimizer = self.optimizer is not None
         optimizer_digest = inspect_optimizer(self.source.optimizer, str(request.source)) if grows_optimizer else None
         measured = compare(self.source, self.plan, self.target)
-        certificate = certify(self.plan, str(request.source), digest, measured) | {
+        certificate = certify(self.plan, str(request.source), digest, measured, remarks=self.source.remarks) | {
             "optimizer_digest": optimizer_digest,
             "format": request.format,
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -56,6 +56,8 @@ class Source:
     state: State
     optimizer: OptimizerState | None = None
     """None where only weights were kept."""
+    remarks: tuple[str, ...] = ()
+    """What a person must know of how the model was read: sentences without a full stop, shown wherever a growth is."""
 
 
 class Described:

@@ -66,7 +66,10 @@ def _explained(certificate: dict[str, Any], number: int, name: str) -> Explained
     old, new, growth = certificate["source"], certificate["target"], certificate["growth"]
     return ExplainedGrowth(
         heading=f"Growth {number}: {size(old)} → {size(new)}",
-        source=f"{certificate['source_path']}, weights' digest {certificate['source_digest']}",
+        source="; ".join(
+            # Certificates of older versions have no remarks.
+            [f"{certificate['source_path']}, weights' digest {certificate['source_digest']}", *certificate.get("remarks", ())]
+        ),
         sizes=[
             (label, f"{old[key]:,}", f"{new[key]:,}", "" if old[key] == new[key] else f"×{new[key] / old[key]:.3g}")
             for key, label in _SIZES

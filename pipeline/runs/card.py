@@ -51,6 +51,8 @@ class Known:
     """Of all its growths, the first one first."""
     source: str | None = None
     """The directory of the source, where it was given and not trained in the same run."""
+    remarks: Sequence[str] = ()
+    """On how the source was read."""
     ledger: Ledger | None = None
     data: dict[str, Any] | None = None
     """A run's data.json."""
@@ -69,12 +71,15 @@ def known_of_run(
     recipe = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else None
     data = _json(run.data, "prepared", "fingerprint")
     manifest = None if data is None else _json(Path(data["prepared"]) / MANIFEST, "fingerprint", "corpora")
+    certificates = list(filter(None, (_json(run.certificate(number), "verdict") for number in range(1, growths + 1))))
     return Known(
         config,
         dtype,
         command,
-        certificates=list(filter(None, (_json(run.certificate(number), "verdict") for number in range(1, growths + 1)))),
+        certificates=certificates,
         source=None if recipe is None else yaml.safe_load(recipe)["source"]["path"],
+        # Certificates of older versions have none.
+        remarks=certificates[0].get("remarks", ()) if certificates else (),
         ledger=ledger,
         data=data,
         # Other text may have been prepared in that place since.
@@ -136,6 +141,8 @@ def _what(known: Known) -> str:
     title = f"# {family.name}, {_counted(sizes.num_hidden_layers, 'layer')} x {sizes.hidden_size}"
     # Not the front matter's base_model, which the hub takes for the name of one of its models alone.
     source = "" if known.source is None else f" Its source was `{known.source}`."
+    remarks = "".join(f"\n- {remark}." for remark in known.remarks)
+    source += f"\n\nHow the source was read:\n{remarks}" if remarks else ""
     return f"{title}\n\nA {kind} of the family {family.name} ({family.model_class.__name__}{pairs}).{grown}{source}"
 
 

@@ -139,6 +139,8 @@ class DryRun:
             yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
             if phase.number:
                 yield from self._growth(phase.number)
+            elif self.planned.given is not None:
+                yield from (f"  source      {remark}" for remark in self.planned.given.remarks)
             if not phase.stages:
                 yield "  comes trained, and is not trained here"
             else:

@@ -107,6 +107,8 @@ class Run:
         if done is not None:
             return done
         prepared = prepare_run(self._recipe, self._ds_config, self._directory, self._say)
+        for remark in _remarks(prepared):
+            self._say(f"source: {remark}")
         self._checkpoints.beside = prepared.data.tokenizer.files
         distributed.on_first_rank(lambda: self._directory.check_data(_begun_with(prepared)))
         distributed.on_first_rank(lambda: self._directory.claim(self._recipe, self._ds_config, _begun_with(prepared)))
@@ -251,7 +253,8 @@ class Run:
                 known = known_of_run(
                     self._directory, source.config, "float32", _COMMAND, position.ledger, growths, position.step
                 )
-                export(source, directory, prepared.data.tokenizer, position.ledger, model_card(known))
+                card = model_card(replace(known, remarks=_remarks(prepared)))
+                export(source, directory, prepared.data.tokenizer, position.ledger, card)
 
         records.watchdog.on_first_rank(work)
 
@@ -323,9 +326,9 @@ class Run:
 
         def write() -> dict[str, Any]:
             digest = inspect(source.state, str(source.directory))
-            certificate = certify(
-                growth.plan, str(source.directory), digest, compare(source, growth.plan, growth.target), in_training
-            )
+            measured = compare(source, growth.plan, growth.target)
+            remarks = _remarks(prepared) if growth.phase.number == 1 else ()
+            certificate = certify(growth.plan, str(source.directory), digest, measured, in_training, remarks=remarks)
             write_json(path, certificate)
             return certificate
 
@@ -379,6 +382,11 @@ class Run:
 
 def _heard(source: Source, records: Records) -> Source:
     return replace(source, state=records.watchdog.heard(source.state))
+
+
+def _remarks(prepared: Preparation) -> tuple[str, ...]:
+    """What there is to say of how the given source was read."""
+    return () if prepared.given is None else prepared.given.remarks
 
 
 def _distinct(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

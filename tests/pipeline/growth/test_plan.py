@@ -38,6 +38,12 @@ def test_a_growth_that_changes_the_function_says_why(family, target, growth, cau
     assert certificate["departures"] == told
 
 
+def test_a_certificate_keeps_what_there_is_to_say_of_the_source():
+    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {})
+    measured = {"max_logit_difference": 0.0, "dtype": "float64"}
+    assert certify(plan, "somewhere", "digest", measured, remarks=("a remark",))["remarks"] == ["a remark"]
+
+
 def test_a_growth_that_should_be_exact_and_is_not_does_not_agree():
     plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {})
     for moved, agrees in ((1e-13, True), (1e-9, False)):

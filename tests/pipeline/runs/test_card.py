@@ -89,6 +89,16 @@ def test_of_a_model_from_elsewhere_only_what_is_known_is_said():
         assert f"## {section}" not in text
 
 
+def test_what_there_is_to_say_of_how_the_source_was_read_is_on_the_card(run):
+    certificate = json.loads(run.certificate(1).read_text())
+    run.certificate(1).write_text(json.dumps(certificate | {"remarks": ["the head was absent"]}))
+    for known in (
+        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30),
+        Known(small_model("gpt2").config, "float32", "do it", remarks=("the head was absent",)),
+    ):
+        assert "How the source was read:\n\n- the head was absent.\n" in model_card(known)
+
+
 @pytest.mark.parametrize("content", ["{}", "no JSON", '{"prepared": "nowhere", "fingerprint": "f00"}'])
 def test_what_lies_about_and_tells_nothing_is_left_out(run, content):
     run.data.write_text(content)
