@@ -1,6 +1,7 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
 from pipeline.families.base import Axis, AxisKind, Family, Sizes, TensorSpec, sizes_of
+from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
@@ -18,6 +19,7 @@ __all__ = [
     "check_growth",
     "check_parameters",
     "family_of",
+    "learn_every_row",
     "scratch_config",
     "sizes_of",
     "target_config",

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from data_prep.errors import UserError
-from pipeline.families import Family
+from pipeline.families import Family, learn_every_row
 
 _VARIANTS = 64
 """Forms that a function of a layer may be compiled to: with and without gradients, of weights that learn or not, by shapes."""
@@ -18,13 +18,15 @@ _VARIANTS = 64
 def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpointing: bool, compile: bool) -> None:
     """Have the layers of a model run as a recipe says; to be called before the engine is built.
 
-    `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name.
+    `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name. Every row
+    of an embedding learns, that of `pad_token_id` too: windows hold no padding.
     Raises UserError where there is no compiler that `compile` could use.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, NewGELUActivation):
             # Written out in Python it is eight passes over an FFN's units, and keeps four of them for the backward pass.
             model.set_submodule(name, GELUTanh())
+    learn_every_row(model)
     if activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         # It has the embeddings' output ask for a gradient, which would run through frozen layers down to there.

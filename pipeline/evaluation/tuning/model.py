@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 
 from data_prep.errors import UserError
 from data_prep.tokenizer import find_tokenizer
-from pipeline.families import Family, sizes_of
+from pipeline.families import Family, learn_every_row, sizes_of
 from pipeline.growth.huggingface import open_huggingface
 
 
@@ -61,7 +61,7 @@ class Pretrained:
         if dropout is not None:
             self.family.set_dropout(config, dropout)
         model = auto_class.from_pretrained(self.directory, config=config, dtype=torch.float32)
-        # After loading, since an embedding that knows its padding row does not train it: here it may be the end of a text.
+        learn_every_row(model)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         model.config.use_cache = False
         return model

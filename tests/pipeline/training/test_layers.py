@@ -82,3 +82,33 @@ def test_compiling_without_a_compiler_is_refused(tiny_model, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"compile: torch\.compile needs a C"):
         prepare_model(tiny_model("gpt2"), FAMILIES["gpt2"], activation_checkpointing=False, compile=True)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_row_of_the_padding_token_learns_like_any_other(tiny_model, family, tied):
+    """Gradients against embeddings that torch looks up by index, which knows nothing of padding."""
+    table, extra = FAMILIES[family], {"use_cache": False} if FAMILIES[family].objective == "clm" else {}
+    # RoBERTa's is no token of a text; its position row is one that no text uses either.
+    padding = 1 if family == "roberta" else 5
+    config = copy.deepcopy(tiny_model(family, tied=tied).config)
+    config.pad_token_id = padding
+    # The same ids end documents: one in eight.
+    ids = torch.where(torch.arange(16) % 8 == 7, 5, IDS)
+    torch.manual_seed(3)
+    model = table.model_class(config).double().train()
+    plain = copy.deepcopy(model)
+    frozen = copy.deepcopy(model)
+    prepare_model(model, table, activation_checkpointing=False, compile=False)
+    summed_loss(model(input_ids=ids, **extra).logits, ids).backward()
+    words = plain.get_input_embeddings().weight
+    summed_loss(plain(inputs_embeds=words[ids], **extra).logits, ids).backward()
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12, msg=name)
+    assert model.config.pad_token_id == padding
+    if family in ("gpt2", "roberta"):
+        return
+    # What transformers makes of it by itself, so that the comparison could fail.
+    summed_loss(frozen(input_ids=ids, **extra).logits, ids).backward()
+    row = frozen.get_input_embeddings().weight.grad[padding]
+    assert (row - words.grad[padding]).abs().max() > 1e-3 and (tied or not row.any())

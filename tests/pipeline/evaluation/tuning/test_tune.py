@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
 
 from data_prep.errors import UserError
 from pipeline.evaluation.tuning import TUNING_TASKS, TuningOptions, add_arguments, options_of, tune
@@ -144,6 +144,22 @@ def test_texts_of_a_tokenizer_without_frame_are_framed_and_padded(bert, tmp_path
     roberta = open_pretrained(save_roberta(bert, tmp_path / "roberta"))
     # Positions are counted from the model's padding token, whatever the tokenizer calls so.
     assert (roberta.tokenizer.pad_token_id, roberta.positions, roberta.segments) == (1, 32, False)
+
+
+def test_a_token_that_ends_texts_and_pads_them_learns_as_if_it_padded_none(bert):
+    ids, labels = torch.tensor([[2, 5, 9, 3, 3, 3], [2, 6, 7, 8, 9, 3]]), torch.tensor([0, 1])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+    gradients = []
+    for padding in (0, SPECIAL.index("[SEP]")):
+        config = json.loads((bert / "config.json").read_text())
+        (bert / "config.json").write_text(json.dumps(config | {"pad_token_id": padding}))
+        torch.manual_seed(5)
+        model = open_pretrained(bert).load(AutoModelForSequenceClassification, None, num_labels=2)
+        assert model.config.pad_token_id == padding
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert gradients[1][3].abs().max() > 1e-4
 
 
 def test_what_does_not_fit_is_refused(bert, reviews, tmp_path):
