@@ -12,6 +12,7 @@ from transformers import BertTokenizerFast, GPT2TokenizerFast, PreTrainedTokeniz
 
 from data_prep.errors import UserError
 from data_prep.files import file_digest
+from data_prep.tokenizer_probes import PROBES, differing, spelled
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 _HUGGING_FACE_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json",
@@ -29,6 +30,8 @@ class Tokenizer(Protocol):
     cls_id: int | None
     mask_id: int | None
     special_ids: list[int]
+    special_tokens: list[str]
+    """As they are spelled."""
     files: list[Path]
     """The files that it was read from, to be kept beside a model."""
 
@@ -57,6 +60,7 @@ class SentencePieceTokenizer:
         masks = [self._processor.piece_to_id(name) for name in ("<mask>", "[MASK]")]
         self.mask_id = next((mask for mask in masks if mask != self._processor.unk_id()), None)
         self.special_ids = [i for i in range(self.vocab_size) if self._processor.is_control(i)]
+        self.special_tokens = [self._processor.id_to_piece(i) for i in self.special_ids]
         if self.eos_id < 0:
             raise UserError(f"{path}: the model has no </s>; train it with eos_id set, so that documents can end")
 
@@ -90,6 +94,7 @@ class HuggingFaceTokenizer:
         self.cls_id = self._tokenizer.cls_token_id
         self.mask_id = self._tokenizer.mask_token_id
         self.special_ids = sorted({eos, *self._tokenizer.all_special_ids})
+        self.special_tokens = [self._tokenizer.convert_ids_to_tokens(token) for token in self.special_ids]
 
     @staticmethod
     def _load(directory: Path) -> PreTrainedTokenizerFast:
@@ -142,3 +147,16 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """One hash over the tokenizer's files, for manifests."""
     return " ".join(f"{path.name}:{file_digest(path)}" for path in tokenizer.files)
+
+
+def difference(one: Tokenizer, other: Tokenizer) -> str | None:
+    """Return where two tokenizers give other ids, in words to put behind their names; None where they agree.
+
+    Compared are what they make of PROBES and of the special tokens of both, and the ids of eos, sep, cls and mask.
+    """
+    for name in ("eos", "sep", "cls", "mask"):
+        mine, theirs = (getattr(tokenizer, f"{name}_id") for tokenizer in (one, other))
+        if mine != theirs:
+            return f"{name} is {mine} and {theirs}"
+    texts = [*PROBES, *spelled(list(dict.fromkeys(one.special_tokens + other.special_tokens)))]
+    return differing(texts, one.encode_batch(texts), other.encode_batch(texts))

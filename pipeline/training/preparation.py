@@ -13,7 +13,7 @@ from data_prep.errors import UserError
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizer import find_tokenizer, load_tokenizer
+from data_prep.tokenizer import difference, find_tokenizer, load_tokenizer
 from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, scratch_config, sizes_of, target_config
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
@@ -25,9 +25,6 @@ from pipeline.training.run_directory import RunDirectory
 from pipeline.training.streams import Streams
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
-
-_PROBE = 'The quick brown fox of 1984: naïve café, "東京"\n\tdef f(x):  return x'
-"""Text on which tokenizers differ that are not the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +297,9 @@ def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary:
 def _check_tokenizer(source: Source, data: PreparedData) -> None:
     """Raise UserError where the source comes with a tokenizer that gives other ids than the data's."""
     own = find_tokenizer(source.directory)
-    if own is not None and own.encode_batch([_PROBE]) != data.tokenizer.encode_batch([_PROBE]):
+    differs = None if own is None else difference(own, data.tokenizer)
+    if differs is not None:
         raise UserError(
-            f"{own.files[0]}: gives other ids than {data.tokenizer.files[0]}, with which the data was prepared; prepare the "
-            "text with the model's own tokenizer"
+            f"{own.files[0]}: gives other ids than {data.tokenizer.files[0]}, with which the data was prepared ({differs}); "
+            "prepare the text with the model's own tokenizer"
         )

@@ -1,12 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import SentencePieceTokenizer, load_tokenizer, tokenizer_digest
+from data_prep.tokenizer import SentencePieceTokenizer, difference, load_tokenizer, tokenizer_digest
 from data_prep.tokenizer_training import train_tokenizer
 from tests.data_prep.prose import made_up_texts
 
@@ -80,3 +81,36 @@ def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no end-of-document token \(eos or sep\)"):
         load_tokenizer(tmp_path)
+
+
+def test_a_difference_between_two_tokenizers_is_told_by_text_and_place(trained, tmp_path):
+    one = load_tokenizer(trained)
+    assert difference(one, load_tokenizer(trained)) is None
+    train_tokenizer(made_up_texts(200, seed=1), TokenizerConfig(vocab_size=500), tmp_path)
+    assert re.fullmatch(
+        r"the text '.*'(, shortened here)? is \d+ tokens, \[.*\] and \d+ tokens, \[.*\], from token \d+",
+        difference(one, load_tokenizer(tmp_path)),
+    )
+
+
+_CHANGES = {
+    "lower case": normalizers.Lowercase(),
+    "accents": normalizers.NFC(),
+    "line ends": normalizers.Replace("\r\n", "\n"),
+    "digits": normalizers.Replace(Regex(r"\d"), "0"),
+}
+
+
+@pytest.mark.parametrize("kind", [*_CHANGES, "front", "special"])
+def test_tokenizers_that_differ_in_one_thing_alone_differ(tmp_path, kind):
+    def made(name: str, changed: bool) -> Path:
+        pieces = ["</s>", "[MASK]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        backend = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=changed and kind == "front")
+        if changed and kind in _CHANGES:
+            backend.normalizer = _CHANGES[kind]
+        named = {"eos_token": "</s>"} | ({} if changed and kind == "special" else {"mask_token": "[MASK]"})
+        PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    assert difference(load_tokenizer(made("one", False)), load_tokenizer(made("other", True))) is not None
