@@ -30,7 +30,10 @@ def parse() -> argparse.Namespace:
         epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe/growth.py describes.",
     )
     parser.add_argument(
-        "--source", type=Path, required=True, help="the model: a Hugging Face directory, a run, a ZeRO checkpoint"
+        "--source", type=Path, required=True, help="the model: a Hugging Face directory, a run, a DeepSpeed checkpoint"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="the source's config.json, or its directory, where a DeepSpeed checkpoint comes without"
     )
     parser.add_argument(
         "--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)"
@@ -42,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: the source's)")
     parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
-    parser.add_argument("--foreign", action="store_true", help="take a ZeRO checkpoint that was not written here")
+    parser.add_argument("--foreign", action="store_true", help="take a checkpoint that has lost its files.json")
     parser.add_argument(
         "--dry_run", action="store_true", help="say what would be done, and end; of the source, config.json is enough"
     )
@@ -98,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
             world_size=arguments.world_size,
             out=arguments.out,
             foreign=arguments.foreign,
+            config=arguments.config,
         ),
         foreseen=arguments.dry_run,
     )

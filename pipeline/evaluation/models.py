@@ -22,7 +22,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.offline import BESIDE
-from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
+from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE
@@ -93,7 +93,7 @@ def find_model(path: Path, *, part: int = 0, parts: int = 1) -> FoundModel:
     """
     place = _place_of(path)
     source = open_source(place.directory, part=part, parts=parts)
-    tokenizer = open_tokenizer(place.directory, source.config)
+    tokenizer = open_tokenizer(source.beside, source.config)
     digest = inspect(source.state, str(place.directory))
     return FoundModel(source, tokenizer, digest, place.run, place.stage, place.step)
 
@@ -142,12 +142,12 @@ def huggingface_directory(path: Path) -> Iterator[Path]:
         yield place.directory
         return
     source = open_source(place.directory)
-    open_tokenizer(place.directory, source.config)
+    open_tokenizer(source.beside, source.config)
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         write_huggingface(Path(folder), source.config, source.state, torch.float32)
         for name in BESIDE:
-            if (place.directory / name).is_file():
-                shutil.copyfile(place.directory / name, Path(folder) / name)
+            if (source.beside / name).is_file():
+                shutil.copyfile(source.beside / name, Path(folder) / name)
         yield Path(folder)
 
 
@@ -156,6 +156,7 @@ def _place_of(path: Path) -> _Place:
         raise UserError(f"{path}: no such directory; name a Hugging Face model, a run directory or a checkpoint")
     if RunPaths(path).recipe.is_file():
         return _newest(RunPaths(path))
+    path = model_in(path)
     checkpoint = checkpoint_in(path)
     directory = path if checkpoint is None else checkpoint
     if checkpoint is None and not (path / "config.json").is_file():

@@ -8,6 +8,7 @@ write the files can write their digests too. What keeps a hostile file from doin
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from data_prep.files import file_digest, text_digest, write_json
 
 FILES = "files.json"
 """The file that says what the others should be."""
+
+MISSING = "missing"
+"""What is wrong with a file that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,17 @@ class HashedFile:
         return Digest(self._size, self._hash.hexdigest())
 
 
+def irregular(path: Path) -> str | None:
+    """Return why `path` cannot be read as a file, or None where it can be tried; a pipe would be waited on for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to a file that is not there" if path.is_symlink() else MISSING
+    except OSError as error:
+        return error.strerror
+    return None if stat.S_ISREG(mode) else "a directory and not a file" if stat.S_ISDIR(mode) else "not a regular file"
+
+
 def seal(directory: Path, known: Mapping[str, Digest] | None = None) -> None:
     """Write what each file in `directory` is: as `known`, by name, says, or as it is now found."""
     known = known or {}
@@ -89,13 +104,15 @@ def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
     sizes are looked at in full.
     """
     path = directory / FILES
+    if (fault := irregular(path)) is not None:
+        return f"{path}: {fault}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         digests = {name: Digest(**digest) for name, digest in content["files"].items()}
         if content["digest"] != _digest_of(content["files"]):
             return f"{path}: its bytes are not those that were written"
-    except FileNotFoundError:
-        return f"{path}: no such file"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{path}: not the list of files that was written ({type(error).__name__})"
     for name in _names(directory):
@@ -103,8 +120,8 @@ def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
             return f"{directory / name}: not one of the files that the checkpoint was written with"
     for name, digest in digests.items():
         file = directory / name
-        if not file.is_file():
-            return f"{file}: missing"
+        if (fault := irregular(file)) is not None:
+            return f"{file}: {fault}"
         if file.stat().st_size != digest.size:
             return f"{file}: {file.stat().st_size} bytes where {digest.size} were written"
     for name in list(digests)[part::parts]:

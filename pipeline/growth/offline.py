@@ -63,7 +63,9 @@ class Request:
     """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
     out: Path
     foreign: bool = False
-    """Whether the source may be a checkpoint that does not say what its files should be."""
+    """Whether the source may be a checkpoint that has lost the list of what its files should be."""
+    config: Path | None = None
+    """The source's config.json, or a directory with one, where the source is a checkpoint that has none."""
 
 
 class OfflineGrowth:
@@ -76,7 +78,8 @@ class OfflineGrowth:
         """
         self.request = request
         _check_absent(request.out)
-        self.source = source = (foresee_source if foreseen else open_source)(request.source, foreign=request.foreign)
+        opened = foresee_source if foreseen else open_source
+        self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
         self.target = _target(request.target, source.config)
         self.plan = plan_growth(source.config, self.target, request.growth, request.seed)
         self._check_options()
@@ -149,14 +152,14 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path) -> None:
-        beside = list(filter(Path.is_file, (self.source.directory / name for name in BESIDE)))
+        beside = list(filter(Path.is_file, (self.source.beside / name for name in BESIDE)))
         with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self.request.format == "hf":
                 write_huggingface(directory, self.target, self.grown, self.dtype, progress=bar.update)
                 for path in beside:
                     shutil.copyfile(path, directory / path.name)
                 write_tokenizer_length(directory, self.target, self.source.config)
-                write_generation_config(directory, self.target, self.source.directory)
+                write_generation_config(directory, self.target, self.source.beside)
             else:
                 write_zero3(
                     directory,

@@ -55,7 +55,8 @@ class GrowthPlan:
         if not optimizer:
             raise UserError(
                 "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
-                "checkpoint grown without it holds; name a run directory or a checkpoint of one, or choose fresh"
+                "checkpoint grown without it holds; name a run directory, a checkpoint of one or a DeepSpeed checkpoint "
+                "(of transformers' Trainer: output_dir/checkpoint-N), or choose fresh"
             )
         for name, kept in optimizer.items():
             if not kept.keys() >= {"exp_avg", "exp_avg_sq", "step"}:

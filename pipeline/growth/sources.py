@@ -1,9 +1,12 @@
 """Where a model to grow comes from, whatever its format."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from data_prep.errors import UserError
 from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
 from pipeline.growth.state import Source
+from pipeline.growth.surroundings import CONFIG, config_of, newest_of_trainer, told_by_trainer
 from pipeline.growth.zero_checkpoint import is_zero_checkpoint, open_zero_checkpoint
 
 LATEST = "latest"
@@ -12,35 +15,76 @@ LATEST = "latest"
 CHECKPOINTS = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 
+_LONGEST_NAME = 255
 
-def open_source(path: Path, *, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
+
+def open_source(path: Path, *, config: Path | None = None, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
     """Return the model in `path`: a Hugging Face directory, a checkpoint, a folder of checkpoints, or a run directory.
 
-    Of several checkpoints it is the newest. Its files are compared with the digests that it was written with; `foreign`
-    also takes one that has none. Of `parts` processes that open it together each reads its `part` of them for that.
-    Raises UserError where there is none, or none that can be read.
+    Of several checkpoints it is the newest. A checkpoint is ours, or of transformers' Trainer, accelerate or DeepSpeed
+    alone; `config` is the config.json, or a directory with one, of a checkpoint that has none in it or one folder up. The
+    files of one of ours are compared with the digests that it was written with; `foreign` also takes one that has lost
+    them. Of `parts` processes that open it together each reads its `part` of them for that. Raises UserError where there
+    is none, or none that can be read.
     """
-    checkpoint = checkpoint_in(path)
-    if checkpoint is None:
-        return open_huggingface(path)
-    return open_zero_checkpoint(checkpoint, foreign=foreign, part=part, parts=parts)
+    place = model_in(path)
+    checkpoint, remarks = checkpoint_in(place), told_by_trainer(place)
+    if checkpoint is not None and not checkpoint.is_dir():
+        if not has_weights(place):
+            raise UserError(f"{checkpoint.parent / LATEST}: names {checkpoint.name!r}, which is not there; copy it again")
+        remarks += (
+            f"{checkpoint.name}, the DeepSpeed checkpoint with Adam's state, is not there; the weights beside it are taken",
+        )
+        checkpoint = None
+    if checkpoint is not None:
+        remarks = told_by_trainer(checkpoint.absolute().parent)
+        source = open_zero_checkpoint(checkpoint, config_of(checkpoint, config), foreign=foreign, part=part, parts=parts)
+    elif config is not None:
+        raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
+    else:
+        source = open_huggingface(place)
+    return replace(source, remarks=(*remarks, *source.remarks))
 
 
-def foresee_source(path: Path, *, foreign: bool = False) -> Source:
+def foresee_source(path: Path, *, config: Path | None = None, foreign: bool = False) -> Source:
     """Return what `open_source` would, or of a directory with a config.json and no weights what that describes.
 
     Raises UserError where there is neither.
     """
-    if checkpoint_in(path) is None and (path / "config.json").is_file() and not has_weights(path):
-        return describe_huggingface(path)
-    return open_source(path, foreign=foreign)
+    place = model_in(path)
+    if checkpoint_in(place) is None and config is None and (place / CONFIG).is_file() and not has_weights(place):
+        return describe_huggingface(place)
+    return open_source(path, config=config, foreign=foreign)
+
+
+def model_in(path: Path) -> Path:
+    """The directory of the model that `path` leads to: itself, or the newest checkpoint of a Trainer's output_dir.
+
+    An output_dir with weights of its own holds the model that its training ended with.
+    """
+    if checkpoint_in(path) is not None or has_weights(path):
+        return path
+    return newest_of_trainer(path) or path
 
 
 def checkpoint_in(path: Path) -> Path | None:
-    """The checkpoint that `path` is or leads to; None where it is something else."""
+    """The DeepSpeed checkpoint that `path` is or leads to; None where it is something else.
+
+    Raises UserError where `latest` names none.
+    """
     if is_zero_checkpoint(path):
         return path
     for folder in (path, path / CHECKPOINTS):
         if (folder / LATEST).is_file():
-            return folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+            return folder / _named(folder / LATEST)
     return None
+
+
+def _named(latest: Path) -> str:
+    try:
+        name = latest.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{latest}: cannot be read ({error}); write into it the name of a checkpoint beside it") from None
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > _LONGEST_NAME:
+        raise UserError(f"{latest}: holds no name of a checkpoint; write into it the name of one beside it")
+    return name

@@ -58,6 +58,13 @@ class Source:
     """None where only weights were kept."""
     remarks: tuple[str, ...] = ()
     """What a person must know of how the model was read: sentences without a full stop, shown wherever a growth is."""
+    described_in: Path | None = None
+    """The directory of its config.json, where that is another one: a checkpoint of another tool's has none of its own."""
+
+    @property
+    def beside(self) -> Path:
+        """The directory of its configuration, and of the tokenizer's files and others that come with a model."""
+        return self.described_in or self.directory
 
 
 class Described:

@@ -1,7 +1,8 @@
 """DeepSpeed checkpoints, of any world size and any ZeRO stage: read through memory maps, without DeepSpeed.
 
 A parameter lies in flat pieces, one a rank. Weights are the fp32 masters; what the optimizer keeps
-of each parameter comes beside them. The tag directory names the model by its `config.json`.
+of each parameter comes beside them. Parameters that were not trained have neither, and lie in the model's files in the
+dtype that they were used in. A `config.json` names the model: in the tag directory, or wherever another tool has it.
 
 No code in a file is run, whoever wrote it: whatever is no tensor, plain value or known stand-in is refused. That a
 checkpoint is whole and one of ours is what its digests are for.
@@ -12,8 +13,8 @@ import math
 import pickle
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.huggingface import read_config
-from pipeline.growth.integrity import FILES, damage
+from pipeline.growth.integrity import FILES, MISSING, damage, irregular
 from pipeline.growth.state import Rows, Source, unsaid
 
 PROGRESS = "progress.json"
@@ -46,6 +47,13 @@ _STAND_INS = [
     (_Fields, "deepspeed.utils.tensor_fragment.fragment_address"),
 ]
 """All that a checkpoint's files hold besides tensors and plain values."""
+
+_OTHER_LAYOUTS = {
+    re.compile(r".*mp_rank_(?!00)\d+_(model|optim)_states\.pt"): "tensor-parallel ranks",
+    re.compile(r"layer_\d+-model_\d+-model_states\.pt"): "pipeline-parallel ranks",
+    re.compile(r".*exp(ert|p_rank)_\d+_.*states\.pt"): "experts",
+}
+"""Names of files -> what writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ def missing_files(names: Collection[str], stage: int, ranks: int) -> list[str]:
     """Return which of the files that DeepSpeed 0.19.8 writes at a ZeRO stage are not among `names`."""
     model = [_RANK_MODEL_STATES.format(rank=rank) for rank in range(ranks)] if stage == 3 else [_MODEL_STATES]
     optimizer = [_RANK_OPTIMIZER_STATES.format(rank=rank) for rank in range(ranks)] if stage > 0 else []
-    # Which of its optimizers write the prefix is of no matter here.
+    # Some of its optimizers write a prefix and others do not.
     found = {name.removeprefix(_BF16) for name in names}
     return [name for name in (*model, *optimizer) if name not in found]
 
@@ -96,51 +104,56 @@ def is_zero_checkpoint(directory: Path) -> bool:
     return any(directory.glob("*_states.pt"))
 
 
-def open_zero_checkpoint(directory: Path, *, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
+def open_zero_checkpoint(
+    directory: Path, config: Path | None = None, *, foreign: bool = False, part: int = 0, parts: int = 1
+) -> Source:
     """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
 
-    Its files must be those that it was written with (`integrity.damage`, which `part` and `parts` are for); one that does
-    not say what they were was not written here, and is opened where it is `foreign` by the caller's word. Raises UserError
-    otherwise, as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
+    `config` is the model's config.json, the directory's own where it is None. All checkpoints that are written here have
+    their own, and the list of what their files should be (`integrity.damage`, which `part` and `parts` are for); one that
+    has its own and no such list is opened where it is `foreign` by the caller's word. Raises UserError otherwise, as
+    `read_zero_checkpoint` does, and where its norms are not stock ones yet.
     """
-    _check_origin(directory, foreign, part, parts)
+    compared = _compare_digests(directory, foreign, part, parts)
     _check_norms(directory / PROGRESS)
-    return read_zero_checkpoint(directory)
+    source = read_zero_checkpoint(directory, config)
+    if compared:
+        return source
+    remark = f"the DeepSpeed checkpoint {directory} comes without digests to compare its files with; read with {source.beside}"
+    return replace(source, remarks=(*source.remarks, f"{remark}/config.json"))
 
 
-def read_zero_checkpoint(directory: Path) -> Source:
-    """Return the same whatever norms the weights are meant for.
+def read_zero_checkpoint(directory: Path, config: Path | None = None) -> Source:
+    """Return the same whatever norms the weights are meant for, and compare no digests.
 
     Raises UserError naming the file where one is missing, damaged, of another kind or holds code, and
     the tensor where one is missing or misshapen.
     """
-    config = read_config(directory / "config.json")
-    family = family_of(config, f"{directory}/config.json")
+    path = config or directory / "config.json"
+    config = read_config(path)
+    family = family_of(config, str(path))
     shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
-    path = directory / _MODEL_STATES
-    if not path.is_file():
-        path = directory / _RANK_MODEL_STATES.format(rank=0)
-    try:
-        held = _read_ranks(directory, path)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
-    _check(directory, family, shapes, held)
+    held = _read(directory)
+    _check(directory, path, family, shapes, held)
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
     optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
-    return Source(directory, config, family, state, {name: kept for name, kept in optimizer.items() if kept})
+    kept = {name: kept for name, kept in optimizer.items() if kept}
+    return Source(directory, config, family, state, kept, described_in=path.parent)
 
 
-def _check_origin(directory: Path, foreign: bool, part: int, parts: int) -> None:
-    if directory.is_dir() and not (directory / FILES).exists():
-        if not foreign:
+def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> bool:
+    """Return whether there are digests of the files; raises UserError where they differ, or where there should be some."""
+    if directory.is_dir() and irregular(directory / FILES) == MISSING:
+        if (directory / "config.json").exists() and not foreign:
             raise UserError(
                 f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, say "
                 "source.foreign=true (launch/grow.py: --foreign)"
             )
-        return
+        return False
     fault = damage(directory, part, parts)
     if fault is not None:
         raise UserError(f"{fault}; the checkpoint is damaged: copy it again, or name another one")
+    return True
 
 
 def _check_norms(path: Path) -> None:
@@ -162,7 +175,8 @@ def _check_norms(path: Path) -> None:
 class _Held:
     """What has been found of one parameter, rank after rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
         self.weights: list[Piece] = []
         self.kept: dict[str, list[Piece]] = {}
 
@@ -170,7 +184,7 @@ class _Held:
     def end(self) -> int:
         return self.weights[-1].stop if self.weights else 0
 
-    def add(self, weights: torch.Tensor, begin: int, count: int, state: Mapping[str, torch.Tensor]) -> None:
+    def add(self, weights: torch.Tensor, begin: int, count: int, state: Mapping[str, torch.Tensor | float]) -> None:
         """Take elements [begin, begin + count) of a flat master, and of the state that the optimizer keeps of it."""
         start, stop = self.end, self.end + count
         if count == 0:
@@ -179,10 +193,41 @@ class _Held:
             raise IndexError(f"a master of {len(weights)} elements where {begin + count} are expected")
         self.weights.append(Piece(start, stop, weights[begin : begin + count]))
         for key, value in state.items():
-            values = float(value) if value.dim() == 0 else value.flatten()[begin : begin + count]
+            # Steps are tensors to torch's AdamW, and whole numbers to DeepSpeed's own.
+            whole = not isinstance(value, torch.Tensor) or value.dim() == 0
+            values = float(value) if whole else value.flatten()[begin : begin + count]
             if isinstance(values, torch.Tensor) and len(values) != count:
                 raise IndexError(f"{key} of {value.numel()} elements for a master of {len(weights)}")
             self.kept.setdefault(key, []).append(Piece(start, stop, values))
+
+
+def _read(directory: Path) -> dict[str, _Held]:
+    """Return what the files hold of each parameter, by name."""
+    _check_layout(directory)
+    path = directory / _MODEL_STATES
+    if irregular(path) == MISSING:
+        path = directory / _RANK_MODEL_STATES.format(rank=0)
+    try:
+        return _read_ranks(directory, path)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: not a checkpoint as DeepSpeed 0.19 writes them ({type(error).__name__}: {error})") from None
+
+
+def _check_layout(directory: Path) -> None:
+    """Refuse the checkpoints of DeepSpeed's that are laid out otherwise, by what they are."""
+    names = [path.name for path in directory.iterdir()]
+    if "zero" in names:
+        raise UserError(
+            f"{directory}: a universal checkpoint, whose parameters lie in folders of their own; name the checkpoint that it "
+            "was converted from"
+        )
+    for name in names:
+        for pattern, kind in _OTHER_LAYOUTS.items():
+            if pattern.fullmatch(name):
+                raise UserError(
+                    f"{directory / name}: of {kind}, which are not read; save the model with save_pretrained, and name that "
+                    "directory"
+                )
 
 
 def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
@@ -191,7 +236,7 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
     if model["param_shapes"] is None:
         return _read_whole(path, model)
     shapes: list[Mapping[str, torch.Size]] = model["param_shapes"]
-    held: dict[str, _Held] = {name: _Held() for group in shapes for name in group}
+    held = {name: _Held(shape) for group in shapes for name, shape in group.items()}
     ranks, stage = int(model["dp_world_size"]), None
     for rank in range(ranks):
         file = _optimizer_file(directory, rank)
@@ -205,11 +250,35 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, _Held]:
             if stage == 3:
                 _take_stage_3(held, shapes, saved, ranks)
             else:
-                _take_stage_1_or_2(held, saved)
+                _take_stage_1_or_2(file, held, saved)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
-    return held
+    return held | _read_untrained(directory, model, held, ranks, stage)
+
+
+def _read_untrained(
+    directory: Path, model: dict[str, Any], held: Mapping[str, _Held], ranks: int, stage: int
+) -> dict[str, _Held]:
+    """Return the parameters that no optimizer had: whole, or under ZeRO-3 in pieces as the trained ones."""
+    if stage < 3:
+        # ZeRO-1 does not list them: they are among all the module's tensors, beside buffers and the trained ones.
+        among = model.get("frozen_param_fragments") or model["module"]
+        left_out = {*held, *model["buffer_names"], *model["shared_params"]}
+        found = {name: tensor for name, tensor in among.items() if name not in left_out}
+        untrained = {name: _Held(tensor.shape) for name, tensor in found.items()}
+        for name, tensor in found.items():
+            untrained[name].add(tensor.flatten(), 0, tensor.numel(), {})
+        return untrained
+    shapes: Mapping[str, torch.Size] = model.get("frozen_param_shapes") or {}
+    untrained = {name: _Held(shape) for name, shape in shapes.items()}
+    for rank in range(ranks) if shapes else ():
+        path = directory / _RANK_MODEL_STATES.format(rank=rank)
+        pieces = _load(path)["frozen_param_fragments"]
+        for name, shape in shapes.items():
+            left = math.prod(shape) - untrained[name].end
+            untrained[name].add(pieces[name].flatten(), 0, min(-(-math.prod(shape) // ranks), left), {})
+    return untrained
 
 
 def _take_stage_3(held: dict[str, _Held], shapes: list[Mapping[str, torch.Size]], saved: dict[str, Any], ranks: int) -> None:
@@ -227,9 +296,13 @@ def _take_stage_3(held: dict[str, _Held], shapes: list[Mapping[str, torch.Size]]
             begin += share
 
 
-def _take_stage_1_or_2(held: dict[str, _Held], saved: dict[str, Any]) -> None:
+def _take_stage_1_or_2(file: Path, held: dict[str, _Held], saved: dict[str, Any]) -> None:
     """Take one rank's fragments, contiguous runs of each group laid end to end over the ranks."""
     base = saved["base_optimizer_state"]
+    if isinstance(base, list):
+        raise UserError(
+            f"{file}: of an elastic checkpoint, which is not read; save it without zero_optimization.elastic_checkpoint"
+        )
     masters: list[torch.Tensor] = saved["single_partition_of_fp32_groups"]
     for number, (master, fragments) in enumerate(zip(masters, saved["param_slice_mappings"], strict=True)):
         (place,) = base["param_groups"][number]["params"]
@@ -244,11 +317,16 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, _Held]:
     # In bf16 the masters lie beside the optimizer's own state, group by group as there.
     optimizer = saved.get("optimizer_state_dict", saved)
     for number, group in enumerate(optimizer["param_groups"]):
+        if "names" not in group:
+            raise UserError(
+                f"{path}: of ZeRO stage 0, whose optimizer does not say which state is which parameter's; save it with ZeRO "
+                "stage 1 to 3, or name a directory that save_pretrained has written"
+            )
         masters = saved["fp32_groups"][number] if "fp32_groups" in saved else [model["module"][name] for name in group["names"]]
         for name, place, weights in zip(group["names"], group["params"], masters, strict=True):
             if weights.dtype != torch.float32:
                 raise UserError(f"{path}: tensor {name!r} is {weights.dtype} without a float32 master; ZeRO stage 1 keeps one")
-            held[name] = _Held()
+            held[name] = _Held(weights.shape)
             held[name].add(weights.detach().flatten(), 0, weights.numel(), optimizer["state"].get(place, {}))
     return held
 
@@ -268,13 +346,18 @@ def _joined(shape: tuple[int, ...], held: _Held) -> dict[str, Rows | float]:
     return joined
 
 
-def _check(directory: Path, family: Family, shapes: dict[str, tuple[int, ...]], held: dict[str, _Held]) -> None:
+def _check(
+    directory: Path, config: Path, family: Family, shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, _Held]
+) -> None:
     for name, shape in shapes.items():
         if name not in held:
-            raise UserError(f"{directory}: tensor {name!r} is missing, though config.json makes it part of the model")
+            raise UserError(f"{directory}: tensor {name!r} is missing, though {config} makes it part of the model")
+        if held[name].shape != shape:
+            raise UserError(f"{directory}: tensor {name!r} has shape {held[name].shape} where {config} makes it {shape}")
         if held[name].end != math.prod(shape):
             raise UserError(
-                f"{directory}: tensor {name!r} has {held[name].end} elements over all ranks where config.json makes it {shape}"
+                f"{directory}: tensor {name!r} has {held[name].end} elements over all ranks where its shape {shape} has "
+                f"{math.prod(shape)}; copy the checkpoint again"
             )
     for name in held:
         if name not in shapes:
@@ -284,18 +367,19 @@ def _check(directory: Path, family: Family, shapes: dict[str, tuple[int, ...]], 
 def _optimizer_file(directory: Path, rank: int) -> Path:
     name = _RANK_OPTIMIZER_STATES.format(rank=rank)
     for prefix in _PREFIXES:
-        if (directory / (prefix + name)).is_file():
+        if irregular(directory / (prefix + name)) != MISSING:
             return directory / (prefix + name)
     raise UserError(f"{directory / name}: no such file; copy the checkpoint again, with the files of every rank")
 
 
 def _load(path: Path) -> dict[str, Any]:
     """Map one file; whatever is no tensor, plain value or known stand-in is refused before any of it runs."""
+    fault = irregular(path)
+    if fault is not None:
+        raise UserError(f"{path}: {fault}; copy the checkpoint again, with the files of every rank")
     try:
         with torch.serialization.safe_globals(_STAND_INS):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a checkpoint's folder has one, name that folder") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it names {found[1]}" if found else " ".join(str(error).split())[:160]

@@ -28,9 +28,13 @@ class SourceConfig(LengthConfig):
     """
 
     path: str | None = None
-    """A Hugging Face directory, a run directory, a ZeRO checkpoint or a folder of them."""
+    """A Hugging Face directory, a run directory, a DeepSpeed checkpoint (ours, or of transformers' Trainer, accelerate or
+    DeepSpeed alone) or a folder of them."""
+    config: str | None = None
+    """The model's config.json, or a directory that holds it (and the tokenizer), for a checkpoint of accelerate's or
+    DeepSpeed's that has none in it or one folder up."""
     foreign: bool = False
-    """Whether a ZeRO checkpoint may be there that was not written here, and so does not say what its files should be."""
+    """Whether a checkpoint with a config.json of its own may be there that does not say what its files should be."""
     model: ModelConfig | None = None
     lr: Positive | None = None
     """Peak learning rate of that training; the optimizer's where not given."""
@@ -41,8 +45,8 @@ class SourceConfig(LengthConfig):
             raise ValueError("name either `path` (a Hugging Face directory) or `model` (trained here), and not both")
         if self.model is None and self.length is not None:
             raise ValueError("`steps` (or epochs, tokens, flops) goes with `model`: how long the source is trained")
-        if self.foreign and self.path is None:
-            raise ValueError("`foreign` is of the checkpoint that `path` names; leave it out")
+        if (self.foreign or self.config is not None) and self.path is None:
+            raise ValueError("`foreign` and `config` are of the checkpoint that `path` names; leave them out")
         return self
 
 

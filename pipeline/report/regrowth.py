@@ -15,6 +15,7 @@ from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
 from pipeline.growth.state import Source
+from pipeline.growth.surroundings import config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 
@@ -99,5 +100,8 @@ def _places(run: RunPaths, number: int, written: str) -> Iterator[Path]:
 
 def _config(place: Path) -> PretrainedConfig | None:
     """The configuration of the model in `place`; None where there is no model."""
-    path = (checkpoint_in(place) or place) / "config.json"
+    checkpoint = checkpoint_in(place)
+    if checkpoint is not None and checkpoint.is_dir():
+        return read_config(config_of(checkpoint))
+    path = place / "config.json"
     return read_config(path) if path.is_file() else None

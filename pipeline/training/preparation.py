@@ -169,10 +169,11 @@ def _given_source(recipe: Recipe, part: int, parts: int) -> Source | None:
         return None
     if not Path(source.path).is_dir():
         raise UserError(
-            f"source.path: {source.path!r} is no directory here; name one with a Hugging Face model, a run directory, a ZeRO "
-            "checkpoint or a folder of those"
+            f"source.path: {source.path!r} is no directory here; name one with a Hugging Face model, a run directory, a "
+            "DeepSpeed checkpoint or a folder of those"
         )
-    return open_source(Path(source.path), foreign=source.foreign, part=part, parts=parts)
+    config = None if source.config is None else Path(source.config)
+    return open_source(Path(source.path), config=config, foreign=source.foreign, part=part, parts=parts)
 
 
 def _source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
@@ -186,7 +187,7 @@ def _source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id
 def _check_pairs(source: Source, pairs: bool) -> None:
     """Raise UserError where the source has no head on sentence pairs and needs one, or has one that would learn nothing."""
     with_pairs, has = PAIR_FAMILIES.get(source.family.name), source.family.pair_logits is not None
-    where = f"{source.directory}/config.json: architectures"
+    where = f"{source.beside}/config.json: architectures"
     if pairs and with_pairs is None:
         raise UserError(f"data.pairs: {source.family.name} has no head on sentence pairs; leave the key out")
     if pairs and not has:
@@ -255,7 +256,7 @@ def _find_data(
     elif config.shards is not None:
         data = PreparedData(Path(config.shards))
     else:
-        tokenizer = config.tokenizer or TokenizerConfig(path=str(given.directory))
+        tokenizer = config.tokenizer or TokenizerConfig(path=str(given.beside))
         request = {
             "output_dir": config.output_dir,
             "corpora": [config.text.model_dump()],
@@ -296,7 +297,7 @@ def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary:
 
 def _check_tokenizer(source: Source, data: PreparedData) -> None:
     """Raise UserError where the source comes with a tokenizer that gives other ids than the data's."""
-    own = find_tokenizer(source.directory)
+    own = find_tokenizer(source.beside)
     differs = None if own is None else difference(own, data.tokenizer)
     if differs is not None:
         raise UserError(
