@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
+from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.state import Source
 from pipeline.growth.surroundings import CONFIG, config_of, newest_of_trainer, told_by_trainer
 from pipeline.growth.zero_checkpoint import is_zero_checkpoint, open_zero_checkpoint
@@ -70,21 +71,24 @@ def model_in(path: Path) -> Path:
 def checkpoint_in(path: Path) -> Path | None:
     """The DeepSpeed checkpoint that `path` is or leads to; None where it is something else.
 
-    Raises UserError where `latest` names none.
+    The file `latest` names it; whether it is there is not looked at. Raises UserError where that file holds no name.
     """
     if is_zero_checkpoint(path):
         return path
-    for folder in (path, path / CHECKPOINTS):
-        if (folder / LATEST).is_file():
+    for folder in filter(Path.is_dir, (path, path / CHECKPOINTS)):
+        if irregular(folder / LATEST) != MISSING:
             return folder / _named(folder / LATEST)
     return None
 
 
 def _named(latest: Path) -> str:
+    hint = "write into it the name of a checkpoint beside it"
+    if (fault := irregular(latest)) is not None:
+        raise UserError(f"{latest}: {fault}; {hint}")
     try:
         name = latest.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{latest}: cannot be read ({error}); write into it the name of a checkpoint beside it") from None
+        raise UserError(f"{latest}: cannot be read ({error}); {hint}") from None
     if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > _LONGEST_NAME:
-        raise UserError(f"{latest}: holds no name of a checkpoint; write into it the name of one beside it")
+        raise UserError(f"{latest}: holds no name of a checkpoint; {hint}")
     return name

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
+from pipeline.growth.integrity import MISSING, irregular
 
 CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
@@ -38,8 +39,11 @@ def config_of(tag: Path, given: Path | None = None) -> Path:
             )
         return path
     for path in (tag / CONFIG, tag.absolute().parent / CONFIG):
-        if path.is_file():
+        fault = irregular(path)
+        if fault is None:
             return path
+        if fault != MISSING:
+            raise UserError(f"{path}: {fault}; copy it again")
     raise UserError(
         f"{tag}: a DeepSpeed checkpoint with no {CONFIG} in it or one folder up, so its model is not known; add "
         f"source.config=DIR (launch/grow.py: --config DIR), the model's {CONFIG} or a directory that holds it"
@@ -49,10 +53,13 @@ def config_of(tag: Path, given: Path | None = None) -> Path:
 def told_by_trainer(directory: Path) -> tuple[str, ...]:
     """Return what the Trainer says of its training beside a model, as a remark; nothing where it is not the Trainer's."""
     path = directory / TRAINER_STATE
-    if not path.exists():
+    fault = irregular(path)
+    if fault == MISSING:
         return ()
     try:
-        state = read_json(path, "")
+        if fault is not None:
+            raise UserError(f"{path}: {fault}")
+        state = read_json(path, "copy it again")
     except UserError as error:
         return (f"a checkpoint of transformers' Trainer, at a step that is not known: {error}",)
     step, last = state.get("global_step"), state.get("max_steps")

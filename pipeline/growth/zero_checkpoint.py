@@ -158,8 +158,11 @@ def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> b
 
 def _check_norms(path: Path) -> None:
     """Refuse weights that compute something else under the norms of Hugging Face's model."""
-    if not path.is_file():
+    fault = irregular(path)
+    if fault == MISSING:
         return
+    if fault is not None:
+        raise UserError(f"{path}: {fault}; copy the checkpoint again")
     try:
         progress = json.loads(path.read_text(encoding="utf-8"))
         until, step = progress.get("norms_weighted_until"), progress.get("step")

@@ -1,0 +1,120 @@
+"""Whatever may lie in the place of a checkpoint's file: a sentence that names it, and nothing that waits or hangs."""
+
+import os
+import shutil
+
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.zero_files import TAG, write_zero3
+from tests.pipeline.growth.models import small_model
+
+
+def as_directory(path):
+    path.mkdir()
+
+
+def as_link_loop(path):
+    path.symlink_to(path.name)
+
+
+def as_link_to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+def as_pipe(path):
+    os.mkfifo(path)
+
+
+def as_empty(path):
+    path.touch()
+
+
+def as_bytes(path):
+    path.write_bytes(bytes(range(128, 256)) * 9)
+
+
+def as_text(path):
+    path.write_text("{[\n" * 9)
+
+
+def as_link_to_a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+DAMAGES = (as_directory, as_link_loop, as_link_to_nothing, as_pipe, as_empty, as_bytes, as_text, as_link_to_a_device)
+
+OURS = {
+    "latest": "latest",
+    "model": f"{TAG}/zero_pp_rank_0_mp_rank_00_model_states.pt",
+    "second model": f"{TAG}/zero_pp_rank_1_mp_rank_00_model_states.pt",
+    "optimizer": f"{TAG}/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "second optimizer": f"{TAG}/zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    "config": f"{TAG}/config.json",
+    "progress": f"{TAG}/progress.json",
+    "digests": f"{TAG}/files.json",
+}
+THEIRS = {name: path for name, path in OURS.items() if name not in ("second model", "config", "progress", "digests")}
+THEIRS["config"] = "config.json"
+"""As the Trainer has them; of ZeRO-3's model files the first is read, unless something was not trained."""
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ours")
+    small_model("gpt2", layers=1).float().save_pretrained(folder / "model")
+    source = open_huggingface(folder / "model")
+    (folder / "checkpoints").mkdir()
+    write_zero3(folder / "checkpoints", source.config, source.state, 2)
+    return folder / "checkpoints"
+
+
+def as_theirs(directory) -> None:
+    """Make our files a checkpoint of the Trainer's."""
+    (directory / TAG / "config.json").rename(directory / "config.json")
+    for name in ("progress.json", "files.json"):
+        (directory / TAG / name).unlink()
+
+
+def refused(open_, path) -> str:
+    with pytest.raises(UserError) as error:
+        open_(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("theirs", "file"),
+    [*((False, file) for file in OURS.values()), *((True, file) for file in THEIRS.values())],
+)
+def test_it_is_one_sentence_that_names_the_file(ours, tmp_path, theirs, file, damage):
+    shutil.copytree(ours, tmp_path / "copy")
+    if theirs:
+        as_theirs(tmp_path / "copy")
+    assert open_source(tmp_path / "copy").state
+    (tmp_path / "copy" / file).unlink()
+    damage(tmp_path / "copy" / file)
+    for open_ in (open_source, foresee_source):
+        assert str(tmp_path / "copy" / file) in refused(open_, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("file", ["progress", "digests"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_calling_it_foreign_hides_no_damage(ours, tmp_path, file, damage):
+    shutil.copytree(ours, tmp_path / "copy")
+    path = tmp_path / "copy" / OURS[file]
+    if file == "progress":
+        (tmp_path / "copy" / OURS["digests"]).unlink()
+    path.unlink()
+    damage(path)
+    assert str(path) in refused(lambda place: open_source(place, foreign=True), tmp_path / "copy")
+
+
+@pytest.mark.parametrize("content", ["", " \n", ".", "..", f"../checkpoints/{TAG}", "/etc", "a\0b", "n" * 300, "gone"])
+def test_latest_that_names_no_checkpoint_is_named(ours, tmp_path, content):
+    shutil.copytree(ours, tmp_path / "copy")
+    (tmp_path / "copy" / "latest").write_text(content)
+    assert f"{tmp_path}/copy/latest: " in refused(open_source, tmp_path / "copy")
