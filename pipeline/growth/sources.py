@@ -7,7 +7,7 @@ from data_prep.errors import UserError
 from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
 from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.state import Source
-from pipeline.growth.surroundings import CONFIG, config_of, newest_of_trainer, told_by_trainer
+from pipeline.growth.surroundings import CONFIG, newest_of_trainer, told_by_trainer
 from pipeline.growth.zero_checkpoint import is_zero_checkpoint, open_zero_checkpoint
 
 LATEST = "latest"
@@ -39,7 +39,7 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
         checkpoint = None
     if checkpoint is not None:
         remarks = told_by_trainer(checkpoint.absolute().parent)
-        source = open_zero_checkpoint(checkpoint, config_of(checkpoint, config), foreign=foreign, part=part, parts=parts)
+        source = open_zero_checkpoint(checkpoint, config, foreign=foreign, part=part, parts=parts)
     elif config is not None:
         raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
     else:

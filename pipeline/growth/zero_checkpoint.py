@@ -25,6 +25,7 @@ from pipeline.families import Family, family_of, sizes_of
 from pipeline.growth.huggingface import read_config
 from pipeline.growth.integrity import FILES, MISSING, damage, irregular
 from pipeline.growth.state import Rows, Source, unsaid
+from pipeline.growth.surroundings import config_of
 
 PROGRESS = "progress.json"
 """The file that says where a checkpoint's run stands."""
@@ -109,14 +110,14 @@ def open_zero_checkpoint(
 ) -> Source:
     """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
 
-    `config` is the model's config.json, the directory's own where it is None. All checkpoints that are written here have
-    their own, and the list of what their files should be (`integrity.damage`, which `part` and `parts` are for); one that
-    has its own and no such list is opened where it is `foreign` by the caller's word. Raises UserError otherwise, as
-    `read_zero_checkpoint` does, and where its norms are not stock ones yet.
+    `config` is the model's config.json or a directory with it, where it is not to be looked for (`config_of`). All
+    checkpoints that are written here have their own, and the list of what their files should be (`integrity.damage`,
+    which `part` and `parts` are for); one that has its own and no such list is opened where it is `foreign` by the
+    caller's word. Raises UserError otherwise, as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
     """
     compared = _compare_digests(directory, foreign, part, parts)
     _check_norms(directory / PROGRESS)
-    source = read_zero_checkpoint(directory, config)
+    source = read_zero_checkpoint(directory, config_of(directory, config))
     if compared:
         return source
     remark = f"the DeepSpeed checkpoint {directory} comes without digests to compare its files with; read with {source.beside}"
