@@ -1,0 +1,102 @@
+"""Models and tokenizers by their names on the Hugging Face hub: through huggingface_hub into its cache, directories then."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from data_prep.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+# A repository may hold the same weights in several formats, and code.
+_DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]
+_WEIGHTS = (["model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model.bin", "pytorch_model-*-of-*.bin"])
+"""As transformers names them, the format that is preferred first."""
+
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+def find_directory(name: str, revision: str | None, absent: str, *, weights: bool) -> Path:
+    """Return a directory of this name, or else the snapshot of the hub's model of this name: in the cache, or downloaded to it.
+
+    A snapshot has the configuration and the tokenizer, and with `weights` those too. `absent` is the beginning of the
+    sentence that says that there is no such directory. Raises UserError where the hub has no such model or revision, does
+    not give it, or cannot be reached, and where a directory is given a `revision`. A path that is no name of the hub's is
+    returned as it is.
+    """
+    if Path(name).exists() or _NAME.fullmatch(name) is None:
+        if revision is not None:
+            raise UserError(f"{name}: is no name on the Hugging Face hub, so it has no revision {revision!r}; leave that out")
+        return Path(name)
+    snapshot = _download(name, revision, absent, [*_DESCRIPTION, *(_WEIGHTS[0] if weights else [])])
+    if weights and not _has(snapshot, _WEIGHTS[0]):
+        # By its commit: the branch may move in between.
+        snapshot = _download(name, commit_of(snapshot), absent, [*_DESCRIPTION, *_WEIGHTS[1]])
+    return snapshot
+
+
+def commit_of(directory: Path) -> str | None:
+    """The commit of a snapshot in huggingface_hub's cache; None of any other directory."""
+    return directory.name if _repository(directory) is not None else None
+
+
+def told_by_hub(directory: Path) -> tuple[str, ...]:
+    """Return what a snapshot in huggingface_hub's cache is of, as a remark; nothing of any other directory."""
+    name = _repository(directory)
+    return () if name is None else (f"the Hugging Face hub's {name} at commit {directory.name}",)
+
+
+def _repository(directory: Path) -> str | None:
+    """The name of the model whose snapshot this is, by the layout of the cache: models--OWNER--NAME/snapshots/COMMIT."""
+    kind, *name = directory.parent.parent.name.split("--")
+    return "/".join(name) if kind == "models" and name and directory.parent.name == "snapshots" else None
+
+
+def _has(directory: Path, patterns: list[str]) -> bool:
+    return any(any(directory.glob(pattern)) for pattern in patterns)
+
+
+def _download(name: str, revision: str | None, absent: str, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+            # Of this machine's disk, whose own sentences say more.
+            raise
+        raise UserError(f"{absent}; on the Hugging Face hub, {_reason(error, name, revision)}") from None
+
+
+def _reason(error: Exception, name: str, revision: str | None) -> str:
+    """Why the hub did not give a model, and what to do about it."""
+    place, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    called = name if revision is None else f"{name} at revision {revision!r}"
+    again = f"download it where the hub can be reached (hf download {name})"
+    if isinstance(error, IncompleteSnapshotError):
+        return f"{called} is not to be reached now, and only a part of it is in {cache}: {again}"
+    # Where the cache has nothing either, that is raised, and why the hub gave nothing is its cause.
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, GatedRepoError):
+        return f"{name} is gated: accept its terms at {place}/{name}, then {_LOGIN}"
+    if isinstance(cause, RevisionNotFoundError):
+        return f"{name} has no revision {revision!r}: {place}/{name}/commits lists them"
+    if isinstance(cause, RepositoryNotFoundError):
+        return f"there is no {name}, or it is private: check its spelling, or {_LOGIN}"
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        if status in (401, 403):
+            return f"{name} is not given to this account ({status}): ask its owner for permission, or {_LOGIN}"
+        return f"{place} answers {status} for {name}: try again later"
+    if constants.HF_HUB_OFFLINE:
+        return f"nothing is looked for, since HF_HUB_OFFLINE is set, and {called} is not in {cache}: unset it, or {again}"
+    told = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
+    return f"nothing can be looked for, since {place} cannot be reached ({told}), and {called} is not in {cache}: {again}"
