@@ -19,6 +19,7 @@ import torch
 from data_prep.command import OneSentenceParser, refusal
 from data_prep.errors import EXIT_USER_ERROR, UserError
 from data_prep.files import HeldError, locked
+from data_prep.hub import commit_of, find_directory
 from data_prep.workers import started_by_mpi
 from pipeline.command import quieten
 from pipeline.evaluation.harness import check_installed, harness_score
@@ -47,8 +48,13 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--model", type=Path, nargs="+", required=True, help="Hugging Face directories, runs (their newest), checkpoints"
+        "--model",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="Hugging Face directories or hub names, runs (their newest), checkpoints",
     )
+    parser.add_argument("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
     parser.add_argument(
         "--task",
         nargs="+",
@@ -89,6 +95,8 @@ class Ranks:
         """Does some work on each rank, and refuses on all what one refuses."""
         self.first: Callable[[Callable[[], Any]], Any] = lambda work: work()
         """Does some work on the first rank, for all."""
+        self.by_node: Callable[[Callable[[], Any]], Any] = lambda work: work()
+        """Does some work on each rank, on one of each node first."""
         self._ds_config = ds_config
         self._total: dict[str, Any] = {}
         if "RANK" in os.environ or started_by_mpi() or ds_config is not None:
@@ -97,6 +105,7 @@ class Ranks:
             distributed.join()
             self.rank, self.count = distributed.rank(), distributed.world_size()
             self.device, self.agree, self.first = distributed.device(), distributed.on_every_rank, distributed.on_first_rank
+            self.by_node = distributed.node_by_node
             self._total = {"total": distributed.total}
 
     def build(self, found: FoundModel, dtype: torch.dtype) -> tuple[EvaluatedModel, Scorer]:
@@ -175,8 +184,11 @@ def _no_run_at(path: Path) -> Iterator[None]:
 
 def find(path: Path, samples: dict[str, TaskData], arguments: argparse.Namespace, ranks: Ranks) -> tuple[Path, FoundModel]:
     """Return a model and where it lies; a collective call. Raises UserError where a task cannot be put to it."""
-    # A run that is going on comes to others meanwhile: all ranks and tasks are to have the same.
-    place = ranks.first(lambda: newest(path))
+    # A run that is going on, or a branch of the hub, moves on meanwhile: all ranks and tasks are to have the same.
+    local = ranks.first(lambda: _local(path, arguments.revision))
+    if (commit := commit_of(local)) is not None:
+        local = ranks.by_node(lambda: _local(path, commit))
+    place = ranks.first(lambda: newest(local))
     found = ranks.agree(lambda: find_model(place, part=ranks.rank, parts=ranks.count))
 
     def check_tasks() -> None:
@@ -192,6 +204,11 @@ def find(path: Path, samples: dict[str, TaskData], arguments: argparse.Namespace
     # Before hours are spent on what cannot be written then.
     ranks.agree(lambda: keep([], found, arguments.out) if ranks.rank == 0 else None)
     return place, found
+
+
+def _local(path: Path, revision: str | None) -> Path:
+    absent = f"{path}: no such directory; name a Hugging Face model, a run directory or a checkpoint"
+    return find_directory(str(path), revision, absent, weights=True)
 
 
 def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Namespace, ranks: Ranks) -> list[Score]:

@@ -15,6 +15,7 @@ import yaml
 from data_prep.command import OneSentenceParser
 from data_prep.config import validate
 from data_prep.errors import UserError
+from data_prep.hub import find_directory
 from pipeline.command import status_of
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
@@ -30,8 +31,9 @@ def parse() -> argparse.Namespace:
         epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe/growth.py describes.",
     )
     parser.add_argument(
-        "--source", type=Path, required=True, help="the model: a Hugging Face directory, a run, a DeepSpeed checkpoint"
+        "--source", required=True, help="the model: a Hugging Face directory or hub name, a run, a DeepSpeed checkpoint"
     )
+    parser.add_argument("--revision", help="a branch, tag or commit of the source on the hub (default: main)")
     parser.add_argument(
         "--config", type=Path, help="the source's config.json, or its directory, where a DeepSpeed checkpoint comes without"
     )
@@ -92,7 +94,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
     growth = OfflineGrowth(
         Request(
-            source=arguments.source,
+            source=find_directory(
+                arguments.source,
+                arguments.revision,
+                f"--source: {arguments.source!r} is no directory here",
+                weights=not arguments.dry_run,
+            ),
             target=read_target(arguments.target),
             growth=read_growth(arguments),
             seed=arguments.seed,

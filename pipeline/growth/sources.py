@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.hub import told_by_hub
 from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
 from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.state import Source
@@ -29,7 +30,7 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
     is none, or none that can be read.
     """
     place = model_in(path)
-    checkpoint, remarks = checkpoint_in(place), told_by_trainer(place)
+    checkpoint, remarks = checkpoint_in(place), (*told_by_hub(path), *told_by_trainer(place))
     if checkpoint is not None and not checkpoint.is_dir():
         if not has_weights(place):
             raise UserError(f"{checkpoint.parent / LATEST}: names {checkpoint.name!r}, which is not there; copy it again")
@@ -44,7 +45,7 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
         raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
     else:
         source = open_huggingface(place)
-    return replace(source, remarks=(*remarks, *source.remarks))
+    return _with_remarks(source, *remarks)
 
 
 def foresee_source(path: Path, *, config: Path | None = None, foreign: bool = False) -> Source:
@@ -54,7 +55,7 @@ def foresee_source(path: Path, *, config: Path | None = None, foreign: bool = Fa
     """
     place = model_in(path)
     if checkpoint_in(place) is None and config is None and (place / CONFIG).is_file() and not has_weights(place):
-        return describe_huggingface(place)
+        return _with_remarks(describe_huggingface(place), *told_by_hub(place), *told_by_trainer(place))
     return open_source(path, config=config, foreign=foreign)
 
 
@@ -79,6 +80,10 @@ def checkpoint_in(path: Path) -> Path | None:
         if irregular(folder / LATEST) != MISSING:
             return folder / _named(folder / LATEST)
     return None
+
+
+def _with_remarks(source: Source, *remarks: str) -> Source:
+    return replace(source, remarks=(*remarks, *source.remarks))
 
 
 def _named(latest: Path) -> str:

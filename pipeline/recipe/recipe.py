@@ -29,7 +29,9 @@ class SourceConfig(LengthConfig):
 
     path: str | None = None
     """A Hugging Face directory, a run directory, a DeepSpeed checkpoint (ours, or of transformers' Trainer, accelerate or
-    DeepSpeed alone) or a folder of them."""
+    DeepSpeed alone) or a folder of them; or, where there is no such directory, the name of a model on the Hugging Face hub."""
+    revision: str | None = None
+    """A branch, tag or commit of that model on the hub; its main branch where not given."""
     config: str | None = None
     """The model's config.json, or a directory that holds it (and the tokenizer), for a checkpoint of accelerate's or
     DeepSpeed's that has none in it or one folder up."""
@@ -45,8 +47,8 @@ class SourceConfig(LengthConfig):
             raise ValueError("name either `path` (a Hugging Face directory) or `model` (trained here), and not both")
         if self.model is None and self.length is not None:
             raise ValueError("`steps` (or epochs, tokens, flops) goes with `model`: how long the source is trained")
-        if (self.foreign or self.config is not None) and self.path is None:
-            raise ValueError("`foreign` and `config` are of the checkpoint that `path` names; leave them out")
+        if self.path is None and (self.foreign or self.config is not None or self.revision is not None):
+            raise ValueError("`foreign`, `config` and `revision` are of what `path` names; leave them out")
         return self
 
 

@@ -208,6 +208,17 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
     return result
 
 
+def node_by_node(work: Callable[[], Result]) -> Result:
+    """Return what `work` returns on each rank, done by one rank of each node first: what it downloads the others find.
+
+    Errors are raised as by `on_every_rank`.
+    """
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    before = on_every_rank(lambda: work() if first else None)
+    after = on_every_rank(lambda: None if first else work())
+    return before if first else after
+
+
 def total(*values: float) -> list[float]:
     """Return each value summed over the ranks."""
     summed = torch.tensor(values, dtype=torch.float64, device=device())

@@ -10,6 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from data_prep.config import validate
 from data_prep.errors import UserError
+from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
@@ -68,7 +69,8 @@ def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirecto
     Raises UserError naming what is wrong, on every rank; nothing has been trained by then.
     """
     part, parts = distributed.rank(), distributed.world_size()
-    given = distributed.on_every_rank(lambda: _begin(recipe, part, parts))
+    place = _downloaded(recipe)
+    given = distributed.on_every_rank(lambda: _begin(recipe, place, part, parts))
     prepared = distributed.on_first_rank(
         lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
     )
@@ -88,7 +90,7 @@ def foresee_run(
     Where the text is not prepared it is less than a Preparation. `corpus_tokens` stands for text that is not looked at.
     """
     # Alone: no other rank reads the rest of a checkpoint.
-    given = _begin(recipe, part=0, parts=1)
+    given = _begin(recipe, _place(recipe), part=0, parts=1)
     if corpus_tokens is None:
         data = _find_data(recipe, directory, given, find_prepared)
         if data is not None:
@@ -104,14 +106,30 @@ def foresee_run(
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
-def _begin(recipe: Recipe, part: int, parts: int) -> Source | None:
-    """Return the source where it is given; what needs no text is looked at before the text is prepared.
+def _place(recipe: Recipe, commit: str | None = None) -> Path | None:
+    """The directory of the given source; of a name on the hub it is downloaded to, at a commit or as the recipe says."""
+    path = recipe.source.path
+    if path is None:
+        return None
+    absent = f"source.path: {path!r} is no directory here"
+    return find_directory(path, commit or recipe.source.revision, absent, weights=True)
+
+
+def _downloaded(recipe: Recipe) -> Path | None:
+    """Return the directory of the given source, once a node downloaded and on all of one commit; a collective call."""
+    place = distributed.on_first_rank(lambda: _place(recipe))
+    commit = None if place is None else commit_of(place)
+    return place if commit is None else distributed.node_by_node(lambda: _place(recipe, commit))
+
+
+def _begin(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source | None:
+    """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
 
     Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests.
     """
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
-    given = _given_source(recipe, part, parts)
+    given = _given_source(recipe, place, part, parts)
     source = _source_config(recipe, given, vocab_size=1, eos_id=0)
     _plan(recipe, source, given)
     check_tasks(recipe, family_of(source))
@@ -163,17 +181,17 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     return known, 0
 
 
-def _given_source(recipe: Recipe, part: int, parts: int) -> Source | None:
+def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source | None:
     source = recipe.source
-    if source.path is None:
+    if place is None:
         return None
-    if not Path(source.path).is_dir():
+    if not place.is_dir():
         raise UserError(
             f"source.path: {source.path!r} is no directory here; name one with a Hugging Face model, a run directory, a "
             "DeepSpeed checkpoint or a folder of those"
         )
     config = None if source.config is None else Path(source.config)
-    return open_source(Path(source.path), config=config, foreign=source.foreign, part=part, parts=parts)
+    return open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
 
 
 def _source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:

@@ -21,6 +21,7 @@ from pipeline.growth.state import Constant
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig
 from tests.end_to_end.conftest import ROOT
+from tests.hub import Hub, ask, serving
 
 EXACT = ("--target", "hidden_size=96,num_hidden_layers=5", "--depth", "last_layer")
 
@@ -472,3 +473,29 @@ def test_a_killed_growth_leaves_nothing_that_looks_whole(tmp_path, words):
     _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert (out / "certificate.json").exists() and not aside.exists()
+
+
+# --- names on the hub -----------------------------------------------------------------------------
+
+
+def test_a_name_on_the_hub_is_grown_as_the_directory_that_it_stands_for(grow, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serving(Hub({"someone/small": {"main": source, "v2": source}})) as hub:
+        ask(monkeypatch, hub.endpoint, tmp_path / "cache")
+        words = ("--source", "someone/small", *EXACT, "--format", "hf")
+        status, told, _ = grow(*words, "--out", tmp_path / "out", "--dry_run")
+        assert status == 0 and "model.safetensors" not in hub.downloads
+        assert "source: the Hugging Face hub's someone/small at commit " + hub.commit("someone/small", "main") in told
+        assert grow(*words, "--out", tmp_path / "out", "--revision", "v2")[0] == 0
+    assert grow("--source", source, *EXACT, "--format", "hf", "--out", tmp_path / "same")[0] == 0
+    assert torch.equal(logits(tmp_path / "out"), logits(tmp_path / "same"))
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    commit = hub.commit("someone/small", "v2")
+    assert certificate["remarks"] == [f"the Hugging Face hub's someone/small at commit {commit}"]
+    assert certificate["source_path"].endswith(f"models--someone--small/snapshots/{commit}")
+    ask(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache", offline=True)
+    told = grow(*words, "--out", tmp_path / "more", "--revision", "v3")
+    refused(
+        told, tmp_path / "more", "--source: 'someone/small' is no directory here; on the Hugging Face hub, nothing is looked"
+    )

@@ -17,6 +17,7 @@ from pipeline.evaluation.scores import read_scores
 from pipeline.growth.inspection import inspect
 from pipeline.growth.sources import open_source
 from pipeline.runs import RunPaths
+from tests.hub import Hub, ask, serving
 
 ROOT = Path(__file__).parents[3]
 
@@ -307,3 +308,17 @@ def test_without_lm_eval_its_tasks_say_what_to_install(evaluate, causal, monkeyp
     status, _, error = evaluate("--model", causal, "--task", "lm_eval:hellaswag")
     assert status == 2
     assert error == "--task lm_eval:hellaswag: needs the package lm_eval; pip install 'growth-pretraining[harness]'\n"
+
+
+def test_a_name_on_the_hub_is_scored_as_the_directory_that_it_stands_for(evaluate, causal, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
+    with serving(Hub({"someone/causal": {"main": causal}})) as hub:
+        ask(monkeypatch, hub.endpoint, tmp_path / "cache")
+        assert evaluate("--model", "someone/causal", *words, tmp_path / "name.jsonl")[0] == 0
+        assert evaluate("--model", causal, *words, tmp_path / "directory.jsonl")[0] == 0
+        status, _, error = evaluate("--model", "someone/causal", "--revision", "none", *words, tmp_path / "name.jsonl")
+        assert status == 2 and "on the Hugging Face hub, someone/causal has no revision 'none'" in error
+    (by_name,), (by_directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("name", "directory"))
+    assert by_name.model == "someone/causal"
+    assert (by_name.model_digest, by_name.metrics) == (by_directory.model_digest, by_directory.metrics)
