@@ -274,7 +274,9 @@ def _read_untrained(
         for name, tensor in found.items():
             untrained[name].add(tensor.flatten(), 0, tensor.numel(), {})
         return untrained
-    shapes: Mapping[str, torch.Size] = model.get("frozen_param_shapes") or {}
+    # Listed are those without a gradient when the checkpoint was written: an optimizer may have had them before.
+    listed: Mapping[str, torch.Size] = model.get("frozen_param_shapes") or {}
+    shapes = {name: shape for name, shape in listed.items() if name not in held}
     untrained = {name: _Held(shape) for name, shape in shapes.items()}
     for rank in range(ranks) if shapes else ():
         path = directory / _RANK_MODEL_STATES.format(rank=rank)
