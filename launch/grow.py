@@ -4,6 +4,7 @@ python launch/grow.py --source DIR [--target FILE.json|key=value,...] --format h
 """
 
 import argparse
+import json
 import shlex
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from data_prep.config import validate
 from data_prep.errors import UserError
 from data_prep.hub import find_directory
 from pipeline.command import status_of
+from pipeline.flops.ledger import LEDGER, Ledger
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -116,18 +118,20 @@ def run(arguments: argparse.Namespace) -> None:
         print(listing(growth))
         return
     print(promise(growth), flush=True)
-    print(table(growth.execute(lambda certificate: _card(growth, certificate)), arguments.out))
+    # What the source cost the grown model has cost too.
+    ledger = read_inherited(growth.source.directory)
+    record = {} if ledger is None else {"ledger": ledger.to_json()}
+    print(table(growth.execute(lambda certificate: _beside(growth, certificate, ledger), record), arguments.out))
 
 
-def _card(growth: OfflineGrowth, certificate: dict[str, Any]) -> dict[str, str]:
-    """Return the card of a Hugging Face directory by its name; a checkpoint has none."""
+def _beside(growth: OfflineGrowth, certificate: dict[str, Any], ledger: Ledger | None) -> dict[str, str]:
+    """Return the card and the ledger of a Hugging Face directory by their names; a checkpoint has none."""
     source, request = growth.source.directory, growth.request
     if request.format != "hf":
         return {}
     run = run_of(source)
     command = shlex.join(["python", *sys.argv])
     known = (growth.target, certificate["dtype"], command)
-    ledger = read_inherited(source)
     if run is None:
         told = Known(*known, ledger=ledger, source=str(request.source))
     else:
@@ -138,7 +142,7 @@ def _card(growth: OfflineGrowth, certificate: dict[str, Any]) -> dict[str, str]:
         certificates=[*told.certificates, *([certificate] if changed else [])],
         remarks=[*told.remarks, *growth.source.remarks],
     )
-    return {CARD: model_card(told)}
+    return {CARD: model_card(told)} | ({} if ledger is None else {LEDGER: json.dumps(ledger.to_json(), indent=2) + "\n"})
 
 
 def main() -> int:

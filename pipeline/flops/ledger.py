@@ -1,5 +1,6 @@
 """The FLOPs of a run, stage by stage and part by part, and of what it stands on."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ class Line:
     def spent(self) -> int:
         """All executed FLOPs, waste included."""
         return self.flops.executed_total + self.wasted
+
+    @property
+    def missing(self) -> str | None:
+        """Why the figures are less than what was spent, in words that follow what the line is of; None where they are not."""
+        if self.complete:
+            return None
+        return "what it began from came without a ledger" if self.spent else "it came without a ledger"
+
+    def told(self, amount: str) -> str:
+        """Return `amount`, which is some of the line's FLOPs as a text, as what is known of them."""
+        if self.complete:
+            return amount
+        return f"at least {amount}" if self.spent else "not known"
 
 
 @dataclass(slots=True)
@@ -83,14 +97,14 @@ class Ledger:
         return sum(self.executed.values())
 
     @property
+    def sources(self) -> Line:
+        """All that it inherited."""
+        return _joined(self.inherited.values())
+
+    @property
     def whole(self) -> Line:
         """This run and all that it inherited."""
-        lines = [Line(self.parts, self.wasted, complete=True), *self.inherited.values()]
-        return Line(
-            sum((line.flops for line in lines), StepFlops()),
-            sum(line.wasted for line in lines),
-            all(line.complete for line in lines),
-        )
+        return _joined([Line(self.parts, self.wasted, complete=True), self.sources])
 
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as dicts, strings and whole numbers."""
@@ -115,6 +129,14 @@ class Ledger:
 def write_ledger(directory: Path, ledger: Ledger) -> None:
     """Write the ledger of the model in `directory` beside it."""
     write_json(directory / LEDGER, ledger.to_json())
+
+
+def _joined(lines: Collection[Line]) -> Line:
+    return Line(
+        sum((line.flops for line in lines), StepFlops()),
+        sum(line.wasted for line in lines),
+        all(line.complete for line in lines),
+    )
 
 
 def _flops(content: dict[str, Any]) -> StepFlops:

@@ -1,7 +1,7 @@
 """Growth from directory to directory: no GPU, no training, memory bounded by a few chunks of rows."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,11 +112,13 @@ class OfflineGrowth:
                 "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
             )
 
-    def execute(self, beside: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, Any]:
+    def execute(
+        self, beside: Callable[[dict[str, Any]], dict[str, str]], record: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Grow, and return the certificate, which lies beside the weights, as do the texts that `beside` makes of it by name.
 
-        Raises UserError where the source holds NaN or infinity, or the disk is full, and RuntimeError where a
-        growth that should be exact is not; the directory then does not exist.
+        A checkpoint's progress.json takes up `record`. Raises UserError where the source holds NaN or infinity, or the disk
+        is full, and RuntimeError where a growth that should be exact is not; the directory then does not exist.
         """
         request = self.request
         if request.format == "hf" and request.world_size is not None:
@@ -141,7 +143,7 @@ class OfflineGrowth:
             with whole_directory(request.out) as aside:
                 # Another growth may have put its own there while this one was measured.
                 _check_absent(request.out)
-                self._write(aside)
+                self._write(aside, record)
                 write_json(aside / CERTIFICATE, certificate)
                 for name, text in beside(certificate).items():
                     (aside / name).write_text(text, encoding="utf-8")
@@ -151,7 +153,7 @@ class OfflineGrowth:
             raise no_room(request.out, error) from None
         return certificate
 
-    def _write(self, directory: Path) -> None:
+    def _write(self, directory: Path, record: Mapping[str, Any] | None) -> None:
         beside = list(filter(Path.is_file, (self.source.beside / name for name in BESIDE)))
         with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self.request.format == "hf":
@@ -169,6 +171,7 @@ class OfflineGrowth:
                     dtype=self.dtype,
                     optimizer=self.optimizer,
                     beside=beside,
+                    record=record,
                     progress=bar.update,
                 )
 

@@ -10,7 +10,7 @@ import copy
 import math
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,15 +52,16 @@ def write_zero3(
     dtype: torch.dtype = torch.float32,
     optimizer: OptimizerState | None = None,
     beside: Iterable[Path] = (),
+    record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint of `world_size` ranks into `directory`, which exists and is the caller's to discard.
 
     To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
     its own and takes such a checkpoint as a source of growth. Masters are float32; `dtype` is the engine's, by
-    which DeepSpeed names the files, and which config.json says. Files `beside` the weights, a tokenizer's, are copied.
-    Raises UserError where the disk is full or a
-    value is beyond float32.
+    which DeepSpeed names the files, and which config.json says. Files `beside` the weights, a tokenizer's, are copied;
+    progress.json takes up what `record` says of the model. Raises UserError where the disk is full or a value is beyond
+    float32.
     """
     tag = directory / TAG
     config = copy.deepcopy(config)
@@ -75,7 +76,7 @@ def write_zero3(
         config.save_pretrained(tag)
         for file in beside:
             shutil.copyfile(file, tag / file.name)
-        write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size})
+        write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size, **(record or {})})
         seal(tag)
         (directory / "latest").write_text(TAG + "\n", encoding="utf-8")
     except OSError as error:

@@ -38,10 +38,11 @@ def stage_rows(run: RecordedRun) -> list[dict[str, Any]]:
             row |= {f"{kind}_{part}": parts.get(part) for part in PARTS}
         rows.append(row)
     for origin, line in ({} if run.ledger is None else run.ledger.inherited).items():
-        row = {"stage": f"pre-training of {origin}", "kind": "inherited", "steps": None, "tokens": None, "seconds": None}
+        least = ", at least" if line.spent and not line.complete else ""
+        row = {"stage": f"pre-training of {origin}{least}", "kind": "inherited", "steps": None, "tokens": None, "seconds": None}
         for kind in ("model", "executed"):
-            parts = getattr(line.flops, kind) if line.complete else {}
-            row[kind] = sum(parts.values()) if line.complete else None
+            parts = getattr(line.flops, kind) if line.complete or line.spent else {}
+            row[kind] = sum(parts.values()) if parts else None
             row |= {f"{kind}_{part}": parts.get(part) for part in PARTS}
         rows.append(row)
     if run.wasted or run.inherited_waste:

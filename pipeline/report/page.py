@@ -154,9 +154,9 @@ def _compute(methods: list[Method], baseline: Method | None) -> Section:
     if any(run.ledger is None or run.ledger_step != run.last_step for _, run in runs):
         lines.append("FLOPs by part appear after the next checkpoint.")
     lines += [
-        f"What {name}'s source cost is not known: {run.recipe.source.path} came without a whole ledger."
+        f"What the source of {name}, {run.recipe.source.path}, cost is {cost}."
         for name, run in runs
-        if run.inherited_flops is None
+        if (cost := standing.source_cost(run)) is not None
     ]
     memory = tables.memory_table(runs)
     absent = [] if memory else ["Peak memory is on record once a run has ended."]

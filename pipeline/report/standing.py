@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from pipeline.flops.counts import StepFlops
+from pipeline.flops.ledger import Line
 from pipeline.growth.exactness import twins_warning
 from pipeline.report.figures import amount
 from pipeline.report.growths import size
@@ -113,11 +115,21 @@ def warnings(run: RecordedRun) -> list[str]:
         if not certificate["measured_agrees"]:
             lines.append(f"Growth {number} should have preserved the function and was seen not to.")
         lines += [f"{line}." for line in twins_warning(certificate["twins"])]
-    if run.recipe.source.path is not None and run.steps and run.inherited_flops is None:
-        lines.append(
-            f"What the pre-training of {run.recipe.source.path} cost is not known, since it came without a whole ledger."
-        )
+    cost = source_cost(run) if run.steps else None
+    if cost is not None:
+        lines.append(f"What the pre-training of {run.recipe.source.path} cost is {cost}.")
     return lines
+
+
+def source_cost(run: RecordedRun) -> str | None:
+    """Return what is known of what a given source cost, and why not all is; None where all is, and where none was given."""
+    if run.inherited_flops is not None:
+        return None
+    if run.ledger is None:
+        return "on record from the run's first checkpoint on"
+    # Older versions booked nothing where nothing was known.
+    line = run.ledger.sources if run.ledger.inherited else Line(StepFlops(), 0, complete=False)
+    return f"{line.told(amount('flops', line.spent))}: {line.missing}"
 
 
 def _listed(steps: Sequence[int]) -> str:

@@ -231,8 +231,8 @@ def _compute(known: Known) -> str:
     if ledger.wasted:
         rows.append(("taken again after a crash or a rewind", "", _flops(ledger.wasted)))
     for origin, line in ledger.inherited.items():
-        name = f"pre-training of {origin}"
-        rows.append((name, _flops(line.flops.model_total), _flops(line.spent)) if line.complete else (name, "", "not known"))
+        model = line.told(_flops(line.flops.model_total)) if line.spent else ""
+        rows.append((f"pre-training of {origin}", model, line.told(_flops(line.spent))))
     whole = ledger.whole
     rows.append(("all that is known", _flops(whole.flops.model_total), _flops(whole.spent)))
     return _section("Compute", [_table(("stage", "model FLOPs", "executed FLOPs"), rows)])

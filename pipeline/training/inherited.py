@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from pipeline.flops.ledger import LEDGER, Ledger
+from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
 
@@ -17,13 +18,16 @@ def read_inherited(directory: Path) -> Ledger | None:
     """
     checkpoint = checkpoint_in(directory)
     path = directory / LEDGER if checkpoint is None else checkpoint / PROGRESS
+    fault = irregular(path)
+    if fault == MISSING:
+        return None
     try:
+        if fault is not None:
+            raise ValueError(fault)
         content = json.loads(path.read_text(encoding="utf-8"))
         if checkpoint is not None:
             content = content.get("ledger")
         return None if content is None else Ledger.from_json(content)
-    except FileNotFoundError:
-        return None
     except (AttributeError, OSError, ValueError) as error:
         raise UserError(
             f"{path}: the FLOPs of the model's pre-training cannot be read ({error}); put the file back as it was written, "

@@ -135,7 +135,8 @@ class Run:
         if rewound is not None and rewound["step"] == position.step:
             position.rewinds = rewound["rewinds"]
             position.samples |= rewound["samples"]
-        if prepared.given is not None:
+        # A source may have trained on, or be gone, when the run that began from it is resumed.
+        if prepared.given is not None and saved is None:
             origin = prepared.given.directory
             position.ledger.inherit(str(origin), distributed.on_first_rank(lambda: read_inherited(origin)))
         return position

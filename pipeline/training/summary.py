@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from pipeline.flops.counts import PARTS
-from pipeline.flops.ledger import Ledger
+from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.exactness import twins_warning
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.training.utilization import tera
@@ -42,11 +42,7 @@ def render(summary: dict[str, Any]) -> str:
     if ledger.wasted:
         lines.append(_flops_line("taken again", 0, ledger.wasted) + "  (steps lost to a crash or a rewind)")
     for origin, line in ledger.inherited.items():
-        if line.complete:
-            inherited = _flops_line(SOURCE_STAGE, line.flops.model_total, line.spent)
-            lines.append(f"{inherited}  (pre-training of {origin})")
-        else:
-            lines.append(f"  {SOURCE_STAGE:<24} not known: {origin} came without a ledger")
+        lines.append(_inherited_line(origin, line))
     model, executed = ledger.parts.model, ledger.parts.executed
     lines += [
         f"  MFU: model FLOPs against {summary['peak']}",
@@ -64,6 +60,13 @@ def render(summary: dict[str, Any]) -> str:
 
 def _flops_line(label: str, model: int, executed: int) -> str:
     return f"  {label:<24} {model:>14.4g} {executed:>16.4g}"
+
+
+def _inherited_line(origin: str, line: Line) -> str:
+    if not line.complete and not line.spent:
+        return f"  {SOURCE_STAGE:<24} not known: {origin} came without a ledger"
+    least = "" if line.complete else f", at least: {line.missing}"
+    return f"{_flops_line(SOURCE_STAGE, line.flops.model_total, line.spent)}  (pre-training of {origin}{least})"
 
 
 def _number(number: int, growths: list[dict[str, Any]]) -> str:

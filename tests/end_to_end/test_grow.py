@@ -15,11 +15,14 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from pipeline.flops.counts import StepFlops
+from pipeline.flops.ledger import Ledger, write_ledger
 from pipeline.growth import offline
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig
+from pipeline.training.inherited import read_inherited
 from tests.end_to_end.conftest import ROOT
 from tests.hub import Hub, ask, serving
 
@@ -473,6 +476,27 @@ def test_a_killed_growth_leaves_nothing_that_looks_whole(tmp_path, words):
     _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert (out / "certificate.json").exists() and not aside.exists()
+
+
+# --- what it cost ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["hf", "zero3"])
+def test_what_the_source_cost_goes_along(grow, source, tmp_path, format):
+    ledger = Ledger(wasted=5)
+    ledger.add("full", StepFlops())
+    ledger.inherit("models/downloaded", None)
+    write_ledger(source, ledger)
+    assert grow("--source", source, *EXACT, "--format", format, "--out", tmp_path / "out")[0] == 0
+    assert read_inherited(open_source(tmp_path / "out").directory) == ledger
+    # And through a second growth.
+    assert grow("--source", tmp_path / "out", "--format", "zero3", "--out", tmp_path / "again")[0] == 0
+    assert read_inherited(open_source(tmp_path / "again").directory) == ledger
+
+
+def test_of_a_source_without_a_ledger_none_is_made_up(grow, source, tmp_path):
+    assert grow("--source", source, *EXACT, "--format", "hf", "--out", tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out" / "ledger.json").exists()
 
 
 # --- names on the hub -----------------------------------------------------------------------------
