@@ -4,7 +4,8 @@ import argparse
 import errno
 from typing import NoReturn
 
-from data_prep.errors import EXIT_USER_ERROR, UserError, full_disk, is_full_disk
+from data_prep.errors import UserError, full_disk, is_full_disk
+from data_prep.starting import refuse
 
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
 
@@ -14,7 +15,7 @@ class OneSentenceParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave."""
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; --help tells more\n")
+        self.exit(refuse(f"{self.prog}: {message}; --help tells more"))
 
 
 def refusal(error: Exception) -> str | None:

@@ -4,30 +4,27 @@ python launch/grow.py --source DIR [--target FILE.json|key=value,...] --format h
 """
 
 import argparse
-import json
-import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import yaml
+# The packages beside this folder, also for an interpreter for which they are not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import OneSentenceParser
-from data_prep.config import validate
-from data_prep.errors import UserError
-from data_prep.hub import find_directory
-from pipeline.command import status_of
-from pipeline.flops.ledger import LEDGER, Ledger
-from pipeline.growth.listing import listing, promise, table
-from pipeline.growth.offline import DTYPES, OfflineGrowth, Request
-from pipeline.recipe import GrowthConfig, TargetConfig
-from pipeline.runs.card import CARD, Known, known_of_run, model_card, run_of, standing
-from pipeline.training.inherited import read_inherited
+from data_prep.starting import start
+
+if TYPE_CHECKING:
+    from pipeline.recipe import GrowthConfig, TargetConfig
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line, `growth` and `target` as sections of a recipe; raises UserError."""
+    from data_prep.command import OneSentenceParser
+    from data_prep.errors import UserError
+    from pipeline.recipe import GrowthConfig
+
     parser = OneSentenceParser(
         description=__doc__.splitlines()[0],
         epilog="The flags under `growth` are the recipe's growth section, which pipeline/recipe/growth.py describes.",
@@ -46,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint"
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights (default: the source's)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the source's)")
     parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
     parser.add_argument("--foreign", action="store_true", help="take a checkpoint that has lost its files.json")
@@ -59,11 +56,21 @@ def parse() -> argparse.Namespace:
         if field.annotation is bool:
             choices = ("true", "false")
         growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=f"(default: {field.default})")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.world_size is not None and arguments.world_size < 1:
+        raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
+    arguments.growth, arguments.target = read_growth(arguments), read_target(arguments.target)
+    return arguments
 
 
-def read_growth(arguments: argparse.Namespace) -> GrowthConfig:
-    """Return the growth section that the flags spell."""
+def read_growth(arguments: argparse.Namespace) -> "GrowthConfig":
+    """Return the growth section that the flags spell; raises UserError."""
+    import yaml
+
+    from data_prep.config import validate
+    from data_prep.errors import UserError
+    from pipeline.recipe import GrowthConfig
+
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
     content: dict[str, Any] = {}
     for name, text in given.items():
@@ -76,8 +83,12 @@ def read_growth(arguments: argparse.Namespace) -> GrowthConfig:
     return validate(GrowthConfig, content, "command line")
 
 
-def read_target(text: str) -> TargetConfig | Path:
-    """Return the sizes that --target spells, or the file that it names."""
+def read_target(text: str) -> "TargetConfig | Path":
+    """Return the sizes that --target spells, or the file that it names; raises UserError."""
+    from data_prep.config import validate
+    from data_prep.errors import UserError
+    from pipeline.recipe import TargetConfig
+
     if text.endswith(".json"):
         return Path(text)
     # A recipe's default is to train without dropout; nothing is trained here.
@@ -90,65 +101,9 @@ def read_target(text: str) -> TargetConfig | Path:
     return validate(TargetConfig, content, "--target")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Grow, or say what would be done; raises UserError where the input is wrong."""
-    if arguments.world_size is not None and arguments.world_size < 1:
-        raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
-    growth = OfflineGrowth(
-        Request(
-            source=find_directory(
-                arguments.source,
-                arguments.revision,
-                f"--source: {arguments.source!r} is no directory here",
-                weights=not arguments.dry_run,
-            ),
-            target=read_target(arguments.target),
-            growth=read_growth(arguments),
-            seed=arguments.seed,
-            format=arguments.format,
-            dtype=arguments.dtype,
-            world_size=arguments.world_size,
-            out=arguments.out,
-            foreign=arguments.foreign,
-            config=arguments.config,
-        ),
-        foreseen=arguments.dry_run,
-    )
-    if arguments.dry_run:
-        print(listing(growth))
-        return
-    print(promise(growth), flush=True)
-    # What the source cost the grown model has cost too.
-    ledger = read_inherited(growth.source.directory)
-    record = {} if ledger is None else {"ledger": ledger.to_json()}
-    print(table(growth.execute(lambda certificate: _beside(growth, certificate, ledger), record), arguments.out))
-
-
-def _beside(growth: OfflineGrowth, certificate: dict[str, Any], ledger: Ledger | None) -> dict[str, str]:
-    """Return the card and the ledger of a Hugging Face directory by their names; a checkpoint has none."""
-    source, request = growth.source.directory, growth.request
-    if request.format != "hf":
-        return {}
-    run = run_of(source)
-    command = shlex.join(["python", *sys.argv])
-    known = (growth.target, certificate["dtype"], command)
-    if run is None:
-        told = Known(*known, ledger=ledger, source=str(request.source))
-    else:
-        told = known_of_run(run, *known, ledger, *standing(run, source))
-    changed = certificate["source"] != certificate["target"]
-    told = replace(
-        told,
-        certificates=[*told.certificates, *([certificate] if changed else [])],
-        remarks=[*told.remarks, *growth.source.remarks],
-    )
-    return {CARD: model_card(told)} | ({} if ledger is None else {LEDGER: json.dumps(ledger.to_json(), indent=2) + "\n"})
-
-
 def main() -> int:
     """Do what the command line asks; return the exit status."""
-    arguments = parse()
-    return status_of(lambda: run(arguments))
+    return start(parse, "pipeline.commands.grow")
 
 
 if __name__ == "__main__":

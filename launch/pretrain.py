@@ -4,35 +4,23 @@ deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json [--recipe R] [key
 """
 
 import argparse
-import json
 import os
-import signal
 import sys
-import time
-import traceback
 from pathlib import Path
-from typing import Any
 
-from data_prep.command import OneSentenceParser, refusal
-from data_prep.errors import EXIT_USER_ERROR
-from pipeline.command import EXIT_DIVERGED, quieten
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.training import distributed
-from pipeline.training.dry_run import DryRun
-from pipeline.training.ds_config import load_ds_config
-from pipeline.training.guard import GuardStoppedError
-from pipeline.training.run import Run
-from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
+# The packages beside this folder, also for an interpreter for which they are not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-_LAST_WORD_SECONDS = 3
-
-_MFU = 0.4
+from data_prep.starting import start
 
 QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line and the files that it names; raises UserError."""
+    from data_prep.command import OneSentenceParser
+    from pipeline.recipe import load_recipe, read_ds_config
+
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ds_config", type=Path, required=True, help="DeepSpeed's JSON, for instance ds_configs/zero3.json")
     parser.add_argument("--recipe", type=Path, default=QUICKSTART, help="what to run, as YAML (default: %(default)s)")
@@ -53,71 +41,25 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name} goes with --dry_run")
         if given <= 0 or (most is not None and given > most):
             parser.error(f"--{name} {given} is not above 0" + (f" and up to {most}" if most else ""))
+    if _on_one_node():
+        load_recipe(arguments.recipe, arguments.overrides)
+        read_ds_config(arguments.ds_config)
     return arguments
 
 
-def refuse(sentence: str) -> int:
-    """Say what is wrong with the input, once for all ranks; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if distributed.rank() == 0:
-        print(sentence, file=sys.stderr)
-    else:
-        # The launcher ends every rank as soon as one has left: let the first one speak.
-        time.sleep(_LAST_WORD_SECONDS)
-    return EXIT_USER_ERROR
+def _on_one_node() -> bool:
+    """Whether all ranks read the same files: else a rank that leaves over its own would have the others wait for it."""
+    if "WORLD_SIZE" in os.environ:
+        here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))
+        return os.environ["WORLD_SIZE"] in ("1", here)
+    from data_prep.workers import started_by_mpi
+
+    return not started_by_mpi()
 
 
 def main() -> int:
     """Run the recipe; return the exit status."""
-    arguments = parse()
-    quieten()
-    try:
-        stop = StopRequest()
-        trains = not (arguments.print_config or arguments.dry_run)
-        if trains:
-            distributed.join()
-        ranks = arguments.world_size or distributed.world_size()
-
-        def load() -> tuple[Recipe, dict[str, Any]]:
-            recipe = load_recipe(arguments.recipe, arguments.overrides)
-            return recipe, load_ds_config(arguments.ds_config, recipe, ranks)
-
-        # Each node reads its own copy of the files, and one that lacks them would leave the others waiting.
-        recipe, ds_config = distributed.on_every_rank(load) if trains else load()
-        if arguments.print_config:
-            if distributed.rank() == 0:
-                print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
-            return 0
-        if arguments.dry_run:
-            if distributed.rank() == 0:
-                dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens, print)
-                print(dry_run.render())
-            return 0
-        Run(recipe, ds_config, stop).execute()
-    except Stopped:
-        # Launchers end every rank as soon as one has left, and this one may be about to.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if distributed.rank() == 0:
-            print("stopped; start the same command again to go on", file=sys.stderr)
-        return EXIT_STOPPED
-    except GuardStoppedError as error:
-        if distributed.rank() == 0:
-            print(error, file=sys.stderr)
-        return EXIT_DIVERGED
-    except Exception as error:
-        sentence = refusal(error)
-        if sentence is not None:
-            return refuse(sentence)
-        traceback.print_exc()
-        if distributed.has_lost_a_rank(error):
-            print(
-                f"rank {distributed.rank()}: another rank is gone; the same command goes on from the last checkpoint",
-                file=sys.stderr,
-            )
-        return 1
-    else:
-        distributed.leave()
-    return 0
+    return start(parse, "pipeline.commands.pretrain")
 
 
 if __name__ == "__main__":

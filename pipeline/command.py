@@ -1,7 +1,6 @@
 """What the commands of launch/ do alike: libraries kept quiet, errors in one sentence."""
 
 import logging
-import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -9,7 +8,8 @@ from collections.abc import Callable
 import transformers
 
 from data_prep.command import refusal
-from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR
+from data_prep.errors import EXIT_FAULT
+from data_prep.starting import refuse
 
 EXIT_DIVERGED = 3
 """Exit status of a run that its guard has given up: started again it meets the same again."""
@@ -33,6 +33,5 @@ def status_of(work: Callable[[], object]) -> int:
         if sentence is None:
             traceback.print_exc()
             return EXIT_FAULT
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
+        return refuse(sentence)
     return 0

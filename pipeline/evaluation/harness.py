@@ -9,7 +9,8 @@ from typing import Any
 
 from data_prep.errors import UserError
 from pipeline.evaluation.models import EvaluatedModel
-from pipeline.evaluation.tasks import HARNESS, Scored
+from pipeline.evaluation.task_names import HARNESS
+from pipeline.evaluation.tasks import Scored
 
 
 def check_installed(task: str) -> None:

@@ -1,6 +1,5 @@
 """The zero-shot tasks: what each makes of a model that was trained on none of them."""
 
-import difflib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +10,10 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.scoring import Row, Scorer, score_rows
-from pipeline.evaluation.texts import PUBLISHED, TEXT, Corpus, read_corpus
-from pipeline.evaluation.tuning import TUNING_TASKS
+from pipeline.evaluation.task_names import HARNESS, LAMBADA, TUNED, check_task
+from pipeline.evaluation.texts import Corpus, read_corpus
 from pipeline.evaluation.windows import causal_rows, masked_rows
 from pipeline.families import Family, sizes_of
-
-LAMBADA = "lambada"
-
-HARNESS = "lm_eval:"
-"""What a task's name begins with that is one of lm_eval's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +41,10 @@ class Scored(NamedTuple):
     seconds: float
 
 
-def check_task(task: str, origin: str) -> None:
-    """Raise UserError, which begins with `origin`, where there is no such task of any kind; names the nearest."""
-    if task in PUBLISHED or task in TUNING_TASKS or any(task.startswith(kind) and task != kind for kind in (TEXT, HARNESS)):
-        return
-    known = [*PUBLISHED, *TUNING_TASKS]
-    near = difflib.get_close_matches(task, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    raise UserError(f"{origin}: no task {task!r}; {hint} (a text of your own: text:FILE; one of lm_eval's: lm_eval:NAME)")
-
-
 def check_zero_shot(task: str, family: Family, origin: str) -> None:
     """Raise UserError, which begins with `origin`, where a task is not zero-shot or cannot be put to the family's models."""
     check_task(task, origin)
-    if task in TUNING_TASKS:
+    if task in TUNED:
         raise UserError(
             f"{origin}: {task} trains a copy of the model on it, which is not done amid training; score it afterwards with "
             f"launch/evaluate.py --task {task}"

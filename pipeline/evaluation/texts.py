@@ -10,7 +10,6 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.settings import CorpusConfig
-from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import Rejects
 from pipeline.evaluation import detokenize
 
@@ -253,6 +252,9 @@ def _from_hub(task: str, known: _Published) -> list[str]:
 
 def _own_text(path: Path) -> Corpus:
     if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")):
+        # Imports pyarrow, which no task's name needs.
+        from data_prep.text.readers import pieces_of_file, read_piece
+
         config = CorpusConfig(files=[str(path)], max_bad_records=0)
         pieces = pieces_of_file(path, config, path.stat().st_size + 1)
         texts = [text for piece in pieces for _, text in read_piece(piece, config, Rejects())]

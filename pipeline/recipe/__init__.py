@@ -1,6 +1,7 @@
 """What a run is: typed, validated, printable."""
 
 from pipeline.recipe.data import DataConfig
+from pipeline.recipe.ds_file import AUTO, read_ds_config
 from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.models import ModelConfig, TargetConfig
@@ -9,6 +10,7 @@ from pipeline.recipe.settings import CheckpointingConfig, EvaluationConfig, Flop
 from pipeline.recipe.stages import UNITS, GroupConfig, GrowStage, LengthConfig, ScheduleConfig, TrainStage
 
 __all__ = [
+    "AUTO",
     "GROWN_STAGE",
     "SOURCE_STAGE",
     "UNITS",
@@ -31,4 +33,5 @@ __all__ = [
     "TrainStage",
     "WidthName",
     "load_recipe",
+    "read_ds_config",
 ]

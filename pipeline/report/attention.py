@@ -17,6 +17,7 @@ from pipeline.growth.state import Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.report.attention_heads import close_up, layer_plot
 from pipeline.report.attention_matrices import layers_plot, source_and_target, twins_plot, within_layers
+from pipeline.report.attention_options import AttentionOptions
 from pipeline.report.attention_shown import Maps, Shown
 from pipeline.report.canvas import KINDS
 from pipeline.report.figures import Plot
@@ -25,7 +26,6 @@ from pipeline.report.regrowth import AbsentError, check_size, regrow
 from pipeline.report.similarity import head_similarity, layer_similarity
 from pipeline.runs import RunPaths
 
-SENTENCE = "The dog sat by the door and the man sat by the fire."
 MAX_TOKENS = 40
 """Tokens of a sentence that are shown; more would be too small to see."""
 
@@ -33,19 +33,6 @@ _FEWEST_TOKENS = 4
 _MOST_HEADS = 6
 _MATCHES = 0.9995
 """The similarity from which attention is called the same; what is less is told as a figure alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionOptions:
-    """What of a run's attention is shown."""
-
-    sentence: str = SENTENCE
-    layers: tuple[int, ...] | None = None
-    """Of the target; where None the first, the middle and the last that the source has, and the first added one."""
-    heads: tuple[int, ...] | None = None
-    """Of the target; where None up to six, new ones with those that they copy first."""
-    max_parameters: int = 500_000_000
-    """Of source and target each, in float32 in memory one after the other; larger ones are left out."""
 
 
 @dataclass(frozen=True, slots=True)

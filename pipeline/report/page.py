@@ -8,7 +8,8 @@ import matplotlib
 from markupsafe import Markup
 
 from pipeline.report import contrast, standing, tables
-from pipeline.report.attention import Absent, AttentionOptions, attention_section
+from pipeline.report.attention import Absent, attention_section
+from pipeline.report.attention_options import AttentionOptions
 from pipeline.report.comparison import compared
 from pipeline.report.compute import compared_ledgers, ledger_figure
 from pipeline.report.curves import loss_curves

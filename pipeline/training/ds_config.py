@@ -14,46 +14,11 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
 from pydantic import BaseModel, ValidationError
 
-from data_prep.config import read_json, unknown_key
+from data_prep.config import unknown_key
 from data_prep.errors import UserError
-from pipeline.recipe import GrowStage, Recipe
+from pipeline.recipe import AUTO, GrowStage, Recipe, read_ds_config
 from pipeline.training.monitors import resolve_monitors, without_monitors
 
-AUTO = "auto"
-
-_BELONG_TO_RECIPE = {
-    "optimizer": "`optimizer` of the recipe, which freezes by parameter group",
-    "scheduler": "`schedule` of the recipe, which spans its stages",
-    "activation_checkpointing": "`activation_checkpointing` of the recipe, which knows the layers",
-    "compile": "`compile` of the recipe, which knows the layers",
-    "flops_profiler": "`flops` of the recipe, by which every step's FLOPs are counted",
-}
-_KEYS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "prescale_gradients",
-    "gradient_predivide_factor",
-    "communication_data_type",
-    "data_types",
-    "bf16",
-    "fp16",
-    "zero_optimization",
-    "zero_allow_untested_optimizer",
-    "zero_force_ds_cpu_optimizer",
-    "aio",
-    "steps_per_print",
-    "wall_clock_breakdown",
-    "memory_breakdown",
-    "dump_state",
-    "comms_logger",
-    "tensorboard",
-    "wandb",
-    "csv_monitor",
-    "comet",
-    "checkpoint",
-)
 _SECTIONS: dict[str, type[BaseModel]] = {
     "bf16": DeepSpeedBF16Config,
     "fp16": DeepSpeedFP16Config,
@@ -85,7 +50,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
 
     Raises UserError naming the file and the key.
     """
-    config = read_json(path, "ds_configs/ has one for each way of running")
+    config = read_ds_config(path)
     _check_keys(config, str(path))
     _resolve_disk(config, recipe)
     if (stage := zero_stage(config)) not in (0, 1, 2, 3):
@@ -95,9 +60,6 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     _resolve_precision(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
-    clipping = config["gradient_clipping"]
-    if not isinstance(clipping, int | float) or clipping < 0:
-        raise UserError(f'{path}: gradient_clipping: a number from 0 on or "auto" is expected (got {clipping!r})')
     _check_sections(config, str(path))
     resolve_monitors(config, Path(recipe.run_dir), str(path))
     # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
@@ -141,14 +103,6 @@ def same_run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(config: dict[str, Any], origin: str) -> None:
-    for key, value in config.items():
-        if key in _BELONG_TO_RECIPE:
-            if value != AUTO:
-                raise UserError(f'{origin}: {key}: belongs into {_BELONG_TO_RECIPE[key]}; remove it here or say "auto"')
-        elif key not in _KEYS:
-            raise UserError(unknown_key(origin, key, list(_KEYS)))
-    for key in _BELONG_TO_RECIPE:
-        config.pop(key, None)
     for section, model in _SECTIONS.items():
         value = _section(config, section)
         if not isinstance(value, dict):
@@ -264,11 +218,11 @@ def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, 
 
 
 def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
-    batch = _number(config, "train_batch_size", recipe.train_batch_size, origin)
-    most = _number(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu, origin)
+    batch = _or_of_recipe(config, "train_batch_size", recipe.train_batch_size)
+    most = _or_of_recipe(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu)
     said = "recipe" if config.get("train_batch_size", AUTO) == AUTO else origin
     micro, accumulation = division(batch, most, world_size, said)
-    steps = _number(config, "gradient_accumulation_steps", accumulation, origin)
+    steps = _or_of_recipe(config, "gradient_accumulation_steps", accumulation)
     if steps != accumulation:
         raise UserError(
             f"{origin}: gradient_accumulation_steps {steps} does not fit: train_batch_size {batch} on {world_size} ranks in "
@@ -279,13 +233,9 @@ def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, orig
     config["gradient_accumulation_steps"] = accumulation
 
 
-def _number(config: dict[str, Any], key: str, recipe_value: int, origin: str) -> int:
+def _or_of_recipe(config: dict[str, Any], key: str, recipe_value: int) -> int:
     value = config.get(key, AUTO)
-    if value == AUTO:
-        return recipe_value
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f'{origin}: {key}: a positive number or "auto" is expected (got {value!r})')
-    return value
+    return recipe_value if value == AUTO else value
 
 
 def _resolve_precision(config: dict[str, Any], origin: str) -> None:

@@ -12,7 +12,8 @@ from tests.ranks import run_ranks
 
 
 def _tune(model: Path, data: Path):
-    from pipeline.evaluation.tuning import TuningOptions, tune
+    from pipeline.evaluation.tuning.options import TuningOptions
+    from pipeline.evaluation.tuning.search import tune
 
     said: list[str] = []
     options = TuningOptions(learning_rates=(3e-3,), batch_sizes=(8,), epochs=(4,), seeds=(1,), max_length=16)

@@ -17,7 +17,7 @@ from pipeline.evaluation.tuning.model import Pretrained, as_pretrained, open_pre
 from pipeline.evaluation.tuning.options import TuningOptions
 from pipeline.evaluation.tuning.problem import Problem
 from pipeline.evaluation.tuning.spans import Answering
-from pipeline.evaluation.tuning.squad import read_squad
+from pipeline.evaluation.tuning.squad import SQUAD, read_squad
 from pipeline.evaluation.tuning.trials import WARMUP, WEIGHT_DECAY, Trial, computed_in, ranks, train
 from pipeline.growth.state import Source
 
@@ -40,7 +40,7 @@ def _glue(name: str) -> TuningTask:
 
 
 TUNING_TASKS: dict[str, TuningTask] = {name: _glue(name) for name in GLUE} | {
-    "squad": TuningTask(read_squad, Answering, (3e-5,), (16,), (4,), 384)
+    SQUAD: TuningTask(read_squad, Answering, (3e-5,), (16,), (4,), 384)
 }
 """By name, each with bert2BERT's grid (Chen et al. 2022, section 4.1)."""
 

@@ -9,6 +9,9 @@ from data_prep.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
 
+SQUAD = "squad"
+"""The task's name."""
+
 _HUB = "rajpurkar/squad"
 
 

@@ -1,7 +1,6 @@
 """launch/evaluate.py in this process: what it leaves, and what it refuses in one sentence."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import sys
@@ -12,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from data_prep.files import locked, write_atomically
+from launch import evaluate as launched
+from pipeline.commands import evaluate as module
 from pipeline.evaluation.models import huggingface_directory
 from pipeline.evaluation.scores import read_scores
 from pipeline.growth.inspection import inspect
@@ -19,30 +20,15 @@ from pipeline.growth.sources import open_source
 from pipeline.runs import RunPaths
 from tests.hub import Hub, ask, serving
 
-ROOT = Path(__file__).parents[3]
-
-
-def command():
-    """The command as a module."""
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "launch" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def module():
-    return command()
-
 
 @pytest.fixture
-def evaluate(module, monkeypatch, capsys):
+def evaluate(monkeypatch, capsys):
     """Run a command line; return status, output, error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
         try:
-            status = module.main()
+            status = launched.main()
         except SystemExit as ended:
             status = ended.code
         return status, *capsys.readouterr()
@@ -111,7 +97,7 @@ def test_a_run_that_is_going_on_is_left_alone_but_scored(evaluate, finished, dat
         assert evaluate("--model", finished.path, "--task", "ptb", "--data", data, "--out", tmp_path / "out.jsonl")[0] == 0
 
 
-def test_what_another_evaluation_writes_meanwhile_stays(evaluate, module, causal, data, tmp_path, monkeypatch):
+def test_what_another_evaluation_writes_meanwhile_stays(evaluate, causal, data, tmp_path, monkeypatch):
     """Another comes between reading the file and replacing it, and has to wait."""
     out = tmp_path / "scores.jsonl"
     words = ("--model", causal, "--task", "ptb", "--data", data, "--out", out)
@@ -135,7 +121,7 @@ def test_what_another_evaluation_writes_meanwhile_stays(evaluate, module, causal
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_a_run_that_goes_on_is_tuned_as_it_was_found(evaluate, module, finished, reviews, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_is_tuned_as_it_was_found(evaluate, finished, reviews, tmp_path, monkeypatch):
     """A newer checkpoint appears between the digest and the training."""
     find = module.find_model
 
@@ -163,7 +149,7 @@ def test_a_run_that_goes_on_is_tuned_as_it_was_found(evaluate, module, finished,
     ],
 )
 def test_what_one_of_several_refuses_is_refused_before_any_is_scored(
-    evaluate, module, masked, causal, data, tmp_path, monkeypatch, tasks, given, sentence
+    evaluate, masked, causal, data, tmp_path, monkeypatch, tasks, given, sentence
 ):
     def offline(*_, **__):
         raise ConnectionError

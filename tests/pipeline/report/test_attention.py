@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from data_prep.errors import UserError
-from pipeline.report.attention import SENTENCE, Absent, AttentionOptions, AttentionSection, attention_section
+from pipeline.report.attention import Absent, AttentionSection, attention_section
+from pipeline.report.attention_options import SENTENCE, AttentionOptions
 from pipeline.report.similarity import head_similarity
 from tests.pipeline.report.grown_runs import finished_run
 

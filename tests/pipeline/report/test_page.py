@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 from data_prep.errors import UserError
-from launch import report
+from pipeline.commands import report
 from pipeline.evaluation.scores import Score
 from pipeline.report import contrast, standing, tables
 from pipeline.report.compute import compared_ledgers

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
 
 from data_prep.errors import UserError
-from pipeline.evaluation.tuning import TUNING_TASKS, TuningOptions, add_arguments, options_of, tune
 from pipeline.evaluation.tuning.model import open_pretrained
+from pipeline.evaluation.tuning.options import TuningOptions, add_arguments, options_of
+from pipeline.evaluation.tuning.search import TUNING_TASKS, tune
 from tests.pipeline.evaluation.tuning.conftest import SPECIAL, WORDS, save_bert, squad_file
 
 SHORT = {"learning_rates": (3e-3,), "batch_sizes": (8,), "epochs": (4,), "max_length": 16}

@@ -1,0 +1,72 @@
+"""What the commands of `python -m data_prep` do, once the command line is read."""
+
+import argparse
+import os
+import sys
+import traceback
+
+from data_prep.command import refusal
+from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
+from data_prep.inspection import describe
+from data_prep.manifest import PreparedData
+from data_prep.plan import draft_plan
+from data_prep.prepare import prepare_together
+from data_prep.verify import damaged
+from data_prep.workers import Alone, Workers, started_workers
+
+EXIT_INTERRUPTED = 130
+
+
+def _run(arguments: argparse.Namespace, workers: Workers) -> None:
+    prepare_together(arguments.config, workers, lambda line: print(line, flush=True))
+
+
+def _check(arguments: argparse.Namespace, workers: Workers) -> None:
+    draft_plan(arguments.config)
+    print(arguments.config.output_dir)
+
+
+def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:
+    print(describe(PreparedData(arguments.directory), arguments.windows))
+
+
+def _verify(arguments: argparse.Namespace, workers: Workers) -> None:
+    data = PreparedData(arguments.directory)
+    lines = damaged(data)
+    if lines:
+        print("\n".join(lines), file=sys.stderr)
+        raise UserError(
+            f"{arguments.directory}: {len(lines)} of {len(data.manifest.files)} files are not as they were written; remove the "
+            "folder and prepare it again"
+        )
+    print(f"{arguments.directory}: all {len(data.manifest.files)} files are as they were written")
+
+
+_COMMANDS = {"run": _run, "check": _check, "inspect": _inspect, "verify": _verify}
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks; return the exit status."""
+    workers: Workers = Alone()
+    try:
+        workers = started_workers()
+        _COMMANDS[arguments.command](arguments, workers)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_FAULT
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
+            traceback.print_exc()
+        else:
+            # Each process for itself: what one has met, the others need not have.
+            print(sentence, file=sys.stderr, flush=True)
+        status = EXIT_FAULT if sentence is None else EXIT_USER_ERROR
+    else:
+        return 0
+    workers.abort(status)
+    return status

@@ -1,0 +1,1 @@
+"""What the commands of launch/ do, once their command lines are read."""

@@ -1,0 +1,75 @@
+"""launch/pretrain.py: the run of a recipe, its configuration printed, or its dry run."""
+
+import argparse
+import json
+import signal
+import sys
+import traceback
+from typing import Any
+
+from data_prep.command import refusal
+from data_prep.starting import refuse
+from pipeline.command import EXIT_DIVERGED, quieten
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.training import distributed
+from pipeline.training.dry_run import DryRun
+from pipeline.training.ds_config import load_ds_config
+from pipeline.training.guard import GuardStoppedError
+from pipeline.training.run import Run
+from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
+
+_MFU = 0.4
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Run the recipe; return the exit status."""
+    quieten()
+    try:
+        stop = StopRequest()
+        trains = not (arguments.print_config or arguments.dry_run)
+        if trains:
+            distributed.join()
+        ranks = arguments.world_size or distributed.world_size()
+
+        def load() -> tuple[Recipe, dict[str, Any]]:
+            recipe = load_recipe(arguments.recipe, arguments.overrides)
+            return recipe, load_ds_config(arguments.ds_config, recipe, ranks)
+
+        # Each node reads its own copy of the files, and one that lacks them would leave the others waiting.
+        recipe, ds_config = distributed.on_every_rank(load) if trains else load()
+        if arguments.print_config:
+            if distributed.rank() == 0:
+                print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
+            return 0
+        if arguments.dry_run:
+            if distributed.rank() == 0:
+                dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens, print)
+                print(dry_run.render())
+            return 0
+        Run(recipe, ds_config, stop).execute()
+    except Stopped:
+        # Launchers end every rank as soon as one has left, and this one may be about to.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if distributed.rank() == 0:
+            print("stopped; start the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED
+    except GuardStoppedError as error:
+        if distributed.rank() == 0:
+            print(error, file=sys.stderr)
+        return EXIT_DIVERGED
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is not None:
+            # As above.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return refuse(sentence)
+        traceback.print_exc()
+        if distributed.has_lost_a_rank(error):
+            print(
+                f"rank {distributed.rank()}: another rank is gone; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        return 1
+    else:
+        distributed.leave()
+    return 0

@@ -1,0 +1,135 @@
+"""DeepSpeed's own JSON as it stands in the file: its keys, and the values of those that DeepSpeed itself does not check.
+
+Nothing of DeepSpeed is imported: what its own models say of their sections comes later (`pipeline/training/ds_config.py`).
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+
+from data_prep.config import PositiveInt, StrictModel, read_json, validate
+from data_prep.errors import UserError
+
+AUTO = "auto"
+"""Stands for what the recipe or the machine says."""
+
+_BELONG_TO_RECIPE = {
+    "optimizer": "`optimizer` of the recipe, which freezes by parameter group",
+    "scheduler": "`schedule` of the recipe, which spans its stages",
+    "activation_checkpointing": "`activation_checkpointing` of the recipe, which knows the layers",
+    "compile": "`compile` of the recipe, which knows the layers",
+    "flops_profiler": "`flops` of the recipe, by which every step's FLOPs are counted",
+}
+
+
+def _count_or_auto(value: Any) -> Any:
+    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError('a positive number or "auto" is expected')
+    return value
+
+
+def _clipping(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != AUTO and not (number and 0 <= value < math.inf):
+        raise ValueError('a number from 0 on or "auto" is expected')
+    return value
+
+
+def _object(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("an object of keys is expected")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Count = Annotated[Any, AfterValidator(_count_or_auto)]
+Section = Annotated[dict[str, Any], BeforeValidator(_object)]
+"""What DeepSpeed's own model of the section judges."""
+Dtype = Literal["fp32", "float32", "float", "bf16", "bfloat16", "fp16", "float16", "half"]
+
+
+class _Judged(StrictModel):
+    """Keys that DeepSpeed takes as they are: a wrong value would be found inside the engine, or never."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _DataTypes(_Judged):
+    grad_accum_dtype: Dtype | None = None
+    param_dtype: Dtype | None = None
+    buffer_dtype: Dtype | None = None
+    keep_in_fp32_modules: Literal["auto"] | list[str] = AUTO
+
+
+class _Aio(_Judged):
+    block_size: PositiveInt = 1 << 20
+    queue_depth: PositiveInt = 8
+    intra_op_parallelism: PositiveInt = 1
+    single_submit: bool = False
+    overlap_events: bool = True
+    use_gds: bool = False
+
+
+class _ParallelWrite(_Judged):
+    pipeline_stage: bool = False
+
+
+class _Checkpoint(_Judged):
+    tag_validation: Annotated[Literal["ignore", "warn", "fail"], BeforeValidator(_lower)] = "warn"
+    use_node_local_storage: bool = False
+    parallel_write: _ParallelWrite = _ParallelWrite()
+
+
+class _DeepSpeedFile(_Judged):
+    train_batch_size: Count = AUTO
+    train_micro_batch_size_per_gpu: Count = AUTO
+    gradient_accumulation_steps: Count = AUTO
+    gradient_clipping: Annotated[Any, AfterValidator(_clipping)] = AUTO
+    prescale_gradients: bool = False
+    gradient_predivide_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    communication_data_type: Annotated[Literal["fp32", "bf16", "fp16"] | None, BeforeValidator(_lower)] = None
+    data_types: _DataTypes = _DataTypes()
+    bf16: Section = {}
+    fp16: Section = {}
+    zero_optimization: Section = {}
+    zero_allow_untested_optimizer: bool = True
+    zero_force_ds_cpu_optimizer: bool = False
+    aio: _Aio = _Aio()
+    steps_per_print: PositiveInt | None = None
+    wall_clock_breakdown: bool = False
+    memory_breakdown: bool = False
+    dump_state: bool = False
+    comms_logger: Section = {}
+    tensorboard: Section = {}
+    wandb: Section = {}
+    csv_monitor: Section = {}
+    comet: Section = {}
+    checkpoint: _Checkpoint = _Checkpoint()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "_DeepSpeedFile":
+        if self.bf16.get("enabled") is True and self.fp16.get("enabled") is True:
+            raise ValueError("bf16.enabled and fp16.enabled are both true; set one of them to false")
+        stage = self.zero_optimization.get("stage", 0)
+        for key, stays in (("prescale_gradients", False), ("gradient_predivide_factor", 1.0)):
+            if stage != 0 and getattr(self, key) != stays:
+                raise ValueError(f"{key}: ZeRO averages gradients in a way of its own from stage 1 on; remove the key")
+        return self
+
+
+def read_ds_config(path: Path) -> dict[str, Any]:
+    """Return the object in a DeepSpeed JSON file, without the keys for which it leaves the word to the recipe.
+
+    Raises UserError naming the file and the key.
+    """
+    config = read_json(path, "ds_configs/ has one for each way of running")
+    for key, place in _BELONG_TO_RECIPE.items():
+        if config.pop(key, AUTO) != AUTO:
+            raise UserError(f'{path}: {key}: belongs into {place}; remove it here or say "auto"')
+    validate(_DeepSpeedFile, config, str(path))
+    return config

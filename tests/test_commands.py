@@ -1,0 +1,193 @@
+"""Every command reads and judges its command line before it imports what takes long, and says which interpreter to use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import starting
+from data_prep.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DATA_PREP = "data_prep"
+COMMANDS = [*(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "reproduce")), DATA_PREP]
+WELL_FORMED = {
+    "launch/pretrain.py": ["--ds_config", "ds_configs/zero3.json"],
+    "launch/grow.py": ["--source", "small", "--format", "hf", "--out", "grown"],
+    "launch/evaluate.py": ["--model", "small", "--task", "text:README.md"],
+    "launch/report.py": ["run", "--out", "report.html"],
+    "launch/reproduce.py": ["--suite", "gpt", "--budget", "cpu"],
+    DATA_PREP: ["run", "data_prep/configs/python_docs.yaml"],
+}
+
+_CALLED = """
+import runpy, sys
+command, *sys.argv[1:] = sys.argv[1:]
+found = runpy.run_path(command) if command.endswith(".py") else runpy.run_module(f"{command}.__main__")
+try:
+    status = found["main"]()
+except SystemExit as left:
+    status = left.code or 0
+print("imported:", *({"torch", "transformers", "deepspeed"} & set(sys.modules)))
+sys.exit(status)
+"""
+
+
+def called(command: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Call a command's `main` in a process of its own, which ends by saying what was imported."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", _CALLED, command, *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
+def test_these_are_all_the_commands():
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "launch").glob("*.py")} == set(COMMANDS) - {DATA_PREP}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_neither_torch_nor_transformers_nor_deepspeed(command):
+    done = called(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "imported:"
+
+
+def judged(tmp_path: Path, text: str, name: str = "ds.json") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "content", "sentence"),
+    [
+        ("launch/pretrain.py", ["--recipee", "x"], None, "unrecognized arguments: --recipee"),
+        ("launch/pretrain.py", ["optimizer.lrr=1"], None, "command line: unknown key 'optimizer.lrr'; did you mean 'lr'?"),
+        ("launch/pretrain.py", ["seed=x"], None, "command line: seed:"),
+        ("launch/pretrain.py", ["--recipe", "nowhere.yaml"], None, "nowhere.yaml: no such file"),
+        ("launch/pretrain.py", ["--ds_config", "nowhere.json"], None, "nowhere.json: no such file"),
+        ("launch/pretrain.py", ["--ds_config"], '{"gradient_cliping": 1}', "unknown key 'gradient_cliping'"),
+        ("launch/pretrain.py", ["--ds_config"], '{"steps_per_print": 0}', "steps_per_print: "),
+        ("launch/pretrain.py", ["--ds_config"], "{", "not readable as JSON"),
+        ("launch/pretrain.py", ["--mfu", "0.5"], None, "--mfu goes with --dry_run"),
+        ("launch/grow.py", ["--width", "wide"], None, "argument --width: invalid choice: 'wide'"),
+        ("launch/grow.py", ["--target", "hidden_sizes=8"], None, "--target: unknown key 'hidden_sizes'"),
+        ("launch/grow.py", ["--neighbours", "none"], None, "argument --neighbours: invalid choice"),
+        ("launch/grow.py", ["--layers", "[0,"], None, "--layers: '[0,' is no value"),
+        ("launch/grow.py", ["--world_size", "0"], None, "--world_size: 0 ranks hold nothing"),
+        ("launch/evaluate.py", ["--task", "wikitext3"], None, "--task: no task 'wikitext3'; did you mean 'wikitext"),
+        ("launch/evaluate.py", ["--task", "mrpcc"], None, "--task: no task 'mrpcc'; did you mean 'mrpc'?"),
+        ("launch/evaluate.py", ["--epochs", "0"], None, "command line: epochs.0: "),
+        ("launch/report.py", ["--layers", "a"], None, "argument --layers: invalid numbers value: 'a'"),
+        ("launch/reproduce.py", ["--seeds", "0"], None, "--seeds 0 is not above 0"),
+        ("launch/reproduce.py", ["--budget", "gpu", "--ablations"], None, "the suite has no ablations"),
+        (DATA_PREP, ["runs", "x.yaml"], None, "argument COMMAND: invalid choice: 'runs'"),
+        (DATA_PREP, ["check"], "{output_dir: x, corpora: [{file: x}]}", "unknown key 'corpora.0.file'; did you mean 'files'?"),
+        (DATA_PREP, ["run", "nowhere.yaml"], None, "nowhere.yaml: no such file"),
+    ],
+)
+def test_a_mistyped_key_or_option_is_refused_before_torch_transformers_or_deepspeed_are_imported(
+    command, words, content, sentence, tmp_path
+):
+    """A file of `content`, where there is one, is the last word; what else a command needs is well formed."""
+    words = [*words, *([judged(tmp_path, content)] if content else [])]
+    done = called(command, *([] if command == DATA_PREP else WELL_FORMED[command]), *words)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == "imported:\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interpreter_without_packages_is_refused_in_one_sentence(command):
+    words = ["-m", command] if command == DATA_PREP else [command]
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", *words, *WELL_FORMED[command]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "is not installed for this interpreter; " in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module that a command would import, and return its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str) -> str:
+        name = f"work_{abs(hash(text))}"
+        judged(tmp_path, text, f"{name}.py")
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import not_installed.part", "the Python package not_installed is not installed for this interpreter"),
+        ("from yaml import NoSuchLoader", "the Python package yaml is not of a version that works here"),
+        ("import yaml.no_such_part", "the Python package yaml is not of a version that works here"),
+    ],
+)
+def test_an_environment_that_lacks_a_package_or_has_another_version_is_refused(module, capsys, text, sentence):
+    assert starting.start(lambda: None, module(text)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_fault_of_the_projects_own_imports_is_not_hidden(module):
+    for text in ("import data_prep.no_such_module", "from pipeline.recipe import no_such_name"):
+        with pytest.raises(ImportError):
+            starting.start(lambda: None, module(text))
+
+
+def test_an_older_python_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(starting, "_PYTHON", (sys.version_info.major, sys.version_info.minor + 1))
+    assert starting.start(lambda: pytest.fail("the command line is not looked at"), "data_prep.commands") == 2
+    assert f"Python {sys.version_info.major}.{sys.version_info.minor + 1} or later is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("made", "prefix", "words"),
+    [
+        (True, "/usr", "start the command with {root}/.venv/bin/python, or run `source {root}/.venv/bin/activate` first"),
+        (True, "{root}/.venv", "-m pip install --constraint constraints.txt --editable .` in {root}"),
+        (False, "{root}/.venv", "run `make .venv` in {root}"),
+        (False, "/usr", "run `make .venv` in {root}"),
+        (False, "/somebodys/venv", "-m pip install --constraint constraints.txt --editable .` in {root}"),
+    ],
+)
+def test_the_remedy_is_what_this_interpreter_lacks(made, prefix, words, module, tmp_path, monkeypatch, capsys):
+    """A Python of the system, the project's environment whole or half installed, or another one."""
+    (tmp_path / ".venv").mkdir()
+    if made:
+        (tmp_path / ".venv" / "installed").touch()
+    monkeypatch.setattr(starting, "_ROOT", tmp_path)
+    monkeypatch.setattr(sys, "prefix", prefix.format(root=tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert starting.start(lambda: None, module("import not_installed")) == 2
+    assert words.format(root=tmp_path) in capsys.readouterr().err
+
+
+def test_ranks_are_refused_once(monkeypatch, capsys):
+    def parse() -> None:
+        raise UserError("wrong")
+
+    slept = []
+    monkeypatch.setattr(starting.time, "sleep", slept.append)
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert starting.start(parse, "data_prep.commands") == 2
+    assert capsys.readouterr().err == "wrong\n" and len(slept) == 1
