@@ -3,11 +3,12 @@ VENV := .venv
 # Tests that run at once: one more than two cores, since many wait for processes.
 WORKERS ?= 3
 BIN := $(VENV)/bin
-# What some tests want of the system; they are skipped without it.
-BROWSER := sh tests/install.sh "the report in a browser" chromium -- chromium fonts-liberation
-SLURM := sh tests/install.sh "Slurm" munged slurmctld slurmd srun -- slurm-wlm munge
+# What some tests need of the system; they are skipped without it.
+INSTALL := PYTHON=$(PYTHON) sh tests/install.sh
+# Extensions of DeepSpeed's whose tests are skipped unless they are compiled.
+EXTENSIONS := from deepspeed.ops.op_builder import *; [builder().load() for builder in (AsyncIOBuilder, CPUAdamBuilder)]
 
-.PHONY: .venv pretrain test test-full test-slurm bench bench-tools lint clean
+.PHONY: .venv pretrain test test-full test-slurm bench bench-tools lint clean before-test before-test-full before-test-slurm
 
 # The stamp comes last: a half-installed environment is not taken for whole.
 .venv: $(VENV)/installed
@@ -22,20 +23,32 @@ $(VENV)/installed: constraints.txt pyproject.toml setup.py
 pretrain: .venv
 	$(BIN)/deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json $(ARGS)
 
-test: .venv
-	$(BROWSER)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+before-test:
+	@echo "make test: about 16 minutes on two cores, and the first time some 3 minutes before to install .venv (2 GB)."
+	@echo "As root it installs Debian's chromium, fonts-liberation, g++, libaio-dev and python3-dev where they are missing;"
+	@echo "where it may not or cannot, the tests that need them are skipped."
+
+test: before-test .venv
+	@$(INSTALL) browser compiler
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+before-test-full:
+	@echo "make test-full: some hours on two cores; installs what make test and make test-slurm do, and compiles two extensions."
 
 # All that there is, Slurm's tests too.
-test-full: .venv
-	$(BROWSER)
-	$(SLURM)
-	$(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)
+test-full: before-test-full .venv
+	@$(INSTALL) browser compiler slurm
+	-$(BIN)/python -c "$(EXTENSIONS)"
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)
+
+before-test-slurm:
+	@echo "make test-slurm: about 5 minutes on two cores; as root it installs Debian's slurm-wlm and munge where they are missing;"
+	@echo "where it may not or cannot, all its tests are skipped."
 
 # On a Slurm of the tests' own; without one, and where none may be installed, they are skipped.
-test-slurm: .venv
-	$(SLURM)
-	$(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
+test-slurm: before-test-slurm .venv
+	@$(INSTALL) slurm
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Ratios of one run, into bench/; say nothing on a busy machine. ARGS: for instance ARGS="--parts growth paper"
 # TEXT: a file or a glob of text to prepare, for instance TEXT='/data/books/*.jsonl'; made-up text without it

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import sys
 from typing import NoReturn
 
 from data_prep.errors import UserError, full_disk, is_full_disk
@@ -22,6 +23,8 @@ def refusal(error: Exception) -> str | None:
     """Return the sentence for an error that a person can mend, None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, UnicodeEncodeError) and (encoding := sys.getfilesystemencoding()) != "utf-8":
+        return f"{error.object!r}: the locale's encoding, {encoding}, has no such characters; set PYTHONUTF8=1 and start again"
     if isinstance(error, OSError) and is_full_disk(error):
         return full_disk(error)
     if isinstance(error, OSError) and error.errno == errno.EMFILE:

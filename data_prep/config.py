@@ -97,7 +97,7 @@ def _written(model: type[BaseModel], content: Any, place: tuple[int | str, ...])
         if taken := [one for one in models if one.__name__ == part]:
             models = taken
             continue
-        written.append(_called(here, part) if isinstance(here, list) else part)
+        written.append(_called(here, part) if isinstance(here, list) and isinstance(part, int) else part)
         try:
             here = here[part]
         except (KeyError, IndexError, TypeError):

@@ -23,7 +23,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except Exception:
         aside.unlink(missing_ok=True)
         raise
     os.replace(aside, path)

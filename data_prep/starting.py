@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ def start(parse: Callable[[], Any], module: str) -> int:
     """
     if sys.version_info < _PYTHON:
         return refuse(f"{sys.executable}: Python {'.'.join(map(str, _PYTHON))} or later is needed; {_remedy()}")
+    _speak_utf8(itself=parse.__module__ == "__main__")
     try:
         arguments = parse()
         command = import_module(module).work
@@ -44,6 +46,21 @@ def start(parse: Callable[[], Any], module: str) -> int:
     except UserError as error:
         return refuse(str(error))
     return command(arguments)
+
+
+def _speak_utf8(*, itself: bool) -> None:
+    """Begin anew in Python's UTF-8 mode where the locale has another encoding, in which not every file can be named.
+
+    Only a process that is the command itself can, and none of MPI's. What cannot be printed is printed as an escape.
+    """
+    typed = sys.argv[1:]
+    itself = itself and sys.orig_argv[len(sys.orig_argv) - len(typed) :] == typed and "mpi4py" not in sys.modules
+    if itself and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unfit_environment(error: ImportError) -> str | None:

@@ -21,6 +21,8 @@ def quieten() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # matplotlib says it of every glyph in every text.
+    warnings.filterwarnings("once", message=r"Glyph \d+ .* missing from font")
 
 
 def status_of(work: Callable[[], object]) -> int:

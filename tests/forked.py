@@ -79,7 +79,7 @@ class Program:
 
         Writing past `file_size` bytes in one file fails, as on a disk that is full.
         """
-        self._outputs = [tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")]  # noqa: SIM115 - read after the end
+        self._outputs = [tempfile.TemporaryFile("w+", encoding="utf-8"), tempfile.TemporaryFile("w+", encoding="utf-8")]  # noqa: SIM115 - read after the end
         self._said: list[str] = []
         files = [f"/proc/{os.getpid()}/fd/{output.fileno()}" for output in self._outputs]
         self._process = context().Process(

@@ -1,20 +1,47 @@
 #!/bin/sh
-# install.sh WHAT PROGRAM ... -- PACKAGE ...: install Debian's packages where a program is missing; where that is not allowed say so,
-# and the tests that want them are skipped.
+# install.sh GROUP ...: as root, install Debian's packages of each group that something is missing of. Where that may not or
+# cannot be done, say so and end well: the tests that need them are skipped.
 PATH=$PATH:/usr/sbin
-what=$1 missing=
-shift
-while [ "$1" != -- ]; do
-    command -v "$1" >/dev/null || missing="$missing $1"
+missing= packages= tests=
+
+# want WHAT THING ... -- PACKAGE ...: a thing is a program, or a file where it has a slash.
+want() {
+    what=$1 lacking=
     shift
+    while [ "$1" != -- ]; do
+        case $1 in
+        */*) [ -e "$1" ] ;;
+        *) command -v "$1" >/dev/null ;;
+        esac || lacking="$lacking $1"
+        shift
+    done
+    shift
+    [ -n "$lacking" ] || return 0
+    missing="$missing$lacking" packages="$packages $*" tests="$tests${tests:+, }$what"
+}
+
+for group; do
+    case $group in
+    browser) want "reports in a browser" chromium -- chromium fonts-liberation ;;
+    compiler)
+        headers=$("${PYTHON:-python3}" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+        want "compiled layers, optimizer state on a disk" c++ g++ "$headers/Python.h" /usr/include/libaio.h -- \
+            g++ libaio-dev python3-dev
+        ;;
+    slurm) want "jobs of a Slurm" munged slurmctld slurmd srun -- slurm-wlm munge ;;
+    *) echo "install.sh: no group $group; there are browser, compiler, slurm" >&2 && exit 2 ;;
+    esac
 done
-shift
-[ -n "$missing" ] || exit 0
+[ -n "$packages" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    set -e
+    echo "installing Debian's$packages"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -qq --no-install-recommends "$@"
-    exit
+    # A machine without a network is not waited for.
+    apt="timeout 900 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=120"
+    # shellcheck disable=SC2086
+    $apt update && $apt install --no-install-recommends $packages && exit 0
+    reason="apt-get could not install them"
+else
+    reason="they are installed here by root with apt-get alone"
 fi
-echo "$what:$missing not there and not to be installed here (Debian's $*, as root): the tests are skipped" >&2
+echo "missing:$missing (Debian's$packages): $reason; tests are skipped: $tests" >&2

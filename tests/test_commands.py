@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_prep import starting
+from data_prep.command import refusal
 from data_prep.errors import UserError
+from tests.pipeline.report.recorded_runs import Made
 
 ROOT = Path(__file__).parents[1]
 DATA_PREP = "data_prep"
@@ -191,3 +194,66 @@ def test_ranks_are_refused_once(monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         assert starting.start(parse, "data_prep.commands") == 2
     assert capsys.readouterr().err == "wrong\n" and len(slept) == 1
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""A locale whose encoding holds no other characters, and Python told to keep to it."""
+
+
+def in_ascii(words: list[object], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the ASCII locale; what it prints is taken for UTF-8."""
+    environment = os.environ | ASCII | {"PYTHONPATH": str(ROOT)} | more
+    environment.pop("PYTHONWARNDEFAULTENCODING", None)
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("launch/pretrain.py", ["--ds_config", "größe-日本.json"]),
+        ("launch/grow.py", ["--source", "a", "--format", "hf", "--out", "b", "--layers", "größe-日本"]),
+        ("launch/evaluate.py", ["--model", "a", "--task", "größe-日本"]),
+        ("launch/report.py", ["größe-日本", "--out", "report.html"]),
+        ("launch/reproduce.py", ["--suite", "größe-日本", "--budget", "cpu"]),
+        (DATA_PREP, ["check", "größe-日本.yaml"]),
+    ],
+)
+def test_names_are_read_and_printed_in_a_locale_that_does_not_hold_them(command, words, tmp_path):
+    done = in_ascii([*(["-m", command] if command == DATA_PREP else [ROOT / command]), *words], tmp_path)
+    assert done.returncode == 2 and "größe-日本" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_report_is_written_of_runs_with_such_names(tmp_path):
+    Made(tmp_path / "größe-日本").write()
+    done = in_ascii([ROOT / "launch" / "report.py", "größe-日本", "--out", "seite-日本.html", "--csv", "csv"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "größe-日本" in (tmp_path / "seite-日本.html").read_text(encoding="utf-8") and "seite-日本.html" in done.stdout
+
+
+def test_data_of_such_text_is_prepared_and_printed_on_a_terminal_of_ascii(tmp_path):
+    texts = [f"Der größte Hund saß vor Tür {number}. 日本語の文。\n\n" for number in range(60)]
+    (tmp_path / "größe-日本.txt").write_text("".join(texts), encoding="utf-8")
+    config = {
+        "output_dir": "läufe",
+        "corpora": [{"files": ["größe-*.txt"], "heldout_fraction": 0.1, "dedupe": "none"}],
+        "tokenizer": {"vocab_size": 300},
+    }
+    (tmp_path / "größe.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = in_ascii(["-m", DATA_PREP, "run", "größe.yaml"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for encoding, text in (("utf-8", "größte"), ("ascii", r"gr\xf6\xdfte")):
+        shown = in_ascii(["-m", DATA_PREP, "inspect", "läufe"], tmp_path, PYTHONIOENCODING=encoding)
+        assert shown.returncode == 0 and text in shown.stdout, shown.stderr + shown.stdout
+
+
+def test_what_cannot_begin_anew_names_the_variable_that_helps(module, monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("this process is not the command itself"))
+    assert starting.start(lambda: None, module("def work(arguments): return 0")) == 0
+    with pytest.raises(UnicodeEncodeError) as error:
+        "läufe".encode("ascii")
+    assert refusal(error.value) == (
+        "'läufe': the locale's encoding, ascii, has no such characters; set PYTHONUTF8=1 and start again"
+    )

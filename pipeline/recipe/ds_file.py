@@ -43,6 +43,12 @@ def _object(value: Any) -> Any:
     return value
 
 
+def _patterns(value: Any) -> Any:
+    if value != AUTO and not (isinstance(value, list) and all(isinstance(pattern, str) for pattern in value)):
+        raise ValueError('a list of name patterns or "auto" is expected')
+    return value
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -63,7 +69,7 @@ class _DataTypes(_Judged):
     grad_accum_dtype: Dtype | None = None
     param_dtype: Dtype | None = None
     buffer_dtype: Dtype | None = None
-    keep_in_fp32_modules: Literal["auto"] | list[str] = AUTO
+    keep_in_fp32_modules: Annotated[Any, AfterValidator(_patterns)] = AUTO
 
 
 class _Aio(_Judged):

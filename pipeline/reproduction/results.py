@@ -93,9 +93,10 @@ def _provenance(comparison: Comparison) -> list[list[str]]:
         return []
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return []
+    described = done.stdout.strip()
     groups = (comparison.sweep, comparison.sources, comparison.methods)
     summaries = [RunPaths(task.run).summary for group in groups for tasks in group.values() for task in tasks]
     ends = sorted(summary.stat().st_mtime for summary in summaries if summary.exists())

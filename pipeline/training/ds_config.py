@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.ops.op_builder import AsyncIOBuilder
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
@@ -17,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 from data_prep.config import unknown_key
 from data_prep.errors import UserError
 from pipeline.recipe import AUTO, GrowStage, Recipe, read_ds_config
-from pipeline.training.monitors import resolve_monitors, without_monitors
+from pipeline.training.monitors import SECTIONS, resolve_monitors, without_monitors
+from pipeline.training.toolchain import check_toolchain
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "bf16": DeepSpeedBF16Config,
@@ -25,11 +28,21 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "zero_optimization": DeepSpeedZeroConfig,
     "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
     "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+    "comms_logger": CommsLoggerConfig,
     "tensorboard": TensorBoardConfig,
     "wandb": WandbConfig,
     "csv_monitor": CSVConfig,
     "comet": CometConfig,
 }
+_SETTLED_HERE = (
+    "bf16.enabled",
+    "fp16.enabled",
+    "zero_optimization.stage",
+    "zero_optimization.offload_optimizer.nvme_path",
+    *(f"{section}.{key}" for section in SECTIONS for key in ("output_path", "job_name")),
+)
+"""Keys of those sections whose "auto" stands for what the recipe or the machine says."""
+
 _NEVER_PRINT = 1 << 40
 
 _MAY_CHANGE = (
@@ -51,21 +64,21 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     Raises UserError naming the file and the key.
     """
     config = read_ds_config(path)
-    _check_keys(config, str(path))
+    check_sections(config, str(path))
     _resolve_disk(config, recipe)
-    if (stage := zero_stage(config)) not in (0, 1, 2, 3):
-        raise UserError(f"{path}: zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
     _check_supported(config, world_size, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
     _resolve_precision(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
-    _check_sections(config, str(path))
+    if recipe.compile and get_accelerator().device_name() == "cpu":
+        check_toolchain("compile: torch.compile", "leave `compile` out")
     resolve_monitors(config, Path(recipe.run_dir), str(path))
     # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
     config.setdefault("steps_per_print", _NEVER_PRINT)
+    _check_whole(config, str(path))
     return config
 
 
@@ -102,15 +115,55 @@ def same_run(config: dict[str, Any]) -> dict[str, Any]:
     return same
 
 
-def _check_keys(config: dict[str, Any], origin: str) -> None:
+def check_sections(config: dict[str, Any], origin: str) -> None:
+    """Let DeepSpeed's own models judge their sections, and put what they read there in the place of what was written."""
     for section, model in _SECTIONS.items():
-        value = _section(config, section)
-        if not isinstance(value, dict):
-            raise UserError(f"{origin}: {section}: an object of keys is expected (got {value!r})")
-        known = [field.alias or name for name, field in model.model_fields.items()] + list(model.model_fields)
-        for key in value:
-            if key not in known:
-                raise UserError(unknown_key(origin, f"{section}.{key}", known))
+        written = _section(config, section)
+        if not isinstance(written, dict):
+            raise UserError(f"{origin}: {section}: an object of keys is expected (got {written!r})")
+        names = {name: name for name in model.model_fields} | {
+            field.alias: name for name, field in model.model_fields.items() if field.alias
+        }
+        for key in written:
+            if key not in names:
+                raise UserError(unknown_key(origin, f"{section}.{key}", list(names)))
+            extra = model.model_fields[names[key]].json_schema_extra or {}
+            if extra.get("deprecated"):
+                raise UserError(f"{origin}: {section}.{key}: DeepSpeed has replaced it; use {extra['new_param']}")
+        try:
+            read = model(**written)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join([section, *map(str, first["loc"])])
+            got = f" (got {first['input']!r})" if first["loc"] else ""
+            raise UserError(f"{origin}: {where}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+        except Exception as error:  # some fields are read by functions that raise as they fall
+            raise UserError(f"{origin}: {section}: DeepSpeed refuses it: {' '.join(str(error).split())}") from None
+        for key, value in list(written.items()):
+            if value == AUTO and f"{section}.{key}" not in _SETTLED_HERE:
+                # To DeepSpeed this is its default.
+                del written[key]
+            # Sections within are in the table too.
+            elif value != AUTO and not isinstance(value, dict):
+                written[key] = getattr(read, names[key])
+    if (stage := zero_stage(config)) not in (0, 1, 2, 3):
+        raise UserError(f"{origin}: zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
+
+
+def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:
+    """Raise UserError where weights are to lie on a disk, since they are filled tensor by tensor."""
+    if _section(config, "zero_optimization.offload_param").get("device") == "nvme":
+        raise UserError(f"{origin}: zero_optimization.offload_param.device: nvme is not supported with growth; choose cpu")
+
+
+def _check_whole(config: dict[str, Any], origin: str) -> None:
+    """Let DeepSpeed judge what goes together, before anything is begun."""
+    # By how many ranks it divides is settled, and these may be yet to come.
+    judged = {key: value for key, value in config.items() if key not in ("train_batch_size", "gradient_accumulation_steps")}
+    try:
+        DeepSpeedConfig(copy.deepcopy(judged))
+    except (AssertionError, ValueError, TypeError, DeepSpeedConfigError) as error:
+        raise UserError(f"{origin}: DeepSpeed refuses it: {' '.join(str(error).split())}") from None
 
 
 def _section(config: dict[str, Any], section: str) -> Any:
@@ -127,8 +180,7 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
         section, _, name = key.rpartition(".")
         if _section(config, section).get(name, stays) != stays:
             raise UserError(f"{origin}: {key}: {reason}; remove the key")
-    if zero.get("offload_param", {}).get("device") == "nvme":
-        raise UserError(f"{origin}: zero_optimization.offload_param.device: nvme is not supported with growth; cpu would do")
+    check_weights_stay_in_memory(config, origin)
     for name, stages, devices in (
         ("offload_optimizer", (1, 2, 3), ("cpu", "nvme")),
         ("offload_optimizer", (3,), ("nvme",)),
@@ -175,21 +227,12 @@ def _check_disk(offload: dict[str, Any], origin: str) -> None:
     where = f"{origin}: zero_optimization.offload_optimizer"
     if not offload.get("nvme_path"):
         raise UserError(f'{where}.nvme_path: a directory on the disk is missing; name one, or say "auto": in the run directory')
+    check_toolchain(f"{where}.device: nvme", "choose cpu")
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise UserError(
-            f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install libaio-dev, or choose cpu"
+            f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install them (Debian's package is "
+            "libaio-dev), or choose cpu"
         )
-
-
-def _check_sections(config: dict[str, Any], origin: str) -> None:
-    """Let DeepSpeed's own models judge the values, before anything is begun."""
-    for section, model in _SECTIONS.items():
-        try:
-            model(**_section(config, section))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join([section, *map(str, first["loc"])])
-            raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
 
 
 def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
-from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.growth.state import Source, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS
+from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
-from pipeline.training.ds_config import AUTO, zero_stage
+from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
 
 _SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16": {"enabled": True}}, torch.float32: {}}
 
@@ -25,7 +25,9 @@ def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 
     What it says of training is left out. Raises UserError where its ZeRO stage is not 3, which alone partitions weights.
     """
-    config = read_json(path, "ds_configs/zero3.json partitions a model")
+    config = read_ds_config(path)
+    check_sections(config, str(path))
+    check_weights_stay_in_memory(config, str(path))
     stage = zero_stage(config)
     if stage != 3:
         raise UserError(

@@ -1,14 +1,9 @@
 """How a model's layers run, settled before its engine is built: activations, activation checkpointing, torch.compile."""
 
-import os
-import shutil
-
 import torch
-from deepspeed.accelerator import get_accelerator
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from data_prep.errors import UserError
 from pipeline.families import Family, learn_every_row
 
 _VARIANTS = 64
@@ -20,7 +15,6 @@ def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpoi
 
     `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name. Every row
     of an embedding learns, that of `pad_token_id` too: windows hold no padding.
-    Raises UserError where there is no compiler that `compile` could use.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, NewGELUActivation):
@@ -33,12 +27,6 @@ def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpoi
         model.disable_input_require_grads()
     if not compile:
         return
-    compiler = os.environ.get("CXX", "g++")
-    if get_accelerator().device_name() == "cpu" and shutil.which(compiler) is None:
-        raise UserError(
-            f"compile: torch.compile needs a C++ compiler, and there is no {compiler}; install g++, name another by CXX, or "
-            "leave `compile` out"
-        )
     torch._dynamo.config.recompile_limit = _VARIANTS
     for layer in model.get_submodule(family.layers):
         # Not the layer itself: hooks around it stay outside of what is compiled.

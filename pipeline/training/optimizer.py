@@ -74,5 +74,9 @@ def build_optimizer(
             return OffloadedAdamW(groups, **options)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            logging.getLogger(__name__).warning("DeepSpeed's CPU Adam cannot be built (%s); torch's AdamW is used", reason)
+            logging.getLogger(__name__).warning(
+                "DeepSpeed's CPU Adam cannot be built (%s), and torch's AdamW, which is slower, is used; it needs Debian's "
+                "packages g++ and python3-dev",
+                reason,
+            )
     return FreezableAdamW(groups, **options)

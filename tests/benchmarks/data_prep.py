@@ -110,7 +110,7 @@ def _made_up() -> Iterator[str]:
 def write_jsonl(path: Path, texts: list[str]) -> None:
     """Write documents as JSONL."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 def configured(files: Path, output: Path, dedupe: str, tokenizer: TokenizerConfig) -> DataPrepConfig:

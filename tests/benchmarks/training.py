@@ -433,7 +433,7 @@ def until(command: Sequence[object], told: Path) -> tuple[float, float]:
     with tempfile.TemporaryFile() as said:
         process = psutil.Popen(list(map(str, command)), cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
         try:
-            while not told.exists() or not told.read_text():
+            while not told.exists() or not told.read_text(encoding="utf-8"):
                 if process.poll() is not None or time.perf_counter() - began > 600:
                     said.seek(0)
                     raise RuntimeError(f"{command}: no first step\n{said.read().decode(errors='replace')[-2000:]}")

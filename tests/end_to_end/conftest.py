@@ -111,7 +111,7 @@ class Launcher:
         path = self._directory / f"ds-{len(self._started)}.json"
         path.write_text(json.dumps(ds_config))
         script = ["launch/pretrain.py", "--ds_config", str(path), "--recipe", str(recipe), *overrides]
-        content = yaml.safe_load(recipe.read_text())
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         run_dir = Path(next((o.split("=", 1)[1] for o in overrides if o.startswith("run_dir=")), content["run_dir"]))
         if deepspeed:
             return self.command(["deepspeed", "--num_accelerators", str(ranks), *script], run_dir)

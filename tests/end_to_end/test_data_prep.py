@@ -67,7 +67,7 @@ def configuration(folder: Path, output: Path, **changes) -> dict:
 
 
 def written(path: Path, content: dict) -> Path:
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 

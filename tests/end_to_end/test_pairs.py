@@ -23,7 +23,7 @@ def text(tmp_path_factory) -> Path:
     draw = random.Random(5)
     things = ["river stone water bank", "bread flour oven salt", "ship sail wind harbour", "lamp oil wick flame"]
     path = tmp_path_factory.mktemp("sentences") / "text.jsonl"
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for _ in range(150):
             words = draw.choice(things).split()
             sentences = [" ".join(["The", *draw.choices(words, k=draw.randrange(3, 7))]) + "." for _ in range(12)]

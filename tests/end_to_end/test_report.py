@@ -27,7 +27,7 @@ def test_a_run_becomes_a_page_with_its_figures_and_rows(undisturbed, tmp_path):
     names = {path.stem for path in figures.iterdir()}
     assert html.count('<svg class="drawing"') == len(names)
     assert {path.stem for path in rows.iterdir()} <= names
-    with open(rows / "loss-tokens.csv", newline="") as file:
+    with open(rows / "loss-tokens.csv", encoding="utf-8", newline="") as file:
         held_out = [float(row["loss"]) for row in csv.DictReader(file) if row["kind"] == "held-out"]
     assert held_out == [record["loss"] for record in undisturbed.evaluations]
     assert not list(tmp_path.rglob("*.partial"))

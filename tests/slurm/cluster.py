@@ -127,7 +127,7 @@ class Job:
     def log(self) -> str:
         """The output so far, of every attempt."""
         path = Path(self.fields["StdOut"])
-        return path.read_text() if path.exists() else ""
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def wait(self, timeout: float = 180) -> dict[str, str]:
         """Wait until the job has ended for good; return its fields."""
@@ -148,7 +148,7 @@ class Job:
         """Wait until a file that the job writes has so many lines."""
 
         def there() -> bool:
-            if file.exists() and file.read_text().count("\n") >= count:
+            if file.exists() and file.read_text(encoding="utf-8").count("\n") >= count:
                 return True
             assert self.state not in ENDED, self.account()
             return False

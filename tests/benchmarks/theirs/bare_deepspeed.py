@@ -37,7 +37,7 @@ def main(layers: int, hidden: int, length: int, sequences: int, ds_config: Path,
     logits = engine(input_ids=ids, use_cache=False).logits
     engine.backward(cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
     engine.step()
-    told.write_text("step 1\n")
+    told.write_text("step 1\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path):
 def test_a_line_that_is_no_score_is_named_and_one_cut_short_is_none(tmp_path):
     path = tmp_path / "scores.jsonl"
     record(path, [SCORE])
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write('{"model": "cut sh')
     assert len(read_scores(path)) == 1
     path.write_text('{"step": 3}\n')

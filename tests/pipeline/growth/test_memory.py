@@ -29,7 +29,7 @@ def held(growth: dict) -> int:
     grown = plan.grow({name: MappedTensor(tensor.detach()) for name, tensor in model.named_parameters()})
     tensor, piece = grown["transformer.h.0.mlp.c_proj.weight"], torch.zeros(CHUNK)
     for _ in range(2):  # the first time brings code into memory, too
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = resident("VmRSS")
         piece[:] = flat(tensor, 0, CHUNK)
         peak = resident("VmHWM") - before
@@ -38,7 +38,7 @@ def held(growth: dict) -> int:
 
 def resident(field: str) -> int:
     """Return the bytes that this process has in memory now, or had at most since `clear_refs` was written to."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(lines[field].split()[0]) * 1024
 
 

@@ -105,7 +105,7 @@ class Made:
         for number in range(self.lost):
             JsonLines(paths.lost).append(self._step(recorded + 1 + number, "full", 1, Ledger()))
         if self.half_a_line:
-            with open(paths.metrics, "a") as file:
+            with open(paths.metrics, "a", encoding="utf-8") as file:
                 file.write('{"step": 99, "sta')
         if recorded > stages.count("source"):
             self._certify(paths)
@@ -175,4 +175,4 @@ def known_source() -> Ledger:
 
 def records(path: Path) -> list[dict[str, Any]]:
     """Return a file's JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

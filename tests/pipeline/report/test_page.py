@@ -131,14 +131,14 @@ def test_models_of_other_sizes_and_other_devices_are_said_to_be_so(tmp_path):
 
 def test_a_last_evaluation_without_a_number_is_told(undrawn, tmp_path):
     path = Made(tmp_path / "run").write()
-    with open(path / "eval.jsonl", "a") as file:
+    with open(path / "eval.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 80, "stage": "full", "loss": null}\n')
     assert "The held-out loss was no number at step 80" in text_of(page_of(path).html)
 
 
 def test_a_loss_beyond_all_perplexities_has_a_page(undrawn, tmp_path):
     path = Made(tmp_path / "run").write()
-    with open(path / "eval.jsonl", "a") as file:
+    with open(path / "eval.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 80, "stage": "full", "loss": 1e5}\n')
     assert "100000.0000" in text_of(page_of(path).html)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_a_baseline_that_ended_without_a_loss_is_named(tmp_path):
         write_results(tmp_path / "out", Comparison("made up", 1, 1e-3, {}, {}, methods, "scratch"))
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 def test_results_say_by_which_commit_and_of_which_days(tmp_path, monkeypatch):
     runs = [task(tmp_path, f"scratch-{seed}", scratch=True, seed=seed) for seed in (1, 2)]
     for run, day in zip(runs, (1, 3), strict=True):

@@ -97,7 +97,7 @@ def lock(tmp_path, monkeypatch):
 
 def test_a_job_that_was_started_again_waits_for_what_its_last_attempt_left(tmp_path, lock, capsys):
     # A lock is an open file's: this process can hold it against itself.
-    held = open(tmp_path / ".lock", "a+")  # noqa: SIM115 - closed by the timer
+    held = open(tmp_path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed by the timer
     fcntl.flock(held, fcntl.LOCK_EX)
     threading.Timer(0.5, held.close).start()
     lock(restarts=1)

@@ -2,21 +2,27 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.training import ds_config
 from pipeline.training.ds_config import division, load_ds_config, offloads_optimizer, same_run, zero_stage
+from pipeline.training.toolchain import check_toolchain
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def resolve(tmp_path):
-    """Resolve a configuration for the quickstart's recipe on two ranks."""
+def resolve(tmp_path, monkeypatch):
+    """Resolve a configuration for the quickstart's recipe on two ranks, on a machine that lacks nothing for compiling."""
+    monkeypatch.setattr(ds_config, "check_toolchain", lambda *_: None)
+    monkeypatch.setattr(ds_config.AsyncIOBuilder, "is_compatible", lambda *_, **__: True)
 
     def load(config: dict, *overrides: str, ranks: int = 2) -> dict:
         path = tmp_path / "ds.json"
@@ -97,7 +103,9 @@ def test_auto_blocks_of_the_recipe_are_left_out(resolve):
 
 
 @pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="a GPU has these")
-def test_what_needs_a_gpu_is_refused_without_one(resolve):
+def test_what_needs_a_gpu_is_refused_without_one(resolve, monkeypatch):
+    # Some CPUs compute it.
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
     with pytest.raises(UserError, match=r"fp16\.enabled: this device does not run fp16"):
         resolve({"fp16": {"enabled": True}, "zero_optimization": {"stage": 2}})
     for key in ("zero_quantized_weights", "zero_quantized_gradients"):
@@ -113,10 +121,48 @@ def test_fp16_goes_with_partitions_and_bf16_with_every_stage(resolve, monkeypatc
         resolve({"fp16": {"enabled": True}})
 
 
-def test_a_missing_libaio_is_said(resolve, monkeypatch):
-    monkeypatch.setattr("pipeline.training.ds_config.AsyncIOBuilder.is_compatible", lambda *_, **__: False, raising=False)
-    with pytest.raises(UserError, match="libaio-dev"):
-        resolve({"zero_optimization": {"stage": 3, "offload_optimizer": OPTIMIZER_ON_DISK}})
+def without_libaio(monkeypatch):
+    monkeypatch.setattr(ds_config.AsyncIOBuilder, "is_compatible", lambda *_, **__: False)
+
+
+def without_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+def without_headers(monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
+
+
+NVME = ({"zero_optimization": {"stage": 3, "offload_optimizer": OPTIMIZER_ON_DISK}}, ())
+COMPILED = ({}, ("compile=true",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "lacks", "words"),
+    [
+        (NVME, without_libaio, "offload_optimizer.device: nvme needs libaio's headers, .*libaio-dev.*, or choose cpu"),
+        (NVME, without_compiler, r"offload_optimizer.device: nvme needs a C\+\+ compiler, .*is g\+\+.*, or choose cpu"),
+        (NVME, without_headers, "offload_optimizer.device: nvme needs Python's headers, .*python3-dev.*, or choose cpu"),
+        (COMPILED, without_compiler, r"compile: torch.compile needs a C\+\+ compiler, .*is g\+\+.*, or leave `compile` out"),
+        (COMPILED, without_headers, "compile: torch.compile needs Python's headers, .*python3-dev.*, or leave `compile` out"),
+    ],
+)
+@pytest.mark.skipif(get_accelerator().device_name() != "cpu", reason="on a GPU other compilers are used")
+def test_what_compiling_lacks_is_said_by_its_debian_package(resolve, monkeypatch, tmp_path, asked, lacks, words):
+    config, overrides = asked
+    monkeypatch.setattr(ds_config, "check_toolchain", check_toolchain)
+    monkeypatch.setenv("CXX", sys.executable)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    resolve(config, *overrides)
+    lacks(monkeypatch)
+    with pytest.raises(UserError, match=words):
+        resolve(config, *overrides)
+
+
+@pytest.mark.skipif(not Path("/usr/include/libaio.h").is_file(), reason="no libaio here: Debian's package libaio-dev has it")
+def test_libaio_is_found_where_it_is_installed():
+    assert AsyncIOBuilder().is_compatible(verbose=False)
 
 
 def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
@@ -130,7 +176,7 @@ def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     offload = {"device": "nvme", "nvme_path": "auto"}
     begun = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}}, "run_dir=runs/x")
     before = copy.deepcopy(begun)
-    told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"thread_count": 2}}
+    told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"queue_depth": 2}}
     moved = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}} | told, "run_dir=./moved/x")
     assert same_run(moved) == same_run(begun) and begun == before
     other = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")

@@ -42,7 +42,7 @@ def break_off_and_go_on(config: dict, run_dir: Path) -> None:
     run_dir.mkdir()
     take_steps(Monitors.opened(config, run_dir, 0), range(1, 8))
     if "csv_monitor" in config:
-        with open(run_dir / "csv" / "train_loss.csv", "a") as file:
+        with open(run_dir / "csv" / "train_loss.csv", "a", encoding="utf-8") as file:
             file.write("8,0.12")  # a kill amid a row
     take_steps(Monitors.opened(config, run_dir, 4), range(5, 11))
 
@@ -60,7 +60,7 @@ def test_a_run_that_goes_on_has_each_step_once(tmp_path):
     assert [event.value for event in board.Scalars("train/loss")] == pytest.approx([1 / step for step in range(1, 11)])
     assert [(event.step, event.value) for event in board.Scalars("eval/accuracy")] == [(10, 0.75)]
 
-    with open(tmp_path / "run" / "csv" / "train_loss.csv", newline="") as file:
+    with open(tmp_path / "run" / "csv" / "train_loss.csv", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["step", "loss"]
     assert [(int(step), float(loss)) for step, loss in rows] == [(step, 1 / step) for step in range(1, 11)]

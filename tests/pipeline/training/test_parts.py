@@ -30,7 +30,7 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
     lines = JsonLines(tmp_path / "metrics.jsonl")
     lines.append({"step": 1})
     lines.append({"step": 2})
-    with open(lines.path, "a") as file:
+    with open(lines.path, "a", encoding="utf-8") as file:
         file.write('{"step": 3, "lo')
     assert lines.read() == [{"step": 1}, {"step": 2}]
     lines.keep(lambda record: record["step"] <= 1)

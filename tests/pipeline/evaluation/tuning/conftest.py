@@ -69,5 +69,5 @@ def squad_file(path: Path, articles: int, questions: int = 4) -> Path:
             asked.append({"id": f"{number}.{place}", "question": " who made the film ?", "answers": [answer]})
         content.append({"title": f"article {number}", "paragraphs": [{"context": context, "qas": asked}]})
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"version": "1.1", "data": content}))
+    path.write_text(json.dumps({"version": "1.1", "data": content}), encoding="utf-8")
     return path
