@@ -122,6 +122,8 @@ class _DeepSpeedFile(_Judged):
         if self.bf16.get("enabled") is True and self.fp16.get("enabled") is True:
             raise ValueError("bf16.enabled and fp16.enabled are both true; set one of them to false")
         stage = self.zero_optimization.get("stage", 0)
+        if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
         for key, stays in (("prescale_gradients", False), ("gradient_predivide_factor", 1.0)):
             if stage != 0 and getattr(self, key) != stays:
                 raise ValueError(f"{key}: ZeRO averages gradients in a way of its own from stage 1 on; remove the key")

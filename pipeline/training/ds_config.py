@@ -37,7 +37,6 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 _SETTLED_HERE = (
     "bf16.enabled",
     "fp16.enabled",
-    "zero_optimization.stage",
     "zero_optimization.offload_optimizer.nvme_path",
     *(f"{section}.{key}" for section in SECTIONS for key in ("output_path", "job_name")),
 )
@@ -146,8 +145,6 @@ def check_sections(config: dict[str, Any], origin: str) -> None:
             # Sections within are in the table too.
             elif value != AUTO and not isinstance(value, dict):
                 written[key] = getattr(read, names[key])
-    if (stage := zero_stage(config)) not in (0, 1, 2, 3):
-        raise UserError(f"{origin}: zero_optimization.stage: 0, 1, 2 or 3 is expected (got {stage!r})")
 
 
 def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:
