@@ -170,7 +170,7 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     """Return the ids of text that is not prepared yet, and that of the end of a document, as far as it is known."""
     config, model = recipe.data.tokenizer, recipe.source.model
     if config is not None and config.path is not None:
-        tokenizer = load_tokenizer(Path(config.path))
+        tokenizer = load_tokenizer(config.directory)
         return tokenizer.vocab_size, tokenizer.eos_id
     if config is not None:
         # One that is trained may come to fewer, where the text is short.
