@@ -1,15 +1,19 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
 from pipeline.families.base import Axis, AxisKind, Family, Sizes, TensorSpec, sizes_of
+from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
-from pipeline.families.target import check_growth, derived_sizes, target_config
+from pipeline.families.target import check_growth, target_config
+from pipeline.families.tensor_names import place
 
 __all__ = [
     "FAMILIES",
+    "FLOATS",
     "PAIR_FAMILIES",
+    "QUANTIZATION",
     "Axis",
     "AxisKind",
     "Family",
@@ -18,9 +22,10 @@ __all__ = [
     "TensorSpec",
     "check_growth",
     "check_parameters",
-    "derived_sizes",
     "family_of",
     "learn_every_row",
+    "place",
+    "read_config",
     "scratch_config",
     "sizes_of",
     "target_config",

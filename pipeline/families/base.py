@@ -8,6 +8,11 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+_LAYER = re.compile(r"\.\d+\.")
+
+TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
+"""The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
+
 
 class AxisKind(StrEnum):
     """What an axis counts; all axes of a kind grow by one map."""
@@ -149,12 +154,16 @@ class Family:
     """What an untied model has besides: its own output matrix."""
     tied_head: str
     """The embedding that is the output matrix otherwise."""
+    lm_head: str
+    """The module of the language model's head: a model that was saved without it, or under another head, has none."""
     head_alias: Mapping[str, str]
     """Names that a tied model's files may carry beside the tensors they are tied to."""
     published: tuple[tuple[re.Pattern[str], str], ...]
     """Spellings in published files -> ours, applied in turn."""
-    ignored: re.Pattern[str]
-    """Names in published files (after `published`) that are no part of the language model."""
+    buffers: re.Pattern[str]
+    """Names in published files (after `published`) of what is computed and not learnt, which older versions saved."""
+    other_heads: re.Pattern[str]
+    """Names (after `published`) of heads for other tasks; what is matched names the head's module."""
     scratch: Mapping[str, Any]
     """Configuration keys of a model from scratch that differ from the class's defaults."""
     dropout: tuple[str, ...]
@@ -206,11 +215,20 @@ class Family:
         """The longest sequence that the model can read."""
         return sizes.max_position_embeddings - self.position_offset
 
-    def canonical(self, name: str) -> str | None:
-        """Return our name for a tensor of a published file, or None where it is no part of the model."""
+    def canonical(self, name: str) -> str:
+        """Return our name for a tensor of a published file."""
         for pattern, replacement in self.published:
             name = pattern.sub(replacement, name)
-        return None if self.ignored.search(name) else name
+        return name
+
+    def knows(self, name: str) -> bool:
+        """Whether a model of the family has a tensor of that name, whatever its sizes; tied ones' other names too."""
+        return name in self.head_alias or any(spec.name == self.kind(name) for spec in self.tensors + self.untied_head)
+
+    @staticmethod
+    def kind(name: str) -> str:
+        """Return the name of a tensor's spec."""
+        return _LAYER.sub(".{layer}.", name)
 
 
 def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[PretrainedConfig]) -> dict[str, int]:
@@ -232,16 +250,20 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
 
 
 def sizes_of(config: PretrainedConfig) -> Sizes:
-    """Read a model's sizes off its Hugging Face configuration."""
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    """Read a model's sizes off its Hugging Face configuration.
+
+    Keys that the class does not know are not looked at, as the model does not; but for `head_dim`, which Qwen2 reads.
+    """
     heads = config.num_attention_heads
+    grouped = hasattr(type(config), "num_key_value_heads")
+    inner = config.n_inner if hasattr(type(config), "n_inner") else config.intermediate_size
     return Sizes(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        intermediate_size=inner or 4 * config.hidden_size,
+        num_key_value_heads=config.num_key_value_heads if grouped else heads,
+        head_dim=(getattr(config, "head_dim", None) if grouped else None) or config.hidden_size // heads,
+        intermediate_size=4 * config.hidden_size if inner is None else inner,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         segments=getattr(config, "type_vocab_size", 0),

@@ -6,7 +6,19 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.base import FFN, FFN_IN, HIDDEN, HIDDEN_IN, LOGITS, MIXED_IN, Axis, AxisKind, Family, TensorSpec
+from pipeline.families.base import (
+    FFN,
+    FFN_IN,
+    HIDDEN,
+    HIDDEN_IN,
+    LOGITS,
+    MIXED_IN,
+    TASK_HEADS,
+    Axis,
+    AxisKind,
+    Family,
+    TensorSpec,
+)
 
 _QUERY = Axis(AxisKind.HEADS, "out", ("query",))
 _KEY = Axis(AxisKind.KV_HEADS, "out", ("key",))
@@ -76,9 +88,12 @@ def decoder(
         untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
         tied_head=_WORDS,
         head_alias={"lm_head.weight": _WORDS},
-        published=((re.compile(r"^(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),
-        # The rotary frequencies, which older versions saved with the weights.
-        ignored=re.compile(r"\.rotary_emb\.inv_freq$"),
+        lm_head="lm_head",
+        # The classes for question answering call the model `transformer`.
+        published=((re.compile(r"^(transformer\.)?(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),
+        # The rotary frequencies.
+        buffers=re.compile(r"\.rotary_emb\.inv_freq$"),
+        other_heads=re.compile(TASK_HEADS),
         scratch={},
         dropout=("attention_dropout",),
         kept=("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window"),

@@ -15,6 +15,7 @@ from pipeline.families.base import (
     MIXED_IN,
     POOLED,
     POOLED_IN,
+    TASK_HEADS,
     VERDICTS,
     Axis,
     AxisKind,
@@ -97,18 +98,26 @@ def encoder(
         # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
         untied_head=_linear(head + "decoder", LOGITS, HIDDEN_IN, "head"),
         tied_head=words + ".weight",
+        lm_head=head.removesuffix("."),
         head_alias={head + "decoder.weight": words + ".weight", head + "decoder.bias": head + "bias"},
         published=(
             (re.compile(r"^(?=(embeddings|encoder|pooler)\.)"), name + "."),
             (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
             (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
         ),
-        # The pooler and the next-sentence head serve no masked language modelling; position_ids is a range.
-        ignored=re.compile(r"\.position_ids$" + ("" if pair_head else rf"|^{name}\.pooler\.|^cls\.seq_relationship\.")),
+        # A range.
+        buffers=re.compile(r"\.position_ids$"),
+        other_heads=re.compile(TASK_HEADS + ("" if pair_head else rf"|^({name}\.pooler|cls\.seq_relationship)(?=\.)")),
         scratch=scratch or {},
         dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
         kept=("hidden_act", "layer_norm_eps", "type_vocab_size", *kept),
-        refused={"is_decoder": (False,), "add_cross_attention": (False,), **(refused or {})},
+        refused={
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+            # Of earlier versions, which had relative ones too.
+            "position_embedding_type": ("absolute", None),
+            **(refused or {}),
+        },
         # BertForPreTraining names its two outputs.
         logits="prediction_logits" if pair_head else "logits",
         pair_logits="seq_relationship_logits" if pair_head else None,

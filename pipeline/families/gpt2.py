@@ -4,7 +4,19 @@ import re
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.families.base import FFN, FFN_IN, HIDDEN, HIDDEN_IN, LOGITS, MIXED_IN, Axis, AxisKind, Family, TensorSpec
+from pipeline.families.base import (
+    FFN,
+    FFN_IN,
+    HIDDEN,
+    HIDDEN_IN,
+    LOGITS,
+    MIXED_IN,
+    TASK_HEADS,
+    Axis,
+    AxisKind,
+    Family,
+    TensorSpec,
+)
 
 _QKV = Axis(AxisKind.HEADS, "out", ("query", "key", "value"))
 
@@ -41,10 +53,12 @@ GPT2 = Family(
     ),
     untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
     tied_head="transformer.wte.weight",
+    lm_head="lm_head",
     head_alias={"lm_head.weight": "transformer.wte.weight"},
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
-    # The causal mask, which older versions saved with the weights.
-    ignored=re.compile(r"\.attn\.(bias|masked_bias)$"),
+    # The causal mask.
+    buffers=re.compile(r"\.attn\.(bias|masked_bias)$"),
+    other_heads=re.compile(TASK_HEADS),
     # The same function as the default gelu_new, in one kernel.
     scratch={"activation_function": "gelu_pytorch_tanh"},
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),

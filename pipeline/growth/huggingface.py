@@ -1,27 +1,33 @@
-"""Hugging Face model directories: read through memory maps."""
+"""Hugging Face model directories: the language model in them, read through memory maps."""
 
-import pickle
-import re
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from data_prep.config import read_json
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, Family, family_of, sizes_of
-from pipeline.growth.state import Described, Source
+from pipeline.families import QUANTIZATION, Family, Sizes, family_of, place, read_config, sizes_of
+from pipeline.growth.foreign_weights import (
+    forget_stale,
+    quantized_by,
+    refuse_foreign_files,
+    refuse_foreign_name,
+    refuse_foreign_values,
+)
+from pipeline.growth.initialization import initialized
+from pipeline.growth.output_matrix import settle_output
+from pipeline.growth.state import Described, Source, State
+from pipeline.growth.surroundings import CONFIG
+from pipeline.growth.weight_files import has_weights, stored_tensors, weight_files
 
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-_BIN_WEIGHTS = "pytorch_model.bin"
-_BIN_INDEX = "pytorch_model.bin.index.json"
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining")
+"""How the names of the classes end that have the language model's head."""
 
-_STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SEED = 0
+"""Of a head that the source has none of: the same one at every opening."""
 
 
 class MappedTensor:
@@ -40,143 +46,166 @@ class MappedTensor:
 
 
 def open_huggingface(directory: Path) -> Source:
-    """Return the model in a Hugging Face directory, its tensors memory-mapped.
+    """Return the language model in a Hugging Face directory, its tensors memory-mapped.
 
-    Weights are safetensors, or PyTorch's own files where there are none. Raises UserError where the
-    directory holds no configuration or weights, is of an unknown family, or lacks, misshapes, repeats or
-    adds a tensor, or stores one in no floating-point dtype of torch's.
+    Weights are safetensors, or PyTorch's own files where there are none. What the tensors say counts more than config.json
+    does: whether the output matrix is tied, whether weights are quantized. Heads for other tasks are left out; a language
+    model's head that the model was saved without is at the class's initialization; names lose what training put around
+    them. All that is said in the source's remarks. Raises UserError where the directory holds no configuration or weights,
+    is of an unknown family, or lacks, misshapes, repeats or adds a tensor, or stores one in no floating-point dtype.
     """
-    config = read_config(directory / "config.json")
-    family = family_of(config, f"{directory}/config.json")
-    return Source(directory, config, family, _map_tensors(directory, config, family))
+    refuse_foreign_files(directory, has_weights(directory))
+    config = read_config(directory / CONFIG, lambda: _names(directory))
+    family = family_of(config, f"{directory}/{CONFIG}")
+    found = _found(directory, family, sizes_of(config))
+    complete = _complete(config, found)
+    output = settle_output(family, config.tie_word_embeddings, found.tensors, complete=complete)
+    config.tie_word_embeddings = output.tied
+    head = {} if complete else _initial_head(family, config, output.state)
+    state = output.state | head
+    specs = family.specs(sizes_of(config))
+    _check_missing(directory, family, [name for name in specs if name not in state])
+    remarks = [
+        *found.remarks(family),
+        *([f"{family.lm_head}: not among the weights, and at the class's random initialization"] if head else []),
+        *output.remarks,
+        *forget_stale(config),
+        *_settle_dtype(config, found.tensors),
+    ]
+    return Source(directory, config, family, {name: state[name] for name in specs}, remarks=tuple(remarks))
 
 
 def describe_huggingface(directory: Path) -> Source:
     """Return the model that a Hugging Face directory's config.json describes, without its weights.
 
     What reads no values can be told of it: shapes, bytes, memory. The dtype is config.json's, float32 where it names
-    none. Raises UserError where the directory holds no configuration of a known family.
+    none. Raises UserError where the directory holds no configuration of a known family, weights in another format alone,
+    or where config.json says that they are quantized.
     """
-    config = read_config(directory / "config.json")
-    family, sizes = family_of(config, f"{directory}/config.json"), sizes_of(config)
+    refuse_foreign_files(directory, usable=False)
+    config = read_config(directory / CONFIG)
+    method = quantized_by(config)
+    if method is not None:
+        raise UserError(
+            f"{directory}/{CONFIG}: {QUANTIZATION} says that the weights are quantized ({method}), which cannot be grown; name "
+            "the model that they were quantized from, or remove the key if they are plain"
+        )
+    family, sizes = family_of(config, f"{directory}/{CONFIG}"), sizes_of(config)
     stored = config.dtype or torch.float32
     state = {name: Described(sizes.shape(spec), stored) for name, (spec, _) in family.specs(sizes).items()}
-    return Source(directory, config, family, state)
+    remarks = forget_stale(config)
+    if config.architectures and not _names_head(config) and any(name.startswith(f"{family.lm_head}.") for name in state):
+        remarks.append(
+            f"{family.lm_head}: a {config.architectures[0]} has none, and it will be at the class's random initialization"
+        )
+    return Source(directory, config, family, state, remarks=tuple(remarks))
 
 
-def has_weights(directory: Path) -> bool:
-    """Whether a Hugging Face directory holds any file of weights."""
-    return any((directory / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX, _BIN_WEIGHTS, _BIN_INDEX))
+@dataclass(slots=True)
+class _Found:
+    """What lies in a directory's files."""
+
+    tensors: dict[str, MappedTensor] = field(default_factory=dict)
+    """By our names."""
+    heads: set[str] = field(default_factory=set)
+    """The modules of other tasks' heads."""
+    wrappers: set[str] = field(default_factory=set)
+    prefixed: bool = False
+    """Whether names begin with the model inside a language model, as no file of that model alone has them."""
+    unindexed: int = 0
+    """The number of shards, where no index names them."""
+
+    def remarks(self, family: Family) -> list[str]:
+        """Return what there is to say of it."""
+        said = []
+        if self.unindexed:
+            said.append(f"there is no index of the {self.unindexed} shards, which are taken by their names")
+        if self.wrappers:
+            said.append(f"the tensors' names lose {', '.join(f'{name}.' for name in sorted(self.wrappers))}")
+        if self.heads:
+            said.append(
+                f"{', '.join(sorted(self.heads))}: no part of a {family.model_class.__name__}, and left out of what is grown"
+            )
+        return said
 
 
-def _map_tensors(directory: Path, config: PretrainedConfig, family: Family) -> dict[str, MappedTensor]:
-    sizes = sizes_of(config)
-    specs = family.specs(sizes)
-    state: dict[str, MappedTensor] = {}
-    for path in _weight_files(directory):
-        for published, tensor in _tensors(path):
-            name = family.canonical(published)
-            if name is None or (name not in specs and name in family.head_alias):
-                continue
-            if name not in specs:
-                raise UserError(
-                    f"{path}: tensor {published!r} is unknown to family {family.name} at the sizes in config.json; put the "
-                    "model's own config.json there, or save its language model alone"
-                )
-            if name in state:
-                raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
-            if tensor.dtype not in _STORED:
-                raise UserError(
-                    f"{path}: tensor {published!r} is stored as {str(tensor.dtype).removeprefix('torch.')}; quantized weights "
-                    "cannot be grown, save the model in float32, bfloat16 or float16"
-                )
-            expected = sizes.shape(specs[name][0])
-            if tuple(tensor.shape) != expected:
-                raise UserError(
-                    f"{path}: tensor {published!r} has shape {tuple(tensor.shape)} where config.json makes it {expected}"
-                )
-            state[name] = MappedTensor(tensor)
-    missing = [name for name in specs if name not in state]
+def _names(directory: Path) -> list[str]:
+    return [name for _, name, _ in stored_tensors(weight_files(directory))] if has_weights(directory) else []
+
+
+def _found(directory: Path, family: Family, sizes: Sizes) -> _Found:
+    """Return what is in the files, of the shapes that config.json makes it, tied or not."""
+    files = weight_files(directory)
+    found = _Found(unindexed=len(files) if len(files) > 1 and not list(directory.glob("*.index.json")) else 0)
+    specs, base = family.specs(replace(sizes, tied=False)), family.layers.partition(".")[0] + "."
+    for path, published, tensor in stored_tensors(files):
+        refuse_foreign_name(path, published)
+        placed = place(family, published)
+        if placed is None or not (placed.name is None or placed.name in specs):
+            raise UserError(
+                f"{path}: tensor {published!r} is unknown to family {family.name} at the sizes in {CONFIG}; put the "
+                "model's own config.json there, or save its language model alone"
+            )
+        found.wrappers |= placed.wrappers
+        if placed.head is not None:
+            found.heads.add(placed.head)
+        if placed.name is None:
+            continue
+        if placed.name in found.tensors:
+            raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
+        refuse_foreign_values(path, published, tensor)
+        expected = sizes.shape(specs[placed.name][0])
+        if tuple(tensor.shape) != expected:
+            raise UserError(f"{path}: tensor {published!r} has shape {tuple(tensor.shape)} where {CONFIG} makes it {expected}")
+        found.tensors[placed.name] = MappedTensor(tensor)
+        found.prefixed |= base in published
+    return found
+
+
+def _complete(config: PretrainedConfig, found: _Found) -> bool:
+    """Whether the model was saved with its language model's head: by its class, or by its tensors where none is named."""
+    return _names_head(config) if config.architectures else found.prefixed and not found.heads
+
+
+def _names_head(config: PretrainedConfig) -> bool:
+    return any(name.endswith(_LANGUAGE_MODELS) for name in config.architectures)
+
+
+def _initial_head(family: Family, config: PretrainedConfig, state: State) -> State:
+    """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing."""
+    inside = family.lm_head + "."
+    if any(name.startswith(inside) for name in state):
+        return {}
+    return {name: tensor for name, tensor in initialized(family, config, _SEED).items() if name.startswith(inside)}
+
+
+def _check_missing(directory: Path, family: Family, missing: list[str]) -> None:
     if missing:
         raise UserError(
             f"{directory}: tensor {missing[0]!r} is missing from the weights"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             + "; save the model again with save_pretrained"
-            + (", or name its own class in config.json as architectures" if family.pair_logits else "")
+            + (", or name its own class in config.json as architectures" if _of_a_head(family, missing[0]) else "")
         )
-    return {name: state[name] for name in specs}
 
 
-def read_config(path: Path) -> PretrainedConfig:
-    """Return the configuration in a Hugging Face config.json; raises UserError where it is none that its class takes."""
-    content = read_json(path, "a Hugging Face model directory has one")
-    if content.get("model_type") not in [*FAMILIES]:
-        raise UserError(f"{path}: model_type {content.get('model_type')!r} is not known; known are {', '.join(FAMILIES)}")
-    try:
-        return AutoConfig.for_model(**content)
-    except StrictDataclassFieldValidationError as error:
-        field = re.search(r"field '(\w+)'", str(error))[1]
-        raise UserError(f"{path}: {field}: {_short(error.__cause__)}; put the model's own value there") from None
-    except StrictDataclassClassValidationError as error:
-        raise UserError(f"{path}: {_short(error.__cause__).rstrip('.')}; put the model's own values there") from None
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        name = FAMILIES[content["model_type"]].config_class.__name__
-        raise UserError(f"{path}: no configuration that {name} takes ({_short(error)}); copy the file again") from None
+def _of_a_head(family: Family, name: str) -> bool:
+    """Whether a tensor is of a head that other classes of the family do not have."""
+    heads = [family.lm_head] if family.pair_logits is None else [family.lm_head, family.pooler, "cls.seq_relationship"]
+    return any(name.startswith(f"{head}.") for head in heads)
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    for index in (directory / WEIGHTS_INDEX, directory / _BIN_INDEX):
-        single = index.with_name(index.name.removesuffix(".index.json"))
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            return _indexed_files(index)
-    raise UserError(f"{directory / WEIGHTS}: no such file; the directory has no weights, neither {WEIGHTS} nor {_BIN_WEIGHTS}")
-
-
-def _indexed_files(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(read_json(index, "save the model again")["weight_map"].values()))
-    except (KeyError, AttributeError, TypeError):
-        raise UserError(f"{index}: not an index of weights; save the model again with save_pretrained") from None
-    files = [index.parent / name for name in names]
-    for path in files:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file, though {index.name} names it; copy the whole directory again")
-    return files
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a file's tensors; they stay mapped, nothing is read yet."""
-    yield from (_pickled if path.suffix == ".bin" else _safetensors)(path)
-
-
-def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield name, file.get_tensor(name)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged safetensors file ({_short(error)}); copy it again") from None
-
-
-def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """PyTorch's own format. Files that need more than `weights_only` may run any code when they are loaded."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: holds more than tensors, and loading it could run code of its author's; save the model as safetensors"
-        ) from None
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be memory-mapped, being damaged or in a format older than torch 1.6 ({_short(error)}); copy it "
-            "again, or save the model as safetensors"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise UserError(f"{path}: not a mapping of names to tensors; save the model again with save_pretrained")
-    yield from content.items()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _settle_dtype(config: PretrainedConfig, tensors: State) -> list[str]:
+    """Have config.json's dtype, or that of most weights where it names none; return what there is to say."""
+    stored = Counter[torch.dtype]()
+    for tensor in tensors.values():
+        stored[tensor.stored] += prod(tensor.shape)
+    ((most, _),) = stored.most_common(1)
+    if config.dtype is None:
+        config.dtype = most
+    if config.dtype is most:
+        return []
+    said, found = (str(dtype).removeprefix("torch.") for dtype in (config.dtype, most))
+    return [
+        f"config.json says dtype {said}, and the weights are stored as {found}: {found} is read, and {said} written by default"
+    ]

@@ -15,9 +15,9 @@ from transformers import PretrainedConfig
 from data_prep.errors import UserError, is_full_disk
 from data_prep.files import write_json
 from pipeline.families import family_of
-from pipeline.growth.huggingface import WEIGHTS, WEIGHTS_INDEX
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as
+from pipeline.growth.weight_files import WEIGHTS, WEIGHTS_INDEX
 
 MAX_SHARD_BYTES = 5 << 30
 

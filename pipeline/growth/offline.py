@@ -12,12 +12,12 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
-from pipeline.families import check_growth, derived_sizes, family_of, target_config
+from pipeline.families import FLOATS, QUANTIZATION, check_growth, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
-from pipeline.growth.huggingface import read_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
+from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import foresee_source, open_source
@@ -27,8 +27,6 @@ from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 CERTIFICATE = "certificate.json"
-
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 BESIDE = (
     "tokenizer.json",
@@ -80,12 +78,11 @@ class OfflineGrowth:
         _check_absent(request.out)
         opened = foresee_source if foreseen else open_source
         self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
+        self.beside = _beside(source.beside)
         self.target = _target(request.target, source.config)
-        # A file names every size.
-        derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
-        self.plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
+        self.plan = plan_growth(source.config, self.target, request.growth, request.seed)
         self._check_options()
-        stored = source.config.dtype if request.dtype is None else DTYPES[request.dtype]
+        stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32
         if request.format == "zero3" and self.dtype is torch.float64:
             raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
@@ -100,6 +97,12 @@ class OfflineGrowth:
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
         if growth.norm_statistics == "weighted":
+            if self.plan.choices:
+                raise UserError(
+                    f"growth.width: auto finds nothing that keeps {self.plan.family.name} exact at this hidden_size in a stock "
+                    "model; choose a multiple of the source's, name an operator that is not exact, or grow it in training "
+                    "(launch/pretrain.py), where norms can be weighted"
+                )
             raise UserError(
                 "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"
             )
@@ -150,11 +153,10 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path, record: Mapping[str, Any] | None) -> None:
-        beside = list(filter(Path.is_file, (self.source.beside / name for name in BESIDE)))
         with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
             if self.request.format == "hf":
                 write_huggingface(directory, self.target, self.grown, self.dtype, progress=bar.update)
-                for path in beside:
+                for path in self.beside:
                     shutil.copyfile(path, directory / path.name)
                 write_tokenizer_length(directory, self.target, self.source.config)
                 write_generation_config(directory, self.target, self.source.beside)
@@ -166,7 +168,7 @@ class OfflineGrowth:
                     self.ranks,
                     dtype=self.dtype,
                     optimizer=self.optimizer,
-                    beside=beside,
+                    beside=self.beside,
                     record=record,
                     progress=bar.update,
                 )
@@ -188,6 +190,15 @@ class OfflineGrowth:
             )
 
 
+def _beside(directory: Path) -> list[Path]:
+    """Return the files beside a model that hold for the grown one too; raises UserError for one that is no file."""
+    found = {path: fault for path in (directory / name for name in BESIDE) if (fault := irregular(path)) != MISSING}
+    for path, fault in found.items():
+        if fault is not None:
+            raise UserError(f"{path}: {fault}; copy it again, or remove it")
+    return list(found)
+
+
 def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there and no empty directory; name a new one, or remove it")
@@ -197,6 +208,7 @@ def _target(target: TargetConfig | Path, source: PretrainedConfig) -> Pretrained
     if isinstance(target, TargetConfig):
         return target_config(source, target)
     config = read_config(target)
-    family_of(config, str(target))
+    if getattr(config, QUANTIZATION, None) is not None:
+        raise UserError(f"{target}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
     check_growth(source, config, f"{target}: ")
     return config

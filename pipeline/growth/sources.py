@@ -5,10 +5,11 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.hub import told_by_hub
-from pipeline.growth.huggingface import describe_huggingface, has_weights, open_huggingface
+from pipeline.growth.huggingface import describe_huggingface, open_huggingface
 from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.state import Source
 from pipeline.growth.surroundings import CONFIG, newest_of_trainer, told_by_trainer
+from pipeline.growth.weight_files import has_weights
 from pipeline.growth.zero_checkpoint import is_zero_checkpoint, open_zero_checkpoint
 
 LATEST = "latest"

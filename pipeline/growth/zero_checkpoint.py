@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import Family, family_of, sizes_of
-from pipeline.growth.huggingface import read_config
+from pipeline.families import Family, family_of, read_config, sizes_of
+from pipeline.growth.foreign_weights import forget_stale
 from pipeline.growth.integrity import FILES, MISSING, damage, irregular
 from pipeline.growth.state import Rows, Source, unsaid
 from pipeline.growth.surroundings import config_of
@@ -139,7 +139,8 @@ def read_zero_checkpoint(directory: Path, config: Path | None = None) -> Source:
     state: dict[str, Rows] = {name: PartitionedTensor(shapes[name], held[name].weights) for name in shapes}
     optimizer = {name: _joined(shapes[name], held[name]) for name in shapes}
     kept = {name: kept for name, kept in optimizer.items() if kept}
-    return Source(directory, config, family, state, kept, described_in=path.parent)
+    remarks = tuple(forget_stale(config))
+    return Source(directory, config, family, state, kept, remarks, described_in=path.parent)
 
 
 def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> bool:

@@ -9,8 +9,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import family_of, sizes_of, target_config
-from pipeline.growth.huggingface import read_config
+from pipeline.families import family_of, read_config, sizes_of, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
@@ -19,7 +18,7 @@ from pipeline.growth.surroundings import config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 
-_SIZES = TargetConfig.model_fields.keys() - {"dropout", "ffn_multiple_of"}
+_SIZES = TargetConfig.model_fields.keys() - {"dropout"}
 
 
 class AbsentError(Exception):

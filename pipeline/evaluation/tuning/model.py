@@ -50,17 +50,30 @@ class Pretrained:
             kind = auto_class.__name__.removeprefix("AutoModelFor")
             raise UserError(f"{self.directory}: {self.family.name} has no class for {kind}; bert and roberta have")
 
+    @property
+    def _remedy(self) -> str:
+        return f"write it as transformers does: python launch/grow.py --source {self.directory} --format hf --out DIR"
+
     def load(self, auto_class: Any, dropout: float | None, **settings: Any) -> PreTrainedModel:
         """Return the model in float32 under a fresh head; the generator of torch draws it.
 
-        `check_head` is for before.
+        `check_head` is for before. Raises UserError where transformers does not find the model's own tensors, which it would
+        draw at random: their names carry what training put around them, for instance.
         """
         config = copy.deepcopy(self.config)
         for key, value in settings.items():
             setattr(config, key, value)
         if dropout is not None:
             self.family.set_dropout(config, dropout)
-        model = auto_class.from_pretrained(self.directory, config=config, dtype=torch.float32)
+        try:
+            model, info = auto_class.from_pretrained(
+                self.directory, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.directory}: transformers does not load it ({_short(error)}); {self._remedy}") from None
+        lost = [name for name in sorted(info["missing_keys"]) if self.family.knows(name)]
+        if lost:
+            raise UserError(f"{self.directory}: transformers finds no {lost[0]!r} in it; {self._remedy}")
         learn_every_row(model)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         model.config.use_cache = False
@@ -104,9 +117,7 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
-        raise UserError(
-            f"{directory}: the tokenizer does not load ({' '.join(str(error).split())[:200]}); put it there as tokenizer.json"
-        ) from None
+        raise UserError(f"{directory}: the tokenizer does not load ({_short(error)}); put it there as tokenizer.json") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: the tokenizer knows no places in a text; put it there as tokenizer.json")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -148,3 +159,7 @@ def _pad(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> None:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer has no pad, eos or sep token; name one in tokenizer_config.json"
         )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
 
 from data_prep.errors import UserError
@@ -203,3 +204,14 @@ def test_the_defaults_are_the_papers():
     squad = TUNING_TASKS["squad"]
     assert (squad.learning_rates, squad.batch_sizes, squad.epochs) == ((3e-5,), (16,), (4,))
     assert len(TuningOptions().seeds) == 3
+
+
+def test_weights_that_transformers_does_not_find_are_refused_and_not_drawn(bert, reviews):
+    """Under DistributedDataParallel's names transformers would train a model drawn at random."""
+    path = bert / "model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"transformers finds no 'bert\..*launch/grow\.py --source .*bert --format hf"):
+        run("sst2", bert, reviews, seeds=(1,))
+    path.rename(bert / "model-00001-of-00001.safetensors")
+    with pytest.raises(UserError, match=r"transformers does not load it .*launch/grow\.py"):
+        run("sst2", bert, reviews, seeds=(1,))

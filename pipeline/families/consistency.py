@@ -1,0 +1,133 @@
+"""Whether a configuration describes a model at all: held to rules of its sizes, and to the Hugging Face class itself."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+from data_prep.errors import UserError
+from pipeline.families.base import Family, sizes_of
+from pipeline.families.registry import check_parameters
+from pipeline.families.shape import check_heads
+
+MOST_LAYERS = 10_000
+"""No model has more; a wrong number of them would take hours to be refused by anything else."""
+
+_ACTIVATIONS = ("hidden_act", "activation_function")
+_EPSILONS = ("_eps", "_epsilon")
+_ATTENTION = ("full_attention", "sliding_attention")
+
+
+def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
+    """Refuse a configuration from which the family's class builds no model that computes numbers.
+
+    Raises UserError, which begins with `origin`, naming the key where a rule here finds it. What no rule knows, the class
+    is asked: it builds one layer without memory, which must have the table's tensors.
+    """
+    for key, value, expected in _faults(family, config):
+        key = type(config).attribute_map.get(key, key)
+        raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; put the model's own value there")
+    sizes = sizes_of(config)
+    check_heads(family, sizes, f"{origin}: ")
+    if family.usable_positions(sizes) < 1:
+        raise UserError(
+            f"{origin}: max_position_embeddings: {sizes.max_position_embeddings} leaves no position to read, since "
+            f"{family.name} keeps {family.position_offset} rows for padding; put the model's own value there"
+        )
+    try:
+        _build(family, config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the class makes of values that no rule above knows
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: {said}); copy "
+            "the model's own file again"
+        ) from None
+
+
+def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    """Yield what is wrong: the key, its value, and what is expected of it."""
+    for key in _size_keys(family, config):
+        value = getattr(config, key, None)
+        # GPT-2's class makes four times the hidden size of a null.
+        if not (value is None and key == "n_inner") and not _whole(value):
+            yield key, value, "a whole number from 1"
+    if config.num_hidden_layers > MOST_LAYERS:
+        yield "num_hidden_layers", config.num_hidden_layers, f"a number up to {MOST_LAYERS}"
+    for key in (*family.dropout, "initializer_range", *(key for key in family.kept if key.endswith(_EPSILONS))):
+        value, most = getattr(config, key, None), 1 if key in family.dropout else math.inf
+        if not _number(value) or not 0 <= value <= most:
+            yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
+    for key in set(_ACTIVATIONS).intersection(family.kept):
+        if getattr(config, key) not in ACT2FN:
+            yield key, getattr(config, key), "an activation that transformers knows, for instance gelu or silu,"
+    if family.rotary:
+        yield from _rotary_faults(config)
+        yield from _window_faults(config)
+
+
+def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
+    keys = ["hidden_size", "num_hidden_layers", "num_attention_heads", family.intermediate_key, "vocab_size"]
+    keys.append("max_position_embeddings")
+    keys += ["num_key_value_heads"] if family.grouped else []
+    keys += ["head_dim"] if family.grouped and hasattr(config, "head_dim") else []
+    return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
+
+
+def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    rope = config.rope_parameters
+    if not isinstance(rope, Mapping):
+        yield "rope_parameters", rope, "a mapping"
+        return
+    for key, value in rope.items():
+        for number in value if isinstance(value, list) else [value]:
+            # A type, a switch or nothing; all else is computed with.
+            if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
+                yield f"rope_parameters.{key}", value, "a number"
+    pairs = sizes_of(config).head_dim // 2
+    for key, value in rope.items():
+        if isinstance(value, list) and len(value) != pairs:
+            yield f"rope_parameters.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
+
+
+def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    window = getattr(config, "sliding_window", None)
+    if window is not None and not _whole(window):
+        yield "sliding_window", window, "null or a whole number from 1"
+    if hasattr(type(config), "layer_types"):
+        types = config.layer_types
+        if set(types) - set(_ATTENTION) or len(types) != config.num_hidden_layers:
+            expected = f"a list of {config.num_hidden_layers} entries, each {' or '.join(_ATTENTION)},"
+            yield "layer_types", types, expected
+        if window is None and _ATTENTION[1] in types:
+            yield "sliding_window", window, f"a whole number, since layer_types names {_ATTENTION[1]},"
+
+
+def _build(family: Family, config: PretrainedConfig) -> None:
+    """Build what tells of the whole: all layers have the same tensors."""
+    one = copy.deepcopy(config)
+    one.num_hidden_layers = 1
+    if getattr(one, "layer_types", None):
+        one.layer_types = one.layer_types[:1]
+    check_parameters(family, one)
+    if family.rotary:
+        with torch.device("meta"):
+            rotary = type(family.model_class(one).model.rotary_emb)
+        frequencies = rotary(config)
+        found = (frequencies.inv_freq, torch.tensor(frequencies.attention_scaling, dtype=torch.float64))
+        if not all(bool(torch.isfinite(values).all()) for values in found):
+            raise ValueError(f"rope_parameters {config.rope_parameters} make frequencies that are no numbers")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
