@@ -33,6 +33,11 @@ _COPIES = 2
 """Target layers of one origin that a sample keeps."""
 
 
+def _accumulated(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which matrix kernels sum up products of numbers in `dtype`; what comes out is rounded once."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class _StreamedLinear(nn.Module):
     """x W^T + b, a few rows of W [out, in] at a time."""
 
@@ -41,10 +46,13 @@ class _StreamedLinear(nn.Module):
         self._weight, self._bias, self._dtype = weight, bias, dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = _accumulated(self._dtype)
         product = x.new_empty(*x.shape[:-1], self._weight.shape[0])
         for start, rows in row_chunks(self._weight):
-            product[..., start : start + len(rows)] = x @ rows.to(self._dtype).T
-        return product if self._bias is None else product + self._bias
+            stop = start + len(rows)
+            bias = None if self._bias is None else self._bias[start:stop].to(wide)
+            product[..., start:stop] = functional.linear(x.to(wide), rows.to(self._dtype).to(wide), bias)
+        return product
 
 
 class _StreamedConv1D(nn.Module):
@@ -55,10 +63,11 @@ class _StreamedConv1D(nn.Module):
         self._weight, self._bias, self._dtype = weight, bias, dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        product = self._bias.expand(*x.shape[:-1], -1).clone()
+        wide = _accumulated(self._dtype)
+        product = self._bias.to(wide).expand(*x.shape[:-1], -1).clone()
         for start, rows in row_chunks(self._weight):
-            product += x[..., start : start + len(rows)] @ rows.to(self._dtype)
-        return product
+            product += x[..., start : start + len(rows)].to(wide) @ rows.to(self._dtype).to(wide)
+        return product.to(self._dtype)
 
 
 class _StreamedEmbedding(nn.Module):
@@ -84,14 +93,17 @@ class _ExactRMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
 
 
-def streamed_model(family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
+def streamed_model(
+    family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype, attention: str = "sdpa"
+) -> PreTrainedModel:
     """Return the family's Hugging Face model whose matrices are read from `state` whenever they are used.
 
-    Raises RuntimeError for a module with a matrix of a kind that cannot be streamed.
+    It computes in `dtype`, rounding where the model would that holds its weights in it. Raises RuntimeError for a module
+    with a matrix of a kind that cannot be streamed.
     """
     config = copy.deepcopy(config)
-    # Eager attention would cast its softmax to float32.
-    config._attn_implementation = "sdpa"
+    # Eager attention would cast a softmax in float64 to float32.
+    config._attn_implementation = attention
     config.use_cache = False
     with _parameters_on_meta():
         model = family.model_class(config).eval()
@@ -110,7 +122,7 @@ def streamed_model(family: Family, config: PretrainedConfig, state: State, dtype
             kind = _StreamedLinear if type(module) is nn.Linear else _StreamedConv1D
             bias = None if module.bias is None else vector(f"{name}.bias")
             model.set_submodule(name, kind(tensor(f"{name}.weight"), bias, dtype))
-        elif family.norm == "rms_norm" and hasattr(module, "variance_epsilon"):
+        elif dtype is torch.float64 and family.norm == "rms_norm" and hasattr(module, "variance_epsilon"):
             model.set_submodule(name, _ExactRMSNorm(vector(f"{name}.weight"), module.variance_epsilon))
         else:
             for leaf, parameter in module.named_parameters(recurse=False):

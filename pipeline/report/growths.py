@@ -140,6 +140,15 @@ def _meaning(certificate: dict[str, Any]) -> list[str]:
             f"{trained['scored_tokens']:,} "
             f"held-out tokens ({trained['source_loss']:.4f} → {trained['grown_loss']:.4f}); {words.rounding(trained['dtype'])}."
         )
+        # Certificates of older versions compare a source in float32.
+        rounding = trained.get("rounding")
+        if rounding is None and trained["dtype"] != "float32":
+            lines.append(f"The source's loss is of float32: rounding to {trained['dtype']} is in the difference.")
+        elif trained["dtype"] != "float32":
+            lines.append(
+                f"Both losses are of {trained['dtype']}: rounding to it alone, without any growth, moves the source's by "
+                f"{rounding['loss']:+.4f} and a logit of its by up to {rounding['max_logit_difference']:.2g}."
+            )
     if not certificate["measured_agrees"]:
         lines.append(f"{moved}: this contradicts the verdict, by which the growth should have preserved the function.")
     return lines

@@ -194,8 +194,17 @@ def _certificate(known: Known) -> str:
             lines.append(
                 f"   As training began, in {seen['dtype']} on held-out text: a logit by at most "
                 f"{seen['max_logit_difference']:.3g}, the loss from {seen['source_loss']:.4f} to {seen['grown_loss']:.4f}."
+                + _rounding(seen)
             )
     return _section("Whether growth kept the function", lines)
+
+
+def _rounding(seen: dict[str, Any]) -> str:
+    """What the precision of training does to the source without any growth, where it is known and not nothing."""
+    rounding = seen.get("rounding")
+    if rounding is None or seen["dtype"] == "float32":
+        return ""
+    return f" Rounding to {seen['dtype']} alone moves the source's loss by {rounding['loss']:+.4f}."
 
 
 def _data(known: Known) -> str:

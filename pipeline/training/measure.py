@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.data.batches import Batches
 from pipeline.families import sizes_of
@@ -14,7 +15,7 @@ from pipeline.growth.state import Rows, Source
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import Model, heldout_loss
+from pipeline.training.evaluate import HeldOut, Model, heldout_loss
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.running import scoring
 
@@ -44,26 +45,27 @@ def measure_growth(
 ) -> dict[str, Any]:
     """Return the losses of both models, and by how much the growth moved a logit; a collective call.
 
-    Both are over the source's vocabulary. The engine computes in `dtype`; the source in float32, its matrices read a
-    few rows at a time, so that no rank ever holds it. `after_batch` is called after each batch.
+    Both are over the source's vocabulary, and both models compute in `dtype`, the engine's, so that they differ by the
+    growth alone; what rounding to `dtype` does to the source stands apart (`rounding`, against float32). The source's
+    matrices are read a few rows at a time, so that no rank ever holds it. `after_batch` is called after each batch.
     """
-    state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
-    small = streamed_model(source.family, source.config, state, torch.float32).to(distributed.device())
     vocabulary = sizes_of(source.config).vocab_size
     grown.engine.eval()
     batch_size = grown.engine.train_micro_batch_size_per_gpu()
 
-    def source_logits(documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
-        apart = {} if documents is None else within_documents(source.family, small.config, documents, torch.float32)
-        return logits_of(source.family, small(**inputs, **apart))
+    def measured(model: Model, module: nn.Module) -> tuple[HeldOut, torch.Tensor]:
+        held = heldout_loss(model, partial(scoring, module, source.family), heldout, windows, batch_size, after_batch)
+        return held, _probe(model, heldout)
 
     def grown_logits(**inputs: torch.Tensor) -> Logits:
         logits = grown.logits(**inputs)
         return logits._replace(tokens=logits.tokens[..., :vocabulary])
 
-    before = heldout_loss(source_logits, partial(scoring, small, source.family), heldout, windows, batch_size, after_batch)
-    after = heldout_loss(grown_logits, partial(scoring, grown.module, grown.family), heldout, windows, batch_size, after_batch)
-    expected, seen = _probe(source_logits, heldout), _probe(grown_logits, heldout)
+    before, expected = measured(*_streamed(source, dtype, grown.module.config._attn_implementation))
+    after, seen = measured(grown_logits, grown.module)
+    unrounded, plain = before, expected
+    if dtype is not torch.float32:
+        unrounded, plain = measured(*_streamed(source, torch.float32, "sdpa"))
     grown.engine.train()
     of_pairs = {"grown_pair_loss": after.pair_loss, "grown_pair_accuracy": after.pair_accuracy}
     return {
@@ -73,10 +75,26 @@ def measure_growth(
         "loss_gap": after.loss - before.loss,
         "max_logit_difference": (expected - seen).abs().max().item(),
         "max_logit": expected.abs().max().item(),
+        "rounding": {
+            "loss": before.loss - unrounded.loss,
+            "max_logit_difference": (expected - plain).abs().max().item(),
+        },
         "scored_tokens": before.tokens,
         "dtype": str(dtype).removeprefix("torch."),
         **({} if after.pair_loss is None else of_pairs),
     }
+
+
+def _streamed(source: Source, dtype: torch.dtype, attention: str) -> tuple[Model, nn.Module]:
+    """Return the source as it computes in `dtype`, and its module."""
+    state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
+    module = streamed_model(source.family, source.config, state, dtype, attention).to(distributed.device())
+
+    def logits(documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
+        apart = {} if documents is None else within_documents(source.family, module.config, documents, dtype)
+        return logits_of(source.family, module(**inputs, **apart))
+
+    return logits, module
 
 
 @torch.no_grad()

@@ -85,12 +85,28 @@ def _loss_line(label: str, loss: float) -> str:
 def _verdict(growth: dict[str, Any]) -> str:
     moved, seen = growth["measured"]["max_logit_difference"], growth["in_training"]
     measured = (
-        f"loss moved by {round(seen['loss_gap'], 4) + 0.0:+.4f}, a logit by at most {seen['max_logit_difference']:.2g} "
-        f"({seen['dtype']}; {moved:.2g} in float64)"
+        f"loss moved by {_signed(seen['loss_gap'])}, a logit by at most {seen['max_logit_difference']:.2g} "
+        f"({seen['dtype']}; {moved:.2g} in float64{_rounding(seen)})"
     )
     if growth["verdict"] == "exact":
         return f"preserves the function; {measured}"
     return f"{growth['verdict']}: {'; '.join(growth['departures'])}; {measured}"
+
+
+def _rounding(seen: dict[str, Any]) -> str:
+    """What the precision of training does to the source; float32 is what it is compared with."""
+    if seen["dtype"] == "float32" or "rounding" not in seen:
+        return ""
+    rounding = seen["rounding"]
+    return (
+        f"; rounding to {seen['dtype']} alone moves the source's loss by {_signed(rounding['loss'])}, a logit by up to "
+        f"{rounding['max_logit_difference']:.2g}"
+    )
+
+
+def _signed(difference: float) -> str:
+    """A difference of losses, without a sign where it is nothing."""
+    return f"{round(difference, 4) + 0.0:+.4f}"
 
 
 def _memory(peak: dict[str, float]) -> str:

@@ -47,7 +47,7 @@ def matrix_elements():
     return sum(held.numel() for held in alive if held.ndim > 1 and not held.is_meta)
 
 
-def measure(directory, stage):
+def measure(directory, stage, half=False):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=64, vocab_size=80))
     plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 3)
@@ -58,6 +58,7 @@ def measure(directory, stage):
         "zero_allow_untested_optimizer": True,
         # Small matrices too are let go of after use.
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": half},
     }
     grown = build(
         source.family,
@@ -75,7 +76,7 @@ def measure(directory, stage):
     objective = CausalObjective(LENGTH)
     windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
     text = Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))
-    measured = measure_growth(noticed, grown, Batches([text], 1), WINDOWS, torch.float32)
+    measured = measure_growth(noticed, grown, Batches([text], 1), WINDOWS, torch.bfloat16 if half else torch.float32)
     assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
     assert source.config._attn_implementation == attention
     assert grown.engine.training
@@ -100,3 +101,17 @@ def test_both_losses_are_those_of_hugging_faces_source_where_the_vocabulary_grow
     assert ranks[0]["max_logit_difference"] < 1e-4
     assert ranks[0]["max_logit"] == pytest.approx(logits[0].abs().max().item(), rel=1e-5)
     assert ranks[0]["scored_tokens"] == WINDOWS * LENGTH
+    assert ranks[0]["rounding"] == {"loss": 0.0, "max_logit_difference": 0.0}
+
+
+def test_an_exact_growth_is_seen_to_be_in_the_engines_precision(tmp_path):
+    """Copies of x2 are halves, which bfloat16 has: what moves is rounding's doing, and both models round."""
+    torch.manual_seed(2)
+    config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    measured, _ = run_ranks(measure, 2, tmp_path, 3, True)
+    assert measured["dtype"] == "bfloat16"
+    assert measured["rounding"]["max_logit_difference"] > 1e-2 and measured["rounding"]["loss"] != 0
+    # One unit in the last place of a logit at most, where sums in another order end beside a boundary.
+    assert measured["max_logit_difference"] <= 2**-5
+    assert abs(measured["loss_gap"]) < 0.5 * abs(measured["rounding"]["loss"]), measured

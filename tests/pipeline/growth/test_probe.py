@@ -1,15 +1,18 @@
 """Streamed logits against plain Hugging Face models in float64, and what a comparison finds."""
 
+import copy
+
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import FAMILIES, family_of, target_config
 from pipeline.growth import probe as probing
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.probe import compare, probe
+from pipeline.growth.probe import compare, probe, streamed_model
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, tokens
 
 ROUNDING = {"layer_norm": 1e-12, "rms_norm": 1e-5}
 """Float64 logits of order 1 to 10 differ by the order of summation alone, 1e-14; but transformers' RMSNorm
@@ -70,6 +73,30 @@ def test_no_large_tensor_is_whole(saved, family, monkeypatch):
     for name, tensor in state.items():
         assert tensor.most <= max(300, torch.Size(tensor.shape[1:]).numel()) or len(tensor.shape) == 1, name
         assert tensor.most > 0, f"{name} is never read"
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_narrow_precision_rounds_as_hugging_faces_model_does_in_it(family, dtype, attention):
+    """Else a growth would be blamed for the difference. Kernels may sum up in another order: a tenth of all rounding."""
+    source = small_model(family)
+    described = family_of(source.config)
+    config = copy.deepcopy(source.config)
+    config._attn_implementation = attention
+    stock = described.model_class(config).eval()
+    stock.load_state_dict(source.state_dict(), strict=False)
+    stock.tie_weights()
+    ids = tokens()
+    with torch.no_grad():
+        expected = stock.to(dtype)(input_ids=ids)[described.logits].double()
+        seen, unrounded = (
+            streamed_model(described, source.config, state_of(source), precision, attention)(input_ids=ids)[described.logits]
+            for precision in (dtype, torch.float32)
+        )
+    assert seen.dtype is dtype
+    rounding = (expected - unrounded.double()).square().mean().sqrt()
+    assert (seen.double() - expected).square().mean().sqrt() < 0.1 * rounding
 
 
 def grown(source, target, growth):

@@ -13,10 +13,14 @@ from pipeline.evaluation.scores import Score
 from pipeline.report import contrast, standing, tables
 from pipeline.report.compute import compared_ledgers
 from pipeline.report.figures import STYLE, to_svg
+from pipeline.report.growths import explain
 from pipeline.report.methods import baseline_of, group
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.speed import speed_figures
+from pipeline.runs.card import Known, model_card
+from pipeline.training import summary
+from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made, with_scores
 
 
@@ -261,6 +265,24 @@ def test_a_loss_that_rounds_to_no_change_did_not_move(tmp_path):
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"in_training": content["in_training"] | {"loss_gap": -2e-5}}))
     assert standing.told(read_run(path))[0].endswith("; the held-out loss did not move.")
+
+
+def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(tmp_path):
+    """In the page, in the summary and on the model's card."""
+    path = Made(tmp_path / "run").write()
+    (explained,) = explain(read_run(path), "a")
+    growth = json.loads((path / "certificates" / "00.json").read_text())
+    measured = growth["measured"] | {"tokens": "random"}
+    card = model_card(Known(small_model("gpt2").config, "float32", "", certificates=[growth | {"measured": measured}]))
+    page = " ".join(explained.meaning)
+    for told in (page, summary._verdict(growth), card):
+        assert "rounding to" in told.lower() and "-0.0021" in told
+    assert "a loss 0.1000 higher than its source's" in page and "loss moved by +0.1000" in summary._verdict(growth)
+    assert "the loss from 6.0000 to 6.1000" in card
+    older = growth | {"in_training": {key: value for key, value in growth["in_training"].items() if key != "rounding"}}
+    assert "rounding" not in summary._verdict(older)
+    (path / "certificates" / "00.json").write_text(json.dumps(older))
+    assert "rounding to bfloat16 is in the difference" in " ".join(explain(read_run(path), "a")[0].meaning)
 
 
 def test_what_a_person_called_a_run_is_no_html(undrawn, tmp_path):
