@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from data_prep.arrays import write_array
+from data_prep.blocks import write_block_digests
 from data_prep.errors import UserError
+from data_prep.files import file_digest
 from data_prep.job import WORK, Item, Outputs
-from data_prep.manifest import TOKENIZER, TRAIN
-from data_prep.plan import Plan
-from data_prep.shards import Shard, bin_path
+from data_prep.manifest import SHARDS, TOKENIZER, TRAIN
+from data_prep.plan import Plan, settled
+from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizing import HISTOGRAM
 
@@ -26,6 +28,7 @@ class Accept:
     def __init__(self, root: Path, plan: Plan) -> None:
         self._root = root
         self._shards = {f"{number:05d}": shard for number, shard in enumerate(plan.shards)}
+        self._digests = {settled(Path(item.name)): item.digest for item in plan.inputs}
 
     @cached_property
     def _vocab_size(self) -> int:
@@ -39,6 +42,9 @@ class Accept:
         """Look through one shard; raises UserError where it is damaged or not of this tokenizer."""
         given = self._shards[item.name]
         shard = Shard(Path(given.prefix))
+        for path in (bin_path(shard.prefix), idx_path(shard.prefix)):
+            if file_digest(path) != self._digests[path]:
+                raise UserError(f"{path}: changed since the preparation was begun; put it back, or name another output_dir")
         histogram = np.zeros(self._vocab_size, dtype=np.int64)
         for begin in range(0, shard.size, _CHUNK):
             ids = shard.tokens[begin : begin + _CHUNK].astype(np.int64)
@@ -50,6 +56,9 @@ class Accept:
             if given.split == TRAIN:
                 histogram += np.bincount(ids, minlength=self._vocab_size)
         write_array(outputs.path(f"{WORK}/{self.name}/{item.name}{HISTOGRAM}"), histogram)
+        # The shard lies where it may not be written to.
+        blocks = f"{SHARDS}/{given.corpus}/{given.split}-given-{item.name}.blocks"
+        write_block_digests(bin_path(shard.prefix), outputs.path(blocks))
         return {
             "corpus": given.corpus,
             "splits": {
@@ -58,6 +67,7 @@ class Accept:
                     "documents": shard.documents,
                     "sequences": shard.sequences,
                     "tokens": shard.size,
+                    "blocks": blocks,
                 }
             },
             "documents_out": shard.documents,

@@ -3,7 +3,6 @@
 import numpy as np
 
 from data_prep.manifest import SPLITS, TRAIN, CorpusEntry, PreparedData
-from data_prep.shards import Shard
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _WINDOW = 48
@@ -49,7 +48,7 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
             f"  {split:<13} {entry.documents:,} documents, {sum(shard.sequences for shard in entry.shards):,} sequences, "
             f"{entry.tokens:,} tokens in {_shards(len(entry.shards))}"
         )
-        shards = [Shard(prefix) for prefix in data.shards(corpus, split)]
+        shards = data.open(corpus, split)
         lengths = np.concatenate([np.asarray(shard.lengths) for shard in shards[:_SHARDS_MEASURED]])
         quantiles = ", ".join(
             f"{q:.0%}: {length:,.0f}" for q, length in zip(_QUANTILES, np.quantile(lengths, _QUANTILES), strict=True)

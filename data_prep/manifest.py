@@ -5,12 +5,15 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
 from data_prep.errors import UserError
+from data_prep.files import text_digest
 from data_prep.settings import DataPrepConfig
+from data_prep.shards import Shard, idx_path
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = "manifest.json"
@@ -32,6 +35,8 @@ class ShardEntry(BaseModel):
     documents: int
     sequences: int
     tokens: int
+    blocks: str | None = None
+    """The digests of its ids by blocks (`data_prep.blocks`), below the folder; None where an earlier version prepared it."""
 
 
 class SplitEntry(BaseModel):
@@ -77,6 +82,13 @@ class Manifest(BaseModel):
     corpora: list[CorpusEntry]
     files: dict[str, str]
     """BLAKE2b-128 of every file, by its path (below the folder, or absolute)."""
+    digest: str | None = None
+    """Of all that the manifest says besides (`content_digest`); None where an earlier version wrote it."""
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """Return the digest of what a manifest says, its `digest` left out."""
+    return text_digest(json.dumps({key: value for key, value in content.items() if key != "digest"}, sort_keys=True))
 
 
 class PreparedData:
@@ -86,14 +98,23 @@ class PreparedData:
         """Open `directory`; raises UserError where it is no prepared folder."""
         path = directory / MANIFEST
         try:
-            self.manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            self.manifest = Manifest.model_validate(content)
         except FileNotFoundError:
             begun = (directory / PLAN).exists()
             told = "the preparation was begun and not finished, start it again" if begun else "prepare the text first"
             raise UserError(f"{path}: no such file; {told}") from None
-        except ValueError as error:
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); put it back, or prepare the text again") from None
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from None
+        if self.manifest.digest not in (None, content_digest(content)):
+            raise UserError(
+                f"{path}: was changed after it was written; put it back, or remove the folder and prepare the text again "
+                "(other weights are given as data.weights of a recipe)"
+            )
         self.directory = directory
+        self._opened: dict[tuple[str, str], list[Shard]] = {}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -125,16 +146,20 @@ class PreparedData:
         """
         blend = np.zeros(self.manifest.vocab_size)
         for name, weight in weights.items():
-            counts = self._unigrams(name)
+            counts = self.unigrams(name)
             blend += counts * (weight / counts.sum())
         share = blend[blend > 0] / blend.sum()
         return float(-(share * np.log(share)).sum())
 
-    def _unigrams(self, corpus: str) -> np.ndarray:
+    def unigrams(self, corpus: str) -> np.ndarray:
+        """Return how often a corpus's training tokens hold each id, int64 [vocabulary].
+
+        Raises UserError where the counts are missing or damaged.
+        """
         path = self.directory / SHARDS / corpus / UNIGRAMS
         try:
             counts = np.load(path)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # a damaged header makes numpy's parser raise errors of many kinds
             raise UserError(f"{path}: missing, or no array; prepare the text again") from None
         if counts.shape != (self.manifest.vocab_size,) or not counts.any():
             raise UserError(f"{path}: not the counts of {self.manifest.vocab_size} ids; prepare the text again")
@@ -143,3 +168,25 @@ class PreparedData:
     def shards(self, corpus: CorpusEntry, split: str) -> list[Path]:
         """Return the prefixes of a corpus's shards, in order."""
         return [self.directory / shard.prefix for shard in corpus.splits[split].shards]
+
+    def open(self, corpus: CorpusEntry, split: str) -> list[Shard]:
+        """Return a corpus's shards, opened once each.
+
+        Raises UserError for a shard that is missing, damaged or another than was prepared, as far as its sizes tell; the rest
+        is seen when it is read.
+        """
+        key = corpus.name, split
+        if key not in self._opened:
+            self._opened[key] = [self._open(entry) for entry in corpus.splits[split].shards]
+        return self._opened[key]
+
+    def _open(self, entry: ShardEntry) -> Shard:
+        blocks = None if entry.blocks is None else self.directory / entry.blocks
+        shard = Shard(self.directory / entry.prefix, blocks=blocks, vocab_size=self.manifest.vocab_size)
+        for name, found in (("tokens", shard.size), ("sequences", shard.sequences), ("documents", shard.documents)):
+            if found != (due := getattr(entry, name)):
+                raise UserError(
+                    f"{idx_path(shard.prefix)}: {found} {name} where {MANIFEST} has {due}: not the shard that was prepared; "
+                    "put it back, or prepare the text again"
+                )
+        return shard

@@ -110,7 +110,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
             pieces: list[Piece] = []
             if corpus.shards:
                 prefixes = _named(corpus.shards, corpus.heldout_shards, split, "shards", expand_shards)
-                shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(prefix.resolve())) for prefix in prefixes]
+                shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(settled(prefix))) for prefix in prefixes]
                 inputs += [_input(path) for prefix in prefixes for path in (bin_path(prefix), idx_path(prefix))]
             else:
                 files = _named(corpus.files, corpus.heldout_files, split, "files", expand)
@@ -130,11 +130,16 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         digest="",
         # Where the output lies is no part of what it is: two folders of one plan are equal.
         config=config.model_copy(update={"output_dir": "."}),
-        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(config.tokenizer.directory)),
+        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(Path(config.tokenizer.path))),
         inputs=inputs,
         slices=slices,
         shards=shards,
     )
+
+
+def settled(path: Path) -> Path:
+    """Return a path that means the same from any folder; its last part stays as it is, be it a link."""
+    return path.parent.resolve() / path.name
 
 
 def _input(path: Path) -> Input:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow
 
+from data_prep.blocks import Blocks, readable
 from data_prep.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -29,7 +30,7 @@ _UINT16_VOCABULARY = 65500
 """Megatron's own threshold for two-byte ids."""
 _NOTHING = np.empty(0, dtype=np.int64)
 _MOST_MAPPED = 8192
-"""Shards that a process keeps mapped, by one map or two: Linux lets it have 65,530 maps."""
+"""Shards that a process keeps mapped, by up to three maps: Linux lets it have 65,530 maps."""
 
 
 def bin_path(prefix: Path) -> Path:
@@ -116,9 +117,13 @@ class Shard:
     another order, or leave gaps that others make up for, is not noticed.
     """
 
-    def __init__(self, prefix: Path) -> None:
-        """Open `prefix`.bin and `prefix`.idx; raises UserError where either is missing, damaged or of a kind not read here."""
+    def __init__(self, prefix: Path, *, blocks: Path | None = None, vocab_size: int | None = None) -> None:
+        """Open `prefix`.bin and `prefix`.idx; raises UserError where either is missing, damaged or of a kind not read here.
+
+        What `read` returns is held against `blocks`, the digests of its blocks, and against `vocab_size`, where they are given.
+        """
         self.prefix = prefix
+        self._vocab_size = vocab_size
         self._index, self._data = idx_path(prefix), bin_path(prefix)
         for path in (self._index, self._data):
             if not path.is_file():
@@ -131,6 +136,8 @@ class Shard:
             raise UserError(f"{self._data}: {size} bytes where the index wants {due}; prepare the text again")
         self.size = due // self.dtype.itemsize
         """Tokens in all sequences."""
+        self.blocks = None if blocks is None else Blocks(self._data, blocks, size)
+        """What of the ids was compared with its digests; None where there are none."""
 
     def _read_header(self, file: BinaryIO) -> None:
         header = file.read(_HEADER.size)
@@ -188,6 +195,25 @@ class Shard:
         """First sequence of each document and, last, the number of sequences, int64 [documents + 1]."""
         return _maps(self).document_starts
 
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return tokens [begin, end), int64.
+
+        Each block is compared before its first use. Raises UserError, naming the file, where the tokens are not those that were
+        prepared, or are no ids of the vocabulary.
+        """
+        maps, itemsize = _maps(self), self.dtype.itemsize
+        if self.blocks is not None and (left := self.blocks.left(begin * itemsize, end * itemsize)):
+            self.blocks.compare(left, maps.digests)
+        ids = maps.tokens[begin:end].astype(np.int64)
+        # Seen without a sign an id below 0 is beyond any vocabulary.
+        if self._vocab_size is not None and len(ids) and (unsigned := ids.view(np.uint64)).max() >= self._vocab_size:
+            wrong = int(ids[unsigned.argmax()])
+            raise UserError(
+                f"{self._data}: token id {wrong}, between tokens {begin:,} and {end:,}, is beyond the vocabulary of "
+                f"{self._vocab_size} ids; put the file back, or prepare the text again"
+            )
+        return ids
+
     def document_at(self, sequence: int) -> int:
         """Return the document that a sequence belongs to."""
         # numpy's own search would copy the whole array, which does not lie aligned in its file.
@@ -213,6 +239,10 @@ class _Maps:
         return np.frombuffer(_mapped(bin_path(self._shard.prefix)), dtype) if self._shard.size else np.empty(0, dtype)
 
     @cached_property
+    def digests(self) -> np.ndarray:
+        return np.frombuffer(_mapped(self._shard.blocks.digests), np.uint8)
+
+    @cached_property
     def _index(self) -> pyarrow.Buffer:
         return _mapped(idx_path(self._shard.prefix))
 
@@ -231,8 +261,9 @@ class _Maps:
 
 
 def _mapped(path: Path) -> pyarrow.Buffer:
-    """Map a file for as long as somebody has an array of it. Python's own mmap would hold a file descriptor all the while."""
-    with pyarrow.memory_map(str(path)) as file:
+    """Map a file for as long as somebody has an array of it; raises UserError where it cannot be."""
+    # Python's own mmap would hold a file descriptor all the while.
+    with readable(path), pyarrow.memory_map(str(path)) as file:
         return file.read_buffer()
 
 

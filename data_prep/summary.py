@@ -26,8 +26,9 @@ from data_prep.manifest import (
     Manifest,
     ShardEntry,
     SplitEntry,
+    content_digest,
 )
-from data_prep.plan import Plan
+from data_prep.plan import Plan, settled
 from data_prep.shards import bin_path, idx_path
 from data_prep.text.parts import Parts
 from data_prep.text.rejects import EXAMPLES
@@ -81,7 +82,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
             write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)
         files.update(outputs.commit())
     files[PLAN] = file_digest(root / PLAN)
-    digests = {str(Path(item.name).resolve()): item.digest for item in plan.inputs}
+    digests = {str(settled(Path(item.name))): item.digest for item in plan.inputs}
     taken = [str(path(Path(given.prefix))) for given in plan.shards for path in (bin_path, idx_path)]
     files.update({name: digests[name] for name in taken})
     manifest = Manifest(
@@ -92,7 +93,8 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
         corpora=list(entries.values()),
         files=files,
     )
-    write_json(root / MANIFEST, manifest.model_dump(mode="json"))
+    content = manifest.model_dump(mode="json")
+    write_json(root / MANIFEST, content | {"digest": content_digest(content)})
 
 
 def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.arrays import write_array
+from data_prep.blocks import write_block_digests
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
 from data_prep.files import file_digest, write_json
@@ -57,7 +58,7 @@ class Tokenize:
         folder = f"{SHARDS}/{part.corpus}"
         kept = [fate for fate in _SPLIT_OF if (fates == fate).any()]
         prefixes = {fate: f"{folder}/{_SPLIT_OF[fate]}-{part.index:05d}" for fate in kept}
-        files = [prefix + kind for prefix in prefixes.values() for kind in (".bin", ".idx")]
+        files = [prefix + kind for prefix in prefixes.values() for kind in (".bin", ".idx", ".blocks")]
         paths = {name: outputs.path(name) for name in files}
         read = 0
         with ExitStack() as stack:
@@ -72,6 +73,8 @@ class Tokenize:
                 read += sum(len(text.encode()) for _, text in batch)
                 for (row, _), sequences in zip(batch, self._encode([text for _, text in batch], language), strict=True):
                     writers[fates[row]].add_document(sequences)
+        for prefix in prefixes.values():
+            write_block_digests(paths[f"{prefix}.bin"], paths[f"{prefix}.blocks"])
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)
         write_array(outputs.path(f"{WORK}/{self.name}/{part.name}{HISTOGRAM}"), train)
         splits = {
@@ -80,6 +83,7 @@ class Tokenize:
                 "documents": writer.documents,
                 "sequences": writer.sequences,
                 "tokens": writer.tokens,
+                "blocks": f"{prefixes[fate]}.blocks",
             }
             for fate, writer in writers.items()
         }

@@ -2,11 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_prep.files import write_json
-from data_prep.manifest import HELDOUT, MANIFEST, TOKENIZER, TRAIN, PreparedData
+from data_prep.arrays import write_array
+from data_prep.blocks import write_block_digests
+from data_prep.files import file_digest, write_json
+from data_prep.manifest import (
+    HELDOUT,
+    MANIFEST,
+    SHARDS,
+    TOKENIZER,
+    TRAIN,
+    UNIGRAMS,
+    PreparedData,
+    content_digest,
+)
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
 
 Document = Sequence[Sequence[int]]
@@ -22,6 +34,9 @@ class MemoryShard:
         self.tokens = tokens
         self.size = len(tokens)
         self._starts = np.array(starts, dtype=np.int64)
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        return self.tokens[begin:end]
 
     def boundaries(self, begin: int, end: int) -> np.ndarray:
         return self._starts[(self._starts > begin) & (self._starts < end)]
@@ -41,14 +56,18 @@ def write_prepared(
     """Write a prepared folder: for each corpus its training and its held-out shards, each a list of documents."""
     entries = []
     for name, splits in corpora.items():
-        written = {}
+        written, unigrams = {}, np.zeros(100, dtype=np.int64)
         for split, shards in zip((TRAIN, HELDOUT), splits, strict=True):
             written[split] = {"shards": []}
             for number, documents in enumerate(shards):
                 prefix = f"{name}-{split}-{number}"
                 shard = write_shard(directory / prefix, documents)
                 counts = {"documents": shard.documents, "sequences": shard.sequences, "tokens": shard.size}
-                written[split]["shards"].append({"prefix": prefix, **counts})
+                written[split]["shards"].append({"prefix": prefix, **counts, "blocks": f"{prefix}.blocks"})
+                write_block_digests(bin_path(shard.prefix), directory / f"{prefix}.blocks")
+                unigrams += np.bincount(shard.tokens, minlength=len(unigrams)) * (split == TRAIN)
+        (directory / SHARDS / name).mkdir(parents=True)
+        write_array(directory / SHARDS / name / UNIGRAMS, unigrams)
         counts = {"documents_read": 0, "dropped": {}, "examples": {}, "lengths": {}}
         entries.append({"name": name, "weight": weights.get(name), "splits": written, **counts})
     (directory / TOKENIZER).mkdir()
@@ -59,5 +78,12 @@ def write_prepared(
         "tokenizer": {"path": str(directory / TOKENIZER)},
     }
     manifest = {"fingerprint": "f", "config": config, "tokenizer": "", "vocab_size": 100, "corpora": entries}
-    write_json(directory / MANIFEST, {**manifest, "files": {}})
+    write_manifest(directory, manifest)
     return PreparedData(directory)
+
+
+def write_manifest(directory: Path, content: dict[str, Any]) -> None:
+    """Write a manifest with the digests of all files that are there, and its own."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    content = content | {"files": {path.relative_to(directory).as_posix(): file_digest(path) for path in files}}
+    write_json(directory / MANIFEST, content | {"digest": content_digest(content)})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from data_prep.errors import UserError
 from pipeline.data.blend import Blend, own_windows, spread
 from pipeline.data.examples import Columns, Examples
 from pipeline.data.objectives import IGNORED, Key
@@ -64,8 +65,10 @@ class Batches:
     depends on the blend.
     """
 
-    def __init__(self, corpora: Sequence[Corpus], seed: int) -> None:
+    def __init__(self, corpora: Sequence[Corpus], seed: int, padding_id: int | None = None) -> None:
+        """Reading raises UserError for a text that holds `padding_id`, where one is given."""
         self._corpora = corpora
+        self._padding_id = padding_id
         self._seed = seed
         self._blend = Blend({corpus.name: corpus.weight for corpus in corpora}, seed)
         self._heldout_order = spread([], [], 0)
@@ -101,9 +104,19 @@ class Batches:
         for corpus in np.unique(corpora):
             here = np.flatnonzero(corpora == corpus)
             read = self._corpora[corpus].examples.read(numbers[here], [keys[row] for row in here])
+            if self._padding_id is not None and (read["input_ids"] == self._padding_id).any():
+                raise holds_padding(self._corpora[corpus].name, self._padding_id)
             for name, rows in read.items():
                 columns.setdefault(name, np.empty((len(corpora), *rows.shape[1:]), dtype=rows.dtype))[here] = rows
         return Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
+
+
+def holds_padding(corpus: str, padding_id: int) -> UserError:
+    """The error of a text with the padding token in it, for a family that counts positions without it."""
+    return UserError(
+        f"the text of the corpus {corpus!r} holds the padding token, id {padding_id}, without which the model counts "
+        "positions; prepare text that is not padded and does not spell the token"
+    )
 
 
 def rank_samples(first: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

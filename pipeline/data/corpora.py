@@ -2,15 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from data_prep.errors import UserError
-from data_prep.manifest import HELDOUT, TRAIN, PreparedData, ShardEntry
-from data_prep.shards import Shard, bin_path
-from pipeline.data.batches import Batches, Corpus
+from data_prep.manifest import HELDOUT, TRAIN, PreparedData
+from data_prep.shards import Shard
+from pipeline.data.batches import Batches, Corpus, holds_padding
 from pipeline.data.blend import BLOCK, block_counts
 from pipeline.data.examples import Examples, WindowExamples
 from pipeline.data.objectives import MaskedObjective, Objective
@@ -79,15 +78,20 @@ def open_batches(
     *,
     apart: bool,
     pairs: Literal["nsp", "sop"] | None = None,
+    padding_id: int | None = None,
 ) -> tuple[Batches, Batches]:
     """Return the training and the held-out batches of the corpora that have weights.
 
-    `apart` keeps attention within documents; `pairs` makes pairs of the shards' sentences, in the place of windows. Raises
+    `apart` keeps attention within documents; `pairs` makes pairs of the shards' sentences, in the place of windows; no text may
+    hold `padding_id`, where one is given: the family counts positions without it. Raises
     UserError for a shard that is missing, damaged or another than was prepared, where the text is too short, and for pairs
     where the objective masks nothing, or the shards' sequences are documents or make no pair.
     """
     if pairs is not None:
         _refuse_without_sentences(data, weights, objective)
+    for name in weights if padding_id is not None else ():
+        if data.unigrams(name)[padding_id]:
+            raise holds_padding(name, padding_id)
 
     def examples(shards: list[Shard]) -> Examples:
         if pairs is None:
@@ -104,7 +108,7 @@ def open_batches(
         trials = [("trial", number) for number in range(16)]
         for corpus in (corpus for corpus in training + heldout if len(corpus.examples)):
             corpus.examples.read(np.zeros(len(trials), dtype=np.int64), trials)
-    return Batches(training, seed), Batches(heldout, seed)
+    return Batches(training, seed, padding_id), Batches(heldout, seed, padding_id)
 
 
 def _refuse_without_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> None:
@@ -123,26 +127,7 @@ def _open(
     data: PreparedData, split: str, weights: Mapping[str, float], examples: Callable[[list[Shard]], Examples]
 ) -> list[Corpus]:
     return [
-        Corpus(
-            entry.name,
-            weights[entry.name],
-            examples(
-                [
-                    _open_shard(prefix, shard)
-                    for prefix, shard in zip(data.shards(entry, split), entry.splits[split].shards, strict=True)
-                ]
-            ),
-        )
+        Corpus(entry.name, weights[entry.name], examples(data.open(entry, split)))
         for entry in data.corpora
         if entry.name in weights
     ]
-
-
-def _open_shard(prefix: Path, entry: ShardEntry) -> Shard:
-    shard = Shard(prefix)
-    if shard.size != entry.tokens:
-        raise UserError(
-            f"{bin_path(prefix)}: {shard.size} tokens where the manifest has {entry.tokens}: not the shard that was prepared; "
-            "prepare the text again"
-        )
-    return shard

@@ -62,7 +62,8 @@ class SentencePairs:
     def read(self, numbers: np.ndarray, keys: Sequence[Key]) -> Columns:
         """Return the columns input_ids, labels, token_type_ids and attention_mask, [pairs, S] each, and pair_labels, [pairs].
 
-        Raises UserError where the shards have no two sentences of a document that fit, or (nsp) no second document.
+        Raises UserError where the shards have no two sentences of a document that fit, or (nsp) no second document, and as
+        `Shard.read` does.
         """
         objective = self._objective
         shape = (len(numbers), objective.sequence_length)
@@ -139,6 +140,6 @@ class SentencePairs:
             return np.empty(0, dtype=np.int64)
         shard = self._shards[run.shard]
         begin = int(shard.offsets[first]) // shard.dtype.itemsize
-        tokens = shard.tokens[begin : begin + int(shard.lengths[first:end].sum())].astype(np.int64)
+        tokens = shard.read(begin, begin + int(shard.lengths[first:end].sum()))
         ends_document = end == shard.document_starts[run.document + 1]
         return tokens[:-1] if ends_document and len(tokens) and tokens[-1] == self._sep_id else tokens

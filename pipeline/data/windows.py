@@ -11,9 +11,8 @@ class Tokens(Protocol):
 
     size: int
 
-    @property
-    def tokens(self) -> np.ndarray:
-        """All ids, one flat array [size]."""
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return tokens [begin, end), int64; raises UserError where they are not what was prepared."""
         ...
 
     def boundaries(self, begin: int, end: int) -> np.ndarray:
@@ -38,10 +37,10 @@ class Windows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return the tokens of several windows, int64 [windows, length]."""
+        """Return the tokens of several windows, int64 [windows, length]; raises UserError as the shards do."""
         tokens = np.empty((len(indices), self.length), dtype=np.int64)
         for row, (shard, begin) in enumerate(self._places(indices)):
-            tokens[row] = shard.tokens[begin : begin + self.length]
+            tokens[row] = shard.read(begin, begin + self.length)
         return tokens
 
     def documents(self, indices: np.ndarray) -> np.ndarray:

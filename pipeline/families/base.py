@@ -215,6 +215,11 @@ class Family:
         """The longest sequence that the model can read."""
         return sizes.max_position_embeddings - self.position_offset
 
+    @property
+    def padding_id(self) -> int | None:
+        """The id of the padding token, where positions are counted without it (RoBERTa), from the row behind its number on."""
+        return self.position_offset - 1 if self.position_offset else None
+
     def canonical(self, name: str) -> str:
         """Return our name for a tensor of a published file."""
         for pattern, replacement in self.published:

@@ -14,6 +14,8 @@ class RunPaths:
         self.recipe = path / "recipe.yaml"
         self.ds_config = path / "ds_config.json"
         self.data = path / "data.json"
+        self.checked = path / "checked.json"
+        """Files of the prepared data that were found whole."""
         self.metrics = path / "metrics.jsonl"
         self.lost = path / "lost.jsonl"
         """Steps that were taken and lost, to a crash or a rewind."""

@@ -1,15 +1,18 @@
 """Loss on held-out windows, the same to the last windows at any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batch, Batches
 from pipeline.training import distributed
 from pipeline.training.losses import Logits, right, summed_losses
+
+_READ_TOGETHER = 16
+"""Batches."""
 
 Model = Callable[..., Logits]
 """A batch's inputs, by name, to logits: under `scoring` to those of the scored tokens alone."""
@@ -44,7 +47,7 @@ def heldout_loss(
 ) -> HeldOut:
     """Return what the model makes of the first `windows` held-out windows; a collective call.
 
-    `after_batch` is called after each batch.
+    `after_batch` is called after each batch. Raises UserError on every rank where one reads data that is damaged.
     """
     windows = min(windows, len(batches))
     ranks = distributed.world_size()
@@ -53,10 +56,7 @@ def heldout_loss(
     share = -(-windows // ranks)
     mine = np.arange(distributed.rank() * share, (distributed.rank() + 1) * share)
     loss = accurate = tokens = pair_loss = judged = pairs = 0.0
-    for begin in range(0, share, batch_size):
-        indices = mine[begin : begin + batch_size]
-        batch = batches.heldout(np.minimum(indices, windows - 1))
-        batch.ignore(torch.from_numpy(indices >= windows))
+    for batch in _read(batches, mine, windows, batch_size):
         with scoring(batch.labels) as labels:
             logits = model(**batch.inputs(distributed.device()))
         sums = summed_losses(logits, labels, batch.pair_labels)
@@ -68,3 +68,20 @@ def heldout_loss(
     loss, accurate, tokens, pair_loss, judged, pairs = distributed.total(loss, accurate, tokens, pair_loss, judged, pairs)
     of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
     return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)
+
+
+def _read(batches: Batches, mine: np.ndarray, windows: int, batch_size: int) -> Iterator[Batch]:
+    """Yield this rank's batches; those beyond the windows are not scored.
+
+    Some are read at a time, and the ranks agree that all could be: a rank without a batch would leave the others waiting.
+    """
+
+    def read(indices: np.ndarray) -> Batch:
+        batch = batches.heldout(np.minimum(indices, windows - 1))
+        batch.ignore(torch.from_numpy(indices >= windows))
+        return batch
+
+    split = [mine[begin : begin + batch_size] for begin in range(0, len(mine), batch_size)]
+    for begin in range(0, len(split), _READ_TOGETHER):
+        some = split[begin : begin + _READ_TOGETHER]
+        yield from distributed.on_every_rank(lambda some=some: [read(indices) for indices in some])

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from data_prep.errors import UserError
 from pipeline import keyed
 from pipeline.data.batches import rank_samples
 from pipeline.evaluation.scores import Score
@@ -21,6 +22,7 @@ from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import Block, section_of
 from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.data_watch import DamagedDataError, DataWatch
 from pipeline.training.engine import TrainedModel
 from pipeline.training.evaluate import HeldOut, heldout_loss
 from pipeline.training.guard import Gradients, Guard, Kind, Verdict, with_poison
@@ -153,7 +155,9 @@ class Trainer:
         tasks: Tasks,
         records: Records,
         stop: StopRequest,
+        watch: DataWatch,
     ) -> None:
+        self._watch = watch
         self._phase = phase
         self._first_step, _ = timeline.bounds(phase)
         self._model = model
@@ -172,7 +176,8 @@ class Trainer:
     def train(self) -> float:
         """Run the steps that are left and return the last held-out loss.
 
-        Raises Stopped, after saving, where any rank was asked to stop, and RewindError where the guard says so.
+        Raises Stopped, after saving, where any rank was asked to stop, RewindError where the guard says so, and
+        DamagedDataError where data is not what was prepared: after saving, unless steps may have been trained on it.
         """
         self._stop.defer()
         self._records.progress.rest()
@@ -191,18 +196,26 @@ class Trainer:
         return [((record["stage"], record["submodel_layers"]), record["loss"], not record["skipped"]) for record in records]
 
     def evaluate(self, stage: str | None) -> float:
-        """Return the held-out loss, recorded under `stage` where one is given."""
+        """Return the held-out loss, recorded under `stage` where one is given.
+
+        Raises UserError, after saving, where the held-out text is not what was prepared.
+        """
         engine, windows = self._model.engine, self._recipe.evaluation.windows
         engine.eval()
-        heldout = heldout_loss(
-            self._model.logits,
-            partial(scoring, self._model.module, self._model.family),
-            self._streams.heldout,
-            windows,
-            engine.train_micro_batch_size_per_gpu(),
-            self._records.watchdog.beat,
-        )
-        engine.train()
+        try:
+            heldout = heldout_loss(
+                self._model.logits,
+                partial(scoring, self._model.module, self._model.family),
+                self._streams.heldout,
+                windows,
+                engine.train_micro_batch_size_per_gpu(),
+                self._records.watchdog.beat,
+            )
+        except UserError:
+            self._save_before_a_fault()
+            raise
+        finally:
+            engine.train()
         if stage is not None:
             self._records.evaluation(self._position.step, stage, heldout)
         return heldout.loss
@@ -213,7 +226,15 @@ class Trainer:
         self._model.divide_batch(leg.micro_batch_size, leg.accumulation)
         self._model.set_decays(lambda block: self._decay(leg.stage, block))
         while True:
-            stopping, due = self._step(leg)
+            try:
+                stopping, due = self._step(leg)
+            except DamagedDataError as error:
+                # Nothing of the step was done; what was done before is worth keeping where it is beyond doubt.
+                if error.used:
+                    self._records.checkpoints.finish(self._records.progress.say)
+                else:
+                    self._save_before_a_fault()
+                raise
             done, ended = position.step - self._first_step, position.step == leg.end
             self._model.reach(done)
             if ended or position.step % recipe.evaluation.every == 0:
@@ -225,17 +246,29 @@ class Trainer:
             due |= position.step % recipe.checkpointing.every == 0
             # A run that goes back is to find what was there before it went wrong.
             if stopping or ended or (due and not self._guard.skipping):
-                if distributed.rank() == 0:
-                    # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
-                    self._records.flush()
-                saved = position.saved(self._phase, self._weighted_until(done))
-                self._records.checkpoints.save(self._model, saved, self._records.progress.say, must=stopping or ended)
-                self._saved_at = time.monotonic()
-                self._records.watchdog.beat()
+                self._save(must=stopping or ended)
             if stopping and position.step < self._timeline.steps:
                 raise Stopped
             if ended:
                 return loss
+
+    def _save(self, *, must: bool) -> None:
+        position, records = self._position, self._records
+        if distributed.rank() == 0:
+            # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
+            records.flush()
+        saved = position.saved(self._phase, self._weighted_until(position.step - self._first_step))
+        records.checkpoints.save(self._model, saved, records.progress.say, must=must)
+        self._watch.remember()
+        self._saved_at = time.monotonic()
+        records.watchdog.beat()
+
+    def _save_before_a_fault(self) -> None:
+        """Save what is not saved yet, if it can be: it is not why the run ends."""
+        checkpoints, step = self._records.checkpoints, self._position.step
+        if step > self._first_step and (checkpoints.last is None or checkpoints.last.step < step):
+            self._save(must=False)
+        checkpoints.finish(self._records.progress.say)
 
     def _weighted_until(self, done: int) -> int | None:
         """The step of the run from which on the norms are stock, where they are not yet."""
@@ -323,23 +356,24 @@ class Trainer:
         """Run this step's micro-batches.
 
         Returns the loss and the scored tokens over all ranks, whether any is to stop, and whether rank 0's clock says that
-        a checkpoint is due.
+        a checkpoint is due. Raises DamagedDataError, with nothing done, where the data of any rank is damaged.
         """
         model, ranks = self._model, distributed.world_size()
         batches, taken = self._streams.training(leg.stream), self._position.samples.get(leg.stream.name, 0)
-        micro_batches = [
-            batches.training(samples)
-            for samples in rank_samples(taken, leg.batch_size, leg.micro_batch_size, distributed.rank(), ranks)
-        ]
+        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, distributed.rank(), ranks)
+        micro_batches = self._watch.read(lambda: [batches.training(samples) for samples in mine])
         checkpoints = self._records.checkpoints
         minutes = self._recipe.checkpointing.every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        scored, asked, written, due = distributed.total(
+        scored, asked, written, due, faults, used = distributed.total(
             sum(batch.scored for batch in micro_batches),
             float(self._stop.asked),
             float(checkpoints.written),
             float(late and distributed.rank() == 0),
+            *self._watch.signs,
         )
+        if faults:
+            raise self._watch.agreed(self._position.step, used=used > 0)
         if written == ranks:
             checkpoints.finish(self._records.progress.say)
         losses = []

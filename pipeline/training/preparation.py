@@ -1,29 +1,31 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.config import read_json, validate
+from data_prep.config import validate
 from data_prep.errors import UserError
 from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.tokenizer import difference, find_tokenizer, load_tokenizer
-from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
+from pipeline.data.checks import DataChecks
+from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, scratch_config, sizes_of, target_config
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import check_learns, cut
+from pipeline.training.data_watch import DataWatch, Remembered
 from pipeline.training.run_directory import RunDirectory
-from pipeline.training.streams import Streams
+from pipeline.training.streams import Streams, corpora_read
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
 
@@ -61,6 +63,8 @@ class Preparation(Planned):
 
     data: PreparedData
     streams: Streams
+    watch: DataWatch | None
+    """Over what is left to be compared of the data; None where nothing is trained."""
 
 
 def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, say: Callable[[str], None]) -> Preparation:
@@ -74,9 +78,13 @@ def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirecto
     prepared = distributed.on_first_rank(
         lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
     )
-    return distributed.on_every_rank(
-        lambda: _open(recipe, ds_config, directory, given, PreparedData(Path(prepared)), parts, say)
-    )
+    remembered = distributed.on_first_rank(lambda: Remembered.read(directory.checked))
+    data, checks = distributed.on_every_rank(lambda: _check(recipe, PreparedData(Path(prepared)), remembered, part, parts, say))
+    (left,) = distributed.total(sum(file.size for file in checks.left))
+    if left:
+        say(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
+    watch = DataWatch(checks, directory.checked, remembered)
+    return distributed.on_every_rank(lambda: _open(recipe, ds_config, given, data, parts, say, watch))
 
 
 def foresee_run(
@@ -96,7 +104,8 @@ def foresee_run(
     if corpus_tokens is None:
         data = _find_data(recipe, directory, given, find_prepared)
         if data is not None:
-            return _open(recipe, ds_config, directory, given, data, world_size, say)
+            _check(recipe, data, Remembered.read(directory.checked), 0, 1, say)
+            return _open(recipe, ds_config, given, data, world_size, say, None)
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
     growths, configs = _models(recipe, source, given)
@@ -104,8 +113,7 @@ def foresee_run(
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
-        growths = _annealed(growths, timeline, directory)
-        _say_warmups(timeline, say)
+        _check_steps(growths, timeline, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
@@ -139,14 +147,33 @@ def _begin(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source 
     return given
 
 
+def _check(
+    recipe: Recipe,
+    data: PreparedData,
+    remembered: Remembered,
+    part: int,
+    parts: int,
+    say: Callable[[str], None],
+) -> tuple[PreparedData, DataChecks]:
+    """Return the data and what is left to be compared of it, after this process's share of a first look.
+
+    Raises UserError naming what is not as it was prepared.
+    """
+    checks = DataChecks(data, corpora_read(recipe, data), part, parts)
+    for remark in checks.remarks:
+        say(remark)
+    checks.at_start(remembered.files, (recipe.seed, remembered.step))
+    return data, checks
+
+
 def _open(
     recipe: Recipe,
     ds_config: dict[str, Any],
-    directory: RunDirectory,
     given: Source | None,
     data: PreparedData,
     world_size: int,
     say: Callable[[str], None],
+    watch: DataWatch | None,
 ) -> Preparation:
     """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
     source = _source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
@@ -158,10 +185,16 @@ def _open(
     streams = Streams(recipe, family_of(source), data, say)
     timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)
-    growths = _annealed(growths, timeline, directory)
-    _say_warmups(timeline, say)
+    _check_steps(growths, timeline, say)
     return Preparation(
-        given=given, source=source, growths=growths, timeline=timeline, windows=streams.windows, data=data, streams=streams
+        given=given,
+        source=source,
+        growths=growths,
+        timeline=timeline,
+        windows=streams.windows,
+        data=data,
+        streams=streams,
+        watch=watch,
     )
 
 
@@ -175,7 +208,7 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     """Return the ids of text that is not prepared yet, and that of the end of a document, as far as it is known."""
     config, model = recipe.data.tokenizer, recipe.source.model
     if config is not None and config.path is not None:
-        tokenizer = load_tokenizer(config.directory)
+        tokenizer = load_tokenizer(Path(config.path))
         return tokenizer.vocab_size, tokenizer.eos_id
     if config is not None:
         # One that is trained may come to fewer, where the text is short.
@@ -239,8 +272,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     for phase in phases_of(recipe):
         if phase.growth is not None:
             target = target_config(before, phase.target, "target." if phase.number == 1 else f"stages.{phase.name}.grow.")
-            derived = derived_sizes(before, target, phase.target)
-            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived)
+            plan = plan_growth(before, target, phase.growth, recipe.seed)
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, target, plan))
@@ -252,39 +284,17 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     return growths
 
 
-def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory) -> list[Growth]:
-    """Return the growths, norms that `auto` weighted turning to stock norms within the steps that their model is trained for.
-
-    Raises UserError where norms that the recipe weights are annealed for longer than that.
-    """
-    settled = []
+def _check_steps(growths: list[Growth], timeline: Timeline, say: Callable[[str], None]) -> None:
+    """Raise UserError where norms are annealed for longer than their model is trained; say what warms up for longer."""
     for growth in growths:
         begin, end = timeline.bounds(growth.phase.number)
         annealed = growth.plan.growth.norm_anneal_steps
-        if growth.plan.growth.norm_statistics == "weighted":
-            if growth.phase.growth.width == "auto":
-                # A stage that is lengthened since must not anneal once more what is annealed.
-                steps = _begun_annealing(directory, growth.phase.number) or min(annealed, end - begin)
-                growth = growth if steps == annealed else replace(growth, plan=growth.plan.annealed_over(steps))
-            elif end - begin < annealed:
-                raise UserError(
-                    f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its "
-                    "norms are to be stock; choose fewer"
-                )
-        settled.append(growth)
-    return settled
-
-
-def _begun_annealing(directory: RunDirectory, number: int) -> int | None:
-    """The steps over which a growth that the run has done anneals its norms; None where it is not done."""
-    path = directory.certificate(number)
-    if not path.exists():
-        return None
-    return read_json(path, "it was there a moment ago").get("growth", {}).get("norm_anneal_steps")
-
-
-def _say_warmups(timeline: Timeline, say: Callable[[str], None]) -> None:
-    """Say what warms up for longer than its steps; no refusal, since short trials of long recipes are common."""
+        if growth.plan.growth.norm_statistics == "weighted" and end - begin < annealed:
+            raise UserError(
+                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its norms "
+                "are to be stock; choose fewer"
+            )
+    # No refusal: short trials of long recipes are common.
     for warning in timeline.long_warmups():
         say(warning)
 

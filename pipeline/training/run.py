@@ -112,7 +112,8 @@ class Run:
         self._checkpoints.beside = prepared.data.tokenizer.files
         distributed.on_first_rank(lambda: self._directory.check_data(_begun_with(prepared)))
         distributed.on_first_rank(lambda: self._directory.claim(self._recipe, self._ds_config, _begun_with(prepared)))
-        summary = self._carry_out(prepared, saved)
+        with prepared.watch.from_step(0 if saved is None else saved.step):
+            summary = self._carry_out(prepared, saved)
         distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
         return summary
 
@@ -191,10 +192,12 @@ class Run:
                         Tasks(self._recipe, prepared.data.tokenizer),
                         records,
                         self._stop,
+                        prepared.watch,
                     ).train()
             source = self._opened(self._checkpoints.last, records)
             if phase.number == 0:
                 self._export(source, self._directory.source_model, prepared, position, records)
+        prepared.watch.finish(position.step, records.watchdog.beat)
         self._export(source, self._directory.model, prepared, position, records)
         return self._summarize(prepared, records, position, final)
 

@@ -7,8 +7,15 @@ from pipeline.data.batches import Batches
 from pipeline.data.corpora import effective_weights, open_batches
 from pipeline.data.objectives import objective_for
 from pipeline.families import Family
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, TrainStage
 from pipeline.training.timeline import Stream
+
+
+def corpora_read(recipe: Recipe, data: PreparedData) -> set[str]:
+    """Return the names of the corpora that a run may read."""
+    stages = [stage.weights for stage in recipe.stages if isinstance(stage, TrainStage)]
+    chosen = [recipe.data.weights, *(weights for weights in stages if weights is not None)]
+    return {name for weights in chosen for name in ([corpus.name for corpus in data.corpora] if weights is None else weights)}
 
 
 class Streams:
@@ -42,7 +49,16 @@ class Streams:
             for name, reason in left_out.items():
                 self._say(f"data: the corpus {name!r} is left out, {reason}")
             apart = self._recipe.data.attention == "document"
-            self._opened[stream] = open_batches(self._data, weights, objective, self._recipe.seed, apart=apart, pairs=pairs)
+            self._opened[stream] = open_batches(
+                self._data,
+                weights,
+                objective,
+                self._recipe.seed,
+                apart=apart,
+                pairs=pairs,
+                # Within documents positions are counted here, whatever token stands there.
+                padding_id=None if apart else self._family.padding_id,
+            )
             self.weights[stream.name] = weights
 
     def windows(self, stream: Stream) -> int:

@@ -39,6 +39,7 @@ from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.data_watch import DataWatch, Remembered
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop import Position, Records, Trainer
 from pipeline.training.losses import summed_loss
@@ -314,7 +315,8 @@ def the_loop(
         Watchdog(1800),
     )
     streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
-    trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest())
+    watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
+    trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest(), watch)
     (leg,) = timeline.of_phase(0)
     return lambda: trainer._step(leg)
 

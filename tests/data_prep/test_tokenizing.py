@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from data_prep import tokenizing
+from data_prep.accepting import Accept
 from data_prep.errors import UserError
-from data_prep.manifest import HELDOUT, SPLITS, TRAIN
+from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from data_prep.text.sentences import split_sentences
+from data_prep.verify import damaged
+from pipeline.data.checks import DataChecks
 from tests.conftest import make_documents
 from tests.shards import write_shard
 
@@ -105,6 +108,36 @@ def test_shards_made_elsewhere_stay_where_they_are(old_shards):
     assert not list(data.directory.rglob("*.bin"))
     share = np.full(5, 1 / 5)
     assert data.unigram_entropy(data.weights) == pytest.approx(-(share * np.log(share)).sum())
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.idx", "b.bin", "b.idx"])
+@pytest.mark.parametrize("linked", [False, True], ids=["files", "links"])
+def test_shards_made_elsewhere_that_change_later_are_found(old_shards, name, linked):
+    if linked:
+        (old_shards / "store").mkdir()
+        for path in [*old_shards.glob("*.bin"), *old_shards.glob("*.idx")]:
+            path.rename(old_shards / "store" / f"blob-{path.name}")
+            path.symlink_to(old_shards / "store" / f"blob-{path.name}")
+    data = accepted(old_shards)
+    assert DataChecks(data, ("old",)).at_start((), ()) is None and damaged(data) == []
+    flipped(old_shards / name)
+    assert any(name in line for line in damaged(PreparedData(data.directory)))
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        DataChecks(PreparedData(data.directory), ("old",)).at_start((), ())
+
+
+def test_a_shard_made_elsewhere_that_changes_while_it_is_taken_is_refused(old_shards, monkeypatch):
+    """After it was hashed for the plan and before its ids are looked through."""
+    looked_through = Accept.work
+    monkeypatch.setattr(Accept, "work", lambda *arguments: flipped(old_shards / "a.bin") or looked_through(*arguments))
+    with pytest.raises(UserError, match=r"a\.bin: changed since the preparation was begun"):
+        accepted(old_shards)
 
 
 def test_an_id_that_the_tokenizer_lacks_is_refused(old_shards):

@@ -1,13 +1,16 @@
 """`--dry_run`: what it tells is what the run comes to; it writes nothing, and refuses what the run would."""
 
 import re
+import shutil
 from collections.abc import Iterable
 
 import pytest
 from transformers import AutoConfig
 
+from data_prep.manifest import HELDOUT
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.shards import bin_path
 from pipeline.families import FAMILIES
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.ledger import Ledger
@@ -108,6 +111,20 @@ def test_wrong_input_is_refused(launch, recipe, words, sentence):
     refused = launch(recipe(), *words).wait()
     assert refused.status == 2
     assert sentence in refused.error and refused.error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "ranks"), [(["--dry_run"], 0), ([], 2)], ids=["dry run", "run"])
+def test_shards_that_changed_are_refused_and_nothing_is_left(launch, recipe, prepared, tmp_path, words, ranks):
+    copy = shutil.copytree(prepared.directory, tmp_path / "copy")
+    (corpus,) = prepared.corpora
+    shard = bin_path(copy / corpus.splits[HELDOUT].shards[0].prefix)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    refused = launch(recipe(data={"shards": str(copy), "sequence_length": 32}), *words, ranks=ranks).wait()
+    assert refused.status == 2
+    assert f"{shard}: bytes 0 to {len(content):,} are not those that were prepared" in refused.error
+    assert refused.error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_a_run_directory_of_something_else_is_refused(launch, recipe, tmp_path):

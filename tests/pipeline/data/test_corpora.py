@@ -118,7 +118,7 @@ def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
     data = two()
     for kind in (".bin", ".idx"):
         (data.directory / f"wiki-train-0{kind}").write_bytes((data.directory / f"books-train-0{kind}").read_bytes())
-    with pytest.raises(UserError, match=r"wiki-train-0\.bin: 40 tokens where the manifest has 50"):
+    with pytest.raises(UserError, match=r"wiki-train-0\.idx: 40 tokens where manifest.json has 50"):
         open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)
 
 
