@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.recipe.ds_file import _DeepSpeedFile
 from pipeline.training import ds_config
-from pipeline.training.ds_config import division, load_ds_config, offloads_optimizer, same_run, zero_stage
+from pipeline.training.ds_config import compute_dtype, division, load_ds_config, offloads_optimizer, same_run, zero_stage
 from pipeline.training.toolchain import check_toolchain
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +97,98 @@ def test_what_cannot_be_had_is_refused_by_key(resolve, config, words):
     with pytest.raises(UserError, match=r"ds\.json: ") as refusal:
         resolve(config)
     assert words in str(refusal.value)
+
+
+ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (BF16 | {"fp16": {"enabled": True}}, "bf16.enabled and fp16.enabled are both true; set one of them to false"),
+        ({"communication_data_type": "int8"}, "communication_data_type: Input should be 'fp32', 'bf16' or 'fp16'"),
+        ({"communication_data_type": 16}, "communication_data_type: Input should be"),
+        ({"data_types": {"grad_accum_dtype": "fp8"}}, "data_types.grad_accum_dtype: Input should be 'fp32'"),
+        ({"data_types": {"param_dtype": "fp64"}}, "data_types.param_dtype: Input should be 'fp32'"),
+        ({"data_types": {"buffer_dtype": 2}}, "data_types.buffer_dtype: Input should be 'fp32'"),
+        ({"data_types": {"keep_in_fp32_modules": "norm"}}, 'keep_in_fp32_modules: a list of name patterns or "auto"'),
+        ({"data_types": {"grad_dtype": "fp32"}}, "unknown key 'data_types.grad_dtype'; did you mean 'grad_accum_dtype'?"),
+        (ZERO3 | {"gradient_predivide_factor": 2.0}, "gradient_predivide_factor: ZeRO averages gradients"),
+        (ZERO3 | {"prescale_gradients": True}, "prescale_gradients: ZeRO averages gradients"),
+        ({"gradient_predivide_factor": 0}, "gradient_predivide_factor: Input should be greater than 0"),
+        ({"prescale_gradients": "yes"}, "prescale_gradients: Input should be a valid boolean"),
+        ({"steps_per_print": 0}, "steps_per_print: Input should be greater than 0"),
+        ({"steps_per_print": "often"}, "steps_per_print: Input should be a valid integer"),
+        ({"wall_clock_breakdown": "x"}, "wall_clock_breakdown: Input should be a valid boolean"),
+        ({"aio": []}, "aio: "),
+        ({"aio": {"block_size": "1M"}}, "aio.block_size: Input should be a valid integer"),
+        ({"aio": {"queue_depth": 0}}, "aio.queue_depth: Input should be greater than 0"),
+        ({"aio": {"thread_count": 2}}, "unknown key 'aio.thread_count'"),
+        ({"aio": {"use_gds": "x"}}, "aio.use_gds: Input should be a valid boolean"),
+        ({"comms_logger": True}, "comms_logger: an object of keys is expected"),
+        ({"comms_logger": {"prof_ops": "all"}}, "comms_logger.prof_ops: Input should be a valid list"),
+        ({"comms_logger": {"enable": True}}, "unknown key 'comms_logger.enable'; did you mean 'enabled'?"),
+        ({"checkpoint": "fast"}, "checkpoint: "),
+        ({"checkpoint": {"tag_validation": "maybe"}}, "checkpoint.tag_validation: Input should be 'ignore', 'warn' or 'fail'"),
+        ({"checkpoint": {"parallel_write": {"pipeline_stage": 3}}}, "pipeline_stage: Input should be a valid boolean"),
+        ({"checkpoint": {"writer": {"type": "fast"}}}, "unknown key 'checkpoint.writer'"),
+        (
+            {"zero_optimization": {"stage": 3, "stage3_module_granularity_threshold": "x"}},
+            "granularity_threshold: Input should",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "zero_module_granularity_threshold": 1}},
+            "unknown key 'zero_optimization.zero_mod",
+        ),
+        ({"zero_optimization": {"stage": 3, "leaf_module": 1}}, "zero_optimization: DeepSpeed refuses it: leaf_module"),
+        (
+            {"zero_optimization": {"stage": 2, "cpu_offload": True}},
+            "cpu_offload: DeepSpeed has replaced it; use offload_optimizer",
+        ),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got True)"),
+        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 0}}, "reduce_bucket_size: Input should be greater than 0"),
+        ({"fp16": {"loss_scale": "big"}}, "fp16.loss_scale: fp16.loss_scale must be a number"),
+        ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard.enabled: Input should be a valid boolean"),
+    ],
+)
+def test_what_deepspeed_itself_refuses_is_refused_by_key(resolve, config, words):
+    with pytest.raises(UserError, match=r"ds\.json: ") as refusal:
+        resolve(config)
+    assert words in str(refusal.value)
+
+
+WRONG = (True, -1, 0, 0.5, 1e30, float("nan"), "x", "auto", None, [], [1], {}, {"a": 1})
+
+
+def keys() -> list[tuple[str, ...]]:
+    """Every key of every section, those of DeepSpeed's own models by the name that a file has them under."""
+    found = [(name,) for name in _DeepSpeedFile.model_fields]
+    for name, field in _DeepSpeedFile.model_fields.items():
+        found += [(name, key) for key in getattr(field.annotation, "model_fields", ())]
+    for section, model in ds_config._SECTIONS.items():
+        found += [(*section.split("."), field.alias or name) for name, field in model.model_fields.items()]
+    return found
+
+
+@pytest.mark.parametrize("key", keys(), ids=".".join)
+def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(resolve, key):
+    for value in WRONG:
+        config = copy.deepcopy(ZERO3)
+        place = config
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = value
+        try:
+            resolve(config)
+        except UserError as error:
+            assert "ds.json: " in str(error) and "\n" not in str(error)
+
+
+def test_what_deepspeed_reads_of_a_value_is_what_the_run_goes_by(resolve):
+    zero = {"stage": 3, "reduce_bucket_size": 5e8, "overlap_comm": "no", "stage3_max_live_parameters": "auto"}
+    config = resolve({"zero_optimization": zero, "bf16": {"enabled": "off"}})
+    assert config["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 500_000_000, "overlap_comm": False}
+    assert compute_dtype(config) is torch.float32
 
 
 def test_auto_blocks_of_the_recipe_are_left_out(resolve):
