@@ -38,9 +38,13 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     # A machine without a network is not waited for.
     apt="timeout 900 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=120"
+    said=$(mktemp)
     # shellcheck disable=SC2086
-    $apt update && $apt install --no-install-recommends $packages && exit 0
-    reason="apt-get could not install them"
+    { $apt update && $apt install --no-install-recommends $packages; } >"$said" 2>&1
+    status=$?
+    reason="apt-get could not install them: $(grep -m 1 -E '^(E|W|Err)' "$said")"
+    rm -f "$said"
+    [ "$status" != 0 ] || exit 0
 else
     reason="they are installed here by root with apt-get alone"
 fi
