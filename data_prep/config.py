@@ -27,6 +27,11 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """All keys that the section takes."""
+        return list(cls.model_fields)
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raises UserError where there is none."""
@@ -70,8 +75,7 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
         place, owner = _written(model, content, first["loc"])
         where = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
-            known = list(owner.model_fields)
-            raise UserError(unknown_key(origin, where, known)) from None
+            raise UserError(unknown_key(origin, where, owner.known_keys())) from None
         unread = first["type"] in ("int_parsing", "float_parsing")
         message = _NO_NUMBER if unread else first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"

@@ -130,7 +130,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         digest="",
         # Where the output lies is no part of what it is: two folders of one plan are equal.
         config=config.model_copy(update={"output_dir": "."}),
-        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(Path(config.tokenizer.path))),
+        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(config.tokenizer.directory)),
         inputs=inputs,
         slices=slices,
         shards=shards,

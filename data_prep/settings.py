@@ -1,11 +1,13 @@
 """What data preparation is asked to do: corpora, deduplication, tokenizer, shards."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from data_prep.config import Fraction, PositiveInt, StrictModel
+from data_prep.hub import find_directory
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
@@ -106,7 +108,10 @@ class TokenizerConfig(StrictModel):
     """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
 
     path: str | None = None
-    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model."""
+    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model; or, where there is no such
+    directory, the name of a model on the Hugging Face hub."""
+    revision: str | None = None
+    """A branch, tag or commit of that model on the hub; its main branch where not given."""
     vocab_size: PositiveInt | None = None
     """Size of the vocabulary to train."""
     algorithm: Literal["sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece"] = "sentencepiece_bpe"
@@ -119,6 +124,8 @@ class TokenizerConfig(StrictModel):
     def _load_or_train(self) -> "TokenizerConfig":
         if (self.path is None) == (self.vocab_size is None):
             raise ValueError("name either `path` (load) or `vocab_size` (train), and not both")
+        if self.path is None and self.revision is not None:
+            raise ValueError("`revision` is of what `path` names on the Hugging Face hub; leave it out")
         if self.algorithm == "wordpiece" and self.family != "bert":
             raise ValueError(f"algorithm: wordpiece takes bert's special tokens, not {self.family}'s; set family: bert")
         if self.algorithm.startswith("sentencepiece") and self.family in ("gpt2", "qwen2", "qwen3"):
@@ -127,6 +134,11 @@ class TokenizerConfig(StrictModel):
                 "algorithm: byte_level_bpe"
             )
         return self
+
+    @property
+    def directory(self) -> Path:
+        """Where the tokenizer to load lies, downloaded if need be; raises UserError as `find_directory` does."""
+        return find_directory(self.path, self.revision, f"tokenizer.path: {self.path!r} is no directory here", weights=False)
 
 
 class DataPrepConfig(StrictModel):

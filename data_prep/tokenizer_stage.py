@@ -42,7 +42,7 @@ class ProvideTokenizer:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as trained:
             if self._config.path is not None:
-                given = load_tokenizer(Path(self._config.path))
+                given = load_tokenizer(self._config.directory)
                 if tokenizer_digest(given) != self._given:
                     raise UserError(f"{self._config.path}: is not the tokenizer that the folder was begun with; put that back")
                 files = given.files

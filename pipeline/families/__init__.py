@@ -6,7 +6,7 @@ from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
-from pipeline.families.target import check_growth, target_config
+from pipeline.families.target import check_growth, derived_sizes, target_config
 from pipeline.families.tensor_names import place
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "TensorSpec",
     "check_growth",
     "check_parameters",
+    "derived_sizes",
     "family_of",
     "learn_every_row",
     "place",

@@ -25,13 +25,19 @@ _SIZES = (
     "max_position_embeddings",
 )
 
+_FFN_MULTIPLES = [256, 128, 64, 32, 16, 8]
+"""An FFN's width is rounded up to a multiple of one; published gated FFNs are multiples of 128 or 256 (11008, 14336, 29568)."""
+
+_MOST_ROUNDED = 8
+"""Rounding adds at most one part in so many of the source's width, lest a small model's FFN becomes half as wide again."""
+
 
 def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "target.") -> PretrainedConfig:
     """Return the source's configuration at the target's sizes.
 
     Sizes that the recipe leaves out follow the source: heads keep their dimension, query heads their
-    ratio to key-value heads, and the FFN its ratio to the hidden size. Raises UserError where a size is
-    smaller or cannot be reached; `where` stands before its key.
+    ratio to key-value heads, and the FFN its ratio to the hidden size, rounded up as `_ffn` says; `derived_sizes`
+    tells of them. Raises UserError where a size is smaller or cannot be reached; `where` stands before its key.
     """
     family = family_of(source)
     sizes = _target_sizes(family, sizes_of(source), target, where)
@@ -44,6 +50,23 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
         family.set_dropout(config, target.dropout)
     check_growth(source, config, where)
     return config
+
+
+def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: TargetConfig) -> list[str]:
+    """Return, of each size of `target_config`'s that changes and was not named, what it came to and why."""
+    family, old, new = family_of(source), sizes_of(source), sizes_of(target)
+    reasons = {
+        "num_attention_heads": "in proportion to hidden_size" if family.rotary else "hidden_size / head_dim",
+        "head_dim": "hidden_size / num_attention_heads",
+        "intermediate_size": f"in proportion to hidden_size{_rounded(old, new, named)}",
+    }
+    if family.grouped:
+        reasons["num_key_value_heads"] = "in proportion to num_attention_heads"
+    return [
+        f"{key}: {getattr(old, key)} -> {getattr(new, key)}, not named, so {reason}"
+        for key, reason in reasons.items()
+        if getattr(named, key) is None and getattr(new, key) != getattr(old, key)
+    ]
 
 
 def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str) -> None:
@@ -86,12 +109,39 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
         num_attention_heads=heads,
         num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads, where),
         head_dim=head_dim,
-        intermediate_size=target.intermediate_size or old.intermediate_size * hidden // old.hidden_size,
+        intermediate_size=target.intermediate_size or _ffn(old, hidden, target.ffn_multiple_of),
         vocab_size=target.vocab_size or old.vocab_size,
         max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
         segments=old.segments,
         tied=old.tied,
     )
+
+
+def _ffn(old: Sizes, hidden: int, multiple_of: int | None) -> int:
+    """Return the FFN's width at a hidden size, in the source's ratio.
+
+    A width that is a whole multiple of the hidden size (GPT-2's and BERT's four times) stays that multiple. Any other is
+    rounded up, as Llama's are, to a multiple of what `_multiple_of` says. `multiple_of` rounds in either case.
+    """
+    scaled = old.intermediate_size * hidden
+    if multiple_of is None and (hidden == old.hidden_size or old.intermediate_size % old.hidden_size == 0):
+        return scaled // old.hidden_size
+    multiple = multiple_of or _multiple_of(old)
+    return -(-scaled // (old.hidden_size * multiple)) * multiple
+
+
+def _multiple_of(old: Sizes) -> int:
+    """The largest of _FFN_MULTIPLES that divides the source's width and rounds it by no more than _MOST_ROUNDED allows."""
+    fitting = (m for m in _FFN_MULTIPLES if old.intermediate_size % m == 0 and m * _MOST_ROUNDED <= old.intermediate_size)
+    return next(fitting, _FFN_MULTIPLES[-1])
+
+
+def _rounded(old: Sizes, new: Sizes, named: TargetConfig) -> str:
+    """In words, what rounding did to the FFN's width."""
+    if old.intermediate_size * new.hidden_size == new.intermediate_size * old.hidden_size:
+        return ""
+    exact = old.intermediate_size * new.hidden_size / old.hidden_size
+    return f" ({exact:.6g}), rounded up to a multiple of {named.ffn_multiple_of or _multiple_of(old)}"
 
 
 def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int, where: str) -> tuple[int, int]:

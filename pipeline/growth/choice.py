@@ -1,46 +1,83 @@
-"""What `auto` comes to: an operator that is exact for the family's norms at the ratio asked for, and why."""
+"""What `auto` comes to: an operator that is exact for the family's norms at the ratio asked for, and why.
 
-from data_prep.errors import UserError
+Where none is exact it is the one that moves logits least, as measured on trained and random models of both post-LN families
+(`python -m tests.benchmarks.exactness`; docs/growth.md has the figures).
+"""
+
+from typing import NamedTuple
+
 from pipeline.families import Family, Sizes
 from pipeline.recipe import GrowthConfig
 
-_TOLD_APART = {"symmetry": "paired", "noise": 0.25}
-"""What post-LN models need, whose exact operators copy: noiseless twins would stay twins for ever."""
+_UNLIKE_COPIES = {"symmetry": "paired", "noise": 0.25}
+"""What post-LN models need, whose exact operators copy: without noise, copies have the same gradient for ever."""
 
 
-def resolve(growth: GrowthConfig, family: Family, source: Sizes, target: Sizes) -> tuple[GrowthConfig, list[str]]:
-    """Return the growth with `auto` replaced, and the reasons; raises UserError where nothing is exact."""
+class Choice(NamedTuple):
+    """An operator, options that go with it, and why it was taken."""
+
+    operator: str
+    options: dict[str, object]
+    reason: str
+    copies: bool = False
+    """Whether channels of the residual stream are copied."""
+
+
+def resolve(
+    growth: GrowthConfig, family: Family, source: Sizes, target: Sizes, *, stock: bool = False
+) -> tuple[GrowthConfig, list[str]]:
+    """Return the growth with `auto` replaced, and the reasons, of what grows; `stock` rules weighted norms out."""
     reasons = []
     if growth.width == "auto":
-        width, changes, reason = _width(family, source, target)
-        if not family.pre_norm and growth.symmetry == "none":
-            changes = changes | _TOLD_APART
-            reason += "; its copies are told apart by paired noise"
-        growth = growth.model_copy(update={"width": width, **changes})
-        reasons.append(f"width: {width}, since {reason}")
+        width = _width(family, source, target, stock=stock)
+        reason = width.reason
+        unlike = {}
+        if width.copies and growth.symmetry == "none":
+            unlike = _UNLIKE_COPIES
+            reason += "; its copies get noise in pairs, so that they learn different things"
+        growth = growth.model_copy(update={"width": width.operator, **width.options, **unlike})
+        if _widens(source, target):
+            reasons.append(f"width: {width.operator}, since {reason}")
     if growth.depth == "auto":
-        if not family.pre_norm and target.num_hidden_layers > source.num_hidden_layers:
-            raise UserError(
-                f"growth.depth: auto finds no exact operator: an added layer of a post-LN model ({family.name}) normalizes "
-                "again; name one that is not exact (stack is bert2BERT's), or keep num_hidden_layers"
-            )
-        growth = growth.model_copy(update={"depth": "interleave"})
-        reasons.append("depth: interleave, since added layers that write nothing leave a pre-norm stream as it is")
+        depth = _depth(family)
+        growth = growth.model_copy(update={"depth": depth.operator})
+        if target.num_hidden_layers > source.num_hidden_layers:
+            reasons.append(f"depth: {depth.operator}, since {depth.reason}")
     return growth, reasons
 
 
-def _width(family: Family, source: Sizes, target: Sizes) -> tuple[str, dict[str, object], str]:
+def _widens(source: Sizes, target: Sizes) -> bool:
+    keys = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+    return any(getattr(target, key) > getattr(source, key) for key in keys)
+
+
+def _width(family: Family, source: Sizes, target: Sizes, *, stock: bool) -> Choice:
     old, new = source.hidden_size, target.hidden_size
-    if not family.pre_norm and new % old:
-        return (
-            "fpi",
-            {"norm_statistics": "weighted"},
-            f"no operator is exact under a stock post-LN norm at {old} -> {new}, and copies under norm statistics weighted "
-            "by 1/C are",
-        )
-    how = "zeros vanish under RMSNorm" if family.norm == "rms_norm" else "new channels at the mean vanish under LayerNorm"
-    if not family.pre_norm:
-        how = "whole copies keep a post-LN norm's statistics"
     if new == old:
-        return "exact_aki", {}, "heads and units read as the next layer's write nothing at first and have no twins"
-    return "exact_aki", {}, f"{how} at {old} -> {new}, and heads and units read as the next layer's have no twins"
+        return Choice(
+            "exact_aki", {}, "new heads and units read as the next layer's, write nothing at first, and are no copies"
+        )
+    ratio = f"{old} -> {new}"
+    if family.pre_norm:
+        how = "zeros vanish under RMSNorm" if family.norm == "rms_norm" else "new channels at the mean vanish under LayerNorm"
+        return Choice("exact_aki", {}, f"{how} at {ratio}, and heads and units read as the next layer's and are no copies")
+    if new % old == 0:
+        reason = f"whole copies keep a post-LN norm's statistics at {ratio}, and heads and units read as the next layer's"
+        return Choice("exact_aki", {}, reason, copies=True)
+    none = f"no operator is exact under a stock post-LN norm at {ratio}"
+    if not stock:
+        reason = f"{none}, and copies under norm statistics weighted by 1/C are"
+        return Choice("fpi", {"norm_statistics": "weighted"}, reason, copies=True)
+    reason = f"{none}, and of those that are not exact it moves logits least: whole copies, the rest at their mean"
+    return Choice("average_pad", {}, reason, copies=True)
+
+
+def _depth(family: Family) -> Choice:
+    if family.pre_norm:
+        return Choice("interleave", {}, "added layers that write nothing leave a pre-norm stream as it is")
+    return Choice(
+        "last_layer",
+        {},
+        f"no added layer of a post-LN model ({family.name}) is exact, since it normalizes again, and layers on top that write "
+        "nothing, with norms that give back what comes in on average, move logits least",
+    )

@@ -21,6 +21,8 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     origin = plan.layers[layer]
     if origin.source is None or (origin.silent and spec.writes_residual):
         return []
+    if plan.passes_on(spec, layer):
+        return [end.name.format(layer=origin.source) for end in plan.layer_ends]
     read = {origin.source}
     if any(side.reads_next_layer for side in _sides(plan, spec)):
         read.add(min(origin.source + 1, plan.source.num_hidden_layers - 1))
@@ -34,6 +36,8 @@ def describe(plan: GrowthPlan, name: str) -> str:
     if not sources:
         silent = layer is not None and plan.layers[layer].silent
         return "zero: the layer writes nothing" if silent else "at the model's initialization"
+    if plan.passes_on(spec, layer):
+        return f"{', '.join(sources)}; one value, such that the norm gives back what comes in on average"
     parts = [
         f"{axis.kind.value} {plan.source.of(axis.kind)} -> {len(side)}: stretched, each between its two old neighbours"
         if axis.kind is AxisKind.POSITIONS and plan.stretches(spec)

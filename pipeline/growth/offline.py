@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
-from pipeline.families import FLOATS, QUANTIZATION, check_growth, read_config, target_config
+from pipeline.families import FLOATS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
@@ -80,7 +80,9 @@ class OfflineGrowth:
         self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
         self.beside = _beside(source.beside)
         self.target = _target(request.target, source.config)
-        self.plan = plan_growth(source.config, self.target, request.growth, request.seed)
+        # A file names every size.
+        derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
+        self.plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
         self._check_options()
         stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32
@@ -97,12 +99,6 @@ class OfflineGrowth:
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
         if growth.norm_statistics == "weighted":
-            if self.plan.choices:
-                raise UserError(
-                    f"growth.width: auto finds nothing that keeps {self.plan.family.name} exact at this hidden_size in a stock "
-                    "model; choose a multiple of the source's, name an operator that is not exact, or grow it in training "
-                    "(launch/pretrain.py), where norms can be weighted"
-                )
             raise UserError(
                 "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"
             )

@@ -1,6 +1,6 @@
 """The growth plan: for each target tensor, the rows and columns of the source it is made of, their scales and noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from pipeline.growth.depth import LayerOrigin, layer_origins
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.initialization import initialized
 from pipeline.growth.operators import Residual, Units, WidthOperator, head_channels, residual_sides, unit_sides, width_operator
+from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions, repeated_positions
 from pipeline.growth.sides import INIT, MEAN, Side
 from pipeline.growth.state import Constant, OptimizerState, Rows, State
@@ -35,7 +36,7 @@ class GrowthPlan:
     growth: GrowthConfig
     """As resolved: `auto` has become the operator that was taken."""
     choices: list[str]
-    """Why `auto` took what it took."""
+    """What was left open and how it was settled: sizes that no one named, and what `auto` took, each with the reason."""
     seed: int
     operator: WidthOperator
     maps: Mapping[AxisKind, AxisMap]
@@ -65,6 +66,12 @@ class GrowthPlan:
                     f"{', '.join(sorted(kept))} alone; choose fresh"
                 )
         return {name: self._grown_adam(spec, layer, optimizer) for name, (spec, layer) in self.specs.items()}
+
+    def annealed_over(self, steps: int) -> "GrowthPlan":
+        """Return the plan whose weighted norms turn to stock norms over so many steps of training."""
+        reason = f"norm_anneal_steps: {steps}, since the model is trained for no more steps, and ends with stock norms"
+        growth = self.growth.model_copy(update={"norm_anneal_steps": steps})
+        return replace(self, growth=growth, choices=[*self.choices, reason])
 
     def tensor_sides(self, spec: TensorSpec) -> tuple[Side, Side | None]:
         """Return the sides of a tensor's storage axes, the same in all layers; the second is None for a vector."""
@@ -105,6 +112,9 @@ class GrowthPlan:
         if origin is not None:
             # The top layer has no next one: its own rows stand in (bert2BERT 3.3.2).
             following = state[spec.name.format(layer=min(origin.source + 1, self.source.num_hidden_layers - 1))]
+        if self.passes_on(spec, layer):
+            ends = {end.norm: state[end.name.format(layer=origin.source)] for end in self.layer_ends}
+            own = following = MeasuredTensor(PassingNorm(spec.norm, ends["gain"], ends["bias"]))
         if self.stretches(spec):
             own = following = MeasuredTensor(
                 StretchedPositions(own, self.target.max_position_embeddings, self.family.position_offset)
@@ -129,6 +139,16 @@ class GrowthPlan:
         if source is None:  # frozen throughout
             return fresh_adam(self.target.shape(spec), rates)
         return grown_adam(source, self.source.shape(spec), self._moment_sides_of[spec], rates)
+
+    def passes_on(self, spec: TensorSpec, layer: int | None) -> bool:
+        """Whether a tensor is of a norm that is to give back what comes in, its layer writing nothing after a norm."""
+        return not self.family.pre_norm and spec.norm is not None and layer is not None and self.layers[layer].silent
+
+    @cached_property
+    def layer_ends(self) -> tuple[TensorSpec, TensorSpec]:
+        """Gain and bias of the norm that a post-LN layer ends in."""
+        gain, bias = [spec for spec in self.family.tensors if spec.block == "layer" and spec.norm is not None][-2:]
+        return gain, bias
 
     def stretches(self, spec: TensorSpec) -> bool:
         """Whether a tensor is a table of positions that is stretched."""
@@ -162,15 +182,24 @@ def _dtype_of(tensor: Rows) -> torch.dtype:
     return tensor.rows(0, 1).dtype
 
 
-def plan_growth(source: PretrainedConfig, target: PretrainedConfig, growth: GrowthConfig, seed: int) -> GrowthPlan:
+def plan_growth(
+    source: PretrainedConfig,
+    target: PretrainedConfig,
+    growth: GrowthConfig,
+    seed: int,
+    *,
+    derived: Sequence[str] = (),
+    stock: bool = False,
+) -> GrowthPlan:
     """Return the plan that grows a model of one configuration into the other.
 
-    Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the
+    `derived` says which sizes of the target were worked out and how. `stock` keeps `auto` from weighted norms, which no
+    file can hold. Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the
     target without a gradient for ever.
     """
     family = family_of(source, "source")
     old, new = sizes_of(source), sizes_of(target)
-    growth, choices = resolve(growth, family, old, new)
+    growth, choices = resolve(growth, family, old, new, stock=stock)
     maps = build_maps(old, new, growth, seed)
     operator = width_operator(growth, family)
     _refuse_idle_options(growth, family, operator)
@@ -180,7 +209,7 @@ def plan_growth(source: PretrainedConfig, target: PretrainedConfig, growth: Grow
         source=old,
         target=new,
         growth=growth,
-        choices=choices,
+        choices=[*derived, *choices],
         seed=seed,
         operator=operator,
         maps=maps,

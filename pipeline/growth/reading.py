@@ -8,6 +8,7 @@ import torch
 
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor
+from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, State, stored_dtype
 
@@ -118,5 +119,8 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
         yield from _beneath(source.tensor, asked)
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
+    elif isinstance(source, PassingNorm):
+        for vector in source.read:
+            yield from _beneath(vector, asked.all_where_any())
     elif not isinstance(source, Constant | InitializedTensor):
         yield source, asked

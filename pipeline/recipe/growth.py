@@ -27,10 +27,11 @@ DepthName = Literal["auto", "stack", "random", "last_layer", "interleave", "list
 class GrowthConfig(StrictModel):
     """How the source becomes the target."""
 
-    width: WidthName = "fpi"
-    """The width operator; `pipeline/growth/operators.py` says what each does. `auto` takes one that is exact."""
-    depth: DepthName = "stack"
-    """The depth operator; `pipeline/growth/depth.py` says what each does. `auto` takes one that is exact."""
+    width: WidthName = "auto"
+    """The width operator; `pipeline/growth/operators.py` says what each does. `auto` takes one that is exact, or where none
+    is the one that moves logits least, and says which."""
+    depth: DepthName = "auto"
+    """The depth operator, likewise; `pipeline/growth/depth.py` says what each does."""
     map: Literal["balanced", "random"] = "balanced"
     """fpi, aki: which source index a new one copies: in turn, or drawn uniformly (bert2BERT eq. 5-6)."""
     neighbours: Literal["block", "last"] = "block"
@@ -55,6 +56,8 @@ class GrowthConfig(StrictModel):
     """`weighted`: operators that copy: norms weigh every channel by 1/C, which is exact at any ratio, and turn to stock
     norms over `norm_anneal_steps` steps of training."""
     norm_anneal_steps: PositiveInt = 1000
+    """Where `auto` took weighted norms they turn to stock norms over all steps that the model is trained for, if those are
+    fewer."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: Adam's moments grow with the weights; the source must have them (a run, a ZeRO checkpoint)."""
     element_rates: bool = False

@@ -8,6 +8,7 @@ import yaml
 
 from data_prep.config import read_yaml, validate
 from data_prep.errors import UserError
+from pipeline.recipe.models import OWN_KEYS
 from pipeline.recipe.recipe import Recipe
 
 
@@ -31,12 +32,23 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     content = copy.deepcopy(written)
+    said: dict[str, str] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override}: not an override; write key.sub=value, for instance optimizer.lr=3e-4")
+        before = said.setdefault(_shared(key), override)
+        other, _, its_value = before.partition("=")
+        if other != key and its_value != value:
+            raise UserError(f"{before} {override}: two words for one size; leave one out")
         _set(content, key, _parse(value))
     return content
+
+
+def _shared(key: str) -> str:
+    """A dotted key, its last part in the word that all families share."""
+    section, dot, last = key.rpartition(".")
+    return f"{section}{dot}{OWN_KEYS.get(last, last)}"
 
 
 def _instead(written: dict[str, Any], overrides: list[str]) -> str:
@@ -79,6 +91,10 @@ def _set(content: dict[str, Any] | list[Any], key: str, value: Any) -> None:
         here = here[_index(here, parent, key)] if isinstance(here, list) else here.setdefault(parent, {})
         if not isinstance(here, dict | list):
             raise UserError(f"{key}={value}: {parent!r} is a single value, no section")
+    if isinstance(here, dict):
+        # What the file says of the size in another word.
+        for other in [other for other in here if other != last and _shared(other) == _shared(last)]:
+            del here[other]
     here[_index(here, last, key) if isinstance(here, list) else last] = value
 
 

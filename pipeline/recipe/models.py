@@ -1,6 +1,6 @@
 """The recipe's models: one to build from scratch, and the sizes of one to grow into."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,41 @@ from data_prep.config import Fraction, PositiveInt, StrictModel
 Positive = Annotated[float, Field(gt=0)]
 
 
-class ModelConfig(StrictModel):
+OWN_KEYS = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+}
+"""A family's own keys (GPT-2's) -> those that all families share, which stand for the same sizes."""
+
+
+class _Sizes(StrictModel):
+    """A section of sizes, which takes a family's own keys too."""
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """All keys that the section takes."""
+        return [*super().known_keys(), *OWN_KEYS]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shared_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        shared: dict[str, Any] = {}
+        for key, value in content.items():
+            name = OWN_KEYS.get(key, key)
+            if str(shared.setdefault(name, value)) != str(value):
+                own = next(other for other, same in OWN_KEYS.items() if same == name)
+                raise ValueError(
+                    f"`{own}` is another word for `{name}`, and they are {content[own]} and {content[name]}; leave one out"
+                )
+        return shared
+
+
+class ModelConfig(_Sizes):
     """A model to build from scratch; keys as in Hugging Face's configurations."""
 
     family: Literal["gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3"]
@@ -37,7 +71,7 @@ class ModelConfig(StrictModel):
         return self
 
 
-class TargetConfig(StrictModel):
+class TargetConfig(_Sizes):
     """The large model: the sizes that differ from the source's."""
 
     hidden_size: PositiveInt | None = None
@@ -49,9 +83,18 @@ class TargetConfig(StrictModel):
     head_dim: PositiveInt | None = None
     """A multiple of the source's where positions are rotary."""
     intermediate_size: PositiveInt | None = None
-    """In the source's ratio to `hidden_size` where not given."""
+    """In the source's ratio to `hidden_size` where not given: kept where the ratio is a whole number, else rounded up."""
+    ffn_multiple_of: PositiveInt | None = None
+    """What an `intermediate_size` that is not given is rounded up to a multiple of. Where neither is given: the largest of
+    256, 128, ..., 8 that divides the source's and is at most an eighth of it."""
     vocab_size: PositiveInt | None = None
     max_position_embeddings: PositiveInt | None = None
     """RoBERTa's counts two rows more than it has positions."""
     dropout: Fraction | None = 0.0
     """Whatever the source was trained with; null: as the source has it. Above 0 the losses depend on the number of ranks."""
+
+    @model_validator(mode="after")
+    def _ffn_said_once(self) -> "TargetConfig":
+        if self.ffn_multiple_of is not None and self.intermediate_size is not None:
+            raise ValueError("`ffn_multiple_of` rounds an intermediate_size that is not named; leave one of the two out")
+        return self

@@ -205,7 +205,7 @@ def _growth(one: ExplainedGrowth, name: str) -> list[Part]:
             points=[*causes, *one.meaning, one.moments],
             terms=one.operators,
         ),
-        Part(points=[*(f"auto chose {choice}." for choice in one.choices), *one.maps], tables=[measured]),
+        Part(points=[*(f"Not named, and chosen: {choice}." for choice in one.choices), *one.maps], tables=[measured]),
         Part(tables=[before], plots=[one.layers], beside=True),
         Part(lines=[f"Source: {one.source}."]),
     ]

@@ -18,7 +18,7 @@ from pipeline.growth.surroundings import config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 
-_SIZES = TargetConfig.model_fields.keys() - {"dropout"}
+_SIZES = TargetConfig.model_fields.keys() - {"dropout", "ffn_multiple_of"}
 
 
 class AbsentError(Exception):

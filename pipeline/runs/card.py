@@ -167,7 +167,7 @@ def _made(known: Known) -> str:
             f"{number}. Width by `{growth['width']}`, depth by `{growth['depth']}` ({', '.join(options)}): "
             f"{', '.join(changed) or 'no size changed'}; {_counted(added, 'layer')} added. "
             f"Layers are made of the source's {_origins(certificate['layers'])}.",
-            *(f"   `auto` took {choice}." for choice in certificate["choices"]),
+            *(f"   Not named, and chosen: {choice}." for choice in certificate["choices"]),
         ]
     return _section("How it was made", lines)
 

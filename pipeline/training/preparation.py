@@ -1,14 +1,14 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.config import validate
+from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
@@ -16,7 +16,7 @@ from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.tokenizer import difference, find_tokenizer, load_tokenizer
 from pipeline.data.checks import DataChecks
-from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
@@ -84,7 +84,7 @@ def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirecto
     if left:
         say(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
     watch = DataWatch(checks, directory.checked, remembered)
-    return distributed.on_every_rank(lambda: _open(recipe, ds_config, given, data, parts, say, watch))
+    return distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, given, data, parts, say, watch))
 
 
 def foresee_run(
@@ -105,7 +105,7 @@ def foresee_run(
         data = _find_data(recipe, directory, given, find_prepared)
         if data is not None:
             _check(recipe, data, Remembered.read(directory.checked), 0, 1, say)
-            return _open(recipe, ds_config, given, data, world_size, say, None)
+            return _open(recipe, ds_config, directory, given, data, world_size, say, None)
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
     growths, configs = _models(recipe, source, given)
@@ -113,7 +113,8 @@ def foresee_run(
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
-        _check_steps(growths, timeline, say)
+        growths = _annealed(growths, timeline, directory)
+        _say_warmups(timeline, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
@@ -169,6 +170,7 @@ def _check(
 def _open(
     recipe: Recipe,
     ds_config: dict[str, Any],
+    directory: RunDirectory,
     given: Source | None,
     data: PreparedData,
     world_size: int,
@@ -185,7 +187,8 @@ def _open(
     streams = Streams(recipe, family_of(source), data, say)
     timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)
-    _check_steps(growths, timeline, say)
+    growths = _annealed(growths, timeline, directory)
+    _say_warmups(timeline, say)
     return Preparation(
         given=given,
         source=source,
@@ -208,7 +211,7 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     """Return the ids of text that is not prepared yet, and that of the end of a document, as far as it is known."""
     config, model = recipe.data.tokenizer, recipe.source.model
     if config is not None and config.path is not None:
-        tokenizer = load_tokenizer(Path(config.path))
+        tokenizer = load_tokenizer(config.directory)
         return tokenizer.vocab_size, tokenizer.eos_id
     if config is not None:
         # One that is trained may come to fewer, where the text is short.
@@ -272,7 +275,8 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     for phase in phases_of(recipe):
         if phase.growth is not None:
             target = target_config(before, phase.target, "target." if phase.number == 1 else f"stages.{phase.name}.grow.")
-            plan = plan_growth(before, target, phase.growth, recipe.seed)
+            derived = derived_sizes(before, target, phase.target)
+            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived)
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, target, plan))
@@ -284,17 +288,39 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     return growths
 
 
-def _check_steps(growths: list[Growth], timeline: Timeline, say: Callable[[str], None]) -> None:
-    """Raise UserError where norms are annealed for longer than their model is trained; say what warms up for longer."""
+def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory) -> list[Growth]:
+    """Return the growths, norms that `auto` weighted turning to stock norms within the steps that their model is trained for.
+
+    Raises UserError where norms that the recipe weights are annealed for longer than that.
+    """
+    settled = []
     for growth in growths:
         begin, end = timeline.bounds(growth.phase.number)
         annealed = growth.plan.growth.norm_anneal_steps
-        if growth.plan.growth.norm_statistics == "weighted" and end - begin < annealed:
-            raise UserError(
-                f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its norms "
-                "are to be stock; choose fewer"
-            )
-    # No refusal: short trials of long recipes are common.
+        if growth.plan.growth.norm_statistics == "weighted":
+            if growth.phase.growth.width == "auto":
+                # A stage that is lengthened since must not anneal once more what is annealed.
+                steps = _begun_annealing(directory, growth.phase.number) or min(annealed, end - begin)
+                growth = growth if steps == annealed else replace(growth, plan=growth.plan.annealed_over(steps))
+            elif end - begin < annealed:
+                raise UserError(
+                    f"growth.norm_anneal_steps: {annealed} steps are more than the target's {end - begin}, after which its "
+                    "norms are to be stock; choose fewer"
+                )
+        settled.append(growth)
+    return settled
+
+
+def _begun_annealing(directory: RunDirectory, number: int) -> int | None:
+    """The steps over which a growth that the run has done anneals its norms; None where it is not done."""
+    path = directory.certificate(number)
+    if not path.exists():
+        return None
+    return read_json(path, "it was there a moment ago").get("growth", {}).get("norm_anneal_steps")
+
+
+def _say_warmups(timeline: Timeline, say: Callable[[str], None]) -> None:
+    """Say what warms up for longer than its steps; no refusal, since short trials of long recipes are common."""
     for warning in timeline.long_warmups():
         say(warning)
 

@@ -303,7 +303,7 @@ def growing(size: Size, device: torch.device, out: Path | None) -> None:
         family.model_class(small).to(torch.bfloat16).save_pretrained(directory)
         source = open_source(Path(directory))
         config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
-        state = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1).grow(source.state)
+        state = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1).grow(source.state)
         forget(device)
         before = held(device)
         trained = build(family, config, state, ds_config, OptimizerConfig(), cut(layers, []), "sdpa")

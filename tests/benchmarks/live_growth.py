@@ -60,7 +60,7 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
 
             heldout_loss(logits, scored, heldout, windows, 1)
         else:
-            plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 1)
+            plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
             measure_growth(source, grown, heldout, windows, torch.bfloat16)
     return Cost(time.perf_counter() - began, time.process_time() - processors, watched.peak)

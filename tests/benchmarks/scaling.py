@@ -68,7 +68,7 @@ def of_parameters(target: tuple[int, int], times: int) -> tuple[int, int]:
 
 def grow_offline(source: Path, layers: int, hidden: int, ranks: int, out: Path) -> None:
     """Write a ZeRO-3 checkpoint, as launch/grow.py does."""
-    target, growth = TargetConfig(hidden_size=hidden, num_hidden_layers=layers), GrowthConfig(depth="last_layer")
+    target, growth = TargetConfig(hidden_size=hidden, num_hidden_layers=layers), GrowthConfig(width="fpi", depth="last_layer")
     request = Request(source, target, growth, 1234, format="zero3", dtype="bfloat16", world_size=ranks, out=out)
     OfflineGrowth(request).execute(lambda certificate: {})
 

@@ -7,6 +7,8 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.hub import commit_of, find_directory, told_by_hub
+from data_prep.prepare import prepare
+from data_prep.settings import DataPrepConfig, TokenizerConfig
 from tests.hub import Hub, ask, serving
 
 ABSENT = "source.path: no directory here"
@@ -183,3 +185,37 @@ def test_an_unknown_revision_is_named(hub):
     assert re.search(
         "someone/small has no revision 'none': .*/someone/small/commits lists them", refused("someone/small", "none")
     )
+
+
+# --- tokenizers -----------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_of_the_hub_prepares_the_shards_that_its_directory_does(corpus, prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def shards(**tokenizer):
+        request = {
+            "output_dir": str(tmp_path / "data"),
+            "corpora": [{"files": [str(corpus)], "heldout_fraction": 0.1}],
+            "tokenizer": tokenizer,
+        }
+        return prepare(DataPrepConfig.model_validate(request), lambda _: None)
+
+    tokenizer = prepared.directory / "tokenizer"
+    with serving(Hub({"someone/tokenizer": {"main": tokenizer}})) as hub:
+        ask(monkeypatch, hub.endpoint, tmp_path / "cache")
+        with pytest.raises(
+            UserError, match=r"tokenizer\.path: 'someone/tokenizer' is no directory here; .* no revision 'none'"
+        ):
+            shards(path="someone/tokenizer", revision="none")
+        by_name = shards(path="someone/tokenizer")
+        assert sorted(hub.downloads) == sorted(path.name for path in tokenizer.iterdir())
+    # Of equal input, which the tokenizer's files are and its place is not, the folder is one.
+    assert shards(path=str(tokenizer)).directory == by_name.directory
+    for file in tokenizer.iterdir():
+        assert (by_name.directory / "tokenizer" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_revision_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="`revision` is of what `path` names on the Hugging Face hub; leave it out"):
+        TokenizerConfig(vocab_size=300, revision="main")

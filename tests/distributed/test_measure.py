@@ -50,7 +50,7 @@ def matrix_elements():
 def measure(directory, stage, half=False):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=64, vocab_size=80))
-    plan = plan_growth(source.config, config, GrowthConfig(depth="last_layer"), 3)
+    plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 3)
     ranks = distributed.world_size()
     ds_config = {
         "train_batch_size": 2 * ranks,

@@ -114,7 +114,7 @@ def grow_at_size(directory):
     """Grow GPT-2 {8, 512} into {16, 1024} on this rank; return (loss on a fixed batch, most elements read at once)."""
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=1024, num_hidden_layers=16))
-    growth = GrowthConfig(depth="last_layer")
+    growth = GrowthConfig(width="fpi", depth="last_layer")
     plan = plan_growth(source.config, config, growth, 3)
     watched = {name: Watched(tensor) for name, tensor in plan.grow(source.state).items()}
     ds_config = {

@@ -15,7 +15,7 @@ PRECISIONS = {"bf16": {"bf16": {"enabled": True}}, "fp16": {"fp16": {"enabled": 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_growth_and_both_stages_run_on_a_gpu(launch, recipe, tmp_path, precision, stage):
     ds_config = PRECISIONS[precision] | {"zero_optimization": {"stage": stage}}
-    path = recipe(target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"depth": "last_layer"})
+    path = recipe(target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"width": "fpi", "depth": "last_layer"})
     (tmp_path / "ds.json").write_text(json.dumps(ds_config))
     words = [
         "deepspeed",

@@ -26,7 +26,7 @@ from pipeline.training.inherited import read_inherited
 from tests.end_to_end.conftest import ROOT
 from tests.hub import Hub, ask, serving
 
-EXACT = ("--target", "hidden_size=96,num_hidden_layers=5", "--depth", "last_layer")
+EXACT = ("--target", "hidden_size=96,num_hidden_layers=5", "--width", "fpi", "--depth", "last_layer")
 
 
 def start(*words):
@@ -111,7 +111,7 @@ def test_a_directory_has_a_card_and_says_where_text_ends(grow, source, tmp_path)
     (source / "generation_config.json").unlink(missing_ok=True)
     config = json.loads((source / "config.json").read_text()) | {"eos_token_id": 3}
     (source / "config.json").write_text(json.dumps(config))
-    words = ("--source", source, "--target", "hidden_size=64,num_hidden_layers=4", "--depth", "last_layer")
+    words = ("--source", source, "--target", "hidden_size=64,num_hidden_layers=4", "--width", "fpi", "--depth", "last_layer")
     assert grow(*words, "--format", "hf", "--out", tmp_path / "out")[0] == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert (
@@ -211,7 +211,7 @@ def test_a_run_moves_to_another_number_of_ranks_with_its_optimizer_state(grow, u
 
 def test_a_runs_optimizer_state_grows_with_its_weights(grow, undisturbed, tmp_path):
     """bert2BERT's factors by hand: two copies of each channel, each with half the gradient of an embedding's row."""
-    target = ("--target", "hidden_size=96", "--optimizer_state", "grow", "--depth", "last_layer")
+    target = ("--target", "hidden_size=96", "--optimizer_state", "grow", "--width", "fpi", "--depth", "last_layer")
     words = ("--format", "zero3", "--world_size", "2", "--out", tmp_path / "out")
     status, _, error = grow("--source", undisturbed.run_dir, *target, *words)
     assert status == 0, error
@@ -304,7 +304,7 @@ def test_a_dry_run_tells_the_memory_of_training(grow, source, tmp_path, format, 
 
 def test_a_dry_run_tells_the_memory_of_a_grown_optimizer_state(grow, with_moments, tmp_path):
     words = ("--format", "zero3", "--out", tmp_path / "out", "--dry_run")
-    target = ("--target", "hidden_size=1024,num_hidden_layers=6", "--depth", "last_layer")
+    target = ("--target", "hidden_size=1024,num_hidden_layers=6", "--width", "fpi", "--depth", "last_layer")
     grown = ("--optimizer_state", "grow")
     told = {}
     for name, options in (("fresh", ()), ("grown", grown), ("rates", (*grown, "--element_rates", "true"))):
@@ -414,13 +414,28 @@ def test_a_source_with_nan_is_refused(grow, source, tmp_path):
     )
 
 
-def test_what_only_training_can_do_is_refused(grow, source, tmp_path, tiny_model):
+def test_what_only_training_can_do_is_refused(grow, source, tmp_path):
     out = tmp_path / "out"
-    weighted = ("--target", "hidden_size=48", "--norm_statistics", "weighted", "--format", "hf")
+    weighted = ("--target", "hidden_size=48", "--width", "fpi", "--norm_statistics", "weighted", "--format", "hf")
     refused(grow("--source", source, *weighted, "--out", out), out, "growth.norm_statistics", "use launch/pretrain.py")
+
+
+@pytest.mark.parametrize("words", [(), ("--dry_run",)])
+def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_path, tiny_model, words):
+    """A post-LN model of x1.5 and more layers: nothing is exact in a file, and something is done all the same."""
     tiny_model("bert").save_pretrained(tmp_path / "bert")
-    auto = ("--target", "hidden_size=48", "--width", "auto", "--format", "hf")
-    refused(grow("--source", tmp_path / "bert", *auto, "--out", out), out, "auto finds nothing that keeps bert exact")
+    out, target = tmp_path / "out", ("--target", "hidden_size=48,num_hidden_layers=5")
+    status, output, error = grow("--source", tmp_path / "bert", *target, "--format", "hf", "--out", out, *words)
+    assert status == 0, error
+    assert "num_attention_heads: 4 -> 6, not named, so hidden_size / head_dim" in output
+    assert "width: average_pad, since no operator is exact under a stock post-LN norm at 32 -> 48" in output
+    assert "depth: last_layer, since no added layer of a post-LN model (bert) is exact" in output
+    assert "function: approximate" in output
+    if not words:
+        certificate = json.loads((out / "certificate.json").read_text())
+        assert certificate["choices"] and all(choice in output for choice in certificate["choices"])
+        card = (out / "README.md").read_text()
+        assert all(choice in card for choice in certificate["choices"])
 
 
 @pytest.mark.parametrize(

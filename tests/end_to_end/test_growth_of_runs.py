@@ -111,19 +111,21 @@ def test_optimizer_state_is_refused_where_the_source_has_none(undisturbed, launc
 
 
 def test_a_post_ln_model_grows_exactly_at_any_ratio_in_training(launch, recipe, tmp_path):
-    """`auto` takes weighted norm statistics for BERT at x1.5, which turn to stock ones before the end."""
-    growth = {"width": "auto", "norm_anneal_steps": 10}
-    path = recipe("bert", growth=growth | {"depth": "stack"}, target={"hidden_size": 48})
+    """`auto` takes weighted norm statistics for BERT at x1.5, which turn to stock ones within the 14 steps that there are."""
+    path = recipe("bert", growth={}, target={"hidden_size": 48})
     finished = launch(path).wait()
     assert finished.status == 0, finished.error
     assert "width: fpi, since no operator is exact under a stock post-LN norm at 32 -> 48" in finished.output
+    assert "norm_anneal_steps: 14, since the model is trained for no more steps" in finished.output
     certificate = finished.summary["growths"][0]
+    assert certificate["growth"]["norm_anneal_steps"] == 14
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["measured"]["max_logit_difference"] < 1e-12
     assert certificate["in_training"]["max_logit_difference"] < 1e-4
     progress = [json.loads(path.read_text()) for path in sorted((finished.run_dir / "checkpoints").glob("*/progress.json"))]
     assert [one["norms_weighted_until"] for one in progress] == [None, None]
-    path = recipe("bert", growth=growth | {"norm_anneal_steps": 15}, target={"hidden_size": 48})
+    growth = {"width": "fpi", "norm_statistics": "weighted", "norm_anneal_steps": 15}
+    path = recipe("bert", growth=growth, target={"hidden_size": 48})
     too_long = launch(path, f"run_dir={tmp_path / 'other'}").wait()
     assert too_long.status == 2 and "15 steps are more than the target's 14" in too_long.error
 

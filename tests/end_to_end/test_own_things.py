@@ -33,7 +33,7 @@ def test_books_through_gpt2s_tokenizer_grow_a_hugging_face_model(launch, tmp_pat
         },
         "source": {"path": str(source)},
         "target": {"hidden_size": 64, "num_hidden_layers": 4},
-        "growth": {"depth": "last_layer"},
+        "growth": {"width": "fpi", "depth": "last_layer"},
         "stages": [{"name": "submodels", "submodel_layers": 2, "steps": 4}, {"name": "full", "steps": 6}],
         "evaluation": {"windows": 8},
     }

@@ -29,7 +29,7 @@ def progressive(recipe) -> Path:
     return recipe(
         family="bert",
         target={"num_hidden_layers": 4},
-        growth={"depth": "stack", "optimizer_state": "grow"},
+        growth={"width": "fpi", "depth": "stack", "optimizer_state": "grow"},
         stages=PROGRESSIVE,
         schedule={"name": "linear", "warmup_steps": 2, "span": "run"},
         checkpointing={"every": 2, "keep": 9},

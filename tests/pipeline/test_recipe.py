@@ -5,7 +5,9 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.families import FAMILIES
+from pipeline.recipe import GrowStage, Recipe, load_recipe
+from pipeline.recipe.models import OWN_KEYS
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").rglob("*.yaml"))
 QUICKSTART = next(path for path in RECIPES if path.stem == "quickstart")
@@ -23,6 +25,68 @@ def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
         recipe = load_recipe(path, [])
         ratios.append((recipe.target.hidden_size or 1) / recipe.source.model.hidden_size)
     assert any(ratio > 1 and ratio != int(ratio) for ratio in ratios)
+
+
+def test_shipped_recipes_name_the_operators_of_a_paper():
+    """What a paper's recipe grows by is written there, whatever the defaults are."""
+    for path in RECIPES:
+        recipe = load_recipe(path, [])
+        stages = [stage for stage in recipe.stages if isinstance(stage, GrowStage)]
+        for target, growth in [
+            (recipe.target, recipe.growth),
+            *((stage.grow, stage.growth or recipe.growth) for stage in stages),
+        ]:
+            assert target.hidden_size is None or growth.width != "auto" or path == QUICKSTART, path
+            assert target.num_hidden_layers is None or growth.depth != "auto", path
+
+
+def test_own_keys_are_those_of_the_families_configuration_classes():
+    """Hugging Face's own tables of other words for one attribute, and the one that GPT-2 has no such entry for."""
+    theirs = {}
+    for family in FAMILIES.values():
+        theirs |= {own: shared for shared, own in family.config_class.attribute_map.items()}
+        if family.intermediate_key != "intermediate_size":
+            theirs[family.intermediate_key] = "intermediate_size"
+    assert theirs == OWN_KEYS
+
+
+OWN = {"n_embd": 256, "n_layer": 6, "n_head": 4, "n_inner": 999, "n_positions": 512}
+SHARED = {OWN_KEYS[key]: value for key, value in OWN.items()}
+
+
+def test_a_familys_own_keys_are_taken_wherever_sizes_are():
+    def parsed(keys: dict) -> Recipe:
+        model = {"family": "gpt2", "vocab_size": 50} | keys
+        stages = [{"name": "a", "steps": 1}, {"name": "b", "grow": keys}, {"name": "c", "steps": 1}]
+        return load_recipe(QUICKSTART, [f"source.model={model}", f"target={keys}", f"stages={stages}"])
+
+    assert parsed(OWN) == parsed(SHARED)
+    assert parsed(OWN).target.hidden_size == 256 and parsed(OWN).source.model.max_position_embeddings == 512
+    # The file says hidden_size and num_hidden_layers.
+    replaced = load_recipe(QUICKSTART, ["target.n_embd=512", "source.model.n_layer=3"])
+    assert (replaced.target.hidden_size, replaced.source.model.num_hidden_layers) == (512, 3)
+    assert load_recipe(QUICKSTART, ["target={n_embd: 512, hidden_size: 512}"]).target.hidden_size == 512
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["target={n_embd: 512, hidden_size: 256}"],
+            "target: `n_embd` is another word for `hidden_size`, and they are 512 and 256",
+        ),
+        (["target={num_hidden_layers: 7, n_layer: 8}"], "target: `n_layer` is another word for `num_hidden_layers`"),
+        (["target.n_embd=512", "target.hidden_size=256"], "target.n_embd=512 target.hidden_size=256: two words for one size"),
+        (["source.model.hidden_size=64", "source.model.n_embd=32"], "two words for one size"),
+        (["target={n_emdb: 512}"], "unknown key 'target.n_emdb'; did you mean 'n_embd'?"),
+        (["target={n_embd: 0}"], "target.hidden_size: Input should be greater than 0"),
+        (["target={ffn_multiple_of: 64, n_inner: 512}"], "`ffn_multiple_of` rounds an intermediate_size that is not named"),
+    ],
+)
+def test_two_words_for_one_size_are_refused(overrides, words):
+    with pytest.raises(UserError) as error:
+        load_recipe(QUICKSTART, overrides)
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_overrides_reach_sections_lists_and_numbers_in_any_notation():

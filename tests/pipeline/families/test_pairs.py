@@ -107,7 +107,7 @@ def grown(tmp_path):
     saved(tmp_path / "source")
     source = open_huggingface(tmp_path / "source")
     config = target_config(source.config, TargetConfig(hidden_size=32))
-    return source, config, plan_growth(source.config, config, GrowthConfig(), 0)
+    return source, config, plan_growth(source.config, config, GrowthConfig(width="fpi", depth="stack"), 0)
 
 
 def test_an_exact_growth_keeps_both_logits_and_a_moved_pair_logit_is_seen(grown, monkeypatch):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check_growth, check_parameters, sizes_of, target_config
+from pipeline.families import FAMILIES, check_growth, check_parameters, derived_sizes, sizes_of, target_config
 from pipeline.recipe import TargetConfig
 
 LEARNED = ["gpt2", "bert", "roberta"]
@@ -121,6 +121,67 @@ def test_layers_of_different_kinds_grow_wider_but_not_deeper():
     assert target_config(source, TargetConfig(hidden_size=128)).layer_types == ["full_attention", "sliding_attention"]
     with pytest.raises(UserError, match=r"target\.num_hidden_layers: the source's layer_types differ"):
         target_config(source, TargetConfig(num_hidden_layers=4))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ffn", "wider", "option", "expected"),
+    [
+        # Published: Llama 7B and 13B, and what Llama's ratio comes to for TinyLlama's sizes doubled.
+        (4096, 11008, 5120, None, 13824),
+        (2048, 5632, 4096, None, 11264),
+        # 213.3 and 26.7 are no widths that any kernel likes.
+        (48, 128, 80, None, 224),
+        (48, 100, 80, None, 168),
+        (64, 96, 80, None, 120),
+        (48, 16, 80, None, 32),
+        # Whole multiples of the hidden size stay what they are: GPT-2's and BERT's four times.
+        (48, 192, 80, None, 320),
+        (50, 100, 90, None, 180),
+        # The option rounds in any case, the width of a model that grows in depth alone among them.
+        (48, 128, 80, 1, 214),
+        (48, 128, 80, 64, 256),
+        (48, 192, 80, 128, 384),
+        (48, 100, 48, 64, 128),
+        (48, 100, 48, None, 100),
+    ],
+)
+def test_an_ffn_is_rounded_up_as_published_models_are(hidden, ffn, wider, option, expected):
+    keys = {"hidden_size": hidden, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    named = TargetConfig(hidden_size=wider, num_attention_heads=2, head_dim=64, ffn_multiple_of=option)
+    for source in (
+        LlamaConfig(**keys, intermediate_size=ffn, head_dim=64),
+        Qwen3Config(**keys, intermediate_size=ffn, head_dim=64),
+    ):
+        target = target_config(source, named)
+        assert target.intermediate_size == expected
+        told = [line for line in derived_sizes(source, target, named) if line.startswith("intermediate_size")]
+        assert told == [] if expected == ffn else f"{ffn} -> {expected}, not named" in told[0]
+        rounded = expected * hidden != ffn * wider
+        assert all(("rounded up to a multiple of" in line) == rounded for line in told)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "told"),
+    [
+        (LlamaConfig(**GROUPED), {"hidden_size": 96}, {"num_attention_heads", "num_key_value_heads", "intermediate_size"}),
+        (LlamaConfig(**GROUPED), {"num_attention_heads": 16}, {"num_key_value_heads"}),
+        (LlamaConfig(**GROUPED), {"num_hidden_layers": 5, "vocab_size": 70}, set()),
+        (LlamaConfig(**GROUPED), {"hidden_size": 128, "num_attention_heads": 8, "intermediate_size": 100}, set()),
+        (BertConfig(), {"hidden_size": 1536}, {"num_attention_heads", "intermediate_size"}),
+        (BertConfig(), {"hidden_size": 1536, "num_attention_heads": 12}, {"head_dim", "intermediate_size"}),
+        (GPT2Config(), {"n_embd": 1536, "n_inner": 4000}, {"num_attention_heads"}),
+        (Qwen3Config(**GROUPED, head_dim=16), {"hidden_size": 128, "intermediate_size": 192},
+         {"num_attention_heads", "num_key_value_heads"}),
+    ],
+)  # fmt: skip
+def test_every_size_that_changes_and_was_not_named_is_told(source, target, told):
+    named = TargetConfig(**target)
+    lines = derived_sizes(source, target_config(source, named), named)
+    assert {line.split(":")[0] for line in lines} == told
+    old, new = sizes_of(source), sizes_of(target_config(source, named))
+    for line in lines:
+        key = line.split(":")[0]
+        assert f"{key}: {getattr(old, key)} -> {getattr(new, key)}, not named, so " in line
 
 
 ROPE = {"rope_theta": 10000.0, "factor": 2.0}

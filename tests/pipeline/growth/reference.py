@@ -503,8 +503,17 @@ class Reference:
             def of(number: int, name: str = name, layer: re.Match = layer) -> Tensor:
                 return self.source[name[: layer.start(1)] + str(number) + name[layer.end(1) :]]
 
+            role = role_of(self.family, name)
+            if silent and self.post_norm and role in ("gain", "shift"):
+                # What comes in has the mean of the lower norm's shifts, and on average this variance.
+                below = re.sub(r"(attention\.)?output\.LayerNorm\.\w+$", "output.LayerNorm.", name)
+                gain, shift = of(origin, below + "weight"), of(origin, below + "bias")
+                variance = (gain.square() + (shift - shift.mean()).square()).mean()
+                flat = torch.full_like(gain, (shift.mean() if role == "shift" else variance.sqrt()).item())
+                plain[name] = self._tensor(design, name, flat, flat)
+                continue
             plain[name] = self._tensor(design, name, of(origin), of(min(origin + 1, self.small.layers - 1)))
-            if silent and role_of(self.family, name) in ("o", "o_bias", "down", "down_bias"):
+            if silent and role in ("o", "o_bias", "down", "down_bias"):
                 plain[name] = torch.zeros_like(plain[name])
         return join(self.family, plain)
 

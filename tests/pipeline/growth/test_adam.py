@@ -89,7 +89,7 @@ def continued(family, growth, target):
     return train(model, adam, STEPS), after
 
 
-MOMENTS = {"optimizer_state": "grow", "element_rates": True}
+MOMENTS = {"width": "fpi", "optimizer_state": "grow", "element_rates": True}
 
 
 @pytest.mark.parametrize("target", [{"hidden_size": 64}, {"hidden_size": 96}])

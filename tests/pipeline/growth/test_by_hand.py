@@ -63,7 +63,7 @@ def test_fpi():
         ln_f__weight=[4, 6],
         ln_f__bias=[8, 2],
     )
-    after = grow(model, {"hidden_size": 4, "intermediate_size": 3})
+    after = grow(model, {"hidden_size": 4, "intermediate_size": 3}, width="fpi")
     assert after("wte.weight") == [[1, 2, 1, 2], [3, 4, 3, 4]]
     assert after("h.0.ln_1.weight") == [5, 7, 5, 7]
     assert after("h.0.ln_1.bias") == [6, 8, 6, 8]
@@ -81,7 +81,7 @@ def test_fpi_of_an_output_matrix_of_its_own():
     model = gpt2(2, 1, tied=False, ln_f__weight=[4, 6], wte__weight=[[1, 2], [3, 4]])
     with torch.no_grad():
         model.lm_head.weight.copy_(torch.tensor([[2.0, 4.0], [6.0, 8.0]]))
-    after = grow(model, {"hidden_size": 4})
+    after = grow(model, {"hidden_size": 4}, width="fpi")
     assert after("lm_head.weight") == [[1, 2, 1, 2], [3, 4, 3, 4]]
     assert after("ln_f.weight") == [4, 6, 4, 6]
 
@@ -103,7 +103,7 @@ def test_fpi_of_heads():
         attention + "self.query.bias": [1, 2, 3, 4],
         attention + "output.dense.weight": [[2, 4, 6, 8], [10, 12, 14, 16], [18, 20, 22, 24], [26, 28, 30, 32]],
     }
-    after = grow(filled(BertForMaskedLM(config), weights), {"hidden_size": 6})
+    after = grow(filled(BertForMaskedLM(config), weights), {"hidden_size": 6}, width="fpi")
     # Columns: the residual map (0, 1, 2, 3, 0, 1), C = (2, 2, 1, 1, 2, 2). Rows: heads 0, 1, 0.
     assert after(attention + "self.query.weight") == [
         [0.5, 1, 3, 4, 0.5, 1],

@@ -35,13 +35,16 @@ def test_stretched_positions_are_said_to_be(planned):
     ("growth", "words"),
     [
         ({"width": "nai", "noise": 0.125}, "noise of 0.125 standard deviations on what is copied again"),
-        ({"symmetry": "paired", "noise": 0.25}, "twins told apart by noise of 0.25 standard deviations"),
-        ({"symmetry": "split", "noise": 0.5}, "twins told apart by shares that differ by up to 0.5 of the weight"),
+        ({"width": "fpi", "symmetry": "paired", "noise": 0.25}, "twins told apart by noise of 0.25 standard deviations"),
+        (
+            {"width": "fpi", "symmetry": "split", "noise": 0.5},
+            "twins told apart by shares that differ by up to 0.5 of the weight",
+        ),
     ],
 )
 def test_noise_is_said_of_the_tensors_that_get_it(planned, growth, words):
     said, noisy = planned({"hidden_size": 64}, **growth)
-    _, plain = planned({"hidden_size": 64}, width=growth.get("width", "fpi"))
+    _, plain = planned({"hidden_size": 64}, width=growth["width"])
     for name, sentence in said.items():
         values, without = (state[name].rows(0, state[name].shape[0]) for state in (noisy, plain))
         assert (words in sentence) == bool((values != without).any()), name

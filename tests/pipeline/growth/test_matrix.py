@@ -9,8 +9,10 @@ import functools
 import pytest
 
 from data_prep.errors import UserError
+from pipeline.families import target_config
 from pipeline.growth.exactness import predict, verdict
-from pipeline.recipe import GrowthConfig
+from pipeline.growth.plan import plan_growth
+from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     FAMILY_NAMES,
     POST_LAYER_NORM,
@@ -33,8 +35,8 @@ SAME_TENSOR = 1e-12
 SEED = 3
 
 OPERATORS = {
-    "fpi": {},
-    "fpi, random map": {"map": "random"},
+    "fpi": {"width": "fpi"},
+    "fpi, random map": {"width": "fpi", "map": "random"},
     "aki": {"width": "aki"},
     "nai": {"width": "nai"},
     "nai, last": {"width": "nai", "neighbours": "last"},
@@ -96,7 +98,7 @@ def check(model, target, growth, expected):
     if growth.get("map") == "random":
         drawn = {axis.value: axis_map.indices.tolist() for axis, axis_map in plan.maps.items()}
     grown = grown_tensors(plan, model)
-    reference = grow_reference(model, config, GrowthConfig(**growth), SEED, drawn)
+    reference = grow_reference(model, config, plan.growth, SEED, drawn)
     assert set(grown) == set(reference)
     for name, tensor in reference.items():
         assert grown[name].shape == tensor.shape, name
@@ -138,14 +140,14 @@ WIDER_HEADS = {"hidden_size": 64, "num_attention_heads": 4}
     [
         ("gpt2", WIDER_AND_DEEPER, {"width": "aki", "depth": "stack"}, "inexact by design"),
         ("bert", WIDER_AND_DEEPER, {"width": "aki", "depth": "stack"}, "inexact by design"),
-        ("bert", {"hidden_size": 64, "num_hidden_layers": 6}, {"depth": "stack"}, "inexact by design"),
+        ("bert", {"hidden_size": 64, "num_hidden_layers": 6}, {"width": "fpi", "depth": "stack"}, "inexact by design"),
         ("gpt2", WIDER_AND_DEEPER | {"hidden_size": 64}, {"width": "nai", "depth": "last_layer"}, "exact"),
         ("gpt2", WIDER_AND_DEEPER, {"width": "exact_aki", "depth": "interleave"}, "exact"),
         ("qwen3", WIDER_AND_DEEPER, {"width": "exact_aki", "depth": "interleave"}, "exact"),
         ("llama", WIDER_AND_DEEPER, {"width": "zero_pad", "noise": 0.1, "depth": "random"}, "inexact by design"),
-        ("gpt2", {"intermediate_size": 100}, {"map": "random"}, "exact"),
-        ("bert", {"intermediate_size": 100}, {"map": "random"}, "exact"),
-        ("llama", {"intermediate_size": 100}, {"map": "random"}, "exact"),
+        ("gpt2", {"intermediate_size": 100}, {"width": "fpi", "map": "random"}, "exact"),
+        ("bert", {"intermediate_size": 100}, {"width": "fpi", "map": "random"}, "exact"),
+        ("llama", {"intermediate_size": 100}, {"width": "fpi", "map": "random"}, "exact"),
         ("bert", {"intermediate_size": 100}, {"width": "exact_aki"}, "exact"),
         ("bert", {"intermediate_size": 100}, {"width": "zero_pad", "scaled": True}, "exact"),
         ("bert", {"intermediate_size": 100}, {"width": "direct_copy"}, "inexact by design"),
@@ -202,7 +204,9 @@ def test_more_words(family, tied, operator, vocabulary):
 @pytest.mark.parametrize(("positions", "expected"), [("copy", "exact"), ("interpolate", "inexact by design")])
 @pytest.mark.parametrize("family", ["gpt2", "bert", "roberta"])
 def test_more_positions(family, positions, expected):
-    check(source(family), {"max_position_embeddings": 45, "hidden_size": 64}, {"positions": positions}, expected)
+    check(
+        source(family), {"max_position_embeddings": 45, "hidden_size": 64}, {"width": "fpi", "positions": positions}, expected
+    )
 
 
 @pytest.mark.parametrize("operator", ["fpi", "exact aki", "sqrt count"])
@@ -216,12 +220,73 @@ def test_stock_rms_norm(family, operator):
     assert (logits(before, tokens()) - logits(after, tokens())).abs().max() < 1e-5
 
 
+def moved(model, target, growth, *, stock=False):
+    """Return by how much a growth moves a logit in a stock model."""
+    config = target_config(model.config, TargetConfig(**target))
+    plan = plan_growth(model.config, config, GrowthConfig(**growth), SEED, stock=stock)
+    grown = loaded(grown_tensors(plan, model), config)
+    return plan, (logits(grown, tokens()) - logits(model, tokens())).abs().max().item()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"hidden_size": 64},
+        {"hidden_size": 48, "intermediate_size": 100},
+        {"num_hidden_layers": 5},
+        {"intermediate_size": 72},
+        {},
+    ],
+)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_auto_takes_what_is_exact(family):
-    model = source(family)
-    plan, config = plan_of(model, {"hidden_size": 64}, {"width": "auto"}, SEED)
-    assert verdict(predict(plan)).value == "exact"
-    assert (logits(loaded(grown_tensors(plan, model), config), tokens()) - logits(model, tokens())).abs().max() < EXACT
+def test_what_is_not_named_is_exact_where_anything_is(family, target):
+    """The defaults, offline and in training: no word of operators anywhere."""
+    plan, difference = moved(source(family), target, {}, stock=True)
+    post_norm = family in POST_LAYER_NORM
+    exact = not post_norm or (target.get("hidden_size") != 48 and "num_hidden_layers" not in target)
+    assert verdict(predict(plan)).value == ("exact" if exact else "approximate")
+    assert (difference <= EXACT) == exact
+    told = [choice.split(":")[0] for choice in plan.choices]
+    assert told == (["depth"] if "num_hidden_layers" in target else ["width"] if target else [])
+    if post_norm and "hidden_size" in target and not exact:
+        in_training, _ = moved(source(family), target, {})
+        assert verdict(predict(in_training)).value == "exact" and in_training.growth.norm_statistics == "weighted"
+
+
+OTHER_WIDTHS = [
+    {"width": "fpi"},
+    {"width": "fpi", "map": "random"},
+    {"width": "nai"},
+    {"width": "nai", "neighbours": "last"},
+    {"width": "exact_aki"},
+    {"width": "aki"},
+    {"width": "zero_pad", "scaled": True},
+    {"width": "zero_pad", "noise": 0.02},
+    {"width": "direct_copy"},
+]
+
+
+@pytest.mark.parametrize("hidden", [40, 48, 56, 72])
+@pytest.mark.parametrize("family", POST_LAYER_NORM)
+def test_where_no_width_is_exact_the_least_inexact_is_taken(family, hidden):
+    plan, least = moved(source(family), {"hidden_size": hidden}, {}, stock=True)
+    assert plan.growth.norm_statistics == "stock"
+    others = [moved(source(family), {"hidden_size": hidden}, growth)[1] for growth in OTHER_WIDTHS]
+    assert least < min(others)
+
+
+@pytest.mark.parametrize("layers", [5, 6, 8, 12])
+@pytest.mark.parametrize("family", POST_LAYER_NORM)
+def test_where_no_depth_is_exact_the_least_inexact_is_taken(family, layers):
+    """A copied layer moves these logits by 2 and more."""
+    model = small_model(family, layers=4)
+    # Random layers write as much at 32 channels as they do at 768 with the usual 0.02.
+    model.config.initializer_range = 0.1
+    plan, least = moved(model, {"num_hidden_layers": layers}, {}, stock=True)
+    assert plan.growth.depth == "last_layer"
+    lists = [[layer * 4 // layers for layer in range(layers)], [min(layer, 3) for layer in range(layers)]]
+    others = [{"depth": "stack"}, {"depth": "random"}, *({"depth": "list", "layers": layers} for layers in lists)]
+    assert least < min(moved(model, {"num_hidden_layers": layers}, growth)[1] for growth in others)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +298,6 @@ def test_auto_takes_what_is_exact(family):
         ("gpt2", {"intermediate_size": 100}, {"width": "hypercloning"}, "does not fit ffn: 64 -> 100"),
         ("gpt2", {"num_hidden_layers": 5}, {"depth": "list", "layers": [0, 1]}, "make them agree"),
         ("gpt2", {"num_hidden_layers": 4}, {"depth": "list", "layers": [0, 1, 2, 3]}, "3 is no layer of the source"),
-        ("bert", {"num_hidden_layers": 5}, {"depth": "auto"}, "finds no exact operator"),
     ],
 )
 def test_refusals(family, target, growth, phrase):

@@ -19,6 +19,14 @@ _MMAP_THRESHOLD = -3
 """glibc's name for it."""
 
 
+GROWTHS = [
+    {"width": "fpi"},
+    {"width": "fpi", "map": "random"},
+    {"width": "fpi", "symmetry": "paired", "noise": 0.3},
+    {"width": "aki"},
+]
+
+
 def held(growth: dict) -> int:
     """Return the bytes that one chunk of a grown FFN matrix takes at most, the piece it is written to left out."""
     # What is freed goes back at once, so that later growths do not find it.
@@ -42,7 +50,7 @@ def resident(field: str) -> int:
     return int(lines[field].split()[0]) * 1024
 
 
-@pytest.mark.parametrize("growth", [{}, {"map": "random"}, {"symmetry": "paired", "noise": 0.3}, {"width": "aki"}])
+@pytest.mark.parametrize("growth", GROWTHS)
 def test_a_chunk_takes_no_more_than_is_said(growth, monkeypatch):
     monkeypatch.setattr("pipeline.growth.memory.CHUNK_ELEMENTS", CHUNK)
     (peak,) = run_ranks(held, 1, growth, timeout=60)

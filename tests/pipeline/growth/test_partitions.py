@@ -11,10 +11,10 @@ from tests.pipeline.growth.models import plan_of, small_model, state_of
 RANKS = (1, 2, 3, 4, 7)
 
 GROWTHS = {
-    "fpi": {},
-    "fpi, random map": {"map": "random"},
-    "fpi, paired": {"symmetry": "paired", "noise": 0.3},
-    "fpi, split": {"symmetry": "split", "noise": 0.3},
+    "fpi": {"width": "fpi"},
+    "fpi, random map": {"width": "fpi", "map": "random"},
+    "fpi, paired": {"width": "fpi", "symmetry": "paired", "noise": 0.3},
+    "fpi, split": {"width": "fpi", "symmetry": "split", "noise": 0.3},
     "aki": {"width": "aki"},
     "nai": {"width": "nai"},
     "nai, noise": {"width": "nai", "noise": 0.1},
@@ -31,8 +31,9 @@ GROWTHS = {
     "sqrt count, split": {"width": "sqrt_count", "symmetry": "split", "noise": 0.3},
     "hypercloning": {"width": "hypercloning"},
     "exact aki": {"width": "exact_aki"},
+    "average pad, layers that write nothing": {"width": "average_pad", "depth": "last_layer"},
 }
-INTERPOLATED = {"interpolated positions": {"positions": "interpolate"}}
+INTERPOLATED = {"interpolated positions": {"width": "fpi", "positions": "interpolate"}}
 """Of tables of positions; rotary ones have none."""
 # Sizes that no number of ranks divides.
 TARGETS = {
@@ -50,7 +51,7 @@ def grown_by(family, name, **options):
         target = target | {"hidden_size": 48, "intermediate_size": 48}
     elif "nai" in name:
         target = target | {"intermediate_size": 56}
-    return model, plan_of(model, target, (GROWTHS | INTERPOLATED)[name] | options, 5)[0]
+    return model, plan_of(model, target, {"depth": "stack"} | (GROWTHS | INTERPOLATED)[name] | options, 5)[0]
 
 
 def in_pieces(tensor, ranks):

@@ -14,7 +14,7 @@ from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, st
 @pytest.mark.parametrize(
     ("family", "target", "growth", "causes"),
     [
-        ("gpt2", {"hidden_size": 48}, {}, ["gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
+        ("gpt2", {"hidden_size": 48}, {"width": "fpi"}, ["gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
         ("bert", {"hidden_size": 48}, {"width": "nai"}, ["bert post-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
         (
             "llama",
@@ -39,13 +39,13 @@ def test_a_growth_that_changes_the_function_says_why(family, target, growth, cau
 
 
 def test_a_certificate_keeps_what_there_is_to_say_of_the_source():
-    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {})
+    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {"width": "fpi"})
     measured = {"max_logit_difference": 0.0, "dtype": "float64"}
     assert certify(plan, "somewhere", "digest", measured, remarks=("a remark",))["remarks"] == ["a remark"]
 
 
 def test_a_growth_that_should_be_exact_and_is_not_does_not_agree():
-    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {})
+    plan, _ = plan_of(small_model("gpt2"), {"hidden_size": 64}, {"width": "fpi"})
     for moved, agrees in ((1e-13, True), (1e-9, False)):
         measured = {"max_logit_difference": moved, "dtype": "float64"}
         assert certify(plan, "somewhere", "digest", measured)["measured_agrees"] is agrees
@@ -69,7 +69,7 @@ def maps(hidden, growth, intermediate=None):
 
 def test_maps_by_hand():
     """4 heads of 8 in the source; NAI copies the last n heads in order, FPI goes round from the first."""
-    fpi, nai = maps(48, {}), maps(48, {"width": "nai"})
+    fpi, nai = maps(48, {"width": "fpi"}), maps(48, {"width": "nai"})
     assert fpi[AxisKind.HEADS] == [0, 1, 2, 3, 0, 1]
     assert nai[AxisKind.HEADS] == [0, 1, 2, 3, 2, 3]
     assert nai[AxisKind.RESIDUAL] == [*range(32), *range(16, 32)]
@@ -82,7 +82,7 @@ def test_maps_by_hand():
 
 
 def test_random_maps_keep_the_sources_own_indices():
-    drawn = maps(96, {"map": "random"})
+    drawn = maps(96, {"width": "fpi", "map": "random"})
     assert drawn[AxisKind.RESIDUAL][:32] == list(range(32))
     assert drawn[AxisKind.HEADS][:4] == [0, 1, 2, 3]
     assert len(set(drawn[AxisKind.RESIDUAL][32:])) > 10
@@ -163,17 +163,17 @@ def test_normed_queries_and_keys_of_wider_heads_start_without_moments():
 def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_refused():
     model = small_model("gpt2")
     name = "transformer.h.1.mlp.c_fc.weight"
-    _, grown = adam(model, {"hidden_size": 64}, {}, left_out=(name,))
+    _, grown = adam(model, {"hidden_size": 64}, {"width": "fpi"}, left_out=(name,))
     assert grown[name]["step"] == 0.0 and (whole(grown[name]["exp_avg_sq"]) == 0).all()
     with pytest.raises(UserError, match="needs the source's Adam state"):
-        adam(model, {"hidden_size": 64}, {}, left_out=tuple(state_of(model)))
+        adam(model, {"hidden_size": 64}, {"width": "fpi"}, left_out=tuple(state_of(model)))
 
 
 @pytest.mark.parametrize(
     ("growth", "causes"),
     [
-        ({}, []),
-        ({"symmetry": "paired", "noise": 0.1}, ["twins that are told apart"]),
+        ({"width": "fpi"}, []),
+        ({"width": "fpi", "symmetry": "paired", "noise": 0.1}, ["twins that are told apart"]),
         ({"width": "exact_aki"}, ["readers of new channels enter the mean"]),
     ],
 )

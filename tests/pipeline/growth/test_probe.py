@@ -109,12 +109,14 @@ def test_an_exact_growth_of_narrow_weights_is_seen_to_be(tmp_path, tiny_model):
     """1/3 is no float32 number: an exact growth is exact in the wider dtype only."""
     tiny_model("gpt2").to(torch.bfloat16).save_pretrained(tmp_path)
     source = open_huggingface(tmp_path)
-    assert compare(source, *grown(source, {"hidden_size": 96}, {}))["max_logit_difference"] < 1e-12
+    assert compare(source, *grown(source, {"hidden_size": 96}, {"width": "fpi"}))["max_logit_difference"] < 1e-12
 
 
 def test_an_exact_growth_is_seen_to_be(saved):
     _, source = saved("gpt2")
-    measured = compare(source, *grown(source, {"hidden_size": 64, "num_hidden_layers": 5}, {"depth": "last_layer"}))
+    measured = compare(
+        source, *grown(source, {"hidden_size": 64, "num_hidden_layers": 5}, {"width": "fpi", "depth": "last_layer"})
+    )
     assert measured["max_logit_difference"] < 1e-12
     assert abs(measured["loss_gap"]) < 1e-12
     assert measured["scored_tokens"] == 2 * 15  # 16 positions, of which the first has nothing before it
@@ -124,7 +126,7 @@ def test_an_exact_growth_is_seen_to_be(saved):
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_losses_are_hugging_faces_own(saved, family):
     model, source = saved(family)
-    measured = compare(source, *grown(source, {"hidden_size": 48}, {}))
+    measured = compare(source, *grown(source, {"hidden_size": 48}, {"width": "fpi"}))
     input_ids = probing._window(source.family, source.config)
     with torch.no_grad():
         expected = model(input_ids=input_ids, labels=input_ids).loss.item()
@@ -137,13 +139,13 @@ def test_losses_are_hugging_faces_own(saved, family):
 def test_large_models_are_compared_in_a_few_layers(saved, monkeypatch):
     _, source = saved("gpt2", layers=7)
     target = {"hidden_size": 64, "num_hidden_layers": 12}
-    whole = compare(source, *grown(source, target, {"depth": "last_layer"}))
+    whole = compare(source, *grown(source, target, {"width": "fpi", "depth": "last_layer"}))
     monkeypatch.setattr(probing, "WHOLE_PARAMETERS", 1)
-    sampled = compare(source, *grown(source, target, {"depth": "last_layer"}))
+    sampled = compare(source, *grown(source, target, {"width": "fpi", "depth": "last_layer"}))
     assert sampled["source_layers"] == [0, 3, 6]
     assert sampled["target_layers"] == [0, 3, 6, 7]
     assert sampled["max_logit_difference"] < 1e-12
     assert sampled["source_loss"] != whole["source_loss"]
-    inexact = compare(source, *grown(source, target, {"depth": "stack"}))
+    inexact = compare(source, *grown(source, target, {"width": "fpi", "depth": "stack"}))
     assert inexact["target_layers"] == [0, 3, 6, 8, 11]
     assert inexact["max_logit_difference"] > 1e-3

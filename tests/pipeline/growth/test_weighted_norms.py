@@ -8,7 +8,7 @@ from pipeline.growth.weighted_norms import WeightedNorms
 from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, logits, plan_of, small_model, tokens
 
 
-@pytest.mark.parametrize("growth", [{}, {"map": "random"}, {"width": "nai"}])
+@pytest.mark.parametrize("growth", [{"width": "fpi"}, {"width": "fpi", "map": "random"}, {"width": "nai"}])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
     source = small_model(family)
@@ -29,7 +29,7 @@ def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
 def test_a_weighted_norm_is_the_mean_and_variance_over_source_channels():
     """Two channels, the second copied twice: the norm of (1, 3, 3) is that of (1, 3)."""
     source = small_model("gpt2")
-    plan, config = plan_of(source, {"hidden_size": 48}, {"norm_statistics": "weighted"})
+    plan, config = plan_of(source, {"hidden_size": 48}, {"width": "fpi", "norm_statistics": "weighted"})
     grown = loaded(grown_tensors(plan, source), config)
     WeightedNorms(grown, plan.family, plan.target, plan.maps[AxisKind.RESIDUAL], 10)
     indices = plan.maps[AxisKind.RESIDUAL].indices

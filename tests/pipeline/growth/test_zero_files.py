@@ -24,7 +24,7 @@ def grown(tmp_path, tiny_model):
         tiny_model(family, vocab=35, **options).float().save_pretrained(tmp_path / "source")
         source = open_huggingface(tmp_path / "source")
         config = target_config(source.config, TargetConfig(hidden_size=64, num_hidden_layers=4))
-        plan = plan_growth(source.config, config, GrowthConfig(), 0)
+        plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="stack"), 0)
         return config, plan.grow(source.state)
 
     return grow

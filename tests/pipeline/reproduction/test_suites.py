@@ -8,6 +8,7 @@ from data_prep.errors import UserError
 from pipeline.recipe import GrowStage, Recipe
 from pipeline.reproduction.suite import TUNING_SEEDS, Suite, load_suite
 from pipeline.reproduction.tasks import Tasks
+from pipeline.training.timeline import phases_of
 from tests.end_to_end.conftest import ROOT
 
 SUITES = sorted((ROOT / "launch" / "suites").glob("*.yaml"))
@@ -28,6 +29,15 @@ def recipes(suite: Suite) -> dict[str, list[Recipe]]:
         runs = tasks.runs_of(methods, [1, 2], 1e-3).values()
         found |= {name: [task.recipe for task in of_one] for name, of_one in zip(methods, runs, strict=True)}
     return found
+
+
+def test_every_method_names_the_operators_that_it_is_about(suite):
+    """What `auto` takes may change; what a published figure was made with may not."""
+    for name, of_one in recipes(suite).items():
+        for recipe in of_one:
+            for phase in phases_of(recipe)[1:]:
+                assert phase.target.hidden_size is None or phase.growth.width != "auto", (name, phase.name)
+                assert phase.target.num_hidden_layers is None or phase.growth.depth != "auto", (name, phase.name)
 
 
 def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite):

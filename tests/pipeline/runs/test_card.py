@@ -19,7 +19,9 @@ RECIPE = {"source": {"path": None}, "seed": 7}
 @pytest.fixture
 def run(tmp_path):
     """A run of two stages that grew a GPT-2 of 3 layers x 32."""
-    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "fpi"}, {"hidden_size": 48, "num_hidden_layers": 5})
+    run, _ = finished_run(
+        tmp_path / "run", "gpt2", {"width": "fpi", "depth": "stack"}, {"hidden_size": 48, "num_hidden_layers": 5}
+    )
     run.checkpoints.mkdir()
     run.recipe.write_text(yaml.safe_dump(RECIPE))
     certificate = json.loads(run.certificate(1).read_text())

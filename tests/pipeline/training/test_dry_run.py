@@ -1,5 +1,6 @@
 """What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
 
+import json
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -91,6 +92,40 @@ def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared):
     assert said() == []
     (line,) = said("stages.full.warmup_steps=161")
     assert line.startswith("warning: stages.full.warmup_steps: 161 steps are more than the 160 ")
+
+
+BERT_WIDER = [
+    "source.model={family: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 4096}",
+    "target={hidden_size: 48}",
+]
+
+
+def anneal_steps(tmp_path, growth: str, *, steps: int) -> tuple[int, list[str]]:
+    """The steps over which norms become stock in a run of so many, and what is told of the growth."""
+    recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
+    ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
+    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
+    plan = planned.growths[0].plan
+    assert plan.growth.norm_statistics == "weighted"
+    return plan.growth.norm_anneal_steps, plan.choices
+
+
+def test_norms_that_auto_weighted_are_stock_by_the_end_of_a_short_run(tmp_path):
+    assert anneal_steps(tmp_path, "{}", steps=2000)[0] == 1000
+    assert anneal_steps(tmp_path, "{norm_anneal_steps: 50}", steps=2000)[0] == 50
+    steps, told = anneal_steps(tmp_path, "{}", steps=30)
+    assert steps == 30
+    assert "norm_anneal_steps: 30, since the model is trained for no more steps, and ends with stock norms" in told
+    with pytest.raises(UserError, match="1000 steps are more than the target's 30"):
+        anneal_steps(tmp_path, "{width: fpi, norm_statistics: weighted}", steps=30)
+
+
+def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
+    """Its norms may be stock by then, and must not be weighted once more."""
+    certificate = RunDirectory(tmp_path / "run").certificate(1)
+    certificate.parent.mkdir(parents=True)
+    certificate.write_text(json.dumps({"growth": {"norm_anneal_steps": 30}}))
+    assert anneal_steps(tmp_path, "{}", steps=2000)[0] == 30
 
 
 @pytest.mark.parametrize("origin", get_args(get_type_hints(Peak)["origin"]))
