@@ -13,6 +13,7 @@ from data_prep.files import file_digest
 from data_prep.job import WORK, Item, Outputs
 from data_prep.manifest import SHARDS, TOKENIZER, TRAIN
 from data_prep.plan import Plan, settled
+from data_prep.progress import BYTES, Advance
 from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizing import HISTOGRAM
@@ -24,6 +25,7 @@ class Accept:
     """Count a shard's tokens, and refuse ids that the tokenizer does not have."""
 
     name = "accept"
+    unit = BYTES
 
     def __init__(self, root: Path, plan: Plan) -> None:
         self._root = root
@@ -35,15 +37,15 @@ class Accept:
         return load_tokenizer(self._root / TOKENIZER).vocab_size
 
     def items(self) -> list[Item]:
-        """The shards."""
-        return [Item(name, bin_path(Path(given.prefix)).stat().st_size) for name, given in self._shards.items()]
+        """The shards, each of which is read twice: to be hashed, and for its ids."""
+        return [Item(name, 2 * bin_path(Path(given.prefix)).stat().st_size) for name, given in self._shards.items()]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Look through one shard; raises UserError where it is damaged or not of this tokenizer."""
         given = self._shards[item.name]
         shard = Shard(Path(given.prefix))
         for path in (bin_path(shard.prefix), idx_path(shard.prefix)):
-            if file_digest(path) != self._digests[path]:
+            if file_digest(path, advance) != self._digests[path]:
                 raise UserError(f"{path}: changed since the preparation was begun; put it back, or name another output_dir")
         histogram = np.zeros(self._vocab_size, dtype=np.int64)
         for begin in range(0, shard.size, _CHUNK):
@@ -53,6 +55,7 @@ class Accept:
                     f"{given.prefix}.bin: holds token id {ids.max() if ids.min() >= 0 else ids.min()}, and the tokenizer has "
                     f"{self._vocab_size}; name the tokenizer that the shard was made with as tokenizer.path"
                 )
+            advance(len(ids) * shard.tokens.dtype.itemsize)
             if given.split == TRAIN:
                 histogram += np.bincount(ids, minlength=self._vocab_size)
         write_array(outputs.path(f"{WORK}/{self.name}/{item.name}{HISTOGRAM}"), histogram)

@@ -22,7 +22,8 @@ def _run(arguments: argparse.Namespace, workers: Workers) -> None:
 
 
 def _check(arguments: argparse.Namespace, workers: Workers) -> None:
-    draft_plan(arguments.config)
+    for line in draft_plan(arguments.config).left_out:
+        print(line, file=sys.stderr)
     print(arguments.config.output_dir)
 
 

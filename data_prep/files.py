@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.errors import UserError
+from data_prep.progress import Advance
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -137,9 +139,23 @@ def _lock(path: Path, wait: bool) -> TextIO:
         file.close()
 
 
-def file_digest(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
+class WatchedFile(io.FileIO):
+    """A file open for reading that tells how many bytes are read."""
+
+    def __init__(self, path: Path, advance: Advance) -> None:
+        super().__init__(path)
+        self._advance = advance
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill what can be filled; return how many bytes."""
+        count = super().readinto(buffer)
+        self._advance(count)
+        return count
+
+
+def file_digest(path: Path, advance: Advance = lambda _: None) -> str:
+    """BLAKE2b-128 of a file's bytes, in hex; `advance` is told of the bytes that are read."""
+    with WatchedFile(path, advance) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

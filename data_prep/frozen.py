@@ -6,6 +6,7 @@ from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.files import file_digest
 from data_prep.plan import FORMAT, Input, Plan
+from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 
 
@@ -33,15 +34,18 @@ def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> None:
     Only files that were modified since `modified` (nanoseconds since 1970) are hashed again.
     """
     others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
-    for item in plan.inputs:
-        if item.name not in others and not _is_same(item, modified.get(item.name)):
-            raise UserError(
-                f"{item.name}: is not what it was when {root} was begun; put the file back, or remove {root} to begin anew"
-            )
+    with Meter("data: inputs compared", sum(item.size for item in plan.inputs)) as meter:
+        for item in plan.inputs:
+            with meter.part(item.size) as advance:
+                if item.name not in others and not _is_same(item, modified.get(item.name), advance):
+                    raise UserError(
+                        f"{item.name}: is not what it was when {root} was begun; put the file back, or remove {root} to begin "
+                        "anew"
+                    )
 
 
-def _is_same(item: Input, modified: int | None) -> bool:
+def _is_same(item: Input, modified: int | None, advance: Advance) -> bool:
     path = Path(item.name)
     if not path.is_file() or path.stat().st_size != item.size:
         return False
-    return path.stat().st_mtime_ns == modified or file_digest(path) == item.digest
+    return path.stat().st_mtime_ns == modified or file_digest(path, advance) == item.digest

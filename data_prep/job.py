@@ -7,20 +7,17 @@ where its record is there and the hashes match, so that a killed job goes on wit
 
 import json
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from data_prep.files import file_digest, fsync_directory, write_json
+from data_prep.progress import Advance, Meter
 from data_prep.workers import Workers, share
-
-_SECONDS_BETWEEN_LINES = 30
 
 WORK = "work"
 """The folder of what is needed only until the job is done."""
@@ -28,7 +25,10 @@ WORK = "work"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A piece of a stage's work: its name, unique in the stage, and its size, by which processes share the stage."""
+    """A piece of a stage's work: its name, unique in the stage, and its size, by which processes share the stage.
+
+    The size is in the stage's unit: progress is told in it too.
+    """
 
     name: str
     size: int
@@ -90,13 +90,15 @@ class Stage(Protocol):
     """A step of the preparation, in items that any process can do alone once the stages before are done."""
 
     name: str
+    unit: str
+    """What the sizes of its items count, `progress.BYTES` for instance."""
 
     def items(self) -> Sequence[Item]:
         """Return the items, in an order of their own; the same in every process."""
         ...
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
-        """Do one item and return its counts."""
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
+        """Do one item and return its counts; `advance` is told how much of its size is done, in steps."""
         ...
 
 
@@ -119,27 +121,26 @@ class Job:
         began = time.perf_counter()
         items = stage.items()
         mine = share(items, self.workers.rank, self.workers.count)
-        done: list[Item] = []
         whose = "" if self.workers.count == 1 else f" of the first of {self.workers.count} processes"
-
-        def tell() -> None:
-            seconds = time.perf_counter() - began
-            self.say(f"data: {stage.name:<10} {seconds:8.1f} s  {len(done)} of {len(mine)} items{whose}")
-
-        with _heartbeat(tell):
-            for item in mine:
-                if not self._is_done(stage, item):
-                    self._do(stage, item)
-                done.append(item)
+        size = sum(item.size for item in mine)
+        with Meter(f"data: {stage.name}", size, stage.unit, shown=self.workers.rank == 0, say=self._say) as meter:
+            for number, item in enumerate(mine):
+                meter.note = f"{number} of {len(mine)} items{whose}"
+                if self._is_done(stage, item):
+                    meter.skip(item.size)
+                    continue
+                with meter.part(item.size) as advance:
+                    self._do(stage, item, advance)
+            meter.note = f"{len(mine)} of {len(mine)} items{whose}, and the others are waited for" if whose else ""
             self.workers.barrier()
         facts = self.workers.tell([self._facts(stage, item) for item in items] if self.workers.rank == 0 else None)
         if items:
             self.say(_line(stage.name, time.perf_counter() - began, facts))
         return facts
 
-    def _do(self, stage: Stage, item: Item) -> None:
+    def _do(self, stage: Stage, item: Item, advance: Advance) -> None:
         with Outputs(self.root) as outputs:
-            counts = stage.work(item, outputs)
+            counts = stage.work(item, outputs, advance)
             digests = outputs.commit()
         record = self._record(stage, item)
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -160,24 +161,6 @@ class Job:
 
     def _record(self, stage: Stage, item: Item) -> Path:
         return self.root / WORK / stage.name / f"{item.name}.json"
-
-
-@contextmanager
-def _heartbeat(beat: Callable[[], None]) -> Iterator[None]:
-    """Call `beat` now and then, from a thread: a single item may take minutes."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(_SECONDS_BETWEEN_LINES):
-            beat()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _line(name: str, seconds: float, facts: list[Facts]) -> str:

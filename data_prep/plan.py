@@ -2,8 +2,8 @@
 
 import glob
 import json
-import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TRAIN
+from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig, DataPrepConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.text import python_docs
 from data_prep.text.clean import Cleaner
+from data_prep.text.folders import files_below
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file
 from data_prep.text.saved_datasets import pieces_of_dataset
 from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when equal input comes to give other shards."""
 
 
@@ -73,25 +75,40 @@ class Plan(StrictModel):
     slices: list[Slice]
     """Held-out ones first: documents are numbered in this order, and of duplicates the first stays."""
     shards: list[GivenShard]
+    left_out: list[str]
+    """What of the folders that are named is not read, in words."""
 
     def corpus(self, name: str) -> CorpusConfig:
         """Return a corpus's settings."""
         return next(corpus for corpus in self.config.corpora if corpus.name == name)
 
 
-def expand(patterns: list[str], key: str) -> list[Path]:
-    """Return the files that paths and globs name, in a fixed order; raises UserError where one names none."""
+def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Path]:
+    """Return the files that paths, globs and folders name, in a fixed order; raises UserError where one names none.
+
+    A folder stands for all files of text in it and below it, by their paths; what it holds besides is added to `left_out`.
+    """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        # A file whose name looks like a pattern is meant by that name.
-        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in map(Path, names) if path.is_file()]
-        if any(map(os.path.isdir, names)) and not found:
-            raise UserError(f"{pattern}: is a directory; name its files, as in {pattern}/*.jsonl")
-        if not found:
-            raise UserError(f"{pattern}: no such file; {key} takes existing files or globs that match some")
-        files.update(dict.fromkeys(found))
+        hint = f"{key} takes existing files, folders, or globs that match some"
+        for path in _existing(pattern, hint, lambda path: path.is_file() or path.is_dir()):
+            if path.is_dir():
+                below, others = files_below(path, key)
+                files.update(dict.fromkeys(below))
+                left_out += [] if others is None else [others]
+            else:
+                files[path] = None
     return list(files)
+
+
+def _existing(pattern: str, hint: str, wanted: Callable[[Path], bool]) -> list[Path]:
+    """What is `wanted` of what a path or glob names; raises UserError, which ends with `hint`, where there is nothing."""
+    # A file whose name looks like a pattern is meant by that name.
+    names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+    found = [path for path in map(Path, names) if wanted(path)]
+    if not found:
+        raise UserError(f"{pattern}: no such file; {hint}")
+    return found
 
 
 def draft_plan(config: DataPrepConfig) -> Plan:
@@ -102,6 +119,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     inputs: list[Input] = []
     slices: list[Slice] = []
     shards: list[GivenShard] = []
+    left_out: list[str] = []
     part_bytes = config.part_mib << 20
     for corpus in config.corpora:
         Cleaner(corpus)  # refuses its settings before anything is read
@@ -113,11 +131,11 @@ def draft_plan(config: DataPrepConfig) -> Plan:
                 shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(settled(prefix))) for prefix in prefixes]
                 inputs += [_input(path) for prefix in prefixes for path in (bin_path(prefix), idx_path(prefix))]
             else:
-                files = _named(corpus.files, corpus.heldout_files, split, "files", expand)
+                files = _named(corpus.files, corpus.heldout_files, split, "files", partial(expand, left_out=left_out))
                 inputs += [_input(path) for path in files]
                 pieces += [piece for path in files for piece in pieces_of_file(path, corpus, part_bytes)]
             if split == TRAIN and corpus.corpus is not None:
-                pieces.append(Piece(path=corpus.corpus, start=0, stop=1, size=part_bytes))
+                pieces.append(Piece(path=corpus.corpus, start=0, stop=1, size=python_docs.SIZE))
                 inputs.append(Input(name=corpus.corpus, size=0, digest=text_digest(python_docs.identity())))
             if split == TRAIN and corpus.dataset is not None:
                 found, size, digest = pieces_of_dataset(corpus, part_bytes)
@@ -134,6 +152,8 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         inputs=inputs,
         slices=slices,
         shards=shards,
+        # Held-out files are looked for twice, the second time to leave them out of what is trained on.
+        left_out=list(dict.fromkeys(left_out)),
     )
 
 
@@ -151,6 +171,7 @@ class HashInputs:
     """Stage `plan`: hash the inputs."""
 
     name = "plan"
+    unit = BYTES
 
     def __init__(self, draft: Plan) -> None:
         self._files = [item for item in draft.inputs if not item.digest]
@@ -159,10 +180,10 @@ class HashInputs:
         """The inputs that are files."""
         return [Item(f"{number:05d}", file.size) for number, file in enumerate(self._files)]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Hash one file."""
         file = self._files[int(item.name)]
-        return {"digest": file_digest(Path(file.name)), "bytes_out": file.size}
+        return {"digest": file_digest(Path(file.name), advance), "bytes_out": file.size}
 
 
 def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
@@ -189,7 +210,10 @@ def _named(
 
 def expand_shards(patterns: list[str], key: str) -> list[Path]:
     """Return the shards' prefixes that prefixes and globs of .idx files name; raises UserError where one names none."""
-    indices = expand([pattern.removesuffix(".idx") + ".idx" for pattern in patterns], key)
+    indices: dict[Path, None] = {}
+    for pattern in patterns:
+        hint = f"{key} takes prefixes of existing shards, or globs of .idx files"
+        indices.update(dict.fromkeys(_existing(pattern.removesuffix(".idx") + ".idx", hint, Path.is_file)))
     return [index.with_name(index.name.removesuffix(".idx")) for index in indices]
 
 

@@ -17,6 +17,7 @@ from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
 from data_prep.manifest import MANIFEST, PLAN, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
+from data_prep.progress import Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.summary import check_splits, write_summary
 from data_prep.text.cleaning import Clean
@@ -41,7 +42,10 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
     Raises UserError.
     """
     draft = draft_plan(config)
-    plan = freeze(draft, [file_digest(Path(item.name)) for item in draft.inputs if not item.digest])
+    _say_left_out(draft, say)
+    files = [item for item in draft.inputs if not item.digest]
+    with Meter("data: inputs hashed", sum(item.size for item in files), say=say) as meter:
+        plan = freeze(draft, [file_digest(Path(item.name), meter.advance) for item in files])
     root = Path(config.output_dir) / plan.digest[:12]
     if _is_whole(root):
         say(f"data: {root} is prepared already")
@@ -57,6 +61,11 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
                 shutil.rmtree(root)
                 raise
     return PreparedData(root)
+
+
+def _say_left_out(plan: Plan, say: Say) -> None:
+    for line in plan.left_out:
+        say(f"data: {line}")
 
 
 def find_prepared(config: DataPrepConfig) -> PreparedData | None:
@@ -89,6 +98,8 @@ def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None
             if workers.rank == 0:
                 say(f"data: {root} is prepared already")
             return
+        if workers.rank == 0:
+            _say_left_out(plan, say)
         if not plan.digest:
             hashed = Job(root, text_digest(plan.model_dump_json()), workers, say).run(HashInputs(plan))
             plan = freeze(plan, [facts.counts["digest"] for facts in hashed])

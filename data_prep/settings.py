@@ -24,9 +24,10 @@ class CorpusConfig(StrictModel):
     corpus: Literal["python_docs"] | None = None
     """An embedded corpus: `python_docs` is the documentation that this Python environment carries."""
     files: list[str] = []
-    """Paths or globs of .txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet files."""
+    """Paths, globs or folders of .txt, .jsonl, .ndjson, .json and .parquet files; all but .parquet also behind .gz, .zst, .bz2
+    or .xz. A folder stands for all such files in it and below it, in the order of their paths."""
     heldout_files: list[str] = []
-    """Paths or globs of held-out documents; where empty, `heldout_fraction` of the others is held out."""
+    """The same, of held-out documents; where empty, `heldout_fraction` of the others is held out."""
     dataset: str | None = None
     """A directory written by `save_to_disk` of Hugging Face's datasets, or a dataset's name on the hub."""
     dataset_config: str | None = None
@@ -36,7 +37,8 @@ class CorpusConfig(StrictModel):
     heldout_shards: list[str] = []
 
     text_field: str = "text"
-    """The key (JSONL) or column (parquet, datasets) that holds a document."""
+    """The key (JSON) or column (parquet, datasets) that holds a document: a string, UTF-8 in bytes, or a list of these, which
+    become lines. `a.b` is b in the object or struct a, unless a key or column is spelled so."""
     txt_documents: Literal["blank_line", "file"] = "blank_line"
     """What separates the documents of a .txt file."""
     max_bad_records: NonNegativeInt = 100

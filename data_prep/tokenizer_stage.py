@@ -15,6 +15,7 @@ from data_prep.errors import UserError
 from data_prep.job import WORK, Item, Outputs
 from data_prep.manifest import TOKENIZER
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 from data_prep.tokenizer_training import train_tokenizer
@@ -24,6 +25,7 @@ class ProvideTokenizer:
     """Leave the tokenizer's files in the folder TOKENIZER."""
 
     name = "tokenizer"
+    unit = "characters"
 
     def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
         self._config = plan.config.tokenizer
@@ -33,9 +35,10 @@ class ProvideTokenizer:
 
     def items(self) -> list[Item]:
         """One: a tokenizer is trained once, by one process."""
-        return [Item("tokenizer", 1)]
+        read = sum(part.characters for part in self._parts) if self._config.path is None else 0
+        return [Item("tokenizer", min(read, self._config.sample_characters))]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Copy or train."""
         # Below the job's folder: the disk that has room is the one that was named.
         work = self._parts.root / WORK / self.name
@@ -47,13 +50,13 @@ class ProvideTokenizer:
                     raise UserError(f"{self._config.path}: is not the tokenizer that the folder was begun with; put that back")
                 files = given.files
             else:
-                train_tokenizer(self._sample(), self._config, Path(trained))
+                train_tokenizer(self._sample(advance), self._config, Path(trained))
                 files = sorted(Path(trained).iterdir())
             for file in files:
                 shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.name}"))
         return {}
 
-    def _sample(self) -> Iterator[str]:
+    def _sample(self, advance: Advance) -> Iterator[str]:
         """Every n-th document to train on, the first among them: n is such that about `sample_characters` come together."""
         characters = sum(part.characters * self._trained_on(part).mean() for part in self._parts)
         stride = max(1, math.ceil(characters / self._config.sample_characters))
@@ -61,7 +64,9 @@ class ProvideTokenizer:
         for part in self._parts:
             kept = self._trained_on(part)
             number = before + np.cumsum(kept) - 1
-            yield from (text for _, text in self._parts.chosen(part, kept & (number % stride == 0)))
+            for _, text in self._parts.chosen(part, kept & (number % stride == 0)):
+                advance(len(text))
+                yield text
             before += int(kept.sum())
         if not before:
             raise UserError("corpora: no text is left to train a tokenizer on; give more text, or a tokenizer (path)")

@@ -17,6 +17,7 @@ from data_prep.files import file_digest, write_json
 from data_prep.job import WORK, Facts, Item, Outputs
 from data_prep.manifest import HELDOUT, SHARDS, TOKENIZER, TRAIN
 from data_prep.plan import Plan
+from data_prep.progress import BYTES, Advance
 from data_prep.shards import ShardWriter
 from data_prep.text.parts import Part, Parts
 from data_prep.text.sentences import split_sentences
@@ -33,6 +34,7 @@ class Tokenize:
     """Encode what is left of each part, end every document with eos, and write its shards and its manifest."""
 
     name = "tokenize"
+    unit = BYTES
 
     def __init__(self, root: Path, plan: Plan, parts: Parts, fates: Fates, cleaned: list[Facts]) -> None:
         self._root = root
@@ -50,7 +52,7 @@ class Tokenize:
         """The parts."""
         return [Item(part.name, part.bytes) for part in self._parts]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write one part's shards; a split that has no document leaves none."""
         part = self._parts.named(item.name)
         fates = self._fates.of(part)
@@ -70,9 +72,11 @@ class Tokenize:
             }
             texts = self._parts.chosen(part, np.isin(fates, kept))
             for batch in _batches(texts):
-                read += sum(len(text.encode()) for _, text in batch)
+                size = sum(len(text.encode()) for _, text in batch)
                 for (row, _), sequences in zip(batch, self._encode([text for _, text in batch], language), strict=True):
                     writers[fates[row]].add_document(sequences)
+                read += size
+                advance(size)
         for prefix in prefixes.values():
             write_block_digests(paths[f"{prefix}.bin"], paths[f"{prefix}.blocks"])
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)

@@ -7,6 +7,7 @@ from data_prep.errors import UserError
 from data_prep.files import file_digest
 from data_prep.job import Facts, Item, Outputs
 from data_prep.manifest import MANIFEST, PreparedData
+from data_prep.progress import BYTES, Advance, Meter
 from data_prep.shards import Shard
 
 
@@ -14,6 +15,7 @@ class Verify:
     """Hash every file of a tokenized part again, and open its shards."""
 
     name = "verify"
+    unit = BYTES
 
     def __init__(self, root: Path, tokenized: list[Facts]) -> None:
         self._root = root
@@ -23,11 +25,11 @@ class Verify:
         """The tokenized parts."""
         return [Item(name, facts.counts["bytes_out"]) for name, facts in self._tokenized.items()]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Check one part; raises UserError, naming the file, where the disk gives back something else."""
         facts = self._tokenized[item.name]
         for name, digest in facts.outputs.items():
-            if file_digest(self._root / name) != digest:
+            if file_digest(self._root / name, advance) != digest:
                 raise UserError(
                     f"{self._root / name}: reads back otherwise than it was written; check the disk and start again"
                 )
@@ -46,15 +48,18 @@ class Verify:
 def damaged(data: PreparedData) -> list[str]:
     """Return what of a finished folder is missing or differs from its hash, a line a file."""
     lines = []
-    for name, digest in data.manifest.files.items():
-        path = data.directory / name
-        try:
-            if not path.is_file():
-                lines.append(f"{path}: missing")
-            elif file_digest(path) != digest:
-                lines.append(f"{path}: damaged (its hash is not the one in {MANIFEST})")
-        except OSError as error:
-            lines.append(f"{path}: cannot be read ({error.strerror})")
+    paths = {name: data.directory / name for name in data.manifest.files}
+    size = sum(path.stat().st_size for path in paths.values() if path.is_file())
+    with Meter(f"{data.directory}: files read", size) as meter:
+        for name, digest in data.manifest.files.items():
+            path = paths[name]
+            try:
+                if not path.is_file():
+                    lines.append(f"{path}: missing")
+                elif file_digest(path, meter.advance) != digest:
+                    lines.append(f"{path}: damaged (its hash is not the one in {MANIFEST})")
+            except OSError as error:
+                lines.append(f"{path}: cannot be read ({error.strerror})")
     if not lines:
         # An earlier version's manifest has no digest of its own: what it counts is held against the shards.
         try:

@@ -12,6 +12,7 @@ from data_prep.dedupe.records import COPY, Copies, begins
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Parts
 
 STAYERS = 1024
@@ -31,6 +32,7 @@ class Choose:
     """
 
     name = "choose"
+    unit = "documents"
 
     def __init__(self, plan: Plan, parts: Parts, minhash: MinHash, cluster: Cluster) -> None:
         self._permutations = plan.config.dedupe.permutations
@@ -43,7 +45,7 @@ class Choose:
         """Pieces of the clusters' members."""
         return [Item(f"{index:05d}", stop - start) for index, (start, stop) in enumerate(self._cluster.pieces())]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a piece's copies."""
         begin, end = self._cluster.pieces()[int(item.name)]
         staying, used = np.empty(STAYERS, np.int64), np.empty(STAYERS, np.int64)
@@ -63,6 +65,7 @@ class Choose:
             copies["document"], copies["kept"] = document[dropped], kept[dropped]
             copies["similarity"] = agree[dropped] / self._permutations
             found.append(copies)
+            advance(len(members))
         copies = np.concatenate(found)
         copies.sort(order="document")
         write_array(outputs.path(self._file(item)), copies)

@@ -13,6 +13,7 @@ from data_prep.dedupe.neighbours import Neighbours
 from data_prep.dedupe.records import distinct
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Parts
 
 PIECE = 1 << 16
@@ -33,6 +34,8 @@ class Cluster:
     """
 
     name = "cluster"
+    unit = "pairs"
+    """Each is read twice."""
 
     def __init__(self, plan: Plan, parts: Parts, neighbours: Neighbours) -> None:
         config = plan.config.dedupe
@@ -43,12 +46,12 @@ class Cluster:
 
     def items(self) -> list[Item]:
         """The whole, in one."""
-        return [Item(_ITEM, 1)]
+        return [Item(_ITEM, 2 * sum(map(len, self._neighbours.edges())))]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write the members and the places where they are cut."""
-        documents = self._documents()
-        roots = self._roots(documents)
+        documents = self._documents(advance)
+        roots = self._roots(documents, advance)
         sizes = np.bincount(roots)
         sizes = sizes[sizes > 0]
         order = np.argsort(roots, kind="stable")  # documents ascend, and go on doing so within a cluster
@@ -72,7 +75,7 @@ class Cluster:
         """Return some of the members, MEMBER."""
         return np.array(mapped(self._path("members"))[start:stop])
 
-    def _documents(self) -> np.ndarray:
+    def _documents(self, advance: Advance) -> np.ndarray:
         """Documents that have a similar one, ascending."""
         documents = np.empty(0, np.int64)
         waiting: list[np.ndarray] = []
@@ -80,13 +83,15 @@ class Cluster:
             waiting.append(distinct(edges["document"], edges["kept"]))
             if sum(map(len, waiting)) > len(documents):  # seldom enough for the whole to stay linear but for sorting
                 documents, waiting = distinct(documents, *waiting), []
+            advance(len(edges))
         return distinct(documents, *waiting)
 
-    def _roots(self, documents: np.ndarray) -> np.ndarray:
+    def _roots(self, documents: np.ndarray, advance: Advance) -> np.ndarray:
         """The place among them of the smallest one of each document's cluster."""
         parents = np.arange(len(documents))
         for edges in self._neighbours.edges():
             join(parents, np.searchsorted(documents, edges["document"]), np.searchsorted(documents, edges["kept"]))
+            advance(len(edges))
         flatten(parents)
         return parents
 

@@ -9,6 +9,7 @@ from data_prep.arrays import write_array
 from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, range_count
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Parts
 
 BYTES_PER_DOCUMENT = 96
@@ -27,6 +28,7 @@ class Exact:
     """
 
     name = "exact"
+    unit = "documents"
 
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self._parts = parts
@@ -40,9 +42,9 @@ class Exact:
         """Ranges of the hash's upper half."""
         return [Item(f"{index:05d}", self._size) for index in range(self._ranges)] if self._hashed else []
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a range's copies."""
-        low, high, document, exact_only = self._read(*key_range(int(item.name), self._ranges))
+        low, high, document, exact_only = self._read(*key_range(int(item.name), self._ranges), advance)
         # Parts come in the order of their documents and are sorted by (hash, row): stable sorting leaves equal hashes
         # in ascending order of documents.
         order = np.lexsort((low, high))
@@ -65,9 +67,12 @@ class Exact:
         """Return what the stage found."""
         return Copies([self._path(item.name) for item in self.items()])
 
-    def _read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _read(self, start: int, stop: int, advance: Advance) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(lower halves, upper halves, documents, whether of an exact-only corpus) of a range."""
-        found = [(part, between(self._parts.exact(part), "high", start, stop)) for part in self._hashed]
+        found = []
+        for part in self._hashed:
+            found.append((part, between(self._parts.exact(part), "high", start, stop)))
+            advance(len(found[-1][1]))
         return (
             np.concatenate([table["low"] for _, table in found]),
             np.concatenate([table["high"] for _, table in found]),

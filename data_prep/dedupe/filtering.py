@@ -8,6 +8,7 @@ from data_prep.arrays import write_array
 from data_prep.dedupe.records import Copies
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 
 KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY = range(4)
@@ -17,6 +18,7 @@ class Filter:
     """Writes one byte a document: KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY or NEAR_COPY."""
 
     name = "filter"
+    unit = "documents"
 
     def __init__(self, plan: Plan, parts: Parts, exact: Copies, near: Copies) -> None:
         self._plan = plan
@@ -28,7 +30,7 @@ class Filter:
         """The parts."""
         return [Item(part.name, part.documents) for part in self._parts]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a part's fates."""
         part = self._parts.named(item.name)
         fates = np.where(self._parts.heldout(part), np.uint8(KEPT_HELDOUT), np.uint8(KEPT_TRAIN))

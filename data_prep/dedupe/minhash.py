@@ -11,6 +11,7 @@ from data_prep.dedupe.records import Copies, between
 from data_prep.dedupe.signatures import Signer
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import BYTES, Advance
 from data_prep.text.parts import Part, Parts
 
 _BLOCK = 1024
@@ -31,6 +32,7 @@ class MinHash:
     """
 
     name = "minhash"
+    unit = BYTES
 
     def __init__(self, plan: Plan, parts: Parts, exact: Copies) -> None:
         self._config = plan.config.dedupe
@@ -43,7 +45,7 @@ class MinHash:
         """The parts."""
         return [Item(part.name, part.size) for part in self.near]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Sign a part."""
         part = self._parts.named(item.name)
         signer = Signer(self._config.permutations, self._config.ngram)
@@ -51,7 +53,7 @@ class MinHash:
         keys = [np.empty((self._config.bands, 0), np.uint64)]
 
         def signed() -> Iterator[np.ndarray]:
-            for numbers, texts in self._originals(part):
+            for numbers, texts in self._originals(part, advance):
                 signatures, worded = signer(texts)
                 signatures = signatures[worded]
                 documents.append(numbers[worded])
@@ -83,7 +85,7 @@ class MinHash:
                 found[places[start : start + _BLOCK]] = signatures[rows[start : start + _BLOCK]]
         return found
 
-    def _originals(self, part: Part) -> Iterator[tuple[np.ndarray, list[str]]]:
+    def _originals(self, part: Part, advance: Advance) -> Iterator[tuple[np.ndarray, list[str]]]:
         """(numbers, texts) of documents that equal no earlier one of these parts, about a megabyte at a time."""
         records = self._exact.between(part.first, part.first + part.documents)
         copies = records["document"][self._is_near[self._parts.holding(records["kept"])]]
@@ -92,6 +94,7 @@ class MinHash:
             original = np.isin(numbers, copies, invert=True)
             if original.any():
                 yield numbers[original], [text for text, wanted in zip(texts, original, strict=True) if wanted]
+            advance(part.size * len(texts) // part.documents)
 
     def _mapped(self, part: Part, kind: str) -> np.ndarray:
         return mapped(self._parts.root / self._file(part, kind))

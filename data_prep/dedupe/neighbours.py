@@ -12,6 +12,7 @@ from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_co
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
+from data_prep.progress import Advance
 from data_prep.text.parts import Parts
 
 BYTES_PER_RECORD = 72
@@ -34,6 +35,7 @@ class Neighbours:
     """
 
     name = "neighbours"
+    unit = "bands of documents"
 
     def __init__(self, plan: Plan, parts: Parts, minhash: MinHash) -> None:
         self._config = plan.config.dedupe
@@ -49,7 +51,7 @@ class Neighbours:
         size = -(-self._records // self._ranges)
         return [Item(f"{band:03d}-{index:05d}", size) for band in range(self._config.bands) for index in range(self._ranges)]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write the similar pairs of one range of one band."""
         band, index = map(int, item.name.split("-"))
         key, document = self._read(band, *key_range(index, self._ranges))
@@ -60,7 +62,8 @@ class Neighbours:
             first = begins(key)
             smallest = document[first][np.cumsum(first) - 1][~first]
             key, document = key[~first], document[~first]
-            agree = self._agreeing(document, smallest)
+            advance(int(first.sum()))
+            agree = self._agreeing(document, smallest, advance)
             compared += len(agree)
             similar = agree > 0
             found = np.empty(int(similar.sum()), dtype=COPY)
@@ -86,7 +89,7 @@ class Neighbours:
         order = np.argsort(key, kind="stable")
         return key[order], document[order]
 
-    def _agreeing(self, documents: np.ndarray, smallest: np.ndarray) -> np.ndarray:
+    def _agreeing(self, documents: np.ndarray, smallest: np.ndarray, advance: Advance) -> np.ndarray:
         """In how many rows each pair agrees, 0 where the similarity is below the threshold."""
         agree = np.empty(len(documents), dtype=np.int64)
         chunk = max(1, self._half // (8 * self._config.permutations))
@@ -95,6 +98,7 @@ class Neighbours:
             stars = distinct(others)
             left, right = self._minhash.signatures(documents[start : start + chunk]), self._minhash.signatures(stars)
             agree[start : start + chunk] = agreeing_pairs(left, right, np.searchsorted(stars, others), self._needed)
+            advance(len(others))
         return agree
 
     def _file(self, item: Item) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
+from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import Cleaner
 from data_prep.text.parts import Part, PartWriter
@@ -17,6 +18,7 @@ class Clean:
     """Read, clean and hash; a slice's parts are as long as `part_mib` says, however large the slice is."""
 
     name = "clean"
+    unit = BYTES
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -26,7 +28,7 @@ class Clean:
         """The plan's slices."""
         return [Item(piece.name, piece.size) for piece in self._plan.slices]
 
-    def work(self, item: Item, outputs: Outputs) -> dict[str, Any]:
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a slice's parts."""
         part_slice = self._slices[item.name]
         corpus = self._plan.corpus(part_slice.corpus)
@@ -38,7 +40,7 @@ class Clean:
         lengths: Counter[int] = Counter()
         kept = read = written = 0
         for piece in part_slice.pieces:
-            for where, raw in read_piece(piece, corpus, rejects):
+            for where, raw in read_piece(piece, corpus, rejects, advance):
                 read += _utf8_bytes(raw)
                 text, reason = cleaner(raw)
                 del raw  # a document may be long

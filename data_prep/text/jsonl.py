@@ -1,4 +1,4 @@
-"""JSONL: a record a line, plain or compressed."""
+"""JSON: a record a line, plain or compressed, or a file that is one array of records, or one record."""
 
 import codecs
 import json
@@ -8,21 +8,24 @@ from typing import Any
 
 import orjson
 
+from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.lines import piece_lines
+from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
 from data_prep.text.pieces import Document, Piece
-from data_prep.text.rejects import BadRecords
+from data_prep.text.rejects import BadRecords, DamagedError
+from data_prep.text.values import NoTextError, as_text, field_of
 
 _JSON_BYTES = 12
 """A character's bytes at most where JSON spells it as two escapes."""
 _OTHER_FIELDS = 1 << 20
+_LARGEST_WHOLE = 128 << 20
+"""Bytes of a file that is one array or object: parsed, it takes several times as many."""
 
 
-def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the lines that begin in the piece."""
-    longest = corpus.max_characters * _JSON_BYTES + _OTHER_FIELDS
     behind = f" behind byte {piece.start}" if piece.start else ""
-    for number, line in enumerate(piece_lines(Path(piece.path), piece, longest), start=1):
+    for number, line in enumerate(piece_lines(Path(piece.path), piece, _longest(corpus), advance), start=1):
         where = f"line {number}{behind}"
         if line is None:
             bad.add_long(where)
@@ -36,22 +39,74 @@ def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[
         except orjson.JSONDecodeError as error:
             bad.add(where, f"not JSON ({error})")
             continue
-        text = record.get(corpus.text_field) if isinstance(record, dict) else None
-        del line, record  # a document may be long
-        if isinstance(text, str):
-            yield f"{piece.path}: {where}", text
-        else:
-            bad.add(where, f"no text under {corpus.text_field!r}")
+        del line  # a document may be long
+        yield from _document(record, piece, where, corpus, bad)
 
 
-def _parsed(line: bytes) -> Any:
-    """The line's value; raises orjson.JSONDecodeError where it is none that json.dumps could have written."""
+def is_whole(path: Path, corpus: CorpusConfig) -> bool:
+    """Return whether a file is one array or one object over several lines, by its first line, rather than a record a line."""
+    with opened(path, lambda _: None) as file:
+        line, _ = read_line(file, _longest(corpus))
+        while line is not None and line and not line.strip():
+            line, _ = read_line(file, _longest(corpus))
+    line = (line or b"").removeprefix(codecs.BOM_UTF8).strip()
+    if line.startswith(b"["):
+        return True
+    # A first line that is no record because it is damaged ends otherwise.
+    return line == b"{" or (line.startswith(b"{") and line.endswith((b",", b"[", b"{", b":")) and not _parses(line))
+
+
+def read_whole(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    """Yield the texts of a file that `is_whole`; raises DamagedError where it is too large to be parsed at once."""
+    with opened(Path(piece.path), advance) as file:
+        content = read_at_most(file, _LARGEST_WHOLE).removeprefix(codecs.BOM_UTF8)
+    if len(content) > _LARGEST_WHOLE:
+        values = ".[]" if content.lstrip().startswith(b"[") else "."
+        raise DamagedError(
+            f"is one JSON value of more than {_LARGEST_WHOLE >> 20} MiB, which cannot be read a record at a time; write a "
+            f"record a line, for instance by: jq -c '{values}' FILE.json > FILE.jsonl"
+        )
     try:
-        return orjson.loads(line)
+        value = _parsed(content)
+    except orjson.JSONDecodeError as error:
+        raise DamagedError(f"neither a JSON record a line nor one JSON array or object ({error})") from None
+    records = value if isinstance(value, list) else [value]
+    del content, value
+    for number, record in enumerate(records, start=1):
+        yield from _document(record, piece, f"record {number}", corpus, bad)
+
+
+def _longest(corpus: CorpusConfig) -> int:
+    return corpus.max_characters * _JSON_BYTES + _OTHER_FIELDS
+
+
+def _document(record: Any, piece: Piece, where: str, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+    """The record's text, where it has one; else it is counted as bad."""
+    value = field_of(record, corpus.text_field)
+    del record
+    try:
+        yield f"{piece.path}: {where}", as_text(value)
+    except NoTextError as error:
+        what = str(error).removeprefix("no text")
+        bad.add(where, f"no text under {corpus.text_field!r}{what}")
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        _parsed(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _parsed(text: bytes | bytearray) -> Any:
+    """A text's value; raises orjson.JSONDecodeError where it is none that json.dumps could have written."""
+    try:
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         # orjson keeps to the standard, and json.dumps does not: it writes NaN, and halves of surrogate pairs.
         try:
-            return json.loads(line.decode())
+            return json.loads(text.decode())
         except (ValueError, RecursionError):
             pass
         raise

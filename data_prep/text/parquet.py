@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.text.columns import TextColumn, find_column
 from data_prep.text.pieces import Document, Piece
 from data_prep.text.rejects import BadRecords, DamagedError, is_the_systems
 
@@ -15,9 +17,13 @@ _BATCH_ROWS = 128
 _BUFFER = 1 << 20
 
 
-def pieces_of_parquet(path: Path, column: str, piece_bytes: int) -> list[Piece]:
-    """Return the pieces in which a file is read: row groups, together up to `piece_bytes`."""
-    with _opened(path, column) as file:
+def pieces_of_parquet(path: Path, name: str, piece_bytes: int) -> list[Piece]:
+    """Return the pieces in which a file is read: row groups, together up to `piece_bytes`.
+
+    Raises DamagedError where there is no column of text of that name (`find_column`).
+    """
+    file, _ = _opened(path, name)
+    with file:
         pieces: list[Piece] = []
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).total_byte_size
@@ -28,27 +34,27 @@ def pieces_of_parquet(path: Path, column: str, piece_bytes: int) -> list[Piece]:
         return pieces
 
 
-def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the piece's row groups."""
-    with _opened(Path(piece.path), corpus.text_field) as file:
+    file, column = _opened(Path(piece.path), corpus.text_field)
+    with file:
         groups = range(piece.start, piece.stop)
         row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[corpus.text_field], use_threads=False):
-            for scalar in batch.column(0):
+        rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+        # By the whole name: of a column of structs only that field is read.
+        name = ".".join(column.path)
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[name], use_threads=False):
+            for text in column.texts(batch):
                 where = f"row {row}"
                 row += 1
-                try:
-                    text = scalar.as_py()
-                except UnicodeDecodeError:
-                    bad.add(where, "not UTF-8")
-                    continue
                 if isinstance(text, str):
                     yield f"{piece.path}: {where}", text
                 else:
-                    bad.add(where, "no text")
+                    bad.add(where, str(text))
+            advance(piece.size * batch.num_rows // rows)
 
 
-def _opened(path: Path, column: str) -> pyarrow.parquet.ParquetFile:
+def _opened(path: Path, name: str) -> tuple[pyarrow.parquet.ParquetFile, TextColumn]:
     try:
         # Buffered, and nothing fetched ahead: else a row group's column is held whole, compressed (87 MB of it: 107 MB
         # of memory, and 21 so, where a page is 1 MB).
@@ -60,7 +66,8 @@ def _opened(path: Path, column: str) -> pyarrow.parquet.ParquetFile:
         if is_the_systems(error):
             raise
         raise DamagedError(f"not readable as parquet: {' '.join(str(error).split())}") from None
-    if column not in file.schema_arrow.names:
+    try:
+        return file, find_column(file.schema_arrow, name)
+    except DamagedError:
         file.close()
-        raise DamagedError(f"no column {column!r}; it has {', '.join(file.schema_arrow.names)} (text_field)")
-    return file
+        raise

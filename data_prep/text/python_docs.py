@@ -19,10 +19,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from data_prep.progress import Advance
+
 MIN_CHARACTERS = 120
 """Shorter entries say little more than the name they document."""
 MIN_PROSE = 0.7
 """Least share of letters and spaces: below it an entry is a table, a listing or a doctest."""
+
+SIZE = 40_000_000
+"""About how many bytes of text there are."""
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "lib2to3", "idlelib"}
 _WORD = re.compile(r"[A-Za-z]{2,}")
@@ -34,10 +39,11 @@ def identity() -> str:
     return " ".join([f"python=={platform.python_version()}", *packages])
 
 
-def read_python_docs(dropped: Counter[str]) -> Iterator[str]:
+def read_python_docs(dropped: Counter[str], advance: Advance = lambda _: None) -> Iterator[str]:
     """Yield the corpus in a fixed order, each text once; what is no prose is counted in `dropped`."""
     seen: set[bytes] = set()
     for text in _entries():
+        advance(len(text))
         if len(text) < MIN_CHARACTERS:
             dropped["too short"] += 1
         elif not is_prose(text):

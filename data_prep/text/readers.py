@@ -1,6 +1,7 @@
 """Documents out of inputs: which module reads what, and what becomes of files that cannot be read."""
 
 import gzip
+import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ import pyarrow
 import zstandard
 
 from data_prep.errors import UserError
+from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.jsonl import read_jsonl
-from data_prep.text.lines import COMPRESSED
+from data_prep.text.jsonl import is_whole, read_jsonl, read_whole
+from data_prep.text.kinds import KNOWN, check_content, kind_of
+from data_prep.text.lines import COMPRESSION_RATIO
 from data_prep.text.parquet import pieces_of_parquet, read_parquet
 from data_prep.text.pieces import Document, Piece, byte_ranges
 from data_prep.text.python_docs import read_python_docs
@@ -19,10 +22,17 @@ from data_prep.text.rejects import BAD_FILE, BadRecords, DamagedError, Rejects, 
 from data_prep.text.saved_datasets import read_dataset
 from data_prep.text.txt import read_txt
 
-_COMPRESSION_RATIO = 4
-"""About how much text a compressed byte holds; only the sharing among processes rests on it."""
-_DAMAGE = (DamagedError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError, pyarrow.ArrowException, OSError)
-"""What the readers raise for a damaged file; pyarrow has plain OSErrors too."""
+_DAMAGE = (
+    DamagedError,
+    zstandard.ZstdError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    pyarrow.ArrowException,
+    OSError,
+)
+"""What the readers raise for a damaged file; pyarrow and bz2 have plain OSErrors too."""
 
 
 def pieces_of_file(path: Path, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
@@ -30,33 +40,34 @@ def pieces_of_file(path: Path, corpus: CorpusConfig, piece_bytes: int) -> list[P
 
     Raises UserError for an unknown type, and, where bad files are refused, for an empty or unreadable file.
     """
-    size = path.stat().st_size
+    size, kind = path.stat().st_size, kind_of(path)
+    if kind is None:
+        raise UserError(f"{path}: unknown type of text file; known are {KNOWN}")
     try:
         if size == 0:
             raise DamagedError("the file is empty")
-        if path.name.endswith(".parquet"):
+        check_content(path, kind)
+        if kind.format == "parquet":
             return pieces_of_parquet(path, corpus.text_field, piece_bytes)
-        if path.name.endswith(COMPRESSED):
-            return [Piece(path=str(path), start=0, stop=size, size=size * _COMPRESSION_RATIO)]
-        if path.name.endswith((".jsonl", ".txt")):
-            whole = path.name.endswith(".txt") and corpus.txt_documents == "file"
-            return byte_ranges(str(path), size, size if whole else piece_bytes)
+        if kind.compression is not None:
+            return [Piece(path=str(path), start=0, stop=size, size=size * COMPRESSION_RATIO)]
+        whole = is_whole(path, corpus) if kind.format == "json" else kind.format == "txt" and corpus.txt_documents == "file"
+        return byte_ranges(str(path), size, size if whole else piece_bytes)
     except DamagedError as error:
         if corpus.bad_files == "refuse":
             raise _refusal(path, error) from None
         return [Piece(path=str(path), start=0, stop=0, size=0)]
-    raise UserError(f"{path}: unknown type of text file; .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet would do")
 
 
-def read_piece(piece: Piece, corpus: CorpusConfig, rejects: Rejects) -> Iterator[Document]:
-    """Yield a piece's documents in order; what is skipped is counted in `rejects`.
+def read_piece(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance = lambda _: None) -> Iterator[Document]:
+    """Yield a piece's documents in order; what is skipped is counted in `rejects`, `advance` told what is read of its size.
 
     Memory is bounded by `max_characters`; parquet's, instead, by 128 rows and a page of the column, for its library
     gives no part of a row. Raises UserError, naming file and record, where a file is gone, is bad and bad files are
     refused, or has too many bad records; the system's errors as they come, whatever `bad_files` says.
     """
     try:
-        yield from _read(piece, corpus, rejects)
+        yield from _read(piece, corpus, rejects, advance)
     except FileNotFoundError:
         raise UserError(f"{piece.path}: no such file any more; put it back") from None
     except _DAMAGE as error:
@@ -72,16 +83,20 @@ def _refusal(path: Path | str, told: object) -> UserError:
     return UserError(f"{path}: {told}; mend it, or set bad_files: skip")
 
 
-def _read(piece: Piece, corpus: CorpusConfig, rejects: Rejects) -> Iterator[Document]:
+def _read(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance) -> Iterator[Document]:
     if piece.path == corpus.corpus:
-        return ((piece.path, text) for text in read_python_docs(rejects.counts))
+        return ((piece.path, text) for text in read_python_docs(rejects.counts, advance))
     bad = BadRecords(piece.path, corpus.max_bad_records, rejects)
     if piece.path == corpus.dataset:
-        return read_dataset(piece, corpus, bad)
-    if Path(piece.path).stat().st_size == 0:
+        return read_dataset(piece, corpus, bad, advance)
+    path = Path(piece.path)
+    if path.stat().st_size == 0:
         raise DamagedError("the file is empty")
-    if piece.path.endswith(".parquet"):
-        return read_parquet(piece, corpus, bad)
-    if piece.path.endswith(".txt"):
-        return read_txt(piece, corpus, bad)
-    return read_jsonl(piece, corpus, bad)
+    kind = kind_of(path)
+    format: str = kind.format
+    if piece.start == 0:
+        check_content(path, kind)
+        if format == "json" and is_whole(path, corpus):
+            format = "whole"
+    readers = {"txt": read_txt, "jsonl": read_jsonl, "json": read_jsonl, "whole": read_whole, "parquet": read_parquet}
+    return readers[format](piece, corpus, bad, advance)

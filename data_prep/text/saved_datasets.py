@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.text.columns import TextColumn, find_column
 from data_prep.text.pieces import Document, Piece
-from data_prep.text.rejects import BadRecords
+from data_prep.text.rejects import BadRecords, DamagedError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_BATCH_ROWS = 128
+
 
 def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
     """Return (pieces, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
-    dataset = _loaded(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field)
-    size, rows, fingerprint = dataset.select_columns([corpus.text_field]).data.nbytes, len(dataset), dataset._fingerprint
+    dataset, column = _loaded(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field)
+    size, rows, fingerprint = dataset.select_columns([column.top]).data.nbytes, len(dataset), dataset._fingerprint
     step = max(1, rows * piece_bytes // max(size, 1))
     pieces = [
         Piece(
@@ -32,29 +36,34 @@ def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piec
     return pieces, size, fingerprint
 
 
-def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the piece's rows; raises UserError where the dataset is not the planned one."""
-    dataset = _planned(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field, piece.fingerprint)
-    for row, record in enumerate(dataset.select(range(piece.start, piece.stop)), start=piece.start):
-        text = record[corpus.text_field]
-        if isinstance(text, str):
-            yield f"{corpus.dataset}: row {row}", text
-        else:
-            bad.add(f"row {row}", "no text")
+    dataset, column = _planned(
+        corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field, piece.fingerprint
+    )
+    row = piece.start
+    for table in dataset.select(range(piece.start, piece.stop)).iter(_BATCH_ROWS):
+        for text in column.texts(table):
+            if isinstance(text, str):
+                yield f"{corpus.dataset}: row {row}", text
+            else:
+                bad.add(f"row {row}", str(text))
+            row += 1
+        advance(piece.size * table.num_rows // (piece.stop - piece.start))
 
 
 @lru_cache(maxsize=4)
-def _planned(name: str, config: str | None, split: str, column: str, fingerprint: str) -> "Dataset":
-    """The dataset's column, opened once for all pieces: a dataset of the hub asks the network each time."""
-    dataset = _loaded(name, config, split, column)
+def _planned(name: str, config: str | None, split: str, text_field: str, fingerprint: str) -> tuple["Dataset", TextColumn]:
+    """The dataset's column as arrow's tables, opened once for all pieces: one of the hub asks the network each time."""
+    dataset, column = _loaded(name, config, split, text_field)
     if dataset._fingerprint != fingerprint:
         raise UserError(
             f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin anew"
         )
-    return dataset.select_columns([column])
+    return dataset.select_columns([column.top]).with_format("arrow"), column
 
 
-def _loaded(name: str, config: str | None, split: str, column: str) -> "Dataset":
+def _loaded(name: str, config: str | None, split: str, text_field: str) -> tuple["Dataset", TextColumn]:
     import datasets  # slow to import, and seldom needed
 
     try:
@@ -69,6 +78,7 @@ def _loaded(name: str, config: str | None, split: str, column: str) -> "Dataset"
         if split not in dataset:
             raise UserError(f"{name}: no split {split!r}; it has {', '.join(dataset)} (dataset_split)")
         dataset = dataset[split]
-    if column not in dataset.column_names:
-        raise UserError(f"{name}: no column {column!r}; it has {', '.join(dataset.column_names)} (text_field)")
-    return dataset
+    try:
+        return dataset, find_column(dataset.features.arrow_schema, text_field)
+    except DamagedError as error:
+        raise UserError(f"{name}: {error}") from None

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.lines import opened, read_line, seek_line
+from data_prep.text.lines import end_of, opened, read_at_most, read_line, seek_line
 from data_prep.text.pieces import Document, Piece
 from data_prep.text.rejects import BadRecords
 
@@ -14,12 +15,12 @@ _UTF8_BYTES = 4
 _LOOK_BACK = 4096
 
 
-def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
+def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the documents that begin in the piece."""
     path = Path(piece.path)
     longest = corpus.max_characters * _UTF8_BYTES
-    documents = _paragraphs(path, piece, longest) if corpus.txt_documents == "blank_line" else _whole(path, longest)
-    for where, content in documents:
+    divided = _paragraphs if corpus.txt_documents == "blank_line" else _whole
+    for where, content in divided(path, piece, longest, advance):
         if content is None:
             bad.add_long(where)
             continue
@@ -29,19 +30,23 @@ def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Do
             bad.add(where, f"not UTF-8 ({error.reason} at its byte {error.start})")
 
 
-def _whole(path: Path, longest: int) -> Iterator[tuple[str, bytes | None]]:
+def _whole(path: Path, _: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
     """A file as one document: (where, content, None where it is longer)."""
-    yield "the file", path.read_bytes() if path.stat().st_size <= longest else None
+    with opened(path, advance) as file:
+        content = read_at_most(file, longest)
+    yield "the file", content if len(content) <= longest else None
 
 
-def _paragraphs(path: Path, piece: Piece, longest: int) -> Iterator[tuple[str, bytearray | None]]:
+def _paragraphs(path: Path, piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
     """The documents, separated by blank lines, that begin in the piece: (where, content, None where it is longer)."""
-    with opened(path) as file:
+    stop = end_of(path, piece)
+    with opened(path, advance) as file:
         place = seek_line(file, piece)
-        if not _behind_blank_line(file, place):
-            place = _skip_paragraph(file, place, piece.stop, longest)
+        # Of a compressed file all is one piece, and nothing of it can be looked back at.
+        if place and not _behind_blank_line(file, place):
+            place = _skip_paragraph(file, place, stop, longest)
         content, size, begin = bytearray(), 0, place
-        while size or place < piece.stop:
+        while size or place < stop:
             line, length = read_line(file, longest)
             if line is None or line.strip():
                 begin = begin if size else place

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.settings import CorpusConfig
+from data_prep.text.kinds import Kind, kind_of
 from data_prep.text.rejects import Rejects
 from pipeline.evaluation import detokenize
 
@@ -251,11 +253,12 @@ def _from_hub(task: str, known: _Published) -> list[str]:
 
 
 def _own_text(path: Path) -> Corpus:
-    if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")):
+    if kind_of(path) not in (None, Kind("txt", None)):
         # Imports pyarrow, which no task's name needs.
         from data_prep.text.readers import pieces_of_file, read_piece
 
-        config = CorpusConfig(files=[str(path)], max_bad_records=0)
+        # Nothing of what is scored is passed over, be it ever so long.
+        config = CorpusConfig(files=[str(path)], max_bad_records=0, max_characters=sys.maxsize >> 8, txt_documents="file")
         pieces = pieces_of_file(path, config, path.stat().st_size + 1)
         texts = [text for piece in pieces for _, text in read_piece(piece, config, Rejects())]
     else:

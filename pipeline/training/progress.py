@@ -5,10 +5,9 @@ import time
 
 from tqdm import tqdm
 
+from data_prep.progress import LINE_SECONDS, duration, say_above
 from pipeline.training.utilization import Speed
 from pipeline.training.workload import Outlook, Workload
-
-_LINE_SECONDS = 15.0
 
 
 class Progress:
@@ -41,7 +40,7 @@ class Progress:
         self._bar.set_description(stage, refresh=False)
         self._bar.set_postfix_str(told, refresh=False)
         self._bar.update()
-        if self._bar.disable and (now - self._last_line > _LINE_SECONDS or number == self._total):
+        if self._bar.disable and (now - self._last_line > LINE_SECONDS or number == self._total):
             self._last_line = now
             self.say(f"{stage}: step {number}/{self._total}, {told}")
 
@@ -52,19 +51,8 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
         if self._shown:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            say_above(line)
 
     def close(self) -> None:
         """Let go of the terminal's line."""
         self._bar.close()
-
-
-def duration(seconds: float) -> str:
-    """Return a time as minutes and seconds, as hours, or as days, whichever it needs."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours:02d} h"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

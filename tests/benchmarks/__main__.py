@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, whose figures say nothing")
     arguments = parser.parse_args()
     try:
-        expand(arguments.text, "--text")
+        expand(arguments.text, "--text", [])
     except UserError as error:
         parser.error(str(error))
     out = arguments.out.absolute()

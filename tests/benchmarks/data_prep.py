@@ -95,7 +95,7 @@ def documents(megabytes: float, files: list[str]) -> list[str]:
 
 def _pieces(files: list[str]) -> Iterator[str]:
     corpus = CorpusConfig(files=files)
-    for path in expand(files, "--text"):
+    for path in expand(files, "--text", []):
         for piece in pieces_of_file(path, corpus, _READ):
             for _, text in read_piece(piece, corpus, Rejects()):
                 yield from (text[start : start + CHARACTERS] for start in range(0, len(text) - CHARACTERS, CHARACTERS))

@@ -11,6 +11,7 @@ class Letters:
     """A stage whose items write two files each, and count how often they ran."""
 
     name = "letters"
+    unit = "letters"
 
     def __init__(self, fails=()):
         self.ran = []
@@ -19,7 +20,7 @@ class Letters:
     def items(self):
         return [Item(letter, 1 + place) for place, letter in enumerate("abc")]
 
-    def work(self, item, outputs):
+    def work(self, item, outputs, advance):
         self.ran.append(item.name)
         for place in range(2):
             outputs.path(f"out/{item.name}{place}").write_text(f"{item.name * 3}{place}")
@@ -96,8 +97,8 @@ def test_nothing_is_written_in_place(tmp_path):
     """While an item is at work its files have other names than when they are whole."""
 
     class Looks(Letters):
-        def work(self, item, outputs):
-            counts = super().work(item, outputs)
+        def work(self, item, outputs, advance):
+            counts = super().work(item, outputs, advance)
             assert not (tmp_path / "out" / f"{item.name}0").exists()
             return counts
 

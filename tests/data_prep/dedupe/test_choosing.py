@@ -125,4 +125,6 @@ def _components(root: Path, documents: int) -> dict[str, int]:
 
     dedupe = SimpleNamespace(memory_mib=64, permutations=128)
     plan = SimpleNamespace(config=SimpleNamespace(dedupe=dedupe))
-    return Cluster(plan, SimpleNamespace(root=root), SimpleNamespace(edges=edges)).work(Item("all", 1), Outputs(root))
+    return Cluster(plan, SimpleNamespace(root=root), SimpleNamespace(edges=edges)).work(
+        Item("all", 1), Outputs(root), lambda _: None
+    )

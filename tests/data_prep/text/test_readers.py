@@ -1,11 +1,15 @@
+import bz2
 import errno
 import gzip
+import io
 import json
+import lzma
 import random
 import re
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -40,13 +44,204 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_every_format_gives_the_same_documents(tmp_path):
-    write(tmp_path / "a.jsonl", LINES)
-    write(tmp_path / "a.jsonl.gz", gzip.compress(LINES))
-    write(tmp_path / "a.jsonl.zst", zstandard.compress(LINES))
-    pyarrow.parquet.write_table(pyarrow.table({"n": [1] * 5, "text": TEXTS}), tmp_path / "a.parquet")
-    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"):
-        assert read(tmp_path / name) == TEXTS, name
+def parquet(columns: dict[str, object]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+COMPRESSED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".json", ".JSONL"])
+def test_records_a_line_are_read_under_every_name_and_compression(tmp_path, ending, compression):
+    assert read(write(tmp_path / f"a.b{ending}{compression}", COMPRESSED[compression](LINES))) == TEXTS
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.parametrize("divided", ["blank_line", "file"])
+def test_plain_text_is_read_under_every_compression(tmp_path, compression, divided):
+    content = b"\nfirst\nline\n \n\nsecond\n\nthird"
+    texts = {"blank_line": ["first\nline\n", "second\n", "third"], "file": [content.decode()]}[divided]
+    path = write(tmp_path / f"a.txt{compression}", COMPRESSED[compression](content))
+    assert read(path, 5, txt_documents=divided) == texts
+
+
+def test_parquet_gives_the_same_documents(tmp_path):
+    assert read(write(tmp_path / "a.parquet", parquet({"n": [1] * 5, "text": TEXTS}))) == TEXTS
+
+
+# Values
+
+
+def dictionary(values: pyarrow.Array) -> pyarrow.Array:
+    return values.dictionary_encode()
+
+
+BYTES = [text.encode() for text in TEXTS]
+COLUMNS = {
+    "large_string": pyarrow.array(TEXTS, pyarrow.large_string()),
+    "string_view": pyarrow.array(TEXTS, pyarrow.string_view()),
+    "binary": pyarrow.array(BYTES, pyarrow.binary()),
+    "large_binary": pyarrow.array(BYTES, pyarrow.large_binary()),
+    "binary_view": pyarrow.array(BYTES, pyarrow.binary_view()),
+    "dictionary": dictionary(pyarrow.array(TEXTS)),
+    "dictionary_of_binary": dictionary(pyarrow.array(BYTES, pyarrow.binary())),
+    "list": pyarrow.array([text.split("\n") for text in TEXTS], pyarrow.list_(pyarrow.string())),
+    "large_list": pyarrow.array([text.split("\n") for text in TEXTS], pyarrow.large_list(pyarrow.large_string())),
+    "list_of_binary": pyarrow.array([text.encode().split(b"\n") for text in TEXTS], pyarrow.list_(pyarrow.binary())),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("written_with_arrows_schema", [True, False])
+def test_parquet_text_is_read_from_every_type_of_column(tmp_path, kind, written_with_arrows_schema):
+    table = pyarrow.table(
+        {"id": range(5), "text": COLUMNS[kind], "in": pyarrow.StructArray.from_arrays([COLUMNS[kind]], ["b"])}
+    )
+    size = None if "view" in kind else 2  # the library writes no part of these
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=size, store_schema=written_with_arrows_schema)
+    for field in ("text", "in.b"):
+        rejects = Rejects()
+        assert read(tmp_path / "a.parquet", 1, rejects, text_field=field) == TEXTS
+        assert not rejects.counts
+
+
+def test_bytes_that_are_no_utf8_are_bad_records(tmp_path):
+    path = write(tmp_path / "a.parquet", parquet({"text": [b"good", b"K\xe4se", None, b"also"]}))
+    rejects = Rejects()
+    assert read(path, rejects=rejects) == ["good", "also"]
+    assert [told.split("a.parquet: ")[1] for told in rejects.examples[BAD_RECORD]] == ["row 1: not UTF-8", "row 2: no text"]
+
+
+NESTED = [
+    ({"a": {"b": "x"}}, "a.b", "x"),
+    ({"a": {"b": {"c": "x", "d": "y"}}}, "a.b.c", "x"),
+    ({"a.b": "x", "a": {"b": "y"}}, "a.b", "x"),
+    ({"a": {"b.c": "x", "b": {"c": "y"}}}, "a.b.c", "x"),
+    ({"a": {"b": ["x", "y"]}}, "a.b", "x\ny"),
+    ({"text": ["one paragraph", "another"]}, "text", "one paragraph\nanother"),
+    ({"text": []}, "text", ""),
+]
+
+
+@pytest.mark.parametrize(("record", "field", "text"), NESTED)
+def test_a_name_with_points_leads_into_records_unless_a_key_is_spelled_so(tmp_path, record, field, text):
+    lines = write(tmp_path / "a.jsonl", json.dumps(record).encode())
+    table = write(tmp_path / "a.parquet", parquet({key: [value] for key, value in record.items()}))
+    assert read(lines, text_field=field, max_bad_records=0) == [text]
+    assert read(table, text_field=field, max_bad_records=0) == [text]
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ([{"role": "user", "content": "hi"}], "a list with an object of role, content in it"),
+        (["a", None], "a list with null in it"),
+        ([["a"]], "a list with a list in it"),
+        ({"b": "x"}, "an object of b"),
+        (3, "a number"),
+        (True, "true or false"),
+    ],
+)
+def test_a_record_without_text_is_refused_by_what_it_holds(tmp_path, value, what):
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": value}).encode())
+    with pytest.raises(UserError, match=f"a.jsonl: line 1: no text under 'text' but {what}; .*text_field"):
+        read(path, max_bad_records=0)
+
+
+def test_a_null_on_the_way_to_a_field_is_a_bad_record(tmp_path):
+    table = pyarrow.table({"a": [{"b": "x"}, None, {"b": None}]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    write(tmp_path / "a.jsonl", b'{"a": {"b": "x"}}\n{"a": null}\n{"a": {"b": null}}\n{"a": "no object"}\n{}')
+    for name, bad in (("a.parquet", 2), ("a.jsonl", 4)):
+        rejects = Rejects()
+        assert read(tmp_path / name, rejects=rejects, text_field="a.b") == ["x"]
+        assert rejects.counts == {BAD_RECORD: bad}
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "message"),
+    [
+        ([{"b": "x", "c": {"d": "y"}}], "text", "column 'text' holds structs; name one of their fields: text.b, text.c"),
+        ([{"b": "x", "c": {"d": "y"}}], "text.e", r"no column 'text.e'; it has text.b, text.c.d \(text_field\)"),
+        ([{"b": "x"}], "text.b.c", r"no column 'text.b.c'; it has text.b \(text_field\)"),
+        ([[{"role": "user", "content": "hi"}]], "text", "column 'text' holds list<.*role: string.*>, as chats do, and text"),
+        ([[["a"]]], "text", "column 'text' holds list<.*list<.*>>, and text or lists of texts are read"),
+        ([3], "text", "column 'text' holds int64, and text or lists of texts are read"),
+        ([1.5], "text", "column 'text' holds double"),
+        (pyarrow.array([[("a", "b")]], pyarrow.map_(pyarrow.string(), pyarrow.string())), "text", "column 'text' holds map<"),
+    ],
+)
+def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, column, field, message):
+    with pytest.raises(UserError, match=rf"a\.parquet: {message}"):
+        read(write(tmp_path / "a.parquet", parquet({"text": column})), text_field=field)
+
+
+# JSON that is no record a line
+
+
+RECORDS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("before", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_a_json_array_is_read_whatever_its_layout(tmp_path, indent, before, compression):
+    content = before + json.dumps(RECORDS, indent=indent).encode()
+    assert read(write(tmp_path / f"a.json{compression}", COMPRESSED[compression](content)), 20) == TEXTS
+
+
+def test_a_json_object_over_several_lines_is_one_record(tmp_path):
+    for content in (json.dumps(RECORDS[1], indent=2), '{"id": 1,\n"text": "second\\nwith two lines"}'):
+        assert read(write(tmp_path / "a.json", content.encode()), 7) == [TEXTS[1]]
+
+
+def test_bad_records_of_an_array_are_counted_by_number(tmp_path):
+    rejects = Rejects()
+    path = write(tmp_path / "a.json", b'[{"text": "a"}, {"body": 1}, "text", {"text": "b"}]')
+    assert read(path, rejects=rejects) == ["a", "b"]
+    assert [told.split("a.json: ")[1] for told in rejects.examples[BAD_RECORD]] == [
+        "record 2: no text under 'text'",
+        "record 3: no text under 'text'",
+    ]
+
+
+@pytest.mark.parametrize(("content", "command"), [(b"[%s]", r"jq -c '\.\[\]'"), (b"{\n%s\n}", r"jq -c '\.'")])
+def test_an_array_too_large_to_parse_is_refused_with_the_command_that_converts_it(tmp_path, monkeypatch, content, command):
+    monkeypatch.setattr("data_prep.text.jsonl._LARGEST_WHOLE", 1 << 20)
+    path = write(tmp_path / "a.json", content % (b" " * (1 << 20)))
+    with pytest.raises(UserError, match=f"a.json: is one JSON value of more than 1 MiB, .* {command} FILE.json > FILE.jsonl"):
+        read(path)
+
+
+def test_a_damaged_first_line_does_not_make_a_file_of_lines_one_record(tmp_path):
+    rejects = Rejects()
+    assert read(write(tmp_path / "a.json", b'{"text": "breaks o\n{"text": "a"}\n'), rejects=rejects) == ["a"]
+    assert rejects.counts == {BAD_RECORD: 1}
+
+
+# What is read is told
+
+
+@pytest.mark.parametrize("name", [f"a{end}{packed}" for end in (".jsonl", ".txt") for packed in COMPRESSED] + ["a.parquet"])
+def test_what_is_read_of_a_piece_is_told_on_the_way_and_sums_up_to_its_size(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("data_prep.text.lines._COMPRESSED_CHUNK", 512)
+    texts = made_up_texts(1500)
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / name, row_group_size=500)
+    else:
+        lines = "".join((json.dumps({"text": text}) if ".jsonl" in name else text + "\n") + "\n" for text in texts)
+        write(tmp_path / name, COMPRESSED[Path(name).suffix if Path(name).suffix in COMPRESSED else ""](lines.encode()))
+    (piece,) = pieces_of_file(tmp_path / name, config(), 1 << 30)
+    told: list[int] = []
+    before = [sum(told) for _ in read_piece(piece, config(), Rejects(), told.append)]
+    # Parquet's batches are rounded down.
+    assert sum(told) == pytest.approx(piece.size, abs=20)
+    # bzip2 gives nothing before it has read 900 kB of text, which is nearly all here.
+    assert len(set(before)) >= (2 if name.endswith(".bz2") else 3)
+    assert name.endswith(".bz2") or before[len(before) // 2] == pytest.approx(piece.size / 2, rel=0.6)
 
 
 def test_another_key_or_column_holds_the_text(tmp_path):
@@ -124,7 +319,7 @@ def test_parquet_is_read_by_row_group(tmp_path):
 
 
 def test_several_frames_and_members_are_read_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.text.lines._ZST_CHUNK", 7)
+    monkeypatch.setattr("data_prep.text.lines._COMPRESSED_CHUNK", 7)
     skippable = struct.pack("<II", 0x184D2A50, 9) + b"somewhere"
     for half in (1, len(LINES) // 2, len(LINES) - 1):
         zst = skippable + zstandard.compress(LINES[:half]) + skippable + zstandard.compress(LINES[half:])
@@ -154,6 +349,20 @@ DAMAGED = {
     "breaks_off.jsonl.zst": (zstandard.compress(LINES)[:-9], "the compressed file breaks off"),
     "no.jsonl.zst": (b"this is not zstandard", "the file is damaged"),
     "behind.jsonl.zst": (zstandard.compress(LINES) + b"garbage", "the file is damaged"),
+    "breaks_off.txt.bz2": (bz2.compress(LINES)[:-9], "the compressed file breaks off"),
+    "no.ndjson.bz2": (b"this is not bzip2", "the file is damaged"),
+    "behind.json.bz2": (bz2.compress(LINES) + b"garbage", "the file is damaged"),
+    "breaks_off.jsonl.xz": (lzma.compress(LINES)[:-9], "the compressed file breaks off"),
+    "no.txt.xz": (b"this is not xz", "the file is damaged"),
+    "behind.jsonl.xz": (lzma.compress(LINES) + b"garbage", "the file is damaged"),
+    "behind.txt.gz": (gzip.compress(LINES) + b"garbage", "the file is damaged"),
+    "breaks_off.json.zst": (zstandard.compress(LINES)[:-9], "the compressed file breaks off"),
+    "breaks_off.json": (b'[{"text": "a"}, {"te', "neither a JSON record a line nor one JSON array or object"),
+    "gzip.jsonl": (gzip.compress(LINES), r"is gzip by its first bytes; give it a name that ends in \.gz"),
+    "zstd.txt": (zstandard.compress(LINES), r"is zstd by its first bytes; give it a name that ends in \.zst"),
+    "bzip2.json": (bz2.compress(LINES), r"is bzip2 by its first bytes; give it a name that ends in \.bz2"),
+    "xz.ndjson": (lzma.compress(LINES), r"is xz by its first bytes; give it a name that ends in \.xz"),
+    "parquet.jsonl": (parquet({"text": TEXTS}), r"is parquet by its first bytes; give it a name that ends in \.parquet"),
     "breaks_off.jsonl.gz": (gzip.compress(LINES)[:-9], "the file is damaged"),
     "no.jsonl.gz": (b"this is not gzip", "the file is damaged"),
     "no.parquet": (b"PAR1 this is not parquet", "not readable as parquet"),
@@ -173,7 +382,7 @@ def test_a_damaged_or_empty_file_is_refused_by_name_or_counted(tmp_path, name):
     rejects = Rejects()
     read(path, rejects=rejects, bad_files="skip")
     assert rejects.counts == {BAD_FILE: 1}
-    assert f"{name}: {message}" in rejects.examples[BAD_FILE][0]
+    assert re.search(f"{name}: {message}", rejects.examples[BAD_FILE][0])
 
 
 WITHOUT_DESCRIPTORS = """
@@ -255,13 +464,14 @@ def test_an_error_of_the_system_amid_a_file_is_raised(tmp_path, monkeypatch, err
     assert raised.value is error
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz"])
 def test_what_stands_before_the_damage_is_kept(tmp_path, name):
     texts = made_up_texts(2000)
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-    compress = gzip.compress if name.endswith("gz") else zstandard.ZstdCompressor(level=1).compress
+    compress = COMPRESSED | {".bz2": partial(bz2.compress, compresslevel=1), ".zst": zstandard.ZstdCompressor(level=1).compress}
+    compress = compress[Path(name).suffix]
     whole = compress(content)
-    # zstandard decompresses blocks of up to 128 KiB, here 205 documents.
+    # zstandard decompresses blocks of up to 128 KiB, bzip2 of 100 kB, here 205 documents.
     for cut, least in ((len(whole) - 3, 2000 - 210), (len(whole) // 2, 1000 - 210)):
         kept = read(write(tmp_path / name, whole[:cut]), bad_files="skip")
         assert len(kept) >= least
@@ -410,7 +620,7 @@ def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, mon
 
 
 def test_an_unknown_type_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"what\.pdf: unknown type of text file; \.txt, \.jsonl"):
+    with pytest.raises(UserError, match=r"what\.pdf: unknown type of text file; known are \.txt, \.jsonl"):
         pieces_of_file(write(tmp_path / "what.pdf", b"%PDF"), config(), 100)
 
 

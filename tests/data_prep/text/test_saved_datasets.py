@@ -87,3 +87,43 @@ def test_rows_without_text_are_bad_records(tmp_path):
     rejects = Rejects()
     assert [text for _, text in read_piece(piece, corpus, rejects)] == ["a"]
     assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}
+
+
+@pytest.mark.parametrize("kind", ["struct", "list", "binary", "large_string", "spelled"])
+def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
+    texts = ["first", "second\nof two lines", "dritter äöü"]
+    columns = {
+        "struct": {"meta": [{"body": text, "n": 1} for text in texts]},
+        "list": {"meta.body": [text.split("\n") for text in texts]},
+        "binary": {"meta.body": [text.encode() for text in texts]},
+        "large_string": {"meta.body": texts},
+        "spelled": {"meta.body": texts, "meta": [{"body": "another"}] * 3},
+    }[kind]
+    features = datasets.Features({"meta.body": datasets.Value("large_string")}) if kind == "large_string" else None
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
+    corpus = config(dataset=str(tmp_path / "one"), text_field="meta.body")
+    pieces, _, _ = pieces_of_dataset(corpus, 1)
+    assert [text for piece in pieces for _, text in read_piece(piece, corpus, Rejects())] == texts
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "message"),
+    [
+        ([{"body": "x"}], "text", "column 'text' holds structs; name one of their fields: text.body"),
+        ([{"body": "x"}], "text.other", r"no column 'text.other'; it has text.body \(text_field\)"),
+        ([[{"role": "user"}]], "text", "column 'text' holds list<.*role.*>, as chats do"),
+        ([1], "text", "column 'text' holds int64, and text or lists of texts are read"),
+    ],
+)
+def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, values, field, message):
+    datasets.Dataset.from_dict({"text": values}).save_to_disk(tmp_path / "one")
+    with pytest.raises(UserError, match=f"one: {message}"):
+        pieces_of_dataset(config(dataset=str(tmp_path / "one"), text_field=field), 100)
+
+
+def test_what_is_read_of_a_dataset_is_told(tmp_path):
+    corpus = config(dataset=saved(tmp_path / "one", made_up_texts(1000)))
+    (piece,), size, _ = pieces_of_dataset(corpus, 1 << 30)
+    told: list[int] = []
+    assert len(list(read_piece(piece, corpus, Rejects(), told.append))) == 1000
+    assert len(told) == 8 and sum(told) == pytest.approx(size, abs=8)

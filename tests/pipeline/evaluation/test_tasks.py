@@ -1,6 +1,7 @@
 """Zero-shot figures, beside loops written with Hugging Face's classes alone, and beside lm_eval's."""
 
 import copy
+import gzip
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from pipeline.evaluation.harness import harness_score
 from pipeline.evaluation.models import scorer_of
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import Options, score_tasks
-from pipeline.evaluation.texts import pages_of
+from pipeline.evaluation.texts import pages_of, read_corpus
 from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import POSITIONS
 
@@ -179,6 +180,22 @@ def test_pseudo_perplexity_masks_every_token_in_turn(bert, masked, tmp_path):
         right += logits.argmax().item() == ids[place]
     assert scored.metrics["pseudo_perplexity"] == pytest.approx(math.exp(loss / (len(ids) - 2)), rel=SAME)
     assert scored.metrics["accuracy"] == right / (len(ids) - 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("own.txt", b"one\n\ntwo", ["one\n\ntwo"]),
+        ("own.raw", b"one\n\ntwo", ["one\n\ntwo"]),
+        ("own.txt.gz", gzip.compress(b"one\n\ntwo"), ["one\n\ntwo"]),
+        ("own.ndjson", b'{"text": "one"}\n{"text": ["two", "lines"]}', ["one", "two\nlines"]),
+        ("own.json.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}'), ["one", "two"]),
+        ("own.json", b'[{"text": "one"},\n{"text": "two"}]', ["one", "two"]),
+    ],
+)
+def test_a_text_of_ones_own_is_read_as_data_preparation_reads_it_and_other_files_as_text(tmp_path, name, content, texts):
+    (tmp_path / name).write_bytes(content)
+    assert [document.text for document in read_corpus(f"text:{tmp_path / name}", None).examples] == texts
 
 
 def test_every_third_token_is_a_third_of_the_work_and_says_so(bert, data):

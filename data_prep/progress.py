@@ -1,0 +1,149 @@
+"""What a person sees while something long goes on: a bar on a terminal, else a line at a steady interval."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from tqdm import tqdm
+
+LINE_SECONDS = 15.0
+"""Between two lines of one operation in a log."""
+_BAR_SECONDS = 1.0
+"""Between two looks at a bar, and before the first: what is over by then shows none."""
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+"""Where launchers write a process's number."""
+
+BYTES = "B"
+"""The unit of amounts that are bytes."""
+
+Advance = Callable[[int], object]
+"""Told how much of an operation was done since it was told last."""
+
+
+class Meter:
+    """One operation's progress, shown while the block runs: what is done of all, the time it took, the time that is left.
+
+    A thread shows it, so that an operation in which nothing can be counted for minutes is still seen to go on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int = 0,
+        unit: str = BYTES,
+        *,
+        shown: bool | None = None,
+        say: Callable[[str], object] | None = None,
+    ) -> None:
+        """`total` is in `unit`, 0 where it is not known. By default the first process alone shows it, on standard output."""
+        self.note = ""
+        """What else is to be said of where the operation is."""
+        self._name, self._total, self._unit = name, total, unit
+        self._done = self._skipped = 0
+        self._shown = _is_first_process() if shown is None else shown
+        self._say = say or say_above
+        self._said = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._bar: tqdm | None = None
+
+    def advance(self, amount: int) -> None:
+        """Count `amount` as done."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.update(amount)
+
+    def skip(self, amount: int) -> None:
+        """Count `amount` as done by an earlier start: it says nothing of the time that the rest takes."""
+        self._skipped += amount
+        self.advance(amount)
+
+    @contextmanager
+    def part(self, size: int) -> Iterator[Advance]:
+        """Yield what a part of the operation counts by: never more than its `size`, and all of it behind the block."""
+        left = size
+
+        def advance(amount: int) -> None:
+            nonlocal left
+            amount = min(amount, left)
+            left -= amount
+            self.advance(amount)
+
+        yield advance
+        advance(left)
+
+    def __enter__(self) -> "Meter":
+        self._began = time.monotonic()
+        if self._shown:
+            if sys.stdout.isatty():
+                self._bar = tqdm(
+                    desc=self._name, total=self._total or None, unit=self._unit, unit_scale=True, delay=_BAR_SECONDS,
+                    dynamic_ncols=True, leave=False, file=sys.stdout,
+                )  # fmt: skip
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._shown:
+            return
+        self._over.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._bar.close()
+        elif self._said and kind is None:
+            self._say(f"{self._name}: done in {duration(time.monotonic() - self._began)}")
+
+    def _show(self) -> None:
+        while not self._over.wait(LINE_SECONDS if self._bar is None else _BAR_SECONDS):
+            try:
+                if self._bar is None:
+                    self._say(self._line())
+                    self._said = True
+                elif time.monotonic() - self._began > _BAR_SECONDS:
+                    self._bar.set_postfix_str(self.note)
+            except OSError:
+                # Nobody reads any more: whatever else is printed meets that too, and is where it is handled.
+                return
+
+    def _line(self) -> str:
+        """As a log has it: 'NAME: 45 %, 1.20 GB of 2.67 GB, 0:35 so far, 0:43 left'."""
+        elapsed, done = time.monotonic() - self._began, min(self._done, self._total)
+        unit = "" if self._unit == BYTES else f" {self._unit}"
+        told = [f"{duration(elapsed)} so far"]
+        if self._total:
+            told = [f"{100 * done // self._total} %", f"{self._amount(done)} of {self._amount(self._total)}{unit}", *told]
+            worked = done - self._skipped
+            if worked > 0 and done < self._total:
+                told.append(f"{duration(elapsed * (self._total - done) / worked)} left")
+        return f"{self._name}: {', '.join(filter(None, [*told, self.note]))}"
+
+    def _amount(self, amount: int) -> str:
+        if self._unit != BYTES:
+            return f"{amount:,}"
+        number = tqdm.format_sizeof(amount)
+        return f"{number.rstrip('kMGTPE')} {number.lstrip('0123456789.')}B"
+
+
+def say_above(line: str) -> None:
+    """Print a line on standard output, above the bar where there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, as hours, or as days, whichever it needs."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02d} h"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _is_first_process() -> bool:
+    """Whether no launcher has given this process a number above 0."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
