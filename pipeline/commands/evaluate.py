@@ -179,7 +179,8 @@ def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Nam
         else:
             built = built or ranks.build(found, dtype)
             scored, deviations = score(task, *built, arguments), None
-        scores.append(Score(str(path), found.digest, found.stage, found.step, deviations=deviations, **scored._asdict()))
+        model = (str(path), found.digest, found.stage, found.step)
+        scores.append(Score(*model, deviations=deviations, **scored._asdict(), **found.digests))
         ranks.agree(lambda: keep(scores[-1:], found, arguments.out) if ranks.rank == 0 else None)
     return scores
 

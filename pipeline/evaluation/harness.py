@@ -1,6 +1,7 @@
 """EleutherAI's lm_eval on our models; the package is an extra of its own (`harness`)."""
 
 import difflib
+import json
 import logging
 import time
 from importlib.util import find_spec
@@ -8,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.files import text_digest
 from pipeline.evaluation.models import EvaluatedModel
 from pipeline.evaluation.task_names import HARNESS
 from pipeline.evaluation.tasks import Scored
+
+_NOT_OF_THE_TASK = ("dataset_path", "dataset_kwargs", "metadata")
+"""Keys of a task's configuration that say where its data lies, which its examples' hashes stand for, or who runs it."""
 
 
 def check_installed(task: str) -> None:
@@ -57,11 +62,11 @@ def harness_score(
         pretrained=model.module, tokenizer=model.tokenizer, batch_size=batch_size, max_length=window, prefix_token_id=prefix
     )
     results = lm_eval.simple_evaluate(
-        model=run, tasks=[name], limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=False
+        model=run, tasks=[name], limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=True
     )
     counted = {key: count["effective"] for key, count in results["n-samples"].items()}
     note = None if limit is None else f"the first {limit} examples"
-    data = {"source": f"lm_eval's {name}", "digest": None, "examples": sum(counted.values()), "note": note}
+    data = {"source": f"lm_eval's {name}", "digest": _digest(results), "examples": sum(counted.values()), "note": note}
     settings = {
         "lm_eval": lm_eval.__version__,
         "version": results["versions"].get(name),
@@ -72,6 +77,19 @@ def harness_score(
         "dtype": str(model.module.dtype).removeprefix("torch."),
     }
     return Scored(task, _metrics(name, results["results"]), data, settings, time.monotonic() - began)
+
+
+def _digest(results: dict[str, Any]) -> str:
+    """Of what was asked and how it was judged: each task's examples, by lm_eval's own hashes, and its configuration."""
+    asked = {
+        task: sorted((sample["doc_hash"], sample["prompt_hash"], sample["target_hash"]) for sample in samples)
+        for task, samples in results["samples"].items()
+    }
+    configs = {
+        task: {key: value for key, value in config.items() if key not in _NOT_OF_THE_TASK}
+        for task, config in results["configs"].items()
+    }
+    return text_digest(json.dumps([asked, configs], sort_keys=True, default=str))
 
 
 def _metrics(name: str, results: dict[str, dict[str, Any]]) -> dict[str, float]:

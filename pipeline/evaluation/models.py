@@ -15,9 +15,11 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from data_prep.errors import UserError
+from data_prep.files import file_digest, text_digest
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family
+from pipeline.growth.generation import GENERATION
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
@@ -43,6 +45,11 @@ class FoundModel:
     step: int | None
 
     @property
+    def digests(self) -> dict[str, str]:
+        """What a score keeps of the model, besides its weights'."""
+        return {"config_digest": config_digest(self.config), "tokenizer_digest": tokenizer_digest(self.source.beside)}
+
+    @property
     def family(self) -> Family:
         """Its family."""
         return self.source.family
@@ -64,6 +71,22 @@ class EvaluatedModel(FoundModel):
 
     module: PreTrainedModel
     """The Hugging Face class with the head of its family's objective."""
+
+
+_SAYS_NOTHING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Keys of a configuration that are no part of what the model computes; the dtype is among a score's settings."""
+
+
+def config_digest(config: PretrainedConfig) -> str:
+    """Return the digest of what a configuration says of a model."""
+    told = {key: value for key, value in config.to_dict().items() if key not in _SAYS_NOTHING}
+    return text_digest(json.dumps(told, sort_keys=True, default=str))
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """Return the digest of the tokenizer's files in a directory, by name and content."""
+    names = [name for name in BESIDE if name != GENERATION and (directory / name).is_file()]
+    return text_digest(json.dumps({name: file_digest(directory / name) for name in sorted(names)}))
 
 
 class _Place(NamedTuple):

@@ -31,7 +31,7 @@ class Score:
     model: str
     """The directory, as it was named."""
     model_digest: str | None
-    """`pipeline.growth.inspection.inspect` of its weights; None of a model that was scored amid its training."""
+    """`pipeline.growth.inspection.inspect` of its weights; None of a model that was scored during its training."""
     stage: str | None
     """The stage of the run that the model belongs to, "source" for its source; None where it belongs to none."""
     step: int | None
@@ -45,6 +45,10 @@ class Score:
     settings: dict[str, Any]
     """What was chosen: window, stride, normalization; grid, seeds, ..."""
     seconds: float
+    config_digest: str | None = None
+    """Of the model's configuration, which says what is computed with the weights; None in files that do not have it yet."""
+    tokenizer_digest: str | None = None
+    """Of the tokenizer's files; None likewise."""
 
     def to_json(self) -> dict[str, Any]:
         """This score as an object of JSON; numbers that are none become null."""
@@ -65,15 +69,23 @@ class Score:
             data=dict(record["data"]),
             settings=dict(record["settings"]),
             seconds=record["seconds"],
+            config_digest=record.get("config_digest"),
+            tokenizer_digest=record.get("tokenizer_digest"),
         )
 
     @property
     def replaces(self) -> tuple[object, ...]:
-        """What two scores have in common of which the later one stands: model, task, the data's digest, settings."""
+        """What two scores have in common of which the later one stands: all that a score depends on.
+
+        That is the model (weights, configuration, tokenizer), its place in a run, task, data and settings. Where the weights
+        have no digest the directory stands for them; else it may have been moved.
+        """
+        model = self.model if self.model_digest is None else None
+        digests = (self.model_digest, self.config_digest, self.tokenizer_digest)
+        # Where the data lay is no part of what it is.
+        data = {key: value for key, value in self.data.items() if key != "source"}
         # As they stand in a file: there a tuple is a list.
-        settings = json.dumps(self.settings, sort_keys=True)
-        model = (self.model, self.stage, self.step) if self.model_digest is None else (self.model_digest,)
-        return (*model, self.task, self.data.get("digest"), settings)
+        return (model, self.stage, self.step, *digests, self.task, json.dumps([data, self.settings], sort_keys=True))
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -93,7 +105,7 @@ def read_scores(path: Path) -> list[Score]:
 
 
 def record(path: Path, scores: Sequence[Score]) -> None:
-    """Append scores to a file, in place of those of the same model, task, data and settings; the file is whole at any instant.
+    """Append scores to a file, in place of the ones that they replace (`Score.replaces`); the file is whole at any instant.
 
     Of no scores no file is made. Raises UserError as `read_scores` does.
     """

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from data_prep.tokenizer import Tokenizer
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
+from pipeline.evaluation.models import config_digest, tokenizer_digest
 from pipeline.evaluation.scores import Score
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import Options, check_zero_shot, score_tasks
@@ -65,7 +66,11 @@ class Tasks:
         scored = score_tasks(evaluation.tasks, _scorer(model), model.family, encoder, _data(self._recipe), options, after_batch)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
-        return [Score(self._recipe.run_dir, None, stage, step, deviations=None, **task._asdict()) for task in scored]
+        digests = {
+            "config_digest": config_digest(model.config),
+            "tokenizer_digest": tokenizer_digest(self._tokenizer.files[0].parent),
+        }
+        return [Score(self._recipe.run_dir, None, stage, step, deviations=None, **task._asdict(), **digests) for task in scored]
 
 
 def _data(recipe: Recipe) -> list[Path] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from data_prep.files import locked, write_atomically
 from launch import evaluate as launched
@@ -75,6 +76,43 @@ def test_a_models_scores_go_where_out_says_and_are_replaced(evaluate, causal, da
     # Other settings, another score.
     evaluate(*command, "--stride", 4, "--limit", 2)
     assert [score.data["examples"] for score in read_scores(out)] == [4, 6, 2, 2]
+
+
+def changed_tokenizer(directory: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens(["the "])
+    tokenizer.save_pretrained(directory)
+    # The model has room for it.
+    assert len(tokenizer) <= json.loads((directory / "config.json").read_text())["vocab_size"]
+
+
+def changed_config(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 0.1}))
+
+
+@pytest.mark.parametrize("change", [changed_tokenizer, changed_config])
+def test_equal_weights_computed_or_read_otherwise_have_scores_of_their_own(evaluate, causal, data, tmp_path, change):
+    """In one file: the same weights under another tokenizer, or in a model of another configuration."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    config = GPT2Config.from_pretrained(causal)
+    model = GPT2LMHeadModel.from_pretrained(causal)
+    model.resize_token_embeddings(config.vocab_size + 1, mean_resizing=False)
+    for directory in (first, other):
+        shutil.copytree(causal, directory)
+        model.save_pretrained(directory)
+    change(other)
+    out = tmp_path / "scores.jsonl"
+    # The second time nothing new is found.
+    for _ in range(2):
+        assert evaluate("--model", first, other, "--task", "wikitext2", "--data", data, "--out", out)[0] == 0
+    one, two = read_scores(out)
+    assert one.model_digest == two.model_digest and (one.model, two.model) == (str(first), str(other))
+    assert one.metrics["word_perplexity"] != two.metrics["word_perplexity"]
+    # Moved, it is still itself.
+    (tmp_path / "other").rename(tmp_path / "moved")
+    assert evaluate("--model", tmp_path / "moved", "--task", "wikitext2", "--data", data, "--out", out)[0] == 0
+    assert [score.model for score in read_scores(out)] == [str(first), str(tmp_path / "moved")]
 
 
 @pytest.mark.parametrize(("part", "stage", "step"), [("", "full", 9), ("model", "full", 9), ("source_model", "source", 3)])

@@ -1,6 +1,7 @@
 """Scores as lines of JSON."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -19,6 +20,8 @@ SCORE = Score(
     data={"source": "test.txt", "digest": "00", "examples": 3, "note": None},
     settings={"window": 128, "lr": [1e-5, 2e-5]},
     seconds=1.5,
+    config_digest="c0",
+    tokenizer_digest="70",
 )
 
 
@@ -37,14 +40,28 @@ def test_of_one_model_task_data_and_settings_the_last_score_stays(tmp_path):
         dataclasses.replace(SCORE, model_digest="ffff"),
         dataclasses.replace(SCORE, settings={"window": 64}),
         dataclasses.replace(SCORE, data=SCORE.data | {"digest": "11"}),
-        # Amid training there is no digest, and the step tells them apart.
+        dataclasses.replace(SCORE, tokenizer_digest="of another"),
+        dataclasses.replace(SCORE, config_digest="of another"),
+        dataclasses.replace(SCORE, step=640),
+        dataclasses.replace(SCORE, stage="another"),
+        dataclasses.replace(SCORE, data=SCORE.data | {"examples": 2, "note": "the first 2 of 3 examples"}),
+        # During training there is no digest of the weights: the directory stands for them.
         dataclasses.replace(SCORE, model_digest=None),
         dataclasses.replace(SCORE, model_digest=None, step=640),
     ]
     again = dataclasses.replace(SCORE, model="moved", settings={"lr": (1e-5, 2e-5), "window": 128}, seconds=9.0)
     record(path, [SCORE, *others])
     record(path, [again])
-    assert [score.seconds for score in read_scores(path)] == [1.5] * 6 + [9.0]
+    assert [score.seconds for score in read_scores(path)] == [1.5] * len(others) + [9.0]
+
+
+def test_scores_of_files_without_all_digests_are_read_and_left_alone(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    old = {key: value for key, value in SCORE.to_json().items() if not key.endswith(("config_digest", "tokenizer_digest"))}
+    path.write_text(json.dumps(old) + "\n")
+    assert read_scores(path) == [dataclasses.replace(SCORE, config_digest=None, tokenizer_digest=None)]
+    record(path, [SCORE])
+    assert len(read_scores(path)) == 2
 
 
 def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path):

@@ -286,6 +286,26 @@ def harness(model, name, include_path, window=None, limit=None):
     return harness_score(f"lm_eval:{name}", model, include_path, window, batch_size=4, limit=limit)
 
 
+def test_the_digest_of_a_lm_eval_task_is_of_its_examples_and_of_how_they_are_judged(gpt2, include_path, tmp_path):
+    def digest(change=lambda text: text, passages=None) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        text = (include_path / "lambada_test.jsonl").read_text()
+        (folder / "lambada_test.jsonl").write_text(text if passages is None else passages(text))
+        (folder / "lambada.yaml").write_text(change(LAMBADA_TASK.format(folder=folder)))
+        return harness(gpt2, "ours_lambada", folder).data["digest"]
+
+    same, moved = digest(), digest()
+    assert same == moved
+    others = [
+        digest(passages=lambda text: text.replace("the", "that")),
+        digest(passages=lambda text: "".join(text.splitlines(keepends=True)[1:])),
+        digest(lambda text: text.replace("{{text.split", "So {{text.split")),
+        digest(lambda text: text.replace("aggregation: mean", "aggregation: median")),
+    ]
+    assert len({same, *others}) == 5
+
+
 def test_wikitext_without_overlap_is_lm_evals(gpt2, data, include_path):
     ours = scores(gpt2, "wikitext2", data, Options(stride=POSITIONS))
     theirs = harness(gpt2, "ours_wikitext", include_path)
