@@ -14,7 +14,7 @@ from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TRAIN
-from data_prep.progress import BYTES, Advance
+from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import CorpusConfig, DataPrepConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.text import python_docs
@@ -133,12 +133,16 @@ def draft_plan(config: DataPrepConfig) -> Plan:
             else:
                 files = _named(corpus.files, corpus.heldout_files, split, "files", partial(expand, left_out=left_out))
                 inputs += [_input(path) for path in files]
-                pieces += [piece for path in files for piece in pieces_of_file(path, corpus, part_bytes)]
+                with Meter(f"data: files of {corpus.name} looked at", len(files), "files") as meter:
+                    for path in files:
+                        pieces += pieces_of_file(path, corpus, part_bytes)
+                        meter.advance(1)
             if split == TRAIN and corpus.corpus is not None:
                 pieces.append(Piece(path=corpus.corpus, start=0, stop=1, size=python_docs.SIZE))
                 inputs.append(Input(name=corpus.corpus, size=0, digest=text_digest(python_docs.identity())))
             if split == TRAIN and corpus.dataset is not None:
-                found, size, digest = pieces_of_dataset(corpus, part_bytes)
+                with Meter(f"data: {corpus.dataset} opened"):
+                    found, size, digest = pieces_of_dataset(corpus, part_bytes)
                 pieces += found
                 inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
             for group in _grouped(pieces, part_bytes):

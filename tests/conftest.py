@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: a small corpus, made up here, and models in Hugging Face's own format."""
 
 import json
+import queue
 import random
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from data_prep import progress
 from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
@@ -46,6 +48,43 @@ def make_documents(count: int, seed: int = 0) -> list[str]:
             place = (place * 3 + draw.randrange(4)) % len(_WORDS)
         documents.append(" ".join(words) + ".")
     return documents
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
+    """The lines of meters (`data_prep.progress`), which come every hundredth of a second."""
+    lines: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "say_above", lines.put)
+    for name in progress._RANKS:
+        monkeypatch.delenv(name, raising=False)
+    return lines
+
+
+def next_line(said: queue.Queue[str], part: str) -> str:
+    """Return the next line with that part in it."""
+    while part not in (line := said.get(timeout=30)):
+        pass
+    return line
+
+
+@pytest.fixture
+def metered(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, list[int]]]:
+    """All meters by name: how large the operation is, and what was counted of it, in steps."""
+    found: dict[str, tuple[int, list[int]]] = {}
+    enter, advance = progress.Meter.__enter__, progress.Meter.advance
+
+    def entered(meter: progress.Meter) -> progress.Meter:
+        found[meter._name] = (meter._total, [])
+        return enter(meter)
+
+    def advanced(meter: progress.Meter, amount: int) -> None:
+        found[meter._name][1].append(amount)
+        advance(meter, amount)
+
+    monkeypatch.setattr(progress.Meter, "__enter__", entered)
+    monkeypatch.setattr(progress.Meter, "advance", advanced)
+    return found
 
 
 @pytest.fixture(scope="session")

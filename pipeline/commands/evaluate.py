@@ -15,6 +15,7 @@ from data_prep.command import refusal
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked
 from data_prep.hub import commit_of, find_directory
+from data_prep.progress import Meter
 from data_prep.starting import refuse
 from data_prep.workers import started_by_mpi
 from pipeline.command import quieten
@@ -63,7 +64,7 @@ class Ranks:
             self.by_node = distributed.node_by_node
             self._total = {"total": distributed.total}
 
-    def build(self, found: FoundModel, dtype: torch.dtype) -> tuple[EvaluatedModel, Scorer]:
+    def build(self, name: str, found: FoundModel, dtype: torch.dtype) -> tuple[EvaluatedModel, Scorer]:
         """Return a model that is ready, and how it is run; a collective call."""
         if self._ds_config is None:
             module = self.agree(lambda: whole_model(found.source, self.device, dtype))
@@ -74,7 +75,8 @@ class Ranks:
             ds_config = self.agree(lambda: load_partitioning(self._ds_config, dtype))
             forward = partitioned_engine(found.source, ds_config)
             module = forward.module
-        scorer = scorer_of(module, found.family, forward, self.device, rank=self.rank, ranks=self.count, **self._total)
+        ranks = {"rank": self.rank, "ranks": self.count, **self._total}
+        scorer = scorer_of(module, found.family, forward, self.device, **ranks, name=name)
         return EvaluatedModel(**vars(found), module=module), scorer
 
     def say(self, line: str) -> None:
@@ -174,10 +176,12 @@ def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Nam
             began = time.monotonic()
             with ExitStack() as stack:
                 directory = ranks.agree(lambda: stack.enter_context(huggingface_directory(place)))
-                metrics, deviations, data, settings = tune(task, directory, arguments.data or [], arguments.tuning, ranks.say)
+                metrics, deviations, data, settings = tune(
+                    task, directory, arguments.data or [], arguments.tuning, ranks.say, f"{path}: {task}"
+                )
             scored = Scored(task, metrics, data, settings, time.monotonic() - began)
         else:
-            built = built or ranks.build(found, dtype)
+            built = built or ranks.build(str(path), found, dtype)
             scored, deviations = score(task, *built, arguments), None
         model = (str(path), found.digest, found.stage, found.step)
         scores.append(Score(*model, deviations=deviations, **scored._asdict(), **found.digests))
@@ -188,7 +192,9 @@ def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Nam
 def score(task: str, model: EvaluatedModel, scorer: Scorer, arguments: argparse.Namespace) -> Scored:
     """Return what a task that trains nothing makes of a model; a collective call."""
     if task.startswith(HARNESS):
-        return harness_score(task, model, arguments.include_path, arguments.window, arguments.batch_size, arguments.limit)
+        # What lm_eval shows of its own names neither model nor task.
+        with Meter(f"{scorer.name}: {task}"):
+            return harness_score(task, model, arguments.include_path, arguments.window, arguments.batch_size, arguments.limit)
     (scored,) = score_tasks([task], scorer, model.family, model.encoder, arguments.data, _options(arguments))
     return scored
 

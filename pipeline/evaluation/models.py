@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
+from data_prep.progress import Meter
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family
@@ -24,6 +25,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.offline import BESIDE
+from pipeline.growth.probe import elements
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import PROGRESS
@@ -127,10 +129,12 @@ def whole_model(source: Source, device: torch.device, dtype: torch.dtype) -> Pre
         model = source.family.model_class(source.config).eval()
     # no_init_weights leaves out the tying too.
     model.tie_weights()
-    for name, parameter in model.named_parameters():
-        rows = source.state[name]
-        # The parameters alone: rotary frequencies stay in float32.
-        parameter.data = rows.rows(0, rows.shape[0]).to(device, dtype)
+    with Meter(f"{source.directory}: loading", elements(source.state), "values") as meter:
+        for name, parameter in model.named_parameters():
+            rows = source.state[name]
+            # The parameters alone: rotary frequencies stay in float32.
+            parameter.data = rows.rows(0, rows.shape[0]).to(device, dtype)
+            meter.advance(parameter.numel())
     return model.requires_grad_(False).to(device)
 
 
@@ -143,14 +147,18 @@ def scorer_of(
     rank: int = 0,
     ranks: int = 1,
     total: Callable[..., list[float]] = lambda *values: list(values),
+    name: str = "model",
 ) -> Scorer:
-    """Return how a model is run: by `forward`, which is the module itself where nothing is wrapped around it."""
+    """Return how a model is run: by `forward`, which is the module itself where nothing is wrapped around it.
+
+    `name` is what the model is called where progress is shown.
+    """
     extra = {"use_cache": False} if family.objective == "clm" else {}
 
     def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return forward(input_ids=input_ids, attention_mask=attention_mask, **extra)[family.logits]
 
-    return Scorer(module, logits, device, rank, ranks, total)
+    return Scorer(module, logits, device, rank, ranks, total, name)
 
 
 @contextmanager
@@ -167,7 +175,8 @@ def huggingface_directory(path: Path) -> Iterator[Path]:
     source = open_source(place.directory)
     open_tokenizer(source.beside, source.config)
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        write_huggingface(Path(folder), source.config, source.state, torch.float32)
+        with Meter(f"{path}: exporting", elements(source.state) * torch.float32.itemsize) as meter:
+            write_huggingface(Path(folder), source.config, source.state, torch.float32, progress=meter.advance)
         for name in BESIDE:
             if (source.beside / name).is_file():
                 shutil.copyfile(source.beside / name, Path(folder) / name)

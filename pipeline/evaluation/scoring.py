@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
+from data_prep.progress import Meter
+
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
@@ -24,6 +26,8 @@ class Scorer:
     ranks: int
     total: Callable[..., list[float]]
     """Each of some numbers, summed over the ranks."""
+    name: str = "model"
+    """What the model is called where progress is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,17 @@ class Sums:
 
 
 @torch.no_grad()
-def score_rows(scorer: Scorer, rows: Sequence[Row], batch_size: int, after_batch: Callable[[], None] = lambda: None) -> Sums:
+def score_rows(
+    scorer: Scorer,
+    rows: Sequence[Row],
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+    title: str = "scoring",
+) -> Sums:
     """Return what a model makes of rows, which every rank has alike and does its share of; a collective call.
 
-    The sums depend on neither ranks nor batch size, but for rounding. `after_batch` is called after each batch.
+    The sums depend on neither ranks nor batch size, but for rounding. `after_batch` is called after each batch. Progress is
+    shown under `title`.
     """
     # Rows of a length go together, so that little is padded; each rank has some of every length.
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number].tokens))
@@ -61,10 +72,15 @@ def score_rows(scorer: Scorer, rows: Sequence[Row], batch_size: int, after_batch
     # ZeRO-3's forward is collective: every rank runs as many batches as the others.
     share = -(-len(rows) // scorer.ranks)
     sums = torch.zeros(5, dtype=torch.float64)
-    for begin in range(0, share, batch_size):
-        batch = [rows[number] for number in mine[begin : begin + batch_size]]
-        sums += _score_batch(scorer, batch or [Row(rows[0].tokens, range(0), [])], counted=len(batch))
-        after_batch()
+    of_ranks = "" if scorer.ranks == 1 else f" of the first of {scorer.ranks} ranks"
+    # By tokens, since the longest rows go first.
+    with Meter(title, sum(len(rows[number].tokens) for number in mine), "tokens") as meter:
+        for begin in range(0, share, batch_size):
+            batch = [rows[number] for number in mine[begin : begin + batch_size]]
+            sums += _score_batch(scorer, batch or [Row(rows[0].tokens, range(0), [])], counted=len(batch))
+            meter.advance(sum(len(row.tokens) for row in batch))
+            meter.note = f"{min(begin + batch_size, len(mine)):,} of {len(mine):,} windows" + of_ranks
+            after_batch()
     log_likelihood, tokens, right, counted, rows_right = scorer.total(*sums.tolist())
     return Sums(log_likelihood, int(tokens), int(right), int(counted), int(rows_right))
 

@@ -2,18 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.progress import Meter
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.scoring import Row, Scorer, score_rows
 from pipeline.evaluation.task_names import HARNESS, LAMBADA, TUNED, check_task
 from pipeline.evaluation.texts import Corpus, read_corpus
 from pipeline.evaluation.windows import causal_rows, masked_rows
 from pipeline.families import Family, sizes_of
+
+_ENCODED_AT_ONCE = 256
+"""Documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +105,19 @@ def _score_task(
     began = time.monotonic()
     corpus = corpus.first(options.limit)
     window, stride = _window(family, encoder, options)
-    masked = family.objective == "mlm"
+    masked, title = family.objective == "mlm", f"{scorer.name}: {task}"
     if task == LAMBADA:
         rows, settings = _passage_rows(encoder, corpus, window), {"window": window}
     elif masked:
-        rows = _masked_document_rows(encoder, corpus, window, stride, options.every)
+        rows = _masked_document_rows(encoder, _encoded(encoder, corpus, title), window, stride, options.every)
         settings = {"window": window, "stride": stride, "every": options.every}
     else:
-        rows, settings = _document_rows(encoder, corpus, window, stride), {"window": window, "stride": stride}
+        rows = _document_rows(encoder, _encoded(encoder, corpus, title), window, stride)
+        settings = {"window": window, "stride": stride}
         settings["prefix"] = encoder.tokenizer.convert_ids_to_tokens(encoder.prefix)
     if not rows:
         raise UserError(f"{corpus.data['source']}: no token of it is scored; give a longer text, or score more of its tokens")
-    sums = score_rows(scorer, rows, options.batch_size, after_batch)
+    sums = score_rows(scorer, rows, options.batch_size, after_batch, title)
     if task == LAMBADA:
         metrics = {"perplexity": _exp(-sums.log_likelihood / sums.rows), "accuracy": sums.rows_right / sums.rows}
         settings["normalization"] = "perplexity: a target, all its tokens together; accuracy: all its tokens right"
@@ -146,16 +151,24 @@ def _window(family: Family, encoder: Encoder, options: Options) -> tuple[int, in
     return window, stride
 
 
-def _document_rows(encoder: Encoder, corpus: Corpus, window: int, stride: int) -> list[Row]:
-    texts = encoder.encode([document.text for document in corpus.examples])
-    return [row for tokens in texts for row in causal_rows(tokens, encoder.prefix, window, stride)]
+def _encoded(encoder: Encoder, corpus: Corpus, title: str) -> Iterator[list[int]]:
+    """The ids of each of a corpus's documents."""
+    with Meter(f"{title}: tokenizing", sum(document.bytes for document in corpus.examples)) as meter:
+        for begin in range(0, len(corpus.examples), _ENCODED_AT_ONCE):
+            documents = corpus.examples[begin : begin + _ENCODED_AT_ONCE]
+            yield from encoder.encode([document.text for document in documents])
+            meter.advance(sum(document.bytes for document in documents))
 
 
-def _masked_document_rows(encoder: Encoder, corpus: Corpus, window: int, stride: int, every: int) -> list[Row]:
+def _document_rows(encoder: Encoder, documents: Iterable[list[int]], window: int, stride: int) -> list[Row]:
+    return [row for tokens in documents for row in causal_rows(tokens, encoder.prefix, window, stride)]
+
+
+def _masked_document_rows(encoder: Encoder, documents: Iterable[list[int]], window: int, stride: int, every: int) -> list[Row]:
     cls_id, sep_id, mask_id = encoder.around()
     rows: list[Row] = []
     seen = 0
-    for tokens in encoder.encode([document.text for document in corpus.examples]):
+    for tokens in documents:
         # Counted through all documents: of many short ones, too, every so-many-th token is scored.
         rows += masked_rows(tokens, cls_id, sep_id, mask_id, window, stride, every, -seen % every)
         seen += len(tokens)

@@ -1,10 +1,12 @@
 """One pass over a state before it is grown: are its values numbers, and which values are they?"""
 
 import hashlib
+import math
 
 import torch
 
 from data_prep.errors import UserError
+from data_prep.progress import Meter
 from pipeline.growth.state import Constant, OptimizerState, State
 from pipeline.growth.streaming import raw_bytes, row_chunks
 
@@ -17,14 +19,17 @@ def inspect(state: State, origin: str) -> str:
     UserError, which begins with `origin`, for a tensor that holds NaN or infinity.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(state):
-        tensor = state[name]
-        digest.update(repr((name, tuple(tensor.shape))).encode())
-        for start, rows in row_chunks(tensor):
-            # Both NaN and infinity reach the extremes, in one pass and without temporaries.
-            if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
-                raise _not_finite(origin, name, start, rows)
-            digest.update(raw_bytes(rows))
+    size = sum(math.prod(tensor.shape) for tensor in state.values())
+    with Meter(f"{origin}: looking through the values", size, "values") as meter:
+        for name in sorted(state):
+            tensor = state[name]
+            digest.update(repr((name, tuple(tensor.shape))).encode())
+            for start, rows in row_chunks(tensor):
+                # Both NaN and infinity reach the extremes, in one pass and without temporaries.
+                if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
+                    raise _not_finite(origin, name, start, rows)
+                digest.update(raw_bytes(rows))
+                meter.advance(rows.numel())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep.files import file_digest, text_digest, write_json
+from data_prep.progress import Meter
 
 FILES = "files.json"
 """The file that says what the others should be."""
@@ -124,12 +125,14 @@ def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
             return f"{file}: {fault}"
         if file.stat().st_size != digest.size:
             return f"{file}: {file.stat().st_size} bytes where {digest.size} were written"
-    for name in list(digests)[part::parts]:
-        try:
-            if file_digest(directory / name) != digests[name].blake2b:
-                return f"{directory / name}: its bytes are not those that were written"
-        except OSError as error:
-            return f"{directory / name}: {error.strerror}"
+    mine = list(digests)[part::parts]
+    with Meter(f"{directory}: comparing the files with their digests", sum(digests[name].size for name in mine)) as meter:
+        for name in mine:
+            try:
+                if file_digest(directory / name, meter.advance) != digests[name].blake2b:
+                    return f"{directory / name}: its bytes are not those that were written"
+            except OSError as error:
+                return f"{directory / name}: {error.strerror}"
     return None
 
 

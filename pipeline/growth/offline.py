@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import whole_directory, write_json
+from data_prep.progress import Meter
 from pipeline.families import FLOATS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
@@ -149,9 +149,9 @@ class OfflineGrowth:
         return certificate
 
     def _write(self, directory: Path, record: Mapping[str, Any] | None) -> None:
-        with tqdm(total=self.bytes_written, unit="B", unit_scale=True, desc="writing", disable=None) as bar:
+        with Meter(f"{self.request.out}: writing", self.bytes_written) as meter:
             if self.request.format == "hf":
-                write_huggingface(directory, self.target, self.grown, self.dtype, progress=bar.update)
+                write_huggingface(directory, self.target, self.grown, self.dtype, progress=meter.advance)
                 for path in self.beside:
                     shutil.copyfile(path, directory / path.name)
                 write_tokenizer_length(directory, self.target, self.source.config)
@@ -166,7 +166,7 @@ class OfflineGrowth:
                     optimizer=self.optimizer,
                     beside=self.beside,
                     record=record,
-                    progress=bar.update,
+                    progress=meter.advance,
                 )
 
     @property

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.pytorch_utils import Conv1D
 
+from data_prep.progress import Meter
 from pipeline import keyed
 from pipeline.families import AxisKind, Family, sizes_of
 from pipeline.growth.plan import GrowthPlan
@@ -172,8 +173,9 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
     input_ids = _window(family, source.config)
-    before = _outputs(plan, small, small_state, input_ids, grown=False)
-    after = _outputs(plan, large, large_state, input_ids, grown=True)
+    with Meter("comparing the logits before and after", elements(small_state) + elements(large_state), "values") as meter:
+        before = _outputs(plan, small, _watched(small_state, meter), input_ids, grown=False)
+        after = _outputs(plan, large, _watched(large_state, meter), input_ids, grown=True)
     after[family.logits] = after[family.logits][..., : source.config.vocab_size]
     compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
     losses = [_loss(family, outputs[family.logits], input_ids) for outputs in (before, after)]
@@ -188,6 +190,24 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         "source_layers": source_layers,
         "target_layers": target_layers,
     }
+
+
+class _WatchedRows:
+    """A tensor that tells how many of its values are read."""
+
+    def __init__(self, tensor: Rows, meter: Meter) -> None:
+        self.shape = tensor.shape
+        self._tensor, self._meter = tensor, meter
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        rows = self._tensor.rows(start, stop)
+        self._meter.advance(rows.numel())
+        return rows
+
+
+def _watched(state: State, meter: Meter) -> State:
+    return {name: _WatchedRows(tensor, meter) for name, tensor in state.items()}
 
 
 def elements(state: State) -> int:

@@ -17,6 +17,7 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
+from data_prep.progress import Advance, Meter
 from pipeline.growth.state import OptimizerState, Rows, State, flat, unsaid
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 
@@ -62,16 +63,20 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
     Of a tensor that `optimizer_state` says nothing about the optimizer keeps nothing; where it shares a
     master with others, its elements are as old as their `step` says: 0.
     """
-    for number, master in enumerate(masters_of(engine)):
-        with _in_memory(engine, number):
-            # Padding was never written, and would go into every norm.
-            master.values.zero_()
-            for fragment in master.fragments:
-                _fill(master.values, fragment, state[fragment.name])
-            if optimizer_state is not None:
-                _fill_optimizer(engine, master, optimizer_state)
-            if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-                _fill_partitions(master)
+    masters = masters_of(engine)
+    size = sum(fragment.stop - fragment.start for master in masters for fragment in master.fragments)
+    with Meter("filling the engine", size, "values") as meter:
+        for number, master in enumerate(masters):
+            with _in_memory(engine, number):
+                # Padding was never written, and would go into every norm.
+                master.values.zero_()
+                for fragment in master.fragments:
+                    _fill(master.values, fragment, state[fragment.name], meter.advance)
+                if optimizer_state is not None:
+                    meter.note = f"with the optimizer's state, {number + 1} of {len(masters)} groups"
+                    _fill_optimizer(engine, master, optimizer_state)
+                if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+                    _fill_partitions(master)
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
         # hpZ keeps copies within a node, cut from what was there before.
         engine.optimizer.invalidate_secondary_tensor()
@@ -131,11 +136,12 @@ def _fill_partitions(master: Master) -> None:
             piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
 
 
-def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows) -> None:
+def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows, advance: Advance = lambda _: None) -> None:
     for start in range(fragment.start, fragment.stop, CHUNK_ELEMENTS):
         stop = min(start + CHUNK_ELEMENTS, fragment.stop)
         place = fragment.place + start - fragment.start
         values[place : place + stop - start] = flat(tensor, start, stop).to(values.device, values.dtype)
+        advance(stop - start)
 
 
 def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerState) -> None:

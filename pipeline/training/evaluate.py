@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from data_prep.progress import Meter
 from pipeline.data.batches import Batch, Batches
 from pipeline.training import distributed
 from pipeline.training.losses import Logits, right, summed_losses
@@ -56,15 +57,17 @@ def heldout_loss(
     share = -(-windows // ranks)
     mine = np.arange(distributed.rank() * share, (distributed.rank() + 1) * share)
     loss = accurate = tokens = pair_loss = judged = pairs = 0.0
-    for batch in _read(batches, mine, windows, batch_size):
-        with scoring(batch.labels) as labels:
-            logits = model(**batch.inputs(distributed.device()))
-        sums = summed_losses(logits, labels, batch.pair_labels)
-        loss, accurate, tokens = loss + sums.tokens.item(), accurate + right(logits.tokens, labels), tokens + batch.scored
-        if batch.pair_labels is not None:
-            pair_loss, judged = pair_loss + sums.pairs.item(), judged + right(logits.pairs, batch.pair_labels)
-            pairs += batch.scored_pairs
-        after_batch()
+    with Meter("held-out loss", share, "windows") as meter:
+        for batch in _read(batches, mine, windows, batch_size):
+            with scoring(batch.labels) as labels:
+                logits = model(**batch.inputs(distributed.device()))
+            sums = summed_losses(logits, labels, batch.pair_labels)
+            loss, accurate, tokens = loss + sums.tokens.item(), accurate + right(logits.tokens, labels), tokens + batch.scored
+            if batch.pair_labels is not None:
+                pair_loss, judged = pair_loss + sums.pairs.item(), judged + right(logits.pairs, batch.pair_labels)
+                pairs += batch.scored_pairs
+            meter.advance(len(batch.input_ids))
+            after_batch()
     loss, accurate, tokens, pair_loss, judged, pairs = distributed.total(loss, accurate, tokens, pair_loss, judged, pairs)
     of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
     return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from data_prep.files import whole_directory
+from data_prep.progress import Meter
 from data_prep.tokenizer import Tokenizer
 from pipeline.flops.ledger import Ledger, write_ledger
 from pipeline.growth.generation import write_generation_config
 from pipeline.growth.huggingface_sink import write_huggingface
+from pipeline.growth.probe import elements
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_length import write_tokenizer_length
 from pipeline.runs.card import CARD
@@ -21,7 +23,9 @@ def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger
     Raises UserError where the disk is full.
     """
     with whole_directory(directory) as aside:
-        write_huggingface(aside, source.config, source.state, torch.float32)
+        size = elements(source.state) * torch.float32.itemsize
+        with Meter(f"{directory}: writing", size) as meter:
+            write_huggingface(aside, source.config, source.state, torch.float32, progress=meter.advance)
         for path in tokenizer.files:
             shutil.copyfile(path, aside / path.name)
         write_tokenizer_length(aside, source.config)

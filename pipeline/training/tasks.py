@@ -63,7 +63,8 @@ class Tasks:
             every=evaluation.tasks_token_every,
         )
         model.engine.eval()
-        scored = score_tasks(evaluation.tasks, _scorer(model), model.family, encoder, _data(self._recipe), options, after_batch)
+        scorer, data = _scorer(model, f"{stage}: step {step}"), _data(self._recipe)
+        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options, after_batch)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
         digests = {
@@ -78,8 +79,9 @@ def _data(recipe: Recipe) -> list[Path] | None:
     return None if folders is None else [Path(folder) for folder in folders]
 
 
-def _scorer(model: TrainedModel) -> Scorer:
+def _scorer(model: TrainedModel, name: str) -> Scorer:
     def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return model.logits(input_ids, attention_mask=attention_mask).tokens
 
-    return Scorer(model.module, logits, distributed.device(), distributed.rank(), distributed.world_size(), distributed.total)
+    ranks = (distributed.device(), distributed.rank(), distributed.world_size(), distributed.total)
+    return Scorer(model.module, logits, *ranks, name)

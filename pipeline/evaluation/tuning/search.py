@@ -65,14 +65,20 @@ def check_tuning(task: str, model_dir: Path, source: Source, sample: TaskData, o
 
 
 def tune(
-    task: str, model_dir: Path, data: Sequence[Path], options: TuningOptions, say: Callable[[str], object]
+    task: str,
+    model_dir: Path,
+    data: Sequence[Path],
+    options: TuningOptions,
+    say: Callable[[str], object],
+    title: str | None = None,
 ) -> tuple[dict[str, float], dict[str, float] | None, dict[str, Any], dict[str, Any]]:
     """Fine-tune a model on a task; return the metrics' means over the seeds, their deviations, and what a score says of
     data and settings.
 
     The grid is searched with the first seed; its best point, the first of equals, is repeated with the others. Of each
     training its best epoch counts. Both are chosen on the development part, which the score is of, as bert2BERT's Table 2
-    has it. Deviations are those of a sample, None of one seed. All ranks return the same; `say` is called on rank 0.
+    has it. Deviations are those of a sample, None of one seed. All ranks return the same; `say` is called on rank 0. What is
+    said, and shown as progress, begins with `title`, the task where it is not given.
     Raises UserError where the data, the model or an option cannot be used.
     """
     chosen = TUNING_TASKS[task]
@@ -91,20 +97,24 @@ def tune(
     }
     told = say if os.environ.get("RANK", "0") == "0" else lambda _: None
 
-    def outcome(trial: Trial, seed: int) -> _Outcome:
-        scores = train(problem, trial, seed, options)
+    first, *others = options.seeds
+    points = [Trial(*point) for point in product(*grid.values())]
+    trials = len(points) + len(others)
+
+    def outcome(trial: Trial, seed: int, number: int) -> _Outcome:
+        setting = f"learning rate {trial.learning_rate:g}, batch {trial.batch_size}, {trial.epochs} epochs, seed {seed}"
+        scores = train(problem, trial, seed, options, f"{title or task}: trial {number} of {trials}, {setting}")
         epoch = max(range(len(scores)), key=lambda number: _rank(scores[number][problem.chooses]))
         told(
-            f"{task}: learning rate {trial.learning_rate:g}, batch {trial.batch_size}, {trial.epochs} epochs, seed {seed}: "
+            f"{title or task}: {setting}: "
             + ", ".join(f"{name} {value:.4f}" for name, value in scores[epoch].items())
             + f" after epoch {epoch + 1}"
         )
         return _Outcome(trial, seed, epoch + 1, scores[epoch])
 
-    first, *others = options.seeds
-    points = [Trial(*point) for point in product(*grid.values())]
-    best = max((outcome(point, first) for point in points), key=lambda found: _rank(found.metrics[problem.chooses]))
-    outcomes = [best, *(outcome(best.trial, seed) for seed in others)]
+    searched = (outcome(point, first, number) for number, point in enumerate(points, start=1))
+    best = max(searched, key=lambda found: _rank(found.metrics[problem.chooses]))
+    outcomes = [best, *(outcome(best.trial, seed, number) for number, seed in enumerate(others, start=len(points) + 1))]
     values = {name: [found.metrics[name] for found in outcomes] for name in best.metrics}
     settings = grid | {
         "seeds": list(options.seeds),

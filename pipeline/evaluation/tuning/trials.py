@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from data_prep.errors import UserError
+from data_prep.progress import Meter
 from pipeline.evaluation.tuning.options import TuningOptions
 from pipeline.evaluation.tuning.problem import Problem
 
@@ -40,10 +41,11 @@ def computed_in(options: TuningOptions) -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def train(problem: Problem, trial: Trial, seed: int, options: TuningOptions) -> list[dict[str, float]]:
+def train(problem: Problem, trial: Trial, seed: int, options: TuningOptions, name: str) -> list[dict[str, float]]:
     """Train from the pre-trained weights and return the metrics behind each epoch, the same on all ranks.
 
-    The seed sets the head, the order and dropout. Raises UserError where the ranks cannot share out the batch.
+    The seed sets the head, the order and dropout. Progress is shown under `name`. Raises UserError where the ranks
+    cannot share out the batch.
     """
     if trial.batch_size % ranks():
         raise UserError(f"--tuning_batch_sizes: {trial.batch_size} is no multiple of the {ranks()} ranks; name one that is")
@@ -81,8 +83,29 @@ def train(problem: Problem, trial: Trial, seed: int, options: TuningOptions) -> 
         trainer.remove_callback(PrinterCallback)
         scores: list[dict[str, float]] = []
         trainer.compute_metrics = lambda outcome: scores.append(problem.score(outcome)) or scores[-1]
-        trainer.train()
+        # Of the part that is scored twice as many examples go into a batch.
+        batches = -(-len(problem.train) // trial.batch_size) + -(-len(problem.dev) // (2 * trial.batch_size))
+        with Meter(name, trial.epochs * batches, "batches") as meter:
+            trainer.add_callback(_Told(meter, scores, trial.epochs))
+            trainer.train()
     return scores
+
+
+class _Told(TrainerCallback):
+    """Tells a meter of each batch, trained on or scored."""
+
+    def __init__(self, meter: Meter, scores: list[dict[str, float]], epochs: int) -> None:
+        self._meter, self._scores, self._epochs = meter, scores, epochs
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        """Count one of training."""
+        self._meter.note = f"epoch {len(self._scores) + 1} of {self._epochs}"
+        self._meter.advance(1)
+
+    def on_prediction_step(self, *_: object, **__: object) -> None:
+        """Count one of the part that is scored."""
+        self._meter.note = f"scoring epoch {len(self._scores) + 1} of {self._epochs}"
+        self._meter.advance(1)
 
 
 @contextmanager

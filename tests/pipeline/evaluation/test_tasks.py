@@ -19,6 +19,7 @@ from pipeline.evaluation.models import scorer_of
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import Options, score_tasks
 from pipeline.evaluation.texts import pages_of, read_corpus
+from tests.conftest import next_line
 from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import POSITIONS
 
@@ -196,6 +197,34 @@ def test_pseudo_perplexity_masks_every_token_in_turn(bert, masked, tmp_path):
 def test_a_text_of_ones_own_is_read_as_data_preparation_reads_it_and_other_files_as_text(tmp_path, name, content, texts):
     (tmp_path / name).write_bytes(content)
     assert [document.text for document in read_corpus(f"text:{tmp_path / name}", None).examples] == texts
+
+
+def test_progress_names_model_and_task_and_counts_tokens_and_windows(gpt2, data, said):
+    def slow(input_ids, attention_mask):
+        if not lines:
+            calls.append(1)
+            if len(calls) == 3:
+                lines.append(next_line(said, "of"))
+        return plain.logits(input_ids, attention_mask)
+
+    calls, lines = [], []
+    plain = scorer_of(gpt2.module, gpt2.family, gpt2.module, torch.device("cpu"))
+    scorer = Scorer(gpt2.module, slow, torch.device("cpu"), 0, 1, plain.total, "models/small")
+    said.queue.clear()
+    scored = scores(gpt2, "wikitext2", data, Options(batch_size=2), scorer)
+    line = re.fullmatch(
+        r"models/small: wikitext2: (\d+) %, (\d+) of ([\d,]+) tokens, 0:\d\d so far, \d:\d\d left, 4 of (\d+) windows", lines[0]
+    )
+    assert line, lines[0]
+    assert int(line[2]) == 4 * POSITIONS and int(line[3].replace(",", "")) > scored.data["tokens"]
+
+
+def test_all_that_is_tokenized_and_scored_is_counted(gpt2, bert, data, metered):
+    for model in (gpt2, bert):
+        scores(model, "wikitext2", data, Options(every=5, batch_size=64))
+        for name in ("model: wikitext2", "model: wikitext2: tokenizing"):
+            size, told = metered.pop(name)
+            assert sum(told) == size > 0
 
 
 def test_every_third_token_is_a_third_of_the_work_and_says_so(bert, data):

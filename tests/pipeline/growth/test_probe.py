@@ -9,6 +9,7 @@ from pipeline.families import FAMILIES, family_of, target_config
 from pipeline.growth import probe as probing
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, probe, streamed_model
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -27,6 +28,25 @@ def saved(tmp_path, tiny_model):
         return model, open_huggingface(tmp_path)
 
     return save
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_is_read_to_inspect_and_to_compare_is_counted(saved, family, metered):
+    _, source = saved(family, tied=False)
+    inspect(source.state, "source")
+    size, told = metered["source: looking through the values"]
+    assert sum(told) == size == sum(tensor.numel() for tensor in source_tensors(source))
+    target = target_config(source.config, TargetConfig(num_hidden_layers=source.config.num_hidden_layers + 1))
+    plan = plan_growth(source.config, target, GrowthConfig(width="fpi", depth="stack"), 0)
+    compare(source, plan, target)
+    size, told = metered["comparing the logits before and after"]
+    # Of embeddings only the rows that are looked up are read, some of them twice.
+    assert 0.5 * size < sum(told) < 1.2 * size
+    assert len(told) > 20
+
+
+def source_tensors(source):
+    return [tensor.rows(0, tensor.shape[0]) for tensor in source.state.values()]
 
 
 @pytest.mark.parametrize("tied", [True, False])

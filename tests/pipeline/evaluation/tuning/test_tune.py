@@ -53,9 +53,10 @@ def test_the_grid_is_searched_with_the_first_seed_and_its_best_point_repeated(be
         (1e-3, 3, 8): [0.6, 0.5, 0.4],
         (1e-3, 3, 9): [0.1, 0.2, 0.7],
     }
-    asked = []
+    asked, names = [], []
 
-    def trained(problem, trial, seed, options):
+    def trained(problem, trial, seed, options, name):
+        names.append(name)
         asked.append((trial.learning_rate, trial.epochs, seed))
         return [{"accuracy": score} for score in scores[asked[-1]]]
 
@@ -64,9 +65,18 @@ def test_the_grid_is_searched_with_the_first_seed_and_its_best_point_repeated(be
         "sst2", bert, reviews, learning_rates=(1e-3, 2e-3), epochs=(2, 3), seeds=(7, 8, 9)
     )
     assert sorted(asked) == sorted(scores)
+    assert names[0] == "sst2: trial 1 of 6, learning rate 0.001, batch 8, 2 epochs, seed 7"
+    assert names[-1] == "sst2: trial 6 of 6, learning rate 0.001, batch 8, 3 epochs, seed 9"
     assert metrics["accuracy"] == pytest.approx((0.8 + 0.6 + 0.7) / 3)
     assert deviations["accuracy"] == pytest.approx(np.std([0.8, 0.6, 0.7], ddof=1))
     assert settings["chosen"] == {"learning_rate": 1e-3, "batch_size": 8, "epochs": 3, "best_epochs": [2, 1, 3]}
+
+
+def test_batches_are_counted_while_a_model_is_tuned(bert, reviews, metered):
+    run("sst2", bert, reviews, seeds=(1,), epochs=(2,))
+    size, told = metered["sst2: trial 1 of 1, learning rate 0.003, batch 8, 2 epochs, seed 1"]
+    # Twelve of 96 examples, and of 40 to score, which are taken sixteen at a time, three.
+    assert size == sum(told) == 2 * (12 + 3)
 
 
 def test_the_deviation_of_what_is_no_number_is_no_number(bert, reviews, monkeypatch):
