@@ -204,13 +204,12 @@ def test_progress_names_model_and_task_and_counts_tokens_and_windows(gpt2, data,
         if not lines:
             calls.append(1)
             if len(calls) == 3:
-                lines.append(next_line(said, "of"))
+                lines.append(next_line(said, ", 4 of"))
         return plain.logits(input_ids, attention_mask)
 
     calls, lines = [], []
     plain = scorer_of(gpt2.module, gpt2.family, gpt2.module, torch.device("cpu"))
     scorer = Scorer(gpt2.module, slow, torch.device("cpu"), 0, 1, plain.total, "models/small")
-    said.queue.clear()
     scored = scores(gpt2, "wikitext2", data, Options(batch_size=2), scorer)
     line = re.fullmatch(
         r"models/small: wikitext2: (\d+) %, (\d+) of ([\d,]+) tokens, 0:\d\d so far, \d:\d\d left, 4 of (\d+) windows", lines[0]
