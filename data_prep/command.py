@@ -8,7 +8,18 @@ from typing import NoReturn
 from data_prep.errors import UserError, full_disk, is_full_disk
 from data_prep.starting import refuse
 
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENOENT)
+_UNUSABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+)
 
 
 class OneSentenceParser(argparse.ArgumentParser):

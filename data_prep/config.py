@@ -1,17 +1,20 @@
 """How any configuration of the project is read and refused."""
 
 import difflib
+import functools
 import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from data_prep.errors import UserError
+from data_prep.files import read_bytes
 
 Model = TypeVar("Model", bound="StrictModel")
+Typed = TypeVar("Typed")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -36,11 +39,11 @@ class StrictModel(BaseModel):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raises UserError where there is none."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_bytes(path).decode())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a mapping of keys is expected, this file holds {_told(content)}")
     return content
@@ -49,14 +52,41 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_json(path: Path, hint: str) -> dict[str, Any]:
     """Return a JSON file's object; raises UserError where there is none, with `hint` where the file is missing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path).decode())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {hint}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({_reason(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: an object of keys is expected, this file holds {_told(content)}")
     return content
+
+
+def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
+    """Return what the project's own file holds, known to be of `kind`, a TypedDict; keys beyond its own stay.
+
+    Raises UserError naming the first key that is missing or holds something else. Unlike `validate`, which judges what a
+    person wrote, nothing is converted: "3" is no number.
+    """
+    try:
+        _adapter(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        got = "" if isinstance(first["input"], dict | list) else f" (got {str(first['input'])[:80]!r})"
+        raise UserError(": ".join([origin, *filter(None, [where]), first["msg"]]) + got) from None
+    return content
+
+
+@functools.cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _told(content: Any) -> str:

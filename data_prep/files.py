@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,16 @@ def write_atomically(path: Path, text: str) -> None:
         raise
     os.replace(aside, path)
     fsync_directory(path.parent)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular file; raises OSError for anything else, without waiting for who writes to a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, "not a regular file", str(path))
+    with open(descriptor, "rb") as file:
+        return file.read()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -115,6 +126,8 @@ def _lock(path: Path, wait: bool) -> TextIO:
     """Open and lock the file that is at `path` once it is locked: its last holder may have removed the one before."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f"{path}: a lock is a regular file, and this is none; remove it")
         try:
             file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
         except FileNotFoundError:

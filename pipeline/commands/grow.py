@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.hub import find_directory
 from pipeline.command import status_of
-from pipeline.flops.ledger import LEDGER, Ledger
+from pipeline.flops.ledger import LEDGER
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.runs.card import CARD, Known, known_of_run, model_card, run_of, standing
@@ -38,35 +38,38 @@ def run(arguments: argparse.Namespace) -> None:
         ),
         foreseen=arguments.dry_run,
     )
+    # Before the source is read, for hours where it is large: a damaged record of its run is refused.
+    known = _known(growth) if arguments.format == "hf" else None
     if arguments.dry_run:
         print(listing(growth))
         return
     print(promise(growth), flush=True)
     # What the source cost the grown model has cost too.
-    ledger = read_inherited(growth.source.directory)
+    ledger = read_inherited(growth.source.directory) if known is None else known.ledger
     record = {} if ledger is None else {"ledger": ledger.to_json()}
-    print(table(growth.execute(lambda certificate: _beside(growth, certificate, ledger), record), arguments.out))
+    print(table(growth.execute(lambda certificate: _beside(known, certificate), record), arguments.out))
 
 
-def _beside(growth: OfflineGrowth, certificate: dict[str, Any], ledger: Ledger | None) -> dict[str, str]:
-    """Return the card and the ledger of a Hugging Face directory by their names; a checkpoint has none."""
-    source, request = growth.source.directory, growth.request
-    if request.format != "hf":
-        return {}
-    run = run_of(source)
-    command = shlex.join(["python", *sys.argv])
-    known = (growth.target, certificate["dtype"], command)
+def _known(growth: OfflineGrowth) -> Known:
+    """Return what is known of the model before it is grown."""
+    source = growth.source.directory
+    known = (growth.target, str(growth.dtype).removeprefix("torch."), shlex.join(["python", *sys.argv]))
+    ledger, run = read_inherited(source), run_of(source)
     if run is None:
-        told = Known(*known, ledger=ledger, source=str(request.source))
+        told = Known(*known, ledger=ledger, source=str(growth.request.source))
     else:
         told = known_of_run(run, *known, ledger, *standing(run, source))
+    return replace(told, remarks=[*told.remarks, *growth.source.remarks])
+
+
+def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:
+    """Return the card and the ledger of a Hugging Face directory by their names; a checkpoint has none."""
+    if known is None:
+        return {}
     changed = certificate["source"] != certificate["target"]
-    told = replace(
-        told,
-        certificates=[*told.certificates, *([certificate] if changed else [])],
-        remarks=[*told.remarks, *growth.source.remarks],
-    )
-    return {CARD: model_card(told)} | ({} if ledger is None else {LEDGER: json.dumps(ledger.to_json(), indent=2) + "\n"})
+    card = model_card(replace(known, certificates=[*known.certificates, *([certificate] if changed else [])]))
+    ledger = {} if known.ledger is None else {LEDGER: json.dumps(known.ledger.to_json(), indent=2) + "\n"}
+    return {CARD: card} | ledger
 
 
 def work(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """Models to evaluate: opened from whatever holds one, with their tokenizer and their place in a run."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,7 +29,8 @@ from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_s
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.runs import JsonLines, RunPaths
+from pipeline.runs import RunPaths, StepLines
+from pipeline.runs.records import ProgressRecord, SummaryRecord, read_record
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ def _newest(run: RunPaths) -> _Place:
     """What a run has come to."""
     checkpoint = checkpoint_in(run.path)
     stage, last = _last_step(run)
-    finished = run.summary.is_file() and json.loads(run.summary.read_text(encoding="utf-8"))["steps"] == last
+    summary = read_record(run.summary, SummaryRecord, "put it back, or start the run again, which makes it anew")
+    finished = summary is not None and summary["steps"] == last
     # What a finished run left needs no digests compared, and stays where its checkpoints were removed.
     if run.model.is_dir() and (finished or checkpoint is None):
         return _Place(run.model, run, stage, last)
@@ -224,15 +225,15 @@ def _newest(run: RunPaths) -> _Place:
 
 
 def _step_of(checkpoint: Path) -> int | None:
-    path = checkpoint / PROGRESS
-    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+    progress = read_record(checkpoint / PROGRESS, ProgressRecord)
+    return None if progress is None else progress["step"]
 
 
 def _last_step(run: RunPaths, stage: str | None = None) -> tuple[str | None, int | None]:
     """The stage and number of a run's last step, or of a stage's last."""
-    records = [record for record in JsonLines(run.metrics).read() if stage in (None, record["stage"])]
+    records = [record for record in StepLines(run.metrics).read() if stage in (None, record["stage"])]
     return (records[-1]["stage"], records[-1]["step"]) if records else (stage, None)
 
 
 def _stage_at(run: RunPaths, step: int | None) -> str | None:
-    return next((record["stage"] for record in JsonLines(run.metrics).read() if record["step"] == step), None)
+    return next((record["stage"] for record in StepLines(run.metrics).read() if record["step"] == step), None)

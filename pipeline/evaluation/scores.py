@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
 from data_prep.files import write_atomically
+from pipeline.runs import JsonLines
+from pipeline.runs.records import ScoreRecord
 
 LOWER_IS_BETTER = frozenset(
     {
@@ -56,8 +57,8 @@ class Score:
         return asdict(self) | {"metrics": _finite(self.metrics), "deviations": deviations}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Score":
-        """The score that an object describes; raises KeyError or TypeError where it is none."""
+    def from_json(cls, record: ScoreRecord) -> "Score":
+        """The score that an object describes."""
         return cls(
             model=record["model"],
             model_digest=record["model_digest"],
@@ -93,15 +94,7 @@ def read_scores(path: Path) -> list[Score]:
 
     Raises UserError, which names the line, where one is no score.
     """
-    if not path.exists():
-        return []
-    scores = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            scores.append(Score.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: line {number} is no score; move the file, or remove that line") from None
-    return scores
+    return [Score.from_json(record) for record in JsonLines(path, ScoreRecord).read()]
 
 
 def record(path: Path, scores: Sequence[Score]) -> None:

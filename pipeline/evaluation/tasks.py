@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from data_prep.progress import Meter
 from pipeline.evaluation.encoding import Encoder
+from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scoring import Row, Scorer, score_rows
 from pipeline.evaluation.task_names import HARNESS, LAMBADA, TUNED, check_task
 from pipeline.evaluation.texts import Corpus, read_corpus
@@ -119,10 +120,10 @@ def _score_task(
         raise UserError(f"{corpus.data['source']}: no token of it is scored; give a longer text, or score more of its tokens")
     sums = score_rows(scorer, rows, options.batch_size, after_batch, title)
     if task == LAMBADA:
-        metrics = {"perplexity": _exp(-sums.log_likelihood / sums.rows), "accuracy": sums.rows_right / sums.rows}
+        metrics = {"perplexity": perplexity(-sums.log_likelihood / sums.rows), "accuracy": sums.rows_right / sums.rows}
         settings["normalization"] = "perplexity: a target, all its tokens together; accuracy: all its tokens right"
     elif masked:
-        metrics = {"pseudo_perplexity": _exp(-sums.log_likelihood / sums.tokens), "accuracy": sums.right / sums.tokens}
+        metrics = {"pseudo_perplexity": perplexity(-sums.log_likelihood / sums.tokens), "accuracy": sums.right / sums.tokens}
         settings["normalization"] = "pseudo_perplexity: a token; each masked in turn, all others of its window seen"
     else:
         metrics = _perplexities(corpus, -sums.log_likelihood, sums.tokens)
@@ -195,13 +196,8 @@ def _passage_rows(encoder: Encoder, corpus: Corpus, window: int) -> list[Row]:
 def _perplexities(corpus: Corpus, loss: float, tokens: int) -> dict[str, float]:
     words, size = (sum(getattr(document, unit) for document in corpus.examples) for unit in ("words", "bytes"))
     return {
-        "word_perplexity": _exp(loss / words),
-        "token_perplexity": _exp(loss / tokens),
-        "byte_perplexity": _exp(loss / size),
+        "word_perplexity": perplexity(loss / words),
+        "token_perplexity": perplexity(loss / tokens),
+        "byte_perplexity": perplexity(loss / size),
         "bits_per_byte": loss / size / math.log(2),
     }
-
-
-def _exp(loss: float) -> float:
-    """A perplexity, infinite where no float holds it."""
-    return math.exp(loss) if loss < 700 else math.inf

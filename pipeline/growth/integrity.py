@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,6 +119,16 @@ def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
     for name in _names(directory):
         if name not in digests and name.endswith(".pt"):
             return f"{directory / name}: not one of the files that the checkpoint was written with"
+    return difference(directory, digests, part, parts)
+
+
+def digests_of(directory: Path, leave_out: Sequence[str] = ()) -> dict[str, Digest]:
+    """Return what each file in `directory` is now, but for some names."""
+    return {name: _found(directory / name) for name in sorted(_names(directory)) if name not in leave_out}
+
+
+def difference(directory: Path, digests: Mapping[str, Digest], part: int = 0, parts: int = 1) -> str | None:
+    """Return which of some files in `directory` is not what it should be and in what way, or None; shared as `damage` is."""
     for name, digest in digests.items():
         file = directory / name
         if (fault := irregular(file)) is not None:

@@ -34,7 +34,7 @@ def stage_rows(run: RecordedRun) -> list[dict[str, Any]]:
         row["seconds"] = run.spent(end)["seconds"] - run.spent(begin)["seconds"]
         for kind in ("model", "executed"):
             row[kind] = sum(record[f"flops_{kind}"] for record in records)
-            parts = getattr(run.ledger.stages[stage], kind) if by_part else {}
+            parts = getattr(run.ledger.stages[stage], kind) if by_part and stage in run.ledger.stages else {}
             row |= {f"{kind}_{part}": parts.get(part) for part in PARTS}
         rows.append(row)
     for origin, line in ({} if run.ledger is None else run.ledger.inherited).items():

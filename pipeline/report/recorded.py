@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import read_json, read_yaml, validate
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
 from pipeline.families import Sizes, scratch_config, sizes_of, target_config
@@ -14,7 +14,21 @@ from pipeline.flops.ledger import Ledger
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowStage, Recipe
-from pipeline.runs import JsonLines, RunPaths
+from pipeline.runs import JsonLines, RunPaths, StepLines
+from pipeline.runs.records import (
+    CertificateRecord,
+    DataRecord,
+    DsConfigRecord,
+    EvaluationRecord,
+    ProgressRecord,
+    RewoundRecord,
+    StepRecord,
+    SummaryRecord,
+    read_certificates,
+    read_recipe,
+    read_record,
+)
+from pipeline.runs.steps import missing_steps
 
 QUANTITIES = ("flops", "tokens", "steps", "seconds")
 """What a run spends; FLOPs are executed ones."""
@@ -28,18 +42,18 @@ class RecordedRun:
 
     path: Path
     recipe: Recipe
-    ds_config: dict[str, Any] | None
-    data: dict[str, Any] | None
-    steps: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
+    ds_config: DsConfigRecord | None
+    data: DataRecord | None
+    steps: list[StepRecord]
+    evaluations: list[EvaluationRecord]
     """Those whose loss is a number."""
     unscored: list[int]
     """Steps of those whose loss is none."""
-    lost: list[dict[str, Any]]
+    lost: list[StepRecord]
     """Steps that were taken and lost, each once."""
     rewinds: int
-    summary: dict[str, Any] | None
-    certificates: list[dict[str, Any]]
+    summary: SummaryRecord | None
+    certificates: list[CertificateRecord]
     scores: list[Score]
     ledger: Ledger | None
     ledger_step: int | None
@@ -50,12 +64,17 @@ class RecordedRun:
     @property
     def ended(self) -> bool:
         """Whether the run wrote its summary, and has not been lengthened since."""
-        return self.summary is not None and self.summary["steps"] == self.last_step
+        return self.summary is not None and self.summary["steps"] >= self.last_step
 
     @property
     def last_step(self) -> int:
         """The last step on record."""
         return self.steps[-1]["step"] if self.steps else 0
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """Gaps in the steps on record: the first and the last step of each."""
+        return missing_steps(self.steps, self.last_step if self.summary is None else max(self.last_step, self.summary["steps"]))
 
     @cached_property
     def planned(self) -> list[Sizes] | None:
@@ -155,15 +174,17 @@ class RecordedRun:
         if not self.target_evaluations:
             return None
         last = self.target_evaluations[-1]
-        return None if self.ended and last["step"] != self.last_step else last["loss"]
+        return None if self.ended and last["step"] != self.summary["steps"] else last["loss"]
 
     @cached_property
     def stages(self) -> list[tuple[str, int, int]]:
-        """Each stage with steps on record: name, the step before its first, its last."""
+        """Each stage with steps on record: name, the step on record before its first, its last."""
         found: dict[str, tuple[int, int]] = {}
+        before = 0
         for record in self.steps:
-            begin, _ = found.get(record["stage"], (record["step"] - 1, 0))
+            begin, _ = found.get(record["stage"], (before, 0))
             found[record["stage"]] = begin, record["step"]
+            before = record["step"]
         return [(name, begin, end) for name, (begin, end) in found.items()]
 
     @property
@@ -182,23 +203,23 @@ def read_run(path: Path) -> RecordedRun:
         raise UserError(f"{path}: no such directory; name a run directory, which launch/pretrain.py writes")
     if not paths.recipe.is_file():
         raise UserError(f"{path}: not a run directory, having no {paths.recipe.name}; name one that launch/pretrain.py wrote")
-    recipe = validate(Recipe, read_yaml(paths.recipe), str(paths.recipe))
-    evaluations = _lines(paths.evaluations)
-    summary = _object(paths.summary)
+    recipe = read_recipe(paths)
+    evaluations = JsonLines(paths.evaluations, EvaluationRecord).read()
+    summary = read_record(paths.summary, SummaryRecord, "put it back, or start the run again, which makes it anew")
     ledger, ledger_step = _ledger(path, summary)
-    rewound = _object(paths.rewound)
+    rewound = read_record(paths.rewound, RewoundRecord)
     return RecordedRun(
         path=path,
         recipe=recipe,
-        ds_config=_object(paths.ds_config),
-        data=_object(paths.data),
-        steps=_lines(paths.metrics),
+        ds_config=read_record(paths.ds_config, DsConfigRecord),
+        data=read_record(paths.data, DataRecord),
+        steps=StepLines(paths.metrics).read(),
         evaluations=[record for record in evaluations if record["loss"] is not None],
         unscored=[record["step"] for record in evaluations if record["loss"] is None],
-        lost=list({json.dumps(record): record for record in _lines(paths.lost)}.values()),
+        lost=list({json.dumps(record): record for record in JsonLines(paths.lost, StepRecord).read()}.values()),
         rewinds=0 if rewound is None else rewound["rewinds"],
         summary=summary,
-        certificates=[_object(file) for file in sorted(paths.certificates.glob("[0-9][0-9].json"))],
+        certificates=read_certificates(paths),
         scores=read_scores(paths.scores),
         ledger=ledger,
         ledger_step=ledger_step,
@@ -206,25 +227,18 @@ def read_run(path: Path) -> RecordedRun:
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return JsonLines(path).read()
-    except ValueError as error:
-        raise UserError(f"{path}: a line in the middle is no JSON ({error}); put the file back as the run wrote it") from None
-
-
 def _object(path: Path) -> dict[str, Any] | None:
     return read_json(path, "put it back as the run wrote it") if path.exists() else None
 
 
-def _ledger(path: Path, summary: dict[str, Any] | None) -> tuple[Ledger | None, int | None]:
+def _ledger(path: Path, summary: SummaryRecord | None) -> tuple[Ledger | None, int | None]:
     """Return the ledger of the run's end, or of its newest checkpoint, and the step up to which it counts."""
     content, step = None, None
     checkpoint = checkpoint_in(path)
     if summary is not None:
-        content, step = summary.get("flops"), summary["steps"]
-    elif checkpoint is not None and (progress := _object(checkpoint / PROGRESS)) is not None:
-        content, step = progress.get("ledger"), progress["step"]
+        content, step = summary["flops"], summary["steps"]
+    elif checkpoint is not None and (progress := read_record(checkpoint / PROGRESS, ProgressRecord)) is not None:
+        content, step = progress["ledger"], progress["step"]
     try:
         return (None, None) if content is None else (Ledger.from_json(content), step)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """A run's growth done again: the same plan over the same source, from the run's certificate."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pipeline.growth.state import Source
 from pipeline.growth.surroundings import config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
+from pipeline.runs.records import CertificateRecord, read_certificates
 
 _SIZES = TargetConfig.model_fields.keys() - {"dropout", "ffn_multiple_of"}
 
@@ -43,12 +43,12 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
 
     Raises AbsentError where there is none, or a model of it has more than `max_parameters`.
     """
-    certificates = sorted(run.certificates.glob("*.json"))
+    certificates = read_certificates(run)
     if not certificates:
         raise AbsentError("the run has not grown its model yet: it has no certificate")
     reasons = []
     for number in range(len(certificates), 0, -1):
-        certificate = json.loads(certificates[number - 1].read_text(encoding="utf-8"))
+        certificate = certificates[number - 1]
         try:
             source = _source(run, number, certificate, max_parameters)
             # As resolved: what a recipe may not combine, such as `auto`'s own choices, is not to be judged again.
@@ -72,7 +72,7 @@ def check_size(config: PretrainedConfig, most: int) -> None:
         raise AbsentError(f"the model has {count:,} parameters, and above {most:,} attention is looked at only where asked for")
 
 
-def _source(run: RunPaths, number: int, certificate: dict, max_parameters: int) -> Source:
+def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_parameters: int) -> Source:
     """Return the model that a growth began from, by the digest in its certificate."""
     reason = f"the source of growth {number}, {certificate['source_path']}, is not there any more"
     for place in _places(run, number, certificate["source_path"]):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Line
 from pipeline.growth.exactness import twins_warning
@@ -11,12 +12,10 @@ from pipeline.report.growths import size
 from pipeline.report.parts import Tile
 from pipeline.report.recorded import RecordedRun
 from pipeline.report.words import counted
+from pipeline.runs.steps import missing_words
 
 _SEEN = 12
 """Step numbers that are listed before the rest is only counted."""
-
-_LARGEST = 700.0
-"""The largest loss whose perplexity is a number."""
 
 
 def grown(run: RecordedRun) -> str:
@@ -72,8 +71,9 @@ def tiles(run: RecordedRun) -> list[Tile]:
     found = []
     if run.final_loss is not None:
         # A loss that is lost altogether has a perplexity beyond all numbers.
-        perplexity = f"perplexity {math.exp(run.final_loss):,.1f}" if run.final_loss < _LARGEST else ""
-        found.append(Tile("Held-out loss", f"{run.final_loss:.4f}", perplexity))
+        whole = perplexity(run.final_loss)
+        note = f"perplexity {whole:,.1f}" if math.isfinite(whole) else ""
+        found.append(Tile("Held-out loss", f"{run.final_loss:.4f}", note))
     elif run.evaluations:
         found.append(
             Tile("Held-out loss so far", f"{run.evaluations[-1]['loss']:.4f}", f"of the stage {run.evaluations[-1]['stage']}")
@@ -100,6 +100,10 @@ def warnings(run: RecordedRun) -> list[str]:
     lines = []
     if run.skipped:
         lines.append(f"{len(run.skipped)} step(s) were skipped, or had a loss that is no number: {_listed(run.skipped)}.")
+    if run.missing:
+        lines.append(
+            f"metrics.jsonl lacks the steps {missing_words(run.missing)}: curves, costs by stage and times leave them out."
+        )
     if run.unscored:
         lines.append(
             f"The held-out loss was no number at step {_listed(run.unscored)}: curves and final losses are those of the "

@@ -1,9 +1,9 @@
 """A model's card: what it is, how it was made, what that cost, in the words of the files that a run leaves."""
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,24 @@ from typing import Any
 import yaml
 from transformers import PretrainedConfig
 
-from data_prep.manifest import MANIFEST
+from data_prep.errors import UserError
+from data_prep.files import read_bytes
+from data_prep.manifest import PreparedData
 from pipeline.families import family_of, sizes_of
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, GrowthConfig
 from pipeline.runs.json_lines import JsonLines
 from pipeline.runs.paths import RunPaths
+from pipeline.runs.records import (
+    DataRecord,
+    EvaluationRecord,
+    ProgressRecord,
+    ScoreRecord,
+    read_certificates,
+    read_recipe,
+    read_record,
+)
 
 CARD = "README.md"
 """The file beside a model; its name and its front matter are Hugging Face's."""
@@ -67,26 +78,29 @@ class Known:
 def known_of_run(
     run: RunPaths, config: PretrainedConfig, dtype: str, command: str, ledger: Ledger | None, growths: int, step: int
 ) -> Known:
-    """Return what a run's directory says of the model that it had after so many growths, at a step of it."""
-    recipe = run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else None
-    data = _json(run.data, "prepared", "fingerprint")
-    manifest = None if data is None else _json(Path(data["prepared"]) / MANIFEST, "fingerprint", "corpora")
-    certificates = list(filter(None, (_json(run.certificate(number), "verdict") for number in range(1, growths + 1))))
+    """Return what a run's directory says of the model that it had after so many growths, at a step of it.
+
+    Raises UserError where a file of the run is damaged.
+    """
+    recipe = read_recipe(run) if run.recipe.exists() else None
+    data = read_record(run.data, DataRecord)
+    manifest = None if data is None else _manifest(Path(data["prepared"]))
+    certificates = read_certificates(run)[:growths]
     return Known(
         config,
         dtype,
         command,
         certificates=certificates,
-        source=None if recipe is None else yaml.safe_load(recipe)["source"]["path"],
+        source=None if recipe is None else recipe.source.path,
         # Certificates of older versions have none.
         remarks=certificates[0].get("remarks", ()) if certificates else (),
         ledger=ledger,
         data=data,
         # Other text may have been prepared in that place since.
         manifest=manifest if manifest is not None and manifest["fingerprint"] == data["fingerprint"] else None,
-        evaluations=_until(JsonLines(run.evaluations), growths, step),
-        scores=_until(JsonLines(run.scores), growths, step),
-        recipe=recipe,
+        evaluations=_until(JsonLines(run.evaluations, EvaluationRecord), growths, step),
+        scores=_until(JsonLines(run.scores, ScoreRecord), growths, step),
+        recipe=None if recipe is None else read_bytes(run.recipe).decode(),
     )
 
 
@@ -107,10 +121,12 @@ def run_of(directory: Path) -> RunPaths | None:
 
 def standing(run: RunPaths, directory: Path) -> tuple[int, int]:
     """Return after how many growths, and at which step, a run had the model in a checkpoint of its or in what it exported."""
-    progress = _json(directory / PROGRESS, "phase", "step")
+    progress = read_record(directory / PROGRESS, ProgressRecord)
     if progress is not None:
         return progress["phase"], progress["step"]
-    steps = [record["step"] for record in JsonLines(run.evaluations).read() if record["stage"] == SOURCE_STAGE]
+    steps = [
+        record["step"] for record in JsonLines(run.evaluations, EvaluationRecord).read() if record["stage"] == SOURCE_STAGE
+    ]
     if directory.name == run.source_model.name:
         return 0, max(steps, default=0)
     return len(list(run.certificates.glob("*.json"))), sys.maxsize
@@ -315,10 +331,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
-def _json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """What a file holds; None where it is not there, or is none that has these keys: then it tells nothing of a model."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.keys() >= {*keys} else None
+def _manifest(prepared: Path) -> dict[str, Any] | None:
+    """What is known of the data; None where the folder is gone or no prepared one any more: it is not the run's own."""
+    with suppress(UserError):
+        return PreparedData(prepared).manifest.model_dump(mode="json")
+    return None

@@ -5,17 +5,20 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from data_prep.errors import is_full_disk
-from data_prep.files import write_atomically
+from data_prep.config import Typed, typed
+from data_prep.errors import UserError, is_full_disk
+from data_prep.files import read_bytes, write_atomically
 
 
-class JsonLines:
-    """A file of JSON objects, appended to a line at a time."""
+class JsonLines(Generic[Typed]):
+    """A file of JSON objects of one kind, appended to a line at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: type[Typed] = dict[str, Any]) -> None:
+        """`kind` is a TypedDict of `pipeline.runs.records`."""
         self.path = path
+        self._kind = kind
         self._unwritten = b""
 
     def append(self, record: dict[str, Any]) -> None:
@@ -47,12 +50,25 @@ class JsonLines:
             else:
                 file.truncate(size)
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return all whole objects; a last line that a kill cut short is none."""
-        if not self.path.exists():
+    def read(self) -> list[Typed]:
+        """Return all whole objects; a last line that a kill cut short is none.
+
+        Raises UserError, which names the line, where one is damaged or of another kind.
+        """
+        # A link that leads nowhere is a file that cannot be read.
+        if not os.path.lexists(self.path):
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = read_bytes(self.path).split(b"\n")[:-1]
+        return [self._parsed(line, f"{self.path}: line {number}") for number, line in enumerate(lines, 1)]
+
+    def _parsed(self, line: bytes, where: str) -> Typed:
+        try:
+            return typed(self._kind, json.loads(line.decode(), parse_constant=_refuse), where)
+        except UserError as error:
+            reason = str(error)
+        except (ValueError, RecursionError) as error:
+            reason = f"{where}: not JSON ({' '.join(str(error).split())[:200]})"
+        raise UserError(f"{reason}; put the file back as it was written, or remove that line") from None
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Drop the records that are not wanted, and return them: what they tell of is done again."""
@@ -60,6 +76,10 @@ class JsonLines:
         kept = [record for record in records if wanted(record)]
         write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         return [record for record in records if not wanted(record)]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON's")
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent: written aside, checked, renamed; `latest` names the newest, last of all."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -17,12 +16,13 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from data_prep.files import publish_directory, write_atomically, write_json
+from data_prep.files import publish_directory, read_bytes, write_atomically, write_json
 from pipeline.growth.integrity import Digest, HashedFile, damage, seal
 from pipeline.growth.sources import LATEST
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import PROGRESS, missing_files, read_zero_checkpoint
 from pipeline.recipe import CheckpointingConfig
+from pipeline.runs.records import ProgressRecord, RunRecord, read_record
 from pipeline.training import distributed
 from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import TrainedModel
@@ -61,6 +61,13 @@ class Saved:
     """DeepSpeed's own, of this model's training."""
     loss_scale: dict[str, float] = field(default_factory=dict)
     """Where fp16's dynamic loss scale stands."""
+    run: RunRecord | None = None
+    """Whose the checkpoint is; None of one that an older version made."""
+
+    @property
+    def tag(self) -> str:
+        """The folder of the checkpoint."""
+        return f"step-{self.step:08d}"
 
 
 class _Writer(TorchCheckpointEngine):
@@ -131,6 +138,8 @@ class Checkpoints:
         self._directory = directory
         self._config = config
         self._pending: _Pending | None = None
+        self.run: RunRecord | None = None
+        """What each checkpoint says of its run."""
         self.beside: list[Path] = []
         """Files that go into each checkpoint's folder: the tokenizer's."""
         self.last: Saved | None = None
@@ -159,16 +168,13 @@ class Checkpoints:
         """
         self.last, damaged = None, []
         for tag in distributed.on_first_rank(self._tags):
-            found: list[str | None] = [None] * distributed.world_size()
-            fault = damage(self._directory / tag, distributed.rank(), distributed.world_size())
-            torch.distributed.all_gather_object(found, fault)
-            faults = [fault for fault in found if fault is not None]
-            if not faults:
+            fault = distributed.first_found(damage(self._directory / tag, distributed.rank(), distributed.world_size()))
+            if fault is None:
                 for fault in damaged:
                     say(f"a checkpoint is damaged ({fault}); {tag} is taken, the newest whole one")
                 self.last = distributed.on_first_rank(lambda tag=tag: self._read(tag))
                 return self.last
-            damaged.append(faults[0])
+            damaged.append(fault)
         if damaged:
             faults = "; ".join(damaged)
             raise UserError(
@@ -184,9 +190,9 @@ class Checkpoints:
         this returns. Where there need not and saving is asynchronous it is begun, and `finish` tells how it went.
         """
         self.finish(say)
-        engine, aside = model.engine, self._directory / (_tag(saved.step) + ".partial")
+        engine, aside = model.engine, self._directory / (saved.tag + ".partial")
         later = self._config.asynchronous and not must
-        saved = replace(saved, **engine_state(engine))
+        saved = replace(saved, run=self.run, **engine_state(engine))
         distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
         writer = _Writer(engine.checkpoint_engine, aside, later=later)
         engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
@@ -227,11 +233,11 @@ class Checkpoints:
             failure = distributed.on_first_rank(lambda: self._publish(pending, digests))
         if failure is None:
             self.last = pending.saved
-            untidy = distributed.on_first_rank(lambda: self._remove_old(_tag(pending.saved.step)))
+            untidy = distributed.on_first_rank(lambda: self._remove_old(pending.saved.tag))
             if untidy is not None:
                 say(f"warning: {untidy}: older checkpoints could not be removed")
             return True
-        aside = self._directory / (_tag(pending.saved.step) + ".partial")
+        aside = self._directory / (pending.saved.tag + ".partial")
         distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
         if must:
             raise UserError(
@@ -244,25 +250,32 @@ class Checkpoints:
     def open(self, saved: Saved) -> Source:
         """Return the model and the optimizer's state in the checkpoint that `saved` describes, found whole before."""
         # Weighted norms are no hindrance: the run that goes on has them too.
-        return read_zero_checkpoint(self._directory / _tag(saved.step))
+        return read_zero_checkpoint(self._directory / saved.tag)
 
     def _tags(self) -> list[str]:
         """The checkpoints that are there, or should be, the newest first."""
         tags = {path.name for path in self._directory.glob("step-*") if path.is_dir()}
-        if (self._directory / LATEST).is_file():
-            tags.add((self._directory / LATEST).read_text(encoding="utf-8", errors="replace").strip())
+        latest = self._directory / LATEST
+        if os.path.lexists(latest):
+            try:
+                tags.add(read_bytes(latest).decode(errors="replace").strip())
+            except OSError as error:
+                raise UserError(f"{latest}: {error.strerror}; remove it, the next checkpoint writes it again") from None
         return sorted(filter(_TAG.fullmatch, tags), key=_step, reverse=True)
 
     def _read(self, tag: str) -> Saved:
         path = self._directory / tag / PROGRESS
+        progress = read_record(path, ProgressRecord, "put the checkpoint back, or remove its folder")
+        if progress is None:
+            raise UserError(f"{path}: no such file; put the checkpoint back, or remove its folder")
         try:
-            return Saved(**json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
+            return Saved(**progress)
+        except TypeError as error:
             raise UserError(f"{path}: not of this version's making ({error}); name another run_dir") from None
 
     def _publish(self, pending: _Pending, digests: dict[str, Digest]) -> str | None:
         """Make what the ranks have written a checkpoint; return why that could not be done, if it could not."""
-        tag = _tag(pending.saved.step)
+        tag = pending.saved.tag
         aside, path = self._directory / (tag + ".partial"), self._directory / tag
         for name in missing_files(digests, pending.zero_stage, distributed.world_size()):
             return f"{aside / name}: not written by its rank"
@@ -326,10 +339,6 @@ def restore_engine(engine: DeepSpeedEngine, saved: Saved) -> None:
         setattr(engine, name, value)
     for name, value in saved.loss_scale.items():
         setattr(engine.optimizer.loss_scaler, name, value)
-
-
-def _tag(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def _step(tag: str) -> int:

@@ -219,6 +219,13 @@ def node_by_node(work: Callable[[], Result]) -> Result:
     return before if first else after
 
 
+def first_found(found: Result | None) -> Result | None:
+    """Return what the first of the ranks that has found something has found, None where none has; a collective call."""
+    gathered: list[Result | None] = [None] * world_size()
+    torch.distributed.all_gather_object(gathered, found)
+    return next((one for one in gathered if one is not None), None)
+
+
 def total(*values: float) -> list[float]:
     """Return each value summed over the ranks."""
     summed = torch.tensor(values, dtype=torch.float64, device=device())

@@ -65,7 +65,8 @@ class DryRun:
         directory = RunDirectory(Path(recipe.run_dir))
         saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest()
         if directory.path.exists():
-            directory.check(recipe, ds_config, saved)
+            for remark in directory.check(recipe, ds_config, saved):
+                say(remark)
         planned = foresee_run(recipe, ds_config, directory, ranks, corpus_tokens, say)
         device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
         return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)

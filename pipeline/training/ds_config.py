@@ -47,6 +47,7 @@ _NEVER_PRINT = 1 << 40
 _MAY_CHANGE = (
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
+    "zero_optimization",
     "aio",
     "steps_per_print",
     "wall_clock_breakdown",
@@ -54,7 +55,10 @@ _MAY_CHANGE = (
     "dump_state",
     "comms_logger",
 )
-"""Keys of how a batch is divided, how a disk is read, and what is printed: no step of a run depends on them."""
+"""Keys of how a batch is divided, where state lies, and what is printed: a step depends on them by rounding alone."""
+
+_QUANTIZES = ("zero_quantized_weights", "zero_quantized_gradients", "zeropp_loco_param")
+"""Keys of `zero_optimization` by which weights or gradients lose bits on their way: no mere order of sums."""
 
 
 def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -103,15 +107,27 @@ def compute_dtype(config: dict[str, Any]) -> torch.dtype:
     return torch.float16 if config.get("fp16", {}).get("enabled") else torch.float32
 
 
-def same_run(config: dict[str, Any]) -> dict[str, Any]:
+def same_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that may not change during a run.
 
-    All but how a batch is divided, where and how a disk is used, and who is told what.
+    All but how a batch is divided, where weights, gradients and optimizer state lie and how they are moved, and who is told
+    what: every start fills the engine from a checkpoint, whatever engine wrote it.
     """
     same = {key: copy.deepcopy(value) for key, value in without_monitors(config).items() if key not in _MAY_CHANGE}
-    # A run directory, in which it may lie, may be moved; a run that goes on reads a checkpoint and not what lies there.
-    _section(same, "zero_optimization.offload_optimizer").pop("nvme_path", None)
-    return same
+    zero = config.get("zero_optimization", {})
+    return same | ({key: zero[key] for key in _QUANTIZES if zero.get(key)} if isinstance(zero, dict) else {})
+
+
+def rounds_alike(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that may change during a run and by which sums are rounded in another order."""
+    zero = config.get("zero_optimization", {})
+    where = {
+        name: zero[name]["device"]
+        for name in ("offload_optimizer", "offload_param")
+        if zero.get(name, {}).get("device", "none") != "none"
+    }
+    micro = config.get("train_micro_batch_size_per_gpu")
+    return {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": zero_stage(config), **where}}
 
 
 def check_sections(config: dict[str, Any], origin: str) -> None:

@@ -1,6 +1,5 @@
 """The training loop of one model: its stages, step by step."""
 
-import math
 import resource
 import sys
 import time
@@ -13,6 +12,7 @@ from deepspeed.accelerator import get_accelerator
 from data_prep.errors import UserError
 from pipeline import keyed
 from pipeline.data.batches import rank_samples
+from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scores import Score
 from pipeline.families import Section
 from pipeline.flops.counts import StepFlops
@@ -93,14 +93,14 @@ class Records:
                     "step": step,
                     "stage": stage,
                     "loss": heldout.loss,
-                    "perplexity": math.exp(heldout.loss),
+                    "perplexity": perplexity(heldout.loss),
                     "accuracy": heldout.accuracy,
                     "scored_tokens": heldout.tokens,
                     **({} if heldout.pair_loss is None else of_pairs),
                 }
             )
             self.monitors.evaluation(step, heldout)
-        line = f"{stage}: step {step}, held-out loss {heldout.loss:.4f}, perplexity {math.exp(heldout.loss):.2f}, "
+        line = f"{stage}: step {step}, held-out loss {heldout.loss:.4f}, perplexity {perplexity(heldout.loss):.2f}, "
         line += f"accuracy {heldout.accuracy:.1%}"
         if heldout.pair_loss is not None:
             line += f"; of pairs: loss {heldout.pair_loss:.4f}, accuracy {heldout.pair_accuracy:.1%}"

@@ -7,7 +7,6 @@ with each growth, and adds the rate of its first parameter group, frozen or not,
 import csv
 import importlib.util
 import io
-import math
 import os
 import secrets
 import sys
@@ -21,7 +20,8 @@ from deepspeed.monitor.monitor import MonitorMaster
 from tqdm import tqdm
 
 from data_prep.errors import UserError, is_full_disk
-from data_prep.files import write_atomically
+from data_prep.files import read_bytes, write_atomically
+from pipeline.evaluation.perplexity import perplexity
 from pipeline.training import distributed
 from pipeline.training.evaluate import HeldOut
 from pipeline.training.utilization import Speed
@@ -100,7 +100,7 @@ class Monitors:
 
     def evaluation(self, step: int, heldout: HeldOut) -> None:
         """Tell of an evaluation."""
-        values = {"loss": heldout.loss, "perplexity": math.exp(heldout.loss), "accuracy": heldout.accuracy}
+        values = {"loss": heldout.loss, "perplexity": perplexity(heldout.loss), "accuracy": heldout.accuracy}
         self._write(_EVAL, values | {"pair_loss": heldout.pair_loss, "pair_accuracy": heldout.pair_accuracy}, step)
 
     def cut_back(self, step: int) -> None:
@@ -180,7 +180,7 @@ class Monitors:
         told = {
             "WANDB_DIR": str(self._run_dir),
             "WANDB_NAME": self._run_dir.resolve().name,
-            "WANDB_RUN_ID": path.read_text(encoding="utf-8").strip(),
+            "WANDB_RUN_ID": read_bytes(path).decode(errors="replace").strip(),
             "WANDB_RESUME": "allow",
         }
         for key, value in told.items():
@@ -194,9 +194,12 @@ def _curves(directory: str) -> list[Path]:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drop the rows of later steps, and a last row that a kill cut short."""
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    header, *rows = csv.reader(io.StringIO(whole)) if whole else [[]]
+    """Drop the rows of later steps, and a last row that a kill cut short; raises UserError where the file is no curve."""
     text = io.StringIO()
-    csv.writer(text).writerows([header, *(row for row in rows if row and int(row[0]) <= step)])
+    try:
+        whole = read_bytes(path).decode().rpartition("\n")[0]
+        header, *rows = csv.reader(io.StringIO(whole)) if whole else [[]]
+        csv.writer(text).writerows([header, *(row for row in rows if row and int(row[0]) <= step)])
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a curve of steps and values ({error}); put it back, or move it away") from None
     write_atomically(path, text.getvalue())

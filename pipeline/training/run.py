@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,25 @@ from pipeline.families import AxisKind, family_of, sizes_of
 from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
+from pipeline.growth.integrity import Digest, difference, digests_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.probe import compare
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import Recipe
-from pipeline.runs import JsonLines
-from pipeline.runs.card import known_of_run, model_card
+from pipeline.runs import JsonLines, StepLines
+from pipeline.runs.card import CARD, known_of_run, model_card
+from pipeline.runs.records import (
+    CertificateRecord,
+    DataRecord,
+    EvaluationRecord,
+    ScoreRecord,
+    StepRecord,
+    SummaryRecord,
+)
+from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
+from pipeline.training.begun import lengths
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype
@@ -66,6 +77,8 @@ class Run:
         self._stop = stop
         self._directory = RunDirectory(Path(recipe.run_dir))
         self._checkpoints = Checkpoints(self._directory.checkpoints, recipe.checkpointing)
+        self._certificates: list[CertificateRecord] = []
+        """Of the growths so far."""
 
     def execute(self) -> None:
         """Do what is left of the run, and print its summary; a collective call.
@@ -102,20 +115,65 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         distributed.on_every_rank(self._directory.check_shared)
         saved = self._checkpoints.newest_whole(self._say)
-        distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
-        done = distributed.on_first_rank(lambda: self._directory.finished_summary(self._recipe))
-        if done is not None:
+        for remark in distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved)):
+            self._say(remark)
+        done = distributed.on_first_rank(lambda: self._finished(saved))
+        if done is not None and self._is_whole(done, saved):
             return done
         prepared = prepare_run(self._recipe, self._ds_config, self._directory, self._say)
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
         self._checkpoints.beside = prepared.data.tokenizer.files
         distributed.on_first_rank(lambda: self._directory.check_data(_begun_with(prepared)))
-        distributed.on_first_rank(lambda: self._directory.claim(self._recipe, self._ds_config, _begun_with(prepared)))
+        begun, self._certificates = distributed.on_first_rank(lambda: self._claim(prepared, saved))
+        self._checkpoints.run = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "ds_config": without_monitors(self._ds_config),
+            "data": begun,
+            "certificates": self._certificates,
+        }
         with prepared.watch.from_step(0 if saved is None else saved.step):
             summary = self._carry_out(prepared, saved)
         distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
         return summary
+
+    def _finished(self, saved: Saved | None) -> SummaryRecord | None:
+        """Return the summary of a run that is finished, its certificates in order; one rank's work."""
+        summary = self._directory.finished_summary(self._recipe, saved, self._say)
+        if summary is not None:
+            growths = summary["growths"]
+            self._directory.certified(len(growths), growths, str(self._directory.summary), self._say)
+        return summary
+
+    def _claim(self, prepared: Preparation, saved: Saved | None) -> tuple[DataRecord, list[CertificateRecord]]:
+        """Make the directory this run's; return what data.json says and the certificates of its growths; one rank's work."""
+        begun = self._directory.claim(self._recipe, self._ds_config, _begun_with(prepared))
+        known = [] if saved is None or saved.run is None else saved.run["certificates"]
+        growths, origin = (0, "") if saved is None else (saved.phase, f"the checkpoint {saved.tag}")
+        certificates = self._directory.certified(growths, known, origin, self._say)
+        if saved is None and (steps := self._directory.steps()):
+            self._say(f"warning: there is no checkpoint: the run begins anew, and {steps:,} steps on record are lost")
+        return begun, certificates
+
+    def _is_whole(self, summary: SummaryRecord, saved: Saved | None) -> bool:
+        """Whether all that a finished run exported is as it was written, a collective call; says what is to be made again.
+
+        Raises UserError where something is not, and there is no checkpoint to export it from.
+        """
+        # Older versions did not write down what they had exported.
+        for name, files in summary.get("files", {self._directory.model.name: {}}).items():
+            folder, digests = self._directory.path / name, {file: Digest(**digest) for file, digest in files.items()}
+            own = difference(folder, digests, distributed.rank(), distributed.world_size())
+            fault = distributed.first_found(own if folder.is_dir() else f"{folder}: missing")
+            if fault is None:
+                continue
+            if saved is None or folder == self._directory.source_model:
+                raise UserError(
+                    f"{fault}, and there is no checkpoint any more to export it from; put it back, or name another run_dir"
+                )
+            self._say(f"{fault}; the model is exported anew from the checkpoint {saved.tag}")
+            return False
+        return True
 
     def _carry_out(self, prepared: Preparation, saved: Saved | None) -> dict[str, Any]:
         """Do what is left, going back where the guard says so; return the summary."""
@@ -131,7 +189,7 @@ class Run:
 
     def _position(self, prepared: Preparation, saved: Saved | None) -> Position:
         position = Position() if saved is None else Position.restored(saved)
-        rewound = distributed.on_first_rank(self._read_rewound)
+        rewound = distributed.on_first_rank(self._directory.rewound_record)
         # Later checkpoints say it themselves.
         if rewound is not None and rewound["step"] == position.step:
             position.rewinds = rewound["rewinds"]
@@ -141,10 +199,6 @@ class Run:
             origin = prepared.given.directory
             position.ledger.inherit(str(origin), distributed.on_first_rank(lambda: read_inherited(origin)))
         return position
-
-    def _read_rewound(self) -> dict[str, Any] | None:
-        path = self._directory.rewound
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _rewound(self, prepared: Preparation, saved: Saved | None, rewinds: int, rewind: RewindError) -> Position:
         """Return where a run stands that goes back to a checkpoint: past the data that it had read by then."""
@@ -272,9 +326,9 @@ class Run:
         """Return the run's records, cut back to a position; what is cut off is booked in its ledger as waste."""
         directory, step = self._directory, position.step
         records = Records(
-            JsonLines(directory.metrics),
-            JsonLines(directory.evaluations),
-            JsonLines(directory.scores),
+            StepLines(directory.metrics),
+            JsonLines(directory.evaluations, EvaluationRecord),
+            JsonLines(directory.scores, ScoreRecord),
             self._checkpoints,
             Progress(Workload(self._recipe, prepared.timeline, prepared.config), step, shown=distributed.rank() == 0),
             Utilization.measured(compute_dtype(self._ds_config), self._recipe.flops.peak_tflops),
@@ -283,7 +337,7 @@ class Run:
         )
 
         def cut_back() -> int:
-            lost = JsonLines(directory.lost)
+            lost = JsonLines(directory.lost, StepRecord)
             # A last line that was cut short must not become one in the middle.
             lost.keep(lambda _: True)
             # Written down before it is cut: killed in between, a record is found twice, and counted once.
@@ -292,6 +346,10 @@ class Run:
                     lost.append(record)
             lost.flush()
             records.metrics.keep(lambda record: record["step"] <= step)
+            if gaps := missing_steps(records.metrics.read(), step):
+                self._say(
+                    f"warning: {directory.metrics}: lacks the steps {missing_words(gaps)}; no curve and no speed has them"
+                )
             records.evaluations.keep(lambda record: record["step"] <= step)
             # Few runs have any, and an empty file would say that this one has.
             if directory.scores.exists():
@@ -337,6 +395,8 @@ class Run:
             return certificate
 
         certificate = records.watchdog.on_first_rank(write)
+        # Where the run went back behind a growth this is its second one.
+        self._certificates[growth.phase.number - 1 :] = [certificate]
         if not certificate["measured_agrees"]:
             moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
             raise RuntimeError(
@@ -348,11 +408,11 @@ class Run:
         directory = self._directory
         peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
         torch.distributed.all_gather_object(peaks, peak_memory())
-        certificates = [
-            json.loads(directory.certificate(growth.phase.number).read_text(encoding="utf-8")) for growth in prepared.growths
-        ]
+        certificates = self._certificates
         own = prepared.streams.weights[prepared.streams.own.name]
+        steps = distributed.on_first_rank(records.metrics.read)
         return {
+            "run": self._checkpoints.run["data"]["run"],
             "family": certificates[0]["family"],
             "growths": certificates,
             "losses": {
@@ -362,12 +422,13 @@ class Run:
                 "final": final,
             },
             "steps": position.step,
-            "lengths": self._directory.lengths(self._recipe),
+            "lengths": lengths(self._recipe),
             "tokens": position.tokens,
             "flops": position.ledger.to_json(),
             "seconds": position.seconds,
             "tokens_per_second": position.tokens / position.seconds,
-            "speeds": distributed.on_first_rank(lambda: speeds(records.metrics.read())),
+            "speeds": speeds(steps),
+            "missing_steps": missing_steps(steps, position.step),
             "peak": records.utilization.device.words,
             "peak_memory": peaks,
             "paths": {
@@ -377,6 +438,15 @@ class Run:
                 "metrics": str(directory.metrics),
                 "data": str(prepared.data.directory),
             },
+            "files": records.watchdog.on_first_rank(self._exported),
+        }
+
+    def _exported(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What each exported file is, by folder; the card is for people to write on."""
+        folders = [folder for folder in (self._directory.model, self._directory.source_model) if folder.is_dir()]
+        return {
+            folder.name: {name: asdict(digest) for name, digest in digests_of(folder, leave_out=[CARD]).items()}
+            for folder in folders
         }
 
     def _say(self, line: str) -> None:

@@ -1,40 +1,47 @@
 """The run directory: whose it is, what it holds, whether a recipe may go on in it."""
 
 import json
+import os
+import secrets
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from data_prep.config import Typed
 from data_prep.errors import UserError
-from data_prep.files import write_atomically
-from pipeline.recipe import SOURCE_STAGE, UNITS, Recipe, TrainStage
-from pipeline.runs import RunPaths
-from pipeline.training.checkpoints import Saved
-from pipeline.training.ds_config import same_run
-from pipeline.training.timeline import phases_of
-
-_MAY_CHANGE = (
-    "run_dir",
-    "checkpointing",
-    "guard",
-    "flops.peak_tflops",
-    "evaluation.tasks",
-    "evaluation.data",
-    "evaluation.tasks_every",
-    "evaluation.tasks_limit",
-    "evaluation.tasks_token_every",
+from data_prep.files import read_bytes, write_atomically, write_json
+from pipeline.recipe import Recipe
+from pipeline.runs import JsonLines, RunPaths, StepLines
+from pipeline.runs.records import (
+    CertificateRecord,
+    DataRecord,
+    DsConfigRecord,
+    EvaluationRecord,
+    RewoundRecord,
+    ScoreRecord,
+    StepRecord,
+    SummaryRecord,
+    read_recipe,
+    read_record,
 )
-"""Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
+from pipeline.training.begun import Begun, lengths
+from pipeline.training.checkpoints import Saved
 
 _VISIBLE_SECONDS = 120
 """How long a network's file system may keep a new file from another node: NFS does for up to a minute."""
 
+_AGAIN = "put it back, or name another run_dir"
+
 
 class RunDirectory(RunPaths):
     """Paths of one run, and the settings that it was begun with."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._recorded: DataRecord | None = None
+        self._id: str | None = None
 
     def check_shared(self) -> None:
         """Check that this rank sees the directory that the first rank has locked, and may write to it; leaves nothing.
@@ -52,61 +59,180 @@ class RunDirectory(RunPaths):
         with tempfile.TemporaryFile(dir=self.path):
             pass
 
-    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> None:
-        """Check that this recipe may run here, writing nothing.
+    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> list[str]:
+        """Check that this recipe may run here, from the checkpoint that `saved` describes, writing nothing.
 
-        Raises UserError where the directory belongs to another recipe or another way of running; stages
-        may be longer than before as long as they are not over, and what changes no step of the run may differ.
+        Returns what there is to say: files that are made again, and what is rounded otherwise than before. Raises UserError
+        where the directory or the checkpoint belongs to another recipe or another way of running, or does not say to which,
+        and where a file that the run goes on with is damaged. Stages may be longer than before as long as they are not
+        over, and what changes no step of the run may differ.
         """
-        if not self.recipe.exists():
-            foreign = [path.name for path in self.path.iterdir() if path.name.removesuffix(".partial") not in self._own_names]
-            if foreign:
+        if saved is None and not os.path.lexists(self.recipe):
+            self._check_empty()
+            return []
+        made = None if saved is None or saved.run is None else Begun.of_checkpoint(saved.run, str(self.checkpoints / saved.tag))
+        own, remarks = self._own(saved)
+        if made is not None and None not in (own.id, made.id) and own.id != made.id:
+            raise UserError(
+                f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, begun in {made.recipe.run_dir}, "
+                f"and not {own.id}); move it away, or start from it in another run_dir, by source.path={made.origin}"
+            )
+        for begun in filter(None, (own, made)):
+            begun.check(recipe, ds_config, saved)
+        known = own if made is None else own.completed(made)
+        remarks += known.rounding(recipe, ds_config)
+        self._recorded, self._id = known.data, known.id
+        if saved is not None and saved.run is None:
+            remarks.append(
+                f"{self.checkpoints / saved.tag}: made by an older version, which did not write whose a checkpoint is; it is "
+                "taken for this run's own"
+            )
+        self._check_records()
+        return remarks
+
+    def _own(self, saved: Saved | None) -> tuple[Begun, list[str]]:
+        """What the directory's own files say, and which of them are made again; raises UserError where one cannot be."""
+        remarks: list[str] = []
+
+        def read(path: Path, reader: Callable[[], Any]) -> Any:
+            try:
+                return reader()
+            except UserError as error:
+                fault = error
+            if saved is not None and saved.run is None:
                 raise UserError(
-                    f"{self.path}: the directory holds something else ({foreign[0]}); name an empty or a new one as run_dir"
+                    f"{fault}; put it back: the checkpoint {saved.tag} is of an older version and does not say what it held"
                 )
+            if saved is None and path == self.recipe:
+                raise UserError(f"{fault}; {_AGAIN}")
+            remarks.append(
+                f"{fault}; it is written again, "
+                + ("no checkpoint depending on it" if saved is None else f"as the checkpoint {saved.tag} has it")
+            )
+            return None
+
+        recipe = read(self.recipe, lambda: read_recipe(self))
+        ds_config = read(self.ds_config, lambda: self._there(self.ds_config, DsConfigRecord))
+        data = read(self.data, lambda: self._there(self.data, DataRecord))
+        return Begun(str(self.recipe), str(self.ds_config), recipe, ds_config, data), remarks
+
+    @staticmethod
+    def _there(path: Path, kind: type[Typed]) -> Typed:
+        content = read_record(path, kind, "the run wrote something else")
+        if content is None:
+            raise UserError(f"{path}: no such file")
+        return content
+
+    def _check_empty(self) -> None:
+        """Raise UserError where a directory without a recipe and without a checkpoint is not free for a run."""
+        there = {path.name for path in self.path.iterdir()}
+        before_a_step = {path.name for path in (self.lock, self.data, self.ds_config, self.recipe)}
+        for path in (self.checkpoints, self.certificates):
+            if path.is_dir() and not any(path.iterdir()):
+                before_a_step.add(path.name)
+        foreign = sorted(name for name in there if name.removesuffix(".partial") not in before_a_step)
+        if not foreign:
             return
-        self._check_recipe(recipe, saved)
-        self._check_ds_config(ds_config)
+        if foreign[0] in {path.name for path in vars(self).values() if isinstance(path, Path)}:
+            raise UserError(
+                f"{self.path}: holds a run's {foreign[0]}, and neither a {self.recipe.name} nor a checkpoint says whose; put "
+                f"{self.recipe.name} back, or name another run_dir"
+            )
+        raise UserError(
+            f"{self.path}: the directory holds something else ({foreign[0]}); name an empty or a new one as run_dir"
+        )
 
-    @property
-    def _own_names(self) -> set[str]:
-        return {path.name for path in vars(self).values() if path.parent == self.path}
+    def _check_records(self) -> None:
+        """Raise UserError where a record cannot be read that the run goes on in: not after hours of training."""
+        self.steps()
+        for path, kind in ((self.lost, StepRecord), (self.evaluations, EvaluationRecord), (self.scores, ScoreRecord)):
+            JsonLines(path, kind).read()
+        self.rewound_record()
 
-    def recorded_data(self) -> dict[str, Any] | None:
-        """Return what `claim` was told, if the run was begun: folder (`prepared`), `fingerprint`, `weights`, `steps`."""
-        return json.loads(self.data.read_text(encoding="utf-8")) if self.recipe.exists() else None
+    def steps(self) -> int:
+        """Steps on record."""
+        return len(StepLines(self.metrics).read())
+
+    def rewound_record(self) -> RewoundRecord | None:
+        """Return where the run stood when it last went back of its own accord; raises UserError where that is damaged."""
+        return read_record(self.rewound, RewoundRecord, "put it back, or remove it and the run does not know that it went back")
+
+    def recorded_data(self) -> DataRecord | None:
+        """Return what `claim` was told, if the run was begun, as `check` found it."""
+        return self._recorded
 
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise UserError where the run was begun with other weights of its corpora."""
-        recorded = self.recorded_data()
         for stream, weights in data["weights"].items():
-            before = weights if recorded is None else recorded["weights"].get(stream, weights)
+            before = weights if self._recorded is None else self._recorded["weights"].get(stream, weights)
             if weights != before:
                 raise UserError(
                     f"{data['prepared']}: the run was begun with the weights {before}, and now they are {weights}; go on with "
                     "those, or name another run_dir"
                 )
 
-    def finished_summary(self, recipe: Recipe) -> dict[str, Any] | None:
-        """Return the summary if it is of this recipe's last step: that of a run since lengthened is not."""
-        if not self.summary.exists():
+    def certified(
+        self, growths: int, known: Sequence[CertificateRecord], origin: str, say: Callable[[str], None]
+    ) -> list[CertificateRecord]:
+        """Return the certificates of the growths that a run has been through.
+
+        Those that are damaged, missing or no more what they were are written again as `origin`, where they are `known` from,
+        has them. Those of growths that are still to come are removed: these are done again. Raises UserError where one that
+        is damaged stands nowhere else.
+        """
+        found: list[CertificateRecord] = []
+        for number in range(1, growths + 1):
+            path, hint = self.certificate(number), "put it back as the run wrote it, or name another run_dir"
+            try:
+                certificate = read_record(path, CertificateRecord, hint)
+                if certificate is None:
+                    raise UserError(f"{path}: no such file; {hint}")
+                same = number > len(known) or certificate == known[number - 1]
+            except UserError:
+                if number > len(known):
+                    raise
+                same = False
+            if not same:
+                certificate = known[number - 1]
+                say(f"{path}: missing, or no more what the run wrote; it is written again, as {origin} has it")
+                self.certificates.mkdir(exist_ok=True)
+                write_json(path, certificate)
+            found.append(certificate)
+        for path in self.certificates.glob("[0-9][0-9].json"):
+            if int(path.stem) >= growths:
+                path.unlink()
+        return found
+
+    def finished_summary(self, recipe: Recipe, saved: Saved | None, say: Callable[[str], None]) -> SummaryRecord | None:
+        """Return the summary if it is of this run's last step: that of a run since lengthened is not.
+
+        One that is damaged, or another run's, is said and made again; raises UserError where there is no checkpoint for that.
+        """
+        try:
+            summary = read_record(self.summary, SummaryRecord, "it is made again from the last checkpoint")
+        except UserError as fault:
+            if saved is None:
+                reason = str(fault).rpartition("; ")[0]
+                raise UserError(f"{reason}; there is no checkpoint to make it again from: {_AGAIN}") from None
+            say(str(fault))
             return None
-        summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        return summary if summary["lengths"] == self.lengths(recipe) else None
+        if summary is None or summary["lengths"] != lengths(recipe):
+            return None
+        if None not in (self._id, summary.get("run")) and summary["run"] != self._id:
+            say(f"{self.summary}: of another run (run id {summary['run']}, and not {self._id}); it is made again")
+            return None
+        return summary
 
-    @staticmethod
-    def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
-        """Return how long the source and each train stage are: unit and number."""
-        named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage)}
-        return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
-
-    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, Any]) -> None:
-        """Make the directory this recipe's; the recipe, written last, says that it is."""
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, Any]) -> DataRecord:
+        """Make the directory this recipe's; the recipe, written last, says that it is. Returns `data` with the run's id."""
         self.checkpoints.mkdir(exist_ok=True)
         self.certificates.mkdir(exist_ok=True)
+        self._id = self._id or secrets.token_hex(8)
+        data = {"run": self._id, **data}
         self._record(self.data, json.dumps(data, indent=2) + "\n")
         self._record(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         self._record(self.recipe, recipe.to_yaml())
+        return data
 
     def abandon(self) -> None:
         """Remove the directory where nothing was begun in it."""
@@ -116,63 +242,5 @@ class RunDirectory(RunPaths):
 
     @staticmethod
     def _record(path: Path, text: str) -> None:
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or read_bytes(path) != text.encode():
             write_atomically(path, text)
-
-    def _check_recipe(self, recipe: Recipe, saved: Saved | None) -> None:
-        try:
-            old = Recipe.model_validate(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))).model_dump(mode="json")
-        except (ValueError, yaml.YAMLError):
-            raise UserError(f"{self.recipe}: not a run's own recipe; name an empty or a new directory as run_dir") from None
-        new = recipe.model_dump(mode="json")
-        self._check_lengths(self.lengths(Recipe.model_validate(old)), recipe, saved)
-        for dump in (old, new):
-            _drop_lengths(dump)
-        for key, _ in sorted(_paths(old).items() ^ _paths(new).items(), key=str):
-            if any(f"{key}.".startswith(f"{free}.") for free in _MAY_CHANGE):
-                continue
-            raise UserError(
-                f"{self.recipe}: the run directory belongs to a recipe that differs in {key}; "
-                "name another run_dir, or go on with the recipe it was begun with"
-            )
-
-    def _check_lengths(self, before: dict[str, list[str | float] | None], recipe: Recipe, saved: Saved | None) -> None:
-        """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over."""
-        now, steps, reached = self.lengths(recipe), self.recorded_data()["steps"], 0
-        for phase in phases_of(recipe):
-            for stage in phase.stages:
-                reached += steps.get(stage.name, 0)
-                old, new = before.get(stage.name), now[stage.name]
-                if old is None or old == new:
-                    continue
-                over = saved is not None and (saved.step > reached or saved.phase > phase.number)
-                if old[0] != new[0] or new[1] < old[1] or over:
-                    raise UserError(
-                        f"{self.recipe}: the stage {stage.name!r} had {old[1]:g} {old[0]} and now has {new[1]:g} {new[0]}; a "
-                        "stage may be lengthened while it is not over, and never shortened"
-                    )
-
-    def _check_ds_config(self, ds_config: dict[str, Any]) -> None:
-        old = same_run(json.loads(self.ds_config.read_text(encoding="utf-8")))
-        for key, _ in sorted(_paths(old).items() ^ _paths(same_run(ds_config)).items(), key=str):
-            raise UserError(
-                f"{self.ds_config}: the run was begun with another {key}; go on with the DeepSpeed configuration "
-                "that it was begun with, or name another run_dir"
-            )
-
-
-def _drop_lengths(recipe: dict[str, Any]) -> None:
-    for stage in (recipe["source"], *recipe["stages"]):
-        for unit in UNITS:
-            stage.pop(unit, None)
-
-
-def _paths(value: Any, prefix: str = "") -> dict[str, str]:
-    """A nested value as dotted paths to leaves."""
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    else:
-        return {prefix: repr(value)}
-    return {path: leaf for key, item in items for path, leaf in _paths(item, f"{prefix}.{key}".lstrip(".")).items()}

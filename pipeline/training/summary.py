@@ -1,16 +1,18 @@
 """What a run came to, for a person."""
 
-import math
 from typing import Any
 
+from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.exactness import twins_warning
 from pipeline.recipe import SOURCE_STAGE
+from pipeline.runs.records import SummaryRecord
+from pipeline.runs.steps import missing_words
 from pipeline.training.utilization import tera
 
 
-def render(summary: dict[str, Any]) -> str:
+def render(summary: SummaryRecord) -> str:
     """Return the summary as a page of text."""
     growths, tokens, losses = summary["growths"], summary["tokens"], summary["losses"]
     lines = [
@@ -35,8 +37,9 @@ def render(summary: dict[str, Any]) -> str:
     ]
     ledger = Ledger.from_json(summary["flops"])
     for stage, flops in ledger.stages.items():
-        speed = summary["speeds"][stage]
-        note = f"  {tera(speed['tflops']):>7} {speed['mfu']:>7.1%}"
+        # None where all its steps are missing in metrics.jsonl.
+        speed = summary["speeds"].get(stage)
+        note = f"{'':17}" if speed is None else f"  {tera(speed['tflops']):>7} {speed['mfu']:>7.1%}"
         note += "  (the source's own pre-training)" if stage == SOURCE_STAGE else ""
         lines.append(_flops_line(stage, flops.model_total, flops.executed_total) + note)
     if ledger.wasted:
@@ -51,6 +54,11 @@ def render(summary: dict[str, Any]) -> str:
         *(_flops_line(part.replace("_", " "), model[part], executed[part]) for part in PARTS),
         "",
         f"tokens        {tokens:,} in {summary['steps']} steps, {summary['tokens_per_second']:,.0f} tokens/s",
+        *(
+            [f"  warning: metrics.jsonl lacks the steps {missing_words(gaps)}: speeds are those of the others"]
+            if (gaps := summary.get("missing_steps"))
+            else []
+        ),
         "peak memory   " + "; ".join(f"rank {r}: {_memory(peak)}" for r, peak in enumerate(summary["peak_memory"])),
         "",
         *(f"{name:<13} {path}" for name, path in summary["paths"].items()),
@@ -79,7 +87,7 @@ def _size(sizes: dict[str, Any]) -> str:
 
 
 def _loss_line(label: str, loss: float) -> str:
-    return f"{label:<42}{loss:>8.4f}  {math.exp(loss):>10.1f}"
+    return f"{label:<42}{loss:>8.4f}  {perplexity(loss):>10.1f}"
 
 
 def _verdict(growth: dict[str, Any]) -> str:

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
 from pipeline.flops.peaks import Peak, find_peak
+from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
 
 TERA = 10**12
@@ -83,8 +83,8 @@ class Utilization:
         return Speed(tokens / seconds, model_flops / seconds / TERA, mfu)
 
 
-def speeds(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return every stage's speed from what metrics.jsonl says of its steps, as `Speed` has it.
+def speeds(records: Iterable[StepRecord]) -> dict[str, dict[str, float]]:
+    """Return every stage's speed from what metrics.jsonl says of its steps, those behind a gap left out, as `Speed` has it.
 
     The MFU is the steps' own, weighed by their seconds: a run may have gone on with other devices or more of them.
     """
@@ -93,7 +93,13 @@ def speeds(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
     used: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     before = 0
+    step = 0
     for record in records:
+        # What a step that comes behind a gap has of the tokens is not known.
+        behind_a_gap, step = record["step"] != step + 1, record["step"]
+        if behind_a_gap:
+            before = record["tokens"]
+            continue
         stage, took = record["stage"], record["seconds"]
         seconds[stage] += took
         flops[stage] += record["flops_model"]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from data_prep.manifest import HELDOUT, PreparedData
 from data_prep.shards import bin_path
 from pipeline.flops.ledger import Ledger
-from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.conftest import FP32, ROOT
 
 SOURCE, SUBMODELS, FULL = 8, 6, 8
 STEPS = SOURCE + SUBMODELS + FULL
@@ -153,10 +153,30 @@ def test_a_lengthened_stage_goes_on_and_any_other_change_is_refused(undisturbed,
         refused = launch(path, *(f"{key}={value}" for key, value in overrides.items())).wait()
         assert refused.status == 2
         assert words in refused.error and refused.error.count("\n") == 1, refused.error
-    precise = launch(path, "stages.full.steps=10", ds_config={"zero_optimization": {"stage": 2}}).wait()
-    assert precise.status == 2
-    assert "zero_optimization.stage" in precise.error
+    larger = launch(path, "stages.full.steps=10", ds_config=FP32 | {"train_batch_size": 16}).wait()
+    assert larger.status == 2
+    assert "begun with another train_batch_size" in larger.error
     assert len(longer.metrics) == STEPS + 2
+
+
+def test_another_zero_stage_and_micro_batch_go_on_and_are_said(undisturbed, launch, recipe, tmp_path):
+    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
+    ds_config = {"zero_optimization": {"stage": 1}}
+    words = ["stages.full.steps=12", "train_micro_batch_size_per_gpu=2", "activation_checkpointing=true"]
+    moved = launch(recipe(), *words, ds_config=ds_config).wait()
+    assert moved.status == 0, moved.error
+    for told in (
+        "train_micro_batch_size_per_gpu 2 (it was 4)",
+        "zero_optimization.stage 1 (it was 3)",
+        "activation_checkpointing True (it was False)",
+    ):
+        assert told in moved.output
+    override = f"run_dir={tmp_path / 'whole'}"
+    shutil.copytree(undisturbed.run_dir, tmp_path / "whole")
+    whole = launch(recipe(), "stages.full.steps=12", override).wait()
+    assert whole.status == 0 and "it was" not in whole.output
+    # fp32 sums in another order, over four steps.
+    assert moved.losses == pytest.approx(whole.losses, rel=1e-6)
 
 
 def test_a_run_directory_in_use_is_refused(launch, recipe):

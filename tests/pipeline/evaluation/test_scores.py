@@ -78,7 +78,7 @@ def test_a_line_that_is_no_score_is_named_and_one_cut_short_is_none(tmp_path):
         file.write('{"model": "cut sh')
     assert len(read_scores(path)) == 1
     path.write_text('{"step": 3}\n')
-    with pytest.raises(UserError, match=r"scores\.jsonl: line 1 is no score"):
+    with pytest.raises(UserError, match=r"scores\.jsonl: line 1: model: Field required; put the file back"):
         record(path, [SCORE])
 
 

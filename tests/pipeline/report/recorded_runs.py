@@ -13,6 +13,7 @@ from pipeline.flops.ledger import Ledger
 from pipeline.growth.certificate import certify
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines, RunPaths
+from pipeline.runs.records import read_certificates
 from tests.pipeline.growth.models import plan_of, small_model
 
 TOKENS = 256
@@ -83,7 +84,10 @@ class Made:
         stages = [] if self.scratch or self.given else ["source"] * self.source_steps
         half = self.steps // 2
         stages += ["full"] * self.steps if self.scratch else ["submodels"] * half + ["full"] * (self.steps - half)
-        write_json(paths.data, {"fingerprint": "same", "steps": {name: stages.count(name) for name in dict.fromkeys(stages)}})
+        steps = {name: stages.count(name) for name in dict.fromkeys(stages)}
+        write_json(
+            paths.data, {"prepared": "somewhere", "fingerprint": "same", "weights": {"32": {"web": 1.0}}, "steps": steps}
+        )
         metrics, evaluations, ledger = JsonLines(paths.metrics), JsonLines(paths.evaluations), Ledger()
         if self.given:
             ledger.inherit(self.given, self.inherited)
@@ -111,8 +115,26 @@ class Made:
             self._certify(paths)
         if self.recorded is None:
             ledger.wasted = 4 * 10**9 * self.lost
-            write_json(paths.summary, {"steps": recorded, "flops": ledger.to_json(), "peak_memory": [{"host_gib": 1.5}] * 2})
+            write_json(paths.summary, self._summary(paths, recorded, ledger))
         return self.path
+
+    def _summary(self, paths: RunPaths, steps: int, ledger: Ledger) -> dict[str, Any]:
+        growths = read_certificates(paths)
+        return {
+            "family": "gpt2",
+            "growths": growths,
+            "losses": {"unigram": 7.0, "source": 6.0, "grown": 6.1, "final": 4.0},
+            "steps": steps,
+            "lengths": {"full": ["steps", self.steps]},
+            "tokens": TOKENS * steps,
+            "flops": ledger.to_json(),
+            "seconds": steps / 2,
+            "tokens_per_second": 2.0 * TOKENS,
+            "speeds": {stage: {"tokens_per_second": 512.0, "tflops": 0.008, "mfu": 0.3} for stage in ledger.stages},
+            "peak": "1 TFLOP/s a rank in float32, by its data sheet",
+            "peak_memory": [{"host_gib": 1.5}] * 2,
+            "paths": {"model": str(paths.model)},
+        }
 
     def _step(self, step: int, stage: str, of_stage: int, ledger: Ledger) -> dict[str, Any]:
         flops = 10**9 if stage == "source" else 4 * 10**9
@@ -145,6 +167,7 @@ class Made:
         for number, target in enumerate(targets[: self.growths], 1):
             plan, _ = plan_of(model, target, {} if self.scratch else {"width": "nai", "noise": 0.02, "depth": "last_layer"})
             measured = {"source_loss": 6.0, "grown_loss": 6.1, "loss_gap": 0.1, "max_logit_difference": 0.2, "dtype": "float64"}
+            measured["scored_tokens"] = 100
             if self.scratch:
                 measured |= {"grown_loss": 6.0, "loss_gap": 0.0, "max_logit_difference": 0.0}
             trained = measured | {"dtype": "bfloat16", "scored_tokens": 100, "max_logit": 4.0}

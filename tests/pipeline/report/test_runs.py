@@ -1,5 +1,7 @@
 """What a run directory tells, and which runs are one method."""
 
+import json
+
 import pytest
 
 from data_prep.errors import UserError
@@ -87,13 +89,21 @@ def test_lost_steps_count_once(tmp_path):
         (lambda path: path.mkdir(), "not a run directory"),
         (lambda path: (path.mkdir(), (path / "recipe.yaml").write_text("seed: 1\n")), "recipe.yaml"),
         (lambda path: (Made(path).write(), (path / "metrics.jsonl").write_text("{}\nnot JSON\n{}\n")), "metrics.jsonl"),
-        (lambda path: (Made(path).write(), (path / "summary.json").write_text('{"steps": 80, "flops": {}}')), "ledger"),
+        (
+            lambda path: (Made(path).write(), (path / "summary.json").write_text('{"steps": 80, "flops": {}}')),
+            "summary.json: family: Field",
+        ),
+        (lambda path: (Made(path).write(), damage(path / "summary.json", flops={})), "flops.stages: Field"),
     ],
 )
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, prepare, told):
     prepare(tmp_path / "run")
     with pytest.raises(UserError, match=told):
         read_run(tmp_path / "run")
+
+
+def damage(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_method(tmp_path):

@@ -1,19 +1,21 @@
 """Model cards: what is known of a model and nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 
+from data_prep.errors import UserError
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
+from pipeline.recipe import load_recipe
 from pipeline.runs import JsonLines
 from pipeline.runs.card import Known, known_of_run, model_card, run_of, standing
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.grown_runs import finished_run
 
-RECIPE = {"source": {"path": None}, "seed": 7}
+QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def run(tmp_path):
         tmp_path / "run", "gpt2", {"width": "fpi", "depth": "stack"}, {"hidden_size": 48, "num_hidden_layers": 5}
     )
     run.checkpoints.mkdir()
-    run.recipe.write_text(yaml.safe_dump(RECIPE))
+    run.recipe.write_text(load_recipe(QUICKSTART, ["seed=7"]).to_yaml())
     certificate = json.loads(run.certificate(1).read_text())
     certificate["measured"] |= {"tokens": "random", "source_loss": 4.0, "grown_loss": 4.5}
     run.certificate(1).write_text(json.dumps(certificate))
@@ -62,6 +64,7 @@ def test_scores_of_one_task_say_what_each_is_of(run):
     for examples, note, window in ((50, "the first 50 of 1234 examples", 32), (1234, None, 32), (1, None, 64)):
         data = {"source": "a.txt", "digest": "f00d", "examples": examples, "note": note}
         score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
+        score |= {"model": "run", "model_digest": None, "seconds": 1.0}
         JsonLines(run.scores).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
     text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
     row = "| lambada | full, step 30 | accuracy | 0.5000 |"
@@ -80,7 +83,7 @@ def test_the_front_matter_is_what_hugging_face_reads(run):
 def test_a_card_of_a_source_says_nothing_of_what_came_after(run):
     assert standing(run, run.source_model) == (0, 10)
     text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, *standing(run, run.source_model)))
-    assert "source, step 10" in text and "grown" not in text and "full" not in text and "Width" not in text
+    assert "source, step 10" in text and "from one of" not in text and "full, step" not in text and "Width by" not in text
 
 
 def test_of_a_model_from_elsewhere_only_what_is_known_is_said():
@@ -101,11 +104,17 @@ def test_what_there_is_to_say_of_how_the_source_was_read_is_on_the_card(run):
         assert "How the source was read:\n\n- the head was absent.\n" in model_card(known)
 
 
-@pytest.mark.parametrize("content", ["{}", "no JSON", '{"prepared": "nowhere", "fingerprint": "f00"}'])
-def test_what_lies_about_and_tells_nothing_is_left_out(run, content):
-    run.data.write_text(content)
+def test_data_that_is_gone_is_named_by_its_fingerprint_alone(run):
+    run.data.write_text(json.dumps({"prepared": "nowhere", "fingerprint": "f00", "weights": {}, "steps": {}}))
     text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
-    assert ("f00" in text) == ("f00" in content) and "| corpus |" not in text
+    assert "f00" in text and "| corpus |" not in text
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", '{"prepared": "nowhere", "fingerprint": 5, "weights": {}, "steps": {}}'])
+def test_a_damaged_file_of_the_run_is_named_and_no_card_written(run, content):
+    run.data.write_text(content)
+    with pytest.raises(UserError, match=r"data\.json: .*; put it back as the run wrote it"):
+        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30)
 
 
 def test_the_run_of_a_checkpoint_or_an_export_is_found(run, tmp_path):

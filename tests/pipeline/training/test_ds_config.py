@@ -273,5 +273,7 @@ def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     told = {"steps_per_print": 7, "wall_clock_breakdown": True, "comms_logger": {"enabled": True}, "aio": {"queue_depth": 2}}
     moved = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": offload}} | told, "run_dir=./moved/x")
     assert same_run(moved) == same_run(begun) and begun == before
-    other = resolve({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")
-    assert same_run(other) != same_run(begun)
+    elsewhere = resolve({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")
+    assert same_run(elsewhere) == same_run(begun)
+    for change in ({"gradient_clipping": 3.0}, {"train_batch_size": 8}, {"bf16": {"enabled": True}}):
+        assert same_run(begun | change) != same_run(begun)

@@ -33,12 +33,16 @@ def begin(tmp_path, monkeypatch):
     return lambda: Run(load_recipe(QUICKSTART, [f"run_dir={tmp_path}", "guard.rewinds=2"]), {}, StopRequest())
 
 
+STEP = {"stage": "source", "submodel_layers": None, "loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "tokens": 8, "mfu": None}
+STEP |= {"flops_model": 10, "flops_executed": 10, "flops_total": 10, "seconds": 0.5, "skipped": False}
+"""A line of metrics.jsonl but for its number."""
+
 PREPARED = SimpleNamespace(given=None, timeline=None, config=None)
 
 
 def test_a_line_of_lost_steps_that_was_cut_short_is_dropped_before_others_follow(tmp_path, begin):
     """Twice, as by two crashes."""
-    lines = [json.dumps({"step": step, "flops_executed": 10}) + "\n" for step in range(1, 6)]
+    lines = [json.dumps(STEP | {"step": step}) + "\n" for step in range(1, 6)]
     (tmp_path / "lost.jsonl").write_text(lines[4] + lines[3][:8])
     (tmp_path / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:8])
     for _ in range(2):

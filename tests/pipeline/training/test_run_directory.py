@@ -1,21 +1,58 @@
-"""Which recipes may go on in a run directory."""
+"""Which recipes may go on in a run directory, whose checkpoints it takes, and what it makes again."""
 
+import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
+from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
+from pipeline.runs.records import read_record
+from pipeline.training.checkpoints import Saved
 from pipeline.training.run_directory import RunDirectory
+from tests.pipeline.report.recorded_runs import Made
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
+DS_CONFIG = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 3}}
+DATA = {"prepared": "data", "fingerprint": "f00", "weights": {"128": {"text": 1.0}}, "steps": {"source": 10, "full": 10}}
+SETTINGS = ("recipe.yaml", "ds_config.json", "data.json")
 
 
 @pytest.fixture
 def begun(tmp_path):
-    directory = RunDirectory(tmp_path)
-    directory.claim(load_recipe(QUICKSTART, []), {}, {"steps": {}, "weights": {}})
+    """A run directory that a run was begun in."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
     return directory
+
+
+def saved_by(directory: RunDirectory, *overrides: str, ds_config: dict = DS_CONFIG, certificates=()) -> Saved:
+    """Where a checkpoint of that run stands, made with these settings."""
+    data = json.loads(directory.data.read_text())
+    recipe = load_recipe(QUICKSTART, list(overrides)).model_dump(mode="json")
+    run = {"recipe": recipe, "ds_config": ds_config, "data": data, "certificates": list(certificates)}
+    return Saved(len(certificates), 5, {}, 0, 0.0, Ledger().to_json(), run=run)
+
+
+def check(directory: RunDirectory, saved: Saved | None, *overrides: str, ds_config: dict = DS_CONFIG) -> list[str]:
+    """As another process would."""
+    return RunDirectory(directory.path).check(load_recipe(QUICKSTART, list(overrides)), ds_config, saved)
+
+
+def test_each_run_has_an_id_that_stays(begun, tmp_path):
+    first = json.loads(begun.data.read_text())["run"]
+    again = RunDirectory(begun.path)
+    again.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved_by(begun))
+    assert again.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)["run"] == first
+    other = RunDirectory(tmp_path / "other")
+    other.path.mkdir()
+    assert other.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)["run"] != first
 
 
 @pytest.mark.parametrize(
@@ -31,10 +68,231 @@ def begun(tmp_path):
     ],
 )
 def test_what_changes_no_step_may_change_and_a_stage_become_longer(begun, override):
-    begun.check(load_recipe(QUICKSTART, [override]), {}, None)
+    assert check(begun, None, override) == []
+    assert check(begun, saved_by(begun), override) == []
 
 
-@pytest.mark.parametrize("override", ["seed=3", "flops.causal_scores=half", "optimizer.lr=0.5", "evaluation.windows=3"])
+CHANGES = ["seed=3", "flops.causal_scores=half", "optimizer.lr=0.5", "evaluation.windows=3"]
+
+
+@pytest.mark.parametrize("override", CHANGES)
 def test_anything_else_is_refused_by_key(begun, override):
-    with pytest.raises(UserError, match=f"differs in {override.split('=')[0]};"):
-        begun.check(load_recipe(QUICKSTART, [override]), {}, None)
+    for saved in (None, saved_by(begun)):
+        with pytest.raises(UserError, match=f"the run directory belongs to a recipe that differs in {override.split('=')[0]};"):
+            check(begun, saved, override)
+
+
+DS_CHANGES = [
+    {"train_batch_size": 64},
+    {"gradient_clipping": 3.0},
+    {"bf16": {"enabled": True}},
+    {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+]
+
+
+@pytest.mark.parametrize("change", DS_CHANGES)
+def test_another_way_of_computing_is_refused_by_key(begun, change):
+    key = "zero_quantized_weights" if "zero_optimization" in change else next(iter(change))
+    with pytest.raises(UserError, match=rf"ds_config\.json: the run was begun with another {key}"):
+        check(begun, saved_by(begun), ds_config=DS_CONFIG | change)
+
+
+MICRO = {"train_micro_batch_size_per_gpu": 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "change", "told"),
+    [
+        ("train_micro_batch_size_per_gpu=2", MICRO, "train_micro_batch_size_per_gpu 2 (it was 8)"),
+        ("activation_checkpointing=true", {}, "activation_checkpointing True (it was False)"),
+        ("compile=true", {}, "compile True (it was False)"),
+        ("attn_implementation=sdpa", {}, "attn_implementation 'sdpa' (it was 'eager')"),
+        *(
+            ("seed=1234", {"zero_optimization": {"stage": stage}}, f"zero_optimization.stage {stage} (it was 3)")
+            for stage in (0, 1, 2)
+        ),
+        (
+            "seed=1234",
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "overlap_comm": True}},
+            "zero_optimization.offload_optimizer 'cpu' (it was nothing)",
+        ),
+    ],
+)
+def test_what_changes_the_order_of_sums_alone_goes_on_and_is_said(begun, override, change, told):
+    (remark,) = check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change)
+    assert f"going on with {told}: " in remark and "to rounding, not to the bit" in remark
+    RunDirectory(begun.path).claim(load_recipe(QUICKSTART, [override]), DS_CONFIG | change, json.loads(begun.data.read_text()))
+    # Said where it changes, and not again.
+    assert check(begun, saved_by(begun), override, ds_config=DS_CONFIG | change) == []
+
+
+# --- whose a checkpoint is ------------------------------------------------------------------------
+
+
+def test_another_runs_checkpoint_is_refused_with_the_way_to_start_from_it(begun):
+    other = saved_by(begun)
+    other.run["data"]["run"] = "0123456789abcdef"
+    with pytest.raises(UserError, match=r"step-00000005: belongs to another run .* by source\.path=.*step-00000005"):
+        check(begun, other)
+
+
+@pytest.mark.parametrize("gone", [("recipe.yaml",), SETTINGS])
+@pytest.mark.parametrize("override", CHANGES)
+def test_a_checkpoint_of_other_settings_is_refused_though_the_directory_has_forgotten_them(begun, gone, override):
+    saved = saved_by(begun)
+    for name in gone:
+        (begun.path / name).unlink()
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=f"the checkpoint belongs to a recipe that differs in {key};.*source.path"):
+        check(begun, saved, override)
+
+
+def test_a_checkpoint_is_believed_before_a_recipe_that_was_put_beside_it(begun):
+    """By hand, with what the recipe that is given has too."""
+    begun.recipe.write_text(load_recipe(QUICKSTART, ["seed=3"]).to_yaml())
+    with pytest.raises(UserError, match="the checkpoint belongs to a recipe that differs in seed;"):
+        check(begun, saved_by(begun), "seed=3")
+    begun.ds_config.write_text(json.dumps(DS_CONFIG | {"train_batch_size": 8}))
+    begun.recipe.write_text(load_recipe(QUICKSTART, []).to_yaml())
+    with pytest.raises(UserError, match=r"step-00000005: the run was begun with another train_batch_size;"):
+        check(begun, saved_by(begun), ds_config=DS_CONFIG | {"train_batch_size": 8})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", "5", '{"steps": 5, "zero_optimization": []}', "\0"])
+def test_settings_that_are_lost_are_those_of_the_checkpoint_and_written_again(begun, name, content):
+    saved, path = saved_by(begun), begun.path / name
+    before = path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    directory = RunDirectory(begun.path)
+    (remark,) = directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, saved)
+    assert remark.startswith(str(path)) and "it is written again, as the checkpoint step-00000005 has it" in remark
+    assert directory.recorded_data() == saved.run["data"]
+    directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_older_versions_checkpoint_goes_on_where_the_directory_knows_all_and_not_otherwise(begun, name):
+    older = replace(saved_by(begun), run=None)
+    (remark,) = check(begun, older)
+    assert "step-00000005: made by an older version" in remark
+    (begun.path / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: no such file; put it back: .* older version"):
+        check(begun, older)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "lost.jsonl", "eval.jsonl", "model", "rewound.json"])
+def test_records_of_nobody_are_not_taken_over(begun, name):
+    begun.recipe.unlink()
+    assert check(begun, None) == []
+    (begun.path / name).touch()
+    with pytest.raises(UserError, match=rf"holds a run's {name}, and neither a recipe\.yaml nor a checkpoint says whose"):
+        check(begun, None)
+    (begun.path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds something else \(notes\.txt\)|holds a run's"):
+        check(begun, None)
+
+
+@pytest.mark.parametrize("name", ["ds_config.json", "data.json"])
+def test_without_a_checkpoint_only_the_recipe_says_whose_a_directory_is(begun, name):
+    (begun.path / name).write_text("{")
+    (remark,) = check(begun, None)
+    assert "no checkpoint depending on it" in remark
+    begun.recipe.write_text("{")
+    with pytest.raises(UserError, match=r"recipe\.yaml: not readable as YAML.*; put it back, or name another run_dir"):
+        check(begun, None)
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "lost.jsonl", "scores.jsonl"])
+@pytest.mark.parametrize("line", ["{", "5", '{"step": "3"}', '{"step": NaN}', "[" * 100_000])
+def test_a_damaged_line_is_found_before_anything_is_trained(begun, name, line):
+    (begun.path / name).write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"{name}: line 1: .*or remove that line"):
+        check(begun, saved_by(begun))
+    # A last line that was cut short is none.
+    (begun.path / name).write_text(line)
+    assert check(begun, saved_by(begun)) == []
+
+
+def test_a_damaged_word_on_rewinds_is_found_before_anything_is_trained(begun):
+    begun.rewound.write_text('{"step": 3, "rewinds": "1", "samples": {}}')
+    with pytest.raises(UserError, match=r"rewound\.json: rewinds: .*valid integer"):
+        check(begun, saved_by(begun))
+
+
+# --- certificates and summary ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """A finished run that grew twice."""
+    return RunDirectory(Made(tmp_path / "run", growths=2).write())
+
+
+DAMAGES = {
+    "missing": lambda path: path.unlink(),
+    "truncated": lambda path: os.truncate(path, 100),
+    "another value": lambda path: path.write_text(path.read_text().replace("d1g35t", "0ther")),
+    "no certificate": lambda path: path.write_text("{}"),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_damaged_certificate_is_written_again_where_it_stands_elsewhere_and_else_named(grown, damage, number):
+    known = [json.loads(grown.certificate(one).read_text()) for one in (1, 2)]
+    path, said = grown.certificate(number), []
+    DAMAGES[damage](path)
+    assert grown.certified(2, known, "the checkpoint", said.append) == known
+    (line,) = said
+    assert line.startswith(f"{path}: missing, or no more what the run wrote; it is written again, as the checkpoint")
+    assert json.loads(path.read_text()) == known[number - 1]
+    if damage != "another value":
+        DAMAGES[damage](path)
+        with pytest.raises(UserError, match=rf"{path.name}: .*put it back"):
+            grown.certified(2, [], "", said.append)
+
+
+def test_the_certificate_of_a_growth_that_is_done_again_goes(grown):
+    known = json.loads(grown.certificate(1).read_text())
+    grown.certificate(2).write_text("{")
+    assert grown.certified(1, [], "", print) == [known]
+    assert not grown.certificate(2).exists()
+
+
+def summary_of(directory: RunDirectory, saved: Saved | None):
+    said: list[str] = []
+    recipe = Made(directory.path).recipe
+    written = read_record(directory.summary, dict)
+    lengths = {"source": ["steps", 20], "submodels": ["steps", 30], "full": ["steps", 30]}
+    if isinstance(written, dict) and "lengths" in written:
+        write_json(directory.summary, written | {"lengths": lengths})
+    return directory.finished_summary(recipe, saved, said.append), said
+
+
+def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path):
+    directory = RunDirectory(Made(tmp_path / "run").write())
+    saved = Saved(1, 80, {}, 0, 0.0, {})
+    found, said = summary_of(directory, None)
+    assert found["steps"] == 80 and said == []
+    directory._id = "this"
+    write_json(directory.summary, found | {"run": "other"})
+    found, said = summary_of(directory, saved)
+    assert found is None and "of another run" in said[0]
+    for content in ('{"steps": 80}', "{", "null"):
+        directory.summary.write_text(content)
+        found, said = directory.finished_summary(Made(directory.path).recipe, saved, said.append), said
+        assert found is None and "made again from the last checkpoint" in said[-1]
+        with pytest.raises(UserError, match=r"summary\.json: .*; there is no checkpoint to make it again from"):
+            directory.finished_summary(Made(directory.path).recipe, None, said.append)
+
+
+def test_a_directory_that_is_moved_is_the_same_run(begun, tmp_path):
+    saved = saved_by(begun)
+    shutil.move(begun.path, tmp_path / "moved")
+    assert check(RunDirectory(tmp_path / "moved"), saved, f"run_dir={tmp_path / 'moved'}") == []

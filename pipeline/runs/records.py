@@ -1,0 +1,351 @@
+"""What the files of a run directory hold, key by key, for whoever reads them: a damaged one is found when it is read.
+
+Keys that are only shown, and those that a later version adds, are not listed.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from data_prep.config import Typed, read_json, read_yaml, typed, validate
+from data_prep.errors import UserError
+from pipeline.flops.counts import PARTS
+from pipeline.recipe import GrowthConfig, Recipe
+from pipeline.runs.paths import RunPaths
+
+Step = Annotated[int, Field(ge=0, lt=2**53)]
+Count = Annotated[int, Field(ge=0, lt=10**30)]
+"""Of FLOPs, which may be more than 2^64; beyond it are no numbers that a run comes to."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+_ANY_OTHERS = ConfigDict(extra="allow")
+
+
+@with_config(_ANY_OTHERS)
+class StepRecord(TypedDict):
+    """A line of metrics.jsonl and lost.jsonl; numbers that are none are null."""
+
+    step: Step
+    stage: str
+    submodel_layers: int | None
+    loss: Finite | None
+    lr: Finite | None
+    grad_norm: Finite | None
+    tokens: Count
+    flops_model: Count
+    flops_executed: Count
+    flops_total: Count
+    seconds: Annotated[Finite, Field(ge=0)]
+    mfu: Finite | None
+    skipped: bool
+
+
+@with_config(_ANY_OTHERS)
+class EvaluationRecord(TypedDict):
+    """A line of eval.jsonl."""
+
+    step: Step
+    stage: str
+    loss: Finite | None
+    perplexity: NotRequired[Finite | None]
+    accuracy: NotRequired[Finite | None]
+    scored_tokens: NotRequired[Count]
+    pair_loss: NotRequired[Finite | None]
+    pair_accuracy: NotRequired[Finite | None]
+
+
+@with_config(_ANY_OTHERS)
+class ScoredData(TypedDict):
+    """What a task's data were."""
+
+    source: NotRequired[str | None]
+    digest: NotRequired[str | None]
+    examples: NotRequired[Count | None]
+    note: NotRequired[str | None]
+
+
+@with_config(_ANY_OTHERS)
+class ScoreRecord(TypedDict):
+    """A line of scores.jsonl."""
+
+    model: str
+    model_digest: str | None
+    stage: str | None
+    step: Step | None
+    task: str
+    metrics: dict[str, Finite | None]
+    deviations: dict[str, Finite | None] | None
+    data: ScoredData
+    settings: dict[str, Any]
+    seconds: Finite
+
+
+@with_config(_ANY_OTHERS)
+class RewoundRecord(TypedDict):
+    """rewound.json: where a run stood when it last went back to a checkpoint of its own accord."""
+
+    step: Step
+    rewinds: Step
+    samples: dict[str, Step]
+
+
+@with_config(_ANY_OTHERS)
+class DataRecord(TypedDict):
+    """data.json: what a run that goes on must find again."""
+
+    run: NotRequired[str]
+    """The run's id, which its checkpoints carry too; runs of older versions have none."""
+    prepared: str
+    fingerprint: str
+    weights: dict[str, dict[str, Finite]]
+    steps: dict[str, Step]
+
+
+@with_config(_ANY_OTHERS)
+class OffloadRecord(TypedDict):
+    """Where optimizer state, or weights, are kept."""
+
+    device: NotRequired[str]
+
+
+@with_config(_ANY_OTHERS)
+class ZeroRecord(TypedDict):
+    """`zero_optimization` of DeepSpeed's."""
+
+    stage: NotRequired[int]
+    offload_optimizer: NotRequired[OffloadRecord]
+    offload_param: NotRequired[OffloadRecord]
+
+
+@with_config(_ANY_OTHERS)
+class PrecisionRecord(TypedDict):
+    """`bf16` or `fp16` of DeepSpeed's."""
+
+    enabled: NotRequired[bool]
+
+
+@with_config(_ANY_OTHERS)
+class DsConfigRecord(TypedDict):
+    """ds_config.json: DeepSpeed's configuration as it was resolved."""
+
+    train_batch_size: NotRequired[int]
+    train_micro_batch_size_per_gpu: NotRequired[int]
+    gradient_clipping: NotRequired[Finite]
+    bf16: NotRequired[PrecisionRecord]
+    fp16: NotRequired[PrecisionRecord]
+    zero_optimization: NotRequired[ZeroRecord]
+
+
+@with_config(_ANY_OTHERS)
+class SizesRecord(TypedDict):
+    """A model's sizes in a certificate."""
+
+    hidden_size: Step
+    num_hidden_layers: Step
+    num_attention_heads: Step
+    num_key_value_heads: Step
+    head_dim: Step
+    intermediate_size: Step
+    vocab_size: Step
+    max_position_embeddings: Step
+
+
+@with_config(_ANY_OTHERS)
+class MapRecord(TypedDict):
+    """How often a growth copies the indices of one kind."""
+
+    source: Step
+    target: Step
+    copies: Annotated[list[Step], Field(min_length=2, max_length=2)]
+
+
+@with_config(_ANY_OTHERS)
+class LayerRecord(TypedDict):
+    """Where a layer came from."""
+
+    source: Step | None
+    silent: bool
+    added: bool
+
+
+@with_config(_ANY_OTHERS)
+class ComparisonRecord(TypedDict):
+    """What was measured of source and grown model; a model that computes no number has none here either."""
+
+    source_loss: float
+    grown_loss: float
+    loss_gap: float
+    max_logit_difference: float
+    scored_tokens: Count
+    dtype: str
+
+
+_OPERATORS = ("width", "depth")
+
+GrowthRecord = with_config(ConfigDict(extra="forbid"))(
+    TypedDict(
+        "GrowthRecord",
+        {
+            name: field.annotation if name in _OPERATORS else NotRequired[field.annotation]
+            for name, field in GrowthConfig.model_fields.items()
+        },
+    )
+)
+"""A growth's options as they were resolved; those that came later were at their defaults."""
+
+
+@with_config(_ANY_OTHERS)
+class CertificateRecord(TypedDict):
+    """certificates/NN.json: what a growth was, what was predicted of it and what was seen."""
+
+    family: str
+    source_path: str
+    source_digest: str
+    source: SizesRecord
+    target: SizesRecord
+    growth: GrowthRecord
+    choices: list[str]
+    remarks: NotRequired[list[str]]
+    seed: Count
+    maps: dict[str, MapRecord]
+    layers: list[LayerRecord]
+    verdict: Literal["exact", "approximate", "inexact by design"]
+    departures: list[str]
+    twins: list[Literal["residual", "heads", "ffn"]]
+    moments_departures: list[str] | None
+    measured: ComparisonRecord
+    in_training: ComparisonRecord | None
+    measured_agrees: bool
+
+
+@with_config(_ANY_OTHERS)
+class RunRecord(TypedDict):
+    """What a checkpoint says of the run that it belongs to: its id, and all that its directory says of its settings."""
+
+    recipe: dict[str, Any]
+    ds_config: DsConfigRecord
+    data: DataRecord
+    certificates: list[CertificateRecord]
+
+
+@with_config(_ANY_OTHERS)
+class ProgressRecord(TypedDict):
+    """progress.json of a checkpoint: where the run stood."""
+
+    phase: Step
+    step: Step
+    samples: dict[str, Step]
+    tokens: Count
+    seconds: Finite
+    ledger: dict[str, Any]
+    rewinds: NotRequired[Step]
+    norms_weighted_until: NotRequired[Step | None]
+    counters: NotRequired[dict[str, Step]]
+    loss_scale: NotRequired[dict[str, Finite]]
+    run: NotRequired[RunRecord | None]
+
+
+_PartsRecord = TypedDict("_PartsRecord", dict.fromkeys(PARTS, Count))
+
+
+class FlopsRecord(TypedDict):
+    """FLOPs by part."""
+
+    model: _PartsRecord
+    executed: _PartsRecord
+
+
+class InheritedRecord(TypedDict):
+    """What is known of a given source's FLOPs."""
+
+    flops: FlopsRecord
+    wasted: Count
+    complete: bool
+
+
+class LedgerRecord(TypedDict):
+    """A ledger of FLOPs."""
+
+    stages: dict[str, FlopsRecord]
+    wasted: Count
+    inherited: dict[str, InheritedRecord]
+
+
+class FileRecord(TypedDict):
+    """What an exported file should be."""
+
+    size: Count
+    blake2b: str
+
+
+class LossesRecord(TypedDict):
+    """The losses of a summary."""
+
+    unigram: float
+    source: float
+    grown: float
+    final: float
+
+
+class SpeedRecord(TypedDict):
+    """A stage's speed."""
+
+    tokens_per_second: float
+    tflops: float
+    mfu: float
+
+
+@with_config(_ANY_OTHERS)
+class SummaryRecord(TypedDict):
+    """summary.json: what a finished run came to."""
+
+    run: NotRequired[str]
+    family: str
+    growths: Annotated[list[CertificateRecord], Field(min_length=1)]
+    losses: LossesRecord
+    steps: Step
+    lengths: dict[str, list[str | float] | None]
+    tokens: Count
+    flops: LedgerRecord
+    seconds: Finite
+    tokens_per_second: Finite
+    speeds: dict[str, SpeedRecord]
+    peak: str
+    peak_memory: list[dict[str, Finite]]
+    paths: dict[str, str]
+    missing_steps: NotRequired[list[Annotated[list[Step], Field(min_length=2, max_length=2)]]]
+    files: NotRequired[dict[str, dict[str, FileRecord]]]
+    """What was exported, by folder and file."""
+
+
+def read_record(path: Path, kind: type[Typed], hint: str = "put it back as the run wrote it") -> Typed | None:
+    """Return what a file of a run holds, None where there is no file.
+
+    Raises UserError where it cannot be read or is not of `kind`; `hint` says what to do then.
+    """
+    # A link that leads nowhere is a file that cannot be read.
+    if not os.path.lexists(path):
+        return None
+    try:
+        return typed(kind, read_json(path, hint), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {hint}") from None
+
+
+def read_recipe(run: RunPaths) -> Recipe:
+    """Return a run's recipe as it was resolved; raises UserError where it is missing, damaged or none."""
+    return validate(Recipe, read_yaml(run.recipe), str(run.recipe))
+
+
+def read_certificates(run: RunPaths) -> list[CertificateRecord]:
+    """Return the certificates of a run's growths, the first one first; raises UserError where one is damaged or missing."""
+    found: list[CertificateRecord] = []
+    for number, path in enumerate(sorted(run.certificates.glob("[0-9][0-9].json")), 1):
+        if path != run.certificate(number):
+            raise UserError(f"{run.certificate(number)}: no such file, and {path.name} is there; put it back")
+        certificate = read_record(path, CertificateRecord)
+        found.append(certificate | {"growth": GrowthConfig().model_dump() | certificate["growth"]})
+    return found

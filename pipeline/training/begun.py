@@ -1,0 +1,152 @@
+"""How a run was begun, and what may be otherwise when it goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from pipeline.recipe import SOURCE_STAGE, UNITS, Recipe, TrainStage
+from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
+from pipeline.training.checkpoints import Saved
+from pipeline.training.ds_config import rounds_alike, same_run
+from pipeline.training.timeline import phases_of
+
+_MAY_CHANGE = (
+    "run_dir",
+    "checkpointing",
+    "guard",
+    "flops.peak_tflops",
+    "evaluation.tasks",
+    "evaluation.data",
+    "evaluation.tasks_every",
+    "evaluation.tasks_limit",
+    "evaluation.tasks_token_every",
+)
+"""Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
+
+_ROUNDS = ("train_micro_batch_size_per_gpu", "attn_implementation", "activation_checkpointing", "compile")
+"""Keys of a recipe by which the same sums are rounded in another order, and nothing else is changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a run directory, or a checkpoint, says of how its run was begun; None where it does not say it."""
+
+    origin: str
+    """Where its recipe stands."""
+    ds_origin: str
+    """Where its DeepSpeed configuration stands."""
+    recipe: Recipe | None
+    ds_config: DsConfigRecord | None
+    data: DataRecord | None
+    checkpoint: bool = False
+
+    @classmethod
+    def of_checkpoint(cls, record: RunRecord, path: str) -> "Begun":
+        """What a checkpoint's own words say; raises UserError where its recipe is none."""
+        return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"], checkpoint=True)
+
+    @property
+    def id(self) -> str | None:
+        """The run's id; runs of older versions have none."""
+        return None if self.data is None else self.data.get("run")
+
+    def completed(self, other: "Begun") -> "Begun":
+        """Return the same, with what `other` says where this says nothing."""
+        ours = {key: value for key in ("recipe", "ds_config", "data") if (value := getattr(self, key)) is not None}
+        return replace(other, **ours)
+
+    def check(self, recipe: Recipe, ds_config: Mapping[str, Any], saved: Saved | None) -> None:
+        """Raise UserError where a recipe and a configuration are not of this run.
+
+        Stages may be longer as long as they are not over, and what changes no step of the run may differ.
+        """
+        if self.recipe is not None:
+            self._check_lengths(recipe, saved)
+            for key in _differing(_without_lengths(self.recipe), _without_lengths(recipe)):
+                if not _is_of(key, _MAY_CHANGE + _ROUNDS):
+                    whose = "the checkpoint" if self.checkpoint else "the run directory"
+                    raise UserError(
+                        f"{self.origin}: {whose} belongs to a recipe that differs in {key}; {self._instead('the recipe')}"
+                    )
+        if self.ds_config is not None:
+            for key in _differing(same_run(self.ds_config), same_run(ds_config)):
+                raise UserError(
+                    f"{self.ds_origin}: the run was begun with another {key}; {self._instead('the DeepSpeed configuration')}"
+                )
+
+    def _instead(self, what: str) -> str:
+        if self.checkpoint:
+            return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
+        return f"name another run_dir, or go on with {what} it was begun with"
+
+    def _check_lengths(self, recipe: Recipe, saved: Saved | None) -> None:
+        """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over."""
+        before, now, reached = lengths(self.recipe), lengths(recipe), 0
+        steps = {} if self.data is None else self.data["steps"]
+        for phase in phases_of(recipe):
+            for stage in phase.stages:
+                reached += steps.get(stage.name, 0)
+                old, new = before.get(stage.name), now[stage.name]
+                if old is None or old == new:
+                    continue
+                over = saved is not None and (saved.step > reached or saved.phase > phase.number)
+                if old[0] != new[0] or new[1] < old[1] or over:
+                    raise UserError(
+                        f"{self.origin}: the stage {stage.name!r} had {old[1]:g} {old[0]} and now has {new[1]:g} {new[0]}; a "
+                        "stage may be lengthened while it is not over, and never shortened"
+                    )
+
+    def rounding(self, recipe: Recipe, ds_config: Mapping[str, Any]) -> list[str]:
+        """Return a sentence on what is not as it was and changes in which order, or how, sums are rounded."""
+        found: dict[str, tuple[str, str]] = {}
+        if self.recipe is not None:
+            differing = _differing(_without_lengths(self.recipe), _without_lengths(recipe))
+            # What a micro-batch really is the DeepSpeed configuration says, as it was resolved.
+            found |= {key: values for key, values in differing.items() if _is_of(key, _ROUNDS[1:])}
+        if self.ds_config is not None:
+            found |= _differing(rounds_alike(self.ds_config), rounds_alike(ds_config))
+        if not found:
+            return []
+        told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in found.items())
+        return [
+            f"going on with {told}: the steps are the same ones, sums are rounded otherwise, and losses agree with those of "
+            "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
+        ]
+
+
+def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
+    """Return how long the source and each train stage are: unit and number."""
+    named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage)}
+    return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
+
+
+def _is_of(key: str, sections: tuple[str, ...]) -> bool:
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def _without_lengths(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    for stage in (content["source"], *content["stages"]):
+        for unit in UNITS:
+            stage.pop(unit, None)
+    return content
+
+
+def _differing(old: Any, new: Any) -> dict[str, tuple[str, str]]:
+    """The dotted paths at which two nested values differ, with the leaf of each; "nothing" where there is none."""
+    before, now = _leaves(old), _leaves(new)
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return {key: (before.get(key, "nothing"), now.get(key, "nothing")) for key in keys}
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested value as dotted paths to leaves."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix: repr(value)}
+    return {path: leaf for key, item in items for path, leaf in _leaves(item, f"{prefix}.{key}".lstrip(".")).items()}
