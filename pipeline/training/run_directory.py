@@ -126,7 +126,7 @@ class RunDirectory(RunPaths):
     def _check_empty(self) -> None:
         """Raise UserError where a directory without a recipe and without a checkpoint is not free for a run."""
         there = {path.name for path in self.path.iterdir()}
-        before_a_step = {path.name for path in (self.lock, self.data, self.ds_config, self.recipe)}
+        before_a_step = {path.name for path in (self.lock, self.data, self.ds_config, self.recipe, self.checked)}
         for path in (self.checkpoints, self.certificates):
             if path.is_dir() and not any(path.iterdir()):
                 before_a_step.add(path.name)

@@ -31,6 +31,7 @@ FILES = [
     "recipe.yaml",
     "ds_config.json",
     "data.json",
+    "checked.json",
     "metrics.jsonl",
     "eval.jsonl",
     "lost.jsonl",
