@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from data_prep.errors import UserError
-from data_prep.files import write_json
+from data_prep.files import read_bytes, write_json
 from pipeline.data.checks import CheckedFile, DataChecks, Found
 from pipeline.training import distributed
 from pipeline.training.distributed import Result
@@ -54,9 +54,9 @@ class Remembered:
     def read(cls, path: Path) -> "Remembered":
         """Return what stands in a run's file; nothing where there is none, or it cannot be read: all is compared again."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_bytes(path).decode())
             return cls(frozenset(Found(**found) for found in content["files"]), int(content["step"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return cls()
 
     def write(self, path: Path) -> None:
