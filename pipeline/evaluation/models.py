@@ -1,5 +1,6 @@
 """Models to evaluate: opened from whatever holds one, with their tokenizer and their place in a run."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
