@@ -45,6 +45,8 @@ class Blocks:
         self.data = data
         self.digests = digests
         self.count = -(-size // BLOCK)
+        self.digests_size = self.count * _DIGEST
+        """Bytes of the digests."""
         self._left = bytearray(b"\1") * self.count
 
     def read_digests(self) -> bytes:
@@ -85,10 +87,9 @@ class Blocks:
         self._left[number] = 0
 
     def _check_count(self, size: int) -> None:
-        if size != self.count * _DIGEST:
+        if size != self.digests_size:
             raise UserError(
-                f"{self.digests}: {size} bytes where {self.count * _DIGEST} are due; put the file back, or prepare the text "
-                "again"
+                f"{self.digests}: {size} bytes where {self.digests_size} are due; put the file back, or prepare the text again"
             )
 
 

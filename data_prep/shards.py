@@ -150,9 +150,9 @@ class Shard:
         if self.dtype.kind == "f":
             raise UserError(f"{self._index}: holds {self.dtype} values, no token ids; shards of an integer dtype would do")
         self.documents = starts - 1
-        expected = _HEADER.size + 12 * self.sequences + 8 * starts
-        if (size := os.fstat(file.fileno()).st_size) != expected:
-            raise UserError(f"{self._index}: {size} bytes where {expected} are due; prepare the text again")
+        self.index_size = _HEADER.size + 12 * self.sequences + 8 * starts
+        if (size := os.fstat(file.fileno()).st_size) != self.index_size:
+            raise UserError(f"{self._index}: {size} bytes where {self.index_size} are due; prepare the text again")
 
     def _read_ends(self, file: BinaryIO) -> tuple[int, int]:
         """Return length and byte offset of the last sequence; look at the first one's offset and the document array's ends."""

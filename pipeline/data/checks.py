@@ -45,6 +45,7 @@ class CheckedFile:
     digest: str
     """BLAKE2b-128 of its bytes."""
     size: int
+    """Bytes of a shard's files; 0 of others, which are small."""
     is_shard: bool
     """Whether it holds a shard's ids, of which a run reads some now and some then."""
     blocks: Blocks | None = None
@@ -73,7 +74,7 @@ class CheckedFile:
                     self.blocks.compare_piece(begin, piece, digests)
                 begin += len(piece)
                 after_piece(len(piece))
-        if begin != self.size or (digests is None and digest.hexdigest() != self.digest):
+        if begin != self.size if digests is not None else digest.hexdigest() != self.digest:
             raise UserError(f"{self.path}: its bytes are not those that were prepared; {_PUT_BACK}")
 
     def compare_some(self, key: tuple[object, ...]) -> None:
@@ -131,15 +132,13 @@ class DataChecks:
 def _files(data: PreparedData, corpora: list[CorpusEntry]) -> Iterator[CheckedFile]:
     digests = data.manifest.files
 
-    def described(name: str, *, size: int | None = None, blocks: Blocks | None = None) -> CheckedFile:
-        path = data.directory / name
+    def described(name: str, size: int = 0, *, is_shard: bool = False, blocks: Blocks | None = None) -> CheckedFile:
+        # Nothing is asked of the file system: most files are another process's to look at.
         if name not in digests:
             raise UserError(
                 f"{data.directory / MANIFEST}: has no digest of {name}; put the manifest back, or prepare the text again"
             )
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; {_PUT_BACK}")
-        return CheckedFile(path, digests[name], path.stat().st_size if size is None else size, size is not None, blocks)
+        return CheckedFile(data.directory / name, digests[name], size, is_shard, blocks)
 
     named = {
         str(bin_path(Path(entry.prefix)))
@@ -162,8 +161,8 @@ def _files(data: PreparedData, corpora: list[CorpusEntry]) -> Iterator[CheckedFi
             data.unigrams(corpus.name)
         for split, entries in corpus.splits.items():
             for entry, shard in zip(entries.shards, data.open(corpus, split), strict=True):
-                prefix = Path(entry.prefix)
-                yield described(str(idx_path(prefix)))
+                prefix, size = Path(entry.prefix), shard.size * shard.dtype.itemsize
+                yield described(str(idx_path(prefix)), shard.index_size)
                 if entry.blocks is not None:
-                    yield described(entry.blocks)
-                yield described(str(bin_path(prefix)), size=shard.size * shard.dtype.itemsize, blocks=shard.blocks)
+                    yield described(entry.blocks, shard.blocks.digests_size)
+                yield described(str(bin_path(prefix)), size, is_shard=True, blocks=shard.blocks)

@@ -4,12 +4,31 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.recipe import load_recipe
 from pipeline.training.streams import Streams
 from tests.shards import write_prepared
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "refused"),
+    [("roberta", "window", True), ("roberta", "document", False), ("bert", "window", False), ("gpt2", "window", False)],
+)
+def test_padding_tokens_in_a_text_are_refused_where_positions_would_be_counted_without_them(
+    tmp_path, family, attention, refused
+):
+    """Token 1 is RoBERTa's padding, and an unknown word to the others."""
+    data = write_prepared(tmp_path, {"wiki": ([[[[10] * 20 + [1] + [10] * 29]]], [[[[11] * 25]]])})
+    recipe = load_recipe(QUICKSTART, ["data.sequence_length=8", "evaluation.windows=2", f"data.attention={attention}"])
+    if refused:
+        with pytest.raises(UserError, match="corpus 'wiki' holds the padding token, id 1"):
+            Streams(recipe, FAMILIES[family], data, print)
+    else:
+        streams = Streams(recipe, FAMILIES[family], data, print)
+        assert len(streams.training(streams.own)) > 4
 
 
 @pytest.mark.parametrize("windows", [3, 4])
