@@ -21,17 +21,22 @@ FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, 
 QUANTIZATION = "quantization_config"
 """The key that says how weights were quantized."""
 
-_HOW_TO_RUN = (
+_NOT_READ = (
     "attn_implementation",
     "chunk_size_feed_forward",
     "experts_implementation",
+    "id2label",
+    "label2id",
+    "num_labels",
     "output_attentions",
     "output_hidden_states",
+    "problem_type",
     "return_dict",
     "torchscript",
     "use_return_dict",
 )
-"""Keys that say what a call returns and by which kernels, and nothing of the model. They are not read."""
+"""Keys that say what a call returns, by which kernels, and what a classifier's labels are. They are nothing of the language
+model, and not read."""
 
 _CHANGES_LAYERS = ("per_layer_config", "pruned_heads")
 """Keys that make layers differ from each other."""
@@ -77,7 +82,7 @@ def _checked(path: Path, content: dict[str, Any], config_class: type[PretrainedC
         known = getattr(config_class, key, None)
         own = key in fields or known is None or (isinstance(known, property) and known.fset is not None)
         # What else the class has of that name is its code.
-        if own and key not in _HOW_TO_RUN and not key.startswith("_"):
+        if own and key not in _NOT_READ and not key.startswith("_"):
             kept[key] = value
     for key in _CHANGES_LAYERS:
         if kept.get(key):

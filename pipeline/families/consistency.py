@@ -18,6 +18,12 @@ from pipeline.families.shape import check_heads
 MOST_LAYERS = 10_000
 """No model has more; a wrong number of them would take hours to be refused by anything else."""
 
+_MOST = (1 << 31) - 1
+"""What any size or id is at most: beyond it torch's own numbers end."""
+
+_MOST_HEAD_DIM = 1 << 16
+"""No head has more channels; rotary frequencies take memory for each."""
+
 _ACTIVATIONS = ("hidden_act", "activation_function")
 _EPSILONS = ("_eps", "_epsilon")
 _ATTENTION = ("full_attention", "sliding_attention")
@@ -52,18 +58,20 @@ def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
 
 
 def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    """Yield what is wrong: the key, its value, and what is expected of it."""
+    """Yield what is wrong: the key, its value, and what is expected of it. What follows a fault may rest on it."""
     for key in _size_keys(family, config):
         value = getattr(config, key, None)
         # GPT-2's class makes four times the hidden size of a null.
         if not (value is None and key == "n_inner") and not _whole(value):
-            yield key, value, "a whole number from 1"
+            yield key, value, f"a whole number from 1 to {_MOST}"
     if config.num_hidden_layers > MOST_LAYERS:
         yield "num_hidden_layers", config.num_hidden_layers, f"a number up to {MOST_LAYERS}"
     for key in (*family.dropout, "initializer_range", *(key for key in family.kept if key.endswith(_EPSILONS))):
         value, most = getattr(config, key, None), 1 if key in family.dropout else math.inf
         if not _number(value) or not 0 <= value <= most:
             yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
+    if abs(config.pad_token_id or 0) > _MOST:
+        yield "pad_token_id", config.pad_token_id, "an id of the vocabulary"
     for key in set(_ACTIVATIONS).intersection(family.kept):
         if getattr(config, key) not in ACT2FN:
             yield key, getattr(config, key), "an activation that transformers knows, for instance gelu or silu,"
@@ -84,13 +92,15 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     rope = config.rope_parameters
     if not isinstance(rope, Mapping):
         yield "rope_parameters", rope, "a mapping"
-        return
     for key, value in rope.items():
         for number in value if isinstance(value, list) else [value]:
             # A type, a switch or nothing; all else is computed with.
             if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
                 yield f"rope_parameters.{key}", value, "a number"
-    pairs = sizes_of(config).head_dim // 2
+    head_dim = sizes_of(config).head_dim
+    if head_dim > _MOST_HEAD_DIM:
+        yield "head_dim", head_dim, f"a number up to {_MOST_HEAD_DIM}"
+    pairs = head_dim // 2
     for key, value in rope.items():
         if isinstance(value, list) and len(value) != pairs:
             yield f"rope_parameters.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
@@ -99,7 +109,7 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     window = getattr(config, "sliding_window", None)
     if window is not None and not _whole(window):
-        yield "sliding_window", window, "null or a whole number from 1"
+        yield "sliding_window", window, f"null or a whole number from 1 to {_MOST}"
     if hasattr(type(config), "layer_types"):
         types = config.layer_types
         if set(types) - set(_ATTENTION) or len(types) != config.num_hidden_layers:
@@ -126,7 +136,7 @@ def _build(family: Family, config: PretrainedConfig) -> None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
 
 
 def _number(value: Any) -> bool:

@@ -58,7 +58,7 @@ class Pretrained:
         """Return the model in float32 under a fresh head; the generator of torch draws it.
 
         `check_head` is for before. Raises UserError where transformers does not find the model's own tensors, which it would
-        draw at random: their names carry what training put around them, for instance.
+        draw at random (their names carry what training put around them, for instance), or finds a head of another training.
         """
         config = copy.deepcopy(self.config)
         for key, value in settings.items():
@@ -67,13 +67,24 @@ class Pretrained:
             self.family.set_dropout(config, dropout)
         try:
             model, info = auto_class.from_pretrained(
-                self.directory, config=config, dtype=torch.float32, output_loading_info=True
+                self.directory,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                # Of a head with other labels, which is refused below.
+                ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{self.directory}: transformers does not load it ({_short(error)}); {self._remedy}") from None
         lost = [name for name in sorted(info["missing_keys"]) if self.family.knows(name)]
         if lost:
             raise UserError(f"{self.directory}: transformers finds no {lost[0]!r} in it; {self._remedy}")
+        inside = f"{model.base_model_prefix}."
+        own = [name for name, _ in model.named_parameters() if not name.startswith(inside) and name not in info["missing_keys"]]
+        if own:
+            raise UserError(
+                f"{self.directory}: comes with a head of its own ({own[0]}), and fine-tuning draws a fresh one; {self._remedy}"
+            )
         learn_every_row(model)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         model.config.use_cache = False

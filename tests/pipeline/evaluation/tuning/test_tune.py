@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from data_prep.errors import UserError
 from pipeline.evaluation.tuning.model import open_pretrained
@@ -214,6 +222,14 @@ def test_the_defaults_are_the_papers():
     squad = TUNING_TASKS["squad"]
     assert (squad.learning_rates, squad.batch_sizes, squad.epochs) == ((3e-5,), (16,), (4,))
     assert len(TuningOptions().seeds) == 3
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_head_of_another_training_is_refused_and_not_trained_on(bert, reviews, labels):
+    config = BertConfig.from_pretrained(bert, num_labels=labels)
+    BertForSequenceClassification(config).save_pretrained(bert)
+    with pytest.raises(UserError, match=r"comes with a head of its own \(classifier\..*launch/grow\.py --source"):
+        run("sst2", bert, reviews, seeds=(1,))
 
 
 def test_weights_that_transformers_does_not_find_are_refused_and_not_drawn(bert, reviews):

@@ -1,0 +1,185 @@
+"""Any config.json is a sentence or a model that the stock class builds and runs, whatever its keys hold."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, family_of, read_config, sizes_of
+from pipeline.growth.listing import listing
+from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth.models import small_model
+
+WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
+"""Other types, and values that no model has."""
+
+BESIDES = (
+    "architectures",
+    "attn_implementation",
+    "attribute_map",
+    "chunk_size_feed_forward",
+    "dtype",
+    "head_dim",
+    "id2label",
+    "intermediate_size",
+    "layer_types",
+    "n_inner",
+    "num_key_value_heads",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "per_layer_config",
+    "position_embedding_type",
+    "pruned_heads",
+    "quantization_config",
+    "return_dict",
+    "rope_scaling",
+    "rope_theta",
+    "to_dict",
+    "torch_dtype",
+    "use_return_dict",
+)
+"""Keys of older versions, of other families and of nothing at all."""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a configuration that is written down first; None where it was refused, in a sentence that begins with the file."""
+
+    def attempt(content):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(content))
+        try:
+            return read_config(path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error), error
+            return None
+
+    return attempt
+
+
+def base_of(family, **changes):
+    return json.loads(small_model(family).config.to_json_string(use_diff=False)) | changes
+
+
+def runs(config):
+    """Whether the stock class builds a model and gives logits, where it is small enough to try."""
+    if max(config.vocab_size, config.max_position_embeddings, config.num_hidden_layers, config.hidden_size) > 10_000:
+        with torch.device("meta"):
+            family_of(config).model_class(config)
+        return True
+    ids = torch.zeros(1, min(3, family_of(config).usable_positions(sizes_of(config))), dtype=torch.int64)
+    with torch.no_grad():
+        return family_of(config).model_class(config).eval()(input_ids=ids).logits.shape[-1] == config.vocab_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_with_any_value_is_refused_or_makes_a_model_that_runs(family, read):
+    base, accepted = base_of(family), 0
+    for number, key in enumerate(sorted({*base, *BESIDES})):
+        # A share of the values for each key, and another one in each family: together all of them.
+        for value in WRONG[(number + list(FAMILIES).index(family)) % 3 :: 3]:
+            config = read(base | {key: value})
+            if config is not None:
+                accepted += 1
+                assert runs(config), (key, value)
+        config = read({name: held for name, held in base.items() if name != key})
+        assert config is None or runs(config), key
+    # Keys that say nothing of the model take anything.
+    assert accepted > 30
+
+
+ROPE = {
+    "rope_theta": 1e4,
+    "factor": 2.0,
+    "original_max_position_embeddings": 8,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+
+
+@pytest.mark.parametrize(
+    "kind", ["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "su", "mrope", "", None, 3]
+)
+def test_rotary_positions_are_refused_or_make_a_model_that_runs(kind, read):
+    rope = ROPE | {"rope_type": kind, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    known = kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+    assert (read(base_of("llama", rope_parameters=rope)) is not None) is known
+    for key in (*rope, "partial_rotary_factor", "beta_fast", "attention_factor", "full_attention"):
+        for value in (None, "abc", 0, -2.0, True, [1.0] * 3, {"a": 1}):
+            config = read(base_of("llama", rope_parameters=rope | {key: value}))
+            assert config is None or runs(config), (key, value)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "says"),
+    [
+        (
+            "mistral",
+            {"num_key_value_heads": 0},
+            "num_key_value_heads: a whole number from 1 to 2147483647 is expected, and the value is 0",
+        ),
+        ("llama", {"num_key_value_heads": 0}, "num_key_value_heads: a whole number from 1"),
+        ("mistral", {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads 4"),
+        ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}, "rope_parameters": None}, "'su'"),
+        ("gpt2", {"n_head": 0}, "n_head: a whole number from 1"),
+        ("gpt2", {"n_embd": 33}, "num_attention_heads: 4 heads of 8 channels do not make up hidden_size 33"),
+        ("gpt2", {"n_layer": -1}, "n_layer: a whole number from 1"),
+        ("gpt2", {"n_inner": 0}, "n_inner: a whole number from 1"),
+        ("gpt2", {"activation_function": "gelu_old"}, "activation_function: an activation that transformers knows"),
+        ("bert", {"hidden_act": "swishy"}, "hidden_act: an activation that transformers knows"),
+        ("bert", {"layer_norm_eps": -1.0}, "layer_norm_eps: a number from 0"),
+        ("bert", {"hidden_dropout_prob": 1.5}, "hidden_dropout_prob: a number from 0 to 1"),
+        ("bert", {"type_vocab_size": 0}, "type_vocab_size: a whole number from 1"),
+        ("bert", {"pad_token_id": 99}, "BertConfig's model cannot be built from it"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not supported"),
+        ("bert", {"pruned_heads": {"1": [0]}}, "pruned_heads: "),
+        ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings: 2 leaves no position to read"),
+        ("qwen3", {"head_dim": 7}, "head_dim"),
+        ("qwen3", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, "layer_types: a list of 3 entries, each full_attention or"),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 3}, "sliding_window: a whole number, since layer_types names"),
+        ("mistral", {"sliding_window": 0}, "sliding_window: null or a whole number from 1"),
+        ("qwen2", {"head_dim": None}, "head_dim: a whole number from 1"),
+        ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000 is more than the 10000"),
+        ("llama", {"architectures": "LlamaForCausalLM"}, "architectures: a list of class names is expected"),
+        ("llama", {"quantization_config": "gptq"}, "quantization_config: a mapping is expected"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(tmp_path, family, changes, says):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(base_of(family, **changes)))
+    with pytest.raises(UserError) as refused:
+        read_config(path)
+    assert str(refused.value).startswith(f"{path}: ") and says in str(refused.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_size_that_the_file_leaves_out_is_the_classs_and_checked_as_any(tmp_path, family, read):
+    """Mistral's 8 key-value heads do not divide 4 query heads, nor Qwen's 32; what fits is read as the class reads it."""
+    for key in base_of(family):
+        content = {name: value for name, value in base_of(family).items() if name not in (key, "model_type")}
+        config = read(content | {"model_type": family})
+        # The class does not take three layer_types for the 32 layers that it has where none are named.
+        assert config is None or sizes_of(config) == sizes_of(AutoConfig.for_model(family, **content)), key
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_of_other_families_change_no_size(family, read):
+    """transformers does not look at them either; Qwen2's class reads head_dim, though it has no such key."""
+    base, stray = base_of(family), {"type_vocab_size": 5, "n_inner": 7, "intermediate_size": 9, "num_key_value_heads": 1}
+    stray = {key: value for key, value in stray.items() if key not in base}
+    assert stray
+    assert sizes_of(read(base | stray)).intermediate_size == 64
+    assert runs(read(base | stray))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dry_run_of_a_configuration_alone_says_what_the_class_would_have(tmp_path, family):
+    (tmp_path / "config.json").write_text(json.dumps(base_of(family)))
+    target, growth = TargetConfig(num_hidden_layers=5, dropout=None), GrowthConfig(width="fpi", depth="stack")
+    request = Request(tmp_path, target, growth, 1, "hf", None, None, tmp_path / "out")
+    assert "function: inexact by design" in listing(OfflineGrowth(request, foreseen=True))
