@@ -10,7 +10,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.ops.op_builder import AsyncIOBuilder
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError, DtypeEnum
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
@@ -72,6 +72,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     _check_supported(config, world_size, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
     _resolve_precision(config, str(path))
+    _check_dtypes(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
     if recipe.compile and get_accelerator().device_name() == "cpu":
@@ -306,6 +307,21 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
         raise UserError(
             f"{origin}: zero_optimization.stage: stage 0 runs in bf16 or fp32 here, since a run that goes on would not have "
             "its loss scale; stage 1 costs one rank nothing more"
+        )
+
+
+def _check_dtypes(config: dict[str, Any], origin: str) -> None:
+    """Refuse dtypes that DeepSpeed does not bring together with the one that the model runs in."""
+    computed, where = compute_dtype(config), f"{origin}: data_types"
+    chosen = {
+        key: DtypeEnum(name).value for key, name in config.get("data_types", {}).items() if key.endswith("dtype") and name
+    }
+    if chosen.get("param_dtype", computed) != computed:
+        raise UserError(f"{where}.param_dtype: the model runs in {computed}, as bf16 and fp16 say; remove the key")
+    if zero_stage(config) == 0 and chosen.get("grad_accum_dtype", computed) != computed:
+        raise UserError(
+            f"{where}.grad_accum_dtype: ZeRO stage 0 adds gradients up in the dtype that the model runs in, {computed}; remove "
+            "the key, or choose stage 1"
         )
 
 

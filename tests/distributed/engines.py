@@ -6,6 +6,9 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch.utils.cpp_extension import _get_build_directory
 
+from data_prep.errors import UserError
+from pipeline.training.toolchain import check_toolchain
+
 
 def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
     """Return one parameter's fp32 master whole, gathered by DeepSpeed; a collective call."""
@@ -20,3 +23,12 @@ def is_built(builder) -> bool:
     folder = Path(_get_build_directory(builder.name, False))
     # A build that was killed leaves its lock, on which whoever loads the extension waits for ever.
     return (folder / f"{builder.name}.so").is_file() and not (folder / "lock").exists()
+
+
+def can_compile() -> bool:
+    """Whether there is what torch.compile needs of the system."""
+    try:
+        check_toolchain("", "")
+    except UserError:
+        return False
+    return True

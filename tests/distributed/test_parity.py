@@ -303,7 +303,7 @@ def test_every_zero_stage_offload_and_precision_equals_a_plain_loop(tmp_path, op
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled")
+@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled; make test-full compiles it")
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
 def test_masters_on_disk_equal_a_plain_loop(tmp_path, optimizer):
     check([Way(optimizer, "linear", 3, "nvme"), Way(optimizer, "linear", 3, "nvme/cpu", "bf16")], tmp_path)
@@ -315,7 +315,7 @@ def loops_beside_a_gpu(ways: list[Way], directory: Path) -> list:
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled")
+@pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled; make test-full compiles it")
 def test_deepspeeds_cpu_adam_under_offload_equals_a_plain_loop(tmp_path):
     """As it is taken where masters lie beside a GPU; everything else stays on the CPU here."""
     ways = [Way("adamw", "linear", stage, "cpu", accumulation=2) for stage in (1, 2, 3)]

@@ -240,7 +240,7 @@ def test_every_optimizer_goes_on_to_the_bit(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled")
+@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled; make test-full compiles it")
 def test_masters_on_a_disk_go_on_to_the_bit(tmp_path):
     check_going_on(tmp_path, ON_DISK)
 
@@ -262,7 +262,7 @@ def build_unaligned(directory) -> str:
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled")
+@pytest.mark.skipif(not is_built(AsyncIOBuilder()), reason="DeepSpeed's async_io is not compiled; make test-full compiles it")
 def test_gradients_across_a_disks_blocks_are_refused(tmp_path):
     for words in run_ranks(build_unaligned, 2, tmp_path):
         assert "nvme does not fit" in words and "over 2 ranks" in words

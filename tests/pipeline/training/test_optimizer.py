@@ -166,7 +166,7 @@ def test_lion_by_hand_and_frozen():
     assert torch.equal(frozen, WEIGHTS) and frozen not in lion.state
 
 
-@pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled")
+@pytest.mark.skipif(not is_built(CPUAdamBuilder()), reason="DeepSpeed's cpu_adam is not compiled; make test-full compiles it")
 def test_deepspeeds_cpu_adam_steps_as_torchs_from_any_age_and_freezes():
     for age in (0.0, 1000.0):
         live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
