@@ -1,5 +1,7 @@
 """Optimizers against torch's and by hand: elements of several ages, frozen groups, refused steps; and what decays."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
@@ -10,7 +12,7 @@ from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz
-from pipeline.training.optimizer import parameter_groups
+from pipeline.training.optimizer import build_optimizer, parameter_groups
 from tests.distributed.engines import is_built
 
 OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
@@ -184,6 +186,19 @@ def test_deepspeeds_cpu_adam_steps_as_torchs_from_any_age_and_freezes():
         # fp32 rounding over a dozen steps of 3e-3 each.
         torch.testing.assert_close(live.detach(), torch_adamw(slice(None), age), rtol=1e-6, atol=1e-7)
         assert torch.equal(frozen, WEIGHTS) and adamw.state[live]["step"] == age + STEPS
+
+
+def test_beside_a_gpu_a_cpu_adam_that_cannot_be_compiled_is_said_with_what_it_needs(monkeypatch, caplog):
+    def load(*_: object, **__: object):
+        raise RuntimeError("Error building extension 'cpu_adam'")
+
+    monkeypatch.setattr(CPUAdamBuilder, "load", load)
+    monkeypatch.setattr("pipeline.training.optimizer.get_accelerator", lambda: SimpleNamespace(device_name=lambda: "cuda"))
+    groups = [{"params": [WEIGHTS.clone().requires_grad_()], "frozen": False, "weight_decay": 0.1}]
+    offloaded = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    chosen = build_optimizer(FAMILIES["gpt2"], None, groups, OptimizerConfig(), offloaded)
+    assert type(chosen) is FreezableAdamW
+    assert "'cpu_adam'" in caplog.text and "Debian's packages g++ and python3-dev" in caplog.text
 
 
 def test_a_refused_step_moves_nothing():
