@@ -93,6 +93,14 @@ def started_by_mpi() -> bool:
     return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHERS)
 
 
+def on_one_node() -> bool:
+    """Whether all processes read the same files: else one that leaves over its own would have the others wait for it."""
+    if "WORLD_SIZE" in os.environ:
+        here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))
+        return os.environ["WORLD_SIZE"] in ("1", here)
+    return not started_by_mpi()
+
+
 def share(items: Sequence[Task], rank: int, count: int) -> list[Task]:
     """Return what of `items` is `rank`'s among `count`, largest first: each goes where the least has gone so far."""
     loads = [(0, other) for other in range(count)]

@@ -19,8 +19,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 def parse() -> argparse.Namespace:
     """Read the command line; raises UserError where there is no such task, or an option cannot be used."""
     from data_prep.command import OneSentenceParser
+    from data_prep.workers import on_one_node
     from pipeline.evaluation.task_names import TUNED, check_task
     from pipeline.evaluation.tuning.options import add_arguments, options_of
+    from pipeline.recipe import read_ds_config
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -55,6 +57,8 @@ def parse() -> argparse.Namespace:
     for task in arguments.task:
         check_task(task, "--task")
     arguments.tuning = options_of(arguments)
+    if arguments.ds_config is not None and on_one_node():
+        read_ds_config(arguments.ds_config)
     return arguments
 
 

@@ -19,6 +19,7 @@ QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
 def parse() -> argparse.Namespace:
     """Read the command line and the files that it names; raises UserError."""
     from data_prep.command import OneSentenceParser
+    from data_prep.workers import on_one_node
     from pipeline.recipe import load_recipe, read_ds_config
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
@@ -41,20 +42,10 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name} goes with --dry_run")
         if given <= 0 or (most is not None and given > most):
             parser.error(f"--{name} {given} is not above 0" + (f" and up to {most}" if most else ""))
-    if _on_one_node():
+    if on_one_node():
         load_recipe(arguments.recipe, arguments.overrides)
         read_ds_config(arguments.ds_config)
     return arguments
-
-
-def _on_one_node() -> bool:
-    """Whether all ranks read the same files: else a rank that leaves over its own would have the others wait for it."""
-    if "WORLD_SIZE" in os.environ:
-        here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))
-        return os.environ["WORLD_SIZE"] in ("1", here)
-    from data_prep.workers import started_by_mpi
-
-    return not started_by_mpi()
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import yaml
 from data_prep import starting
 from data_prep.command import refusal
 from data_prep.errors import UserError
+from data_prep.workers import on_one_node
 from tests.pipeline.report.recorded_runs import Made
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,7 @@ def judged(tmp_path: Path, text: str, name: str = "ds.json") -> Path:
         ("launch/evaluate.py", ["--task", "wikitext3"], None, "--task: no task 'wikitext3'; did you mean 'wikitext"),
         ("launch/evaluate.py", ["--task", "mrpcc"], None, "--task: no task 'mrpcc'; did you mean 'mrpc'?"),
         ("launch/evaluate.py", ["--epochs", "0"], None, "command line: epochs.0: "),
+        ("launch/evaluate.py", ["--ds_config"], '{"aio": {"block_sizes": 1}}', "unknown key 'aio.block_sizes'"),
         ("launch/report.py", ["--layers", "a"], None, "argument --layers: invalid numbers value: 'a'"),
         ("launch/reproduce.py", ["--seeds", "0"], None, "--seeds 0 is not above 0"),
         ("launch/reproduce.py", ["--budget", "gpu", "--ablations"], None, "the suite has no ablations"),
@@ -194,6 +196,27 @@ def test_ranks_are_refused_once(monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         assert starting.start(parse, "data_prep.commands") == 2
     assert capsys.readouterr().err == "wrong\n" and len(slept) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "judged_early"),
+    [
+        ({}, True),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_SIZE": "4"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, False),
+        ({"WORLD_SIZE": "4"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, False),
+    ],
+)
+def test_files_are_judged_early_where_all_ranks_read_the_same_ones(environment, judged_early, monkeypatch):
+    """torchrun, Slurm and deepspeed say how many ranks a node has; with several nodes the ranks meet first."""
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert on_one_node() is judged_early
 
 
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
