@@ -38,7 +38,7 @@ before-test-full:
 # All that there is, Slurm's tests too.
 test-full: before-test-full .venv
 	@$(INSTALL) browser compiler slurm
-	-$(BIN)/python -c "$(EXTENSIONS)"
+	-PATH="$(abspath $(BIN)):$$PATH" python -c "$(EXTENSIONS)"
 	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m "full or not full" --timeout 1800 $(ARGS)
 
 before-test-slurm:

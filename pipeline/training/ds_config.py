@@ -20,7 +20,7 @@ from data_prep.config import unknown_key
 from data_prep.errors import UserError
 from pipeline.recipe import AUTO, GrowStage, Recipe, read_ds_config
 from pipeline.training.monitors import SECTIONS, resolve_monitors, without_monitors
-from pipeline.training.toolchain import check_toolchain
+from pipeline.training.toolchain import check_toolchain, reach_ninja
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "bf16": DeepSpeedBF16Config,
@@ -242,6 +242,11 @@ def _check_disk(offload: dict[str, Any], origin: str) -> None:
     if not offload.get("nvme_path"):
         raise UserError(f'{where}.nvme_path: a directory on the disk is missing; name one, or say "auto": in the run directory')
     check_toolchain(f"{where}.device: nvme", "choose cpu")
+    if not reach_ninja():
+        raise UserError(
+            f"{where}.device: nvme needs ninja, by which DeepSpeed compiles; pip install ninja, or install Debian's package "
+            "ninja-build, or choose cpu"
+        )
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise UserError(
             f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install them (Debian's package is "

@@ -16,6 +16,7 @@ from pipeline.training.ds_config import compute_dtype, offloads_optimizer
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, steps_as_matrix
+from pipeline.training.toolchain import reach_ninja
 
 _LOOKED_UP = (AxisKind.VOCAB, AxisKind.POSITIONS, AxisKind.SEGMENTS)
 
@@ -70,6 +71,7 @@ def build_optimizer(
         return FreezableMuon(groups, matrices, dtype, **options)
     # Without an accelerator nothing is offloaded in truth, and torch's fused AdamW is as fast without being compiled.
     if offloads_optimizer(ds_config) and get_accelerator().device_name() != "cpu":
+        reach_ninja()
         try:
             return OffloadedAdamW(groups, **options)
         except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -25,3 +26,14 @@ def check_toolchain(origin: str, otherwise: str) -> None:
             f"{origin} needs Python's headers, and there is no {header}; install them (Debian's package is python3-dev), or "
             f"{otherwise}"
         )
+
+
+def reach_ninja() -> bool:
+    """Put the environment's ninja on PATH where none is, as activating it does; return whether there is one.
+
+    DeepSpeed builds its extensions by it, and looks for it there alone.
+    """
+    own = Path(sys.prefix) / "bin"
+    if shutil.which("ninja") is None and (own / "ninja").is_file():
+        os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), str(own)]))
+    return shutil.which("ninja") is not None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.recipe import load_recipe
 from pipeline.recipe.ds_file import _DeepSpeedFile
 from pipeline.training import ds_config
 from pipeline.training.ds_config import compute_dtype, division, load_ds_config, offloads_optimizer, same_run, zero_stage
-from pipeline.training.toolchain import check_toolchain
+from pipeline.training.toolchain import check_toolchain, reach_ninja
 
 ROOT = Path(__file__).parents[3]
 
@@ -231,6 +232,11 @@ def without_headers(monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
 
 
+def without_ninja(monkeypatch):
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
 NVME = ({"zero_optimization": {"stage": 3, "offload_optimizer": OPTIMIZER_ON_DISK}}, ())
 COMPILED = ({}, ("compile=true",))
 
@@ -241,6 +247,7 @@ COMPILED = ({}, ("compile=true",))
         (NVME, without_libaio, "offload_optimizer.device: nvme needs libaio's headers, .*libaio-dev.*, or choose cpu"),
         (NVME, without_compiler, r"offload_optimizer.device: nvme needs a C\+\+ compiler, .*is g\+\+.*, or choose cpu"),
         (NVME, without_headers, "offload_optimizer.device: nvme needs Python's headers, .*python3-dev.*, or choose cpu"),
+        (NVME, without_ninja, "offload_optimizer.device: nvme needs ninja, .*ninja-build, or choose cpu"),
         (COMPILED, without_compiler, r"compile: torch.compile needs a C\+\+ compiler, .*is g\+\+.*, or leave `compile` out"),
         (COMPILED, without_headers, "compile: torch.compile needs Python's headers, .*python3-dev.*, or leave `compile` out"),
     ],
@@ -256,6 +263,14 @@ def test_what_compiling_lacks_is_said_by_its_debian_package(resolve, monkeypatch
     lacks(monkeypatch)
     with pytest.raises(UserError, match=words):
         resolve(config, *overrides)
+
+
+def test_the_environments_ninja_is_found_where_it_is_not_activated(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ninja").touch(mode=0o755)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert reach_ninja() and shutil.which("ninja") == str(tmp_path / "bin" / "ninja")
 
 
 @pytest.mark.skipif(not Path("/usr/include/libaio.h").is_file(), reason="no libaio here: Debian's package libaio-dev has it")
