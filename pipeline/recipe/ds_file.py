@@ -72,10 +72,13 @@ class _DataTypes(_Judged):
     keep_in_fp32_modules: Annotated[Any, AfterValidator(_patterns)] = AUTO
 
 
+CInt = Annotated[int, Field(gt=0, lt=1 << 31)]
+
+
 class _Aio(_Judged):
-    block_size: PositiveInt = 1 << 20
-    queue_depth: PositiveInt = 8
-    intra_op_parallelism: PositiveInt = 1
+    block_size: CInt = 1 << 20
+    queue_depth: CInt = 8
+    intra_op_parallelism: CInt = 1
     single_submit: bool = False
     overlap_events: bool = True
     use_gds: bool = False

@@ -42,6 +42,8 @@ _SETTLED_HERE = (
 )
 """Keys of those sections whose "auto" stands for what the recipe or the machine says."""
 
+_LARGEST = (1 << 63) - 1
+
 _NEVER_PRINT = 1 << 40
 
 _MAY_CHANGE = (
@@ -162,6 +164,8 @@ def check_sections(config: dict[str, Any], origin: str) -> None:
             # Sections within are in the table too.
             elif value != AUTO and not isinstance(value, dict):
                 written[key] = getattr(read, names[key])
+                if isinstance(written[key], int) and abs(written[key]) > _LARGEST:
+                    raise UserError(f"{origin}: {section}.{key}: a whole number of 64 bits is expected (got {value!r})")
 
 
 def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:

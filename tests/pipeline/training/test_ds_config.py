@@ -152,6 +152,8 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         ),
         ({"zero_optimization": {"stage": True}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got True)"),
         ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 0}}, "reduce_bucket_size: Input should be greater than 0"),
+        ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 10**30}}, "reduce_bucket_size: a whole number of 64 bits"),
+        ({"aio": {"block_size": 1 << 31}}, "aio.block_size: Input should be less than 2147483648"),
         ({"fp16": {"loss_scale": "big"}}, "fp16.loss_scale: fp16.loss_scale must be a number"),
         ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard.enabled: Input should be a valid boolean"),
     ],
