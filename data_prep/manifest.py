@@ -1,5 +1,6 @@
 """What a prepared folder holds, and how it is opened."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from data_prep.errors import UserError
-from data_prep.files import text_digest
+from data_prep.files import read_bytes, text_digest
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -98,7 +99,7 @@ class PreparedData:
         """Open `directory`; raises UserError where it is no prepared folder."""
         path = directory / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_bytes(path).decode())
             self.manifest = Manifest.model_validate(content)
         except FileNotFoundError:
             begun = (directory / PLAN).exists()
@@ -158,7 +159,7 @@ class PreparedData:
         """
         path = self.directory / SHARDS / corpus / UNIGRAMS
         try:
-            counts = np.load(path)
+            counts = np.load(io.BytesIO(read_bytes(path)))
         except Exception:  # a damaged header makes numpy's parser raise errors of many kinds
             raise UserError(f"{path}: missing, or no array; prepare the text again") from None
         if counts.shape != (self.manifest.vocab_size,) or not counts.any():

@@ -5,8 +5,10 @@ before its first use every block of a shard (`Shard.read`); and in the backgroun
 known again by its inode, size and time.
 """
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,9 @@ class CheckedFile:
         """Return what stands for the file as it is now; raises UserError where there is none."""
         with readable(self.path):
             status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                # To read from a pipe would be to wait for ever.
+                raise OSError(errno.EINVAL, "not a regular file")
         return Found(os.path.abspath(self.path), self.digest, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def compare(self, after_piece: Callable[[int], None] = lambda size: None) -> None:

@@ -67,6 +67,11 @@ def zero(path, begin, size):
         file.write(bytes(size))
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def swap(one, other):
     aside = one.with_name("aside")
     one.rename(aside)
@@ -137,6 +142,14 @@ OF_FILES = {
     "digests of blocks gone": (r"wiki-train-0\.blocks", lambda d: (d / f"{WIKI}.blocks").unlink()),
     "counts of ids": (r"unigrams\.npy", lambda d: flip(d / "shards" / "wiki" / "unigrams.npy", -8 * 50)),
     "counts of ids gone": (r"unigrams\.npy", lambda d: (d / "shards" / "wiki" / "unigrams.npy").unlink()),
+    "digests of blocks a pipe": (r"wiki-train-0\.blocks", lambda d: pipe(d / f"{WIKI}.blocks")),
+    "ids a pipe": (r"wiki-train-0\.bin", lambda d: pipe(d / f"{WIKI}.bin")),
+    "an index a pipe": (r"wiki-train-0\.idx", lambda d: pipe(d / f"{WIKI}.idx")),
+    "counts of ids a pipe": (r"unigrams\.npy", lambda d: pipe(d / "shards" / "wiki" / "unigrams.npy")),
+    "the tokenizer a directory": (
+        r"vocab\.txt",
+        lambda d: ((d / "tokenizer" / "vocab.txt").unlink(), (d / "tokenizer" / "vocab.txt").mkdir()),
+    ),
     "the tokenizer": (r"vocab\.txt", lambda d: flip(d / "tokenizer" / "vocab.txt", -1)),
 }
 
@@ -209,8 +222,9 @@ def test_a_changed_manifest_is_refused(folder, kind):
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": 7})),
         lambda path: (path.unlink(), path.symlink_to(MANIFEST)),
         lambda path: (path.unlink(), path.mkdir()),
+        pipe,
     ],
-    ids=["cut off", "a list", "deep", "no text", "empty", "a number as digest", "a link loop", "a directory"],
+    ids=["cut off", "a list", "deep", "no text", "empty", "a number as digest", "a link loop", "a directory", "a pipe"],
 )
 def test_a_manifest_that_is_none_is_refused(folder, change):
     change(folder / MANIFEST)
