@@ -330,7 +330,7 @@ def read_record(path: Path, kind: type[Typed], hint: str = "put it back as the r
     if not os.path.lexists(path):
         return None
     try:
-        return typed(kind, read_json(path, hint), str(path))
+        return typed(kind, read_json(path, "it is a link that leads nowhere"), str(path))
     except UserError as error:
         raise UserError(f"{error}; {hint}") from None
 

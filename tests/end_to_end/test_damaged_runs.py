@@ -225,7 +225,7 @@ def started(programs, recipe, summary, monkeypatch, capsys, tmp_path):
 
 COMMANDS = ("finished", "resumed", "dry_run", "report", "evaluate", "grow")
 ALL = [(damage, command) for damage in DAMAGES for command in COMMANDS]
-SOME = 6
+SOME = 4
 """Of all damages under all commands `make test` tries so many of each file, other ones of the next; `make test-full` all."""
 
 
