@@ -20,6 +20,7 @@ from pipeline.growth.inspection import inspect
 from pipeline.growth.sources import open_source
 from pipeline.runs import RunPaths
 from tests.hub import Hub, ask, serving
+from tests.pipeline.report.recorded_runs import Made
 
 
 @pytest.fixture
@@ -50,11 +51,7 @@ def reviews(tmp_path) -> Path:
 @pytest.fixture
 def finished(causal, tmp_path) -> RunPaths:
     """What a finished run leaves, as far as it is looked at."""
-    run = RunPaths(tmp_path / "run")
-    run.path.mkdir()
-    run.recipe.write_text("{}")
-    run.metrics.write_text('{"step": 3, "stage": "source"}\n{"step": 9, "stage": "full"}\n')
-    run.summary.write_text('{"steps": 9}')
+    run = RunPaths(Made(tmp_path / "run", source_steps=3, steps=6).write())
     shutil.copytree(causal, run.model)
     shutil.copytree(causal, run.source_model)
     return run
