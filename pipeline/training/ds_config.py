@@ -210,6 +210,11 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
                 f"{origin}: zero_optimization.{name}.device: {device} goes with ZeRO stage {' or '.join(map(str, stages))}, "
                 f"not {zero_stage(config)}"
             )
+    if zero_stage(config) in (1, 2) and zero.get("allgather_bucket_size", 0) % 2:
+        raise UserError(
+            f"{origin}: zero_optimization.allgather_bucket_size: an even number is expected under ZeRO stages 1 and 2 "
+            f"(got {zero['allgather_bucket_size']})"
+        )
     group = zero.get("zero_hpz_partition_size", 1)
     if group != 1 and (zero_stage(config) != 3 or not isinstance(group, int) or group < 1 or world_size % group):
         raise UserError(
@@ -226,6 +231,7 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
 
 _NOT_HERE: dict[str, tuple[Any, str]] = {
     "zero_optimization.compute_grad_norm": (True, "steps are skipped, and metrics recorded, by the gradient's norm"),
+    "zero_optimization.legacy_stage1": (False, "DeepSpeed has had another stage 1 since 0.5.9"),
     "zero_optimization.mics_shard_size": (-1, "weights replicated over shard groups cannot be filled by growth"),
     "zero_optimization.zero_quantized_nontrainable_weights": (
         False,

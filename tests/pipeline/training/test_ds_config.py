@@ -153,6 +153,8 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         ({"zero_optimization": {"stage": True}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got True)"),
         ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 0}}, "reduce_bucket_size: Input should be greater than 0"),
         ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 10**30}}, "reduce_bucket_size: a whole number of 64 bits"),
+        ({"zero_optimization": {"stage": 1, "allgather_bucket_size": 7}}, "allgather_bucket_size: an even number is expected"),
+        ({"zero_optimization": {"stage": 1, "legacy_stage1": True}}, "legacy_stage1: DeepSpeed has had another stage 1"),
         ({"aio": {"block_size": 1 << 31}}, "aio.block_size: Input should be less than 2147483648"),
         ({"fp16": {"loss_scale": "big"}}, "fp16.loss_scale: fp16.loss_scale must be a number"),
         ({"tensorboard": {"enabled": "perhaps"}}, "tensorboard.enabled: Input should be a valid boolean"),
