@@ -41,11 +41,30 @@ class _Fields:
     """Stands for an object of DeepSpeed's: takes its fields, and runs none of its code."""
 
 
+class _Ignored:
+    """Stands for an object of which nothing is read, whatever it is made of."""
+
+    def __init__(self, *parts: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
 _STAND_INS = [
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
     (_Fields, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Fields, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
     (_Fields, "deepspeed.utils.tensor_fragment.fragment_address"),
+    # What training scripts save beside: their arguments, the state of random numbers.
+    *(
+        (_Ignored, name)
+        for name in (
+            "argparse.Namespace",
+            "pathlib.PosixPath",
+            "numpy.ndarray",
+            "numpy.dtype",
+            *(f"numpy.{core}.multiarray.{maker}" for core in ("core", "_core") for maker in ("_reconstruct", "scalar")),
+        )
+    ),
 ]
 """All that a checkpoint's files hold besides tensors and plain values."""
 

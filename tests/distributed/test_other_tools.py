@@ -1,9 +1,13 @@
 """Checkpoints that other tools wrote, as sources: wherever they lie, exactly what those tools trained, or a sentence."""
 
+import argparse
 import json
+import random
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +131,18 @@ def test_steps_may_be_tensors_or_numbers(made, copied, layout):
     for file in (place / TAG).glob("*optim_states.pt"):
         rewrite(file, steps_as_numbers)
     same(open_source(place), made[1][layout], layout)
+
+
+def test_what_a_training_script_saves_beside_hinders_nothing(made, copied):
+    place = copied("zero2")
+    beside = {
+        "args": argparse.Namespace(out=Path("runs"), rate=np.float64(1e-3), dtype=torch.bfloat16),
+        "rng": {"numpy": np.random.get_state(), "python": random.getstate(), "torch": torch.get_rng_state()},
+        "best": np.float32(3.5),
+        "epoch": 2,
+    }
+    rewrite(place / TAG / "mp_rank_00_model_states.pt", lambda saved: saved.update(beside))
+    same(open_source(place), made[1]["zero2"], "zero2")
 
 
 def test_the_newest_checkpoint_is_that_of_the_most_steps(made, copied):

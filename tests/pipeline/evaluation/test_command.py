@@ -16,8 +16,10 @@ from launch import evaluate as launched
 from pipeline.commands import evaluate as module
 from pipeline.evaluation.models import huggingface_directory
 from pipeline.evaluation.scores import read_scores
+from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.sources import open_source
+from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.runs import RunPaths
 from tests.hub import Hub, ask, serving
 from tests.pipeline.report.recorded_runs import Made
@@ -343,3 +345,22 @@ def test_a_name_on_the_hub_is_scored_as_the_directory_that_it_stands_for(evaluat
     (by_name,), (by_directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("name", "directory"))
     assert by_name.model == "someone/causal"
     assert (by_name.model_digest, by_name.metrics) == (by_directory.model_digest, by_directory.metrics)
+
+
+def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(evaluate, causal, data, tmp_path):
+    place = tmp_path / "output_dir" / "checkpoint-9"
+    shutil.copytree(causal, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    source = open_huggingface(causal)
+    write_zero3(place, source.config, source.state, 2)
+    # Which the Trainer writes one folder up, or not at all.
+    for name in ("config.json", "files.json", "progress.json"):
+        (place / TAG / name).unlink()
+    (place / "trainer_state.json").write_text('{"global_step": 9, "max_steps": 20}')
+    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
+    status, told, _ = evaluate("--model", place.parent, *words, tmp_path / "checkpoint.jsonl")
+    assert status == 0 and "a checkpoint of transformers' Trainer at step 9 of 20" in told
+    assert evaluate("--model", causal, *words, tmp_path / "directory.jsonl")[0] == 0
+    (checkpoint,), (directory,) = (read_scores(tmp_path / f"{kind}.jsonl") for kind in ("checkpoint", "directory"))
+    assert (checkpoint.model_digest, checkpoint.metrics) == (directory.model_digest, directory.metrics)
+    with huggingface_directory(place) as exported:
+        assert (exported / "tokenizer.json").read_bytes() == (causal / "tokenizer.json").read_bytes()

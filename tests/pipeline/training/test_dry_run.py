@@ -10,7 +10,9 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.flops.peaks import Peak
+from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
+from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
 from pipeline.training.dry_run import DryRun
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
@@ -149,3 +151,25 @@ def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypa
     recipe = load_recipe(QUICKSTART, ["source.model=null", "source.steps=null", f"source.path={tag}"])
     with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
         foresee_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)
+
+
+def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_path, tiny_model):
+    tiny_model("gpt2").float().save_pretrained(tmp_path / "model")
+    source = open_huggingface(tmp_path / "model")
+    (tmp_path / "checkpoint").mkdir()
+    write_zero3(tmp_path / "checkpoint", source.config, source.state, 2)
+    for name in ("config.json", "files.json", "progress.json"):
+        (tmp_path / "checkpoint" / TAG / name).unlink()
+
+    def planned(*overrides: str):
+        path = [f"source.path={tmp_path / 'checkpoint'}", "source.model=null", "source.steps=null"]
+        recipe = load_recipe(QUICKSTART, [*path, "target.hidden_size=64", "data.sequence_length=8", *overrides])
+        ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
+        return foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, print)
+
+    with pytest.raises(UserError, match=r"add source\.config=DIR"):
+        planned("data.tokenizer.vocab_size=50")
+    for config in (tmp_path / "model", tmp_path / "model" / "config.json"):
+        given = planned("data.tokenizer.vocab_size=50", f"source.config={config}").given
+        assert given.beside == tmp_path / "model"
+        assert f"read with {tmp_path}/model/config.json" in given.remarks[0]
