@@ -17,10 +17,11 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import publish_directory, read_bytes, write_atomically, write_json
+from pipeline.growth.deepspeed_files import missing_files
 from pipeline.growth.integrity import Digest, HashedFile, damage, seal
 from pipeline.growth.sources import LATEST
 from pipeline.growth.state import Source
-from pipeline.growth.zero_checkpoint import PROGRESS, missing_files, read_zero_checkpoint
+from pipeline.growth.zero_checkpoint import PROGRESS, read_zero_checkpoint
 from pipeline.recipe import CheckpointingConfig
 from pipeline.runs.records import ProgressRecord, RunRecord, read_record
 from pipeline.training import distributed

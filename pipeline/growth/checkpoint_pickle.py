@@ -1,0 +1,66 @@
+"""A file of a DeepSpeed checkpoint, mapped into memory: tensors and plain values, and no code that is ever run.
+
+Whatever else a file names is refused, whoever wrote it.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.errors import UserError
+from pipeline.growth.integrity import irregular
+
+
+class _Fields:
+    """Stands for an object of DeepSpeed's: takes its fields, and runs none of its code."""
+
+
+class _Ignored:
+    """Stands for an object of which nothing is read, whatever it is made of."""
+
+    def __init__(self, *parts: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+_STAND_INS = [
+    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (_Fields, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_Fields, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+    (_Fields, "deepspeed.utils.tensor_fragment.fragment_address"),
+    # What training scripts save beside: their arguments, the state of random numbers.
+    *(
+        (_Ignored, name)
+        for name in (
+            "argparse.Namespace",
+            "pathlib.PosixPath",
+            "numpy.ndarray",
+            "numpy.dtype",
+            *(f"numpy.{core}.multiarray.{maker}" for core in ("core", "_core") for maker in ("_reconstruct", "scalar")),
+        )
+    ),
+]
+"""All that a checkpoint's files hold besides tensors and plain values."""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return what a file holds; raises UserError for one that is damaged, or names more than tensors and plain values."""
+    fault = irregular(path)
+    if fault is not None:
+        raise UserError(f"{path}: {fault}; copy the checkpoint again, with the files of every rank")
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it names {found[1]}" if found else " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({said}); copy it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
+    return content

@@ -1,0 +1,127 @@
+"""The language model among the tensors that a tool has stored, whatever names it gave them and whatever stood around it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from pipeline.families import Family, place, sizes_of
+from pipeline.growth.foreign_weights import refuse_foreign_name
+from pipeline.growth.initialization import initialized
+from pipeline.growth.output_matrix import settle_output
+from pipeline.growth.state import Rows, State
+
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining")
+"""How the names of the classes end that have the language model's head."""
+
+_SEED = 0
+"""Of a head that the source has none of: the same one at every opening."""
+
+
+class LanguageModel:
+    """The language model that a configuration describes, as far as its tensors have been found."""
+
+    def __init__(self, config: PretrainedConfig, family: Family, said_in: str) -> None:
+        """`said_in` is what errors call the configuration's file."""
+        self.config = config
+        self.family = family
+        self.tensors: dict[str, Rows] = {}
+        """What was found, by our names."""
+        self._said_in = said_in
+        untied = replace(sizes_of(config), tied=False)
+        self._shapes = {name: untied.shape(spec) for name, (spec, _) in family.specs(untied).items()}
+        self._base = family.layers.partition(".")[0] + "."
+        self._heads: set[str] = set()
+        self._wrappers: set[str] = set()
+        # As names begin of the model inside a language model, and in no file of that model alone.
+        self._prefixed = False
+
+    def name(self, path: Path, published: str) -> str | None:
+        """Return our name for a tensor that is stored in `path`, or None where it is no part of the language model.
+
+        Raises UserError where the family has no such tensor at these sizes, where it has been found before, and where the
+        name says that the weights are an adapter's, quantized or flattened.
+        """
+        refuse_foreign_name(path, published)
+        placed = place(self.family, published)
+        if placed is None or not (placed.name is None or placed.name in self._shapes):
+            raise UserError(
+                f"{path}: tensor {published!r} is unknown to family {self.family.name} at the sizes in {self._said_in}; put "
+                "the model's own config.json there, or save its language model alone"
+            )
+        self._wrappers |= placed.wrappers
+        if placed.head is not None:
+            self._heads.add(placed.head)
+        if placed.name in self.tensors:
+            raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
+        return placed.name
+
+    def add(self, path: Path, published: str, name: str, tensor: Rows) -> None:
+        """Take a tensor under our name; raises UserError where the configuration makes it another shape."""
+        if tuple(tensor.shape) != self._shapes[name]:
+            raise UserError(
+                f"{path}: tensor {published!r} has shape {tuple(tensor.shape)} where {self._said_in} makes it "
+                f"{self._shapes[name]}"
+            )
+        self.tensors[name] = tensor
+        self._prefixed |= self._base in published
+
+    def settle(self, directory: Path) -> tuple[State, list[str]]:
+        """Return the model's state, and what there is to say of it; the configuration then says whether its output is tied.
+
+        A head that the model was saved without is at the class's initialization. Raises UserError where something else
+        is missing.
+        """
+        complete = names_head(self.config) if self.config.architectures else self._prefixed and not self._heads
+        output = settle_output(self.family, self.config.tie_word_embeddings, self.tensors, complete=complete)
+        self.config.tie_word_embeddings = output.tied
+        head = {} if complete else self._initial_head(output.state)
+        state = output.state | head
+        specs = self.family.specs(sizes_of(self.config))
+        self._check_missing(directory, [name for name in specs if name not in state])
+        remarks = [
+            *self._remarks(),
+            *([f"{self.family.lm_head}: not among the weights, and at the class's random initialization"] if head else []),
+            *output.remarks,
+        ]
+        return {name: state[name] for name in specs}, remarks
+
+    def _remarks(self) -> list[str]:
+        said = []
+        if self._wrappers:
+            said.append(f"the tensors' names lose {', '.join(f'{name}.' for name in sorted(self._wrappers))}")
+        if self._heads:
+            said.append(
+                f"{', '.join(sorted(self._heads))}: no part of a {self.family.model_class.__name__}, and left out of what is "
+                "grown"
+            )
+        return said
+
+    def _initial_head(self, state: State) -> State:
+        """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing."""
+        inside = self.family.lm_head + "."
+        if any(name.startswith(inside) for name in state):
+            return {}
+        initial = initialized(self.family, self.config, _SEED)
+        return {name: tensor for name, tensor in initial.items() if name.startswith(inside)}
+
+    def _check_missing(self, directory: Path, missing: list[str]) -> None:
+        if missing:
+            raise UserError(
+                f"{directory}: tensor {missing[0]!r} is missing from the weights"
+                + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+                + "; save the model again with save_pretrained"
+                + (", or name its own class in config.json as architectures" if self._of_a_head(missing[0]) else "")
+            )
+
+    def _of_a_head(self, name: str) -> bool:
+        """Whether a tensor is of a head that other classes of the family do not have."""
+        family = self.family
+        heads = [family.lm_head] if family.pair_logits is None else [family.lm_head, family.pooler, "cls.seq_relationship"]
+        return any(name.startswith(f"{head}.") for head in heads)
+
+
+def names_head(config: PretrainedConfig) -> bool:
+    """Whether a class that the configuration names has the language model's head."""
+    return any(name.endswith(_LANGUAGE_MODELS) for name in config.architectures)
