@@ -32,10 +32,16 @@ class LanguageModel:
         untied = replace(sizes_of(config), tied=False)
         self._shapes = {name: untied.shape(spec) for name, (spec, _) in family.specs(untied).items()}
         self._base = family.layers.partition(".")[0] + "."
+        self._named: set[str] = set()
         self._heads: set[str] = set()
         self._wrappers: set[str] = set()
         # As names begin of the model inside a language model, and in no file of that model alone.
         self._prefixed = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its tensors, as many as it may have, in the family's order."""
+        return list(self._shapes)
 
     def name(self, path: Path, published: str) -> str | None:
         """Return our name for a tensor that is stored in `path`, or None where it is no part of the language model.
@@ -53,8 +59,10 @@ class LanguageModel:
         self._wrappers |= placed.wrappers
         if placed.head is not None:
             self._heads.add(placed.head)
-        if placed.name in self.tensors:
+        if placed.name in self._named:
             raise UserError(f"{path}: tensor {published!r} is there twice; save the model again with save_pretrained")
+        if placed.name is not None:
+            self._named.add(placed.name)
         return placed.name
 
     def add(self, path: Path, published: str, name: str, tensor: Rows) -> None:

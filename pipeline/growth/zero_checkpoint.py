@@ -63,13 +63,14 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
     config = read_config(path)
     model = LanguageModel(config, family_of(config, str(path)), str(path))
     held = read_parameters(directory)
+    named = {name: published for published in held if (name := model.name(directory, published)) is not None}
     found: dict[Rows, Parameter] = {}
-    for published, parameter in held.items():
-        name = model.name(directory, published)
-        if name is not None:
-            tensor = parameter.tensor
-            model.add(directory, published, name, tensor)
-            found[tensor] = parameter
+    # In the family's order: in a checkpoint biases may come before the matrices, which say more where one is misshapen.
+    for name in filter(named.__contains__, model.names):
+        parameter = held[named[name]]
+        tensor = parameter.tensor
+        model.add(directory, named[name], name, tensor)
+        found[tensor] = parameter
     state, remarks = model.settle(directory)
     # A head that was not in the checkpoint has no optimizer's state, as what was not trained has none.
     known = {name: found[tensor].optimizer_state for name, tensor in state.items() if tensor in found}
