@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, sizes_of
@@ -18,14 +19,18 @@ from pipeline.families.shape import check_heads
 MOST_LAYERS = 10_000
 """No model has more; a wrong number of them would take hours to be refused by anything else."""
 
-_MOST = (1 << 31) - 1
-"""What any size or id is at most: beyond it torch's own numbers end."""
+_MOST = 1 << 26
+"""What any size of a model is at most: no model has more, and growth makes lists as long as an axis."""
+
+_MOST_ID = (1 << 31) - 1
+"""What a window or an id is at most."""
 
 _MOST_HEAD_DIM = 1 << 16
 """No head has more channels; rotary frequencies take memory for each."""
 
 _ACTIVATIONS = ("hidden_act", "activation_function")
 _EPSILONS = ("_eps", "_epsilon")
+_ROPES = ("default", *ROPE_INIT_FUNCTIONS)
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
@@ -62,7 +67,7 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
     for key in _size_keys(family, config):
         value = getattr(config, key, None)
         # GPT-2's class makes four times the hidden size of a null.
-        if not (value is None and key == "n_inner") and not _whole(value):
+        if not (value is None and key == "n_inner") and not _whole(value, _MOST):
             yield key, value, f"a whole number from 1 to {_MOST}"
     if config.num_hidden_layers > MOST_LAYERS:
         yield "num_hidden_layers", config.num_hidden_layers, f"a number up to {MOST_LAYERS}"
@@ -70,7 +75,7 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
         value, most = getattr(config, key, None), 1 if key in family.dropout else math.inf
         if not _number(value) or not 0 <= value <= most:
             yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
-    if abs(config.pad_token_id or 0) > _MOST:
+    if abs(config.pad_token_id or 0) > _MOST_ID:
         yield "pad_token_id", config.pad_token_id, "an id of the vocabulary"
     for key in set(_ACTIVATIONS).intersection(family.kept):
         if getattr(config, key) not in ACT2FN:
@@ -92,6 +97,8 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     rope = config.rope_parameters
     if not isinstance(rope, Mapping):
         yield "rope_parameters", rope, "a mapping"
+    if rope.get("rope_type") not in _ROPES:
+        yield "rope_parameters.rope_type", rope.get("rope_type"), f"one of {', '.join(_ROPES)}"
     for key, value in rope.items():
         for number in value if isinstance(value, list) else [value]:
             # A type, a switch or nothing; all else is computed with.
@@ -108,8 +115,8 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     window = getattr(config, "sliding_window", None)
-    if window is not None and not _whole(window):
-        yield "sliding_window", window, f"null or a whole number from 1 to {_MOST}"
+    if window is not None and not _whole(window, _MOST_ID):
+        yield "sliding_window", window, f"null or a whole number from 1 to {_MOST_ID}"
     if hasattr(type(config), "layer_types"):
         types = config.layer_types
         if set(types) - set(_ATTENTION) or len(types) != config.num_hidden_layers:
@@ -135,8 +142,8 @@ def _build(family: Family, config: PretrainedConfig) -> None:
             raise ValueError(f"rope_parameters {config.rope_parameters} make frequencies that are no numbers")
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
+def _whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _number(value: Any) -> bool:

@@ -13,7 +13,16 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForSequenceClassification,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger, write_ledger
@@ -538,3 +547,30 @@ def test_a_name_on_the_hub_is_grown_as_the_directory_that_it_stands_for(grow, so
     refused(
         told, tmp_path / "more", "--source: 'someone/small' is no directory here; on the Hugging Face hub, nothing is looked"
     )
+
+
+def test_how_a_classifier_was_read_is_told_in_the_listing_the_output_the_certificate_and_the_card(grow, tmp_path):
+    """From DistributedDataParallel, under a stale quantization: each thing that is not as config.json has it."""
+    source, out = tmp_path / "source", tmp_path / "grown"
+    config = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    BertForSequenceClassification(config).save_pretrained(source)
+    path = source / "model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    described = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(described | {"quantization_config": {"quant_method": "gptq"}}))
+    told = (
+        "the tensors' names lose module.",
+        "bert.pooler, classifier: no part of a BertForMaskedLM, and left out of what is grown",
+        "cls.predictions: not among the weights, and at the class's random initialization",
+        "config.json has a quantization_config (gptq), and the weights are plain: the key is left out",
+    )
+    words = ("--source", source, "--target", "hidden_size=64", "--format", "hf", "--out", out)
+    _, listed, _ = grow(*words, "--dry_run")
+    status, output, error = grow(*words)
+    assert status == 0, error
+    assert json.loads((out / "certificate.json").read_text())["remarks"] == list(told)
+    card = (out / "README.md").read_text()
+    for remark in told:
+        assert f"source: {remark}\n" in listed and f"source: {remark}\n" in output and f"- {remark}.\n" in card
+    assert "inexact" not in output
+    AutoModelForMaskedLM.from_pretrained(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -18,6 +19,9 @@ def test_books_through_gpt2s_tokenizer_grow_a_hugging_face_model(launch, tmp_pat
     torch.manual_seed(0)
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64)
     GPT2LMHeadModel(config).save_pretrained(source)
+    # As a training loop of one's own leaves it.
+    weights = source / "model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(SHARED / "tokenizers" / "gpt2" / name, source / name)
     recipe = {
@@ -44,6 +48,9 @@ def test_books_through_gpt2s_tokenizer_grow_a_hugging_face_model(launch, tmp_pat
     assert "came without a ledger" in finished.output
     certificate = json.loads((finished.run_dir / "certificates" / "00.json").read_text())
     assert certificate["verdict"] == "exact"
+    remark = "the tensors' names lose module."
+    assert f"source: {remark}\n" in finished.output and remark in certificate["remarks"]
+    assert f"- {remark}.\n" in (finished.run_dir / "model" / "README.md").read_text()
     # fp32 against fp32: logits of a fresh model are below 1, through 4 layers.
     assert certificate["measured"]["max_logit_difference"] < 1e-5
     assert certificate["measured"]["loss_gap"] == pytest.approx(0, abs=1e-5)
