@@ -257,7 +257,7 @@ def _own_text(path: Path) -> Corpus:
         # Imports pyarrow, which no task's name needs.
         from data_prep.text.readers import pieces_of_file, read_piece
 
-        # Nothing of what is scored is passed over, be it ever so long.
+        # However long a record is, it is scored.
         config = CorpusConfig(files=[str(path)], max_bad_records=0, max_characters=sys.maxsize >> 8, txt_documents="file")
         pieces = pieces_of_file(path, config, path.stat().st_size + 1)
         texts = [text for piece in pieces for _, text in read_piece(piece, config, Rejects())]

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,17 @@ def test_documents_survive_the_way_into_shards_and_each_ends_with_eos(prepared):
 def test_about_the_asked_share_is_held_out(prepared):
     # 400 draws at 10 %: four deviations are 24.
     assert abs(prepared.corpora[0].splits[HELDOUT].documents - 40) <= 24
+
+
+def test_a_folder_is_prepared_as_its_files_are_and_what_is_left_out_is_said(corpus, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copyfile(corpus, folder / "deep" / "text.ndjson")
+    (folder / "README.md").touch()
+    said: list[str] = []
+    whole, named = (prepare(config(path, tmp_path / path.name), said.append) for path in (folder, corpus))
+    assert said[0] == f"data: {folder}: left out are 1 .md files (the first: README.md)"
+    assert [decoded(whole, split) for split in SPLITS] == [decoded(named, split) for split in SPLITS]
 
 
 def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path):

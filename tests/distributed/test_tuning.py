@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from launch import evaluate
 from pipeline.evaluation.scores import read_scores
-from tests.pipeline.evaluation.test_command import command
 from tests.pipeline.evaluation.tuning.conftest import bert, reviews  # noqa: F401 - fixtures
 from tests.ranks import run_ranks
 
@@ -31,7 +31,7 @@ def test_ranks_learn_together_and_the_first_one_reports(bert, reviews):  # noqa:
 
 def _evaluate(words: list[str]) -> int:
     sys.argv = ["evaluate.py", *words]
-    return command().main()
+    return evaluate.main()
 
 
 @pytest.mark.full
