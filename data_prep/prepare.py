@@ -43,10 +43,7 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
     """
     draft = draft_plan(config)
     _say_left_out(draft, say)
-    files = [item for item in draft.inputs if not item.digest]
-    with Meter("data: inputs hashed", sum(item.size for item in files), say=say) as meter:
-        plan = freeze(draft, [file_digest(Path(item.name), meter.advance) for item in files])
-    root = Path(config.output_dir) / plan.digest[:12]
+    plan, root = _placed(config, draft, say)
     if _is_whole(root):
         say(f"data: {root} is prepared already")
         return PreparedData(root)
@@ -68,21 +65,25 @@ def _say_left_out(plan: Plan, say: Say) -> None:
         say(f"data: {line}")
 
 
-def find_prepared(config: DataPrepConfig) -> PreparedData | None:
-    """Return what `prepare` was once given back for inputs of these names and sizes, or None; nothing is read or written.
+def find_prepared(config: DataPrepConfig, say: Say) -> PreparedData | None:
+    """Return what `prepare` would give back without preparing anything, None where it would; nothing is written.
 
-    What the inputs hold is not looked at, which `prepare` does. Raises UserError where an input is missing.
+    `say` takes lines of progress. Raises UserError where an input is missing.
     """
-    wanted = draft_plan(config)
-    for path in sorted(Path(config.output_dir).glob(f"*/{PLAN}")):
-        if not _is_whole(path.parent):
-            continue
-        plan = read_plan(path)
-        if all(getattr(plan, key) == getattr(wanted, key) for key in ("format", "config", "tokenizer", "slices")) and [
-            (item.name, item.size) for item in plan.inputs
-        ] == [(item.name, item.size) for item in wanted.inputs]:
-            return PreparedData(path.parent)
-    return None
+    draft = draft_plan(config)
+    # Where nothing was ever prepared the inputs need not be read for the name that it would have.
+    if not any(map(_is_whole, Path(config.output_dir).glob("*"))):
+        return None
+    _, root = _placed(config, draft, say)
+    return PreparedData(root) if _is_whole(root) else None
+
+
+def _placed(config: DataPrepConfig, draft: Plan, say: Say) -> tuple[Plan, Path]:
+    """Return the plan of a draft, which names all that its inputs hold, and the folder that is named by it."""
+    files = [item for item in draft.inputs if not item.digest]
+    with Meter("data: inputs hashed", sum(item.size for item in files), say=say) as meter:
+        plan = freeze(draft, [file_digest(Path(item.name), meter.advance) for item in files])
+    return plan, Path(config.output_dir) / plan.digest[:12]
 
 
 def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None:

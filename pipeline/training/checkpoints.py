@@ -1,6 +1,5 @@
 """Checkpoints that are whole or absent: written aside, checked, renamed; `latest` names the newest, last of all."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -146,20 +145,9 @@ class Checkpoints:
         self.last: Saved | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
-    def newest(self) -> Saved | None:
-        """Return where the newest checkpoint that says so stands, or None; other files of it are not looked at.
-
-        Raises UserError where there are checkpoints and none of them says where it stands.
-        """
-        tags = self._tags()
-        for tag in tags:
-            with contextlib.suppress(OSError, UserError):
-                return self._read(tag)
-        if tags:
-            raise UserError(
-                f"{self._directory}: no checkpoint there can be read: put one back, or remove the run directory and begin again"
-            )
-        return None
+    def newest(self, say: Say) -> Saved | None:
+        """Return what `newest_whole` would, by this process alone."""
+        return self._newest(say, self._tags(), lambda tag: damage(self._directory / tag), self._read)
 
     def newest_whole(self, say: Say) -> Saved | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
@@ -167,14 +155,23 @@ class Checkpoints:
         Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
         newer checkpoint is damaged; raises UserError naming a file of each where none is whole.
         """
-        self.last, damaged = None, []
-        for tag in distributed.on_first_rank(self._tags):
-            fault = distributed.first_found(damage(self._directory / tag, distributed.rank(), distributed.world_size()))
+
+        def fault_on_any_rank(tag: str) -> str | None:
+            return distributed.first_found(damage(self._directory / tag, distributed.rank(), distributed.world_size()))
+
+        tags = distributed.on_first_rank(self._tags)
+        self.last = self._newest(say, tags, fault_on_any_rank, lambda tag: distributed.on_first_rank(lambda: self._read(tag)))
+        return self.last
+
+    @staticmethod
+    def _newest(say: Say, tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], Saved]) -> Saved | None:
+        damaged: list[str] = []
+        for tag in tags:
+            fault = fault_of(tag)
             if fault is None:
-                for fault in damaged:
-                    say(f"a checkpoint is damaged ({fault}); {tag} is taken, the newest whole one")
-                self.last = distributed.on_first_rank(lambda tag=tag: self._read(tag))
-                return self.last
+                for other in damaged:
+                    say(f"a checkpoint is damaged ({other}); {tag} is taken, the newest whole one")
+                return read(tag)
             damaged.append(fault)
         if damaged:
             faults = "; ".join(damaged)

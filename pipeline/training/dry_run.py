@@ -1,6 +1,9 @@
 """What a run would be, told without training: models, memory, FLOPs, time; by the checks that a run begins with."""
 
 import copy
+import errno
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PretrainedConfig
 
 from data_prep.manifest import TRAIN
 from pipeline.families import family_of, sizes_of
@@ -63,7 +67,8 @@ class DryRun:
     ) -> "DryRun":
         """Look at all that a run needs, and write nothing; raises UserError as the run would."""
         directory = RunDirectory(Path(recipe.run_dir))
-        saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest()
+        _check_place(directory.path)
+        saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest(say)
         if directory.path.exists():
             for remark in directory.check(recipe, ds_config, saved):
                 say(remark)
@@ -232,7 +237,7 @@ class DryRun:
         here = "" if self.device.peak.origin == "recipe" else " (set flops.peak_tflops for another device)"
         yield f"time      at an MFU of {self.mfu:.0%} on {self.ranks} x {self.device.words}{here}; evaluation and saving aside"
         dtype = self.device.dtype
-        most = max(sum(parameters_by_kind(self.planned.config(leg.phase)).values()) for leg in self.planned.timeline.legs)
+        most = max(_parameters(self.planned.config(leg.phase)) for leg in self.planned.timeline.legs)
         bucket = min(self.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), most) * dtype.itemsize
         yield (
             f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: a micro-batch's activations, "
@@ -240,8 +245,24 @@ class DryRun:
         )
         yield "          stepping: gradients in float32 while they are stepped; batch: micro-batch x accumulation x ranks"
         yield f"data      {self._data()}"
+        yield from self._disk()
         if self.reached:
             yield f"run_dir   {self.recipe.run_dir} holds this run up to step {self.reached:,}"
+
+    def _disk(self) -> Iterator[str]:
+        """What the checkpoints take, of the room that there is; one is written before the oldest goes."""
+        largest = max((self.planned.config(leg.phase) for leg in self.planned.timeline.legs), key=_parameters)
+        kept = memory_by_stage(largest, self.recipe.optimizer, compute_dtype(self.ds_config), 1)[3]
+        # Masters are written in float32 even where they are the weights themselves.
+        one = kept.moments + max(kept.masters + kept.weights, 4 * _parameters(largest))
+        count, place = self.recipe.checkpointing.keep + 1, Path(self.recipe.run_dir).absolute()
+        free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
+        yield (
+            f"disk      a checkpoint takes {self._bytes(one)}, {count} at once {self._bytes(count * one)}; "
+            f"{self._bytes(free)} are free in {self.recipe.run_dir}"
+        )
+        if free < count * one:
+            yield "          warning: that is not enough; make room, name another run_dir, or lower checkpointing.keep"
 
     def _data(self) -> str:
         planned = self.planned
@@ -260,3 +281,19 @@ class DryRun:
         if not unknown:
             return f"{told}: how many epochs the stages are is not known"
         return f"{told}: the steps of {', '.join(unknown)} are not known; --corpus_tokens N says how long it is"
+
+
+def _check_place(path: Path) -> None:
+    """Raise what the system would where a directory cannot be made, or written to: OSError naming it."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
+    if not nearest.is_dir():
+        number = errno.EEXIST if nearest == path else errno.ENOTDIR
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise OSError(number, os.strerror(number), str(path))
+
+
+def _parameters(config: PretrainedConfig) -> int:
+    return sum(parameters_by_kind(config).values())

@@ -14,9 +14,11 @@ from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizer import difference, find_tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, difference, find_tokenizer, load_tokenizer
 from pipeline.data.checks import DataChecks
+from pipeline.data.objectives import objective_for
 from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
+from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
@@ -74,7 +76,9 @@ def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirecto
     """
     part, parts = distributed.rank(), distributed.world_size()
     place = _downloaded(recipe)
-    given = distributed.on_every_rank(lambda: _begin(recipe, place, part, parts))
+    begun = distributed.on_first_rank(lambda: directory.recorded_data() is not None)
+    given = distributed.on_every_rank(lambda: _begin(recipe, ds_config, directory, place, parts, part, parts, begun=begun))
+    distributed.on_first_rank(lambda: _check_values(given))
     prepared = distributed.on_first_rank(
         lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
     )
@@ -100,16 +104,17 @@ def foresee_run(
     Where the text is not prepared it is less than a Preparation. `corpus_tokens` stands for text that is not looked at.
     """
     # Alone: no other rank reads the rest of a checkpoint.
-    given = _begin(recipe, _place(recipe), part=0, parts=1)
+    begun = directory.recorded_data() is not None
+    given = _begin(recipe, ds_config, directory, _place(recipe), world_size, part=0, parts=1, begun=begun)
+    _check_values(given)
     if corpus_tokens is None:
-        data = _find_data(recipe, directory, given, find_prepared)
+        data = _find_data(recipe, directory, given, lambda config: find_prepared(config, say))
         if data is not None:
             _check(recipe, data, Remembered.read(directory.checked), 0, 1, say)
             return _open(recipe, ds_config, directory, given, data, world_size, say, None)
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
     growths, configs = _models(recipe, source, given)
-    _check_fit(recipe, configs, vocabulary, "data.tokenizer")
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
@@ -134,7 +139,17 @@ def _downloaded(recipe: Recipe) -> Path | None:
     return place if commit is None else distributed.node_by_node(lambda: _place(recipe, commit))
 
 
-def _begin(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source | None:
+def _begin(
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
+    place: Path | None,
+    world_size: int,
+    part: int,
+    parts: int,
+    *,
+    begun: bool,
+) -> Source | None:
     """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
 
     Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests.
@@ -142,10 +157,42 @@ def _begin(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source 
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
     given = _given_source(recipe, place, part, parts)
-    source = _source_config(recipe, given, vocab_size=1, eos_id=0)
-    _plan(recipe, source, given)
+    # A run that goes on has its text, and needs no tokenizer to prepare it with.
+    tokenizer = None if begun else _known_tokenizer(recipe, given)
+    vocabulary, eos_id = _known_vocabulary(recipe, tokenizer)
+    # A vocabulary that is not known yet is taken to be as small as can be.
+    source = _source_config(recipe, given, vocabulary or 1, eos_id)
+    growths, configs = _models(recipe, source, given)
+    _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
     check_tasks(recipe, family_of(source))
+    if tokenizer is not None:
+        _check_tokenizer(recipe, given, tokenizer, source)
+    timeline = lay_out(recipe, configs, lambda stream: 0, ds_config, world_size)
+    if all(leg.stage.epochs is None for leg in timeline.legs):
+        _annealed(growths, timeline, directory)
     return given
+
+
+def _check_values(given: Source | None) -> None:
+    """Raise UserError where a weight of the source is no number; every file of it is read."""
+    if given is not None:
+        inspect(given.state, str(given.directory))
+
+
+def _known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:
+    """Return the tokenizer of text that is to be prepared; None where it is trained on that, or comes with shards."""
+    config = recipe.data.tokenizer
+    if recipe.data.text is None or (config is not None and config.path is None):
+        return None
+    return load_tokenizer(given.beside if config is None else config.directory)
+
+
+def _known_vocabulary(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[int | None, int]:
+    """Return the ids of text that is not prepared yet, and that of the end of a document, as far as they are known."""
+    if tokenizer is not None:
+        return tokenizer.vocab_size, tokenizer.eos_id
+    # One that is trained may come to fewer, where the text is short.
+    return None if recipe.data.tokenizer is None else recipe.data.tokenizer.vocab_size, 0
 
 
 def _check(
@@ -179,14 +226,13 @@ def _open(
 ) -> Preparation:
     """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
     source = _source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
-    if given is not None:
-        _check_tokenizer(given, data)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
-    encoder_of(recipe, data.tokenizer, source)
+    _check_tokenizer(recipe, given, data.tokenizer, source)
     streams = Streams(recipe, family_of(source), data, say)
     timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)
+    directory.check_data({"prepared": str(data.directory), "weights": streams.weights})
     growths = _annealed(growths, timeline, directory)
     _say_warmups(timeline, say)
     return Preparation(
@@ -208,18 +254,13 @@ def _models(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> t
 
 
 def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
-    """Return the ids of text that is not prepared yet, and that of the end of a document, as far as it is known."""
-    config, model = recipe.data.tokenizer, recipe.source.model
-    if config is not None and config.path is not None:
-        tokenizer = load_tokenizer(config.directory)
-        return tokenizer.vocab_size, tokenizer.eos_id
-    if config is not None:
-        # One that is trained may come to fewer, where the text is short.
-        return config.vocab_size, 0
-    known = model.vocab_size if given is None else sizes_of(given.config).vocab_size
+    """Return the ids of text that is not looked at, and that of the end of a document, as far as it is known."""
+    known, eos_id = _known_vocabulary(recipe, _known_tokenizer(recipe, given))
+    if known is None:
+        known = recipe.source.model.vocab_size if given is None else sizes_of(given.config).vocab_size
     if known is None:
         raise UserError("source.model.vocab_size: not known without the prepared text; name it, or leave --corpus_tokens out")
-    return known, 0
+    return known, eos_id
 
 
 def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source | None:
@@ -354,10 +395,10 @@ def _find_data(
     return data
 
 
-def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: int, tokenizer: str) -> None:
-    """Raise UserError where a model lacks ids or positions that the text needs; `tokenizer` is where its ids come from."""
+def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: int | None, tokenizer: str) -> None:
+    """Raise UserError where a model lacks ids, if known, or positions that the text needs; `tokenizer` has given the ids."""
     source = sizes_of(configs[0])
-    if vocabulary > source.vocab_size:
+    if vocabulary is not None and vocabulary > source.vocab_size:
         raise UserError(
             f"{tokenizer}: the tokenizer has ids up to {vocabulary - 1}, and the model's vocab_size is "
             f"{source.vocab_size}; prepare the text with the model's own tokenizer"
@@ -377,12 +418,15 @@ def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary:
                 )
 
 
-def _check_tokenizer(source: Source, data: PreparedData) -> None:
-    """Raise UserError where the source comes with a tokenizer that gives other ids than the data's."""
-    own = find_tokenizer(source.beside)
-    differs = None if own is None else difference(own, data.tokenizer)
+def _check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, source: PretrainedConfig) -> None:
+    """Raise UserError where the text's tokenizer gives other ids than the source's, or lacks what model or tasks need."""
+    own = None if given is None else find_tokenizer(given.beside)
+    differs = None if own is None else difference(own, tokenizer)
     if differs is not None:
         raise UserError(
-            f"{own.files[0]}: gives other ids than {data.tokenizer.files[0]}, with which the data was prepared ({differs}); "
-            "prepare the text with the model's own tokenizer"
+            f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
+            "with the model's own tokenizer"
         )
+    for length in _lengths(recipe):
+        objective_for(family_of(source).objective, tokenizer, length)
+    encoder_of(recipe, tokenizer, source)

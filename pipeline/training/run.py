@@ -124,7 +124,6 @@ class Run:
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
         self._checkpoints.beside = prepared.data.tokenizer.files
-        distributed.on_first_rank(lambda: self._directory.check_data(_begun_with(prepared)))
         begun, self._certificates = distributed.on_first_rank(lambda: self._claim(prepared, saved))
         self._checkpoints.run = {
             "recipe": self._recipe.model_dump(mode="json"),

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
-from data_prep.prepare import prepare
+from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from tests.conftest import make_documents
@@ -131,3 +131,27 @@ def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 30000"):
         request = config(path, tmp_path / "out").model_copy(update={"tokenizer": TokenizerConfig(vocab_size=30_000)})
         prepare(request, quiet)
+
+
+def test_what_is_found_prepared_is_what_would_be_prepared(corpus, tmp_path):
+    """By what the files hold and not by their names and sizes, by whatever name they are called."""
+    text = tmp_path / "text.jsonl"
+    text.write_bytes(corpus.read_bytes())
+    request = config(text, tmp_path / "out")
+    assert find_prepared(request, quiet) is None
+    made = prepare(request, quiet)
+    assert find_prepared(request, quiet).directory == made.directory
+    content = text.read_bytes()
+    changed = content.replace(b"the", b"eht", 1)
+    assert len(changed) == len(content) and changed != content
+    text.write_bytes(changed)
+    assert find_prepared(request, quiet) is None
+    other = prepare(request, quiet)
+    assert other.directory != made.directory
+    assert find_prepared(request, quiet).directory == other.directory
+    text.write_bytes(content)
+    assert find_prepared(request, quiet).directory == made.directory
+    assert find_prepared(config(text, tmp_path / "elsewhere"), quiet) is None
+    text.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        find_prepared(request, quiet)

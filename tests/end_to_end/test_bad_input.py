@@ -13,6 +13,8 @@ import torch
 import yaml
 import zstandard
 from safetensors.torch import load_file, save_file
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_training import train_tokenizer
@@ -243,3 +245,121 @@ def test_print_config_shows_both_files_as_resolved(launch, recipe):
     assert yaml.safe_load(recipe_text)["optimizer"]["lr"] == 0.5
     assert json.loads("{" + ds_text)["gradient_accumulation_steps"] == 2
     assert not finished.run_dir.exists()
+
+
+# --- what is known before any text is read ---------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizers(tmp_path) -> dict[str, Path]:
+    """Byte-level tokenizers: `small` of 300 ids, `other` whose ids differ, `masked` with BERT's special tokens."""
+    made = {}
+    special = {"small": ["<|endoftext|>"], "other": ["<|endoftext|>"], "masked": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]}
+    for name, tokens in special.items():
+        tokenizer = ByteLevelBPETokenizer()
+        words = {"small": "the text of one tokenizer ", "other": "quite another kettle of fish ", "masked": "some words "}[name]
+        tokenizer.train_from_iterator([words * 50], vocab_size=300, special_tokens=tokens, show_progress=False)
+        named = {"eos_token": tokens[0]}
+        if name == "masked":
+            named = {
+                "cls_token": "[CLS]",
+                "sep_token": "[SEP]",
+                "mask_token": "[MASK]",
+                "pad_token": "[PAD]",
+                "unk_token": "[UNK]",
+            }
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **named).save_pretrained(tmp_path / name)
+        made[name] = tmp_path / name
+    return made
+
+
+def scratch(family: str = "gpt2", **sizes: int) -> dict:
+    model = {"family": family, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return {"model": model | sizes, "steps": 8}
+
+
+def not_a_number(source: Path) -> None:
+    spoil_tensor(source, lambda tensors: tensors["transformer.h.1.ln_2.bias"].fill_(float("nan")))
+
+
+def with_tokenizer(name: str):
+    def spoil(source: Path) -> None:
+        for path in (source.parent / name).iterdir():
+            (source / path.name).write_bytes(path.read_bytes())
+
+    return spoil
+
+
+FROM_SOURCE, TO_64 = {"path": "source"}, {"hidden_size": 64}
+KNOWN_BEFOREHAND = {
+    # the tokenizer against the source, the vocabulary, the objective, the tasks
+    "other ids": (with_tokenizer("small"), {"source": FROM_SOURCE, "tokenizer": "other"}, "gives other ids than"),
+    "ids beyond the source's": (None, {"source": FROM_SOURCE | {"path": "narrow"}, "tokenizer": "small"}, "vocab_size is 50"),
+    "ids beyond a named vocabulary": (None, {"source": scratch(vocab_size=100), "tokenizer": "small"}, "vocab_size is 100"),
+    "more ids to train than are named": (None, {"source": scratch(vocab_size=100)}, "ids up to 299"),
+    "a smaller target vocabulary": (None, {"tokenizer": "small", "target": {"vocab_size": 260}}, "vocab_size: 260 is smaller"),
+    "no tokenizer": (None, {"source": FROM_SOURCE, "tokenizer": None}, "no tokenizer here"),
+    "no tokenizer there": (None, {"tokenizer": "nowhere"}, "nowhere"),
+    "no mask": (None, {"source": scratch("bert"), "tokenizer": "small"}, "no mask or cls token"),
+    "a task that is none": (None, {"evaluation": {"tasks": ["wikitext7"]}}, "wikitext7"),
+    "a task's file": (None, {"evaluation": {"tasks": ["text:/nowhere.txt"]}}, "/nowhere.txt"),
+    # the source
+    "no source": (None, {"source": {"path": "/nowhere"}}, "source.path: '/nowhere' is no directory"),
+    "weights that are no numbers": (not_a_number, {"source": FROM_SOURCE, "tokenizer": "small"}, "ln_2.bias' holds nan"),
+    "no moments": (None, {"source": FROM_SOURCE, "tokenizer": "small", "growth": {"optimizer_state": "grow"}}, "Adam state"),
+    "pairs without a head": (None, {"pairs": "nsp"}, "gpt2 has no head on sentence pairs"),
+    # sizes and growth
+    "smaller": (None, {"target": {"hidden_size": 16}}, "target.hidden_size: 16 is smaller"),
+    "heads": (None, {"target": {"hidden_size": 50}}, "target.num_attention_heads"),
+    "positions": (None, {"source": scratch(max_position_embeddings=16)}, "data.sequence_length: 32 is beyond the model's 16"),
+    "a stage's positions": (
+        None, {"stages": [{"name": "full", "steps": 8, "sequence_length": 99}], "source": scratch(max_position_embeddings=64)},
+        "stages.full.sequence_length: 99 is beyond",
+    ),
+    "layers of a list": (
+        None, {"target": {"num_hidden_layers": 3}, "growth": {"depth": "list", "layers": [0, 5, 1]}}, "5 is no layer"
+    ),
+    "norms for too long": (
+        None, {"source": scratch("bert"), "tokenizer": "masked", "target": {"hidden_size": 48},
+               "growth": {"width": "fpi", "norm_statistics": "weighted"}},
+        "1000 steps are more than the target's 8",
+    ),
+    "blocks": (None, {"stages": [{"name": "full", "steps": 8, "submodel_layers": 3}]}, "submodel_layers"),
+    "layers that are not there": (None, {"stages": [{"name": "full", "steps": 8, "trainable": ["layers.7"]}]}, "layers.7"),
+    # the machine, DeepSpeed, the disk
+    "flash attention": (None, {"attn_implementation": "flash_attention_2"}, "attn_implementation: flash_attention_2 needs"),
+    "a monitor": (None, {"ds_config": FP32 | {"comet": {"enabled": True}}}, "comet"),
+    "a run directory that is a file": (lambda source: (source.parent / "run").touch(), {}, "run"),
+    "text that is not there": (None, {"files": ["/nowhere/*.jsonl"]}, "/nowhere/*.jsonl: no such file"),
+    "text that is a folder": (None, {"files": ["/proc"]}, "/proc"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KNOWN_BEFOREHAND)
+def test_what_is_known_beforehand_is_refused_alike_by_a_dry_run_and_before_any_text_is_read(
+    refused, source, tokenizers, tiny_model, tmp_path, monkeypatch, case
+):
+    def read(*_: object) -> None:
+        raise AssertionError("the text was read before this was refused")
+
+    monkeypatch.setattr("data_prep.prepare._carry_out", read)
+    spoil, changes, words = KNOWN_BEFOREHAND[case]
+    if spoil is not None:
+        spoil(source)
+    (tmp_path / "text.jsonl").write_bytes(LINES)
+    if changes.get("source", {}).get("path") == "narrow":
+        tiny_model("gpt2", vocab=50).float().save_pretrained(tmp_path / "narrow")
+    given = {"target": {}, "growth": {}, "stages": [{"name": "full", "steps": 8}]} | changes
+    if "path" in given.get("source", {}):
+        given["source"] = given["source"] | {"path": str(tmp_path / given["source"]["path"])}
+    name, files, pairs = (
+        given.pop("tokenizer", ""),
+        given.pop("files", [str(tmp_path / "text.jsonl")]),
+        given.pop("pairs", None),
+    )
+    tokenizer = {"vocab_size": 300} if name == "" else None if name is None else {"path": str(tmp_path / name)}
+    data = {"output_dir": str(tmp_path / "data"), "text": {"files": files}, "tokenizer": tokenizer, "pairs": pairs}
+    given["data"] = data | {"sequence_length": 16 if "path" in given.get("source", {}) else 32}
+    told, said = refused("--dry_run", "flops.peak_tflops=0.001", **given), refused(**given)
+    assert words in told
+    assert said == told

@@ -229,18 +229,24 @@ def test_lines_that_a_full_disk_refuses_are_written_once_there_is_room(tmp_path)
     assert [record["step"] for record in lines.read()] == [1, 2, 3, 4]
 
 
-def test_the_newest_is_the_newest_that_can_be_read(tmp_path):
-    checkpoints = Checkpoints(tmp_path, CheckpointingConfig())
-    assert checkpoints.newest() is None
-    for step in (3, 5, 7, 9):
-        (tmp_path / f"step-{step:08d}").mkdir()
-    (tmp_path / "step-00000007" / "progress.json").write_text("{")
-    with pytest.raises(UserError, match="no checkpoint there can be read"):
-        checkpoints.newest()
-    for step in (3, 5):
+def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path):
+    checkpoints, said = Checkpoints(tmp_path, CheckpointingConfig()), []
+    assert checkpoints.newest(said.append) is None
+    for step in (3, 5, 7):
+        tag = tmp_path / f"step-{step:08d}"
+        tag.mkdir()
         saved = Saved(phase=0, step=step, samples={}, tokens=0, seconds=0.0, ledger={})
-        (tmp_path / f"step-{step:08d}" / "progress.json").write_text(json.dumps(asdict(saved)))
-    assert checkpoints.newest().step == 5
+        (tag / "progress.json").write_text(json.dumps(asdict(saved)))
+        seal(tag)
+    assert checkpoints.newest(said.append).step == 7 and not said
+    (tmp_path / "step-00000007" / "progress.json").write_text("{")
+    assert checkpoints.newest(said.append).step == 5
+    (line,) = said
+    assert "step-00000007" in line and "step-00000005 is taken" in line
+    for step in (3, 5):
+        (tmp_path / f"step-{step:08d}" / "progress.json").unlink()
+    with pytest.raises(UserError, match="no checkpoint there is whole"):
+        checkpoints.newest(said.append)
 
 
 def test_a_flush_writes_what_waits_for_room_and_has_it_on_disk(tmp_path, monkeypatch):
