@@ -29,12 +29,13 @@ class Accept:
 
     def __init__(self, root: Path, plan: Plan) -> None:
         self._root = root
+        self._split = plan.config.tokenizer.split_special_tokens
         self._shards = {f"{number:05d}": shard for number, shard in enumerate(plan.shards)}
         self._digests = {settled(Path(item.name)): item.digest for item in plan.inputs}
 
     @cached_property
     def _vocab_size(self) -> int:
-        return load_tokenizer(self._root / TOKENIZER).vocab_size
+        return load_tokenizer(self._root / TOKENIZER, self._split).vocab_size
 
     def items(self) -> list[Item]:
         """The shards, each of which is read twice: to be hashed, and for its ids."""

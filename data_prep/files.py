@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -164,6 +164,30 @@ class WatchedFile(io.FileIO):
         count = super().readinto(buffer)
         self._advance(count)
         return count
+
+
+MISSING = "missing"
+"""What is wrong with a file that is not there."""
+
+
+def irregular(path: Path) -> str | None:
+    """Return why `path` cannot be read as a file, or None where it can be tried; a pipe would be waited on for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to a file that is not there" if path.is_symlink() else MISSING
+    except OSError as error:
+        return error.strerror
+    return None if stat.S_ISREG(mode) else "a directory and not a file" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def regular_files(paths: Iterable[Path]) -> list[Path]:
+    """Return those of the paths that are files; raises UserError for one that is there and cannot be read as one."""
+    found = {path: fault for path in paths if (fault := irregular(path)) != MISSING}
+    for path, fault in found.items():
+        if fault is not None:
+            raise UserError(f"{path}: {fault}; copy it again, or remove it")
+    return list(found)
 
 
 def file_digest(path: Path, advance: Advance = lambda _: None) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.files import file_digest
-from data_prep.plan import FORMAT, Input, Plan
+from data_prep.manifest import FORMAT
+from data_prep.plan import Input, Plan
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 

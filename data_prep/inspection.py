@@ -23,6 +23,7 @@ def describe(data: PreparedData, windows: int) -> str:
         f"{data.directory}: fingerprint {manifest.fingerprint}, vocabulary of {manifest.vocab_size:,}, "
         f"unigram entropy {data.unigram_entropy(data.weights):.4f} nats a token"
     ]
+    lines += data.remarks
     for corpus in data.corpora:
         lines += ["", *_describe(data, corpus, windows)]
     return "\n".join(lines)

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import read_bytes, text_digest
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer_files import JSON
+
+FORMAT = 3
+"""Counts up when equal input comes to give other shards."""
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -74,11 +79,13 @@ class CorpusEntry(BaseModel):
 class Manifest(BaseModel):
     """A prepared folder, whole."""
 
+    format: int = 0
+    """FORMAT of the version that prepared it; 0 for those that did not say."""
     fingerprint: str
     """Of the plan and the tokenizer: equal ones mean equal shards."""
     config: DataPrepConfig
     tokenizer: str
-    """Hashes of the tokenizer's files."""
+    """The tokenizer's class, and hashes of its files."""
     vocab_size: int
     corpora: list[CorpusEntry]
     files: dict[str, str]
@@ -119,8 +126,34 @@ class PreparedData:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the shards; raises UserError where it does not load."""
-        return load_tokenizer(self.directory / TOKENIZER)
+        """The tokenizer of the shards; raises UserError where it does not load, or is not the one that made them."""
+        path = self.directory / TOKENIZER / JSON
+        if self.manifest.format < FORMAT and path.is_file():
+            told = read_json(path, "prepare the text again")
+            saved = [key for key in ("truncation", "padding") if told.get(key)]
+            if saved:
+                raise UserError(
+                    f"{path}: has {' and '.join(saved)} saved, and the shards were made by a version that cut or padded every "
+                    "document by it; prepare the text again"
+                )
+        tokenizer = load_tokenizer(self.directory / TOKENIZER, self.manifest.config.tokenizer.split_special_tokens)
+        if tokenizer.vocab_size != self.manifest.vocab_size:
+            raise UserError(
+                f"{self.directory / TOKENIZER}: has {tokenizer.vocab_size} ids, and the shards were made with "
+                f"{self.manifest.vocab_size}; put the tokenizer back, or prepare the text again"
+            )
+        return tokenizer
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever reads the shards should know of them."""
+        if self.manifest.format >= FORMAT:
+            return []
+        return [
+            f"{self.directory}: prepared by an earlier version, which took special tokens spelled in a text for those tokens "
+            "with some tokenizers, and did not load every tokenizer as AutoTokenizer does; prepare the text again to be sure "
+            "of its ids"
+        ]
 
     @property
     def corpora(self) -> list[CorpusEntry]:

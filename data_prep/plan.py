@@ -13,9 +13,9 @@ from data_prep.config import StrictModel
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.job import Item, Outputs
-from data_prep.manifest import HELDOUT, TRAIN
+from data_prep.manifest import FORMAT, HELDOUT, TRAIN
 from data_prep.progress import BYTES, Advance, Meter
-from data_prep.settings import CorpusConfig, DataPrepConfig
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.text import python_docs
 from data_prep.text.clean import Cleaner
@@ -23,10 +23,7 @@ from data_prep.text.folders import files_below
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file
 from data_prep.text.saved_datasets import pieces_of_dataset
-from data_prep.tokenizer import load_tokenizer, tokenizer_digest
-
-FORMAT = 3
-"""Counts up when equal input comes to give other shards."""
+from data_prep.tokenizer import given_tokenizer, tokenizer_digest
 
 
 class Input(BaseModel):
@@ -70,7 +67,7 @@ class Plan(StrictModel):
     """Of everything that the shards depend on."""
     config: DataPrepConfig
     tokenizer: str | None
-    """Hashes of the given tokenizer's files."""
+    """The given tokenizer's class, and hashes of its files."""
     inputs: list[Input]
     slices: list[Slice]
     """Held-out ones first: documents are numbered in this order, and of duplicates the first stays."""
@@ -152,7 +149,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         digest="",
         # Where the output lies is no part of what it is: two folders of one plan are equal.
         config=config.model_copy(update={"output_dir": "."}),
-        tokenizer=config.tokenizer.path and tokenizer_digest(load_tokenizer(config.tokenizer.directory)),
+        tokenizer=_tokenizer(config.tokenizer),
         inputs=inputs,
         slices=slices,
         shards=shards,
@@ -164,6 +161,12 @@ def draft_plan(config: DataPrepConfig) -> Plan:
 def settled(path: Path) -> Path:
     """Return a path that means the same from any folder; its last part stays as it is, be it a link."""
     return path.parent.resolve() / path.name
+
+
+def _tokenizer(config: TokenizerConfig) -> str | None:
+    if config.path is None:
+        return None
+    return tokenizer_digest(given_tokenizer(config.directory, config.split_special_tokens))
 
 
 def _input(path: Path) -> Input:

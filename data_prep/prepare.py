@@ -173,6 +173,9 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
         check_splits(plan, cleaned, parts, fates)
     workers.barrier()
     tokenizer = job.run(ProvideTokenizer(plan, parts, fates))
+    if workers.rank == 0:
+        for remark in (remark for facts in tokenizer for remark in facts.counts["remarks"]):
+            say(f"data: {remark}")
     tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned))
     accepted = job.run(Accept(root, plan))
     job.run(Verify(root, tokenized))

@@ -110,10 +110,12 @@ class TokenizerConfig(StrictModel):
     """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
 
     path: str | None = None
-    """A directory with tokenizer.json, vocab.json and merges.txt, vocab.txt, or tokenizer.model; or, where there is no such
-    directory, the name of a model on the Hugging Face hub."""
+    """A directory that transformers' AutoTokenizer loads, or one with tokenizer.model alone, which sentencepiece reads; or,
+    where there is no such directory, the name of a model on the Hugging Face hub."""
     revision: str | None = None
     """A branch, tag or commit of that model on the hub; its main branch where not given."""
+    split_special_tokens: bool = True
+    """Whether a special token that is spelled in a text (`<|endoftext|>`) is read as text, rather than as that token's id."""
     vocab_size: PositiveInt | None = None
     """Size of the vocabulary to train."""
     algorithm: Literal["sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece"] = "sentencepiece_bpe"

@@ -60,7 +60,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
 
     `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept.
     """
-    tokenizer = load_tokenizer(root / TOKENIZER)
+    tokenizer = load_tokenizer(root / TOKENIZER, plan.config.tokenizer.split_special_tokens)
     entries = _cleaned_corpora(plan, cleaned)
     histograms = {name: np.zeros(tokenizer.vocab_size, dtype=np.int64) for name in entries}
     files: dict[str, str] = {}
@@ -86,6 +86,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
     taken = [str(path(Path(given.prefix))) for given in plan.shards for path in (bin_path, idx_path)]
     files.update({name: digests[name] for name in taken})
     manifest = Manifest(
+        format=plan.format,
         fingerprint=text_digest(f"{plan.digest} {tokenizer_digest(tokenizer)}")[:12],
         config=plan.config,
         tokenizer=tokenizer_digest(tokenizer),

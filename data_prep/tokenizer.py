@@ -1,4 +1,8 @@
-"""Tokenizers behind one small face, from files.
+"""Tokenizers behind one small face, from files: every part of the project loads them here.
+
+A directory of Hugging Face's is loaded as transformers' AutoTokenizer loads it, a bare sentencepiece model by sentencepiece,
+unless it is a Llama's or Mistral's, whose AutoTokenizer reads it.
+What spells a special token in a text is text, and nothing is cut or padded.
 
 Special tokens follow RoBERTa's use: a document ends with `eos`, a masked-language-model window opens with `cls`, and
 `sep` parts two. GPT-2's vocabulary has one special token, BERT's calls them [CLS], [SEP], [MASK].
@@ -7,33 +11,47 @@ Special tokens follow RoBERTa's use: a document ends with `eos`, a masked-langua
 from pathlib import Path
 from typing import Protocol
 
-import sentencepiece
-from transformers import BertTokenizerFast, GPT2TokenizerFast, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import file_digest
+from data_prep.hugging_face_tokenizer import HuggingFaceTokenizer
+from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
+from data_prep.tokenizer_files import MODEL_CONFIG, has_tokenizer, is_bare_sentencepiece
 from data_prep.tokenizer_probes import PROBES, differing, spelled
-
-SENTENCEPIECE_FILE = "tokenizer.model"
-_HUGGING_FACE_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json",
-                       "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
 
 class Tokenizer(Protocol):
     """What the pipeline needs of a tokenizer."""
 
+    kind: str
+    """The class of transformers that it is, or sentencepiece."""
     vocab_size: int
     """Largest id + 1, added tokens included."""
     eos_id: int
     sep_id: int
     """What parts two texts of one window; `eos` where nothing else does."""
+    bos_id: int | None
     cls_id: int | None
     mask_id: int | None
     special_ids: list[int]
     special_tokens: list[str]
-    """As they are spelled."""
+    """As they are spelled, in the order of `special_ids`."""
+    front: tuple[int, ...]
+    """What it puts in front of a text by itself, which `encode_batch` leaves out."""
+    split_special_tokens: bool
+    """Whether a special token that is spelled in a text is text."""
+    remarks: tuple[str, ...]
+    """What a person should know of how it was read."""
+    directory: Path
     files: list[Path]
-    """The files that it was read from, to be kept beside a model."""
+    """All that it was read from but the model's config.json, to be kept beside a model."""
+
+    @property
+    def hugging_face(self) -> PreTrainedTokenizerFast:
+        """Transformers' own, which reads special tokens as this one; raises UserError where there is none."""
+        ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return each text's ids, without special tokens."""
@@ -43,110 +61,62 @@ class Tokenizer(Protocol):
         """Return the text that `ids` stand for."""
         ...
 
+    def token(self, number: int) -> str:
+        """Return how the vocabulary spells an id."""
+        ...
 
-class SentencePieceTokenizer:
-    """A sentencepiece model; its `<s>` is cls, its `</s>` both eos and sep."""
-
-    def __init__(self, path: Path) -> None:
-        self.files = [path, *_hugging_face_files(path.parent)]
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: not a sentencepiece model ({error})") from None
-        self.vocab_size = self._processor.vocab_size()
-        self.eos_id = self._processor.eos_id()
-        self.sep_id = self.eos_id
-        self.cls_id = self._processor.bos_id() if self._processor.bos_id() >= 0 else None
-        masks = [self._processor.piece_to_id(name) for name in ("<mask>", "[MASK]")]
-        self.mask_id = next((mask for mask in masks if mask != self._processor.unk_id()), None)
-        self.special_ids = [i for i in range(self.vocab_size) if self._processor.is_control(i)]
-        self.special_tokens = [self._processor.id_to_piece(i) for i in self.special_ids]
-        if self.eos_id < 0:
-            raise UserError(f"{path}: the model has no </s>; train it with eos_id set, so that documents can end")
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's ids, without special tokens."""
-        # Preparation has a process for each core.
-        return self._processor.encode(texts, num_threads=1)
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text that `ids` stand for."""
-        return self._processor.decode(ids)
+    def write(self, folder: Path) -> None:
+        """Write it into `folder`, to be the same beside whatever else lies there."""
+        ...
 
 
-class HuggingFaceTokenizer:
-    """A tokenizer of Hugging Face's, from tokenizer.json or from GPT-2's or BERT's vocabulary files."""
+def find_tokenizer(directory: Path, split_special_tokens: bool = True) -> Tokenizer | None:
+    """Return the tokenizer in `directory`, None where there is none.
 
-    def __init__(self, directory: Path) -> None:
-        self.files = _hugging_face_files(directory)
-        self._tokenizer = self._load(directory)
-        backend = self._tokenizer.backend_tokenizer
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        eos = self._tokenizer.eos_token_id
-        if eos is None:
-            eos = self._tokenizer.sep_token_id
-        if eos is None:
-            eos = backend.token_to_id("<|endoftext|>")
-        if eos is None:
-            raise UserError(f"{directory}: the tokenizer has no end-of-document token (eos or sep)")
-        self.eos_id = eos
-        self.sep_id = eos if self._tokenizer.sep_token_id is None else self._tokenizer.sep_token_id
-        self.cls_id = self._tokenizer.cls_token_id
-        self.mask_id = self._tokenizer.mask_token_id
-        self.special_ids = sorted({eos, *self._tokenizer.all_special_ids})
-        self.special_tokens = [self._tokenizer.convert_ids_to_tokens(token) for token in self.special_ids]
-
-    @staticmethod
-    def _load(directory: Path) -> PreTrainedTokenizerFast:
-        def has(name: str) -> bool:
-            return (directory / name).is_file()
-
-        try:
-            if has("tokenizer.json"):
-                return PreTrainedTokenizerFast.from_pretrained(directory)
-            if has("vocab.json"):
-                return GPT2TokenizerFast(str(directory / "vocab.json"), str(directory / "merges.txt"))
-            return BertTokenizerFast(str(directory / "vocab.txt"))
-        except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
-            raise UserError(f"{directory}: the tokenizer does not load ({' '.join(str(error).split())})") from None
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's ids, without special tokens."""
-        encodings = self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text that `ids` stand for."""
-        return self._tokenizer.decode(ids)
+    Raises UserError for one that does not load, or whose ids are not those that its files stand for.
+    """
+    if not has_tokenizer(directory):
+        return None
+    loader = SentencePieceTokenizer if is_bare_sentencepiece(directory) else HuggingFaceTokenizer
+    return loader(directory, split_special_tokens)
 
 
-def _hugging_face_files(directory: Path) -> list[Path]:
-    return [directory / name for name in _HUGGING_FACE_FILES if (directory / name).is_file()]
-
-
-def find_tokenizer(directory: Path) -> Tokenizer | None:
-    """Return the tokenizer in `directory`, None where there is none; raises UserError for one that does not load."""
-    if (directory / SENTENCEPIECE_FILE).is_file():
-        return SentencePieceTokenizer(directory / SENTENCEPIECE_FILE)
-    if any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
-        return HuggingFaceTokenizer(directory)
-    return None
-
-
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """Return the tokenizer in `directory`; raises UserError where there is none."""
-    tokenizer = find_tokenizer(directory)
+def load_tokenizer(directory: Path, split_special_tokens: bool = True) -> Tokenizer:
+    """Return the tokenizer in `directory`; raises UserError where there is none, and as `find_tokenizer` does."""
+    tokenizer = find_tokenizer(directory, split_special_tokens)
     if tokenizer is None:
         raise UserError(
-            f"{directory}: no tokenizer here; tokenizer.json, vocab.json and merges.txt, vocab.txt or {SENTENCEPIECE_FILE} "
-            "would do"
+            f"{directory}: no tokenizer here; put tokenizer.json, vocab.json and merges.txt, vocab.txt or tokenizer.model there"
+        )
+    return tokenizer
+
+
+def given_tokenizer(directory: Path, split_special_tokens: bool) -> Tokenizer:
+    """Return the tokenizer of a directory that text is to be prepared with, held against the model's config.json there.
+
+    Raises UserError as `load_tokenizer` does, and where config.json names another end of a text.
+    """
+    tokenizer = load_tokenizer(directory, split_special_tokens)
+    path = directory / MODEL_CONFIG
+    if not path.is_file():
+        return tokenizer
+    told = read_json(path, "copy the model again").get("eos_token_id")
+    # A class's default that is no id of the vocabulary (GPT-2's 50256) names nothing.
+    ends = [
+        end for end in (told if isinstance(told, list) else [told]) if isinstance(end, int) and 0 <= end < tokenizer.vocab_size
+    ]
+    if ends and tokenizer.eos_id not in ends:
+        raise UserError(
+            f"{path}: eos_token_id is {told}, and the tokenizer there ends a text with {tokenizer.token(tokenizer.eos_id)!r}, "
+            f"{tokenizer.eos_id}; make the two agree, so that documents end as the model knows it"
         )
     return tokenizer
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """One hash over the tokenizer's files, for manifests."""
-    return " ".join(f"{path.name}:{file_digest(path)}" for path in tokenizer.files)
+    """One hash over the tokenizer's class and files, for manifests."""
+    files = (f"{path.relative_to(tokenizer.directory)}:{file_digest(path)}" for path in tokenizer.files)
+    return " ".join([tokenizer.kind, *files])
 
 
 def difference(one: Tokenizer, other: Tokenizer) -> str | None:

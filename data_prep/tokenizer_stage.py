@@ -17,7 +17,8 @@ from data_prep.manifest import TOKENIZER
 from data_prep.plan import Plan
 from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
-from data_prep.tokenizer import load_tokenizer, tokenizer_digest
+from data_prep.tokenizer import difference, load_tokenizer, tokenizer_digest
+from data_prep.tokenizer_files import tokenizer_files
 from data_prep.tokenizer_training import train_tokenizer
 
 
@@ -43,18 +44,34 @@ class ProvideTokenizer:
         # Below the job's folder: the disk that has room is the one that was named.
         work = self._parts.root / WORK / self.name
         work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=work) as trained:
+        with tempfile.TemporaryDirectory(dir=work) as aside:
+            folder = Path(aside)
             if self._config.path is not None:
-                given = load_tokenizer(self._config.directory)
-                if tokenizer_digest(given) != self._given:
-                    raise UserError(f"{self._config.path}: is not the tokenizer that the folder was begun with; put that back")
-                files = given.files
+                remarks = self._copy(self._config.directory, folder)
             else:
-                train_tokenizer(self._sample(advance), self._config, Path(trained))
-                files = sorted(Path(trained).iterdir())
-            for file in files:
-                shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.name}"))
-        return {}
+                remarks = ()
+                train_tokenizer(self._sample(advance), self._config, folder)
+            for file in tokenizer_files(folder):
+                shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.relative_to(folder)}"))
+        return {"remarks": remarks}
+
+    def _copy(self, directory: Path, folder: Path) -> tuple[str, ...]:
+        """Write the given tokenizer into `folder`, and return what there is to remark on it."""
+        split = self._config.split_special_tokens
+        given = load_tokenizer(directory, split)
+        if tokenizer_digest(given) != self._given:
+            raise UserError(f"{directory}: is not the tokenizer that the folder was begun with; put that back")
+        given.write(folder)
+        copied = load_tokenizer(folder, split)
+        differs = difference(given, copied)
+        if differs is None and given.front != copied.front:
+            differs = f"the ids in front of a text are {list(given.front)} and {list(copied.front)}"
+        if differs is not None:
+            raise UserError(
+                f"{directory}: transformers gives other ids once the tokenizer's files lie apart from the model's ({differs}); "
+                "load it by AutoTokenizer and name what its save_pretrained writes"
+            )
+        return given.remarks
 
     def _sample(self, advance: Advance) -> Iterator[str]:
         """Every n-th document to train on, the first among them: n is such that about `sample_characters` come together."""

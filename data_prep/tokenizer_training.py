@@ -9,10 +9,11 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import Qwen2Tokenizer
 
 from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import SENTENCEPIECE_FILE
+from data_prep.tokenizer_files import SENTENCEPIECE
 
 _END = {"eos_token": "<|endoftext|>"}
 _BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -38,6 +39,7 @@ _LONGEST_LINE = 4192
 _ALPHABET = 1000
 """Characters that WordPiece keeps; others become [UNK]."""
 _INNER = "##"
+_QWEN = ("qwen2", "qwen3")
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
@@ -50,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     """
     special = SPECIAL_TOKENS[config.family]
     if config.algorithm.startswith("sentencepiece"):
-        path = folder / SENTENCEPIECE_FILE
+        path = folder / SENTENCEPIECE
         path.write_bytes(_sentencepiece_model(texts, config, special))
         # Unigram's ties fall to sums in 32 bits here and in 64 bits there: one document in 250 would get other ids.
         if config.algorithm == "sentencepiece_bpe":
@@ -62,7 +64,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     size = tokenizer.get_vocab_size()
     if size != config.vocab_size:
         raise _unfit(config, f"it takes {size} pieces at {'most' if size < config.vocab_size else 'least'}")
-    _save(tokenizer, special, folder)
+    _save(tokenizer, special, folder, "Qwen2Tokenizer" if config.family in _QWEN else "PreTrainedTokenizerFast")
 
 
 def _unfit(config: TokenizerConfig, reason: str) -> UserError:
@@ -148,9 +150,13 @@ def _sentencepiece_bpe_as_json(path: Path) -> Tokenizer:
 
 
 def _byte_level_bpe(texts: Iterable[str], config: TokenizerConfig, special: dict[str, str]) -> Tokenizer:
-    """GPT-2's: bytes for an alphabet, words parted by its expression."""
+    """GPT-2's: bytes for an alphabet, words parted by its expression, or Qwen's by its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if config.family in _QWEN:
+        # As transformers' class has them, by which every tokenizer of a qwen2 model is rebuilt.
+        own = Qwen2Tokenizer().backend_tokenizer
+        tokenizer.normalizer, tokenizer.pre_tokenizer = own.normalizer, own.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
@@ -197,8 +203,8 @@ def _untrained_wordpiece(special: dict[str, str], vocabulary: dict[str, int] | N
     return tokenizer
 
 
-def _save(tokenizer: Tokenizer, special: dict[str, str], folder: Path) -> None:
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+def _save(tokenizer: Tokenizer, special: dict[str, str], folder: Path, kind: str = "PreTrainedTokenizerFast") -> None:
+    told = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **special}
     if special is _BERT:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",

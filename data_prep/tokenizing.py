@@ -46,7 +46,7 @@ class Tokenize:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self._root / TOKENIZER)
+        return load_tokenizer(self._root / TOKENIZER, self._plan.config.tokenizer.split_special_tokens)
 
     def items(self) -> list[Item]:
         """The parts."""

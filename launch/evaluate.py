@@ -44,6 +44,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 without)")
     parser.add_argument("--batch_size", type=_positive, default=8, help="rows at once on each rank (default: %(default)s)")
     parser.add_argument("--limit", type=_positive, help="score the first so many examples of each task alone")
+    parser.add_argument(
+        "--split_special_tokens",
+        choices=("true", "false"),
+        default="true",
+        help="texts, lambada, lm_eval: whether a special token that a text spells is text (default: %(default)s)",
+    )
     zero_shot = parser.add_argument_group("texts and lambada")
     zero_shot.add_argument("--window", type=_positive, help="positions read at once (default: as many as the model has)")
     zero_shot.add_argument("--stride", type=_positive, help="tokens that each further window scores (default: half a window)")

@@ -10,6 +10,7 @@ from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
 from data_prep.files import file_digest, write_json
 from data_prep.manifest import (
+    FORMAT,
     HELDOUT,
     MANIFEST,
     SHARDS,
@@ -77,7 +78,7 @@ def write_prepared(
         "corpora": [{"name": name, "files": ["-"]} for name in corpora],
         "tokenizer": {"path": str(directory / TOKENIZER)},
     }
-    manifest = {"fingerprint": "f", "config": config, "tokenizer": "", "vocab_size": 100, "corpora": entries}
+    manifest = {"format": FORMAT, "fingerprint": "f", "config": config, "tokenizer": "", "vocab_size": 100, "corpora": entries}
     write_manifest(directory, manifest)
     return PreparedData(directory)
 

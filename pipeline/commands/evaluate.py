@@ -144,7 +144,8 @@ def find(path: Path, samples: dict[str, TaskData], arguments: argparse.Namespace
     if (commit := commit_of(local)) is not None:
         local = ranks.by_node(lambda: _local(path, commit))
     place = ranks.first(lambda: newest(local))
-    found = ranks.agree(lambda: find_model(place, part=ranks.rank, parts=ranks.count))
+    split = arguments.split_special_tokens == "true"
+    found = ranks.agree(lambda: find_model(place, part=ranks.rank, parts=ranks.count, split_special_tokens=split))
 
     def check_tasks() -> None:
         for task in arguments.task:
@@ -212,7 +213,7 @@ def work(arguments: argparse.Namespace) -> int:
         # All of them first: what the last one refuses is not to be learnt after the hours that the others take.
         models = [(path, *find(path, samples, arguments, ranks)) for path in arguments.model]
         for path, _, found in models:
-            for remark in found.source.remarks:
+            for remark in (*found.source.remarks, *found.tokenizer.remarks):
                 ranks.say(f"{path}: {remark}")
         for path, place, found in models:
             ranks.say(table(evaluate(path, place, found, arguments, ranks)))

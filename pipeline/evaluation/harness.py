@@ -59,7 +59,11 @@ def harness_score(
         ) from None
     prefix = model.encoder.prefix
     run = HFLM(
-        pretrained=model.module, tokenizer=model.tokenizer, batch_size=batch_size, max_length=window, prefix_token_id=prefix
+        pretrained=model.module,
+        tokenizer=model.tokenizer.hugging_face,
+        batch_size=batch_size,
+        max_length=window,
+        prefix_token_id=prefix,
     )
     results = lm_eval.simple_evaluate(
         model=run, tasks=[name], limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=True
@@ -73,7 +77,8 @@ def harness_score(
         "fewshot": results["n-shot"].get(name),
         "limit": limit,
         "window": run.max_length,
-        "prefix": model.tokenizer.convert_ids_to_tokens(prefix),
+        "prefix": model.tokenizer.token(prefix),
+        "split_special_tokens": model.tokenizer.split_special_tokens,
         "dtype": str(model.module.dtype).removeprefix("torch."),
     }
     return Scored(task, _metrics(name, results["results"]), data, settings, time.monotonic() - began)

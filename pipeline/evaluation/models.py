@@ -1,7 +1,6 @@
 """Models to evaluate: opened from whatever holds one, with their tokenizer and their place in a run."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,21 +9,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from data_prep.errors import UserError
-from data_prep.files import file_digest, text_digest
+from data_prep.files import text_digest
 from data_prep.progress import Meter
+from data_prep.tokenizer import Tokenizer, tokenizer_digest
+from data_prep.tokenizer_files import copy_files
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family
-from pipeline.growth.generation import GENERATION
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
-from pipeline.growth.offline import BESIDE
+from pipeline.growth.offline import files_beside
 from pipeline.growth.probe import elements
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
 from pipeline.growth.state import Source
@@ -39,7 +39,7 @@ class FoundModel:
     """A model that can be read, and all that a score says of it."""
 
     source: Source
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     digest: str
     """`pipeline.growth.inspection.inspect` of its weights."""
     run: RunPaths | None
@@ -50,7 +50,7 @@ class FoundModel:
     @property
     def digests(self) -> dict[str, str]:
         """What a score keeps of the model, besides its weights'."""
-        return {"config_digest": config_digest(self.config), "tokenizer_digest": tokenizer_digest(self.source.beside)}
+        return {"config_digest": config_digest(self.config), "tokenizer_digest": text_digest(tokenizer_digest(self.tokenizer))}
 
     @property
     def family(self) -> Family:
@@ -86,12 +86,6 @@ def config_digest(config: PretrainedConfig) -> str:
     return text_digest(json.dumps(told, sort_keys=True, default=str))
 
 
-def tokenizer_digest(directory: Path) -> str:
-    """Return the digest of the tokenizer's files in a directory, by name and content."""
-    names = [name for name in BESIDE if name != GENERATION and (directory / name).is_file()]
-    return text_digest(json.dumps({name: file_digest(directory / name) for name in sorted(names)}))
-
-
 class _Place(NamedTuple):
     """Where a model lies."""
 
@@ -110,16 +104,17 @@ def newest(path: Path) -> Path:
     return _place_of(path).directory
 
 
-def find_model(path: Path, *, part: int = 0, parts: int = 1) -> FoundModel:
+def find_model(path: Path, *, part: int = 0, parts: int = 1, split_special_tokens: bool = True) -> FoundModel:
     """Return what there is to read of the model in a Hugging Face directory, a checkpoint or a run directory.
 
     A run's is that of its newest checkpoint, or where it is finished the one that it left. Of `parts` processes that open
-    it together each compares its `part` of a checkpoint's files with their digests. Raises UserError where there is no
-    model, no tokenizer, or one with more ids than the model has.
+    it together each compares its `part` of a checkpoint's files with their digests. Its tokenizer reads special tokens that
+    a text spells as text, unless `split_special_tokens` is false. Raises UserError where there is no model, no tokenizer, or
+    one with more ids than the model has.
     """
     place = _place_of(path)
     source = open_source(place.directory, part=part, parts=parts)
-    tokenizer = open_tokenizer(source.beside, source.config)
+    tokenizer = open_tokenizer(source.beside, source.config, split_special_tokens)
     digest = inspect(source.state, str(place.directory))
     return FoundModel(source, tokenizer, digest, place.run, place.stage, place.step)
 
@@ -178,9 +173,7 @@ def huggingface_directory(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         with Meter(f"{path}: exporting", elements(source.state) * torch.float32.itemsize) as meter:
             write_huggingface(Path(folder), source.config, source.state, torch.float32, progress=meter.advance)
-        for name in BESIDE:
-            if (source.beside / name).is_file():
-                shutil.copyfile(source.beside / name, Path(folder) / name)
+        copy_files(files_beside(source.beside), source.beside, Path(folder))
         yield Path(folder)
 
 

@@ -115,7 +115,7 @@ def _score_task(
     else:
         rows = _document_rows(encoder, _encoded(encoder, corpus, title), window, stride)
         settings = {"window": window, "stride": stride}
-        settings["prefix"] = encoder.tokenizer.convert_ids_to_tokens(encoder.prefix)
+        settings["prefix"] = encoder.tokenizer.token(encoder.prefix)
     if not rows:
         raise UserError(f"{corpus.data['source']}: no token of it is scored; give a longer text, or score more of its tokens")
     sums = score_rows(scorer, rows, options.batch_size, after_batch, title)
@@ -132,9 +132,9 @@ def _score_task(
     if task != LAMBADA:
         data |= {"words": sum(document.words for document in corpus.examples)}
     dtype = str(next(scorer.module.parameters()).dtype).removeprefix("torch.")
-    return Scored(
-        task, metrics, data, corpus.settings | settings | {"limit": options.limit, "dtype": dtype}, time.monotonic() - began
-    )
+    split = encoder.tokenizer.split_special_tokens
+    shared = {"split_special_tokens": split, "limit": options.limit, "dtype": dtype}
+    return Scored(task, metrics, data, corpus.settings | settings | shared, time.monotonic() - began)
 
 
 def _window(family: Family, encoder: Encoder, options: Options) -> tuple[int, int]:

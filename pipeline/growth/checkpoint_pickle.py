@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from data_prep.errors import UserError
-from pipeline.growth.integrity import irregular
+from data_prep.files import irregular
 
 
 class _Fields:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from data_prep.errors import UserError
+from data_prep.files import MISSING, irregular
 from pipeline.growth.checkpoint_pickle import load
-from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.partitioned import Parameter
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"

@@ -8,19 +8,15 @@ write the files can write their digests too. What keeps a hostile file from doin
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.files import file_digest, text_digest, write_json
+from data_prep.files import file_digest, irregular, text_digest, write_json
 from data_prep.progress import Meter
 
 FILES = "files.json"
 """The file that says what the others should be."""
-
-MISSING = "missing"
-"""What is wrong with a file that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +73,6 @@ class HashedFile:
         if self._failure is not None:
             raise self._failure
         return Digest(self._size, self._hash.hexdigest())
-
-
-def irregular(path: Path) -> str | None:
-    """Return why `path` cannot be read as a file, or None where it can be tried; a pipe would be waited on for ever."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return "a link to a file that is not there" if path.is_symlink() else MISSING
-    except OSError as error:
-        return error.strerror
-    return None if stat.S_ISREG(mode) else "a directory and not a file" if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def seal(directory: Path, known: Mapping[str, Digest] | None = None) -> None:

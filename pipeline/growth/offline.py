@@ -10,14 +10,14 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from data_prep.files import whole_directory, write_json
+from data_prep.files import regular_files, whole_directory, write_json
 from data_prep.progress import Meter
+from data_prep.tokenizer_files import copy_files, tokenizer_files
 from pipeline.families import FLOATS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
-from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import foresee_source, open_source
@@ -28,19 +28,6 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 
 CERTIFICATE = "certificate.json"
 
-BESIDE = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    GENERATION,
-)
-"""Files beside a model's weights, the tokenizer's above all, that hold for the grown model too."""
 
 _GIB = 2**30
 
@@ -78,7 +65,7 @@ class OfflineGrowth:
         _check_absent(request.out)
         opened = foresee_source if foreseen else open_source
         self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
-        self.beside = _beside(source.beside)
+        self.beside = files_beside(source.beside)
         self.target = _target(request.target, source.config)
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
@@ -152,8 +139,7 @@ class OfflineGrowth:
         with Meter(f"{self.request.out}: writing", self.bytes_written) as meter:
             if self.request.format == "hf":
                 write_huggingface(directory, self.target, self.grown, self.dtype, progress=meter.advance)
-                for path in self.beside:
-                    shutil.copyfile(path, directory / path.name)
+                copy_files(self.beside, self.source.beside, directory)
                 write_tokenizer_length(directory, self.target, self.source.config)
                 write_generation_config(directory, self.target, self.source.beside)
             else:
@@ -164,7 +150,7 @@ class OfflineGrowth:
                     self.ranks,
                     dtype=self.dtype,
                     optimizer=self.optimizer,
-                    beside=self.beside,
+                    beside=lambda folder: copy_files(self.beside, self.source.beside, folder),
                     record=record,
                     progress=meter.advance,
                 )
@@ -186,13 +172,12 @@ class OfflineGrowth:
             )
 
 
-def _beside(directory: Path) -> list[Path]:
-    """Return the files beside a model that hold for the grown one too; raises UserError for one that is no file."""
-    found = {path: fault for path in (directory / name for name in BESIDE) if (fault := irregular(path)) != MISSING}
-    for path, fault in found.items():
-        if fault is not None:
-            raise UserError(f"{path}: {fault}; copy it again, or remove it")
-    return list(found)
+def files_beside(directory: Path) -> list[Path]:
+    """Return the files beside a model that hold for the grown one too, its tokenizer's above all.
+
+    Raises UserError for one that is no file.
+    """
+    return [*tokenizer_files(directory), *regular_files([directory / GENERATION])]
 
 
 def _check_absent(out: Path) -> None:

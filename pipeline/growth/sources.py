@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import MISSING, irregular
 from data_prep.hub import told_by_hub
 from pipeline.growth.deepspeed_files import is_zero_checkpoint
 from pipeline.growth.huggingface import describe_huggingface, open_huggingface
-from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.state import Source
 from pipeline.growth.surroundings import CONFIG, newest_of_trainer, told_by_trainer
 from pipeline.growth.weight_files import has_weights

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
-from pipeline.growth.integrity import MISSING, irregular
+from data_prep.files import MISSING, irregular
 
 CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"

@@ -6,10 +6,9 @@ from transformers import PretrainedConfig
 
 from data_prep.config import read_json
 from data_prep.files import write_json
+from data_prep.tokenizer_files import CONFIG, has_tokenizer, is_bare_sentencepiece
 from pipeline.families import family_of, sizes_of
 
-_FILE = "tokenizer_config.json"
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _UNKNOWN = 10**20
 """Lengths from here on stand for none: where it knows of none transformers writes 10**30."""
 
@@ -20,9 +19,9 @@ def write_tokenizer_length(directory: Path, config: PretrainedConfig, source: Pr
     What tokenizer_config.json says already stays, unless that is what the model's `source` could read, from which the file
     was copied. Nothing is written where transformers' files are not there. Raises UserError where that one is no JSON.
     """
-    if not any((directory / name).is_file() for name in _VOCABULARIES):
+    if not has_tokenizer(directory) or is_bare_sentencepiece(directory):
         return
-    path = directory / _FILE
+    path = directory / CONFIG
     told = read_json(path, "copy the tokenizer again") if path.is_file() else {}
     said = told.get("model_max_length")
     if said is None or said >= _UNKNOWN or (source is not None and said == _positions(source)):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
-from pipeline.growth.integrity import irregular
+from data_prep.files import irregular
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import MISSING, irregular
 from pipeline.families import Family, family_of, read_config, sizes_of
 from pipeline.growth.deepspeed_files import read_parameters
 from pipeline.growth.foreign_weights import forget_stale
-from pipeline.growth.integrity import FILES, MISSING, damage, irregular
+from pipeline.growth.integrity import FILES, damage
 from pipeline.growth.language_model import LanguageModel
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source

@@ -8,9 +8,8 @@ and `files.json`, what each file should be.
 
 import copy
 import math
-import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,7 +50,7 @@ def write_zero3(
     *,
     dtype: torch.dtype = torch.float32,
     optimizer: OptimizerState | None = None,
-    beside: Iterable[Path] = (),
+    beside: Callable[[Path], None] = lambda _: None,
     record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -59,7 +58,7 @@ def write_zero3(
 
     To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
     its own and takes such a checkpoint as a source of growth. Masters are float32; `dtype` is the engine's, by
-    which DeepSpeed names the files, and which config.json says. Files `beside` the weights, a tokenizer's, are copied;
+    which DeepSpeed names the files, and which config.json says. `beside` writes what goes beside the weights, a tokenizer;
     progress.json takes up what `record` says of the model. Raises UserError where the disk is full or a value is beyond
     float32.
     """
@@ -74,8 +73,7 @@ def write_zero3(
             path = tag / f"{'bf16_' if dtype is torch.bfloat16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
             _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
         config.save_pretrained(tag)
-        for file in beside:
-            shutil.copyfile(file, tag / file.name)
+        beside(tag)
         write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size, **(record or {})})
         seal(tag)
         (directory / "latest").write_text(TAG + "\n", encoding="utf-8")

@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import read_bytes
-from data_prep.manifest import PreparedData
+from data_prep.manifest import FORMAT, PreparedData
+from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
 from pipeline.families import family_of, sizes_of
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
@@ -229,7 +230,13 @@ def _data(known: Known) -> str:
     lines = [f"Prepared text with the fingerprint `{known.data['fingerprint']}`."]
     if known.manifest is not None:
         lines += ["", _table(("corpus", "documents", "training tokens", "held-out tokens"), _corpora(known.manifest)), ""]
-        lines.append(f"Tokenizer: {known.manifest['vocab_size']:,} ids; digests of its files: `{known.manifest['tokenizer']}`.")
+        lines.append(
+            f"Tokenizer: {known.manifest['vocab_size']:,} ids; class and digests of its files: `{known.manifest['tokenizer']}`."
+        )
+        # Earlier versions read them by other rules.
+        if known.manifest["format"] >= FORMAT:
+            split = known.manifest["config"]["tokenizer"]["split_special_tokens"]
+            lines.append(f"Special tokens that the text spelled: read with `split_special_tokens={split}`.")
     return _section("Data", lines)
 
 
@@ -298,11 +305,17 @@ def _counted(number: int, noun: str) -> str:
 def _load(known: Known) -> str:
     family = family_of(known.config)
     loader = "AutoModelForPreTraining" if family.pair_logits else _CLASSES[family.objective]
+    own = 'AutoTokenizer.from_pretrained("path/to/this/directory")'
+    imports = f"from transformers import {', '.join(sorted((loader, 'AutoTokenizer')))}"
+    if known.manifest is not None and known.manifest["tokenizer"].startswith(SentencePieceTokenizer.kind):
+        # AutoTokenizer would make something else of it.
+        own = 'SentencePieceProcessor(model_file="path/to/this/directory/tokenizer.model")'
+        imports = f"from sentencepiece import SentencePieceProcessor\nfrom transformers import {loader}"
     return (
         "## How to load it\n\n```python\n"
-        f"from transformers import {', '.join(sorted((loader, 'AutoTokenizer')))}\n\n"
+        f"{imports}\n\n"
         f'model = {loader}.from_pretrained("path/to/this/directory")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")\n```'
+        f"tokenizer = {own}\n```"
     )
 
 

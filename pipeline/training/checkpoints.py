@@ -140,8 +140,8 @@ class Checkpoints:
         self._pending: _Pending | None = None
         self.run: RunRecord | None = None
         """What each checkpoint says of its run."""
-        self.beside: list[Path] = []
-        """Files that go into each checkpoint's folder: the tokenizer's."""
+        self.beside: Callable[[Path], None] = lambda _: None
+        """Writes what goes into each checkpoint's folder beside the model: the tokenizer."""
         self.last: Saved | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
@@ -284,8 +284,7 @@ class Checkpoints:
                     return f"{aside / name}: written by its rank and not here; {self._directory} must be shared by all machines"
             # So that the checkpoint can be read by itself.
             pending.config.save_pretrained(aside)
-            for file in self.beside:
-                shutil.copyfile(file, aside / file.name)
+            self.beside(aside)
             write_json(aside / PROGRESS, asdict(pending.saved))
             seal(aside, digests)
             self._invalidate(path)

@@ -1,6 +1,5 @@
 """A checkpoint as a Hugging Face directory, in fp32, with the model's card."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -26,8 +25,7 @@ def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger
         size = elements(source.state) * torch.float32.itemsize
         with Meter(f"{directory}: writing", size) as meter:
             write_huggingface(aside, source.config, source.state, torch.float32, progress=meter.advance)
-        for path in tokenizer.files:
-            shutil.copyfile(path, aside / path.name)
+        tokenizer.write(aside)
         write_tokenizer_length(aside, source.config)
         write_generation_config(aside, source.config, aside)
         write_ledger(aside, ledger)

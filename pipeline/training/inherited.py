@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import MISSING, irregular
 from pipeline.flops.ledger import LEDGER, Ledger
-from pipeline.growth.integrity import MISSING, irregular
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
 

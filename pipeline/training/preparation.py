@@ -14,7 +14,7 @@ from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizer import Tokenizer, difference, find_tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, given_tokenizer
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
 from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
@@ -30,6 +30,7 @@ from pipeline.training.run_directory import RunDirectory
 from pipeline.training.streams import Streams, corpora_read
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
+from pipeline.training.tokenizers import check_beside, check_source, check_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,8 @@ def _begin(
     source = _source_config(recipe, given, vocabulary or 1, eos_id)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
+    if recipe.data.tokenizer is not None:
+        check_training(recipe.data.tokenizer, family_of(source))
     check_tasks(recipe, family_of(source))
     if tokenizer is not None:
         _check_tokenizer(recipe, given, tokenizer, source)
@@ -184,7 +187,8 @@ def _known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:
     config = recipe.data.tokenizer
     if recipe.data.text is None or (config is not None and config.path is None):
         return None
-    return load_tokenizer(given.beside if config is None else config.directory)
+    config = config or TokenizerConfig(path=str(given.beside))
+    return given_tokenizer(config.directory, config.split_special_tokens)
 
 
 def _known_vocabulary(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[int | None, int]:
@@ -226,6 +230,8 @@ def _open(
 ) -> Preparation:
     """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
     source = _source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
+    for remark in data.remarks:
+        say(remark)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
     _check_tokenizer(recipe, given, data.tokenizer, source)
@@ -420,13 +426,9 @@ def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary:
 
 def _check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, source: PretrainedConfig) -> None:
     """Raise UserError where the text's tokenizer gives other ids than the source's, or lacks what model or tasks need."""
-    own = None if given is None else find_tokenizer(given.beside)
-    differs = None if own is None else difference(own, tokenizer)
-    if differs is not None:
-        raise UserError(
-            f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
-            "with the model's own tokenizer"
-        )
+    if given is not None:
+        check_source(given, tokenizer)
+    check_beside(tokenizer, source)
     for length in _lengths(recipe):
         objective_for(family_of(source).objective, tokenizer, length)
     encoder_of(recipe, tokenizer, source)

@@ -123,7 +123,7 @@ class Run:
         prepared = prepare_run(self._recipe, self._ds_config, self._directory, self._say)
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
-        self._checkpoints.beside = prepared.data.tokenizer.files
+        self._checkpoints.beside = prepared.data.tokenizer.write
         begun, self._certificates = distributed.on_first_rank(lambda: self._claim(prepared, saved))
         self._checkpoints.run = {
             "recipe": self._recipe.model_dump(mode="json"),

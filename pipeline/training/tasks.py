@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import Tokenizer
-from pipeline.evaluation.encoding import Encoder, open_tokenizer
-from pipeline.evaluation.models import config_digest, tokenizer_digest
+from data_prep.files import text_digest
+from data_prep.tokenizer import Tokenizer, tokenizer_digest
+from pipeline.evaluation.encoding import Encoder
+from pipeline.evaluation.models import config_digest
 from pipeline.evaluation.scores import Score
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import Options, check_zero_shot, score_tasks
@@ -30,7 +31,7 @@ def encoder_of(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -
     """Return the run's tokenizer as tasks use it, None where there are none; raises UserError where they cannot use it."""
     if not recipe.evaluation.tasks:
         return None
-    encoder = Encoder(open_tokenizer(tokenizer.files[0].parent, config), config)
+    encoder = Encoder(tokenizer, config)
     encoder.check(family_of(config))
     return encoder
 
@@ -69,7 +70,7 @@ class Tasks:
         # The weights are in pieces, and not for long what they are: there is no digest of them.
         digests = {
             "config_digest": config_digest(model.config),
-            "tokenizer_digest": tokenizer_digest(self._tokenizer.files[0].parent),
+            "tokenizer_digest": text_digest(tokenizer_digest(self._tokenizer)),
         }
         return [Score(self._recipe.run_dir, None, stage, step, deviations=None, **task._asdict(), **digests) for task in scored]
 

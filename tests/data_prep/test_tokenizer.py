@@ -1,13 +1,15 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import SentencePieceTokenizer, difference, load_tokenizer, tokenizer_digest
+from data_prep.tokenizer import difference, load_tokenizer, tokenizer_digest
 from data_prep.tokenizer_training import train_tokenizer
 from tests.data_prep.prose import made_up_texts
 
@@ -47,12 +49,23 @@ def test_the_vocabulary_ends_behind_the_largest_id_added_tokens_included(tmp_pat
     assert tokenizer.encode_batch(["a another"]) == [[2, 4]]
 
 
-def test_a_sentencepiece_model_is_preferred_and_comes_with_the_files_beside_it(trained):
-    tokenizer = load_tokenizer(trained)
-    assert isinstance(tokenizer, SentencePieceTokenizer)
-    assert {path.name for path in tokenizer.files} == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
-    assert {path.name for path in trained.iterdir()} == {path.name for path in tokenizer.files}
-    assert tokenizer.vocab_size == 500
+def test_a_sentencepiece_model_alone_is_read_by_sentencepiece_and_beside_hugging_face_files_by_autotokenizer(trained, tmp_path):
+    shutil.copy(trained / "tokenizer.model", tmp_path)
+    bare, whole = load_tokenizer(tmp_path), load_tokenizer(trained)
+    assert (bare.kind, whole.kind) == ("sentencepiece", "PreTrainedTokenizerFast")
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    assert bare.encode_batch(TEXTS) == reader.encode(TEXTS)
+    assert whole.encode_batch(TEXTS) == AutoTokenizer.from_pretrained(trained)(TEXTS, add_special_tokens=False)["input_ids"]
+    assert {path.name for path in bare.files} == {"tokenizer.model"}
+    assert {path.name for path in whole.files} == {path.name for path in trained.iterdir()}
+    assert bare.vocab_size == whole.vocab_size == 500
+    # No class of GPT-2's reads such a file, whatever AutoTokenizer says there.
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert load_tokenizer(tmp_path).kind == "sentencepiece"
+    with pytest.raises(UserError, match="a bare sentencepiece model, and what is asked for needs a tokenizer"):
+        _ = bare.hugging_face
+    with pytest.raises(UserError, match="sentencepiece reads a special token that a text spells as text, always"):
+        load_tokenizer(tmp_path, split_special_tokens=False)
 
 
 def test_the_digest_tells_tokenizers_apart(trained, tmp_path):
@@ -64,7 +77,7 @@ def test_the_digest_tells_tokenizers_apart(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("readme.txt", b"", "no tokenizer here; tokenizer.json, .* would do"),
+        ("readme.txt", b"", "no tokenizer here; put tokenizer.json, .* there"),
         ("tokenizer.model", b"no model", "tokenizer.model: not a sentencepiece model"),
         ("tokenizer.json", b"{}", "the tokenizer does not load"),
     ],

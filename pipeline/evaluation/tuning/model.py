@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from tokenizers import processors
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
-from data_prep.tokenizer import find_tokenizer
+from data_prep.tokenizer import load_tokenizer
 from pipeline.families import Family, learn_every_row, sizes_of
 from pipeline.growth.huggingface import open_huggingface
 
@@ -120,20 +120,8 @@ def as_pretrained(directory: Path, family: Family, config: PretrainedConfig) -> 
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    # Asked first: without files AutoTokenizer makes an empty vocabulary up.
-    if find_tokenizer(directory) is None:
-        raise UserError(
-            f"{directory}: no tokenizer here; put tokenizer.json or vocab.txt there that the model was trained with"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
-        raise UserError(f"{directory}: the tokenizer does not load ({_short(error)}); put it there as tokenizer.json") from None
-    if not tokenizer.is_fast:
-        raise UserError(f"{directory}: the tokenizer knows no places in a text; put it there as tokenizer.json")
+    tokenizer = load_tokenizer(directory).hugging_face
     tokenizer.padding_side = tokenizer.truncation_side = "right"
-    # Its length is the model's to say.
-    tokenizer.model_max_length = 1 << 30
     return tokenizer
 
 

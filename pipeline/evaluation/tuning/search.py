@@ -129,6 +129,7 @@ def tune(
         "max_train": options.max_train,
         "max_eval": options.max_eval,
         "max_length": max_length,
+        "split_special_tokens": pretrained.tokenizer.split_special_tokens,
         "dropout": options.dropout,
         "dtype": computed_in(options),
         "optimizer": f"adamw, weight decay {WEIGHT_DECAY}, warmup {WARMUP:.0%}, linear",

@@ -272,7 +272,7 @@ def _small_vocabulary(directory: Path) -> None:
             ("--task", "ptb", "--model", "absent"),
             "absent: no such directory; name a Hugging Face model, a run directory or",
         ),
-        (_without_tokenizer, ("--task", "ptb"), "no tokenizer there; put the model's own files there, tokenizer.json for"),
+        (_without_tokenizer, ("--task", "ptb"), "no tokenizer here; put tokenizer.json, vocab.json and merges.txt"),
         (_small_vocabulary, ("--task", "ptb"), "the tokenizer has ids up to 400, and the model's vocab_size is 400; put the"),
     ],
 )

@@ -53,7 +53,8 @@ def guide(directory, data, max_length, stride):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     loss, tokens = 0.0, 0
     for page in pages(data):
-        ids = [model.config.eos_token_id, *tokenizer(detokenize.wikitext(page), add_special_tokens=False)["input_ids"]]
+        text = tokenizer(detokenize.wikitext(page), add_special_tokens=False, split_special_tokens=True)
+        ids = [model.config.eos_token_id, *text["input_ids"]]
         ids = torch.tensor([ids])
         size = ids.size(1)
         previous = 1
@@ -88,7 +89,7 @@ def test_the_text_of_ptb_is_one_document(gpt2, causal, data):
     scored = scores(gpt2, "ptb", data, Options())
     text = detokenize.ptb((data / "ptb.test.txt").read_text())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(causal), AutoTokenizer.from_pretrained(causal)
-    ids = torch.tensor([1, *tokenizer(text, add_special_tokens=False)["input_ids"]])
+    ids = torch.tensor([1, *tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]])
     assert len(ids) - 1 > POSITIONS, "the text has more than one window"
     loss, stride = 0.0, POSITIONS // 2
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_a_beginning_that_the_vocabulary_lacks_is_none(gpt2):
     config = copy.copy(gpt2.config)
     # The default of GPT-2's class, which stays in the file of a model with another tokenizer.
     config.bos_token_id = 50256
-    assert Encoder(gpt2.tokenizer, config).prefix == gpt2.tokenizer.bos_token_id == 0
+    assert Encoder(gpt2.tokenizer, config).prefix == gpt2.tokenizer.bos_id == 0
     assert gpt2.encoder.prefix == gpt2.config.bos_token_id == 1
 
 
@@ -166,11 +167,16 @@ def test_a_word_is_right_where_all_its_tokens_are(causal, data, tmp_path, gpt2):
 
 
 @torch.no_grad()
-def test_pseudo_perplexity_masks_every_token_in_turn(bert, masked, tmp_path):
+@pytest.mark.parametrize("split", [True, False])
+def test_pseudo_perplexity_masks_every_token_in_turn(masked, tmp_path, split):
+    bert = open_model(masked, split_special_tokens=split)
     (tmp_path / "own.txt").write_text("the a of and to in is <unk> that")
     scored = scores(bert, f"text:{tmp_path / 'own.txt'}", tmp_path, Options(batch_size=3))
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(masked), AutoTokenizer.from_pretrained(masked)
-    ids = tokenizer("the a of and to in is <unk> that", add_special_tokens=False)["input_ids"]
+    text = "the a of and to in is <unk> that"
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=split)["input_ids"]
+    assert (tokenizer.unk_token_id in ids) is not split
+    assert scored.settings["split_special_tokens"] is split
     ids = [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
     loss, right = 0.0, 0
     for place in range(1, len(ids) - 1):

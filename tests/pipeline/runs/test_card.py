@@ -1,12 +1,14 @@
 """Model cards: what is known of a model and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from data_prep.errors import UserError
+from data_prep.manifest import FORMAT
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
@@ -121,3 +123,17 @@ def test_the_run_of_a_checkpoint_or_an_export_is_found(run, tmp_path):
     for place in (run.path, run.model, run.checkpoints / "step-00000010"):
         assert run_of(place).path == run.path
     assert run_of(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "sentencepiece"])
+def test_a_card_loads_the_tokenizer_by_what_reads_it(run, kind):
+    known = known_of_run(run, small_model("gpt2").config, "float32", "do it", ledger(), 1, 30)
+    tokenizer = {
+        "format": FORMAT,
+        "vocab_size": 5,
+        "tokenizer": f"{kind} tokenizer.model:0",
+        "config": {"tokenizer": {"split_special_tokens": True}},
+    }
+    text = model_card(replace(known, data={"fingerprint": "0"}, manifest={"corpora": [], **tokenizer}))
+    assert "`split_special_tokens=True`" in text
+    assert ("SentencePieceProcessor" in text, "AutoTokenizer" in text) == (kind == "sentencepiece", kind != "sentencepiece")

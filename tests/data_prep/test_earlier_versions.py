@@ -1,0 +1,83 @@
+"""Folders of versions that loaded tokenizers by other rules."""
+
+import json
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.frozen import read_plan
+from data_prep.inspection import describe
+from data_prep.manifest import FORMAT, MANIFEST, PLAN, TOKENIZER, PreparedData
+from data_prep.prepare import prepare, prepare_together
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.workers import Alone
+from tests.data_prep.prose import made_up_texts
+from tests.data_prep.tokenizer_forms import FORMS, saved
+
+
+@pytest.fixture
+def config(tmp_path) -> DataPrepConfig:
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up_texts(20)))
+    return DataPrepConfig(
+        output_dir=str(tmp_path / "out"),
+        corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")], heldout_fraction=0.3)],
+        tokenizer=TokenizerConfig(path=str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))),
+    )
+
+
+def edit(path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    # The versions before had none, and this one refuses a manifest that was changed.
+    if path.name == MANIFEST:
+        content.pop("digest")
+    path.write_text(json.dumps(content))
+
+
+def aged(data: PreparedData) -> PreparedData:
+    """The folder as the version before FORMAT 3 left it."""
+
+    def without(content) -> None:
+        content.pop("format")
+        content["config"]["tokenizer"].pop("split_special_tokens")
+
+    edit(data.directory / MANIFEST, without)
+    edit(data.directory / PLAN, lambda plan: plan.update(format=2))
+    return PreparedData(data.directory)
+
+
+def test_a_plan_of_another_format_is_refused_by_name(config, tmp_path):
+    data = prepare(config, lambda _: None)
+    aged(data)
+    with pytest.raises(UserError, match=f"{PLAN}: format 2, this version writes {FORMAT}; name another output_dir"):
+        read_plan(data.directory / PLAN)
+    with pytest.raises(UserError, match="format 2"):
+        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone(), lambda _: None)
+
+
+def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(config):
+    data = prepare(config, lambda _: None)
+    assert data.remarks == []
+    old = aged(data)
+    assert old.tokenizer.encode_batch(["ba ce"]) == data.tokenizer.encode_batch(["ba ce"])
+    (remark,) = old.remarks
+    assert remark.startswith(f"{old.directory}: prepared by an earlier version")
+    assert remark in describe(old, 1)
+
+
+@pytest.mark.parametrize("key", ["truncation", "padding"])
+def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(config, key):
+    data = prepare(config, lambda _: None)
+    change = {key: saved(8, "<|endoftext|>", 0)[key]}
+    edit(data.directory / TOKENIZER / "tokenizer.json", lambda content: content.update(change))
+    # This version's shards are whole, whatever the file has saved.
+    assert len(PreparedData(data.directory).tokenizer.encode_batch(["ba " * 100])[0]) > 8
+    with pytest.raises(UserError, match=f"tokenizer.json: has {key} saved, and the shards were made by a version that cut"):
+        _ = aged(data).tokenizer
+
+
+def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(config):
+    data = prepare(config, lambda _: None)
+    edit(data.directory / MANIFEST, lambda content: content.update(vocab_size=7))
+    with pytest.raises(UserError, match="and the shards were made with 7; put the tokenizer back"):
+        _ = PreparedData(data.directory).tokenizer
