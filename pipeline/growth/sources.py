@@ -79,7 +79,9 @@ def checkpoint_in(path: Path) -> Path | None:
     if is_zero_checkpoint(path):
         return path
     for folder in filter(Path.is_dir, (path, path / CHECKPOINTS)):
-        if irregular(folder / LATEST) != MISSING:
+        # A run's checkpoints have one among them that is named.
+        run = folder.name == CHECKPOINTS and any(map(is_zero_checkpoint, folder.glob("step-*")))
+        if run or irregular(folder / LATEST) != MISSING:
             return folder / _named(folder / LATEST)
     return None
 
