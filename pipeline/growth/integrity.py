@@ -99,7 +99,7 @@ def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
             return f"{path}: its bytes are not those that were written"
     except OSError as error:
         return f"{path}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{path}: not the list of files that was written ({type(error).__name__})"
     for name in _names(directory):
         if name not in digests and name.endswith(".pt"):

@@ -19,6 +19,9 @@ LATEST = "latest"
 CHECKPOINTS = "checkpoints"
 """The folder of a run directory that holds its checkpoints."""
 
+RECIPE = "recipe.yaml"
+"""The file by which a run directory is known."""
+
 _LONGEST_NAME = 255
 
 
@@ -45,6 +48,8 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
         source = open_zero_checkpoint(checkpoint, config, foreign=foreign, part=part, parts=parts)
     elif config is not None:
         raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
+    elif (place / RECIPE).is_file() and not (place / CONFIG).exists():
+        raise UserError(f"{place / CHECKPOINTS}: the run has no checkpoint there; put it back, or name the run's model/")
     else:
         source = open_huggingface(place)
     return _with_remarks(source, *remarks)

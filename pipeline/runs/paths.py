@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.growth.sources import CHECKPOINTS
+from pipeline.growth.sources import CHECKPOINTS, RECIPE
 
 
 class RunPaths:
@@ -11,7 +11,7 @@ class RunPaths:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = path / ".lock"
-        self.recipe = path / "recipe.yaml"
+        self.recipe = path / RECIPE
         self.ds_config = path / "ds_config.json"
         self.data = path / "data.json"
         self.checked = path / "checked.json"

@@ -36,7 +36,7 @@ def test_a_run_is_exported_as_the_directory_that_it_left(undisturbed, grow, tmp_
 def test_a_run_is_exported_and_gone_on_from_without_its_data(undisturbed, launch, grow, recipe, prepared, corpus, tmp_path):
     """Its tokenizer lies in each checkpoint, and in what is grown from one. Whatever else lies about is nobody's."""
     shutil.copytree(undisturbed.run_dir, tmp_path / "moved")
-    (tmp_path / "moved" / "data.json").write_text("{}")
+    (tmp_path / "moved" / "data.json").unlink()
     grow("--source", tmp_path / "moved", "--format", "zero3", "--world_size", 2, "--out", tmp_path / "grown")
     (tmp_path / "data.json").write_text("no JSON")
     own = (prepared.directory / "tokenizer" / "tokenizer.model").read_bytes()
