@@ -199,6 +199,8 @@ def test_pseudo_perplexity_masks_every_token_in_turn(masked, tmp_path, split):
         ("own.json.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}'), ["one", "two"]),
         ("own.json", b'[{"text": "one"},\n{"text": "two"}]', ["one", "two"]),
     ],
+    # Compressed bytes hold the time of day.
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_text_of_ones_own_is_read_as_data_preparation_reads_it_and_other_files_as_text(tmp_path, name, content, texts):
     (tmp_path / name).write_bytes(content)
