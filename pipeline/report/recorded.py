@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import read_json
 from data_prep.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
 from pipeline.families import Sizes, scratch_config, sizes_of, target_config
@@ -20,6 +19,7 @@ from pipeline.runs.records import (
     DataRecord,
     DsConfigRecord,
     EvaluationRecord,
+    ModelRecord,
     ProgressRecord,
     RewoundRecord,
     StepRecord,
@@ -223,12 +223,8 @@ def read_run(path: Path) -> RecordedRun:
         scores=read_scores(paths.scores),
         ledger=ledger,
         ledger_step=ledger_step,
-        transformers=(_object(paths.model / "config.json") or {}).get("transformers_version"),
+        transformers=(read_record(paths.model / "config.json", ModelRecord) or {}).get("transformers_version"),
     )
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    return read_json(path, "put it back as the run wrote it") if path.exists() else None
 
 
 def _ledger(path: Path, summary: SummaryRecord | None) -> tuple[Ledger | None, int | None]:

@@ -222,6 +222,13 @@ class CertificateRecord(TypedDict):
 
 
 @with_config(_ANY_OTHERS)
+class ModelRecord(TypedDict):
+    """config.json of an exported model, as far as a report looks at it."""
+
+    transformers_version: NotRequired[str]
+
+
+@with_config(_ANY_OTHERS)
 class RunRecord(TypedDict):
     """What a checkpoint says of the run that it belongs to: its id, and all that its directory says of its settings."""
 
