@@ -6,15 +6,13 @@ import sys
 import traceback
 
 from data_prep.command import refusal
-from data_prep.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
+from data_prep.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from data_prep.inspection import describe
 from data_prep.manifest import PreparedData
 from data_prep.plan import draft_plan
 from data_prep.prepare import prepare_together
 from data_prep.verify import damaged
 from data_prep.workers import Alone, Workers, started_workers
-
-EXIT_INTERRUPTED = 130
 
 
 def _run(arguments: argparse.Namespace, workers: Workers) -> None:

@@ -5,6 +5,8 @@ import errno
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 """Exit status of every command whose input is wrong."""
+EXIT_INTERRUPTED = 130
+"""Exit status of a command that was stopped by Ctrl-C and saves nothing on the way, as a shell has it."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -15,6 +15,7 @@ from data_prep.files import write_json
 from data_prep.tokenizer_files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizer_probes import PROBES, differing, spelled
 
+_QWEN2 = "Qwen2Tokenizer"
 _VERBATIM = "PreTrainedTokenizerFast"
 """The class that reads tokenizer.json as it is, by the name that every version of transformers knows."""
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -134,9 +135,14 @@ class HuggingFaceTokenizer:
                 f"{told}; name the right tokenizer_class in {CONFIG} (LlamaTokenizer, for instance), or name a directory that "
                 "has tokenizer.model alone, to have it read by sentencepiece"
             )
+        if self.kind == _QWEN2:
+            raise UserError(
+                f"{told}; transformers builds this class beside every qwen2 model: take a published Qwen2 tokenizer, or train "
+                "one of its form (tokenizer: {algorithm: byte_level_bpe, family: qwen2})"
+            )
         raise UserError(
-            f"{told}; name tokenizer_class: {_VERBATIM} in {CONFIG} to have tokenizer.json read as it is (except for qwen2, "
-            "whose tokenizers are always built by its own class), or save the tokenizer anew with the version that wrote it"
+            f"{told}; name tokenizer_class: {_VERBATIM} in {CONFIG} to have tokenizer.json read as it is, or save the "
+            "tokenizer anew with the version that wrote it"
         )
 
     def _origin(self) -> tuple[str, list[list[int]]] | None:

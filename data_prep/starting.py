@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import EXIT_USER_ERROR, UserError
+from data_prep.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,17 @@ _LAST_WORD_SECONDS = 3
 def start(parse: Callable[[], Any], module: str) -> int:
     """Read the command line by `parse`, then import `module` and return the status of its function `work`, given the result.
 
-    A wrong interpreter, a package that is not installed and a UserError of `parse` are refused in one sentence.
+    A wrong interpreter, a package that is not installed and a UserError of `parse` are refused in one sentence, and Ctrl-C is
+    told in one.
     """
+    try:
+        return _start(parse, module)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+
+
+def _start(parse: Callable[[], Any], module: str) -> int:
     if sys.version_info < _PYTHON:
         return refuse(f"{sys.executable}: Python {'.'.join(map(str, _PYTHON))} or later is needed; {_remedy()}")
     _speak_utf8(itself=parse.__module__ == "__main__")

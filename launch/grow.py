@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the source's)")
     parser.add_argument("--world_size", type=int, help="ranks of the ZeRO-3 checkpoint; in a dry run, of training (default: 1)")
-    parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
+    parser.add_argument("--out", type=Path, help="a directory that is not there yet; a dry run needs none")
     parser.add_argument("--foreign", action="store_true", help="take a checkpoint that has lost its files.json")
     parser.add_argument(
         "--dry_run", action="store_true", help="say what would be done, and end; of the source, config.json is enough"
@@ -59,6 +59,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.world_size is not None and arguments.world_size < 1:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
+    if arguments.out is None and not arguments.dry_run:
+        raise UserError("--out: not given; name a directory to write to, or add --dry_run")
     arguments.growth, arguments.target = read_growth(arguments), read_target(arguments.target)
     return arguments
 

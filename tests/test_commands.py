@@ -158,6 +158,19 @@ def test_a_fault_of_the_projects_own_imports_is_not_hidden(module):
             starting.start(lambda: None, module(text))
 
 
+@pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def work(arguments): raise KeyboardInterrupt"])
+def test_ctrl_c_is_told_in_one_sentence_whenever_it_comes(text, module, capsys):
+    assert starting.start(lambda: None, module(text)) == 130
+    assert capsys.readouterr().err == "interrupted; start the same command again\n"
+
+
+def test_only_a_dry_run_of_a_growth_needs_no_place_to_write_to():
+    words = ["--source", "nowhere", "--format", "hf"]
+    done = called("launch/grow.py", *words)
+    assert done.returncode == 2 and "--out: not given; name a directory" in done.stderr
+    assert "--out" not in called("launch/grow.py", *words, "--target", "hidden_sizes=8", "--dry_run").stderr
+
+
 def test_an_older_python_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(starting, "_PYTHON", (sys.version_info.major, sys.version_info.minor + 1))
     assert starting.start(lambda: pytest.fail("the command line is not looked at"), "data_prep.commands") == 2

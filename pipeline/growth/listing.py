@@ -22,6 +22,7 @@ def listing(growth: OfflineGrowth) -> str:
     source, request = growth.source, growth.request
     engine, state = _engine_dtype(growth), _kept_of_each(growth.optimizer)
     lines = [f"{name}  {list(tensor.shape)}  {describe(growth.plan, name)}" for name, tensor in growth.grown.items()]
+    place = "" if request.out is None else f" to {request.out}"
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
     growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
     lines += [
@@ -30,7 +31,7 @@ def listing(growth: OfflineGrowth) -> str:
         f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / _GIB:.3f} GiB of that, all "
         f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
         "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
-        f"written  {growth.bytes_written / _GIB:.3f} GiB to {request.out} ({elements(growth.grown):,} parameters)",
+        f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters)",
         f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),

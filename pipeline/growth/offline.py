@@ -46,7 +46,8 @@ class Request:
     """Of the weights written; ZeRO-3: of the engine, whose masters are float32 in any case. The source's where None."""
     world_size: int | None
     """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
-    out: Path
+    out: Path | None
+    """None where nothing will be written."""
     foreign: bool = False
     """Whether the source may be a checkpoint that has lost the list of what its files should be."""
     config: Path | None = None
@@ -62,7 +63,8 @@ class OfflineGrowth:
         A growth that is only `foreseen` and never executed needs no more of its source than a config.json.
         """
         self.request = request
-        _check_absent(request.out)
+        if request.out is not None:
+            _check_absent(request.out)
         opened = foresee_source if foreseen else open_source
         self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
         self.beside = files_beside(source.beside)

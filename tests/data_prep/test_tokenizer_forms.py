@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "a foreign json beside qwen2": (
         lambda: _without("gpt2 prefix, verbatim", "config.json") | config("qwen2"),
-        "Qwen2Tokenizer gives other ids than tokenizer.json",
+        "Qwen2Tokenizer gives other ids than tokenizer.json .* or train one of its form",
     ),
     "no end": (lambda: _without("llama fast, verbatim", "tokenizer_config.json") | _CLASS, "has no end-of-document token"),
     "an empty end": (
