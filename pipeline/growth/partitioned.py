@@ -29,7 +29,9 @@ class PartitionedTensor:
         self._starts = [piece.start for piece in pieces]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop) as float32 or wider."""
+        """Return rows [start, stop) as float32 or wider; raises IndexError where they are not all the tensor's."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of a tensor of shape {self.shape}")
         first, last = start * self._width, stop * self._width
         values = torch.empty(last - first, dtype=torch.float32)
         number = bisect_right(self._starts, first) - 1

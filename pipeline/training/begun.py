@@ -1,16 +1,20 @@
 """How a run was begun, and what may be otherwise when it goes on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from transformers import PretrainedConfig
 
 from data_prep.config import validate
 from data_prep.errors import UserError
-from pipeline.recipe import SOURCE_STAGE, UNITS, Recipe, TrainStage
+from pipeline.families import family_of, sizes_of
+from pipeline.growth.state import Source
+from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import rounds_alike, same_run
-from pipeline.training.timeline import phases_of
+from pipeline.training.timeline import Phase, phases_of
 
 _MAY_CHANGE = (
     "run_dir",
@@ -64,8 +68,10 @@ class Begun:
         """
         if self.recipe is not None:
             self._check_lengths(recipe, saved)
-            for key in _differing(_without_lengths(self.recipe), _without_lengths(recipe)):
-                if not _is_of(key, _MAY_CHANGE + _ROUNDS):
+            named = _sizes_made(recipe, saved)
+            for key, (before, now) in _differing(_without_lengths(self.recipe), _without_lengths(recipe)).items():
+                # A size that was derived may be named since: a later version may derive another.
+                if not _is_of(key, _MAY_CHANGE + _ROUNDS) and (before, now) != ("None", named.get(key)):
                     whose = "the checkpoint" if self.checkpoint else "the run directory"
                     raise UserError(
                         f"{self.origin}: {whose} belongs to a recipe that differs in {key}; {self._instead('the recipe')}"
@@ -82,8 +88,18 @@ class Begun:
         return f"name another run_dir, or go on with {what} it was begun with"
 
     def _check_lengths(self, recipe: Recipe, saved: Saved | None) -> None:
-        """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over."""
+        """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
+
+        Likewise where one that was trained is not trained any more, or the other way round.
+        """
         before, now, reached = lengths(self.recipe), lengths(recipe), 0
+        for name in before.keys() & now.keys():
+            if (before[name] is None) != (now[name] is None):
+                was, is_now = (_told(length) for length in (before[name], now[name]))
+                raise UserError(
+                    f"{self.origin}: {name!r} was {was} when the run was begun, and now is {is_now}; "
+                    f"{self._instead('the recipe')}"
+                )
         steps = {} if self.data is None else self.data["steps"]
         for phase in phases_of(recipe):
             for stage in phase.stages:
@@ -120,6 +136,42 @@ def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
     """Return how long the source and each train stage are: unit and number."""
     named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage)}
     return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
+
+
+def check_model(opened: Source, config: PretrainedConfig, phase: Phase) -> None:
+    """Raise UserError where a checkpoint's model is not of the sizes and the class that its phase of the run trains."""
+    before, now = (asdict(sizes_of(one)) | {"class": family_of(one).model_class.__name__} for one in (opened.config, config))
+    differing = [key for key in before if before[key] != now[key]]
+    if not differing:
+        return
+    told = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in differing)
+    named = ""
+    if phase.target is not None and all(getattr(phase.target, key, 0) is None for key in differing):
+        where = "target" if phase.number == 1 else f"stages.{phase.name}.grow"
+        named = (
+            "name in the recipe what it left open (" + ", ".join(f"{where}.{key}={before[key]}" for key in differing) + "), "
+        )
+    raise UserError(
+        f"{opened.directory}: its model has {told}; {named}put source and recipe back as they were, or start from the "
+        f"checkpoint in another run_dir, by source.path={opened.directory}"
+    )
+
+
+def _sizes_made(recipe: Recipe, saved: Saved | None) -> dict[str, str]:
+    """The sizes of the models that a run has grown by a checkpoint, by the keys that name them in its recipe."""
+    if saved is None or saved.run is None:
+        return {}
+    places = ["target", *(f"stages.{number}.grow" for number, one in enumerate(recipe.stages) if isinstance(one, GrowStage))]
+    made = saved.run["certificates"][: saved.phase]
+    return {
+        f"{place}.{key}": repr(size)
+        for place, certificate in zip(places, made, strict=False)
+        for key, size in certificate["target"].items()
+    }
+
+
+def _told(length: list[str | float] | None) -> str:
+    return "not trained" if length is None else f"trained for {length[1]:g} {length[0]}"
 
 
 def _is_of(key: str, sections: tuple[str, ...]) -> bool:

@@ -150,18 +150,21 @@ class DataWatch:
                 with contextlib.suppress(OSError):
                     self._now.write(self._path)
 
-    def finish(self, step: int, beat: Callable[[], None]) -> None:
+    def finish(self, step: int, beat: Callable[[], None], say: Callable[[str], None]) -> None:
         """Wait until all is compared that may have been used uncompared; a collective call. `beat` is called meanwhile.
 
-        Raises DamagedDataError on every rank where steps may have been trained on data that is damaged.
+        A fault in what no step was trained on is a warning to `say`, on every rank. Raises DamagedDataError on every rank
+        where steps may have been trained on data that is damaged.
         """
         self._hurry.set()
         # In step with the others: a rank that waited for them in a collective would pass for one that stalls.
         while distributed.total(float(not self._unguarded_done.wait(_BEAT_SECONDS)))[0]:
             beat()
-        _, used = distributed.total(*self.signs)
+        faults, used = distributed.total(*self.signs)
         if used:
             raise self.agreed(step, used=True)
+        if faults:
+            say(f"warning: {self.agreed(step, used=False)}")
         self.remember()
 
     def _run(self) -> None:

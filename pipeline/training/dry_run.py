@@ -72,7 +72,7 @@ class DryRun:
         if directory.path.exists():
             for remark in directory.check(recipe, ds_config, saved):
                 say(remark)
-        planned = foresee_run(recipe, ds_config, directory, ranks, corpus_tokens, say)
+        planned = foresee_run(recipe, ds_config, directory, ranks, corpus_tokens, say, saved)
         device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
         return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.config import read_json, validate
+from data_prep.config import validate
 from data_prep.errors import UserError
 from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
@@ -25,6 +25,7 @@ from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import check_learns, cut
+from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.streams import Streams, corpora_read
@@ -70,15 +71,23 @@ class Preparation(Planned):
     """Over what is left to be compared of the data; None where nothing is trained."""
 
 
-def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirectory, say: Callable[[str], None]) -> Preparation:
-    """Return what the run is carried out with; a collective call.
+def prepare_run(
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
+    saved: Saved | None,
+    say: Callable[[str], None],
+) -> Preparation:
+    """Return what the run is carried out with, from a checkpoint on where one is `saved`; a collective call.
 
     Raises UserError naming what is wrong, on every rank; nothing has been trained by then.
     """
     part, parts = distributed.rank(), distributed.world_size()
     place = _downloaded(recipe)
     begun = distributed.on_first_rank(lambda: directory.recorded_data() is not None)
-    given = distributed.on_every_rank(lambda: _begin(recipe, ds_config, directory, place, parts, part, parts, begun=begun))
+    given = distributed.on_every_rank(
+        lambda: _begin(recipe, ds_config, directory, saved, place, parts, part, parts, begun=begun)
+    )
     distributed.on_first_rank(lambda: _check_values(given))
     prepared = distributed.on_first_rank(
         lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
@@ -89,7 +98,7 @@ def prepare_run(recipe: Recipe, ds_config: dict[str, Any], directory: RunDirecto
     if left:
         say(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
     watch = DataWatch(checks, directory.checked, remembered)
-    return distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, given, data, parts, say, watch))
+    return distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, saved, given, data, parts, say, watch))
 
 
 def foresee_run(
@@ -99,6 +108,7 @@ def foresee_run(
     world_size: int,
     corpus_tokens: int | None,
     say: Callable[[str], None],
+    saved: Saved | None = None,
 ) -> Planned:
     """Return what `prepare_run` would, by the same checks, and prepare no text; no collective call.
 
@@ -106,20 +116,20 @@ def foresee_run(
     """
     # Alone: no other rank reads the rest of a checkpoint.
     begun = directory.recorded_data() is not None
-    given = _begin(recipe, ds_config, directory, _place(recipe), world_size, part=0, parts=1, begun=begun)
+    given = _begin(recipe, ds_config, directory, saved, _place(recipe), world_size, part=0, parts=1, begun=begun)
     _check_values(given)
     if corpus_tokens is None:
         data = _find_data(recipe, directory, given, lambda config: find_prepared(config, say))
         if data is not None:
             _check(recipe, data, Remembered.read(directory.checked), 0, 1, say)
-            return _open(recipe, ds_config, directory, given, data, world_size, say, None)
+            return _open(recipe, ds_config, directory, saved, given, data, world_size, say, None)
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
     growths, configs = _models(recipe, source, given)
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
-        growths = _annealed(growths, timeline, directory)
+        growths = _annealed(growths, timeline, directory, saved)
         _say_warmups(timeline, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
@@ -144,6 +154,7 @@ def _begin(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
+    saved: Saved | None,
     place: Path | None,
     world_size: int,
     part: int,
@@ -172,7 +183,7 @@ def _begin(
         _check_tokenizer(recipe, given, tokenizer, source)
     timeline = lay_out(recipe, configs, lambda stream: 0, ds_config, world_size)
     if all(leg.stage.epochs is None for leg in timeline.legs):
-        _annealed(growths, timeline, directory)
+        _annealed(growths, timeline, directory, saved)
     return given
 
 
@@ -222,6 +233,7 @@ def _open(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
+    saved: Saved | None,
     given: Source | None,
     data: PreparedData,
     world_size: int,
@@ -239,7 +251,7 @@ def _open(
     timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
     streams.open(leg.stream for leg in timeline.legs)
     directory.check_data({"prepared": str(data.directory), "weights": streams.weights})
-    growths = _annealed(growths, timeline, directory)
+    growths = _annealed(growths, timeline, directory, saved)
     _say_warmups(timeline, say)
     return Preparation(
         given=given,
@@ -335,7 +347,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
     return growths
 
 
-def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory) -> list[Growth]:
+def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory, saved: Saved | None) -> list[Growth]:
     """Return the growths, norms that `auto` weighted turning to stock norms within the steps that their model is trained for.
 
     Raises UserError where norms that the recipe weights are annealed for longer than that.
@@ -347,7 +359,7 @@ def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory
         if growth.plan.growth.norm_statistics == "weighted":
             if growth.phase.growth.width == "auto":
                 # A stage that is lengthened since must not anneal once more what is annealed.
-                steps = _begun_annealing(directory, growth.phase.number) or min(annealed, end - begin)
+                steps = directory.begun_annealing(growth.phase.number, saved) or min(annealed, end - begin)
                 growth = growth if steps == annealed else replace(growth, plan=growth.plan.annealed_over(steps))
             elif end - begin < annealed:
                 raise UserError(
@@ -356,14 +368,6 @@ def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory
                 )
         settled.append(growth)
     return settled
-
-
-def _begun_annealing(directory: RunDirectory, number: int) -> int | None:
-    """The steps over which a growth that the run has done anneals its norms; None where it is not done."""
-    path = directory.certificate(number)
-    if not path.exists():
-        return None
-    return read_json(path, "it was there a moment ago").get("growth", {}).get("norm_anneal_steps")
 
 
 def _say_warmups(timeline: Timeline, say: Callable[[str], None]) -> None:

@@ -34,7 +34,7 @@ from pipeline.runs.records import (
 )
 from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
-from pipeline.training.begun import lengths
+from pipeline.training.begun import check_model, lengths
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype
@@ -120,7 +120,7 @@ class Run:
         done = distributed.on_first_rank(lambda: self._finished(saved))
         if done is not None and self._is_whole(done, saved):
             return done
-        prepared = prepare_run(self._recipe, self._ds_config, self._directory, self._say)
+        prepared = prepare_run(self._recipe, self._ds_config, self._directory, saved, self._say)
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
         self._checkpoints.beside = prepared.data.tokenizer.write
@@ -157,7 +157,8 @@ class Run:
     def _is_whole(self, summary: SummaryRecord, saved: Saved | None) -> bool:
         """Whether all that a finished run exported is as it was written, a collective call; says what is to be made again.
 
-        Raises UserError where something is not, and there is no checkpoint to export it from.
+        The source's is not, and that is only said. Raises UserError where the model's is to be and there is no checkpoint
+        to export it from.
         """
         # Older versions did not write down what they had exported.
         for name, files in summary.get("files", {self._directory.model.name: {}}).items():
@@ -166,7 +167,11 @@ class Run:
             fault = distributed.first_found(own if folder.is_dir() else f"{folder}: missing")
             if fault is None:
                 continue
-            if saved is None or folder == self._directory.source_model:
+            if folder == self._directory.source_model:
+                # Checkpoints of the source are gone by then, and nothing of the run needs its export.
+                self._say(f"warning: {fault}; it is not made again")
+                continue
+            if saved is None:
                 raise UserError(
                     f"{fault}, and there is no checkpoint any more to export it from; put it back, or name another run_dir"
                 )
@@ -247,10 +252,10 @@ class Run:
                         self._stop,
                         prepared.watch,
                     ).train()
-            source = self._opened(self._checkpoints.last, records)
+            source = self._opened(prepared, self._checkpoints.last, records)
             if phase.number == 0:
                 self._export(source, self._directory.source_model, prepared, position, records)
-        prepared.watch.finish(position.step, records.watchdog.beat)
+        prepared.watch.finish(position.step, records.watchdog.beat, self._say)
         self._export(source, self._directory.model, prepared, position, records)
         return self._summarize(prepared, records, position, final)
 
@@ -274,7 +279,7 @@ class Run:
 
     def _resumed(self, prepared: Preparation, saved: Saved, records: Records) -> TrainedModel:
         """Return the model as a checkpoint left it."""
-        opened = self._opened(saved, records)
+        opened = self._opened(prepared, saved, records)
         model = self._build(prepared, saved.phase, opened.state, opened.optimizer)
         restore_engine(model.engine, saved)
         self._say(f"going on from step {saved.step}")
@@ -298,8 +303,16 @@ class Run:
             self._weigh_norms(model, prepared.growths[phase - 1].plan)
         return model
 
-    def _opened(self, saved: Saved, records: Records) -> Source:
-        return _heard(distributed.on_every_rank(lambda: self._checkpoints.open(saved)), records)
+    def _opened(self, prepared: Preparation, saved: Saved, records: Records) -> Source:
+        """Return a checkpoint's model; raises UserError, on every rank, where it is not the one that the phase trains."""
+
+        def opened() -> Source:
+            source = self._checkpoints.open(saved)
+            phase = next(phase for phase in phases_of(self._recipe) if phase.number == saved.phase)
+            check_model(source, prepared.config(saved.phase), phase)
+            return source
+
+        return _heard(distributed.on_every_rank(opened), records)
 
     def _export(self, source: Source, directory: Path, prepared: Preparation, position: Position, records: Records) -> None:
         """Leave a model as a Hugging Face directory; the source's is there already where the run goes on."""

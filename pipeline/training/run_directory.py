@@ -161,6 +161,19 @@ class RunDirectory(RunPaths):
         """Return what `claim` was told, if the run was begun, as `check` found it."""
         return self._recorded
 
+    def begun_annealing(self, number: int, saved: Saved | None) -> int | None:
+        """Return the steps over which a growth that the run has been through by a checkpoint anneals its norms.
+
+        None where the growth is still to come. Raises UserError where the checkpoint does not say it, being of an older
+        version, and the certificate is damaged.
+        """
+        if saved is None or number > saved.phase:
+            return None
+        known = [] if saved.run is None else saved.run["certificates"]
+        # The directory's own may be damaged: it is repaired later, by the checkpoint's.
+        found = known[number - 1] if number <= len(known) else read_record(self.certificate(number), CertificateRecord)
+        return None if found is None else found["growth"].get("norm_anneal_steps")
+
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise UserError where the run was begun with other weights of its corpora."""
         for stream, weights in data["weights"].items():

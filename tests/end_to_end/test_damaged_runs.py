@@ -285,6 +285,7 @@ def test_another_runs_checkpoint_is_not_taken(finished, started, tmp_path):
     ("file", "damage"),
     [
         ("model", "missing"),
+        ("source_model", "missing"),
         *itertools.product(
             ["model/model.safetensors", "model/tokenizer.model", "model/ledger.json", "source_model/config.json"],
             ["missing", "truncated", "a directory"],
@@ -303,7 +304,8 @@ def test_what_a_finished_run_exported_is_looked_at(finished, started, tmp_path, 
     monkeypatch.setattr(Run, "_carry_out", lambda run, *_: exported.append(run) or summary)
     status, said = started("finished", run)
     if file.startswith("source_model"):
-        assert status == 2 and f"{run / file}: " in said and "there is no checkpoint any more to export it from" in said
+        assert status == 0 and not exported
+        assert f"warning: {run / file}: " in said and "; it is not made again" in said and "after training" in said
         return
     assert status == 0 and len(exported) == 1
     assert f"{run / file}: " in said and "the model is exported anew from the checkpoint step-00000022" in said

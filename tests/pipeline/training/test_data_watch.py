@@ -151,13 +151,13 @@ def test_the_end_waits_for_files_that_may_have_been_used_uncompared_and_for_no_o
     monkeypatch.setattr(CheckedFile, "compare", lambda file, after_piece=None: after_piece and going_on.wait(30))
     watched = watch(folder)
     with watched.from_step(0):
-        watched.finish(5, lambda: pytest.fail("has waited"))
+        watched.finish(5, lambda: pytest.fail("has waited"), pytest.fail)
         going_on.set()
     going_on.clear()
     beats = []
     watched = watch(as_earlier_versions_wrote_it(folder), remembered=Remembered())
     with watched.from_step(0):
-        watched.finish(5, lambda: (beats.append(1), going_on.set()))
+        watched.finish(5, lambda: (beats.append(1), going_on.set()), pytest.fail)
     assert beats
 
 
@@ -172,3 +172,24 @@ def test_the_thread_keeps_to_its_rate_and_ends_with_the_run(folder, monkeypatch)
         assert watched._thread.is_alive() and len(watched._checks.whole) == 6
     watched._thread.join(10)
     assert not watched._thread.is_alive()
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["blocks", "whole files"])
+def test_a_fault_that_is_found_after_the_last_step_is_told(folder, earlier):
+    """Where no step can have read it the run has ended well, and the next one would be refused."""
+    if earlier:
+        as_earlier_versions_wrote_it(folder)
+    watched, said = watch(folder), []
+    flip(folder / f"{WIKI}.bin", BLOCK + 1)
+    with watched.from_step(0):
+        watched._thread.join(30)
+        if earlier:
+            with pytest.raises(DamagedDataError, match="steps 1 to 7 may have been trained on it"):
+                watched.finish(7, lambda: None, said.append)
+        else:
+            watched.finish(7, lambda: None, said.append)
+    if earlier:
+        assert said == []
+    else:
+        (line,) = said
+        assert line.startswith("warning: ") and f"{WIKI}.bin" in line and line.endswith("; no step was trained on it")

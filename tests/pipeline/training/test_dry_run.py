@@ -1,6 +1,6 @@
 """What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,6 +14,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
+from pipeline.training.checkpoints import Saved
 from pipeline.training.dry_run import DryRun
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import foresee_run
@@ -102,11 +103,11 @@ BERT_WIDER = [
 ]
 
 
-def anneal_steps(tmp_path, growth: str, *, steps: int) -> tuple[int, list[str]]:
+def anneal_steps(tmp_path, growth: str, *, steps: int, saved: Saved | None = None) -> tuple[int, list[str]]:
     """The steps over which norms become stock in a run of so many, and what is told of the growth."""
     recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
-    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
+    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None, saved)
     plan = planned.growths[0].plan
     assert plan.growth.norm_statistics == "weighted"
     return plan.growth.norm_anneal_steps, plan.choices
@@ -124,10 +125,21 @@ def test_norms_that_auto_weighted_are_stock_by_the_end_of_a_short_run(tmp_path):
 
 def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
     """Its norms may be stock by then, and must not be weighted once more."""
+    known = [{"growth": {"norm_anneal_steps": 30}}]
+    run = {"recipe": {}, "ds_config": {}, "data": {}, "certificates": known}
     certificate = RunDirectory(tmp_path / "run").certificate(1)
     certificate.parent.mkdir(parents=True)
-    certificate.write_text(json.dumps({"growth": {"norm_anneal_steps": 30}}))
-    assert anneal_steps(tmp_path, "{}", steps=2000)[0] == 30
+    # Whatever became of the certificate: the checkpoint says it.
+    for content in (None, '{"growth": {"norm_anneal_steps": 7}}', '{"growth": []}', "[]", "{"):
+        if content is not None:
+            certificate.write_text(content)
+        saved = Saved(1, 9, {}, 0, 0.0, {}, run=run)
+        assert anneal_steps(tmp_path, "{}", steps=2000, saved=saved)[0] == 30
+        # That of a growth which is still to come, or will be done again, is no certificate of it.
+        for before in (None, replace(saved, phase=0), replace(saved, phase=0, run=None)):
+            assert anneal_steps(tmp_path, "{}", steps=2000, saved=before)[0] == 1000
+    with pytest.raises(UserError, match=r"00\.json: not readable as JSON"):
+        anneal_steps(tmp_path, "{}", steps=2000, saved=replace(saved, run=None))
 
 
 @pytest.mark.parametrize("origin", get_args(get_type_hints(Peak)["origin"]))

@@ -5,16 +5,21 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from transformers import GPT2Config
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import read_record
+from pipeline.training.begun import check_model
 from pipeline.training.checkpoints import Saved
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.timeline import phases_of
+from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
@@ -73,6 +78,58 @@ def test_what_changes_no_step_may_change_and_a_stage_become_longer(begun, overri
 
 
 CHANGES = ["seed=3", "flops.causal_scores=half", "optimizer.lr=0.5", "evaluation.windows=3"]
+
+
+@pytest.mark.parametrize("before", [(), ("source.steps=null",)], ids=["trained", "untrained"])
+@pytest.mark.parametrize("step", [None, 5, 15])
+def test_a_source_that_was_trained_is_not_left_untrained_nor_the_other_way_round(begun, before, step):
+    after = () if before else ("source.steps=null",)
+    begun.claim(load_recipe(QUICKSTART, list(before)), DS_CONFIG, DATA)
+    saved = None if step is None else replace(saved_by(begun, *before), step=step)
+    assert check(begun, saved, *before) == []
+    with pytest.raises(UserError, match=r"'source' was (not )?trained .*when the run was begun, and now is (not )?trained"):
+        check(begun, saved, *after)
+
+
+def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and_no_other(begun):
+    """A later version may derive another one."""
+    saved = saved_by(begun, certificates=[{"target": {"intermediate_size": 213, "num_attention_heads": 8}}])
+    assert check(begun, saved, "target.intermediate_size=213") == []
+    for other in (None, replace(saved, phase=0), saved_by(begun)):
+        with pytest.raises(UserError, match=r"differs in target\.intermediate_size"):
+            check(begun, other, "target.intermediate_size=213")
+    for override in ("target.intermediate_size=224", "target.vocab_size=9999", "target.hidden_size=4096"):
+        with pytest.raises(UserError, match=rf"differs in {override.split('=')[0]}"):
+            check(begun, saved, override)
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "named"),
+    [
+        ({"n_inner": 213}, "intermediate_size 213 where recipe and source now give 224", "(target.intermediate_size=213)"),
+        ({"n_layer": 2}, "num_hidden_layers 2 where recipe and source now give 3", None),
+        ({"n_inner": 213, "n_layer": 2}, "num_hidden_layers 2 where", None),
+        ({"vocab_size": 64}, "vocab_size 64 where", "(target.vocab_size=64)"),
+        ({"tie_word_embeddings": False}, "tied False where recipe and source now give True", None),
+    ],
+)
+def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(change, told, named):
+    made = {"n_embd": 80, "n_head": 4, "n_layer": 3, "n_inner": 224, "vocab_size": 48, "n_positions": 16}
+    config, opened = GPT2Config(**made), GPT2Config(**made | change)
+    phase = phases_of(load_recipe(QUICKSTART, ["target={hidden_size: 80, num_hidden_layers: 3}"]))[1]
+    place = Path("run/checkpoints/step-00000005")
+    check_model(SimpleNamespace(config=config, directory=place), config, phase)
+    with pytest.raises(UserError) as refused:
+        check_model(SimpleNamespace(config=opened, directory=place), config, phase)
+    assert told in str(refused.value) and f"by source.path={place}" in str(refused.value)
+    assert ("name in the recipe" in str(refused.value)) == (named is not None) and (named or "") in str(refused.value)
+
+
+def test_a_checkpoint_of_another_kind_of_model_is_refused():
+    config = small_model("gpt2").config
+    opened = SimpleNamespace(config=small_model("bert").config, directory=Path("step-00000005"))
+    with pytest.raises(UserError, match="class BertForMaskedLM where recipe and source now give GPT2LMHeadModel"):
+        check_model(opened, config, phases_of(load_recipe(QUICKSTART, []))[0])
 
 
 @pytest.mark.parametrize("override", CHANGES)
