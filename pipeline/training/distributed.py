@@ -189,21 +189,28 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
 def on_every_rank(work: Callable[[], Result]) -> Result:
     """Run `work` on each rank; where any meets an error that a person can mend, raise the first one as UserError on all.
 
-    Where it is met on some nodes and not on others, the sentence begins with the node.
+    Where it is met on some nodes and not on others, the sentence begins with the node. Any other error is raised on its own
+    rank as it is, and as a RuntimeError on the others, which would wait for ever.
     """
-    result, seen = None, None
+    result, seen, fault, failure = None, None, None, None
     try:
         result = work()
     except Exception as error:
         seen = refusal(error)
         if seen is None:
-            raise
-    gathered: list[tuple[str | None, str]] = [(None, "")] * world_size()
-    torch.distributed.all_gather_object(gathered, (seen, node()))
-    refusals = [(sentence, name) for sentence, name in gathered if sentence is not None]
+            # Not every error can be sent.
+            failure, fault = error, f"rank {rank()}: {type(error).__name__}: {error}"
+    gathered: list[tuple[str | None, str | None, str]] = [(None, None, "")] * world_size()
+    torch.distributed.all_gather_object(gathered, (seen, fault, node()))
+    if failure is not None:
+        raise failure
+    first_fault = next((fault for _, fault, _ in gathered if fault is not None), None)
+    if first_fault is not None:
+        raise RuntimeError(first_fault)
+    refusals = [(sentence, name) for sentence, _, name in gathered if sentence is not None]
     if refusals:
         sentence, name = refusals[0]
-        everywhere = {name for _, name in refusals} == {name for _, name in gathered}
+        everywhere = {name for _, name in refusals} == {name for _, _, name in gathered}
         raise UserError(sentence if everywhere else f"node {name}: {sentence}")
     return result
 

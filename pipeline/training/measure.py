@@ -100,7 +100,8 @@ def _streamed(source: Source, dtype: torch.dtype, attention: str) -> tuple[Model
 @torch.no_grad()
 def _probe(model: Model, heldout: Batches) -> torch.Tensor:
     """Logits of the last positions that the first window has, and those of its pair, in one row."""
-    batch = heldout.heldout(np.zeros(1, dtype=np.int64))
+    # One node may see damage that the others do not.
+    batch = distributed.on_every_rank(lambda: heldout.heldout(np.zeros(1, dtype=np.int64)))
     # What stands behind a pair is padding.
     end = batch.input_ids.shape[1] if batch.attention_mask is None else int(batch.attention_mask.sum())
     logits = model(**batch.inputs(distributed.device()))

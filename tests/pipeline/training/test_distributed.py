@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from data_prep.errors import UserError
 from data_prep.files import HeldError, locked
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed, run, run_directory
+from pipeline.training.measure import _probe
 from pipeline.training.run import Run
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.signals import StopRequest
@@ -37,12 +39,17 @@ def test_ranks_beyond_a_nodes_devices_or_beside_another_kind_are_refused():
         distributed._check_seats(_seats(("n1", 2, "cuda", 2), ("n2", 2, "cpu", 1)))
 
 
-def _sentence(work: Callable[[], None]) -> str | None:
+def _sentence(work: Callable[[], None], expected: type[Exception] = UserError) -> str | None:
     try:
         work()
-    except UserError as error:
-        return str(error)
+    except expected as error:
+        return str(error) if expected is UserError else f"{type(error).__name__}: {error}"
     return None
+
+
+class _UnsendableError(Exception):
+    def __str__(self) -> str:
+        return "broken"
 
 
 def _look() -> dict[str, str | None]:
@@ -53,6 +60,15 @@ def _look() -> dict[str, str | None]:
         if rank in hidden_from:
             raise FileNotFoundError(2, "No such file or directory", "/shards")
 
+    def fail() -> None:
+        # No person can mend it, and it cannot be sent.
+        if rank == 1:
+            raise _UnsendableError(threading.Lock())
+
+    def heldout(_: object) -> None:
+        if rank == 1:
+            raise UserError("held-out block damaged")
+
     os.environ["SLURMD_NODENAME"] = f"n{rank + 1}"
     return {
         "one task": _sentence(lambda: distributed._check_tasks("1", "0")),
@@ -61,6 +77,12 @@ def _look() -> dict[str, str | None]:
         "none of Slurm's beside one": _sentence(lambda: distributed._check_tasks(*((None, None), ("1", "0"))[rank])),
         "hidden from one": _sentence(lambda: distributed.on_every_rank(lambda: read([1]))),
         "hidden from both": _sentence(lambda: distributed.on_every_rank(lambda: read([0, 1]))),
+        "fault on one": _sentence(lambda: distributed.on_every_rank(fail), Exception),
+        "fault on one, refused on the other": _sentence(
+            lambda: distributed.on_every_rank(lambda: (fail(), read([0]))),
+            Exception,
+        ),
+        "probed text damaged on one": _sentence(lambda: _probe(None, SimpleNamespace(heldout=heldout))),
     }
 
 
@@ -80,6 +102,15 @@ def test_what_one_node_cannot_read_is_said_on_every_rank_with_its_node(told):
     for rank in told:
         assert rank["hidden from one"].startswith("node n2: /shards: No such file")
         assert rank["hidden from both"].startswith("/shards: No such file")
+
+
+@pytest.mark.parametrize("case", ["fault on one", "fault on one, refused on the other"])
+def test_a_fault_of_one_rank_ends_the_others_too(told, case):
+    assert [rank[case] for rank in told] == ["RuntimeError: rank 1: _UnsendableError: broken", "_UnsendableError: broken"]
+
+
+def test_held_out_text_that_one_node_finds_damaged_is_refused_on_every_rank_by_the_measurement_of_a_growth(told):
+    assert {rank["probed text damaged on one"] for rank in told} == {"node n2: held-out block damaged"}
 
 
 @pytest.fixture
