@@ -73,6 +73,8 @@ class ScoreRecord(TypedDict):
 
     model: str
     model_digest: str | None
+    config_digest: NotRequired[str | None]
+    tokenizer_digest: NotRequired[str | None]
     stage: str | None
     step: Step | None
     task: str
@@ -172,6 +174,14 @@ class LayerRecord(TypedDict):
 
 
 @with_config(_ANY_OTHERS)
+class RoundingRecord(TypedDict):
+    """By how much rounding to the engine's dtype moves the source."""
+
+    loss: float
+    max_logit_difference: float
+
+
+@with_config(_ANY_OTHERS)
 class ComparisonRecord(TypedDict):
     """What was measured of source and grown model; a model that computes no number has none here either."""
 
@@ -181,6 +191,8 @@ class ComparisonRecord(TypedDict):
     max_logit_difference: float
     scored_tokens: Count
     dtype: str
+    tokens: NotRequired[str]
+    rounding: NotRequired[RoundingRecord]
 
 
 _OPERATORS = ("width", "depth")

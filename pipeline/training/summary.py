@@ -28,6 +28,7 @@ def render(summary: SummaryRecord) -> str:
         *(
             _loss_line(f"  right after growth{_number(n, growths)}", growth["in_training"]["grown_loss"])
             for n, growth in enumerate(growths, 1)
+            if growth["in_training"] is not None
         ),
         _loss_line("  after training", losses["final"]),
         *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
@@ -93,7 +94,9 @@ def _loss_line(label: str, loss: float) -> str:
 def _verdict(growth: dict[str, Any]) -> str:
     moved, seen = growth["measured"]["max_logit_difference"], growth["in_training"]
     measured = (
-        f"loss moved by {_signed(seen['loss_gap'])}, a logit by at most {seen['max_logit_difference']:.2g} "
+        f"a logit moved by at most {moved:.2g} in float64"
+        if seen is None
+        else f"loss moved by {_signed(seen['loss_gap'])}, a logit by at most {seen['max_logit_difference']:.2g} "
         f"({seen['dtype']}; {moved:.2g} in float64{_rounding(seen)})"
     )
     if growth["verdict"] == "exact":
