@@ -34,6 +34,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
     parser.add_argument(
+        "--config", type=Path, help="a model's config.json, or its directory, where a DeepSpeed checkpoint comes without"
+    )
+    parser.add_argument(
         "--task",
         nargs="+",
         required=True,

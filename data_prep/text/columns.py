@@ -53,18 +53,19 @@ class TextColumn:
 def find_column(schema: pyarrow.Schema, name: str) -> TextColumn:
     """Return the column of that name, or for `a.b` the field b of the column a, where there is none spelled so.
 
-    Raises DamagedError where there is none, and where it holds no text.
+    Raises DamagedError where there is none or more than one, and where it holds no text.
     """
-    fields = {schema.field(number).name: schema.field(number) for number in range(len(schema))}
+    fields = [schema.field(number) for number in range(len(schema))]
     path: list[str] = []
     rest = name
-    while rest not in fields:
+    while (field := _called(rest, fields)) is None:
         head, point, rest = rest.partition(".")
-        if not point or head not in fields or not types.is_struct(fields[head].type):
+        around = _called(head, fields) if point else None
+        if around is None or not types.is_struct(around.type):
             raise DamagedError(f"no column {name!r}; it has {', '.join(_spelled(schema))} (text_field)")
         path.append(head)
-        fields = {field.name: field for field in fields[head].type.fields}
-    kind = fields[rest].type
+        fields = around.type.fields
+    kind = field.type
     if types.is_struct(kind):
         within = ", ".join(f"{name}.{field.name}" for field in kind.fields)
         raise DamagedError(f"column {name!r} holds structs; name one of their fields: {within} (text_field)")
@@ -72,6 +73,14 @@ def find_column(schema: pyarrow.Schema, name: str) -> TextColumn:
         chat = ", as chats do" if types.is_nested(kind) and "struct" in str(kind) else ""
         raise DamagedError(f"column {name!r} holds {str(kind)[:100]}{chat}, and text or lists of texts are read (text_field)")
     return TextColumn((*path, rest))
+
+
+def _called(name: str, fields: list[pyarrow.Field]) -> pyarrow.Field | None:
+    """The field of that name, None where there is none; raises DamagedError where arrow could not say which is meant."""
+    found = [field for field in fields if field.name == name]
+    if len(found) > 1:
+        raise DamagedError(f"{len(found)} columns are called {name!r}, and one is to be read; rename the others (text_field)")
+    return found[0] if found else None
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:

@@ -145,12 +145,13 @@ def find(path: Path, samples: dict[str, TaskData], arguments: argparse.Namespace
         local = ranks.by_node(lambda: _local(path, commit))
     place = ranks.first(lambda: newest(local))
     split = arguments.split_special_tokens == "true"
-    found = ranks.agree(lambda: find_model(place, part=ranks.rank, parts=ranks.count, split_special_tokens=split))
+    ours = {"part": ranks.rank, "parts": ranks.count}
+    found = ranks.agree(lambda: find_model(place, config=arguments.config, **ours, split_special_tokens=split))
 
     def check_tasks() -> None:
         for task in arguments.task:
             if task in TUNING_TASKS:
-                check_tuning(task, place, found.source, samples[task], arguments.tuning)
+                check_tuning(task, found.source.beside, found.source, samples[task], arguments.tuning)
             elif task.startswith(HARNESS):
                 check_family(task, found.family, "--task")
             else:
@@ -176,7 +177,7 @@ def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Nam
         if task in TUNING_TASKS:
             began = time.monotonic()
             with ExitStack() as stack:
-                directory = ranks.agree(lambda: stack.enter_context(huggingface_directory(place)))
+                directory = ranks.agree(lambda: stack.enter_context(huggingface_directory(place, arguments.config)))
                 metrics, deviations, data, settings = tune(
                     task, directory, arguments.data or [], arguments.tuning, ranks.say, f"{path}: {task}"
                 )

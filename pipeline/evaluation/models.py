@@ -104,16 +104,19 @@ def newest(path: Path) -> Path:
     return _place_of(path).directory
 
 
-def find_model(path: Path, *, part: int = 0, parts: int = 1, split_special_tokens: bool = True) -> FoundModel:
+def find_model(
+    path: Path, *, config: Path | None = None, part: int = 0, parts: int = 1, split_special_tokens: bool = True
+) -> FoundModel:
     """Return what there is to read of the model in a Hugging Face directory, a checkpoint or a run directory.
 
-    A run's is that of its newest checkpoint, or where it is finished the one that it left. Of `parts` processes that open
+    A run's is that of its newest checkpoint, or where it is finished the one that it left. `config` is the config.json
+    of a checkpoint that has none (`open_source`). Of `parts` processes that open
     it together each compares its `part` of a checkpoint's files with their digests. Its tokenizer reads special tokens that
     a text spells as text, unless `split_special_tokens` is false. Raises UserError where there is no model, no tokenizer, or
     one with more ids than the model has.
     """
     place = _place_of(path)
-    source = open_source(place.directory, part=part, parts=parts)
+    source = open_source(place.directory, config=config, part=part, parts=parts)
     tokenizer = open_tokenizer(source.beside, source.config, split_special_tokens)
     digest = inspect(source.state, str(place.directory))
     return FoundModel(source, tokenizer, digest, place.run, place.stage, place.step)
@@ -158,8 +161,8 @@ def scorer_of(
 
 
 @contextmanager
-def huggingface_directory(path: Path) -> Iterator[Path]:
-    """Yield a Hugging Face directory, with tokenizer, of the model that `find_model` finds.
+def huggingface_directory(path: Path, config: Path | None = None) -> Iterator[Path]:
+    """Yield a Hugging Face directory, with tokenizer, of the model that `find_model` finds, by the same `config`.
 
     The model's own where it lies in one; else an export in float32 that vanishes behind the block.
     """
@@ -168,7 +171,7 @@ def huggingface_directory(path: Path) -> Iterator[Path]:
         open_tokenizer(place.directory, open_huggingface(place.directory).config)
         yield place.directory
         return
-    source = open_source(place.directory)
+    source = open_source(place.directory, config=config)
     open_tokenizer(source.beside, source.config)
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         with Meter(f"{path}: exporting", elements(source.state) * torch.float32.itemsize) as meter:
@@ -184,7 +187,8 @@ def _place_of(path: Path) -> _Place:
         return _newest(RunPaths(path))
     path = model_in(path)
     checkpoint = checkpoint_in(path)
-    directory = path if checkpoint is None else checkpoint
+    # Where the one that is named is not there, `open_source` says what stands for it.
+    directory = path if checkpoint is None or not checkpoint.is_dir() else checkpoint
     if checkpoint is None and not (path / "config.json").is_file():
         runs = sorted(below.name for below in path.iterdir() if RunPaths(below).recipe.is_file())
         hint = f"name one of the runs in it, for instance {path / runs[0]}" if runs else "name one that is"

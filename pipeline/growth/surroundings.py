@@ -4,6 +4,7 @@ The Trainer writes `output_dir/checkpoint-N/global_stepN`: its tag directory hol
 the tokenizer and trainer_state.json lie in `checkpoint-N`. accelerate and DeepSpeed alone write no config.json.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -70,5 +71,6 @@ def told_by_trainer(directory: Path) -> tuple[str, ...]:
 def _learning_rate(history: Any) -> list[str]:
     """The last learning rate that was logged; it is logged every `logging_steps`, not at every step."""
     records = [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
-    logged = [record for record in records if isinstance(record.get("learning_rate"), int | float)]
-    return [f"learning rate {logged[-1]['learning_rate']:.4g} (logged at step {logged[-1].get('step')})"] if logged else []
+    told = [(record.get("learning_rate"), record.get("step")) for record in records]
+    logged = [(rate, step) for rate, step in told if isinstance(rate, float) and math.isfinite(rate) and type(step) is int]
+    return [f"learning rate {logged[-1][0]:.4g} (logged at step {logged[-1][1]})"] if logged else []

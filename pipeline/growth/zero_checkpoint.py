@@ -4,10 +4,10 @@ A config.json names the model: in the tag directory, or wherever another tool ha
 of ours is what its digests are for.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import MISSING, irregular
 from pipeline.families import Family, family_of, read_config, sizes_of
@@ -106,10 +106,10 @@ def _check_norms(path: Path) -> None:
     if fault is not None:
         raise UserError(f"{path}: {fault}; copy the checkpoint again")
     try:
-        progress = json.loads(path.read_text(encoding="utf-8"))
-        until, step = progress.get("norms_weighted_until"), progress.get("step")
-    except (ValueError, AttributeError):
+        progress = read_json(path, "copy the checkpoint again")
+    except UserError:
         raise UserError(f"{path}: not a checkpoint's own file; copy the checkpoint again") from None
+    until, step = progress.get("norms_weighted_until"), progress.get("step")
     if until is not None:
         raise UserError(
             f"{path}: the model's norms are weighted until step {until} of its run, and this is step {step}; take a "

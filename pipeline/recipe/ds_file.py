@@ -3,7 +3,7 @@
 Nothing of DeepSpeed is imported: what its own models say of their sections comes later (`pipeline/training/ds_config.py`).
 """
 
-import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,14 +25,14 @@ _BELONG_TO_RECIPE = {
 
 
 def _count_or_auto(value: Any) -> Any:
-    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError('a positive number or "auto" is expected')
+    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31):
+        raise ValueError('a positive number or "auto" is expected, at most 2147483647')
     return value
 
 
 def _clipping(value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != AUTO and not (number and 0 <= value < math.inf):
+    if value != AUTO and not (number and 0 <= value <= sys.float_info.max):
         raise ValueError('a number from 0 on or "auto" is expected')
     return value
 

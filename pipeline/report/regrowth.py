@@ -10,13 +10,14 @@ from transformers import PretrainedConfig
 from data_prep.errors import UserError
 from pipeline.families import family_of, read_config, sizes_of, target_config
 from pipeline.growth.inspection import inspect
+from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
 from pipeline.growth.state import Source
 from pipeline.growth.surroundings import config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
-from pipeline.runs.records import CertificateRecord, read_certificates
+from pipeline.runs.records import CertificateRecord, read_certificates, read_recipe
 
 _SIZES = TargetConfig.model_fields.keys() - {"dropout", "ffn_multiple_of"}
 
@@ -76,12 +77,13 @@ def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_para
     """Return the model that a growth began from, by the digest in its certificate."""
     reason = f"the source of growth {number}, {certificate['source_path']}, is not there any more"
     for place in _places(run, number, certificate["source_path"]):
-        config = _config(place)
+        given = _given_config(run, place) if number == 1 else None
+        config = _config(place, given)
         if config is None:
             continue
         check_size(config, max_parameters)
         # A checkpoint without digests is no worse here: the certificate's own digest is compared.
-        source = open_source(place, foreign=True)
+        source = open_source(place, config=given, foreign=True)
         if inspect(source.state, str(place)) == certificate["source_digest"]:
             return source
         reason = f"{place} is not the source that was grown: its digest differs from the certificate's"
@@ -97,10 +99,19 @@ def _places(run: RunPaths, number: int, written: str) -> Iterator[Path]:
         yield run.checkpoints / Path(written).name
 
 
-def _config(place: Path) -> PretrainedConfig | None:
+def _given_config(run: RunPaths, place: Path) -> Path | None:
+    """The config.json that the recipe names for its source, which only a checkpoint of another tool takes."""
+    checkpoint = checkpoint_in(place)
+    if not run.recipe.is_file() or checkpoint is None or (checkpoint / FILES).exists():
+        return None
+    given = read_recipe(run).source.config
+    return None if given is None else Path(given)
+
+
+def _config(place: Path, given: Path | None) -> PretrainedConfig | None:
     """The configuration of the model in `place`; None where there is no model."""
     checkpoint = checkpoint_in(place)
     if checkpoint is not None and checkpoint.is_dir():
-        return read_config(config_of(checkpoint))
+        return read_config(config_of(checkpoint, given))
     path = place / "config.json"
     return read_config(path) if path.is_file() else None

@@ -1,8 +1,8 @@
 """The ledger of a model that is the source of another run."""
 
-import json
 from pathlib import Path
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import MISSING, irregular
 from pipeline.flops.ledger import LEDGER, Ledger
@@ -24,11 +24,11 @@ def read_inherited(directory: Path) -> Ledger | None:
     try:
         if fault is not None:
             raise ValueError(fault)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "copy it again")
         if checkpoint is not None:
             content = content.get("ledger")
         return None if content is None else Ledger.from_json(content)
-    except (AttributeError, OSError, ValueError) as error:
+    except (AttributeError, ValueError, UserError) as error:
         raise UserError(
             f"{path}: the FLOPs of the model's pre-training cannot be read ({error}); put the file back as it was written, "
             "or remove it and they count as not known"

@@ -20,9 +20,10 @@ import zstandard
 from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
+from data_prep.text.columns import find_column
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file, read_piece
-from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, Rejects
+from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, DamagedError, Rejects
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = ["first document", "second\nwith two lines", "dritter, mit Umlauten äöü", "", "fifth 😀"]
@@ -177,6 +178,19 @@ def test_a_null_on_the_way_to_a_field_is_a_bad_record(tmp_path):
 def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, column, field, message):
     with pytest.raises(UserError, match=rf"a\.parquet: {message}"):
         read(write(tmp_path / "a.parquet", parquet({"text": column})), text_field=field)
+
+
+def test_two_columns_of_the_name_are_refused(tmp_path):
+    one, other = pyarrow.array(["a"]), pyarrow.array(["b"])
+    inner = pyarrow.StructArray.from_arrays([one, other], names=["b", "b"])
+    for columns, names, field, called in (
+        ([one, other], ["text", "text"], "text", "text"),
+        ([inner, inner], ["a", "a"], "a.b", "a"),
+        ([inner], ["a"], "a.b", "b"),
+    ):
+        with pytest.raises(DamagedError, match=f"^2 columns are called '{called}', and one is to be read; rename"):
+            find_column(pyarrow.Table.from_arrays(columns, names).schema, field)
+    assert find_column(pyarrow.Table.from_arrays([one, other, one], ["n", "text", "n"]).schema, "text").path == ("text",)
 
 
 # JSON that is no record a line

@@ -347,15 +347,21 @@ def test_a_name_on_the_hub_is_scored_as_the_directory_that_it_stands_for(evaluat
     assert (by_name.model_digest, by_name.metrics) == (by_directory.model_digest, by_directory.metrics)
 
 
-def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(evaluate, causal, data, tmp_path):
-    place = tmp_path / "output_dir" / "checkpoint-9"
-    shutil.copytree(causal, place, ignore=shutil.ignore_patterns("*.safetensors"))
-    source = open_huggingface(causal)
+def of_the_trainer(model: Path, folder: Path) -> Path:
+    """The checkpoint that transformers' Trainer leaves of a model in an output_dir below `folder`."""
+    place = folder / "output_dir" / "checkpoint-9"
+    shutil.copytree(model, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    source = open_huggingface(model)
     write_zero3(place, source.config, source.state, 2)
     # Which the Trainer writes one folder up, or not at all.
     for name in ("config.json", "files.json", "progress.json"):
         (place / TAG / name).unlink()
     (place / "trainer_state.json").write_text('{"global_step": 9, "max_steps": 20}')
+    return place
+
+
+def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_beside_it(evaluate, causal, data, tmp_path):
+    place = of_the_trainer(causal, tmp_path)
     words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out")
     status, told, _ = evaluate("--model", place.parent, *words, tmp_path / "checkpoint.jsonl")
     assert status == 0 and "a checkpoint of transformers' Trainer at step 9 of 20" in told
@@ -364,3 +370,34 @@ def test_a_checkpoint_of_transformers_trainer_is_scored_with_the_tokenizer_besid
     assert (checkpoint.model_digest, checkpoint.metrics) == (directory.model_digest, directory.metrics)
     with huggingface_directory(place) as exported:
         assert (exported / "tokenizer.json").read_bytes() == (causal / "tokenizer.json").read_bytes()
+
+
+def test_of_a_trainers_checkpoint_without_its_deepspeed_files_the_weights_beside_are_scored(evaluate, causal, data, tmp_path):
+    place = of_the_trainer(causal, tmp_path)
+    shutil.copy(causal / "model.safetensors", place)
+    shutil.rmtree(place / TAG)
+    out = tmp_path / "out.jsonl"
+    status, told, error = evaluate("--model", place, "--task", "wikitext2", "--data", data, "--limit", "1", "--out", out)
+    assert (status, error) == (0, "")
+    assert "is not there; the weights beside it are taken" in told
+    assert read_scores(out)[0].model_digest == inspect(open_source(causal).state, "")
+
+
+def test_a_trainers_checkpoint_is_fine_tuned_with_the_tokenizer_beside_it(evaluate, masked, reviews, tmp_path):
+    out = tmp_path / "out.jsonl"
+    grid = ("--learning_rates", 1e-3, "--tuning_batch_sizes", 4, "--epochs", 1, "--seeds", 1, "--max_train", 2)
+    place = of_the_trainer(masked, tmp_path)
+    status, _, error = evaluate("--model", place, "--task", "sst2", "--data", reviews, "--out", out, *grid)
+    assert status == 0, error
+    assert [score.task for score in read_scores(out)] == ["sst2"]
+
+
+def test_a_checkpoint_without_a_configuration_is_scored_by_the_one_that_is_named(evaluate, causal, data, tmp_path):
+    place = of_the_trainer(causal, tmp_path)
+    (place / "config.json").unlink()
+    words = ("--task", "wikitext2", "--data", data, "--limit", "1", "--out", tmp_path / "out.jsonl")
+    status, _, error = evaluate("--model", place, *words)
+    assert status == 2 and "--config" in error
+    status, _, error = evaluate("--model", place, "--config", causal, *words)
+    assert status == 0, error
+    assert read_scores(tmp_path / "out.jsonl")[0].model_digest == inspect(open_source(causal).state, "")

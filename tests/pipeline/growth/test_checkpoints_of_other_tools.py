@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from pipeline.families import FAMILIES, PAIR_FAMILIES, read_config
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.sources import open_source
+from pipeline.growth.surroundings import told_by_trainer
 from pipeline.growth.zero_files import TAG, write_zero3
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model
 
@@ -134,3 +135,24 @@ def test_a_checkpoint_of_ours_is_what_its_own_configuration_says(tmp_path):
     assert not source.config.tie_word_embeddings and "lm_head.weight" in source.state and source.remarks == ()
     with pytest.raises(UserError, match=r"source\.config: .* was written here, with its own config\.json; leave it out"):
         open_source(tmp_path, config=tmp_path / TAG)
+
+
+def test_endless_nesting_in_what_a_checkpoint_says_of_its_run_is_refused(tmp_path):
+    _, trained = both(tmp_path, "gpt2", as_they_are, True, None)
+    (trained / TAG / "progress.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"progress\.json: not a checkpoint's own file; copy the checkpoint again"):
+        open_source(trained)
+
+
+@pytest.mark.parametrize("rate", ["Infinity", "NaN", "1e400", "1" + 400 * "0", '"x"', "true", "null"])
+def test_a_learning_rate_that_is_no_number_is_not_shown(tmp_path, rate):
+    file = tmp_path / "trainer_state.json"
+    file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"step": 5, "learning_rate": ' + rate + "}]}")
+    assert told_by_trainer(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)
+
+
+@pytest.mark.parametrize("step", ["null", '"x"', "true", "1.5"])
+def test_a_learning_rate_of_no_step_is_not_shown(tmp_path, step):
+    file = tmp_path / "trainer_state.json"
+    file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"learning_rate": 0.1, "step": ' + step + "}]}")
+    assert told_by_trainer(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)

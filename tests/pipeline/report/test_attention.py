@@ -1,8 +1,10 @@
 """Attention of runs: what growth makes of heads, held against Hugging Face's own models."""
 
 import itertools
+import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from data_prep.errors import UserError
+from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.zero_files import TAG, write_zero3
+from pipeline.report import regrowth
 from pipeline.report.attention import Absent, AttentionSection, attention_section
 from pipeline.report.attention_options import SENTENCE, AttentionOptions
 from pipeline.report.similarity import head_similarity
@@ -196,3 +201,19 @@ def test_the_words_of_attention_figures_are_as_large_as_those_of_others_and_do_n
         heads = [text.get_window_extent() for text in words if re.fullmatch(r"H\d.*", text.get_text())]
         assert not any(one.overlaps(other) for one, other in itertools.combinations(heads, 2))
         assert plot.title not in {text.get_text() for text in words}
+
+
+def test_a_source_whose_configuration_the_recipe_names_is_shown(tmp_path, monkeypatch):
+    run, _ = finished_run(tmp_path / "run", "gpt2", FPI, DOUBLED)
+    source = open_huggingface(run.source_model)
+    (tmp_path / "given").mkdir()
+    write_zero3(tmp_path / "given", source.config, source.state, 2)
+    for name in ("config.json", "files.json", "progress.json"):
+        (tmp_path / "given" / TAG / name).unlink()
+    run.source_model.rename(tmp_path / "apart")
+    certificate = json.loads(run.certificate(1).read_text()) | {"source_path": str(tmp_path / "given" / TAG)}
+    run.certificate(1).write_text(json.dumps(certificate))
+    run.recipe.touch()
+    recipe = SimpleNamespace(source=SimpleNamespace(config=str(tmp_path / "apart")))
+    monkeypatch.setattr(regrowth, "read_recipe", lambda run: recipe)
+    assert regrowth.regrow(run, 10**9).source.directory == tmp_path / "given" / TAG

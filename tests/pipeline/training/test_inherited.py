@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.flops.counts import PARTS, StepFlops
-from pipeline.flops.ledger import Ledger, write_ledger
+from pipeline.flops.ledger import LEDGER, Ledger, write_ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import load_recipe
 from pipeline.report.compute import stage_rows
@@ -184,3 +185,9 @@ def test_before_the_first_checkpoint_it_is_not_on_record_yet(tmp_path):
 
 def test_a_run_whose_source_was_trained_in_it_has_no_source_to_tell_of(tmp_path):
     assert source_cost(read_run(Made(tmp_path / "run").write())) is None
+
+
+def test_a_ledger_of_endless_nesting_is_refused(tmp_path):
+    (tmp_path / LEDGER).write_text("[" * 100_000)
+    with pytest.raises(UserError, match=f"{LEDGER}: the FLOPs of the model's pre-training cannot be read"):
+        read_inherited(tmp_path)
