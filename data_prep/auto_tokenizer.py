@@ -23,7 +23,7 @@ def open_auto_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """Return what AutoTokenizer makes of a directory; no code of its own is run, and nothing is looked for elsewhere.
 
     Where no file says what it is, a vocabulary that can be one family's alone does. Raises UserError where it does not load
-    or has no fast backend, and where its class would do without the vocabulary.
+    or has no fast backend, and where its class makes up a vocabulary because the files are missing.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **_type(directory))

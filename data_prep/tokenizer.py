@@ -9,7 +9,7 @@ Special tokens follow RoBERTa's use: a document ends with `eos`, a masked-langua
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +20,8 @@ from data_prep.hugging_face_tokenizer import HuggingFaceTokenizer
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
 from data_prep.tokenizer_files import MODEL_CONFIG, has_tokenizer, is_bare_sentencepiece
 from data_prep.tokenizer_probes import PROBES, differing, spelled
+
+_GENERATION_CONFIG = "generation_config.json"
 
 
 class Tokenizer(Protocol):
@@ -102,15 +104,23 @@ def given_tokenizer(directory: Path, split_special_tokens: bool) -> Tokenizer:
         return tokenizer
     told = read_json(path, "copy the model again").get("eos_token_id")
     # A class's default that is no id of the vocabulary (GPT-2's 50256) names nothing.
-    ends = [
-        end for end in (told if isinstance(told, list) else [told]) if isinstance(end, int) and 0 <= end < tokenizer.vocab_size
-    ]
+    ends = [end for end in _listed(told) if isinstance(end, int) and 0 <= end < tokenizer.vocab_size]
+    generation = directory / _GENERATION_CONFIG
+    if ends and generation.is_file():
+        # Chat models end a turn otherwise than a text, and list both there.
+        ends += _listed(read_json(generation, "copy the model again").get("eos_token_id"))
     if ends and tokenizer.eos_id not in ends:
         raise UserError(
             f"{path}: eos_token_id is {told}, and the tokenizer there ends a text with {tokenizer.token(tokenizer.eos_id)!r}, "
-            f"{tokenizer.eos_id}; make the two agree, so that documents end as the model knows it"
+            f"{tokenizer.eos_id}; copy the directory, and make the two agree there, so that documents "
+            "end as the model knows it"
         )
     return tokenizer
+
+
+def _listed(told: Any) -> list[Any]:
+    """What a key says that may hold one value or a list."""
+    return told if isinstance(told, list) else [told]
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:

@@ -68,8 +68,8 @@ class ProvideTokenizer:
             differs = f"the ids in front of a text are {list(given.front)} and {list(copied.front)}"
         if differs is not None:
             raise UserError(
-                f"{directory}: transformers gives other ids once the tokenizer's files lie apart from the model's ({differs}); "
-                "load it by AutoTokenizer and name what its save_pretrained writes"
+                f"{directory}: transformers gives other ids when the tokenizer's files are read without the model's "
+                f"config.json ({differs}); load it by AutoTokenizer and name what its save_pretrained writes"
             )
         return given.remarks
 

@@ -13,14 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.starting import start
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def parse() -> argparse.Namespace:
     """Read the command line; raises UserError where there is no such task, or an option cannot be used."""
     from data_prep.command import OneSentenceParser
     from data_prep.workers import on_one_node
-    from pipeline.evaluation.task_names import TUNED, check_task
+    from pipeline.evaluation.task_names import DTYPES, TUNED, check_task
     from pipeline.evaluation.tuning.options import add_arguments, options_of
     from pipeline.recipe import read_ds_config
 

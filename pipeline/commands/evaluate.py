@@ -3,7 +3,6 @@
 import argparse
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 
 import torch
 
-from data_prep.command import refusal
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked
 from data_prep.hub import commit_of, find_directory
 from data_prep.progress import Meter
-from data_prep.starting import refuse
 from data_prep.workers import started_by_mpi
-from pipeline.command import quieten
+from pipeline.command import status_of
 from pipeline.evaluation.harness import check_installed, harness_score
 from pipeline.evaluation.models import (
     EvaluatedModel,
@@ -37,8 +34,6 @@ from pipeline.evaluation.texts import find_file, read_corpus
 from pipeline.evaluation.tuning.examples import TaskData
 from pipeline.evaluation.tuning.search import TUNING_TASKS, check_tuning, tune
 from pipeline.runs import RunPaths
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Ranks:
@@ -170,7 +165,7 @@ def _local(path: Path, revision: str | None) -> Path:
 
 def evaluate(path: Path, place: Path, found: FoundModel, arguments: argparse.Namespace, ranks: Ranks) -> list[Score]:
     """Return what the tasks make of one model, written down one by one; a collective call."""
-    dtype = _DTYPES[arguments.dtype or ("float32" if ranks.device.type == "cpu" else "bfloat16")]
+    dtype = getattr(torch, arguments.dtype or ("float32" if ranks.device.type == "cpu" else "bfloat16"))
     built: tuple[EvaluatedModel, Scorer] | None = None
     scores: list[Score] = []
     for task in arguments.task:
@@ -205,25 +200,21 @@ def _options(arguments: argparse.Namespace) -> Options:
     return Options(arguments.window, arguments.stride, arguments.batch_size, arguments.limit, arguments.every)
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Score the models."""
+    ranks = Ranks(arguments.ds_config)
+    samples = ranks.agree(lambda: check(arguments, ranks))
+    # All of them first: what the last one refuses is not to be learnt after the hours that the others take.
+    models = [(path, *find(path, samples, arguments, ranks)) for path in arguments.model]
+    for path, _, found in models:
+        for remark in (*found.source.remarks, *found.tokenizer.remarks):
+            ranks.say(f"{path}: {remark}")
+    for path, place, found in models:
+        ranks.say(table(evaluate(path, place, found, arguments, ranks)))
+        if arguments.out is None and found.run is None:
+            ranks.say("not kept: name a file with --out")
+
+
 def work(arguments: argparse.Namespace) -> int:
     """Score the models; return the exit status."""
-    quieten()
-    try:
-        ranks = Ranks(arguments.ds_config)
-        samples = ranks.agree(lambda: check(arguments, ranks))
-        # All of them first: what the last one refuses is not to be learnt after the hours that the others take.
-        models = [(path, *find(path, samples, arguments, ranks)) for path in arguments.model]
-        for path, _, found in models:
-            for remark in (*found.source.remarks, *found.tokenizer.remarks):
-                ranks.say(f"{path}: {remark}")
-        for path, place, found in models:
-            ranks.say(table(evaluate(path, place, found, arguments, ranks)))
-            if arguments.out is None and found.run is None:
-                ranks.say("not kept: name a file with --out")
-    except Exception as error:
-        sentence = refusal(error)
-        if sentence is None:
-            traceback.print_exc()
-            return 1
-        return refuse(sentence)
-    return 0
+    return status_of(lambda: run(arguments))

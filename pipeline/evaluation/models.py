@@ -28,6 +28,7 @@ from pipeline.growth.offline import files_beside
 from pipeline.growth.probe import elements
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
 from pipeline.growth.state import Source
+from pipeline.growth.surroundings import CONFIG
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs import RunPaths, StepLines
@@ -189,7 +190,7 @@ def _place_of(path: Path) -> _Place:
     checkpoint = checkpoint_in(path)
     # Where the one that is named is not there, `open_source` says what stands for it.
     directory = path if checkpoint is None or not checkpoint.is_dir() else checkpoint
-    if checkpoint is None and not (path / "config.json").is_file():
+    if checkpoint is None and not (path / CONFIG).is_file():
         runs = sorted(below.name for below in path.iterdir() if RunPaths(below).recipe.is_file())
         hint = f"name one of the runs in it, for instance {path / runs[0]}" if runs else "name one that is"
         raise UserError(f"{path}: neither a run, a checkpoint nor a Hugging Face model, which has a config.json; {hint}")

@@ -16,6 +16,10 @@ TUNED = (*GLUE, SQUAD)
 """Tasks that a model is fine-tuned on."""
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a model may be scored in, by torch's names."""
+
+
 def check_task(task: str, origin: str) -> None:
     """Raise UserError, which begins with `origin`, where there is no such task of any kind; names the nearest."""
     if task in PUBLISHED or task in TUNED or any(task.startswith(kind) and task != kind for kind in (TEXT, HARNESS)):

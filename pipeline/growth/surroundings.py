@@ -12,8 +12,8 @@ from typing import Any
 from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import MISSING, irregular
+from data_prep.tokenizer_files import MODEL_CONFIG as CONFIG
 
-CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")

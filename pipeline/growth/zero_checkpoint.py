@@ -17,7 +17,7 @@ from pipeline.growth.integrity import FILES, damage
 from pipeline.growth.language_model import LanguageModel
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source
-from pipeline.growth.surroundings import config_of
+from pipeline.growth.surroundings import CONFIG, config_of
 
 PROGRESS = "progress.json"
 """The file that says where a checkpoint's run stands."""
@@ -48,7 +48,7 @@ def read_zero_checkpoint(directory: Path) -> Source:
     Its config.json names all of its tensors. Raises UserError naming the file where one is missing, damaged, of another
     kind or holds code, and the tensor where one is missing or misshapen.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG
     config = read_config(path)
     family = family_of(config, str(path))
     shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
@@ -86,7 +86,7 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
 def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> bool:
     """Return whether there are digests of the files; raises UserError where they differ, or where there should be some."""
     if directory.is_dir() and irregular(directory / FILES) == MISSING:
-        if (directory / "config.json").exists() and not foreign:
+        if (directory / CONFIG).exists() and not foreign:
             raise UserError(
                 f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, say "
                 "source.foreign=true (launch/grow.py: --foreign)"

@@ -14,7 +14,7 @@ from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
 from pipeline.growth.state import Source
-from pipeline.growth.surroundings import config_of
+from pipeline.growth.surroundings import CONFIG, config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 from pipeline.runs.records import CertificateRecord, read_certificates, read_recipe
@@ -113,5 +113,5 @@ def _config(place: Path, given: Path | None) -> PretrainedConfig | None:
     checkpoint = checkpoint_in(place)
     if checkpoint is not None and checkpoint.is_dir():
         return read_config(config_of(checkpoint, given))
-    path = place / "config.json"
+    path = place / CONFIG
     return read_config(path) if path.is_file() else None

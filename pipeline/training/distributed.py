@@ -160,7 +160,7 @@ def device() -> torch.device:
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
-    """Return what `work` returns on rank 0, on every rank; an error there that a person can mend is a UserError on every rank.
+    """Return what `work` returns on rank 0, on every rank; a UserError there is raised on every rank.
 
     Any other error is raised there as it is, and as a RuntimeError on the others, which would wait for ever.
     """
@@ -187,7 +187,7 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
 
 
 def on_every_rank(work: Callable[[], Result]) -> Result:
-    """Run `work` on each rank; where any meets an error that a person can mend, raise the first one as UserError on all.
+    """Run `work` on each rank; where any meets a UserError, raise the first one on all.
 
     Where it is met on some nodes and not on others, the sentence begins with the node. Any other error is raised on its own
     rank as it is, and as a RuntimeError on the others, which would wait for ever.

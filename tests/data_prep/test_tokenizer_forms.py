@@ -225,6 +225,18 @@ def test_documents_end_as_the_models_configuration_says(tmp_path, told, fits):
             given_tokenizer(directory, True)
 
 
+@pytest.mark.parametrize(("listed", "fits"), [([1, 2], True), (2, True), ([0, 1], False), (None, False)])
+def test_an_end_that_generation_config_lists_is_one_of_the_models(tmp_path, listed, fits):
+    directory = FORMS["llama slow"].write(tmp_path)
+    write(tmp_path, config("llama", eos_token_id=1))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    if fits:
+        assert given_tokenizer(directory, True).eos_id == 2
+    else:
+        with pytest.raises(UserError, match="copy the directory, and make the two agree there"):
+            given_tokenizer(directory, True)
+
+
 def test_a_tokenizers_files_are_all_that_autotokenizer_reads(tmp_path):
     directory = FORMS["qwen2 fast and slow"].write(tmp_path / "given")
     template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"

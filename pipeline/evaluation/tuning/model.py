@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
-from data_prep.tokenizer import load_tokenizer
+from pipeline.evaluation.encoding import open_tokenizer
 from pipeline.families import Family, learn_every_row, sizes_of
 from pipeline.growth.huggingface import open_huggingface
 
@@ -105,24 +105,12 @@ def as_pretrained(directory: Path, family: Family, config: PretrainedConfig) -> 
 
     Raises UserError as `open_pretrained` does.
     """
-    tokenizer = _tokenizer(directory)
-    size = max(tokenizer.get_vocab().values()) + 1
-    vocabulary = sizes_of(config).vocab_size
-    if size > vocabulary:
-        raise UserError(
-            f"{directory}: the tokenizer has {size} tokens and the model {vocabulary}; put the tokenizer there that the model "
-            "was trained with"
-        )
+    tokenizer = open_tokenizer(directory, config).hugging_face
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
     pretrained = Pretrained(directory, family, config, tokenizer)
     _frame(pretrained)
     _pad(tokenizer, config)
     return pretrained
-
-
-def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    tokenizer = load_tokenizer(directory).hugging_face
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    return tokenizer
 
 
 def _frame(pretrained: Pretrained) -> None:

@@ -183,7 +183,7 @@ def test_a_token_that_ends_texts_and_pads_them_learns_as_if_it_padded_none(bert)
 
 
 def test_what_does_not_fit_is_refused(bert, reviews, tmp_path):
-    with pytest.raises(UserError, match="the tokenizer has 30 tokens and the model 20"):
+    with pytest.raises(UserError, match="the tokenizer has ids up to 29, and the model's vocab_size is 20"):
         run("sst2", save_bert(tmp_path / "small", vocab_size=20), reviews)
     with pytest.raises(UserError, match="has 64 positions, not 65"):
         run("sst2", bert, reviews, max_length=65)
