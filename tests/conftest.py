@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: a small corpus, made up here, and models in Hugging Face's own format."""
 
 import json
+import os
 import queue
 import random
 from pathlib import Path
@@ -15,6 +16,9 @@ from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
+
+# Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
+os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
 
 _WORDS = (
     "the a of and to in is that it was for on are with as his they be at one have this from or had by hot but some "

@@ -56,7 +56,9 @@ def load(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it names {found[1]}" if found else " ".join(str(error).split())[:160]
+        # What torch says of every such file stands in front.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2]
+        what = f"it names {found[1]}" if found else " ".join(reason.split())[:160]
         raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         said = " ".join(str(error).split())[:160]

@@ -37,7 +37,7 @@ STEPS = [None, None, "nan_gradient", "infinite_loss", None, "infinite_gradient",
 def train(layout: str, clipping: float, faults: list[str | None]):
     """Train, one fault after the other on rank 1 alone; return the losses and weights of the steps without any."""
     config = model_config("gpt2", True)
-    settings = ds_config(layout) | {"gradient_clipping": clipping}
+    settings = ds_config(layout, 1) | {"gradient_clipping": clipping}
     trained = build(FAMILY, config, initialized(FAMILY, config, 5), settings, OPTIMIZER, BLOCKS, "sdpa")
     gradients = Gradients(trained.engine)
     trained.optimizer.refuses = gradients.refused

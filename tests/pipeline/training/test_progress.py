@@ -106,11 +106,15 @@ def test_durations(seconds, told):
 
 
 def test_speeds_by_stage_weigh_steps_by_their_seconds():
-    def record(stage, tokens, flops, seconds, mfu):
-        return {"stage": stage, "tokens": tokens, "flops_model": flops, "seconds": seconds, "mfu": mfu}
+    def record(step, stage, tokens, flops, seconds, mfu):
+        return {"step": step, "stage": stage, "tokens": tokens, "flops_model": flops, "seconds": seconds, "mfu": mfu}
 
     told = speeds(
-        [record("a", 10, 2 * 10**12, 1.0, 0.5), record("a", 20, 4 * 10**12, 3.0, 0.1), record("b", 50, 10**12, 2.0, 1.0)]
+        [
+            record(1, "a", 10, 2 * 10**12, 1.0, 0.5),
+            record(2, "a", 20, 4 * 10**12, 3.0, 0.1),
+            record(3, "b", 50, 10**12, 2.0, 1.0),
+        ]
     )
     assert told["a"] == pytest.approx({"tokens_per_second": 5.0, "tflops": 1.5, "mfu": 0.2})
     assert told["b"] == pytest.approx({"tokens_per_second": 15.0, "tflops": 0.5, "mfu": 1.0})
