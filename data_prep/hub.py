@@ -35,7 +35,8 @@ def find_directory(name: str, revision: str | None, absent: str, *, weights: boo
     returned as it is.
     """
     if Path(name).exists() or _NAME.fullmatch(name) is None:
-        if revision is not None:
+        # Of a snapshot that is named as the directory that it is, the revision is its commit.
+        if revision not in (None, commit_of(Path(name))):
             raise UserError(f"{name}: is no name on the Hugging Face hub, so it has no revision {revision!r}; leave that out")
         return Path(name)
     snapshot = _download(name, revision, absent, [*_DESCRIPTION, *(_WEIGHTS[0] if weights else [])])

@@ -111,6 +111,15 @@ def test_a_revision_is_a_branch_or_a_commit(hub):
     assert find("someone/small") != found
 
 
+def test_a_snapshot_named_as_a_directory_is_its_own_commit(tmp_path):
+    """Ranks ask a second time, by the commit of what the first one found."""
+    snapshot = tmp_path / "models--someone--small" / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    assert find(str(snapshot)) == find(str(snapshot), "0a1b2c") == snapshot
+    with pytest.raises(UserError, match="so it has no revision 'main'"):
+        find(str(snapshot), "main")
+
+
 @pytest.mark.parametrize("name", ["gpt2", "someone/small"])
 def test_a_local_path_of_the_name_wins(hub, tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
