@@ -115,11 +115,13 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         distributed.on_every_rank(self._directory.check_shared)
         saved = self._checkpoints.newest_whole(self._say)
-        for remark in distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved)):
-            self._say(remark)
+        remarks = distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
         done = distributed.on_first_rank(lambda: self._finished(saved))
         if done is not None and self._is_whole(done, saved):
             return done
+        # Of how the run goes on, which a finished one does not.
+        for remark in remarks:
+            self._say(remark)
         prepared = prepare_run(self._recipe, self._ds_config, self._directory, saved, self._say)
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
