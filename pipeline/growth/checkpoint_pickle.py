@@ -5,6 +5,8 @@ Whatever else a file names is refused, whoever wrote it.
 
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +48,25 @@ _STAND_INS = [
 """All that a checkpoint's files hold besides tensors and plain values."""
 
 
+@contextmanager
+def _stand_ins_alone() -> Iterator[None]:
+    """Have torch take the stand-ins, and nothing that a library of this process has allowed: its classes would be made."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Return what a file holds; raises UserError for one that is damaged, or names more than tensors and plain values."""
     fault = irregular(path)
     if fault is not None:
         raise UserError(f"{path}: {fault}; copy the checkpoint again, with the files of every rank")
     try:
-        with torch.serialization.safe_globals(_STAND_INS):
+        with _stand_ins_alone():
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
