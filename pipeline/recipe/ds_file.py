@@ -94,6 +94,16 @@ class _Checkpoint(_Judged):
     parallel_write: _ParallelWrite = _ParallelWrite()
 
 
+class _Throughput(_Judged):
+    # DeepSpeed's own defaults are true: it then waits for the device twice in each micro-batch.
+    enabled: bool = False
+    synchronized: bool = True
+
+
+class _Timers(_Judged):
+    throughput: _Throughput = _Throughput()
+
+
 class _DeepSpeedFile(_Judged):
     train_batch_size: Count = AUTO
     train_micro_batch_size_per_gpu: Count = AUTO
@@ -110,6 +120,7 @@ class _DeepSpeedFile(_Judged):
     zero_force_ds_cpu_optimizer: bool = False
     aio: _Aio = _Aio()
     steps_per_print: PositiveInt | None = None
+    timers: _Timers = _Timers()
     wall_clock_breakdown: bool = False
     memory_breakdown: bool = False
     dump_state: bool = False

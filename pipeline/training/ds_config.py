@@ -52,6 +52,7 @@ _MAY_CHANGE = (
     "zero_optimization",
     "aio",
     "steps_per_print",
+    "timers",
     "wall_clock_breakdown",
     "memory_breakdown",
     "dump_state",
@@ -84,6 +85,11 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
     config.setdefault("steps_per_print", _NEVER_PRINT)
+    # Each step's speed is told here; DeepSpeed's timer waits for the device twice in each micro-batch to know it.
+    config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
+    if compute_dtype(config) is torch.bfloat16:
+        # The gradient's norm, which the guard looks at, tells the same without two operations a parameter.
+        config["bf16"].setdefault("check_grad_overflow", False)
     _check_whole(config, str(path))
     return config
 
@@ -117,6 +123,9 @@ def same_run(config: Mapping[str, Any]) -> dict[str, Any]:
     what: every start fills the engine from a checkpoint, whatever engine wrote it.
     """
     same = {key: copy.deepcopy(value) for key, value in without_monitors(config).items() if key not in _MAY_CHANGE}
+    if isinstance(same.get("bf16"), dict):
+        # Whoever looks, a step whose gradient is not finite is left out.
+        same["bf16"].pop("check_grad_overflow", None)
     zero = config.get("zero_optimization", {})
     return same | ({key: zero[key] for key in _QUANTIZES if zero.get(key)} if isinstance(zero, dict) else {})
 

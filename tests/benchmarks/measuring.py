@@ -62,7 +62,9 @@ def zero_json(stage: int, sequences: int = 1, ranks: int = 1, *, half: bool = Fa
         "train_batch_size": sequences * ranks,
         "train_micro_batch_size_per_gpu": sequences,
         "gradient_clipping": 1.0,
-        "bf16": {"enabled": half},
+        # As a run has it, where its file does not say otherwise.
+        "bf16": {"enabled": half, "check_grad_overflow": False},
+        "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
         "steps_per_print": 1 << 40,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder import AsyncIOBuilder
+from deepspeed.runtime.config import DeepSpeedConfig
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
@@ -112,6 +113,12 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         (BF16 | {"fp16": {"enabled": True}}, "bf16.enabled and fp16.enabled are both true; set one of them to false"),
         ({"communication_data_type": "int8"}, "communication_data_type: Input should be 'fp32', 'bf16' or 'fp16'"),
         ({"communication_data_type": 16}, "communication_data_type: Input should be"),
+        ({"timers": {"throughput": {"enabled": 1}}}, "timers.throughput.enabled: Input should be a valid boolean"),
+        ({"timers": {"throughput": False}}, "timers.throughput: "),
+        ({"timers": {"throughput": {"synchronised": False}}}, "timers.throughput.synchronised"),
+        ({"timers": {"step": {"enabled": False}}}, "timers.step"),
+        ({"timers": "off"}, "timers: "),
+        (BF16 | {"bf16": {"enabled": True, "check_grad_overflow": 3}}, "bf16.check_grad_overflow"),
         ({"data_types": {"grad_accum_dtype": "fp8"}}, "data_types.grad_accum_dtype: Input should be 'fp32'"),
         ({"data_types": {"param_dtype": "fp64"}}, "data_types.param_dtype: Input should be 'fp32'"),
         ({"data_types": {"buffer_dtype": 2}}, "data_types.buffer_dtype: Input should be 'fp32'"),
@@ -201,6 +208,23 @@ def test_what_deepspeed_reads_of_a_value_is_what_the_run_goes_by(resolve):
     config = resolve({"zero_optimization": zero, "bf16": {"enabled": "off"}})
     assert config["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 500_000_000, "overlap_comm": False}
     assert compute_dtype(config) is torch.float32
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_deepspeed_would_wait_for_in_every_step_is_off_unless_the_file_asks_for_it(resolve, stage):
+    zero, written = {"zero_optimization": {"stage": stage}}, BF16
+    config = resolve(zero | written, ranks=1)
+    assert config["timers"] == {"throughput": {"enabled": False}} and config["bf16"]["check_grad_overflow"] is False
+    assert not DeepSpeedConfig(copy.deepcopy(config)).timers_config.enabled
+    assert "check_grad_overflow" not in resolve(zero).get("bf16", {})
+    asked = {"bf16": {"enabled": True, "check_grad_overflow": True}, "timers": {"throughput": {"synchronized": False}}}
+    config = resolve(zero | asked, ranks=1)
+    assert config["timers"] == {"throughput": {"synchronized": False, "enabled": False}}
+    assert config["bf16"]["check_grad_overflow"] is True
+    asked["timers"] = {"throughput": {"enabled": True}}
+    assert DeepSpeedConfig(resolve(zero | asked, ranks=1)).timers_config.enabled
+    # A run that was begun before this default goes on under it.
+    assert same_run(resolve(zero | written)) == same_run(resolve(zero | asked))
 
 
 def test_auto_blocks_of_the_recipe_are_left_out(resolve):
@@ -301,5 +325,7 @@ def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     assert same_run(moved) == same_run(begun) and begun == before
     elsewhere = resolve({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "run_dir=runs/x")
     assert same_run(elsewhere) == same_run(begun)
+    timed = resolve({"zero_optimization": {"stage": 2}, "timers": {"throughput": {"enabled": True}}}, "run_dir=runs/x")
+    assert same_run(timed) == same_run(begun)
     for change in ({"gradient_clipping": 3.0}, {"train_batch_size": 8}, {"bf16": {"enabled": True}}):
         assert same_run(begun | change) != same_run(begun)
