@@ -8,7 +8,8 @@ INSTALL := PYTHON=$(PYTHON) sh tests/install.sh
 # Extensions of DeepSpeed's whose tests are skipped unless they are compiled.
 EXTENSIONS := from deepspeed.ops.op_builder import *; [builder().load() for builder in (AsyncIOBuilder, CPUAdamBuilder)]
 
-.PHONY: .venv pretrain test test-full test-slurm bench bench-tools lint clean before-test before-test-full before-test-slurm
+.PHONY: .venv pretrain test test-full test-slurm test-lowest gpu bench bench-tools lint clean before-test before-test-full \
+	before-test-slurm
 
 # The stamp comes last: a half-installed environment is not taken for whole.
 .venv: $(VENV)/installed
@@ -50,6 +51,23 @@ test-slurm: before-test-slurm .venv
 	@$(INSTALL) slurm
 	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest tests/slurm -m "slurm and not full" -n $(WORKERS) --dist worksteal $(ARGS)
 
+# The lowest releases that pyproject.toml allows, in an environment of their own (7 GB with CUDA's libraries).
+LOWEST_TESTS ?= tests/pipeline tests/data_prep tests/distributed/test_rotary.py tests/distributed/test_running.py \
+	tests/end_to_end/test_gpu.py
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv setuptools wheel
+	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt torch
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[monitors,mpi]" \
+		datasketch pytest pytest-timeout pytest-xdist regex
+	REHEARSE_GPU=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS) $(ARGS)
+
+# Whether this machine's GPUs are well, and how fast: SECONDS in all, on the terminal and into bench/on_a_gpu.md
+SECONDS ?= 900
+gpu: .venv
+	@$(BIN)/python -m tests.benchmarks.on_a_gpu --seconds $(SECONDS) $(ARGS)
+
 # Ratios of one run, into bench/; say nothing on a busy machine. ARGS: for instance ARGS="--parts growth paper"
 # TEXT: a file or a glob of text to prepare, for instance TEXT='/data/books/*.jsonl'; made-up text without it
 bench: .venv
@@ -66,4 +84,4 @@ lint: .venv
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .venv-bench bench build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-lowest bench build *.egg-info .pytest_cache .ruff_cache

@@ -12,7 +12,6 @@ from deepspeed.utils import groups
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.growth.state import OptimizerState, State
@@ -28,6 +27,7 @@ from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon, Piece
 from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.ranges import exact_ranges
 from pipeline.training.traces import TraceCache
 
 
@@ -131,10 +131,8 @@ def build(
     # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     with (
-        # zero.Init would round what rotary frequencies are made of to the model's dtype: bf16 puts them off by 0.4 %,
-        # which is whole turns at the end of a long sequence.
-        prevent_arange_dtype_change(),
         deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
+        exact_ranges(),
         no_init_weights(),
     ):
         model = family.model_class(config)

@@ -8,7 +8,6 @@ import torch
 from deepspeed import DeepSpeedEngine
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.integrations.deepspeed import prevent_arange_dtype_change
 
 from data_prep.errors import UserError
 from pipeline.growth.state import Source, flat
@@ -16,6 +15,7 @@ from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
 from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
+from pipeline.training.ranges import exact_ranges
 
 _SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16": {"enabled": True}}, torch.float32: {}}
 
@@ -47,9 +47,8 @@ def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEngine:
     """Return an engine that runs a source's model, each rank having read its own pieces; a collective call."""
     with (
-        # As for training: zero.Init would round what rotary frequencies are made of.
-        prevent_arange_dtype_change(),
         deepspeed.zero.Init(config_dict_or_path=ds_config),
+        exact_ranges(),
         no_init_weights(),
     ):
         model: PreTrainedModel = source.family.model_class(source.config)

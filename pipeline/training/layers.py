@@ -22,7 +22,10 @@ def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpoi
             model.set_submodule(name, GELUTanh())
     learn_every_row(model)
     if activation_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        # Named so as of transformers 5.23; the name before goes with its release 6.
+        name = "activation_checkpointing_enable"
+        enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+        enable({"use_reentrant": False})
         # It has the embeddings' output ask for a gradient, which would run through frozen layers down to there.
         model.disable_input_require_grads()
     if not compile:

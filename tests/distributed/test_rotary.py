@@ -1,48 +1,97 @@
-"""Rotary positions inside an engine: as exact in bf16 as Hugging Face has them."""
+"""Rotary positions inside engines: as exact in half precision as Hugging Face has them, whichever release that is."""
 
+import deepspeed
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.growth.initialization import initialized
+from pipeline.growth.sources import open_source
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
+from pipeline.training.inference import load_partitioning, partitioned_engine
+from pipeline.training.ranges import exact_ranges
 from tests.ranks import run_ranks
 
+LENGTH = 600
+ROPES = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": LENGTH // 4},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": LENGTH // 4,
+    },
+}
+HALVES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-def llama():
+
+def configuration(rope: str) -> PretrainedConfig:
     described = ModelConfig(family="llama", hidden_size=64, num_hidden_layers=1, num_attention_heads=2)
-    return FAMILIES["llama"], scratch_config(described, 50, 2, 600)
+    config = scratch_config(described, 50, 2, LENGTH)
+    config.rope_parameters = {"rope_type": rope, "rope_theta": 1e4, **ROPES[rope]}
+    return config
 
 
-def frequencies(stage: int) -> torch.Tensor:
-    family, config = llama()
+def trained(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The frequencies of engines that train, by kind."""
+    held, family = {}, FAMILIES["llama"]
     ds_config = {
         "train_batch_size": 1,
         "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": True},
+        HALVES[dtype]: {"enabled": True},
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
     }
-    trained = build(
-        family,
-        config,
-        initialized(family, config, 1),
-        ds_config,
-        OptimizerConfig(),
-        cut(sizes_of(config).num_hidden_layers, []),
-        "sdpa",
-    )
-    held = trained.module.model.rotary_emb.inv_freq.clone()
-    trained.close()
+    for rope in ROPES:
+        config = configuration(rope)
+        blocks = cut(sizes_of(config).num_hidden_layers, [])
+        model = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), blocks, "sdpa")
+        held[rope] = model.module.model.rotary_emb.inv_freq.clone()
+        model.close()
     return held
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.full), 3])
-def test_rotary_frequencies_stay_fp32_in_a_bf16_engine(stage):
-    family, config = llama()
-    expected = family.model_class(config).model.rotary_emb.inv_freq
-    (held,) = run_ranks(frequencies, 1, stage)
-    assert held.dtype == torch.float32
-    assert torch.equal(held, expected)
+def run(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The frequencies of engines that only run a model, by kind."""
+    held = {}
+    partitioning = directory / "zero.json"
+    partitioning.write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')
+    for rope in ROPES:
+        FAMILIES["llama"].model_class(configuration(rope)).save_pretrained(directory / rope)
+        engine = partitioned_engine(open_source(directory / rope), load_partitioning(partitioning, dtype))
+        held[rope] = engine.module.model.rotary_emb.inv_freq.clone()
+        engine.destroy()
+    return held
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("frequencies", "stage"), [pytest.param(trained, 2, marks=pytest.mark.full), (trained, 3), (run, 3)])
+def test_rotary_frequencies_stay_fp32_in_an_engine_of_half_precision(frequencies, stage, dtype, tmp_path):
+    (held,) = run_ranks(frequencies, 1, tmp_path, stage, dtype)
+    for rope in ROPES:
+        expected = FAMILIES["llama"].model_class(configuration(rope)).model.rotary_emb.inv_freq
+        assert held[rope].dtype == torch.float32, rope
+        assert torch.equal(held[rope], expected), rope
+
+
+def ranges() -> dict[str, torch.Tensor]:
+    ds_config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
+    with deepspeed.zero.Init(config_dict_or_path=ds_config):
+        rounded = torch.arange(0, 600, 2, dtype=torch.float)
+        with exact_ranges():
+            asked, whole, placed = torch.arange(0, 600, 2, dtype=torch.float), torch.arange(5), torch.arange(5, device="meta")
+        again = torch.arange(0, 600, 2, dtype=torch.float)
+    return {"rounded": rounded, "asked": asked, "whole": whole, "device": placed.device.type, "again": again}
+
+
+def test_ranges_have_the_dtype_and_the_device_that_are_asked_for():
+    (held,) = run_ranks(ranges, 1)
+    assert held["rounded"].dtype == held["again"].dtype == torch.bfloat16, "zero.Init rounds, and exact_ranges ends"
+    assert torch.equal(held["asked"], torch.arange(0, 600, 2, dtype=torch.float))
+    assert held["whole"].dtype == torch.int64 and held["device"] == "meta"

@@ -12,6 +12,7 @@ from transformers import BertForPreTraining
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Section, sizes_of
 from pipeline.flops.counts import PARTS, StepFlops, training_step
+from pipeline.training.layers import prepare_model
 from pipeline.training.running import running, scoring
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4
@@ -96,8 +97,10 @@ def counted(model, family, section, scored, run=plainly):
         return flops
 
     def scores(a, b, out_shape=None):
-        parts["attention_scores"] += bmm_flop(a, b)
-        return bmm_flop(a, b)
+        # Some releases of transformers write rotary angles, each a position times a frequency, as a product over one element.
+        flops = 0 if a[-1] == 1 else bmm_flop(a, b)
+        parts["attention_scores"] += flops
+        return flops
 
     aten = torch.ops.aten
     mapping = {
@@ -147,9 +150,7 @@ def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, secti
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_recomputed_layers_are_executed_again(tiny_model, family, section):
     model = small(tiny_model, family.name, tied=False)
-    model.activation_checkpointing_enable()
-    # transformers lets gradients reach the embeddings' output, which reentrant checkpoints need, and these do not.
-    model.disable_input_require_grads()
+    prepare_model(model, family, activation_checkpointing=True, compile=False)
     section = SECTIONS[section]
     scored = SCORED if family.objective == "mlm" else TOKENS
     sizes = sizes_of(model.config)
