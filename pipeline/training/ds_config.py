@@ -78,8 +78,8 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     _check_dtypes(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
         config["gradient_clipping"] = recipe.optimizer.gradient_clipping
-    if recipe.compile and get_accelerator().device_name() == "cpu":
-        check_toolchain("compile: torch.compile", "leave `compile` out")
+    if recipe.compile:
+        check_toolchain("compile: torch.compile", "leave `compile` out", device=get_accelerator().device_name())
     resolve_monitors(config, Path(recipe.run_dir), str(path))
     # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
     config["zero_allow_untested_optimizer"] = True

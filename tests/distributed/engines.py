@@ -6,8 +6,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch.utils.cpp_extension import _get_build_directory
 
-from data_prep.errors import UserError
-from pipeline.training.toolchain import check_toolchain
+from pipeline.training.toolchain import missing_tool
 
 
 def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -27,8 +26,4 @@ def is_built(builder) -> bool:
 
 def can_compile() -> bool:
     """Whether there is what torch.compile needs of the system."""
-    try:
-        check_toolchain("", "")
-    except UserError:
-        return False
-    return True
+    return missing_tool("cpu") is None

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import yaml
 from data_prep.manifest import PreparedData
 from tests.forked import Program
 from tests.ranks import environments, free_port
+from tests.typed import typed
 
 ROOT = Path(__file__).parents[2]
 FP32 = {"zero_optimization": {"stage": 3}}
@@ -124,12 +124,12 @@ class Launcher:
         return self._started[-1]
 
     def command(self, words: list[str], run_dir: Path, accelerator: str = "cpu") -> Launched:
-        """Start a command line as it is typed; `deepspeed` is this environment's, on a port of its own."""
+        """Start a command line as it is typed, `deepspeed` on a port of its own."""
         if words[0] == "deepspeed":
-            words = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(free_port()), *words[1:]]
+            words = ["deepspeed", "--master_port", str(free_port()), *words[1:]]
         pipe, environment = subprocess.PIPE, _environment(accelerator)
         process = subprocess.Popen(
-            words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            typed(words), cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
         self._started.append(Launched(process, run_dir))
         return self._started[-1]

@@ -1,23 +1,22 @@
 """Ranks that MPI starts, by DeepSpeed's launcher and without it."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import FP32
 from tests.ranks import free_port
-
-MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
+from tests.typed import typed
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("launcher", ["mpich", "mpiexec"])
 def test_the_ranks_know_of_each_other(launcher, launch, recipe, undisturbed, tmp_path, monkeypatch):
     """`mpiexec` says no RANK, as `deepspeed --launcher openmpi` does not."""
-    # mpirun is this environment's.
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    # mpirun lies beside mpiexec.
+    mpiexec, *_ = typed(["mpiexec"])
+    monkeypatch.setenv("PATH", f"{Path(mpiexec).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     hosts, ds_config = tmp_path / "hosts", tmp_path / "ds.json"
     hosts.write_text("localhost slots=2\n")
@@ -25,7 +24,7 @@ def test_the_ranks_know_of_each_other(launcher, launch, recipe, undisturbed, tmp
     path = recipe()
     words = {
         "mpich": ["deepspeed", "--hostfile", str(hosts), "--force_multi", "--no_ssh_check", "--launcher", "mpich"],
-        "mpiexec": [MPIEXEC, "-n", "2", sys.executable],
+        "mpiexec": ["mpiexec", "-n", "2", "python"],
     }[launcher]
     if launcher == "mpich":
         words += ["--master_addr", "127.0.0.1"]

@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.recipe import Recipe
 from tests.end_to_end.conftest import ROOT
+from tests.typed import typed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    ((?:make|deepspeed|mpiexec|python|sbatch) .*)$", README, flags=re.MULTILINE)
@@ -41,6 +42,7 @@ def test_the_commands_are_the_ones_tested_here():
         *["python"] * 3,
         *["deepspeed"] * 3,
         *("python", "mpiexec", "python"),
+        "make",  # `make gpu`, in tests/test_gpu_kit.py
         "sbatch",  # in tests/slurm
         *["python"] * 2,
     ]
@@ -102,9 +104,8 @@ def test_a_python_command_runs(command, undisturbed, tmp_path):
     for name in ("scratch", "quickstart"):
         shutil.copytree(undisturbed.run_dir, tmp_path / "runs" / name)
     (tmp_path / "launch").symlink_to(ROOT / "launch")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     words = shlex.split(command)
-    finished = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(typed(words), cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert all((tmp_path / path).is_file() for path in left_by(words))
 
@@ -118,11 +119,10 @@ def test_data_is_prepared_and_looked_at(corpus, tmp_path):
     content["tokenizer"]["vocab_size"] = 300
     (tmp_path / config.parent).mkdir(parents=True)
     (tmp_path / config).write_text(yaml.safe_dump(content))
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     for command in (prepare, inspect):
-        finished = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
+        words = typed(shlex.split(command))
+        finished = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert finished.returncode == 0, finished.stderr
     assert "python_docs (by its tokens)" in finished.stdout
 
