@@ -1,21 +1,31 @@
-"""What a step costs on a GPU, against a bare PyTorch loop; and the memory of live growth. Nothing but a sentence without CUDA.
+"""What a step costs on a GPU, against bare PyTorch loops; and the memory of live growth. Nothing but a sentence without CUDA.
 
-python -m tests.benchmarks.gpu
+python -m tests.benchmarks.gpu [--models gpt2-24x1024 ...] [--ways zero1-compiled fair ...] [--seconds 420]
 
-`--device cpu` runs the same on a CPU, with --quick to try it out.
+Each row is written when it is known, the most wanted first. `--device cpu` runs the same on a CPU, with --quick to try it out.
 """
 
+import argparse
+import contextlib
 import gc
 import importlib.util
+import json
+import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
 
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Family, Section, scratch_config, sizes_of, target_config
@@ -28,14 +38,18 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
 from tests.benchmarks.made_up import SCORED, ids_and_labels
-from tests.benchmarks.measuring import MIB, part_parser, publish, table, zero_json
+from tests.benchmarks.measuring import MIB, part_parser, publish, say, table, table_row, zero_json
 from tests.benchmarks.memory import anonymous
 
-LIMIT = 420.0
-"""Seconds after which no further way is begun, so that all of it ends within nine minutes."""
+SECONDS = 420.0
+"""After which nothing further is begun, so that all of it ends within nine minutes."""
+GROWTH_SHARE = 0.15
+"""Of the seconds, kept for growth."""
+PROFILED_STEPS = 3
 FILLED = 0.8
 """Share of the device's memory that a batch may come to."""
 LEARNING_RATE = 1e-4
+CLIPPING = zero_json(1)["gradient_clipping"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,11 @@ class Model:
     def name(self) -> str:
         """What it is called in the tables."""
         return f"{self.family} {{{self.layers}, {self.hidden}}}"
+
+    @property
+    def key(self) -> str:
+        """What it is called on the command line."""
+        return f"{self.family}-{self.layers}x{self.hidden}"
 
 
 @dataclass(frozen=True)
@@ -95,17 +114,30 @@ class Way:
 
     name: str
     zero: int | None
-    """DeepSpeed's stage under our engine; None for the bare loop."""
+    """DeepSpeed's stage under our engine; None for a bare loop."""
     compiled: bool
+    fair: bool = False
+    """A bare loop with what ours has: `fair_step`."""
+
+    @property
+    def step(self) -> Callable[["Model", "Batch", "Way"], tuple[Callable[[], None], Callable[[], None]]]:
+        """What makes its step."""
+        if self.zero is not None:
+            return our_step
+        return fair_step if self.fair else bare_step
 
 
-WAYS = (
-    Way("ours, ZeRO 1", 1, False),
-    Way("bare PyTorch", None, False),
-    Way("ours, ZeRO 1, compiled", 1, True),
-    Way("bare PyTorch, compiled", None, True),
-    Way("ours, ZeRO 3", 3, False),
-)
+WAYS = {
+    "zero1-compiled": Way("ours, ZeRO 1, compiled", 1, True),
+    "fair": Way("fair: bare PyTorch, bf16, layers and loss compiled", None, True, fair=True),
+    "zero1": Way("ours, ZeRO 1", 1, False),
+    "zero3-compiled": Way("ours, ZeRO 3, compiled", 3, True),
+    "zero3": Way("ours, ZeRO 3", 3, False),
+    "bare": Way("bare PyTorch", None, False),
+    "bare-compiled": Way("bare PyTorch, compiled whole", None, True),
+}
+WANTED = (("zero1-compiled", "fair"), ("zero1", "zero3-compiled"), ("zero3", "bare"), ("bare-compiled",))
+"""The most wanted ways first, those of one group for each model in turn."""
 
 
 class Batch:
@@ -172,36 +204,75 @@ def our_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], 
 def bare_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return what takes a step of a plain loop, and what gives its memory back.
 
-    fp32 weights under bf16 autocast, fused AdamW, clipping by norm: what our engine's fp32 masters come to.
+    fp32 weights under bf16 autocast, fused AdamW, clipping by norm. Compiled, it is traced whole, as a script that calls
+    torch.compile once does it; GPT-2 then hands attention a mask, and so loses its fastest kernels.
     """
-    family, config = configuration(model)
-    device = batch.ids.device
-    with device:
-        plain = family.model_class(config).train()
+    plain, logits, labels = plain_model(model, batch)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE, fused=True)
-    places = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
-    labels = batch.labels.flatten()[places]
 
     def mean_loss(ids: torch.Tensor) -> torch.Tensor:
-        if family.objective == "clm":
-            logits = plain(input_ids=ids, use_cache=False).logits.flatten(0, 1)
-        else:
-            # The head on the scored positions alone, as ours.
-            logits = plain.cls(plain.bert(input_ids=ids).last_hidden_state.flatten(0, 1)[places])
-        return cross_entropy(logits.float(), labels)
+        return cross_entropy(logits(ids).float(), labels)
 
     called = torch.compile(mean_loss) if way.compiled else mean_loss
-    clipping = zero_json(1)["gradient_clipping"]
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(batch.ids.device.type, torch.bfloat16):
             loss = called(batch.ids)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), clipping)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIPPING)
         optimizer.step()
         optimizer.zero_grad()
 
     return step, lambda: None
+
+
+def fair_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what takes a step of a bare loop that lacks nothing that ours has, and what gives its memory back.
+
+    bf16 weights with fp32 masters, each layer compiled by itself and so with its attention's fastest kernels, the loss
+    compiled, fused AdamW, clipping by norm.
+    """
+    plain, logits, labels = plain_model(model, batch)
+    masters = [weight.detach().clone().requires_grad_() for weight in plain.parameters()]
+    weights = list(plain.to(torch.bfloat16).parameters())
+    for layer in plain.get_submodule(FAMILIES[model.family].layers):
+        layer.compile()
+    mean_loss = torch.compile(lambda scores, labels: cross_entropy(scores.float(), labels))
+    optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, fused=True)
+    for master in masters:
+        master.grad = torch.zeros_like(master)
+    gradients = [master.grad for master in masters]
+
+    def step() -> None:
+        mean_loss(logits(batch.ids), labels).backward()
+        torch._foreach_copy_(gradients, [weight.grad for weight in weights])
+        for weight in weights:
+            weight.grad = None
+        torch.nn.utils.clip_grad_norm_(masters, CLIPPING)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, masters)
+
+    return step, lambda: None
+
+
+def plain_model(model: Model, batch: Batch) -> tuple[PreTrainedModel, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """Return a model in fp32, what gives the logits of what is scored, and their labels."""
+    family, config = configuration(model)
+    with batch.ids.device:
+        plain = family.model_class(config).train()
+    places = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        if family.objective == "clm":
+            return plain(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        # The head on the scored positions alone, as ours.
+        return plain.cls(plain.bert(input_ids=ids).last_hidden_state.flatten(0, 1)[places])
+
+    return plain, logits, batch.labels.flatten()[places]
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -209,32 +280,75 @@ class Speed:
     """Of one way."""
 
     tokens_per_second: float
+    seconds: float
+    """A step."""
     mfu: float
-    peak: float
+    idle: float | None
+    """Share of a step in which the device does nothing; None on a CPU."""
+    peak: int
     """Bytes of the device at most; 0 on a CPU."""
 
 
 def speed(model: Model, way: Way, sequences: int, size: Size, device: torch.device) -> Speed:
-    """Train for a few steps; raises torch.OutOfMemoryError."""
+    """Train for a few steps; raises whatever torch, DeepSpeed or a compiler does."""
     family, config = configuration(model)
     batch = Batch(model, family, sequences, device)
-    step, close = (bare_step if way.zero is None else our_step)(model, batch, way)
-    for _ in range(size.warm):
-        step()
-    settle(device)
-    seconds = []
-    for _ in range(size.blocks):
-        began = time.perf_counter()
-        for _ in range(size.steps):
+    step, close = way.step(model, batch, way)
+    try:
+        for _ in range(size.warm):
             step()
         settle(device)
-        seconds.append((time.perf_counter() - began) / size.steps)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    close()
+        seconds = []
+        for _ in range(size.blocks):
+            began = time.perf_counter()
+            for _ in range(size.steps):
+                step()
+            settle(device)
+            seconds.append((time.perf_counter() - began) / size.steps)
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        idle = idle_share(busy(step, device)) if device.type == "cuda" else None
+    finally:
+        # What went wrong before is what is told.
+        with contextlib.suppress(Exception):
+            close()
     tokens = sequences * model.length
     flops = training_step(family, sizes_of(config), model.length, tokens, scored=batch.scored).model_total
     taken = statistics.median(seconds)
-    return Speed(tokens / taken, find_peak(device, torch.bfloat16, None).utilization(flops, taken, 1), peak)
+    mfu = find_peak(device, torch.bfloat16, None).utilization(flops, taken, 1)
+    return Speed(tokens / taken, taken, mfu, idle, peak)
+
+
+def busy(step: Callable[[], None], device: torch.device) -> list[tuple[float, float]]:
+    """Return when the device did something over a few steps: (begin, end) of each kernel, copy and fill, in microseconds."""
+    # The device's activities alone: recording the host's would slow the host.
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        for _ in range(PROFILED_STEPS):
+            step()
+        settle(device)
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        recorded.export_chrome_trace(file.name)
+        return device_spans(json.loads(Path(file.name).read_text(encoding="utf-8")))
+
+
+def device_spans(trace: dict[str, list[dict]]) -> list[tuple[float, float]]:
+    """Return the (begin, end) of what a device did in a trace of torch's profiler."""
+    kinds = ("kernel", "gpu_memcpy", "gpu_memset")
+    return [
+        (event["ts"], event["ts"] + event["dur"])
+        for event in trace["traceEvents"]
+        if event.get("ph") == "X" and event.get("cat") in kinds
+    ]
+
+
+def idle_share(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the share of the time from the first begin to the last end in which no span is; 1 where there is none."""
+    begin = reach = None
+    worked = 0.0
+    for start, end in sorted(spans):
+        begin, reach = (start, start) if begin is None else (begin, reach)
+        worked += max(0.0, end - max(start, reach))
+        reach = max(reach, end)
+    return 1.0 if begin is None or reach == begin else 1 - worked / (reach - begin)
 
 
 def settle(device: torch.device) -> None:
@@ -252,83 +366,142 @@ def forget(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def speeds(size: Size, device: torch.device, deepspeed: bool, deadline: float, out: Path | None) -> None:
-    """Publish each model's speed by each way, one table a model."""
-    for model in size.models:
-        sequences, rows, first = sequences_that_fit(model, device), [], None
-        for way in WAYS:
-            if way.zero is not None and not deepspeed:
-                continue
-            if time.monotonic() > deadline:
-                rows.append([way.name, "left out for lack of time", "", "", ""])
-                continue
-            try:
-                found = speed(model, way, sequences, size, device)
-            except torch.OutOfMemoryError:
-                rows.append([way.name, "out of memory", "", "", ""])
-                continue
-            finally:
-                forget(device)
-            first = first or found
-            shares = [f"{found.mfu:.1%}", found.tokens_per_second / first.tokens_per_second]
-            rows.append([way.name, found.tokens_per_second, *shares, found.peak / MIB])
-        publish(
-            out,
-            f"{model.name} on a device",
-            f"bf16, {sequences} sequences of {model.length} a step, sdpa, AdamW, clipping, {name_of(device)}; ours: bf16 "
-            "weights with fp32 masters in the engine; bare: fp32 weights under autocast. The MFU counts matrix products alone "
-            "and all attention scores, against the data sheet's peak where there is one; of a masked model both heads run on "
-            f"the {SCORED:.0%} of positions that are scored.",
-            table(["", "tokens/s", "MFU", "of the first's speed", "peak MiB"], rows),
-        )
-
-
 def name_of(device: torch.device) -> str:
     """What the device calls itself."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
 
 
+def answers(device: torch.device) -> bool:
+    """Whether the device still computes: after a kernel's fault no process gets it to, but a new one."""
+    try:
+        return torch.ones(2, device=device).sum().item() == 2
+    except Exception:
+        return False
+
+
+@dataclass
+class Told:
+    """What is measured by now."""
+
+    out: Path | None
+    speeds: list[Speed | None]
+    """Of the first rows; None of those that failed."""
+    growth: int | None = None
+    """Bytes of growth over a fresh engine."""
+
+    def go_on_in_a_new_process(self, seconds: float) -> NoReturn:
+        """Begin anew with the row that comes next."""
+        speeds = json.dumps([each and asdict(each) for each in self.speeds])
+        further = ["--seconds", str(max(0.0, seconds)), "--told", speeds]
+        os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.gpu", *sys.argv[1:], *further])
+
+
+def plan(models: Sequence[Model], ways: Sequence[str]) -> list[tuple[Model, str]]:
+    """Return the rows that are asked for, the most wanted first."""
+    return [(model, way) for group in WANTED for model in models for way in group if way in ways]
+
+
+COLUMNS = ["", "tokens/s", "MFU", "of the first's speed", "ms a step", "idle", "peak MiB"]
+
+
+def speeds(rows: Sequence[tuple[Model, str]], size: Size, device: torch.device, deadline: float, told: Told) -> None:
+    """Publish the speed of each row that is not told yet, each at once."""
+    if not told.speeds:
+        publish(
+            told.out,
+            "Steps on a device",
+            f"bf16, sdpa, AdamW, clipping, {name_of(device)}; sequences x length of a step after the model's name. Ours: bf16 "
+            "weights with fp32 masters in the engine. Fair: the same in a bare loop, every layer and the loss compiled. The "
+            "other bare loops: fp32 weights under autocast. The MFU counts matrix products alone and all attention scores, "
+            "against the data sheet's peak where there is one; of a masked model both heads run on the "
+            f"{SCORED:.0%} of positions that are scored. Idle is the device, over {PROFILED_STEPS} steps that are recorded.",
+        )
+        say(told.out, table(COLUMNS, []) + "\n")
+    for model, key in rows[len(told.speeds) :]:
+        if time.monotonic() > deadline:
+            say(told.out, table_row([f"{model.name}: {WAYS[key].name}", "left out for lack of time", *[""] * 5]) + "\n")
+            continue
+        sequences = sequences_that_fit(model, device)
+        name = f"{model.name}, {sequences} x {model.length}: {WAYS[key].name}"
+        try:
+            found = speed(model, WAYS[key], sequences, size, device)
+        except Exception as error:
+            traceback.print_exc()
+            found, reason = None, " ".join(f"{type(error).__name__}: {error}".split())[:200].replace("|", "/")
+        told.speeds.append(found)
+        if found is None:
+            say(told.out, table_row([name, f"failed: {reason}", *[""] * 5]) + "\n")
+        else:
+            first = next(each for (other, _), each in zip(rows, told.speeds, strict=False) if other == model and each)
+            shares = [f"{found.mfu:.1%}", found.tokens_per_second / first.tokens_per_second]
+            idle = "" if found.idle is None else f"{found.idle:.1%}"
+            figures = [found.tokens_per_second, *shares, found.seconds * 1e3, idle, found.peak / MIB]
+            say(told.out, table_row([name, *figures]) + "\n")
+        forget(device)
+        if found is None and not answers(device):
+            told.go_on_in_a_new_process(deadline - time.monotonic())
+    say(told.out, "\n")
+
+
 # --- the memory of live growth --------------------------------------------------------------------
 
 
-def growing(size: Size, device: torch.device, out: Path | None) -> None:
-    """Publish the peak of growing into ZeRO-3 partitions against what they hold."""
+def growing(size: Size, device: torch.device, out: Path | None) -> int:
+    """Publish the peak of growing into ZeRO-3 partitions against a fresh engine's; return the difference in bytes."""
+    import deepspeed
+
     from pipeline.training.blocks import cut
     from pipeline.training.engine import build
+    from pipeline.training.optimizer import build_optimizer, parameter_groups
 
     model, (layers, hidden) = size.growth
     family, small = configuration(model)
-    ds_config = zero_json(3, half=True)
+    ds_config, blocks = zero_json(3, half=True), cut(layers, [])
     with tempfile.TemporaryDirectory() as directory:
         family.model_class(small).to(torch.bfloat16).save_pretrained(directory)
         source = open_source(Path(directory))
         config = target_config(source.config, TargetConfig(hidden_size=hidden, num_hidden_layers=layers))
         state = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1).grow(source.state)
-        forget(device)
-        before = held(device)
-        trained = build(family, config, state, ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
-        after = held(device) - before
-        peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else after
-        # Without Adam's moments, which the first step makes.
-        tensors = [(parameter.ds_numel, 0) for parameter in trained.module.parameters()]
-        partitions = rank_bytes(tensors, 1, 3, torch.bfloat16)
-        trained.close()
-    kept = partitions.weights + partitions.masters
+
+        def fresh() -> tuple[nn.Module, Callable[[], None]]:
+            """As a script does it: DeepSpeed's zero.Init, and Hugging Face's own initialization in it."""
+            with deepspeed.zero.Init(config_dict_or_path=ds_config):
+                plain = family.model_class(config)
+            groups = parameter_groups(plain, family, sizes_of(config), blocks, OptimizerConfig())
+            optimizer = build_optimizer(family, sizes_of(config), groups, OptimizerConfig(), ds_config)
+            engine, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
+            return engine.module, engine.destroy
+
+        def grown() -> tuple[nn.Module, Callable[[], None]]:
+            trained = build(family, config, state, ds_config, OptimizerConfig(), blocks, "sdpa")
+            return trained.module, trained.close
+
+        rows, peaks = [], []
+        # The fresh one first: what DeepSpeed makes once, and keeps, is then its.
+        for name, start in (("fresh", fresh), ("grown", grown)):
+            forget(device)
+            before = held(device)
+            module, close = start()
+            after = held(device) - before
+            peaks.append(torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else after)
+            # Without Adam's moments, which the first step makes.
+            tensors = [(parameter.ds_numel, 0) for parameter in module.parameters()]
+            partitions = rank_bytes(tensors, 1, 3, torch.bfloat16)
+            kept = partitions.weights + partitions.masters
+            rows.append([name, after / MIB, peaks[-1] / MIB, peaks[-1] / kept, (peaks[-1] - peaks[0]) / MIB])
+            close()
+            del module, close
+    forget(device)
     publish(
         out,
         "Growing into live partitions",
-        f"{model.name} to {{{layers}, {hidden}}} under ZeRO-3 in bf16 by one rank, {name_of(device)}: bytes that the device "
-        "holds at most while the engine is built and filled, and afterwards, DeepSpeed's own buffers among them, against the "
-        "partitions (bf16 weights and fp32 masters).",
-        table(
-            ["", "MiB", "of the partitions"],
-            [
-                ["partitions", kept / MIB, 1.0],
-                ["held afterwards", after / MIB, after / kept],
-                ["at most", peak / MIB, peak / kept],
-            ],
-        ),
+        f"{model.name} to {{{layers}, {hidden}}} under ZeRO-3 in bf16 by one rank, {name_of(device)}: what the device holds "
+        "once the engine is built, and at most until then, DeepSpeed's own buffers among it, against the partitions (bf16 "
+        f"weights and fp32 masters, {kept / MIB:,.0f} MiB). Fresh is zero.Init, Hugging Face's initialization and "
+        "deepspeed.initialize.",
+        table(["engine", "MiB held afterwards", "MiB at most", "of the partitions", "MiB over the fresh one's"], rows),
     )
+    return peaks[1] - peaks[0]
 
 
 def held(device: torch.device) -> int:
@@ -336,25 +509,80 @@ def held(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else anonymous()
 
 
+# --- what a GPU is held to ------------------------------------------------------------------------
+
+
+def verdicts(rows: Sequence[tuple[Model, str]], told: Told) -> None:
+    """Publish what the project is to reach on a GPU beside what was measured."""
+    found = {(model.key, way): each for (model, way), each in zip(rows, told.speeds, strict=False) if each is not None}
+    large, small = FULL.models[0], FULL.models[1]
+    ours, fair = found.get((large.key, "zero1-compiled")), found.get((large.key, "fair"))
+    smaller = found.get((small.key, "zero1-compiled"))
+    ratio = ours.tokens_per_second / fair.tokens_per_second if ours and fair else None
+    figures = [
+        (f"MFU, {large.name}, ZeRO 1, compiled", ours and ours.mfu, "at least", 0.45, "{:.1%}"),
+        (f"speed over the fair loop's, {large.name}, ZeRO 1, compiled", ratio, "at least", 0.97, "{:.3f}"),
+        (f"MFU, {small.name}, ZeRO 1, compiled", smaller and smaller.mfu, "at least", 0.40, "{:.1%}"),
+        (f"idle device, {large.name}, ZeRO 1, compiled", ours and ours.idle, "at most", 0.05, "{:.1%}"),
+        ("growth's peak over a fresh engine's, MiB", told.growth and told.growth / MIB, "at most", 256.0, "{:,.0f}"),
+    ]
+    lines = []
+    for what, value, way, limit, form in figures:
+        holds = value is not None and (value >= limit if way == "at least" else value <= limit)
+        measured = ["not measured", ""] if value is None else [form.format(value), "yes" if holds else "no"]
+        lines.append([what, f"{way} {form.format(limit)}", *measured])
+    publish(
+        told.out,
+        "Held to",
+        "What is to be reached on one NVIDIA H100, beside what was measured on this device.",
+        table(["", "is to be", "is", "held"], lines),
+    )
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the part's command line."""
+    models = sorted({model.key for size in (FULL, QUICK) for model in size.models})
+    parser = part_parser(__doc__.splitlines()[0], ("steps", "growth"))
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--models", nargs="+", choices=models, metavar="MODEL", help=f"of {', '.join(models)} (default: all)")
+    ways = f"of {', '.join(WAYS)} (default: all)"
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], metavar="WAY", help=ways)
+    seconds = f"after which nothing further is begun (default: {SECONDS:.0f})"
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=seconds)
+    # What a process before this one measured, whose device then answered no more.
+    parser.add_argument("--told", type=json.loads, default=[], help=argparse.SUPPRESS)
+    return parser
+
+
 def main() -> None:
     """Measure all of it, or say why not."""
-    parser = part_parser(__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    arguments = parser.parse_args()
+    arguments = command_line().parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         publish(arguments.out, "On a GPU", "Not measured: torch sees no CUDA device here.")
         return
-    size, deadline = QUICK if arguments.quick else FULL, time.monotonic() + LIMIT
-    deepspeed = importlib.util.find_spec("deepspeed") is not None
+    size, began = QUICK if arguments.quick else FULL, time.monotonic()
     device = torch.device(arguments.device, 0) if arguments.device == "cuda" else torch.device("cpu")
-    if deepspeed:
+    told = Told(arguments.out, [each and Speed(**each) for each in arguments.told])
+    deepspeed_is_here = importlib.util.find_spec("deepspeed") is not None
+    if deepspeed_is_here:
         from pipeline.training import distributed
 
         distributed.join()
-        growing(size, device, arguments.out)
-    else:
-        publish(arguments.out, "Our engine", "Not measured: DeepSpeed is not installed here.")
-    speeds(size, device, deepspeed, deadline, arguments.out)
+    elif not told.speeds:
+        publish(told.out, "Our engine", "Not measured: DeepSpeed is not installed here.")
+    models = [model for model in size.models if not arguments.models or model.key in arguments.models]
+    rows = plan(models, [way for way in arguments.ways if deepspeed_is_here or WAYS[way].zero is None])
+    grows = deepspeed_is_here and "growth" in arguments.parts
+    if "steps" in arguments.parts:
+        speeds(rows, size, device, began + arguments.seconds * (1 - GROWTH_SHARE * grows), told)
+    if grows:
+        try:
+            told.growth = growing(size, device, told.out)
+        except Exception as error:
+            traceback.print_exc()
+            publish(told.out, "Growing into live partitions", f"Failed: {type(error).__name__}: {error}")
+    if device.type == "cuda" and size is FULL:
+        verdicts(rows, told)
 
 
 if __name__ == "__main__":

@@ -73,17 +73,25 @@ def zero_json(stage: int, sequences: int = 1, ranks: int = 1, *, half: bool = Fa
 
 def publish(out: Path | None, heading: str, sentence: str, *blocks: str) -> None:
     """Print a section, and append it to `out`: at once, so that a time limit costs only what comes after."""
-    text = "\n\n".join([f"## {heading}", sentence, *blocks])
-    print(text, end="\n\n", flush=True)
+    say(out, "\n\n".join([f"## {heading}", sentence, *blocks]) + "\n\n")
+
+
+def say(out: Path | None, text: str) -> None:
+    """Print a text as it is, and append it to `out`."""
+    print(text, end="", flush=True)
     if out is not None:
         with out.open("a", encoding="utf-8") as file:
-            file.write(text + "\n\n")
+            file.write(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; the first column is words, the others are figures and stand to the right."""
-    lines = [columns, [":--"] + ["--:"] * (len(columns) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return "\n".join(map(table_row, [columns, [":--"] + ["--:"] * (len(columns) - 1), *rows]))
+
+
+def table_row(cells: Sequence[object]) -> str:
+    """Return one row of a Markdown table, for one that is said row by row."""
+    return "| " + " | ".join(map(_cell, cells)) + " |"
 
 
 def _cell(value: object) -> str:
