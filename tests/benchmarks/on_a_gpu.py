@@ -155,9 +155,7 @@ def shared_memory() -> str:
     """Say how large /dev/shm is."""
     total = shutil.disk_usage("/dev/shm").total
     if total < SHARED_MEMORY:
-        raise NotWellError(
-            f"{total / MIB:.0f} MiB: NCCL may fail; start the container with --shm-size=8g or --ipc=host"
-        )
+        raise NotWellError(f"{total / MIB:.0f} MiB: NCCL may fail; start the container with --shm-size=8g or --ipc=host")
     return f"{total / GIB:.0f} GiB"
 
 
