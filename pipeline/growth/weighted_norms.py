@@ -21,7 +21,9 @@ class WeightedNorms:
         """Take over the norms of `model`; they are stock again from `steps` on."""
         self._begin = 1.0 / (residual.counts * residual.source_size)
         self.steps = steps
-        self._weights = self._begin
+        self._share = 0.0
+        self._weights: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
+        """Of each device and type that a norm has computed in: `_begin` there, and the weights that hold now."""
         self._modules = [
             model.get_submodule(name.rsplit(".", 1)[0])
             for name, (spec, _) in family.specs(target).items()
@@ -32,18 +34,32 @@ class WeightedNorms:
 
     def at(self, step: int) -> None:
         """Set the weights that hold at a step of training, from 0."""
-        share = min(1.0, step / self.steps)
-        self._weights = (1.0 - share) * self._begin + share / len(self._begin)
-        if share == 1.0:
+        self._share = min(1.0, step / self.steps)
+        if self._share == 1.0:
             for module in self._modules:
                 vars(module).pop("forward", None)
+            self._weights.clear()
+        for begin, weights in self._weights.values():
+            # Where they are: nothing comes from the host but two numbers.
+            weights.copy_(self._now(begin))
+
+    def _now(self, begin: torch.Tensor) -> torch.Tensor:
+        return (1.0 - self._share) * begin + self._share / len(begin)
+
+    def _weights_for(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the weights on the device and in the type of what they weigh."""
+        key = hidden.device, hidden.dtype
+        if key not in self._weights:
+            begin = self._begin.to(hidden.device)
+            self._weights[key] = begin, self._now(begin).to(hidden.dtype)
+        return self._weights[key][1]
 
     def _forward(self, module: nn.Module, centred: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         eps = module.eps if centred else module.variance_epsilon
 
         def forward(hidden_states: torch.Tensor) -> torch.Tensor:
             wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-            weights = self._weights.to(wide)
+            weights = self._weights_for(wide)
             if centred:
                 wide = wide - (wide * weights).sum(-1, keepdim=True)
             variance = (wide.square() * weights).sum(-1, keepdim=True)

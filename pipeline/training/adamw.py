@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.training.freezing import Freezable
+from pipeline.training.toolchain import triton_runs
 
 
 class FreezableAdamW(Freezable, torch.optim.AdamW):
@@ -50,24 +52,56 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     @torch.no_grad()
     def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections at each element's own age."""
-        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        """Step a tensor whose elements have ages, or rates, of their own: by one kernel where it can be compiled."""
+        state = self.state[parameter]
+        for key, value in state.items():
+            if value.device != parameter.device:
+                state[key] = value.to(parameter.device)
         state["step"] += 1
         flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
         weights = parameter.view(-1)
+        # As tensors on the host, which kernels take as arguments: by a number that changes it would be compiled at each step.
+        numbers = {"lr": torch.tensor(group["lr"]), "kept": torch.tensor(1 - group["lr"] * group["weight_decay"])}
+        numbers |= {"betas": group["betas"], "eps": group["eps"]}
+        if triton_runs(weights.device):
+            _compiled_adamw()(weights, **flat, **numbers)
+            return
         for begin in range(0, len(weights), CHUNK_ELEMENTS):
             part = {key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()}
-            weight, grad = weights[begin : begin + CHUNK_ELEMENTS], part["grad"]
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            part["exp_avg"].lerp_(grad, 1 - beta1)
-            part["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            age = part["step"].to(weight.device)
-            rate = group["lr"] * part.get("lr_factor", _ONE).to(weight.device) / _bias_correction(beta1, age)
-            eps = group["eps"] * part.get("eps_factor", _ONE).to(weight.device)
-            weight.sub_(rate * part["exp_avg"] / ((part["exp_avg_sq"] / _bias_correction(beta2, age)).sqrt() + eps))
+            _adamw(weights[begin : begin + CHUNK_ELEMENTS], **part, **numbers)
 
 
-_ONE = torch.ones(1)
+def _adamw(
+    weight: torch.Tensor,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    step: torch.Tensor,
+    lr_factor: torch.Tensor | None = None,
+    eps_factor: torch.Tensor | None = None,
+    *,
+    lr: torch.Tensor,
+    kept: torch.Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections at each element's own age, in place.
+
+    All are flat; `step` and the factors may hold one number for all elements. `kept` is what decay leaves of a weight.
+    """
+    beta1, beta2 = betas
+    weight.mul_(kept)
+    exp_avg.lerp_(grad, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    rate = (lr if lr_factor is None else lr * lr_factor) / _bias_correction(beta1, step)
+    least = eps if eps_factor is None else eps * eps_factor
+    weight.sub_(rate * exp_avg / ((exp_avg_sq / _bias_correction(beta2, step)).sqrt() + least))
+
+
+@cache
+def _compiled_adamw() -> Callable[..., None]:
+    """The same as one kernel, for tensors of any length."""
+    return torch.compile(_adamw, dynamic=True, fullgraph=True)
 
 
 def _bias_correction(beta: float, age: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ class FreezableLion(Freezable):
             if not parameters:
                 continue
             for parameter in parameters:
-                self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
+                if not self.state[parameter]:
+                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
             momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
             gradients, (beta1, beta2) = [parameter.grad for parameter in parameters], group["betas"]
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

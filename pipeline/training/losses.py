@@ -3,12 +3,14 @@
 from typing import Any, NamedTuple
 
 import torch
+from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
 from pipeline.data.objectives import IGNORED
 from pipeline.families import Family
+from pipeline.training.toolchain import triton_runs
 
 _CPU_CHUNK, _DEVICE_CHUNK = 2**17, 2**26
 """Logits that are taken to fp32 at a time: on a CPU what the cache of each thread holds, on other devices what hides the start
@@ -50,8 +52,14 @@ def summed_losses(logits: Logits, labels: torch.Tensor, pair_labels: torch.Tenso
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy summed over what is scored, in fp32; `logits` is [..., V], `labels` the same but for V."""
-    return _SummedCrossEntropy.apply(logits.flatten(0, -2), labels.to(logits.device).flatten())
+    """Return the cross-entropy summed over what is scored, in fp32; `logits` is [..., V], `labels` the same but for V.
+
+    On a GPU by DeepSpeed's kernels, which read the logits once in each direction and write their gradient once.
+    """
+    logits, labels = logits.flatten(0, -2), labels.to(logits.device).flatten()
+    if triton_runs(logits.device):
+        return chunked_cross_entropy(logits, labels, IGNORED, reduction="sum", backend="triton")
+    return _SummedCrossEntropy.apply(logits, labels)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -1,10 +1,15 @@
-"""What compiling needs of the system: looked for before a run begins, since what compiles says little of what it misses."""
+"""What compiling needs of the system: looked for before it is needed, since what compiles says little of what it misses."""
 
+import logging
 import os
 import shutil
 import sysconfig
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+import torch
+from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy, triton_backend_available
 
 from data_prep.errors import UserError
 
@@ -53,3 +58,32 @@ def reach_ninja() -> bool:
         if ninja.BIN_DIR:
             os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), ninja.BIN_DIR]))
     return shutil.which("ninja") is not None
+
+
+@cache
+def triton_runs(device: torch.device) -> bool:
+    """Whether kernels can be compiled by Triton for a device and run there; where not, it is said once.
+
+    Never on a CPU, where kernels are fused otherwise.
+    """
+    if device.type == "cpu":
+        return False
+    reason = "Triton has no driver for this device"
+    if triton_backend_available():
+        logits = torch.zeros(1, 2, device=device, requires_grad=True)
+        try:
+            # Triton compiles at the first call, with the system's C compiler.
+            with torch.enable_grad():
+                loss = chunked_cross_entropy(logits, torch.zeros(1, dtype=torch.long, device=device), backend="triton")
+            torch.autograd.grad(loss, logits)
+        except Exception as error:
+            # Whatever Triton, its compiler or the driver raise: there is another way.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        else:
+            return True
+    logging.getLogger(__name__).warning(
+        "the loss and the optimizer run without fused kernels, which takes longer, since Triton cannot compile (%s); it needs a "
+        "C compiler and Python's headers, Debian's packages gcc and python3-dev",
+        reason,
+    )
+    return False

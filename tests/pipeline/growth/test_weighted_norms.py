@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.families import AxisKind
 from pipeline.growth.weighted_norms import WeightedNorms
@@ -36,3 +37,31 @@ def test_a_weighted_norm_is_the_mean_and_variance_over_source_channels():
     channels = torch.linspace(-1, 2, 32, dtype=torch.float64)
     theirs, ours = source.transformer.h[0].ln_1(channels), grown.transformer.h[0].ln_1(channels[indices])
     assert (ours - theirs[indices]).abs().max() < 1e-14
+
+
+def test_the_weights_stay_on_the_device_and_take_the_values_of_each_step_there():
+    source = small_model("gpt2")
+    plan, config = plan_of(source, {"hidden_size": 80}, {"width": "fpi", "norm_statistics": "weighted"})
+    grown = loaded(grown_tensors(plan, source), config)
+    residual = plan.maps[AxisKind.RESIDUAL]
+    norms = WeightedNorms(grown, plan.family, plan.target, residual, 10)
+    copies = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            copies.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    module, hidden = grown.transformer.h[0].ln_1, torch.randn(3, 80, dtype=torch.float64)
+    # The first call brings them into the type that it computes in.
+    single = hidden.float()
+    module(single)
+    with Copies():
+        module(single)
+    assert not {"_to_copy", "copy_"} & set(copies)
+    for step in (0, 3, 9):
+        norms.at(step)
+        weights = (1 - step / 10) / (residual.counts * 32) + step / 10 / 80
+        centred = hidden - (hidden * weights).sum(-1, keepdim=True)
+        expected = centred * torch.rsqrt((centred.square() * weights).sum(-1, keepdim=True) + module.eps)
+        torch.testing.assert_close(module(hidden), expected * module.weight + module.bias, rtol=0, atol=1e-14)

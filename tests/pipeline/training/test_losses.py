@@ -1,5 +1,13 @@
-"""The losses against those of Hugging Face's own classes."""
+"""The losses against torch's in float64 and those of Hugging Face's own classes."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import deepspeed.runtime.chunked_cross_entropy as theirs
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -21,12 +29,22 @@ ROWS = SEQUENCES * LENGTH
 CHUNKS = {"one row at a time": 1, "chunks that do not divide the rows": 7, "one chunk": ROWS}
 
 
-@pytest.fixture(params=CHUNKS.values(), ids=CHUNKS.keys())
+@pytest.fixture(params=[*CHUNKS.values(), None], ids=[*CHUNKS.keys(), "DeepSpeed's"])
 def chunk(request, monkeypatch):
+    if request.param is None:
+        # As on a GPU, by the kernels' arithmetic in torch.
+        monkeypatch.setattr(losses, "triton_runs", lambda device: True)
+        monkeypatch.setattr(losses, "chunked_cross_entropy", partial(in_torch, block_rows=7))
+        return
     # A chunk is of so many logits for each thread.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(losses, "_CPU_CHUNK", request.param * VOCAB + VOCAB - 1)
     assert losses._rows(torch.empty(ROWS, VOCAB)) == request.param
+
+
+def in_torch(logits, labels, ignored, *, backend, **options):
+    assert backend == "triton"
+    return theirs.chunked_cross_entropy(logits, labels, ignored, backend="torch", **options)
 
 
 def drawn(dtype, ignored=0.2):
@@ -85,6 +103,89 @@ def test_a_logit_that_is_not_finite_is_seen_in_the_loss(chunk):
     logits, labels = drawn(torch.bfloat16)
     logits[0, labels[0] != IGNORED] = torch.nan
     assert summed_loss(logits, labels).isnan()
+
+
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**15, 2.0**40])
+def test_the_gradient_of_a_loss_scaled_low_or_high_is_that_of_float64(chunk, scale):
+    logits, labels = drawn(torch.float32)
+    _, gradient = loss_and_gradient(summed_loss, logits, labels, scale)
+    _, expected = loss_and_gradient(plain, logits.double(), labels, scale)
+    torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-6 * scale)
+
+
+def test_a_scale_too_large_for_fp16_is_seen_in_the_gradient_as_an_overflow(chunk):
+    logits, labels = drawn(torch.float16)
+    _, gradient = loss_and_gradient(summed_loss, logits, labels, 2.0**17)
+    assert gradient.isinf().any()
+
+
+# --- the kernels of a GPU -------------------------------------------------------------------------
+
+INTERPRETED = """
+import sys
+
+import torch
+import triton
+import triton.language as tl
+
+import deepspeed.ops.triton_ops._triton as shared
+
+shared._TRITON_AVAILABLE, shared.triton, shared.tl = True, triton, tl
+import deepspeed.runtime.chunked_cross_entropy as theirs
+
+# What is interpreted reads the CPU's memory.
+theirs._resolve_backend = lambda backend, logits: backend
+from pipeline.training import losses
+
+losses.triton_runs = lambda device: True
+from tests.pipeline.training.test_losses import check_kernels
+
+check_kernels(torch.device("cpu"))
+print("checked")
+"""
+
+
+def check_kernels(device):
+    """Hold the loss against float64: vocabularies of less and more than the kernels' block, of odd and even length."""
+    draw = torch.Generator().manual_seed(9)
+    for vocabulary in (50, 4096, 9001):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            logits = (4 * torch.randn(7, vocabulary, generator=draw)).to(device, dtype)
+            labels = torch.tensor([0, 3, IGNORED, vocabulary - 1, 7, IGNORED, 1], device=device)
+            # A column that a padded head makes.
+            logits[:, 9] = -torch.inf
+            for scale in (1.0, 2.0**15):
+                ours, gradient = loss_and_gradient(summed_loss, logits, labels, scale)
+                expected, exact = loss_and_gradient(plain, logits.double(), labels, scale)
+                assert ours.dtype is torch.float32 and gradient.dtype is dtype
+                assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+                assert not gradient[labels == IGNORED].any() and not gradient[:, 9].any()
+                # Triton's interpreter cuts bf16 off where a GPU rounds: one spacing.
+                rounding = 0 if dtype is torch.float32 else torch.finfo(dtype).eps
+                floor = max(1e-6 * scale, torch.finfo(dtype).tiny)
+                torch.testing.assert_close(gradient.double(), exact, rtol=rounding, atol=floor)
+    none = torch.full((7,), IGNORED, device=device)
+    loss, gradient = loss_and_gradient(summed_loss, logits, none)
+    assert loss == 0 and not gradient.any()
+    logits[1, 5] = torch.nan
+    assert summed_loss(logits, labels).isnan()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton")
+def test_the_kernels_of_the_loss_interpreted_are_the_plain_one_in_float64():
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, timeout=300, env=environment, cwd=root
+    )
+    assert done.stdout.strip().endswith("checked"), done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_kernels_of_the_loss_on_a_gpu_are_the_plain_one_in_float64():
+    device = torch.device("cuda")
+    assert losses.triton_runs(device)
+    check_kernels(device)
 
 
 def model_of(model_class):

@@ -8,12 +8,13 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig, OptimizerConfig
+from pipeline.training import adamw as adamw_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz
 from pipeline.training.optimizer import build_optimizer, parameter_groups
-from tests.distributed.engines import is_built
+from tests.distributed.engines import can_compile, is_built
 
 OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
 SIZE, STEPS = 60, 12
@@ -38,9 +39,18 @@ def torch_adamw(elements: slice, age: float, **changes) -> torch.Tensor:
     return parameter.detach()
 
 
+COMPILER = pytest.mark.skipif(not can_compile(), reason="no compiler here: Debian's packages g++ and python3-dev have it")
+
+
+@pytest.fixture(params=["in chunks", pytest.param("compiled", marks=COMPILER)])
+def elementwise(request, monkeypatch):
+    """Step elements in chunks, as on a CPU, or by one compiled kernel, as on a GPU."""
+    monkeypatch.setattr(adamw_module, "CHUNK_ELEMENTS", 7)
+    monkeypatch.setattr(adamw_module, "triton_runs", lambda device: request.param == "compiled")
+
+
 @pytest.mark.parametrize("shape", [(SIZE,), (12, 5)])
-def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, monkeypatch):
-    monkeypatch.setattr("pipeline.training.adamw.CHUNK_ELEMENTS", 7)
+def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, elementwise):
     old, new, factored = slice(0, 20), slice(20, 40), slice(40, 60)
     age = torch.zeros(SIZE)
     age[old] = 1000
@@ -70,7 +80,7 @@ def test_each_element_takes_the_steps_of_its_own_age_rate_and_eps(shape, monkeyp
     assert torch.equal(adamw.state[parameter]["step"].flatten(), age + STEPS)
 
 
-def test_a_scalar_step_with_factors_counts_once_a_step():
+def test_a_scalar_step_with_factors_counts_once_a_step(elementwise):
     parameter = WEIGHTS.clone().requires_grad_()
     adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
     adamw.state[parameter] = {
@@ -85,6 +95,26 @@ def test_a_scalar_step_with_factors_counts_once_a_step():
     changed = {"lr": 0.25 * OPTIONS["lr"], "weight_decay": OPTIONS["weight_decay"] / 0.25}
     expected = torch_adamw(slice(None), 1000.0, **changed)
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+@COMPILER
+def test_the_compiled_step_is_one_kernel_for_all_lengths_and_rates(monkeypatch):
+    monkeypatch.setattr(adamw_module, "triton_runs", lambda device: True)
+    torch._dynamo.reset()
+    adamw_module._compiled_adamw.cache_clear()
+    torch._dynamo.utils.counters.clear()
+    torch._inductor.metrics.reset()
+    for length in (20, 30, 50):
+        parameter = WEIGHTS[:length].clone().requires_grad_()
+        adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
+        moments = {"exp_avg": torch.zeros(length), "exp_avg_sq": torch.zeros(length)}
+        adamw.state[parameter] = {"step": torch.zeros(length), "lr_factor": torch.ones(length)} | moments
+        for number, gradient in enumerate(GRADIENTS[:3]):
+            adamw.param_groups[0] |= {"lr": OPTIONS["lr"] / (1 + number), "weight_decay": 0.1 * number}
+            parameter.grad = gradient[:length].clone()
+            adamw.step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._inductor.metrics.generated_kernel_count == 1
 
 
 def test_a_frozen_group_stands_still_and_plain_tensors_take_torchs_own_steps_to_the_bit():
