@@ -82,8 +82,8 @@ def triton_runs(device: torch.device) -> bool:
         else:
             return True
     logging.getLogger(__name__).warning(
-        "the loss and the optimizer run without fused kernels, which takes longer, since Triton cannot compile (%s); it needs a "
-        "C compiler and Python's headers, Debian's packages gcc and python3-dev",
+        "the loss and the optimizer run without fused kernels, which takes longer, since Triton cannot compile (%s); it needs "
+        "a C compiler and Python's headers, Debian's packages gcc and python3-dev",
         reason,
     )
     return False
