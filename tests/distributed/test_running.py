@@ -102,6 +102,10 @@ def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
     return cases
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 13),
+    reason="what a checkpoint runs again is that of torch 2.13; 2.11 leaves out the lowest layer where nothing below it learns",
+)
 @pytest.mark.parametrize("family", ["gpt2", "llama", pytest.param("bert", marks=pytest.mark.full)])
 def test_flops_of_layers_run_again_by_zeros_own_linear(family):
     cases, _ = run_ranks(counted_and_reckoned, 2, family)
