@@ -25,7 +25,7 @@ import psutil
 import torch
 
 from pipeline.flops.peaks import device_peak, measured_peak
-from pipeline.training.toolchain import missing_tool, reach_ninja
+from pipeline.training.toolchain import missing_tool, reach_ninja, triton_runs
 from tests.benchmarks.__main__ import machine
 from tests.benchmarks.measuring import GIB, MIB, ROOT, publish, say, table
 from tests.ranks import environments
@@ -92,6 +92,7 @@ def look(rehearsed: bool, out: Path) -> bool:
     kind = devices(rehearsed)[0].type
     found.at("collectives of all GPUs", lambda: together(rehearsed))
     found.at("`compile: true`", lambda: compiled(kind), needed=False)
+    found.at("fused kernels of the loss and the optimizer", lambda: kernels(devices(rehearsed)[0]), needed=False)
     found.at("offloading: DeepSpeed's CPU Adam", offloading, needed=False)
     found.at("/dev/shm", shared_memory, needed=not rehearsed and torch.cuda.device_count() > 1)
     found.at("temporary files", lambda: f"{shutil.disk_usage(tempfile.gettempdir()).free / GIB:.0f} GiB free")
@@ -138,6 +139,13 @@ def compiled(kind: str) -> str:
     if not off < 1e-5:
         raise NotWellError(f"a compiled function is off by {off:.2g}")
     return f"a first function in {time.monotonic() - began:.0f} s"
+
+
+def kernels(device: torch.device) -> str:
+    """Say whether Triton's kernels run on a device; without them a run goes on, more slowly."""
+    if not triton_runs(device):
+        raise NotWellError("none on a CPU" if device.type == "cpu" else "Triton cannot compile: the warning above says why")
+    return "Triton compiles them, and they run"
 
 
 def offloading() -> str:
