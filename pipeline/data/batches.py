@@ -1,7 +1,7 @@
 """The batches of a step, and each rank's share of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ class Batch:
     """Sentence pairs: 1 up to the second [SEP], 0 behind it."""
     pair_labels: torch.Tensor | None = None
     """Sentence pairs: 0 where the second part belongs behind the first, 1 where not; int64 [sequences]."""
+    places: torch.Tensor | None = None
+    """Where the scored positions are among all of them, counted over the sequences; int64 [scored], where it is told."""
+
+    def located(self) -> "Batch":
+        """Return the batch with `places`."""
+        return replace(self, places=(self.labels.flatten() != IGNORED).nonzero().squeeze(1))
 
     @property
     def scored(self) -> int:
@@ -47,6 +53,50 @@ class Batch:
         self.labels[sequences] = IGNORED
         if self.pair_labels is not None:
             self.pair_labels[sequences] = IGNORED
+
+
+_FIELDS = tuple(field.name for field in fields(Batch))
+
+
+class Shipment:
+    """The batches of a step, which go to the device by one copy that the host does not wait for."""
+
+    def __init__(self, batches: Sequence[Batch], *, pinned: bool) -> None:
+        """Pack them into one buffer, page-locked where it is `pinned`: only from there the device copies by itself."""
+        self.scored = sum(batch.scored for batch in batches)
+        self._shapes = [[(name, tensor.shape) for name, tensor in _tensors(batch)] for batch in batches]
+        parts = [tensor.flatten() for batch in batches for _, tensor in _tensors(batch)]
+        self._buffer = torch.empty(sum(map(len, parts)), dtype=torch.int64, pin_memory=pinned)
+        torch.cat(parts, out=self._buffer)
+
+    def on(self, device: torch.device) -> list[Batch]:
+        """Return the batches on a device: views of what was copied."""
+        buffer, begin, batches = self._buffer.to(device, non_blocking=True), 0, []
+        for shapes in self._shapes:
+            tensors = {}
+            for name, shape in shapes:
+                tensors[name] = buffer[begin : begin + shape.numel()].view(shape)
+                begin += shape.numel()
+            batches.append(Batch(**tensors))
+        return batches
+
+
+class Unpacked:
+    """The batches of a step as they were read, for a host that computes itself."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.scored = sum(batch.scored for batch in batches)
+        self._batches = list(batches)
+
+    def on(self, device: torch.device) -> list[Batch]:
+        """Return the batches."""
+        return self._batches
+
+
+def _tensors(batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+    for name in _FIELDS:
+        if (tensor := getattr(batch, name)) is not None:
+            yield name, tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,17 +26,25 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, fused=True, **options)
 
+    found_inf: torch.Tensor | None = None
+    """1 on the device where nothing is to move; torch's fused AdamW looks there, so that the host need not wait."""
+
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
-        self.step_groups(self.moving())
+        refused = self.refuses is not None and self.refuses()
+        if refused is True:
+            return
+        self.found_inf = refused if isinstance(refused, torch.Tensor) else None
+        self.step_groups(self.unfrozen())
 
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
-        for group in groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and self._is_mixed(parameter):
-                    self._step_elements(parameter, group)
+        mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
+        # Of grown state the host looks itself: once a group.
+        if mixed and not (self.found_inf is not None and self.found_inf.item()):
+            for parameter, group in mixed:
+                self._step_elements(parameter, group)
 
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
         held = self.param_groups

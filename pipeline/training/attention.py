@@ -1,7 +1,10 @@
 """Attention that stays within a document, in the terms of each family's Hugging Face class."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, masking_utils
 
 from pipeline.families import Family
 
@@ -25,3 +28,16 @@ def within_documents(
         # Eager attention adds its mask to the scores.
         same = torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~same, torch.finfo(dtype).min)
     return {"position_ids": positions + family.position_offset, "attention_mask": same}
+
+
+@contextmanager
+def packing_known(documents: torch.Tensor | None) -> Iterator[None]:
+    """Have transformers take these for a batch's documents, of which there is one a sequence where it is None.
+
+    It would look for them in the positions, and wait for the device in every forward pass to know whether it found any.
+    """
+    looks, masking_utils.find_packed_sequence_indices = masking_utils.find_packed_sequence_indices, lambda _: documents
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
@@ -80,9 +81,26 @@ def join() -> None:
             f"MASTER_PORT {os.environ['MASTER_PORT']}: the ranks cannot meet there ({str(error).splitlines()[0][:120]}); if "
             "another run has the port, give the launcher another, for instance deepspeed --master_port 29501"
         ) from None
-    if accelerator.device_name() != "cpu":
-        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    bind()
+    _open_host_group()
     _check_tasks(os.environ.get(_STEP_TASKS), os.environ.get("SLURM_PROCID"))
+
+
+def bind() -> None:
+    """Have this thread compute on its rank's device: a thread begins on the first one."""
+    if get_accelerator().device_name() != "cpu":
+        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+
+
+_host_group: torch.distributed.ProcessGroup | None = None
+"""The ranks as hosts, where their own backend goes by the device; else they are the default group."""
+
+
+def _open_host_group() -> None:
+    global _host_group
+    _host_group = None
+    if torch.distributed.get_backend() != "gloo" and world_size() > 1:
+        _host_group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
 
 
 def node() -> str:
@@ -234,7 +252,40 @@ def first_found(found: Result | None) -> Result | None:
 
 
 def total(*values: float) -> list[float]:
-    """Return each value summed over the ranks."""
-    summed = torch.tensor(values, dtype=torch.float64, device=device())
-    torch.distributed.all_reduce(summed)
+    """Return each value summed over the ranks, from host to host: no device is waited for."""
+    summed = np.array(values, dtype=np.float64)
+    if world_size() > 1:
+        torch.distributed.all_reduce(torch.from_numpy(summed), group=_host_group)
     return summed.tolist()
+
+
+def add_up(tensor: torch.Tensor) -> None:
+    """Sum a tensor over the ranks in place; of a device the host does not wait for it."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+
+
+class Arriving:
+    """Numbers on their way from the device to the host, which may do something else until they are read."""
+
+    def __init__(self, *numbers: torch.Tensor | float) -> None:
+        """Each number is on the device, or known to the host."""
+        moving = [isinstance(number, torch.Tensor) and number.device.type == device().type for number in numbers]
+        self._known = [None if moves else float(number) for number, moves in zip(numbers, moving, strict=True)]
+        tensors = [number.detach().double().reshape(1) for number, moves in zip(numbers, moving, strict=True) if moves]
+        gathered = torch.cat(tensors) if tensors else torch.empty(0)
+        self._event = None
+        if gathered.device.type != "cpu":
+            pinned = torch.empty(len(gathered), dtype=torch.float64, pin_memory=True)
+            pinned.copy_(gathered, non_blocking=True)
+            self._event = get_accelerator().Event()
+            self._event.record()
+            gathered = pinned
+        self._values = gathered
+
+    def read(self) -> list[float]:
+        """Return the numbers; the one place of a step where the host waits for the device."""
+        if self._event is not None:
+            self._event.synchronize()
+        arrived = iter(self._values.numpy().tolist())
+        return [next(arrived) if known is None else known for known in self._known]

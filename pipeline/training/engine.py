@@ -18,7 +18,7 @@ from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine, masters_of
 from pipeline.recipe import OptimizerConfig
-from pipeline.training.attention import within_documents
+from pipeline.training.attention import packing_known, within_documents
 from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.disk import mend_swapping
 from pipeline.training.ds_config import zero_stage
@@ -26,6 +26,7 @@ from pipeline.training.freezing import Freezable
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon, Piece
+from pipeline.training.norms import stay_on_the_device
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.ranges import exact_ranges
 from pipeline.training.traces import TraceCache
@@ -42,6 +43,8 @@ class TrainedModel:
     blocks: dict[Block, list[nn.Parameter]]
     norms: WeightedNorms | None = None
     """Where growth is exact through weighted norm statistics only."""
+    learning: Section | None = None
+    """What `learn` was last told."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -58,7 +61,8 @@ class TrainedModel:
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
-        return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
+        with packing_known(documents):
+            return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
 
     def reach(self, step: int) -> None:
         """Take on what depends on how many steps this model has been trained."""
@@ -67,26 +71,29 @@ class TrainedModel:
 
     def learn(self, section: Section) -> None:
         """Let only what the section lets learn; all else stands still."""
+        if section == self.learning:
+            return
+        self.learning = section
         # Both switches are needed: without the first, ZeRO-3 steps a parameter by its previous gradient
         # and counts that in the norm; without the second, momentum and decay go on.
         for block, parameters in self.blocks.items():
             for parameter in parameters:
                 parameter.requires_grad_(block.learns(section))
+        learns = {block.name: block.learns(section) for block in self.blocks}
         for group in self.optimizer.param_groups:
-            group["frozen"] = not self._block(group).learns(section)
+            group["frozen"] = not learns[group["block"]]
 
     def set_rates(self, rate: Callable[[Block], float]) -> None:
         """Set the learning rate of every group by its block."""
+        rates = {block.name: rate(block) for block in self.blocks}
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self._block(group)) * group["rate_ratio"]
+            group["lr"] = rates[group["block"]] * group["rate_ratio"]
 
     def set_decays(self, decay: Callable[[Block], float]) -> None:
         """Set the weight decay of every group that decays by its block."""
+        decays = {block.name: decay(block) for block in self.blocks}
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = decay(self._block(group)) if group["decays"] else 0.0
-
-    def _block(self, group: dict[str, Any]) -> Block:
-        return next(block for block in self.blocks if block.name == group["block"])
+            group["weight_decay"] = decays[group["block"]] if group["decays"] else 0.0
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""
@@ -145,6 +152,7 @@ def build(
     stepper.refuses = lambda: True
     engine, *_ = deepspeed.initialize(model=model, optimizer=stepper, config=ds_config)
     stepper.refuses = None
+    stay_on_the_device(engine)
     mend_swapping(engine)
     fill_engine(engine, state, optimizer_state)
     if partitioned:

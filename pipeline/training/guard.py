@@ -13,6 +13,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 
 from pipeline.recipe import GuardConfig
+from pipeline.training.norms import waits, whole_norm
 
 Kind = tuple[str, int | None]
 """Steps whose losses can be compared: of one stage, and of one depth where it trains sub-models."""
@@ -99,42 +100,59 @@ def with_poison(loss: torch.Tensor) -> torch.Tensor:
 class Gradients:
     """Watches one engine's gradients, and refuses the steps of those that are not finite.
 
-    ZeRO 3 leaves such a step out itself, and so does ZeRO 1 and 2 in fp32; ZeRO 1 and 2 in bf16 and stage 0 do not.
-    fp16's overflows are the loss scale's own affair, for as long as it can fall.
+    No stage of ZeRO need look itself; fp16's overflows are the loss scale's own affair, for as long as it can fall.
     """
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
-        self._refused = False
+        self._waits = waits(engine)
+        self._norm: torch.Tensor | float | None = None
+        self._judged: torch.Tensor | float | None = None
+        self._refused: torch.Tensor | bool = False
         self._scaler = engine.optimizer.loss_scaler if engine.fp16_enabled() else None
         if self._scaler is not None:
             # At its least DeepSpeed's ends the run, which may still go back.
             self._scaler.raise_error_at_min_scale = False
 
-    def refused(self) -> bool:
-        """Whether the gradient at hand is to be left alone; asked within the optimizer's step, by every part of it."""
-        self._refused = not gradient_is_finite(self._engine)
+    def refused(self) -> torch.Tensor | bool:
+        """Whether the gradient at hand is to be left alone; asked within the optimizer's step, by every part of it.
+
+        On the device, float32 and 1 for yes, but for an engine whose host knows the norm by then.
+        """
+        norm = self._at_hand()
+        if norm is not self._judged:
+            self._norm = self._judged = norm
+            self._refused = self._waits and not is_number(float(norm))
+            if not self._waits:
+                # A negative one stands for NaN.
+                self._refused = ((norm >= 0) & (norm < math.inf)).logical_not().float()
         return self._refused
 
-    def were_finite(self) -> bool:
-        """Whether the last step's were; the same on all ranks. Asked once after each step."""
-        refused, self._refused = self._refused, False
-        overflow = getattr(self._engine.optimizer, "overflow", False)
-        if self._scaler is not None and self._scaler.dynamic:
-            overflow = overflow and self._scaler.cur_scale <= self._scaler.min_scale
-        return not (refused or overflow)
+    def _at_hand(self) -> torch.Tensor | float:
+        """The norm over all ranks of the gradient that the optimizer is about to use; no collective call.
+
+        ZeRO has set it by then, before any part of the optimizer is stepped; without it every rank holds the averaged
+        gradient whole.
+        """
+        wrapper = self._engine.optimizer
+        if hasattr(wrapper, "_global_grad_norm"):
+            assert wrapper._global_grad_norm is not None, "zero_optimization.compute_grad_norm is off"
+            return wrapper._global_grad_norm
+        gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        return whole_norm(gradients) if gradients else torch.zeros((), device=self._engine.device)
+
+    def last(self) -> tuple[torch.Tensor | float, bool]:
+        """The norm of the last step's gradient, `is_number` where it moved something, and whether it is forgiven if not.
+
+        The norm may lie on the device; it is the same on all ranks. Asked once after each step.
+        """
+        wrapper, self._judged = self._engine.optimizer, None
+        norm = getattr(wrapper, "_global_grad_norm", self._norm)
+        scaler = self._scaler
+        forgiven = scaler is not None and scaler.dynamic and not (wrapper.overflow and scaler.cur_scale <= scaler.min_scale)
+        return norm, forgiven
 
 
-def gradient_is_finite(engine: DeepSpeedEngine) -> bool:
-    """Whether the gradient over all ranks that the optimizer is about to use is finite; no collective call.
-
-    ZeRO has by then set the norm that it takes over the ranks (a negative one stands for NaN), before any part of the
-    optimizer is stepped; without ZeRO every rank holds the averaged gradient whole.
-    """
-    wrapper = engine.optimizer
-    if hasattr(wrapper, "_global_grad_norm"):
-        norm = wrapper._global_grad_norm
-        assert norm is not None, "zero_optimization.compute_grad_norm is off"
-        return 0 <= float(norm) < math.inf
-    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))) if gradients else True
+def is_number(norm: float) -> bool:
+    """Whether a gradient of this norm is finite; DeepSpeed has negative ones stand for NaN."""
+    return 0 <= norm < math.inf

@@ -3,6 +3,8 @@
 import resource
 import sys
 import time
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 
 from data_prep.errors import UserError
 from pipeline import keyed
-from pipeline.data.batches import rank_samples
+from pipeline.data.batches import Shipment, Unpacked, rank_samples
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scores import Score
 from pipeline.families import Section
@@ -19,13 +21,15 @@ from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.runs import JsonLines
+from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
+from pipeline.training.ahead import Ahead
 from pipeline.training.blocks import Block, section_of
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.data_watch import DamagedDataError, DataWatch
 from pipeline.training.engine import TrainedModel
 from pipeline.training.evaluate import HeldOut, heldout_loss
-from pipeline.training.guard import Gradients, Guard, Kind, Verdict, with_poison
+from pipeline.training.guard import Gradients, Guard, Kind, Verdict, is_number, with_poison
 from pipeline.training.losses import summed_losses
 from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
@@ -129,6 +133,10 @@ class Records:
             self.monitors.close()
 
 
+_KEYS = tuple(StepRecord.__annotations__)
+"""Of metrics.jsonl, in their order."""
+
+
 class RewindError(Exception):
     """The run is to go back to its last checkpoint, and past the data in between."""
 
@@ -141,8 +149,35 @@ class RewindError(Exception):
         self.seen = seen
 
 
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that has been given to the device, and is still to be judged."""
+
+    kind: Kind
+    record: dict[str, object]
+    """What metrics.jsonl says of it, less what is not known yet."""
+    tokens: int
+    flops: StepFlops
+    arriving: distributed.Arriving
+    """Its loss and the norm of its gradient."""
+    forgiven: bool
+    """Whether its gradient may be no number."""
+    stream: str
+    samples: int
+    """Of the stream, the step's own among them."""
+
+
+def steps_ahead() -> int:
+    """How many steps are given to the device before an earlier one is judged: to one that works beside the host, one."""
+    return 0 if distributed.device().type == "cpu" else 1
+
+
 class Trainer:
-    """Trains one model of a run through its stages."""
+    """Trains one model of a run through its stages.
+
+    A step is judged when the next one has been launched, and before anything else is done: an evaluation, a checkpoint, the
+    end of a stage or of the run.
+    """
 
     def __init__(
         self,
@@ -172,6 +207,10 @@ class Trainer:
         model.optimizer.refuses = self._gradients.refused
         self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
         self._saved_at = time.monotonic()
+        self._steps_ahead = steps_ahead()
+        self._launched: deque[_Launched] = deque()
+        self._judged_at = 0.0
+        self._next = Ahead(self._read)
 
     def train(self) -> float:
         """Run the steps that are left and return the last held-out loss.
@@ -183,9 +222,12 @@ class Trainer:
         self._records.progress.rest()
         self._model.reach(self._position.step - self._first_step)
         loss = None
-        for leg in self._timeline.of_phase(self._phase):
-            if self._position.step < leg.end:
-                loss = self._train_leg(leg)
+        try:
+            for leg in self._timeline.of_phase(self._phase):
+                if self._position.step < leg.end:
+                    loss = self._train_leg(leg)
+        finally:
+            self._next.wait()
         return self.evaluate(None) if loss is None else loss
 
     def _steps_before(self) -> list[tuple[Kind, float | None, bool]]:
@@ -201,6 +243,8 @@ class Trainer:
         Raises UserError, after saving, where the held-out text is not what was prepared.
         """
         engine, windows = self._model.engine, self._recipe.evaluation.windows
+        # One thread at a time reads the text.
+        self._next.wait()
         engine.eval()
         try:
             heldout = heldout_loss(
@@ -225,10 +269,12 @@ class Trainer:
         recipe, position = self._recipe, self._position
         self._model.divide_batch(leg.micro_batch_size, leg.accumulation)
         self._model.set_decays(lambda block: self._decay(leg.stage, block))
+        peaks = {block: self._peak_rate(leg.stage, block) for block in self._model.blocks}
         while True:
             try:
-                stopping, due = self._step(leg)
+                stopping, due = self._step(leg, peaks)
             except DamagedDataError as error:
+                self._judge(0)
                 # Nothing of the step was done; what was done before is worth keeping where it is beyond doubt.
                 if error.used:
                     self._records.checkpoints.finish(self._records.progress.say)
@@ -236,14 +282,17 @@ class Trainer:
                     self._save_before_a_fault()
                 raise
             done, ended = position.step - self._first_step, position.step == leg.end
-            self._model.reach(done)
-            if ended or position.step % recipe.evaluation.every == 0:
-                loss = self.evaluate(leg.stage.name)
-            if ended or self._tasks.due(position.step):
-                window, beat = leg.stream.sequence_length, self._records.watchdog.beat
-                scores = self._tasks.score(self._model, leg.stage.name, position.step, window, beat)
-                self._records.scored(scores)
+            evaluates = ended or position.step % recipe.evaluation.every == 0
+            scores = ended or self._tasks.due(position.step)
             due |= position.step % recipe.checkpointing.every == 0
+            self._judge(0 if evaluates or scores or due or stopping else self._steps_ahead)
+            self._model.reach(done)
+            if evaluates:
+                loss = self.evaluate(leg.stage.name)
+            if scores:
+                window, beat = leg.stream.sequence_length, self._records.watchdog.beat
+                self._next.wait()
+                self._records.scored(self._tasks.score(self._model, leg.stage.name, position.step, window, beat))
             # A run that goes back is to find what was there before it went wrong.
             if stopping or ended or (due and not self._guard.skipping):
                 self._save(must=stopping or ended)
@@ -290,83 +339,117 @@ class Trainer:
         own = self._group(stage, block, "weight_decay")
         return self._recipe.optimizer.weight_decay if own is None else own
 
-    def _step(self, leg: Leg) -> tuple[bool, bool]:
-        """Take one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock."""
-        began = time.monotonic()
+    def _step(self, leg: Leg, peaks: Mapping[Block, float]) -> tuple[bool, bool]:
+        """Launch one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock.
+
+        `peaks` are the rates of the stage's blocks at the top of the schedule.
+        """
+        if not self._launched:
+            self._judged_at = time.monotonic()
         position, model, stage = self._position, self._model, leg.stage
         section = leg.section(position.step)
         model.learn(section)
         factor = self._timeline.rate_factor(leg, position.step)
-        model.set_rates(lambda block: factor * self._peak_rate(stage, block))
+        model.set_rates(lambda block: factor * peaks[block])
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
         key = ("dropout", self._recipe.seed, position.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
         loss, scored, stopping, due = self._forward_backward(leg, section)
-        kind = stage.name, self._depth(leg, section)
-        verdict = self._guard.observe(kind, loss, self._gradients.were_finite())
+        norm, forgiven = self._gradients.last()
 
         flops = step_flops(self._recipe, model.config, leg, section, scored)
         position.step += 1
         position.samples[leg.stream.name] = position.samples.get(leg.stream.name, 0) + leg.batch_size
         position.tokens += leg.tokens
         position.ledger.add(stage.name, flops)
-        seconds = time.monotonic() - began
-        position.seconds += seconds
-        speed = self._records.utilization.speed(flops.model_total, leg.tokens, seconds)
+        depth = self._depth(leg, section)
+        record = {
+            "step": position.step,
+            "stage": stage.name,
+            "submodel_layers": depth,
+            "lr": factor * (stage.lr or self._recipe.optimizer.lr),
+            "tokens": position.tokens,
+            "flops_model": flops.model_total,
+            "flops_executed": flops.executed_total,
+            "flops_total": position.ledger.total,
+        }
+        arriving = distributed.Arriving(loss, norm)
+        name, samples = leg.stream.name, position.samples[leg.stream.name]
+        kind = stage.name, depth
+        self._launched.append(_Launched(kind, record, leg.tokens, flops, arriving, forgiven, name, samples))
+        return stopping, due
+
+    def _judge(self, but: int) -> None:
+        """Record and judge the steps that were launched, all but so many of the newest.
+
+        Raises RewindError where the guard says so, when all are recorded.
+        """
+        rewind = None
+        while len(self._launched) > but:
+            step = self._launched.popleft()
+            verdict = self._recorded(step)
+            number = step.record["step"]
+            if rewind is None and verdict is Verdict.SKIPPED:
+                self._records.progress.say(f"warning: step {number} is skipped: {self._guard.seen}")
+            if rewind is None and verdict is Verdict.REWIND:
+                rewind, but = RewindError(number, step.stream, step.samples, self._guard.seen), 0
+        if rewind is not None:
+            raise rewind
+
+    def _recorded(self, step: _Launched) -> Verdict:
+        """Wait for a step's loss and norm; tell of it, and return what the guard makes of it."""
+        loss, norm = step.arriving.read()
+        verdict = self._guard.observe(step.kind, loss, step.forgiven or is_number(norm))
+        began, self._judged_at = self._judged_at, time.monotonic()
+        seconds = self._judged_at - began
+        self._position.seconds += seconds
+        speed = self._records.utilization.speed(step.flops.model_total, step.tokens, seconds)
+        # Without ZeRO, in fp32, DeepSpeed tells none.
+        told = self._model.engine.get_global_grad_norm() is not None
+        number, stage = step.record["step"], step.record["stage"]
         if distributed.rank() == 0:
-            rate = factor * (stage.lr or self._recipe.optimizer.lr)
-            record = self._record(leg, section, loss, rate, flops, seconds)
-            record |= {"mfu": speed.mfu, "skipped": self._guard.skipping}
+            known = {"loss": loss, "grad_norm": norm if told else None, "seconds": seconds, "mfu": speed.mfu}
+            record = {key: (step.record | known | {"skipped": self._guard.skipping})[key] for key in _KEYS}
             self._records.metrics.append(record)
             self._records.monitors.step(record, speed)
-        self._records.progress.step(position.step, stage.name, loss, speed, flops.executed_total, seconds)
-        self._records.watchdog.beat(position.step)
-        if verdict is Verdict.SKIPPED:
-            self._records.progress.say(f"warning: step {position.step} is skipped: {self._guard.seen}")
-        if verdict is Verdict.REWIND:
-            raise RewindError(position.step, leg.stream.name, position.samples[leg.stream.name], self._guard.seen)
-        return stopping, due
+        self._records.progress.step(number, stage, loss, speed, step.flops.executed_total, seconds)
+        self._records.watchdog.beat(number)
+        return verdict
 
     @staticmethod
     def _depth(leg: Leg, section: Section) -> int | None:
         """The depth of the sub-model that a step trains, where it is one."""
         return None if leg.stage.submodel_layers is None else section.depth
 
-    def _record(
-        self, leg: Leg, section: Section, loss: float, rate: float, flops: StepFlops, seconds: float
-    ) -> dict[str, object]:
-        """What metrics.jsonl says of the step that was taken."""
-        norm = self._model.engine.get_global_grad_norm()
-        return {
-            "step": self._position.step,
-            "stage": leg.stage.name,
-            "submodel_layers": self._depth(leg, section),
-            "loss": loss,
-            "lr": rate,
-            "grad_norm": None if norm is None else float(norm),
-            "tokens": self._position.tokens,
-            "flops_model": flops.model_total,
-            "flops_executed": flops.executed_total,
-            "flops_total": self._position.ledger.total,
-            "seconds": seconds,
-        }
-
-    def _forward_backward(self, leg: Leg, section: Section) -> tuple[float, int, bool, bool]:
-        """Run this step's micro-batches.
-
-        Returns the loss and the scored tokens over all ranks, whether any is to stop, and whether rank 0's clock says that
-        a checkpoint is due. Raises DamagedDataError, with nothing done, where the data of any rank is damaged.
-        """
-        model, ranks = self._model, distributed.world_size()
-        batches, taken = self._streams.training(leg.stream), self._position.samples.get(leg.stream.name, 0)
+    def _read(self, request: tuple[Leg, int]) -> Shipment | Unpacked:
+        """Return this rank's micro-batches of a leg's step that begins behind so many samples; on any thread."""
+        leg, taken = request
+        batches, ranks = self._streams.training(leg.stream), distributed.world_size()
         mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, distributed.rank(), ranks)
-        micro_batches = self._watch.read(lambda: [batches.training(samples) for samples in mine])
+        read = [batches.training(samples) for samples in mine]
+        if self._model.family.objective == "mlm":
+            read = [batch.located() for batch in read]
+        if distributed.device().type == "cpu":
+            return Unpacked(read)
+        distributed.bind()
+        return Shipment(read, pinned=True)
+
+    def _forward_backward(self, leg: Leg, section: Section) -> tuple[torch.Tensor, int, bool, bool]:
+        """Launch this step's micro-batches.
+
+        Returns the loss over all ranks, on the device, the scored tokens over all ranks, whether any is to stop, and whether
+        rank 0's clock says that a checkpoint is due. Raises DamagedDataError, with nothing done, where the data of any rank
+        is damaged.
+        """
+        model, ranks, family = self._model, distributed.world_size(), self._model.family
+        taken = self._position.samples.get(leg.stream.name, 0)
+        shipments = self._watch.read(lambda: [self._next.take((leg, taken))])
         checkpoints = self._records.checkpoints
         minutes = self._recipe.checkpointing.every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
         scored, asked, written, due, faults, used = distributed.total(
-            sum(batch.scored for batch in micro_batches),
+            sum(shipment.scored for shipment in shipments),
             float(self._stop.asked),
             float(checkpoints.written),
             float(late and distributed.rank() == 0),
@@ -376,9 +459,14 @@ class Trainer:
             raise self._watch.agreed(self._position.step, used=used > 0)
         if written == ranks:
             checkpoints.finish(self._records.progress.say)
-        losses = []
+        if self._position.step + 1 < leg.end and not asked:
+            self._next.begin((leg, taken + leg.batch_size))
+        losses, micro_batches = [], shipments[0].on(distributed.device())
         for batch in micro_batches:
-            with running(model.module, model.family, section), scoring(model.module, model.family, batch.labels) as labels:
+            with (
+                running(model.module, family, section),
+                scoring(model.module, family, batch.labels, batch.places) as labels,
+            ):
                 logits = model.logits(**batch.inputs(distributed.device()))
             # Of a pair batch every sequence is a pair.
             loss = summed_losses(logits, labels, batch.pair_labels).mean(scored, leg.batch_size)
@@ -386,8 +474,8 @@ class Trainer:
             model.engine.backward(with_poison(loss) * (ranks * len(micro_batches)))
             model.engine.step()
             losses.append(loss.detach())
-        # The one look on the host: the device is not waited for between micro-batches.
-        (summed,) = distributed.total(torch.stack(losses).double().sum().item())
+        summed = torch.stack(losses).double().sum()
+        distributed.add_up(summed)
         return summed, int(scored), asked > 0, due > 0
 
 

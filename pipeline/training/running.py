@@ -42,28 +42,34 @@ def running(model: PreTrainedModel, family: Family, section: Section) -> Iterato
         behind = family.pooler or family.head_module
         lowest = layers[section.lowest] if section.lowest < section.depth else model.get_submodule(behind)
         hooks = [model.base_model.register_forward_pre_hook(stop_recording), lowest.register_forward_pre_hook(record)]
-    model.set_submodule(family.layers, nn.ModuleList(list(layers)[: section.depth]))
+    whole = section.depth == len(layers)
+    if not whole:
+        model.set_submodule(family.layers, layers[: section.depth])
     try:
         with torch.enable_grad():
             yield
     finally:
-        model.set_submodule(family.layers, layers)
+        if not whole:
+            model.set_submodule(family.layers, layers)
         for hook in hooks:
             hook.remove()
 
 
 @contextmanager
-def scoring(model: PreTrainedModel, family: Family, labels: torch.Tensor) -> Iterator[torch.Tensor]:
+def scoring(
+    model: PreTrainedModel, family: Family, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> Iterator[torch.Tensor]:
     """Give the prediction head of a masked language model the scored positions alone; yield the labels of its logits.
 
     `labels` is int64 [sequences, S]; logits come out [scored, V], of which there may be none. A causal model scores every
-    position, and runs as it is.
+    position, and runs as it is. `places`, `Batch.places`, spares looking for the scored positions, which waits for labels
+    that are on a device.
     """
     if family.objective == "clm":
         yield labels
         return
     flat = labels.flatten()
-    scored = (flat != IGNORED).nonzero().squeeze(1)
+    scored = (flat != IGNORED).nonzero().squeeze(1) if places is None else places
 
     def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *others = inputs
@@ -71,6 +77,6 @@ def scoring(model: PreTrainedModel, family: Family, labels: torch.Tensor) -> Ite
 
     hook = model.get_submodule(family.head_module).register_forward_pre_hook(select)
     try:
-        yield flat[scored]
+        yield flat.index_select(0, scored)
     finally:
         hook.remove()

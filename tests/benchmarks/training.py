@@ -318,7 +318,13 @@ def the_loop(
     watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
     trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest(), watch)
     (leg,) = timeline.of_phase(0)
-    return lambda: trainer._step(leg)
+    rates = dict.fromkeys(trained.blocks, recipe.optimizer.lr)
+
+    def take() -> None:
+        trainer._step(leg, rates)
+        trainer._judge(0)
+
+    return take
 
 
 def hugging_face(

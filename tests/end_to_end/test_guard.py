@@ -14,15 +14,17 @@ import pipeline.training.loop as loop
 from pipeline.data.batches import Batches
 
 first, end = FIRST, END
-taken, plain_training, plain_losses = [], Batches.training, loop.summed_losses
+bad, plain_training, plain_losses = [], Batches.training, loop.summed_losses
 
 def training(self, samples):
-    taken.append(any(first <= sample < end for sample in samples))
-    return plain_training(self, samples)
+    batch = plain_training(self, samples)
+    if any(first <= sample < end for sample in samples):
+        bad.append(batch.labels)
+    return batch
 
-def losses(*arguments):
-    sums = plain_losses(*arguments)
-    return sums._replace(tokens=sums.tokens * math.nan) if taken.pop(0) else sums
+def losses(logits, labels, pair_labels):
+    sums = plain_losses(logits, labels, pair_labels)
+    return sums._replace(tokens=sums.tokens * math.nan) if any(labels is each for each in bad) else sums
 
 Batches.training, loop.summed_losses = training, losses
 sys.argv[0] = "launch/pretrain.py"

@@ -1,0 +1,134 @@
+"""The gradient's norm and its clipping under DeepSpeed without a look on the host: the device is never waited for.
+
+DeepSpeed 0.19 takes the norm by several operations on every gradient and looks on the host whether it is a number: at each
+parameter group under ZeRO 1 and 2, once under ZeRO 3, at each parameter without ZeRO in bf16. Here one call takes the norms of
+all gradients, and who steps is told on the device. The methods that are replaced are private (DeepSpeed 0.19.8).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.utils import combine_grad_norm_groups
+from deepspeed.runtime.zero import stage3, stage_1_and_2
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.runtime.zero.utils import get_norm_dtype
+from deepspeed.utils.bwc import bwc_tensor_model_parallel_world_size
+
+
+def stay_on_the_device(engine: DeepSpeedEngine) -> None:
+    """Have an engine's steps take and clip the norm on the device; the optimizer has to leave out what is not finite.
+
+    Left as they are: fp16, whose loss scale the host must know; an optimizer in the host's memory; parameters that several
+    ranks of a model-parallel group hold; ZeRO 1 in bf16 with fp32 accumulation (`data_types.grad_accum_dtype`).
+    """
+    wrapper = engine.optimizer
+    if engine.fp16_enabled() or bwc_tensor_model_parallel_world_size(engine.mpu) > 1:
+        return
+    if isinstance(wrapper, DeepSpeedZeroOptimizer) and not wrapper.cpu_offload:
+        wrapper.scaled_global_norm = partial(_norm_of_groups, wrapper)
+        wrapper.step = _unlooked(wrapper.step, stage_1_and_2)
+    elif isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3) and not wrapper.offload_optimizer:
+        wrapper._get_norm_groups = partial(_norms_of_partitions, wrapper)
+        wrapper.step = _unlooked(wrapper.step, stage3)
+    elif isinstance(wrapper, FP16_UnfusedOptimizer):
+        wrapper.step = partial(_step_masters, wrapper)
+    elif not engine.zero_optimization():
+        engine.clip_fp32_gradients = partial(_clip, engine)
+
+
+def waits(engine: DeepSpeedEngine) -> bool:
+    """Whether the host knows of an engine's gradient before the optimizer moves anything, having waited for the device."""
+    wrapper = engine.optimizer
+    offloads = getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False)
+    return engine.fp16_enabled() or bool(offloads)
+
+
+def whole_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the norm over gradients that every rank holds whole."""
+    return _squares(gradients, [len(gradients)], torch.float32)[0].sqrt()
+
+
+def _squares(gradients: Sequence[torch.Tensor], groups: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return the squared norms of gradients that lie in consecutive groups of so many, [groups]; 0 for one without any."""
+    squares = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype)).pow(2)
+    return torch.stack([part.sum() for part in squares.split(groups)])
+
+
+def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torch.Tensor:
+    """What `scaled_global_norm` of ZeRO 1 and 2 returns, infinite where it is no number."""
+    groups = [
+        [gradient for gradient in wrapper.averaged_gradients[number] if not getattr(gradient, "_zero_padding", False)]
+        for number in range(len(wrapper.bit16_groups))
+    ]
+    if not any(groups):
+        # One of many ranks, whose part is padding alone.
+        groups[0].append(torch.zeros(1, device=wrapper.device))
+    summed = _squares([gradient for group in groups for gradient in group], list(map(len, groups)), get_norm_dtype()).float()
+    dist.all_reduce(summed, group=wrapper.dp_process_group)
+    return combine_grad_norm_groups(list(summed.sqrt().unbind()))
+
+
+def _norms_of_partitions(wrapper: DeepSpeedZeroOptimizer_Stage3) -> list[torch.Tensor]:
+    """What `_get_norm_groups` of ZeRO 3 returns; it makes one infinite norm of any that is no number."""
+    groups = [wrapper.averaged_gradients[number] for number in range(len(wrapper.fp16_groups))]
+    summed = _squares([gradient for group in groups for gradient in group], list(map(len, groups)), get_norm_dtype())
+    dist.all_reduce(summed, group=wrapper._get_param_partition_group(wrapper.fp16_groups[0][0]))
+    return list(summed.sqrt().unbind())
+
+
+def _unlooked(step: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
+    """Return a wrapper's `step` that goes on whatever the norm is, as the optimizer will decide."""
+
+    def unlooked(*arguments: Any, **options: Any) -> Any:
+        with _trusting(module):
+            return step(*arguments, **options)
+
+    return unlooked
+
+
+@contextmanager
+def _trusting(module: ModuleType) -> Iterator[None]:
+    """Let one of DeepSpeed's modules take every norm for a number."""
+    looks, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
+    try:
+        yield
+    finally:
+        module.is_invalid_grad_norm = looks
+
+
+@torch.no_grad()
+def _step_masters(wrapper: FP16_UnfusedOptimizer, closure: None = None) -> bool:
+    """Step fp32 masters by the gradients of bf16 weights that every rank holds whole."""
+    weights = [weight for group in wrapper.fp16_groups for weight in group]
+    masters = [master for group in wrapper.fp32_groups for master in group]
+    for master, weight in zip(masters, weights, strict=True):
+        master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.to(master.dtype)
+    gradients = [master.grad for master in masters]
+    wrapper._global_grad_norm = whole_norm(gradients)
+    if wrapper.clip_grad > 0:
+        _scale_down(gradients, wrapper._global_grad_norm, wrapper.clip_grad)
+    wrapper.optimizer.step()
+    torch._foreach_copy_(weights, masters)
+    for master in masters:
+        master.grad = None
+    return False
+
+
+def _clip(engine: DeepSpeedEngine) -> None:
+    """Clip the gradients of fp32 weights that every rank holds whole."""
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    if gradients:
+        _scale_down(gradients, whole_norm(gradients), engine.gradient_clipping())
+
+
+@torch.no_grad()
+def _scale_down(gradients: list[torch.Tensor], norm: torch.Tensor, most: float) -> None:
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))

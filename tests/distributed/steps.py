@@ -1,0 +1,79 @@
+"""A Trainer on made-up text, whose steps are taken one by one."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from pipeline import keyed
+from pipeline.data.objectives import CausalObjective, MaskedObjective
+from pipeline.families import FAMILIES, scratch_config
+from pipeline.growth.initialization import initialized
+from pipeline.recipe import ModelConfig, Recipe
+from pipeline.runs import JsonLines
+from pipeline.training import distributed
+from pipeline.training.blocks import cut
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.engine import build
+from pipeline.training.loop import Position, Records, Trainer
+from pipeline.training.monitors import Monitors
+from pipeline.training.progress import Progress
+from pipeline.training.tasks import Tasks
+from pipeline.training.timeline import lay_out
+from pipeline.training.utilization import Utilization
+from pipeline.training.watchdog import Watchdog
+from pipeline.training.workload import Workload
+from tests.benchmarks.made_up import batches
+from tests.benchmarks.measuring import zero_json
+from tests.shards import MemoryShard
+
+LENGTH, SEQUENCES, VOCABULARY, MASK = 16, 2, 100, 99
+
+
+def trainer(
+    directory: Path, family_name: str, stage: int, *, half: bool = True, layers: int = 2, steps: int = 8, **changes: object
+) -> Trainer:
+    """Return the trainer of a small model, of `steps` steps of two micro-batches a rank."""
+    family, ranks = FAMILIES[family_name], distributed.world_size()
+    described = {"family": family_name, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
+    config = scratch_config(ModelConfig(**described), VOCABULARY, 0, LENGTH)
+    changes.setdefault("evaluation", {"every": 1000, "windows": 4})
+    recipe = Recipe(
+        run_dir=str(directory),
+        data={"shards": "unused", "sequence_length": LENGTH},
+        source={"model": described, "steps": steps},
+        target={"hidden_size": 16},
+        stages=[{"name": "unused", "steps": 1}],
+        **changes,
+    )
+    ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | {"gradient_accumulation_steps": 2}
+    ds_config["train_batch_size"] = 2 * SEQUENCES * ranks
+    blocks = cut(layers, [])
+    model = build(family, config, initialized(family, config, 1), ds_config, recipe.optimizer, blocks, "sdpa")
+    objective = CausalObjective(LENGTH)
+    if family.objective == "mlm":
+        objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
+    text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3))
+    loaded = batches([text], objective)
+    timeline = lay_out(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
+    records = Records(
+        JsonLines(directory / "metrics.jsonl"),
+        JsonLines(directory / "eval.jsonl"),
+        JsonLines(directory / "scores.jsonl"),
+        Checkpoints(directory / "checkpoints", recipe.checkpointing),
+        Progress(Workload(recipe, timeline, {0: config, 1: config}.__getitem__), 0, shown=False),
+        Utilization.measured(torch.float32, given_tflops=1.0),
+        Monitors.opened({}, directory, 0),
+        Watchdog(1800),
+    )
+    streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
+    watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
+    stop = SimpleNamespace(asked=False, defer=lambda: None)
+    return Trainer(0, model, timeline, recipe, streams, Position(), Tasks(recipe, None), records, stop, watch)
+
+
+def take_step(made: Trainer) -> None:
+    """Launch the next step of the only stage."""
+    (leg,) = made._timeline.of_phase(0)
+    made._step(leg, dict.fromkeys(made._model.blocks, 1e-3))
