@@ -41,9 +41,9 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         """Update these groups by AdamW."""
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
         mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
-        # Of grown state the host looks itself: once a group.
-        if mixed and not (self.found_inf is not None and self.found_inf.item()):
-            for parameter, group in mixed:
+        for parameter, group in mixed:
+            # What is not one kernel would be half as fast again if it were told on the device: the host looks.
+            if self.found_inf is None or triton_runs(parameter.device) or not self.found_inf.item():
                 self._step_elements(parameter, group)
 
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
@@ -65,14 +65,14 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         for key, value in state.items():
             if value.device != parameter.device:
                 state[key] = value.to(parameter.device)
-        state["step"] += 1
+        state["step"] += 1 if self.found_inf is None else 1 - self.found_inf
         flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
         weights = parameter.view(-1)
         # As tensors on the host, which kernels take as arguments: by a number that changes it would be compiled at each step.
         numbers = {"lr": torch.tensor(group["lr"]), "kept": torch.tensor(1 - group["lr"] * group["weight_decay"])}
         numbers |= {"betas": group["betas"], "eps": group["eps"]}
         if triton_runs(weights.device):
-            _compiled_adamw()(weights, **flat, **numbers)
+            _compiled_adamw()(self.found_inf, weights, **flat, **numbers)
             return
         for begin in range(0, len(weights), CHUNK_ELEMENTS):
             part = {key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()}
@@ -106,10 +106,30 @@ def _adamw(
     weight.sub_(rate * exp_avg / ((exp_avg_sq / _bias_correction(beta2, step)).sqrt() + least))
 
 
+def _adamw_unless(
+    refused: torch.Tensor | None,
+    weight: torch.Tensor,
+    *,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    **others: Any,
+) -> None:
+    """The same, but that nothing moves where `refused` is 1, on the device."""
+    if refused is None:
+        _adamw(weight, grad, exp_avg, exp_avg_sq, **others)
+        return
+    held = weight, exp_avg, exp_avg_sq
+    moved = [tensor.clone() for tensor in held]
+    _adamw(moved[0], grad, *moved[1:], **others)
+    for old, new in zip(held, moved, strict=True):
+        old.copy_(torch.where(refused > 0, old, new))
+
+
 @cache
 def _compiled_adamw() -> Callable[..., None]:
     """The same as one kernel, for tensors of any length."""
-    return torch.compile(_adamw, dynamic=True, fullgraph=True)
+    return torch.compile(_adamw_unless, dynamic=True, fullgraph=True)
 
 
 def _bias_correction(beta: float, age: torch.Tensor) -> torch.Tensor:

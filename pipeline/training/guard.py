@@ -1,7 +1,8 @@
 """Losses and gradients that are no numbers, and losses that spike: what is done about a step.
 
 A step without a finite gradient is skipped by every rank; several in a row, or a spike, send the run back to its last
-checkpoint and past the data in between (as in PaLM, Chowdhery et al. 2022, section 5.1).
+checkpoint and past the data in between (as in PaLM, Chowdhery et al. 2022, section 5.1). That a step moves nothing is decided
+where its gradient is, on the device; what is made of it is decided on the host, to which loss and norm come a step later.
 """
 
 import math

@@ -21,7 +21,8 @@ from pipeline.training.distributed import Result
 EXIT_STALLED = 1
 """A fault's exit status: what stalled once may stall again, and a person should look."""
 
-_COLLECTIVE = ("torch/distributed/", "deepspeed/comm/")
+# In the last one for the device, whose own collectives the host does not see.
+_COLLECTIVE = ("torch/distributed/", "deepspeed/comm/", "torch/cuda/streams.py")
 _ANSWER_SECONDS = 5.0
 
 

@@ -32,9 +32,17 @@ LENGTH, SEQUENCES, VOCABULARY, MASK = 16, 2, 100, 99
 
 
 def trainer(
-    directory: Path, family_name: str, stage: int, *, half: bool = True, layers: int = 2, steps: int = 8, **changes: object
+    directory: Path,
+    family_name: str,
+    stage: int,
+    *,
+    half: bool = True,
+    layers: int = 2,
+    steps: int = 8,
+    ds_config: dict[str, object] | None = None,
+    **changes: object,
 ) -> Trainer:
-    """Return the trainer of a small model, of `steps` steps of two micro-batches a rank."""
+    """Return the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
     family, ranks = FAMILIES[family_name], distributed.world_size()
     described = {"family": family_name, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
     config = scratch_config(ModelConfig(**described), VOCABULARY, 0, LENGTH)
@@ -47,8 +55,8 @@ def trainer(
         stages=[{"name": "unused", "steps": 1}],
         **changes,
     )
-    ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | {"gradient_accumulation_steps": 2}
-    ds_config["train_batch_size"] = 2 * SEQUENCES * ranks
+    batch = {"train_batch_size": 2 * SEQUENCES * ranks, "gradient_accumulation_steps": 2}
+    ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | batch | (ds_config or {})
     blocks = cut(layers, [])
     model = build(family, config, initialized(family, config, 1), ds_config, recipe.optimizer, blocks, "sdpa")
     objective = CausalObjective(LENGTH)

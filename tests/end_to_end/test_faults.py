@@ -229,10 +229,10 @@ import pipeline.training.loop as loop
 
 plain = loop.Trainer._step
 
-def step(self, leg):
+def step(self, *arguments):
     if self._position.step == LAST - 1:
         os.kill(os.getpid(), signal.SIGTERM)
-    return plain(self, leg)
+    return plain(self, *arguments)
 
 loop.Trainer._step = step
 sys.argv[0] = "launch/pretrain.py"

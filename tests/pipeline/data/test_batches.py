@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from pipeline.data.batches import Batches, Corpus, rank_samples
+from pipeline.data.batches import Batch, Batches, Corpus, Shipment, Unpacked, rank_samples
 from pipeline.data.blend import BLOCK
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective
@@ -81,3 +84,58 @@ def test_documents_come_with_a_batch_that_keeps_them_apart():
         assert apart.inputs(torch.device("cpu"))["documents"].tolist() == [first, [0] * 8]
         assert together.inputs(torch.device("cpu")).keys() == {"input_ids"}
         assert torch.equal(together.input_ids, apart.input_ids) and torch.equal(together.labels, apart.labels)
+
+
+def a_step(kind):
+    """Micro-batches of one kind: with documents, masked with places, or pairs."""
+    draw = torch.Generator().manual_seed(3)
+
+    def ids(*shape):
+        return torch.randint(0, 50, shape, generator=draw)
+
+    def batch():
+        labels = ids(2, LENGTH)
+        if kind == "documents":
+            return Batch(ids(2, LENGTH), labels, documents=ids(2, LENGTH))
+        labels[labels > 9] = IGNORED
+        if kind == "masked":
+            return Batch(ids(2, LENGTH), labels).located()
+        return Batch(ids(2, LENGTH), labels, None, ids(2, LENGTH), ids(2, LENGTH), ids(2)).located()
+
+    return [batch() for _ in range(3)]
+
+
+class Copies(TorchFunctionMode):
+    """The copies to another device, and whether the host goes on meanwhile."""
+
+    def __init__(self):
+        self.made = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function in (torch.Tensor.to, torch.Tensor.copy_, torch.Tensor.cuda):
+            self.made.append((options or {}).get("non_blocking"))
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("kind", ["documents", "masked", "pairs"])
+def test_a_steps_batches_go_to_the_device_by_one_copy_and_are_what_they_were(kind):
+    step = a_step(kind)
+    for packed in (Shipment(step, pinned=False), Unpacked(step)):
+        assert packed.scored == sum(int((batch.labels != IGNORED).sum()) for batch in step)
+        for batch, moved in zip(step, packed.on(torch.device("cpu")), strict=True):
+            for field in dataclasses.fields(Batch):
+                expected, seen = getattr(batch, field.name), getattr(moved, field.name)
+                assert (expected is None and seen is None) or torch.equal(expected, seen), field.name
+    # There is no copy to a device that is the host.
+    assert Unpacked(step).on(torch.device("cpu"))[0] is step[0]
+    with Copies() as copies:
+        there = Shipment(step, pinned=False).on(torch.device("meta"))
+        inputs = there[0].inputs(torch.device("meta"))
+    assert {tensor.device.type for tensor in inputs.values()} == {"meta"}
+    # The last ones, of inputs that are there, copy nothing.
+    assert copies.made == [True] + [None] * len(inputs)
+
+
+def test_places_are_those_of_the_scored_positions():
+    for batch in a_step("masked"):
+        assert torch.equal(batch.labels.flatten()[batch.places], batch.labels[batch.labels != IGNORED])

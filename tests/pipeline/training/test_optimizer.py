@@ -1,5 +1,6 @@
 """Optimizers against torch's and by hand: elements of several ages, frozen groups, refused steps; and what decays."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
+from pipeline.training import adamw
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
@@ -231,22 +233,52 @@ def test_beside_a_gpu_a_cpu_adam_that_cannot_be_compiled_is_said_with_what_it_ne
     assert "'cpu_adam'" in caplog.text and "Debian's packages g++ and python3-dev" in caplog.text
 
 
-def test_a_refused_step_moves_nothing():
-    for make in (
-        lambda groups: FreezableAdamW(groups, **OPTIONS),
-        lambda groups: FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98)),
-        lambda groups: FreezableMuon(groups, {}, torch.float32, **OPTIONS),
-    ):
+OPTIMIZERS = {
+    "adamw": lambda groups: FreezableAdamW(groups, **OPTIONS),
+    "lion": lambda groups: FreezableLion(groups, lr=1e-2, betas=(0.9, 0.98)),
+    "muon": lambda groups: FreezableMuon(groups, {}, torch.float32, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("on_the_device", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_refused_step_moves_nothing(name, on_the_device, bad):
+    parameter = WEIGHTS.clone().requires_grad_()
+    optimizer = OPTIMIZERS[name]([{"params": [parameter], "frozen": False, "muon": False, "weight_decay": 0.1}])
+
+    def step(gradient: torch.Tensor, refused: bool) -> None:
+        parameter.grad = gradient.clone()
+        optimizer.refuses = lambda: torch.tensor(float(refused)) if on_the_device else refused
+        optimizer.step()
+
+    step(torch.full((SIZE,), bad), True)
+    assert torch.equal(parameter, WEIGHTS) and not any(value.any() for value in optimizer.state[parameter].values())
+    step(GRADIENTS[0], False)
+    assert not torch.equal(parameter, WEIGHTS)
+    before = [value.clone() for value in (parameter.detach(), *optimizer.state[parameter].values())]
+    step(torch.full((SIZE,), bad), True)
+    assert all(map(torch.equal, before, (parameter.detach(), *optimizer.state[parameter].values())))
+
+
+@pytest.mark.parametrize("one_kernel", [False, True])
+def test_a_step_that_is_refused_on_the_device_moves_no_grown_state_either(one_kernel, monkeypatch):
+    if one_kernel:
+        # What is compiled on a GPU, as it is written.
+        monkeypatch.setattr(adamw, "triton_runs", lambda device: True)
+        monkeypatch.setattr(adamw, "_compiled_adamw", lambda: adamw._adamw_unless)
+    steps = {}
+    for bad in (False, True):
         parameter = WEIGHTS.clone().requires_grad_()
-        optimizer = make([{"params": [parameter], "frozen": False, "muon": False, "weight_decay": 0.1}])
-        parameter.grad = torch.full((SIZE,), float("nan"))
-        optimizer.refuses = lambda: True
-        optimizer.step()
-        assert torch.equal(parameter, WEIGHTS) and not optimizer.state
-        parameter.grad = GRADIENTS[0].clone()
-        optimizer.refuses = lambda: False
-        optimizer.step()
-        assert not torch.equal(parameter, WEIGHTS)
+        optimizer = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
+        optimizer.state[parameter] = {key: torch.arange(float(SIZE)) for key in ("step", "exp_avg", "exp_avg_sq")}
+        for gradient in GRADIENTS:
+            for refused in (True, False) if bad else (False,):
+                parameter.grad = torch.full((SIZE,), math.nan) if refused else gradient.clone()
+                optimizer.refuses = lambda refused=refused: torch.tensor(float(refused))
+                optimizer.step()
+        steps[bad] = [parameter.detach(), *optimizer.state[parameter].values()]
+    assert all(map(torch.equal, steps[False], steps[True])) and not torch.equal(steps[True][0], WEIGHTS)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])

@@ -1,0 +1,220 @@
+"""What a training step has the host wait for, how much it gives to the device, and what is judged a step later."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES, scratch_config
+from pipeline.recipe import ModelConfig
+from pipeline.training import distributed
+from pipeline.training.attention import packing_known, within_documents
+from pipeline.training.loop import RewindError
+from tests.distributed.steps import VOCABULARY, take_step, trainer
+from tests.ranks import run_ranks
+from tests.waits import Waits
+
+# --- waits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: bool(x.any()),
+        lambda x: float(x.sum()),
+        lambda x: int(x.sum()),
+        lambda x: x if x.sum() > 0 else None,
+        lambda x: x.numpy(),
+        lambda x: x.cpu(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x.index_put_((x > 1,), torch.ones(())),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.masked_fill_(x > 0, torch.ones(())),
+        lambda x: torch.tensor(1.0, device="cpu"),
+        lambda x: torch.equal(x, x),
+        lambda x: x.unique(),
+        lambda x: torch.repeat_interleave(x.long()),
+    ],
+)
+def test_what_makes_the_host_wait_is_counted(work):
+    with Waits() as waits:
+        work(torch.arange(3.0))
+    assert len(waits.seen) == 1, waits.seen
+
+
+def test_what_the_device_does_by_itself_is_not_counted():
+    x = torch.arange(3.0)
+    with Waits() as waits:
+        y = torch.where(x > 0, x, math.nan).nan_to_num().masked_fill(x > 1, 0.0).index_select(0, torch.tensor([0, 1]))
+        torch._foreach_norm([x, y])
+        x[1:] += y.sum()
+    assert not waits.seen and waits.operations
+
+
+def waits_of_steps(families: list[str], stages: list[int], half: bool) -> dict[tuple[str, int], tuple[list[str], list[str]]]:
+    """Return what one step waits for while it is launched, and while it is judged."""
+    seen = {}
+    for family in families:
+        for stage in stages:
+            with tempfile.TemporaryDirectory() as directory:
+                made = trainer(Path(directory), family, stage, half=half)
+                for _ in range(3):
+                    take_step(made)
+                    made._judge(0)
+                with Waits() as launched:
+                    take_step(made)
+                with Waits() as judged:
+                    made._judge(0)
+                made._next.wait()
+                made._model.close()
+            seen[family, stage] = launched.seen, judged.seen
+    return seen
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("half", [True, pytest.param(False, marks=pytest.mark.full)])
+def test_the_host_waits_for_the_device_where_a_step_is_judged_and_nowhere_else(ranks, half):
+    """Under ZeRO 3 DeepSpeed waits for one stream more on CUDA, at the end of each backward pass, which is not seen here."""
+    for seen in run_ranks(waits_of_steps, ranks, ["gpt2", "bert"], [0, 1, 2, 3], half):
+        for case, (launched, judged) in seen.items():
+            assert launched == [], case
+            assert len(judged) == 1 and judged[0].startswith("numpy at distributed.py"), (case, judged)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_forward_pass_waits_for_nothing_and_documents_are_those_that_transformers_finds(family, packed):
+    described = ModelConfig(family=family, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = scratch_config(described, VOCABULARY, 0, 8)
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(1)
+    model = FAMILIES[family].model_class(config).eval()
+    ids = torch.randint(2, VOCABULARY, (3, 8))
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0] * 8, [0, 1, 1, 1, 1, 1, 1, 1]]) if packed else None
+    extra = {"use_cache": False} if FAMILIES[family].objective == "clm" else {}
+    if packed:
+        extra |= within_documents(FAMILIES[family], config, documents, torch.float32)
+    with torch.no_grad():
+        expected = model(input_ids=ids, **extra)[0]
+        with Waits() as waits, packing_known(documents):
+            seen = model(input_ids=ids, **extra)[0]
+    assert torch.equal(expected, seen)
+    assert not waits.seen
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+
+def operations(stage: int) -> tuple[int, int]:
+    """Return how many operations a step of 12 layers is by DeepSpeed's own defaults, and by ours."""
+    counts = []
+    for ours in (False, True):
+        with tempfile.TemporaryDirectory() as directory:
+            if ours:
+                made = trainer(Path(directory), "gpt2", stage, layers=12)
+            else:
+                defaults = {"bf16": {"enabled": True}, "timers": {}}
+                with patch("pipeline.training.engine.stay_on_the_device"):
+                    made = trainer(Path(directory), "gpt2", stage, layers=12, ds_config=defaults)
+            for _ in range(2):
+                take_step(made)
+                made._judge(0)
+            with Waits() as launched:
+                take_step(made)
+            made._next.wait()
+            made._model.close()
+        counts.append(launched.operations)
+    return tuple(counts)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_is_less_than_half_of_the_operations_that_it_is_by_deepspeeds_defaults(stage):
+    ((theirs, ours),) = run_ranks(operations, 1, stage)
+    assert ours < theirs / 2, (ours, theirs)
+
+
+# --- judged a step later --------------------------------------------------------------------------
+
+
+def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
+    """Return what a run records that is judged so many steps later, and how it ends; steps `bad` have no number for a loss."""
+    import pipeline.training.loop as loop
+
+    plain, calls = loop.summed_losses, []
+
+    def losses(*arguments):
+        calls.append(None)
+        # Of two micro-batches a step.
+        step = (len(calls) + 1) // 2
+        sums = plain(*arguments)
+        return sums._replace(tokens=sums.tokens * math.nan) if step in bad else sums
+
+    with tempfile.TemporaryDirectory() as directory:
+        with patch.object(loop, "steps_ahead", lambda: ahead), patch.object(loop, "summed_losses", losses):
+            made = trainer(Path(directory), "gpt2", 2, half=False, steps=9, **changes)
+            try:
+                end = made.train()
+            except RewindError as rewind:
+                end = str(rewind), rewind.step, rewind.samples
+            made._records.metrics.flush()
+            records = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
+            weights = [parameter.detach().clone().numpy() for parameter in made._model.module.parameters()]
+            saved = made._records.checkpoints.last.step if made._records.checkpoints.last else None
+            made._model.close()
+    timeless = [{key: value for key, value in record.items() if key not in ("seconds", "mfu")} for record in records]
+    assert all(record["seconds"] > 0 for record in records)
+    return timeless, end, weights, saved
+
+
+EVERY_THREE = {"evaluation": {"every": 3, "windows": 4}, "checkpointing": {"every": 4}}
+
+
+def test_a_run_that_is_judged_a_step_later_is_the_same():
+    for bad in ([], [2, 6]):
+        (now,), (later,) = (run_ranks(trained_in_all, 1, ahead, bad) for ahead in (0, 1))
+        assert now[0] == later[0] and now[1] == later[1] and now[3] == later[3] == 9
+        assert all((one == other).all() for one, other in zip(now[2], later[2], strict=True))
+        assert [record["step"] for record in now[0]] == list(range(1, 10))
+        assert [record["step"] for record in now[0] if record["skipped"]] == bad
+
+
+def trained_in_all(ahead: int, bad: list[int]):
+    return trained(ahead, bad, **EVERY_THREE)
+
+
+def trained_to_a_rewind(ahead: int, every: int):
+    return trained(ahead, [4, 5], guard={"skipped_steps": 2}, evaluation={"every": every, "windows": 4})
+
+
+@pytest.mark.parametrize(("every", "late"), [(1000, 6), (5, 5)])
+def test_a_run_goes_back_from_the_same_step_and_past_the_same_data_once_all_is_recorded(every, late):
+    (now,), (later,) = (run_ranks(trained_to_a_rewind, 1, ahead, every) for ahead in (0, 1))
+    assert now[1] == later[1] and now[1][1:] == (5, 20)
+    assert [record["step"] for record in now[0]] == [1, 2, 3, 4, 5]
+    # The step that was under way is recorded too, unless there was an evaluation before it.
+    assert [record["step"] for record in later[0]] == list(range(1, late + 1)) and later[0][:5] == now[0]
+
+
+# --- numbers under way ----------------------------------------------------------------------------
+
+
+def exchanged() -> tuple[list[float], list[float], float]:
+    rank = distributed.rank()
+    tensor = torch.tensor([1.5 + rank])
+    distributed.add_up(tensor)
+    arriving = distributed.Arriving(tensor[0], math.inf, torch.tensor(2.0, dtype=torch.float64))
+    return distributed.total(rank, 2.5), arriving.read(), float(tensor)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_numbers_are_summed_over_ranks_and_arrive_in_their_order(ranks):
+    for totals, read, summed in run_ranks(exchanged, ranks):
+        assert totals == [sum(range(ranks)), 2.5 * ranks]
+        assert summed == 1.5 * ranks + sum(range(ranks)) and read == [summed, math.inf, 2.0]
