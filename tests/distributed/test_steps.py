@@ -156,18 +156,21 @@ def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
         sums = plain(*arguments)
         return sums._replace(tokens=sums.tokens * math.nan) if step in bad else sums
 
-    with tempfile.TemporaryDirectory() as directory:
-        with patch.object(loop, "steps_ahead", lambda: ahead), patch.object(loop, "summed_losses", losses):
-            made = trainer(Path(directory), "gpt2", 2, half=False, steps=9, **changes)
-            try:
-                end = made.train()
-            except RewindError as rewind:
-                end = str(rewind), rewind.step, rewind.samples
-            made._records.metrics.flush()
-            records = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
-            weights = [parameter.detach().clone().numpy() for parameter in made._model.module.parameters()]
-            saved = made._records.checkpoints.last.step if made._records.checkpoints.last else None
-            made._model.close()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        patch.object(loop, "steps_ahead", lambda: ahead),
+        patch.object(loop, "summed_losses", losses),
+    ):
+        made = trainer(Path(directory), "gpt2", 2, half=False, steps=9, **changes)
+        try:
+            end = made.train()
+        except RewindError as rewind:
+            end = str(rewind), rewind.step, rewind.samples
+        made._records.metrics.flush()
+        records = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
+        weights = [parameter.detach().clone().numpy() for parameter in made._model.module.parameters()]
+        saved = made._records.checkpoints.last.step if made._records.checkpoints.last else None
+        made._model.close()
     timeless = [{key: value for key, value in record.items() if key not in ("seconds", "mfu")} for record in records]
     assert all(record["seconds"] > 0 for record in records)
     return timeless, end, weights, saved
