@@ -9,8 +9,8 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training import adamw as adamw_module
 from pipeline.training import adamw
+from pipeline.training import adamw as adamw_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
