@@ -144,7 +144,6 @@ def test_the_fair_loop_learns_as_the_plain_one(monkeypatch):
     # Large beside bfloat16's rounding of the weights.
     monkeypatch.setattr(gpu, "LEARNING_RATE", 0.01)
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     moved = {}
     for key in ("bare", "fair"):
         torch.manual_seed(0)
@@ -159,6 +158,32 @@ def test_the_fair_loop_learns_as_the_plain_one(monkeypatch):
     # Adam's first updates are all but signs, and a few gradients are near nothing.
     assert torch.nn.functional.cosine_similarity(*moved.values(), dim=0) > 0.98
     assert moved["fair"].norm().item() == pytest.approx(moved["bare"].norm().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_every_layer_of_the_fair_loop_stays_compiled(family, monkeypatch):
+    """More layers than torch compiles forms of one function by default."""
+    config = torch._dynamo.config
+    layers = config.recompile_limit + 2
+    model = Model(family, layers, 64, 32, 4, 500)
+    batch = Batch(model, configuration(model)[0], 4, CPU)
+    compiled, ran = torch.compile, []
+
+    def backend(graph, _):
+        def run(*inputs):
+            ran.append(graph)
+            return graph(*inputs)
+
+        return run
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend=backend))
+    with config.patch(recompile_limit=config.recompile_limit, fail_on_recompile_limit_hit=True):
+        step, _ = WAYS["fair"].step(model, batch, WAYS["fair"])
+        step()
+        step()
+    assert len(ran) == 2 * (layers + 1), "each layer and the loss, in one graph each"
+    torch._dynamo.reset()
 
 
 # --- make gpu -------------------------------------------------------------------------------------

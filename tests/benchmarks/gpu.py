@@ -46,6 +46,7 @@ SECONDS = 420.0
 GROWTH_SHARE = 0.15
 """Of the seconds, kept for growth."""
 PROFILED_STEPS = 3
+VARIANTS = 64
 FILLED = 0.8
 """Share of the device's memory that a batch may come to."""
 LEARNING_RATE = 1e-4
@@ -235,8 +236,10 @@ def fair_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None],
     plain, logits, labels = plain_model(model, batch)
     masters = [weight.detach().clone().requires_grad_() for weight in plain.parameters()]
     weights = list(plain.to(torch.bfloat16).parameters())
+    # As many forms of a layer as ours may have: past the limit a layer would run uncompiled, and say so in a warning alone.
+    torch._dynamo.config.recompile_limit = VARIANTS
     for layer in plain.get_submodule(FAMILIES[model.family].layers):
-        layer.compile()
+        layer.forward = torch.compile(layer.forward)
     mean_loss = torch.compile(lambda scores, labels: cross_entropy(scores.float(), labels))
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, fused=True)
     for master in masters:
