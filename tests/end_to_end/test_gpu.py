@@ -131,3 +131,38 @@ def test_a_run_that_is_resumed_on_a_gpu_has_the_uninterrupted_ones_losses(
     assert again["loss_scale"] == ended["loss_scale"]
     if precision == "fp16":
         assert again["loss_scale"]["cur_scale"] > 2**8, "it grows every 4 steps"
+
+
+STEPS = """
+import sys, tempfile
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from pipeline.training import distributed
+from tests.distributed.steps import take_step, trainer
+from tests.waits import unwaiting
+
+distributed.join()
+for family in ("gpt2", "bert"):
+    with tempfile.TemporaryDirectory() as directory:
+        made = trainer(Path(directory), family, int(sys.argv[1]))
+        for _ in range(3):
+            take_step(made)
+            made._judge(0)
+        # A second one behind it, as in a run.
+        with unwaiting() if torch.cuda.is_available() else nullcontext():
+            take_step(made)
+            take_step(made)
+        made._judge(0)
+        made._next.wait()
+        made._model.close()
+"""
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_steps_are_launched_without_waiting_for_the_gpu(launch, tmp_path, stage):
+    """What makes the host wait raises; on a CPU it is counted in tests/distributed/test_steps.py."""
+    finished = launch.command(["python", "-c", STEPS, str(stage)], tmp_path, accelerator=DEVICE).wait()
+    assert finished.status == 0, finished.error
