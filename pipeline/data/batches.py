@@ -23,7 +23,7 @@ class Batch:
     token_type_ids: torch.Tensor | None = None
     """Sentence pairs: 0 up to the first [SEP], 1 up to the second, 0 behind it."""
     attention_mask: torch.Tensor | None = None
-    """Sentence pairs: 1 up to the second [SEP], 0 behind it."""
+    """Sentence pairs: 1 up to the second [SEP], 0 behind it; None where there is nothing behind any."""
     pair_labels: torch.Tensor | None = None
     """Sentence pairs: 0 where the second part belongs behind the first, 1 where not; int64 [sequences]."""
     places: torch.Tensor | None = None
@@ -158,6 +158,9 @@ class Batches:
                 raise holds_padding(self._corpora[corpus].name, self._padding_id)
             for name, rows in read.items():
                 columns.setdefault(name, np.empty((len(corpora), *rows.shape[1:]), dtype=rows.dtype))[here] = rows
+        if "attention_mask" in columns and columns["attention_mask"].all():
+            # Without a mask attention takes a faster kernel.
+            del columns["attention_mask"]
         return Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 

@@ -24,10 +24,24 @@ def within_documents(
         # transformers takes positions that begin anew for packed documents, and masks them, sliding windows included.
         return {"position_ids": positions}
     same = documents[:, None, :, None] == documents[:, None, None, :]
-    if config._attn_implementation == "eager":
-        # Eager attention adds its mask to the scores.
-        same = torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~same, torch.finfo(dtype).min)
-    return {"position_ids": positions + family.position_offset, "attention_mask": same}
+    return {"position_ids": positions + family.position_offset, "attention_mask": _as_taken(same, config, dtype)}
+
+
+def seen_alone(config: PretrainedConfig, seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the mask of a masked model that sees these positions alone: `seen`, int64 [sequences, S], is 1 for them.
+
+    Of a mask of one row transformers would ask whether it is all ones, and wait for the device to know.
+    """
+    rows = seen.bool()[:, None, None, :].expand(-1, 1, seen.shape[1], -1)
+    return _as_taken(rows, config, dtype)
+
+
+def _as_taken(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask, bool [sequences, 1, S, S] and true where attention goes, as a model's attention takes it."""
+    if config._attn_implementation != "eager":
+        return mask
+    # Eager attention adds its mask to the scores.
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine, masters_of
 from pipeline.recipe import OptimizerConfig
-from pipeline.training.attention import packing_known, within_documents
+from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.disk import mend_swapping
 from pipeline.training.ds_config import zero_stage
@@ -61,6 +61,8 @@ class TrainedModel:
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
+        if "attention_mask" in others and self.family.objective == "mlm":
+            others["attention_mask"] = seen_alone(self.config, others["attention_mask"], self.module.dtype)
         with packing_known(documents):
             return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
 

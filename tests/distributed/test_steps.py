@@ -12,7 +12,7 @@ import torch
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed
-from pipeline.training.attention import packing_known, within_documents
+from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.loop import RewindError
 from tests.distributed.steps import VOCABULARY, take_step, trainer
 from tests.ranks import run_ranks
@@ -107,6 +107,23 @@ def test_a_forward_pass_waits_for_nothing_and_documents_are_those_that_transform
             seen = model(input_ids=ids, **extra)[0]
     assert torch.equal(expected, seen)
     assert not waits.seen
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.objective == "mlm"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_mask_of_what_stands_behind_a_pair_is_transformers_own_without_a_wait(family, attention):
+    described = ModelConfig(family=family, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = scratch_config(described, VOCABULARY, 0, 8)
+    config._attn_implementation = attention
+    torch.manual_seed(1)
+    model = FAMILIES[family].model_class(config).eval()
+    ids, seen = torch.randint(2, VOCABULARY, (3, 8)), torch.ones(3, 8, dtype=torch.long)
+    seen[0, 5:], seen[2, 7:] = 0, 0
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=seen)[0]
+        with Waits() as waits:
+            found = model(input_ids=ids, attention_mask=seen_alone(config, seen, torch.float32))[0]
+    assert torch.equal(expected, found) and not waits.seen
 
 
 # --- operations -----------------------------------------------------------------------------------
