@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_prep.config import unknown_key
 from data_prep.errors import UserError
-from pipeline.recipe import AUTO, GrowStage, Recipe, read_ds_config
+from pipeline.recipe import AUTO, GrowStage, Recipe, TrainStage, read_ds_config
 from pipeline.training.monitors import SECTIONS, resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja
 
@@ -73,6 +73,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     check_sections(config, str(path))
     _resolve_disk(config, recipe)
     _check_supported(config, world_size, str(path))
+    _check_leaves(config, recipe, str(path))
     _resolve_batch(config, recipe, world_size, str(path))
     _resolve_precision(config, str(path))
     _check_dtypes(config, str(path))
@@ -254,6 +255,23 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
     "fp16.fp16_master_weights_and_grads": (False, "masters are float32 here, so that growth and resuming are exact"),
 }
 """Keys, the value that they may have, and why no other."""
+
+
+def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
+    """Raise UserError where layers are fetched as wholes of which some stand still: DeepSpeed fails in the backward pass."""
+    asked = [key for key in _LEAVES if _section(config, "zero_optimization").get(key)]
+    parts = [
+        stage.name for stage in recipe.stages if isinstance(stage, TrainStage) and (stage.submodel_layers or stage.trainable)
+    ]
+    if asked and parts:
+        raise UserError(
+            f"{origin}: zero_optimization.{asked[0]}: goes with stages that train the whole model, and stages.{parts[0]} "
+            "trains a part of it; remove the key"
+        )
+
+
+_LEAVES = ("leaf_module", "stage3_module_granularity_threshold")
+"""Keys of `zero_optimization` by which ZeRO 3 fetches modules as wholes."""
 
 
 def _check_disk(offload: dict[str, Any], origin: str) -> None:

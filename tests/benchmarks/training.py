@@ -108,10 +108,12 @@ def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Ten
     return ids_and_labels(trained.family.objective, sequences, length, VOCABULARY, distributed.rank())
 
 
-def take_step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> None:
-    """Take one step, as the loop does."""
+def take_step(
+    trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> None:
+    """Take one step, as the loop does; `places` are those of the scored positions, for which a device is else waited for."""
     trained.learn(section)
-    with running(trained.module, trained.family, section), scoring(trained.module, trained.family, labels) as targets:
+    with running(trained.module, trained.family, section), scoring(trained.module, trained.family, labels, places) as targets:
         loss = summed_loss(trained.logits(ids).tokens, targets)
     trained.engine.backward(loss / len(labels.flatten()))
     trained.engine.step()

@@ -238,3 +238,27 @@ def test_numbers_are_summed_over_ranks_and_arrive_in_their_order(ranks):
     for totals, read, summed in run_ranks(exchanged, ranks):
         assert totals == [sum(range(ranks)), 2.5 * ranks]
         assert summed == 1.5 * ranks + sum(range(ranks)) and read == [summed, math.inf, 2.0]
+
+
+# --- ZeRO 3's layers as leaves --------------------------------------------------------------------
+
+
+def losses_of_a_few_steps(leaves: dict[str, object]) -> list[float]:
+    """Return the losses of steps that train all of a model under ZeRO 3."""
+    losses = []
+    with tempfile.TemporaryDirectory() as directory:
+        zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **leaves}}
+        made = trainer(Path(directory), "gpt2", 3, half=False, layers=4, ds_config=zero)
+        for _ in range(5):
+            take_step(made)
+            losses += made._launched[-1].arriving.read()
+            made._judge(0)
+        made._next.wait()
+        made._model.close()
+    return losses
+
+
+def test_layers_that_are_fetched_as_wholes_change_no_loss():
+    leaves = {"leaf_module": {"classes": ["GPT2Block"]}}
+    seen, expected = (run_ranks(losses_of_a_few_steps, 2, leaves) for leaves in (leaves, {}))
+    assert seen == expected and len(set(seen[0])) > 5

@@ -227,6 +227,18 @@ def test_what_deepspeed_would_wait_for_in_every_step_is_off_unless_the_file_asks
     assert same_run(resolve(zero | written)) == same_run(resolve(zero | asked))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("leaf_module", {"classes": ["GPT2Block"]}), ("stage3_module_granularity_threshold", 1000)]
+)
+@pytest.mark.parametrize("part", [{"submodel_layers": 1}, {"trainable": ["head"]}])
+def test_layers_are_fetched_as_wholes_only_where_every_stage_trains_all_of_them(resolve, key, value, part):
+    config = {"zero_optimization": {"stage": 3, key: value}}
+    whole, some = {"name": "all", "steps": 2}, {"name": "some", "steps": 2, **part}
+    assert resolve(config, f"stages={json.dumps([whole])}")["zero_optimization"][key] == value
+    with pytest.raises(UserError, match=rf"{key}: goes with stages that train the whole model, and stages\.some trains a part"):
+        resolve(config, f"stages={json.dumps([whole, some])}")
+
+
 def test_auto_blocks_of_the_recipe_are_left_out(resolve):
     config = resolve({"optimizer": "auto", "scheduler": "auto", "zero_optimization": {"stage": 2}})
     assert "optimizer" not in config and "scheduler" not in config
