@@ -3,6 +3,7 @@
 import contextlib
 import traceback
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -92,12 +93,24 @@ def _has_mask(index: object) -> bool:
 
 
 @contextlib.contextmanager
-def unwaiting() -> Iterator[None]:
-    """On CUDA, have anything raise that makes the host wait for the device, events and streams apart."""
+def unwaiting(*, streams: bool = False) -> Iterator[None]:
+    """On CUDA, have anything raise that makes the host wait for the device, but for events.
+
+    `streams` may be waited for, as ZeRO 3 does: for the one that fetches, and at the end of a backward pass for the reductions.
+    """
     torch.cuda.synchronize()
-    mode = torch.cuda.get_sync_debug_mode()
+    mode, wait = torch.cuda.get_sync_debug_mode(), torch.cuda.Stream.synchronize
+
+    def allowed(stream: torch.cuda.Stream) -> None:
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            wait(stream)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
     torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        with patch.object(torch.cuda.Stream, "synchronize", allowed if streams else wait):
+            yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)

@@ -147,6 +147,7 @@ class Batch:
     def __init__(self, model: Model, family: Family, sequences: int, device: torch.device) -> None:
         ids, labels = ids_and_labels(family.objective, sequences, model.length, model.vocabulary)
         self.ids, self.labels = ids.to(device), labels.to(device)
+        self.places = (labels.flatten() != IGNORED).nonzero().squeeze(1).to(device)
         self.scored = int((labels != IGNORED).sum())
 
 
@@ -199,7 +200,7 @@ def our_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], 
     optimizer, blocks = OptimizerConfig(lr=LEARNING_RATE), cut(model.layers, [])
     trained = build(family, config, initialized(family, config, 1), ds_config, optimizer, blocks, "sdpa", compile=way.compiled)
     whole = Section.whole(model.layers)
-    return lambda: take_step(trained, whole, batch.ids, batch.labels), trained.close
+    return lambda: take_step(trained, whole, batch.ids, batch.labels, batch.places), trained.close
 
 
 def bare_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
