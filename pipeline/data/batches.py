@@ -26,6 +26,9 @@ class Batch:
     """Sentence pairs: 1 up to the second [SEP], 0 behind it; None where there is nothing behind any."""
     pair_labels: torch.Tensor | None = None
     """Sentence pairs: 0 where the second part belongs behind the first, 1 where not; int64 [sequences]."""
+    positions: torch.Tensor | None = None
+    """The position of each token, where ids and labels are a slice of the sequences' positions; documents and masks are of
+    whole sequences then."""
     places: torch.Tensor | None = None
     """Where the scored positions are among all of them, counted over the sequences; int64 [scored], where it is told."""
 
@@ -45,7 +48,7 @@ class Batch:
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Return on `device` what is read of the batch, by name; what it does not have is left out."""
-        fields = {name: getattr(self, name) for name in ("input_ids", "documents", "token_type_ids", "attention_mask")}
+        fields = {name: getattr(self, name) for name in _INPUTS}
         return {name: tensor.to(device) for name, tensor in fields.items() if tensor is not None}
 
     def ignore(self, sequences: torch.Tensor) -> None:
@@ -55,6 +58,7 @@ class Batch:
             self.pair_labels[sequences] = IGNORED
 
 
+_INPUTS = ("input_ids", "documents", "token_type_ids", "attention_mask", "positions")
 _FIELDS = tuple(field.name for field in fields(Batch))
 
 

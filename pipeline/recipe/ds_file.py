@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from data_prep.config import PositiveInt, StrictModel, read_json, validate
 from data_prep.errors import UserError
+from pipeline.recipe.ds_features import take_absent
 
 AUTO = "auto"
 """Stands for what the recipe or the machine says."""
@@ -19,7 +20,8 @@ _BELONG_TO_RECIPE = {
     "optimizer": "`optimizer` of the recipe, which freezes by parameter group",
     "scheduler": "`schedule` of the recipe, which spans its stages",
     "activation_checkpointing": "`activation_checkpointing` of the recipe, which knows the layers",
-    "compile": "`compile` of the recipe, which knows the layers",
+    "compile": "`compile` of the recipe, which compiles layer by layer (DeepCompile traces a whole model, of which steps here "
+    "run a part)",
     "flops_profiler": "`flops` of the recipe, by which every step's FLOPs are counted",
 }
 
@@ -108,6 +110,7 @@ class _DeepSpeedFile(_Judged):
     train_batch_size: Count = AUTO
     train_micro_batch_size_per_gpu: Count = AUTO
     gradient_accumulation_steps: Count = AUTO
+    sequence_parallel_size: CInt = 1
     gradient_clipping: Annotated[Any, AfterValidator(_clipping)] = AUTO
     prescale_gradients: bool = False
     gradient_predivide_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -153,5 +156,8 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     for key, place in _BELONG_TO_RECIPE.items():
         if config.pop(key, AUTO) != AUTO:
             raise UserError(f'{path}: {key}: belongs into {place}; remove it here or say "auto"')
+    if (found := take_absent(config)) is not None:
+        key, reason = found
+        raise UserError(f"{path}: {key}: not supported: {reason}; remove the key")
     validate(_DeepSpeedFile, config, str(path))
     return config

@@ -16,10 +16,7 @@ def within_documents(
 
     `documents` is int64 [sequences, S], the number of each token's document within its sequence; `dtype` the model's.
     """
-    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    positions = places - torch.where(begins, places, 0).cummax(dim=1).values
+    positions = positions_within(documents)
     if family.objective == "clm":
         # transformers takes positions that begin anew for packed documents, and masks them, sliding windows included.
         return {"position_ids": positions}
@@ -42,6 +39,14 @@ def _as_taken(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) 
         return mask
     # Eager attention adds its mask to the scores.
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def positions_within(documents: torch.Tensor) -> torch.Tensor:
+    """Return each token's position within its document, int64 [sequences, S]."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return places - torch.where(begins, places, 0).cummax(dim=1).values
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pipeline.growth.exactness import promises
 from pipeline.growth.memory import RankBytes
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.ds_config import compute_dtype, zero_stage
+from pipeline.training.ds_config import compute_dtype, readers, sequence_parallel_size, zero_stage
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import Planned, Preparation, foresee_run
 from pipeline.training.progress import duration
@@ -100,7 +100,8 @@ class DryRun:
         """Bytes that a rank keeps of a micro-batch for its backward pass; of a sub-model of any depth they are as many."""
         config = copy.copy(self.planned.config(leg.phase))
         config._attn_implementation = self.recipe.attn_implementation
-        tokens = leg.micro_batch_size * leg.stream.sequence_length
+        # Of sequences that ranks share each keeps what belongs to its own positions.
+        tokens = leg.micro_batch_size * leg.stream.sequence_length // sequence_parallel_size(self.ds_config)
         return activation_bytes(
             family_of(config),
             config,
@@ -186,7 +187,7 @@ class DryRun:
         )
         known = all(map(self.resolved, legs))
         for leg, came in zip(legs, flops, strict=True):
-            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {self.ranks} = {leg.batch_size}"
+            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {readers(self.ds_config, self.ranks)} = {leg.batch_size}"
             steps = leg.end - leg.begin
             line = [f"{leg.stage.name:<{width}}"]
             if self.resolved(leg):

@@ -42,6 +42,8 @@ _SETTLED_HERE = (
 )
 """Keys of those sections whose "auto" stands for what the recipe or the machine says."""
 
+_DIVISION = ("train_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
+
 _LARGEST = (1 << 63) - 1
 
 _NEVER_PRINT = 1 << 40
@@ -49,6 +51,7 @@ _NEVER_PRINT = 1 << 40
 _MAY_CHANGE = (
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
+    "sequence_parallel_size",
     "zero_optimization",
     "aio",
     "steps_per_print",
@@ -74,7 +77,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     _resolve_disk(config, recipe)
     _check_supported(config, world_size, str(path))
     _check_leaves(config, recipe, str(path))
-    _resolve_batch(config, recipe, world_size, str(path))
+    _resolve_batch(config, recipe, readers(config, world_size), str(path))
     _resolve_precision(config, str(path))
     _check_dtypes(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
@@ -98,6 +101,26 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
 def zero_stage(config: Mapping[str, Any]) -> int:
     """The ZeRO stage of a DeepSpeed configuration."""
     return config.get("zero_optimization", {}).get("stage", 0)
+
+
+def sequence_parallel_size(config: Mapping[str, Any]) -> int:
+    """How many ranks share each sequence."""
+    return config.get("sequence_parallel_size", 1)
+
+
+def readers(config: Mapping[str, Any], world_size: int) -> int:
+    """How many groups of ranks read samples of their own."""
+    return world_size // sequence_parallel_size(config)
+
+
+def for_engine(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """Return a resolved configuration as DeepSpeed's engine takes it: it tells the monitors nothing, and shares no sequences.
+
+    To the engine each rank has micro-batches of its own, whoever else has other positions of the same sequences.
+    """
+    kept = {key: value for key, value in without_monitors(dict(config)).items() if key != "sequence_parallel_size"}
+    kept["train_batch_size"] = kept["train_micro_batch_size_per_gpu"] * kept["gradient_accumulation_steps"] * world_size
+    return kept
 
 
 def has_zero_linear(config: Mapping[str, Any]) -> bool:
@@ -140,7 +163,8 @@ def rounds_alike(config: Mapping[str, Any]) -> dict[str, Any]:
         if zero.get(name, {}).get("device", "none") != "none"
     }
     micro = config.get("train_micro_batch_size_per_gpu")
-    return {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": zero_stage(config), **where}}
+    shared = {"sequence_parallel_size": sequence_parallel_size(config)}
+    return shared | {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": zero_stage(config), **where}}
 
 
 def check_sections(config: dict[str, Any], origin: str) -> None:
@@ -187,7 +211,7 @@ def check_weights_stay_in_memory(config: dict[str, Any], origin: str) -> None:
 def _check_whole(config: dict[str, Any], origin: str) -> None:
     """Let DeepSpeed judge what goes together, before anything is begun."""
     # By how many ranks it divides is settled, and these may be yet to come.
-    judged = {key: value for key, value in config.items() if key not in ("train_batch_size", "gradient_accumulation_steps")}
+    judged = {key: value for key, value in config.items() if key not in _DIVISION}
     try:
         DeepSpeedConfig(copy.deepcopy(judged))
     except (AssertionError, ValueError, TypeError, DeepSpeedConfigError) as error:
@@ -225,6 +249,12 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
             f"{origin}: zero_optimization.allgather_bucket_size: an even number is expected under ZeRO stages 1 and 2 "
             f"(got {zero['allgather_bucket_size']})"
         )
+    sharing = sequence_parallel_size(config)
+    if world_size % sharing:
+        raise UserError(
+            f"{origin}: sequence_parallel_size: {sharing} ranks that share a sequence do not divide the ranks, {world_size}; "
+            "choose a divisor of them"
+        )
     group = zero.get("zero_hpz_partition_size", 1)
     if group != 1 and (zero_stage(config) != 3 or not isinstance(group, int) or group < 1 or world_size % group):
         raise UserError(
@@ -248,8 +278,15 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
         "weights that are frozen now learn later, and would have been rounded to 8 bits",
     ),
     "zero_optimization.offload_optimizer.ratio": (1.0, "the optimizer is the recipe's, which steps all masters in one place"),
-    "zero_optimization.offload_optimizer.super_offload": (False, "the optimizer is the recipe's"),
-    "zero_optimization.zenflow": (None, "the optimizer is the recipe's"),
+    "zero_optimization.offload_optimizer.super_offload": (
+        False,
+        "SuperOffload steps by an Adam of its own, which freezes no groups; offload_optimizer.device: cpu steps by ours",
+    ),
+    "zero_optimization.zenflow": (
+        None,
+        "ZenFlow steps by an Adam of its own, some columns late, which freezes no groups; offload_optimizer.device: cpu steps "
+        "by ours",
+    ),
     "bf16.bf16_master_weights_and_grads": (False, "masters are float32 here, so that growth and resuming are exact"),
     "bf16.bf16_optimizer_states": (False, "masters are float32 here, so that growth and resuming are exact"),
     "fp16.fp16_master_weights_and_grads": (False, "masters are float32 here, so that growth and resuming are exact"),

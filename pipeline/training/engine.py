@@ -29,6 +29,7 @@ from pipeline.training.muon import FreezableMuon, Piece
 from pipeline.training.norms import stay_on_the_device
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.ranges import exact_ranges
+from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
 from pipeline.training.traces import TraceCache
 
 
@@ -43,6 +44,8 @@ class TrainedModel:
     blocks: dict[Block, list[nn.Parameter]]
     norms: WeightedNorms | None = None
     """Where growth is exact through weighted norm statistics only."""
+    sequences: SequenceGroup = ALONE
+    """The ranks that this one shares its sequences with."""
     learning: Section | None = None
     """What `learn` was last told."""
 
@@ -56,9 +59,23 @@ class TrainedModel:
         """The model's sizes."""
         return sizes_of(self.config)
 
-    def logits(self, input_ids: torch.Tensor, documents: torch.Tensor | None = None, **others: torch.Tensor) -> Logits:
-        """Run the model on a batch's inputs; `documents`, where given, are kept apart."""
+    def logits(
+        self,
+        input_ids: torch.Tensor,
+        documents: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        **others: torch.Tensor,
+    ) -> Logits:
+        """Run the model on a batch's inputs; `documents`, where given, are kept apart.
+
+        Where `positions` are given the inputs are this rank's slice of sequences that `sequences` shares.
+        """
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
+        if positions is not None:
+            extra["position_ids"] = positions + self.family.position_offset
+            mask = mask_of(documents, others.pop("attention_mask", None))
+            with self.sequences.attending(self.config, mask):
+                return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
         if "attention_mask" in others and self.family.objective == "mlm":

@@ -11,6 +11,7 @@ from data_prep.progress import Meter
 from pipeline.data.batches import Batch, Batches
 from pipeline.training import distributed
 from pipeline.training.losses import Logits, right, summed_losses
+from pipeline.training.sequence_parallel import ALONE, SequenceGroup
 
 _READ_TOGETHER = 16
 """Batches."""
@@ -45,20 +46,22 @@ def heldout_loss(
     windows: int,
     batch_size: int,
     after_batch: Callable[[], None] = lambda: None,
+    sequences: SequenceGroup = ALONE,
 ) -> HeldOut:
     """Return what the model makes of the first `windows` held-out windows; a collective call.
 
-    `after_batch` is called after each batch. Raises UserError on every rank where one reads data that is damaged.
+    `after_batch` is called after each batch. `sequences` are the ranks that share a window. Raises UserError on every rank
+    where one reads data that is damaged.
     """
     windows = min(windows, len(batches))
-    ranks = distributed.world_size()
+    reader, readers = sequences.reader
     # Every rank runs as many batches as the others, since ZeRO-3's forward is collective: the last window
     # fills up, unscored.
-    share = -(-windows // ranks)
-    mine = np.arange(distributed.rank() * share, (distributed.rank() + 1) * share)
+    share = -(-windows // readers)
+    mine = np.arange(reader * share, (reader + 1) * share)
     loss = accurate = tokens = pair_loss = judged = pairs = 0.0
     with Meter("held-out loss", share, "windows") as meter:
-        for batch in _read(batches, mine, windows, batch_size):
+        for batch in map(sequences.sliced, _read(batches, mine, windows, batch_size)):
             with scoring(batch.labels) as labels:
                 logits = model(**batch.inputs(distributed.device()))
             sums = summed_losses(logits, labels, batch.pair_labels)

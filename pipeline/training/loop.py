@@ -254,6 +254,7 @@ class Trainer:
                 windows,
                 engine.train_micro_batch_size_per_gpu(),
                 self._records.watchdog.beat,
+                self._model.sequences,
             )
         except UserError:
             self._save_before_a_fault()
@@ -425,9 +426,9 @@ class Trainer:
     def _read(self, request: tuple[Leg, int]) -> Shipment | Unpacked:
         """Return this rank's micro-batches of a leg's step that begins behind so many samples; on any thread."""
         leg, taken = request
-        batches, ranks = self._streams.training(leg.stream), distributed.world_size()
-        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, distributed.rank(), ranks)
-        read = [batches.training(samples) for samples in mine]
+        batches, sequences = self._streams.training(leg.stream), self._model.sequences
+        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, *sequences.reader)
+        read = [sequences.sliced(batches.training(samples)) for samples in mine]
         if self._model.family.objective == "mlm":
             read = [batch.located() for batch in read]
         if distributed.device().type == "cpu":

@@ -27,7 +27,9 @@ from pipeline.training import distributed
 from pipeline.training.blocks import check_learns, cut
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.ds_config import sequence_parallel_size
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
 from pipeline.training.streams import Streams, corpora_read
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
@@ -176,6 +178,7 @@ def _begin(
     source = _source_config(recipe, given, vocabulary or 1, eos_id)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
+    _check_sharing(recipe, configs, sequence_parallel_size(ds_config))
     if recipe.data.tokenizer is not None:
         check_training(recipe.data.tokenizer, family_of(source))
     check_tasks(recipe, family_of(source))
@@ -426,6 +429,16 @@ def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary:
                     f"{where}sequence_length: {length} is beyond the model's {usable} positions "
                     f"(max_position_embeddings is {sizes.max_position_embeddings})"
                 )
+
+
+def _check_sharing(recipe: Recipe, configs: dict[int, PretrainedConfig], ranks: int) -> None:
+    """Raise UserError where heads or positions do not divide over the ranks that share a sequence."""
+    for config in configs.values():
+        check_heads_divide(config, ranks)
+    check_length_divides(recipe.data.sequence_length, ranks, "data.")
+    for stage in recipe.stages:
+        if isinstance(stage, TrainStage) and stage.sequence_length is not None:
+            check_length_divides(stage.sequence_length, ranks, f"stages.{stage.name}.")
 
 
 def _check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, source: PretrainedConfig) -> None:

@@ -37,7 +37,7 @@ from pipeline.training import distributed
 from pipeline.training.begun import check_model, lengths
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
-from pipeline.training.ds_config import compute_dtype
+from pipeline.training.ds_config import compute_dtype, for_engine, sequence_parallel_size
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.evaluate import HeldOut
 from pipeline.training.export import export
@@ -49,6 +49,7 @@ from pipeline.training.monitors import Monitors, without_monitors
 from pipeline.training.preparation import Growth, Preparation, prepare_run
 from pipeline.training.progress import Progress
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.sequence_parallel import SequenceGroup
 from pipeline.training.signals import StopRequest
 from pipeline.training.summary import render
 from pipeline.training.tasks import Tasks
@@ -126,6 +127,7 @@ class Run:
         for remark in _remarks(prepared):
             self._say(f"source: {remark}")
         self._checkpoints.beside = prepared.data.tokenizer.write
+        self._sequences = SequenceGroup.joined(sequence_parallel_size(self._ds_config))
         begun, self._certificates = distributed.on_first_rank(lambda: self._claim(prepared, saved))
         self._checkpoints.run = {
             "recipe": self._recipe.model_dump(mode="json"),
@@ -293,7 +295,7 @@ class Run:
             family_of(config),
             config,
             state,
-            without_monitors(self._ds_config),
+            for_engine(self._ds_config, distributed.world_size()),
             recipe.optimizer,
             cut(sizes_of(config).num_hidden_layers, [leg.stage for leg in prepared.timeline.of_phase(phase)]),
             recipe.attn_implementation,
@@ -301,6 +303,7 @@ class Run:
             activation_checkpointing=recipe.activation_checkpointing,
             compile=recipe.compile,
         )
+        model.sequences = self._sequences
         if phase > 0:
             self._weigh_norms(model, prepared.growths[phase - 1].plan)
         return model

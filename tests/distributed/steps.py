@@ -15,10 +15,12 @@ from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.ds_config import for_engine, sequence_parallel_size
 from pipeline.training.engine import build
 from pipeline.training.loop import Position, Records, Trainer
 from pipeline.training.monitors import Monitors
 from pipeline.training.progress import Progress
+from pipeline.training.sequence_parallel import SequenceGroup
 from pipeline.training.tasks import Tasks
 from pipeline.training.timeline import lay_out
 from pipeline.training.utilization import Utilization
@@ -40,12 +42,18 @@ def trainer(
     layers: int = 2,
     steps: int = 8,
     ds_config: dict[str, object] | None = None,
+    model: dict[str, object] | None = None,
+    window: int | None = None,
+    apart: bool = False,
     **changes: object,
 ) -> Trainer:
     """Return the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
     family, ranks = FAMILIES[family_name], distributed.world_size()
-    described = {"family": family_name, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
+    described = {"family": family_name, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2} | (
+        model or {}
+    )
     config = scratch_config(ModelConfig(**described), VOCABULARY, 0, LENGTH)
+    config.sliding_window = window if hasattr(config, "sliding_window") else None
     changes.setdefault("evaluation", {"every": 1000, "windows": 4})
     recipe = Recipe(
         run_dir=str(directory),
@@ -58,12 +66,14 @@ def trainer(
     batch = {"train_batch_size": 2 * SEQUENCES * ranks, "gradient_accumulation_steps": 2}
     ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | batch | (ds_config or {})
     blocks = cut(layers, [])
-    model = build(family, config, initialized(family, config, 1), ds_config, recipe.optimizer, blocks, "sdpa")
+    engine = for_engine(ds_config, ranks)
+    model = build(family, config, initialized(family, config, 1), engine, recipe.optimizer, blocks, "sdpa")
+    model.sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
     objective = CausalObjective(LENGTH)
     if family.objective == "mlm":
         objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
-    text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3))
-    loaded = batches([text], objective)
+    text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3), range(0, 4000, 7))
+    loaded = batches([text], objective, apart=apart)
     timeline = lay_out(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
     records = Records(
         JsonLines(directory / "metrics.jsonl"),

@@ -14,9 +14,18 @@ from deepspeed.runtime.config import DeepSpeedConfig
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.recipe.ds_features import ABSENT
 from pipeline.recipe.ds_file import _DeepSpeedFile
 from pipeline.training import ds_config, toolchain
-from pipeline.training.ds_config import compute_dtype, division, load_ds_config, offloads_optimizer, same_run, zero_stage
+from pipeline.training.ds_config import (
+    compute_dtype,
+    division,
+    for_engine,
+    load_ds_config,
+    offloads_optimizer,
+    same_run,
+    zero_stage,
+)
 from pipeline.training.toolchain import check_toolchain, missing_tool, reach_ninja
 
 ROOT = Path(__file__).parents[3]
@@ -377,3 +386,30 @@ def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
     assert same_run(timed) == same_run(begun)
     for change in ({"gradient_clipping": 3.0}, {"train_batch_size": 8}, {"bf16": {"enabled": True}}):
         assert same_run(begun | change) != same_run(begun)
+
+
+@pytest.mark.parametrize("key", ABSENT)
+def test_a_feature_that_does_not_go_with_growth_is_refused_with_its_reason_and_may_be_off(key, resolve):
+    def written(value: object) -> dict[str, object]:
+        section, _, name = key.rpartition(".")
+        return {section: {name: value}} if section else {name: value}
+
+    for value in ({"enabled": True}, {"autotp_size": 2}, True):
+        with pytest.raises(UserError) as refused:
+            resolve(written(value))
+        assert f"{key}: not supported: {ABSENT[key]}; remove the key" in str(refused.value)
+    for value in (False, None, {"enabled": False}):
+        assert key not in resolve(written(value))
+
+
+def test_ranks_that_share_sequences_divide_the_ranks_and_the_batch_is_of_sequences(resolve):
+    config = resolve({"sequence_parallel_size": 2}, ranks=4)
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == config["train_batch_size"]
+    # DeepSpeed counts every rank's micro-batches.
+    engine = for_engine(config, 4)
+    assert engine["train_batch_size"] == 2 * config["train_batch_size"] and "sequence_parallel_size" not in engine
+    assert same_run(config) == same_run(resolve({}, ranks=4))
+    with pytest.raises(UserError, match="sequence_parallel_size: 3 ranks that share a sequence do not divide the ranks, 4"):
+        resolve({"sequence_parallel_size": 3}, ranks=4)
+    with pytest.raises(UserError, match="sequence_parallel_size: Input should be greater than 0"):
+        resolve({"sequence_parallel_size": 0})

@@ -1,0 +1,208 @@
+"""Sequence parallelism: several ranks share a sequence, each has a slice of its positions, and attention has all of them.
+
+DeepSpeed-Ulysses (Jacobs et al. 2023): before attention one exchange gives each rank some heads of all positions, and behind it
+another gives each rank all heads of its own positions. To DeepSpeed's engine each rank stays a rank of its own: losses are sums
+over tokens, divided by the tokens of the whole batch, so that it does not matter to gradients who has which of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PretrainedConfig
+
+from data_prep.errors import UserError
+from pipeline.data.batches import Batch
+from pipeline.data.objectives import IGNORED
+from pipeline.families import sizes_of
+from pipeline.training import distributed
+from pipeline.training.attention import positions_within
+
+_NAME = "ulysses"
+"""As which attention functions know it."""
+
+
+def check_heads_divide(config: PretrainedConfig, ranks: int) -> None:
+    """Raise UserError where a model's heads do not divide over the ranks that share a sequence."""
+    sizes = sizes_of(config)
+    heads, groups = sizes.num_attention_heads, sizes.num_key_value_heads
+    if heads % ranks:
+        raise UserError(
+            f"sequence_parallel_size: {ranks} does not divide the model's {heads} attention heads, which are shared out; "
+            "choose a divisor of it"
+        )
+    if groups % ranks and ranks % groups:
+        raise UserError(
+            f"sequence_parallel_size: {ranks} neither divides the model's {groups} key-value heads nor is a multiple of them; "
+            "choose such a number"
+        )
+
+
+def check_length_divides(length: int, ranks: int, where: str) -> None:
+    """Raise UserError, which begins with `where`, where a sequence does not divide over the ranks that share it."""
+    if length % ranks:
+        raise UserError(
+            f"{where}sequence_length: {length} does not divide over the {ranks} ranks of sequence_parallel_size; choose a "
+            f"multiple of {ranks}"
+        )
+
+
+@dataclass(frozen=True)
+class SequenceGroup:
+    """The ranks that share this rank's sequences: consecutive ones, which are likely on one node."""
+
+    size: int
+    group: torch.distributed.ProcessGroup | None
+    """None where no rank shares any."""
+
+    @classmethod
+    def joined(cls, size: int) -> "SequenceGroup":
+        """Form the groups; a collective call of all ranks. `size` divides their number."""
+        if size == 1:
+            return cls(1, None)
+        own, _ = torch.distributed.new_subgroups(size)
+        return cls(size, own)
+
+    @property
+    def part(self) -> int:
+        """Which slice of a sequence this rank has."""
+        return distributed.rank() % self.size
+
+    @property
+    def reader(self) -> tuple[int, int]:
+        """Which of how many groups this rank is in: ranks of a group read the same samples."""
+        return distributed.rank() // self.size, distributed.world_size() // self.size
+
+    def sliced(self, batch: Batch) -> Batch:
+        """Return this rank's slice of a batch, with the positions of its tokens; what masks are made of stays whole."""
+        if self.size == 1:
+            return batch
+        length = batch.input_ids.shape[1] // self.size
+        mine = slice(self.part * length, (self.part + 1) * length)
+        positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+        if batch.documents is not None:
+            positions = positions_within(batch.documents)
+        pairs = batch.pair_labels
+        return replace(
+            batch,
+            input_ids=batch.input_ids[:, mine],
+            labels=batch.labels[:, mine],
+            token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[:, mine],
+            # The pair is judged by its first token, which one rank has.
+            pair_labels=pairs if pairs is None or self.part == 0 else torch.full_like(pairs, IGNORED),
+            positions=positions[:, mine],
+        )
+
+    @contextmanager
+    def attending(self, config: PretrainedConfig, mask: torch.Tensor | None) -> Iterator[None]:
+        """Let a model's layers attend over the slices of all ranks of the group; `mask` is `mask_of` the whole sequences."""
+        before = config._attn_implementation
+        config._attn_implementation_internal = _NAME
+        _attending.append((self, mask))
+        try:
+            yield
+        finally:
+            _attending.pop()
+            config._attn_implementation_internal = before
+
+
+ALONE = SequenceGroup(1, None)
+"""No rank shares any."""
+
+_attending: list[tuple[SequenceGroup, torch.Tensor | None]] = []
+"""The group that attention is within, and the mask: the classes hand an attention function nothing that they do not know."""
+
+
+def mask_of(documents: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Return which keys each query may see besides what is causal, bool [sequences, 1, S or 1, S]; None for all of them.
+
+    `documents` and `attention_mask` are [sequences, S], of whole sequences.
+    """
+    if documents is not None:
+        return documents[:, None, :, None] == documents[:, None, None, :]
+    return None if attention_mask is None else attention_mask[:, None, None, :].bool()
+
+
+@torch.compiler.disable
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over whole sequences; query, key and value are [sequences, heads, S / ranks, d] of this rank's positions."""
+    within, mask = _attending[-1]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    heads, groups = query.shape[1], key.shape[1]
+    if groups % within.size:
+        # Fewer key-value heads than ranks: each goes to several.
+        key, value = (tensor.repeat_interleave(within.size // groups, dim=1) for tensor in (key, value))
+        groups = within.size
+    sizes = [heads // within.size, groups // within.size, groups // within.size]
+    parts = [tensor.unflatten(1, (within.size, size)) for tensor, size in zip((query, key, value), sizes, strict=True)]
+    # [sequences, ranks, heads, S / ranks, d] -> [sequences, heads, S, d]
+    gathered = _Exchange.apply(torch.cat(parts, dim=2).transpose(0, 1), within.group)
+    query, key, value = gathered.permute(1, 2, 0, 3, 4).flatten(2, 3).split(sizes, dim=1)
+    if mask is not None or sliding_window is not None:
+        mask = _narrowed(mask, query.shape[2], sliding_window, causal=causal, device=query.device)
+    mixed = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout if module.training else 0.0,
+        is_causal=causal and mask is None,
+        scale=scaling,
+        enable_gqa=sizes[0] != sizes[1],
+    )
+    # [sequences, heads, S, d] -> [sequences, S / ranks, all heads, d]
+    back = _Exchange.apply(mixed.unflatten(2, (within.size, -1)).permute(2, 0, 1, 3, 4), within.group)
+    return back.permute(1, 3, 0, 2, 4).flatten(2, 3).contiguous(), None
+
+
+def _narrowed(
+    mask: torch.Tensor | None, length: int, window: int | None, *, causal: bool, device: torch.device
+) -> torch.Tensor:
+    """Return a mask that is causal besides, and narrowed to a window of keys."""
+    places = torch.arange(length, device=device)
+    behind = places[:, None] - places[None, :]
+    seen = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
+    if window is not None:
+        seen = seen & (behind.abs() < window)
+    return seen[None, None] if mask is None else mask & seen
+
+
+class _Exchange(torch.autograd.Function):
+    """Chunk i of the first dimension goes to rank i of the group, and what comes from rank i is chunk i."""
+
+    @staticmethod
+    def forward(ctx: Any, chunks: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
+        """Return what the ranks have sent."""
+        ctx.group = group
+        return _exchanged(chunks, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the gradient to where the values came from."""
+        return _exchanged(gradient, ctx.group), None
+
+
+def _exchanged(chunks: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
+    chunks = chunks.contiguous()
+    received = torch.empty_like(chunks)
+    torch.distributed.all_to_all_single(received, chunks, group=group)
+    return received
+
+
+AttentionInterface.register(_NAME, _attend)
