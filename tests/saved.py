@@ -1,24 +1,31 @@
 """What a forward pass keeps for the backward pass."""
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 
+class _Kept:
+    """One tensor that a graph holds; it is gone as soon as the graph is."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
     """Return the bytes of storage that autograd keeps of `forward`, each storage once, the model's own tensors left out."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    # Held until the end, so that no address is used twice.
-    kept: dict[int, torch.Tensor] = {}
+    held: WeakSet[_Kept] = WeakSet()
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: torch.Tensor) -> _Kept:
+        kept = _Kept(tensor)
+        held.add(kept)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         result = forward()
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    storages = {kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage().nbytes() for kept in held}
     del result
-    return total
+    return sum(size for address, size in storages.items() if address not in own)

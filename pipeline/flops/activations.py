@@ -25,12 +25,15 @@ def activation_bytes(
     section: Section | None = None,
     dtype: torch.dtype = torch.float32,
     recomputed: bool = False,
+    with_loss: bool = False,
+    vocab_divisible_by: int = 1,
 ) -> int:
     """Bytes kept of a forward pass over `tokens` tokens in sequences of `sequence_length`, without dropout.
 
     `scored` positions reach the head. `section` says what runs and what of it learns; None is the whole model. `dtype` is
     what the model computes in, and the logits are kept in. `recomputed`: layers keep their input alone, and the one that
-    is run again keeps all of its own.
+    is run again keeps all of its own. `with_loss`: the output matrix runs with the loss, and keeps gradients instead of logits.
+    `vocab_divisible_by`: what its rows are rounded up to a multiple of.
     """
     sizes = sizes_of(config)
     section = section or Section.whole(sizes.num_hidden_layers)
@@ -40,7 +43,13 @@ def activation_bytes(
     layers = [learning if layer in section.layers else passed for layer in range(section.lowest or 0, section.depth)]
     if recomputed:
         layers = [sizes.hidden_size * size] * len(layers) + [max(layers, default=0)]
-    kept = tokens * sum(layers) + scored * _head(family, sizes, size, learns=section.head)
+    vocabulary = sizes.vocab_size + -sizes.vocab_size % vocab_divisible_by
+    kept = tokens * sum(layers) + scored * _head(family, sizes, size, 0 if with_loss else vocabulary, learns=section.head)
+    if with_loss:
+        # The matrix's gradient, and the bias's of a masked model, in the sum of its chunks.
+        kept += _FLOAT * vocabulary * (sizes.hidden_size + (family.objective == "mlm")) * section.head
+    elif vocabulary > sizes.vocab_size:
+        kept += size * vocabulary * sizes.hidden_size
     if section.embeddings:
         return kept + tokens * _embeddings(family, sizes, size)
     # The lowest norm need not hand a gradient down: an RMSNorm then forgets its input.
@@ -84,11 +93,11 @@ def _embeddings(family: Family, sizes: Sizes, size: int) -> int:
     return _INT64 + (0 if family.pre_norm else _norm(family, sizes.hidden_size, size, learns=True))
 
 
-def _head(family: Family, sizes: Sizes, size: int, *, learns: bool) -> int:
-    """Of one scored position, the loss included."""
+def _head(family: Family, sizes: Sizes, size: int, logits: int, *, learns: bool) -> int:
+    """Of one scored position, the loss of its logits included; of none the gradient of what makes them is kept."""
     hidden = sizes.hidden_size
-    kept = _norm(family, sizes.hidden_size, size, learns=learns) + size * sizes.vocab_size + _INT64
+    kept = _norm(family, sizes.hidden_size, size, learns=learns) + (size * logits + _INT64 if logits else hidden * size)
     if family.objective == "mlm":
         # The transform's own input, and that of its activation, whose output the norm keeps.
         kept += hidden * size * (1 + learns) + _INT64
-    return kept + (hidden * size if learns else 0)
+    return kept + (hidden * size if learns and logits else 0)

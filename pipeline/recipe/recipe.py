@@ -69,6 +69,11 @@ class Recipe(StrictModel):
     """Keep the input of each layer alone for the backward pass, and run the layer again there."""
     compile: bool = False
     """Run each layer through torch.compile."""
+    fused_linear_cross_entropy: bool = False
+    """Run the output matrix with the loss, a chunk of rows at a time, while training: a batch's logits are never whole."""
+    make_vocab_size_divisible_by: PositiveInt = 1
+    """Round the rows of the output matrix up to a multiple of this inside its product, while training: tensor cores are slow
+    at others than multiples of 64. Weights, checkpoints and exported models have the true vocabulary."""
     data: DataConfig
     source: SourceConfig
     target: TargetConfig

@@ -29,7 +29,14 @@ _MAY_CHANGE = (
 )
 """Keys of a recipe, sections with all that is in them, that change no step of its run; a run directory may be moved."""
 
-_ROUNDS = ("train_micro_batch_size_per_gpu", "attn_implementation", "activation_checkpointing", "compile")
+_ROUNDS = (
+    "train_micro_batch_size_per_gpu",
+    "attn_implementation",
+    "activation_checkpointing",
+    "compile",
+    "fused_linear_cross_entropy",
+    "make_vocab_size_divisible_by",
+)
 """Keys of a recipe by which the same sums are rounded in another order, and nothing else is changed."""
 
 

@@ -111,6 +111,8 @@ class DryRun:
             section=leg.section(leg.begin),
             dtype=compute_dtype(self.ds_config),
             recomputed=self.recipe.activation_checkpointing,
+            with_loss=self.recipe.fused_linear_cross_entropy,
+            vocab_divisible_by=self.recipe.make_vocab_size_divisible_by,
         )
 
     def rates(self, leg: Leg) -> tuple[float, float, float]:

@@ -145,6 +145,8 @@ def build(
     *,
     activation_checkpointing: bool = False,
     compile: bool = False,
+    fused_linear_cross_entropy: bool = False,
+    make_vocab_size_divisible_by: int = 1,
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
@@ -164,7 +166,14 @@ def build(
         model = family.model_class(config)
     # no_init_weights leaves out the tying too.
     model.tie_weights()
-    prepare_model(model, family, activation_checkpointing=activation_checkpointing, compile=compile)
+    prepare_model(
+        model,
+        family,
+        activation_checkpointing=activation_checkpointing,
+        compile=compile,
+        fused_linear_cross_entropy=fused_linear_cross_entropy,
+        make_vocab_size_divisible_by=make_vocab_size_divisible_by,
+    )
     sizes = sizes_of(config)
     stepper = build_optimizer(family, sizes, parameter_groups(model, family, sizes, blocks, optimizer), optimizer, ds_config)
     # One of DeepSpeed's wrappers steps while it is made.

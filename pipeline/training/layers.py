@@ -5,12 +5,21 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from pipeline.families import Family, learn_every_row
+from pipeline.training.head import prepare_head
 
 _VARIANTS = 64
 """Forms that a function of a layer may be compiled to: with and without gradients, of weights that learn or not, by shapes."""
 
 
-def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpointing: bool, compile: bool) -> None:
+def prepare_model(
+    model: PreTrainedModel,
+    family: Family,
+    *,
+    activation_checkpointing: bool = False,
+    compile: bool = False,
+    fused_linear_cross_entropy: bool = False,
+    make_vocab_size_divisible_by: int = 1,
+) -> None:
     """Have the layers of a model run as a recipe says; to be called before the engine is built.
 
     `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name. Every row
@@ -21,6 +30,8 @@ def prepare_model(model: PreTrainedModel, family: Family, *, activation_checkpoi
             # Written out in Python it is eight passes over an FFN's units, and keeps four of them for the backward pass.
             model.set_submodule(name, GELUTanh())
     learn_every_row(model)
+    if fused_linear_cross_entropy or make_vocab_size_divisible_by > 1:
+        prepare_head(model, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
     if activation_checkpointing:
         # Named so as of transformers 5.23; the name before goes with its release 6.
         name = "activation_checkpointing_enable"

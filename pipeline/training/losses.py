@@ -21,7 +21,8 @@ class Logits(NamedTuple):
     """What a model says of a batch."""
 
     tokens: torch.Tensor
-    """[sequences, S, vocab], or [scored, vocab] of the scored positions alone, in their order."""
+    """[sequences, S, vocab], or [scored, vocab] of the scored positions alone, in their order; of a head that runs with the
+    loss, in training, their summed loss, of no dimension."""
     pairs: torch.Tensor | None
     """[sequences, 2], where there is a head on pairs."""
 
@@ -48,7 +49,8 @@ class Sums(NamedTuple):
 
 def summed_losses(logits: Logits, labels: torch.Tensor, pair_labels: torch.Tensor | None) -> Sums:
     """Return the summed losses of a batch, which may be part of a step's; `labels` are those of the tokens' logits."""
-    return Sums(summed_loss(logits.tokens, labels), None if pair_labels is None else summed_loss(logits.pairs, pair_labels))
+    tokens = logits.tokens if logits.tokens.dim() == 0 else summed_loss(logits.tokens, labels)
+    return Sums(tokens, None if pair_labels is None else summed_loss(logits.pairs, pair_labels))
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -302,6 +302,8 @@ class Run:
             optimizer_state,
             activation_checkpointing=recipe.activation_checkpointing,
             compile=recipe.compile,
+            fused_linear_cross_entropy=recipe.fused_linear_cross_entropy,
+            make_vocab_size_divisible_by=recipe.make_vocab_size_divisible_by,
         )
         model.sequences = self._sequences
         if phase > 0:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from pipeline import keyed
 from pipeline.data.objectives import IGNORED
 from pipeline.families import Family, Section
+from pipeline.training.head import labelled
 
 
 def draw_depths(layers: int, per_block: int, key: tuple[object, ...], start: int, count: int) -> np.ndarray:
@@ -66,7 +67,8 @@ def scoring(
     that are on a device.
     """
     if family.objective == "clm":
-        yield labels
+        with labelled(model, labels):
+            yield labels
         return
     flat = labels.flatten()
     scored = (flat != IGNORED).nonzero().squeeze(1) if places is None else places
@@ -77,6 +79,8 @@ def scoring(
 
     hook = model.get_submodule(family.head_module).register_forward_pre_hook(select)
     try:
-        yield flat.index_select(0, scored)
+        chosen = flat.index_select(0, scored)
+        with labelled(model, chosen):
+            yield chosen
     finally:
         hook.remove()

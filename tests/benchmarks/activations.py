@@ -15,7 +15,7 @@ from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters
 from pipeline.training.layers import prepare_model
-from pipeline.training.losses import summed_loss
+from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import running, scoring
 from tests.saved import saved_bytes
 
@@ -43,7 +43,15 @@ def sections(layers: int) -> dict[str, Section]:
     }
 
 
-def measured(family_name: str, attention: str, dtype: torch.dtype, shape: Shape) -> list[tuple[str, int, int]]:
+def measured(
+    family_name: str,
+    attention: str,
+    dtype: torch.dtype,
+    shape: Shape,
+    *,
+    with_loss: bool = False,
+    vocab_divisible_by: int = 1,
+) -> list[tuple[str, int, int]]:
     """Return (what learns, bytes kept, bytes by the formula)."""
     family = FAMILIES[family_name]
     described = ModelConfig(
@@ -56,7 +64,7 @@ def measured(family_name: str, attention: str, dtype: torch.dtype, shape: Shape)
     config = scratch_config(described, shape.vocabulary, 0, shape.length)
     config._attn_implementation = attention
     model = family.model_class(config).to(dtype)
-    prepare_model(model, family, activation_checkpointing=False, compile=False)
+    prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
     blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
     block_of = blocks_of_parameters(family, sizes_of(config), blocks)
     generator = torch.Generator().manual_seed(1)
@@ -70,8 +78,21 @@ def measured(family_name: str, attention: str, dtype: torch.dtype, shape: Shape)
         for tensor_name, tensor in model.named_parameters():
             tensor.requires_grad_(block_of[tensor_name].learns(section))
         with running(model, family, section), scoring(model, family, labels) as targets:
-            kept = saved_bytes(model, lambda targets=targets: summed_loss(model(input_ids=ids, **extra).logits, targets))
-        formula = activation_bytes(family, config, shape.length, ids.numel(), scored=scored, section=section, dtype=dtype)
+            kept = saved_bytes(
+                model,
+                lambda targets=targets: summed_losses(logits_of(family, model(input_ids=ids, **extra)), targets, None).tokens,
+            )
+        formula = activation_bytes(
+            family,
+            config,
+            shape.length,
+            ids.numel(),
+            scored=scored,
+            section=section,
+            dtype=dtype,
+            with_loss=with_loss,
+            vocab_divisible_by=vocab_divisible_by,
+        )
         rows.append((name, kept, formula))
     return rows
 

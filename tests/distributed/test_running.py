@@ -13,7 +13,7 @@ from pipeline.flops.counts import training_step
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
-from pipeline.training.losses import summed_loss
+from pipeline.training.losses import summed_loss, summed_losses
 from pipeline.training.running import running, scoring
 from tests.distributed.engines import can_compile, full_weight
 from tests.distributed.test_freezing import BATCH, BLOCKS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
@@ -50,7 +50,7 @@ def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all",
                 loss = summed_loss(trained.logits(ids[mine]).tokens, chosen)
             else:
                 with scoring(trained.module, table, chosen) as targets:
-                    loss = summed_loss(trained.logits(ids[mine]).tokens, targets)
+                    loss = summed_losses(trained.logits(ids[mine]), targets, None).tokens
         trained.engine.backward(loss / BATCH)
         if stage == 3:
             ahead += trained.engine.optimizer.parameter_offload.get_param_coordinator().is_complete_trace()
@@ -116,6 +116,15 @@ def test_flops_of_layers_run_again_by_zeros_own_linear(family):
 def test_a_rank_may_score_nothing():
     ways = [(0, {}, {}), *((stage, how, {"scored": "some"}) for stage in (2, 3) for how in ({}, CHECKPOINTED))]
     (expected, *others), _ = run_ranks(trained_in_ways, 2, "bert", ways)
+    for other in others:
+        assert_equal(expected, other)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", pytest.param("llama", marks=pytest.mark.full)])
+def test_an_output_matrix_that_is_padded_or_runs_with_the_loss_changes_nothing_at_any_stage(family):
+    padded, both = {"make_vocab_size_divisible_by": 64}, {"make_vocab_size_divisible_by": 8, "fused_linear_cross_entropy": True}
+    hows = [(0, {}), (3, padded), *((stage, both) for stage in range(4))]
+    (expected, *others), _ = run_ranks(trained_in_ways, 2, family, [(stage, how, {"scored": "some"}) for stage, how in hows])
     for other in others:
         assert_equal(expected, other)
 

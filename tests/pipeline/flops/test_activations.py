@@ -17,3 +17,12 @@ def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
     for name, kept, formula in measured(family, attention, dtype, SHAPE):
         # Masks and rotary tables are not counted.
         assert formula == pytest.approx(kept, rel=0.02), name
+
+
+@pytest.mark.parametrize(
+    "head", [{"with_loss": True}, {"vocab_divisible_by": 128}, {"with_loss": True, "vocab_divisible_by": 128}]
+)
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
+def test_an_output_matrix_that_is_padded_or_runs_with_the_loss_keeps_the_bytes_of_the_formula(family, head):
+    for name, kept, formula in measured(family, "sdpa", torch.bfloat16, SHAPE, **head):
+        assert formula == pytest.approx(kept, rel=0.02), name

@@ -1,0 +1,144 @@
+"""A model's output matrix while it trains: rounded up to a size that tensor cores take, and run together with the loss."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear, pad
+from transformers import PreTrainedModel
+
+from pipeline.training.losses import summed_loss
+
+_CHUNK = 2**28
+"""Logits that are there at a time where the matrix runs with the loss: enough rows to keep a device busy."""
+_SCALE = 2.0**8
+"""By which gradients are multiplied until the loss's own gradient is known: fp16 has no room for small probabilities. A power
+of two rounds nothing, and leaves room for weights up to 100."""
+
+
+class OutputMatrix:
+    """The forward pass of the linear layer that makes logits; in evaluation it is the layer's own.
+
+    Parameters stay as they are, so that checkpoints, optimizers and what is exported know nothing of it.
+    """
+
+    def __init__(self, layer: nn.Linear, divisible_by: int, *, with_loss: bool) -> None:
+        """Round the rows up to a multiple of `divisible_by`; `with_loss`: return the loss where the labels are known."""
+        self._layer = layer
+        self._padding = -layer.out_features % divisible_by
+        self._with_loss = with_loss
+        self.labels: torch.Tensor | None = None
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits [..., V], behind them -inf up to the rounded size; or the summed loss, of no dimension."""
+        weight, bias = self._layer.weight, self._layer.bias
+        if not self._layer.training:
+            return linear(hidden, weight, bias)
+        rows = hidden.flatten(0, -2)
+        if self._with_loss and self.labels is not None:
+            labels, device = self.labels.to(hidden.device).flatten(), hidden.device.type
+            if torch.is_autocast_enabled(device):
+                dtype = torch.get_autocast_dtype(device)
+                rows, weight, bias = rows.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            with torch.autocast(device, enabled=False):
+                return _LinearCrossEntropy.apply(rows, weight, bias, labels, self._padding)
+        # Of rows in one dimension every kernel adds the bias while it multiplies.
+        return linear(rows, *_padded(weight, bias, self._padding)).unflatten(0, hidden.shape[:-1])
+
+
+def prepare_head(model: PreTrainedModel, divisible_by: int, *, with_loss: bool) -> None:
+    """Have the output matrix of a model run so in training."""
+    layer = model.get_output_embeddings()
+    layer.forward = OutputMatrix(layer, divisible_by, with_loss=with_loss)
+
+
+@contextmanager
+def labelled(model: PreTrainedModel, labels: torch.Tensor) -> Iterator[None]:
+    """Tell the output matrix which labels its rows have, where it runs with the loss."""
+    head = model.get_output_embeddings().forward
+    if not isinstance(head, OutputMatrix):
+        yield
+        return
+    head.labels = labels
+    try:
+        yield
+    finally:
+        head.labels = None
+
+
+def _padded(weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return both with so many rows more, which make logits of -inf: no probability, and a gradient of 0 throughout."""
+    if not rows:
+        return weight, bias
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return pad(weight, (0, 0, 0, rows)), pad(bias, (0, rows), value=-torch.inf)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """A linear layer and the summed loss of its logits, which are never whole.
+
+    Gradients are computed in the forward pass, where a chunk's logits are at hand, and multiplied by the loss's own in the
+    backward pass: no product is computed twice. The matrix is read in the forward pass alone, as ZeRO-3 holds it then.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor, padding: int
+    ) -> torch.Tensor:
+        """Return the sum in fp32; `hidden` is [N, D], `labels` int64 [N]."""
+        of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
+        matrix, offsets = _padded(weight, bias, padding)
+        # Chunks are added up in fp32: in half precision later ones would vanish in the sum.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        hidden_gradient = torch.empty_like(hidden) if of_hidden else None
+        weight_gradient = torch.zeros_like(matrix, dtype=wide) if of_weight else None
+        bias_gradient = torch.zeros_like(offsets, dtype=wide) if of_bias else None
+        rows, losses = max(1, _CHUNK // len(matrix)), []
+        for begin in range(0, max(1, len(hidden)), rows):
+            some = hidden[begin : begin + rows]
+            logits = linear(some, matrix, offsets).requires_grad_()
+            with torch.enable_grad():
+                loss = summed_loss(logits, labels[begin : begin + rows])
+                (gradient,) = torch.autograd.grad(loss * _SCALE, logits)
+            losses.append(loss.detach())
+            if of_hidden:
+                torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
+            if of_weight:
+                _add_product(weight_gradient, gradient.T, some)
+            if of_bias:
+                bias_gradient += gradient.sum(0, dtype=wide)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+        ctx.rows, ctx.dtype = len(weight), weight.dtype
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of `hidden`, `weight` and `bias` that were asked for."""
+        of_hidden, of_weight, of_bias = ctx.saved_tensors
+        # Of one dimension: a tensor of none would be rounded to the other's dtype first.
+        factor = (gradient / _SCALE).view(1)
+
+        def scaled(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            return torch.mul(tensor, factor, out=torch.empty_like(tensor, dtype=dtype))
+
+        return (
+            None if of_hidden is None else scaled(of_hidden, of_hidden.dtype),
+            None if of_weight is None else scaled(of_weight[: ctx.rows], ctx.dtype),
+            None if of_bias is None else scaled(of_bias[: ctx.rows], ctx.dtype),
+            None,
+            None,
+        )
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left x right to a sum that is kept in fp32 beside factors in half precision."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif total.device.type == "cuda":
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
