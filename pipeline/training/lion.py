@@ -22,7 +22,7 @@ class FreezableLion(Freezable):
             if not parameters:
                 continue
             for parameter in parameters:
-                if not self.state[parameter]:
+                if "exp_avg" not in self.state[parameter]:
                     self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
             momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
             gradients, (beta1, beta2) = [parameter.grad for parameter in parameters], group["betas"]

@@ -6,7 +6,7 @@ same steps, after clipping as every other optimizer.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from pipeline.training.adamw import FreezableAdamW
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_TOGETHER = 2**26
+"""Elements of the matrices of one shape that are multiplied at once: small ones alone do not fill a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,37 @@ class Matrix:
         """Elements in all."""
         return math.prod(self.shape)
 
-    def orthogonalized(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return flat values whose matrices have singular values near 1, scaled by sqrt(max(1, outputs / inputs))."""
-        parts = []
-        for part in values.view(self.shape).chunk(self.parts, self.parts_axis):
-            scale = math.sqrt(max(1.0, part.shape[self.output_axis] / part.shape[1 - self.output_axis]))
-            parts.append(newton_schulz(part, dtype).to(values.dtype) * scale)
-        return torch.cat(parts, self.parts_axis).reshape(-1)
+    def parts_of(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
+        """Return the matrices in flat values, as views, and sqrt(max(1, outputs / inputs)), the scale of each one's step."""
+        return [
+            (part, math.sqrt(max(1.0, part.shape[self.output_axis] / part.shape[1 - self.output_axis])))
+            for part in values.view(self.shape).chunk(self.parts, self.parts_axis)
+        ]
 
 
-def newton_schulz(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return U S V^T with S near 1 for U V^T's matrix, computed in `dtype` (Jordan et al. 2024, Muon)."""
+def newton_schulz(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return U S V^T with S near 1 for each matrix U V^T of [..., m, n], computed in `dtype` (Jordan et al. 2024, Muon)."""
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = (x / x.norm().clamp(min=1e-7)).to(dtype)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = (x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)).to(dtype).reshape(-1, *x.shape[-2:])
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).view(matrices.shape)
+
+
+def orthogonalize(parts: Iterable[tuple[torch.Tensor, float]], dtype: torch.dtype) -> None:
+    """Give matrices singular values near 1, times the number beside each, in place: those of a shape together."""
+    alike: dict[tuple[torch.Size, float], list[torch.Tensor]] = {}
+    for part, scale in parts:
+        alike.setdefault((part.shape, scale), []).append(part)
+    for (shape, scale), matrices in alike.items():
+        at_once = max(1, _TOGETHER // shape.numel())
+        for begin in range(0, len(matrices), at_once):
+            some = matrices[begin : begin + at_once]
+            stepped = newton_schulz(torch.stack(some), dtype).to(some[0].dtype) * scale
+            torch._foreach_copy_(some, list(stepped.unbind()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +128,9 @@ class FreezableMuon(FreezableAdamW):
 
     def _step_matrices(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
-        momentum = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"]
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
         update = parameter.grad.lerp(momentum, group["momentum"]).view(-1)
         update = self._exchanges[parameter].orthogonalized(update).view(parameter.shape)
@@ -149,20 +165,26 @@ class _Exchange:
         if self._exchanged:
             received = sent.new_empty(sum(self._received))
             torch.distributed.all_to_all_single(received, sent, self._received, self._sent)
-        whole = {name: received.new_empty(matrix.numel) for name, matrix in self._matrices.items()}
+        sizes = [matrix.numel for matrix in self._matrices.values()]
+        whole = dict(zip(self._matrices, received.new_empty(sum(sizes)).split(sizes), strict=True))
         parts = received.split([piece.stop - piece.start for piece in self._owned])
-        for piece, part in zip(self._owned, parts, strict=True):
-            whole[piece.name][piece.start : piece.stop] = part
-        for name, matrix in self._matrices.items():
-            whole[name] = matrix.orthogonalized(whole[name], self._dtype)
-        for piece, part in zip(self._owned, parts, strict=True):
-            part.copy_(whole[piece.name][piece.start : piece.stop])
+        places = [whole[piece.name][piece.start : piece.stop] for piece in self._owned]
+        # Copies of many pieces are one kernel each way.
+        _copy(places, parts)
+        orthogonalize((part for name, matrix in self._matrices.items() for part in matrix.parts_of(whole[name])), self._dtype)
+        _copy(parts, places)
         if self._exchanged:
             torch.distributed.all_to_all_single(sent, received, self._sent, self._received)
         result = torch.zeros_like(update)
-        for piece, part in zip(self._mine, sent.split([piece.stop - piece.start for piece in self._mine]), strict=True):
-            result[piece.place : piece.place + piece.stop - piece.start] = part
+        lengths = [piece.stop - piece.start for piece in self._mine]
+        places = [result[piece.place : piece.place + length] for piece, length in zip(self._mine, lengths, strict=True)]
+        _copy(places, sent.to(result.device).split(lengths))
         return result
+
+
+def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    if into:
+        torch._foreach_copy_(list(into), list(values))
 
 
 def steps_as_matrix(spec: TensorSpec) -> bool:

@@ -1,16 +1,18 @@
 """Optimizers against torch's and by hand: elements of several ages, frozen groups, refused steps; and what decays."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training import adamw
 from pipeline.training import adamw as adamw_module
+from pipeline.training import muon as muon_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
@@ -183,6 +185,71 @@ def test_orthogonalized_matrices_have_singular_values_near_one():
     torch.testing.assert_close(newton_schulz(tiny * 1e-4, torch.float32), newton_schulz(tiny, torch.float32), rtol=0, atol=1e-4)
 
 
+VIEWS = {"view", "slice", "detach", "split", "split_with_sizes", "transpose", "unbind", "as_strided", "alias", "squeeze"}
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what a GPU would start: operations that are more than another view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ not in VIEWS:
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def muon_over(layers: int):
+    """Return a Muon over layers of a fused matrix and two others, and what it steps."""
+    forms = {"fused": Matrix((6, 18), 1, 3, 1), "up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0)}
+    matrices = {f"{layer}.{name}": form for layer in range(layers) for name, form in forms.items()}
+    ends = list(itertools.accumulate((matrix.numel for matrix in matrices.values()), initial=0))
+    draw = torch.Generator().manual_seed(4)
+    parameter, gradient = torch.randn(2, ends[-1], generator=draw)
+    parameter.requires_grad_().grad = gradient
+    group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
+    muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
+    muon.locate(
+        [(parameter, [Piece(name, 0, matrices[name].numel, place) for name, place in zip(matrices, ends, strict=False)])]
+    )
+    return muon, parameter
+
+
+def test_muon_starts_as_many_kernels_for_many_layers_as_for_a_few():
+    counts = []
+    for layers in (2, 9):
+        muon, _ = muon_over(layers)
+        muon.step()
+        with Kernels() as kernels:
+            muon.step()
+        # Nothing that waits for a GPU.
+        assert not {"_local_scalar_dense", "nonzero", "_to_copy"} & set(kernels.names)
+        counts.append(len(kernels.names))
+    assert counts[0] == counts[1]
+
+
+def test_muons_matrices_of_a_shape_step_together_as_each_alone(monkeypatch):
+    together, stepped = muon_over(5)
+    together.step()
+    monkeypatch.setattr(muon_module, "_TOGETHER", 1)
+    alone, expected = muon_over(5)
+    alone.step()
+    # The order of sums within a product.
+    torch.testing.assert_close(stepped.detach(), expected.detach(), rtol=0, atol=1e-6)
+
+
+def test_lion_makes_its_momentum_once():
+    parameter = WEIGHTS.clone().requires_grad_()
+    lion = FreezableLion([{"params": [parameter], "frozen": False, "weight_decay": 0.1}], lr=1e-2, betas=(0.9, 0.98))
+    for made in (1, 0):
+        parameter.grad = GRADIENTS[0].clone()
+        with Kernels() as kernels:
+            lion.step()
+        assert kernels.names.count("zeros_like") == made
+
+
 def test_lion_by_hand_and_frozen():
     live, frozen = (WEIGHTS.clone().requires_grad_() for _ in range(2))
     groups = [
@@ -265,8 +332,8 @@ def test_a_refused_step_moves_nothing(name, on_the_device, bad):
 def test_a_step_that_is_refused_on_the_device_moves_no_grown_state_either(one_kernel, monkeypatch):
     if one_kernel:
         # What is compiled on a GPU, as it is written.
-        monkeypatch.setattr(adamw, "triton_runs", lambda device: True)
-        monkeypatch.setattr(adamw, "_compiled_adamw", lambda: adamw._adamw_unless)
+        monkeypatch.setattr(adamw_module, "triton_runs", lambda device: True)
+        monkeypatch.setattr(adamw_module, "_compiled_adamw", lambda: adamw_module._adamw_unless)
     steps = {}
     for bad in (False, True):
         parameter = WEIGHTS.clone().requires_grad_()

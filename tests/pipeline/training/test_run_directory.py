@@ -162,6 +162,8 @@ MICRO = {"train_micro_batch_size_per_gpu": 2}
     [
         ("train_micro_batch_size_per_gpu=2", MICRO, "train_micro_batch_size_per_gpu 2 (it was 8)"),
         ("activation_checkpointing=true", {}, "activation_checkpointing True (it was False)"),
+        ("fused_linear_cross_entropy=true", {}, "fused_linear_cross_entropy True (it was False)"),
+        ("make_vocab_size_divisible_by=64", {}, "make_vocab_size_divisible_by 64 (it was 1)"),
         ("compile=true", {}, "compile True (it was False)"),
         ("attn_implementation=sdpa", {}, "attn_implementation 'sdpa' (it was 'eager')"),
         *(
