@@ -110,6 +110,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 _add_product(weight_gradient, gradient.T, some)
             if of_bias:
                 bias_gradient += gradient.sum(0, dtype=wide)
+            # Before the next chunk's are made.
+            del logits, loss, gradient
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.rows, ctx.dtype = len(weight), weight.dtype
         return torch.stack(losses).sum()
