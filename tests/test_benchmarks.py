@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes whose figures say nothing."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from tests.benchmarks.gpu import WAYS
 from tests.benchmarks.measuring import MIB, cost_of, measured
 from tests.data_prep.prose import made_up_texts
 from tests.end_to_end.conftest import ROOT
@@ -91,13 +93,15 @@ def test_growing_costs_have_exponents(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_the_gpus_part_runs_on_a_cpu(tmp_path):
-    out = tmp_path / "gpu.md"
-    status, said = run([sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out], 300)
+    out, ways = tmp_path / "gpu.md", ["zero1", "fair", "zero3", "bare-compiled"]
+    words = [sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out, "--ways", *ways]
+    status, said = run(words, 300)
     assert status == 0, said
     told = sections(out)
-    assert "Growing into live partitions" in told
-    for name in ("gpt2", "bert"):
-        assert "| bare PyTorch, compiled |" in told[f"{name} {{2, 64}} on a device"]
+    assert list(told) == ["Steps on a device", "Growing into live partitions"] and "ailed" not in out.read_text()
+    for name, way in itertools.product(("gpt2", "bert"), ways):
+        assert f"| {name} {{2, 64}}, 4 x 32: {WAYS[way].name} |" in told["Steps on a device"]
+    assert all(f"| {engine} |" in told["Growing into live partitions"] for engine in ("fresh", "grown"))
 
 
 def killed():
