@@ -73,9 +73,9 @@ class TrainedModel:
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
         if positions is not None:
             extra["position_ids"] = positions + self.family.position_offset
-            mask = mask_of(documents, others.pop("attention_mask", None))
-            with self.sequences.attending(self.config, mask):
-                return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
+            self.sequences.attend(self.config, mask_of(documents, others.pop("attention_mask", None)))
+            return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
+        self.sequences.release(self.config)
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
         if "attention_mask" in others and self.family.objective == "mlm":
@@ -127,6 +127,7 @@ class TrainedModel:
 
     def close(self) -> None:
         """Give back the engine's memory."""
+        self.sequences.release(self.config)
         self.learn(Section.whole(self.sizes.num_hidden_layers))
         self.engine.destroy()
         self.engine = None

@@ -5,8 +5,6 @@ another gives each rank all heads of its own positions. To DeepSpeed's engine ea
 over tokens, divided by the tokens of the whole batch, so that it does not matter to gradients who has which of them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,24 +96,40 @@ class SequenceGroup:
             positions=positions[:, mine],
         )
 
-    @contextmanager
-    def attending(self, config: PretrainedConfig, mask: torch.Tensor | None) -> Iterator[None]:
-        """Let a model's layers attend over the slices of all ranks of the group; `mask` is `mask_of` the whole sequences."""
-        before = config._attn_implementation
+    def attend(self, config: PretrainedConfig, mask: torch.Tensor | None) -> None:
+        """Let a model's layers attend over the slices of all ranks of the group; `mask` is `mask_of` the whole sequences.
+
+        It holds until `release`, since layers whose activations are checkpointed run again in the backward pass.
+        """
+        global _attending
+        own = config._attn_implementation if _attending is None else _attending.own
         config._attn_implementation_internal = _NAME
-        _attending.append((self, mask))
-        try:
-            yield
-        finally:
-            _attending.pop()
-            config._attn_implementation_internal = before
+        _attending = _Attending(self, mask, own)
+
+    @staticmethod
+    def release(config: PretrainedConfig) -> None:
+        """Let a model's layers attend over what they are given, as before."""
+        global _attending
+        if _attending is not None:
+            config._attn_implementation_internal = _attending.own
+            _attending = None
 
 
 ALONE = SequenceGroup(1, None)
 """No rank shares any."""
 
-_attending: list[tuple[SequenceGroup, torch.Tensor | None]] = []
-"""The group that attention is within, and the mask: the classes hand an attention function nothing that they do not know."""
+
+@dataclass(frozen=True, slots=True)
+class _Attending:
+    """What attention is within: the classes hand an attention function nothing that they do not know."""
+
+    group: SequenceGroup
+    mask: torch.Tensor | None
+    own: str
+    """The attention that the model has otherwise."""
+
+
+_attending: _Attending | None = None
 
 
 def mask_of(documents: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -142,7 +156,7 @@ def _attend(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention over whole sequences; query, key and value are [sequences, heads, S / ranks, d] of this rank's positions."""
-    within, mask = _attending[-1]
+    within, mask = _attending.group, _attending.mask
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     heads, groups = query.shape[1], key.shape[1]
     if groups % within.size:

@@ -45,6 +45,7 @@ def trainer(
     model: dict[str, object] | None = None,
     window: int | None = None,
     apart: bool = False,
+    checkpointed: bool = False,
     **changes: object,
 ) -> Trainer:
     """Return the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
@@ -67,7 +68,9 @@ def trainer(
     ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | batch | (ds_config or {})
     blocks = cut(layers, [])
     engine = for_engine(ds_config, ranks)
-    model = build(family, config, initialized(family, config, 1), engine, recipe.optimizer, blocks, "sdpa")
+    state = initialized(family, config, 1)
+    options = {"activation_checkpointing": checkpointed}
+    model = build(family, config, state, engine, recipe.optimizer, blocks, "sdpa", **options)
     model.sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
     objective = CausalObjective(LENGTH)
     if family.objective == "mlm":

@@ -22,6 +22,7 @@ CASES = {
     "qwen3, ZeRO 3, fewer key-value heads than ranks": ("qwen3", 3, {"model": ONE_GROUP}),
     "mistral, ZeRO 1, a window": ("mistral", 1, {"model": GROUPED, "window": 5}),
     "bert, ZeRO 1": ("bert", 1, {}),
+    "llama, ZeRO 3, activations checkpointed": ("llama", 3, {"model": GROUPED, "checkpointed": True}),
     "roberta, ZeRO 3, documents apart": ("roberta", 3, {"apart": True}),
 }
 ROUNDING = 2e-6
