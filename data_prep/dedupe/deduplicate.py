@@ -4,12 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.choosing import Choose
-from data_prep.dedupe.cluster import Cluster
 from data_prep.dedupe.exact import Exact
 from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, Filter
-from data_prep.dedupe.minhash import MinHash
-from data_prep.dedupe.neighbours import Neighbours
 from data_prep.dedupe.records import Copies
 from data_prep.job import Job
 from data_prep.plan import Plan
@@ -76,6 +72,12 @@ class Fates:
 
 def deduplicate(job: Job, plan: Plan, parts: Parts) -> Fates:
     """Carry out the stages that the corpora ask for, in every process, and return what became of the documents."""
+    # Of no use to a run whose text is prepared, and numba, which they need, takes half a second.
+    from data_prep.dedupe.choosing import Choose
+    from data_prep.dedupe.cluster import Cluster
+    from data_prep.dedupe.minhash import MinHash
+    from data_prep.dedupe.neighbours import Neighbours
+
     exact = Exact(plan, parts)
     minhash = MinHash(plan, parts, exact.copies())
     near = Copies([])

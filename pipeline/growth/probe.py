@@ -5,6 +5,7 @@ departure by far more. No tensor is ever whole in memory.
 """
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,9 @@ WHOLE_PARAMETERS = 2_000_000_000
 
 _COPIES = 2
 """Target layers of one origin that a sample keeps."""
+
+_REGISTERING = threading.Lock()
+"""Held by the thread that has its own way of registering parameters in place."""
 
 
 def _accumulated(dtype: torch.dtype) -> torch.dtype:
@@ -258,15 +262,17 @@ def _parameters_on_meta() -> Iterator[None]:
 
     Under `torch.device("meta")` the buffers would be lost too, rotary frequencies among them.
     """
-    register = nn.Module.register_parameter
+    with _REGISTERING:
+        register, here = nn.Module.register_parameter, threading.get_ident()
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
+        def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            # Modules that other threads construct meanwhile are as they always are.
+            if threading.get_ident() == here and parameter is not None and not parameter.is_meta:
+                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+            register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register
+        nn.Module.register_parameter = register_on_meta
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register

@@ -59,19 +59,22 @@ def heldout_loss(
     # fills up, unscored.
     share = -(-windows // readers)
     mine = np.arange(reader * share, (reader + 1) * share)
-    loss = accurate = tokens = pair_loss = judged = pairs = 0.0
+    # On the device, and fetched once: loss and right answers of tokens, and those of pairs.
+    sums = torch.zeros(4, dtype=torch.float64, device=distributed.device())
+    tokens = pairs = 0
     with Meter("held-out loss", share, "windows") as meter:
         for batch in map(sequences.sliced, _read(batches, mine, windows, batch_size)):
             with scoring(batch.labels) as labels:
                 logits = model(**batch.inputs(distributed.device()))
-            sums = summed_losses(logits, labels, batch.pair_labels)
-            loss, accurate, tokens = loss + sums.tokens.item(), accurate + right(logits.tokens, labels), tokens + batch.scored
+            losses = summed_losses(logits, labels, batch.pair_labels)
+            found = [losses.tokens, right(logits.tokens, labels)]
             if batch.pair_labels is not None:
-                pair_loss, judged = pair_loss + sums.pairs.item(), judged + right(logits.pairs, batch.pair_labels)
-                pairs += batch.scored_pairs
+                found += [losses.pairs, right(logits.pairs, batch.pair_labels)]
+            sums[: len(found)] += torch.stack([one.double() for one in found])
+            tokens, pairs = tokens + batch.scored, pairs + batch.scored_pairs
             meter.advance(len(batch.input_ids))
             after_batch()
-    loss, accurate, tokens, pair_loss, judged, pairs = distributed.total(loss, accurate, tokens, pair_loss, judged, pairs)
+    loss, accurate, pair_loss, judged, tokens, pairs = distributed.total(*sums.tolist(), tokens, pairs)
     of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
     return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)
 

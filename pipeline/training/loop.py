@@ -25,6 +25,7 @@ from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
 from pipeline.training.blocks import Block, section_of
+from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.data_watch import DamagedDataError, DataWatch
 from pipeline.training.engine import TrainedModel
@@ -191,8 +192,11 @@ class Trainer:
         records: Records,
         stop: StopRequest,
         watch: DataWatch,
+        certifying: Certifying | None = None,
     ) -> None:
+        """`certifying` makes the certificate of the growth that the model comes from, where that is still to be made."""
         self._watch = watch
+        self._certifying = certifying
         self._phase = phase
         self._first_step, _ = timeline.bounds(phase)
         self._model = model
@@ -242,6 +246,7 @@ class Trainer:
 
         Raises UserError, after saving, where the held-out text is not what was prepared.
         """
+        self._certify()
         engine, windows = self._model.engine, self._recipe.evaluation.windows
         # One thread at a time reads the text.
         self._next.wait()
@@ -285,12 +290,17 @@ class Trainer:
             done, ended = position.step - self._first_step, position.step == leg.end
             evaluates = ended or position.step % recipe.evaluation.every == 0
             scores = ended or self._tasks.due(position.step)
+            certifies = self._certifying is not None and not self._certifying.begun
             due |= position.step % recipe.checkpointing.every == 0
-            self._judge(0 if evaluates or scores or due or stopping else self._steps_ahead)
+            self._judge(0 if certifies or evaluates or scores or due or stopping else self._steps_ahead)
             self._model.reach(done)
+            if certifies:
+                self._next.wait()
+                self._certifying.begin()
             if evaluates:
                 loss = self.evaluate(leg.stage.name)
             if scores:
+                self._certify()
                 window, beat = leg.stream.sequence_length, self._records.watchdog.beat
                 self._next.wait()
                 self._records.scored(self._tasks.score(self._model, leg.stage.name, position.step, window, beat))
@@ -303,6 +313,7 @@ class Trainer:
                 return loss
 
     def _save(self, *, must: bool) -> None:
+        self._certify()
         position, records = self._position, self._records
         if distributed.rank() == 0:
             # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
@@ -312,6 +323,11 @@ class Trainer:
         self._watch.remember()
         self._saved_at = time.monotonic()
         records.watchdog.beat()
+
+    def _certify(self) -> None:
+        """Have the growth certified before anything rests on it; raises RuntimeError where it is not what it should be."""
+        if self._certifying is not None:
+            self._certifying.finish()
 
     def _save_before_a_fault(self) -> None:
         """Save what is not saved yet, if it can be: it is not why the run ends."""

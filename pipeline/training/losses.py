@@ -107,7 +107,7 @@ def _rows(logits: torch.Tensor) -> int:
     return max(1, elements // logits.shape[-1])
 
 
-def right(logits: torch.Tensor, labels: torch.Tensor) -> int:
-    """Return how many labels have the highest logit; `logits` is [..., V], `labels` the same but for V."""
+def right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return, on the logits' device, how many labels have the highest logit; `logits` is [..., V], `labels` [...]."""
     # No class has the number IGNORED.
-    return int((logits.argmax(dim=-1) == labels.to(logits.device)).sum())
+    return (logits.argmax(dim=-1) == labels.to(logits.device)).sum()

@@ -1,21 +1,20 @@
 """The grown model beside its source, on held-out text."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.data.batches import Batches
-from pipeline.families import sizes_of
 from pipeline.growth.probe import streamed_model
 from pipeline.growth.state import Rows, Source
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import HeldOut, Model, heldout_loss
+from pipeline.training.evaluate import HeldOut, Model, Scoring, heldout_loss
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.running import scoring
 
@@ -35,58 +34,71 @@ class _OnDevice:
         return self._tensor.rows(start, stop).to(distributed.device())
 
 
-def measure_growth(
-    source: Source,
-    grown: TrainedModel,
-    heldout: Batches,
-    windows: int,
-    dtype: torch.dtype,
-    after_batch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Return the losses of both models, and by how much the growth moved a logit; a collective call.
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The held-out text that both models of a growth read."""
 
-    Both are over the source's vocabulary, and both models compute in `dtype`, the engine's, so that they differ by the
-    growth alone; what rounding to `dtype` does to the source stands apart (`rounding`, against float32). The source's
-    matrices are read a few rows at a time, so that no rank ever holds it. `after_batch` is called after each batch.
-    """
-    vocabulary = sizes_of(source.config).vocab_size
+    batches: Batches
+    windows: int
+    batch_size: int
+    """Windows that a rank reads at a time."""
+    after_batch: Callable[[], None] = lambda: None
+    """Called after each batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a model makes of held-out text."""
+
+    heldout: HeldOut
+    probed: torch.Tensor
+    """Logits of some positions, float64, in one row."""
+
+
+def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Seen:
+    """Return what a grown model makes of the text, over the first ids of its vocabulary, the source's; a collective call."""
+
+    def logits(**inputs: torch.Tensor) -> Logits:
+        found = grown.logits(**inputs)
+        return found._replace(tokens=found.tokens[..., :vocabulary])
+
     grown.engine.eval()
-    batch_size = grown.engine.train_micro_batch_size_per_gpu()
+    try:
+        return _measured(logits, partial(scoring, grown.module, grown.family), text)
+    finally:
+        grown.engine.train()
 
-    def measured(model: Model, module: nn.Module) -> tuple[HeldOut, torch.Tensor]:
-        held = heldout_loss(model, partial(scoring, module, source.family), heldout, windows, batch_size, after_batch)
-        return held, _probe(model, heldout)
 
-    def grown_logits(**inputs: torch.Tensor) -> Logits:
-        logits = grown.logits(**inputs)
-        return logits._replace(tokens=logits.tokens[..., :vocabulary])
+def measure_growth(source: Source, after: Seen, text: Text, dtype: torch.dtype, attention: str) -> dict[str, Any]:
+    """Return the losses before and `after` a growth, and by how much it moved a logit; a collective call.
 
-    before, expected = measured(*_streamed(source, dtype, grown.module.config._attn_implementation))
-    after, seen = measured(grown_logits, grown.module)
-    unrounded, plain = before, expected
-    if dtype is not torch.float32:
-        unrounded, plain = measured(*_streamed(source, torch.float32, "sdpa"))
-    grown.engine.train()
-    of_pairs = {"grown_pair_loss": after.pair_loss, "grown_pair_accuracy": after.pair_accuracy}
+    The source computes in `dtype`, the engine's, and with its implementation of attention, so that the two differ by the
+    growth alone; what rounding to `dtype` does to the source stands apart (`rounding`, against float32). The source's
+    matrices are read a few rows at a time, so that no rank ever holds it.
+    """
+    before = _of_source(source, dtype, attention, text)
+    unrounded = before if dtype is torch.float32 else _of_source(source, torch.float32, "sdpa", text)
+    expected, grown = before.probed, after.heldout
+    of_pairs = {"grown_pair_loss": grown.pair_loss, "grown_pair_accuracy": grown.pair_accuracy}
     return {
-        "source_loss": before.loss,
-        "grown_loss": after.loss,
-        "grown_accuracy": after.accuracy,
-        "loss_gap": after.loss - before.loss,
-        "max_logit_difference": (expected - seen).abs().max().item(),
+        "source_loss": before.heldout.loss,
+        "grown_loss": grown.loss,
+        "grown_accuracy": grown.accuracy,
+        "loss_gap": grown.loss - before.heldout.loss,
+        "max_logit_difference": (expected - after.probed).abs().max().item(),
         "max_logit": expected.abs().max().item(),
         "rounding": {
-            "loss": before.loss - unrounded.loss,
-            "max_logit_difference": (expected - plain).abs().max().item(),
+            "loss": before.heldout.loss - unrounded.heldout.loss,
+            "max_logit_difference": (expected - unrounded.probed).abs().max().item(),
         },
-        "scored_tokens": before.tokens,
+        "scored_tokens": before.heldout.tokens,
         "dtype": str(dtype).removeprefix("torch."),
-        **({} if after.pair_loss is None else of_pairs),
+        **({} if grown.pair_loss is None else of_pairs),
     }
 
 
-def _streamed(source: Source, dtype: torch.dtype, attention: str) -> tuple[Model, nn.Module]:
-    """Return the source as it computes in `dtype`, and its module."""
+def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -> Seen:
+    """What the source makes of the text where it computes in `dtype`."""
     state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
     module = streamed_model(source.family, source.config, state, dtype, attention).to(distributed.device())
 
@@ -94,7 +106,12 @@ def _streamed(source: Source, dtype: torch.dtype, attention: str) -> tuple[Model
         apart = {} if documents is None else within_documents(source.family, module.config, documents, dtype)
         return logits_of(source.family, module(**inputs, **apart))
 
-    return logits, module
+    return _measured(logits, partial(scoring, module, source.family), text)
+
+
+def _measured(model: Model, scored: Scoring, text: Text) -> Seen:
+    heldout = heldout_loss(model, scored, text.batches, text.windows, text.batch_size, text.after_batch)
+    return Seen(heldout, _probe(model, text.batches))
 
 
 @torch.no_grad()

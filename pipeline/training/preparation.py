@@ -1,6 +1,7 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
+from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import check_learns, cut
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
@@ -71,6 +73,8 @@ class Preparation(Planned):
     streams: Streams
     watch: DataWatch | None
     """Over what is left to be compared of the data; None where nothing is trained."""
+    digest: Future[str] | None = None
+    """Of the given source, on rank 0; its result raises UserError where a weight is no number. None where it is not needed."""
 
 
 def prepare_run(
@@ -82,7 +86,8 @@ def prepare_run(
 ) -> Preparation:
     """Return what the run is carried out with, from a checkpoint on where one is `saved`; a collective call.
 
-    Raises UserError naming what is wrong, on every rank; nothing has been trained by then.
+    Raises UserError naming what is wrong, on every rank; nothing has been trained by then. The source's values are still looked
+    through when this returns (`Preparation.digest`), unless text had to be prepared.
     """
     part, parts = distributed.rank(), distributed.world_size()
     place = _downloaded(recipe)
@@ -90,17 +95,25 @@ def prepare_run(
     given = distributed.on_every_rank(
         lambda: _begin(recipe, ds_config, directory, saved, place, parts, part, parts, begun=begun)
     )
-    distributed.on_first_rank(lambda: _check_values(given))
-    prepared = distributed.on_first_rank(
-        lambda: str(_find_data(recipe, directory, given, lambda config: prepare(config, say)).directory)
-    )
+    # A run that goes on from a checkpoint reads nothing of what it began with.
+    begins = given is not None and saved is None
+    digest = begin_on_first_rank(lambda: inspect(given.state, str(given.directory))) if begins else None
+
+    def provide(config: DataPrepConfig) -> PreparedData:
+        if digest is not None:
+            # Preparing may take hours.
+            digest.result()
+        return prepare(config, say)
+
+    prepared = distributed.on_first_rank(lambda: str(_find_data(recipe, directory, given, provide).directory))
     remembered = distributed.on_first_rank(lambda: Remembered.read(directory.checked))
     data, checks = distributed.on_every_rank(lambda: _check(recipe, PreparedData(Path(prepared)), remembered, part, parts, say))
     (left,) = distributed.total(sum(file.size for file in checks.left))
     if left:
         say(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
     watch = DataWatch(checks, directory.checked, remembered)
-    return distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, saved, given, data, parts, say, watch))
+    opened = distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, saved, given, data, parts, say, watch))
+    return replace(opened, digest=digest)
 
 
 def foresee_run(
@@ -119,7 +132,8 @@ def foresee_run(
     # Alone: no other rank reads the rest of a checkpoint.
     begun = directory.recorded_data() is not None
     given = _begin(recipe, ds_config, directory, saved, _place(recipe), world_size, part=0, parts=1, begun=begun)
-    _check_values(given)
+    if given is not None:
+        inspect(given.state, str(given.directory))
     if corpus_tokens is None:
         data = _find_data(recipe, directory, given, lambda config: find_prepared(config, say))
         if data is not None:
@@ -188,12 +202,6 @@ def _begin(
     if all(leg.stage.epochs is None for leg in timeline.legs):
         _annealed(growths, timeline, directory, saved)
     return given
-
-
-def _check_values(given: Source | None) -> None:
-    """Raise UserError where a weight of the source is no number; every file of it is read."""
-    if given is not None:
-        inspect(given.state, str(given.directory))
 
 
 def _known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:

@@ -3,8 +3,10 @@
 import json
 import shutil
 import time
-from contextlib import ExitStack, closing
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,10 @@ import torch.distributed
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
 from pipeline.families import AxisKind, family_of, sizes_of
-from pipeline.growth.certificate import certify
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import Digest, difference, digests_of
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.probe import compare
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import Recipe
@@ -35,16 +35,17 @@ from pipeline.runs.records import (
 from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
 from pipeline.training.begun import check_model, lengths
+from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import cut
+from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype, for_engine, sequence_parallel_size
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.evaluate import HeldOut
 from pipeline.training.export import export
 from pipeline.training.guard import GuardStoppedError
 from pipeline.training.inherited import read_inherited
 from pipeline.training.loop import Position, Records, RewindError, Trainer, peak_memory
-from pipeline.training.measure import measure_growth
+from pipeline.training.measure import Text, measure_grown, measure_growth
 from pipeline.training.monitors import Monitors, without_monitors
 from pipeline.training.preparation import Growth, Preparation, prepare_run
 from pipeline.training.progress import Progress
@@ -227,6 +228,7 @@ class Run:
     def _train(self, prepared: Preparation, saved: Saved | None, position: Position, records: Records) -> dict[str, Any]:
         """Train what is left, model after model; return the summary."""
         source, final = _heard(prepared.given or self._untrained(prepared), records), 0.0
+        digest = prepared.digest
         for phase in phases_of(self._recipe):
             begin, end = prepared.timeline.bounds(phase.number)
             if saved is not None and saved.phase > phase.number:
@@ -239,11 +241,12 @@ class Run:
                 if phase.number == 0:
                     # An export from before the source was lengthened must not pass for this one.
                     distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
+                certifying = None
                 if goes_on:
                     model = self._resumed(prepared, saved, records)
                 else:
-                    model = self._begun(prepared, phase.number, source, records, position)
-                with closing(model):
+                    model, certifying = self._begun(prepared, phase.number, source, digest, records, position)
+                with closing(model), closing(certifying) if certifying is not None else nullcontext():
                     final = Trainer(
                         phase.number,
                         model,
@@ -255,25 +258,39 @@ class Run:
                         records,
                         self._stop,
                         prepared.watch,
+                        certifying,
                     ).train()
-            source = self._opened(prepared, self._checkpoints.last, records)
+            source, digest = self._opened(prepared, self._checkpoints.last, records), None
             if phase.number == 0:
                 self._export(source, self._directory.source_model, prepared, position, records)
         prepared.watch.finish(position.step, records.watchdog.beat, self._say)
         self._export(source, self._directory.model, prepared, position, records)
         return self._summarize(prepared, records, position, final)
 
-    def _begun(self, prepared: Preparation, phase: int, source: Source, records: Records, position: Position) -> TrainedModel:
-        """Return the model that a phase begins with: the source itself, or what it is grown into."""
+    def _begun(
+        self,
+        prepared: Preparation,
+        phase: int,
+        source: Source,
+        digest: Future[str] | None,
+        records: Records,
+        position: Position,
+    ) -> tuple[TrainedModel, Certifying | None]:
+        """Return the model that a phase begins with: the source itself, or what it is grown into with what certifies that.
+
+        Raises UserError where a weight of the source is no number: nothing has been trained on it by then.
+        """
         if phase == 0:
-            return self._build(prepared, 0, source.state, None)
+            return self._build(prepared, 0, source.state, None), None
+        # Read beside the building, which reads it too.
+        digest = digest or begin_on_first_rank(lambda: inspect(source.state, str(source.directory)))
         growth = prepared.growths[phase - 1]
         for reason in growth.plan.choices:
             self._say(reason)
         kept = growth.plan.grow_optimizer(source.optimizer) if growth.plan.growth.optimizer_state == "grow" else None
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
-        self._certify_growth(prepared, growth, source, model, records, position.step)
-        return model
+        records.watchdog.on_first_rank(lambda: digest.result())
+        return model, self._certifying(prepared, growth, source, digest, model, records, position.step)
 
     def _untrained(self, prepared: Preparation) -> Source:
         """Return a source that is not given: what this run trains first, or leaves as it is."""
@@ -378,50 +395,40 @@ class Run:
         position.ledger.wasted = distributed.on_first_rank(cut_back)
         return records
 
-    def _certify_growth(
+    def _certifying(
         self,
         prepared: Preparation,
         growth: Growth,
         source: Source,
+        digest: Future[str] | None,
         grown: TrainedModel,
         records: Records,
         step: int,
-    ) -> None:
-        """Compare the grown model with its source, in float64 and as it will be trained, and write the certificate.
-
-        Raises RuntimeError on every rank where a growth that is to preserve the function was seen not to.
-        """
-        name, path = growth.phase.name, self._directory.certificate(growth.phase.number)
-        in_training = measure_growth(
-            source,
-            grown,
-            prepared.streams.heldout,
-            self._recipe.evaluation.windows,
-            compute_dtype(self._ds_config),
-            records.watchdog.beat,
-        )
+    ) -> Certifying:
+        """Evaluate the grown model before its first step; return what makes the certificate of the growth beside the next."""
+        name, number = growth.phase.name, growth.phase.number
+        batch_size = grown.engine.train_micro_batch_size_per_gpu()
+        text = Text(prepared.streams.heldout, self._recipe.evaluation.windows, batch_size, records.watchdog.beat)
+        after = measure_grown(grown, growth.plan.source.vocab_size, text)
         distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != name))
-        seen = ("loss", "accuracy", "pair_loss", "pair_accuracy")
-        loss, accuracy, *of_pairs = (in_training.get(f"grown_{key}") for key in seen)
-        records.evaluation(step, name, HeldOut(loss, accuracy, in_training["scored_tokens"], *of_pairs))
+        records.evaluation(step, name, after.heldout)
 
-        def write() -> dict[str, Any]:
-            digest = inspect(source.state, str(source.directory))
-            measured = compare(source, growth.plan, growth.target)
-            remarks = _remarks(prepared) if growth.phase.number == 1 else ()
-            certificate = certify(growth.plan, str(source.directory), digest, measured, in_training, remarks=remarks)
-            write_json(path, certificate)
-            return certificate
+        def certified(certificate: CertificateRecord) -> None:
+            # Where the run went back behind a growth this is its second one.
+            self._certificates[number - 1 :] = [certificate]
 
-        certificate = records.watchdog.on_first_rank(write)
-        # Where the run went back behind a growth this is its second one.
-        self._certificates[growth.phase.number - 1 :] = [certificate]
-        if not certificate["measured_agrees"]:
-            moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
-            raise RuntimeError(
-                f"{path}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
-                f"in float64, by {moved[1]:.2g} in {in_training['dtype']}; please report it"
-            )
+        return Certifying(
+            self._directory.certificate(number),
+            growth,
+            source,
+            digest,
+            partial(
+                measure_growth, source, after, text, compute_dtype(self._ds_config), grown.module.config._attn_implementation
+            ),
+            _remarks(prepared) if number == 1 else (),
+            records.watchdog,
+            certified,
+        )
 
     def _summarize(self, prepared: Preparation, records: Records, position: Position, final: float) -> dict[str, Any]:
         directory = self._directory

@@ -42,6 +42,8 @@ class RunDirectory(RunPaths):
         super().__init__(path)
         self._recorded: DataRecord | None = None
         self._id: str | None = None
+        self._free = False
+        """Whether it was found to be nobody's."""
 
     def check_shared(self) -> None:
         """Check that this rank sees the directory that the first rank has locked, and may write to it; leaves nothing.
@@ -69,6 +71,7 @@ class RunDirectory(RunPaths):
         """
         if saved is None and not os.path.lexists(self.recipe):
             self._check_empty()
+            self._free = True
             return []
         made = None if saved is None or saved.run is None else Begun.of_checkpoint(saved.run, str(self.checkpoints / saved.tag))
         own, remarks = self._own(saved)
@@ -125,12 +128,7 @@ class RunDirectory(RunPaths):
 
     def _check_empty(self) -> None:
         """Raise UserError where a directory without a recipe and without a checkpoint is not free for a run."""
-        there = {path.name for path in self.path.iterdir()}
-        before_a_step = {path.name for path in (self.lock, self.data, self.ds_config, self.recipe, self.checked)}
-        for path in (self.checkpoints, self.certificates):
-            if path.is_dir() and not any(path.iterdir()):
-                before_a_step.add(path.name)
-        foreign = sorted(name for name in there if name.removesuffix(".partial") not in before_a_step)
+        foreign = self._foreign((self.lock, self.data, self.ds_config, self.recipe, self.checked))
         if not foreign:
             return
         if foreign[0] in {path.name for path in vars(self).values() if isinstance(path, Path)}:
@@ -141,6 +139,14 @@ class RunDirectory(RunPaths):
         raise UserError(
             f"{self.path}: the directory holds something else ({foreign[0]}); name an empty or a new one as run_dir"
         )
+
+    def _foreign(self, known: Sequence[Path]) -> list[str]:
+        """What is there beside some files and the folders that are empty before a first step, by name."""
+        names = {path.name for path in known}
+        for path in (self.checkpoints, self.certificates):
+            if path.is_dir() and not any(path.iterdir()):
+                names.add(path.name)
+        return sorted(path.name for path in self.path.iterdir() if path.name.removesuffix(".partial") not in names)
 
     def _check_records(self) -> None:
         """Raise UserError where a record cannot be read that the run goes on in: not after hours of training."""
@@ -248,9 +254,16 @@ class RunDirectory(RunPaths):
         return data
 
     def abandon(self) -> None:
-        """Remove the directory where nothing was begun in it."""
-        if [path.name for path in self.path.iterdir()] == [self.lock.name]:
-            self.lock.unlink()
+        """Remove the directory where nothing was begun in it, but for what this process wrote before a first step."""
+        ours = [self.lock]
+        if self._free:
+            records = (self.metrics, self.evaluations, self.scores, self.lost)
+            ours += [self.data, self.ds_config, self.recipe, self.checked]
+            ours += [path for path in records if path.is_file() and not path.stat().st_size]
+        if not self._foreign(ours):
+            # Without its recipe it is nobody's, whatever else is left of it.
+            for path in sorted(self.path.iterdir(), key=lambda path: (path == self.lock, path != self.recipe)):
+                path.rmdir() if path.is_dir() else path.unlink()
             self.path.rmdir()
 
     @staticmethod

@@ -18,7 +18,7 @@ from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.evaluate import heldout_loss
 from pipeline.training.losses import Logits, logits_of
-from pipeline.training.measure import measure_growth
+from pipeline.training.measure import Text, measure_grown, measure_growth
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.running import scoring
 from tests.benchmarks.made_up import batches
@@ -62,7 +62,9 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
         else:
             plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
-            measure_growth(source, grown, heldout, windows, torch.bfloat16)
+            text = Text(heldout, windows, 1)
+            after = measure_grown(grown, sizes_of(source.config).vocab_size, text)
+            measure_growth(source, after, text, torch.bfloat16, "sdpa")
     return Cost(time.perf_counter() - began, time.process_time() - processors, watched.peak)
 
 

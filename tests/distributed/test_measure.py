@@ -20,7 +20,7 @@ from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
-from pipeline.training.measure import measure_growth
+from pipeline.training.measure import Text, measure_grown, measure_growth
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -76,10 +76,12 @@ def measure(directory, stage, half=False):
     objective = CausalObjective(LENGTH)
     windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
     text = Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))
-    measured = measure_growth(noticed, grown, Batches([text], 1), WINDOWS, torch.bfloat16 if half else torch.float32)
+    read = Text(Batches([text], 1), WINDOWS, 2)
+    after = measure_grown(grown, VOCAB, read)
+    assert grown.engine.training
+    measured = measure_growth(noticed, after, read, torch.bfloat16 if half else torch.float32, "eager")
     assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
     assert source.config._attn_implementation == attention
-    assert grown.engine.training
     return measured
 
 

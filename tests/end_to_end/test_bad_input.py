@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_training import train_tokenizer
-from pipeline.training import distributed, run
+from pipeline.training import certifying, distributed, loop, preparation, run
 from tests.end_to_end.conftest import FP32, ROOT
 
 
@@ -184,22 +186,64 @@ def test_an_unusable_source_directory_is_refused_by_file_or_tensor(refused, sour
     assert words in refused(source={"path": str(source)}, target={"hidden_size": 64})
 
 
-def test_a_faulty_growth_ends_before_the_first_step(main, recipe, source, monkeypatch, capsys, tmp_path):
-    """A fault and no wrong input; here the float64 probe is made to find one."""
-    compared = run.compare
-    monkeypatch.setattr(run, "compare", lambda *given: compared(*given) | {"max_logit_difference": 0.5})
+@pytest.mark.parametrize("where", ["in float64", "in training"])
+@pytest.mark.parametrize(
+    "due", ["checkpointing.every=1", "checkpointing.every_minutes=1.0e-9", "evaluation.every=1", "the end"]
+)
+def test_a_faulty_growth_ends_before_anything_rests_on_it(main, recipe, source, monkeypatch, capsys, tmp_path, where, due):
+    """A fault and no wrong input; here one of the two comparisons is made to find one."""
+    place, name = (certifying, "compare") if where == "in float64" else (run, "measure_growth")
+    plain = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *given: plain(*given) | {"max_logit_difference": 0.5})
     growth = {"width": "fpi", "depth": "last_layer"}
-    stages = [{"name": "full", "steps": 2}]
-    path = recipe(source={"path": str(source)}, target={"hidden_size": 64}, growth=growth, stages=stages)
+    path = recipe(
+        source={"path": str(source)}, target={"hidden_size": 64}, growth=growth, stages=[{"name": "full", "steps": 3}]
+    )
     ds_path = tmp_path / "ds.json"
     ds_path.write_text(json.dumps(FP32))
-    words = ["--ds_config", str(ds_path), "--recipe", str(path), "data.sequence_length=16"]
+    words = ["--ds_config", str(ds_path), "--recipe", str(path), "data.sequence_length=16", *([due] if "=" in due else [])]
     monkeypatch.setattr(sys, "argv", ["pretrain", *words])
     assert main() == 1
     error = capsys.readouterr().err
-    assert "00.json: this growth should preserve the function and moves a logit by 0.5 in float64" in error
+    assert "00.json: this growth should preserve the function and moves a logit by" in error
+    assert ("0.5 in float64" if where == "in float64" else "0.5 in float32") in error
     assert not json.loads((tmp_path / "run" / "certificates" / "00.json").read_text())["measured_agrees"]
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "" and not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == (3 if due == "the end" else 1)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir()) and not (tmp_path / "run" / "model").exists()
+    # Started again it goes on from nothing, and so ends alike.
+    assert main() == 1
+    assert "this growth should preserve the function" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_source_found_to_hold_no_numbers_while_the_engine_is_built_is_refused_before_the_first_step(
+    refused, source, monkeypatch, value
+):
+    """The directory that the run had made its own by then is removed: another source may be named for it."""
+    built, steps = threading.Event(), []
+    looked_through, build = preparation.inspect, run.build
+
+    def late(*given: object) -> str:
+        assert built.wait(60)
+        return looked_through(*given)
+
+    def building(*given: object, **named: object) -> object:
+        built.set()
+        return build(*given, **named)
+
+    monkeypatch.setattr(preparation, "inspect", late)
+    monkeypatch.setattr(run, "build", building)
+    monkeypatch.setattr(loop.Trainer, "_step", lambda *_: steps.append(1))
+    spoil_tensor(source, lambda tensors: tensors["transformer.h.1.ln_2.bias"][5:6].fill_(value))
+    told = refused(
+        "data.sequence_length=16",
+        source={"path": str(source)},
+        target={"hidden_size": 64},
+        growth={"width": "fpi", "depth": "last_layer"},
+        stages=[{"name": "full", "steps": 3}],
+    )
+    assert f"source: tensor 'transformer.h.1.ln_2.bias' holds {value} at [5]" in told
+    assert not steps
 
 
 def test_a_directory_that_holds_something_else_is_refused(refused, tmp_path):

@@ -1,6 +1,7 @@
 """Streamed logits against plain Hugging Face models in float64, and what a comparison finds."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -169,3 +170,16 @@ def test_large_models_are_compared_in_a_few_layers(saved, monkeypatch):
     inexact = compare(source, *grown(source, target, {"width": "fpi", "depth": "stack"}))
     assert inexact["target_layers"] == [0, 3, 6, 8, 11]
     assert inexact["max_logit_difference"] > 1e-3
+
+
+def test_models_that_threads_construct_at_once_are_streamed_and_others_hold_their_weights(saved):
+    """Beside a run's first steps the source is measured in one thread and compared in another."""
+    (_, source), register = saved("gpt2"), torch.nn.Module.register_parameter
+    with ThreadPoolExecutor(8) as threads:
+        streamed = [
+            threads.submit(streamed_model, source.family, source.config, source.state, torch.float32) for _ in range(40)
+        ]
+        plain = [threads.submit(torch.nn.Linear, 3, 5) for _ in range(400)]
+    assert not any(parameter.is_meta for made in plain for parameter in made.result().parameters())
+    assert not any(parameter.ndim > 1 for made in streamed for parameter in made.result().parameters())
+    assert torch.nn.Module.register_parameter is register

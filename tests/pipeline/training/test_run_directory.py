@@ -355,3 +355,43 @@ def test_a_directory_that_is_moved_is_the_same_run(begun, tmp_path):
     saved = saved_by(begun)
     shutil.move(begun.path, tmp_path / "moved")
     assert check(RunDirectory(tmp_path / "moved"), saved, f"run_dir={tmp_path / 'moved'}") == []
+
+
+def test_a_refused_run_leaves_nothing_of_what_it_wrote_before_its_first_step(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.lock.touch()
+    directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
+    directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
+    for path in (directory.metrics, directory.evaluations, directory.checked):
+        path.touch()
+    directory.abandon()
+    assert not directory.path.exists()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["metrics.jsonl", "eval.jsonl", "lost.jsonl", "certificates/00.json", "checkpoints/step-00000001/x", "tensorboard/x", "x"],
+)
+def test_a_refused_run_leaves_all_where_there_is_more_than_that(tmp_path, kept):
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.lock.touch()
+    directory.check(load_recipe(QUICKSTART, []), DS_CONFIG, None)
+    directory.claim(load_recipe(QUICKSTART, []), DS_CONFIG, DATA)
+    path = directory.path / kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("something")
+    there = sorted(directory.path.rglob("*"))
+    directory.abandon()
+    assert sorted(directory.path.rglob("*")) == there
+
+
+def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(begun):
+    begun.lock.touch()
+    again = RunDirectory(begun.path)
+    with pytest.raises(UserError, match="differs in seed"):
+        again.check(load_recipe(QUICKSTART, ["seed=7"]), DS_CONFIG, None)
+    there = sorted(begun.path.rglob("*"))
+    again.abandon()
+    assert sorted(begun.path.rglob("*")) == there
