@@ -75,11 +75,19 @@ def test_training_is_measured(tmp_path):
     status, said = run([sys.executable, "-m", "tests.benchmarks.training", "--quick", "--out", out], 600)
     assert status == 0, said
     told = sections(out)
-    assert len(told) == 4
+    assert len(told) == 3
     assert "| ZeRO 3, 2 ranks: Trainer |" in told["Our loop, a bare DeepSpeed loop, and the Hugging Face Trainer"]
     assert "| bert, bf16 | drawn |" in told["Sub-model steps against their FLOPs"]
     assert "| sorted, DeepSpeed's own, wall |" in told["Changing depths under ZeRO-3"]
-    assert "| ours, wall |" in told["From the command to the first step"]
+
+
+@pytest.mark.timeout(400)
+def test_the_start_is_measured_beside_a_bare_script(tmp_path):
+    out = tmp_path / "start.md"
+    status, said = run([sys.executable, "-m", "tests.benchmarks.start", "--quick", "--out", out], 300)
+    assert status == 0, said
+    told = sections(out)["From the command to the first step"]
+    assert "ZeRO 3, 1 rank: ours, wall |" in told and "ZeRO 1, 2 ranks: bare, CPU |" in told
 
 
 @pytest.mark.timeout(700)

@@ -161,6 +161,8 @@ def started(words: Sequence[object], ranks: int) -> Iterator[list[tuple[psutil.P
         for rank in range(ranks):
             said = stack.enter_context(tempfile.NamedTemporaryFile())
             environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # Python keeps what it compiled of a package from one start to the next unless it is told not to.
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
             process = psutil.Popen(
                 [sys.executable, *map(str, words)], cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
             )

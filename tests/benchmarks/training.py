@@ -1,33 +1,25 @@
 """What a training step costs, as ratios within one run; in CPU time, which a busy machine changes least, where not said.
 
-python -m tests.benchmarks.training [--parts loop sections depths start]
+python -m tests.benchmarks.training [--parts loop sections depths]
 """
 
 import itertools
-import json
 import logging
-import os
-import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import deepspeed
-import psutil
 import torch
 import transformers
-import yaml
 from transformers import PretrainedConfig
 
-from data_prep.prepare import prepare
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
@@ -53,8 +45,7 @@ from pipeline.training.utilization import Utilization
 from pipeline.training.watchdog import Watchdog
 from pipeline.training.workload import Workload
 from tests.benchmarks.made_up import batches, ids_and_labels
-from tests.benchmarks.measuring import ROOT, in_turn, part_parser, publish, table, zero_json
-from tests.data_prep.prose import made_up_texts
+from tests.benchmarks.measuring import in_turn, part_parser, publish, table, zero_json
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -67,7 +58,6 @@ DRAWN_STEPS = 12
 WAYS = tuple(itertools.product(("one for each way", "DeepSpeed's own"), ("sorted", "drawn")))
 """Whose traces of modules, and in what order the depths come."""
 LOOPS = ("bare DeepSpeed", "ours", "Trainer")
-BARE = Path(__file__).parent / "theirs" / "bare_deepspeed.py"
 
 
 @dataclass(frozen=True)
@@ -368,97 +358,9 @@ def hugging_face(
     transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[Between()]).train()
 
 
-# --- from the command to the first step -----------------------------------------------------------
-
-
-def start(size: Size, out: Path | None) -> None:
-    """Publish the time from starting a command to its first step."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        ds_config = place / "ds_config.json"
-        ds_config.write_text(json.dumps(zero_json(3, size.sequences, half=True)))
-        command = [sys.executable, "launch/pretrain.py", "--ds_config", ds_config, "--recipe", one_step(place, size)]
-        numbers = itertools.count()
-
-        def ours() -> tuple[float, float]:
-            run_dir = place / f"run{next(numbers)}"
-            return until([*command, f"run_dir={run_dir}"], run_dir / "metrics.jsonl")
-
-        def bare() -> tuple[float, float]:
-            told = place / f"bare{next(numbers)}"
-            return until([sys.executable, BARE, LAYERS, size.hidden, size.length, size.sequences, ds_config, told], told)
-
-        taken = in_turn({"bare DeepSpeed": bare, "ours": ours}, size.rounds // 2 + 1)
-    rows = []
-    for (name, rounds), (number, clock) in itertools.product(taken.items(), enumerate(CLOCKS)):
-        # The first round reads everything from disk.
-        mine, theirs = ([seconds[number] for seconds in each[1:] or each] for each in (rounds, taken["bare DeepSpeed"]))
-        ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
-        rows.append([f"{name}, {clock}", statistics.median(mine), ratio])
-    publish(
-        out,
-        "From the command to the first step",
-        f"Until the first step of a GPT-2 of {LAYERS} x {size.hidden} under ZeRO 3 is taken, by one rank, with the same "
-        "DeepSpeed JSON (bf16, clipping): a bare DeepSpeed script on ids that say nothing, and launch/pretrain.py on prepared "
-        "shards, with its checks and its first evaluation.",
-        table(["", "s", "times the bare script's"], rows),
-    )
-
-
-def one_step(place: Path, size: Size) -> Path:
-    """Return a recipe that trains for a step on text that is prepared."""
-    text = place / "text.txt"
-    text.write_text("\n\n".join(" ".join(each.split()) for each in made_up_texts(20 * size.sequences)))
-    corpus = CorpusConfig(files=[str(text)], heldout_fraction=0.3)
-    tokenizer = TokenizerConfig(vocab_size=400, algorithm="byte_level_bpe", family="gpt2")
-    prepared = prepare(DataPrepConfig(output_dir=str(place / "data"), corpora=[corpus], tokenizer=tokenizer), lambda line: None)
-    source = {
-        "family": "gpt2",
-        "hidden_size": size.hidden,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": heads(size.hidden),
-    }
-    path = place / "recipe.yaml"
-    recipe = {
-        "run_dir": "given on the command line",
-        "train_batch_size": size.sequences,
-        "data": {"shards": str(prepared.directory), "sequence_length": size.length},
-        "source": {"model": source},
-        "target": {},
-        "stages": [{"name": "full", "steps": 1}],
-        "evaluation": {"windows": 1},
-        # Measuring it takes a second.
-        "flops": {"peak_tflops": 1.0},
-    }
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-def until(command: Sequence[object], told: Path) -> tuple[float, float]:
-    """Return the CPU and the clock's seconds until a command has a line in `told`; it is ended there.
-
-    Raises RuntimeError where it ends before, or after ten minutes.
-    """
-    began = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = psutil.Popen(list(map(str, command)), cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
-        try:
-            while not told.exists() or not told.read_text(encoding="utf-8"):
-                if process.poll() is not None or time.perf_counter() - began > 600:
-                    said.seek(0)
-                    raise RuntimeError(f"{command}: no first step\n{said.read().decode(errors='replace')[-2000:]}")
-                time.sleep(0.01)
-            times = process.cpu_times()
-            return times.user + times.system, time.perf_counter() - began
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def main() -> None:
     """Measure what was asked for."""
-    parts = {"loop": loop, "sections": sections, "depths": depths, "start": start}
+    parts = {"loop": loop, "sections": sections, "depths": depths}
     arguments = part_parser(__doc__.splitlines()[0], list(parts)).parse_args()
     logging.disable(logging.WARNING)
     for part in arguments.parts:
