@@ -1,24 +1,23 @@
 """Random numbers addressed by (key, element): any process computes any run of them, to the same bits.
 
-Philox 4x64 is a counter-based generator: element i of a stream is a function of the key and of i alone.
-Logarithm and cosine are the machine's own: between kinds of CPU normal draws may differ in the last digit.
+Philox is a counter-based generator: element i of a stream is a function of the key and of i alone. Whole and uniform
+numbers are of Philox 4x64, normal ones of Philox 4x32 and in operations that are the same on every CPU.
 """
 
 import hashlib
-import math
 
 import numpy as np
-import torch
+
+DRAWS = "philox4x32-10, box-muller, float32"
+"""What normal values are made by. Whoever makes the same key and element give another value changes it."""
 
 _WORDS_PER_COUNTER = 4
-_BLOCK = 1 << 16
 
 
 def words(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
     """Return elements [start, start + count) of the stream named `key`, as uint64."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     first = start // _WORDS_PER_COUNTER
-    generator = np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64), counter=np.uint64(first))
+    generator = np.random.Philox(key=np.frombuffer(_digest(key), dtype=np.uint64), counter=np.uint64(first))
     skipped = start - first * _WORDS_PER_COUNTER
     return generator.random_raw(skipped + count)[skipped:]
 
@@ -29,18 +28,21 @@ def uniform(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
 
 
 def normal(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
-    """Return standard normal float64 values (Box-Muller, one word an element)."""
-    values = np.empty(count)
-    # In blocks that stay in the cache; numpy's cosine is several times slower than torch's.
-    for begin in range(0, count, _BLOCK):
-        end = min(begin + _BLOCK, count)
-        raw = words(key, start + begin, end - begin)
-        radius = torch.from_numpy((raw >> np.uint64(32)).view(np.int64)).double().add_(0.5).mul_(2.0**-32)
-        angle = torch.from_numpy((raw & np.uint64(0xFFFFFFFF)).view(np.int64)).double().mul_(2 * math.pi * 2.0**-32)
-        torch.mul(radius.log_().mul_(-2.0).sqrt_(), angle.cos_(), out=torch.from_numpy(values[begin:end]))
-    return values
+    """Return standard normal float32 values."""
+    # numba takes half a second to import, and most of what imports this module draws none.
+    from pipeline.normal_draws import PER_BLOCK, fill_normal, round_keys
+
+    named = np.frombuffer(_digest(key), dtype=np.uint32)
+    first, behind = start // PER_BLOCK, -(-(start + count) // PER_BLOCK)
+    values = np.empty((behind - first, PER_BLOCK), np.float32)
+    fill_normal(round_keys(int(named[0]), int(named[1])), named[2:], first, values)
+    return values.reshape(-1)[start - first * PER_BLOCK :][:count]
 
 
 def below(key: tuple[object, ...], start: int, count: int, bound: int) -> np.ndarray:
     """Return int64 values in [0, bound)."""
     return (uniform(key, start, count) * bound).astype(np.int64)
+
+
+def _digest(key: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(repr(key).encode(), digest_size=16).digest()

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.growth.exactness import Verdict, predict, predict_moments, predict_twins, verdict
 from pipeline.growth.plan import GrowthPlan
+from pipeline.keyed import DRAWS
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
@@ -42,6 +43,7 @@ def certify(
         "growth": plan.growth.model_dump(),
         "choices": plan.choices,
         "seed": plan.seed,
+        "draws": DRAWS,
         "maps": {
             str(kind): {
                 "source": axis_map.source_size,

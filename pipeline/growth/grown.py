@@ -159,7 +159,7 @@ class GrownTensor:
 
     def _normal(self, first: int, last: int) -> torch.Tensor:
         width = len(self.column_side)
-        return torch.from_numpy(keyed.normal(self.key, first * width, (last - first) * width)).reshape(-1, width)
+        return torch.from_numpy(keyed.normal(self.key, first * width, (last - first) * width)).reshape(-1, width).double()
 
     def _disturb(self, block: torch.Tensor, start: int, stop: int) -> None:
         """Add the noise to rows [start, stop), as if it had been there before the normalization by 1/C."""
@@ -187,7 +187,7 @@ class GrownTensor:
         if self._noise.twin_axis == 1:
             first, sign = self.column_side.twins
             drawn = torch.from_numpy(draw(self.key, start * width, (stop - start) * width)).reshape(-1, width)
-            return drawn[:, first] * sign
+            return drawn.double()[:, first] * sign
         first, sign = self.row_side.twins
         values = torch.zeros(stop - start, width, dtype=torch.float64)
         followed = (first[start + 1 : stop] - first[start : stop - 1] == 1).nonzero().reshape(-1)

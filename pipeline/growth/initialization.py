@@ -25,8 +25,8 @@ class InitializedTensor:
         if self._kind in ("zeros", "ones"):
             return torch.full(shape, float(self._kind == "ones"))
         width = math.prod(self.shape[1:])
-        values = keyed.normal(self._key, start * width, (stop - start) * width) * self._std
-        return torch.from_numpy(values).float().reshape(shape)
+        values = keyed.normal(self._key, start * width, (stop - start) * width)
+        return torch.from_numpy(values).mul_(self._std).reshape(shape)
 
 
 def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:

@@ -104,6 +104,8 @@ class DataRecord(TypedDict):
     fingerprint: str
     weights: dict[str, dict[str, Finite]]
     steps: dict[str, Step]
+    draws: NotRequired[str]
+    """What random values are made by; runs of older versions do not say it, and drew others."""
 
 
 @with_config(_ANY_OTHERS)

@@ -10,6 +10,7 @@ from data_prep.config import validate
 from data_prep.errors import UserError
 from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
+from pipeline.keyed import DRAWS
 from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
 from pipeline.training.checkpoints import Saved
@@ -136,6 +137,18 @@ class Begun:
         return [
             f"going on with {told}: the steps are the same ones, sums are rounded otherwise, and losses agree with those of "
             "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
+        ]
+
+    def drawing(self, recipe: Recipe, saved: Saved | None) -> list[str]:
+        """Return a sentence where growths that are still to come draw other random values than when the run was begun."""
+        # Without a checkpoint everything is drawn anew.
+        ahead = [phase.name for phase in phases_of(recipe) if saved is not None and phase.number > saved.phase]
+        if not ahead or self.data is None or self.data.get("draws") == DRAWS:
+            return []
+        return [
+            "the run was begun by a version that draws other random values from the same seed "
+            f"({self.data.get('draws', 'an older one')}; now {DRAWS}): growth that is still to come ({', '.join(ahead)}) is "
+            "what another seed would make, and not what that version would have made"
         ]
 
 

@@ -21,6 +21,7 @@ from pipeline.growth.integrity import Digest, difference, digests_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
+from pipeline.keyed import DRAWS
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines, StepLines
 from pipeline.runs.card import CARD, known_of_run, model_card
@@ -500,4 +501,5 @@ def _begun_with(prepared: Preparation) -> dict[str, Any]:
         "fingerprint": prepared.data.manifest.fingerprint,
         "weights": prepared.streams.weights,
         "steps": {leg.stage.name: leg.end - leg.begin for leg in prepared.timeline.legs},
+        "draws": DRAWS,
     }

@@ -83,7 +83,7 @@ class RunDirectory(RunPaths):
         for begun in filter(None, (own, made)):
             begun.check(recipe, ds_config, saved)
         known = own if made is None else own.completed(made)
-        remarks += known.rounding(recipe, ds_config)
+        remarks += [*known.rounding(recipe, ds_config), *known.drawing(recipe, saved)]
         self._recorded, self._id = known.data, known.id
         if saved is not None and saved.run is None:
             remarks.append(

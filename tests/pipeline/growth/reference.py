@@ -308,7 +308,7 @@ class Reference:
             if of is None:
                 return torch.zeros_like(like)
             origin = name[: layer.start(1)] + str(of) + name[layer.end(1) :]
-        draw = torch.from_numpy(keyed.normal(("growth", seed, name), 0, like.numel())).reshape(like.shape)
+        draw = torch.from_numpy(keyed.normal(("growth", seed, name), 0, like.numel())).double().reshape(like.shape)
         return draw * self.growth.noise * self.stored[origin].std()
 
     # -- maps ---------------------------------------------------------------------------------------------------------

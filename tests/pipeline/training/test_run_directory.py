@@ -13,6 +13,7 @@ from transformers import GPT2Config
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.flops.ledger import Ledger
+from pipeline.keyed import DRAWS
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import read_record
 from pipeline.training.begun import check_model
@@ -24,7 +25,13 @@ from tests.pipeline.report.recorded_runs import Made
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
 DS_CONFIG = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 3}}
-DATA = {"prepared": "data", "fingerprint": "f00", "weights": {"128": {"text": 1.0}}, "steps": {"source": 10, "full": 10}}
+DATA = {
+    "prepared": "data",
+    "fingerprint": "f00",
+    "weights": {"128": {"text": 1.0}},
+    "steps": {"source": 10, "full": 10},
+    "draws": DRAWS,
+}
 SETTINGS = ("recipe.yaml", "ds_config.json", "data.json")
 
 
@@ -395,3 +402,23 @@ def test_a_run_that_was_begun_before_is_not_removed_when_another_is_refused(begu
     there = sorted(begun.path.rglob("*"))
     again.abandon()
     assert sorted(begun.path.rglob("*")) == there
+
+
+@pytest.mark.parametrize(
+    ("draws", "phase", "said"),
+    [
+        (None, 0, True),
+        ("another generator", 0, True),
+        # What is grown already is in the checkpoint.
+        (None, 1, False),
+        (DRAWS, 0, False),
+    ],
+)
+def test_a_run_that_was_begun_with_other_random_draws_says_so_where_it_is_still_to_grow(begun, draws, phase, said):
+    begun.claim(
+        load_recipe(QUICKSTART, []), DS_CONFIG, {key: value for key, value in (DATA | {"draws": draws}).items() if value}
+    )
+    remarks = check(begun, replace(saved_by(begun), phase=phase))
+    assert [("draws other random values" in remark, "grown" in remark) for remark in remarks] == [(True, True)] * said
+    # From the beginning everything is drawn anew.
+    assert check(begun, None) == []
