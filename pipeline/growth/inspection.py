@@ -2,21 +2,23 @@
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 
 from data_prep.errors import UserError
 from data_prep.progress import Meter
 from pipeline.growth.state import Constant, OptimizerState, State
-from pipeline.growth.streaming import raw_bytes, row_chunks
+from pipeline.growth.streaming import CONSTRUCTING, raw_bytes, row_chunks
 
 
-def inspect(state: State, origin: str) -> str:
+def inspect(state: State, origin: str, after_chunk: Callable[[], None] = lambda: None) -> str:
     """Return the digest of a state's content: BLAKE2b-128 over names, shapes and values, in hex.
 
     Values are taken as they are read (float32, or float64 where stored so), so that the digest depends
     neither on the files they are spread over nor on a narrower dtype they are stored in. Raises
-    UserError, which begins with `origin`, for a tensor that holds NaN or infinity.
+    UserError, which begins with `origin`, for a tensor that holds NaN or infinity. `after_chunk` is called after each chunk.
+    It may run in a thread beside the construction of a model.
     """
     digest = hashlib.blake2b(digest_size=16)
     size = sum(math.prod(tensor.shape) for tensor in state.values())
@@ -24,13 +26,24 @@ def inspect(state: State, origin: str) -> str:
         for name in sorted(state):
             tensor = state[name]
             digest.update(repr((name, tuple(tensor.shape))).encode())
-            for start, rows in row_chunks(tensor):
+            for start, rows in _apart(row_chunks(tensor)):
                 # Both NaN and infinity reach the extremes, in one pass and without temporaries.
                 if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
                     raise _not_finite(origin, name, start, rows)
                 digest.update(raw_bytes(rows))
                 meter.advance(rows.numel())
+                after_chunk()
     return digest.hexdigest()
+
+
+def _apart(chunks: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the chunks, each read while no model is constructed."""
+    while True:
+        with CONSTRUCTING:
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def inspect_optimizer(optimizer: OptimizerState, origin: str) -> str:

@@ -1,12 +1,17 @@
 """A state a few rows at a time, so that no large tensor is ever whole in memory."""
 
 import math
+import threading
 from collections.abc import Iterator
 
 import torch
 
 from data_prep.errors import UserError
 from pipeline.growth.state import Rows
+
+CONSTRUCTING = threading.RLock()
+"""Held while DeepSpeed's zero.Init stands in for torch's constructors, in the whole process, and by threads that read rows
+beside that: they would get tensors of the model's dtype, on its device."""
 
 CHUNK_ELEMENTS = 1 << 22
 """Most elements computed at once, but for a row that is longer."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_REMOVED = "DeepSpeed has removed it, and would not look at the key"
+_REMOVED = "DeepSpeed has removed it"
 
 ABSENT = {
     "amp": f"{_REMOVED}; `bf16` or `fp16` trains in half precision",
@@ -43,7 +43,8 @@ def take_absent(config: dict[str, Any]) -> tuple[str, str] | None:
         section, _, name = key.rpartition(".")
         holder = config.get(section, {}) if section else config
         value = holder.get(name) if isinstance(holder, dict) else None
-        if not (value in (None, False, "auto") or (isinstance(value, dict) and value.get("enabled") is False)):
+        off = value in (None, False, "auto", {}) or (isinstance(value, dict) and value.get("enabled") is False)
+        if not off and value != {"autotp_size": 0}:
             return key, reason
         if isinstance(holder, dict):
             holder.pop(name, None)

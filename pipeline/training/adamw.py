@@ -41,10 +41,12 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         """Update these groups by AdamW."""
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
         mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
+        # What is not one kernel would be half as fast again if it were told on the device: the host looks, once.
+        looks = self.found_inf is not None and any(not triton_runs(parameter.device) for parameter, _ in mixed)
+        if looks and self.found_inf.item():
+            return
         for parameter, group in mixed:
-            # What is not one kernel would be half as fast again if it were told on the device: the host looks.
-            if self.found_inf is None or triton_runs(parameter.device) or not self.found_inf.item():
-                self._step_elements(parameter, group)
+            self._step_elements(parameter, group)
 
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
         held = self.param_groups

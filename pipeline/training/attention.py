@@ -1,5 +1,6 @@
 """Attention that stays within a document, in the terms of each family's Hugging Face class."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,7 +56,13 @@ def packing_known(documents: torch.Tensor | None) -> Iterator[None]:
 
     It would look for them in the positions, and wait for the device in every forward pass to know whether it found any.
     """
-    looks, masking_utils.find_packed_sequence_indices = masking_utils.find_packed_sequence_indices, lambda _: documents
+    looks, here = masking_utils.find_packed_sequence_indices, threading.get_ident()
+
+    def known(position_ids: torch.Tensor) -> torch.Tensor | None:
+        # A model that another thread runs meanwhile has other documents.
+        return documents if threading.get_ident() == here else looks(position_ids)
+
+    masking_utils.find_packed_sequence_indices = known
     try:
         yield
     finally:

@@ -1,7 +1,6 @@
 """The certificate of a growth in a run, made beside the first steps of the grown model."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from pipeline.growth.certificate import certify
 from pipeline.growth.probe import compare
 from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
-from pipeline.training.beside import begin_on_first_rank
+from pipeline.training.beside import Beside, begin_on_first_rank
 from pipeline.training.preparation import Growth
 from pipeline.training.watchdog import Watchdog
 
@@ -28,7 +27,7 @@ class Certifying:
         path: Path,
         growth: Growth,
         source: Source,
-        digest: Future[str] | None,
+        digest: Beside[str] | None,
         in_training: Callable[[], dict[str, Any]],
         remarks: tuple[str, ...],
         watchdog: Watchdog,
@@ -47,7 +46,7 @@ class Certifying:
         self._watchdog = watchdog
         self._certified = certified
         self._in_training: dict[str, Any] | None = None
-        self._compared: Future[dict[str, Any]] | None = None
+        self._compared: Beside[dict[str, Any]] | None = None
         self._finished = False
 
     @property
@@ -60,7 +59,7 @@ class Certifying:
         if not self.begun:
             growth = self._growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
-            self._compared = begin_on_first_rank(lambda: compare(self._source, growth.plan, growth.target))
+            self._compared = begin_on_first_rank(lambda _: compare(self._source, growth.plan, growth.target))
             self._in_training = self._measure()
 
     def finish(self) -> None:
@@ -84,7 +83,7 @@ class Certifying:
     def close(self) -> None:
         """Wait for what was begun, whatever came of it: another model must not be built meanwhile."""
         if self._compared is not None:
-            wait([self._compared])
+            self._compared.wait()
 
     def _write(self) -> CertificateRecord:
         certificate = certify(

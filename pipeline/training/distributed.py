@@ -22,7 +22,7 @@ from data_prep.workers import started_by_mpi
 
 Result = TypeVar("Result")
 
-_TIMEOUT = timedelta(hours=12)
+TIMEOUT = timedelta(hours=12)
 """One rank prepares the data while the others wait."""
 
 _STEP_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -68,12 +68,12 @@ def join() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
         # On rank 0 this is the server: kept, so that the group below finds it there.
-        store = next(torch.distributed.rendezvous("env://", timeout=_TIMEOUT))[0]
+        store = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))[0]
         seat = Seat(node(), int(os.environ["LOCAL_RANK"]), accelerator.device_name(), accelerator.device_count())
         # Before the ranks bind their devices: where one has none, the others would wait for it.
-        seats = synchronize(store, json.dumps(seat).encode(), rank(), world_size(), "seats/", _TIMEOUT.total_seconds())
+        seats = synchronize(store, json.dumps(seat).encode(), rank(), world_size(), "seats/", TIMEOUT.total_seconds())
         _check_seats([Seat(*json.loads(seat)) for seat in seats])
-        deepspeed.init_distributed(accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=_TIMEOUT)
+        deepspeed.init_distributed(accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         if "EADDR" not in str(error):
             raise
@@ -100,7 +100,13 @@ def _open_host_group() -> None:
     global _host_group
     _host_group = None
     if torch.distributed.get_backend() != "gloo" and world_size() > 1:
-        _host_group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+        try:
+            _host_group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
+        except RuntimeError as error:
+            raise UserError(
+                f"the ranks cannot meet over gloo ({str(error).splitlines()[0][:120]}); name the network interface by "
+                "GLOO_SOCKET_IFNAME, as for NCCL by NCCL_SOCKET_IFNAME"
+            ) from None
 
 
 def node() -> str:

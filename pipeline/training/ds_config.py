@@ -252,8 +252,8 @@ def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> No
     sharing = sequence_parallel_size(config)
     if world_size % sharing:
         raise UserError(
-            f"{origin}: sequence_parallel_size: {sharing} ranks that share a sequence do not divide the ranks, {world_size}; "
-            "choose a divisor of them"
+            f"{origin}: sequence_parallel_size: {sharing} does not divide the number of ranks, {world_size}; choose a divisor "
+            "of it"
         )
     group = zero.get("zero_hpz_partition_size", 1)
     if group != 1 and (zero_stage(config) != 3 or not isinstance(group, int) or group < 1 or world_size % group):

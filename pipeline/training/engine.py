@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine, masters_of
 from pipeline.recipe import OptimizerConfig
@@ -160,6 +161,7 @@ def build(
     # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     with (
+        CONSTRUCTING,
         deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
         exact_ranges(),
         no_init_weights(),

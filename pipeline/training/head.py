@@ -39,12 +39,8 @@ class OutputMatrix:
             return linear(hidden, weight, bias)
         rows = hidden.flatten(0, -2)
         if self._with_loss and self.labels is not None:
-            labels, device = self.labels.to(hidden.device).flatten(), hidden.device.type
-            if torch.is_autocast_enabled(device):
-                dtype = torch.get_autocast_dtype(device)
-                rows, weight, bias = rows.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            with torch.autocast(device, enabled=False):
-                return _LinearCrossEntropy.apply(rows, weight, bias, labels, self._padding)
+            labels = self.labels.to(hidden.device).flatten()
+            return _LinearCrossEntropy.apply(rows, weight, bias, labels, self._padding)
         # Of rows in one dimension every kernel adds the bias while it multiplies.
         return linear(rows, *_padded(weight, bias, self._padding)).unflatten(0, hidden.shape[:-1])
 

@@ -11,7 +11,7 @@ from transformers.initialization import no_init_weights
 
 from data_prep.errors import UserError
 from pipeline.growth.state import Source, flat
-from pipeline.growth.streaming import CHUNK_ELEMENTS
+from pipeline.growth.streaming import CHUNK_ELEMENTS, CONSTRUCTING
 from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
 from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
@@ -47,6 +47,7 @@ def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEngine:
     """Return an engine that runs a source's model, each rank having read its own pieces; a collective call."""
     with (
+        CONSTRUCTING,
         deepspeed.zero.Init(config_dict_or_path=ds_config),
         exact_ranges(),
         no_init_weights(),

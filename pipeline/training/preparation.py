@@ -1,7 +1,6 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
-from pipeline.training.beside import begin_on_first_rank
+from pipeline.training.beside import Beside, begin_on_first_rank
 from pipeline.training.blocks import check_learns, cut
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
@@ -73,7 +72,7 @@ class Preparation(Planned):
     streams: Streams
     watch: DataWatch | None
     """Over what is left to be compared of the data; None where nothing is trained."""
-    digest: Future[str] | None = None
+    digest: Beside[str] | None = None
     """Of the given source, on rank 0; its result raises UserError where a weight is no number. None where it is not needed."""
 
 
@@ -97,7 +96,7 @@ def prepare_run(
     )
     # A run that goes on from a checkpoint reads nothing of what it began with.
     begins = given is not None and saved is None
-    digest = begin_on_first_rank(lambda: inspect(given.state, str(given.directory))) if begins else None
+    digest = begin_on_first_rank(lambda tick: inspect(given.state, str(given.directory), tick)) if begins else None
 
     def provide(config: DataPrepConfig) -> PreparedData:
         if digest is not None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -36,7 +35,7 @@ from pipeline.runs.records import (
 from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
 from pipeline.training.begun import check_model, lengths
-from pipeline.training.beside import begin_on_first_rank
+from pipeline.training.beside import Beside, begin_on_first_rank
 from pipeline.training.blocks import cut
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
@@ -273,7 +272,7 @@ class Run:
         prepared: Preparation,
         phase: int,
         source: Source,
-        digest: Future[str] | None,
+        digest: Beside[str] | None,
         records: Records,
         position: Position,
     ) -> tuple[TrainedModel, Certifying | None]:
@@ -284,13 +283,13 @@ class Run:
         if phase == 0:
             return self._build(prepared, 0, source.state, None), None
         # Read beside the building, which reads it too.
-        digest = digest or begin_on_first_rank(lambda: inspect(source.state, str(source.directory)))
+        digest = digest or begin_on_first_rank(lambda tick: inspect(source.state, str(source.directory), tick))
         growth = prepared.growths[phase - 1]
         for reason in growth.plan.choices:
             self._say(reason)
         kept = growth.plan.grow_optimizer(source.optimizer) if growth.plan.growth.optimizer_state == "grow" else None
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
-        records.watchdog.on_first_rank(lambda: digest.result())
+        records.watchdog.on_first_rank(lambda: digest.result(records.watchdog.beat))
         return model, self._certifying(prepared, growth, source, digest, model, records, position.step)
 
     def _untrained(self, prepared: Preparation) -> Source:
@@ -401,7 +400,7 @@ class Run:
         prepared: Preparation,
         growth: Growth,
         source: Source,
-        digest: Future[str] | None,
+        digest: Beside[str] | None,
         grown: TrainedModel,
         records: Records,
         step: int,

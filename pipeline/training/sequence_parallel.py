@@ -5,7 +5,7 @@ another gives each rank all heads of its own positions. To DeepSpeed's engine ea
 over tokens, divided by the tokens of the whole batch, so that it does not matter to gradients who has which of them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,10 +44,7 @@ def check_heads_divide(config: PretrainedConfig, ranks: int) -> None:
 def check_length_divides(length: int, ranks: int, where: str) -> None:
     """Raise UserError, which begins with `where`, where a sequence does not divide over the ranks that share it."""
     if length % ranks:
-        raise UserError(
-            f"{where}sequence_length: {length} does not divide over the {ranks} ranks of sequence_parallel_size; choose a "
-            f"multiple of {ranks}"
-        )
+        raise UserError(f"{where}sequence_length: {length} is no multiple of sequence_parallel_size, {ranks}; choose one")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class SequenceGroup:
         """Form the groups; a collective call of all ranks. `size` divides their number."""
         if size == 1:
             return cls(1, None)
-        own, _ = torch.distributed.new_subgroups(size)
+        own, _ = torch.distributed.new_subgroups(size, timeout=distributed.TIMEOUT)
         return cls(size, own)
 
     @property
@@ -127,6 +124,8 @@ class _Attending:
     mask: torch.Tensor | None
     own: str
     """The attention that the model has otherwise."""
+    narrowed: dict[tuple[int | None, bool], torch.Tensor | None] = field(default_factory=dict)
+    """The mask by window and whether it is causal: made once for all layers."""
 
 
 _attending: _Attending | None = None
@@ -169,7 +168,10 @@ def _attend(
     gathered = _Exchange.apply(torch.cat(parts, dim=2).transpose(0, 1), within.group)
     query, key, value = gathered.permute(1, 2, 0, 3, 4).flatten(2, 3).split(sizes, dim=1)
     if mask is not None or sliding_window is not None:
-        mask = _narrowed(mask, query.shape[2], sliding_window, causal=causal, device=query.device)
+        form = sliding_window, causal
+        if form not in _attending.narrowed:
+            _attending.narrowed[form] = _narrowed(mask, query.shape[2], *form, device=query.device)
+        mask = _attending.narrowed[form]
     mixed = scaled_dot_product_attention(
         query,
         key,
@@ -186,15 +188,17 @@ def _attend(
 
 
 def _narrowed(
-    mask: torch.Tensor | None, length: int, window: int | None, *, causal: bool, device: torch.device
+    mask: torch.Tensor | None, length: int, window: int | None, causal: bool, *, device: torch.device
 ) -> torch.Tensor:
     """Return a mask that is causal besides, and narrowed to a window of keys."""
-    places = torch.arange(length, device=device)
-    behind = places[:, None] - places[None, :]
-    seen = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
+    queries, keys = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)[None, :]
+    seen = mask
+    narrowings = [queries >= keys] if causal else []
     if window is not None:
-        seen = seen & (behind.abs() < window)
-    return seen[None, None] if mask is None else mask & seen
+        narrowings += [queries < keys + window] + ([] if causal else [keys < queries + window])
+    for narrowing in narrowings:
+        seen = narrowing[None, None] if seen is None else seen & narrowing
+    return seen
 
 
 class _Exchange(torch.autograd.Function):

@@ -1,10 +1,13 @@
 """Documents of one window that are kept apart, against each of them alone."""
 
+import threading
+
 import pytest
 import torch
+from transformers import masking_utils
 
 from pipeline.families import FAMILIES, Section
-from pipeline.training.attention import within_documents
+from pipeline.training.attention import packing_known, within_documents
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running
@@ -78,3 +81,15 @@ def test_a_section_learns_from_documents_as_from_each_alone(tiny_model, family, 
         if one.grad is not None:
             # Eager attention, RMSNorm and the loss pass through float32.
             torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=2e-5 * (1 + other.grad.abs().max().item()))
+
+
+def test_documents_that_are_known_are_those_of_their_own_thread():
+    """The source's comparison runs a model in a thread while steps run."""
+    documents, seen = torch.tensor([[0, 0, 1, 1]]), []
+    positions = torch.arange(4)[None]
+    with packing_known(documents):
+        assert masking_utils.find_packed_sequence_indices(positions) is documents
+        other = threading.Thread(target=lambda: seen.append(masking_utils.find_packed_sequence_indices(positions)))
+        other.start()
+        other.join()
+    assert seen[0] is not documents

@@ -409,7 +409,7 @@ def test_ranks_that_share_sequences_divide_the_ranks_and_the_batch_is_of_sequenc
     engine = for_engine(config, 4)
     assert engine["train_batch_size"] == 2 * config["train_batch_size"] and "sequence_parallel_size" not in engine
     assert same_run(config) == same_run(resolve({}, ranks=4))
-    with pytest.raises(UserError, match="sequence_parallel_size: 3 ranks that share a sequence do not divide the ranks, 4"):
+    with pytest.raises(UserError, match="sequence_parallel_size: 3 does not divide the number of ranks, 4"):
         resolve({"sequence_parallel_size": 3}, ranks=4)
     with pytest.raises(UserError, match="sequence_parallel_size: Input should be greater than 0"):
         resolve({"sequence_parallel_size": 0})
