@@ -13,6 +13,7 @@ from data_prep.errors import UserError
 from data_prep.files import regular_files, whole_directory, write_json
 from data_prep.progress import Meter
 from data_prep.tokenizer_files import copy_files, tokenizer_files
+from pipeline.beside import Beside
 from pipeline.families import FLOATS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
@@ -108,26 +109,15 @@ class OfflineGrowth:
         if request.format == "hf" and request.world_size is not None:
             raise UserError("world_size: a Hugging Face directory has no ranks; leave it out, or name zero3 as the format")
         self._check_room()
-        digest = inspect(self.source.state, str(request.source))
-        grows_optimizer = self.optimizer is not None
-        optimizer_digest = inspect_optimizer(self.source.optimizer, str(request.source)) if grows_optimizer else None
-        measured = compare(self.source, self.plan, self.target)
-        certificate = certify(self.plan, str(request.source), digest, measured, remarks=self.source.remarks) | {
-            "optimizer_digest": optimizer_digest,
-            "format": request.format,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "world_size": self.ranks if request.format == "zero3" else None,
-        }
-        if not certificate["measured_agrees"]:
-            raise RuntimeError(
-                f"this growth should preserve the function and moves a logit by {measured['max_logit_difference']:.2g} in "
-                "float64; nothing was written; please report it, with the command and the source's config.json"
-            )
         try:
             with whole_directory(request.out) as aside:
-                # Another growth may have put its own there while this one was measured.
+                # Another growth may have put its own there while the source was opened.
                 _check_absent(request.out)
-                self._write(aside, record)
+                # Both beside the writing: what is written is not there before they have ended well.
+                looked = Beside(lambda _: self._looked_through())
+                compared = Beside(lambda _: compare(self.source, self.plan, self.target))
+                self._write(aside, record, looked)
+                certificate = self._certificate(looked.result(), compared.result())
                 write_json(aside / CERTIFICATE, certificate)
                 for name, text in beside(certificate).items():
                     (aside / name).write_text(text, encoding="utf-8")
@@ -137,10 +127,39 @@ class OfflineGrowth:
             raise no_room(request.out, error) from None
         return certificate
 
-    def _write(self, directory: Path, record: Mapping[str, Any] | None) -> None:
+    def _looked_through(self) -> tuple[str, str | None]:
+        """Return the digests of the source's weights and of the optimizer's state that grows; raises UserError for NaN."""
+        origin = str(self.request.source)
+        digest = inspect(self.source.state, origin)
+        return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer, origin)
+
+    def _certificate(self, digests: tuple[str, str | None], measured: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the certificate; raises RuntimeError where a growth that should be exact is not."""
+        digest, optimizer_digest = digests
+        certificate = certify(self.plan, str(self.request.source), digest, measured, remarks=self.source.remarks) | {
+            "optimizer_digest": optimizer_digest,
+            "format": self.request.format,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "world_size": self.ranks if self.request.format == "zero3" else None,
+        }
+        if not certificate["measured_agrees"]:
+            raise RuntimeError(
+                f"this growth should preserve the function and moves a logit by {measured['max_logit_difference']:.2g} in "
+                "float64; nothing was written; please report it, with the command and the source's config.json"
+            )
+        return certificate
+
+    def _write(self, directory: Path, record: Mapping[str, Any] | None, looked: Beside[Any]) -> None:
+        """Write the grown model; raises what `looked` has raised as soon as that is known."""
         with Meter(f"{self.request.out}: writing", self.bytes_written) as meter:
+
+            def advance(amount: int) -> None:
+                meter.advance(amount)
+                if looked.failed:
+                    looked.result()
+
             if self.request.format == "hf":
-                write_huggingface(directory, self.target, self.grown, self.dtype, progress=meter.advance)
+                write_huggingface(directory, self.target, self.grown, self.dtype, progress=advance)
                 copy_files(self.beside, self.source.beside, directory)
                 write_tokenizer_length(directory, self.target, self.source.config)
                 write_generation_config(directory, self.target, self.source.beside)
@@ -154,7 +173,7 @@ class OfflineGrowth:
                     optimizer=self.optimizer,
                     beside=lambda folder: copy_files(self.beside, self.source.beside, folder),
                     record=record,
-                    progress=meter.advance,
+                    progress=advance,
                 )
 
     @property

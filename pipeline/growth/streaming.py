@@ -17,9 +17,13 @@ CHUNK_ELEMENTS = 1 << 22
 """Most elements computed at once, but for a row that is longer."""
 
 
-def row_chunks(tensor: Rows) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first row, rows) from the first row to the last, at most CHUNK_ELEMENTS at a time."""
-    step = max(1, CHUNK_ELEMENTS // max(1, math.prod(tensor.shape[1:])))
+HOST_CHUNK_ELEMENTS = 1 << 20
+"""The same where values are made on the host and written: what passes over them find them in its caches."""
+
+
+def row_chunks(tensor: Rows, elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first row, rows) from the first row to the last, at most so many elements at a time."""
+    step = max(1, elements // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], step):
         yield start, tensor.rows(start, min(start + step, tensor.shape[0]))
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_json
+from pipeline.beside import Beside
 from pipeline.growth.certificate import certify
 from pipeline.growth.probe import compare
 from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
-from pipeline.training.beside import Beside, begin_on_first_rank
+from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.preparation import Growth
 from pipeline.training.watchdog import Watchdog
 

@@ -15,6 +15,7 @@ from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.tokenizer import Tokenizer, given_tokenizer
+from pipeline.beside import Beside
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
 from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
@@ -24,7 +25,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
-from pipeline.training.beside import Beside, begin_on_first_rank
+from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import check_learns, cut
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered

@@ -13,6 +13,7 @@ import torch.distributed
 
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
+from pipeline.beside import Beside
 from pipeline.families import AxisKind, family_of, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
@@ -35,7 +36,7 @@ from pipeline.runs.records import (
 from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
 from pipeline.training.begun import check_model, lengths
-from pipeline.training.beside import Beside, begin_on_first_rank
+from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import cut
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine

@@ -21,6 +21,9 @@ from pipeline.families import sizes_of
 from pipeline.training import distributed
 from pipeline.training.attention import positions_within
 
+_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
+"""What classes hand an attention function that changes scores."""
+
 _NAME = "ulysses"
 """As which attention functions know it."""
 
@@ -152,9 +155,18 @@ def _attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over whole sequences; query, key and value are [sequences, heads, S / ranks, d] of this rank's positions."""
+    """Attention over whole sequences; query, key and value are [sequences, heads, S / ranks, d] of this rank's positions.
+
+    Raises UserError for what changes scores and is not applied here.
+    """
+    for name in _SCORES:
+        if others.get(name) is not None:
+            raise UserError(
+                f"sequence_parallel_size: {type(module).__name__} asks attention for {name}, which is not applied to sequences "
+                "that ranks share; set it to 1"
+            )
     within, mask = _attending.group, _attending.mask
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     heads, groups = query.shape[1], key.shape[1]
