@@ -21,8 +21,9 @@ HOST_CHUNK_ELEMENTS = 1 << 20
 """The same where values are made on the host and written: what passes over them find them in its caches."""
 
 
-def row_chunks(tensor: Rows, elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first row, rows) from the first row to the last, at most so many elements at a time."""
+def row_chunks(tensor: Rows, elements: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first row, rows) from the first row to the last, at most so many elements at a time, or CHUNK_ELEMENTS."""
+    elements = CHUNK_ELEMENTS if elements is None else elements
     step = max(1, elements // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], step):
         yield start, tensor.rows(start, min(start + step, tensor.shape[0]))

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES
-from pipeline.growth import streaming
+from pipeline.growth import huggingface_sink
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 
@@ -74,7 +74,7 @@ def test_what_was_written_is_read_back(tmp_path, tiny_model):
 
 
 def test_no_more_rows_than_a_chunk_are_asked_for_at_once(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(huggingface_sink, "HOST_CHUNK_ELEMENTS", 100)
     model = tiny_model("gpt2")
     state = state_of(model)
     write_huggingface(tmp_path, model.config, state, torch.float32)
