@@ -5,9 +5,11 @@ This module imports on any Python 3 with nothing installed, so that a wrong inte
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 from data_prep.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 _PYTHON = (3, 11)
@@ -45,8 +47,9 @@ def _start(parse: Callable[[], Any], module: str) -> int:
         return refuse(f"{sys.executable}: Python {'.'.join(map(str, _PYTHON))} or later is needed; {_remedy()}")
     _speak_utf8(itself=parse.__module__ == "__main__")
     try:
-        arguments = parse()
-        command = import_module(module).work
+        with _all_kept():
+            arguments = parse()
+            command = import_module(module).work
     except ImportError as error:
         sentence = unfit_environment(error)
         if sentence is None:
@@ -55,6 +58,17 @@ def _start(parse: Callable[[], Any], module: str) -> int:
     except UserError as error:
         return refuse(str(error))
     return command(arguments)
+
+
+@contextmanager
+def _all_kept() -> Iterator[None]:
+    """Have the garbage collector leave alone what the block makes, which is to last: modules are looked through in vain."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _speak_utf8(*, itself: bool) -> None:

@@ -1,9 +1,11 @@
 """Every command reads and judges its command line before it imports what takes long, and says which interpreter to use."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -125,6 +127,13 @@ def test_an_interpreter_without_packages_is_refused_in_one_sentence(command):
     assert "is not installed for this interpreter; " in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.fixture(autouse=True)
+def unfrozen():
+    """Hand back to the collector what a command that is started in this process keeps for good."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Write a module that a command would import, and return its name."""
@@ -150,6 +159,28 @@ def test_an_environment_that_lacks_a_package_or_has_another_version_is_refused(m
     assert starting.start(lambda: None, module(text)) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+def test_the_collector_looks_through_nothing_that_was_imported_and_works_afterwards(module):
+    text = """
+        import gc
+        IMPORTED, ENABLED = ["imported"], gc.isenabled()
+        def work(arguments):
+            looked_through = gc.get_objects()
+            return ENABLED, gc.isenabled(), [any(each is one for each in looked_through) for one in (IMPORTED, arguments)]
+    """
+    assert starting.start(lambda: [["read"]], module(dedent(text))) == (False, True, [False, False])
+    later = ["made later"]
+    assert any(each is later for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("error", [UserError("refused"), ImportError("no module", name="yaml"), KeyboardInterrupt()])
+def test_the_collector_works_after_a_refusal(error, capsys):
+    def parse() -> None:
+        raise error
+
+    assert starting.start(parse, "data_prep.commands") in (2, 130)
+    assert gc.isenabled()
 
 
 def test_a_fault_of_the_projects_own_imports_is_not_hidden(module):

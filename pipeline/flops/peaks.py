@@ -34,10 +34,11 @@ _DATA_SHEETS: tuple[tuple[re.Pattern[str], dict[Precision, float]], ...] = (
 _SHARED = re.compile(r"\bMIG\b|\bGRID\b")
 """In the names of slices of a device, whose peak is not the whole device's."""
 
-_MEASURING_SECONDS = 1.0
+_MEASURING_SECONDS = 0.8
 _SIZE_SECONDS = 0.1
 """Of one size at least: on a busy machine most products are interrupted, and the fastest is looked for."""
-_LARGEST = 8192
+_SMALLEST, _LARGEST = 512, 8192
+"""Smaller products are further from the peak than these."""
 _TIMES = 4
 
 
@@ -83,7 +84,7 @@ def device_peak(name: str, dtype: torch.dtype) -> float | None:
 @torch.no_grad()
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of the best of some square matrix products, in about a second on one CPU core."""
-    begin, best, size = time.monotonic(), 0.0, 128
+    begin, best, size = time.monotonic(), 0.0, _SMALLEST
     while True:
         factor = torch.ones(size, size, device=device, dtype=dtype)
         taken = [_seconds(factor) for _ in range(_TIMES)]

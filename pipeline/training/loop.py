@@ -231,7 +231,7 @@ class Trainer:
                 if self._position.step < leg.end:
                     loss = self._train_leg(leg)
         finally:
-            self._next.wait()
+            self._next.close()
         return self.evaluate(None) if loss is None else loss
 
     def _steps_before(self) -> list[tuple[Kind, float | None, bool]]:
