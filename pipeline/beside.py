@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -22,25 +22,22 @@ class Beside(Generic[Result]):
 
     def result(self, beat: Tick = lambda: None) -> Result:
         """Wait for the work, `beat` called while it comes further; return what it returned, or raise what it raised."""
-        seen = -1
-        while True:
-            if self._ticks != seen:
-                seen = self._ticks
-                beat()
-            try:
-                return self._future.result(timeout=_POLL_SECONDS)
-            except TimeoutError:
-                if self._future.done():
-                    raise
+        self.wait(beat)
+        return self._future.result()
 
     @property
     def failed(self) -> bool:
         """Whether it has ended in an error."""
         return self._future.done() and self._future.exception() is not None
 
-    def wait(self) -> None:
-        """Wait for the work, whatever comes of it."""
-        self._future.exception()
+    def wait(self, beat: Tick = lambda: None) -> None:
+        """Wait for the work, `beat` called while it comes further, whatever comes of it."""
+        seen = -1
+        while not self._future.done():
+            if self._ticks != seen:
+                seen = self._ticks
+                beat()
+            wait([self._future], timeout=_POLL_SECONDS)
 
     def _run(self, work: Callable[[Tick], Result]) -> None:
         try:

@@ -1,6 +1,7 @@
 """The certificate of a growth in a run, made beside the first steps of the grown model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
 from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.preparation import Growth
-from pipeline.training.watchdog import Watchdog
+from pipeline.training.watchdog import Watchdog, heard
 
 
 class Certifying:
@@ -60,7 +61,9 @@ class Certifying:
         if not self.begun:
             growth = self._growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
-            self._compared = begin_on_first_rank(lambda _: compare(self._source, growth.plan, growth.target))
+            self._compared = begin_on_first_rank(
+                lambda tick: compare(replace(self._source, state=heard(self._source.state, tick)), growth.plan, growth.target)
+            )
             self._in_training = self._measure()
 
     def finish(self) -> None:
@@ -84,14 +87,14 @@ class Certifying:
     def close(self) -> None:
         """Wait for what was begun, whatever came of it: another model must not be built meanwhile."""
         if self._compared is not None:
-            self._compared.wait()
+            self._compared.wait(self._watchdog.beat)
 
     def _write(self) -> CertificateRecord:
         certificate = certify(
             self._growth.plan,
             str(self._source.directory),
-            self._digest.result(),
-            self._compared.result(),
+            self._digest.result(self._watchdog.beat),
+            self._compared.result(self._watchdog.beat),
             self._in_training,
             remarks=self._remarks,
         )

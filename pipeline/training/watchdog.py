@@ -80,13 +80,18 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def beat(self, step: int | None = None) -> None:
-        """Say that this rank has finished `step`, or is well in some other way: an evaluation's batch is done."""
+        """Say that this rank has finished `step`, or is well in some other way: an evaluation's batch is done.
+
+        Of threads beside the main one it says nothing: they get on where that one is stuck.
+        """
+        if threading.get_ident() != self._main:
+            return
         self._step = self._step if step is None else step
         self._beaten = time.monotonic()
 
     def heard(self, state: State) -> State:
         """Return the state as one of which every read is a beat: a large model is a long time under way."""
-        return {name: _Heard(tensor, self) for name, tensor in state.items()}
+        return heard(state, self.beat)
 
     def on_first_rank(self, work: Callable[[], Result]) -> Result:
         """Return what `distributed.on_first_rank` does of work whose length is rank 0's to answer for."""
@@ -145,17 +150,22 @@ class Watchdog:
             time.sleep(0.1)
 
 
-class _Heard:
-    """A tensor of a state whose reading a watchdog hears."""
+def heard(state: State, beat: Callable[[], None]) -> State:
+    """Return the state as one of which every read calls `beat` first."""
+    return {name: _Heard(tensor, beat) for name, tensor in state.items()}
 
-    def __init__(self, tensor: Rows, watchdog: Watchdog) -> None:
+
+class _Heard:
+    """A tensor of a state whose reading is heard."""
+
+    def __init__(self, tensor: Rows, beat: Callable[[], None]) -> None:
         self.shape = tensor.shape
         self._tensor = tensor
-        self._watchdog = watchdog
+        self._beat = beat
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
-        self._watchdog.beat()
+        self._beat()
         return self._tensor.rows(start, stop)
 
 
