@@ -127,6 +127,8 @@ class _DeepSpeedFile(_Judged):
     wall_clock_breakdown: bool = False
     memory_breakdown: bool = False
     dump_state: bool = False
+    disable_python_gc: bool = False
+    log_level: Literal["debug", "info", "warning", "error", "critical"] | None = None
     comms_logger: Section = {}
     tensorboard: Section = {}
     wandb: Section = {}

@@ -59,6 +59,8 @@ _MAY_CHANGE = (
     "wall_clock_breakdown",
     "memory_breakdown",
     "dump_state",
+    "disable_python_gc",
+    "log_level",
     "comms_logger",
 )
 """Keys of how a batch is divided, where state lies, and what is printed: a step depends on them by rounding alone."""

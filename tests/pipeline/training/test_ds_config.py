@@ -155,7 +155,7 @@ ZERO3, BF16 = {"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}}
         ({"checkpoint": "fast"}, "checkpoint: "),
         ({"checkpoint": {"tag_validation": "maybe"}}, "checkpoint.tag_validation: Input should be 'ignore', 'warn' or 'fail'"),
         ({"checkpoint": {"parallel_write": {"pipeline_stage": 3}}}, "pipeline_stage: Input should be a valid boolean"),
-        ({"checkpoint": {"writer": {"type": "fast"}}}, "unknown key 'checkpoint.writer'"),
+        ({"checkpoint": {"writers": {"type": "fast"}}}, "unknown key 'checkpoint.writers'"),
         (
             {"zero_optimization": {"stage": 3, "stage3_module_granularity_threshold": "x"}},
             "granularity_threshold: Input should",
@@ -388,18 +388,107 @@ def test_what_no_step_depends_on_may_change_while_a_run_goes_on(resolve):
         assert same_run(begun | change) != same_run(begun)
 
 
+ASKED = {
+    "checkpoint.checkpoint_serialization": [False],
+    "gradient_allreduce_op": ["sum", "max"],
+    "managed_gradient_accumulation": [False, {"enabled": False}],
+}
+"""What asks for more than is done without the key, where true does not."""
+UNASKED = {
+    "checkpoint.checkpoint_serialization": [True],
+    "gradient_allreduce_op": ["mean"],
+    "managed_gradient_accumulation": [True],
+    "tensor_parallel": [{"autotp_size": 0}],
+}
+
+
 @pytest.mark.parametrize("key", ABSENT)
 def test_a_feature_that_does_not_go_with_growth_is_refused_with_its_reason_and_may_be_off(key, resolve):
     def written(value: object) -> dict[str, object]:
         section, _, name = key.rpartition(".")
         return {section: {name: value}} if section else {name: value}
 
-    for value in ({"enabled": True}, {"autotp_size": 2}, True):
+    for value in ASKED.get(key, [{"enabled": True}, {"autotp_size": 2}, True]):
         with pytest.raises(UserError) as refused:
             resolve(written(value))
         assert f"{key}: not supported: {ABSENT[key]}; remove the key" in str(refused.value)
-    for value in (False, None, {"enabled": False}):
+    for value in [None, "auto", *UNASKED.get(key, []), *([] if key in ASKED else [False, {"enabled": False}])]:
         assert key not in resolve(written(value))
+
+
+class Watched(dict):
+    """An object of a configuration that notes which keys are looked for in it, and in the objects within."""
+
+    def __init__(self, asked: set[str], path: str = "", **content: object) -> None:
+        super().__init__(content)
+        self._asked, self._path = asked, path
+
+    def _note(self, key: str) -> None:
+        self._asked.add(self._path + key)
+
+    def __contains__(self, key: object) -> bool:
+        self._note(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> object:
+        self._note(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: object = None) -> object:
+        self._note(key)
+        return super().get(key, default)
+
+    def keys(self) -> "Watched":
+        # As in `if "optimizer" in config.keys()`.
+        return self
+
+
+def keys_that_deepspeed_reads() -> set[str]:
+    """Every key that the installed DeepSpeed looks for in its JSON, sections apart that models of its own judge."""
+    asked: set[str] = set()
+    plain = ("checkpoint", "checkpoint.parallel_write", "data_types", "timers", "timers.throughput")
+    within = {path: Watched(asked, f"{path}.") for path in plain}
+    for path, holder in within.items():
+        parent, _, name = path.rpartition(".")
+        if parent:
+            dict.__setitem__(within[parent], name, holder)
+    top = {path: holder for path, holder in within.items() if "." not in path}
+    DeepSpeedConfig(Watched(asked, train_batch_size=2, train_micro_batch_size_per_gpu=2, **top))
+    return asked
+
+
+def test_every_key_that_the_installed_deepspeed_reads_is_supported_or_refused_with_its_reason(resolve):
+    read = keys_that_deepspeed_reads()
+    # What is watched is all of it: keys of every way in which DeepSpeed looks.
+    assert read >= {"optimizer", "aio", "log_level", "vocabulary_size", "timers", "data_types.param_dtype"}
+    assert read >= {"checkpoint.load_universal", "checkpoint.parallel_write.pipeline_stage", "checkpoint.writer"}
+    unknown = []
+    for key in sorted(read):
+        for value in WRONG:
+            config: dict = {}
+            *sections, name = key.split(".")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = value
+            try:
+                resolve(config)
+            except UserError as error:
+                if "unknown key" in str(error) and f"'{key}'" in str(error):
+                    unknown.append(f"{key}: {error}")
+    assert not unknown, "\n".join(unknown)
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical", None])
+def test_log_level_and_disable_python_gc_pass_through_and_may_change_while_a_run_goes_on(resolve, level):
+    config = resolve({"log_level": level, "disable_python_gc": True}, ranks=1)
+    read = DeepSpeedConfig(for_engine(config, 1))
+    assert read.log_level == level and read.disable_python_gc is True
+    assert same_run(config) == same_run(resolve({}, ranks=1))
+    with pytest.raises(UserError, match="log_level: Input should be 'debug'"):
+        resolve({"log_level": "loud"})
+    with pytest.raises(UserError, match="disable_python_gc: Input should be a valid boolean"):
+        resolve({"disable_python_gc": "yes"})
 
 
 def test_ranks_that_share_sequences_divide_the_ranks_and_the_batch_is_of_sequences(resolve):
