@@ -1,7 +1,12 @@
 """Fixtures that several rooms share: a small corpus, made up here, and models in Hugging Face's own format."""
 
-import json
 import os
+
+# Before anything imports torch: models here are tiny, and several processes run at once on a few cores. Threads of theirs that
+# wait for each other take four times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
 import queue
 import random
 from pathlib import Path

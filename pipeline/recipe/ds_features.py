@@ -8,7 +8,7 @@ ABSENT = {
     "amp": f"{_REMOVED}; `bf16` or `fp16` trains in half precision",
     "autotuning": "it starts the script again and again; `--dry_run` says what a run keeps in memory and costs",
     "bfloat16": "it is an older name of `bf16`; use that one",
-    "checkpoint.checkpoint_serialization": "DeepSpeed reads the key and does nothing by it",
+    "checkpoint.checkpoint_serialization": "checkpoints are in torch's zip format, of which each tensor is read by itself",
     "checkpoint.load_universal": "a run goes on from its own checkpoints at any number of ranks and any ZeRO stage, without "
     "converting them; to begin from a model of another tool's, name the checkpoint that the universal one was made from as "
     "`source.path`",

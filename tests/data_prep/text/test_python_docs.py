@@ -6,6 +6,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from data_prep.text import python_docs
 from data_prep.text.python_docs import MIN_CHARACTERS, docstrings, is_prose, read_python_docs
 
 
@@ -34,22 +35,27 @@ def test_prose_is_told_from_tables_and_listings(text, prose):
     assert is_prose(text) is prose
 
 
-@pytest.fixture(scope="module")
-def whole() -> tuple[list[str], Counter[str]]:
-    dropped: Counter[str] = Counter()
-    return list(read_python_docs(dropped)), dropped
+@pytest.fixture(scope="module", params=[16, pytest.param(1, marks=pytest.mark.full)], ids=["of one file in 16", "of all files"])
+def corpus(request) -> tuple[list[str], Counter[str], int]:
+    """The texts, what was dropped, and of one in how many files of the packages they are: parsing them takes a minute."""
+    thinned, every, dropped = request.param, python_docs._python_files, Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            python_docs, "_python_files", lambda root: list(every(root))[:: thinned if root.name == "site-packages" else 1]
+        )
+        return list(read_python_docs(dropped)), dropped, thinned
 
 
-def test_the_corpus_is_large_clean_and_free_of_repeats(whole):
-    texts, dropped = whole
-    assert sum(len(text.encode("utf-8", "replace")) for text in texts) >= 10_000_000
+def test_the_corpus_is_large_clean_and_free_of_repeats(corpus):
+    texts, dropped, thinned = corpus
+    assert sum(len(text.encode("utf-8", "replace")) for text in texts) >= (10_000_000 if thinned == 1 else 3_000_000)
     assert len(set(texts)) == len(texts)
     assert min(len(text) for text in texts) >= MIN_CHARACTERS
     assert all(dropped[reason] > 0 for reason in ("too short", "not prose", "repeated"))
 
 
-def test_the_corpus_holds_its_three_sources(whole):
-    texts = whole[0]
+def test_the_corpus_holds_its_three_sources(corpus):
+    texts = corpus[0]
     assert any("Return a list of the words in the string" in text for text in texts)  # str.split, from pydoc_data
     assert any("heap" in text and "priority" in text for text in texts)  # heapq, from the standard library
     assert any("PyTorch is a Python package that provides" in text for text in texts)  # a package's own description
