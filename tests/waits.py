@@ -35,7 +35,7 @@ _OPERATIONS = {
 class Waits(TorchFunctionMode):
     """Notes the lines of this thread's work at which the host would wait for a device, taking every tensor to be there.
 
-    What lies on the host is therefore to be read as numpy's. Copies to the device are another matter: `Shipment`'s test.
+    What lies on the host is therefore to be read as numpy's. Copies to the device are another matter: `PackedBatches`'s test.
     """
 
     def __init__(self) -> None:

@@ -29,12 +29,12 @@ class Batch:
     positions: torch.Tensor | None = None
     """The position of each token, where ids and labels are a slice of the sequences' positions; documents and masks are of
     whole sequences then."""
-    places: torch.Tensor | None = None
+    scored_positions: torch.Tensor | None = None
     """Where the scored positions are among all of them, counted over the sequences; int64 [scored], where it is told."""
 
     def located(self) -> "Batch":
-        """Return the batch with `places`."""
-        return replace(self, places=(self.labels.flatten() != IGNORED).nonzero().squeeze(1))
+        """Return the batch with `scored_positions`."""
+        return replace(self, scored_positions=(self.labels.flatten() != IGNORED).nonzero().squeeze(1))
 
     @property
     def scored(self) -> int:
@@ -62,7 +62,7 @@ _INPUTS = ("input_ids", "documents", "token_type_ids", "attention_mask", "positi
 _FIELDS = tuple(field.name for field in fields(Batch))
 
 
-class Shipment:
+class PackedBatches:
     """The batches of a step, which go to the device by one copy that the host does not wait for."""
 
     def __init__(self, batches: Sequence[Batch], *, pinned: bool) -> None:
@@ -85,7 +85,7 @@ class Shipment:
         return batches
 
 
-class Unpacked:
+class UnpackedBatches:
     """The batches of a step as they were read, for a host that computes itself."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:

@@ -271,7 +271,7 @@ def add_up(tensor: torch.Tensor) -> None:
         torch.distributed.all_reduce(tensor)
 
 
-class Arriving:
+class HostCopy:
     """Numbers on their way from the device to the host, which may do something else until they are read."""
 
     def __init__(self, *numbers: torch.Tensor | float) -> None:

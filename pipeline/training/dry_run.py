@@ -21,7 +21,7 @@ from pipeline.growth.exactness import promises
 from pipeline.growth.memory import RankBytes
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.ds_config import compute_dtype, readers, sequence_parallel_size, zero_stage
+from pipeline.training.ds_config import compute_dtype, data_parallel_size, sequence_parallel_size, zero_stage
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import Planned, Preparation, foresee_run
 from pipeline.training.progress import duration
@@ -189,7 +189,8 @@ class DryRun:
         )
         known = all(map(self.resolved, legs))
         for leg, came in zip(legs, flops, strict=True):
-            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {readers(self.ds_config, self.ranks)} = {leg.batch_size}"
+            groups = data_parallel_size(self.ds_config, self.ranks)
+            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {groups} = {leg.batch_size}"
             steps = leg.end - leg.begin
             line = [f"{leg.stage.name:<{width}}"]
             if self.resolved(leg):

@@ -79,7 +79,7 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     _resolve_disk(config, recipe)
     _check_supported(config, world_size, str(path))
     _check_leaves(config, recipe, str(path))
-    _resolve_batch(config, recipe, readers(config, world_size), str(path))
+    _resolve_batch(config, recipe, data_parallel_size(config, world_size), str(path))
     _resolve_precision(config, str(path))
     _check_dtypes(config, str(path))
     if config.get("gradient_clipping", AUTO) == AUTO:
@@ -110,7 +110,7 @@ def sequence_parallel_size(config: Mapping[str, Any]) -> int:
     return config.get("sequence_parallel_size", 1)
 
 
-def readers(config: Mapping[str, Any], world_size: int) -> int:
+def data_parallel_size(config: Mapping[str, Any], world_size: int) -> int:
     """How many groups of ranks read samples of their own."""
     return world_size // sequence_parallel_size(config)
 

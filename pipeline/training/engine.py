@@ -29,7 +29,7 @@ from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon, Piece
 from pipeline.training.norms import stay_on_the_device
 from pipeline.training.optimizer import build_optimizer, parameter_groups
-from pipeline.training.ranges import exact_ranges
+from pipeline.training.ranges import exact_arange
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
 from pipeline.training.traces import TraceCache
 
@@ -163,7 +163,7 @@ def build(
     with (
         CONSTRUCTING,
         deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
-        exact_ranges(),
+        exact_arange(),
         no_init_weights(),
     ):
         model = family.model_class(config)

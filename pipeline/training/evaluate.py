@@ -54,11 +54,10 @@ def heldout_loss(
     where one reads data that is damaged.
     """
     windows = min(windows, len(batches))
-    reader, readers = sequences.reader
     # Every rank runs as many batches as the others, since ZeRO-3's forward is collective: the last window
     # fills up, unscored.
-    share = -(-windows // readers)
-    mine = np.arange(reader * share, (reader + 1) * share)
+    share = -(-windows // sequences.data_parallel_size)
+    mine = np.arange(share) + sequences.data_parallel_rank * share
     # On the device, and fetched once: loss and right answers of tokens, and those of pairs.
     sums = torch.zeros(4, dtype=torch.float64, device=distributed.device())
     tokens = pairs = 0

@@ -15,7 +15,7 @@ from pipeline.growth.streaming import CHUNK_ELEMENTS, CONSTRUCTING
 from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
 from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
-from pipeline.training.ranges import exact_ranges
+from pipeline.training.ranges import exact_arange
 
 _SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16": {"enabled": True}}, torch.float32: {}}
 
@@ -49,7 +49,7 @@ def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEn
     with (
         CONSTRUCTING,
         deepspeed.zero.Init(config_dict_or_path=ds_config),
-        exact_ranges(),
+        exact_arange(),
         no_init_weights(),
     ):
         model: PreTrainedModel = source.family.model_class(source.config)

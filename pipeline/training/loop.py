@@ -13,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 
 from data_prep.errors import UserError
 from pipeline import keyed
-from pipeline.data.batches import Shipment, Unpacked, rank_samples
+from pipeline.data.batches import PackedBatches, UnpackedBatches, rank_samples
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scores import Score
 from pipeline.families import Section
@@ -159,7 +159,7 @@ class _Launched:
     """What metrics.jsonl says of it, less what is not known yet."""
     tokens: int
     flops: StepFlops
-    arriving: distributed.Arriving
+    arriving: distributed.HostCopy
     """Its loss and the norm of its gradient."""
     forgiven: bool
     """Whether its gradient may be no number."""
@@ -391,7 +391,7 @@ class Trainer:
             "flops_executed": flops.executed_total,
             "flops_total": position.ledger.total,
         }
-        arriving = distributed.Arriving(loss, norm)
+        arriving = distributed.HostCopy(loss, norm)
         name, samples = leg.stream.name, position.samples[leg.stream.name]
         kind = stage.name, depth
         self._launched.append(_Launched(kind, record, leg.tokens, flops, arriving, forgiven, name, samples))
@@ -439,18 +439,19 @@ class Trainer:
         """The depth of the sub-model that a step trains, where it is one."""
         return None if leg.stage.submodel_layers is None else section.depth
 
-    def _read(self, request: tuple[Leg, int]) -> Shipment | Unpacked:
+    def _read(self, request: tuple[Leg, int]) -> PackedBatches | UnpackedBatches:
         """Return this rank's micro-batches of a leg's step that begins behind so many samples; on any thread."""
         leg, taken = request
         batches, sequences = self._streams.training(leg.stream), self._model.sequences
-        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, *sequences.reader)
+        rank, ranks = sequences.data_parallel_rank, sequences.data_parallel_size
+        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, rank, ranks)
         read = [sequences.sliced(batches.training(samples)) for samples in mine]
         if self._model.family.objective == "mlm":
             read = [batch.located() for batch in read]
         if distributed.device().type == "cpu":
-            return Unpacked(read)
+            return UnpackedBatches(read)
         distributed.bind()
-        return Shipment(read, pinned=True)
+        return PackedBatches(read, pinned=True)
 
     def _forward_backward(self, leg: Leg, section: Section) -> tuple[torch.Tensor, int, bool, bool]:
         """Launch this step's micro-batches.
@@ -482,7 +483,7 @@ class Trainer:
         for batch in micro_batches:
             with (
                 running(model.module, family, section),
-                scoring(model.module, family, batch.labels, batch.places) as labels,
+                scoring(model.module, family, batch.labels, batch.scored_positions) as labels,
             ):
                 logits = model.logits(**batch.inputs(distributed.device()))
             # Of a pair batch every sequence is a pair.

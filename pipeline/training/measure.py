@@ -47,7 +47,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Measured:
     """What a model makes of held-out text."""
 
     heldout: HeldOut
@@ -55,7 +55,7 @@ class Seen:
     """Logits of some positions, float64, in one row."""
 
 
-def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Seen:
+def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Measured:
     """Return what a grown model makes of the text, over the first ids of its vocabulary, the source's; a collective call."""
 
     def logits(**inputs: torch.Tensor) -> Logits:
@@ -69,7 +69,7 @@ def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Seen:
         grown.engine.train()
 
 
-def measure_growth(source: Source, after: Seen, text: Text, dtype: torch.dtype, attention: str) -> dict[str, Any]:
+def measure_growth(source: Source, after: Measured, text: Text, dtype: torch.dtype, attention: str) -> dict[str, Any]:
     """Return the losses before and `after` a growth, and by how much it moved a logit; a collective call.
 
     The source computes in `dtype`, the engine's, and with its implementation of attention, so that the two differ by the
@@ -97,7 +97,7 @@ def measure_growth(source: Source, after: Seen, text: Text, dtype: torch.dtype, 
     }
 
 
-def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -> Seen:
+def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -> Measured:
     """What the source makes of the text where it computes in `dtype`."""
     state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
     module = streamed_model(source.family, source.config, state, dtype, attention).to(distributed.device())
@@ -109,9 +109,9 @@ def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -
     return _measured(logits, partial(scoring, module, source.family), text)
 
 
-def _measured(model: Model, scored: Scoring, text: Text) -> Seen:
+def _measured(model: Model, scored: Scoring, text: Text) -> Measured:
     heldout = heldout_loss(model, scored, text.batches, text.windows, text.batch_size, text.after_batch)
-    return Seen(heldout, _probe(model, text.batches))
+    return Measured(heldout, _probe(model, text.batches))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import deepspeed
 import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
@@ -22,13 +23,34 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.runtime.zero.utils import get_norm_dtype
 from deepspeed.utils.bwc import bwc_tensor_model_parallel_world_size
 
+from data_prep.errors import UserError
+
+_REPLACED: tuple[tuple[Any, str], ...] = (
+    (stage_1_and_2, "is_invalid_grad_norm"),
+    (stage3, "is_invalid_grad_norm"),
+    (DeepSpeedZeroOptimizer, "scaled_global_norm"),
+    (DeepSpeedZeroOptimizer_Stage3, "_get_norm_groups"),
+    (DeepSpeedZeroOptimizer_Stage3, "_get_param_partition_group"),
+    (FP16_UnfusedOptimizer, "step"),
+    (DeepSpeedEngine, "clip_fp32_gradients"),
+)
+"""What is replaced or called here and is not for others to use: another release may have it under another name."""
+
 
 def stay_on_the_device(engine: DeepSpeedEngine) -> None:
     """Have an engine's steps take and clip the norm on the device; the optimizer has to leave out what is not finite.
 
     Left as they are: fp16, whose loss scale the host must know; an optimizer in the host's memory; parameters that several
     ranks of a model-parallel group hold; ZeRO 1 in bf16 with fp32 accumulation (`data_types.grad_accum_dtype`).
+
+    Raises UserError where the installed DeepSpeed lacks what is replaced: a method under a name that nobody calls would do nothing.
     """
+    lacking = [f"{holder.__name__}.{name}" for holder, name in _REPLACED if not hasattr(holder, name)]
+    if lacking:
+        raise UserError(
+            f"deepspeed {deepspeed.__version__}: has no {', '.join(lacking)}, which taking the gradient's norm needs; install "
+            "deepspeed 0.19.8"
+        )
     wrapper = engine.optimizer
     if engine.fp16_enabled() or bwc_tensor_model_parallel_world_size(engine.mpu) > 1:
         return
@@ -88,14 +110,14 @@ def _unlooked(step: Callable[..., Any], module: ModuleType) -> Callable[..., Any
     """Return a wrapper's `step` that goes on whatever the norm is, as the optimizer will decide."""
 
     def unlooked(*arguments: Any, **options: Any) -> Any:
-        with _trusting(module):
+        with _taking_norms_as_finite(module):
             return step(*arguments, **options)
 
     return unlooked
 
 
 @contextmanager
-def _trusting(module: ModuleType) -> Iterator[None]:
+def _taking_norms_as_finite(module: ModuleType) -> Iterator[None]:
     """Let one of DeepSpeed's modules take every norm for a number."""
     looks, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
     try:

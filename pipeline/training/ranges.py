@@ -10,7 +10,7 @@ _ARANGE = torch.arange
 
 
 @contextmanager
-def exact_ranges() -> Iterator[None]:
+def exact_arange() -> Iterator[None]:
     """Keep the dtype that `torch.arange` is asked for; entered inside zero.Init, which rounds all floats to the model's dtype.
 
     Rotary frequencies are made of such ranges: in bfloat16 they are off by 0.4 %, which is whole turns at the end of a long

@@ -58,12 +58,12 @@ def running(model: PreTrainedModel, family: Family, section: Section) -> Iterato
 
 @contextmanager
 def scoring(
-    model: PreTrainedModel, family: Family, labels: torch.Tensor, places: torch.Tensor | None = None
+    model: PreTrainedModel, family: Family, labels: torch.Tensor, scored_positions: torch.Tensor | None = None
 ) -> Iterator[torch.Tensor]:
     """Give the prediction head of a masked language model the scored positions alone; yield the labels of its logits.
 
     `labels` is int64 [sequences, S]; logits come out [scored, V], of which there may be none. A causal model scores every
-    position, and runs as it is. `places`, `Batch.places`, spares looking for the scored positions, which waits for labels
+    position, and runs as it is. `Batch.scored_positions` spares looking for them, which waits for labels
     that are on a device.
     """
     if family.objective == "clm":
@@ -71,7 +71,7 @@ def scoring(
             yield labels
         return
     flat = labels.flatten()
-    scored = (flat != IGNORED).nonzero().squeeze(1) if places is None else places
+    scored = (flat != IGNORED).nonzero().squeeze(1) if scored_positions is None else scored_positions
 
     def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *others = inputs

@@ -67,21 +67,26 @@ class SequenceGroup:
         return cls(size, own)
 
     @property
-    def part(self) -> int:
+    def sequence_rank(self) -> int:
         """Which slice of a sequence this rank has."""
         return distributed.rank() % self.size
 
     @property
-    def reader(self) -> tuple[int, int]:
-        """Which of how many groups this rank is in: ranks of a group read the same samples."""
-        return distributed.rank() // self.size, distributed.world_size() // self.size
+    def data_parallel_rank(self) -> int:
+        """Which group this rank is in: ranks of a group read the same samples."""
+        return distributed.rank() // self.size
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many groups there are."""
+        return distributed.world_size() // self.size
 
     def sliced(self, batch: Batch) -> Batch:
         """Return this rank's slice of a batch, with the positions of its tokens; what masks are made of stays whole."""
         if self.size == 1:
             return batch
         length = batch.input_ids.shape[1] // self.size
-        mine = slice(self.part * length, (self.part + 1) * length)
+        mine = slice(self.sequence_rank * length, (self.sequence_rank + 1) * length)
         positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
         if batch.documents is not None:
             positions = positions_within(batch.documents)
@@ -92,7 +97,7 @@ class SequenceGroup:
             labels=batch.labels[:, mine],
             token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[:, mine],
             # The pair is judged by its first token, which one rank has.
-            pair_labels=pairs if pairs is None or self.part == 0 else torch.full_like(pairs, IGNORED),
+            pair_labels=pairs if pairs is None or self.sequence_rank == 0 else torch.full_like(pairs, IGNORED),
             positions=positions[:, mine],
         )
 

@@ -14,7 +14,7 @@ from pipeline.families import Section, family_of, sizes_of
 from pipeline.flops.counts import StepFlops, training_step
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
 from pipeline.training.blocks import section_of
-from pipeline.training.ds_config import division, has_zero_linear, readers
+from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
 from pipeline.training.running import draw_depths
 from pipeline.training.schedule import rate_factor, stage_warmup
 
@@ -213,7 +213,7 @@ def lay_out(
             stream = Stream.of(recipe, stage.sequence_length, stage.weights)
             batch_size = stage.train_batch_size or ds_config["train_batch_size"]
             most = stage.train_micro_batch_size_per_gpu or ds_config["train_micro_batch_size_per_gpu"]
-            micro, accumulation = division(batch_size, most, readers(ds_config, world_size), f"stages.{stage.name}")
+            micro, accumulation = division(batch_size, most, data_parallel_size(ds_config, world_size), f"stages.{stage.name}")
             begin = legs[-1].end if legs else 0
             leg = Leg(
                 stage,

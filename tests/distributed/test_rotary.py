@@ -12,7 +12,7 @@ from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.inference import load_partitioning, partitioned_engine
-from pipeline.training.ranges import exact_ranges
+from pipeline.training.ranges import exact_arange
 from tests.ranks import run_ranks
 
 LENGTH = 600
@@ -84,7 +84,7 @@ def ranges() -> dict[str, torch.Tensor]:
     ds_config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
     with deepspeed.zero.Init(config_dict_or_path=ds_config):
         rounded = torch.arange(0, 600, 2, dtype=torch.float)
-        with exact_ranges():
+        with exact_arange():
             asked, whole, placed = torch.arange(0, 600, 2, dtype=torch.float), torch.arange(5), torch.arange(5, device="meta")
         again = torch.arange(0, 600, 2, dtype=torch.float)
     return {"rounded": rounded, "asked": asked, "whole": whole, "device": placed.device.type, "again": again}
@@ -92,6 +92,6 @@ def ranges() -> dict[str, torch.Tensor]:
 
 def test_ranges_have_the_dtype_and_the_device_that_are_asked_for():
     (held,) = run_ranks(ranges, 1)
-    assert held["rounded"].dtype == held["again"].dtype == torch.bfloat16, "zero.Init rounds, and exact_ranges ends"
+    assert held["rounded"].dtype == held["again"].dtype == torch.bfloat16, "zero.Init rounds, and exact_arange ends"
     assert torch.equal(held["asked"], torch.arange(0, 600, 2, dtype=torch.float))
     assert held["whole"].dtype == torch.int64 and held["device"] == "meta"

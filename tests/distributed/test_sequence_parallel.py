@@ -33,9 +33,8 @@ def losses(cases: list[tuple], sharing: int) -> list[tuple[list[float], list[flo
     """Return by case the losses and gradient norms of some steps, and the held-out loss behind them."""
     found = []
     for name, stage, options in cases:
-        ranks = distributed.world_size()
-        readers = ranks // sharing
-        division = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 4 // readers}
+        accumulation = 4 * sharing // distributed.world_size()
+        division = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": accumulation}
         with tempfile.TemporaryDirectory() as directory:
             made = trainer(
                 Path(directory),

@@ -229,7 +229,7 @@ def exchanged() -> tuple[list[float], list[float], float]:
     rank = distributed.rank()
     tensor = torch.tensor([1.5 + rank])
     distributed.add_up(tensor)
-    arriving = distributed.Arriving(tensor[0], math.inf, torch.tensor(2.0, dtype=torch.float64))
+    arriving = distributed.HostCopy(tensor[0], math.inf, torch.tensor(2.0, dtype=torch.float64))
     return distributed.total(rank, 2.5), arriving.read(), float(tensor)
 
 

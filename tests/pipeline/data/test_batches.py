@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pipeline.data.batches import Batch, Batches, Corpus, Shipment, Unpacked, rank_samples
+from pipeline.data.batches import Batch, Batches, Corpus, PackedBatches, UnpackedBatches, rank_samples
 from pipeline.data.blend import BLOCK
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective
@@ -120,16 +120,16 @@ class Copies(TorchFunctionMode):
 @pytest.mark.parametrize("kind", ["documents", "masked", "pairs"])
 def test_a_steps_batches_go_to_the_device_by_one_copy_and_are_what_they_were(kind):
     step = a_step(kind)
-    for packed in (Shipment(step, pinned=False), Unpacked(step)):
+    for packed in (PackedBatches(step, pinned=False), UnpackedBatches(step)):
         assert packed.scored == sum(int((batch.labels != IGNORED).sum()) for batch in step)
         for batch, moved in zip(step, packed.on(torch.device("cpu")), strict=True):
             for field in dataclasses.fields(Batch):
                 expected, seen = getattr(batch, field.name), getattr(moved, field.name)
                 assert (expected is None and seen is None) or torch.equal(expected, seen), field.name
     # There is no copy to a device that is the host.
-    assert Unpacked(step).on(torch.device("cpu"))[0] is step[0]
+    assert UnpackedBatches(step).on(torch.device("cpu"))[0] is step[0]
     with Copies() as copies:
-        there = Shipment(step, pinned=False).on(torch.device("meta"))
+        there = PackedBatches(step, pinned=False).on(torch.device("meta"))
         inputs = there[0].inputs(torch.device("meta"))
     assert {tensor.device.type for tensor in inputs.values()} == {"meta"}
     # The last ones, of inputs that are there, copy nothing.
@@ -138,4 +138,4 @@ def test_a_steps_batches_go_to_the_device_by_one_copy_and_are_what_they_were(kin
 
 def test_places_are_those_of_the_scored_positions():
     for batch in a_step("masked"):
-        assert torch.equal(batch.labels.flatten()[batch.places], batch.labels[batch.labels != IGNORED])
+        assert torch.equal(batch.labels.flatten()[batch.scored_positions], batch.labels[batch.labels != IGNORED])
