@@ -63,8 +63,8 @@ def scoring(
     """Give the prediction head of a masked language model the scored positions alone; yield the labels of its logits.
 
     `labels` is int64 [sequences, S]; logits come out [scored, V], of which there may be none. A causal model scores every
-    position, and runs as it is. `Batch.scored_positions` spares looking for them, which waits for labels
-    that are on a device.
+    position, and runs as it is. `Batch.scored_positions` spares looking for them, which waits for labels that are on a
+    device.
     """
     if family.objective == "clm":
         with labelled(model, labels):

@@ -46,6 +46,9 @@ def trainer(
     window: int | None = None,
     apart: bool = False,
     checkpointed: bool = False,
+    compiled: bool = False,
+    fused: bool = False,
+    padded: int = 1,
     **changes: object,
 ) -> Trainer:
     """Return the trainer of a small model, of `steps` steps of two micro-batches a rank; `changes` are of the recipe."""
@@ -69,7 +72,12 @@ def trainer(
     blocks = cut(layers, [])
     engine = for_engine(ds_config, ranks)
     state = initialized(family, config, 1)
-    options = {"activation_checkpointing": checkpointed}
+    options = {
+        "activation_checkpointing": checkpointed,
+        "compile": compiled,
+        "fused_linear_cross_entropy": fused,
+        "make_vocab_size_divisible_by": padded,
+    }
     model = build(family, config, state, engine, recipe.optimizer, blocks, "sdpa", **options)
     model.sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
     objective = CausalObjective(LENGTH)

@@ -24,6 +24,10 @@ CASES = {
     "bert, ZeRO 1": ("bert", 1, {}),
     "llama, ZeRO 3, activations checkpointed": ("llama", 3, {"model": GROUPED, "checkpointed": True}),
     "roberta, ZeRO 3, documents apart": ("roberta", 3, {"apart": True}),
+    "gpt2, ZeRO 1, the loss with its matrix": ("gpt2", 1, {"fused": True}),
+    "bert, ZeRO 3, the loss with its matrix": ("bert", 3, {"fused": True}),
+    "llama, ZeRO 1, a padded matrix": ("llama", 1, {"model": GROUPED, "padded": 64}),
+    "gpt2, ZeRO 1, compiled": ("gpt2", 1, {"layers": 1, "compiled": True}),
 }
 ROUNDING = 2e-6
 """Of losses of 4.6, in fp32: attention over slices sums in another order."""
