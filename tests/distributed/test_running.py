@@ -1,10 +1,13 @@
 """Sections under two DeepSpeed ranks: layers that run otherwise and traces that are kept change no loss and no weight."""
 
+import tempfile
 from contextlib import nullcontext
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.objectives import IGNORED
@@ -16,6 +19,7 @@ from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss, summed_losses
 from pipeline.training.running import running, scoring
 from tests.distributed.engines import can_compile, full_weight
+from tests.distributed.steps import take_step, trainer
 from tests.distributed.test_freezing import BATCH, BLOCKS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
 from tests.ranks import run_ranks
 
@@ -145,3 +149,24 @@ def test_compiled_layers_change_nothing(family):
     (expected, *others), _ = run_ranks(trained_in_ways, 2, family, ways, timeout=900)
     for other in others:
         assert_equal(expected, other)
+
+
+def graphs_of_leaves() -> tuple[int, int, list[float]]:
+    """Return how many graphs were compiled, how often one was interrupted, and the losses, of layers that are leaves."""
+    counters.clear()
+    with tempfile.TemporaryDirectory() as directory:
+        zero = {"stage": 3, "leaf_module": {"classes": ["GPT2Block"]}}
+        made = trainer(Path(directory), "gpt2", 3, half=False, compiled=True, ds_config={"zero_optimization": zero})
+        for _ in range(2):
+            take_step(made)
+            made._judge(0)
+        losses = [record["loss"] for record in made._records.metrics.read()]
+        made._next.wait()
+        made._model.close()
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()), losses
+
+
+@pytest.mark.skipif(not can_compile(), reason="no compiler here: Debian's packages g++ and python3-dev have it")
+def test_layers_that_are_leaves_are_compiled_whole_under_zero_3():
+    ((graphs, interruptions, losses),) = run_ranks(graphs_of_leaves, 1)
+    assert graphs >= 1 and interruptions == 0 and len(losses) == 2

@@ -10,6 +10,7 @@ from pipeline.families import scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
+from tests.distributed.engines import can_compile
 from tests.distributed.steps import take_step, trainer
 from tests.ranks import run_ranks
 
@@ -27,7 +28,10 @@ CASES = {
     "gpt2, ZeRO 1, the loss with its matrix": ("gpt2", 1, {"fused": True}),
     "bert, ZeRO 3, the loss with its matrix": ("bert", 3, {"fused": True}),
     "llama, ZeRO 1, a padded matrix": ("llama", 1, {"model": GROUPED, "padded": 64}),
-    "gpt2, ZeRO 1, compiled": ("gpt2", 1, {"layers": 1, "compiled": True}),
+}
+COMPILED = {
+    "gpt2, ZeRO 1": ("gpt2", 1, {"layers": 1, "compiled": True}),
+    "llama, ZeRO 2, documents apart": ("llama", 2, {"layers": 1, "model": GROUPED, "apart": True, "compiled": True}),
 }
 ROUNDING = 2e-6
 """Of losses of 4.6, in fp32: attention over slices sums in another order."""
@@ -60,10 +64,20 @@ def losses(cases: list[tuple], sharing: int) -> list[tuple[list[float], list[flo
 
 @pytest.mark.parametrize(("ranks", "sharing"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.full)])
 def test_ranks_that_share_sequences_train_as_one_that_does_not(ranks, sharing):
-    cases = list(CASES.values())
-    (alone,) = run_ranks(losses, 1, cases, 1)
-    shared = run_ranks(losses, ranks, cases, sharing)[0]
-    for case, one, other in zip(CASES, alone, shared, strict=True):
+    compare(CASES, ranks, sharing)
+
+
+@pytest.mark.skipif(not can_compile(), reason="no compiler here: Debian's packages g++ and python3-dev have it")
+@pytest.mark.full
+def test_ranks_that_share_sequences_train_compiled_layers_as_one_that_does_not():
+    compare(COMPILED, 2, 2)
+
+
+def compare(cases: dict[str, tuple], ranks: int, sharing: int) -> None:
+    """Hold what ranks that share sequences record against what one rank does."""
+    (alone,) = run_ranks(losses, 1, list(cases.values()), 1)
+    shared = run_ranks(losses, ranks, list(cases.values()), sharing)[0]
+    for case, one, other in zip(cases, alone, shared, strict=True):
         assert len(one[0]) == 4
         assert other[0] == pytest.approx(one[0], abs=ROUNDING), case
         # Weights have moved by then: a gradient that lacked what other ranks have would show in the next loss.

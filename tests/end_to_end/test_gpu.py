@@ -23,13 +23,13 @@ TOLERANCE = {"bf16": 2e-3, "fp16": 5e-4, "fp32": 1e-5}
 
 @pytest.fixture
 def run(launch, tmp_path):
-    """Run launch/pretrain.py to its end: `run(recipe_file, precision, zero_optimization, *overrides, ranks=0)`.
+    """Run launch/pretrain.py to its end: `run(recipe_file, precision, zero_optimization, *overrides, ranks=0, sharing=1)`.
 
-    By DeepSpeed's launcher on so many ranks, or, of 0, as no launcher would.
+    By DeepSpeed's launcher on so many ranks, or, of 0, as no launcher would; so many of them share each sequence.
     """
 
-    def run(path, precision, zero, *overrides, ranks=0):
-        ds_config = copy.deepcopy(PRECISIONS[precision]) | {"zero_optimization": zero}
+    def run(path, precision, zero, *overrides, ranks=0, sharing=1):
+        ds_config = copy.deepcopy(PRECISIONS[precision]) | {"zero_optimization": zero, "sequence_parallel_size": sharing}
         if precision == "fp16":
             ds_config["fp16"] |= {"loss_scale_window": 4}
         (tmp_path / "ds.json").write_text(json.dumps(ds_config))
@@ -97,6 +97,31 @@ def test_two_gpus_train_one_model(run, recipe, stage):
     finished = run(recipe(**WIDER), "bf16", {"stage": stage}, ranks=2)
     check(finished)
     assert len(finished.summary["peak_memory"]) == 2
+
+
+@pytest.mark.skipif(DEVICE != "cpu" and torch.cuda.device_count() < 2, reason="one GPU alone")
+@pytest.mark.parametrize(("family", "stage", "precision"), [("gpt2", 1, "bf16"), ("llama", 3, "bf16"), ("bert", 3, "fp32")])
+def test_two_gpus_that_share_sequences_have_the_losses_of_two_that_do_not(run, recipe, tmp_path, family, stage, precision):
+    path = recipe(family, target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"width": "auto", "depth": "auto"})
+    apart = run(path, precision, {"stage": stage}, f"run_dir={tmp_path / 'run' / 'apart'}", ranks=2)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "apart" / "metrics.jsonl").read_text().splitlines()]
+    assert apart.status == 0 and len(losses) == 22
+    shared = run(path, precision, {"stage": stage}, f"run_dir={tmp_path / 'run' / 'shared'}", ranks=2, sharing=2)
+    together = [json.loads(line)["loss"] for line in (tmp_path / "run" / "shared" / "metrics.jsonl").read_text().splitlines()]
+    # Three times as many steps as of a resumed run, in whose losses rounding may differ.
+    assert shared.status == 0 and together == pytest.approx(losses, rel=3 * TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(
+    "override",
+    ["fused_linear_cross_entropy=true", "make_vocab_size_divisible_by=64"],
+    ids=["the loss with its matrix", "padded"],
+)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_an_output_matrix_that_is_padded_or_runs_with_the_loss_trains_on_a_gpu(run, recipe, family, override, stage):
+    path = recipe(family, target={"hidden_size": 64, "num_hidden_layers": 4}, growth={"width": "auto", "depth": "auto"})
+    check(run(path, "bf16", {"stage": stage}, override), exact=False)
 
 
 @pytest.mark.parametrize(("family", "stage"), [("bert", 1), ("bert", 3), ("llama", 3), ("qwen3", 1)])

@@ -12,7 +12,7 @@ from transformers import BertForPreTraining
 from data_prep.manifest import PreparedData
 from pipeline.data.corpora import open_batches
 from pipeline.data.objectives import IGNORED, objective_for
-from tests.end_to_end.conftest import write_recipe
+from tests.end_to_end.conftest import FP32, write_recipe
 
 LENGTH, WINDOWS = 32, 9
 
@@ -86,8 +86,10 @@ def test_the_model_that_comes_out_has_its_pair_head(finished):
     assert finished.losses[0] == pytest.approx(np.log(vocabulary) + np.log(2), abs=0.3)
 
 
-def test_two_ranks_on_pairs_give_the_losses_of_one(finished, launch, prepared, text, tmp_path):
-    together = launch(pairs_recipe(tmp_path, prepared, text), ranks=2).wait()
+@pytest.mark.parametrize("sharing", [1, 2], ids=["each with sequences of its own", "sharing sequences"])
+def test_two_ranks_on_pairs_give_the_losses_of_one(finished, launch, prepared, text, tmp_path, sharing):
+    ds_config = FP32 | {"sequence_parallel_size": sharing}
+    together = launch(pairs_recipe(tmp_path, prepared, text), ranks=2, ds_config=ds_config).wait()
     assert together.status == 0, together.error
     # 18 steps in fp32; the sums over the batch are taken in another order.
     assert together.losses == pytest.approx(finished.losses, rel=1e-5)

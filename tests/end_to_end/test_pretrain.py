@@ -179,6 +179,22 @@ def test_another_zero_stage_and_micro_batch_go_on_and_are_said(undisturbed, laun
     assert moved.losses == pytest.approx(whole.losses, rel=1e-6)
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.full)])
+def test_a_run_goes_on_at_another_sequence_parallel_size(undisturbed, launch, recipe, before, after):
+    """Killed in the source's training, so that growth and both further stages come after the change."""
+    path = recipe()
+    killed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": before})
+    killed.wait_for_step(6)
+    killed.kill()
+    resumed = launch(path, ranks=2, ds_config=FP32 | {"sequence_parallel_size": after}).wait()
+    assert resumed.status == 0, resumed.error
+    assert "going on from step 5" in resumed.output
+    assert f"sequence_parallel_size {after} (it was {before})" in resumed.output
+    # 22 steps in fp32; attention over slices, and the ranks of a batch, sum in another order.
+    assert resumed.losses == pytest.approx(undisturbed.losses, rel=1e-5)
+    assert resumed.summary["losses"] == pytest.approx(undisturbed.summary["losses"], rel=1e-5)
+
+
 def test_a_run_directory_in_use_is_refused(launch, recipe):
     path = recipe(stages=[{"name": "full", "steps": 2000}])
     first = launch(path)
