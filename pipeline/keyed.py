@@ -30,18 +30,37 @@ def uniform(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
 def normal(key: tuple[object, ...], start: int, count: int) -> np.ndarray:
     """Return standard normal float32 values."""
     # numba takes half a second to import, and most of what imports this module draws none.
-    from pipeline.normal_draws import PER_BLOCK, fill_normal, round_keys
+    from pipeline.normal_draws import PER_BLOCK, fill_normal
 
-    named = np.frombuffer(_digest(key), dtype=np.uint32)
     first, behind = start // PER_BLOCK, -(-(start + count) // PER_BLOCK)
     values = np.empty((behind - first, PER_BLOCK), np.float32)
-    fill_normal(round_keys(int(named[0]), int(named[1])), named[2:], first, values)
+    fill_normal(*_philox_key(key), first, values)
     return values.reshape(-1)[start - first * PER_BLOCK :][:count]
+
+
+def normal_block(key: tuple[object, ...], rows: tuple[int, int], columns: tuple[int, int], width: int) -> np.ndarray:
+    """Return float32 [rows, columns]: of the stream in rows of `width` values, rows and columns [first, behind) of each."""
+    (start, stop), (first, behind) = rows, columns
+    if (first, behind) == (0, width):
+        return normal(key, start * width, (stop - start) * width).reshape(stop - start, width)
+    from pipeline.normal_draws import fill_normal_rows
+
+    values = np.empty((stop - start, behind - first), np.float32)
+    fill_normal_rows(*_philox_key(key), start * width + first, width, values)
+    return values
 
 
 def below(key: tuple[object, ...], start: int, count: int, bound: int) -> np.ndarray:
     """Return int64 values in [0, bound)."""
     return (uniform(key, start, count) * bound).astype(np.int64)
+
+
+def _philox_key(key: tuple[object, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of Philox's rounds and the upper half of all counters of the stream named `key`."""
+    from pipeline.normal_draws import round_keys
+
+    named = np.frombuffer(_digest(key), dtype=np.uint32)
+    return round_keys(int(named[0]), int(named[1])), named[2:]
 
 
 def _digest(key: tuple[object, ...]) -> bytes:

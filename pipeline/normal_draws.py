@@ -133,3 +133,19 @@ def fill_normal(keys: np.ndarray, high: np.ndarray, first: int, values: np.ndarr
         for place in range(min(size, len(values) - begin)):
             for number in range(4):
                 values[begin + place, number] = made[number, place]
+
+
+@_compiled
+def fill_normal_rows(keys: np.ndarray, high: np.ndarray, start: int, width: int, values: np.ndarray) -> None:
+    """Write to each row of `values`, float32 [rows, columns], the values from place `start` on; `width` places further each.
+
+    Place p of a stream is value p % 4 of counter p // 4.
+    """
+    count = values.shape[1]
+    made = np.empty((count // PER_BLOCK + 2, PER_BLOCK), np.float32)
+    for row in range(values.shape[0]):
+        begin = start + row * width
+        first = begin // PER_BLOCK
+        behind = (begin + count + PER_BLOCK - 1) // PER_BLOCK
+        fill_normal(keys, high, first, made[: behind - first])
+        values[row, :] = made.reshape(-1)[begin - first * PER_BLOCK :][:count]

@@ -12,7 +12,7 @@ import torch
 from pipeline import keyed
 from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Run, Side
 from pipeline.growth.state import Rows
-from pipeline.growth.streaming import row_chunks
+from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
 
 _ALONE = Side.identity(1)
 """The columns of a vector."""
@@ -29,7 +29,7 @@ class MeasuredTensor:
     @cached_property
     def mean_row(self) -> torch.Tensor:
         """The mean over the rows, float64 [1, columns]."""
-        total = sum(rows.reshape(len(rows), -1).double().numpy().sum(axis=0) for _, rows in row_chunks(self))
+        total = sum(rows.reshape(len(rows), -1).double().numpy().sum(axis=0) for _, rows in row_chunks(self, CHUNK_ELEMENTS))
         return torch.from_numpy(total / self.shape[0])[None]
 
     @cached_property
@@ -37,7 +37,7 @@ class MeasuredTensor:
         """The standard deviation over all elements."""
         size = math.prod(self.shape)
         sums, squares = [], []
-        for _, rows in row_chunks(self):
+        for _, rows in row_chunks(self, CHUNK_ELEMENTS):
             values = rows.double().numpy()
             sums.append(float(values.sum()))
             squares.append(float(np.square(values).sum()))
@@ -95,6 +95,11 @@ class GrownTensor:
             self._disturb(block, start, stop)
         return block.reshape(stop - start, *self.shape[1:])
 
+    @property
+    def passed_on(self) -> torch.Tensor | None:
+        """The stored tensor that this one is, where nothing is computed."""
+        return passed_on(self.own.tensor) if self.row_side.is_identity and self.column_side.is_identity else None
+
     def rows_of(self, following: bool) -> torch.Tensor:
         """Return the row of `own`, or of `following`, that each target row is read from; -1 for none."""
         columns = self.column_side
@@ -119,18 +124,15 @@ class GrownTensor:
     def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""
         read: dict[bool, torch.Tensor] = {}
-        init = None
         for column in self.column_side.runs:
             piece = block[:, column.start : column.stop]
             codes = {run.code, column.code}
             if ZERO in codes:
                 piece.zero_()
             elif INIT in codes:
-                if init is None:
-                    init = self._init.rows(first, last).reshape(last - first, -1)
-                piece.copy_(init[:, column.start : column.stop])
+                piece.copy_(self._init.block(first, last, column.start, column.stop))
             elif SMALL in codes:
-                piece.copy_(self._small_values(first, last)[:, column.start : column.stop])
+                piece.copy_(self._small_values(first, last, column))
             else:
                 following = run.next_layer or column.next_layer
                 if following not in read:
@@ -152,14 +154,11 @@ class GrownTensor:
             rows = torch.cat([source.rows(int(part[0]), int(part[-1]) + 1) for part in stretches]).index_select(0, places)
         return rows.reshape(last - first, -1).to(self._dtype)
 
-    def _small_values(self, first: int, last: int) -> torch.Tensor:
+    def _small_values(self, first: int, last: int, column: Run) -> torch.Tensor:
         if len(self.shape) == 1:
             return torch.zeros(last - first, 1)
-        return self._normal(first, last) * (self._small * self.own.std)
-
-    def _normal(self, first: int, last: int) -> torch.Tensor:
-        width = len(self.column_side)
-        return torch.from_numpy(keyed.normal(self.key, first * width, (last - first) * width)).reshape(-1, width).double()
+        drawn = keyed.normal_block(self.key, (first, last), (column.start, column.stop), len(self.column_side))
+        return torch.from_numpy(drawn).double().mul_(self._small * self.own.std)
 
     def _disturb(self, block: torch.Tensor, start: int, stop: int) -> None:
         """Add the noise to rows [start, stop), as if it had been there before the normalization by 1/C."""
@@ -167,18 +166,22 @@ class GrownTensor:
         copied = (rows.indices[start:stop, None] >= 0) & (columns.indices >= 0)
         if noise.kind == "new":
             new = rows.repeats[start:stop, None] if rows.repeats is not None else torch.zeros(stop - start, 1, dtype=torch.bool)
-            values = self._normal(start, stop) * (new | columns.repeats if columns.repeats is not None else new)
+            copied &= new | columns.repeats if columns.repeats is not None else new
+            drawn = keyed.normal_block(self.key, (start, stop), (0, len(columns)), len(columns))
+            values = torch.from_numpy(drawn).double()
         else:
             values = self._twin_values(start, stop)
+        # In place, and in this order: each product is rounded, and the grown weights are the same bits everywhere.
         if noise.kind == "split":
-            block.mul_((1.0 + noise.share * copied * values).to(block.dtype))
+            block.mul_(values.mul_(noise.share * copied).add_(1.0).to(block.dtype))
             return
-        scale = torch.ones(1, 1, dtype=torch.float64)
-        if rows.scale is not None:
-            scale = scale * rows.scale[start:stop, None]
-        if columns.scale is not None:
-            scale = scale * columns.scale
-        block.add_((copied * values * scale * (noise.share * self.own.std)).to(block.dtype))
+        values.mul_(copied)
+        scale = (1.0 if rows.scale is None else rows.scale[start:stop, None]) * (
+            1.0 if columns.scale is None else columns.scale
+        )
+        if isinstance(scale, torch.Tensor):
+            values.mul_(scale)
+        block.add_(values.mul_(noise.share * self.own.std).to(block.dtype))
 
     def _twin_values(self, start: int, stop: int) -> torch.Tensor:
         """+e at one of two twin inputs and -e at the other: one draw for both, addressed by the first of them."""
@@ -187,7 +190,7 @@ class GrownTensor:
         if self._noise.twin_axis == 1:
             first, sign = self.column_side.twins
             drawn = torch.from_numpy(draw(self.key, start * width, (stop - start) * width)).reshape(-1, width)
-            return drawn.double()[:, first] * sign
+            return drawn.double()[:, first].mul_(sign)
         first, sign = self.row_side.twins
         values = torch.zeros(stop - start, width, dtype=torch.float64)
         followed = (first[start + 1 : stop] - first[start : stop - 1] == 1).nonzero().reshape(-1)

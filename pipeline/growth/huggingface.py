@@ -25,7 +25,7 @@ class MappedTensor:
     """A tensor of a memory-mapped file; pages come in from disk as rows are asked for."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor = tensor
+        self._tensor = self.passed_on = tensor
         self._dtype = torch.promote_types(tensor.dtype, torch.float32)
         self.stored = tensor.dtype
         """The dtype on disk."""

@@ -16,7 +16,7 @@ from data_prep.errors import UserError, is_full_disk
 from data_prep.files import write_json
 from pipeline.families import family_of
 from pipeline.growth.state import Rows, State
-from pipeline.growth.streaming import HOST_CHUNK_ELEMENTS, raw_bytes, row_chunks, stored_as
+from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as
 from pipeline.growth.weight_files import WEIGHTS, WEIGHTS_INDEX
 
 MAX_SHARD_BYTES = 5 << 30
@@ -81,5 +81,5 @@ def _write_safetensors(path: Path, tensors: dict[str, Rows], dtype: torch.dtype,
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in tensors.items():
-            for _, rows in row_chunks(tensor, HOST_CHUNK_ELEMENTS):
+            for _, rows in row_chunks(tensor, dtype=dtype):
                 progress(file.write(raw_bytes(stored_as(rows, dtype, name))))

@@ -21,12 +21,14 @@ class InitializedTensor:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as float32."""
-        shape = (stop - start, *self.shape[1:])
+        return self.block(start, stop, 0, math.prod(self.shape[1:])).reshape(stop - start, *self.shape[1:])
+
+    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
+        """Return columns [first, behind) of rows [start, stop), each row flattened; no others are drawn."""
         if self._kind in ("zeros", "ones"):
-            return torch.full(shape, float(self._kind == "ones"))
-        width = math.prod(self.shape[1:])
-        values = keyed.normal(self._key, start * width, (stop - start) * width)
-        return torch.from_numpy(values).mul_(self._std).reshape(shape)
+            return torch.full((stop - start, behind - first), float(self._kind == "ones"))
+        values = keyed.normal_block(self._key, (start, stop), (first, behind), math.prod(self.shape[1:]))
+        return torch.from_numpy(values).mul_(self._std)
 
 
 def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:

@@ -32,6 +32,10 @@ class Constant:
         """Return rows [start, stop) as float32."""
         return torch.full((stop - start, *self.shape[1:]), self._value)
 
+    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
+        """Return columns [first, behind) of rows [start, stop), each row flattened."""
+        return torch.full((stop - start, behind - first), self._value)
+
 
 State = Mapping[str, Rows]
 """A model's tensors by name."""

@@ -14,19 +14,31 @@ CONSTRUCTING = threading.RLock()
 beside that: they would get tensors of the model's dtype, on its device."""
 
 CHUNK_ELEMENTS = 1 << 22
-"""Most elements computed at once, but for a row that is longer."""
-
+"""Most elements computed at once for a device, but for a row that is longer."""
 
 HOST_CHUNK_ELEMENTS = 1 << 20
-"""The same where values are made on the host and written: what passes over them find them in its caches."""
+"""The same where values are read, compared or written on the host: each pass over them finds them in its caches, and the
+allocator gives the next chunk the memory of the last, where it maps new pages for larger ones."""
 
 
-def row_chunks(tensor: Rows, elements: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first row, rows) from the first row to the last, at most so many elements at a time, or CHUNK_ELEMENTS."""
-    elements = CHUNK_ELEMENTS if elements is None else elements
+def row_chunks(
+    tensor: Rows, elements: int | None = None, dtype: torch.dtype | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first row, rows) from the first row to the last, at most so many elements at a time, or HOST_CHUNK_ELEMENTS.
+
+    Where the tensor is one that is stored in `dtype`, its rows come as they are stored, of that dtype.
+    """
+    elements = HOST_CHUNK_ELEMENTS if elements is None else elements
+    stored = passed_on(tensor)
     step = max(1, elements // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], step):
-        yield start, tensor.rows(start, min(start + step, tensor.shape[0]))
+        stop = min(start + step, tensor.shape[0])
+        yield start, tensor.rows(start, stop) if stored is None or stored.dtype is not dtype else stored[start:stop]
+
+
+def passed_on(tensor: Rows) -> torch.Tensor | None:
+    """Return the stored tensor whose values are those of `tensor`, row for row; None where they are computed."""
+    return getattr(tensor, "passed_on", None)
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:

@@ -1,11 +1,12 @@
 """The live sink: a state written into a DeepSpeed engine, each rank computing its own pieces.
 
-One pass after `deepspeed.initialize`, a chunk at a time: the fp32 masters, the low-precision weights
+One pass after `deepspeed.initialize`, a chunk at a time, each computed once: the fp32 masters, the low-precision weights
 beside them, and what the optimizer keeps of each. Under ZeRO-3 no rank ever holds a whole tensor, and masters that
 lie on a disk come into memory one after the other.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -56,6 +57,10 @@ class Master:
         return self.stepped.detach().view(-1)
 
 
+_Place = tuple[torch.Tensor, Fragment]
+"""Where elements of a parameter are written: a flat tensor, and the piece of it."""
+
+
 @torch.no_grad()
 def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: OptimizerState | None) -> None:
     """Write the state into the engine's weights and masters, and the optimizer's state where one is given.
@@ -64,6 +69,32 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
     master with others, its elements are as old as their `step` says: 0.
     """
     masters = masters_of(engine)
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        _fill_partitioned(engine, masters, state, optimizer_state)
+        return
+    # Each rank has all the weights, and masters of its part of them: what is computed goes into both.
+    kept: dict[str, list[_Place]] = {name: [] for name, _ in engine.module.named_parameters()}
+    for master in masters:
+        # Padding was never written, and would go into every norm.
+        master.values.zero_()
+        for fragment in master.fragments:
+            kept[fragment.name].append((master.values, fragment))
+    if isinstance(engine.optimizer, (*_GROUP_PARTITIONS, FP16_UnfusedOptimizer)):
+        for name, parameter in engine.module.named_parameters():
+            kept[name].append((parameter.detach().view(-1), Fragment(name, parameter, 0, parameter.numel(), 0)))
+    with Meter("filling the engine", sum(math.prod(state[name].shape) for name in kept), "values") as meter:
+        for name, places in kept.items():
+            _fill(places, state[name], meter.advance)
+        if optimizer_state is not None:
+            for number, master in enumerate(masters):
+                meter.note = f"with the optimizer's state, {number + 1} of {len(masters)} groups"
+                _fill_optimizer(engine, master, optimizer_state)
+
+
+def _fill_partitioned(
+    engine: DeepSpeedEngine, masters: list[Master], state: State, optimizer_state: OptimizerState | None
+) -> None:
+    """Fill an engine under ZeRO-3: no rank has more than its pieces, and masters come from a disk one after the other."""
     size = sum(fragment.stop - fragment.start for master in masters for fragment in master.fragments)
     with Meter("filling the engine", size, "values") as meter:
         for number, master in enumerate(masters):
@@ -71,18 +102,13 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
                 # Padding was never written, and would go into every norm.
                 master.values.zero_()
                 for fragment in master.fragments:
-                    _fill(master.values, fragment, state[fragment.name], meter.advance)
+                    _fill([(master.values, fragment)], state[fragment.name], meter.advance)
                 if optimizer_state is not None:
                     meter.note = f"with the optimizer's state, {number + 1} of {len(masters)} groups"
                     _fill_optimizer(engine, master, optimizer_state)
-                if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-                    _fill_partitions(master)
-    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-        # hpZ keeps copies within a node, cut from what was there before.
-        engine.optimizer.invalidate_secondary_tensor()
-    elif isinstance(engine.optimizer, (*_GROUP_PARTITIONS, FP16_UnfusedOptimizer)):
-        for name, parameter in engine.module.named_parameters():
-            _fill(parameter.detach().view(-1), Fragment(name, parameter, 0, parameter.numel(), 0), state[name])
+                _fill_partitions(master)
+    # hpZ keeps copies within a node, cut from what was there before.
+    engine.optimizer.invalidate_secondary_tensor()
 
 
 def masters_of(engine: DeepSpeedEngine) -> list[Master]:
@@ -136,11 +162,19 @@ def _fill_partitions(master: Master) -> None:
             piece[begin:end] = master.values[fragment.place + begin : fragment.place + end].to(piece.device)
 
 
-def _fill(values: torch.Tensor, fragment: Fragment, tensor: Rows, advance: Advance = lambda _: None) -> None:
-    for start in range(fragment.start, fragment.stop, CHUNK_ELEMENTS):
-        stop = min(start + CHUNK_ELEMENTS, fragment.stop)
-        place = fragment.place + start - fragment.start
-        values[place : place + stop - start] = flat(tensor, start, stop).to(values.device, values.dtype)
+def _fill(places: Sequence[_Place], tensor: Rows, advance: Advance = lambda _: None) -> None:
+    """Write each element of a tensor wherever it belongs; what several places share is computed once."""
+    if not places:
+        return
+    first, behind = min(fragment.start for _, fragment in places), max(fragment.stop for _, fragment in places)
+    for start in range(first, behind, CHUNK_ELEMENTS):
+        stop = min(start + CHUNK_ELEMENTS, behind)
+        chunk = flat(tensor, start, stop)
+        for values, fragment in places:
+            begin, end = max(start, fragment.start), min(stop, fragment.stop)
+            if begin < end:
+                place = fragment.place - fragment.start
+                values[place + begin : place + end] = chunk[begin - start : end - start].to(values.device, values.dtype)
         advance(stop - start)
 
 
@@ -163,7 +197,7 @@ def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerSta
                 if isinstance(value, float):
                     whole[fragment.place : fragment.place + fragment.stop - fragment.start] = value
                 else:
-                    _fill(whole, fragment, value)
+                    _fill([(whole, fragment)], value)
             kept[master.stepped][key] = whole.view(master.stepped.shape)
         elif key == "step" or alike != unsaid(key):
             # Where the tensor is: fused kernels count steps there.

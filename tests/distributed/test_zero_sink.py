@@ -25,15 +25,16 @@ from tests.ranks import run_ranks
 
 
 class Watched:
-    """A tensor that remembers the most elements that were read of it at once."""
+    """A tensor that remembers how many elements were read of it, in all and at once."""
 
     def __init__(self, tensor):
         self.shape = tensor.shape
-        self.most = 0
+        self.most = self.read = 0
         self._tensor = tensor
 
     def rows(self, start, stop):
         values = self._tensor.rows(start, stop)
+        self.read += values.numel()
         self.most = max(self.most, values.numel())
         return values
 
@@ -72,6 +73,7 @@ def check_engine(directory, stage, bf16):
             assert watched[name].most <= size + 2 * width, f"{name}: {watched[name].most} elements read at once"
         else:
             assert torch.equal(held, whole.to(dtype)), f"{name}: weight"
+            assert watched[name].read == whole.numel(), f"{name}: {watched[name].read} elements computed"
     input_ids = torch.arange(12)[None] % config.vocab_size
     trained.engine.eval()
     with torch.no_grad():
@@ -81,7 +83,7 @@ def check_engine(directory, stage, bf16):
 
 
 def check_all(directory):
-    return {(stage, bf16): check_engine(directory, stage, bf16) for stage in (1, 2, 3) for bf16 in (False, True)}
+    return {(stage, bf16): check_engine(directory, stage, bf16) for stage in (0, 1, 2, 3) for bf16 in (False, True)}
 
 
 FULL = pytest.mark.full

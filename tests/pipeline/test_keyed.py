@@ -31,3 +31,15 @@ def test_draws_follow_their_distributions():
     assert abs(normal.std() - 1) < 1.2e-2
     counts = np.bincount(keyed.below(("b",), 0, 90_000, 9), minlength=9)
     assert counts.min() > 9_500 and counts.max() < 10_500 and len(counts) == 9
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 21, 1030])
+def test_a_block_is_the_rows_and_columns_of_the_whole_draw(width):
+    rows = 13
+    whole = keyed.normal(("a", 1), 0, rows * width).reshape(rows, width)
+    edges = sorted({0, 1, 2, 5, width // 2, width - 1, width} & set(range(width + 1)))
+    for start, stop in [(0, rows), (3, 4), (5, 12)]:
+        for first in edges:
+            for behind in [edge for edge in edges if edge > first]:
+                block = keyed.normal_block(("a", 1), (start, stop), (first, behind), width)
+                assert block.dtype == np.float32 and np.array_equal(block, whole[start:stop, first:behind])

@@ -6,12 +6,15 @@ import resource
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES
-from pipeline.growth import huggingface_sink
-from pipeline.growth.huggingface import open_huggingface
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import streaming
+from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
+from pipeline.growth.plan import plan_growth
+from pipeline.recipe import GrowthConfig, TargetConfig
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -74,7 +77,7 @@ def test_what_was_written_is_read_back(tmp_path, tiny_model):
 
 
 def test_no_more_rows_than_a_chunk_are_asked_for_at_once(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(huggingface_sink, "HOST_CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 100)
     model = tiny_model("gpt2")
     state = state_of(model)
     write_huggingface(tmp_path, model.config, state, torch.float32)
@@ -102,3 +105,56 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, tiny_model):
             write_huggingface(tmp_path, model.config, state_of(model), torch.float32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def grown_by_depth(model, directory, dtype):
+    """A model saved in `dtype`, and twice its layers, made of the source's in turn."""
+    model.to(dtype).save_pretrained(directory)
+    source = open_huggingface(directory)
+    layers = source.config.num_hidden_layers
+    target = target_config(source.config, TargetConfig(num_hidden_layers=2 * layers))
+    growth = GrowthConfig(depth="list", layers=[*range(layers)] * 2)
+    return source, target, plan_growth(source.config, target, growth, 1).grow(source.state)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_only_layers_repeat_is_written_as_it_is_stored(tmp_path, tiny_model, family, dtype, monkeypatch):
+    model = tiny_model(family, layers=2)
+    source, target, grown = grown_by_depth(model, tmp_path / "source", dtype)
+    computed = {name: tensor.rows(0, tensor.shape[0]).to(dtype) for name, tensor in grown.items()}
+
+    def refused(self, start, stop):
+        raise AssertionError("stored rows are converted")
+
+    monkeypatch.setattr(MappedTensor, "rows", refused)
+    (tmp_path / "out").mkdir()
+    write_huggingface(tmp_path / "out", target, grown, dtype)
+    written = load_file(tmp_path / "out/model.safetensors")
+    assert written.keys() == computed.keys() == grown.keys()
+    stored = load_file(tmp_path / "source/model.safetensors")
+    for name, tensor in written.items():
+        assert torch.equal(tensor.view(torch.uint8), computed[name].view(torch.uint8)), name
+        assert source.state.get(name) is None or torch.equal(tensor.view(torch.uint8), stored[name].view(torch.uint8)), name
+
+
+@pytest.mark.parametrize(("stored", "written"), [(a, b) for a in DTYPES for b in DTYPES if a is not b])
+def test_rows_that_are_stored_in_another_dtype_are_converted_once(tmp_path, tiny_model, stored, written):
+    _, target, grown = grown_by_depth(tiny_model("llama", layers=2), tmp_path / "source", stored)
+    assert all(tensor.passed_on.dtype is stored for tensor in grown.values())
+    (tmp_path / "out").mkdir()
+    write_huggingface(tmp_path / "out", target, grown, written)
+    for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
+        # From float64 through the float32 that a growth is computed in unless it is written in float64.
+        assert tensor.dtype is written and torch.equal(tensor, grown[name].rows(0, tensor.shape[0]).to(written)), name
+
+
+@pytest.mark.parametrize("growth", [{"width": "fpi"}, {"width": "direct_copy"}, {"width": "zero_pad", "noise": 0.1}])
+def test_no_row_of_a_wider_tensor_is_taken_for_a_stored_one(tmp_path, tiny_model, growth):
+    model = tiny_model("gpt2").to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    source = open_huggingface(tmp_path)
+    target = target_config(source.config, TargetConfig(hidden_size=48))
+    grown = plan_growth(source.config, target, GrowthConfig(**growth), 1).grow(source.state)
+    assert all(tensor.passed_on is None or tensor.shape == source.state[name].shape for name, tensor in grown.items())
+    assert any(tensor.passed_on is None for tensor in grown.values())

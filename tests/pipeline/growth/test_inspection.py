@@ -1,12 +1,20 @@
 """The pass over a source's values."""
 
+import hashlib
+import re
 import threading
 import time
 
+import pytest
 import torch
 
+from data_prep.errors import UserError
+from pipeline.growth import streaming
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.inspection import inspect
+from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.streaming import CONSTRUCTING
+from pipeline.recipe import GrowthConfig, TargetConfig
 
 
 class Made:
@@ -39,3 +47,32 @@ def test_each_chunk_is_told():
     told = []
     inspect({"made": Made(), "other": Made()}, "here", lambda: told.append(1))
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("elements", [1, 7, 100, 1 << 20])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_digest_is_of_names_shapes_and_values_whatever_chunks_and_narrower_dtype_they_come_in(
+    monkeypatch, stored, elements
+):
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", elements)
+    tensors = {"b": torch.randn(5, 8).to(stored), "a": torch.randn(9).to(stored)}
+    expected = hashlib.blake2b(digest_size=16)
+    for name in ("a", "b"):
+        expected.update(repr((name, tuple(tensors[name].shape))).encode())
+        expected.update(tensors[name].to(torch.promote_types(stored, torch.float32)).numpy().tobytes())
+    assert inspect({name: MappedTensor(tensor) for name, tensor in tensors.items()}, "here") == expected.hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_nan_is_found_where_rows_are_written_as_they_are_stored(tmp_path, tiny_model, name, dtype, value):
+    model = tiny_model("llama", tied=False, layers=2).to(getattr(torch, dtype))
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-3] = value
+    model.save_pretrained(tmp_path / "source")
+    growth = GrowthConfig(depth="list", layers=[0, 1, 0, 1])
+    request = Request(tmp_path / "source", TargetConfig(num_hidden_layers=4), growth, 3, "hf", None, None, tmp_path / "out")
+    with pytest.raises(UserError, match=rf"tensor '{re.escape(name)}' holds {value}"):
+        OfflineGrowth(request).execute(lambda _: {})
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}

@@ -196,7 +196,7 @@ def test_what_is_written_says_what_is_true_and_computes_the_same(tmp_path, name,
 
 
 def test_matrices_are_compared_a_few_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 64)
 
     class Watched(MappedTensor):
         most = 0

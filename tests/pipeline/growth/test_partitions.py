@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline import keyed
 from pipeline.families import FAMILIES
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.partitioned import PartitionedTensor, Piece
@@ -126,3 +127,31 @@ def test_rows_that_a_partitioned_tensor_has_not_are_an_error_and_no_memory_that_
     assert torch.equal(tensor.rows(0, 213), whole) and tensor.rows(213, 213).shape == (0, 4)
     with pytest.raises(IndexError, match=rf"rows {start} to {stop} of a tensor of shape \(213, 4\)"):
         tensor.rows(start, stop)
+
+
+@pytest.mark.parametrize(
+    ("growth", "of_all"),
+    [({"width": "direct_copy", "vocabulary": "random"}, True), ({"width": "zero_pad", "noise": 0.1}, False)],
+)
+@pytest.mark.parametrize("family", TARGETS)
+def test_only_new_rows_and_columns_are_drawn(family, growth, of_all, monkeypatch):
+    """Every element once, and none in the place of one that is copied."""
+    model = small_model(family, hidden=16, layers=2, ffn=24)
+    plan = plan_of(model, TARGETS[family], {"depth": "stack"} | growth, 5)[0]
+    drawn = []
+
+    def watched(key, rows, columns, width, draw=keyed.normal_block):
+        drawn.append((rows[1] - rows[0]) * (columns[1] - columns[0]))
+        return draw(key, rows, columns, width)
+
+    monkeypatch.setattr(keyed, "normal_block", watched)
+    for name, tensor in plan.grow(state_of(model)).items():
+        drawn.clear()
+        values = tensor.rows(0, tensor.shape[0])
+        copied = sum(run.stop - run.start for run in tensor.row_side.runs if run.code == 0)
+        across = sum(run.stop - run.start for run in tensor.column_side.runs if run.code == 0)
+        if len(tensor.shape) == 1:
+            assert sum(drawn) == 0, name
+        else:
+            assert sum(drawn) <= values.numel() - copied * across, name
+            assert not of_all or sum(drawn) == values.numel() - copied * across, name

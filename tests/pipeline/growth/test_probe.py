@@ -54,7 +54,7 @@ def source_tensors(source):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_logits_are_the_whole_models(saved, family, tied, monkeypatch):
     # Chunks of a few rows, of which the last is shorter.
-    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 200)
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 200)
     model, source = saved(family, tied=tied)
     input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
     with torch.no_grad():
@@ -87,7 +87,7 @@ class Counted:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_large_tensor_is_whole(saved, family, monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK_ELEMENTS", 300)
+    monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 300)
     _, source = saved(family)
     state = {name: Counted(tensor) for name, tensor in source.state.items()}
     probe(source.family, source.config, state, torch.arange(8).reshape(1, 8))
