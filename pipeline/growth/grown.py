@@ -84,7 +84,9 @@ class GrownTensor:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) in the plan's dtype."""
-        if self.row_side.is_identity and self.column_side.is_identity:
+        if (stored := self.passed_on) is not None:
+            return stored[start:stop].to(self._dtype)
+        if self._is_copy:
             return self.own.rows(start, stop).to(self._dtype)
         block = torch.empty(stop - start, len(self.column_side), dtype=self._dtype)
         for run in self.row_side.runs:
@@ -98,7 +100,11 @@ class GrownTensor:
     @property
     def passed_on(self) -> torch.Tensor | None:
         """The stored tensor that this one is, where nothing is computed."""
-        return passed_on(self.own.tensor) if self.row_side.is_identity and self.column_side.is_identity else None
+        return passed_on(self.own.tensor) if self._is_copy else None
+
+    @property
+    def _is_copy(self) -> bool:
+        return self.row_side.is_identity and self.column_side.is_identity
 
     def rows_of(self, following: bool) -> torch.Tensor:
         """Return the row of `own`, or of `following`, that each target row is read from; -1 for none."""

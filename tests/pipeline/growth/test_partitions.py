@@ -1,10 +1,13 @@
 """What a rank computes of its own piece is, bit for bit, what one process computes of the whole."""
 
+import math
+
 import pytest
 import torch
 
 from pipeline import keyed
 from pipeline.families import FAMILIES
+from pipeline.growth.grown import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.partitioned import PartitionedTensor, Piece
 from pipeline.growth.state import flat
@@ -155,3 +158,42 @@ def test_only_new_rows_and_columns_are_drawn(family, growth, of_all, monkeypatch
         else:
             assert sum(drawn) <= values.numel() - copied * across, name
             assert not of_all or sum(drawn) == values.numel() - copied * across, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("growth", ["nai, noise", "nai, paired", "fpi, paired", "fpi, split", "average pad, paired"])
+@pytest.mark.parametrize("family", TARGETS)
+def test_noise_is_to_the_last_bit_what_its_formula_gives(family, growth, dtype):
+    """Every product a tensor of its own, none of them skipped: a seed stands for the same weights whatever computes them."""
+    model, plan = grown_by(family, growth)
+    state = {name: MappedTensor(tensor.rows(0, tensor.shape[0]).to(dtype)) for name, tensor in state_of(model).items()}
+    disturbed = 0
+    for name, tensor in plan.grow(state, dtype).items():
+        noise = plan.noise_of(plan.specs[name][0])
+        if noise is None:
+            continue
+        rows, columns = tensor.row_side, tensor.column_side
+        plain = GrownTensor(
+            *(tensor.key, tensor.own, tensor.following, rows, columns), dtype=dtype, init=plan.initial[name], small=noise.share
+        ).rows(0, len(rows))
+        whole = math.prod(tensor.shape)
+        draw = keyed.normal if noise.kind != "split" else lambda *where: 2.0 * keyed.uniform(*where) - 1.0
+        values = torch.from_numpy(draw(tensor.key, 0, whole)).reshape(tensor.shape).double()
+        none, ones = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
+        if noise.kind == "new":
+            new = [none.expand(len(side)) if side.repeats is None else side.repeats for side in (rows, columns)]
+            values = values * (new[0][:, None] | new[1])
+        else:
+            first, sign = (columns if noise.twin_axis == 1 else rows).twins
+            values = values[:, first] * sign if noise.twin_axis == 1 else values[first] * sign[:, None]
+        copied = (rows.indices[:, None] >= 0) & (columns.indices >= 0)
+        scale = [ones.expand(len(side)) if side.scale is None else side.scale for side in (rows, columns)]
+        if noise.kind == "split":
+            expected = plain * (1.0 + noise.share * copied * values).to(dtype)
+        else:
+            product = copied * values * (scale[0][:, None] * scale[1]) * (noise.share * tensor.own.std)
+            expected = plain + product.to(dtype)
+        found = tensor.rows(0, len(rows))
+        assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8)), name
+        disturbed += not torch.equal(found, plain)
+    assert disturbed
