@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from data_prep.config import Fraction, PositiveInt, StrictModel
 from data_prep.hub import find_directory
 
+NonNegative = Annotated[float, Field(ge=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"

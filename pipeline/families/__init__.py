@@ -1,9 +1,10 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
-from pipeline.families.base import Axis, AxisKind, Family, Sizes, TensorSpec, sizes_of
+from pipeline.families.base import Family, Sizes, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
+from pipeline.families.layer_lists import carry_layer_lists
 from pipeline.families.padding import learn_every_row
-from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of
+from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of, graph_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
 from pipeline.families.target import check_growth, derived_sizes, target_config
@@ -14,16 +15,15 @@ __all__ = [
     "FLOATS",
     "PAIR_FAMILIES",
     "QUANTIZATION",
-    "Axis",
-    "AxisKind",
     "Family",
     "Section",
     "Sizes",
-    "TensorSpec",
+    "carry_layer_lists",
     "check_growth",
     "check_parameters",
     "derived_sizes",
     "family_of",
+    "graph_of",
     "learn_every_row",
     "place",
     "read_config",

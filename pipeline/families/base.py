@@ -1,94 +1,19 @@
-"""What each tensor of a model family means: the types in which a family's table is written."""
+"""What is known of a model family: its Hugging Face class, its graph, its published files, its configuration's keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.families.graph import Model
 
 _LAYER = re.compile(r"\.\d+\.")
 
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
-
-
-class AxisKind(StrEnum):
-    """What an axis counts; all axes of a kind grow by one map."""
-
-    RESIDUAL = "residual"
-    """The residual stream, `hidden_size`: its writers and readers force one map on the whole network."""
-    HEADS = "heads"
-    """Query channels: `num_attention_heads` blocks of the head dimension."""
-    KV_HEADS = "kv_heads"
-    """Key and value channels: `num_key_value_heads` blocks of the head dimension."""
-    HEAD_DIM = "head_dim"
-    """One head's channels, as Qwen3's query and key norms have them."""
-    FFN = "ffn"
-    """Units of the feed-forward network, `intermediate_size`."""
-    VOCAB = "vocab"
-    POSITIONS = "positions"
-    SEGMENTS = "segments"
-    POOLED = "pooled"
-    """Channels of the first token's summary, as many as the residual stream's and copied alike; no norm reads them."""
-    VERDICTS = "verdicts"
-    """Whether the second part of a pair belongs behind the first: yes or no."""
-
-
-Part = Literal["", "query", "key", "value"]
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One storage axis of a tensor."""
-
-    kind: AxisKind
-    role: Literal["in", "out", "index"]
-    """`in`: summed over in the forward pass; `out`: produced by it; `index`: rows are looked up."""
-    parts: tuple[Part, ...] = ("",)
-    """What lies side by side along the axis, each as long as the kind: one thing, but for fused tensors
-    (GPT-2's c_attn: query, key, value). Attention's channels say what they are; nothing else needs to."""
-
-
-HIDDEN = Axis(AxisKind.RESIDUAL, "out")
-HIDDEN_IN = Axis(AxisKind.RESIDUAL, "in")
-MIXED_IN = Axis(AxisKind.HEADS, "in", ("value",))
-"""What attention's output projection reads."""
-FFN = Axis(AxisKind.FFN, "out")
-FFN_IN = Axis(AxisKind.FFN, "in")
-LOGITS = Axis(AxisKind.VOCAB, "out")
-POOLED = Axis(AxisKind.POOLED, "out")
-POOLED_IN = Axis(AxisKind.POOLED, "in")
-VERDICTS = Axis(AxisKind.VERDICTS, "out")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor, or one per layer where the name holds `{layer}`."""
-
-    name: str
-    axes: tuple[Axis, ...]
-    init: Literal["normal", "normal_residual", "zeros", "ones"]
-    """The model's own initialization; `normal_residual` is GPT-2's, smaller by sqrt(2 L)."""
-    block: Literal["embeddings", "layer", "head"]
-    """Which block the tensor is trained and frozen with."""
-    writes_residual: bool = False
-    """Part of an output projection of attention or FFN: zero, it makes its layer write nothing."""
-    norm: Literal["gain", "bias"] | None = None
-    """Part of a norm (over the residual stream or, where its axis is HEAD_DIM, over one head's channels)."""
-    final_norm: bool = False
-    """The norm that feeds the output matrix: absorbs the matrix's 1/C where that is tied to the embedding."""
-
-    @property
-    def decays(self) -> bool:
-        """Matrices decay; biases and norms do not."""
-        return len(self.axes) > 1
-
-    @property
-    def once_a_sequence(self) -> bool:
-        """Whether it is applied to a sequence's first token alone, as the head on sentence pairs is."""
-        return any(axis.kind is AxisKind.POOLED for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,57 +32,35 @@ class Sizes:
     segments: int
     tied: bool
 
-    def of(self, kind: AxisKind) -> int:
-        """The length of an axis of `kind`."""
-        return {
-            AxisKind.RESIDUAL: self.hidden_size,
-            AxisKind.HEADS: self.num_attention_heads * self.head_dim,
-            AxisKind.KV_HEADS: self.num_key_value_heads * self.head_dim,
-            AxisKind.HEAD_DIM: self.head_dim,
-            AxisKind.FFN: self.intermediate_size,
-            AxisKind.VOCAB: self.vocab_size,
-            AxisKind.POSITIONS: self.max_position_embeddings,
-            AxisKind.SEGMENTS: self.segments,
-            AxisKind.POOLED: self.hidden_size,
-            AxisKind.VERDICTS: 2,
-        }[kind]
 
-    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
-        """The storage shape of one of the family's tensors."""
-        return tuple(self.of(axis.kind) * len(axis.parts) for axis in spec.axes)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family: its Hugging Face class and what each of its tensors means."""
+    """A model family."""
 
     name: str
+    """Its `model_type`."""
     model_class: type[PreTrainedModel]
     config_class: type[PretrainedConfig]
     objective: Literal["clm", "mlm"]
     """Causal or masked language modelling."""
-    norm: Literal["layer_norm", "rms_norm"]
-    """How the norms over the residual stream normalize."""
-    pre_norm: bool
-    """Whether norms stand before attention and FFN (GPT-2) or after (BERT)."""
-    rotary: bool
-    """Whether positions turn queries and keys (RoPE, half-split pairs) instead of being embedded."""
-    position_offset: int
-    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
+    graph: Callable[[PretrainedConfig], Model]
+    """What a model of a configuration is made of."""
     layers: str
     """The module list of the layers."""
     head_module: str
     """The module that stands first behind the layers: the prediction head of an encoder, the final norm of a decoder."""
-    tensors: tuple[TensorSpec, ...]
-    """Every tensor of a tied model."""
-    untied_head: tuple[TensorSpec, ...]
-    """What an untied model has besides: its own output matrix."""
-    tied_head: str
-    """The embedding that is the output matrix otherwise."""
+    words: str
+    """The embedding of tokens, which is the output matrix of a tied model."""
+    output: str
+    """The output matrix of a model that is not tied."""
+    output_bias: str | None = None
+    """Its bias, which is untied with it."""
     lm_head: str
     """The module of the language model's head: a model that was saved without it, or under another head, has none."""
     head_alias: Mapping[str, str]
     """Names that a tied model's files may carry beside the tensors they are tied to."""
+    position_offset: int = 0
+    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
     published: tuple[tuple[re.Pattern[str], str], ...]
     """Spellings in published files -> ours, applied in turn."""
     buffers: re.Pattern[str]
@@ -171,7 +74,11 @@ class Family:
     kept: tuple[str, ...]
     """Configuration keys that growth leaves as they are: what the model computes depends on them."""
     refused: Mapping[str, tuple[Any, ...]]
-    """Configuration keys -> the values that the table is right for. `a.b` is key b of the mapping a."""
+    """Configuration keys -> the values that the graph is right for. `a.b` is key b of the mapping a."""
+    variants: tuple[Mapping[str, Any], ...] = ({},)
+    """Configurations that together have every tensor that a model of the family may have."""
+    own_head_dim: bool = False
+    """Whether heads times their dimension need not be the hidden size."""
     intermediate_key: str = "intermediate_size"
     """The configuration key of the FFN's width."""
     logits: str = "logits"
@@ -182,29 +89,18 @@ class Family:
     """The module that such a head reads, which runs before `head_module`."""
 
     @property
-    def query_key_norm(self) -> bool:
-        """Whether queries and keys are normalized over each head's channels (Qwen3)."""
-        return any(axis.kind is AxisKind.HEAD_DIM for spec in self.tensors for axis in spec.axes)
-
-    def specs(self, sizes: Sizes) -> dict[str, tuple[TensorSpec, int | None]]:
-        """Return every tensor's name -> (what it means, its layer or None), in a fixed order."""
-        named: dict[str, tuple[TensorSpec, int | None]] = {}
-        for spec in self.tensors if sizes.tied else self.tensors + self.untied_head:
-            if spec.block == "layer":
-                for layer in range(sizes.num_hidden_layers):
-                    named[spec.name.format(layer=layer)] = (spec, layer)
-            else:
-                named[spec.name] = (spec, None)
-        return named
-
-    def block(self, name: str, spec: TensorSpec, sizes: Sizes) -> str:
-        """The block that a tensor is trained with: a tied embedding learns with the head."""
-        return "head" if sizes.tied and name == self.tied_head else spec.block
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys (RoPE) instead of being embedded."""
+        return hasattr(self.config_class, "rope_parameters")
 
     @property
     def grouped(self) -> bool:
         """Whether query heads may share key-value heads."""
-        return any(axis.kind is AxisKind.KV_HEADS for spec in self.tensors for axis in spec.axes)
+        return hasattr(self.config_class, "num_key_value_heads")
+
+    def graph_at(self, sizes: Sizes) -> Model:
+        """Return what a model of these sizes is made of, the class's own options in all else."""
+        return self.graph(self.config_class(**config_keys(self, sizes, self.config_class), tie_word_embeddings=sizes.tied))
 
     def set_dropout(self, config: PretrainedConfig, probability: float) -> None:
         """Set every dropout probability of a configuration."""
@@ -226,13 +122,23 @@ class Family:
             name = pattern.sub(replacement, name)
         return name
 
+    @cached_property
+    def kinds(self) -> Mapping[str, bool]:
+        """The names of all tensors that its models have, layers not told apart, and whether they are of layers."""
+        found: dict[str, bool] = {}
+        for variant in self.variants:
+            for tied in (True, False):
+                model = self.graph(self.config_class(**variant, num_hidden_layers=1, tie_word_embeddings=tied))
+                found |= {self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()}
+        return found
+
     def knows(self, name: str) -> bool:
-        """Whether a model of the family has a tensor of that name, whatever its sizes; tied ones' other names too."""
-        return name in self.head_alias or any(spec.name == self.kind(name) for spec in self.tensors + self.untied_head)
+        """Whether a model of the family may have a tensor of that name; tied ones' other names too."""
+        return name in self.head_alias or self.kind(name) in self.kinds
 
     @staticmethod
     def kind(name: str) -> str:
-        """Return the name of a tensor's spec."""
+        """Return a tensor's name without the number of its layer."""
         return _LAYER.sub(".{layer}.", name)
 
 

@@ -1,67 +1,70 @@
-"""The table of Llama and of what follows it: pre-RMSNorm decoders, rotary positions, grouped queries, gated FFN."""
+"""The graph of Llama and of what follows it: pre-norm decoders, rotary positions, grouped queries."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.base import (
-    FFN,
-    FFN_IN,
-    HIDDEN,
-    HIDDEN_IN,
-    LOGITS,
-    MIXED_IN,
-    TASK_HEADS,
-    Axis,
-    AxisKind,
-    Family,
-    TensorSpec,
-)
+from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Norm, Stack
+from pipeline.families.layer_lists import layer_kind
+from pipeline.families.nodes import attention_output, gated_mlp, port_sizes, query_key_value, rms_norm, rotary, score
 
-_QUERY = Axis(AxisKind.HEADS, "out", ("query",))
-_KEY = Axis(AxisKind.KV_HEADS, "out", ("key",))
-_VALUE = Axis(AxisKind.KV_HEADS, "out", ("value",))
-
-_LAYER = "model.layers.{layer}."
-_ATTENTION = _LAYER + "self_attn."
-_WORDS = "model.embed_tokens.weight"
+_WORDS, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def _gain(name: str, block: str = "layer", *, axis: Axis = HIDDEN, final_norm: bool = False) -> TensorSpec:
-    return TensorSpec(name + ".weight", (axis,), "ones", block, norm="gain", final_norm=final_norm)
+def self_attention(prefix: str, config: PretrainedConfig, *, bias: bool | None = None, **others: Any) -> Attention:
+    """Llama's attention; `bias` on query, key and value, by default that of the configuration's `attention_bias`."""
+    std, biased = config.initializer_range, getattr(config, "attention_bias", False)
+    given: dict[str, Any] = {"rotary": rotary(config), "score": score(config)}
+    return Attention(
+        query_key_value(prefix, init=std, bias=biased if bias is None else bias),
+        attention_output(prefix + "o_proj", init=std, bias=biased),
+        **given | others,
+    )
 
 
-def _matrix(name: str, out: Axis, into: Axis, *, writes: bool = False) -> TensorSpec:
-    return TensorSpec(name + ".weight", (out, into), "normal", "layer", writes_residual=writes)
+def llama_layer(prefix: str, config: PretrainedConfig, *, scale: float = 1.0, **attention: Any) -> Layer:
+    """A layer of Llama's, with options of its attention; `scale` multiplies what branches add."""
+    body = self_attention(prefix + "self_attn.", config, **attention)
+    mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range, bias=getattr(config, "mlp_bias", False))
+    return Layer(
+        (
+            (Branch(body, pre=rms_norm(prefix + "input_layernorm"), scale=scale),),
+            (Branch(mlp, pre=rms_norm(prefix + "post_attention_layernorm"), scale=scale),),
+        )
+    )
 
 
-def _projection(name: str, out: Axis, *, bias: bool) -> tuple[TensorSpec, ...]:
-    matrix = _matrix(name, out, HIDDEN_IN)
-    return (matrix, TensorSpec(name + ".bias", (out,), "zeros", "layer")) if bias else (matrix,)
+def head_norms_of(prefix: str, **options: Any) -> dict[str, Norm]:
+    """RMSNorms over each head's queries and keys, `q_norm` and `k_norm`."""
+    names = {"query_norm": "q_norm", "key_norm": "k_norm"}
+    return {key: rms_norm(prefix + name, span="head", **options) for key, name in names.items()}
 
 
-def _head_gain(name: str, part: str) -> TensorSpec:
-    return _gain(name, axis=Axis(AxisKind.HEAD_DIM, "out", (part,)))
-
-
-def decoder_tensors(*, attention_bias: bool = False, qk_norm: bool = False) -> tuple[TensorSpec, ...]:
-    """Return the tied tensors: `attention_bias` on query, key and value (Qwen2), `qk_norm` over each head (Qwen3)."""
-    head_gains = (_head_gain(_ATTENTION + "q_norm", "query"), _head_gain(_ATTENTION + "k_norm", "key"))
-    return (
-        TensorSpec(_WORDS, (Axis(AxisKind.VOCAB, "index"), HIDDEN), "normal", "embeddings"),
-        _gain(_LAYER + "input_layernorm"),
-        *_projection(_ATTENTION + "q_proj", _QUERY, bias=attention_bias),
-        *_projection(_ATTENTION + "k_proj", _KEY, bias=attention_bias),
-        *_projection(_ATTENTION + "v_proj", _VALUE, bias=attention_bias),
-        *(head_gains if qk_norm else ()),
-        _matrix(_ATTENTION + "o_proj", HIDDEN, MIXED_IN, writes=True),
-        _gain(_LAYER + "post_attention_layernorm"),
-        _matrix(_LAYER + "mlp.gate_proj", FFN, HIDDEN_IN),
-        _matrix(_LAYER + "mlp.up_proj", FFN, HIDDEN_IN),
-        _matrix(_LAYER + "mlp.down_proj", HIDDEN, FFN_IN, writes=True),
-        _gain("model.norm", "head", final_norm=True),
+def decoder_graph(
+    config: PretrainedConfig,
+    layer: Callable[[str], Layer],
+    final: Norm,
+    *,
+    embedding_scale: float = 1.0,
+    logit_scale: float = 1.0,
+    words: str = _WORDS,
+    layers: str = "model.layers",
+) -> Model:
+    """Return a decoder of these layers, each made from the prefix of its tensors' names."""
+    std, tied = config.initializer_range, config.tie_word_embeddings
+    made = [layer(f"{layers}.{number}.") for number in range(config.num_hidden_layers)]
+    return Model(
+        port_sizes(config),
+        Stack(
+            (Embedding(words, "vocab", std, embedding_scale),),
+            tuple(replace(each, kind=layer_kind(config, number)) for number, each in enumerate(made)),
+            final=final,
+        ),
+        Head(words if tied else _OUTPUT, tied, scale=logit_scale, init=std),
     )
 
 
@@ -69,33 +72,28 @@ def decoder(
     name: str,
     model_class: type[PreTrainedModel],
     config_class: type[PretrainedConfig],
-    tensors: tuple[TensorSpec, ...],
-    refused: Mapping[str, tuple[Any, ...]],
+    graph: Callable[[PretrainedConfig], Model],
+    **others: Any,
 ) -> Family:
-    """Return a family of this kind; `refused` is what its configuration may not say besides."""
-    return Family(
-        name=name,
-        model_class=model_class,
-        config_class=config_class,
-        objective="clm",
-        norm="rms_norm",
-        pre_norm=True,
-        rotary=True,
-        position_offset=0,
-        layers="model.layers",
-        head_module="model.norm",
-        tensors=tensors,
-        untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
-        tied_head=_WORDS,
-        head_alias={"lm_head.weight": _WORDS},
-        lm_head="lm_head",
+    """Return a family whose modules are named as Llama's."""
+    given: Mapping[str, Any] = {
+        "objective": "clm",
+        "layers": "model.layers",
+        "head_module": "model.norm",
+        "words": _WORDS,
+        "output": _OUTPUT,
+        "lm_head": "lm_head",
+        "head_alias": {_OUTPUT: _WORDS},
         # The classes for question answering call the model `transformer`.
-        published=((re.compile(r"^(transformer\.)?(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),
+        "published": ((re.compile(r"^(transformer\.)?(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),
         # The rotary frequencies.
-        buffers=re.compile(r"\.rotary_emb\.inv_freq$"),
-        other_heads=re.compile(TASK_HEADS),
-        scratch={},
-        dropout=("attention_dropout",),
-        kept=("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window"),
-        refused={"rope_parameters.partial_rotary_factor": (1.0, None), **refused},
+        "buffers": re.compile(r"\.rotary_emb\.inv_freq$"),
+        "other_heads": re.compile(TASK_HEADS),
+        "scratch": {},
+        "dropout": ("attention_dropout",),
+        "kept": ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window"),
+        "own_head_dim": True,
+    }
+    return Family(
+        name=name, model_class=model_class, config_class=config_class, graph=graph, **given | {"refused": {}} | others
     )

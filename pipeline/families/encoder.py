@@ -1,4 +1,4 @@
-"""The table of BERT and of what follows it: post-LN encoders with learned positions and a masked-language-model head."""
+"""The graph of BERT and of what follows it: post-LN encoders with learned positions and a masked-language-model head."""
 
 import re
 from collections.abc import Mapping
@@ -6,44 +6,24 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.base import (
-    FFN,
-    FFN_IN,
-    HIDDEN,
-    HIDDEN_IN,
-    LOGITS,
-    MIXED_IN,
-    POOLED,
-    POOLED_IN,
-    TASK_HEADS,
-    VERDICTS,
+from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.graph import (
+    RESIDUAL,
+    STREAM,
+    Attention,
     Axis,
-    AxisKind,
-    Family,
-    TensorSpec,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    Linear,
+    Model,
+    Pooler,
+    Stack,
 )
+from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, port_sizes, query_key_value, score
 
-_QUERY = Axis(AxisKind.HEADS, "out", ("query",))
-_KEY = Axis(AxisKind.HEADS, "out", ("key",))
-_VALUE = Axis(AxisKind.HEADS, "out", ("value",))
-
-
-def _norm(name: str, block: str, *, final_norm: bool = False) -> tuple[TensorSpec, TensorSpec]:
-    return (
-        TensorSpec(name + ".weight", (HIDDEN,), "ones", block, norm="gain", final_norm=final_norm),
-        TensorSpec(name + ".bias", (HIDDEN,), "zeros", block, norm="bias", final_norm=final_norm),
-    )
-
-
-def _linear(name: str, out: Axis, into: Axis, block: str = "layer", *, writes: bool = False) -> tuple[TensorSpec, TensorSpec]:
-    return (
-        TensorSpec(name + ".weight", (out, into), "normal", block, writes_residual=writes),
-        TensorSpec(name + ".bias", (out,), "zeros", block, writes_residual=writes),
-    )
-
-
-def _embedding(name: str, kind: AxisKind) -> TensorSpec:
-    return TensorSpec(name + ".weight", (Axis(kind, "index"), HIDDEN), "normal", "embeddings")
+_POOLED = Axis.of("pooled")
 
 
 def encoder(
@@ -64,42 +44,72 @@ def encoder(
 
     `pair_head` judges pairs of sentences by the pooled first token; without one, published poolers are no part of the model.
     """
-    embeddings, layer = f"{name}.embeddings.", name + ".encoder.layer.{layer}."
-    words = embeddings + "word_embeddings"
+    embeddings = f"{name}.embeddings."
+    words, matrix, bias = f"{embeddings}word_embeddings.weight", f"{head}decoder.weight", f"{head}decoder.bias"
+
+    def layer(prefix: str, config: PretrainedConfig) -> Layer:
+        options = {"init": config.initializer_range, "bias": True}
+        attention = Attention(
+            query_key_value(prefix + "attention.self.", ("query", "key", "value"), **options),
+            attention_output(prefix + "attention.output.dense", **options),
+            score=score(config),
+        )
+        mlp = plain_mlp(prefix + "intermediate.dense", prefix + "output.dense", **options)
+        return Layer(
+            (
+                (Branch(attention, ends=layer_norm(prefix + "attention.output.LayerNorm")),),
+                (Branch(mlp, ends=layer_norm(prefix + "output.LayerNorm")),),
+            )
+        )
+
+    def pooler(std: float) -> Pooler:
+        # Its channels are copied as the stream's are, and no norm reads them.
+        return Pooler(
+            linear(f"{name}.pooler.dense", _POOLED, init=std, bias=True),
+            Linear(f"{pair_head}.weight", Axis.of("pair_classes"), _POOLED, f"{pair_head}.bias", init=std),
+        )
+
+    def graph(config: PretrainedConfig) -> Model:
+        std, tied = config.initializer_range, config.tie_word_embeddings
+        tables = {
+            "word_embeddings": "vocab",
+            "position_embeddings": "positions",
+            "token_type_embeddings": "segments",
+        }
+        sizes = port_sizes(config) | {"positions": config.max_position_embeddings, "segments": config.type_vocab_size}
+        return Model(
+            sizes | ({"pooled": sizes[RESIDUAL], "pair_classes": 2} if pair_head else {}),
+            Stack(
+                tuple(Embedding(f"{embeddings}{table}.weight", port, std) for table, port in tables.items()),
+                tuple(layer(f"{name}.encoder.layer.{number}.", config) for number in range(config.num_hidden_layers)),
+                embedding_norm=layer_norm(embeddings + "LayerNorm"),
+            ),
+            Head(
+                words if tied else matrix,
+                tied,
+                # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
+                biases=(f"{head}bias",) if tied else (f"{head}bias", bias),
+                transform=linear(head + transform, STREAM, init=std, bias=True),
+                norm=layer_norm(head + transform_norm),
+                init=std,
+            ),
+            pooler(std) if pair_head else None,
+        )
+
     return Family(
         name=name,
         model_class=model_class,
         config_class=config_class,
         objective="mlm",
-        norm="layer_norm",
-        pre_norm=False,
-        rotary=False,
-        position_offset=position_offset,
+        graph=graph,
         layers=f"{name}.encoder.layer",
         head_module=head.removesuffix("."),
-        tensors=(
-            _embedding(words, AxisKind.VOCAB),
-            _embedding(embeddings + "position_embeddings", AxisKind.POSITIONS),
-            _embedding(embeddings + "token_type_embeddings", AxisKind.SEGMENTS),
-            *_norm(embeddings + "LayerNorm", "embeddings"),
-            *_linear(layer + "attention.self.query", _QUERY, HIDDEN_IN),
-            *_linear(layer + "attention.self.key", _KEY, HIDDEN_IN),
-            *_linear(layer + "attention.self.value", _VALUE, HIDDEN_IN),
-            *_linear(layer + "attention.output.dense", HIDDEN, MIXED_IN, writes=True),
-            *_norm(layer + "attention.output.LayerNorm", "layer"),
-            *_linear(layer + "intermediate.dense", FFN, HIDDEN_IN),
-            *_linear(layer + "output.dense", HIDDEN, FFN_IN, writes=True),
-            *_norm(layer + "output.LayerNorm", "layer"),
-            *_linear(head + transform, HIDDEN, HIDDEN_IN, "head"),
-            *_norm(head + transform_norm, "head", final_norm=True),
-            TensorSpec(head + "bias", (LOGITS,), "zeros", "head"),
-            *(_pair_tensors(name, pair_head) if pair_head else ()),
-        ),
-        # transformers unties the output bias with the matrix, and then leaves the head's own bias unused.
-        untied_head=_linear(head + "decoder", LOGITS, HIDDEN_IN, "head"),
-        tied_head=words + ".weight",
+        words=words,
+        output=matrix,
+        output_bias=bias,
         lm_head=head.removesuffix("."),
-        head_alias={head + "decoder.weight": words + ".weight", head + "decoder.bias": head + "bias"},
+        head_alias={matrix: words, bias: head + "bias"},
+        position_offset=position_offset,
         published=(
             (re.compile(r"^(?=(embeddings|encoder|pooler)\.)"), name + "."),
             (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
@@ -122,11 +132,4 @@ def encoder(
         logits="prediction_logits" if pair_head else "logits",
         pair_logits="seq_relationship_logits" if pair_head else None,
         pooler=f"{name}.pooler" if pair_head else None,
-    )
-
-
-def _pair_tensors(name: str, pair_head: str) -> tuple[TensorSpec, ...]:
-    return (
-        *_linear(f"{name}.pooler.dense", POOLED, HIDDEN_IN, "head"),
-        *_linear(pair_head, VERDICTS, POOLED_IN, "head"),
     )

@@ -1,60 +1,71 @@
 """GPT-2: pre-LN, learned positions, fused c_attn, Conv1D matrices stored [in, out]."""
 
+import math
 import re
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.families.base import (
-    FFN,
-    FFN_IN,
-    HIDDEN,
-    HIDDEN_IN,
-    LOGITS,
-    MIXED_IN,
-    TASK_HEADS,
+from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.graph import (
+    MIXED,
+    QUERY_PORTS,
+    STREAM,
+    Attention,
     Axis,
-    AxisKind,
-    Family,
-    TensorSpec,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    Model,
+    Part,
+    Stack,
 )
+from pipeline.families.nodes import layer_norm, linear, plain_mlp, port_sizes, score
 
-_QKV = Axis(AxisKind.HEADS, "out", ("query", "key", "value"))
+_QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
+_WORDS = "transformer.wte.weight"
 
-_LAYER = "transformer.h.{layer}."
+
+def graph(config: GPT2Config) -> Model:
+    """transformers' GPT2LMHeadModel."""
+    std = config.initializer_range
+    # GPT-2's own initialization makes what writes the stream smaller by sqrt(2 L).
+    written = std / math.sqrt(2 * config.num_hidden_layers)
+
+    def layer(prefix: str) -> Layer:
+        attention = Attention(
+            (linear(prefix + "attn.c_attn", _QKV, init=std, bias=True, transposed=True),),
+            linear(prefix + "attn.c_proj", STREAM, MIXED, init=written, bias=True, transposed=True),
+            score=score(config),
+        )
+        mlp = plain_mlp(prefix + "mlp.c_fc", prefix + "mlp.c_proj", init=std, down_init=written, bias=True, transposed=True)
+        return Layer(
+            ((Branch(attention, pre=layer_norm(prefix + "ln_1")),), (Branch(mlp, pre=layer_norm(prefix + "ln_2")),)),
+        )
+
+    return Model(
+        port_sizes(config) | {"positions": config.n_positions},
+        Stack(
+            (Embedding(_WORDS, "vocab", std), Embedding("transformer.wpe.weight", "positions", std)),
+            tuple(layer(f"transformer.h.{number}.") for number in range(config.num_hidden_layers)),
+            final=layer_norm("transformer.ln_f"),
+        ),
+        Head(_WORDS if config.tie_word_embeddings else "lm_head.weight", config.tie_word_embeddings, init=std),
+    )
+
 
 GPT2 = Family(
     name="gpt2",
     model_class=GPT2LMHeadModel,
     config_class=GPT2Config,
     objective="clm",
-    norm="layer_norm",
-    pre_norm=True,
-    rotary=False,
-    position_offset=0,
+    graph=graph,
     layers="transformer.h",
     head_module="transformer.ln_f",
-    tensors=(
-        TensorSpec("transformer.wte.weight", (Axis(AxisKind.VOCAB, "index"), HIDDEN), "normal", "embeddings"),
-        TensorSpec("transformer.wpe.weight", (Axis(AxisKind.POSITIONS, "index"), HIDDEN), "normal", "embeddings"),
-        TensorSpec(_LAYER + "ln_1.weight", (HIDDEN,), "ones", "layer", norm="gain"),
-        TensorSpec(_LAYER + "ln_1.bias", (HIDDEN,), "zeros", "layer", norm="bias"),
-        TensorSpec(_LAYER + "attn.c_attn.weight", (HIDDEN_IN, _QKV), "normal", "layer"),
-        TensorSpec(_LAYER + "attn.c_attn.bias", (_QKV,), "zeros", "layer"),
-        TensorSpec(_LAYER + "attn.c_proj.weight", (MIXED_IN, HIDDEN), "normal_residual", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "attn.c_proj.bias", (HIDDEN,), "zeros", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "ln_2.weight", (HIDDEN,), "ones", "layer", norm="gain"),
-        TensorSpec(_LAYER + "ln_2.bias", (HIDDEN,), "zeros", "layer", norm="bias"),
-        TensorSpec(_LAYER + "mlp.c_fc.weight", (HIDDEN_IN, FFN), "normal", "layer"),
-        TensorSpec(_LAYER + "mlp.c_fc.bias", (FFN,), "zeros", "layer"),
-        TensorSpec(_LAYER + "mlp.c_proj.weight", (FFN_IN, HIDDEN), "normal_residual", "layer", writes_residual=True),
-        TensorSpec(_LAYER + "mlp.c_proj.bias", (HIDDEN,), "zeros", "layer", writes_residual=True),
-        TensorSpec("transformer.ln_f.weight", (HIDDEN,), "ones", "head", norm="gain", final_norm=True),
-        TensorSpec("transformer.ln_f.bias", (HIDDEN,), "zeros", "head", norm="bias", final_norm=True),
-    ),
-    untied_head=(TensorSpec("lm_head.weight", (LOGITS, HIDDEN_IN), "normal", "head"),),
-    tied_head="transformer.wte.weight",
+    words=_WORDS,
+    output="lm_head.weight",
     lm_head="lm_head",
-    head_alias={"lm_head.weight": "transformer.wte.weight"},
+    head_alias={"lm_head.weight": _WORDS},
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
     # The causal mask.
     buffers=re.compile(r"\.attn\.(bias|masked_bias)$"),

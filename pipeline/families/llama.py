@@ -2,12 +2,21 @@
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_tensors
+from pipeline.families.decoder import decoder, decoder_graph, llama_layer
+from pipeline.families.graph import Model
+from pipeline.families.nodes import rms_norm
+
+
+def graph(config: LlamaConfig) -> Model:
+    """transformers' LlamaForCausalLM."""
+    return decoder_graph(config, lambda prefix: llama_layer(prefix, config), rms_norm("model.norm"))
+
 
 LLAMA = decoder(
     "llama",
     LlamaForCausalLM,
     LlamaConfig,
-    decoder_tensors(),
-    refused={"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (1, None)},
+    graph,
+    refused={"pretraining_tp": (1, None)},
+    variants=({"attention_bias": True, "mlp_bias": True},),
 )

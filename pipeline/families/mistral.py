@@ -2,6 +2,14 @@
 
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_tensors
+from pipeline.families.decoder import decoder, decoder_graph, llama_layer
+from pipeline.families.graph import Model
+from pipeline.families.nodes import rms_norm
 
-MISTRAL = decoder("mistral", MistralForCausalLM, MistralConfig, decoder_tensors(), refused={})
+
+def graph(config: MistralConfig) -> Model:
+    """transformers' MistralForCausalLM."""
+    return decoder_graph(config, lambda prefix: llama_layer(prefix, config, bias=False), rms_norm("model.norm"))
+
+
+MISTRAL = decoder("mistral", MistralForCausalLM, MistralConfig, graph)

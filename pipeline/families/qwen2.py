@@ -2,6 +2,14 @@
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_tensors
+from pipeline.families.decoder import decoder, decoder_graph, llama_layer
+from pipeline.families.graph import Model
+from pipeline.families.nodes import rms_norm
 
-QWEN2 = decoder("qwen2", Qwen2ForCausalLM, Qwen2Config, decoder_tensors(attention_bias=True), refused={})
+
+def graph(config: Qwen2Config) -> Model:
+    """transformers' Qwen2ForCausalLM."""
+    return decoder_graph(config, lambda prefix: llama_layer(prefix, config, bias=True), rms_norm("model.norm"))
+
+
+QWEN2 = decoder("qwen2", Qwen2ForCausalLM, Qwen2Config, graph)

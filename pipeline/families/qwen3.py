@@ -2,6 +2,16 @@
 
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_tensors
+from pipeline.families.decoder import decoder, decoder_graph, head_norms_of, llama_layer
+from pipeline.families.graph import Model
+from pipeline.families.nodes import rms_norm
 
-QWEN3 = decoder("qwen3", Qwen3ForCausalLM, Qwen3Config, decoder_tensors(qk_norm=True), refused={"attention_bias": (False,)})
+
+def graph(config: Qwen3Config) -> Model:
+    """transformers' Qwen3ForCausalLM."""
+    return decoder_graph(
+        config, lambda prefix: llama_layer(prefix, config, **head_norms_of(prefix + "self_attn.")), rms_norm("model.norm")
+    )
+
+
+QWEN3 = decoder("qwen3", Qwen3ForCausalLM, Qwen3Config, graph, variants=({"attention_bias": True},))

@@ -6,16 +6,31 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
-from pipeline.families.base import Family, sizes_of
+from pipeline.families.base import Family
 from pipeline.families.bert import BERT, BERT_PAIRS
+from pipeline.families.cohere import COHERE, COHERE2
+from pipeline.families.gemma import GEMMA2, GEMMA3
 from pipeline.families.gpt2 import GPT2
+from pipeline.families.gpt_neox import GPT_NEOX
+from pipeline.families.granite import GRANITE
+from pipeline.families.graph import Model
 from pipeline.families.llama import LLAMA
 from pipeline.families.mistral import MISTRAL
+from pipeline.families.olmo2 import OLMO2, OLMO3
+from pipeline.families.phi3 import PHI3
 from pipeline.families.qwen2 import QWEN2
 from pipeline.families.qwen3 import QWEN3
 from pipeline.families.roberta import ROBERTA
+from pipeline.families.smollm3 import SMOLLM3
+from pipeline.families.stablelm import STABLELM
+from pipeline.families.starcoder2 import STARCODER2
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3)}
+_ALL = (
+    *(GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3),
+    *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 """By `model_type`, each with its language model's head."""
 
 PAIR_FAMILIES: dict[str, Family] = {BERT_PAIRS.name: BERT_PAIRS}
@@ -23,7 +38,7 @@ PAIR_FAMILIES: dict[str, Family] = {BERT_PAIRS.name: BERT_PAIRS}
 
 
 def family_of(config: PretrainedConfig, origin: str = "config.json") -> Family:
-    """Return the family of a Hugging Face configuration; raises UserError for one that no table describes.
+    """Return the family of a Hugging Face configuration; raises UserError for one that is not known.
 
     A configuration whose `architectures` names a class with a head on sentence pairs is of the family that has one.
     """
@@ -47,19 +62,24 @@ def _value(config: PretrainedConfig, key: str, default: Any) -> Any:
     return (getattr(config, mapping, None) or {}).get(inner, default)
 
 
+def graph_of(config: PretrainedConfig) -> Model:
+    """Return what a model of a known family is made of."""
+    return family_of(config).graph(config)
+
+
 def check_parameters(family: Family, config: PretrainedConfig) -> None:
-    """Hold the family's table against the Hugging Face class's own parameter list.
+    """Hold the family's graph against the Hugging Face class's own parameter list.
 
     Raises RuntimeError naming the first tensor that either side lacks or shapes otherwise.
     """
     with torch.device("meta"):
         model: PreTrainedModel = family.model_class(config)
-    sizes = sizes_of(config)
-    ours = {name: sizes.shape(spec) for name, (spec, _) in family.specs(sizes).items()}
+    graph = family.graph(config)
+    ours = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise RuntimeError(
                 f"{family.model_class.__name__}: tensor {name} is {theirs.get(name, 'absent')} in this version of "
-                f"transformers and {ours.get(name, 'absent')} in the table of family {family.name}"
+                f"transformers and {ours.get(name, 'absent')} in the graph of family {family.name}"
             )

@@ -15,7 +15,7 @@ def check_heads(family: Family, sizes: Sizes, where: str) -> None:
     Raises UserError naming the key.
     """
     heads, groups, head_dim = sizes.num_attention_heads, sizes.num_key_value_heads, sizes.head_dim
-    if not family.rotary and heads * head_dim != sizes.hidden_size:
+    if not family.own_head_dim and heads * head_dim != sizes.hidden_size:
         raise UserError(
             f"{where}num_attention_heads: {heads} heads of {head_dim} channels do not make up hidden_size "
             f"{sizes.hidden_size}, as {family.name} needs; choose sizes whose product it is"

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, Sizes, config_keys, sizes_of
+from pipeline.families.layer_lists import carry_layer_lists
 from pipeline.families.registry import family_of
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import TargetConfig
@@ -45,7 +46,7 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
     config = copy.deepcopy(source)
     for key, value in config_keys(family, sizes, config).items():
         setattr(config, key, value)
-    _set_layer_types(source, config)
+    _extend_layer_lists(source, config)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
     check_growth(source, config, where)
@@ -56,7 +57,7 @@ def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: Tar
     """Return, of each size of `target_config`'s that changes and was not named, what it came to and why."""
     family, old, new = family_of(source), sizes_of(source), sizes_of(target)
     reasons = {
-        "num_attention_heads": "in proportion to hidden_size" if family.rotary else "hidden_size / head_dim",
+        "num_attention_heads": "in proportion to hidden_size" if family.own_head_dim else "hidden_size / head_dim",
         "head_dim": "hidden_size / num_attention_heads",
         "intermediate_size": f"in proportion to hidden_size{_rounded(old, new, named)}",
     }
@@ -95,7 +96,6 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     _check_groups(old, new, where)
     if family.rotary:
         _check_rotary(source, old, new, where)
-    _check_layer_types(source, target, where)
     with class_rules(family, f"{where}num_attention_heads"):
         target.validate()
 
@@ -147,7 +147,7 @@ def _rounded(old: Sizes, new: Sizes, named: TargetConfig) -> str:
 def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int, where: str) -> tuple[int, int]:
     """Return the number of query heads and their dimension."""
     head_dim = target.head_dim or old.head_dim
-    if family.rotary:
+    if family.own_head_dim:
         heads, rest = divmod(old.num_attention_heads * hidden, old.hidden_size)
         if rest and target.num_attention_heads is None:
             raise UserError(
@@ -204,26 +204,10 @@ def _check_rotary(source: PretrainedConfig, old: Sizes, new: Sizes, where: str) 
             )
 
 
-def _set_layer_types(source: PretrainedConfig, target: PretrainedConfig) -> None:
-    """New layers attend as the source's do, where those are all alike (Qwen: sliding or full attention)."""
-    types = getattr(source, "layer_types", None)
-    added = target.num_hidden_layers - source.num_hidden_layers
-    if types is None or added <= 0 or len(set(types)) > 1:
-        return
-    target.layer_types = [*types, *types[:1] * added]
-    if types[0] == "full_attention" and hasattr(target, "max_window_layers"):
+def _extend_layer_lists(source: PretrainedConfig, target: PretrainedConfig) -> None:
+    """Make lists as long as the target has layers, which its class asks for; what they say is settled with the growth."""
+    layers = range(target.num_hidden_layers)
+    carry_layer_lists(source, target, [min(layer, source.num_hidden_layers - 1) for layer in layers])
+    if set(getattr(target, "layer_types", None) or ()) == {"full_attention"} and hasattr(target, "max_window_layers"):
         # The layers from here on would slide, for who derives the types from it.
         target.max_window_layers = max(target.max_window_layers, target.num_hidden_layers)
-
-
-def _check_layer_types(source: PretrainedConfig, target: PretrainedConfig, where: str) -> None:
-    old, new = getattr(source, "layer_types", None), getattr(target, "layer_types", None)
-    if old is None:
-        return
-    if target.num_hidden_layers > source.num_hidden_layers and len(set(old)) > 1:
-        raise UserError(
-            f"{where}num_hidden_layers: the source's layer_types differ from layer to layer, so that no type is due to a new "
-            f"one; keep the source's {source.num_hidden_layers} layers"
-        )
-    if new[: len(old)] != old or set(new) != set(old):
-        raise UserError(f"{where}layer_types: they are not the source's, which growth keeps")

@@ -62,4 +62,4 @@ def likely(families: Iterable[Family], names: Iterable[str]) -> list[str]:
 def _kinds_missing(family: Family, names: list[str]) -> int:
     """How many of a family's layers' tensors there are none of."""
     placed = {family.kind(one.name) for one in (place(family, name) for name in names) if one.name is not None}
-    return sum(spec.block == "layer" and spec.name not in placed for spec in family.tensors)
+    return sum(of_layer and name not in placed for name, of_layer in family.kinds.items())

@@ -4,12 +4,12 @@ Attention scores are counted whole, as eager attention computes them, for causal
 that causal kernels leave out is left out by choice. Looking up embeddings is no product, and counts nothing.
 """
 
-import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from pipeline.families import FAMILIES, AxisKind, Family, Section, Sizes, TensorSpec
+from pipeline.families import FAMILIES, Family, Section, Sizes
+from pipeline.families.graph import Attention, Linear, Mlp, Model
 
 PARTS = ("embedding", "attention_projections", "attention_scores", "ffn", "head")
 
@@ -65,49 +65,43 @@ class _Token:
     """The dense layer that stands before the output matrix of an encoder's head."""
     output: int
     """The output matrix."""
+    ends_in_norm: bool
+    """Whether a norm follows each branch (post-LN)."""
+    embeds: bool
+    """Whether an embedding learns apart from the head."""
+
+
+@lru_cache(maxsize=64)
+def _graph(family_name: str, sizes: Sizes) -> Model:
+    # By name, since a family itself cannot be hashed.
+    return FAMILIES[family_name].graph_at(sizes)
 
 
 @lru_cache(maxsize=64)
 def _token(family_name: str, sizes: Sizes) -> _Token:
-    # By name, since a family itself cannot be hashed.
-    family = FAMILIES[family_name]
+    graph = _graph(family_name, sizes)
+    bodies = [branch.body for branch in graph.stack.layers[0].branches]
+    (attention,) = [body for body in bodies if isinstance(body, Attention)]
+    (mlp,) = [body for body in bodies if isinstance(body, Mlp)]
 
-    def products(block: str, kinds: set[AxisKind], *, writes: bool = False) -> int:
-        return sum(_product(spec, sizes) for spec in family.tensors if _belongs(spec, block, kinds, writes=writes))
+    def product(*linears: Linear) -> int:
+        """FLOPs of one vector times each of the matrices."""
+        return sum(2 * linear.out.size(graph.sizes) * linear.into.size(graph.sizes) for linear in linears)
 
-    attention, ffn = {AxisKind.HEADS, AxisKind.KV_HEADS}, {AxisKind.FFN}
-    down = products("layer", ffn, writes=True)
+    transform = graph.head.transform
     return _Token(
-        inputs=products("layer", attention),
-        mixed=products("layer", attention, writes=True),
-        ffn=products("layer", ffn) + down,
-        down=down,
-        down_is_linear=any(
-            spec.axes[0].kind is AxisKind.RESIDUAL for spec in family.tensors if _belongs(spec, "layer", ffn, writes=True)
-        ),
-        transform=products("head", {AxisKind.RESIDUAL}),
+        inputs=product(*attention.inputs),
+        mixed=product(attention.last),
+        ffn=product(*mlp.inputs, mlp.last),
+        down=product(mlp.last),
+        down_is_linear=not mlp.last.transposed,
+        transform=0 if transform is None else product(transform),
         # Tied or not, the matrix is there once.
         output=2 * sizes.hidden_size * sizes.vocab_size,
+        ends_in_norm=graph.writes_by_norms,
+        # A tied embedding stands still with the head.
+        embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
     )
-
-
-def _belongs(spec: TensorSpec, block: str, kinds: set[AxisKind], *, writes: bool) -> bool:
-    """Whether this is a matrix of `block`, over an axis of `kinds`, that writes to the residual stream or does not."""
-    matrix = spec.block == block and len(spec.axes) > 1
-    return matrix and spec.writes_residual == writes and any(axis.kind in kinds for axis in spec.axes)
-
-
-def _product(spec: TensorSpec, sizes: Sizes) -> int:
-    """FLOPs of one vector times the matrix."""
-    return 2 * math.prod(sizes.shape(spec))
-
-
-@lru_cache(maxsize=1024)
-def _embeddings_learn(family_name: str, tied: bool, head: bool) -> bool:
-    """Whether any embedding learns from below where the section's embeddings do: a tied one stands still with the head."""
-    family = FAMILIES[family_name]
-    own = [spec for spec in family.tensors if spec.block == "embeddings" and not (tied and spec.name == family.tied_head)]
-    return head or bool(own)
 
 
 def training_step(
@@ -136,7 +130,7 @@ def training_step(
     per = _token(family.name, sizes)
     section = section or Section.whole(sizes.num_hidden_layers)
     learning, depth = len(section.layers), section.depth
-    reaches = section.embeddings and _embeddings_learn(family.name, sizes.tied, section.head)
+    reaches = section.embeddings and (section.head or per.embeds)
     # Layers that gradients go through.
     passed = depth if reaches else depth - min(section.layers, default=depth)
 
@@ -144,7 +138,7 @@ def training_step(
     if causal_scores == "half" and family.objective == "clm":
         scores //= 2
     projections = (per.inputs + per.mixed) * (depth + passed + learning)
-    if learning and not reaches and not family.pre_norm:
+    if learning and not reaches and per.ends_in_norm:
         # Nothing below the lowest layer learns. In a post-LN layer q, k and v read its input and owe it no gradient;
         # in a pre-LN layer a norm that learns stands between.
         projections -= per.inputs
@@ -166,7 +160,7 @@ def training_step(
         # torch's checkpoints stop where the last tensor that backward needs is there again. In a pre-LN layer that is
         # before the last product, whose result is but added; in a post-LN layer the norm behind it needs it. DeepSpeed's
         # linear names what it needs after its product, torch's before.
-        stops = family.pre_norm and not (zero_linear and per.down_is_linear)
+        stops = not per.ends_in_norm and not (zero_linear and per.down_is_linear)
         executed["ffn"] += again * (per.ffn - per.down if stops else per.ffn)
     return StepFlops(model, executed)
 

@@ -5,13 +5,13 @@ becomes m / (a n), exp_avg_sq v / (a n)^2, and the step stays. The source's own 
 eps / (a n); decay, which is lr wd, stays what it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
-from pipeline.growth.sides import INIT, ZERO, Side
+from pipeline.growth.index_map import INIT, ZERO, AxisIndexMap
 from pipeline.growth.state import Constant, Rows
 
 Kept = Mapping[str, Rows | float]
@@ -25,55 +25,53 @@ def fresh_adam(shape: tuple[int, ...], rates: bool) -> Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class MomentSides:
-    """How the tensors that Adam keeps of one tensor are made of the source's: by key, the sides of their storage axes."""
+class MomentMaps:
+    """How the tensors that Adam keeps of one tensor are made of the source's: by key, the maps of their storage axes."""
 
-    sides: Mapping[str, tuple[Side, Side | None]]
+    maps: Mapping[str, tuple[AxisIndexMap, ...]]
     keeps_steps: bool
     """Whether every element has the age of its source."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of each of them."""
-        return tuple(len(side) for side in self.sides["step"] if side is not None)
+        return tuple(len(each) for each in self.maps["step"])
 
 
-def moment_sides(rows: Side, columns: Side | None, rates: bool) -> MomentSides:
-    """Return the sides of what is kept of a tensor that is grown by these sides.
+def moment_maps(maps: Sequence[AxisIndexMap], rates: bool) -> MomentMaps:
+    """Return the maps of what is kept of a tensor that is grown by these maps.
 
     Whatever does not share its source's gradient is fresh. `rates` multiplies the factors of rate and eps so that the
     source's own dynamics go on.
     """
-    sides = [side for side in (rows, columns) if side is not None]
 
-    def moved(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[Side, Side | None]:
-        first, *second = [side.moments(scale, elsewhere) for side, scale in zip(sides, scales, strict=True)]
-        return first, second[0] if second else None
+    def moved(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[AxisIndexMap, ...]:
+        return tuple(each.moments(scale, elsewhere) for each, scale in zip(maps, scales, strict=True))
 
-    unscaled: list[torch.Tensor | None] = [None] * len(sides)
-    derivatives = [side.derivative for side in sides]
+    unscaled: list[torch.Tensor | None] = [None] * len(maps)
+    derivatives = [each.derivative for each in maps]
     squares = [None if derivative is None else derivative**2 for derivative in derivatives]
-    return MomentSides(
+    return MomentMaps(
         {
             "exp_avg": moved(derivatives),
             "exp_avg_sq": moved(squares),
             # New elements count their steps from 0, so that their bias correction is fresh.
             "step": moved(unscaled),
-            "lr_factor": moved([side.scale for side in sides] if rates else unscaled, INIT),
+            "lr_factor": moved([each.scale for each in maps] if rates else unscaled, INIT),
             "eps_factor": moved(derivatives if rates else unscaled, INIT),
         },
-        all(bool(side.keeps_moments.all()) for side in sides),
+        all(bool(each.keeps_moments.all()) for each in maps),
     )
 
 
-def grown_adam(source: Kept, source_shape: tuple[int, ...], moved: MomentSides, rates: bool) -> Kept:
+def grown_adam(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, rates: bool) -> Kept:
     """Return the state of a tensor that is grown from one of this shape, of which Adam kept `source`."""
 
     def grown(key: str, elsewhere: float) -> Rows:
         held = source.get(key, 1.0)
         tensor = MeasuredTensor(Constant(source_shape, held) if isinstance(held, float) else held)
         init = Constant(moved.shape, elsewhere)
-        return GrownTensor((), tensor, tensor, *moved.sides[key], dtype=torch.float32, init=init)
+        return GrownTensor((), tensor, tensor, moved.maps[key], dtype=torch.float32, init=init)
 
     kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in ("exp_avg", "exp_avg_sq", "step")}
     if isinstance(source["step"], float) and moved.keeps_steps:

@@ -7,18 +7,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from data_prep.errors import UserError
-from pipeline import keyed
-from pipeline.families import AxisKind, Sizes
+from pipeline.growth.operators import WidthOperator
+from pipeline.growth.operators.base import Request
 from pipeline.recipe import GrowthConfig
-
-Pick = Callable[[int, int, str], np.ndarray]
-"""(source size, target size, what is mapped) to the map over them: int64 [target size], the source's own indices first."""
 
 
 @dataclass(frozen=True)
 class AxisMap:
-    """The map g of one kind of axis: target index i copies source index g(i). Attention's maps count heads."""
+    """The map g of one port: target index i copies source index g(i). Attention's maps count heads."""
 
     indices: torch.Tensor
     """g, int64, one entry a target index."""
@@ -47,91 +43,46 @@ class AxisMap:
         return len(self.indices) > self.source_size
 
 
-def build_maps(source: Sizes, target: Sizes, growth: GrowthConfig, seed: int) -> Mapping[AxisKind, AxisMap]:
-    """Return the maps of the residual stream, of FFN units, and of query and key-value heads.
+def build_maps(
+    source: Mapping[str, int], target: Mapping[str, int], operator: WidthOperator, growth: GrowthConfig, seed: int
+) -> Mapping[str, AxisMap]:
+    """Return the maps by port: of the residual stream, of FFN units, and of query and key-value heads.
 
-    Raises UserError where an operator's blocks do not divide.
+    `source` and `target` are sizes by port. Raises UserError where an operator's blocks do not divide.
     """
-    pick = _PICKS.get(growth.width, _in_turn)(source, growth, seed)
+    options = growth.model_dump()
+
+    def pick(old: int, new: int, what: str, block: int = 1) -> np.ndarray:
+        return operator.pick(Request(old, new, what, block, seed, options))
+
+    def plain(port: str) -> AxisMap:
+        old, new = source[port], target[port]
+        return AxisMap(torch.from_numpy(pick(old, new, port, source["head_dim"])), torch.arange(new) < old, old)
+
     heads, kv_heads = _head_maps(source, target, pick)
-    return {
-        AxisKind.RESIDUAL: _plain(source.hidden_size, target.hidden_size, pick, "residual"),
-        AxisKind.HEADS: heads,
-        AxisKind.KV_HEADS: kv_heads,
-        AxisKind.FFN: _plain(source.intermediate_size, target.intermediate_size, pick, "ffn"),
-    }
+    return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, "ffn": plain("ffn")}
 
 
-def _plain(old: int, new: int, pick: Pick, what: str) -> AxisMap:
-    return AxisMap(torch.from_numpy(pick(old, new, what)), torch.arange(new) < old, old)
-
-
-def _head_maps(source: Sizes, target: Sizes, pick: Pick) -> tuple[AxisMap, AxisMap]:
+def _head_maps(
+    source: Mapping[str, int], target: Mapping[str, int], pick: Callable[[int, int, str], np.ndarray]
+) -> tuple[AxisMap, AxisMap]:
     """Maps of query heads and key-value heads: whole groups of query heads move with the key-value head that they share.
 
     Group-major order: within each target group stand the heads of one source group, so that every query
     head meets its own keys. Where groups shrink, a source group is split and its key-value head repeated.
     """
-    old_group = source.num_attention_heads // source.num_key_value_heads
-    new_group = target.num_attention_heads // target.num_key_value_heads
+    old_group = source["heads"] // source["kv_heads"]
+    new_group = target["heads"] // target["kv_heads"]
     size = min(old_group, new_group)
     split = old_group // size
-    groups = source.num_key_value_heads * split
-    group_map = pick(groups, target.num_key_value_heads, "heads" if old_group == new_group == 1 else "key-value groups")
+    groups = source["kv_heads"] * split
+    group_map = pick(groups, target["kv_heads"], "heads" if old_group == new_group == 1 else "key-value groups")
     place_map = pick(size, new_group, "heads of a group")
     # Split group e holds the query heads [e * size, (e + 1) * size) of the source.
     heads = (group_map[:, None] * size + place_map).reshape(-1)
-    own_group = np.arange(target.num_key_value_heads) < groups
+    own_group = np.arange(target["kv_heads"]) < groups
     own_heads = (own_group[:, None] & (np.arange(new_group) < size)).reshape(-1)
     return (
-        AxisMap(torch.from_numpy(heads), torch.from_numpy(own_heads), source.num_attention_heads),
-        AxisMap(torch.from_numpy(group_map // split), torch.from_numpy(own_group), source.num_key_value_heads),
+        AxisMap(torch.from_numpy(heads), torch.from_numpy(own_heads), source["heads"]),
+        AxisMap(torch.from_numpy(group_map // split), torch.from_numpy(own_group), source["kv_heads"]),
     )
-
-
-def _in_turn(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
-    """New indices copy the source's from the first on, in turn; or, as bert2BERT eq. 5-6 and 11, uniform draws."""
-
-    def pick(old: int, new: int, what: str) -> np.ndarray:
-        own, extra = np.arange(old), new - old
-        added = np.arange(old, new) % old if growth.map == "balanced" else keyed.below(("map", seed, what), 0, extra, old)
-        return np.concatenate([own, added])
-
-    return pick
-
-
-def _neighbours(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
-    """NAI 3.3.1: new blocks of one head's width copy the last ones in order (Figure 5), or the last one only."""
-
-    def pick(old: int, new: int, what: str) -> np.ndarray:
-        block = source.head_dim if what in ("residual", "ffn") else 1
-        if old % block or new % block:
-            raise UserError(
-                f"growth.width: nai copies blocks of one head's width, {block}, and does not fit {what}: {old} -> {new}; both "
-                "are to be multiples of it, or take fpi, which copies any number"
-            )
-        blocks, extra = old // block, (new - old) // block
-        # Cyclically, where more blocks are new than there are.
-        reused = 1 if growth.neighbours == "last" else max(1, min(extra, blocks))
-        added = blocks - reused + np.arange(extra) % reused
-        channels = (added[:, None] * block + np.arange(block)).reshape(-1)
-        return np.concatenate([np.arange(old), channels])
-
-    return pick
-
-
-def _whole(source: Sizes, growth: GrowthConfig, seed: int) -> Pick:
-    """HyperCloning: the whole axis again, an integer number of times."""
-
-    def pick(old: int, new: int, what: str) -> np.ndarray:
-        if new % old:
-            raise UserError(
-                f"growth.width: hypercloning repeats whole axes, and does not fit {what}: {old} -> {new}; choose a multiple of "
-                f"{old}, or fpi, which copies any number"
-            )
-        return np.arange(new) % old
-
-    return pick
-
-
-_PICKS: dict[str, Callable[[Sizes, GrowthConfig, int], Pick]] = {"nai": _neighbours, "hypercloning": _whole}

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.growth.exactness import Verdict, predict, predict_moments, predict_twins, verdict
 from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, verdict
 from pipeline.keyed import DRAWS
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
@@ -30,8 +30,8 @@ def certify(
     target on, `remarks` what there is to say of how the source was read. `measured_agrees` says whether a growth
     predicted to be exact was seen to be: logits moved by no more than rounding in the dtype of each.
     """
-    departures = predict(plan)
-    found = verdict(departures)
+    reasons = predict(plan)
+    found = verdict(reasons)
     seen = [measured] if in_training is None else [measured, in_training]
     return {
         "family": plan.family.name,
@@ -45,18 +45,18 @@ def certify(
         "seed": plan.seed,
         "draws": DRAWS,
         "maps": {
-            str(kind): {
+            port: {
                 "source": axis_map.source_size,
                 "target": len(axis_map.indices),
                 "copies": [int(axis_map.counts.min()), int(axis_map.counts.max())],
                 "balanced": axis_map.balanced,
             }
-            for kind, axis_map in plan.maps.items()
+            for port, axis_map in plan.maps.items()
         },
         "layers": [asdict(origin) for origin in plan.layers],
         "verdict": found,
-        "departures": [departure.cause for departure in departures],
-        "twins": predict_twins(plan),
+        "departures": [asdict(reason) for reason in reasons],
+        "duplicates": predict_duplicates(plan),
         "moments_departures": predict_moments(plan) if plan.growth.optimizer_state == "grow" else None,
         "measured": dict(measured),
         "in_training": None if in_training is None else dict(in_training),

@@ -6,8 +6,10 @@ Where none is exact it is the one that moves logits least, as measured on traine
 
 from typing import NamedTuple
 
-from pipeline.families import Family, Sizes
+from pipeline.families import Sizes
+from pipeline.families.graph import Model
 from pipeline.recipe import GrowthConfig
+from pipeline.recipe.growth import AUTO
 
 _UNLIKE_COPIES = {"symmetry": "paired", "noise": 0.25}
 """What post-LN models need, whose exact operators copy: without noise, copies have the same gradient for ever."""
@@ -24,12 +26,12 @@ class Choice(NamedTuple):
 
 
 def resolve(
-    growth: GrowthConfig, family: Family, source: Sizes, target: Sizes, *, stock: bool = False
+    growth: GrowthConfig, model: Model, source: Sizes, target: Sizes, *, stock: bool = False
 ) -> tuple[GrowthConfig, list[str]]:
     """Return the growth with `auto` replaced, and the reasons, of what grows; `stock` rules weighted norms out."""
     reasons = []
-    if growth.width == "auto":
-        width = _width(family, source, target, stock=stock)
+    if growth.width == AUTO:
+        width = _width(model, source, target, stock=stock)
         reason = width.reason
         unlike = {}
         if width.copies and growth.symmetry == "none":
@@ -38,8 +40,8 @@ def resolve(
         growth = growth.model_copy(update={"width": width.operator, **width.options, **unlike})
         if _widens(source, target):
             reasons.append(f"width: {width.operator}, since {reason}")
-    if growth.depth == "auto":
-        depth = _depth(family)
+    if growth.depth == AUTO:
+        depth = _depth(model)
         growth = growth.model_copy(update={"depth": depth.operator})
         if target.num_hidden_layers > source.num_hidden_layers:
             reasons.append(f"depth: {depth.operator}, since {depth.reason}")
@@ -51,15 +53,15 @@ def _widens(source: Sizes, target: Sizes) -> bool:
     return any(getattr(target, key) > getattr(source, key) for key in keys)
 
 
-def _width(family: Family, source: Sizes, target: Sizes, *, stock: bool) -> Choice:
+def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice:
     old, new = source.hidden_size, target.hidden_size
     if new == old:
         return Choice(
             "exact_aki", {}, "new heads and units read as the next layer's, write nothing at first, and are no copies"
         )
     ratio = f"{old} -> {new}"
-    if family.pre_norm:
-        how = "zeros vanish under RMSNorm" if family.norm == "rms_norm" else "new channels at the mean vanish under LayerNorm"
+    if not model.writes_by_norms:
+        how = "zeros vanish under RMSNorm" if model.stream_norm == "rms" else "new channels at the mean vanish under LayerNorm"
         return Choice("exact_aki", {}, f"{how} at {ratio}, and heads and units read as the next layer's and are no copies")
     if new % old == 0:
         reason = f"whole copies keep a post-LN norm's statistics at {ratio}, and heads and units read as the next layer's"
@@ -72,12 +74,12 @@ def _width(family: Family, source: Sizes, target: Sizes, *, stock: bool) -> Choi
     return Choice("average_pad", {}, reason, copies=True)
 
 
-def _depth(family: Family) -> Choice:
-    if family.pre_norm:
+def _depth(model: Model) -> Choice:
+    if not model.writes_by_norms:
         return Choice("interleave", {}, "added layers that write nothing leave a pre-norm stream as it is")
     return Choice(
         "last_layer",
         {},
-        f"no added layer of a post-LN model ({family.name}) is exact, since it normalizes again, and layers on top that write "
+        "no added layer of a post-LN model is exact, since it normalizes again, and layers on top that write "
         "nothing, with norms that give back what comes in on average, move logits least",
     )

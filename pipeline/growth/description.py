@@ -1,77 +1,80 @@
 """A growth plan in words, tensor by tensor."""
 
-from pipeline.families import AxisKind, TensorSpec
+from collections.abc import Sequence
+
+from pipeline.families.graph import Axis
 from pipeline.growth.grown import Noise
+from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Side
 
 _NOISE = {
     "new": "noise of {share} standard deviations on what is copied again",
-    "paired": "twins told apart by noise of {share} standard deviations, +e and -e",
-    "split": "twins told apart by shares that differ by up to {share} of the weight",
+    "paired": "noise of {share} standard deviations on copies, +e and -e in pairs",
+    "split": "copies' shares differ by up to {share} of the weight, in pairs",
 }
 _CODES = {ZERO: "zero", INIT: "at the model's initialization", MEAN: "at the mean", SMALL: "small values"}
 
 
 def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     """Return the names of the source tensors that a target tensor is made of."""
-    spec, layer = plan.specs[name]
-    if layer is None:
-        return [spec.name]
-    origin = plan.layers[layer]
-    if origin.source is None or (origin.silent and spec.writes_residual):
+    tensor = plan.tensors[name]
+    if tensor.layer is None:
+        return [name]
+    origin = plan.layers[tensor.layer].source
+    if origin is None or name in plan.silenced:
         return []
-    if plan.passes_on(spec, layer):
-        return [end.name.format(layer=origin.source) for end in plan.layer_ends]
-    read = {origin.source}
-    if any(side.reads_next_layer for side in _sides(plan, spec)):
-        read.add(min(origin.source + 1, plan.source.num_hidden_layers - 1))
-    return [spec.name.format(layer=number) for number in sorted(read)]
+    if name in plan.passing:
+        end = plan.layer_end(origin)
+        return [end.gain, end.bias]
+    read = {origin}
+    if any(each.reads_next_layer for each in plan.index_maps[name]):
+        read.add(plan.next_layer(tensor))
+    return [plan.source_name(tensor, number) for number in sorted(read)]
 
 
 def describe(plan: GrowthPlan, name: str) -> str:
     """Return what a target tensor is made of: its source tensors, and each axis's map and scale, and noise."""
-    spec, layer = plan.specs[name]
-    sources = source_tensors(plan, name)
+    tensor, sources = plan.tensors[name], source_tensors(plan, name)
     if not sources:
-        silent = layer is not None and plan.layers[layer].silent
-        return "zero: the layer writes nothing" if silent else "at the model's initialization"
-    if plan.passes_on(spec, layer):
+        return "zero: the layer writes nothing" if name in plan.silenced else "at the model's initialization"
+    if name in plan.passing:
         return f"{', '.join(sources)}; one value, such that the norm gives back what comes in on average"
+    maps, sizes = plan.index_maps[name], plan.source_graph.sizes
     parts = [
-        f"{axis.kind.value} {plan.source.of(axis.kind)} -> {len(side)}: stretched, each between its two old neighbours"
-        if axis.kind is AxisKind.POSITIONS and plan.stretches(spec)
-        else _words(axis.kind.value, side, plan.source.of(axis.kind) * len(axis.parts))
-        for axis, side in zip(spec.axes, _sides(plan, spec), strict=True)
+        f"{_axis_name(axis)} {axis.size(sizes)} -> {len(each)}: stretched, each between its two old neighbours"
+        if "positions" in axis.ports and plan.stretches(tensor)
+        else _words(_axis_name(axis), each, axis.size(sizes))
+        for axis, each in zip(tensor.axes, maps, strict=True)
     ]
-    noise = plan.noise_of(spec)
-    if noise is not None and _reaches(noise, _sides(plan, spec)):
+    noise = plan.noise_of(tensor)
+    if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
     return f"{', '.join(sources)}; {'; '.join(parts)}"
 
 
-def _reaches(noise: Noise, sides: list[Side]) -> bool:
-    """Whether the noise falls on any element: on new rows and columns, or on inputs that have a twin."""
+def _axis_name(axis: Axis) -> str:
+    """The port of an axis, by which it is known."""
+    return axis.parts[0].ports[0]
+
+
+def _reaches(noise: Noise, maps: Sequence[AxisIndexMap]) -> bool:
+    """Whether the noise falls on any element: on new rows and columns, or on inputs that are copied again."""
     if noise.kind == "new":
-        return any(side.repeats is not None and bool(side.repeats.any()) for side in sides)
-    return bool(sides[noise.twin_axis].twins[1].any())
+        return any(each.repeats is not None and bool(each.repeats.any()) for each in maps)
+    return bool(maps[noise.pair_axis].pairs[1].any())
 
 
-def _sides(plan: GrowthPlan, spec: TensorSpec) -> list[Side]:
-    return [side for side in plan.tensor_sides(spec) if side is not None]
-
-
-def _words(kind: str, side: Side, source_size: int) -> str:
-    if side.is_identity:
+def _words(kind: str, each: AxisIndexMap, source_size: int) -> str:
+    if each.is_identity:
         return f"{kind} as it is"
-    copied = side.indices >= 0
-    again = 0 if side.repeats is None else int((copied & side.repeats).sum())
+    copied = each.indices >= 0
+    again = 0 if each.repeats is None else int((copied & each.repeats).sum())
     parts = [f"{int(copied.sum())} copied" + (f" ({again} again)" if again else "")]
-    if side.reads_next_layer:
-        parts.append(f"{int(side.next_layer.sum())} of them from the next layer")
-    parts += [f"{int((side.indices == code).sum())} {words}" for code, words in _CODES.items() if code in side.codes]
-    if side.scale is not None:
-        low, high = float(side.scale.min()), float(side.scale.max())
+    if each.reads_next_layer:
+        parts.append(f"{int(each.next_layer.sum())} of them from the next layer")
+    parts += [f"{int((each.indices == code).sum())} {words}" for code, words in _CODES.items() if code in each.codes]
+    if each.scale is not None:
+        low, high = float(each.scale.min()), float(each.scale.max())
         if (low, high) != (1.0, 1.0):
             parts.append(f"x {low:.4g}" + (f" to {high:.4g}" if high > low else ""))
-    return f"{kind} {source_size} -> {len(side)}: {', '.join(parts)}"
+    return f"{kind} {source_size} -> {len(each)}: {', '.join(parts)}"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -10,12 +11,9 @@ import numpy as np
 import torch
 
 from pipeline import keyed
-from pipeline.growth.sides import INIT, MEAN, SMALL, ZERO, Run, Side
+from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap, Run, product
 from pipeline.growth.state import Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
-
-_ALONE = Side.identity(1)
-"""The columns of a vector."""
 
 
 class MeasuredTensor:
@@ -52,7 +50,7 @@ class Noise:
     kind: Literal["new", "paired", "split"]
     """`new`: on new rows and columns (NAI 3.3.1); the others on inputs that are twins, so that their sum stays."""
     share: float
-    twin_axis: int
+    pair_axis: int
     """The storage axis that is summed over."""
 
 
@@ -68,8 +66,7 @@ class GrownTensor:
         key: tuple[object, ...],
         own: MeasuredTensor,
         following: MeasuredTensor,
-        rows: Side,
-        columns: Side | None,
+        maps: Sequence[AxisIndexMap],
         *,
         dtype: torch.dtype,
         init: Rows | None = None,
@@ -77,9 +74,9 @@ class GrownTensor:
         noise: Noise | None = None,
     ) -> None:
         """`own` and `following` are the source's tensors of this layer and the next; `key` names the random values."""
-        self.shape = (len(rows),) if columns is None else (len(rows), len(columns))
+        self.shape = tuple(map(len, maps))
         self.key, self.own, self.following = key, own, following
-        self.row_side, self.column_side = rows, columns or _ALONE
+        self.row_map, self.column_map = maps[0], product(maps[1:], own.shape[1:])
         self._dtype, self._init, self._small, self._noise = dtype, init, small, noise
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -88,8 +85,8 @@ class GrownTensor:
             return stored[start:stop].to(self._dtype)
         if self._is_copy:
             return self.own.rows(start, stop).to(self._dtype)
-        block = torch.empty(stop - start, len(self.column_side), dtype=self._dtype)
-        for run in self.row_side.runs:
+        block = torch.empty(stop - start, len(self.column_map), dtype=self._dtype)
+        for run in self.row_map.runs:
             first, last = max(run.start, start), min(run.stop, stop)
             if first < last:
                 self._fill(block[first - start : last - start], run, first, last)
@@ -104,25 +101,25 @@ class GrownTensor:
 
     @property
     def _is_copy(self) -> bool:
-        return self.row_side.is_identity and self.column_side.is_identity
+        return self.row_map.is_identity and self.column_map.is_identity
 
     def rows_of(self, following: bool) -> torch.Tensor:
         """Return the row of `own`, or of `following`, that each target row is read from; -1 for none."""
-        columns = self.column_side
+        columns = self.column_map
         read = (columns.indices >= 0) | (columns.indices == MEAN)
         none = torch.zeros(1, dtype=torch.bool)
-        next_row = none if self.row_side.next_layer is None else self.row_side.next_layer
+        next_row = none if self.row_map.next_layer is None else self.row_map.next_layer
         next_column = none if columns.next_layer is None else columns.next_layer
         # A row of the next layer is whole of it; of a row of this layer, some columns may be.
         asked = next_row | bool((read & next_column).any()) if following else ~next_row & bool((read & ~next_column).any())
-        copied = (self.row_side.indices >= 0) & bool(read.any())
-        return torch.where(copied & asked, self.row_side.indices, -1)
+        copied = (self.row_map.indices >= 0) & bool(read.any())
+        return torch.where(copied & asked, self.row_map.indices, -1)
 
     def rows_of_statistics(self) -> torch.Tensor:
         """Return which target rows ask for the mean or the standard deviation of all of `own`."""
-        rows = self.row_side.indices
+        rows = self.row_map.indices
         if len(self.shape) > 1 and (
-            SMALL in self.column_side.codes or (self._noise is not None and self._noise.kind != "split")
+            SMALL in self.column_map.codes or (self._noise is not None and self._noise.kind != "split")
         ):
             return torch.ones(len(rows), dtype=torch.bool)
         return (rows == MEAN) | ((rows == SMALL) & (len(self.shape) > 1))
@@ -130,7 +127,7 @@ class GrownTensor:
     def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""
         read: dict[bool, torch.Tensor] = {}
-        for column in self.column_side.runs:
+        for column in self.column_map.runs:
             piece = block[:, column.start : column.stop]
             codes = {run.code, column.code}
             if ZERO in codes:
@@ -163,12 +160,12 @@ class GrownTensor:
     def _small_values(self, first: int, last: int, column: Run) -> torch.Tensor:
         if len(self.shape) == 1:
             return torch.zeros(last - first, 1)
-        drawn = keyed.normal_block(self.key, (first, last), (column.start, column.stop), len(self.column_side))
+        drawn = keyed.normal_block(self.key, (first, last), (column.start, column.stop), len(self.column_map))
         return torch.from_numpy(drawn).double().mul_(self._small * self.own.std)
 
     def _disturb(self, block: torch.Tensor, start: int, stop: int) -> None:
         """Add the noise to rows [start, stop), as if it had been there before the normalization by 1/C."""
-        rows, columns, noise = self.row_side, self.column_side, self._noise
+        rows, columns, noise = self.row_map, self.column_map, self._noise
         copied = (rows.indices[start:stop, None] >= 0) & (columns.indices >= 0)
         if noise.kind == "new":
             new = rows.repeats[start:stop, None] if rows.repeats is not None else torch.zeros(stop - start, 1, dtype=torch.bool)
@@ -176,7 +173,7 @@ class GrownTensor:
             drawn = keyed.normal_block(self.key, (start, stop), (0, len(columns)), len(columns))
             values = torch.from_numpy(drawn).double()
         else:
-            values = self._twin_values(start, stop)
+            values = self._paired_values(start, stop)
         # In place, and in this order: each product is rounded, and the grown weights are the same bits everywhere.
         if noise.kind == "split":
             block.mul_(values.mul_(noise.share * copied).add_(1.0).to(block.dtype))
@@ -189,15 +186,15 @@ class GrownTensor:
             values.mul_(scale)
         block.add_(values.mul_(noise.share * self.own.std).to(block.dtype))
 
-    def _twin_values(self, start: int, stop: int) -> torch.Tensor:
-        """+e at one of two twin inputs and -e at the other: one draw for both, addressed by the first of them."""
+    def _paired_values(self, start: int, stop: int) -> torch.Tensor:
+        """+e at one of two paired inputs and -e at the other: one draw for both, addressed by the first of them."""
         draw = keyed.normal if self._noise.kind == "paired" else _symmetric_uniform
-        width = len(self.column_side)
-        if self._noise.twin_axis == 1:
-            first, sign = self.column_side.twins
+        width = len(self.column_map)
+        if self._noise.pair_axis == 1:
+            first, sign = self.column_map.pairs
             drawn = torch.from_numpy(draw(self.key, start * width, (stop - start) * width)).reshape(-1, width)
             return drawn.double()[:, first].mul_(sign)
-        first, sign = self.row_side.twins
+        first, sign = self.row_map.pairs
         values = torch.zeros(stop - start, width, dtype=torch.float64)
         followed = (first[start + 1 : stop] - first[start : stop - 1] == 1).nonzero().reshape(-1)
         breaks = sorted(set(range(1, stop - start)) - {int(i) + 1 for i in followed})

@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import QUANTIZATION, family_of, read_config, sizes_of
+from pipeline.families import QUANTIZATION, family_of, read_config
 from pipeline.growth.foreign_weights import (
     forget_stale,
     quantized_by,
@@ -80,9 +80,10 @@ def describe_huggingface(directory: Path) -> Source:
             f"{directory}/{CONFIG}: {QUANTIZATION} says that the weights are quantized ({method}), which cannot be grown; name "
             "the model that they were quantized from, or remove the key if they are plain"
         )
-    family, sizes = family_of(config, f"{directory}/{CONFIG}"), sizes_of(config)
+    family = family_of(config, f"{directory}/{CONFIG}")
+    graph = family.graph(config)
     stored = config.dtype or torch.float32
-    state = {name: Described(sizes.shape(spec), stored) for name, (spec, _) in family.specs(sizes).items()}
+    state = {name: Described(tensor.shape(graph.sizes), stored) for name, tensor in graph.tensors().items()}
     remarks = forget_stale(config)
     if config.architectures and not names_head(config) and any(name.startswith(f"{family.lm_head}.") for name in state):
         remarks.append(

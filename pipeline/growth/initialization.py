@@ -6,7 +6,8 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline import keyed
-from pipeline.families import Family, TensorSpec, sizes_of
+from pipeline.families import Family
+from pipeline.families.graph import Tensor
 from pipeline.growth.state import Rows, State
 
 
@@ -33,12 +34,11 @@ class InitializedTensor:
 
 def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:
     """Return a model at the family's own random initialization."""
-    sizes = sizes_of(config)
+    graph = family.graph(config)
 
-    def tensor(name: str, spec: TensorSpec) -> Rows:
-        std = config.initializer_range
-        if spec.init == "normal_residual":
-            std /= math.sqrt(2 * sizes.num_hidden_layers)
-        return InitializedTensor(sizes.shape(spec), spec.init, std, ("init", seed, name))
+    def tensor(name: str, described: Tensor) -> Rows:
+        named = isinstance(described.init, str)
+        kind, std = (described.init, 0.0) if named else ("normal", described.init)
+        return InitializedTensor(described.shape(graph.sizes), kind, std, ("init", seed, name))
 
-    return {name: tensor(name, spec) for name, (spec, _) in family.specs(sizes).items()}
+    return {name: tensor(name, described) for name, described in graph.tensors().items()}

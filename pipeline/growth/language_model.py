@@ -1,12 +1,12 @@
 """The language model among the tensors that a tool has stored, whatever names it gave them and whatever stood around it."""
 
-from dataclasses import replace
+import copy
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import Family, place, sizes_of
+from pipeline.families import Family, place
 from pipeline.growth.foreign_weights import refuse_foreign_name
 from pipeline.growth.initialization import initialized
 from pipeline.growth.output_matrix import settle_output
@@ -29,8 +29,10 @@ class LanguageModel:
         self.tensors: dict[str, Rows] = {}
         """What was found, by our names."""
         self._said_in = said_in
-        untied = replace(sizes_of(config), tied=False)
-        self._shapes = {name: untied.shape(spec) for name, (spec, _) in family.specs(untied).items()}
+        untied = copy.copy(config)
+        untied.tie_word_embeddings = False
+        graph = family.graph(untied)
+        self._shapes = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
         self._base = family.layers.partition(".")[0] + "."
         self._named: set[str] = set()
         self._heads: set[str] = set()
@@ -86,14 +88,14 @@ class LanguageModel:
         self.config.tie_word_embeddings = output.tied
         head = {} if complete else self._initial_head(output.state)
         state = output.state | head
-        specs = self.family.specs(sizes_of(self.config))
-        self._check_missing(directory, [name for name in specs if name not in state])
+        tensors = self.family.graph(self.config).tensors()
+        self._check_missing(directory, [name for name in tensors if name not in state])
         remarks = [
             *self._remarks(),
             *([f"{self.family.lm_head}: not among the weights, and at the class's random initialization"] if head else []),
             *output.remarks,
         ]
-        return {name: state[name] for name in specs}, remarks
+        return {name: state[name] for name in tensors}, remarks
 
     def _remarks(self) -> list[str]:
         said = []

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from pipeline.growth.description import describe
-from pipeline.growth.exactness import promises
 from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
+from pipeline.growth.reasons import promises
 from pipeline.growth.state import OptimizerState, stored_dtype, unsaid
 
 _GIB = 2**30

@@ -73,6 +73,7 @@ class OfflineGrowth:
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
         self.plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
+        self.target = self.plan.config
         self._check_options()
         stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32

@@ -28,7 +28,7 @@ def settle_output(family: Family, said: bool, state: Mapping[str, Rows], *, comp
     """
     state, remarks = dict(state), []
     key = f"config.json says tie_word_embeddings: {str(said).lower()}"
-    matrix, words = family.untied_head[0].name, family.tied_head
+    matrix, words = family.output, family.words
     if matrix in state and words not in state and said:
         state[words] = state[matrix]
         remarks.append(f"{words} is not among the weights, and {matrix}, which is tied to it, is taken for both")

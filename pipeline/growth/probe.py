@@ -19,7 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from data_prep.progress import Meter
 from pipeline import keyed
-from pipeline.families import AxisKind, Family, sizes_of
+from pipeline.families import Family, sizes_of
+from pipeline.families.graph import RESIDUAL
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streaming import row_chunks
@@ -127,7 +128,7 @@ def streamed_model(
             kind = _StreamedLinear if type(module) is nn.Linear else _StreamedConv1D
             bias = None if module.bias is None else vector(f"{name}.bias")
             model.set_submodule(name, kind(tensor(f"{name}.weight"), bias, dtype))
-        elif dtype is torch.float64 and family.norm == "rms_norm" and hasattr(module, "variance_epsilon"):
+        elif dtype is torch.float64 and hasattr(module, "variance_epsilon"):
             model.set_submodule(name, _ExactRMSNorm(vector(f"{name}.weight"), module.variance_epsilon))
         else:
             for leaf, parameter in module.named_parameters(recurse=False):
@@ -152,7 +153,7 @@ def _outputs(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids
     """What a model gives in float64; a grown one as its training begins, weighted norms included."""
     model = streamed_model(plan.family, config, state, torch.float64)
     if grown and plan.growth.norm_statistics == "weighted":
-        WeightedNorms(model, plan.family, sizes_of(config), plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps)
+        WeightedNorms(model, plan.family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
     return model(input_ids=input_ids)
 
 
@@ -250,8 +251,8 @@ def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[in
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in layers]
     cut: Mapping[str, Rows] = {
-        name: state[name if layer is None else spec.name.format(layer=layers[layer])]
-        for name, (spec, layer) in family.specs(sizes_of(config)).items()
+        name: state[name if tensor.layer is None else family.kind(name).format(layer=layers[tensor.layer])]
+        for name, tensor in family.graph(config).tensors().items()
     }
     return config, cut
 

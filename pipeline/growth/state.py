@@ -37,6 +37,23 @@ class Constant:
         return torch.full((stop - start, behind - first), self._value)
 
 
+class Shifted:
+    """A tensor with a constant added."""
+
+    def __init__(self, tensor: Rows, offset: float) -> None:
+        self.shape = tensor.shape
+        self.tensor = tensor
+        self._offset = offset
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        return self.tensor.rows(start, stop) + self._offset
+
+    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
+        """Return columns [first, behind) of rows [start, stop), each row flattened."""
+        return self.tensor.block(start, stop, first, behind) + self._offset
+
+
 State = Mapping[str, Rows]
 """A model's tensors by name."""
 

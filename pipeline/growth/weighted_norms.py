@@ -10,27 +10,25 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pipeline.families import AxisKind, Family, Sizes
+from pipeline.families.graph import Model, Norm
 from pipeline.growth.axes import AxisMap
 
 
 class WeightedNorms:
     """The norms over a model's residual stream, made to weigh their channels."""
 
-    def __init__(self, model: nn.Module, family: Family, target: Sizes, residual: AxisMap, steps: int) -> None:
+    def __init__(self, model: nn.Module, graph: Model, residual: AxisMap, steps: int) -> None:
         """Take over the norms of `model`; they are stock again from `steps` on."""
         self._begin = 1.0 / (residual.counts * residual.source_size)
         self.steps = steps
         self._share = 0.0
         self._weights: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
         """Of each device and type that a norm has computed in: `_begin` there, and the weights that hold now."""
-        self._modules = [
-            model.get_submodule(name.rsplit(".", 1)[0])
-            for name, (spec, _) in family.specs(target).items()
-            if spec.norm == "gain" and spec.axes[0].kind is AxisKind.RESIDUAL
-        ]
-        for module in self._modules:
-            module.forward = self._forward(module, family.norm == "layer_norm")
+        self._modules: list[nn.Module] = []
+        for norm in graph.stream_norms():
+            module = model.get_submodule(norm.gain.rsplit(".", 1)[0])
+            module.forward = self._forward(module, norm)
+            self._modules.append(module)
 
     def at(self, step: int) -> None:
         """Set the weights that hold at a step of training, from 0."""
@@ -54,8 +52,9 @@ class WeightedNorms:
             self._weights[key] = begin, self._now(begin).to(hidden.dtype)
         return self._weights[key][1]
 
-    def _forward(self, module: nn.Module, centred: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-        eps = module.eps if centred else module.variance_epsilon
+    def _forward(self, module: nn.Module, norm: Norm) -> Callable[[torch.Tensor], torch.Tensor]:
+        centred = norm.kind == "layer"
+        eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
 
         def forward(hidden_states: torch.Tensor) -> torch.Tensor:
             wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
@@ -63,7 +62,7 @@ class WeightedNorms:
             if centred:
                 wide = wide - (wide * weights).sum(-1, keepdim=True)
             variance = (wide.square() * weights).sum(-1, keepdim=True)
-            normalized = (wide * torch.rsqrt(variance + eps)).to(hidden_states.dtype) * module.weight
-            return normalized + module.bias if centred else normalized
+            normalized = (wide * torch.rsqrt(variance + eps)).to(hidden_states.dtype) * (module.weight + norm.offset)
+            return normalized if norm.bias is None else normalized + module.bias
 
         return forward

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import MISSING, irregular
-from pipeline.families import Family, family_of, read_config, sizes_of
+from pipeline.families import Family, family_of, read_config
 from pipeline.growth.deepspeed_files import read_parameters
 from pipeline.growth.foreign_weights import forget_stale
 from pipeline.growth.integrity import FILES, damage
@@ -51,7 +51,8 @@ def read_zero_checkpoint(directory: Path) -> Source:
     path = directory / CONFIG
     config = read_config(path)
     family = family_of(config, str(path))
-    shapes = {name: sizes_of(config).shape(spec) for name, (spec, _) in family.specs(sizes_of(config)).items()}
+    graph = family.graph(config)
+    shapes = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
     held = read_parameters(directory)
     _check(directory, family, shapes, held)
     state: dict[str, Rows] = {name: held[name].tensor for name in shapes}

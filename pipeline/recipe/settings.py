@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_prep.config import Fraction, PositiveInt, StrictModel
-from data_prep.settings import NonNegativeInt
-from pipeline.recipe.growth import NonNegative
+from data_prep.settings import NonNegative, NonNegativeInt
 from pipeline.recipe.models import Positive
 
 

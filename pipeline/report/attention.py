@@ -10,7 +10,8 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.tokenizer import load_tokenizer
-from pipeline.families import AxisKind, Family, sizes_of
+from pipeline.families import Family
+from pipeline.families.graph import RESIDUAL
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
@@ -123,8 +124,8 @@ def attention(
         None, config=config, state_dict=tensors, attn_implementation="eager", dtype=torch.float32
     ).eval()
     if plan is not None and plan.growth.norm_statistics == "weighted":
-        residual = plan.maps[AxisKind.RESIDUAL]
-        WeightedNorms(model, family, sizes_of(config), residual, plan.growth.norm_anneal_steps)
+        residual = plan.maps[RESIDUAL]
+        WeightedNorms(model, family.graph(config), residual, plan.growth.norm_anneal_steps)
     maps = torch.cat(model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions)
     if not maps.isfinite().all():
         raise AbsentError("the attention of a model of this run is no number")

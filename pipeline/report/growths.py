@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.growth.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
 from pipeline.report import words
 from pipeline.report.figures import GREY, LOOKS, SIZE, Plot, blank, legend_above
 from pipeline.report.recorded import RecordedRun
@@ -75,14 +76,14 @@ def _explained(certificate: dict[str, Any], number: int, name: str) -> Explained
             for key, label in _SIZES
         ],
         operators=[
-            (f"width: {growth['width']}", words.WIDTH[growth["width"]]),
-            (f"depth: {growth['depth']}", words.DEPTH[growth["depth"]]),
+            (f"width: {growth['width']}", _said(WIDTH[growth["width"]])),
+            (f"depth: {growth['depth']}", _said(DEPTH[growth["depth"]])),
             *words.options(growth),
         ],
         choices=certificate["choices"],
         maps=_maps(certificate["maps"]),
         verdict=words.VERDICTS[certificate["verdict"]],
-        departures=[(cause, words.departure(cause)) for cause in certificate["departures"]],
+        departures=[(one["cause"], one["meaning"]) for one in certificate["departures"]],
         moments=_moments(certificate),
         measured=[_measured(seen, where) for seen, where in _comparisons(certificate)],
         meaning=_meaning(certificate),
@@ -213,3 +214,8 @@ def _layers(certificate: dict[str, Any], number: int, name: str) -> Plot:
     )
     caption = "Which layer of the source each layer of the grown model is made of."
     return Plot(f"{name}-layers", f"Layers of growth {number}", caption, figure, rows, f"{caption} {told}.")
+
+
+def _said(operator: WidthOperator | DepthOperator) -> str:
+    """What an operator does, and where it comes from."""
+    return f"{operator.summary} ({operator.citation}.)"

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.families import AxisKind
-from pipeline.growth.depth import LayerOrigin
-from pipeline.growth.operators import Units
+from pipeline.growth.operators import Origin, Units
 from pipeline.growth.plan import GrowthPlan
 
 HeadKind = Literal["own", "copy", "next", "mixed", "random"]
@@ -35,19 +33,19 @@ def head_origins(plan: GrowthPlan) -> list[list[HeadOrigin]]:
     return [[_origin(plan, origin, head) for head in range(plan.target.num_attention_heads)] for origin in plan.layers]
 
 
-def _origin(plan: GrowthPlan, layer: LayerOrigin, head: int) -> HeadOrigin:
-    heads, kv_heads = plan.maps[AxisKind.HEADS], plan.maps[AxisKind.KV_HEADS]
+def _origin(plan: GrowthPlan, layer: Origin, head: int) -> HeadOrigin:
+    heads, kv_heads = plan.maps["heads"], plan.maps["kv_heads"]
     if layer.source is None:
         return HeadOrigin("random", None, None, None)
     copied = int(heads.indices[head])
     if not heads.grows or bool(heads.own[head]):
         return HeadOrigin("own", layer.source, copied, None)
-    if plan.operator.units not in (Units.COPY, Units.SILENT_NEXT):
+    if plan.content.units not in (Units.COPY, Units.SILENT_NEXT):
         return HeadOrigin("random", None, None, None)
     twin = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
     # The top layer has no next one: its own rows stand in.
     following = min(layer.source + 1, plan.source.num_hidden_layers - 1)
-    takes_next = plan.operator.next_layer or plan.operator.units is Units.SILENT_NEXT
+    takes_next = plan.content.next_layer or plan.content.units is Units.SILENT_NEXT
     if not takes_next or following == layer.source:
         return HeadOrigin("copy", layer.source, copied, twin)
     group = head * plan.target.num_key_value_heads // plan.target.num_attention_heads

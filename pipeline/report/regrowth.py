@@ -1,6 +1,5 @@
 """A run's growth done again: the same plan over the same source, from the run's certificate."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import family_of, read_config, sizes_of, target_config
+from pipeline.families import graph_of, read_config, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -67,8 +66,7 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
 
 def check_size(config: PretrainedConfig, most: int) -> None:
     """Raise AbsentError for a model of more than `most` parameters."""
-    sizes = sizes_of(config)
-    count = sum(math.prod(sizes.shape(spec)) for spec, _ in family_of(config).specs(sizes).values())
+    count = graph_of(config).parameters
     if count > most:
         raise AbsentError(f"the model has {count:,} parameters, and above {most:,} attention is looked at only where asked for")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Line
-from pipeline.growth.exactness import twins_warning
+from pipeline.growth.reasons import duplicates_warning
 from pipeline.report.figures import amount
 from pipeline.report.growths import size
 from pipeline.report.parts import Tile
@@ -118,7 +118,7 @@ def warnings(run: RecordedRun) -> list[str]:
     for number, certificate in enumerate(run.certificates, 1):
         if not certificate["measured_agrees"]:
             lines.append(f"Growth {number} should have preserved the function and was seen not to.")
-        lines += [f"{line}." for line in twins_warning(certificate["twins"])]
+        lines += [f"{line}." for line in duplicates_warning(certificate["duplicates"])]
     cost = source_cost(run) if run.steps else None
     if cost is not None:
         lines.append(f"What the pre-training of {run.recipe.source.path} cost is {cost}.")

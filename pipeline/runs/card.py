@@ -1,6 +1,5 @@
 """A model's card: what it is, how it was made, what that cost, in the words of the files that a run leaves."""
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from data_prep.errors import UserError
 from data_prep.files import read_bytes
 from data_prep.manifest import FORMAT, PreparedData
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
-from pipeline.families import family_of, sizes_of
+from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, GrowthConfig
@@ -164,8 +163,7 @@ def _what(known: Known) -> str:
 
 
 def _sizes(known: Known) -> str:
-    family, sizes = family_of(known.config), sizes_of(known.config)
-    count = sum(math.prod(sizes.shape(spec)) for spec, _ in family.specs(sizes).values())
+    sizes, count = sizes_of(known.config), graph_of(known.config).parameters
     rows = [("parameters", f"{count:,}"), *((words, f"{getattr(sizes, key):,}") for key, words in _SIZES.items())]
     tied = "tied to the embedding" if sizes.tied else "a matrix of its own"
     return "## Sizes\n\n" + _table(("", ""), [*rows, ("output matrix", tied), ("stored as", known.dtype)])
@@ -202,7 +200,7 @@ def _certificate(known: Known) -> str:
         measured, seen = certificate["measured"], certificate["in_training"]
         lines += [
             f"{number}. Predicted: {certificate['verdict']}"
-            + "".join(f"; {departure}" for departure in certificate["departures"])
+            + "".join(f"; {departure['cause']}" for departure in certificate["departures"])
             + f". In {measured['dtype']} on {measured['tokens']} tokens a logit moved by at most "
             f"{measured['max_logit_difference']:.3g} and the loss from {measured['source_loss']:.6f} to "
             f"{measured['grown_loss']:.6f}. Digest of the source: `{certificate['source_digest']}`."

@@ -212,6 +212,17 @@ GrowthRecord = with_config(ConfigDict(extra="forbid"))(
 
 
 @with_config(_ANY_OTHERS)
+class ReasonRecord(TypedDict):
+    """Why a grown model computes something else than its source."""
+
+    code: str
+    cause: str
+    meaning: str
+    by_design: bool
+    tensor: str | None
+
+
+@with_config(_ANY_OTHERS)
 class CertificateRecord(TypedDict):
     """certificates/NN.json: what a growth was, what was predicted of it and what was seen."""
 
@@ -227,8 +238,8 @@ class CertificateRecord(TypedDict):
     maps: dict[str, MapRecord]
     layers: list[LayerRecord]
     verdict: Literal["exact", "approximate", "inexact by design"]
-    departures: list[str]
-    twins: list[Literal["residual", "heads", "ffn"]]
+    departures: list[ReasonRecord]
+    duplicates: list[Literal["residual", "heads", "ffn"]]
     moments_departures: list[str] | None
     measured: ComparisonRecord
     in_training: ComparisonRecord | None

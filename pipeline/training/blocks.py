@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
-from pipeline.families import Family, Section, Sizes
+from pipeline.families import Section
+from pipeline.families.graph import Model
 from pipeline.recipe import TrainStage
 
 HEAD = "head"
@@ -92,12 +93,12 @@ def _learning(stage: TrainStage, layers: int) -> Section:
     return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
 
 
-def check_learns(family: Family, sizes: Sizes, stage: TrainStage) -> None:
+def check_learns(graph: Model, stage: TrainStage) -> None:
     """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes."""
-    there = {family.block(name, spec, sizes) for name, (spec, _) in family.specs(sizes).items()}
+    there = {tensor.block for tensor in graph.tensors().values()}
     if EMBEDDINGS in there:
         return
-    where, layers = f"stages.{stage.name}", sizes.num_hidden_layers
+    where, layers = f"stages.{stage.name}", len(graph.stack.layers)
     tied = "this model's only embedding is tied to the head and learns with it; name head"
     learning = _learning(stage, layers)
     if not (learning.layers or learning.head):
@@ -108,11 +109,11 @@ def check_learns(family: Family, sizes: Sizes, stage: TrainStage) -> None:
             raise UserError(f"{where}.groups.{number}: {tied}, or leave the group out")
 
 
-def blocks_of_parameters(family: Family, sizes: Sizes, blocks: Sequence[Block]) -> dict[str, Block]:
-    """Return every parameter's name -> its block, in the family's order."""
+def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, Block]:
+    """Return every parameter's name -> its block, in the graph's order."""
     of_name = {block.name: block for block in blocks}
     of_layer = {layer: block for block in blocks for layer in block.layers}
     return {
-        name: of_name[family.block(name, spec, sizes)] if layer is None else of_layer[layer]
-        for name, (spec, layer) in family.specs(sizes).items()
+        name: of_name[tensor.block] if tensor.layer is None else of_layer[tensor.layer]
+        for name, tensor in graph.tensors().items()
     }

@@ -17,8 +17,8 @@ from data_prep.manifest import TRAIN
 from pipeline.families import family_of, sizes_of
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
-from pipeline.growth.exactness import promises
 from pipeline.growth.memory import RankBytes
+from pipeline.growth.reasons import promises
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.ds_config import compute_dtype, data_parallel_size, sequence_parallel_size, zero_stage

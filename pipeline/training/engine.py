@@ -177,8 +177,8 @@ def build(
         fused_linear_cross_entropy=fused_linear_cross_entropy,
         make_vocab_size_divisible_by=make_vocab_size_divisible_by,
     )
-    sizes = sizes_of(config)
-    stepper = build_optimizer(family, sizes, parameter_groups(model, family, sizes, blocks, optimizer), optimizer, ds_config)
+    graph = family.graph(config)
+    stepper = build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
     # One of DeepSpeed's wrappers steps while it is made.
     stepper.refuses = lambda: True
     engine, *_ = deepspeed.initialize(model=model, optimizer=stepper, config=ds_config)
@@ -194,7 +194,7 @@ def build(
             for master in masters_of(engine)
         )
     by_block: dict[Block, list[nn.Parameter]] = {}
-    block_of = blocks_of_parameters(family, sizes, blocks)
+    block_of = blocks_of_parameters(graph, blocks)
     for name, parameter in model.named_parameters():
         by_block.setdefault(block_of[name], []).append(parameter)
     return TrainedModel(family, config, engine, stepper, by_block)

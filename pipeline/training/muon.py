@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipeline.families import TensorSpec
+from pipeline.families.graph import Tensor
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
 
@@ -34,10 +34,10 @@ class Matrix:
     parts_axis: int = 0
 
     @classmethod
-    def of(cls, spec: TensorSpec, shape: tuple[int, ...]) -> "Matrix":
-        """The form of one of a family's matrices."""
-        counts = [len(axis.parts) for axis in spec.axes]
-        return cls(shape, 1 if spec.axes[0].role == "in" else 0, max(counts), counts.index(max(counts)))
+    def of(cls, tensor: Tensor, shape: tuple[int, ...]) -> "Matrix":
+        """The form of one of a model's matrices."""
+        counts = [len(axis.parts) for axis in tensor.axes]
+        return cls(shape, 1 if tensor.roles[0] == "in" else 0, max(counts), counts.index(max(counts)))
 
     @property
     def numel(self) -> int:
@@ -187,6 +187,6 @@ def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         torch._foreach_copy_(list(into), list(values))
 
 
-def steps_as_matrix(spec: TensorSpec) -> bool:
+def steps_as_matrix(tensor: Tensor) -> bool:
     """Whether Muon steps a tensor: the matrices of layers; embeddings, heads, norms and biases go by AdamW."""
-    return spec.block == "layer" and len(spec.axes) == 2
+    return tensor.block == "layer" and len(tensor.axes) == 2

@@ -8,7 +8,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from pipeline.families import AxisKind, Family, Sizes, TensorSpec
+from pipeline.families.graph import Model, Tensor
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import Block, blocks_of_parameters
@@ -18,24 +18,19 @@ from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, steps_as_matrix
 from pipeline.training.toolchain import reach_ninja
 
-_LOOKED_UP = (AxisKind.VOCAB, AxisKind.POSITIONS, AxisKind.SEGMENTS)
 
-
-def decays(spec: TensorSpec, config: OptimizerConfig) -> bool:
+def decays(tensor: Tensor, config: OptimizerConfig) -> bool:
     """Whether a tensor decays: matrices do, norms and biases do not, and embeddings (a tied head's too) by choice."""
-    embeds = any(axis.role == "index" and axis.kind in _LOOKED_UP for axis in spec.axes)
-    return spec.decays and (config.decay_embeddings or not embeds)
+    return tensor.decays and (config.decay_embeddings or "index" not in tensor.roles)
 
 
-def parameter_groups(
-    model: nn.Module, family: Family, sizes: Sizes, blocks: Sequence[Block], config: OptimizerConfig
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen."""
-    specs, block_of = family.specs(sizes), blocks_of_parameters(family, sizes, blocks)
+    tensors, block_of = graph.tensors(), blocks_of_parameters(graph, blocks)
     groups: dict[tuple[Block, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        spec, _ = specs[name]
-        block, decaying, muon = block_of[name], decays(spec, config), config.name == "muon" and steps_as_matrix(spec)
+        tensor = tensors[name]
+        block, decaying, muon = block_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
         if (block, decaying, muon) not in groups:
             groups[block, decaying, muon] = {
                 "params": [],
@@ -56,16 +51,16 @@ def parameter_groups(
 
 
 def build_optimizer(
-    family: Family, sizes: Sizes, groups: list[dict[str, Any]], config: OptimizerConfig, ds_config: dict[str, Any]
+    graph: Model, groups: list[dict[str, Any]], config: OptimizerConfig, ds_config: dict[str, Any]
 ) -> Freezable:
     """Return the recipe's optimizer over `parameter_groups`."""
     if config.name == "lion":
         return FreezableLion(groups, lr=config.lr, betas=config.betas)
     options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if config.name == "muon":
-        specs = family.specs(sizes)
+        tensors = graph.tensors()
         names = [name for group in groups if group["muon"] for name in group["names"]]
-        matrices = {name: Matrix.of(specs[name][0], sizes.shape(specs[name][0])) for name in names}
+        matrices = {name: Matrix.of(tensors[name], tensors[name].shape(graph.sizes)) for name in names}
         # Newton and Schulz's iteration bears bf16; a run in fp32 is to give equal losses at any number of ranks.
         dtype = torch.float32 if compute_dtype(ds_config) is torch.float32 else torch.bfloat16
         return FreezableMuon(groups, matrices, dtype, **options)

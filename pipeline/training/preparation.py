@@ -18,7 +18,16 @@ from data_prep.tokenizer import Tokenizer, given_tokenizer
 from pipeline.beside import Beside
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
-from pipeline.families import FAMILIES, PAIR_FAMILIES, derived_sizes, family_of, scratch_config, sizes_of, target_config
+from pipeline.families import (
+    FAMILIES,
+    PAIR_FAMILIES,
+    derived_sizes,
+    family_of,
+    graph_of,
+    scratch_config,
+    sizes_of,
+    target_config,
+)
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
@@ -349,12 +358,12 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
             plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived)
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
-            growths.append(Growth(phase, target, plan))
-            before = target
+            growths.append(Growth(phase, plan.config, plan))
+            before = plan.config
         sizes = sizes_of(before)
         cut(sizes.num_hidden_layers, phase.stages)
         for stage in phase.stages:
-            check_learns(family_of(before), sizes, stage)
+            check_learns(graph_of(before), stage)
     return growths
 
 

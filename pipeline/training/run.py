@@ -14,7 +14,8 @@ import torch.distributed
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
 from pipeline.beside import Beside
-from pipeline.families import AxisKind, family_of, sizes_of
+from pipeline.families import family_of, sizes_of
+from pipeline.families.graph import RESIDUAL
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import Digest, difference, digests_of
@@ -356,8 +357,8 @@ class Run:
     @staticmethod
     def _weigh_norms(model: TrainedModel, plan: GrowthPlan) -> None:
         if plan.growth.norm_statistics == "weighted":
-            residual, steps = plan.maps[AxisKind.RESIDUAL], plan.growth.norm_anneal_steps
-            model.norms = WeightedNorms(model.module, plan.family, plan.target, residual, steps)
+            residual, steps = plan.maps[RESIDUAL], plan.growth.norm_anneal_steps
+            model.norms = WeightedNorms(model.module, plan.graph, residual, steps)
 
     def _open_records(self, prepared: Preparation, position: Position) -> Records:
         """Return the run's records, cut back to a position; what is cut off is booked in its ledger as waste."""

@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
-from pipeline.growth.exactness import twins_warning
+from pipeline.growth.reasons import duplicates_warning
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs.records import SummaryRecord
 from pipeline.runs.steps import missing_words
@@ -32,7 +32,7 @@ def render(summary: SummaryRecord) -> str:
         ),
         _loss_line("  after training", losses["final"]),
         *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
-        *(f"  warning: {line}" for growth in growths for line in twins_warning(growth["twins"])),
+        *(f"  warning: {line}" for growth in growths for line in duplicates_warning(growth["duplicates"])),
         "",
         "compute                       model FLOPs   executed FLOPs  TFLOP/s     MFU",
     ]
@@ -101,7 +101,7 @@ def _verdict(growth: dict[str, Any]) -> str:
     )
     if growth["verdict"] == "exact":
         return f"preserves the function; {measured}"
-    return f"{growth['verdict']}: {'; '.join(growth['departures'])}; {measured}"
+    return f"{growth['verdict']}: {'; '.join(one['cause'] for one in growth['departures'])}; {measured}"
 
 
 def _rounding(seen: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, family_of, scratch_config
-from pipeline.growth.exactness import Verdict, predict, verdict
+from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import ModelConfig
 from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, plan_of, small_model, tokens
 

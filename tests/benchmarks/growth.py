@@ -24,7 +24,7 @@ from transformers import GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pipeline.command import quieten
-from pipeline.families import FAMILIES, sizes_of, target_config
+from pipeline.families import FAMILIES, target_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -60,8 +60,8 @@ class Drawn:
 def write_source(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> None:
     """Write a model of random weights."""
     directory.mkdir()
-    family, sizes = FAMILIES[config.model_type], sizes_of(config)
-    state = {name: Drawn(sizes.shape(spec)) for name, (spec, _) in family.specs(sizes).items()}
+    graph = FAMILIES[config.model_type].graph(config)
+    state = {name: Drawn(tensor.shape(graph.sizes)) for name, tensor in graph.tensors().items()}
     write_huggingface(directory, config, state, dtype)
 
 
@@ -101,17 +101,15 @@ def both_whole(directory: Path, layers: int, hidden: int) -> dict[str, torch.Ten
     large.tie_weights()
     held, written = dict(small.named_parameters()), dict(large.named_parameters())
     with torch.no_grad():
-        for name, (spec, layer) in plan.specs.items():
-            origin = None if layer is None else plan.layers[layer]
-            if origin is not None and origin.silent and spec.writes_residual:
+        for name, tensor in plan.tensors.items():
+            if name in plan.silenced:
                 written[name].zero_()
                 continue
-            values = held[spec.name if origin is None else spec.name.format(layer=origin.source)]
-            for axis, side in enumerate(plan.tensor_sides(spec)):
-                if side is not None:
-                    values = values.index_select(axis, side.indices)
-                    if side.scale is not None:
-                        values = values * (side.scale.float() if axis or values.ndim == 1 else side.scale.float()[:, None])
+            values = held[plan.source_name(tensor)]
+            for axis, each in enumerate(plan.index_maps[name]):
+                values = values.index_select(axis, each.indices)
+                if each.scale is not None:
+                    values = values * (each.scale.float() if axis or values.ndim == 1 else each.scale.float()[:, None])
             written[name].copy_(values)
     return {name: parameter.detach() for name, parameter in written.items()}
 

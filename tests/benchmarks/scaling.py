@@ -55,7 +55,7 @@ def parameters(layers: int, hidden: int) -> int:
     """Return the parameters of a GPT-2 of this size."""
     config = gpt2(layers, hidden)
     sizes = sizes_of(config)
-    return sum(torch.Size(sizes.shape(spec)).numel() for spec, _ in FAMILIES["gpt2"].specs(sizes).values())
+    return FAMILIES["gpt2"].graph_at(sizes).parameters
 
 
 def of_parameters(target: tuple[int, int], times: int) -> tuple[int, int]:

@@ -41,12 +41,11 @@ SECTIONS = {
 
 def let_learn(model, family, section):
     """Set requires_grad as the section says."""
-    sizes = sizes_of(model.config)
+    tensors = family.graph(model.config).tensors()
     learning = {"embeddings": section.embeddings, "head": section.head}
     for name, parameter in model.named_parameters():
-        spec, layer = family.specs(sizes)[name]
-        block = family.block(name, spec, sizes)
-        parameter.requires_grad_(layer in section.layers if block == "layer" else learning[block])
+        tensor = tensors[name]
+        parameter.requires_grad_(tensor.layer in section.layers if tensor.block == "layer" else learning[tensor.block])
 
 
 # The others are of the same tables as these, and run here where all is tested; the tests below run them in any case.
@@ -184,7 +183,7 @@ def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, section):
         if name.startswith("bert.encoder.layer."):
             parameter.requires_grad_(int(name.split(".")[3]) in section.layers)
         else:
-            tied = name == family.tied_head
+            tied = name == family.words
             own = section.embeddings if "embeddings" in name and not tied else section.head
             parameter.requires_grad_(own)
     if not section.embeddings:

@@ -21,8 +21,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from pipeline.families import family_of, target_config
-from pipeline.families.base import sizes_of
+from pipeline.families import family_of, graph_of, target_config
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import State
@@ -104,7 +103,7 @@ def without_casts(model: PreTrainedModel) -> PreTrainedModel:
 def state_of(model: PreTrainedModel) -> State:
     """Return a model's weights as a state to grow from."""
     stored = model.state_dict()
-    names = family_of(model.config).specs(sizes_of(model.config))
+    names = graph_of(model.config).tensors()
     return {name: MappedTensor(stored[name].detach()) for name in names}
 
 

@@ -35,10 +35,10 @@ def test_stretched_positions_are_said_to_be(planned):
     ("growth", "words"),
     [
         ({"width": "nai", "noise": 0.125}, "noise of 0.125 standard deviations on what is copied again"),
-        ({"width": "fpi", "symmetry": "paired", "noise": 0.25}, "twins told apart by noise of 0.25 standard deviations"),
+        ({"width": "fpi", "symmetry": "paired", "noise": 0.25}, "noise of 0.25 standard deviations"),
         (
             {"width": "fpi", "symmetry": "split", "noise": 0.5},
-            "twins told apart by shares that differ by up to 0.5 of the weight",
+            "copies' shares differ by up to 0.5 of the weight",
         ),
     ],
 )

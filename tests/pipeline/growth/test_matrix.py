@@ -10,8 +10,8 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.families import target_config
-from pipeline.growth.exactness import predict, verdict
 from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import predict, verdict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     FAMILY_NAMES,
@@ -96,7 +96,7 @@ def check(model, target, growth, expected):
     plan, config = plan_of(model, target, growth, SEED)
     drawn = {}
     if growth.get("map") == "random":
-        drawn = {axis.value: axis_map.indices.tolist() for axis, axis_map in plan.maps.items()}
+        drawn = {axis: axis_map.indices.tolist() for axis, axis_map in plan.maps.items()}
     grown = grown_tensors(plan, model)
     reference = grow_reference(model, config, plan.growth, SEED, drawn)
     assert set(grown) == set(reference)

@@ -63,15 +63,15 @@ def same_as_stock(source, directory):
 
 
 def weight(family):
-    return family.untied_head[0].name
+    return family.output
 
 
 def own_matrix(tensors, family):
-    tensors[weight(family)] = torch.randn_like(tensors[family.tied_head]) * 0.3
+    tensors[weight(family)] = torch.randn_like(tensors[family.words]) * 0.3
 
 
 def equal_matrix(tensors, family):
-    tensors[weight(family)] = tensors[family.tied_head].clone()
+    tensors[weight(family)] = tensors[family.words].clone()
 
 
 def no_matrix(tensors, family):
@@ -79,7 +79,7 @@ def no_matrix(tensors, family):
 
 
 def no_embedding(tensors, family):
-    del tensors[family.tied_head]
+    del tensors[family.words]
 
 
 def nearly_equal(tensors, family):
@@ -128,7 +128,7 @@ def test_a_matrix_that_is_not_there_is_tied_though_the_configuration_says_not(tm
 
 
 def bias(family):
-    return family.untied_head[1].name
+    return family.output_bias
 
 
 def shared_bias(family):

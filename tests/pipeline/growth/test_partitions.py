@@ -118,7 +118,7 @@ def test_adam(family, growth):
 def test_initial_values():
     """The random values that operators draw on are themselves the same in pieces."""
     _, plan = grown_by("gpt2", "direct copy")
-    assert set(plan.initial) == set(FAMILIES["gpt2"].specs(plan.target))
+    assert set(plan.initial) == set(plan.tensors)
     for name, tensor in plan.initial.items():
         assert_same_in_pieces(tensor, name)
 
@@ -151,8 +151,8 @@ def test_only_new_rows_and_columns_are_drawn(family, growth, of_all, monkeypatch
     for name, tensor in plan.grow(state_of(model)).items():
         drawn.clear()
         values = tensor.rows(0, tensor.shape[0])
-        copied = sum(run.stop - run.start for run in tensor.row_side.runs if run.code == 0)
-        across = sum(run.stop - run.start for run in tensor.column_side.runs if run.code == 0)
+        copied = sum(run.stop - run.start for run in tensor.row_map.runs if run.code == 0)
+        across = sum(run.stop - run.start for run in tensor.column_map.runs if run.code == 0)
         if len(tensor.shape) == 1:
             assert sum(drawn) == 0, name
         else:
@@ -172,7 +172,7 @@ def test_noise_is_to_the_last_bit_what_its_formula_gives(family, growth, dtype):
         noise = plan.noise_of(plan.specs[name][0])
         if noise is None:
             continue
-        rows, columns = tensor.row_side, tensor.column_side
+        rows, columns = tensor.row_map, tensor.column_map
         plain = GrownTensor(
             *(tensor.key, tensor.own, tensor.following, rows, columns), dtype=dtype, init=plan.initial[name], small=noise.share
         ).rows(0, len(rows))
@@ -184,8 +184,8 @@ def test_noise_is_to_the_last_bit_what_its_formula_gives(family, growth, dtype):
             new = [none.expand(len(side)) if side.repeats is None else side.repeats for side in (rows, columns)]
             values = values * (new[0][:, None] | new[1])
         else:
-            first, sign = (columns if noise.twin_axis == 1 else rows).twins
-            values = values[:, first] * sign if noise.twin_axis == 1 else values[first] * sign[:, None]
+            first, sign = (columns if noise.pair_axis == 1 else rows).pairs
+            values = values[:, first] * sign if noise.pair_axis == 1 else values[first] * sign[:, None]
         copied = (rows.indices[:, None] >= 0) & (columns.indices >= 0)
         scale = [ones.expand(len(side)) if side.scale is None else side.scale for side in (rows, columns)]
         if noise.kind == "split":

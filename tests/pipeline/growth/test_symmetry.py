@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.growth.exactness import predict, predict_twins
+from pipeline.growth.reasons import predict, predict_duplicates
 from tests.pipeline.growth.models import (
     POST_LAYER_NORM,
     RMS_NORM,
@@ -65,7 +65,7 @@ def twins_apart(model, wanted):
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
 def test_a_broken_symmetry_keeps_the_function_and_parts_the_twins(family, width, symmetry):
     model, plan, grown = grow(family, {"width": width, "symmetry": symmetry, "noise": 0.25})
-    assert predict(plan) == predict_twins(plan) == []
+    assert predict(plan) == predict_duplicates(plan) == []
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     train(grown, 20)
     apart = twins_apart(grown, {"q", "k", "v", "up"})
@@ -79,7 +79,7 @@ def test_a_broken_symmetry_keeps_the_function_and_parts_the_twins(family, width,
 def test_copies_stay_copies_for_ever(family, width):
     """The reason for `symmetry`: whatever twins learn, they learn alike."""
     _, plan, grown = grow(family, {"width": width})
-    assert predict_twins(plan) == ["residual", "heads", "ffn"]
+    assert predict_duplicates(plan) == ["residual", "heads", "ffn"]
     before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}
     train(grown, 20)
     apart = twins_apart(grown, {"q", "k", "v", "up"})
@@ -94,7 +94,7 @@ def test_copies_stay_copies_for_ever(family, width):
 def test_exact_aki_has_no_twins(family):
     """New units read as the next layer's; at the top as the same layer's, but they write other things."""
     model, plan, grown = grow(family, {"width": "exact_aki"})
-    assert predict_twins(plan) == (["residual"] if family == "bert" else [])
+    assert predict_duplicates(plan) == (["residual"] if family == "bert" else [])
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     lower = {name: apart for name, apart in twins_apart(grown, {"q", "k", "v", "up"}).items() if ".0." in name}
     assert min(lower.values()) > 0.1, lower
@@ -113,7 +113,7 @@ def test_exact_aki_has_no_twins(family):
 def test_the_copied_stream_of_a_post_ln_model_needs_its_twins_told_apart(growth, parted):
     """Embedding columns j and j + n / 2; `auto` sees to it by itself."""
     model, plan, grown = grow("bert", growth)
-    assert predict_twins(plan) == ([] if parted else ["residual"])
+    assert predict_duplicates(plan) == ([] if parted else ["residual"])
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     train(grown, 20)
     first, second = grown.bert.embeddings.word_embeddings.weight.detach().chunk(2, dim=1)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.families import AxisKind
 from pipeline.growth.weighted_norms import WeightedNorms
 from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, logits, plan_of, small_model, tokens
 
@@ -17,7 +16,7 @@ def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
     grown = loaded(grown_tensors(plan, source), config)
     before, stock = logits(source, tokens()), logits(grown, tokens())
     assert (stock - before).abs().max() > 1e-2, "or there is nothing to mend"
-    norms = WeightedNorms(grown, plan.family, plan.target, plan.maps[AxisKind.RESIDUAL], 10)
+    norms = WeightedNorms(grown, plan.graph, plan.maps["residual"], 10)
     assert (logits(grown, tokens()) - before).abs().max() < 1e-12
     distances = []
     for step in (0, 5, 9, 10):
@@ -32,8 +31,8 @@ def test_a_weighted_norm_is_the_mean_and_variance_over_source_channels():
     source = small_model("gpt2")
     plan, config = plan_of(source, {"hidden_size": 48}, {"width": "fpi", "norm_statistics": "weighted"})
     grown = loaded(grown_tensors(plan, source), config)
-    WeightedNorms(grown, plan.family, plan.target, plan.maps[AxisKind.RESIDUAL], 10)
-    indices = plan.maps[AxisKind.RESIDUAL].indices
+    WeightedNorms(grown, plan.graph, plan.maps["residual"], 10)
+    indices = plan.maps["residual"].indices
     channels = torch.linspace(-1, 2, 32, dtype=torch.float64)
     theirs, ours = source.transformer.h[0].ln_1(channels), grown.transformer.h[0].ln_1(channels[indices])
     assert (ours - theirs[indices]).abs().max() < 1e-14
@@ -43,8 +42,8 @@ def test_the_weights_stay_on_the_device_and_take_the_values_of_each_step_there()
     source = small_model("gpt2")
     plan, config = plan_of(source, {"hidden_size": 80}, {"width": "fpi", "norm_statistics": "weighted"})
     grown = loaded(grown_tensors(plan, source), config)
-    residual = plan.maps[AxisKind.RESIDUAL]
-    norms = WeightedNorms(grown, plan.family, plan.target, residual, 10)
+    residual = plan.maps["residual"]
+    norms = WeightedNorms(grown, plan.graph, residual, 10)
     copies = []
 
     class Copies(TorchDispatchMode):

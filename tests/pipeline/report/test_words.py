@@ -1,21 +1,11 @@
 """Every certificate can be explained."""
 
-from typing import get_args
-
 import pytest
 
-from pipeline.growth.exactness import predict
-from pipeline.recipe.growth import DepthName, WidthName
-from pipeline.report import words
+from pipeline.growth.reasons import predict
 from pipeline.report.curves import smoothed, thinned
 from pipeline.report.figures import amount
 from tests.pipeline.growth.models import plan_of, small_model
-
-
-def test_every_operator_is_described():
-    """`auto` stands in no certificate: it is the operator that it chose."""
-    assert set(words.WIDTH) == set(get_args(WidthName)) - {"auto"}
-    assert set(words.DEPTH) == set(get_args(DepthName)) - {"auto"}
 
 
 @pytest.mark.parametrize(
@@ -37,11 +27,11 @@ def test_every_operator_is_described():
 )
 def test_every_departure_has_a_meaning(family, target, growth):
     plan, _ = plan_of(small_model(family), target, growth)
-    causes = [departure.cause for departure in predict(plan)]
-    assert causes
-    for cause in causes:
-        assert words.departure(cause), cause
-        assert "\\" not in words.departure(cause)
+    reasons = predict(plan)
+    assert reasons
+    for reason in reasons:
+        assert reason.meaning and reason.meaning != reason.cause
+        assert "{" not in reason.cause + reason.meaning
 
 
 def test_a_running_mean_leaves_out_what_is_no_number():

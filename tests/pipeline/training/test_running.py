@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, PAIR_FAMILIES, Section, sizes_of
+from pipeline.families import FAMILIES, PAIR_FAMILIES, Section
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import draw_depths, running, scoring
 from tests.saved import saved_bytes
@@ -31,11 +31,9 @@ SECTIONS = {
 
 def learn(model, family, section: Section) -> None:
     """Let the parameters of a section learn, and no others."""
-    sizes = sizes_of(model.config)
-    specs = family.specs(sizes)
+    tensors = family.graph(model.config).tensors()
     for name, parameter in model.named_parameters():
-        spec, layer = specs[name]
-        block = family.block(name, spec, sizes)
+        block, layer = tensors[name].block, tensors[name].layer
         parameter.requires_grad_({"embeddings": section.embeddings, "head": section.head}.get(block, layer in section.layers))
 
 

@@ -14,7 +14,7 @@ def growth(grown_loss: float) -> dict:
         "target": {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4},
         "growth": {"width": "fpi", "depth": "stack"},
         "verdict": "exact",
-        "twins": ["residual"],
+        "duplicates": ["residual"],
         "measured": {"max_logit_difference": 0.0},
         "in_training": {"grown_loss": grown_loss, "loss_gap": 0.0, "max_logit_difference": 0.0, "dtype": "float32"},
     }

@@ -1,14 +1,21 @@
-"""A side: what stands at each target index of one axis, in one of its uses."""
+"""Index maps: what stands at each index of one axis of a target tensor."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
+from pipeline.families.graph import Axis
+
+Sizes = Mapping[str, int]
+"""By port."""
+
 ZERO, INIT, MEAN, SMALL = -1, -2, -3, -4
 """In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values."""
+
+_NO_CODE = -99
 
 _LEAST_RUN = 16
 """Copied indices in a row, on average, from which slices are faster than a gather."""
@@ -29,8 +36,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Side:
-    """The indices of one axis of a target tensor, as an output, an input, or a norm's."""
+class AxisIndexMap:
+    """What each index of one axis of a target tensor is made of."""
 
     indices: torch.Tensor
     """Source index of each target index, or one of the codes; int64."""
@@ -46,38 +53,14 @@ class Side:
     """Which start without moments, whatever they copy; None for none."""
 
     @classmethod
-    def identity(cls, size: int) -> "Side":
+    def identity(cls, size: int) -> "AxisIndexMap":
         """Every index itself."""
         return cls(torch.arange(size))
-
-    @classmethod
-    def joined(cls, sides: Sequence["Side"], source_size: int) -> "Side":
-        """Sides of a fused axis, each over `source_size` source indices, one behind the other."""
-        if len(sides) == 1:
-            return sides[0]
-        indices = [torch.where(side.indices < 0, side.indices, side.indices + i * source_size) for i, side in enumerate(sides)]
-
-        def field(name: str, default: float | bool) -> torch.Tensor | None:
-            values = [getattr(side, name) for side in sides]
-            if all(value is None for value in values):
-                return None
-            dtype = torch.bool if isinstance(default, bool) else torch.float64
-            filled = [
-                torch.full((len(side),), default, dtype=dtype) if value is None else value
-                for side, value in zip(sides, values, strict=True)
-            ]
-            return torch.cat(filled)
-
-        return cls(
-            torch.cat(indices),
-            *(field("scale", 1.0), field("copies", 1.0)),
-            *(field("repeats", False), field("next_layer", False), field("fresh", False)),
-        )
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def blocks(self, size: int, places: torch.Tensor, code: int) -> "Side":
+    def blocks(self, size: int, places: torch.Tensor, code: int) -> "AxisIndexMap":
         """Turn an index a head into an index a channel: channel c of a head copies channel `places[c]`, or is `code` at -1."""
         width = len(places)
         placed = torch.where(places < 0, code, places)
@@ -91,11 +74,11 @@ class Side:
         if width > size:
             new = (places < 0).repeat(len(self))
             repeats = new if repeats is None else repeats | new
-        return Side(
+        return AxisIndexMap(
             indices, repeated(self.scale), repeated(self.copies), repeats, repeated(self.next_layer), repeated(self.fresh)
         )
 
-    def times(self, factor: float) -> "Side":
+    def times(self, factor: float) -> "AxisIndexMap":
         """The same, multiplied by `factor`."""
         if factor == 1.0:
             return self
@@ -111,11 +94,11 @@ class Side:
                 kept = kept & ~without
         return kept
 
-    def moments(self, scale: torch.Tensor | None, elsewhere: int) -> "Side":
+    def moments(self, scale: torch.Tensor | None, elsewhere: int) -> "AxisIndexMap":
         """The copies that keep their moments, at another scale; the code `elsewhere` for all else."""
-        return Side(torch.where(self.keeps_moments, self.indices, elsewhere), scale)
+        return AxisIndexMap(torch.where(self.keeps_moments, self.indices, elsewhere), scale)
 
-    def starting_fresh(self) -> "Side":
+    def starting_fresh(self) -> "AxisIndexMap":
         """The same, but without moments."""
         return replace(self, fresh=torch.ones(len(self), dtype=torch.bool))
 
@@ -126,6 +109,11 @@ class Side:
             return None
         scale = 1.0 if self.scale is None else self.scale
         return 1.0 / (scale * (1.0 if self.copies is None else self.copies)) * torch.ones(len(self), dtype=torch.float64)
+
+    @property
+    def factors(self) -> torch.Tensor:
+        """The scale, float64, 1 where it is not said."""
+        return torch.ones(len(self), dtype=torch.float64) if self.scale is None else self.scale
 
     @cached_property
     def is_identity(self) -> bool:
@@ -147,9 +135,9 @@ class Side:
         return self.next_layer is not None and bool(self.next_layer.any())
 
     @cached_property
-    def twins(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(first, sign): copies of one source index in pairs, each with the pair's first index and +1 or -1; a copy
-        without a twin has sign 0."""
+        without another has sign 0."""
         first, sign = torch.arange(len(self)), torch.zeros(len(self), dtype=torch.float64)
         order = torch.argsort(self.indices, stable=True)
         grouped = self.indices[order]
@@ -164,7 +152,7 @@ class Side:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The side as runs: slices where copies stand in rows, gathers where they do not."""
+        """The map as runs: slices where copies stand in rows, gathers where they do not."""
         size = len(self)
         following = torch.zeros(size, dtype=torch.bool)
         code = self.indices.clamp(max=0)
@@ -187,6 +175,66 @@ class Side:
                 source = slice(int(self.indices[begin]), int(self.indices[begin]) + end - begin)
                 runs.append(Run(begin, end, kind, source, float(scale[begin]), bool(next_layer[begin])))
         return runs
+
+
+def along(axis: Axis, maps: Sequence[AxisIndexMap], source: Sizes, target: Sizes) -> AxisIndexMap:
+    """Return the map of a whole axis from those of its parts."""
+    if len(maps) == 1:
+        return maps[0]
+    places = [(axis.places(number, source), axis.places(number, target)) for number in range(len(maps))]
+    size = axis.size(target)
+
+    def joined(field: str, default: float | bool) -> torch.Tensor | None:
+        values = [getattr(each, field) for each in maps]
+        if all(value is None for value in values):
+            return None
+        whole = torch.full((size,), default, dtype=torch.bool if isinstance(default, bool) else torch.float64)
+        for value, (_, here) in zip(values, places, strict=True):
+            if value is not None:
+                whole[here] = value
+        return whole
+
+    indices = torch.empty(size, dtype=torch.int64)
+    for each, (there, here) in zip(maps, places, strict=True):
+        indices[here] = torch.where(each.indices < 0, each.indices, there[each.indices.clamp(min=0)])
+    return AxisIndexMap(
+        indices,
+        *(joined("scale", 1.0), joined("copies", 1.0)),
+        *(joined("repeats", False), joined("next_layer", False), joined("fresh", False)),
+    )
+
+
+def product(maps: Sequence[AxisIndexMap], source: Sequence[int]) -> AxisIndexMap:
+    """Return the map of several axes of these source sizes as one, the last innermost; of none, that of a single index.
+
+    Of two codes the one that decides of a tensor's element stands: zeros before initial values before small ones. Raises
+    ValueError for means, which are over one axis alone.
+    """
+    if not maps:
+        return AxisIndexMap.identity(1)
+    whole = maps[0]
+    for each, size in zip(maps[1:], source[1:], strict=True):
+        if MEAN in whole.codes | each.codes:
+            raise ValueError("a mean over one of several axes that are read as one")
+        outer, inner = (part.flatten() for part in torch.meshgrid(whole.indices, each.indices, indexing="ij"))
+        code = torch.maximum(torch.where(outer < 0, outer, _NO_CODE), torch.where(inner < 0, inner, _NO_CODE))
+        indices = torch.where(code > _NO_CODE, code, outer * size + inner)
+
+        def joined(field: str, one: AxisIndexMap = whole, other: AxisIndexMap = each) -> torch.Tensor | None:
+            values = [getattr(one, field), getattr(other, field)]
+            if values[0] is None and values[1] is None:
+                return None
+            plain = torch.ones if field in ("scale", "copies") else torch.zeros
+            dtype = torch.float64 if field in ("scale", "copies") else torch.bool
+            first, second = (
+                plain(len(part), dtype=dtype) if value is None else value
+                for value, part in zip(values, (one, other), strict=True)
+            )
+            spread = first.repeat_interleave(len(other)), second.repeat(len(one))
+            return spread[0] * spread[1] if dtype is torch.float64 else spread[0] | spread[1]
+
+        whole = AxisIndexMap(indices, *(joined(field) for field in ("scale", "copies", "repeats", "next_layer", "fresh")))
+    return whole
 
 
 def _spans(following: torch.Tensor) -> list[tuple[int, int]]:

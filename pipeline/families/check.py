@@ -1,0 +1,166 @@
+"""Hold a family's graph against its Hugging Face class: `python -m pipeline.families.check NAME`.
+
+For whoever adds a family: every parameter's shape at two sizes, and growths of random models, in float64, against the class's
+own logits. What is called exact is to be exact, and what is not is to differ.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, Family, check_parameters, target_config
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.state import Rows, State
+from pipeline.growth.wide import Float64Islands
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+EXACT = 1e-11
+"""Logits of order 10 in float64 after some hundred products."""
+
+_SMALL: Mapping[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "intermediate_size": 100,
+    "vocab_size": 61,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+
+GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "identity": ({}, {}),
+    "width x2": ({"hidden_size": 96}, {}),
+    "width x1.5": ({"hidden_size": 72}, {}),
+    "copies x2": ({"hidden_size": 96}, {"width": "fpi"}),
+    "copies x1.5": ({"hidden_size": 72}, {"width": "fpi"}),
+    "FFN": ({"intermediate_size": 130}, {}),
+    "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
+    "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
+    "width and depth": ({"hidden_size": 96, "num_hidden_layers": 4}, {}),
+}
+"""Name -> the target's sizes and the growth's options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a growth of a random model came to."""
+
+    growth: str
+    verdict: Verdict
+    moved: float
+    """The most that a logit moved."""
+    largest: float
+    """The largest logit."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was called exact is, and what was not is not."""
+        near = self.moved <= EXACT * max(1.0, self.largest)
+        return near if self.verdict is Verdict.EXACT else True
+
+
+class _Whole:
+    """A tensor in memory."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.shape, self._tensor = tuple(tensor.shape), tensor
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        return self._tensor[start:stop]
+
+
+def small_config(family: Family, **changed: Any) -> PretrainedConfig:
+    """Return a configuration of a small model of a family."""
+    known = {key: value for key, value in _SMALL.items() if key != "head_dim" or hasattr(family.config_class, key)}
+    return family.config_class(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
+
+
+def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Return a model in float64 whose gains are in [0.6, 1.4] and whose biases are no zeros."""
+    config._attn_implementation = "eager"
+    model = family.model_class(config).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.ndim > 1:
+            values *= 0.3
+        elif name.endswith("bias"):
+            values *= 0.2
+        else:
+            offset = 0.0 if bool((parameter == 1).all()) else 1.0
+            values = 0.6 + 0.8 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64) - offset
+        parameter.data = values
+    return model
+
+
+def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
+    """Return the target's model, in float64, holding what the plan makes of a source's."""
+    stored = model.state_dict()
+    source: dict[str, Rows] = {name: _Whole(stored[name]) for name in plan.source_graph.tensors()}
+    state: State = plan.grow(source, torch.float64)
+    plan.config._attn_implementation = "eager"
+    grown = plan.family.model_class(plan.config).double().eval()
+    parameters = dict(grown.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameters[name].copy_(tensor.rows(0, tensor.shape[0]))
+    return grown
+
+
+@torch.no_grad()
+def logits(family: Family, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return a model's logits, computed in float64 throughout."""
+    with Float64Islands():
+        return model(input_ids=input_ids)[family.logits]
+
+
+def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
+    """Yield what each of GROWTHS comes to, of a small model whose configuration is `changed`; refusals are left out."""
+    config = small_config(family, **changed)
+    model = random_model(family, config, 1)
+    input_ids = torch.randint(4, _SMALL["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(2))
+    before = logits(family, model, input_ids)
+    for name, (sizes, options) in GROWTHS.items():
+        try:
+            target = target_config(config, TargetConfig(**sizes))
+            plan = plan_growth(config, target, GrowthConfig(**options), 1, stock=True)
+        except UserError as error:
+            print(f"{name}: refused: {error}")
+            continue
+        after = logits(family, grown_model(plan, model), input_ids)
+        yield Outcome(name, verdict(predict(plan)), (after - before).abs().max().item(), before.abs().max().item())
+
+
+def main() -> int:
+    """Check the families that are named; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", metavar="NAME", help="a model_type (default: all)")
+    failed = 0
+    for name in parser.parse_args().families or FAMILIES:
+        family = FAMILIES[name]
+        for tied in (True, False):
+            for changed in ({}, {"hidden_size": 96}):
+                check_parameters(family, small_config(family, tie_word_embeddings=tied, **changed))
+            for outcome in outcomes(family, tie_word_embeddings=tied):
+                failed += not outcome.holds
+                print(
+                    f"{name:12} {'tied' if tied else 'untied':7} {outcome.growth:16} {outcome.verdict:18} a logit moves by "
+                    f"{outcome.moved:.2g} of {outcome.largest:.3g}{'' if outcome.holds else '  WRONG'}"
+                )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Gemma-2 and Gemma-3 (text): norms before and behind each branch, whose gains are stored less 1."""
+
+import math
+
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+
+from pipeline.families.decoder import decoder, decoder_graph, head_norms_of, self_attention
+from pipeline.families.graph import Branch, Layer, Model
+from pipeline.families.nodes import gated_mlp, rms_norm
+
+
+def graph(config: Gemma2Config | Gemma3TextConfig) -> Model:
+    """transformers' Gemma2ForCausalLM and Gemma3ForCausalLM."""
+
+    def layer(prefix: str) -> Layer:
+        inside = prefix + "self_attn."
+        # Gemma-3 alone normalizes queries and keys.
+        norms = head_norms_of(inside, offset=1.0) if isinstance(config, Gemma3TextConfig) else {}
+        attention = self_attention(inside, config, score=config.query_pre_attn_scalar**-0.5, **norms)
+        mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range)
+        around = {
+            name: rms_norm(f"{prefix}{name}_layernorm", offset=1.0)
+            for name in ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        }
+        return Layer(
+            (
+                (Branch(attention, pre=around["input"], post=around["post_attention"]),),
+                (Branch(mlp, pre=around["pre_feedforward"], post=around["post_feedforward"]),),
+            )
+        )
+
+    # The class holds sqrt(D) as a float32.
+    scale = torch.tensor(math.sqrt(config.hidden_size)).item()
+    return decoder_graph(config, layer, rms_norm("model.norm", offset=1.0), embedding_scale=scale)
+
+
+_KEPT = (
+    "hidden_activation",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
+
+GEMMA2 = decoder("gemma2", Gemma2ForCausalLM, Gemma2Config, graph, kept=_KEPT, variants=({"attention_bias": True},))
+
+GEMMA3 = decoder("gemma3_text", Gemma3ForCausalLM, Gemma3TextConfig, graph, kept=_KEPT, variants=({"attention_bias": True},))

@@ -1,0 +1,368 @@
+"""A model as a graph: ports, the tensors whose axes lie on them, and the nodes that read and write.
+
+A family's file makes one `Model` of a configuration. Shapes, growth, exactness, FLOPs, freezing and Muon's matrices are read
+off it, and off nothing else.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+RESIDUAL = "residual"
+"""The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, ffn, vocab."""
+
+Role = Literal["out", "in", "index"]
+"""Of an axis: produced by the forward pass; summed over in it; rows that are looked up."""
+
+Init = float | Literal["zeros", "ones"]
+"""The model's own initialization; a number is a normal distribution's standard deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the things that lie along an axis: the product of its ports, the first outermost."""
+
+    ports: tuple[str, ...]
+    name: str = ""
+    """What the node that has it calls it: query, key, value, gate, up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One storage axis of a tensor: parts one behind the other, within each index of the first `outer` ports."""
+
+    parts: tuple[Part, ...]
+    outer: int = 0
+    """Ports that all parts begin with and that stand outside of them (GPT-NeoX: heads; gpt-oss: units of the FFN)."""
+
+    @classmethod
+    def of(cls, *ports: str, part: str = "") -> "Axis":
+        """One thing along all of the axis."""
+        return cls((Part(ports, part),))
+
+    @property
+    def ports(self) -> frozenset[str]:
+        """All ports that it lies on."""
+        return frozenset(port for part in self.parts for port in part.ports)
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        """How many indices it has."""
+        return sum(numel(part.ports, sizes) for part in self.parts)
+
+    def places(self, number: int, sizes: Mapping[str, int]) -> torch.Tensor:
+        """Return where along the axis each index of a part stands, int64."""
+        outer = numel(self.parts[number].ports[: self.outer], sizes)
+        inner = [numel(part.ports[self.outer :], sizes) for part in self.parts]
+        first = sum(inner[:number])
+        return (torch.arange(outer)[:, None] * sum(inner) + first + torch.arange(inner[number])).reshape(-1)
+
+
+def numel(ports: tuple[str, ...], sizes: Mapping[str, int]) -> int:
+    """Return the number of indices of a product of ports."""
+    return math.prod(sizes[port] for port in ports)
+
+
+STREAM = Axis.of(RESIDUAL)
+QUERY_PORTS, KEY_PORTS = ("heads", "head_dim"), ("kv_heads", "head_dim")
+MIXED = Axis.of(*QUERY_PORTS, part="value")
+"""What attention's output projection reads."""
+UNITS = Axis.of("ffn")
+LOGITS = Axis.of("vocab")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model, under Hugging Face's name."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    """In the order of storage."""
+    roles: tuple[Role, ...]
+    init: Init
+    block: Literal["embeddings", "layer", "head"]
+    """Which block it is trained and frozen with."""
+    layer: int | None = None
+    offset: float = 0.0
+    """What the model adds to it (Gemma's gains: 1)."""
+
+    @property
+    def decays(self) -> bool:
+        """Matrices decay; biases and norms do not."""
+        return len(self.axes) > 1
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The storage shape."""
+        return tuple(axis.size(sizes) for axis in self.axes)
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalization over channels, with a gain and perhaps a bias."""
+
+    kind: Literal["rms", "layer"]
+    gain: str
+    bias: str | None = None
+    offset: float = 0.0
+    """What is added to the stored gain (Gemma: 1)."""
+    span: Literal["all", "head"] = "all"
+    """Over all channels that come in, or over those of each head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix, with or without a bias."""
+
+    weight: str
+    out: Axis
+    into: Axis
+    bias: str | None = None
+    transposed: bool = False
+    """Stored [in, out], as GPT-2's Conv1D is."""
+    init: Init = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A table of rows that are looked up and written into the stream."""
+
+    weight: str
+    port: str
+    """Of its rows."""
+    init: Init = 0.02
+    scale: float = 1.0
+    """What its rows are multiplied by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Positions that turn pairs of a head's channels."""
+
+    dims: int
+    """Channels of a head that are turned, from the first on."""
+    interleaved: bool = False
+    """Pairs are (2 i, 2 i + 1), and not (i, i + dims / 2)."""
+
+    def turn(self, channels: torch.Tensor) -> torch.Tensor:
+        """Return a number for each channel of a head that tells its pair's share of the head and its half; -1 if not turned."""
+        pair, half = self.pairs_of(channels)
+        return torch.where(channels < self.dims, pair.double() / (self.dims // 2) + 2.0 * half, -1.0)
+
+    def pairs_of(self, channels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pair of each channel that is turned, and which of its two channels it is."""
+        pairs = self.dims // 2
+        return (channels // 2, channels % 2) if self.interleaved else (channels % pairs, channels // pairs)
+
+    def channels_of(self, pairs: torch.Tensor, halves: torch.Tensor) -> torch.Tensor:
+        """Return the channels of pairs."""
+        return 2 * pairs + halves if self.interleaved else pairs + halves * (self.dims // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Scores of queries and keys, and the mix of values."""
+
+    inputs: tuple[Linear, ...]
+    """What makes queries, keys and values, by the parts of their outputs; one where they are fused."""
+    output: Linear
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    rotary: Rotary | None = None
+    score: float = 1.0
+    """What q k is multiplied by."""
+
+    @property
+    def last(self) -> Linear:
+        """What writes the branch."""
+        return self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """A feed-forward network: last(act(up(x))), or last(act(gate(x)) * up(x))."""
+
+    inputs: tuple[Linear, ...]
+    """By the parts of their outputs: gate and up, or one without a name."""
+    last: Linear
+
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate."""
+        return any(part.name == "gate" for linear in self.inputs for part in linear.out.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What adds to the stream."""
+
+    body: Attention | Mlp
+    pre: Norm | None = None
+    """Reads the stream, and the body reads it."""
+    post: Norm | None = None
+    """Reads what the body gives, and is added."""
+    scale: float = 1.0
+    """What is added is multiplied by it."""
+    ends: Norm | None = None
+    """Reads the stream once the branch is added to it, and writes it anew (post-LN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Groups of branches, one after the other; the branches of a group read the same stream."""
+
+    groups: tuple[tuple[Branch, ...], ...]
+    kind: Mapping[str, Any] = field(default_factory=dict)
+    """What the configuration's lists say of this layer."""
+
+    @property
+    def branches(self) -> list[Branch]:
+        """All of them."""
+        return [branch for group in self.groups for branch in group]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Embeddings that are summed, layers, and a norm before and behind them."""
+
+    embeddings: tuple[Embedding, ...]
+    layers: tuple[Layer, ...]
+    embedding_norm: Norm | None = None
+    final: Norm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What makes logits of the last stream."""
+
+    matrix: str
+    """Its own, [vocab, residual], or the embedding that it is tied to."""
+    tied: bool
+    biases: tuple[str, ...] = ()
+    """Of the logits; a class may have one besides that it leaves unused."""
+    transform: Linear | None = None
+    norm: Norm | None = None
+    """Reads what the transform gives."""
+    scale: float = 1.0
+    """What logits are multiplied by."""
+    init: Init = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """A head on pairs of sequences: classes of the first position, through a layer with a tanh."""
+
+    dense: Linear
+    classes: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """All of a model."""
+
+    sizes: Mapping[str, int]
+    """By port."""
+    stack: Stack
+    head: Head
+    pooler: Pooler | None = None
+
+    @property
+    def writes_by_norms(self) -> bool:
+        """Whether norms write the stream anew behind each branch (post-LN)."""
+        return any(branch.ends is not None for branch in self.stack.layers[0].branches)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return any(isinstance(branch.body, Attention) and branch.body.rotary for branch in self.stack.layers[0].branches)
+
+    @property
+    def stream_norm(self) -> str:
+        """How the norms that meet the stream normalize: layer or rms."""
+        (kind,) = {norm.kind for norm in self.stream_norms()}
+        return kind
+
+    def stream_norms(self) -> list[Norm]:
+        """Return the norms over the stream's channels, a transform's before the output matrix among them, each once."""
+        stack = self.stack
+        branches = [branch for layer in stack.layers for branch in layer.branches]
+        norms = [
+            stack.embedding_norm,
+            *(norm for branch in branches for norm in (branch.pre, branch.post, branch.ends)),
+            stack.final,
+            self.head.norm,
+        ]
+        return list(dict.fromkeys(norm for norm in norms if norm is not None))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(math.prod(tensor.shape(self.sizes)) for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name, in a fixed order; one that two nodes read is there once."""
+        return {tensor.name: tensor for tensor in self._tensors()}
+
+    def _tensors(self) -> Iterator[Tensor]:
+        stack, head = self.stack, self.head
+        for table in stack.embeddings:
+            block = "head" if head.tied and table.weight == head.matrix else "embeddings"
+            yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
+        yield from norm_tensors(stack.embedding_norm, "embeddings")
+        for number, layer in enumerate(stack.layers):
+            for branch in layer.branches:
+                yield from branch_tensors(branch, number)
+        yield from norm_tensors(stack.final, "head")
+        if head.transform is not None:
+            yield from linear_tensors(head.transform, "head")
+        yield from norm_tensors(head.norm, "head")
+        if not head.tied:
+            yield Tensor(head.matrix, (LOGITS, STREAM), ("out", "in"), head.init, "head")
+        for bias in head.biases:
+            yield Tensor(bias, (LOGITS,), ("out",), "zeros", "head")
+        if self.pooler is not None:
+            yield from linear_tensors(self.pooler.dense, "head")
+            yield from linear_tensors(self.pooler.classes, "head")
+
+
+def norm_tensors(norm: Norm | None, block: str, layer: int | None = None, axis: Axis = STREAM) -> Iterator[Tensor]:
+    """Yield the tensors of a norm."""
+    if norm is not None:
+        yield Tensor(norm.gain, (axis,), ("out",), "zeros" if norm.offset else "ones", block, layer, norm.offset)
+        if norm.bias is not None:
+            yield Tensor(norm.bias, (axis,), ("out",), "zeros", block, layer)
+
+
+def linear_tensors(linear: Linear, block: str, layer: int | None = None) -> Iterator[Tensor]:
+    """Yield the tensors of a linear."""
+    axes, roles = (linear.out, linear.into), ("out", "in")
+    if linear.transposed:
+        axes, roles = axes[::-1], roles[::-1]
+    yield Tensor(linear.weight, axes, roles, linear.init, block, layer)
+    if linear.bias is not None:
+        yield Tensor(linear.bias, (linear.out,), ("out",), "zeros", block, layer)
+
+
+def head_norms(body: Attention) -> Iterator[tuple[Norm, str, Axis]]:
+    """Yield the norms over queries and keys, the part that each reads, and its axis."""
+    for norm, part, ports in ((body.query_norm, "query", QUERY_PORTS), (body.key_norm, "key", KEY_PORTS)):
+        if norm is not None:
+            yield norm, part, Axis.of("head_dim", part=part) if norm.span == "head" else Axis.of(*ports, part=part)
+
+
+def branch_tensors(branch: Branch, layer: int) -> Iterator[Tensor]:
+    """Yield the tensors of a branch."""
+    body = branch.body
+    yield from norm_tensors(branch.pre, "layer", layer)
+    for linear in body.inputs:
+        yield from linear_tensors(linear, "layer", layer)
+    if isinstance(body, Attention):
+        for norm, _, axis in head_norms(body):
+            yield from norm_tensors(norm, "layer", layer, axis)
+    yield from linear_tensors(body.last, "layer", layer)
+    yield from norm_tensors(branch.post, "layer", layer)
+    yield from norm_tensors(branch.ends, "layer", layer)

@@ -1,0 +1,24 @@
+"""Lists of a configuration that have an entry a layer: what they say of one, and how they grow with the layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+LAYER_LISTS = ("layer_types", "no_rope_layers")
+
+
+def layer_kind(config: PretrainedConfig, layer: int) -> dict[str, Any]:
+    """Return what the configuration's lists say of a layer."""
+    return {key: getattr(config, key)[layer] for key in LAYER_LISTS if getattr(config, key, None)}
+
+
+def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origins: Sequence[int | None]) -> None:
+    """Give each layer of the target what the lists say of the source's layer that it is made of; the last's where of none.
+
+    A list that were made anew for more layers would have layers attend otherwise than the ones whose weights they have.
+    """
+    for key in LAYER_LISTS:
+        said = getattr(source, key, None)
+        if said:
+            setattr(target, key, [said[-1 if origin is None else origin] for origin in origins])

@@ -1,0 +1,86 @@
+"""Nodes that the graphs of several families share."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from pipeline.families.base import sizes_of
+from pipeline.families.graph import (
+    KEY_PORTS,
+    MIXED,
+    QUERY_PORTS,
+    STREAM,
+    UNITS,
+    Axis,
+    Init,
+    Linear,
+    Mlp,
+    Norm,
+    Rotary,
+)
+
+
+def port_sizes(config: PretrainedConfig) -> dict[str, int]:
+    """Return the sizes of the ports that all models have."""
+    sizes = sizes_of(config)
+    return {
+        "residual": sizes.hidden_size,
+        "heads": sizes.num_attention_heads,
+        "kv_heads": sizes.num_key_value_heads,
+        "head_dim": sizes.head_dim,
+        "ffn": sizes.intermediate_size,
+        "vocab": sizes.vocab_size,
+    }
+
+
+def linear(name: str, out: Axis, into: Axis = STREAM, *, init: Init, bias: bool = False, transposed: bool = False) -> Linear:
+    """A linear module of that name."""
+    return Linear(f"{name}.weight", out, into, f"{name}.bias" if bias else None, transposed, init)
+
+
+def query_key_value(
+    prefix: str, names: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj"), **options: Any
+) -> tuple[Linear, Linear, Linear]:
+    """Three linears of their own, keys and values over key-value heads."""
+    axes = [Axis.of(*ports, part=part) for ports, part in ((QUERY_PORTS, "query"), (KEY_PORTS, "key"), (KEY_PORTS, "value"))]
+    query, key, value = (linear(prefix + name, axis, **options) for name, axis in zip(names, axes, strict=True))
+    return query, key, value
+
+
+def attention_output(name: str, **options: Any) -> Linear:
+    """The linear that writes what attention mixes into the stream."""
+    return linear(name, STREAM, MIXED, **options)
+
+
+def gated_mlp(prefix: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), **options: Any) -> Mlp:
+    """act(gate) * up, and down."""
+    gate, up, down = (prefix + name for name in names)
+    inputs = (linear(gate, Axis.of("ffn", part="gate"), **options), linear(up, Axis.of("ffn", part="up"), **options))
+    return Mlp(inputs, linear(down, STREAM, UNITS, **options))
+
+
+def plain_mlp(up: str, down: str, *, down_init: Init | None = None, init: Init, **options: Any) -> Mlp:
+    """act(up), and down."""
+    written = init if down_init is None else down_init
+    return Mlp((linear(up, UNITS, init=init, **options),), linear(down, STREAM, UNITS, init=written, **options))
+
+
+def rms_norm(name: str, **options: Any) -> Norm:
+    """An RMSNorm module of that name."""
+    return Norm("rms", f"{name}.weight", **options)
+
+
+def layer_norm(name: str, *, bias: bool = True) -> Norm:
+    """A LayerNorm module of that name."""
+    return Norm("layer", f"{name}.weight", f"{name}.bias" if bias else None)
+
+
+def rotary(config: PretrainedConfig, *, interleaved: bool = False) -> Rotary:
+    """Rotary positions of the part of a head that the configuration names."""
+    parameters = config.rope_parameters or {}
+    return Rotary(int(sizes_of(config).head_dim * (parameters.get("partial_rotary_factor") or 1.0)), interleaved)
+
+
+def score(config: PretrainedConfig) -> float:
+    """1 / sqrt(d_k)."""
+    return sizes_of(config).head_dim ** -0.5

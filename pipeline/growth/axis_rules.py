@@ -1,0 +1,266 @@
+"""What a width operator makes of each port, as index maps.
+
+The scales: with whatever writes the residual stream multiplied by a, and C copies read at 1 / (a C) each, a norm's gain is
+divided by a, and a final norm before a tied output matrix has gain / (a^2 C), bias / (a C).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from data_prep.errors import UserError
+from pipeline.families.graph import RESIDUAL, STREAM, Attention, Axis, Model, Rotary
+from pipeline.growth.axes import AxisMap
+from pipeline.growth.facts import Fact
+from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
+from pipeline.growth.operators.base import Content, Stream, Units
+from pipeline.growth.positions import repeated_positions
+from pipeline.recipe import GrowthConfig
+
+_FILLS = {Stream.SMALL: SMALL, Stream.INIT: INIT, Units.SMALL: SMALL, Units.INIT: INIT}
+"""What stands in every place of new indices where nothing is done to keep the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMaps:
+    """What attention's heads are made of, channel by channel."""
+
+    rows: Mapping[str, AxisIndexMap]
+    """Of queries, keys and values."""
+    gains: Mapping[str, AxisIndexMap]
+    """Of a norm over each head's queries or keys."""
+
+
+@dataclass(frozen=True)
+class AxisRules:
+    """One operator between two models."""
+
+    source: Model
+    target: Model
+    growth: GrowthConfig
+    operator: Content
+    maps: Mapping[str, AxisMap]
+    """By port."""
+    position_offset: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether new heads and units write nothing, whatever they are made of."""
+        return self.operator.units in (Units.SILENT, Units.SILENT_NEXT)
+
+    @property
+    def fills(self) -> bool:
+        """Whether new heads and units hold values that nothing makes up for."""
+        return self.operator.units in _FILLS
+
+    @property
+    def weighted(self) -> bool:
+        """Whether norms weigh each channel by 1/C."""
+        return self.growth.norm_statistics == "weighted"
+
+    def rows(self, port: str) -> AxisIndexMap:
+        """Rows of a table of that port."""
+        old, new = self.source.sizes[port], self.target.sizes[port]
+        if port == "positions":
+            return repeated_positions(old, new, self.position_offset)
+        index = torch.arange(new)
+        filled = MEAN if port == "vocab" and self.growth.vocabulary == "mean" else INIT
+        return AxisIndexMap(torch.where(index < old, index, filled))
+
+    # --- the residual stream ----------------------------------------------------------------------
+
+    def stream(self) -> AxisIndexMap:
+        """Rows of whatever writes the residual stream.
+
+        Raises UserError for square-root counts where a norm overwrites what they scale.
+        """
+        axis_map, rule = self.maps[RESIDUAL], self.operator.stream
+        old, new = axis_map.source_size, len(axis_map.indices)
+        if not axis_map.grows:
+            return AxisIndexMap.identity(old)
+        index = torch.arange(new)
+        if rule in _FILLS:
+            return AxisIndexMap(torch.where(index < old, index, _FILLS[rule]), repeats=index >= old)
+        # A norm that ends a branch writes the stream anew, and no writer can be scaled: only its statistics are put right.
+        scaled = not self.target.writes_by_norms
+        next_layer = ~axis_map.own if self.operator.next_layer else None
+        if rule in (Stream.MEAN_OF_COPIES, Stream.MEAN, Stream.ZERO):
+            whole = new // old if rule is Stream.MEAN_OF_COPIES else 1
+            copied = index < whole * old
+            # Scaled writers keep the variance that the norm takes, and eps beside it, what they were.
+            scale = torch.full((new,), math.sqrt(new / (whole * old)) if scaled else 1.0, dtype=torch.float64)
+            counts = torch.where(copied, float(whole), 1.0).double()
+            places = torch.where(copied, index % old, ZERO if rule is Stream.ZERO else MEAN)
+            return AxisIndexMap(places, scale, counts, ~axis_map.own, next_layer)
+        if rule is Stream.SQRT_COPY and not scaled and not axis_map.balanced:
+            raise UserError(
+                "growth.width: sqrt_count scales what is written into the residual stream, and the norms of a post-LN model "
+                f"overwrite that at {old} -> {new}; choose a multiple of {old}, or fpi"
+            )
+        scale = torch.ones(new, dtype=torch.float64)
+        if rule is Stream.SQRT_COPY and scaled:
+            scale = (new / old / axis_map.counts).sqrt()
+        return AxisIndexMap(axis_map.indices, scale, axis_map.counts, ~axis_map.own, next_layer)
+
+    def norm(
+        self, axis: Axis, normed: Fact, wanted: AxisIndexMap | None, read_by: AxisIndexMap | None
+    ) -> tuple[AxisIndexMap, AxisIndexMap, Fact]:
+        """Gain and bias of a norm, and what it gives: copies at scale 1, at `wanted`'s, or such that `read_by` reads 1."""
+        if len(normed.index) == normed.source_size and bool((normed.scale == 1).all()) and not self._filled(axis):
+            own = AxisIndexMap.identity(normed.source_size)
+            return own, own, normed
+        counts = normed.counts
+        out = torch.ones_like(normed.scale) if wanted is None else wanted.factors
+        gain = out / normed.scale
+        if read_by is not None and self.operator.stream not in _FILLS:
+            out, gain = 1 / (read_by.factors * counts), 1 / (normed.scale * read_by.factors * counts)
+        repeats = self._repeats(axis)
+        # Where zero comes in, or what nothing is done about, the gain is free.
+        index = torch.where(normed.copied, normed.index, INIT)
+        shift = index
+        if wanted is not None:
+            # A norm that writes the stream leaves its new channels at the mean, as the others are.
+            shift = torch.where(~normed.copied & (wanted.indices == MEAN), MEAN, index)
+        given = torch.where(shift == MEAN, MEAN, normed.index)
+        copies = None if self.operator.stream in _FILLS else counts
+        return (
+            AxisIndexMap(index, gain, copies, repeats),
+            AxisIndexMap(shift, out, copies, repeats),
+            Fact(given, out, normed.source_size),
+        )
+
+    def reader(self, axis: Axis, x: Fact) -> AxisIndexMap:
+        """Columns that read what comes in: 1 / (a C) of copies, free where zeros come in, nothing of all else."""
+        if len(x.index) == x.source_size and bool((x.index == torch.arange(x.source_size)).all()) and facts_are_plain(x):
+            return AxisIndexMap.identity(x.source_size)
+        repeats = self._repeats(axis)
+        fill = self._filled(axis)
+        if fill is not None:
+            return AxisIndexMap(torch.where(x.copied, x.index, fill), repeats=repeats)
+        places = torch.where(x.copied, x.index, torch.where(x.index == ZERO, INIT, ZERO))
+        counts = x.counts
+        if self.silent and axis is not STREAM and bool((x.scale == 1).all()) and bool((counts == 1).all()):
+            return AxisIndexMap(places, repeats=repeats)
+        return AxisIndexMap(places, 1 / (x.scale * counts), counts, repeats)
+
+    def _filled(self, axis: Axis) -> int | None:
+        """What stands in new places of an axis where nothing is done to keep the function; None where it is kept."""
+        if RESIDUAL in axis.ports:
+            return _FILLS.get(self.operator.stream) if self.maps[RESIDUAL].grows else None
+        return _FILLS.get(self.operator.units)
+
+    def _repeats(self, axis: Axis) -> torch.Tensor:
+        """Which indices of an axis the source does not have."""
+        (part,) = axis.parts
+        if part.ports == (RESIDUAL,) or part.ports == ("pooled",):
+            return ~self.maps[RESIDUAL].own
+        if part.ports == ("ffn",):
+            return ~self.maps["ffn"].own
+        port = part.ports[0]
+        old, new = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        return ~self.maps[port].own.repeat_interleave(new) | (torch.arange(new) >= old).repeat(self.target.sizes[port])
+
+    # --- units and heads --------------------------------------------------------------------------
+
+    def units(self, port: str) -> AxisIndexMap:
+        """Rows of units: of FFN units, of pooled channels, of heads (an index a head)."""
+        axis_map = self.maps[RESIDUAL if port == "pooled" else port]
+        indices, own = axis_map.indices, axis_map.own
+        if not axis_map.grows:
+            return AxisIndexMap.identity(axis_map.source_size)
+        if self.operator.units is Units.COPY:
+            rows = AxisIndexMap(indices, None, axis_map.counts, ~own, ~own if self.operator.next_layer else None)
+        elif self.operator.units is Units.SILENT_NEXT:
+            rows = AxisIndexMap(indices, None, None, ~own, ~own)
+        else:
+            fill = _FILLS.get(self.operator.units, INIT)
+            rows = AxisIndexMap(torch.where(own, indices, fill), repeats=~own)
+        # The copies of a split key-value head serve different queries, and do not share its gradient alike.
+        return rows.starting_fresh() if axis_map.splits else rows
+
+    def heads(self, old: Attention, new: Attention) -> HeadMaps:
+        """Rows of queries, keys and values, and the gains of norms over each head.
+
+        A head whose dimension grows from d to d' keeps its function: queries and keys are multiplied such that their
+        product times the score's factor stays, and new channels add nothing to a score or to what is written. Rotary pairs
+        keep their frequencies: pair i becomes pair i d'/d.
+        """
+        before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
+        turned, repeated = (first, first) if new.rotary is None else _rotary_places(old.rotary, new.rotary, before, width)
+        if new.query_norm is not None and new.query_norm.span == "all":
+            return self._heads_of_one_norm()
+        query, group, norm = self.units("heads"), self.units("kv_heads"), AxisIndexMap.identity(1)
+        fill = _FILLS.get(self.operator.units)
+        normed = new.query_norm is not None and new.query_norm.span == "head"
+        if fill is not None:
+            rows = {"query": query.blocks(before, turned, fill), "key": group.blocks(before, turned, fill)}
+            gains = dict.fromkeys(("query", "key"), norm.blocks(before, turned, INIT))
+            return HeadMaps(rows | {"value": group.blocks(before, first, fill)}, gains)
+        # A norm over a head's channels stays what it was where all of them are repeated alike; its gains then do what the
+        # rows do without one: the key's new channels are zero and add nothing to a score.
+        rows = {
+            "query": query.blocks(before, repeated if normed else turned, INIT),
+            "key": group.blocks(before, repeated, INIT) if normed else group.blocks(before, turned, ZERO),
+            "value": group.blocks(before, first, INIT),
+        }
+        gains = {"query": norm.blocks(before, turned, INIT), "key": norm.blocks(before, turned, ZERO)}
+        if normed and width > before:
+            # Of channels that are repeated alike only some reach a score.
+            rows |= {part: rows[part].starting_fresh() for part in gains}
+            gains = {part: gain.starting_fresh() for part, gain in gains.items()}
+        factor = self._query_key_factor(old, new)
+        scaled = gains if normed else rows
+        scaled |= {part: scaled[part].times(factor) for part in ("query", "key")}
+        return HeadMaps(rows, gains)
+
+    def _heads_of_one_norm(self) -> HeadMaps:
+        """Heads whose queries, and keys, go through one norm together: copies of h sqrt(H'/H) / sqrt(C), which it does not see.
+
+        New heads of their own would enter its statistics.
+        """
+        width = self.source.sizes["head_dim"]
+        places = torch.arange(width)
+
+        def copies(port: str, *, scaled: bool) -> AxisIndexMap:
+            axis_map = self.maps[port]
+            counts = axis_map.counts
+            ratio = len(axis_map.indices) / axis_map.source_size
+            scale = (ratio / counts).sqrt() if scaled and axis_map.grows else None
+            heads = AxisIndexMap(axis_map.indices, scale, counts if axis_map.grows else None, ~axis_map.own)
+            return (heads.starting_fresh() if axis_map.splits else heads).blocks(width, places, INIT)
+
+        rows = {"query": copies("heads", scaled=True), "key": copies("kv_heads", scaled=True)}
+        return HeadMaps(rows | {"value": copies("kv_heads", scaled=False)}, {})
+
+    def _query_key_factor(self, old: Attention, new: Attention) -> float:
+        """What queries and keys are each multiplied by, so that their product times the score's factor stays.
+
+        The paper's is (D'/D)^(1/4) (NAI eq. 14), which fits scores over sqrt(D).
+        """
+        if self.growth.paper_factor:
+            return (self.target.sizes[RESIDUAL] / self.source.sizes[RESIDUAL]) ** 0.25
+        return math.sqrt(old.score / new.score)
+
+
+def facts_are_plain(x: Fact) -> bool:
+    """Whether copies come in at scale 1."""
+    return bool((x.scale == 1).all())
+
+
+def _rotary_places(old: Rotary, new: Rotary, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the source channel of each channel of a rotary head: only where it is turned alike, and throughout.
+
+    Frequency i of n pairs is frequency i r of n r pairs. Channels that are not turned stand behind those that are.
+    """
+    ratio = width // before
+    pair, half = new.pairs_of(torch.arange(new.dims))
+    throughout = old.channels_of(pair // ratio, half)
+    turned = torch.where(pair % ratio == 0, throughout, -1)
+    still, stay = torch.arange(width - new.dims), before - old.dims
+    return (
+        torch.cat([turned, torch.where(still < stay, old.dims + still, -1)]),
+        torch.cat([throughout, old.dims + still // ratio]),
+    )

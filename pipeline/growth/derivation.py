@@ -1,0 +1,314 @@
+"""Growth derived from the graph: each node takes its index maps from what comes in, and says what goes out.
+
+What an operator makes of each port comes from `AxisRules`; columns, gains and biases follow from what is read. Where a node
+cannot give what the source gives, the break is named, and the walk goes on as if it had.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from pipeline.families.graph import (
+    RESIDUAL,
+    STREAM,
+    Attention,
+    Axis,
+    Branch,
+    Layer,
+    Linear,
+    Model,
+    Norm,
+    branch_tensors,
+    head_norms,
+    numel,
+)
+from pipeline.growth import facts
+from pipeline.growth.axis_rules import AxisRules
+from pipeline.growth.facts import NOISE, Break, Fact
+from pipeline.growth.index_map import ZERO, AxisIndexMap, along
+from pipeline.growth.operators import Origin
+
+Maps = tuple[AxisIndexMap, ...]
+"""One a storage axis."""
+
+_LAYER = re.compile(r"\.\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A node at which the target computes something else than its source."""
+
+    tensor: str
+    """The node's first tensor."""
+    cause: Break
+
+
+@dataclass
+class Derivation:
+    """The maps of every tensor that is made of a source's, and the departures, each cause once."""
+
+    source: Model
+    target: Model
+    rules: AxisRules
+    origins: Sequence[Origin]
+    maps: dict[str, Maps] = field(default_factory=dict)
+    departures: list[Departure] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._writer = self.rules.stream()
+        stream = self._embedded()
+        seen: dict[str, Layer] = {}
+        for origin, layer in zip(self.origins, self.target.stack.layers, strict=True):
+            if origin.source is None:
+                continue
+            old = self.source.stack.layers[origin.source]
+            # Layers that are alike in all but their number come to the same.
+            form = _LAYER.sub(".", f"{old} {layer}")
+            if form in seen:
+                for known, tensor in zip(_tensors(seen[form]), _tensors(layer), strict=True):
+                    self.maps[tensor] = self.maps[known]
+                continue
+            if dict(old.kind) != dict(layer.kind):
+                self._break(_tensors(layer)[0], Break("layer_kinds_differ"))
+            stream = self._layer(old, layer, stream)
+            seen[form] = layer
+        self._head(stream)
+        if self.target.pooler is not None:
+            self._pooler(stream)
+        self._depth()
+
+    def _depth(self) -> None:
+        """What added layers do to what passes through."""
+        added = [number for number, origin in enumerate(self.origins) if origin.added]
+        heard = [origin.source for origin in self.origins if not origin.silent]
+        if heard == list(range(len(self.source.stack.layers))):
+            # Each of them ends in a norm, whatever it adds.
+            if added and self.target.writes_by_norms:
+                self._break(_tensors(self.target.stack.layers[added[0]])[-1], Break("normalizes_again"))
+            return
+        kept = [origin.source for origin in self.origins if not origin.added]
+        if kept != list(range(len(self.source.stack.layers))):
+            self._break(_tensors(self.target.stack.layers[0])[0], Break("layers_reordered"))
+        if added:
+            random = any(self.origins[number].source is None for number in added)
+            first = _tensors(self.target.stack.layers[added[0]])[0]
+            self._break(first, Break("random_layers" if random else "repeated_layers"))
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def _embedded(self) -> Fact:
+        stream: Fact | None = None
+        for old, new in zip(self.source.stack.embeddings, self.target.stack.embeddings, strict=True):
+            # A constant of the class may follow the width (Gemma: sqrt(D)).
+            rows = _first_layer(self._writer.times(old.scale / new.scale))
+            self.maps[new.weight] = (self.rules.rows(new.port), rows)
+            written = Fact.given(rows, self.source.sizes[RESIDUAL], new.scale / old.scale)
+            stream = written if stream is None else self._sum(new.weight, stream, written)
+            if new.weight == self.target.head.matrix:
+                self._output = rows
+        norm = self.target.stack.embedding_norm
+        return stream if norm is None else self._ending(norm, stream)
+
+    def _layer(self, old: Layer, new: Layer, stream: Fact) -> Fact:
+        for old_group, group in zip(old.groups, new.groups, strict=True):
+            summed = stream
+            for old_branch, branch in zip(old_group, group, strict=True):
+                added = self._branch(old_branch, branch, stream)
+                summed = self._sum(branch.body.last.weight, summed, added)
+                if branch.ends is not None:
+                    summed = self._ending(branch.ends, summed)
+            stream = summed
+        return stream
+
+    def _branch(self, old: Branch, new: Branch, stream: Fact) -> Fact:
+        x = stream if new.pre is None else self._norm(new.pre, stream)
+        attends = isinstance(new.body, Attention)
+        mixed = self._attention(old.body, new.body, x) if attends else self._units(new.body.inputs, x)
+        columns = self.rules.reader(new.body.last.into, mixed)
+        rows = self._writer
+        if new.scale != old.scale:
+            rows = rows.times(old.scale / new.scale)
+        self._put(new.body.last, [rows], columns)
+        if rows.reads_next_layer:
+            self._break(new.body.last.weight, Break("next_layer"))
+        factor = self._read(new.body.last, mixed, columns)
+        written = Fact.given(rows, self.source.sizes[RESIDUAL], factor * new.scale / old.scale)
+        return written if new.post is None else self._norm(new.post, written, wanted=self._writer)
+
+    def _attention(self, old: Attention, new: Attention, x: Fact) -> Fact:
+        heads = self.rules.heads(old, new)
+        given: dict[str, Fact] = {}
+        for linear in new.inputs:
+            given |= self._linear(linear, x, heads.rows)
+        for norm, part, axis in head_norms(new):
+            if norm.span == "head":
+                given[part] = self._head_norm(norm, given[part], heads.gains[part])
+            else:
+                given[part] = self._norm(norm, given[part], axis=axis)
+        return self._mixed(old, new, given)
+
+    def _units(self, inputs: Iterable[Linear], x: Fact) -> Fact:
+        """What an FFN's activation gives: gate and unit have the same rows, and copies at scale 1 stay copies."""
+        given: dict[str, Fact] = {}
+        for linear in inputs:
+            rows = self.rules.units("ffn")
+            given |= self._linear(linear, x, {part.name: rows for part in linear.out.parts})
+        return next(iter(given.values()))
+
+    def _linear(self, linear: Linear, x: Fact, rows: Mapping[str, AxisIndexMap]) -> dict[str, Fact]:
+        columns = self.rules.reader(linear.into, x)
+        chosen = [rows[part.name] for part in linear.out.parts]
+        self._put(linear, chosen, columns)
+        if not self.rules.silent and any(each.reads_next_layer for each in chosen):
+            self._break(linear.weight, Break("next_layer"))
+        factor = self._read(linear, x, columns)
+        return {
+            part.name: self._activation(part.ports, each, factor) for part, each in zip(linear.out.parts, chosen, strict=True)
+        }
+
+    def _activation(self, ports: tuple[str, ...], rows: AxisIndexMap, factor: float) -> Fact:
+        fact = Fact.given(rows, numel(ports, self.source.sizes), factor)
+        silent = self.rules.silent and rows.next_layer is not None
+        return fact.noisy(rows.next_layer) if silent else fact
+
+    def _norm(
+        self,
+        norm: Norm,
+        x: Fact,
+        *,
+        wanted: AxisIndexMap | None = None,
+        read_by: AxisIndexMap | None = None,
+        axis: Axis = STREAM,
+    ) -> Fact:
+        """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
+        normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted and axis is STREAM)
+        if cause is not None:
+            self._break(norm.gain, cause)
+        gain, bias, out = self.rules.norm(axis, normed, wanted, read_by)
+        self.maps[norm.gain] = (gain,)
+        if norm.bias is not None:
+            self.maps[norm.bias] = (bias,)
+        return out
+
+    def _ending(self, norm: Norm, x: Fact) -> Fact:
+        """A norm that writes the stream anew."""
+        return self._norm(norm, x, wanted=self._writer)
+
+    def _head_norm(self, norm: Norm, x: Fact, gain: AxisIndexMap) -> Fact:
+        """A norm over each head's channels."""
+        self.maps[norm.gain] = (gain,)
+        old, new = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        heads = x.index.reshape(-1, new)
+        heads = heads[(heads >= 0).all(dim=1)]
+        # A head's statistics stay where its channels are repeated equally often.
+        counts = torch.zeros(len(heads), old, dtype=torch.int64).scatter_add_(1, heads % old, torch.ones_like(heads))
+        if bool((counts * old != new).any()):
+            self._break(norm.gain, Break("uneven_channels_of_head"))
+        gains = gain.indices.repeat(len(x.index) // new)
+        index = torch.where(x.copied & (gains == x.index % old), x.index, NOISE)
+        index = torch.where(gains == ZERO, ZERO, index)
+        return Fact(index, x.scale * gain.factors.repeat(len(x.index) // new), x.source_size)
+
+    def _mixed(self, old: Attention, new: Attention, given: Mapping[str, Fact]) -> Fact:
+        """What the heads mix: a source head's where queries, keys and values are that head's, else noise."""
+        before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        old_group = self.source.sizes["heads"] // self.source.sizes["kv_heads"]
+        heads = self.target.sizes["heads"]
+        served_by = torch.arange(heads) // (heads // self.target.sizes["kv_heads"])
+
+        def by_head(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+            index, scale = given[part].index.reshape(-1, width), given[part].scale.reshape(-1, width)
+            return (index, scale) if part == "query" else (index[served_by], scale[served_by])
+
+        (query, query_scale), (key, key_scale), (value, value_scale) = (by_head(part) for part in ("query", "key", "value"))
+        head = torch.where(query >= 0, query // before, -1).amax(dim=1)
+        group = (head // old_group)[:, None]
+        both = (query >= 0) & (key >= 0)
+        meets = (query // before == head[:, None]) & (key // before == group) & (query % before == key % before)
+        if new.rotary is not None:
+            here = torch.arange(width).expand_as(key)
+            meets &= torch.isclose(new.rotary.turn(here), old.rotary.turn((key % before).clamp(min=0)))
+        odd = ((query == NOISE) & (key != ZERO)) | ((key == NOISE) & (query != ZERO)) | (both & ~meets)
+        noise = (head < 0) | odd.any(dim=1) | ((value >= 0) & (value // before != group)).any(dim=1)
+        if self.rules.fills:
+            # Nothing is done to keep the function, and what is read stays where it was.
+            noise = head < 0
+        weights = torch.where(both & ~noise[:, None], query_scale * key_scale * (new.score / old.score), 0.0)
+        places = torch.where(both, key % before, 0)
+        sums = torch.zeros(heads, before, dtype=torch.float64).scatter_add_(1, places, weights)[~noise]
+        if len(sums) and not facts.same(sums, 1.0):
+            self._break(new.inputs[0].weight, Break("scores_scaled", {"factor": float(sums[0, 0])}))
+        mixed = torch.where(value >= 0, head[:, None] * before + value % before, value)
+        fact = Fact(mixed.reshape(-1), value_scale.reshape(-1), self.source.sizes["heads"] * before)
+        return fact.noisy(noise.repeat_interleave(width))
+
+    def _head(self, stream: Fact) -> None:
+        head = self.target.head
+        # A tied matrix is the embedding, and cannot carry 1 / (a C) (bert2BERT eq. 7, 9): the norm before it does.
+        output = self._output if head.tied else None
+        x = stream
+        if head.transform is not None:
+            columns, rows = self.rules.reader(head.transform.into, x), _first_layer(self._writer)
+            self._put(head.transform, [rows], columns)
+            x = Fact.given(rows, self.source.sizes[RESIDUAL], self._read(head.transform, x, columns))
+        norm = self.target.stack.final if head.norm is None else head.norm
+        # In a post-LN model it leaves new channels at the mean, as the norms of layers do.
+        wanted = self._writer if self.target.writes_by_norms else None
+        x = self._norm(norm, x, wanted=wanted, read_by=output)
+        if output is None:
+            output = self.rules.reader(STREAM, x)
+            self.maps[head.matrix] = (self.rules.rows("vocab"), output)
+        factor = self._product(head.matrix, STREAM, x, output) * head.scale / self.source.head.scale
+        if not math.isclose(factor, 1.0, rel_tol=1e-9):
+            self._break(head.matrix, Break("logits_scaled", {"factor": factor}))
+        for bias in head.biases:
+            self.maps[bias] = (self.rules.rows("vocab"),)
+
+    def _pooler(self, stream: Fact) -> None:
+        dense, classes = self.target.pooler.dense, self.target.pooler.classes
+        columns, rows = self.rules.reader(dense.into, stream), self.rules.units("pooled")
+        self._put(dense, [_first_layer(rows)], columns)
+        pooled = self._activation(("pooled",), rows, self._read(dense, stream, columns))
+        columns = self.rules.reader(classes.into, pooled)
+        self._put(classes, [AxisIndexMap.identity(self.target.sizes["pair_classes"])], columns)
+        self._read(classes, pooled, columns)
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def _put(self, linear: Linear, rows: Sequence[AxisIndexMap], columns: AxisIndexMap) -> None:
+        out = along(linear.out, rows, self.source.sizes, self.target.sizes)
+        self.maps[linear.weight] = (columns, out) if linear.transposed else (out, columns)
+        if linear.bias is not None:
+            self.maps[linear.bias] = (out,)
+
+    def _sum(self, tensor: str, one: Fact, other: Fact) -> Fact:
+        fact, cause = facts.agree(one, other)
+        if cause is not None:
+            self._break(tensor, cause)
+        return fact
+
+    def _read(self, linear: Linear, fact: Fact, columns: AxisIndexMap) -> float:
+        return self._product(linear.weight, linear.into, fact, columns)
+
+    def _product(self, matrix: str, into: Axis, fact: Fact, columns: AxisIndexMap) -> float:
+        factor, cause = facts.read(fact, columns)
+        if cause is not None:
+            self._break(matrix, replace(cause, facts={"port": into.parts[0].ports[0]}))
+        return factor
+
+    def _break(self, tensor: str, cause: Break) -> None:
+        if all(departure.cause != cause for departure in self.departures):
+            self.departures.append(Departure(tensor, cause))
+
+
+def _first_layer(rows: AxisIndexMap) -> AxisIndexMap:
+    """Embeddings and the head have no next layer."""
+    return replace(rows, next_layer=None)
+
+
+def _tensors(layer: Layer) -> list[str]:
+    """The names of a layer's tensors, in a fixed order."""
+    return [tensor.name for branch in layer.branches for tensor in branch_tensors(branch, 0)]

@@ -1,0 +1,122 @@
+"""What an operator declares."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Stream(StrEnum):
+    """What new channels of the residual stream hold."""
+
+    COPY = "copies"
+    SQRT_COPY = "copies of h / sqrt(C)"
+    MEAN_OF_COPIES = "whole copies, the rest at the mean"
+    MEAN = "the mean"
+    ZERO = "zeros, scaled for the norm"
+    SMALL = "small values"
+    INIT = "random values"
+
+
+class Units(StrEnum):
+    """What new heads and FFN units do."""
+
+    COPY = "copies"
+    SILENT_NEXT = "read as the next layer's, write nothing"
+    SILENT = "read at random, write nothing"
+    SMALL = "small values"
+    INIT = "random values"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A key of the recipe's growth section."""
+
+    name: str
+    annotation: Any
+    """Its type, as pydantic reads it."""
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamNorms:
+    """The norms of a model that its residual stream meets."""
+
+    kind: str
+    """layer or rms: how those that read it normalize."""
+    write: bool
+    """Whether norms write the stream anew behind each branch (post-LN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an operator makes of the ports of a model."""
+
+    stream: Stream
+    units: Units
+    next_layer: bool = False
+    """Rows of new outputs come from the source's next layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The map of a port that is asked for."""
+
+    source: int
+    target: int
+    what: str
+    """What is mapped, by which random maps are drawn apart."""
+    block: int
+    """Indices that belong together: a head's channels of the residual stream and of FFN units; 1 for heads."""
+    seed: int
+    options: Mapping[str, Any]
+
+
+def in_turn(request: Request) -> np.ndarray:
+    """New indices copy the source's from the first on, in turn."""
+    return np.concatenate([np.arange(request.source), np.arange(request.source, request.target) % request.source])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WidthOperator:
+    """A width operator."""
+
+    name: str
+    summary: str
+    """A sentence for a reader who has not read the paper."""
+    citation: str
+    """The paper, with section and equations."""
+    content: Callable[[Mapping[str, Any], StreamNorms], Content]
+    """What new indices hold, by the options and the norms of the model."""
+    pick: Callable[[Request], np.ndarray] = in_turn
+    """Which source index each target index copies, the source's own first; raises UserError where blocks do not divide."""
+    options: tuple[Option, ...] = ()
+    check: Callable[[Mapping[str, Any]], str | None] = lambda options: None
+    """What is wrong with a combination of options, as a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a target layer comes from."""
+
+    source: int | None
+    """The source layer; None for the model's own initialization."""
+    silent: bool = False
+    """It adds nothing to the residual stream."""
+    added: bool = False
+    """The source has no layer in this place: a repetition, or a layer of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthOperator:
+    """A depth operator."""
+
+    name: str
+    summary: str
+    citation: str
+    origins: Callable[[int, int, Mapping[str, Any]], list[Origin]]
+    """Each target layer's origin, of so many source and target layers; raises UserError where a list does not fit."""
+    options: tuple[Option, ...] = ()

@@ -1,0 +1,44 @@
+"""Options that several operators have."""
+
+from typing import Literal
+
+from data_prep.config import PositiveInt
+from data_prep.settings import NonNegative
+from pipeline.growth.operators.base import Option
+
+NOISE = Option(
+    "noise",
+    NonNegative,
+    0.0,
+    "nai: noise on new rows and columns; zero_pad: the small values; `symmetry`: its size. As a share of the tensor's own "
+    "standard deviation (`split`: of the weight).",
+)
+SYMMETRY = Option(
+    "symmetry",
+    Literal["none", "paired", "split"],
+    "none",
+    "Operators that copy: let copies learn different things and keep the function. `paired` adds +e to the column that reads "
+    "one copy and -e to that of the other; `split` divides 1/C unevenly between them.",
+)
+NORM_STATISTICS = Option(
+    "norm_statistics",
+    Literal["stock", "weighted"],
+    "stock",
+    "`weighted`: operators that copy: norms weigh every channel by 1/C, which is exact at any ratio, and turn to stock norms "
+    "over `norm_anneal_steps` steps of training.",
+)
+NORM_ANNEAL_STEPS = Option(
+    "norm_anneal_steps",
+    PositiveInt,
+    1000,
+    "Where `auto` took weighted norms they turn to stock norms over all steps that the model is trained for, if those are "
+    "fewer.",
+)
+COPYING = (SYMMETRY, NOISE)
+WEIGHTED = (NORM_STATISTICS, NORM_ANNEAL_STEPS)
+MAP = Option(
+    "map",
+    Literal["balanced", "random"],
+    "balanced",
+    "fpi, aki: which source index a new one copies: in turn, or drawn uniformly (bert2BERT eq. 5-6).",
+)

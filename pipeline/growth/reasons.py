@@ -1,0 +1,287 @@
+"""Why a growth preserves the function or not: the sentence of each code, and what all of them come to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.families.graph import RESIDUAL
+from pipeline.growth.facts import Break
+from pipeline.growth.index_map import INIT
+from pipeline.growth.operators import Stream, Units
+from pipeline.growth.plan import GrowthPlan
+
+
+class Verdict(StrEnum):
+    """How the grown model's function relates to the source's."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    """The operator would preserve the function, and cannot at these sizes or in this family."""
+    BY_DESIGN = "inexact by design"
+    """The operator or an option changes the function on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason why the grown model computes something else than its source."""
+
+    code: str
+    cause: str
+    """For a reader who knows transformers."""
+    meaning: str
+    """For one who does not."""
+    by_design: bool
+    tensor: str | None = None
+    """The node at which the derivation broke."""
+
+
+_NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """How a code is told."""
+
+    cause: str
+    """For a reader who knows transformers."""
+    meaning: str
+    """For one who does not."""
+    by_design: bool = False
+
+
+_STREAM = (
+    "{where}: {stream} in new channels of the residual stream shift what {norm} takes",
+    "What new channels hold is not what this family's norm ignores, so that {norm} finds other statistics than in the source.",
+)
+_WORDS: Mapping[str, _Words] = {
+    "noise_enters_norm": _Words(
+        "{where}: new channels of the residual stream hold {stream}, which {norm} takes in",
+        (
+            "New channels carry values of their own, and {norm} counts them into its statistics, which shifts every "
+            "layer that follows."
+        ),
+        by_design=True,
+    ),
+    "uneven_counts": _Words(
+        "{where}: counts {counts} under one {norm}",
+        (
+            "Some channels were copied more often than others, and {norm} takes its statistics over all copies alike, "
+            "so that it no longer finds the source's. A hidden size that is a whole multiple of the source's, or "
+            "width: auto, avoids this."
+        ),
+    ),
+    "zeros_enter_layer_norm": _Words(*_STREAM),
+    "means_enter_rms_norm": _Words(*_STREAM),
+    "statistics_scaled": _Words(*_STREAM),
+    "scales_differ_under_layer_norm": _Words(
+        "{where}: channels that are scaled differently meet one {norm}",
+        "LayerNorm subtracts the mean over all channels, which is the source's only where all of them have one scale.",
+    ),
+    "noise_is_read": _Words(
+        "new {units} hold {content} that are heard at once",
+        "New heads or units write to the residual stream from the first step on, though they know nothing yet.",
+        by_design=True,
+    ),
+    "next_layer": _Words(
+        "new rows come from the next layer (advanced knowledge)",
+        ("Part of each layer was replaced by knowledge of the layer above: a worse start, and by the paper faster learning."),
+        by_design=True,
+    ),
+    "scores_scaled": _Words(
+        "NAI eq. 14's factor sharpens every head, since scores are divided by sqrt(d_k) and not by sqrt(D)",
+        (
+            "The paper's factor for queries and keys makes attention sharper, because scores are divided by the square"
+            " root of the head's dimension and not of the hidden size."
+        ),
+        by_design=True,
+    ),
+    "noise_added": _Words(
+        "noise of {noise:g} standard deviations lies on the new rows and columns",
+        "New weights were shaken a little, so that copies do not stay equal for ever.",
+        by_design=True,
+    ),
+    "positions_stretched": _Words(
+        "positions are stretched over the longer table",
+        "Each position's embedding was moved to make room for more positions, so that old positions mean others.",
+        by_design=True,
+    ),
+    "normalizes_again": _Words(
+        "an added layer normalizes again, and LN(LN(x)) is not LN(x) in a post-LN model",
+        "In a post-LN model even a layer that adds nothing normalizes its input once more, and that changes it.",
+    ),
+    "layers_reordered": _Words(
+        "the source's layers are reordered or left out",
+        "The source's layers do not stand in their old order, or not all of them are there.",
+        by_design=True,
+    ),
+    "random_layers": _Words(
+        "added layers are random and change what they pass on",
+        "New layers compute something at random, and all later layers get their output.",
+        by_design=True,
+    ),
+    "repeated_layers": _Words(
+        "added layers repeat the source's and change what they pass on",
+        "Layers are gone through a second time, and the second pass changes what the first one made.",
+        by_design=True,
+    ),
+    "layer_kinds_differ": _Words(
+        "{tensor}: a layer of another kind than the one that it is made of",
+        "A layer attends otherwise (a window, positions) than the layer whose weights it has.",
+    ),
+    "writers_differ": _Words(
+        "{tensor}: what is added to the residual stream has another form than what it is added to",
+        "Two things that are summed were grown in different ways.",
+    ),
+    "writers_scaled_differently": _Words(
+        "{tensor}: what is added to the residual stream has another scale",
+        "Two things that are summed were grown to different scales.",
+    ),
+    "copies_are_read_as_others": _Words(
+        "{tensor}: reads channels as others than those that they copy",
+        "Weights meet channels that they were not trained for.",
+    ),
+    "copies_are_read_unevenly": _Words(
+        "{tensor}: does not read each source channel alike",
+        "Some of the source's channels count for more than before.",
+    ),
+    "mean_is_read": _Words(
+        "{tensor}: reads channels at the mean",
+        "Channels that hold a mean are read as if they held something of their own.",
+    ),
+    "uneven_channels_of_head": _Words(
+        "{tensor}: the channels of a head are not repeated alike under its norm",
+        "A norm over each head finds other statistics than in the source.",
+    ),
+    "logits_scaled": _Words(
+        "{tensor}: logits are multiplied by {factor:g}",
+        "All logits are larger or smaller by one factor.",
+    ),
+}
+
+_CONSEQUENCES = {"noise_enters_norm", "uneven_counts", "statistics_scaled", "zeros_enter_layer_norm", "means_enter_rms_norm"}
+"""Breaks of the stream, after which what reads it breaks too."""
+
+
+def verdict(reasons: Sequence[Reason]) -> Verdict:
+    """Return what the reasons come to."""
+    if not reasons:
+        return Verdict.EXACT
+    return Verdict.BY_DESIGN if any(reason.by_design for reason in reasons) else Verdict.APPROXIMATE
+
+
+def predict(plan: GrowthPlan) -> list[Reason]:
+    """Return every reason why the target computes something else than the source; none where the growth is exact.
+
+    Logits are compared over the source's vocabulary and its positions: larger ones add entries and take nothing away.
+    """
+    causes = [(departure.tensor, departure.cause) for departure in plan.departures]
+    stream_broke = any(cause.code in _CONSEQUENCES for _, cause in causes)
+    heard = sorted({str(cause.facts["port"]) for _, cause in causes if cause.code == "noise_is_read"} - {RESIDUAL})
+    reasons: dict[str, Reason] = {}
+    for tensor, cause in causes:
+        port = cause.facts.get("port")
+        if stream_broke and port == RESIDUAL:
+            continue
+        facts = dict(cause.facts)
+        if cause.code == "noise_is_read":
+            facts["units"] = " and ".join(_grown_units(plan, heard))
+        found = _reason(plan, tensor, Break(cause.code, facts))
+        reasons.setdefault(found.cause, found)
+    return [*reasons.values(), *_options(plan)]
+
+
+def _grown_units(plan: GrowthPlan, heard: Sequence[str]) -> list[str]:
+    units = [port for port in ("heads", "ffn") if port in heard and plan.maps[port].grows]
+    return units + ["head_dim"] * (plan.target.head_dim > plan.source.head_dim)
+
+
+def _options(plan: GrowthPlan) -> list[Reason]:
+    growth, found = plan.growth, []
+    widens = any(axis_map.grows for axis_map in plan.maps.values()) or plan.target.head_dim > plan.source.head_dim
+    if growth.width == "nai" and growth.symmetry == "none" and growth.noise and widens:
+        found.append(_reason(plan, None, Break("noise_added", {"noise": growth.noise})))
+    if any(plan.stretches(tensor) for tensor in plan.tensors.values()):
+        found.append(_reason(plan, None, Break("positions_stretched")))
+    return found
+
+
+def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
+    words = _WORDS[cause.code]
+    facts = dict(cause.facts)
+    kind = facts.get("norm", plan.graph.stream_norm)
+    ratio = plan.target.hidden_size / plan.source.hidden_size
+    told = {
+        "where": f"{plan.family.name} {'post' if plan.graph.writes_by_norms else 'pre'}-norm at x{ratio:g}",
+        "stream": plan.content.stream.value,
+        "content": plan.content.units.value,
+        "tensor": tensor,
+    } | facts
+    told["norm"] = _NORMS[str(kind)]
+    if "counts" in facts:
+        told["counts"] = " and ".join(f"{count:g}" for count in facts["counts"])
+    return Reason(cause.code, words.cause.format(**told), words.meaning.format(**told), words.by_design, tensor)
+
+
+def predict_moments(plan: GrowthPlan) -> list[str]:
+    """Return why Adam's grown moments are not those that the source's own gradients would have come to; none where they are.
+
+    What starts without moments is no departure: `step` says so, element by element.
+    """
+    causes = [reason.cause for reason in predict(plan)]
+    free = any(
+        INIT in each.codes
+        for name, maps in plan.index_maps.items()
+        for each, axis, role in zip(maps, plan.tensors[name].axes, plan.tensors[name].roles, strict=True)
+        if role == "in" and RESIDUAL in axis.ports
+    )
+    if plan.maps[RESIDUAL].grows and plan.graph.stream_norm == "layer" and free:
+        causes.append("readers of new channels enter the mean that LayerNorm takes from its gradient")
+    if plan.growth.symmetry != "none":
+        causes.append("copies that noise makes unlike have gradients of their own")
+    return causes
+
+
+_COPIES = (Stream.COPY, Stream.SQRT_COPY, Stream.MEAN_OF_COPIES)
+
+
+def predict_duplicates(plan: GrowthPlan) -> list[str]:
+    """Return the ports whose new indices are copies that training cannot tell from what they copy.
+
+    What is read and written alike has the same gradient: the model goes on as one of the source's width. Dropout alone,
+    which draws for each unit, would part them.
+    """
+    content, growth = plan.content, plan.growth
+    if growth.symmetry != "none" or (growth.width == "nai" and growth.noise) or content.next_layer:
+        return []
+    residual = plan.maps[RESIDUAL]
+    # Channels at the mean are read at random, by each copy of a unit in its own way.
+    whole = content.stream is not Stream.MEAN_OF_COPIES or residual.balanced
+    stream = not residual.grows or (content.stream in _COPIES and whole)
+    units = stream and content.units is Units.COPY and plan.target.head_dim == plan.source.head_dim
+    ports = ([RESIDUAL] if stream else []) + (["heads", "ffn"] if units else [])
+    return [port for port in ports if plan.maps[port].grows]
+
+
+def duplicates_warning(duplicates: Sequence[str]) -> list[str]:
+    """Return what there is to say of a growth's duplicates, by the ports that have them."""
+    if not duplicates:
+        return []
+    new = ", ".join(_NAMES[port] for port in duplicates)
+    return [
+        f"Training cannot tell new {new} from those that they copy, without dropout: the model learns as a narrower one; "
+        "`symmetry: paired`, or width: exact_aki, makes them unlike"
+    ]
+
+
+_NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units"}
+
+
+def promises(plan: GrowthPlan) -> list[str]:
+    """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
+    reasons = predict(plan)
+    lines = [*plan.choices, f"function: {verdict(reasons)}", *(f"  {reason.cause}" for reason in reasons)]
+    lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
+    if plan.growth.optimizer_state == "grow":
+        causes = predict_moments(plan)
+        lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
+    return lines
