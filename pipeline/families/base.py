@@ -94,6 +94,11 @@ class Family:
         return hasattr(self.config_class, "rope_parameters")
 
     @property
+    def fused_attention(self) -> bool:
+        """Whether its scores are such that torch's fused attention computes them (Gemma-2 caps them: it does not)."""
+        return self.model_class._supports_sdpa
+
+    @property
     def grouped(self) -> bool:
         """Whether query heads may share key-value heads."""
         return hasattr(self.config_class, "num_key_value_heads")

@@ -13,7 +13,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, sizes_of
+from pipeline.families.layer_lists import carry_layer_lists
 from pipeline.families.registry import check_parameters
+from pipeline.families.rope import rope_sets
 from pipeline.families.shape import check_heads
 
 MOST_LAYERS = 10_000
@@ -94,23 +96,24 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
 
 
 def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    rope = config.rope_parameters
-    if not isinstance(rope, Mapping):
-        yield "rope_parameters", rope, "a mapping"
-    if rope.get("rope_type") not in _ROPES:
-        yield "rope_parameters.rope_type", rope.get("rope_type"), f"one of {', '.join(_ROPES)}"
-    for key, value in rope.items():
-        for number in value if isinstance(value, list) else [value]:
-            # A type, a switch or nothing; all else is computed with.
-            if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
-                yield f"rope_parameters.{key}", value, "a number"
+    if not isinstance(config.rope_parameters, Mapping):
+        yield "rope_parameters", config.rope_parameters, "a mapping"
+    for name, rope in rope_sets(config).items():
+        if rope.get("rope_type") not in _ROPES:
+            yield f"{name}.rope_type", rope.get("rope_type"), f"one of {', '.join(_ROPES)}"
+        for key, value in rope.items():
+            for number in value if isinstance(value, list) else [value]:
+                # A type, a switch or nothing; all else is computed with.
+                if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
+                    yield f"{name}.{key}", value, "a number"
     head_dim = sizes_of(config).head_dim
     if head_dim > _MOST_HEAD_DIM:
         yield "head_dim", head_dim, f"a number up to {_MOST_HEAD_DIM}"
-    pairs = head_dim // 2
-    for key, value in rope.items():
-        if isinstance(value, list) and len(value) != pairs:
-            yield f"rope_parameters.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
+    for name, rope in rope_sets(config).items():
+        pairs = int(head_dim * (rope.get("partial_rotary_factor") or 1.0)) // 2
+        for key, value in rope.items():
+            if isinstance(value, list) and len(value) != pairs:
+                yield f"{name}.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
 
 
 def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -130,14 +133,15 @@ def _build(family: Family, config: PretrainedConfig) -> None:
     """Build what tells of the whole: all layers have the same tensors."""
     one = copy.deepcopy(config)
     one.num_hidden_layers = 1
-    if getattr(one, "layer_types", None):
-        one.layer_types = one.layer_types[:1]
+    carry_layer_lists(config, one, [0])
     check_parameters(family, one)
     if family.rotary:
         with torch.device("meta"):
-            rotary = type(family.model_class(one).model.rotary_emb)
+            model = family.model_class(one)
+        rotary = next(type(module) for name, module in model.named_modules() if name.endswith("rotary_emb"))
         frequencies = rotary(config)
-        found = (frequencies.inv_freq, torch.tensor(frequencies.attention_scaling, dtype=torch.float64))
+        scalings = [value for key, value in vars(frequencies).items() if key.endswith("attention_scaling")]
+        found = [*frequencies.buffers(), *(torch.tensor(scaling, dtype=torch.float64) for scaling in scalings)]
         if not all(bool(torch.isfinite(values).all()) for values in found):
             raise ValueError(f"rope_parameters {config.rope_parameters} make frequencies that are no numbers")
 

@@ -18,6 +18,7 @@ from pipeline.families.graph import (
     Norm,
     Rotary,
 )
+from pipeline.families.rope import rope_sets
 
 
 def port_sizes(config: PretrainedConfig) -> dict[str, int]:
@@ -77,8 +78,8 @@ def layer_norm(name: str, *, bias: bool = True) -> Norm:
 
 def rotary(config: PretrainedConfig, *, interleaved: bool = False) -> Rotary:
     """Rotary positions of the part of a head that the configuration names."""
-    parameters = config.rope_parameters or {}
-    return Rotary(int(sizes_of(config).head_dim * (parameters.get("partial_rotary_factor") or 1.0)), interleaved)
+    (share,) = {rope.get("partial_rotary_factor") or 1.0 for rope in rope_sets(config).values()}
+    return Rotary(int(sizes_of(config).head_dim * share), interleaved)
 
 
 def score(config: PretrainedConfig) -> float:

@@ -15,9 +15,12 @@ def scratch_config(
     """Return the Hugging Face configuration of a model to train from scratch; `pairs` gives it a head on sentence pairs.
 
     Windows are packed full, so there is no padding token, whose embedding would stay untrained, but
-    where the family counts positions from it. Raises UserError where the heads do not fit, or the family has none on pairs.
+    where the family counts positions from it. Raises UserError where the heads do not fit, and where the family
+    is not known or has none on pairs.
     """
     families = PAIR_FAMILIES if pairs else FAMILIES
+    if model.family not in FAMILIES:
+        raise UserError(f"source.model.family: {model.family!r} is not known; known are {', '.join(FAMILIES)}")
     if model.family not in families:
         raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; {', '.join(families)} would do")
     family = families[model.family]

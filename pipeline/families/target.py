@@ -8,6 +8,7 @@ from data_prep.errors import UserError
 from pipeline.families.base import Family, Sizes, config_keys, sizes_of
 from pipeline.families.layer_lists import carry_layer_lists
 from pipeline.families.registry import family_of
+from pipeline.families.rope import rope_sets
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import TargetConfig
 
@@ -195,13 +196,14 @@ def _check_rotary(source: PretrainedConfig, old: Sizes, new: Sizes, where: str) 
             f"{where}head_dim: {new.head_dim} is no multiple of the source's {old.head_dim}, so that rotary pairs would lose "
             "their frequencies; choose a multiple"
         )
-    rope = source.rope_parameters.get("rope_type")
-    for key in ("head_dim", "max_position_embeddings"):
-        if getattr(new, key) > getattr(old, key) and rope not in _ROPE_OF_PAIRS:
-            raise UserError(
-                f"{where}{key}: rotary positions of type {rope!r} change with it; keep the source's {getattr(old, key)} "
-                f"(it may grow with {', '.join(_ROPE_OF_PAIRS)})"
-            )
+    for rope in rope_sets(source).values():
+        kind = rope.get("rope_type")
+        for key in ("head_dim", "max_position_embeddings"):
+            if getattr(new, key) > getattr(old, key) and kind not in _ROPE_OF_PAIRS:
+                raise UserError(
+                    f"{where}{key}: rotary positions of type {kind!r} change with it; keep the source's {getattr(old, key)} "
+                    f"(it may grow with {', '.join(_ROPE_OF_PAIRS)})"
+                )
 
 
 def _extend_layer_lists(source: PretrainedConfig, target: PretrainedConfig) -> None:

@@ -5,25 +5,21 @@ departure by far more. No tensor is ever whole in memory.
 """
 
 import copy
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.modeling_outputs import ModelOutput
-from transformers.pytorch_utils import Conv1D
 
 from data_prep.progress import Meter
 from pipeline import keyed
-from pipeline.families import Family, sizes_of
+from pipeline.families import Family, carry_layer_lists, sizes_of
 from pipeline.families.graph import RESIDUAL
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
-from pipeline.growth.streaming import row_chunks
+from pipeline.growth.streamed_model import streamed_model
 from pipeline.growth.weighted_norms import WeightedNorms
 
 SEQUENCES, POSITIONS = 2, 32
@@ -34,110 +30,6 @@ WHOLE_PARAMETERS = 2_000_000_000
 
 _COPIES = 2
 """Target layers of one origin that a sample keeps."""
-
-_REGISTERING = threading.Lock()
-"""Held by the thread that has its own way of registering parameters in place."""
-
-
-def _accumulated(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which matrix kernels sum up products of numbers in `dtype`; what comes out is rounded once."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-class _StreamedLinear(nn.Module):
-    """x W^T + b, a few rows of W [out, in] at a time."""
-
-    def __init__(self, weight: Rows, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._weight, self._bias, self._dtype = weight, bias, dtype
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = _accumulated(self._dtype)
-        product = x.new_empty(*x.shape[:-1], self._weight.shape[0])
-        for start, rows in row_chunks(self._weight):
-            stop = start + len(rows)
-            bias = None if self._bias is None else self._bias[start:stop].to(wide)
-            product[..., start:stop] = functional.linear(x.to(wide), rows.to(self._dtype).to(wide), bias)
-        return product
-
-
-class _StreamedConv1D(nn.Module):
-    """x W + b, a few rows of W [in, out] at a time."""
-
-    def __init__(self, weight: Rows, bias: torch.Tensor, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._weight, self._bias, self._dtype = weight, bias, dtype
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = _accumulated(self._dtype)
-        product = self._bias.to(wide).expand(*x.shape[:-1], -1).clone()
-        for start, rows in row_chunks(self._weight):
-            product += x[..., start : start + len(rows)].to(wide) @ rows.to(self._dtype).to(wide)
-        return product.to(self._dtype)
-
-
-class _StreamedEmbedding(nn.Module):
-    """The rows that are looked up, and no others."""
-
-    def __init__(self, weight: Rows, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._weight, self._dtype = weight, dtype
-
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        used, places = indices.unique(return_inverse=True)
-        return torch.cat([self._weight.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
-
-
-class _ExactRMSNorm(nn.Module):
-    """An RMSNorm that stays in the dtype of what it normalizes; transformers' casts to float32, good to 1e-6 only."""
-
-    def __init__(self, weight: torch.Tensor, variance_epsilon: float) -> None:
-        super().__init__()
-        self.weight, self.variance_epsilon = weight, variance_epsilon
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
-
-
-def streamed_model(
-    family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype, attention: str = "sdpa"
-) -> PreTrainedModel:
-    """Return the family's Hugging Face model whose matrices are read from `state` whenever they are used.
-
-    It computes in `dtype`, rounding where the model would that holds its weights in it. Raises RuntimeError for a module
-    with a matrix of a kind that cannot be streamed.
-    """
-    config = copy.deepcopy(config)
-    # Eager attention would cast a softmax in float64 to float32.
-    config._attn_implementation = attention
-    config.use_cache = False
-    with _parameters_on_meta():
-        model = family.model_class(config).eval()
-
-    def tensor(name: str) -> Rows:
-        return state[name] if name in state else state[family.head_alias[name]]
-
-    def vector(name: str) -> torch.Tensor:
-        rows = tensor(name)
-        return rows.rows(0, rows.shape[0]).to(dtype)
-
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Embedding:
-            model.set_submodule(name, _StreamedEmbedding(tensor(f"{name}.weight"), dtype))
-        elif type(module) in (nn.Linear, Conv1D):
-            kind = _StreamedLinear if type(module) is nn.Linear else _StreamedConv1D
-            bias = None if module.bias is None else vector(f"{name}.bias")
-            model.set_submodule(name, kind(tensor(f"{name}.weight"), bias, dtype))
-        elif dtype is torch.float64 and hasattr(module, "variance_epsilon"):
-            model.set_submodule(name, _ExactRMSNorm(vector(f"{name}.weight"), module.variance_epsilon))
-        else:
-            for leaf, parameter in module.named_parameters(recurse=False):
-                full = f"{name}.{leaf}"
-                if parameter.ndim > 1:
-                    raise RuntimeError(f"{full}: no way to stream a {type(module).__name__}")
-                setattr(module, leaf, nn.Parameter(vector(full), requires_grad=False))
-    # What is left are vectors and buffers, such as rotary frequencies.
-    return model.to(dtype)
 
 
 @torch.no_grad()
@@ -246,34 +138,11 @@ def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
 
 def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[int]) -> tuple[PretrainedConfig, State]:
     """The model of these layers alone: its configuration, and its tensors under their new names."""
-    config = copy.deepcopy(config)
+    whole, config = config, copy.deepcopy(config)
     config.num_hidden_layers = len(layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in layers]
+    carry_layer_lists(whole, config, layers)
     cut: Mapping[str, Rows] = {
         name: state[name if tensor.layer is None else family.kind(name).format(layer=layers[tensor.layer])]
         for name, tensor in family.graph(config).tensors().items()
     }
     return config, cut
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Construct modules whose parameters are only described while their buffers are real.
-
-    Under `torch.device("meta")` the buffers would be lost too, rotary frequencies among them.
-    """
-    with _REGISTERING:
-        register, here = nn.Module.register_parameter, threading.get_ident()
-
-        def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-            # Modules that other threads construct meanwhile are as they always are.
-            if threading.get_ident() == here and parameter is not None and not parameter.is_meta:
-                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-            register(module, name, parameter)
-
-        nn.Module.register_parameter = register_on_meta
-        try:
-            yield
-        finally:
-            nn.Module.register_parameter = register

@@ -1,6 +1,6 @@
 """The recipe's models: one to build from scratch, and the sizes of one to grow into."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -46,7 +46,8 @@ class _Sizes(StrictModel):
 class ModelConfig(_Sizes):
     """A model to build from scratch; keys as in Hugging Face's configurations."""
 
-    family: Literal["gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3"]
+    family: str
+    """The `model_type` of one of the families in docs/growth.md."""
     hidden_size: PositiveInt
     num_hidden_layers: PositiveInt
     num_attention_heads: PositiveInt

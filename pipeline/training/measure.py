@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pipeline.data.batches import Batches
-from pipeline.growth.probe import streamed_model
 from pipeline.growth.state import Rows, Source
+from pipeline.growth.streamed_model import streamed_model
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.probe import probe, streamed_model
+from pipeline.growth.probe import probe
 from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.streamed_model import streamed_model
 from tests.pipeline.growth.models import logits, small_model, tokens, without_casts
 
 TOLERANCE = 1e-10

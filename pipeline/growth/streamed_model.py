@@ -1,0 +1,149 @@
+"""A Hugging Face model whose matrices are read a few rows at a time, whenever they are used."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.families import Family
+from pipeline.growth.state import Rows, State
+from pipeline.growth.streaming import row_chunks
+from pipeline.growth.wide import Float64Islands
+
+_REGISTERING = threading.Lock()
+"""Held by the thread that has its own way of registering parameters in place."""
+
+
+class StreamedMatrices(TorchFunctionMode):
+    """Within it functions find the rows of matrices that are described alone, whatever module calls them.
+
+    Products and lookups read a few rows at a time; any other function gets the whole matrix.
+    """
+
+    def __init__(self, matrices: Mapping[nn.Parameter, Rows], dtype: torch.dtype) -> None:
+        """Of each parameter on the meta device its rows, which are read in `dtype`."""
+        super().__init__()
+        self._matrices, self._dtype = matrices, dtype
+        # The dtype in which kernels sum up products of numbers in `dtype`; what comes out is rounded once.
+        self._wide = torch.promote_types(dtype, torch.float32)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run a torch function."""
+        options = dict(kwargs or {})
+        if func.__name__ != "__get__":  # shapes, dtypes and devices are described
+            if func is functional.linear and self._streamed(args[1]):
+                return self._linear(*args, **options)
+            if func is functional.embedding and self._streamed(args[1]):
+                return self._embedding(*args[:2])
+            if func is torch.addmm and self._streamed(args[2]):  # transformers' Conv1D
+                return self._addmm(*args)
+            args, options = tree_map(self._whole, (args, options))
+        return func(*args, **options)
+
+    def _streamed(self, argument: Any) -> bool:
+        return isinstance(argument, nn.Parameter) and argument in self._matrices
+
+    def _whole(self, argument: Any) -> Any:
+        if not self._streamed(argument):
+            return argument
+        rows = self._matrices[argument]
+        return rows.rows(0, rows.shape[0]).to(self._dtype)
+
+    def _chunks(self, weight: nn.Parameter) -> Iterator[tuple[int, int, torch.Tensor]]:
+        for start, rows in row_chunks(self._matrices[weight]):
+            yield start, start + len(rows), rows.to(self._dtype).to(self._wide)
+
+    def _linear(self, x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x W^T + b of W [out, in]."""
+        product = x.new_empty(*x.shape[:-1], weight.shape[0])
+        for start, stop, rows in self._chunks(weight):
+            added = None if bias is None else bias[start:stop].to(self._wide)
+            product[..., start:stop] = functional.linear(x.to(self._wide), rows, added)
+        return product
+
+    def _addmm(self, bias: torch.Tensor, x: torch.Tensor, weight: nn.Parameter) -> torch.Tensor:
+        """x W + b of W [in, out]."""
+        product = bias.to(self._wide).expand(*x.shape[:-1], -1).clone()
+        for start, stop, rows in self._chunks(weight):
+            product += x[..., start:stop].to(self._wide) @ rows
+        return product.to(self._dtype)
+
+    def _embedding(self, indices: torch.Tensor, weight: nn.Parameter) -> torch.Tensor:
+        """The rows that are looked up, and no others."""
+        used, places = indices.unique(return_inverse=True)
+        rows = self._matrices[weight]
+        return torch.cat([rows.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
+
+
+def streamed_model(
+    family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """Return the family's Hugging Face model whose matrices are read from `state` whenever they are used.
+
+    It computes in `dtype`, rounding where the model would that holds its weights in it; in float64 throughout, where the
+    class computes in float32 too. Its matrices stay on the meta device: of what it holds, vectors and buffers alone can move.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = attention if family.fused_attention else "eager"
+    config.use_cache = False
+    with _parameters_on_meta():
+        model = family.model_class(config).eval()
+    matrices: dict[nn.Parameter, Rows] = {}
+    for name, module in list(model.named_modules()):
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            full = f"{name}.{leaf}"
+            rows = state[full] if full in state else state[family.head_alias[full]]
+            if parameter.ndim > 1:
+                held = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device="meta"), requires_grad=False)
+                matrices[held] = rows
+            else:
+                held = nn.Parameter(rows.rows(0, rows.shape[0]).to(dtype), requires_grad=False)
+            setattr(module, leaf, held)
+    # What is left are buffers, such as rotary frequencies.
+    for module in model.modules():
+        for leaf, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_floating_point():
+                setattr(module, leaf, buffer.to(dtype))
+    forward = model.forward
+
+    def streamed(*args: Any, **options: Any) -> Any:
+        with ExitStack() as modes:
+            if dtype is torch.float64:
+                modes.enter_context(Float64Islands())
+            modes.enter_context(StreamedMatrices(matrices, dtype))
+            return forward(*args, **options)
+
+    model.forward = streamed
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Construct modules whose parameters are only described while their buffers are real.
+
+    Under `torch.device("meta")` the buffers would be lost too, rotary frequencies among them.
+    """
+    with _REGISTERING:
+        register, here = nn.Module.register_parameter, threading.get_ident()
+
+        def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            # Modules that other threads construct meanwhile are as they always are.
+            if threading.get_ident() == here and parameter is not None and not parameter.is_meta:
+                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+            register(module, name, parameter)
+
+        nn.Module.register_parameter = register_on_meta
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register
