@@ -77,6 +77,10 @@ class Family:
     """Configuration keys -> the values that the graph is right for. `a.b` is key b of the mapping a."""
     variants: tuple[Mapping[str, Any], ...] = ({},)
     """Configurations that together have every tensor that a model of the family may have."""
+    tokenizers: tuple[str, ...] = ("sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece")
+    """Algorithms of tokenizers that AutoTokenizer reads beside the model as they were trained."""
+    special_tokens_of: tuple[str, ...] = ()
+    """The families whose special tokens a byte-level BPE must have, where AutoTokenizer gives every file those."""
     own_head_dim: bool = False
     """Whether heads times their dimension need not be the hidden size."""
     intermediate_key: str = "intermediate_size"

@@ -25,11 +25,11 @@ EXACT = 1e-11
 """Logits of order 10 in float64 after some hundred products."""
 
 _SMALL: Mapping[str, Any] = {
-    "hidden_size": 48,
+    "hidden_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 12,
+    "head_dim": 16,
     "intermediate_size": 100,
     "vocab_size": 61,
     "max_position_embeddings": 40,
@@ -40,14 +40,15 @@ _SMALL: Mapping[str, Any] = {
 
 GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "identity": ({}, {}),
-    "width x2": ({"hidden_size": 96}, {}),
-    "width x1.5": ({"hidden_size": 72}, {}),
-    "copies x2": ({"hidden_size": 96}, {"width": "fpi"}),
-    "copies x1.5": ({"hidden_size": 72}, {"width": "fpi"}),
+    "width x2": ({"hidden_size": 128}, {}),
+    "width x1.5": ({"hidden_size": 96}, {}),
+    "copies x2": ({"hidden_size": 128}, {"width": "fpi"}),
+    "copies x1.5": ({"hidden_size": 96}, {"width": "fpi"}),
+    "heads": ({"num_attention_heads": 8, "num_key_value_heads": 4}, {}),
     "FFN": ({"intermediate_size": 130}, {}),
     "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
     "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
-    "width and depth": ({"hidden_size": 96, "num_hidden_layers": 4}, {}),
+    "width and depth": ({"hidden_size": 128, "num_hidden_layers": 4}, {}),
 }
 """Name -> the target's sizes and the growth's options."""
 

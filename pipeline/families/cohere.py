@@ -22,7 +22,6 @@ def graph(config: CohereConfig | Cohere2Config) -> Model:
 _OPTIONS = {
     "kept": ("hidden_act", "layer_norm_eps", "rope_parameters", "sliding_window", "logit_scale"),
     "variants": ({"attention_bias": True},),
-    "own_head_dim": False,
 }
 
 COHERE = decoder("cohere", CohereForCausalLM, CohereConfig, graph, refused={"use_qk_norm": (False,)}, **_OPTIONS)

@@ -12,6 +12,9 @@ from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, M
 from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import attention_output, gated_mlp, port_sizes, query_key_value, rms_norm, rotary, score
 
+BPE_OR_WORDS = ("sentencepiece_bpe", "byte_level_bpe", "wordpiece")
+"""Beside Llama AutoTokenizer makes a BPE of every sentencepiece model."""
+
 _WORDS, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 

@@ -33,5 +33,4 @@ GRANITE = decoder(
         "logits_scaling",
     ),
     variants=({"attention_bias": True, "mlp_bias": True},),
-    own_head_dim=False,
 )

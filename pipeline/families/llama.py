@@ -2,7 +2,7 @@
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_graph, llama_layer
+from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph, llama_layer
 from pipeline.families.graph import Model
 from pipeline.families.nodes import rms_norm
 
@@ -18,5 +18,6 @@ LLAMA = decoder(
     LlamaConfig,
     graph,
     refused={"pretraining_tp": (1, None)},
+    tokenizers=BPE_OR_WORDS,
     variants=({"attention_bias": True, "mlp_bias": True},),
 )

@@ -2,7 +2,7 @@
 
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.families.decoder import decoder, decoder_graph, llama_layer
+from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph, llama_layer
 from pipeline.families.graph import Model
 from pipeline.families.nodes import rms_norm
 
@@ -12,4 +12,4 @@ def graph(config: MistralConfig) -> Model:
     return decoder_graph(config, lambda prefix: llama_layer(prefix, config, bias=False), rms_norm("model.norm"))
 
 
-MISTRAL = decoder("mistral", MistralForCausalLM, MistralConfig, graph)
+MISTRAL = decoder("mistral", MistralForCausalLM, MistralConfig, graph, tokenizers=BPE_OR_WORDS)

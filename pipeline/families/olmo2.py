@@ -24,7 +24,7 @@ def graph(config: Olmo2Config | Olmo3Config) -> Model:
     return decoder_graph(config, layer, rms_norm("model.norm"))
 
 
-_OPTIONS = {"variants": ({"attention_bias": True},), "own_head_dim": False}
+_OPTIONS = {"variants": ({"attention_bias": True},)}
 
 OLMO2 = decoder("olmo2", Olmo2ForCausalLM, Olmo2Config, graph, **_OPTIONS)
 

@@ -35,4 +35,10 @@ def graph(config: Phi3Config) -> Model:
     return decoder_graph(config, layer, rms_norm("model.norm"))
 
 
-PHI3 = decoder("phi3", Phi3ForCausalLM, Phi3Config, graph, own_head_dim=False)
+PHI3 = decoder(
+    "phi3",
+    Phi3ForCausalLM,
+    Phi3Config,
+    graph,
+    dropout=("attention_dropout", "resid_pdrop", "embd_pdrop"),
+)

@@ -12,4 +12,11 @@ def graph(config: Qwen2Config) -> Model:
     return decoder_graph(config, lambda prefix: llama_layer(prefix, config, bias=True), rms_norm("model.norm"))
 
 
-QWEN2 = decoder("qwen2", Qwen2ForCausalLM, Qwen2Config, graph)
+QWEN2 = decoder(
+    "qwen2",
+    Qwen2ForCausalLM,
+    Qwen2Config,
+    graph,
+    tokenizers=("sentencepiece_unigram", "byte_level_bpe"),
+    special_tokens_of=("qwen2", "qwen3"),
+)

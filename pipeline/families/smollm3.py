@@ -18,5 +18,4 @@ SMOLLM3 = decoder(
     SmolLM3Config,
     graph,
     variants=({"attention_bias": True, "mlp_bias": True},),
-    own_head_dim=False,
 )

@@ -36,5 +36,4 @@ STARCODER2 = decoder(
     graph,
     dropout=("attention_dropout", "residual_dropout", "embedding_dropout"),
     kept=("hidden_act", "norm_epsilon", "rope_parameters", "sliding_window", "use_bias"),
-    own_head_dim=False,
 )

@@ -198,7 +198,7 @@ class GrowthPlan:
         if self.growth.symmetry != "none":
             summed = [number for number, role in enumerate(tensor.roles) if role == "in"]
             return Noise(self.growth.symmetry, self.growth.noise, summed[0]) if summed else None
-        return Noise("new", self.growth.noise, 0) if self.growth.width == "nai" else None
+        return Noise("new", self.growth.noise, 0) if WIDTH[self.growth.width].noisy else None
 
 
 def _dtype_of(tensor: Rows) -> torch.dtype:
@@ -232,7 +232,7 @@ def plan_growth(
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, old.writes_by_norms))
     _refuse_idle_options(growth, family, content)
-    _refuse_deadlock(growth, old, new)
+    _refuse_deadlock(growth, content, old, new)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
     return GrowthPlan(
         family=family,
@@ -262,11 +262,12 @@ def _refuse_idle_options(growth: GrowthConfig, family: Family, content: Content)
         raise UserError(f"growth.symmetry: {growth.width} makes no copies of {family.name}'s channels; leave it out")
 
 
-def _refuse_deadlock(growth: GrowthConfig, old: Model, new: Model) -> None:
+def _refuse_deadlock(growth: GrowthConfig, content: Content, old: Model, new: Model) -> None:
     """Zeros at both the writer and the reader of a new channel have no gradient, ever."""
     units = [port for port in new.sizes if port not in ("vocab", "positions") and new.sizes[port] > old.sizes[port]]
-    if growth.width == "zero_pad" and not growth.scaled and growth.noise == 0 and units:
+    small = content.stream is Stream.SMALL or content.units is Units.SMALL
+    if small and growth.noise == 0 and units:
         raise UserError(
-            f"growth.width: zero_pad with zeros on both sides of a new channel ({units[0]}) leaves it without a gradient for "
-            "ever; set `noise` for small values (0.02, say), or `scaled: true` for the exact form"
+            f"growth.width: {growth.width} with zeros on both sides of a new channel ({units[0]}) leaves it without a gradient "
+            "for ever; set `noise` for small values (0.02, say), or `scaled: true` for the exact form"
         )

@@ -198,7 +198,7 @@ def _grown_units(plan: GrowthPlan, heard: Sequence[str]) -> list[str]:
 def _options(plan: GrowthPlan) -> list[Reason]:
     growth, found = plan.growth, []
     widens = any(axis_map.grows for axis_map in plan.maps.values()) or plan.target.head_dim > plan.source.head_dim
-    if growth.width == "nai" and growth.symmetry == "none" and growth.noise and widens:
+    if plan.content.units is Units.COPY and growth.symmetry == "none" and growth.noise and widens:
         found.append(_reason(plan, None, Break("noise_added", {"noise": growth.noise})))
     if any(plan.stretches(tensor) for tensor in plan.tensors.values()):
         found.append(_reason(plan, None, Break("positions_stretched")))
@@ -251,7 +251,7 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     which draws for each unit, would part them.
     """
     content, growth = plan.content, plan.growth
-    if growth.symmetry != "none" or (growth.width == "nai" and growth.noise) or content.next_layer:
+    if growth.symmetry != "none" or growth.noise or content.next_layer:
         return []
     residual = plan.maps[RESIDUAL]
     # Channels at the mean are read at random, by each copy of a unit in its own way.

@@ -40,9 +40,10 @@ class _Growth(StrictModel):
                 raise ValueError(f"`{name}` is an option of {axis}: {' or '.join(operators)}, not of {getattr(self, axis)}")
         if self.depth == "list" and given["layers"] is None:
             raise ValueError("`layers` goes with depth: list, which takes the source layer of each target layer")
-        noisy = self.width in ("nai", "zero_pad") or given["symmetry"] != "none"
+        noisy = (self.width != AUTO and WIDTH[self.width].noisy) or given["symmetry"] != "none"
         if given["noise"] and not noisy:
-            raise ValueError(f"`noise` is an option of width: nai or zero_pad, or of `symmetry`; {self.width} alone has none")
+            alone = " or ".join(name for name, operator in WIDTH.items() if operator.noisy)
+            raise ValueError(f"`noise` is an option of width: {alone}, or of `symmetry`; {self.width} alone has none")
         if given["symmetry"] != "none" and not given["noise"]:
             raise ValueError(f"`symmetry: {given['symmetry']}` needs a size: set `noise`, for instance to 0.25")
         if given["symmetry"] == "split" and given["noise"] > 1:

@@ -1,6 +1,9 @@
 """What a growth certificate says, in words for a reader who has not read the papers."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from pipeline.growth.operators import DEPTH, WIDTH
 
 VERDICTS = {
     "exact": "preserves the function: by rule the grown model computes what its source computes, before it is trained on",
@@ -19,30 +22,16 @@ def counted(number: int, noun: str) -> str:
 def options(growth: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each option of a growth that makes a difference, and what it does."""
     found = []
-    if growth["width"] in ("fpi", "aki"):
-        how = {"balanced": "Copies are dealt out in turn.", "random": "Copies are drawn at random."}
-        found.append((f"map: {growth['map']}", how[growth["map"]]))
-    if growth["width"] == "nai":
-        how = {"block": "The last heads in order are copied.", "last": "The last head is copied again and again."}
-        found.append((f"neighbours: {growth['neighbours']}", how[growth["neighbours"]]))
-    if growth["paper_factor"]:
-        found.append(("paper_factor", "Queries and keys are multiplied by the factor of NAI's equation 14."))
-    if growth["scaled"]:
-        found.append(("scaled", "The residual stream is scaled so that RMSNorm does not see the zeros."))
-    if growth["symmetry"] != "none":
-        how = {
-            "paired": "Twins get opposite noise on what reads them, which cancels out, so that they learn different things.",
-            "split": "Twins share their output unevenly, so that they learn different things.",
-        }
-        found.append((f"symmetry: {growth['symmetry']}", how[growth["symmetry"]]))
-    if growth["noise"]:
-        found.append(
-            (f"noise: {growth['noise']:g}", "The size of the noise or of the small values, as a share of a tensor's deviation.")
-        )
-    if growth["norm_statistics"] == "weighted":
-        steps = growth["norm_anneal_steps"]
-        weighted = f"Norms weigh each channel by 1 over its copies, and turn to stock norms over the first {steps} steps."
-        found.append(("norm_statistics: weighted", weighted))
+    for operator in (WIDTH.get(growth["width"]), DEPTH.get(growth["depth"])):
+        for option in () if operator is None else operator.options:
+            value = growth[option.name]
+            if isinstance(option.told, Mapping):
+                told = option.told.get(value)
+            else:
+                told = option.told.format(**growth) if value != option.default else None
+            if told:
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                found.append((option.name if value is True else f"{option.name}: {shown}", told))
     if growth["positions"] == "interpolate":
         found.append(("positions: interpolate", "The position table is stretched over the longer one."))
     return found

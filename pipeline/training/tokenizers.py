@@ -16,18 +16,17 @@ def check_training(config: TokenizerConfig, family: Family) -> None:
     """Raise UserError where a tokenizer is to be trained that AutoTokenizer would read otherwise beside the model."""
     if config.path is not None:
         return
-    if config.algorithm == "sentencepiece_unigram":
-        # It is a sentencepiece model alone, which other families' classes leave alone.
-        if family.name in ("llama", "mistral"):
-            raise UserError(
-                f"data.tokenizer.algorithm: beside a {family.name} model transformers' AutoTokenizer makes a BPE of every "
-                "sentencepiece model; choose sentencepiece_bpe or byte_level_bpe"
-            )
-    elif family.name == "qwen2" and (config.algorithm != "byte_level_bpe" or config.family not in ("qwen2", "qwen3")):
-        # Whatever class the files name.
+    beside = f"beside a {family.name} model transformers' AutoTokenizer"
+    if config.algorithm not in family.tokenizers:
         raise UserError(
-            "data.tokenizer: beside a qwen2 model transformers' AutoTokenizer makes a Qwen2Tokenizer of every file; train one, "
-            "by data.tokenizer.algorithm=byte_level_bpe and data.tokenizer.family=qwen2, or name one by data.tokenizer.path"
+            f"data.tokenizer.algorithm: {beside} makes another tokenizer of a {config.algorithm}; choose "
+            f"{' or '.join(family.tokenizers)}, or name a tokenizer by data.tokenizer.path"
+        )
+    special = family.special_tokens_of if config.algorithm == "byte_level_bpe" else ()
+    if special and config.family not in special:
+        raise UserError(
+            f"data.tokenizer.family: {beside} makes a {special[0]} tokenizer of every file; set "
+            f"data.tokenizer.family={special[0]}, or name a tokenizer by data.tokenizer.path"
         )
 
 

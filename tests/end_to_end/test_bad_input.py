@@ -134,7 +134,7 @@ def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared
             "data: tokenizer: shards need the tokenizer that they were made with",
         ),
         (["optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'?"),
-        (["source.model.family=t5"], "Input should be 'gpt2', 'bert', 'roberta', 'llama', 'mistral', 'qwen2' or 'qwen3'"),
+        (["source.model.family=mamba"], "source.model.family: 'mamba' is not known; known are gpt2, "),
     ],
 )
 def test_an_impossible_recipe_is_refused_by_key(refused, overrides, words):

@@ -39,6 +39,8 @@ class Option:
     """Its type, as pydantic reads it."""
     default: Any
     description: str
+    told: Mapping[Any, str] | str = ""
+    """What it does, for the reader of a report: by its value, or where it is not the default; keys of the section in braces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class WidthOperator:
     pick: Callable[[Request], np.ndarray] = in_turn
     """Which source index each target index copies, the source's own first; raises UserError where blocks do not divide."""
     options: tuple[Option, ...] = ()
+    noisy: bool = False
+    """Whether `noise` alone is of use: on new rows and columns, or as the small values that they hold."""
     check: Callable[[Mapping[str, Any]], str | None] = lambda options: None
     """What is wrong with a combination of options, as a sentence."""
 

@@ -9,13 +9,18 @@ from pipeline.growth.operators.base import Content, Option, Request, Stream, Uni
 from pipeline.growth.operators.options import COPYING, WEIGHTED
 
 _NEIGHBOURS = Option(
-    "neighbours", Literal["block", "last"], "block", "nai: the last n heads in order, or the last head n times."
+    "neighbours",
+    Literal["block", "last"],
+    "block",
+    "nai: the last n heads in order, or the last head n times.",
+    {"block": "The last heads in order are copied.", "last": "The last head is copied again and again."},
 )
 _PAPER_FACTOR = Option(
     "paper_factor",
     bool,
     False,
     "nai: multiply queries and keys by (D_t / D_s)^(1/4) (NAI eq. 14), which is right for scores over sqrt(D) only.",
+    "Queries and keys are multiplied by the factor of NAI's equation 14.",
 )
 
 
@@ -41,4 +46,5 @@ OPERATOR = WidthOperator(
     content=lambda options, norms: Content(Stream.COPY, Units.COPY),
     pick=neighbours,
     options=(_NEIGHBOURS, _PAPER_FACTOR, *COPYING, *WEIGHTED),
+    noisy=True,
 )

@@ -12,6 +12,7 @@ NOISE = Option(
     0.0,
     "nai: noise on new rows and columns; zero_pad: the small values; `symmetry`: its size. As a share of the tensor's own "
     "standard deviation (`split`: of the weight).",
+    "The size of the noise or of the small values, as a share of a tensor's deviation.",
 )
 SYMMETRY = Option(
     "symmetry",
@@ -19,6 +20,10 @@ SYMMETRY = Option(
     "none",
     "Operators that copy: let copies learn different things and keep the function. `paired` adds +e to the column that reads "
     "one copy and -e to that of the other; `split` divides 1/C unevenly between them.",
+    {
+        "paired": "Copies get opposite noise on what reads them, which cancels out, so that they learn different things.",
+        "split": "Copies share their output unevenly, so that they learn different things.",
+    },
 )
 NORM_STATISTICS = Option(
     "norm_statistics",
@@ -26,6 +31,7 @@ NORM_STATISTICS = Option(
     "stock",
     "`weighted`: operators that copy: norms weigh every channel by 1/C, which is exact at any ratio, and turn to stock norms "
     "over `norm_anneal_steps` steps of training.",
+    "Norms weigh each channel by 1 over its copies, and turn to stock norms over the first {norm_anneal_steps} steps.",
 )
 NORM_ANNEAL_STEPS = Option(
     "norm_anneal_steps",
@@ -41,4 +47,5 @@ MAP = Option(
     Literal["balanced", "random"],
     "balanced",
     "fpi, aki: which source index a new one copies: in turn, or drawn uniformly (bert2BERT eq. 5-6).",
+    {"balanced": "Copies are dealt out in turn.", "random": "Copies are drawn at random."},
 )

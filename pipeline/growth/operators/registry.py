@@ -9,7 +9,7 @@ from pipeline.growth.operators.base import DepthOperator, Option, WidthOperator
 _FOUND = [
     module.OPERATOR
     for info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name)
-    if info.name != "registry"
+    if info.name not in ("registry", "__main__")
     and hasattr(module := importlib.import_module(f"pipeline.growth.operators.{info.name}"), "OPERATOR")
 ]
 

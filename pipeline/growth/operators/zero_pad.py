@@ -11,6 +11,7 @@ _SCALED = Option(
     bool,
     False,
     "zero_pad: new units that write nothing and a residual stream scaled for the norm, exact under RMSNorm.",
+    "The residual stream is scaled so that RMSNorm does not see the zeros.",
 )
 
 
@@ -30,5 +31,6 @@ OPERATOR = WidthOperator(
     citation="transfer training from smaller language models (copy and pad)",
     content=_content,
     options=(_SCALED, NOISE),
+    noisy=True,
     check=_check,
 )

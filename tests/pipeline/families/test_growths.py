@@ -1,0 +1,158 @@
+"""Families against their stock classes: shapes, and growths of random models in float64, by what the graph derives of them."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pipeline.families import FAMILIES, check, check_parameters, target_config
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import Verdict
+from pipeline.growth.wide import Float64Islands
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective == "clm")
+
+OPTIONS = {
+    "llama": [
+        {"attention_bias": True, "mlp_bias": True},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    ],
+    "qwen3": [{"attention_bias": True}],
+    "gpt_neox": [{"use_parallel_residual": False}, {"attention_bias": False}],
+    "stablelm": [{"use_parallel_residual": True}, {"use_qkv_bias": True}],
+    "starcoder2": [{"use_bias": False}],
+    "phi3": [{"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}],
+    "granite": [
+        {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.02, "logits_scaling": 8.0}
+    ],
+    "cohere": [{"attention_bias": True, "logit_scale": 0.25}],
+    "olmo2": [{"num_key_value_heads": 4}],
+    "gemma2": [{"query_pre_attn_scalar": 17, "attn_logit_softcapping": 3.0, "final_logit_softcapping": None}],
+    "smollm3": [{"no_rope_layers": [0, 1, 1]}],
+    "cohere2": [{"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 5}],
+    "olmo3": [{"layer_types": ["full_attention", "sliding_attention", "full_attention"], "sliding_window": 5}],
+    "gemma3_text": [{"layer_types": ["full_attention", "sliding_attention", "full_attention"], "sliding_window": 5}],
+    "qwen2": [
+        {
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+            "sliding_window": 5,
+            "use_sliding_window": True,
+        }
+    ],
+}
+"""What a family's configuration may say besides, and what a growth that made lists anew would get wrong."""
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_familys_graph_has_the_classs_tensors_and_growths_are_what_it_derives(name, tied, capsys):
+    family = FAMILIES[name]
+    for changed in ({}, {"hidden_size": 96}):
+        check_parameters(family, check.small_config(family, tie_word_embeddings=tied, **changed))
+    _hold(name, {"tie_word_embeddings": tied}, capsys)
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, listed in OPTIONS.items() for options in listed])
+def test_growths_are_what_the_graph_derives_under_a_familys_options(name, options, capsys):
+    _hold(name, options, capsys)
+
+
+def _hold(name, options, capsys):
+    found = {outcome.growth: outcome for outcome in check.outcomes(FAMILIES[name], **options)}
+    assert all(outcome.holds for outcome in found.values()), found
+    exact = {"identity", "width x2", "FFN"}
+    if name in PRE_NORM:
+        exact |= {"width x1.5", "depth", "depth on top", "width and depth"}
+        if FAMILIES[name].own_head_dim:
+            exact.add("heads")
+        else:
+            assert "heads: refused" in capsys.readouterr().out
+    assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Verdict.EXACT}
+
+
+def moved(name, change, sizes, **options):
+    """By how much logits move where the grown model's configuration or weights are changed by hand."""
+    family = FAMILIES[name]
+    config = check.small_config(family, **options)
+    model = check.random_model(family, config, 1)
+    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(), 1, stock=True)
+    grown = check.grown_model(dataclasses.replace(plan, config=change(plan.config) or plan.config), model)
+    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+    return (check.logits(family, grown, ids) - check.logits(family, model, ids)).abs().max().item()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values", "options"),
+    [
+        ("smollm3", "no_rope_layers", [1, 1, 1, 0, 1], {"no_rope_layers": [1, 0, 1]}),
+        ("gemma2", "layer_types", ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"], {"sliding_window": 5}),
+        ("gemma3_text", "layer_types", ["sliding_attention"] * 5, {"sliding_window": 5}),
+        ("cohere2", "layer_types", ["sliding_attention"] * 3 + ["full_attention", "sliding_attention"], {"sliding_window": 5}),
+        ("olmo3", "layer_types", ["sliding_attention"] * 3 + ["full_attention", "sliding_attention"], {"sliding_window": 5}),
+    ],
+)
+def test_lists_of_layers_go_with_the_layers_that_they_are_of(name, key, values, options):
+    """The trap: as the class makes them for five layers they move logits."""
+    options = (
+        {"layer_types": ["full_attention", "sliding_attention", "full_attention"]} | options
+        if key == "layer_types"
+        else options
+    )
+
+    def anew(config):
+        assert getattr(config, key) != values
+        setattr(config, key, values)
+
+    assert moved(name, lambda config: None, {"num_hidden_layers": 5}, **options) < 1e-11
+    assert moved(name, anew, {"num_hidden_layers": 5}, **options) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("query_pre_attn_scalar", 24), ("rms_norm_eps", 1e-2), ("attn_logit_softcapping", 1.0)]
+)
+def test_constants_of_gemma_stay_the_sources(key, value):
+    assert moved("gemma2", lambda config: setattr(config, key, value), {"hidden_size": 96}) > 1e-3
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_the_loss_does_not_jump_when_silent_layers_begin_to_train(name):
+    """A norm behind a branch would blow the first update of a zero matrix up to full size, and logits would move by 5 to 15."""
+    first, *after = losses(name)
+    # Ten steps of Adam down a gradient: the loss falls, but for the curvature of a step.
+    assert max(after) < first + 0.02, (first, after)
+
+
+def test_silent_layers_by_zero_writers_under_a_norm_would_jump():
+    first, *after = losses("olmo2", by_writers=True)
+    assert max(after) > first + 0.1, (first, after)
+
+
+def losses(name, *, by_writers=False):
+    family = FAMILIES[name]
+    config = check.small_config(family, tie_word_embeddings=False)
+    model = check.random_model(family, config, 1)
+    plan = plan_growth(
+        config, target_config(config, TargetConfig(num_hidden_layers=6)), GrowthConfig(depth="interleave"), 1, stock=True
+    )
+    grown = check.grown_model(plan, model).train()
+    if by_writers:
+        with torch.no_grad():
+            for name_, parameter in grown.named_parameters():
+                layer = int(name_.split(".")[2]) if ".layers." in name_ else None
+                if layer is not None and plan.layers[layer].silent:
+                    if name_.endswith(("o_proj.weight", "down_proj.weight")):
+                        parameter.zero_()
+                    elif name_.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+                        parameter.fill_(1.0)
+    ids = torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.Adam(grown.parameters(), lr=1e-4)
+    seen = []
+    for _ in range(11):
+        with Float64Islands():
+            loss = grown(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    return seen
