@@ -45,6 +45,7 @@ GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "copies x2": ({"hidden_size": 128}, {"width": "fpi"}),
     "copies x1.5": ({"hidden_size": 96}, {"width": "fpi"}),
     "heads": ({"num_attention_heads": 8, "num_key_value_heads": 4}, {}),
+    "head dimension": ({"head_dim": 32}, {}),
     "FFN": ({"intermediate_size": 130}, {}),
     "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
     "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),

@@ -105,10 +105,13 @@ class AxisRules:
         return AxisIndexMap(axis_map.indices, scale, axis_map.counts, ~axis_map.own, next_layer)
 
     def norm(
-        self, axis: Axis, normed: Fact, wanted: AxisIndexMap | None, read_by: AxisIndexMap | None
+        self, normed: Fact, wanted: AxisIndexMap | None, read_by: AxisIndexMap | None
     ) -> tuple[AxisIndexMap, AxisIndexMap, Fact]:
-        """Gain and bias of a norm, and what it gives: copies at scale 1, at `wanted`'s, or such that `read_by` reads 1."""
-        if len(normed.index) == normed.source_size and bool((normed.scale == 1).all()) and not self._filled(axis):
+        """Gain and bias of a norm over the stream, and what it gives.
+
+        Copies are at scale 1, at `wanted`'s, or such that `read_by` reads 1.
+        """
+        if len(normed.index) == normed.source_size and bool((normed.scale == 1).all()) and not self._filled(STREAM):
             own = AxisIndexMap.identity(normed.source_size)
             return own, own, normed
         counts = normed.counts
@@ -116,7 +119,7 @@ class AxisRules:
         gain = out / normed.scale
         if read_by is not None and self.operator.stream not in _FILLS:
             out, gain = 1 / (read_by.factors * counts), 1 / (normed.scale * read_by.factors * counts)
-        repeats = self._repeats(axis)
+        repeats = self._repeats(STREAM)
         # Where zero comes in, or what nothing is done about, the gain is free.
         index = torch.where(normed.copied, normed.index, INIT)
         shift = index
@@ -191,7 +194,7 @@ class AxisRules:
         first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
         turned, repeated = (first, first) if new.rotary is None else _rotary_places(old.rotary, new.rotary, before, width)
         if new.query_norm is not None and new.query_norm.span == "all":
-            return self._heads_of_one_norm()
+            return self._heads_of_one_norm(old, new, first, turned, repeated)
         query, group, norm = self.units("heads"), self.units("kv_heads"), AxisIndexMap.identity(1)
         fill = _FILLS.get(self.operator.units)
         normed = new.query_norm is not None and new.query_norm.span == "head"
@@ -216,24 +219,37 @@ class AxisRules:
         scaled |= {part: scaled[part].times(factor) for part in ("query", "key")}
         return HeadMaps(rows, gains)
 
-    def _heads_of_one_norm(self) -> HeadMaps:
+    def _heads_of_one_norm(
+        self, old: Attention, new: Attention, first: torch.Tensor, turned: torch.Tensor, repeated: torch.Tensor
+    ) -> HeadMaps:
         """Heads whose queries, and keys, go through one norm together: copies of h sqrt(H'/H) / sqrt(C), which it does not see.
 
-        New heads of their own would enter its statistics.
+        New heads of their own would enter its statistics, and so would new channels: as under a norm over each head, all of
+        a head's are repeated alike, and the gains choose those that reach a score.
         """
-        width = self.source.sizes["head_dim"]
-        places = torch.arange(width)
+        before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
 
-        def copies(port: str, *, scaled: bool) -> AxisIndexMap:
+        def copies(port: str, places: torch.Tensor, code: int, *, scaled: bool = False) -> AxisIndexMap:
             axis_map = self.maps[port]
             counts = axis_map.counts
             ratio = len(axis_map.indices) / axis_map.source_size
             scale = (ratio / counts).sqrt() if scaled and axis_map.grows else None
             heads = AxisIndexMap(axis_map.indices, scale, counts if axis_map.grows else None, ~axis_map.own)
-            return (heads.starting_fresh() if axis_map.splits else heads).blocks(width, places, INIT)
+            return (heads.starting_fresh() if axis_map.splits else heads).blocks(before, places, code)
 
-        rows = {"query": copies("heads", scaled=True), "key": copies("kv_heads", scaled=True)}
-        return HeadMaps(rows | {"value": copies("kv_heads", scaled=False)}, {})
+        rows = {
+            "query": copies("heads", repeated, INIT, scaled=True),
+            "key": copies("kv_heads", repeated, INIT, scaled=True),
+        }
+        factor = self._query_key_factor(old, new)
+        gains = {
+            "query": copies("heads", turned, INIT).times(factor),
+            "key": copies("kv_heads", turned, ZERO).times(factor),
+        }
+        if width > before:
+            rows = {part: each.starting_fresh() for part, each in rows.items()}
+            gains = {part: each.starting_fresh() for part, each in gains.items()}
+        return HeadMaps(rows | {"value": copies("kv_heads", first, INIT)}, gains)
 
     def _query_key_factor(self, old: Attention, new: Attention) -> float:
         """What queries and keys are each multiplied by, so that their product times the score's factor stays.

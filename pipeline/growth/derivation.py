@@ -143,11 +143,9 @@ class Derivation:
         given: dict[str, Fact] = {}
         for linear in new.inputs:
             given |= self._linear(linear, x, heads.rows)
-        for norm, part, axis in head_norms(new):
-            if norm.span == "head":
-                given[part] = self._head_norm(norm, given[part], heads.gains[part])
-            else:
-                given[part] = self._norm(norm, given[part], axis=axis)
+        for norm, part, _ in head_norms(new):
+            normalized = self._head_norm if norm.span == "head" else self._norm_over_heads
+            given[part] = normalized(norm, given[part], heads.gains[part])
         return self._mixed(old, new, given)
 
     def _units(self, inputs: Iterable[Linear], x: Fact) -> Fact:
@@ -181,13 +179,12 @@ class Derivation:
         *,
         wanted: AxisIndexMap | None = None,
         read_by: AxisIndexMap | None = None,
-        axis: Axis = STREAM,
     ) -> Fact:
         """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
-        normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted and axis is STREAM)
+        normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted)
         if cause is not None:
             self._break(norm.gain, cause)
-        gain, bias, out = self.rules.norm(axis, normed, wanted, read_by)
+        gain, bias, out = self.rules.norm(normed, wanted, read_by)
         self.maps[norm.gain] = (gain,)
         if norm.bias is not None:
             self.maps[norm.bias] = (bias,)
@@ -211,6 +208,17 @@ class Derivation:
         index = torch.where(x.copied & (gains == x.index % old), x.index, NOISE)
         index = torch.where(gains == ZERO, ZERO, index)
         return Fact(index, x.scale * gain.factors.repeat(len(x.index) // new), x.source_size)
+
+    def _norm_over_heads(self, norm: Norm, x: Fact, gain: AxisIndexMap) -> Fact:
+        """One norm over the channels of all heads."""
+        normed, cause = facts.normalize(x, norm.kind)
+        if cause is not None:
+            self._break(norm.gain, cause)
+        if not facts.same(normed.scale, 1.0):
+            gain = replace(gain, scale=gain.factors / normed.scale)
+        self.maps[norm.gain] = (gain,)
+        index = torch.where(normed.copied & (gain.indices == normed.index), normed.index, NOISE)
+        return Fact(torch.where(gain.indices == ZERO, ZERO, index), normed.scale * gain.factors, x.source_size)
 
     def _mixed(self, old: Attention, new: Attention, given: Mapping[str, Fact]) -> Fact:
         """What the heads mix: a source head's where queries, keys and values are that head's, else noise."""

@@ -65,7 +65,7 @@ def _hold(name, options, capsys):
     if name in PRE_NORM:
         exact |= {"width x1.5", "depth", "depth on top", "width and depth"}
         if FAMILIES[name].own_head_dim:
-            exact.add("heads")
+            exact |= {"heads", "head dimension"}
         else:
             assert "heads: refused" in capsys.readouterr().out
     assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Verdict.EXACT}

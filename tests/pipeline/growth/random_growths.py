@@ -1,0 +1,130 @@
+"""Growths drawn at random, of random models of stock classes, in float64: `python -m tests.pipeline.growth.random_growths 300`.
+
+What is called exact must be exact, and whatever cannot be grown must be refused in a sentence.
+"""
+
+import random
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+import pydantic
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, check, target_config
+from pipeline.growth.operators import DEPTH, WIDTH
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One growth."""
+
+    family: str
+    source: dict
+    target: dict
+    growth: dict
+
+
+def draw(seed: int) -> Drawn:
+    """Return the growth of a seed: family, sizes, operators and options."""
+    given = random.Random(seed)
+    name = given.choice(sorted(FAMILIES))
+    family = FAMILIES[name]
+    head_dim, group, kv = given.choice([8, 16]), given.choice([1, 2, 3]), given.choice([1, 2, 3])
+    if not family.grouped:
+        group = 1
+    heads, layers = group * kv, given.randint(1, 4)
+    source = {
+        "hidden_size": heads * head_dim,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        family.intermediate_key: given.choice([24, 40, 64]),
+        "vocab_size": 61,
+        "tie_word_embeddings": given.random() < 0.5,
+    }
+    if family.own_head_dim:
+        source["head_dim"] = head_dim
+        source["hidden_size"] = given.choice([heads * head_dim, 24, 48])
+    target = {}
+    if given.random() < 0.7:
+        target["hidden_size"] = round(source["hidden_size"] * given.choice([1, 1.25, 1.5, 2, 2.5, 3]))
+    if given.random() < 0.4:
+        target["num_attention_heads"] = heads * given.choice([1, 2, 3]) + given.choice([0, 0, 1])
+    if given.random() < 0.3:
+        target["num_key_value_heads"] = kv * given.choice([1, 2])
+    if given.random() < 0.2:
+        target["head_dim"] = head_dim * given.choice([1, 2, 3])
+    if given.random() < 0.5:
+        target["intermediate_size"] = source[family.intermediate_key] + given.choice([0, 1, 8, 40, 64])
+    if given.random() < 0.6:
+        target["num_hidden_layers"] = layers + given.randint(0, 4)
+    if given.random() < 0.2:
+        target["vocab_size"] = 61 + given.randint(0, 9)
+    growth = {"width": given.choice(["auto", *WIDTH]), "depth": given.choice(["auto", *DEPTH])}
+    if growth["depth"] == "list":
+        growth["layers"] = [given.randrange(layers) for _ in range(target.get("num_hidden_layers", layers))]
+    if growth["width"] == "zero_pad" and given.random() < 0.6:
+        growth["scaled"] = True
+    elif growth["width"] in ("zero_pad", "nai") and given.random() < 0.7:
+        growth["noise"] = 0.05
+    if growth["width"] in ("auto", "fpi", "nai", "hypercloning", "exact_aki", "average_pad") and given.random() < 0.3:
+        growth |= {"symmetry": given.choice(["paired", "split"]), "noise": 0.25}
+    return Drawn(name, source, target, growth)
+
+
+def outcome(drawn: Drawn) -> tuple[str, float]:
+    """Return what a growth came to, and the most that a logit moved, as a share of the largest or of 1."""
+    family = FAMILIES[drawn.family]
+    keys = {key: value for key, value in drawn.source.items() if hasattr(family.config_class(), key) or key == "head_dim"}
+    try:
+        config = check.small_config(family, **keys)
+        target = target_config(config, TargetConfig(**drawn.target))
+        plan = plan_growth(config, target, GrowthConfig(**drawn.growth), 1, stock=True)
+    except (UserError, pydantic.ValidationError, StrictDataclassClassValidationError):
+        return "refused", 0.0
+    model = check.random_model(family, config, 1)
+    input_ids = torch.randint(4, 61, (2, 20), generator=torch.Generator().manual_seed(2))
+    before = check.logits(family, model, input_ids)
+    after = check.logits(family, check.grown_model(plan, model), input_ids)[..., :61]
+    moved = (after - before).abs().max().item() / max(1.0, before.abs().max().item())
+    return verdict(predict(plan)).value, moved
+
+
+def wrong(drawn: Drawn) -> str | None:
+    """Return what is wrong with a growth's verdict, if anything."""
+    told, moved = outcome(drawn)
+    bad = told == Verdict.EXACT and not moved <= check.EXACT
+    return f"{drawn} is called exact and moves a logit by {moved:.2g}" if bad else None
+
+
+def main() -> int:
+    """Try as many growths as the command line names; return the exit status."""
+    first, last = (int(number) for number in (["0", *sys.argv[1:]][-2:]))
+    counts: Counter[str] = Counter()
+    failed = 0
+    for seed in range(first, last):
+        drawn = draw(seed)
+        try:
+            told, moved = outcome(drawn)
+        except Exception as error:
+            print(f"{seed}: {drawn}: {type(error).__name__}: {error}", flush=True)
+            failed += 1
+            continue
+        counts[told] += 1
+        if told == Verdict.EXACT and not moved <= check.EXACT:
+            print(f"{seed}: {drawn} is called exact and moves a logit by {moved:.2g}", flush=True)
+            failed += 1
+        if told != Verdict.EXACT and told != "refused" and moved <= check.EXACT:
+            print(f"{seed}: {drawn} is called {told} and moves nothing", flush=True)
+    print(f"{last - first} growths: {dict(counts)}, {failed} wrong")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
