@@ -76,9 +76,13 @@ def decoder(
     model_class: type[PreTrainedModel],
     config_class: type[PretrainedConfig],
     graph: Callable[[PretrainedConfig], Model],
+    *,
+    refused: Mapping[str, tuple[Any, ...]] | None = None,
+    partial_rotary: bool = False,
     **others: Any,
 ) -> Family:
-    """Return a family whose modules are named as Llama's."""
+    """Return a family whose modules are named as Llama's; `partial_rotary` where its class turns a part of a head."""
+    whole = {} if partial_rotary else {"rope_parameters.partial_rotary_factor": (1.0, None)}
     given: Mapping[str, Any] = {
         "objective": "clm",
         "layers": "model.layers",
@@ -98,5 +102,10 @@ def decoder(
         "own_head_dim": True,
     }
     return Family(
-        name=name, model_class=model_class, config_class=config_class, graph=graph, **given | {"refused": {}} | others
+        name=name,
+        model_class=model_class,
+        config_class=config_class,
+        graph=graph,
+        refused=whole | dict(refused or {}),
+        **given | others,
     )

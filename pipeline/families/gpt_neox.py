@@ -47,6 +47,7 @@ GPT_NEOX = decoder(
     ),
     # The causal mask, and the rotary frequencies.
     buffers=re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$"),
+    partial_rotary=True,
     dropout=("attention_dropout", "hidden_dropout"),
     kept=("hidden_act", "layer_norm_eps", "rope_parameters", "use_parallel_residual", "attention_bias"),
     own_head_dim=False,

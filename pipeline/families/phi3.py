@@ -40,5 +40,6 @@ PHI3 = decoder(
     Phi3ForCausalLM,
     Phi3Config,
     graph,
+    partial_rotary=True,
     dropout=("attention_dropout", "resid_pdrop", "embd_pdrop"),
 )

@@ -30,6 +30,7 @@ STABLELM = decoder(
     kept=("hidden_act", "layer_norm_eps", "rope_parameters", "use_parallel_residual", "use_qkv_bias"),
     # Its norms over queries and keys are a module a head.
     refused={"qk_layernorm": (False,)},
+    partial_rotary=True,
     dropout=("attention_dropout", "hidden_dropout"),
     variants=({"use_qkv_bias": True},),
     own_head_dim=False,

@@ -209,7 +209,7 @@ class AxisRules:
             "key": group.blocks(before, repeated, INIT) if normed else group.blocks(before, turned, ZERO),
             "value": group.blocks(before, first, INIT),
         }
-        gains = {"query": norm.blocks(before, turned, INIT), "key": norm.blocks(before, turned, ZERO)}
+        gains = {"query": norm.blocks(before, repeated, INIT), "key": norm.blocks(before, turned, ZERO)}
         if normed and width > before:
             # Of channels that are repeated alike only some reach a score.
             rows |= {part: rows[part].starting_fresh() for part in gains}
@@ -243,7 +243,7 @@ class AxisRules:
         }
         factor = self._query_key_factor(old, new)
         gains = {
-            "query": copies("heads", turned, INIT).times(factor),
+            "query": copies("heads", repeated, INIT).times(factor),
             "key": copies("kv_heads", turned, ZERO).times(factor),
         }
         if width > before:

@@ -7,6 +7,7 @@ from pipeline.growth.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
 from pipeline.report import words
 from pipeline.report.figures import GREY, LOOKS, SIZE, Plot, blank, legend_above
 from pipeline.report.recorded import RecordedRun
+from pipeline.runs.records import reasons_of
 
 _SIZES = (
     ("num_hidden_layers", "layers"),
@@ -83,7 +84,7 @@ def _explained(certificate: dict[str, Any], number: int, name: str) -> Explained
         choices=certificate["choices"],
         maps=_maps(certificate["maps"]),
         verdict=words.VERDICTS[certificate["verdict"]],
-        departures=[(one["cause"], one["meaning"]) for one in certificate["departures"]],
+        departures=[(one["cause"], one["meaning"]) for one in reasons_of(certificate)],
         moments=_moments(certificate),
         measured=[_measured(seen, where) for seen, where in _comparisons(certificate)],
         meaning=_meaning(certificate),

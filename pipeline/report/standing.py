@@ -12,6 +12,7 @@ from pipeline.report.growths import size
 from pipeline.report.parts import Tile
 from pipeline.report.recorded import RecordedRun
 from pipeline.report.words import counted
+from pipeline.runs.records import duplicates_of
 from pipeline.runs.steps import missing_words
 
 _SEEN = 12
@@ -118,7 +119,7 @@ def warnings(run: RecordedRun) -> list[str]:
     for number, certificate in enumerate(run.certificates, 1):
         if not certificate["measured_agrees"]:
             lines.append(f"Growth {number} should have preserved the function and was seen not to.")
-        lines += [f"{line}." for line in duplicates_warning(certificate["duplicates"])]
+        lines += [f"{line}." for line in duplicates_warning(duplicates_of(certificate))]
     cost = source_cost(run) if run.steps else None
     if cost is not None:
         lines.append(f"What the pre-training of {run.recipe.source.path} cost is {cost}.")

@@ -28,6 +28,7 @@ from pipeline.runs.records import (
     read_certificates,
     read_recipe,
     read_record,
+    reasons_of,
 )
 
 CARD = "README.md"
@@ -200,7 +201,7 @@ def _certificate(known: Known) -> str:
         measured, seen = certificate["measured"], certificate["in_training"]
         lines += [
             f"{number}. Predicted: {certificate['verdict']}"
-            + "".join(f"; {departure['cause']}" for departure in certificate["departures"])
+            + "".join(f"; {departure['cause']}" for departure in reasons_of(certificate))
             + f". In {measured['dtype']} on {measured['tokens']} tokens a logit moved by at most "
             f"{measured['max_logit_difference']:.3g} and the loss from {measured['source_loss']:.6f} to "
             f"{measured['grown_loss']:.6f}. Digest of the source: `{certificate['source_digest']}`."

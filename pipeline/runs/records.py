@@ -238,12 +238,27 @@ class CertificateRecord(TypedDict):
     maps: dict[str, MapRecord]
     layers: list[LayerRecord]
     verdict: Literal["exact", "approximate", "inexact by design"]
-    departures: list[ReasonRecord]
-    duplicates: list[Literal["residual", "heads", "ffn"]]
+    departures: list[ReasonRecord | str]
+    duplicates: NotRequired[list[Literal["residual", "heads", "ffn"]]]
+    twins: NotRequired[list[Literal["residual", "heads", "ffn"]]]
+    """What earlier versions called duplicates."""
     moments_departures: list[str] | None
     measured: ComparisonRecord
     in_training: ComparisonRecord | None
     measured_agrees: bool
+
+
+def reasons_of(certificate: CertificateRecord) -> list[ReasonRecord]:
+    """Return why a grown model computes something else than its source; earlier versions wrote sentences alone."""
+    return [
+        {"code": "", "cause": each, "meaning": "", "by_design": False, "tensor": None} if isinstance(each, str) else each
+        for each in certificate["departures"]
+    ]
+
+
+def duplicates_of(certificate: CertificateRecord) -> list[str]:
+    """Return the ports whose new indices are copies that learn the same; earlier versions had another key."""
+    return certificate["duplicates"] if "duplicates" in certificate else certificate.get("twins", [])
 
 
 @with_config(_ANY_OTHERS)

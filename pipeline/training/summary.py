@@ -7,7 +7,7 @@ from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.reasons import duplicates_warning
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.runs.records import SummaryRecord
+from pipeline.runs.records import SummaryRecord, duplicates_of
 from pipeline.runs.steps import missing_words
 from pipeline.training.utilization import tera
 
@@ -32,7 +32,7 @@ def render(summary: SummaryRecord) -> str:
         ),
         _loss_line("  after training", losses["final"]),
         *(f"  growth{_number(n, growths)}: {_verdict(growth)}" for n, growth in enumerate(growths, 1)),
-        *(f"  warning: {line}" for growth in growths for line in duplicates_warning(growth["duplicates"])),
+        *(f"  warning: {line}" for growth in growths for line in duplicates_warning(duplicates_of(growth))),
         "",
         "compute                       model FLOPs   executed FLOPs  TFLOP/s     MFU",
     ]

@@ -54,6 +54,7 @@ def test_an_unknown_family_is_refused():
     ("config", "words"),
     [
         (LlamaConfig(pretraining_tp=2), "pretraining_tp: 2"),
+        (LlamaConfig(partial_rotary_factor=0.5), "rope_parameters.partial_rotary_factor: 0.5"),
         (StableLmConfig(qk_layernorm=True), "qk_layernorm: True is not supported; False would do"),
         (RobertaConfig(is_decoder=True), "is_decoder: True"),
         (RobertaConfig(pad_token_id=0), "pad_token_id: 0 is not supported; 1 would do"),

@@ -16,7 +16,6 @@ PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective 
 OPTIONS = {
     "llama": [
         {"attention_bias": True, "mlp_bias": True},
-        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
     ],
     "qwen3": [{"attention_bias": True}],
     "gpt_neox": [{"use_parallel_residual": False}, {"attention_bias": False}],
@@ -117,42 +116,47 @@ def test_constants_of_gemma_stay_the_sources(key, value):
 
 @pytest.mark.parametrize("name", PRE_NORM)
 def test_the_loss_does_not_jump_when_silent_layers_begin_to_train(name):
-    """A norm behind a branch would blow the first update of a zero matrix up to full size, and logits would move by 5 to 15."""
-    first, *after = losses(name)
-    # Ten steps of Adam down a gradient: the loss falls, but for the curvature of a step.
-    assert max(after) < first + 0.02, (first, after)
-
-
-def test_silent_layers_by_zero_writers_under_a_norm_would_jump():
-    first, *after = losses("olmo2", by_writers=True)
-    assert max(after) > first + 0.1, (first, after)
-
-
-def losses(name, *, by_writers=False):
+    """Ten steps of Adam at 1e-4 move the grown model's loss on other tokens about as far as they move the source's."""
     family = FAMILIES[name]
     config = check.small_config(family, tie_word_embeddings=False)
     model = check.random_model(family, config, 1)
-    plan = plan_growth(
-        config, target_config(config, TargetConfig(num_hidden_layers=6)), GrowthConfig(depth="interleave"), 1, stock=True
-    )
-    grown = check.grown_model(plan, model).train()
-    if by_writers:
-        with torch.no_grad():
-            for name_, parameter in grown.named_parameters():
-                layer = int(name_.split(".")[2]) if ".layers." in name_ else None
-                if layer is not None and plan.layers[layer].silent:
-                    if name_.endswith(("o_proj.weight", "down_proj.weight")):
-                        parameter.zero_()
-                    elif name_.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
-                        parameter.fill_(1.0)
-    ids = torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(2))
-    optimizer = torch.optim.Adam(grown.parameters(), lr=1e-4)
-    seen = []
-    for _ in range(11):
-        with Float64Islands():
-            loss = grown(input_ids=ids, labels=ids).loss
-        loss.backward()
+    grown = deeper(family, config, model)
+    own, after = trained(model), trained(grown)
+    assert after < 2 * own, (own, after)
+
+
+def test_a_layer_that_is_silent_by_zero_writers_under_a_norm_would_jump():
+    """The trap: the norm behind the branch blows the first update of a zero matrix up to full size."""
+    family = FAMILIES["olmo2"]
+    config = check.small_config(family, tie_word_embeddings=False)
+    model = check.random_model(family, config, 1)
+    own, grown = trained(model), deeper(family, config, check.random_model(family, config, 1))
+    with torch.no_grad():
+        for layer in (1, 3, 5):
+            added = grown.model.layers[layer]
+            for writer, norm in (
+                (added.self_attn.o_proj, added.post_attention_layernorm),
+                (added.mlp.down_proj, added.post_feedforward_layernorm),
+            ):
+                assert not norm.weight.any()
+                writer.weight.zero_()
+                norm.weight.fill_(1.0)
+    after = trained(grown)
+    assert after > 10 * own, (own, after)
+
+
+def deeper(family, config, model):
+    """A model with a silent layer behind each of its own."""
+    target = target_config(config, TargetConfig(num_hidden_layers=6))
+    return check.grown_model(plan_growth(config, target, GrowthConfig(depth="interleave"), 1, stock=True), model)
+
+
+def trained(model):
+    """By how much a logit of other tokens moves in one step of Adam at 1e-4, in the mean."""
+    ids, others = (torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(seed)) for seed in (2, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    with Float64Islands():
+        before = model(input_ids=others).logits.detach()
+        model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
-        seen.append(loss.item())
-    return seen
+        return (model(input_ids=others).logits.detach() - before).abs().mean().item()

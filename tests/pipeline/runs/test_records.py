@@ -15,7 +15,7 @@ from pipeline.report.recorded import read_run
 from pipeline.report.standing import tiles, warnings
 from pipeline.runs import RunPaths
 from pipeline.runs.card import known_of_run, model_card
-from pipeline.runs.records import SummaryRecord, read_record
+from pipeline.runs.records import SummaryRecord, duplicates_of, read_record, reasons_of
 from pipeline.training.summary import render
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
@@ -121,3 +121,10 @@ def test_one_damaged_key_of_a_record_at_any_depth_is_read_or_refused(run, tmp_pa
     finally:
         path.write_text(before)
     assert not faults, "\n".join(faults)
+
+
+def test_what_certificates_of_earlier_versions_say_is_read():
+    earlier = {"departures": ["layers are random"], "twins": ["ffn"]}
+    assert [reason["cause"] for reason in reasons_of(earlier)] == ["layers are random"]
+    assert duplicates_of(earlier) == ["ffn"]
+    assert duplicates_of({"departures": [], "duplicates": ["heads"]}) == ["heads"]
