@@ -10,7 +10,7 @@ from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
-from pipeline.growth.state import Constant, OptimizerState, Rows, State, stored_dtype
+from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
 
 _NONE, _ALL = -1, -2
 """In place of a row."""
@@ -100,22 +100,24 @@ class _Asked:
 
 def _stored_rows(tensor: Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Yield each stored tensor that a target tensor is made of, and its rows."""
+    if isinstance(tensor, Shifted):
+        tensor = tensor.tensor
     if not isinstance(tensor, GrownTensor):
         yield from _beneath(tensor, _Rows(torch.arange(tensor.shape[0]), ()))
         return
-    sides = id(tensor.row_side), id(tensor.column_side)
+    maps = id(tensor.row_map), id(tensor.column_map)
     for following, source in ((False, tensor.own), (True, tensor.following)):
         rows = tensor.rows_of(following)
         if bool((rows != _NONE).any()):
-            yield from _beneath(source, _Rows(rows, (*sides, following)))
+            yield from _beneath(source, _Rows(rows, (*maps, following)))
     statistics = tensor.rows_of_statistics()
     if bool(statistics.any()):
-        yield from _beneath(tensor.own, _Rows(torch.where(statistics, _ALL, _NONE), (*sides, _ALL)))
+        yield from _beneath(tensor.own, _Rows(torch.where(statistics, _ALL, _NONE), (*maps, _ALL)))
 
 
 def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Go through what only passes rows on, to what is stored."""
-    if isinstance(source, MeasuredTensor):
+    if isinstance(source, MeasuredTensor | Shifted):
         yield from _beneath(source.tensor, asked)
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pipeline import keyed
-from pipeline.families import FAMILIES
 from pipeline.growth.grown import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.partitioned import PartitionedTensor, Piece
