@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pipeline.families.graph import Model
 
 _LAYER = re.compile(r"\.\d+\.")
+_ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function"})
 
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
@@ -98,6 +99,12 @@ class Family:
         return hasattr(self.config_class, "rope_parameters")
 
     @property
+    def activation_key(self) -> str:
+        """The configuration key of the FFN's activation."""
+        (key,) = _ACTIVATIONS.intersection(self.kept)
+        return key
+
+    @property
     def fused_attention(self) -> bool:
         """Whether its scores are such that torch's fused attention computes them (Gemma-2 caps them: it does not)."""
         return self.model_class._supports_sdpa
@@ -132,14 +139,19 @@ class Family:
         return name
 
     @cached_property
-    def kinds(self) -> Mapping[str, bool]:
-        """The names of all tensors that its models have, layers not told apart, and whether they are of layers."""
-        found: dict[str, bool] = {}
-        for variant in self.variants:
+    def forms(self) -> list[Mapping[str, bool]]:
+        """Of each form of its models: the names of all tensors, without numbers of layers, and whether they are of layers."""
+        found = []
+        for options in ({}, *self.variants):
             for tied in (True, False):
-                model = self.graph(self.config_class(**variant, num_hidden_layers=1, tie_word_embeddings=tied))
-                found |= {self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()}
+                model = self.graph(self.config_class(**options, num_hidden_layers=1, tie_word_embeddings=tied))
+                found.append({self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()})
         return found
+
+    @cached_property
+    def kinds(self) -> Mapping[str, bool]:
+        """The same of all forms together."""
+        return {name: of_layer for form in self.forms for name, of_layer in form.items()}
 
     def knows(self, name: str) -> bool:
         """Whether a model of the family may have a tensor of that name; tied ones' other names too."""

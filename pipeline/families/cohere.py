@@ -6,17 +6,19 @@ from pipeline.families.decoder import decoder, decoder_graph, self_attention
 from pipeline.families.graph import Branch, Layer, Model
 from pipeline.families.nodes import gated_mlp, layer_norm, rotary
 
+_NORM = {"bias": False, "gain_in_float32": True}
+
 
 def graph(config: CohereConfig | Cohere2Config) -> Model:
     """transformers' CohereForCausalLM and Cohere2ForCausalLM, some of whose layers know no positions."""
 
     def layer(prefix: str) -> Layer:
         attention = self_attention(prefix + "self_attn.", config, rotary=rotary(config, interleaved=True))
-        norm = layer_norm(prefix + "input_layernorm", bias=False)
+        norm = layer_norm(prefix + "input_layernorm", **_NORM)
         mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range)
         return Layer(((Branch(attention, pre=norm), Branch(mlp, pre=norm)),))
 
-    return decoder_graph(config, layer, layer_norm("model.norm", bias=False), logit_scale=config.logit_scale)
+    return decoder_graph(config, layer, layer_norm("model.norm", **_NORM), logit_scale=config.logit_scale)
 
 
 _OPTIONS = {

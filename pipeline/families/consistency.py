@@ -30,7 +30,6 @@ _MOST_ID = (1 << 31) - 1
 _MOST_HEAD_DIM = 1 << 16
 """No head has more channels; rotary frequencies take memory for each."""
 
-_ACTIVATIONS = ("hidden_act", "activation_function")
 _EPSILONS = ("_eps", "_epsilon")
 _ROPES = ("default", *ROPE_INIT_FUNCTIONS)
 _ATTENTION = ("full_attention", "sliding_attention")
@@ -79,9 +78,9 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
             yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
     if abs(config.pad_token_id or 0) > _MOST_ID:
         yield "pad_token_id", config.pad_token_id, "an id of the vocabulary"
-    for key in set(_ACTIVATIONS).intersection(family.kept):
-        if getattr(config, key) not in ACT2FN:
-            yield key, getattr(config, key), "an activation that transformers knows, for instance gelu or silu,"
+    activation = getattr(config, family.activation_key)
+    if activation not in ACT2FN:
+        yield family.activation_key, activation, "an activation that transformers knows, for instance gelu or silu,"
     if family.rotary:
         yield from _rotary_faults(config)
         yield from _window_faults(config)

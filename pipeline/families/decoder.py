@@ -54,6 +54,7 @@ def decoder_graph(
     *,
     embedding_scale: float = 1.0,
     logit_scale: float = 1.0,
+    capped: bool = False,
     words: str = _WORDS,
     layers: str = "model.layers",
 ) -> Model:
@@ -67,7 +68,7 @@ def decoder_graph(
             tuple(replace(each, kind=layer_kind(config, number)) for number, each in enumerate(made)),
             final=final,
         ),
-        Head(words if tied else _OUTPUT, tied, scale=logit_scale, init=std),
+        Head(words if tied else _OUTPUT, tied, scale=logit_scale, capped=capped, init=std),
     )
 
 

@@ -9,18 +9,24 @@ from pipeline.families.decoder import decoder, decoder_graph, head_norms_of, sel
 from pipeline.families.graph import Branch, Layer, Model
 from pipeline.families.nodes import gated_mlp, rms_norm
 
+_NORM = {"offset": 1.0, "gain_in_float32": True}
+
 
 def graph(config: Gemma2Config | Gemma3TextConfig) -> Model:
     """transformers' Gemma2ForCausalLM and Gemma3ForCausalLM."""
 
     def layer(prefix: str) -> Layer:
         inside = prefix + "self_attn."
-        # Gemma-3 alone normalizes queries and keys.
-        norms = head_norms_of(inside, offset=1.0) if isinstance(config, Gemma3TextConfig) else {}
-        attention = self_attention(inside, config, score=config.query_pre_attn_scalar**-0.5, **norms)
+        # Gemma-3 normalizes queries and keys, where Gemma-2 caps their scores; it reads that key too, and does not use it.
+        others = (
+            head_norms_of(inside, **_NORM)
+            if isinstance(config, Gemma3TextConfig)
+            else {"capped": config.attn_logit_softcapping is not None}
+        )
+        attention = self_attention(inside, config, score=config.query_pre_attn_scalar**-0.5, **others)
         mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range)
         around = {
-            name: rms_norm(f"{prefix}{name}_layernorm", offset=1.0)
+            name: rms_norm(f"{prefix}{name}_layernorm", **_NORM)
             for name in ("input", "post_attention", "pre_feedforward", "post_feedforward")
         }
         return Layer(
@@ -32,7 +38,13 @@ def graph(config: Gemma2Config | Gemma3TextConfig) -> Model:
 
     # The class holds sqrt(D) as a float32.
     scale = torch.tensor(math.sqrt(config.hidden_size)).item()
-    return decoder_graph(config, layer, rms_norm("model.norm", offset=1.0), embedding_scale=scale)
+    return decoder_graph(
+        config,
+        layer,
+        rms_norm("model.norm", **_NORM),
+        embedding_scale=scale,
+        capped=config.final_logit_softcapping is not None,
+    )
 
 
 _KEPT = (

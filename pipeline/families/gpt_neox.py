@@ -20,7 +20,7 @@ def graph(config: GPTNeoXConfig) -> Model:
         attention = Attention(
             (linear(prefix + "attention.query_key_value", _QKV, init=std, bias=biased),),
             attention_output(prefix + "attention.dense", init=std, bias=biased),
-            rotary=rotary(config),
+            rotary=rotary(config, joined=True),
             score=score(config),
         )
         mlp = plain_mlp(prefix + "mlp.dense_h_to_4h", prefix + "mlp.dense_4h_to_h", init=std, bias=True)

@@ -112,6 +112,8 @@ class Norm:
     """What is added to the stored gain (Gemma: 1)."""
     span: Literal["all", "head"] = "all"
     """Over all channels that come in, or over those of each head."""
+    gain_in_float32: bool = False
+    """Whether the class multiplies by the gain before it goes back from float32, which makes a LayerNorm several kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class Rotary:
     """Channels of a head that are turned, from the first on."""
     interleaved: bool = False
     """Pairs are (2 i, 2 i + 1), and not (i, i + dims / 2)."""
+    joined: bool = False
+    """Whether the class joins the channels that it turns with the rest of a head, of which there may be none."""
 
     def turn(self, channels: torch.Tensor) -> torch.Tensor:
         """Return a number for each channel of a head that tells its pair's share of the head and its half; -1 if not turned."""
@@ -175,6 +179,8 @@ class Attention:
     rotary: Rotary | None = None
     score: float = 1.0
     """What q k is multiplied by."""
+    capped: bool = False
+    """Whether scores go through a tanh."""
 
     @property
     def last(self) -> Linear:
@@ -249,6 +255,8 @@ class Head:
     """Reads what the transform gives."""
     scale: float = 1.0
     """What logits are multiplied by."""
+    capped: bool = False
+    """Whether logits go through a tanh."""
     init: Init = 0.02
 
 

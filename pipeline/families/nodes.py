@@ -71,15 +71,15 @@ def rms_norm(name: str, **options: Any) -> Norm:
     return Norm("rms", f"{name}.weight", **options)
 
 
-def layer_norm(name: str, *, bias: bool = True) -> Norm:
+def layer_norm(name: str, *, bias: bool = True, **options: Any) -> Norm:
     """A LayerNorm module of that name."""
-    return Norm("layer", f"{name}.weight", f"{name}.bias" if bias else None)
+    return Norm("layer", f"{name}.weight", f"{name}.bias" if bias else None, **options)
 
 
-def rotary(config: PretrainedConfig, *, interleaved: bool = False) -> Rotary:
+def rotary(config: PretrainedConfig, **options: Any) -> Rotary:
     """Rotary positions of the part of a head that the configuration names."""
     (share,) = {rope.get("partial_rotary_factor") or 1.0 for rope in rope_sets(config).values()}
-    return Rotary(int(sizes_of(config).head_dim * share), interleaved)
+    return Rotary(int(sizes_of(config).head_dim * share), **options)
 
 
 def score(config: PretrainedConfig) -> float:

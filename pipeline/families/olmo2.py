@@ -1,10 +1,14 @@
 """OLMo-2 and OLMo-3: norms on what branches give, and one norm over all heads' queries, and one over all keys."""
 
+from functools import partial
+
 from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
 
 from pipeline.families.decoder import decoder, decoder_graph, self_attention
 from pipeline.families.graph import Branch, Layer, Model
 from pipeline.families.nodes import gated_mlp, rms_norm
+
+_norm = partial(rms_norm, gain_in_float32=True)
 
 
 def graph(config: Olmo2Config | Olmo3Config) -> Model:
@@ -12,16 +16,16 @@ def graph(config: Olmo2Config | Olmo3Config) -> Model:
 
     def layer(prefix: str) -> Layer:
         inside = prefix + "self_attn."
-        norms = {"query_norm": rms_norm(inside + "q_norm"), "key_norm": rms_norm(inside + "k_norm")}
+        norms = {"query_norm": _norm(inside + "q_norm"), "key_norm": _norm(inside + "k_norm")}
         attention, mlp = self_attention(inside, config, **norms), gated_mlp(prefix + "mlp.", init=config.initializer_range)
         return Layer(
             (
-                (Branch(attention, post=rms_norm(prefix + "post_attention_layernorm")),),
-                (Branch(mlp, post=rms_norm(prefix + "post_feedforward_layernorm")),),
+                (Branch(attention, post=_norm(prefix + "post_attention_layernorm")),),
+                (Branch(mlp, post=_norm(prefix + "post_feedforward_layernorm")),),
             )
         )
 
-    return decoder_graph(config, layer, rms_norm("model.norm"))
+    return decoder_graph(config, layer, _norm("model.norm"))
 
 
 _OPTIONS = {"variants": ({"attention_bias": True},)}

@@ -18,7 +18,7 @@ def graph(config: Phi3Config) -> Model:
         attention = Attention(
             (linear(prefix + "self_attn.qkv_proj", _QKV, init=std),),
             attention_output(prefix + "self_attn.o_proj", init=std),
-            rotary=rotary(config),
+            rotary=rotary(config, joined=True),
             score=score(config),
         )
         mlp = Mlp(

@@ -4,14 +4,15 @@ from transformers import StableLmConfig, StableLmForCausalLM
 
 from pipeline.families.decoder import decoder, decoder_graph, self_attention
 from pipeline.families.graph import Branch, Layer, Model
-from pipeline.families.nodes import gated_mlp, layer_norm
+from pipeline.families.nodes import gated_mlp, layer_norm, rotary
 
 
 def graph(config: StableLmConfig) -> Model:
     """transformers' StableLmForCausalLM."""
 
     def layer(prefix: str) -> Layer:
-        attention = self_attention(prefix + "self_attn.", config, bias=config.use_qkv_bias)
+        turned = rotary(config, joined=True)
+        attention = self_attention(prefix + "self_attn.", config, bias=config.use_qkv_bias, rotary=turned)
         mlp, norm = gated_mlp(prefix + "mlp.", init=config.initializer_range), layer_norm(prefix + "input_layernorm")
         if config.use_parallel_residual:
             return Layer(((Branch(attention, pre=norm), Branch(mlp, pre=norm)),))

@@ -60,6 +60,9 @@ def likely(families: Iterable[Family], names: Iterable[str]) -> list[str]:
 
 
 def _kinds_missing(family: Family, names: list[str]) -> int:
-    """How many of a family's layers' tensors there are none of."""
+    """How many tensors of a family's layers are not there, or there and not its, in the form of it that comes nearest."""
     placed = {family.kind(one.name) for one in (place(family, name) for name in names) if one.name is not None}
-    return sum(of_layer and name not in placed for name, of_layer in family.kinds.items())
+    return min(
+        sum(of_layer and name not in placed for name, of_layer in form.items()) + len(placed - form.keys())
+        for form in family.forms
+    )

@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import RESIDUAL, Attention, Mlp, Model, Norm, head_norms
+from pipeline.families.graph import RESIDUAL, Attention, Model, Norm, head_norms
 
 _FLOAT, _INT64 = 4, 8
 
@@ -38,13 +38,15 @@ def activation_bytes(
     """
     graph = family.graph(config)
     section = section or Section.whole(len(graph.stack.layers))
-    size = dtype.itemsize
-    learning = _layer(graph, config, sequence_length, size, learns=True)
-    passed = _layer(graph, config, sequence_length, size, learns=False)
+    size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
+    activation = getattr(config, family.activation_key)
+    eager = config._attn_implementation == "eager"
+    learning, passed = (
+        _layer(graph, activation, sequence_length, size, eager=eager, learns=learns) for learns in (True, False)
+    )
     layers = [learning if layer in section.layers else passed for layer in range(section.lowest or 0, section.depth)]
     if recomputed:
-        layers = [graph.sizes[RESIDUAL] * size] * len(layers) + [max(layers, default=0)]
-    hidden, rows = graph.sizes[RESIDUAL], graph.sizes["vocab"]
+        layers = [hidden * size] * len(layers) + [max(layers, default=0)]
     vocabulary = rows + -rows % vocab_divisible_by
     kept = tokens * sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
     if with_loss:
@@ -54,45 +56,67 @@ def activation_bytes(
         kept += size * vocabulary * hidden
     if section.embeddings:
         return kept + tokens * _embeddings(graph, size)
-    # The lowest norm need not hand a gradient down: an RMSNorm then forgets its input.
-    forgets = graph.stream_norm == "rms" and not recomputed
-    return kept - (tokens * graph.sizes[RESIDUAL] * _FLOAT if forgets else 0)
+    # The lowest norm need not hand a gradient down.
+    lowest = graph.stack.layers[0].branches[0].pre if section.layers else graph.stack.final
+    if lowest is None or (section.layers and recomputed):
+        return kept
+    return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))
 
 
-def _norm(norm: Norm, channels: int, size: int, *, learns: bool) -> int:
-    """Of one norm and one token, its output left out."""
-    if norm.kind == "layer":
+def _norm(norm: Norm, channels: int, size: int, *, learns: bool, passes: bool = True) -> int:
+    """Of one norm and one token, its output left out; `passes`: whether it hands a gradient down."""
+    if _one_kernel(norm):
         return channels * size + 2 * _FLOAT
-    # The input in float32 and, for the gain, what it multiplies.
-    return channels * (_FLOAT + size * learns) + _FLOAT
+    # An RMSNorm's input in float32; a LayerNorm's, less its mean, twice. And what the gain multiplies.
+    inputs = channels * _FLOAT * (2 if norm.kind == "layer" else 1) + _FLOAT
+    gained = channels * (_FLOAT if norm.gain_in_float32 else size)
+    return inputs * passes + gained * learns
 
 
-def _layer(graph: Model, config: PretrainedConfig, sequence_length: int, size: int, *, learns: bool) -> int:
+def _one_kernel(norm: Norm) -> bool:
+    """Whether it is torch's own, which keeps its input as it is."""
+    return norm.kind == "layer" and not norm.gain_in_float32
+
+
+def _layer(graph: Model, activation: str, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:
     """Of one layer and one token, its output left out."""
-    hidden, heads, inner = graph.sizes[RESIDUAL], graph.sizes["heads"], graph.sizes["ffn"]
-    queries, keys = heads * graph.sizes["head_dim"], graph.sizes["kv_heads"] * graph.sizes["head_dim"]
-    branches = graph.stack.layers[0].branches
-    gated = any(isinstance(branch.body, Mlp) and branch.body.gated for branch in branches)
-    # Inputs of the matrices that make queries, keys, values, and of the FFN's first and last.
-    elements = (2 * hidden + inner) * learns
-    activation = getattr(config, "hidden_act", None) or config.activation_function
-    # A gated FFN multiplies the activation's output by a second matrix's.
-    elements += inner * (_KEPT_BY_ACTIVATION.get(activation, 1) + 2 * gated)
-    norms = [norm for branch in branches for norm in (branch.pre, branch.post, branch.ends) if norm is not None]
-    total = sum(_norm(norm, hidden, size, learns=learns) for norm in norms)
-    for branch in branches:
-        if isinstance(branch.body, Attention):
-            for norm, part, _ in head_norms(branch.body):
-                total += _norm(norm, queries if part == "query" else keys, size, learns=learns)
-    if config._attn_implementation == "eager":
+    hidden, inner = graph.sizes[RESIDUAL], graph.sizes["ffn"]
+    total = 0
+    for group in graph.stack.layers[0].groups:
+        # Branches side by side read one stream, and may read one norm of it.
+        read = {branch.pre for branch in group}
+        norms = [norm for norm in (*read, *(norm for branch in group for norm in (branch.post, branch.ends))) if norm]
+        total += sum(_norm(norm, hidden, size, learns=learns) for norm in norms)
+        total -= hidden * size * (sum(norm is not None and _one_kernel(norm) for norm in read) - 1) if len(read) > 1 else 0
+        # The input of the first matrices.
+        total += hidden * size * len(read) * learns
+        for branch in group:
+            if isinstance(branch.body, Attention):
+                total += _attention(graph, branch.body, sequence_length, size, eager=eager, learns=learns)
+            else:
+                # A gated FFN multiplies the activation's output by a second matrix's; the last matrix reads what comes of it.
+                kept = _KEPT_BY_ACTIVATION.get(activation, 1) + 2 * branch.body.gated + learns
+                total += inner * kept * size
+    return total
+
+
+def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:
+    """Of one token, what the matrices before it read left out."""
+    heads, sizes = graph.sizes["heads"], graph.sizes
+    queries, keys = heads * sizes["head_dim"], sizes["kv_heads"] * sizes["head_dim"]
+    total = sum(_norm(norm, queries if part == "query" else keys, size, learns=learns) for norm, part, _ in head_norms(body))
+    if eager:
         # Key-value heads are repeated for the query heads that share them; probabilities are cast from float32.
-        elements += 3 * queries + queries * learns + heads * sequence_length
-        total += heads * sequence_length * _FLOAT if graph.rotary and size != _FLOAT else 0
-    else:
-        # The mixed values, which the output projection reads too, and the logarithm of each softmax's denominator.
-        elements += 2 * queries + 2 * keys
-        total += heads * _FLOAT
-    return total + elements * size
+        scores = heads * sequence_length
+        elements = 3 * queries + queries * learns + scores + scores * body.capped
+        return total + elements * size + (scores * _FLOAT if body.rotary and size != _FLOAT else 0)
+    # Queries and keys that are turned are new; what else is read is a view of all that its matrix gave.
+    viewed = [linear for linear in body.inputs if body.rotary is None or any(part.name == "value" for part in linear.out.parts)]
+    elements = sum(linear.out.size(sizes) for linear in viewed) + (0 if body.rotary is None else queries + keys)
+    # The mixed values, laid out as the queries are: those that were joined need a copy for the output projection. And the
+    # logarithm of each softmax's denominator.
+    copied = body.rotary is not None and body.rotary.joined and learns
+    return total + (elements + queries * (1 + copied)) * size + heads * _FLOAT
 
 
 def _embeddings(graph: Model, size: int) -> int:
@@ -109,4 +133,5 @@ def _head(graph: Model, size: int, logits: int, *, learns: bool) -> int:
     if head.transform is not None:
         # The transform's own input, and that of its activation, whose output the norm keeps.
         kept += hidden * size * (1 + learns) + _INT64
-    return kept + (hidden * size if learns and logits else 0)
+    # A cap keeps what it gives beside what the loss keeps.
+    return kept + (hidden * size if learns and logits else 0) + size * logits * head.capped

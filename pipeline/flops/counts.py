@@ -65,8 +65,10 @@ class _Token:
     """The dense layer that stands before the output matrix of an encoder's head."""
     output: int
     """The output matrix."""
+    reads_stream: bool
+    """Whether query, key and value read the stream without a norm."""
     ends_in_norm: bool
-    """Whether a norm follows each branch (post-LN)."""
+    """Whether a norm reads what the FFN gives, or the stream behind it."""
     embeds: bool
     """Whether an embedding learns apart from the head."""
 
@@ -80,7 +82,8 @@ def _graph(family_name: str, sizes: Sizes) -> Model:
 @lru_cache(maxsize=64)
 def _token(family_name: str, sizes: Sizes) -> _Token:
     graph = _graph(family_name, sizes)
-    bodies = [branch.body for branch in graph.stack.layers[0].branches]
+    branches = graph.stack.layers[0].branches
+    bodies = [branch.body for branch in branches]
     (attention,) = [body for body in bodies if isinstance(body, Attention)]
     (mlp,) = [body for body in bodies if isinstance(body, Mlp)]
 
@@ -98,7 +101,8 @@ def _token(family_name: str, sizes: Sizes) -> _Token:
         transform=0 if transform is None else product(transform),
         # Tied or not, the matrix is there once.
         output=2 * sizes.hidden_size * sizes.vocab_size,
-        ends_in_norm=graph.writes_by_norms,
+        reads_stream=branches[0].pre is None,
+        ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
         # A tied embedding stands still with the head.
         embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
     )
@@ -138,9 +142,9 @@ def training_step(
     if causal_scores == "half" and family.objective == "clm":
         scores //= 2
     projections = (per.inputs + per.mixed) * (depth + passed + learning)
-    if learning and not reaches and per.ends_in_norm:
-        # Nothing below the lowest layer learns. In a post-LN layer q, k and v read its input and owe it no gradient;
-        # in a pre-LN layer a norm that learns stands between.
+    if learning and not reaches and per.reads_stream:
+        # Nothing below the lowest layer learns. Where q, k and v read its input they owe it no gradient; in a pre-norm
+        # layer a norm that learns stands between.
         projections -= per.inputs
     model = {
         "embedding": 0,
@@ -157,9 +161,9 @@ def training_step(
         again = tokens * passed
         executed["attention_projections"] += again * (per.inputs + per.mixed)
         executed["attention_scores"] += again * scores
-        # torch's checkpoints stop where the last tensor that backward needs is there again. In a pre-LN layer that is
-        # before the last product, whose result is but added; in a post-LN layer the norm behind it needs it. DeepSpeed's
-        # linear names what it needs after its product, torch's before.
+        # torch's checkpoints stop where the last tensor that backward needs is there again. That is before the last product,
+        # where its result is but added; a norm behind it needs it. DeepSpeed's linear names what it needs after its product,
+        # torch's before.
         stops = not per.ends_in_norm and not (zero_linear and per.down_is_linear)
         executed["ffn"] += again * (per.ffn - per.down if stops else per.ffn)
     return StepFlops(model, executed)

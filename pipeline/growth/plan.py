@@ -198,7 +198,7 @@ class GrowthPlan:
         if self.growth.symmetry != "none":
             summed = [number for number, role in enumerate(tensor.roles) if role == "in"]
             return Noise(self.growth.symmetry, self.growth.noise, summed[0]) if summed else None
-        return Noise("new", self.growth.noise, 0) if WIDTH[self.growth.width].noisy else None
+        return Noise("new", self.growth.noise, 0) if self.content.units is Units.COPY else None
 
 
 def _dtype_of(tensor: Rows) -> torch.dtype:

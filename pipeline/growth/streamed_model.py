@@ -40,7 +40,7 @@ class StreamedMatrices(TorchFunctionMode):
     ) -> Any:
         """Run a torch function."""
         options = dict(kwargs or {})
-        if func.__name__ != "__get__":  # shapes, dtypes and devices are described
+        if getattr(func, "__name__", "") != "__get__":  # shapes, dtypes and devices are described
             if func is functional.linear and self._streamed(args[1]):
                 return self._linear(*args, **options)
             if func is functional.embedding and self._streamed(args[1]):
@@ -86,12 +86,17 @@ class StreamedMatrices(TorchFunctionMode):
 
 
 def streamed_model(
-    family: Family, config: PretrainedConfig, state: State, dtype: torch.dtype, attention: str = "sdpa"
+    family: Family,
+    config: PretrainedConfig,
+    state: State,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """Return the family's Hugging Face model whose matrices are read from `state` whenever they are used.
 
     It computes in `dtype`, rounding where the model would that holds its weights in it; in float64 throughout, where the
-    class computes in float32 too. Its matrices stay on the meta device: of what it holds, vectors and buffers alone can move.
+    class computes in float32 too. Its matrices are on the meta device, vectors and buffers on `device`, where rows are to come.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = attention if family.fused_attention else "eager"
@@ -107,13 +112,12 @@ def streamed_model(
                 held = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device="meta"), requires_grad=False)
                 matrices[held] = rows
             else:
-                held = nn.Parameter(rows.rows(0, rows.shape[0]).to(dtype), requires_grad=False)
+                held = nn.Parameter(rows.rows(0, rows.shape[0]).to(device, dtype), requires_grad=False)
             setattr(module, leaf, held)
     # What is left are buffers, such as rotary frequencies.
     for module in model.modules():
         for leaf, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_floating_point():
-                setattr(module, leaf, buffer.to(dtype))
+            setattr(module, leaf, buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype))
     forward = model.forward
 
     def streamed(*args: Any, **options: Any) -> Any:

@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
+from data_prep.errors import UserError
+from pipeline.families.graph import Head
 from pipeline.training.losses import summed_loss
 
 _CHUNK = 2**28
@@ -25,9 +27,12 @@ class OutputMatrix:
     Parameters stay as they are, so that checkpoints, optimizers and what is exported know nothing of it.
     """
 
-    def __init__(self, layer: nn.Linear, divisible_by: int, *, with_loss: bool) -> None:
-        """Round the rows up to a multiple of `divisible_by`; `with_loss`: return the loss where the labels are known."""
-        self._layer = layer
+    def __init__(self, layer: nn.Linear, divisible_by: int, scale: float, *, with_loss: bool) -> None:
+        """Round the rows up to a multiple of `divisible_by`; `with_loss`: return the loss where the labels are known.
+
+        `scale` is what the model multiplies by whatever the layer gives.
+        """
+        self._layer, self._scale = layer, scale
         self._padding = -layer.out_features % divisible_by
         self._with_loss = with_loss
         self.labels: torch.Tensor | None = None
@@ -40,15 +45,27 @@ class OutputMatrix:
         rows = hidden.flatten(0, -2)
         if self._with_loss and self.labels is not None:
             labels = self.labels.to(hidden.device).flatten()
-            return _LinearCrossEntropy.apply(rows, weight, bias, labels, self._padding)
+            if self._scale == 1.0:
+                return _LinearCrossEntropy.apply(rows, weight, bias, labels, self._padding)
+            scaled_bias = None if bias is None else bias * self._scale
+            # The model takes the loss for logits and multiplies it too.
+            return _LinearCrossEntropy.apply(rows * self._scale, weight, scaled_bias, labels, self._padding) / self._scale
         # Of rows in one dimension every kernel adds the bias while it multiplies.
         return linear(rows, *_padded(weight, bias, self._padding)).unflatten(0, hidden.shape[:-1])
 
 
-def prepare_head(model: PreTrainedModel, divisible_by: int, *, with_loss: bool) -> None:
-    """Have the output matrix of a model run so in training."""
+def check_head(head: Head, divisible_by: int, *, with_loss: bool) -> None:
+    """Raise UserError where a model does more with its logits than an output matrix that runs so can know."""
+    if head.capped and (with_loss or divisible_by > 1):
+        key = "fused_linear_cross_entropy" if with_loss else "make_vocab_size_divisible_by"
+        raise UserError(f"{key}: this model caps its logits (final_logit_softcapping) behind the output matrix; leave it out")
+
+
+def prepare_head(model: PreTrainedModel, head: Head, divisible_by: int, *, with_loss: bool) -> None:
+    """Have the output matrix of a model run so in training; raises UserError as `check_head` does."""
+    check_head(head, divisible_by, with_loss=with_loss)
     layer = model.get_output_embeddings()
-    layer.forward = OutputMatrix(layer, divisible_by, with_loss=with_loss)
+    layer.forward = OutputMatrix(layer, divisible_by, head.scale, with_loss=with_loss)
 
 
 @contextmanager

@@ -31,7 +31,8 @@ def prepare_model(
             model.set_submodule(name, GELUTanh())
     learn_every_row(model)
     if fused_linear_cross_entropy or make_vocab_size_divisible_by > 1:
-        prepare_head(model, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
+        head = family.graph(model.config).head
+        prepare_head(model, head, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
     if activation_checkpointing:
         # Named so as of transformers 5.23; the name before goes with its release 6.
         name = "activation_checkpointing_enable"

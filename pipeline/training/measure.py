@@ -100,7 +100,7 @@ def measure_growth(source: Source, after: Measured, text: Text, dtype: torch.dty
 def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -> Measured:
     """What the source makes of the text where it computes in `dtype`."""
     state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
-    module = streamed_model(source.family, source.config, state, dtype, attention).to(distributed.device())
+    module = streamed_model(source.family, source.config, state, dtype, attention, distributed.device())
 
     def logits(documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
         apart = {} if documents is None else within_documents(source.family, module.config, documents, dtype)

@@ -39,6 +39,7 @@ from pipeline.training.blocks import check_learns, cut
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
 from pipeline.training.ds_config import sequence_parallel_size
+from pipeline.training.head import check_head
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
 from pipeline.training.streams import Streams, corpora_read
@@ -199,6 +200,12 @@ def _begin(
     vocabulary, eos_id = _known_vocabulary(recipe, tokenizer)
     # A vocabulary that is not known yet is taken to be as small as can be.
     source = _source_config(recipe, given, vocabulary or 1, eos_id)
+    if recipe.attn_implementation == "sdpa" and not family_of(source).fused_attention:
+        raise UserError(
+            f"attn_implementation: sdpa, torch's fused attention, does not compute the capped scores of {source.model_type}; "
+            "set attn_implementation: eager"
+        )
+    check_head(graph_of(source).head, recipe.make_vocab_size_divisible_by, with_loss=recipe.fused_linear_cross_entropy)
     growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
     _check_sharing(recipe, configs, sequence_parallel_size(ds_config))

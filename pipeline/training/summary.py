@@ -7,7 +7,7 @@ from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.reasons import duplicates_warning
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.runs.records import SummaryRecord, duplicates_of
+from pipeline.runs.records import SummaryRecord, duplicates_of, reasons_of
 from pipeline.runs.steps import missing_words
 from pipeline.training.utilization import tera
 
@@ -101,7 +101,7 @@ def _verdict(growth: dict[str, Any]) -> str:
     )
     if growth["verdict"] == "exact":
         return f"preserves the function; {measured}"
-    return f"{growth['verdict']}: {'; '.join(one['cause'] for one in growth['departures'])}; {measured}"
+    return f"{growth['verdict']}: {'; '.join(one['cause'] for one in reasons_of(growth))}; {measured}"
 
 
 def _rounding(seen: dict[str, Any]) -> str:

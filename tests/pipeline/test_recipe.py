@@ -104,7 +104,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("stages.0.submodel_layer=3", "unknown key 'stages.submodels.submodel_layer'; did you mean 'submodel_layers'?"),
         ("stages.third.steps=3", "none is 'third'"),
         ("seed.x=3", "'seed' is a single value"),
-        ("growth.width=wider", "growth.width: Input should be 'auto', 'fpi', "),
+        ("growth.width=wider", "growth.width: Input should be 'auto', 'aki', "),
         ("growth.noise=0.1", "`noise` is an option of width: nai"),
         ("source.model.num_attention_heads=5", "hidden_size 128 is no multiple of num_attention_heads 5"),
         ("source.path=somewhere", "name either `path`"),

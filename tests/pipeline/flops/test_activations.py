@@ -11,8 +11,11 @@ SHAPE = Shape(layers=4, hidden=96, heads=3, length=80, sequences=3, vocabulary=5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+# Gemma-2 caps its scores, which torch's fused attention does not: its class refuses sdpa.
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [(name, attention) for name, each in FAMILIES.items() for attention in ("sdpa", "eager")[not each.fused_attention :]],
+)
 def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
     for name, kept, formula in measured(family, attention, dtype, SHAPE):
         # Masks and rotary tables are not counted.

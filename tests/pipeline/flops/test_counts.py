@@ -92,7 +92,9 @@ def counted(model, family, section, scored, run=plainly):
         if sizes.vocab_size in dimensions or SCORED in dimensions:
             parts["head"] += flops
         else:
-            parts["ffn" if sizes.intermediate_size in dimensions else "attention_projections"] += flops
+            # Phi-3 makes gate and unit by one matrix, as wide as no other product of these models.
+            inner = {sizes.intermediate_size, 2 * sizes.intermediate_size}
+            parts["ffn" if inner & dimensions else "attention_projections"] += flops
         return flops
 
     def scores(a, b, out_shape=None):

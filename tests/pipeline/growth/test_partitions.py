@@ -168,13 +168,12 @@ def test_noise_is_to_the_last_bit_what_its_formula_gives(family, growth, dtype):
     state = {name: MappedTensor(tensor.rows(0, tensor.shape[0]).to(dtype)) for name, tensor in state_of(model).items()}
     disturbed = 0
     for name, tensor in plan.grow(state, dtype).items():
-        noise = plan.noise_of(plan.specs[name][0])
+        noise = plan.noise_of(plan.tensors[name])
         if noise is None:
             continue
         rows, columns = tensor.row_map, tensor.column_map
-        plain = GrownTensor(
-            *(tensor.key, tensor.own, tensor.following, rows, columns), dtype=dtype, init=plan.initial[name], small=noise.share
-        ).rows(0, len(rows))
+        made_of = tensor.key, tensor.own, tensor.following, (rows, columns)
+        plain = GrownTensor(*made_of, dtype=dtype, init=plan.initial[name], small=noise.share).rows(0, len(rows))
         whole = math.prod(tensor.shape)
         draw = keyed.normal if noise.kind != "split" else lambda *where: 2.0 * keyed.uniform(*where) - 1.0
         values = torch.from_numpy(draw(tensor.key, 0, whole)).reshape(tensor.shape).double()

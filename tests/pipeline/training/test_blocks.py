@@ -3,7 +3,7 @@ import contextlib
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, Section, sizes_of
+from pipeline.families import FAMILIES, Section, graph_of
 from pipeline.recipe import TrainStage
 from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, section_of
 
@@ -72,10 +72,10 @@ def test_a_stage_that_does_not_fit_its_model_is_refused(keys, words):
 
 @pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
 def test_a_tied_embedding_alone_has_nothing_to_learn(tiny_model, family, tied):
-    sizes = sizes_of(tiny_model(family, tied=tied).config)
+    graph = graph_of(tiny_model(family, tied=tied).config)
     refused = pytest.raises(UserError, match=r"stages\.s\.trainable: .* tied to the head")
     with refused if (family, tied) == ("llama", True) else contextlib.nullcontext():
-        check_learns(FAMILIES[family], sizes, stage(trainable=["embeddings"]))
+        check_learns(graph, stage(trainable=["embeddings"]))
 
 
 @pytest.mark.parametrize(
@@ -89,19 +89,19 @@ def test_a_tied_embedding_alone_has_nothing_to_learn(tiny_model, family, tied):
 )
 @pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
 def test_a_group_of_a_tied_embedding_alone_is_refused(tiny_model, family, tied, keys, refused):
-    sizes, groups = sizes_of(tiny_model(family, tied=tied).config), stage(**keys)
+    graph, groups = graph_of(tiny_model(family, tied=tied).config), stage(**keys)
     cut(3, [groups])
     words = rf"stages\.s\.groups\.{refused}: .* tied to the head .* leave the group out"
     alone = (family, tied) == ("llama", True) and refused is not None
     with pytest.raises(UserError, match=words) if alone else contextlib.nullcontext():
-        check_learns(FAMILIES[family], sizes, groups)
+        check_learns(graph, groups)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_in_one_block(tiny_model, family, tied):
     model = tiny_model(family, tied=tied, layers=4)
-    block_of = blocks_of_parameters(FAMILIES[family], sizes_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))
+    block_of = blocks_of_parameters(graph_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))
     assert block_of.keys() == {name for name, _ in model.named_parameters()}
     section = Section(4, frozenset({1, 2}), embeddings=False, head=False)
     learning = {id(p) for name, p in model.named_parameters() if block_of[name].learns(section)}

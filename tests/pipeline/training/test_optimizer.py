@@ -9,7 +9,7 @@ import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.families import FAMILIES, scratch_config, sizes_of
+from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module
@@ -295,7 +295,7 @@ def test_beside_a_gpu_a_cpu_adam_that_cannot_be_compiled_is_said_with_what_it_ne
     monkeypatch.setattr("pipeline.training.optimizer.get_accelerator", lambda: SimpleNamespace(device_name=lambda: "cuda"))
     groups = [{"params": [WEIGHTS.clone().requires_grad_()], "frozen": False, "weight_decay": 0.1}]
     offloaded = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
-    chosen = build_optimizer(FAMILIES["gpt2"], None, groups, OptimizerConfig(), offloaded)
+    chosen = build_optimizer(None, groups, OptimizerConfig(), offloaded)
     assert type(chosen) is FreezableAdamW
     assert "'cpu_adam'" in caplog.text and "Debian's packages g++ and python3-dev" in caplog.text
 
@@ -353,11 +353,11 @@ def test_a_step_that_is_refused_on_the_device_moves_no_grown_state_either(one_ke
 def test_norms_biases_and_by_choice_embeddings_do_not_decay(family, tied):
     described = ModelConfig(family=family, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=tied)
     config = scratch_config(described, 16, 0, 8)
-    model, sizes = FAMILIES[family].model_class(config), sizes_of(config)
+    model = FAMILIES[family].model_class(config)
     embeddings = {name + ".weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     for choice in (True, False):
         optimizer = OptimizerConfig(name="muon", muon_lr=0.02, decay_embeddings=choice)
-        groups = parameter_groups(model, FAMILIES[family], sizes, cut(2, []), optimizer)
+        groups = parameter_groups(model, graph_of(config), cut(2, []), optimizer)
         decaying = {name for group in groups if group["weight_decay"] for name in group["names"]}
         matrices = {name for name, parameter in model.named_parameters() if parameter.dim() == 2}
         assert decaying == (matrices if choice else matrices - embeddings)
