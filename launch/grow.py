@@ -76,7 +76,7 @@ def read_growth(arguments: argparse.Namespace) -> "GrowthConfig":
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
     content: dict[str, Any] = {}
     for name, text in given.items():
-        if name == "layers" and text is not None and not text.startswith("["):
+        if name in ("layers", "silent") and text is not None and not text.startswith("["):
             text = f"[{text}]"
         try:
             content |= {} if text is None else {name: yaml.safe_load(text)}

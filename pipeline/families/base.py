@@ -74,6 +74,10 @@ class Family:
     """Configuration keys that are dropout probabilities."""
     kept: tuple[str, ...]
     """Configuration keys that growth leaves as they are: what the model computes depends on them."""
+    factors: tuple[str, ...] = ()
+    """Those of `kept` that streams, scores or logits are multiplied or divided by."""
+    caps: tuple[str, ...] = ()
+    """Those of `kept` that bound scores or logits, which null does not."""
     refused: Mapping[str, tuple[Any, ...]]
     """Configuration keys -> the values that the graph is right for. `a.b` is key b of the mapping a."""
     variants: tuple[Mapping[str, Any], ...] = ({},)

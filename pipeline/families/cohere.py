@@ -23,6 +23,7 @@ def graph(config: CohereConfig | Cohere2Config) -> Model:
 
 _OPTIONS = {
     "kept": ("hidden_act", "layer_norm_eps", "rope_parameters", "sliding_window", "logit_scale"),
+    "factors": ("logit_scale",),
     "variants": ({"attention_bias": True},),
 }
 

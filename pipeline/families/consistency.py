@@ -32,6 +32,7 @@ _MOST_HEAD_DIM = 1 << 16
 
 _EPSILONS = ("_eps", "_epsilon")
 _ROPES = ("default", *ROPE_INIT_FUNCTIONS)
+_PAIR_LISTS = ("short_factor", "long_factor")
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
@@ -76,6 +77,10 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
         value, most = getattr(config, key, None), 1 if key in family.dropout else math.inf
         if not _number(value) or not 0 <= value <= most:
             yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
+    for key in (*family.factors, *family.caps):
+        value = getattr(config, key)
+        if not (value is None and key in family.caps) and not (_number(value) and 1 / _MOST <= value <= _MOST):
+            yield key, value, f"{'null or ' * (key in family.caps)}a number from {1 / _MOST:.2g} to {_MOST}"
     if abs(config.pad_token_id or 0) > _MOST_ID:
         yield "pad_token_id", config.pad_token_id, "an id of the vocabulary"
     activation = getattr(config, family.activation_key)
@@ -101,7 +106,7 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
         if rope.get("rope_type") not in _ROPES:
             yield f"{name}.rope_type", rope.get("rope_type"), f"one of {', '.join(_ROPES)}"
         for key, value in rope.items():
-            for number in value if isinstance(value, list) else [value]:
+            for number in value if isinstance(value, list) and key in _PAIR_LISTS else [value]:
                 # A type, a switch or nothing; all else is computed with.
                 if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
                     yield f"{name}.{key}", value, "a number"
@@ -111,7 +116,7 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     for name, rope in rope_sets(config).items():
         pairs = int(head_dim * (rope.get("partial_rotary_factor") or 1.0)) // 2
         for key, value in rope.items():
-            if isinstance(value, list) and len(value) != pairs:
+            if key in _PAIR_LISTS and isinstance(value, list) and len(value) != pairs:
                 yield f"{name}.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
 
 

@@ -47,16 +47,15 @@ def graph(config: Gemma2Config | Gemma3TextConfig) -> Model:
     )
 
 
-_KEPT = (
-    "hidden_activation",
-    "rms_norm_eps",
-    "rope_parameters",
-    "sliding_window",
-    "query_pre_attn_scalar",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-)
+_FACTORS = ("query_pre_attn_scalar",)
+_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+_OPTIONS = {
+    "kept": ("hidden_activation", "rms_norm_eps", "rope_parameters", "sliding_window", *_FACTORS, *_CAPS),
+    "factors": _FACTORS,
+    "caps": _CAPS,
+    "variants": ({"attention_bias": True},),
+}
 
-GEMMA2 = decoder("gemma2", Gemma2ForCausalLM, Gemma2Config, graph, kept=_KEPT, variants=({"attention_bias": True},))
+GEMMA2 = decoder("gemma2", Gemma2ForCausalLM, Gemma2Config, graph, **_OPTIONS)
 
-GEMMA3 = decoder("gemma3_text", Gemma3ForCausalLM, Gemma3TextConfig, graph, kept=_KEPT, variants=({"attention_bias": True},))
+GEMMA3 = decoder("gemma3_text", Gemma3ForCausalLM, Gemma3TextConfig, graph, **_OPTIONS)

@@ -18,6 +18,8 @@ def graph(config: GraniteConfig) -> Model:
     )
 
 
+_FACTORS = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
+
 GRANITE = decoder(
     "granite",
     GraniteForCausalLM,
@@ -27,10 +29,8 @@ GRANITE = decoder(
         "hidden_act",
         "rms_norm_eps",
         "rope_parameters",
-        "embedding_multiplier",
-        "residual_multiplier",
-        "attention_multiplier",
-        "logits_scaling",
+        *_FACTORS,
     ),
+    factors=_FACTORS,
     variants=({"attention_bias": True, "mlp_bias": True},),
 )

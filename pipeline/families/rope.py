@@ -12,7 +12,8 @@ def rope_sets(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
     Gemma-3 and OLMo-3 have one for each type of layer.
     """
     rope = config.rope_parameters or {}
-    nested = {key: value for key, value in rope.items() if isinstance(value, Mapping)}
+    types = getattr(config, "layer_types", None) or ()
+    nested = {key: value for key, value in rope.items() if isinstance(value, Mapping) and key in types}
     if not nested:
         return {"rope_parameters": rope}
     return {f"rope_parameters.{key}": value for key, value in nested.items()}

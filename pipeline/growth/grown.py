@@ -48,7 +48,7 @@ class Noise:
     """Random values on copies, as a share of the source tensor's standard deviation (`split`: of the weight)."""
 
     kind: Literal["new", "paired", "split"]
-    """`new`: on new rows and columns (NAI 3.3.1); the others on inputs that are twins, so that their sum stays."""
+    """`new`: on new rows and columns (NAI 3.3.1); the others on inputs of copies, so that their sum stays."""
     share: float
     pair_axis: int
     """The storage axis that is summed over."""

@@ -17,7 +17,7 @@ from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.report.attention_heads import close_up, layer_plot
-from pipeline.report.attention_matrices import layers_plot, source_and_target, twins_plot, within_layers
+from pipeline.report.attention_matrices import duplicates_plot, layers_plot, source_and_target, within_layers
 from pipeline.report.attention_options import AttentionOptions
 from pipeline.report.attention_shown import Maps, Shown
 from pipeline.report.canvas import KINDS
@@ -100,7 +100,7 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
             *source_and_target(shown),
             *within_layers(shown),
             layers_plot(shown),
-            *twins_plot(shown),
+            *duplicates_plot(shown),
         ],
     )
 
@@ -173,7 +173,7 @@ def _default_heads(origins: list[list[HeadOrigin]]) -> list[int]:
     here = origins[0]
     chosen: list[int] = []
     for head, origin in enumerate(here):
-        pair = [head, *([] if origin.twin is None else [origin.twin])]
+        pair = [head, *([] if origin.duplicate is None else [origin.duplicate])]
         if origin.new and len({*chosen, *pair}) <= _MOST_HEADS:
             chosen += [one for one in pair if one not in chosen]
     rest = [head for head in range(len(here)) if head not in chosen]
@@ -203,14 +203,16 @@ def _findings(shown: Shown) -> list[str]:
                     f"Right after growth, attention of {heads}{where} {how} the source's: similarity {_mean(alike):.4f} on "
                     f"average, {min(alike):.4f} at worst."
                 )
-    twins = shown.twins()
-    if twins:
-        after = "" if maps.trained is None else f", and after training {_mean(twin.trained for twin in twins):.4f}"
+    duplicates = shown.duplicates()
+    if duplicates:
+        after = (
+            "" if maps.trained is None else f", and after training {_mean(duplicate.trained for duplicate in duplicates):.4f}"
+        )
         apart = shown.unrelated()
         others = "" if np.isnan(apart) else f"; heads of one layer that are made from different ones to {apart:.4f}"
         found.append(
-            f"A new head and the head of its layer that is the source's own are alike to {_mean(t.grown for t in twins):.4f} "
-            f"on average right after growth{after}{others}."
+            "A new head and the head of its layer that is the source's own are alike to "
+            f"{_mean(t.grown for t in duplicates):.4f} on average right after growth{after}{others}."
         )
     if source.shape[1] > 2:
         heads = [head_similarity(layer, layer, causal=shown.causal) for layer in source]

@@ -59,13 +59,13 @@ def layer_plot(shown: Shown, layer: int) -> Plot:
 
 
 def close_up(shown: Shown) -> list[Plot]:
-    """Return one new head large enough for its tokens: the one least like its twin; none where no head has one."""
-    twins = [twin for twin in shown.twins() if twin.layer in shown.layers]
-    if not twins:
+    """Return one new head large enough for its tokens: the one least like its duplicate; none where no head has one."""
+    duplicates = [duplicate for duplicate in shown.duplicates() if duplicate.layer in shown.layers]
+    if not duplicates:
         return []
-    twin = min(twins, key=lambda twin: twin.last)
-    origin = shown.origins[twin.layer][twin.head]
-    states = _states(shown, twin.layer, twin.head, origin)
+    duplicate = min(duplicates, key=lambda duplicate: duplicate.last)
+    origin = shown.origins[duplicate.layer][duplicate.head]
+    states = _states(shown, duplicate.layer, duplicate.head, origin)
     if {SOURCE, TRAINED} <= states.keys():
         # Where growth copies, the source's map and the one right after growth are the same picture.
         del states[GROWN]
@@ -79,17 +79,19 @@ def close_up(shown: Shown) -> list[Plot]:
         place = left, canvas.height - number * (titled + side + gap) - titled - side
         canvas.heat(place, side, values, scale, "own" if state == SOURCE else origin.kind, shown.hidden)
         _name_tokens(canvas, shown.tokens, place, side, keys=number == len(states) - 1)
-        which = f"layer {origin.layer} head {origin.head}" if state == SOURCE else f"layer {twin.layer} head {twin.head}"
+        which = (
+            f"layer {origin.layer} head {origin.head}" if state == SOURCE else f"layer {duplicate.layer} head {duplicate.head}"
+        )
         canvas.text((left, place[1] + side + 0.04), f"{state}: {which}")
-        rows += _rows(shown, values, layer=twin.layer, head=twin.head, kind=origin.kind, model=state)
+        rows += _rows(shown, values, layer=duplicate.layer, head=duplicate.head, kind=origin.kind, model=state)
     canvas.colour_bar((left + side + 0.06, bottom), side, scale, "attention")
     return [
         Plot(
             name="attention-tokens",
-            title=f"Head {twin.head} of {shown.layer_name(twin.layer)}, token by token",
+            title=f"Head {duplicate.head} of {shown.layer_name(duplicate.layer)}, token by token",
             caption=(
                 f"Rows are queries, columns keys. The head is new, {KINDS[origin.kind]}; of the new ones shown it "
-                "is the least like its twin, the source's own head of that layer."
+                "is the least like its duplicate, the source's own head of that layer."
             ),
             figure=canvas.figure,
             rows=rows,

@@ -1,4 +1,4 @@
-"""Figures of how alike heads and layers are: matrices, and twins on a line."""
+"""Figures of how alike heads and layers are: matrices, and duplicates on a line."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,17 +110,17 @@ def layers_plot(shown: Shown) -> Plot:
     )
 
 
-def twins_plot(shown: Shown) -> list[Plot]:
+def duplicates_plot(shown: Shown) -> list[Plot]:
     """Return each new head beside the source's own head of its layer; none where no head has one."""
-    twins = shown.twins()
-    if not twins:
+    duplicates = shown.duplicates()
+    if not duplicates:
         return []
     figure, axes = blank((WIDTH, 2.8))
-    drawn = [(-0.12, "o", "none", GROWN, [twin.grown for twin in twins])]
+    drawn = [(-0.12, "o", "none", GROWN, [duplicate.grown for duplicate in duplicates])]
     if shown.maps.trained is not None:
-        drawn.append((0.12, "^", "0.25", TRAINED, [twin.trained for twin in twins]))
+        drawn.append((0.12, "^", "0.25", TRAINED, [duplicate.trained for duplicate in duplicates]))
     for shift, marker, fill, label, values in drawn:
-        places = [twin.layer + shift for twin in twins]
+        places = [duplicate.layer + shift for duplicate in duplicates]
         axes.plot(places, values, marker, ms=4, mec="black", mfc=fill, mew=0.8, label=label, clip_on=False, zorder=3)
     if not np.isnan(shown.unrelated()):
         axes.axhline(shown.unrelated(), color="0.4", lw=0.8, ls="--", label="heads made from different ones")
@@ -131,23 +131,23 @@ def twins_plot(shown: Shown) -> list[Plot]:
     legend_above(figure, axes)
     return [
         Plot(
-            name="attention-twins",
+            name="attention-duplicates",
             title="New heads and the heads that they were made beside",
             caption=(
-                "A mark is a new head: how alike it and the source's own head of its layer are. At 1 the two are twins; the "
-                "broken line is where heads stand that are made from different ones."
+                "A mark is a new head: how alike it and the source's own head of its layer are. At 1 the two are "
+                "duplicates; the broken line is where heads stand that are made from different ones."
             ),
             figure=figure,
             rows=[
                 {
-                    "layer": twin.layer,
-                    "head": twin.head,
-                    "own_head": twin.twin,
-                    "kind": shown.origins[twin.layer][twin.head].kind,
-                    "right_after_growth": twin.grown,
-                    "after_training": twin.trained,
+                    "layer": duplicate.layer,
+                    "head": duplicate.head,
+                    "own_head": duplicate.duplicate,
+                    "kind": shown.origins[duplicate.layer][duplicate.head].kind,
+                    "right_after_growth": duplicate.grown,
+                    "after_training": duplicate.trained,
                 }
-                for twin in twins
+                for duplicate in duplicates
             ],
         )
     ]

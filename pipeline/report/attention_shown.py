@@ -29,12 +29,12 @@ class Maps:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Duplicate:
     """A new head beside the source's own head of its layer, and how alike the two are."""
 
     layer: int
     head: int
-    twin: int
+    duplicate: int
     grown: float
     trained: float | None
 
@@ -86,13 +86,13 @@ class Shown:
         made_from = self.maps.source[origin.layer, origin.head]
         return head_similarity(self.maps.grown[layer, head][None], made_from[None], causal=self.causal).item()
 
-    def twins(self) -> list[Twin]:
-        """Every new head that has a twin of the source's own in its layer."""
+    def duplicates(self) -> list[Duplicate]:
+        """Every new head that has a duplicate of the source's own in its layer."""
         return [
-            Twin(layer, head, origin.twin, *self._pair(layer, head, origin.twin))
+            Duplicate(layer, head, origin.duplicate, *self._pair(layer, head, origin.duplicate))
             for layer, origins in enumerate(self.origins)
             for head, origin in enumerate(origins)
-            if origin.twin is not None
+            if origin.duplicate is not None
         ]
 
     def _pair(self, layer: int, head: int, other: int) -> tuple[float, float | None]:
@@ -106,7 +106,7 @@ class Shown:
             for layer, origins in enumerate(self.origins)
             for one, first in enumerate(origins)
             for other, second in enumerate(origins[:one])
-            if first.twin != other and (first.layer, first.head) != (second.layer, second.head)
+            if first.duplicate != other and (first.layer, first.head) != (second.layer, second.head)
         ]
         return float(np.mean(pairs)) if pairs else float("nan")
 

@@ -19,7 +19,7 @@ class HeadOrigin:
     layer: int | None
     """The source layer and head whose map it should show; None where there is none."""
     head: int | None
-    twin: int | None
+    duplicate: int | None
     """For a new head: the target head of the same layer that is the source's own and was copied, or would have been."""
 
     @property
@@ -42,13 +42,13 @@ def _origin(plan: GrowthPlan, layer: Origin, head: int) -> HeadOrigin:
         return HeadOrigin("own", layer.source, copied, None)
     if plan.content.units not in (Units.COPY, Units.SILENT_NEXT):
         return HeadOrigin("random", None, None, None)
-    twin = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
+    duplicate = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
     # The top layer has no next one: its own rows stand in.
     following = min(layer.source + 1, plan.source.num_hidden_layers - 1)
     takes_next = plan.content.next_layer or plan.content.units is Units.SILENT_NEXT
     if not takes_next or following == layer.source:
-        return HeadOrigin("copy", layer.source, copied, twin)
+        return HeadOrigin("copy", layer.source, copied, duplicate)
     group = head * plan.target.num_key_value_heads // plan.target.num_attention_heads
     if kv_heads.grows and not bool(kv_heads.own[group]):
-        return HeadOrigin("next", following, copied, twin)
-    return HeadOrigin("mixed", None, None, twin)
+        return HeadOrigin("next", following, copied, duplicate)
+    return HeadOrigin("mixed", None, None, duplicate)

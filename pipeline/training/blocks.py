@@ -11,6 +11,7 @@ from pipeline.recipe import TrainStage
 
 HEAD = "head"
 EMBEDDINGS = "embeddings"
+ADDED = "added"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,26 @@ class Block:
         if self.name == EMBEDDINGS:
             return section.embeddings
         return section.head if self.name == HEAD else section.layers.issuperset(self.layers)
+
+
+def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
+    """Return the stage with the layers that its model's growth added in the place of the selector `added`.
+
+    Raises UserError where the stage selects them and there are none.
+    """
+
+    def named(selectors: Sequence[str], where: str) -> list[str]:
+        if ADDED in selectors and not added:
+            raise UserError(f"{where}: `added` where the model's growth adds no layers; name others")
+        return [one for each in selectors for one in ([f"layers.{layer}" for layer in added] if each == ADDED else [each])]
+
+    where = f"stages.{stage.name}"
+    groups = [
+        group.model_copy(update={"parameters": named(group.parameters, f"{where}.groups.{number}")})
+        for number, group in enumerate(stage.groups)
+    ]
+    trainable = None if stage.trainable is None else named(stage.trainable, f"{where}.trainable")
+    return stage.model_copy(update={"groups": groups, "trainable": trainable})
 
 
 def section_of(selectors: Iterable[str], layers: int, where: str) -> Section:

@@ -35,7 +35,7 @@ from pipeline.growth.state import Source
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
 from pipeline.training.beside import begin_on_first_rank
-from pipeline.training.blocks import check_learns, cut
+from pipeline.training.blocks import check_learns, cut, naming_added
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
 from pipeline.training.ds_config import sequence_parallel_size
@@ -151,7 +151,7 @@ def foresee_run(
             return _open(recipe, ds_config, directory, saved, given, data, world_size, say, None)
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
-    growths, configs = _models(recipe, source, given)
+    recipe, growths, configs = _models(recipe, source, given)
     windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
@@ -206,7 +206,7 @@ def _begin(
             "set attn_implementation: eager"
         )
     check_head(graph_of(source).head, recipe.make_vocab_size_divisible_by, with_loss=recipe.fused_linear_cross_entropy)
-    growths, configs = _models(recipe, source, given)
+    recipe, growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
     _check_sharing(recipe, configs, sequence_parallel_size(ds_config))
     if recipe.data.tokenizer is not None:
@@ -271,7 +271,7 @@ def _open(
     source = _source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
     for remark in data.remarks:
         say(remark)
-    growths, configs = _models(recipe, source, given)
+    recipe, growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
     _check_tokenizer(recipe, given, data.tokenizer, source)
     streams = Streams(recipe, family_of(source), data, say)
@@ -292,10 +292,13 @@ def _open(
     )
 
 
-def _models(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tuple[list[Growth], dict[int, PretrainedConfig]]:
-    """Return the growths, and each phase's model."""
-    growths = _plan(recipe, source, given)
-    return growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
+def _models(
+    recipe: Recipe, source: PretrainedConfig, given: Source | None
+) -> tuple[Recipe, list[Growth], dict[int, PretrainedConfig]]:
+    """Return the recipe with the layers that its stages select by name, the growths, and each phase's model."""
+    growths, stages = _plan(recipe, source, given)
+    named = recipe.model_copy(update={"stages": [stages.get(stage.name, stage) for stage in recipe.stages]})
+    return named, growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
 
 
 def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
@@ -354,9 +357,14 @@ def _lengths(recipe: Recipe) -> list[int]:
     return [recipe.data.sequence_length, *(stage.sequence_length for stage in stages if stage.sequence_length is not None)]
 
 
-def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> list[Growth]:
-    """Return the growths of a run; raises UserError where there is no way, or a stage does not fit its model."""
+def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tuple[list[Growth], dict[str, TrainStage]]:
+    """Return the growths of a run, and its train stages by name with their layers named.
+
+    Raises UserError where there is no way, or a stage does not fit its model.
+    """
     growths: list[Growth] = []
+    named: dict[str, TrainStage] = {}
+    added: list[int] = []
     before = source
     for phase in phases_of(recipe):
         if phase.growth is not None:
@@ -367,11 +375,13 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> lis
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config
-        sizes = sizes_of(before)
-        cut(sizes.num_hidden_layers, phase.stages)
-        for stage in phase.stages:
+            added = [layer for layer, origin in enumerate(plan.layers) if origin.added]
+        stages = [naming_added(stage, added) for stage in phase.stages]
+        cut(sizes_of(before).num_hidden_layers, stages)
+        for stage in stages:
             check_learns(graph_of(before), stage)
-    return growths
+            named[stage.name] = stage
+    return growths, named
 
 
 def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory, saved: Saved | None) -> list[Growth]:

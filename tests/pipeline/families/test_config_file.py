@@ -7,11 +7,10 @@ import torch
 from transformers import AutoConfig
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, family_of, read_config, sizes_of
+from pipeline.families import FAMILIES, family_of, read_config, scratch_config, sizes_of
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.growth.models import small_model
+from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 
 WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
 """Other types, and values that no model has."""
@@ -62,7 +61,19 @@ def read(tmp_path):
 
 
 def base_of(family, **changes):
-    return json.loads(small_model(family).config.to_json_string(use_diff=False)) | changes
+    """A whole file, of heads of 8 channels, two to a key-value head where they are grouped."""
+    described = ModelConfig(
+        family=family,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2 if FAMILIES[family].grouped else None,
+        intermediate_size=64,
+        tie_word_embeddings=True,
+        dropout=0.0,
+    )
+    config = scratch_config(described, vocab_size=50, eos_id=0, sequence_length=16)
+    return json.loads(config.to_json_string(use_diff=False)) | changes
 
 
 def runs(config):

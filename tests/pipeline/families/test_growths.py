@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, check_parameters, target_config
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict
+from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -160,3 +161,20 @@ def trained(model):
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         return (model(input_ids=others).logits.detach() - before).abs().mean().item()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "olmo2", "gemma2", "cohere"])
+def test_layers_of_a_list_that_are_silent_keep_the_function_and_others_do_not(name):
+    family = FAMILIES[name]
+    config = check.small_config(family)
+    model = check.random_model(family, config, 1)
+    target = target_config(config, TargetConfig(num_hidden_layers=5))
+    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+    before = check.logits(family, model, ids)
+    for silent, exact in (([1, 4], True), ([1], False)):
+        growth = GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=silent)
+        plan = plan_growth(config, target, growth, 1, stock=True)
+        moved = (check.logits(family, check.grown_model(plan, model), ids) - before).abs().max().item()
+        assert (verdict(predict(plan)) is Verdict.EXACT) is exact is (moved < 1e-11), (silent, moved)
+    with pytest.raises(UserError, match=r"growth\.silent: target layer 2 repeats no layer before it"):
+        plan_growth(config, target, GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=[2]), 1)

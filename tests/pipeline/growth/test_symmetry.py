@@ -45,7 +45,7 @@ def train(model, steps, lr=1e-3):
     return largest
 
 
-def twins_apart(model, wanted):
+def duplicates_apart(model, wanted):
     """Return by name how far rows j and j + n / 2 are from each other, of those tensors whose role is wanted.
 
     At x2 the balanced map, and NAI's of as many new heads as there are, copy the whole axis once more.
@@ -63,12 +63,12 @@ def twins_apart(model, wanted):
 @pytest.mark.parametrize("symmetry", ["paired", "split"])
 @pytest.mark.parametrize("width", COPYING)
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
-def test_a_broken_symmetry_keeps_the_function_and_parts_the_twins(family, width, symmetry):
+def test_a_broken_symmetry_keeps_the_function_and_parts_the_duplicates(family, width, symmetry):
     model, plan, grown = grow(family, {"width": width, "symmetry": symmetry, "noise": 0.25})
     assert predict(plan) == predict_duplicates(plan) == []
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     train(grown, 20)
-    apart = twins_apart(grown, {"q", "k", "v", "up"})
+    apart = duplicates_apart(grown, {"q", "k", "v", "up"})
     assert len(apart) == 2 * (5 if family == "llama" else 4)
     # Noise of a quarter of the deviation parts two rows by about a third of their norm from the start.
     assert min(apart.values()) > 0.05, apart
@@ -77,12 +77,12 @@ def test_a_broken_symmetry_keeps_the_function_and_parts_the_twins(family, width,
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
 @pytest.mark.parametrize("width", COPYING)
 def test_copies_stay_copies_for_ever(family, width):
-    """The reason for `symmetry`: whatever twins learn, they learn alike."""
+    """The reason for `symmetry`: whatever duplicates learn, they learn alike."""
     _, plan, grown = grow(family, {"width": width})
     assert predict_duplicates(plan) == ["residual", "heads", "ffn"]
     before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}
     train(grown, 20)
-    apart = twins_apart(grown, {"q", "k", "v", "up"})
+    apart = duplicates_apart(grown, {"q", "k", "v", "up"})
     assert max(apart.values()) < EXACT, apart
     # It did learn: 20 steps of 1e-3 move an element by up to 0.02.
     moved = {name: parameter.detach() - before[name] for name, parameter in grown.named_parameters()}
@@ -91,15 +91,15 @@ def test_copies_stay_copies_for_ever(family, width):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
-def test_exact_aki_has_no_twins(family):
+def test_exact_aki_has_no_duplicates(family):
     """New units read as the next layer's; at the top as the same layer's, but they write other things."""
     model, plan, grown = grow(family, {"width": "exact_aki"})
     assert predict_duplicates(plan) == (["residual"] if family == "bert" else [])
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
-    lower = {name: apart for name, apart in twins_apart(grown, {"q", "k", "v", "up"}).items() if ".0." in name}
+    lower = {name: apart for name, apart in duplicates_apart(grown, {"q", "k", "v", "up"}).items() if ".0." in name}
     assert min(lower.values()) > 0.1, lower
     train(grown, 20)
-    assert min(twins_apart(grown, {"q", "k", "v", "up"}).values()) > 1e-3
+    assert min(duplicates_apart(grown, {"q", "k", "v", "up"}).values()) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_exact_aki_has_no_twins(family):
         ({"width": "auto"}, True),
     ],
 )
-def test_the_copied_stream_of_a_post_ln_model_needs_its_twins_told_apart(growth, parted):
+def test_the_copied_stream_of_a_post_ln_model_needs_its_duplicates_made_unlike(growth, parted):
     """Embedding columns j and j + n / 2; `auto` sees to it by itself."""
     model, plan, grown = grow("bert", growth)
     assert predict_duplicates(plan) == ([] if parted else ["residual"])

@@ -94,7 +94,7 @@ def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
 
 def test_new_heads_of_the_top_layer_copy_it_where_aki_finds_no_next_one(tmp_path):
     run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "aki"}, DOUBLED)
-    kinds = {row["layer"]: row["kind"] for row in rows_of(section_of(run, **FEW), "attention-twins")}
+    kinds = {row["layer"]: row["kind"] for row in rows_of(section_of(run, **FEW), "attention-duplicates")}
     assert kinds == {0: "next", 1: "next", 2: "copy"}
 
 
@@ -111,18 +111,18 @@ def test_heads_that_growth_draws_at_random_are_like_none_of_the_source(tmp_path)
     run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "direct_copy"}, DOUBLED)
     section = section_of(run, **FEW)
     assert {row["kind"] for row in rows_of(section, "attention-source-target") if row["head"] >= 4} == {"random"}
-    assert "attention-twins" not in {plot.name for plot in section.plots}
+    assert "attention-duplicates" not in {plot.name for plot in section.plots}
     alike = similarities(rows_of(section, "attention-source-target"), "right after growth")
     assert max(value for (_, _, head), value in alike.items() if head >= 4) < 0.99
 
 
-def test_twins_that_training_took_apart_are_told_from_those_right_after_growth(tmp_path):
+def test_duplicates_that_training_took_apart_are_told_from_those_right_after_growth(tmp_path):
     run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
     weights = load_file(run.model / "model.safetensors")
     weights["bert.encoder.layer.1.attention.self.query.weight"][32:] *= -1.0
     save_file(weights, run.model / "model.safetensors", {"format": "pt"})
     maps = stock_attention(run.model, opens=True)
-    for row in rows_of(section_of(run, **FEW), "attention-twins"):
+    for row in rows_of(section_of(run, **FEW), "attention-duplicates"):
         assert row["right_after_growth"] == pytest.approx(1.0, abs=ROUNDING)
         pair = maps[row["layer"], [row["head"], row["own_head"]]]
         expected = head_similarity(pair[:1], pair[1:], causal=False).item()

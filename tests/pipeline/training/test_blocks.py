@@ -5,7 +5,7 @@ import pytest
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, Section, graph_of
 from pipeline.recipe import TrainStage
-from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, section_of
+from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of
 
 
 def stage(**keys) -> TrainStage:
@@ -107,3 +107,13 @@ def test_every_parameter_is_in_one_block(tiny_model, family, tied):
     learning = {id(p) for name, p in model.named_parameters() if block_of[name].learns(section)}
     layers = model.get_submodule(FAMILIES[family].layers)
     assert learning == {id(p) for layer in list(layers)[1:3] for p in layer.parameters()}
+
+
+def test_added_layers_are_selected_by_the_growth_that_added_them():
+    chosen = stage(trainable=["added", "head"], groups=[group("added"), group("head")])
+    named = naming_added(chosen, [2, 5])
+    assert named.trainable == ["layers.2", "layers.5", "head"]
+    assert [each.parameters for each in named.groups] == [["layers.2", "layers.5"], ["head"]]
+    assert naming_added(stage(trainable=["layers"]), []) == stage(trainable=["layers"])
+    with pytest.raises(UserError, match=r"stages\.s\.groups\.0: `added` where the model's growth adds no layers"):
+        naming_added(chosen, [])

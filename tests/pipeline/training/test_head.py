@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(tiny_model, monkeypat
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
 def test_what_is_evaluated_and_saved_has_the_true_vocabulary(tiny_model, family, way, tmp_path):
     plain, other = made(tiny_model, family, way)
     one, loss = loss_of(plain.eval(), family)
