@@ -89,6 +89,7 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
     if family.rotary:
         yield from _rotary_faults(config)
         yield from _window_faults(config)
+        yield from _list_faults(config)
 
 
 def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
@@ -114,7 +115,12 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     if head_dim > _MOST_HEAD_DIM:
         yield "head_dim", head_dim, f"a number up to {_MOST_HEAD_DIM}"
     for name, rope in rope_sets(config).items():
-        pairs = int(head_dim * (rope.get("partial_rotary_factor") or 1.0)) // 2
+        share = rope.get("partial_rotary_factor")
+        share = 1.0 if share is None else share
+        turned = int(head_dim * share)
+        if share != 1 and (not 0 < share < 1 or turned < 2 or turned % 2):
+            yield f"{name}.partial_rotary_factor", share, f"a number up to 1 that makes an even share of head_dim {head_dim}"
+        pairs = turned // 2
         for key, value in rope.items():
             if key in _PAIR_LISTS and isinstance(value, list) and len(value) != pairs:
                 yield f"{name}.{key}", value, f"a list of {pairs} numbers, one for each pair of a head's channels,"
@@ -131,6 +137,13 @@ def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
             yield "layer_types", types, expected
         if window is None and _ATTENTION[1] in types:
             yield "sliding_window", window, f"a whole number, since layer_types names {_ATTENTION[1]},"
+
+
+def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    layers = config.num_hidden_layers
+    said = getattr(config, "no_rope_layers", None)
+    if hasattr(type(config), "no_rope_layers") and (set(said) - {0, 1} or len(said) != layers):
+        yield "no_rope_layers", said, f"a list of {layers} entries, each 0 or 1,"
 
 
 def _build(family: Family, config: PretrainedConfig) -> None:

@@ -21,6 +21,7 @@ from pipeline.families.phi3 import PHI3
 from pipeline.families.qwen2 import QWEN2
 from pipeline.families.qwen3 import QWEN3
 from pipeline.families.roberta import ROBERTA
+from pipeline.families.rope import rope_sets
 from pipeline.families.smollm3 import SMOLLM3
 from pipeline.families.stablelm import STABLELM
 from pipeline.families.starcoder2 import STARCODER2
@@ -49,17 +50,18 @@ def family_of(config: PretrainedConfig, origin: str = "config.json") -> Family:
     if family is None:
         raise UserError(f"{origin}: model_type {config.model_type!r} is not known; known are {', '.join(FAMILIES)}")
     for key, values in family.refused.items():
-        value = _value(config, key, values[0])
-        if value not in values:
-            raise UserError(f"{origin}: {key}: {value!r} is not supported; {values[0]!r} would do")
+        for place, value in _values(config, key, values[0]).items():
+            if value not in values:
+                raise UserError(f"{origin}: {place}: {value!r} is not supported; {values[0]!r} would do")
     return family
 
 
-def _value(config: PretrainedConfig, key: str, default: Any) -> Any:
-    mapping, dot, inner = key.partition(".")
-    if not dot:
-        return getattr(config, key, default)
-    return (getattr(config, mapping, None) or {}).get(inner, default)
+def _values(config: PretrainedConfig, key: str, default: Any) -> dict[str, Any]:
+    """Return what a configuration holds under a key, by its whole name; each set of rotary parameters has its own."""
+    inner = key.removeprefix("rope_parameters.")
+    if inner == key:
+        return {key: getattr(config, key, default)}
+    return {f"{name}.{inner}": rope.get(inner, default) for name, rope in rope_sets(config).items()}
 
 
 def graph_of(config: PretrainedConfig) -> Model:

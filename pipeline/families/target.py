@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, Sizes, config_keys, sizes_of
-from pipeline.families.layer_lists import carry_layer_lists
+from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
 from pipeline.families.registry import family_of
 from pipeline.families.rope import rope_sets
 from pipeline.families.shape import check_heads, class_rules
@@ -78,7 +78,9 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     `target_config`, which changes nothing but sizes and dropout.
     """
     family = family_of(source)
-    for key in ("model_type", "tie_word_embeddings", *family.kept):
+    # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
+    lists = LAYER_LISTS if target.num_hidden_layers == source.num_hidden_layers else ()
+    for key in ("model_type", "tie_word_embeddings", *family.kept, *lists):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
             raise UserError(f"{where}{key}: {new!r} is not the source's {old!r}, which growth keeps")

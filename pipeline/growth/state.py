@@ -38,7 +38,7 @@ class Constant:
 
 
 class Shifted:
-    """A tensor with a constant added."""
+    """A tensor with a constant added, in float64: the sum of a small number and 1 has no room for both in float32."""
 
     def __init__(self, tensor: Rows, offset: float) -> None:
         self.shape = tensor.shape
@@ -47,11 +47,11 @@ class Shifted:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
-        return self.tensor.rows(start, stop) + self._offset
+        return self.tensor.rows(start, stop).double() + self._offset
 
     def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
         """Return columns [first, behind) of rows [start, stop), each row flattened."""
-        return self.tensor.block(start, stop, first, behind) + self._offset
+        return self.tensor.block(start, stop, first, behind).double() + self._offset
 
 
 State = Mapping[str, Rows]

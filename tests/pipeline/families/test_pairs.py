@@ -65,9 +65,10 @@ def test_weights_without_the_head_that_the_configuration_names_are_refused(tmp_p
 
 
 def test_the_head_learns_with_the_head():
-    family, sizes = PAIR_FAMILIES["bert"], 2
-    blocks = {spec.name: spec.block for spec in family.tensors if spec.once_a_sequence}
-    assert len(blocks) == sizes + 1 and set(blocks.values()) == {"head"}
+    paired, plain = (families["bert"].graph(BertConfig(**SIZES)).tensors() for families in (PAIR_FAMILIES, FAMILIES))
+    blocks = {name: paired[name].block for name in paired.keys() - plain.keys()}
+    modules = ("bert.pooler.dense", "cls.seq_relationship")
+    assert blocks == {f"{module}.{kind}": "head" for module in modules for kind in ("weight", "bias")}
 
 
 def test_a_model_from_scratch_has_the_head_where_pairs_are_asked_for(tmp_path):

@@ -6,20 +6,20 @@ import pytest
 from transformers import (
     AutoConfig,
     BertConfig,
+    Gemma2Config,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
+    SmolLM3Config,
 )
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check_growth, check_parameters, derived_sizes, sizes_of, target_config
-from pipeline.recipe import TargetConfig
-
-LEARNED = ["gpt2", "bert", "roberta"]
-ROTARY = ["llama", "mistral", "qwen2", "qwen3"]
+from pipeline.growth.plan import plan_growth
+from pipeline.recipe import GrowthConfig, TargetConfig
 
 # 8 query heads of 8 channels, 4 key-value heads.
 GROUPED = {
@@ -47,7 +47,7 @@ def test_sizes_that_a_target_leaves_out_follow_the_source(tiny_model, family):
     sizes = grown(source, hidden_size=64)
     assert (sizes.num_attention_heads, sizes.head_dim, sizes.intermediate_size, sizes.num_hidden_layers) == (8, 8, 256, 3)
     assert (sizes.vocab_size, sizes.max_position_embeddings) == (50, source.max_position_embeddings)
-    assert sizes.num_key_value_heads == (4 if family in ROTARY else 8)
+    assert sizes.num_key_value_heads == (4 if FAMILIES[family].grouped else 8)
     same = target_config(source, TargetConfig())
     assert sizes_of(same) == sizes_of(source)
 
@@ -116,11 +116,38 @@ def test_a_deeper_qwen_attends_as_its_source_and_its_window_stays(sliding):
     assert target_config(MistralConfig(**GROUPED, sliding_window=7), TargetConfig(hidden_size=128)).sliding_window == 7
 
 
-def test_layers_of_different_kinds_grow_wider_but_not_deeper():
-    source = Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=7, max_window_layers=1)
-    assert target_config(source, TargetConfig(hidden_size=128)).layer_types == ["full_attention", "sliding_attention"]
-    with pytest.raises(UserError, match=r"target\.num_hidden_layers: the source's layer_types differ"):
-        target_config(source, TargetConfig(num_hidden_layers=4))
+@pytest.mark.parametrize(("depth", "origins"), [("stack", [0, 1, 0, 1]), ("interleave", [0, 0, 1, 1])])
+@pytest.mark.parametrize(
+    ("source", "key", "kinds"),
+    [
+        (Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=7, max_window_layers=1), "layer_types",
+         ["full_attention", "sliding_attention"]),
+        (Gemma2Config(**GROUPED, layer_types=["full_attention", "sliding_attention"]), "layer_types",
+         ["full_attention", "sliding_attention"]),
+        (SmolLM3Config(**GROUPED, pad_token_id=None, no_rope_layers=[0, 1]), "no_rope_layers", [0, 1]),
+    ],
+)  # fmt: skip
+def test_layers_of_different_kinds_keep_them_in_a_wider_and_in_a_deeper_model(source, key, kinds, depth, origins):
+    assert getattr(target_config(source, TargetConfig(hidden_size=128)), key) == kinds
+    deeper = target_config(source, TargetConfig(num_hidden_layers=4))
+    grown = plan_growth(source, deeper, GrowthConfig(width="fpi", depth=depth), 0).config
+    assert getattr(grown, key) == [kinds[origin] for origin in origins]
+    check_parameters(FAMILIES[source.model_type], grown)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [("smollm3", "no_rope_layers", [1, 1]), ("gemma3_text", "layer_types", ["full_attention"] * 2),
+     ("cohere2", "layer_types", ["full_attention"] * 2), ("olmo3", "layer_types", ["full_attention"] * 2)],
+)  # fmt: skip
+def test_a_given_target_of_as_many_layers_has_the_sources_kinds_of_them(family, key, value):
+    source = FAMILIES[family].config_class(**GROUPED, pad_token_id=None)
+    setattr(source, key, [0, 1] if key == "no_rope_layers" else ["sliding_attention", "full_attention"])
+    target = copy.deepcopy(source)
+    check_growth(source, target, "t.json: ")
+    setattr(target, key, value)
+    with pytest.raises(UserError, match=rf"t\.json: {key}: .* is not the source's"):
+        check_growth(source, target, "t.json: ")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +294,10 @@ def test_a_targets_dropout_is_the_recipes_and_the_sources_where_it_says_none(fam
         ({"sliding_window": 5}, "t.json: sliding_window: 5 is not the source's None"),
         ({"hidden_size": 32}, "t.json: hidden_size: 32 is smaller than the source's 64"),
         ({"num_key_value_heads": 5}, "t.json: num_key_value_heads: 5 does not divide num_attention_heads 8"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "t.json: layer_types: they are not the source's"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "t.json: layer_types: ['full_attention', 'sliding_attention'] is not the source's",
+        ),
     ],
 )
 def test_a_given_target_configuration_is_held_to_the_same_rules(changes, words):

@@ -127,9 +127,11 @@ def grown(source, target, growth):
     return plan, config
 
 
-def test_an_exact_growth_of_narrow_weights_is_seen_to_be(tmp_path, tiny_model):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_exact_growth_of_narrow_weights_is_seen_to_be(tmp_path, tiny_model, family, dtype):
     """1/3 is no float32 number: an exact growth is exact in the wider dtype only."""
-    tiny_model("gpt2").to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny_model(family).to(dtype).save_pretrained(tmp_path)
     source = open_huggingface(tmp_path)
     assert compare(source, *grown(source, {"hidden_size": 96}, {"width": "fpi"}))["max_logit_difference"] < 1e-12
 
