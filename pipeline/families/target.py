@@ -80,7 +80,9 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     family = family_of(source)
     # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
     lists = LAYER_LISTS if target.num_hidden_layers == source.num_hidden_layers else ()
-    for key in ("model_type", "tie_word_embeddings", *family.kept, *lists):
+    # Those that give a model other tensors.
+    options = sorted({key for variant in family.variants for key in variant} - {*family.kept})
+    for key in ("model_type", "tie_word_embeddings", *family.kept, *options, *lists):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
             raise UserError(f"{where}{key}: {new!r} is not the source's {old!r}, which growth keeps")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
+from pipeline.families import FAMILIES, Section, scratch_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters
@@ -66,7 +66,7 @@ def measured(
     model = family.model_class(config).to(dtype)
     prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
     blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
-    block_of = blocks_of_parameters(family, sizes_of(config), blocks)
+    block_of = blocks_of_parameters(family.graph(config), blocks)
     generator = torch.Generator().manual_seed(1)
     ids, labels = torch.randint(5, shape.vocabulary, (2, shape.sequences, shape.length), generator=generator)
     if family.objective == "mlm":

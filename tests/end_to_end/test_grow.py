@@ -387,16 +387,21 @@ def test_wrong_input_is_refused_in_a_sentence(grow, source, tmp_path, words, say
 
 
 @pytest.mark.parametrize(
-    ("family", "key"), [("gpt2", "scale_attn_by_inverse_layer_idx"), ("llama", "attention_bias"), ("llama", "mlp_bias")]
+    ("family", "key", "says"),
+    [
+        ("gpt2", "scale_attn_by_inverse_layer_idx", "True is not supported"),
+        ("llama", "attention_bias", "True is not the source's False, which growth keeps"),
+        ("llama", "mlp_bias", "True is not the source's False, which growth keeps"),
+    ],
 )
-def test_a_target_file_that_its_familys_table_does_not_describe_is_refused(grow, tmp_path, tiny_model, family, key):
+def test_a_target_file_that_growth_does_not_reach_is_refused(grow, tmp_path, tiny_model, family, key, says):
     model, out = tiny_model(family), tmp_path / "out"
     model.save_pretrained(tmp_path / "source")
     setattr(model.config, key, True)
     model.config.save_pretrained(tmp_path / "wanted")
     path = tmp_path / "wanted" / "config.json"
     words = ("--source", tmp_path / "source", "--target", path, "--format", "hf", "--out", out)
-    refused(grow(*words), out, f"{path}: {key}: True is not supported")
+    refused(grow(*words), out, f"{path}: {key}: {says}")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +443,7 @@ def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_pat
     assert status == 0, error
     assert "num_attention_heads: 4 -> 6, not named, so hidden_size / head_dim" in output
     assert "width: average_pad, since no operator is exact under a stock post-LN norm at 32 -> 48" in output
-    assert "depth: last_layer, since no added layer of a post-LN model (bert) is exact" in output
+    assert "depth: last_layer, since no added layer of a post-LN model is exact" in output
     assert "function: approximate" in output
     if not words:
         certificate = json.loads((out / "certificate.json").read_text())
