@@ -126,7 +126,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("stages.0.trainable=[head]", "leave it out, or `trainable`"),
         (
             "stages.1.trainable=[layer.3]",
-            "stages.full.trainable.0: parameters are named embeddings, head, layers, added, layers.3",
+            "stages.full.trainable.0: parameters are named embeddings, head, layers, added",
         ),
         ("stages.1.groups=[{parameters: [head]}]", "stages.full.groups.0: a group gives its parameters an `lr`"),
         ("stages.1.schedule={span: run}", "a stage's own schedule spans that stage"),
