@@ -96,6 +96,21 @@ def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared):
     assert line.startswith("warning: stages.full.warmup_steps: 161 steps are more than the 160 ")
 
 
+def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_path):
+    """LLaMA-Pro: of the planned run's stages, those of the grown model."""
+    growth = "growth={depth: list, layers: [0, 1, 1, 2, 3, 3], silent: [2, 5]}"
+    stages = (
+        "stages=[{name: new, trainable: [added], steps: 3}, {name: all, steps: 3, groups: [{parameters: [added], lr: 1.0e-3}]}]"
+    )
+    recipe = load_recipe(QUICKSTART, [growth, stages])
+    ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
+    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
+    first, second = (leg for leg in planned.timeline.legs if leg.phase == 1)
+    section = first.section(first.begin)
+    assert section.layers == {2, 5} and not section.embeddings and not section.head
+    assert second.stage.groups[0].parameters == ["layers.2", "layers.5"]
+
+
 BERT_WIDER = [
     "source.model={family: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 4096}",
     "target={hidden_size: 48}",
