@@ -2,7 +2,7 @@
 
 from pipeline.families.base import Family, Sizes, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
-from pipeline.families.layer_lists import carry_layer_lists
+from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of, graph_of
 from pipeline.families.scratch import scratch_config
@@ -13,6 +13,7 @@ from pipeline.families.tensor_names import place
 __all__ = [
     "FAMILIES",
     "FLOATS",
+    "LAYER_LISTS",
     "PAIR_FAMILIES",
     "QUANTIZATION",
     "Family",

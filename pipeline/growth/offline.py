@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from data_prep.files import regular_files, whole_directory, write_json
 from data_prep.progress import Meter
 from data_prep.tokenizer_files import copy_files, tokenizer_files
 from pipeline.beside import Beside
-from pipeline.families import FLOATS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
+from pipeline.families import FLOATS, LAYER_LISTS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
@@ -72,7 +72,10 @@ class OfflineGrowth:
         self.target = _target(request.target, source.config)
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
-        self.plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
+        plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
+        if isinstance(request.target, Path):
+            plan = replace(plan, choices=[*plan.choices, *_lists_not_taken(self.target, plan.config)])
+        self.plan = plan
         self.target = self.plan.config
         self._check_options()
         stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
@@ -205,6 +208,15 @@ def files_beside(directory: Path) -> list[Path]:
 def _check_absent(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there and no empty directory; name a new one, or remove it")
+
+
+def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> list[str]:
+    """Say which lists of a target's file, an entry a layer, the grown model does not have."""
+    return [
+        f"{key}: a layer has what the source says of the layer that it is made of; what the target's file says is not taken"
+        for key in LAYER_LISTS
+        if getattr(wanted, key, None) != getattr(settled, key, None)
+    ]
 
 
 def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:

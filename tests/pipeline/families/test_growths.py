@@ -1,12 +1,14 @@
 """Families against their stock classes: shapes, and growths of random models in float64, by what the graph derives of them."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, check_parameters, target_config
+from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.wide import Float64Islands
@@ -178,3 +180,22 @@ def test_layers_of_a_list_that_are_silent_keep_the_function_and_others_do_not(na
         assert (verdict(predict(plan)) is Verdict.EXACT) is exact is (moved < 1e-11), (silent, moved)
     with pytest.raises(UserError, match=r"growth\.silent: target layer 2 repeats no layer before it"):
         plan_growth(config, target, GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=[2]), 1)
+
+
+def test_lists_of_a_targets_file_that_are_not_taken_are_told(tmp_path):
+    family = FAMILIES["gemma2"]
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    config = check.small_config(family, layer_types=kinds, sliding_window=5)
+    config.architectures = [family.model_class.__name__]
+    check.random_model(family, config, 1).float().save_pretrained(tmp_path / "source")
+    wanted = check.small_config(family, num_hidden_layers=5, sliding_window=5)
+    wanted.architectures = config.architectures
+    wanted.save_pretrained(tmp_path / "wanted")
+    growth = GrowthConfig(depth="interleave")
+    request = Request(
+        tmp_path / "source", tmp_path / "wanted" / "config.json", growth, 1, "hf", "float32", None, tmp_path / "out"
+    )
+    certificate = OfflineGrowth(request).execute(lambda _: {})
+    assert any(choice.startswith("layer_types: a layer has what the source says") for choice in certificate["choices"])
+    written = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert written["layer_types"] == [kinds[origin["source"]] for origin in certificate["layers"]]
