@@ -17,6 +17,10 @@ TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
 
 
+_NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+"""The class's own are of its own vocabulary."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The sizes of one model, under Hugging Face's names."""
@@ -120,7 +124,8 @@ class Family:
 
     def graph_at(self, sizes: Sizes) -> Model:
         """Return what a model of these sizes is made of, the class's own options in all else."""
-        return self.graph(self.config_class(**config_keys(self, sizes, self.config_class), tie_word_embeddings=sizes.tied))
+        keys = config_keys(self, sizes, self.config_class)
+        return self.graph(self.config_class(**keys, **_NO_IDS, tie_word_embeddings=sizes.tied))
 
     def set_dropout(self, config: PretrainedConfig, probability: float) -> None:
         """Set every dropout probability of a configuration."""
@@ -148,7 +153,7 @@ class Family:
         found = []
         for options in ({}, *self.variants):
             for tied in (True, False):
-                model = self.graph(self.config_class(**options, num_hidden_layers=1, tie_word_embeddings=tied))
+                model = self.graph(self.config_class(**options, **_NO_IDS, num_hidden_layers=1, tie_word_embeddings=tied))
                 found.append({self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()})
         return found
 

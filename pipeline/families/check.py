@@ -68,8 +68,7 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Whether what was called exact is, and what was not is not."""
-        near = self.moved <= EXACT * max(1.0, self.largest)
-        return near if self.verdict is Verdict.EXACT else True
+        return (self.moved <= EXACT * max(1.0, self.largest)) is (self.verdict is Verdict.EXACT)
 
 
 class _Whole:

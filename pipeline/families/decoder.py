@@ -18,9 +18,14 @@ BPE_OR_WORDS = ("sentencepiece_bpe", "byte_level_bpe", "wordpiece")
 _WORDS, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
+def option(config: PretrainedConfig, key: str) -> bool:
+    """Return a switch of the configuration's class; one that the class does not know has no effect."""
+    return hasattr(type(config), key) and getattr(config, key)
+
+
 def self_attention(prefix: str, config: PretrainedConfig, *, bias: bool | None = None, **others: Any) -> Attention:
     """Llama's attention; `bias` on query, key and value, by default that of the configuration's `attention_bias`."""
-    std, biased = config.initializer_range, getattr(config, "attention_bias", False)
+    std, biased = config.initializer_range, option(config, "attention_bias")
     given: dict[str, Any] = {"rotary": rotary(config), "score": score(config)}
     return Attention(
         query_key_value(prefix, init=std, bias=biased if bias is None else bias),
@@ -32,7 +37,7 @@ def self_attention(prefix: str, config: PretrainedConfig, *, bias: bool | None =
 def llama_layer(prefix: str, config: PretrainedConfig, *, scale: float = 1.0, **attention: Any) -> Layer:
     """A layer of Llama's, with options of its attention; `scale` multiplies what branches add."""
     body = self_attention(prefix + "self_attn.", config, **attention)
-    mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range, bias=getattr(config, "mlp_bias", False))
+    mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range, bias=option(config, "mlp_bias"))
     return Layer(
         (
             (Branch(body, pre=rms_norm(prefix + "input_layernorm"), scale=scale),),
@@ -99,7 +104,7 @@ def decoder(
         "other_heads": re.compile(TASK_HEADS),
         "scratch": {},
         "dropout": ("attention_dropout",),
-        "kept": ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window"),
+        "kept": ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "use_sliding_window"),
         "own_head_dim": True,
     }
     return Family(

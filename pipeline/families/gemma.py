@@ -54,6 +54,8 @@ _OPTIONS = {
     "factors": _FACTORS,
     "caps": _CAPS,
     "variants": ({"attention_bias": True},),
+    # Each token would see those that it is to predict.
+    "refused": {"use_bidirectional_attention": (False, None)},
 }
 
 GEMMA2 = decoder("gemma2", Gemma2ForCausalLM, Gemma2Config, graph, **_OPTIONS)

@@ -76,6 +76,7 @@ GPT2 = Family(
     kept=("activation_function", "layer_norm_epsilon"),
     refused={
         "scale_attn_weights": (True,),
+        "reorder_and_upcast_attn": (False,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },

@@ -289,6 +289,13 @@ class Model:
         return any(isinstance(branch.body, Attention) and branch.body.rotary for branch in self.stack.layers[0].branches)
 
     @property
+    def norms_all_heads(self) -> bool:
+        """Whether one norm goes over the queries of all heads, so that new heads can be copies alone."""
+        bodies = (branch.body for branch in self.stack.layers[0].branches)
+        norms = (body.query_norm for body in bodies if isinstance(body, Attention))
+        return any(norm is not None and norm.span == "all" for norm in norms)
+
+    @property
     def stream_norm(self) -> str:
         """How the norms that meet the stream normalize: layer or rms."""
         (kind,) = {norm.kind for norm in self.stream_norms()}

@@ -40,6 +40,7 @@ PHI3 = decoder(
     Phi3ForCausalLM,
     Phi3Config,
     graph,
+    kept=("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window", "original_max_position_embeddings"),
     partial_rotary=True,
     dropout=("attention_dropout", "resid_pdrop", "embd_pdrop"),
 )

@@ -55,6 +55,9 @@ def _widens(source: Sizes, target: Sizes) -> bool:
 
 def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice:
     old, new = source.hidden_size, target.hidden_size
+    if new == old and model.norms_all_heads and target.num_attention_heads > source.num_attention_heads:
+        reason = "one norm over all heads takes copies of heads alone, and new units read as the next layer's and write nothing"
+        return Choice("exact_aki", {}, reason, copies=True)
     if new == old:
         return Choice(
             "exact_aki", {}, "new heads and units read as the next layer's, write nothing at first, and are no copies"

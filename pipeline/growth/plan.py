@@ -149,6 +149,7 @@ class GrowthPlan:
             maps = (AxisIndexMap.identity(size), *maps[1:])
         # What is scaled is the gain itself, which the model makes of what is stored; what is copied stays as it is.
         initial, offset = self.initial[name], 0.0 if all(each.is_identity for each in maps) else tensor.offset
+        wide = torch.promote_types(_dtype_of(own), dtype)
         if offset:
             own, following = (MeasuredTensor(Shifted(each, offset)) for each in (own, following))
             initial = Shifted(initial, offset)
@@ -157,12 +158,12 @@ class GrowthPlan:
             own,
             following,
             maps,
-            dtype=torch.promote_types(_dtype_of(own), dtype),
+            dtype=torch.float64 if offset else wide,
             init=initial,
             small=self.growth.noise,
             noise=self.noise_of(tensor),
         )
-        return Shifted(grown, -offset) if offset else grown
+        return Shifted(grown, -offset, wide) if offset else grown
 
     def _grown_adam(self, tensor: Tensor, optimizer: OptimizerState) -> Kept:
         rates = self.growth.element_rates
@@ -231,7 +232,8 @@ def plan_growth(
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, old.writes_by_norms))
-    _refuse_idle_options(growth, family, content)
+    copies = content.units is Units.COPY or content.stream is Stream.COPY or (new.norms_all_heads and maps["heads"].grows)
+    _refuse_idle_options(growth, family, copies=copies)
     _refuse_deadlock(growth, content, old, new)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
     return GrowthPlan(
@@ -253,11 +255,10 @@ def plan_growth(
     )
 
 
-def _refuse_idle_options(growth: GrowthConfig, family: Family, content: Content) -> None:
+def _refuse_idle_options(growth: GrowthConfig, family: Family, *, copies: bool) -> None:
     """An option without anything to act on is a misunderstanding."""
     if growth.positions == "interpolate" and family.rotary:
         raise UserError(f"growth.positions: {family.name} turns queries and keys by position and has no table to interpolate")
-    copies = content.units is Units.COPY or content.stream is Stream.COPY
     if growth.symmetry != "none" and not copies:
         raise UserError(f"growth.symmetry: {growth.width} makes no copies of {family.name}'s channels; leave it out")
 

@@ -251,9 +251,15 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     which draws for each unit, would part them.
     """
     content, growth = plan.content, plan.growth
-    if growth.symmetry != "none" or growth.noise or content.next_layer:
-        return []
     residual = plan.maps[RESIDUAL]
+    if growth.symmetry != "none" or growth.noise:
+        return []
+    if plan.graph.norms_all_heads and not residual.grows and plan.maps["heads"].grows:
+        # Copies whatever the operator; in a wider stream each reads new channels in its own way.
+        units = content.units is Units.COPY and not content.next_layer and plan.maps["ffn"].grows
+        return ["heads", "ffn"] if units else ["heads"]
+    if content.next_layer:
+        return []
     # Channels at the mean are read at random, by each copy of a unit in its own way.
     whole = content.stream is not Stream.MEAN_OF_COPIES or residual.balanced
     stream = not residual.grows or (content.stream in _COPIES and whole)

@@ -40,18 +40,19 @@ class Constant:
 class Shifted:
     """A tensor with a constant added, in float64: the sum of a small number and 1 has no room for both in float32."""
 
-    def __init__(self, tensor: Rows, offset: float) -> None:
+    def __init__(self, tensor: Rows, offset: float, dtype: torch.dtype = torch.float64) -> None:
+        """The sum is then rounded to `dtype`."""
         self.shape = tensor.shape
         self.tensor = tensor
-        self._offset = offset
+        self._offset, self._dtype = offset, dtype
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
-        return self.tensor.rows(start, stop).double() + self._offset
+        return (self.tensor.rows(start, stop).double() + self._offset).to(self._dtype)
 
     def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
         """Return columns [first, behind) of rows [start, stop), each row flattened."""
-        return self.tensor.block(start, stop, first, behind).double() + self._offset
+        return (self.tensor.block(start, stop, first, behind).double() + self._offset).to(self._dtype)
 
 
 State = Mapping[str, Rows]

@@ -22,6 +22,10 @@ _REGISTERING = threading.Lock()
 """Held by the thread that has its own way of registering parameters in place."""
 
 
+_DESCRIBED = frozenset(("shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "layout", "is_cuda", "is_leaf", "grad"))
+"""What a parameter on the meta device knows of itself; its transposes and data are values."""
+
+
 class StreamedMatrices(TorchFunctionMode):
     """Within it functions find the rows of matrices that are described alone, whatever module calls them.
 
@@ -40,12 +44,13 @@ class StreamedMatrices(TorchFunctionMode):
     ) -> Any:
         """Run a torch function."""
         options = dict(kwargs or {})
-        if getattr(func, "__name__", "") != "__get__":  # shapes, dtypes and devices are described
-            if func is functional.linear and self._streamed(args[1]):
+        described = getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ in _DESCRIBED
+        if not described:
+            if func is functional.linear and len(args) > 1 and self._streamed(args[1]):
                 return self._linear(*args, **options)
-            if func is functional.embedding and self._streamed(args[1]):
+            if func is functional.embedding and len(args) > 1 and self._streamed(args[1]) and _looks_up(args[2:], options):
                 return self._embedding(*args[:2])
-            if func is torch.addmm and self._streamed(args[2]):  # transformers' Conv1D
+            if func is torch.addmm and len(args) == 3 and not options and self._streamed(args[2]):  # transformers' Conv1D
                 return self._addmm(*args)
             args, options = tree_map(self._whole, (args, options))
         return func(*args, **options)
@@ -83,6 +88,11 @@ class StreamedMatrices(TorchFunctionMode):
         used, places = indices.unique(return_inverse=True)
         rows = self._matrices[weight]
         return torch.cat([rows.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
+
+
+def _looks_up(others: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Whether an embedding only looks rows up, and does not renormalize them (`max_norm`)."""
+    return (others[1] if len(others) > 1 else options.get("max_norm")) is None
 
 
 def streamed_model(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipeline.families.graph import Tensor
+from pipeline.families.graph import Tensor, numel
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
 
@@ -29,15 +29,23 @@ class Matrix:
 
     shape: tuple[int, ...]
     output_axis: int
-    parts: int = 1
-    """Matrices in one tensor (GPT-2's query, key and value), each orthogonalized by itself."""
+    parts: tuple[int, ...] = ()
+    """Rows of each of the matrices in one tensor (query, key and value), which are orthogonalized by themselves."""
     parts_axis: int = 0
+    within: int = 1
+    """The parts lie side by side within each of so many blocks of rows (GPT-NeoX: heads)."""
 
     @classmethod
-    def of(cls, tensor: Tensor, shape: tuple[int, ...]) -> "Matrix":
+    def of(cls, tensor: Tensor, sizes: Mapping[str, int]) -> "Matrix":
         """The form of one of a model's matrices."""
         counts = [len(axis.parts) for axis in tensor.axes]
-        return cls(shape, 1 if tensor.roles[0] == "in" else 0, max(counts), counts.index(max(counts)))
+        axis_number = counts.index(max(counts))
+        axis = tensor.axes[axis_number]
+        within = numel(axis.parts[0].ports[: axis.outer], sizes)
+        if within > 1 and axis_number > 0:
+            raise RuntimeError(f"{tensor.name}: Muon knows blocks of rows, and not of columns")
+        parts = tuple(numel(part.ports, sizes) // within for part in axis.parts) if len(axis.parts) > 1 else ()
+        return cls(tensor.shape(sizes), 1 if tensor.roles[0] == "in" else 0, parts, axis_number, within)
 
     @property
     def numel(self) -> int:
@@ -45,11 +53,25 @@ class Matrix:
         return math.prod(self.shape)
 
     def parts_of(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
-        """Return the matrices in flat values, as views, and sqrt(max(1, outputs / inputs)), the scale of each one's step."""
-        return [
-            (part, math.sqrt(max(1.0, part.shape[self.output_axis] / part.shape[1 - self.output_axis])))
-            for part in values.view(self.shape).chunk(self.parts, self.parts_axis)
-        ]
+        """Return the matrices in flat values, as views, and sqrt(max(1, outputs / inputs)), the scale of each one's step.
+
+        A matrix whose rows stand in blocks is a view [blocks, rows, columns].
+        """
+        whole = values.view(self.shape)
+        if not self.parts:
+            return [(whole, self._scale(*self.shape))]
+        blocks = whole.unflatten(self.parts_axis, (self.within, -1))
+        found = []
+        for part, rows in zip(blocks.split(self.parts, self.parts_axis + 1), self.parts, strict=True):
+            sides = [*self.shape]
+            sides[self.parts_axis] = rows * self.within
+            plain = part.flatten(self.parts_axis, self.parts_axis + 1) if self.within == 1 else part
+            found.append((plain, self._scale(*sides)))
+        return found
+
+    def _scale(self, rows: int, columns: int) -> float:
+        outputs, inputs = (rows, columns) if self.output_axis == 0 else (columns, rows)
+        return math.sqrt(max(1.0, outputs / inputs))
 
 
 def newton_schulz(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -73,8 +95,10 @@ def orthogonalize(parts: Iterable[tuple[torch.Tensor, float]], dtype: torch.dtyp
         at_once = max(1, _TOGETHER // shape.numel())
         for begin in range(0, len(matrices), at_once):
             some = matrices[begin : begin + at_once]
-            stepped = newton_schulz(torch.stack(some), dtype).to(some[0].dtype) * scale
-            torch._foreach_copy_(some, list(stepped.unbind()))
+            # Rows in blocks are one matrix.
+            matrices_of = torch.stack(some).flatten(1, -2)
+            stepped = newton_schulz(matrices_of, dtype).to(some[0].dtype) * scale
+            torch._foreach_copy_(some, list(stepped.view(len(some), *shape).unbind()))
 
 
 @dataclass(frozen=True, slots=True)

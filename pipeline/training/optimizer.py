@@ -60,7 +60,7 @@ def build_optimizer(
     if config.name == "muon":
         tensors = graph.tensors()
         names = [name for group in groups if group["muon"] for name in group["names"]]
-        matrices = {name: Matrix.of(tensors[name], tensors[name].shape(graph.sizes)) for name in names}
+        matrices = {name: Matrix.of(tensors[name], graph.sizes) for name in names}
         # Newton and Schulz's iteration bears bf16; a run in fp32 is to give equal losses at any number of ranks.
         dtype = torch.float32 if compute_dtype(ds_config) is torch.float32 else torch.bfloat16
         return FreezableMuon(groups, matrices, dtype, **options)

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check_parameters, family_of, sizes_of
+from pipeline.families import FAMILIES, LAYER_LISTS, check_parameters, family_of, sizes_of
+from pipeline.families.base import config_keys
 from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
 
@@ -197,3 +198,29 @@ def test_fresh_weights_have_the_deviations_of_the_hugging_face_class(family, tin
         slack = 6 / (2 * parameter.numel()) ** 0.5 * parameter.std().item() * 2**0.5
         assert abs(mine.std().item() - parameter.std().item()) <= slack, name
         assert abs(mine.mean().item() - parameter.mean().item()) <= 0.02, name
+
+
+INERT = {
+    *("architectures", "model_type", "tie_word_embeddings", "initializer_range", "use_cache", "is_encoder_decoder"),
+    *("dtype", "transformers_version", "classifier_dropout", "max_window_layers", "no_rope_layer_interval"),
+    *("attribute_map", "base_config_key", "extra_config_files", "extra_files", "sub_configs_defaults"),
+    *("id2label", "label2id", "num_labels", "problem_type", "return_dict", "output_hidden_states", "output_attentions"),
+    *("chunk_size_feed_forward", "is_decoder"),
+}
+"""Keys that say nothing of what the language model computes, or something that growth checks by itself."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_key_of_a_familys_class_may_grow_stays_or_is_refused(name):
+    """A key that no one looks at could differ in a target's file, and a growth be called exact that is not."""
+    family = FAMILIES[name]
+    config = family.config_class()
+    known = {*family.kept, *family.dropout, *LAYER_LISTS, *(key.split(".")[0] for key in family.refused)}
+    known |= config_keys(family, sizes_of(config), config).keys() | {key for variant in family.variants for key in variant}
+    known |= {config.attribute_map.get(key, key) for key in known} | INERT
+    unknown = {
+        key
+        for key in family.config_class.__dataclass_fields__
+        if not key.startswith(("base_model_", "summary_", "_")) and not key.endswith("token_id")
+    }
+    assert unknown - known == set()

@@ -96,13 +96,6 @@ def outcome(drawn: Drawn) -> tuple[str, float]:
     return verdict(predict(plan)).value, moved
 
 
-def wrong(drawn: Drawn) -> str | None:
-    """Return what is wrong with a growth's verdict, if anything."""
-    told, moved = outcome(drawn)
-    bad = told == Verdict.EXACT and not moved <= check.EXACT
-    return f"{drawn} is called exact and moves a logit by {moved:.2g}" if bad else None
-
-
 def main() -> int:
     """Try as many growths as the command line names; return the exit status."""
     first, last = (int(number) for number in (["0", *sys.argv[1:]][-2:]))

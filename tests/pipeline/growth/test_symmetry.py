@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from pipeline.families import FAMILIES, check, target_config
+from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates
+from pipeline.growth.wide import Float64Islands
+from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     POST_LAYER_NORM,
     RMS_NORM,
@@ -156,3 +160,28 @@ def test_no_row_or_column_is_dead(family, growth, heads):
             largest = gradient.movedim(axis, 0).reshape(gradient.shape[axis], -1).amax(1)
             # Rounding leaves 1e-18 where there is nothing; the smallest gradient that counts is some 1e-7.
             assert (largest > 1e-12).all(), f"{name}, axis {axis}: {(largest <= 1e-12).nonzero().reshape(-1).tolist()}"
+
+
+def test_heads_under_one_norm_over_all_of_them_are_copies_that_auto_makes_unlike():
+    """Of random heads such a norm would take in what they hold."""
+    family = FAMILIES["olmo2"]
+    config = check.small_config(family)
+    model = check.random_model(family, config, 1)
+    target = target_config(config, TargetConfig(num_attention_heads=8, num_key_value_heads=4))
+    ids = torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(2))
+    before = check.logits(family, model, ids)
+    for growth, duplicates in ((GrowthConfig(), []), (GrowthConfig(width="exact_aki"), ["heads"])):
+        plan = plan_growth(config, target, growth, 1)
+        assert predict_duplicates(plan) == duplicates
+        grown = check.grown_model(plan, model)
+        assert (check.logits(family, grown, ids) - before).abs().max() < 1e-11
+        optimizer = torch.optim.AdamW(grown.parameters(), lr=1e-3)
+        for _ in range(10):
+            with Float64Islands():
+                grown(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        queries = grown.model.layers[0].self_attn.q_proj.weight.unflatten(0, (8, -1))
+        copied = plan.maps["heads"].indices
+        apart = (queries[4:] - queries[copied[4:]]).abs().max().item()
+        assert (apart < 1e-9) is bool(duplicates), apart

@@ -10,13 +10,14 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.families import FAMILIES, graph_of, scratch_config
+from pipeline.families.check import small_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz
+from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz, orthogonalize
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from tests.distributed.engines import can_compile, is_built
 
@@ -160,7 +161,12 @@ def test_muon_is_torchs_on_linear_layers_and_on_gpt2s_transposed_and_fused_ones(
     weight, *gradients = torch.randn(5, *shape, generator=GENERATOR)
     parameter = weight.clone().requires_grad_()
     group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
-    muon = FreezableMuon([group], {"w": Matrix(shape, output_axis, parts, 1)}, torch.bfloat16, **OPTIONS | {"lr": 0.02})
+    muon = FreezableMuon(
+        [group],
+        {"w": Matrix(shape, output_axis, (6,) * parts if parts > 1 else (), 1)},
+        torch.bfloat16,
+        **OPTIONS | {"lr": 0.02},
+    )
     muon.locate([(parameter, [Piece("w", 0, weight.numel(), 0)])])
     for gradient in gradients:
         parameter.grad = gradient.clone()
@@ -203,7 +209,7 @@ class Kernels(TorchDispatchMode):
 
 def muon_over(layers: int):
     """Return a Muon over layers of a fused matrix and two others, and what it steps."""
-    forms = {"fused": Matrix((6, 18), 1, 3, 1), "up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0)}
+    forms = {"fused": Matrix((6, 18), 1, (6, 6, 6), 1), "up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0)}
     matrices = {f"{layer}.{name}": form for layer in range(layers) for name, form in forms.items()}
     ends = list(itertools.accumulate((matrix.numel for matrix in matrices.values()), initial=0))
     draw = torch.Generator().manual_seed(4)
@@ -298,6 +304,33 @@ def test_beside_a_gpu_a_cpu_adam_that_cannot_be_compiled_is_said_with_what_it_ne
     chosen = build_optimizer(None, groups, OptimizerConfig(), offloaded)
     assert type(chosen) is FreezableAdamW
     assert "'cpu_adam'" in caplog.text and "Debian's packages g++ and python3-dev" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "parts"),
+    [
+        ("phi3", "model.layers.0.self_attn.qkv_proj.weight", [range(64), range(64, 96), range(96, 128)]),
+        ("phi3", "model.layers.0.mlp.gate_up_proj.weight", [range(100), range(100, 200)]),
+        (
+            "gpt_neox",
+            "gpt_neox.layers.0.attention.query_key_value.weight",
+            [[48 * head + 16 * part + row for head in range(4) for row in range(16)] for part in range(3)],
+        ),
+        ("llama", "model.layers.0.self_attn.q_proj.weight", [range(64)]),
+    ],
+)
+def test_muon_takes_the_matrices_of_a_fused_one_apart_as_its_family_lays_them_out(family, name, parts):
+    graph = FAMILIES[family].graph(small_config(FAMILIES[family]))
+    matrix = Matrix.of(graph.tensors()[name], graph.sizes)
+    values = torch.randn(matrix.shape, generator=GENERATOR)
+    expected = values.clone()
+    for rows in parts:
+        rows = torch.tensor([*rows])
+        scale = math.sqrt(max(1.0, len(rows) / matrix.shape[1]))
+        expected[rows] = newton_schulz(values[rows], torch.float32) * scale
+    orthogonalize(matrix.parts_of(values.view(-1)), torch.float32)
+    # In place, several at once: the products sum in another order.
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-4)
 
 
 OPTIMIZERS = {
