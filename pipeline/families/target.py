@@ -201,6 +201,12 @@ def _check_rotary(source: PretrainedConfig, old: Sizes, new: Sizes, where: str) 
             "their frequencies; choose a multiple"
         )
     for rope in rope_sets(source).values():
+        share = rope.get("partial_rotary_factor") or 1.0
+        if int(share * new.head_dim) * old.head_dim != int(share * old.head_dim) * new.head_dim:
+            raise UserError(
+                f"{where}head_dim: of {new.head_dim} channels {share:g} are not the source's turned ones as often as the head "
+                f"grows; keep the source's {old.head_dim}"
+            )
         kind = rope.get("rope_type")
         for key in ("head_dim", "max_position_embeddings"):
             if getattr(new, key) > getattr(old, key) and kind not in _ROPE_OF_PAIRS:

@@ -314,3 +314,12 @@ def test_a_given_target_configuration_is_held_to_the_same_rules(changes, words):
 def test_a_given_target_of_another_family_is_refused():
     with pytest.raises(UserError, match=r"t\.json: model_type: 'qwen3' is not the source's 'qwen2'"):
         check_growth(Qwen2Config(**GROUPED), Qwen3Config(**GROUPED), "t.json: ")
+
+
+def test_a_head_whose_turned_channels_do_not_grow_with_it_is_refused():
+    """Of 20 channels a third is 6, and of 40 it is 13."""
+    share = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.33}
+    sizes = {"hidden_size": 80, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 96, "vocab_size": 50}
+    config = FAMILIES["phi3"].config_class(**sizes, num_hidden_layers=2, rope_parameters=share, pad_token_id=None, head_dim=20)
+    with pytest.raises(UserError, match=r"target\.head_dim: of 40 channels 0\.33 are not the source's turned ones"):
+        target_config(config, TargetConfig(head_dim=40))
