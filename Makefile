@@ -25,7 +25,7 @@ pretrain: .venv
 	$(BIN)/deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json $(ARGS)
 
 before-test:
-	@echo "make test: some 25 minutes on two cores, and the first time some 3 minutes before to install .venv (2 GB)."
+	@echo "make test: some 18 minutes on two cores, and the first time some 3 minutes before to install .venv (2 GB)."
 	@echo "As root it installs Debian's chromium, fonts-liberation, g++, libaio-dev and python3-dev where they are missing;"
 	@echo "where it may not or cannot, the tests that need them are skipped."
 
