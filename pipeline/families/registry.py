@@ -52,7 +52,7 @@ def family_of(config: PretrainedConfig, origin: str = "config.json") -> Family:
     for key, values in family.refused.items():
         for place, value in _values(config, key, values[0]).items():
             if value not in values:
-                raise UserError(f"{origin}: {place}: {value!r} is not supported; {values[0]!r} would do")
+                raise UserError(f"{origin}: {place}: {value!r} is not supported; set it to {values[0]!r}")
     return family
 
 

@@ -43,7 +43,7 @@ def stay_on_the_device(engine: DeepSpeedEngine) -> None:
     Left as they are: fp16, whose loss scale the host must know; an optimizer in the host's memory; parameters that several
     ranks of a model-parallel group hold; ZeRO 1 in bf16 with fp32 accumulation (`data_types.grad_accum_dtype`).
 
-    Raises UserError where the installed DeepSpeed lacks what is replaced: under a name that nobody calls it would do nothing.
+    Raises UserError where the installed DeepSpeed lacks what is replaced: a replacement that nobody calls has no effect.
     """
     lacking = [f"{holder.__name__}.{name}" for holder, name in _REPLACED if not hasattr(holder, name)]
     if lacking:

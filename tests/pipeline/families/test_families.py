@@ -56,9 +56,9 @@ def test_an_unknown_family_is_refused():
     [
         (LlamaConfig(pretraining_tp=2), "pretraining_tp: 2"),
         (LlamaConfig(partial_rotary_factor=0.5), "rope_parameters.partial_rotary_factor: 0.5"),
-        (StableLmConfig(qk_layernorm=True), "qk_layernorm: True is not supported; False would do"),
+        (StableLmConfig(qk_layernorm=True), "qk_layernorm: True is not supported; set it to False"),
         (RobertaConfig(is_decoder=True), "is_decoder: True"),
-        (RobertaConfig(pad_token_id=0), "pad_token_id: 0 is not supported; 1 would do"),
+        (RobertaConfig(pad_token_id=0), "pad_token_id: 0 is not supported; set it to 1"),
     ],
 )
 def test_a_configuration_that_the_table_is_wrong_for_is_refused_by_key(config, words):
