@@ -11,7 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pipeline.families.graph import Model
 
 _LAYER = re.compile(r"\.\d+\.")
-_ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function"})
+_ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation"})
+_FFN_WIDTHS = ("n_inner", "hidden_dim", "intermediate_size")
+"""The configuration keys of an FFN's width; a class has the first of them that it has."""
 
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
@@ -60,8 +62,8 @@ class Family:
     """The output matrix of a model that is not tied."""
     output_bias: str | None = None
     """Its bias, which is untied with it."""
-    lm_head: str
-    """The module of the language model's head: a model that was saved without it, or under another head, has none."""
+    lm_head: tuple[str, ...]
+    """The modules of the language model's head: a model that was saved without it, or under another head, has none."""
     head_alias: Mapping[str, str]
     """Names that a tied model's files may carry beside the tensors they are tied to."""
     position_offset: int = 0
@@ -92,8 +94,6 @@ class Family:
     """The families whose special tokens a byte-level BPE must have, where AutoTokenizer gives every file those."""
     own_head_dim: bool = False
     """Whether heads times their dimension need not be the hidden size."""
-    intermediate_key: str = "intermediate_size"
-    """The configuration key of the FFN's width."""
     logits: str = "logits"
     """The field of the class's output that holds the logits of tokens, [sequences, S, vocab]."""
     pair_logits: str | None = None
@@ -105,6 +105,11 @@ class Family:
     def rotary(self) -> bool:
         """Whether positions turn queries and keys (RoPE) instead of being embedded."""
         return hasattr(self.config_class, "rope_parameters")
+
+    @property
+    def intermediate_key(self) -> str:
+        """The configuration key of the FFN's width."""
+        return _intermediate_key(self.config_class)
 
     @property
     def activation_key(self) -> str:
@@ -153,7 +158,8 @@ class Family:
         found = []
         for options in ({}, *self.variants):
             for tied in (True, False):
-                model = self.graph(self.config_class(**options, **_NO_IDS, num_hidden_layers=1, tie_word_embeddings=tied))
+                # The first layer may lack what the others have.
+                model = self.graph(self.config_class(**options, **_NO_IDS, num_hidden_layers=2, tie_word_embeddings=tied))
                 found.append({self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()})
         return found
 
@@ -161,6 +167,10 @@ class Family:
     def kinds(self) -> Mapping[str, bool]:
         """The same of all forms together."""
         return {name: of_layer for form in self.forms for name, of_layer in form.items()}
+
+    def of_head(self, name: str) -> bool:
+        """Whether a tensor is of the language model's head."""
+        return name.startswith(tuple(f"{module}." for module in self.lm_head))
 
     def knows(self, name: str) -> bool:
         """Whether a model of the family may have a tensor of that name; tied ones' other names too."""
@@ -190,6 +200,10 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
     return keys
 
 
+def _intermediate_key(config_class: type[PretrainedConfig]) -> str:
+    return next(key for key in _FFN_WIDTHS if hasattr(config_class, key))
+
+
 def sizes_of(config: PretrainedConfig) -> Sizes:
     """Read a model's sizes off its Hugging Face configuration.
 
@@ -197,7 +211,7 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
     """
     heads = config.num_attention_heads
     grouped = hasattr(type(config), "num_key_value_heads")
-    inner = config.n_inner if hasattr(type(config), "n_inner") else config.intermediate_size
+    inner = getattr(config, _intermediate_key(type(config)))
     return Sizes(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,

@@ -95,7 +95,7 @@ def decoder(
         "head_module": "model.norm",
         "words": _WORDS,
         "output": _OUTPUT,
-        "lm_head": "lm_head",
+        "lm_head": ("lm_head",),
         "head_alias": {_OUTPUT: _WORDS},
         # The classes for question answering call the model `transformer`.
         "published": ((re.compile(r"^(transformer\.)?(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model."),),

@@ -107,7 +107,7 @@ def encoder(
         words=words,
         output=matrix,
         output_bias=bias,
-        lm_head=head.removesuffix("."),
+        lm_head=(head.removesuffix("."),),
         head_alias={matrix: words, bias: head + "bias"},
         position_offset=position_offset,
         published=(

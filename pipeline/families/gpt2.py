@@ -64,7 +64,7 @@ GPT2 = Family(
     head_module="transformer.ln_f",
     words=_WORDS,
     output="lm_head.weight",
-    lm_head="lm_head",
+    lm_head=("lm_head",),
     head_alias={"lm_head.weight": _WORDS},
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
     # The causal mask.
@@ -80,5 +80,4 @@ GPT2 = Family(
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
-    intermediate_key="n_inner",
 )

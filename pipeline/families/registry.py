@@ -9,6 +9,7 @@ from data_prep.errors import UserError
 from pipeline.families.base import Family
 from pipeline.families.bert import BERT, BERT_PAIRS
 from pipeline.families.cohere import COHERE, COHERE2
+from pipeline.families.distilbert import DISTILBERT
 from pipeline.families.gemma import GEMMA2, GEMMA3
 from pipeline.families.gpt2 import GPT2
 from pipeline.families.gpt_neox import GPT_NEOX
@@ -28,7 +29,7 @@ from pipeline.families.starcoder2 import STARCODER2
 
 _ALL = (
     *(GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3),
-    *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
+    *(COHERE, COHERE2, DISTILBERT, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}

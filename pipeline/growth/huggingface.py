@@ -85,9 +85,9 @@ def describe_huggingface(directory: Path) -> Source:
     stored = config.dtype or torch.float32
     state = {name: Described(tensor.shape(graph.sizes), stored) for name, tensor in graph.tensors().items()}
     remarks = forget_stale(config)
-    if config.architectures and not names_head(config) and any(name.startswith(f"{family.lm_head}.") for name in state):
+    if config.architectures and not names_head(config) and any(family.of_head(name) for name in state):
         remarks.append(
-            f"{family.lm_head}: a {config.architectures[0]} has none, and it will be at the class's random initialization"
+            f"{', '.join(family.lm_head)}: a {config.architectures[0]} has none, and it will be at the class's random initialization"
         )
     return Source(directory, config, family, state, remarks=tuple(remarks))
 

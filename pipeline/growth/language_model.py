@@ -92,7 +92,7 @@ class LanguageModel:
         self._check_missing(directory, [name for name in tensors if name not in state])
         remarks = [
             *self._remarks(),
-            *([f"{self.family.lm_head}: not among the weights, and at the class's random initialization"] if head else []),
+            *([f"{', '.join(self.family.lm_head)}: not among the weights, and at the class's random initialization"] if head else []),
             *output.remarks,
         ]
         return {name: state[name] for name in tensors}, remarks
@@ -110,11 +110,10 @@ class LanguageModel:
 
     def _initial_head(self, state: State) -> State:
         """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing."""
-        inside = self.family.lm_head + "."
-        if any(name.startswith(inside) for name in state):
+        if any(self.family.of_head(name) for name in state):
             return {}
         initial = initialized(self.family, self.config, _SEED)
-        return {name: tensor for name, tensor in initial.items() if name.startswith(inside)}
+        return {name: tensor for name, tensor in initial.items() if self.family.of_head(name)}
 
     def _check_missing(self, directory: Path, missing: list[str]) -> None:
         if missing:
@@ -127,9 +126,8 @@ class LanguageModel:
 
     def _of_a_head(self, name: str) -> bool:
         """Whether a tensor is of a head that other classes of the family do not have."""
-        family = self.family
-        heads = [family.lm_head] if family.pair_logits is None else [family.lm_head, family.pooler, "cls.seq_relationship"]
-        return any(name.startswith(f"{head}.") for head in heads)
+        of_pairs = () if self.family.pair_logits is None else (f"{self.family.pooler}.", "cls.seq_relationship.")
+        return self.family.of_head(name) or name.startswith(of_pairs)
 
 
 def names_head(config: PretrainedConfig) -> bool:

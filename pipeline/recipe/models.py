@@ -15,8 +15,12 @@ OWN_KEYS = {
     "n_head": "num_attention_heads",
     "n_inner": "intermediate_size",
     "n_positions": "max_position_embeddings",
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
 }
-"""A family's own keys (GPT-2's) -> those that all families share, which stand for the same sizes."""
+"""A family's own keys (GPT-2's, DistilBERT's) -> those that all families share, which stand for the same sizes."""
 
 
 class _Sizes(StrictModel):

@@ -1,0 +1,74 @@
+"""DistilBERT: BERT's layers under names of their own, without segments, and a head of three modules."""
+
+import re
+
+from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.graph import STREAM, Attention, Branch, Embedding, Head, Layer, Model, Stack
+from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, port_sizes, query_key_value, score
+
+_EMBEDDINGS = "distilbert.embeddings."
+_WORDS, _OUTPUT = f"{_EMBEDDINGS}word_embeddings.weight", "vocab_projector.weight"
+
+
+def graph(config: DistilBertConfig) -> Model:
+    """transformers' DistilBertForMaskedLM."""
+    std, tied = config.initializer_range, config.tie_word_embeddings
+
+    def layer(prefix: str) -> Layer:
+        options = {"init": std, "bias": True}
+        attention = Attention(
+            query_key_value(prefix + "attention.", ("q_lin", "k_lin", "v_lin"), **options),
+            attention_output(prefix + "attention.out_lin", **options),
+            score=score(config),
+        )
+        mlp = plain_mlp(prefix + "ffn.lin1", prefix + "ffn.lin2", **options)
+        return Layer(
+            (
+                (Branch(attention, ends=layer_norm(prefix + "sa_layer_norm")),),
+                (Branch(mlp, ends=layer_norm(prefix + "output_layer_norm")),),
+            )
+        )
+
+    return Model(
+        port_sizes(config) | {"positions": config.max_position_embeddings},
+        Stack(
+            (Embedding(_WORDS, "vocab", std), Embedding(f"{_EMBEDDINGS}position_embeddings.weight", "positions", std)),
+            tuple(layer(f"distilbert.transformer.layer.{number}.") for number in range(config.num_hidden_layers)),
+            embedding_norm=layer_norm(f"{_EMBEDDINGS}LayerNorm"),
+        ),
+        Head(
+            _WORDS if tied else _OUTPUT,
+            tied,
+            biases=("vocab_projector.bias",),
+            transform=linear("vocab_transform", STREAM, init=std, bias=True),
+            norm=layer_norm("vocab_layer_norm"),
+            init=std,
+        ),
+    )
+
+
+DISTILBERT = Family(
+    name="distilbert",
+    model_class=DistilBertForMaskedLM,
+    config_class=DistilBertConfig,
+    objective="mlm",
+    graph=graph,
+    layers="distilbert.transformer.layer",
+    head_module="vocab_transform",
+    words=_WORDS,
+    output=_OUTPUT,
+    lm_head=("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    head_alias={_OUTPUT: _WORDS},
+    published=((re.compile(r"^(?=(embeddings|transformer)\.)"), "distilbert."),),
+    # A range.
+    buffers=re.compile(r"\.position_ids$"),
+    # Its classifiers have a layer before the last.
+    other_heads=re.compile(TASK_HEADS + r"|^pre_classifier(?=\.)"),
+    scratch={},
+    dropout=("dropout", "attention_dropout"),
+    kept=("activation",),
+    # A table of sines is made and not learnt.
+    refused={"sinusoidal_pos_embds": (False,)},
+)
