@@ -128,7 +128,11 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     window = getattr(config, "sliding_window", None)
-    if window is not None and not _whole(window, _MOST_ID):
+    if hasattr(type(config), "local_attention"):
+        # ModernBERT's, of which a token sees one half before it and one behind.
+        if not _whole(config.local_attention, _MOST_ID):
+            yield "local_attention", config.local_attention, f"a whole number from 1 to {_MOST_ID}"
+    elif window is not None and not _whole(window, _MOST_ID):
         yield "sliding_window", window, f"null or a whole number from 1 to {_MOST_ID}"
     if hasattr(type(config), "layer_types"):
         types = config.layer_types
@@ -147,10 +151,11 @@ def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 
 def _build(family: Family, config: PretrainedConfig) -> None:
-    """Build what tells of the whole: all layers have the same tensors."""
+    """Build what tells of the whole: all layers but the first have the same tensors."""
     one = copy.deepcopy(config)
-    one.num_hidden_layers = 1
-    carry_layer_lists(config, one, [0])
+    # The first may lack what all others have.
+    one.num_hidden_layers = min(2, config.num_hidden_layers)
+    carry_layer_lists(config, one, range(one.num_hidden_layers))
     check_parameters(family, one)
     if family.rotary:
         with torch.device("meta"):

@@ -17,6 +17,7 @@ from pipeline.families.granite import GRANITE
 from pipeline.families.graph import Model
 from pipeline.families.llama import LLAMA
 from pipeline.families.mistral import MISTRAL
+from pipeline.families.modernbert import MODERNBERT
 from pipeline.families.olmo2 import OLMO2, OLMO3
 from pipeline.families.phi3 import PHI3
 from pipeline.families.qwen2 import QWEN2
@@ -29,7 +30,7 @@ from pipeline.families.starcoder2 import STARCODER2
 
 _ALL = (
     *(GPT2, BERT, ROBERTA, LLAMA, MISTRAL, QWEN2, QWEN3),
-    *(COHERE, COHERE2, DISTILBERT, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
+    *(COHERE, COHERE2, DISTILBERT, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, MODERNBERT, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}

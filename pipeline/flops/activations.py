@@ -41,10 +41,10 @@ def activation_bytes(
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
     activation = getattr(config, family.activation_key)
     eager = config._attn_implementation == "eager"
-    learning, passed = (
-        _layer(graph, activation, sequence_length, size, eager=eager, learns=learns) for learns in (True, False)
-    )
-    layers = [learning if layer in section.layers else passed for layer in range(section.lowest or 0, section.depth)]
+    layers = [
+        _layer(graph, number, activation, sequence_length, size, eager=eager, learns=number in section.layers)
+        for number in range(section.lowest or 0, section.depth)
+    ]
     if recomputed:
         layers = [hidden * size] * len(layers) + [max(layers, default=0)]
     vocabulary = rows + -rows % vocab_divisible_by
@@ -57,7 +57,7 @@ def activation_bytes(
     if section.embeddings:
         return kept + tokens * _embeddings(graph, size)
     # The lowest norm need not hand a gradient down.
-    lowest = graph.stack.layers[0].branches[0].pre if section.layers else graph.stack.final
+    lowest = graph.stack.layers[section.lowest].branches[0].pre if section.layers else graph.stack.final
     if lowest is None or (section.layers and recomputed):
         return kept
     return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))
@@ -78,11 +78,11 @@ def _one_kernel(norm: Norm) -> bool:
     return norm.kind == "layer" and not norm.gain_in_float32
 
 
-def _layer(graph: Model, activation: str, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:
+def _layer(graph: Model, number: int, activation: str, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:
     """Of one layer and one token, its output left out."""
     hidden, inner = graph.sizes[RESIDUAL], graph.sizes["ffn"]
     total = 0
-    for group in graph.stack.layers[0].groups:
+    for group in graph.stack.layers[number].groups:
         # Branches side by side read one stream, and may read one norm of it.
         read = {branch.pre for branch in group}
         norms = [norm for norm in (*read, *(norm for branch in group for norm in (branch.post, branch.ends))) if norm]
@@ -128,8 +128,9 @@ def _embeddings(graph: Model, size: int) -> int:
 def _head(graph: Model, size: int, logits: int, *, learns: bool) -> int:
     """Of one scored position, the loss of its logits included; of none the gradient of what makes them is kept."""
     hidden, head = graph.sizes[RESIDUAL], graph.head
-    norm = graph.stack.final if head.norm is None else head.norm
-    kept = _norm(norm, hidden, size, learns=learns) + (size * logits + _INT64 if logits else hidden * size)
+    norms = [norm for norm in (graph.stack.final, head.norm) if norm is not None]
+    kept = sum(_norm(norm, hidden, size, learns=learns) for norm in norms)
+    kept += size * logits + _INT64 if logits else hidden * size
     if head.transform is not None:
         # The transform's own input, and that of its activation, whose output the norm keeps.
         kept += hidden * size * (1 + learns) + _INT64

@@ -65,8 +65,10 @@ class _Token:
     """The dense layer that stands before the output matrix of an encoder's head."""
     output: int
     """The output matrix."""
-    reads_stream: bool
-    """Whether query, key and value read the stream without a norm."""
+    reads_stream: frozenset[int]
+    """Layers whose query, key and value read the stream without a norm."""
+    normed: bool
+    """Whether a norm that learns with the head stands before its first product."""
     ends_in_norm: bool
     """Whether a norm reads what the FFN gives, or the stream behind it."""
     embeds: bool
@@ -101,7 +103,8 @@ def _token(family_name: str, sizes: Sizes) -> _Token:
         transform=0 if transform is None else product(transform),
         # Tied or not, the matrix is there once.
         output=2 * sizes.hidden_size * sizes.vocab_size,
-        reads_stream=branches[0].pre is None,
+        reads_stream=frozenset(i for i, layer in enumerate(graph.stack.layers) if layer.branches[0].pre is None),
+        normed=graph.stack.final is not None,
         ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
         # A tied embedding stands still with the head.
         embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
@@ -142,7 +145,7 @@ def training_step(
     if causal_scores == "half" and family.objective == "clm":
         scores //= 2
     projections = (per.inputs + per.mixed) * (depth + passed + learning)
-    if learning and not reaches and per.reads_stream:
+    if learning and not reaches and min(section.layers) in per.reads_stream:
         # Nothing below the lowest layer learns. Where q, k and v read its input they owe it no gradient; in a pre-norm
         # layer a norm that learns stands between.
         projections -= per.inputs
@@ -151,11 +154,11 @@ def training_step(
         "attention_projections": tokens * projections,
         "attention_scores": tokens * scores * (depth + 2 * passed),
         "ffn": tokens * per.ffn * (depth + passed + learning),
-        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0),
+        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0, normed=per.normed),
     }
     if pairs:
         pooler, classes = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2
-        model["head"] += tokens // sequence_length * _head(pooler, classes, learns=section.head, passes=passed > 0)
+        model["head"] += tokens // sequence_length * _head(pooler, classes, learns=section.head, passes=passed > 0, normed=False)
     executed = dict(model)
     if recomputed:
         again = tokens * passed
@@ -169,12 +172,13 @@ def training_step(
     return StepFlops(model, executed)
 
 
-def _head(first: int, last: int, *, learns: bool, passes: bool) -> int:
+def _head(first: int, last: int, *, learns: bool, passes: bool, normed: bool) -> int:
     """Forward and backward of a head of two products; `passes`: whether gradients go on into the layers.
 
-    Between the two products, and before the last where there is no first, stands a norm or a bias that learns with them.
+    Between the two products, and before the last where there is no first, stands a norm or a bias that learns with them;
+    `normed`: before the first too.
     """
     forward = first + last
     if not learns:
         return 2 * forward if passes else forward
-    return 3 * forward - (0 if passes else first)
+    return 3 * forward - (0 if passes or normed else first)

@@ -63,13 +63,14 @@ def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice
             "exact_aki", {}, "new heads and units read as the next layer's, write nothing at first, and are no copies"
         )
     ratio = f"{old} -> {new}"
-    if not model.writes_by_norms:
+    if model.holds_means:
         how = "zeros vanish under RMSNorm" if model.stream_norm == "rms" else "new channels at the mean vanish under LayerNorm"
         return Choice("exact_aki", {}, f"{how} at {ratio}, and heads and units read as the next layer's and are no copies")
+    norm = "post-LN norm" if model.writes_by_norms else "norm behind the embeddings"
     if new % old == 0:
-        reason = f"whole copies keep a post-LN norm's statistics at {ratio}, and heads and units read as the next layer's"
+        reason = f"whole copies keep the statistics of a {norm} at {ratio}, and heads and units read as the next layer's"
         return Choice("exact_aki", {}, reason, copies=True)
-    none = f"no operator is exact under a stock post-LN norm at {ratio}"
+    none = f"no operator is exact under a stock {norm} at {ratio}"
     if not stock:
         reason = f"{none}, and copies under norm statistics weighted by 1/C are"
         return Choice("fpi", {"norm_statistics": "weighted"}, reason, copies=True)

@@ -28,7 +28,7 @@ from pipeline.families.graph import (
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.facts import NOISE, Break, Fact
-from pipeline.growth.index_map import ZERO, AxisIndexMap, along
+from pipeline.growth.index_map import MEAN, ZERO, AxisIndexMap, along
 from pipeline.growth.operators import Origin
 
 Maps = tuple[AxisIndexMap, ...]
@@ -69,11 +69,17 @@ class Derivation:
             form = _LAYER.sub(".", f"{old} {layer}")
             if form in seen:
                 for known, tensor in zip(_tensors(seen[form]), _tensors(layer), strict=True):
-                    self.maps[tensor] = self.maps[known]
+                    if known in self.maps:
+                        self.maps[tensor] = self.maps[known]
                 continue
-            if dict(old.kind) != dict(layer.kind):
+            if old.form != layer.form and not origin.silent:
                 self._break(_tensors(layer)[0], Break("layer_kinds_differ"))
             stream = self._layer(old, layer, stream)
+            # ModernBERT's first layer lacks a norm that the others have.
+            known = {_LAYER.sub(".", tensor) for tensor in _tensors(old)}
+            for tensor in _tensors(layer):
+                if _LAYER.sub(".", tensor) not in known:
+                    del self.maps[tensor]
             seen[form] = layer
         self._head(stream)
         if self.target.pooler is not None:
@@ -192,7 +198,11 @@ class Derivation:
 
     def _ending(self, norm: Norm, x: Fact) -> Fact:
         """A norm that writes the stream anew."""
-        return self._norm(norm, x, wanted=self._writer)
+        written = self._norm(norm, x, wanted=self._writer)
+        if bool((written.index == MEAN).any()):
+            # What it can write there is a number, and the mean of the others is another one for each token.
+            self._break(norm.gain, Break("mean_not_written", {"norm": norm.kind}))
+        return written
 
     def _head_norm(self, norm: Norm, x: Fact, gain: AxisIndexMap) -> Fact:
         """A norm over each head's channels."""
@@ -257,12 +267,16 @@ class Derivation:
         head = self.target.head
         # A tied matrix is the embedding, and cannot carry 1 / (a C) (bert2BERT eq. 7, 9): the norm before it does.
         output = self._output if head.tied else None
-        x = stream
+        x, norm = stream, self.target.stack.final
         if head.transform is not None:
+            x = x if norm is None else self._norm(norm, x)
             columns, rows = self.rules.reader(head.transform.into, x), _first_layer(self._writer)
             self._put(head.transform, [rows], columns)
             x = Fact.given(rows, self.source.sizes[RESIDUAL], self._read(head.transform, x, columns))
-        norm = self.target.stack.final if head.norm is None else head.norm
+            cause = facts.activate(x)
+            if cause is not None:
+                self._break(head.transform.weight, replace(cause, facts={"port": RESIDUAL}))
+            norm = head.norm
         # In a post-LN model it leaves new channels at the mean, as the norms of layers do.
         wanted = self._writer if self.target.writes_by_norms else None
         x = self._norm(norm, x, wanted=wanted, read_by=output)

@@ -21,7 +21,7 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     if tensor.layer is None:
         return [name]
     origin = plan.layers[tensor.layer].source
-    if origin is None or name in plan.silenced:
+    if name in plan.silenced or name not in plan.index_maps:
         return []
     if name in plan.passing:
         end = plan.layer_end(origin)

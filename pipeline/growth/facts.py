@@ -96,6 +96,12 @@ def read(fact: Fact, columns: AxisIndexMap) -> tuple[float, Break | None]:
     return float(factors[0]), None
 
 
+def activate(fact: Fact) -> Break | None:
+    """Return why an activation does not give what comes in: copies and zeros pass, and no multiple or mean of them does."""
+    passes = same(fact.scale[fact.copied], 1.0) and not bool((fact.index == MEAN).any())
+    return None if passes else Break("activated")
+
+
 def normalize(fact: Fact, kind: str, *, weighted: bool = False) -> tuple[Fact, Break | None]:
     """Return what a norm without its gain makes of what comes in, as multiples of what it makes of the source's.
 

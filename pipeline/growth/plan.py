@@ -50,7 +50,7 @@ class GrowthPlan:
     """By port."""
     layers: list[Origin]
     index_maps: Mapping[str, tuple[AxisIndexMap, ...]]
-    """Of each tensor that is made of a source's, one a storage axis."""
+    """Of each tensor that is made of a source's, one a storage axis; the others are at the model's own initialization."""
     departures: list[Departure]
     """From the source's function, as derived from the graph."""
     initial: State
@@ -132,10 +132,10 @@ class GrowthPlan:
 
     def _grown(self, tensor: Tensor, state: Mapping[str, MeasuredTensor], dtype: torch.dtype) -> Rows:
         name = tensor.name
-        if tensor.layer is not None and self.layers[tensor.layer].source is None:
-            return self.initial[name]
         if name in self.silenced:
             return Constant(tensor.shape(self.graph.sizes), self.silenced[name])
+        if name not in self.index_maps:
+            return self.initial[name]
         own = following = state[self.source_name(tensor)]
         if tensor.layer is not None:
             following = state[self.source_name(tensor, self.next_layer(tensor))]
@@ -231,7 +231,7 @@ def plan_growth(
     carry_layer_lists(source, target, [origin.source for origin in layers])
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
-    content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, old.writes_by_norms))
+    content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     copies = content.units is Units.COPY or content.stream is Stream.COPY or (new.norms_all_heads and maps["heads"].grows)
     _refuse_idle_options(growth, family, copies=copies)
     _refuse_deadlock(growth, content, old, new)

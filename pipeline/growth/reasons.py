@@ -73,6 +73,11 @@ _WORDS: Mapping[str, _Words] = {
     "zeros_enter_layer_norm": _Words(*_STREAM),
     "means_enter_rms_norm": _Words(*_STREAM),
     "statistics_scaled": _Words(*_STREAM),
+    "mean_not_written": _Words(*_STREAM),
+    "activated": _Words(
+        "{tensor}: an activation reads {stream} in new channels, and gives something else of them",
+        "The layer before the output matrix bends what new channels hold, so that the norm behind it finds other statistics.",
+    ),
     "scales_differ_under_layer_norm": _Words(
         "{where}: channels that are scaled differently meet one {norm}",
         "LayerNorm subtracts the mean over all channels, which is the source's only where all of them have one scale.",
@@ -126,7 +131,7 @@ _WORDS: Mapping[str, _Words] = {
     ),
     "layer_kinds_differ": _Words(
         "{tensor}: a layer of another kind than the one that it is made of",
-        "A layer attends otherwise (a window, positions) than the layer whose weights it has.",
+        "A layer attends otherwise (a window, positions), or has other norms, than the layer whose weights it has.",
     ),
     "writers_differ": _Words(
         "{tensor}: what is added to the residual stream has another form than what it is added to",
@@ -158,7 +163,14 @@ _WORDS: Mapping[str, _Words] = {
     ),
 }
 
-_CONSEQUENCES = {"noise_enters_norm", "uneven_counts", "statistics_scaled", "zeros_enter_layer_norm", "means_enter_rms_norm"}
+_CONSEQUENCES = {
+    "mean_not_written",
+    "means_enter_rms_norm",
+    "noise_enters_norm",
+    "statistics_scaled",
+    "uneven_counts",
+    "zeros_enter_layer_norm",
+}
 """Breaks of the stream, after which what reads it breaks too."""
 
 

@@ -10,9 +10,13 @@ from transformers import PretrainedConfig, masking_utils
 from pipeline.families import Family
 
 
+Mask = torch.Tensor | dict[str, torch.Tensor]
+"""Of all layers, or by their type."""
+
+
 def within_documents(
     family: Family, config: PretrainedConfig, documents: torch.Tensor, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Mask]:
     """Return what the model is to be called with so that no token sees another document's, and positions begin anew.
 
     `documents` is int64 [sequences, S], the number of each token's document within its sequence; `dtype` the model's.
@@ -25,7 +29,7 @@ def within_documents(
     return {"position_ids": positions + family.position_offset, "attention_mask": _as_taken(same, config, dtype)}
 
 
-def seen_alone(config: PretrainedConfig, seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def seen_alone(config: PretrainedConfig, seen: torch.Tensor, dtype: torch.dtype) -> Mask:
     """Return the mask of a masked model that sees these positions alone: `seen`, int64 [sequences, S], is 1 for them.
 
     Of a mask of one row transformers would ask whether it is all ones, and wait for the device to know.
@@ -34,11 +38,25 @@ def seen_alone(config: PretrainedConfig, seen: torch.Tensor, dtype: torch.dtype)
     return _as_taken(rows, config, dtype)
 
 
-def _as_taken(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask, bool [sequences, 1, S, S] and true where attention goes, as a model's attention takes it."""
+def _as_taken(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) -> Mask:
+    """Return a mask, bool [sequences, 1, S, S] and true where attention goes, as a masked model takes it.
+
+    A mask that is given stands as it is, so that a window is to be in it.
+    """
+    if not getattr(config, "layer_types", None):
+        return _added(mask, config, dtype)
+    places = torch.arange(mask.shape[-1], device=mask.device)
+    near = (places[:, None] - places[None, :]).abs() <= config.sliding_window
+    return {
+        "full_attention": _added(mask, config, dtype),
+        "sliding_attention": _added(mask & near, config, dtype),
+    }
+
+
+def _added(mask: torch.Tensor, config: PretrainedConfig, dtype: torch.dtype) -> torch.Tensor:
+    """Return what eager attention adds to its scores, or the mask itself for any other."""
     if config._attn_implementation != "eager":
         return mask
-    # Eager attention adds its mask to the scores.
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 

@@ -50,7 +50,7 @@ class StreamNorms:
     kind: str
     """layer or rms: how those that read it normalize."""
     write: bool
-    """Whether norms write the stream anew behind each branch (post-LN)."""
+    """Whether norms write the stream, behind each branch (post-LN) or behind the embeddings."""
 
 
 @dataclass(frozen=True, slots=True)

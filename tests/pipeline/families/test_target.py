@@ -274,7 +274,8 @@ def test_a_wider_head_holds_the_frequencies_of_the_narrow_one(rope):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_targets_dropout_is_the_recipes_and_the_sources_where_it_says_none(family):
     source = FAMILIES[family].config_class()
-    keys = {key for key in source.to_dict() if "drop" in key} - {"classifier_dropout", "summary_first_dropout"}
+    of_other_heads = {"classifier_dropout", "summary_first_dropout", "qa_dropout", "seq_classif_dropout"}
+    keys = {key for key in source.to_dict() if "drop" in key} - of_other_heads
     assert keys
     for key in keys:
         setattr(source, key, 0.3)

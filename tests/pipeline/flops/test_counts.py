@@ -20,6 +20,9 @@ TOKENS = SEQUENCES * LENGTH
 SCORED = 11
 """Masked positions. No other size of these models is 11, so that products over them are known for the head's."""
 
+HEADS = {"bert": "cls", "distilbert": "vocab_transform", "modernbert": "model.final_norm", "roberta": "lm_head"}
+"""Where the prediction heads of masked models begin."""
+
 ALL = frozenset(range(LAYERS))
 NONE = frozenset()
 SECTIONS = {
@@ -63,7 +66,7 @@ def plainly(model, family, section, scored):
         hooks.append(model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach()))
     if family.objective == "mlm":
         places = torch.arange(scored) * 2
-        head = model.cls if family.name == "bert" else model.lm_head
+        head = model.get_submodule(HEADS[family.name])
         hooks.append(head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[places], *inputs[1:])))
     layers = model.get_submodule(family.layers)
     model.set_submodule(family.layers, nn.ModuleList(list(layers)[: section.depth]))

@@ -1,0 +1,98 @@
+"""ModernBERT with its masked-language-model head: pre-norm layers, of which the first has no norm before attention."""
+
+import math
+import re
+from dataclasses import replace
+
+from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.graph import (
+    QUERY_PORTS,
+    STREAM,
+    UNITS,
+    Attention,
+    Axis,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    Mlp,
+    Model,
+    Norm,
+    Part,
+    Stack,
+)
+from pipeline.families.layer_lists import layer_kind
+from pipeline.families.nodes import attention_output, layer_norm, linear, port_sizes, rotary, score
+
+_QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
+# The activation reads the first half.
+_WI = Axis((Part(("ffn",), "gate"), Part(("ffn",), "up")))
+_WORDS, _OUTPUT = "model.embeddings.tok_embeddings.weight", "decoder.weight"
+
+
+def graph(config: ModernBertConfig) -> Model:
+    """transformers' ModernBertForMaskedLM."""
+    std, tied = config.initializer_range, config.tie_word_embeddings
+    written = std / math.sqrt(2.0 * config.num_hidden_layers)
+
+    def norm(name: str) -> Norm:
+        return layer_norm(name, bias=config.norm_bias)
+
+    def layer(number: int) -> Layer:
+        prefix, biased = f"model.layers.{number}.", {"bias": config.attention_bias}
+        attention = Attention(
+            (linear(prefix + "attn.Wqkv", _QKV, init=std, **biased),),
+            attention_output(prefix + "attn.Wo", init=written, **biased),
+            rotary=rotary(config),
+            score=score(config),
+        )
+        mlp = Mlp(
+            (linear(prefix + "mlp.Wi", _WI, init=std, bias=config.mlp_bias),),
+            linear(prefix + "mlp.Wo", STREAM, UNITS, init=written, bias=config.mlp_bias),
+        )
+        before = norm(prefix + "attn_norm") if number else None
+        return Layer(((Branch(attention, pre=before),), (Branch(mlp, pre=norm(prefix + "mlp_norm")),)))
+
+    return Model(
+        port_sizes(config),
+        Stack(
+            (Embedding(_WORDS, "vocab", std),),
+            tuple(replace(layer(number), kind=layer_kind(config, number)) for number in range(config.num_hidden_layers)),
+            embedding_norm=norm("model.embeddings.norm"),
+            final=norm("model.final_norm"),
+        ),
+        Head(
+            _WORDS if tied else _OUTPUT,
+            tied,
+            biases=("decoder.bias",) if config.decoder_bias else (),
+            transform=linear("head.dense", STREAM, init=written, bias=config.classifier_bias),
+            norm=norm("head.norm"),
+            init=written,
+        ),
+    )
+
+
+MODERNBERT = Family(
+    name="modernbert",
+    model_class=ModernBertForMaskedLM,
+    config_class=ModernBertConfig,
+    objective="mlm",
+    graph=graph,
+    layers="model.layers",
+    head_module="model.final_norm",
+    words=_WORDS,
+    output=_OUTPUT,
+    lm_head=("head", "decoder"),
+    head_alias={_OUTPUT: _WORDS},
+    published=((re.compile(r"^(?=(embeddings|layers|final_norm)\.)"), "model."),),
+    # The rotary frequencies.
+    buffers=re.compile(r"\.rotary_emb\.(\w+_)?inv_freq$"),
+    other_heads=re.compile(TASK_HEADS),
+    scratch={"cls_token_id": None, "sep_token_id": None},
+    dropout=("attention_dropout", "embedding_dropout", "mlp_dropout"),
+    kept=("hidden_activation", "classifier_activation", "norm_eps", "rope_parameters", "local_attention", "decoder_bias"),
+    refused={"rope_parameters.partial_rotary_factor": (1.0, None)},
+    variants=({"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},),
+)
