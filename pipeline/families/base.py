@@ -81,7 +81,7 @@ class Family:
     kept: tuple[str, ...]
     """Configuration keys that growth leaves as they are: what the model computes depends on them."""
     factors: tuple[str, ...] = ()
-    """Those of `kept` that streams, scores or logits are multiplied or divided by."""
+    """Configuration keys of what streams, scores, logits or initial weights are multiplied or divided by."""
     caps: tuple[str, ...] = ()
     """Those of `kept` that bound scores or logits, which null does not."""
     refused: Mapping[str, tuple[Any, ...]]

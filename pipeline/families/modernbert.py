@@ -34,7 +34,8 @@ _WORDS, _OUTPUT = "model.embeddings.tok_embeddings.weight", "decoder.weight"
 
 def graph(config: ModernBertConfig) -> Model:
     """transformers' ModernBertForMaskedLM."""
-    std, tied = config.initializer_range, config.tie_word_embeddings
+    tied = config.tie_word_embeddings
+    std = config.initializer_range * _truncated(config.initializer_cutoff_factor)
     written = std / math.sqrt(2.0 * config.num_hidden_layers)
 
     def norm(name: str) -> Norm:
@@ -74,6 +75,12 @@ def graph(config: ModernBertConfig) -> Model:
     )
 
 
+def _truncated(cutoff: float) -> float:
+    """The deviation of a normal distribution of deviation 1 that is cut off at `cutoff` on both sides."""
+    density = math.exp(-(cutoff**2) / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(max(0.0, 1 - 2 * cutoff * density / math.erf(cutoff / math.sqrt(2))))
+
+
 MODERNBERT = Family(
     name="modernbert",
     model_class=ModernBertForMaskedLM,
@@ -93,6 +100,8 @@ MODERNBERT = Family(
     scratch={"cls_token_id": None, "sep_token_id": None},
     dropout=("attention_dropout", "embedding_dropout", "mlp_dropout"),
     kept=("hidden_activation", "classifier_activation", "norm_eps", "rope_parameters", "local_attention", "decoder_bias"),
-    refused={"rope_parameters.partial_rotary_factor": (1.0, None)},
+    factors=("initializer_cutoff_factor",),
+    # The class reads a head's dimension for its frequencies alone.
+    refused={"rope_parameters.partial_rotary_factor": (1.0, None), "head_dim": (None,)},
     variants=({"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},),
 )

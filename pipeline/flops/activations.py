@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import RESIDUAL, Attention, Model, Norm, head_norms
+from pipeline.families.graph import RESIDUAL, Attention, Layer, Model, Norm, head_norms
 
 _FLOAT, _INT64 = 4, 8
 
@@ -43,6 +43,8 @@ def activation_bytes(
     eager = config._attn_implementation == "eager"
     layers = [
         _layer(graph, number, activation, sequence_length, size, eager=eager, learns=number in section.layers)
+        # Fused attention makes numbers of a mask, in each layer anew.
+        + sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
         for number in range(section.lowest or 0, section.depth)
     ]
     if recomputed:
@@ -61,6 +63,13 @@ def activation_bytes(
     if lowest is None or (section.layers and recomputed):
         return kept
     return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))
+
+
+def _slides(config: PretrainedConfig, layer: Layer, sequence_length: int) -> bool:
+    """Whether a layer attends within a window that is shorter than the sequence."""
+    window = getattr(config, "sliding_window", None)
+    kind = layer.kind.get("layer_types", "full_attention" if window is None else "sliding_attention")
+    return kind == "sliding_attention" and window < sequence_length
 
 
 def _norm(norm: Norm, channels: int, size: int, *, learns: bool, passes: bool = True) -> int:

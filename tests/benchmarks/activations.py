@@ -51,8 +51,9 @@ def measured(
     *,
     with_loss: bool = False,
     vocab_divisible_by: int = 1,
+    window: int | None = None,
 ) -> list[tuple[str, int, int]]:
-    """Return (what learns, bytes kept, bytes by the formula)."""
+    """Return (what learns, bytes kept, bytes by the formula); in a `window` all layers but the first attend."""
     family = FAMILIES[family_name]
     described = ModelConfig(
         family=family_name,
@@ -63,6 +64,10 @@ def measured(
     )
     config = scratch_config(described, shape.vocabulary, 0, shape.length)
     config._attn_implementation = attention
+    if window is not None:
+        config.sliding_window = window
+        if hasattr(config, "layer_types"):
+            config.layer_types = ["full_attention"] + ["sliding_attention"] * (shape.layers - 1)
     model = family.model_class(config).to(dtype)
     prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
     blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]

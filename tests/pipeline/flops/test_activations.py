@@ -18,7 +18,7 @@ SHAPE = Shape(layers=4, hidden=96, heads=3, length=80, sequences=3, vocabulary=5
 )
 def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
     for name, kept, formula in measured(family, attention, dtype, SHAPE):
-        # Masks and rotary tables are not counted.
+        # Masks that layers share and rotary tables are not counted.
         assert formula == pytest.approx(kept, rel=0.02), name
 
 
@@ -28,4 +28,11 @@ def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
 def test_an_output_matrix_that_is_padded_or_runs_with_the_loss_keeps_the_bytes_of_the_formula(family, head):
     for name, kept, formula in measured(family, "sdpa", torch.bfloat16, SHAPE, **head):
+        assert formula == pytest.approx(kept, rel=0.02), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["cohere2", "gemma3_text", "mistral", "modernbert"])
+def test_a_window_that_is_shorter_than_the_sequence_is_a_mask_in_each_layer(family, attention):
+    for name, kept, formula in measured(family, attention, torch.bfloat16, SHAPE, window=16):
         assert formula == pytest.approx(kept, rel=0.02), name
