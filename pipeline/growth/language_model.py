@@ -15,6 +15,8 @@ from pipeline.growth.state import Rows, State
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining")
 """How the names of the classes end that have the language model's head."""
 
+_MADE = "not among the weights, and at the class's random initialization"
+
 _SEED = 0
 """Of a head that the source has none of: the same one at every opening."""
 
@@ -92,7 +94,7 @@ class LanguageModel:
         self._check_missing(directory, [name for name in tensors if name not in state])
         remarks = [
             *self._remarks(),
-            *([f"{', '.join(self.family.lm_head)}: not among the weights, and at the class's random initialization"] if head else []),
+            *([f"{', '.join(self.family.lm_head)}: {_MADE}"] if head else []),
             *output.remarks,
         ]
         return {name: state[name] for name in tensors}, remarks
@@ -109,11 +111,14 @@ class LanguageModel:
         return said
 
     def _initial_head(self, state: State) -> State:
-        """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing."""
-        if any(self.family.of_head(name) for name in state):
-            return {}
+        """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing.
+
+        A part of it beside another head is that one's: ModernBERT's classifiers have modules of the same names.
+        """
         initial = initialized(self.family, self.config, _SEED)
-        return {name: tensor for name, tensor in initial.items() if self.family.of_head(name)}
+        head = {name: tensor for name, tensor in initial.items() if self.family.of_head(name)}
+        found = head.keys() & state.keys()
+        return {} if found == head.keys() or (found and not self._heads) else head
 
     def _check_missing(self, directory: Path, missing: list[str]) -> None:
         if missing:

@@ -5,12 +5,16 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -36,6 +40,8 @@ _CLASSES = {
     "bert": (BertConfig, BertForMaskedLM),
     "bert with pairs": (BertConfig, BertForPreTraining),
     "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
+    "modernbert": (ModernBertConfig, ModernBertForMaskedLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -47,6 +53,8 @@ PRE_LAYER_NORM, POST_LAYER_NORM, RMS_NORM = (
     ("llama", "mistral", "qwen2", "qwen3"),
 )
 FAMILY_NAMES = (*PRE_LAYER_NORM, *POST_LAYER_NORM, *RMS_NORM)
+"""Those that `reference.py` grows."""
+OTHERS = ("distilbert", "modernbert")
 
 
 def small_model(
@@ -67,13 +75,13 @@ def small_model(
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": 1 if family == "roberta" else None,
-        "n_inner" if family == "gpt2" else "intermediate_size": ffn or 2 * hidden,
+        {"gpt2": "n_inner", "distilbert": "hidden_dim"}.get(family, "intermediate_size"): ffn or 2 * hidden,
     }
     if family in RMS_NORM:
         keys |= {"num_key_value_heads": heads // 2, "head_dim": HEAD}
     else:
         dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
-        keys |= dict.fromkeys(dropouts, 0.0)
+        keys |= dict.fromkeys(dropouts, 0.0) | ({"dropout": 0.0} if family == "distilbert" else {})
     model = model_class(config_class(**keys, architectures=[model_class.__name__])).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():

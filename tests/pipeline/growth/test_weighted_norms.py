@@ -5,11 +5,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.growth.weighted_norms import WeightedNorms
-from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, logits, plan_of, small_model, tokens
+from tests.pipeline.growth.models import FAMILY_NAMES, OTHERS, grown_tensors, loaded, logits, plan_of, small_model, tokens
 
 
 @pytest.mark.parametrize("growth", [{"width": "fpi"}, {"width": "fpi", "map": "random"}, {"width": "nai"}])
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", [*FAMILY_NAMES, *OTHERS])
 def test_weighted_copies_are_exact_and_turn_to_the_stock_model(family, growth):
     source = small_model(family)
     plan, config = plan_of(source, {"hidden_size": 80}, growth | {"norm_statistics": "weighted"})
