@@ -157,8 +157,8 @@ def training_step(
         "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0, normed=per.normed),
     }
     if pairs:
-        pooler, classes = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2
-        model["head"] += tokens // sequence_length * _head(pooler, classes, learns=section.head, passes=passed > 0, normed=False)
+        products = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2
+        model["head"] += tokens // sequence_length * _head(*products, learns=section.head, passes=passed > 0, normed=False)
     executed = dict(model)
     if recomputed:
         again = tokens * passed

@@ -86,9 +86,8 @@ def describe_huggingface(directory: Path) -> Source:
     state = {name: Described(tensor.shape(graph.sizes), stored) for name, tensor in graph.tensors().items()}
     remarks = forget_stale(config)
     if config.architectures and not names_head(config) and any(family.of_head(name) for name in state):
-        remarks.append(
-            f"{', '.join(family.lm_head)}: a {config.architectures[0]} has none, and it will be at the class's random initialization"
-        )
+        head = ", ".join(family.lm_head)
+        remarks.append(f"{head}: a {config.architectures[0]} has none, and it will be at the class's random initialization")
     return Source(directory, config, family, state, remarks=tuple(remarks))
 
 

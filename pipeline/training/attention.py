@@ -9,14 +9,11 @@ from transformers import PretrainedConfig, masking_utils
 
 from pipeline.families import Family
 
-
 Mask = torch.Tensor | dict[str, torch.Tensor]
 """Of all layers, or by their type."""
 
 
-def within_documents(
-    family: Family, config: PretrainedConfig, documents: torch.Tensor, dtype: torch.dtype
-) -> dict[str, Mask]:
+def within_documents(family: Family, config: PretrainedConfig, documents: torch.Tensor, dtype: torch.dtype) -> dict[str, Mask]:
     """Return what the model is to be called with so that no token sees another document's, and positions begin anew.
 
     `documents` is int64 [sequences, S], the number of each token's document within its sequence; `dtype` the model's.

@@ -1,0 +1,174 @@
+"""DistilBERT and ModernBERT: what is of them alone, against their stock classes in float64."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, check, read_config, target_config
+from pipeline.growth.operators import WIDTH
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.sources import open_source
+from pipeline.recipe import GrowthConfig, TargetConfig
+from pipeline.training.attention import within_documents
+
+MODERNBERT = FAMILIES["modernbert"]
+IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+
+
+def grown(sizes, options, **keys):
+    """Return a ModernBERT's plan, and the most that a logit moves."""
+    config = check.small_config(MODERNBERT, **keys)
+    model = check.random_model(MODERNBERT, config, 1)
+    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**options), 1, stock=True)
+    before, after = (check.logits(MODERNBERT, each, IDS) for each in (model, check.grown_model(plan, model)))
+    return plan, (after - before).abs().max().item()
+
+
+@pytest.mark.parametrize("norm_bias", [False, True])
+@pytest.mark.parametrize("width", [name for name in WIDTH if name != "hypercloning"])
+def test_no_operator_is_exact_for_modernbert_off_whole_multiples(width, norm_bias):
+    """The trap: the norm behind the embeddings writes what new channels hold, and cannot write the mean of the others."""
+    options = {"width": width, "scaled": True} if width == "zero_pad" else {"width": width}
+    plan, moved = grown({"hidden_size": 96}, options, norm_bias=norm_bias, intermediate_size=96)
+    assert verdict(predict(plan)) is not Verdict.EXACT
+    assert moved > 1e-2
+
+
+@pytest.mark.parametrize("width", ["auto", "average_pad", "fpi", "hypercloning", "nai", "sqrt_count"])
+def test_copies_are_exact_for_modernbert_at_whole_multiples(width):
+    for sizes in ({"hidden_size": 128}, {"hidden_size": 192, "intermediate_size": 192}):
+        plan, moved = grown(sizes, {"width": width}, norm_bias=True, classifier_bias=True, intermediate_size=96)
+        assert verdict(predict(plan)) is Verdict.EXACT
+        assert moved < 1e-11
+
+
+def test_a_scale_does_not_pass_the_activation_of_a_head():
+    """h / sqrt(C) in the transform would come out of gelu as something else."""
+    plan, _ = grown({"hidden_size": 96}, {"width": "sqrt_count"})
+    assert "activated" in {departure.cause.code for departure in plan.departures if departure.tensor == "head.dense.weight"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "silent", "told"),
+    [
+        ([0, 0, 1, 2], [1], set()),
+        ([0, 1, 2, 2], [3], set()),
+        ([0, 0, 1, 2], [], {"repeated_layers", "layer_kinds_differ"}),
+        ([1, 0, 2], [], {"layers_reordered", "layer_kinds_differ"}),
+        ([0, 2, 1], [], {"layers_reordered"}),
+    ],
+)
+def test_a_norm_that_the_first_layer_lacks_is_part_of_a_layers_kind(layers, silent, told):
+    options = {"depth": "list", "layers": layers, "silent": silent}
+    plan, moved = grown({"num_hidden_layers": len(layers)}, options, norm_bias=True)
+    assert {departure.cause.code for departure in plan.departures} == told
+    assert (moved < 1e-11) is (told == set())
+    for layer, origin in enumerate(layers):
+        name = f"model.layers.{layer}.attn_norm.weight"
+        assert (name in plan.tensors) is (layer > 0)
+        # The model's own initialization, where the source's layer has no norm.
+        assert (name in plan.index_maps) is (layer > 0 and origin > 0)
+
+
+def test_no_layer_is_added_before_modernberts_first():
+    with pytest.raises(UserError, match=r"growth\.silent: target layer 0 repeats no layer before it"):
+        grown({"num_hidden_layers": 4}, {"depth": "list", "layers": [0, 0, 1, 2], "silent": [0]})
+
+
+def test_rotary_sets_and_layer_types_of_an_older_modernbert_file_are_read(tmp_path):
+    """ModernBERT-base's keys as published, its sizes cut down."""
+    content = {
+        "architectures": ["ModernBertForMaskedLM"],
+        "model_type": "modernbert",
+        "global_attn_every_n_layers": 2,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "local_attention": 8,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 40,
+        "vocab_size": 61,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "layer_norm_eps": 1e-05,
+        "norm_eps": 1e-05,
+        "position_embedding_type": "absolute",
+        "reference_compile": None,
+        "torch_dtype": "float32",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    config = read_config(tmp_path / "config.json")
+    assert config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
+    thetas = {kind: rope["rope_theta"] for kind, rope in config.rope_parameters.items()}
+    assert thetas == {"full_attention": 160000.0, "sliding_attention": 10000.0}
+    plan = plan_growth(config, target_config(config, TargetConfig(num_hidden_layers=5)), GrowthConfig(), 1)
+    assert plan.config.layer_types == ["full_attention"] * 2 + ["sliding_attention"] * 2 + ["full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("modernbert", {"local_attention": 0}, "local_attention: a whole number"),
+        ("modernbert", {"head_dim": 8}, "head_dim: 8 is not supported"),
+        ("modernbert", {"initializer_cutoff_factor": 0.0}, "initializer_cutoff_factor: a number from"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "the number of `layer_types` (1)"),
+        ("distilbert", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds: True is not supported"),
+        ("distilbert", {"activation": "gleu"}, "activation: an activation that transformers knows"),
+        ("distilbert", {"hidden_dim": 0}, "hidden_dim: a whole number from 1"),
+        ("distilbert", {"dim": -4}, "dim: a whole number from 1"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(tmp_path, name, changes, says):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(check.small_config(FAMILIES[name]).to_dict() | {"model_type": name} | changes))
+    with pytest.raises(UserError) as refused:
+        read_config(path)
+    assert str(refused.value).startswith(f"{path}: ") and says in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "output"), [("distilbert", "vocab_projector.weight"), ("modernbert", "decoder.weight")])
+def test_an_output_matrix_of_its_own_beside_a_file_that_says_tied_is_the_models(tmp_path, name, output):
+    """The trap: transformers 5 computes with the matrix that is there."""
+    family = FAMILIES[name]
+    config = check.small_config(family, tie_word_embeddings=True, architectures=[family.model_class.__name__])
+    check.random_model(family, config, 1).save_pretrained(tmp_path)
+    for own in (False, True):
+        if own:
+            tensors = load_file(tmp_path / "model.safetensors")
+            tensors[output] = torch.randn(61, 64, dtype=torch.float64)
+            save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+        source = open_source(tmp_path)
+        assert source.config.tie_word_embeddings is not own
+        assert (output in source.state) is own
+        theirs = family.model_class.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
+        target = target_config(source.config, TargetConfig(hidden_size=128, intermediate_size=160))
+        ours = check.grown_model(plan_growth(source.config, target, GrowthConfig(), 1), theirs)
+        assert torch.allclose(*(check.logits(family, each, IDS) for each in (theirs, ours)), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_document_of_a_modernbert_keeps_its_window(attention):
+    config = check.small_config(MODERNBERT, local_attention=6, num_hidden_layers=3)
+    model = check.random_model(MODERNBERT, config, 1)
+    model.set_attn_implementation(attention)
+    apart = within_documents(MODERNBERT, config, torch.tensor([[0] * 10 + [1] * 14] * 2), torch.float64)
+    with torch.no_grad():
+        together = model(input_ids=IDS, **apart).logits[:, 10:]
+        alone = model(input_ids=IDS[:, 10:]).logits
+        wide = model(input_ids=IDS, **apart | {"attention_mask": dict.fromkeys(apart["attention_mask"], full(apart))}).logits
+    # Eager attention passes through float32.
+    assert torch.allclose(together, alone, rtol=0, atol=1e-5)
+    assert (together - wide[:, 10:]).abs().max() > 1e-2, "or the window is no part of the mask"
+
+
+def full(apart):
+    return apart["attention_mask"]["full_attention"]
