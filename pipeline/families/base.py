@@ -129,8 +129,8 @@ class Family:
 
     def graph_at(self, sizes: Sizes) -> Model:
         """Return what a model of these sizes is made of, the class's own options in all else."""
-        keys = config_keys(self, sizes, self.config_class)
-        return self.graph(self.config_class(**keys, **_NO_IDS, tie_word_embeddings=sizes.tied))
+        keys = config_keys(self, sizes, self.config_class) | _NO_IDS | dict(self.scratch)
+        return self.graph(self.config_class(**keys, tie_word_embeddings=sizes.tied))
 
     def set_dropout(self, config: PretrainedConfig, probability: float) -> None:
         """Set every dropout probability of a configuration."""

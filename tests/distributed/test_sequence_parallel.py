@@ -23,6 +23,7 @@ CASES = {
     "qwen3, ZeRO 3, fewer key-value heads than ranks": ("qwen3", 3, {"model": ONE_GROUP}),
     "mistral, ZeRO 1, a window": ("mistral", 1, {"model": GROUPED, "window": 5}),
     "bert, ZeRO 1": ("bert", 1, {}),
+    "modernbert, ZeRO 3, a window, documents apart": ("modernbert", 3, {"window": 5, "apart": True}),
     "llama, ZeRO 3, activations checkpointed": ("llama", 3, {"model": GROUPED, "checkpointed": True}),
     "roberta, ZeRO 3, documents apart": ("roberta", 3, {"apart": True}),
     "gpt2, ZeRO 1, the loss with its matrix": ("gpt2", 1, {"fused": True}),
