@@ -4,7 +4,6 @@ A family's file makes one `Model` of a configuration. Shapes, growth, exactness,
 off it, and off nothing else.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -182,8 +181,6 @@ class Attention:
     """What q k is multiplied by."""
     capped: bool = False
     """Whether scores go through a tanh."""
-    crosses: bool = False
-    """Whether keys and values are made of what the encoder gives."""
 
     @property
     def last(self) -> Linear:
@@ -248,9 +245,6 @@ class Stack:
     layers: tuple[Layer, ...]
     embedding_norm: Norm | None = None
     final: Norm | None = None
-    distances: Embedding | None = None
-    """A table of what is added to the scores of each head by the distance of query and key, for all layers: whatever layer
-    it is stored with, it goes with the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,31 +281,8 @@ class Model:
     sizes: Mapping[str, int]
     """By port."""
     stack: Stack
-    """Whose stream the head reads."""
     head: Head
     pooler: Pooler | None = None
-    encoder: Stack | None = None
-    """Whose stream the attention reads that crosses."""
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        """All of them, in the order in which they run."""
-        return (self.stack,) if self.encoder is None else (self.encoder, self.stack)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """Those of all stacks, in the order in which they run, by which they are numbered."""
-        return [layer for stack in self.stacks for layer in stack.layers]
-
-    def stack_of(self, layer: int) -> range:
-        """Return the numbers of the layers that stand in one stack with a layer."""
-        first = 0
-        for stack in self.stacks:
-            numbers = range(first, first + len(stack.layers))
-            if layer in numbers:
-                return numbers
-            first = numbers.stop
-        raise ValueError(f"the model has no layer {layer}")
 
     @property
     def writes_by_norms(self) -> bool:
@@ -343,15 +314,15 @@ class Model:
 
     def stream_norms(self) -> list[Norm]:
         """Return the norms over the stream's channels, a transform's before the output matrix among them, each once."""
-        norms: list[Norm | None] = []
-        for stack in self.stacks:
-            branches = [branch for layer in stack.layers for branch in layer.branches]
-            norms += [
-                stack.embedding_norm,
-                *(norm for branch in branches for norm in (branch.pre, branch.post, branch.ends)),
-                stack.final,
-            ]
-        return list(dict.fromkeys(norm for norm in (*norms, self.head.norm) if norm is not None))
+        stack = self.stack
+        branches = [branch for layer in stack.layers for branch in layer.branches]
+        norms = [
+            stack.embedding_norm,
+            *(norm for branch in branches for norm in (branch.pre, branch.post, branch.ends)),
+            stack.final,
+            self.head.norm,
+        ]
+        return list(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
     def parameters(self) -> int:
@@ -363,21 +334,15 @@ class Model:
         return {tensor.name: tensor for tensor in self._tensors()}
 
     def _tensors(self) -> Iterator[Tensor]:
-        head, numbers = self.head, itertools.count()
-        for stack in self.stacks:
-            for table in stack.embeddings:
-                block = "head" if head.tied and table.weight == head.matrix else "embeddings"
-                yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
-            yield from norm_tensors(stack.embedding_norm, "embeddings")
-            table = stack.distances
-            if table is not None:
-                yield Tensor(table.weight, (Axis.of(table.port), Axis.of("heads")), ("index", "out"), table.init, "embeddings")
-            for layer in stack.layers:
-                number = next(numbers)
-                for branch in layer.branches:
-                    yield from branch_tensors(branch, number)
-            # What the encoder gives is to the other stack what embeddings are.
-            yield from norm_tensors(stack.final, "head" if stack is self.stack else "embeddings")
+        stack, head = self.stack, self.head
+        for table in stack.embeddings:
+            block = "head" if head.tied and table.weight == head.matrix else "embeddings"
+            yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
+        yield from norm_tensors(stack.embedding_norm, "embeddings")
+        for number, layer in enumerate(stack.layers):
+            for branch in layer.branches:
+                yield from branch_tensors(branch, number)
+        yield from norm_tensors(stack.final, "head")
         if head.transform is not None:
             yield from linear_tensors(head.transform, "head")
         yield from norm_tensors(head.norm, "head")
