@@ -4,6 +4,7 @@ import difflib
 import functools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -31,9 +32,9 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
-    def known_keys(cls) -> list[str]:
-        """All keys that the section takes."""
-        return list(cls.model_fields)
+    def other_words(cls) -> list[str]:
+        """Keys that stand for the section's own."""
+        return []
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -105,17 +106,20 @@ def validate(model: type[Model], content: dict[str, Any], origin: str) -> Model:
         place, owner = _written(model, content, first["loc"])
         where = ".".join(map(str, place))
         if first["type"] == "extra_forbidden":
-            raise UserError(unknown_key(origin, where, owner.known_keys())) from None
+            raise UserError(unknown_key(origin, where, list(owner.model_fields), owner.other_words())) from None
         unread = first["type"] in ("int_parsing", "float_parsing")
         message = _NO_NUMBER if unread else first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
         raise UserError(": ".join([origin, *filter(None, [where]), message]) + got) from None
 
 
-def unknown_key(origin: str, key: str, known: list[str]) -> str:
-    """The sentence that refuses `key` and names the nearest of `known`."""
-    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted(known))
+def unknown_key(origin: str, key: str, known: list[str], others: Sequence[str] = ()) -> str:
+    """The sentence that refuses `key` and names the nearest of `known`, or of `others`, words for the same."""
+    typed = key.rsplit(".", 1)[-1]
+    # Another word must be much like it: who types `hidden` means hidden_size, and not DistilBERT's hidden_dim.
+    close = [*difflib.get_close_matches(typed, known, cutoff=0.4), *difflib.get_close_matches(typed, others, cutoff=0.8)]
+    near = difflib.get_close_matches(typed, close, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted([*known, *others]))
     return f"{origin}: unknown key {key!r}; {hint}"
 
 

@@ -27,9 +27,9 @@ class _Sizes(StrictModel):
     """A section of sizes, which takes a family's own keys too."""
 
     @classmethod
-    def known_keys(cls) -> list[str]:
-        """All keys that the section takes."""
-        return [*super().known_keys(), *OWN_KEYS]
+    def other_words(cls) -> list[str]:
+        """A family's own keys."""
+        return list(OWN_KEYS)
 
     @model_validator(mode="before")
     @classmethod
