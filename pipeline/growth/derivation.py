@@ -28,7 +28,7 @@ from pipeline.families.graph import (
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.facts import NOISE, Break, Fact
-from pipeline.growth.index_map import MEAN, ZERO, AxisIndexMap, along
+from pipeline.growth.index_map import INIT, MEAN, ZERO, AxisIndexMap, along
 from pipeline.growth.operators import Origin
 
 Maps = tuple[AxisIndexMap, ...]
@@ -85,6 +85,7 @@ class Derivation:
         if self.target.pooler is not None:
             self._pooler(stream)
         self._depth()
+        self._silent_layers()
 
     def _depth(self) -> None:
         """What added layers do to what passes through."""
@@ -102,6 +103,18 @@ class Derivation:
             random = any(self.origins[number].source is None for number in added)
             first = _tensors(self.target.stack.layers[added[0]])[0]
             self._break(first, Break("random_layers" if random else "repeated_layers"))
+
+    def _silent_layers(self) -> None:
+        """Rows at zero under a gain of zero would never have a gradient: a branch that its norm silences may hold anything."""
+        filled: dict[int, Maps] = {}
+        for origin, layer in zip(self.origins, self.target.stack.layers, strict=True):
+            for last in [branch.body.last for branch in layer.branches if origin.silent and branch.post is not None]:
+                maps = self.maps[last.weight]
+                if id(maps) not in filled:
+                    rows = maps[1 if last.transposed else 0]
+                    free = replace(rows, indices=torch.where(rows.indices == ZERO, INIT, rows.indices))
+                    filled[id(maps)] = tuple(free if each is rows else each for each in maps)
+                self.maps[last.weight] = filled[id(maps)]
 
     # --- nodes ------------------------------------------------------------------------------------
 

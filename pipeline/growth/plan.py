@@ -15,9 +15,10 @@ from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, momen
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.choice import resolve
+from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.derivation import Departure, Derivation
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
-from pipeline.growth.index_map import AxisIndexMap
+from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initialized
 from pipeline.growth.operators import DEPTH, WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
@@ -234,9 +235,8 @@ def plan_growth(
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     copies = content.units is Units.COPY or content.stream is Stream.COPY or (new.norms_all_heads and maps["heads"].grows)
     _refuse_idle_options(growth, family, copies=copies)
-    _refuse_deadlock(growth, content, old, new)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
-    return GrowthPlan(
+    plan = GrowthPlan(
         family=family,
         source=sizes_of(source),
         target=sizes_of(target),
@@ -253,6 +253,8 @@ def plan_growth(
         departures=derivation.departures,
         initial=initialized(family, target, seed),
     )
+    _refuse_deadlock(plan)
+    return plan
 
 
 def _refuse_idle_options(growth: GrowthConfig, family: Family, *, copies: bool) -> None:
@@ -263,12 +265,24 @@ def _refuse_idle_options(growth: GrowthConfig, family: Family, *, copies: bool) 
         raise UserError(f"growth.symmetry: {growth.width} makes no copies of {family.name}'s channels; leave it out")
 
 
-def _refuse_deadlock(growth: GrowthConfig, content: Content, old: Model, new: Model) -> None:
-    """Zeros at both the writer and the reader of a new channel have no gradient, ever."""
-    units = [port for port in new.sizes if port not in ("vocab", "positions") and new.sizes[port] > old.sizes[port]]
-    small = content.stream is Stream.SMALL or content.units is Units.SMALL
-    if small and growth.noise == 0 and units:
-        raise UserError(
-            f"growth.width: {growth.width} with zeros on both sides of a new channel ({units[0]}) leaves it without a gradient "
-            "for ever; set `noise` for small values (0.02, say), or `scaled: true` for the exact form"
-        )
+_NAMED = 4
+"""Tensors that a refusal names."""
+
+
+def _refuse_deadlock(plan: GrowthPlan) -> None:
+    """Zeros on both sides of a product have no gradient, ever."""
+    growth = plan.growth
+    walk = Deadlock(plan.graph, plan.tensors, plan.index_maps, plan.silenced, plan.layers, small=growth.noise != 0)
+    dead = walk.dead()
+    if not dead:
+        return
+    # An added layer alone is the depth operator's.
+    deep = all(one.tensor.layer is not None and plan.layers[one.tensor.layer].added for one in dead)
+    key, operator = ("depth", growth.depth) if deep else ("width", growth.width)
+    named = ", ".join(map(str, dead[:_NAMED])) + (f" and more of {len(dead) - _NAMED} tensors" if len(dead) > _NAMED else "")
+    maps = [each for one in dead for each in plan.index_maps.get(one.tensor.name, ())]
+    small = "set growth.noise for small values there (0.02, say), or " if any(SMALL in each.codes for each in maps) else ""
+    raise UserError(
+        f"growth.{key}: {operator} leaves both sides of a product zero, and so without a gradient for ever: {named}; "
+        f"{small}choose {key}: auto"
+    )

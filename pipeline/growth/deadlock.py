@@ -1,0 +1,312 @@
+"""What of a grown model can never learn: both sides of a product are zero, so that neither has a gradient, ever.
+
+For y = W x the gradients are dW = dy x^T and dx = W^T dy. Of each value and of each gradient the walk keeps whether it is zero
+for every input, forwards and backwards through the graph, and counts whatever has had a gradient as no longer zero, until
+nothing changes. The source's own numbers count as not zero, and activations as passing zero as zero and its gradient (GELU,
+SiLU, tanh; a ReLU does not pass it).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+import torch
+
+from pipeline.families.graph import Attention, Axis, Branch, Layer, Linear, Mlp, Model, Norm, Rotary, Tensor, head_norms
+from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
+from pipeline.growth.operators import Origin
+
+Mask = np.ndarray
+"""Booleans: where something is not zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Indices of a tensor's storage axis at which nothing ever has a gradient."""
+
+    tensor: Tensor
+    axis: int
+    count: int
+
+    def __str__(self) -> str:
+        """How many rows, columns or elements."""
+        kind = "elements" if len(self.tensor.axes) == 1 else ("rows", "columns")[self.axis]
+        return f"{self.count} {kind} of {self.tensor.name}"
+
+
+@dataclass(eq=False, slots=True)
+class _Flow:
+    """A value of the forward pass, and the loss's derivative by it."""
+
+    value: Mask
+    gradient: Mask
+
+    @classmethod
+    def of(cls, value: Mask) -> "_Flow":
+        return cls(value, np.zeros(value.shape, dtype=bool))
+
+    def reshape(self, *shape: int) -> "_Flow":
+        """The same in another shape; the two share their gradient."""
+        return _Flow(self.value.reshape(shape), self.gradient.reshape(shape))
+
+
+@dataclass(eq=False, slots=True)
+class _Parameter:
+    """A tensor's elements that are not zero, as boxes: one mask a storage axis."""
+
+    tensor: Tensor
+    held: Sequence[tuple[Mask, ...]]
+    trained: dict[str, tuple[Mask, ...]] = field(default_factory=dict)
+    """By what uses it: what has a gradient there."""
+
+    @property
+    def boxes(self) -> list[tuple[Mask, ...]]:
+        return [*self.held, *self.trained.values()]
+
+    @property
+    def vector(self) -> Mask:
+        """Of a gain or bias."""
+        return _union(mask for (mask,) in self.boxes)
+
+    @property
+    def reached(self) -> int:
+        return sum(int(mask.sum()) for box in self.trained.values() for mask in box)
+
+    def dead(self) -> list[Dead]:
+        """What has had no gradient, by axis."""
+        # A box without outputs or without inputs is empty.
+        boxes = [box for box in self.trained.values() if all(mask.any() for mask in box)]
+        found = []
+        for axis in range(len(self.tensor.axes)):
+            reached = _union(box[axis] for box in boxes) if boxes else np.zeros(len(self.held[0][axis]), dtype=bool)
+            if not reached.all():
+                found.append(Dead(self.tensor, axis, int((~reached).sum())))
+        return found
+
+
+class Deadlock:
+    """The walk through a target's graph."""
+
+    def __init__(
+        self,
+        graph: Model,
+        tensors: Mapping[str, Tensor],
+        maps: Mapping[str, tuple[AxisIndexMap, ...]],
+        silenced: Mapping[str, float],
+        origins: Sequence[Origin],
+        *,
+        small: bool,
+    ) -> None:
+        """`silenced` tensors have one value; `small` says whether small values are other than zero."""
+        self.graph, self._tensors, self._maps, self._silenced, self._small = graph, tensors, maps, silenced, small
+        # Layers that are made alike learn alike: what one writes into the stream the next one reads.
+        alike: dict[tuple[int, bool], Layer] = {}
+        for origin, layer in zip(origins, graph.stack.layers, strict=True):
+            alike.setdefault((id(maps.get(layer.branches[0].body.last.weight)), origin.silent), layer)
+        self._layers = list(alike.values())
+        self._parameters: dict[str, _Parameter] = {}
+        self._tape: list[Callable[[], None]] = []
+
+    def dead(self) -> list[Dead]:
+        """Return what never has a gradient, of one of the layers that are made alike."""
+        before = -1
+        while True:
+            self._pass()
+            dead = [one for parameter in self._parameters.values() for one in parameter.dead()]
+            reached = sum(each.reached for each in self._parameters.values()) if dead else before
+            if reached == before:
+                return dead
+            before = reached
+
+    def _pass(self) -> None:
+        stack, head = self.graph.stack, self.graph.head
+        self._tape, outputs = [], []
+        stream: _Flow | None = None
+        for table in stack.embeddings:
+            rows = _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))
+            written = self._product(table.weight, rows, into=0, use="lookup")
+            stream = written if stream is None else self._sum(stream, written)
+        stream = self._norm(stack.embedding_norm, stream)
+        for layer in self._layers:
+            for group in layer.groups:
+                read = stream
+                for branch in group:
+                    stream = self._norm(branch.ends, self._sum(stream, self._branch(branch, read)))
+        x = self._norm(stack.final, stream)
+        if head.transform is not None:
+            x = self._linear(head.transform, x)
+        outputs.append(self._product(head.matrix, self._norm(head.norm, x), into=1))
+        outputs += [self._bias(bias, outputs[0]) for bias in head.biases]
+        if self.graph.pooler is not None:
+            outputs.append(self._linear(self.graph.pooler.classes, self._linear(self.graph.pooler.dense, stream)))
+        for output in outputs:
+            output.gradient[:] = True
+        for back in reversed(self._tape):
+            back()
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def _branch(self, branch: Branch, stream: _Flow) -> _Flow:
+        x = self._norm(branch.pre, stream)
+        body = self._attention(branch.body, x) if isinstance(branch.body, Attention) else self._gated(branch.body, x)
+        return self._norm(branch.post, self._linear(branch.body.last, body))
+
+    def _attention(self, body: Attention, x: _Flow) -> _Flow:
+        sizes = self.graph.sizes
+        heads, groups, width = sizes["heads"], sizes["kv_heads"], sizes["head_dim"]
+        parts = self._parts(body.inputs, x)
+        for norm, part, _ in head_norms(body):
+            over = parts[part].reshape(-1, width) if norm.span == "head" else parts[part]
+            parts[part] = self._norm(norm, over)
+        query, key = (self._turned(parts[part].reshape(-1, width), body.rotary) for part in ("query", "key"))
+        value = parts["value"].reshape(groups, width)
+        served = heads // groups
+        mixed = _Flow.of(value.value.repeat(served, axis=0))
+
+        def back() -> None:
+            # d score = sum_c d mixed_c (v_c - the mix of all v_c); d q = d score k, d k = d score q.
+            scored = (mixed.gradient & mixed.value).any(-1, keepdims=True)
+            query.gradient |= scored & key.value.repeat(served, axis=0)
+            key.gradient |= (scored & query.value).reshape(groups, served, width).any(1)
+            value.gradient |= mixed.gradient.reshape(groups, served, width).any(1)
+
+        self._tape.append(back)
+        return mixed.reshape(-1)
+
+    def _turned(self, x: _Flow, rotary: Rotary | None) -> _Flow:
+        """Each of the two channels of a pair goes into both."""
+        if rotary is None:
+            return x
+        pair, half = rotary.pairs_of(torch.arange(rotary.dims))
+        partner = np.arange(x.value.shape[-1])
+        partner[: rotary.dims] = rotary.channels_of(pair, 1 - half).numpy()
+        out = _Flow.of(x.value | x.value[:, partner])
+
+        def back() -> None:
+            x.gradient |= out.gradient | out.gradient[:, partner]
+
+        self._tape.append(back)
+        return out
+
+    def _gated(self, body: Mlp, x: _Flow) -> _Flow:
+        """act(gate) * up, or act(up): the gradient of each factor has the others in it."""
+        factors = list(self._parts(body.inputs, x).values())
+        out = _Flow.of(reduce(np.logical_and, [factor.value for factor in factors]))
+
+        def back() -> None:
+            for factor in factors:
+                others = [out.gradient, *(other.value for other in factors if other is not factor)]
+                factor.gradient |= reduce(np.logical_and, others)
+
+        self._tape.append(back)
+        return out
+
+    def _norm(self, norm: Norm | None, x: _Flow) -> _Flow:
+        """gain * (x - mean) / deviation + bias, over the last axis; RMS takes no mean away."""
+        if norm is None:
+            return x
+        gain = self._parameter(norm.gain)
+        held = gain.vector
+        layer = norm.kind == "layer"
+        normed = x.value | x.value.any(-1, keepdims=True) if layer else x.value
+        out = _Flow.of(normed & held)
+
+        def back() -> None:
+            given = out.gradient & held
+            gain.trained["norm"] = ((normed & out.gradient).reshape(-1, len(held)).any(0),)
+            # Each channel enters the statistics that divide all of them, and the mean.
+            shared = given.any(-1, keepdims=True) if layer else x.value & (given & normed).any(-1, keepdims=True)
+            x.gradient |= given | shared
+
+        self._tape.append(back)
+        return out if norm.bias is None else self._bias(norm.bias, out)
+
+    def _linear(self, linear: Linear, x: _Flow) -> _Flow:
+        out = self._product(linear.weight, x, into=0 if linear.transposed else 1)
+        return out if linear.bias is None else self._bias(linear.bias, out)
+
+    def _parts(self, linears: Sequence[Linear], x: _Flow) -> dict[str, _Flow]:
+        """What each part of the linears' outputs gives."""
+        given: dict[str, _Flow] = {}
+        for linear in linears:
+            out = self._linear(linear, x)
+            for number, part in enumerate(linear.out.parts):
+                given[part.name] = out if len(linear.out.parts) == 1 else self._taken(out, linear.out, number)
+        return given
+
+    def _taken(self, x: _Flow, axis: Axis, number: int) -> _Flow:
+        places = axis.places(number, self.graph.sizes).numpy()
+        out = _Flow.of(x.value[places])
+
+        def back() -> None:
+            x.gradient[places] |= out.gradient
+
+        self._tape.append(back)
+        return out
+
+    def _product(self, name: str, x: _Flow, *, into: int, use: str = "product") -> _Flow:
+        """W x; axis `into` of what is stored is summed over."""
+        parameter, outer = self._parameter(name), 1 - into
+        boxes = parameter.boxes
+        fed = [box[outer] for box in boxes if (box[into] & x.value).any()]
+        out = _Flow.of(_union(fed) if fed else np.zeros(len(boxes[0][outer]), dtype=bool))
+
+        def back() -> None:
+            for box in boxes:
+                if (box[outer] & out.gradient).any():
+                    x.gradient |= box[into]
+            parameter.trained[use] = (x.value, out.gradient) if into == 0 else (out.gradient, x.value)
+
+        self._tape.append(back)
+        return out
+
+    def _bias(self, name: str, x: _Flow) -> _Flow:
+        parameter = self._parameter(name)
+        out = _Flow.of(x.value | parameter.vector)
+
+        def back() -> None:
+            x.gradient |= out.gradient
+            parameter.trained["bias"] = (out.gradient.reshape(-1, len(parameter.vector)).any(0),)
+
+        self._tape.append(back)
+        return out
+
+    def _sum(self, one: _Flow, other: _Flow) -> _Flow:
+        out = _Flow.of(one.value | other.value)
+
+        def back() -> None:
+            for term in (one, other):
+                term.gradient |= out.gradient
+
+        self._tape.append(back)
+        return out
+
+    # --- tensors ----------------------------------------------------------------------------------
+
+    def _parameter(self, name: str) -> _Parameter:
+        if name not in self._parameters:
+            tensor = self._tensors[name]
+            self._parameters[name] = _Parameter(tensor, self._held(tensor))
+        return self._parameters[name]
+
+    def _held(self, tensor: Tensor) -> list[tuple[Mask, ...]]:
+        """Where a tensor is not zero at first: as the growth fills it, zeros before initial values before small ones."""
+        initial = tensor.init != "zeros" or tensor.offset != 0.0
+        maps = self._maps.get(tensor.name)
+        if tensor.name in self._silenced or maps is None:
+            value = self._silenced.get(tensor.name)
+            any_of_it = initial if value is None else value + tensor.offset != 0.0
+            return [tuple(np.full(size, any_of_it) for size in tensor.shape(self.graph.sizes))]
+        codes = [each.indices.numpy() for each in maps]
+        # Small values of a gain or bias are zeros.
+        apart = (ZERO, INIT) if self._small and len(maps) > 1 else (ZERO, INIT, SMALL)
+        boxes = [tuple(reduce(np.logical_and, [each != code for code in apart]) for each in codes)]
+        for axis, each in enumerate(codes) if initial else ():
+            if (drawn := each == INIT).any():
+                boxes.append(tuple(drawn if other == axis else codes[other] != ZERO for other in range(len(codes))))
+        return boxes
+
+
+def _union(masks: Iterable[Mask]) -> Mask:
+    return reduce(np.logical_or, masks)
