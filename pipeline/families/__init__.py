@@ -1,6 +1,6 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
-from pipeline.families.base import Family, Sizes, sizes_of
+from pipeline.families.base import Family, Sizes, depth_keys, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
 from pipeline.families.padding import learn_every_row
@@ -22,6 +22,7 @@ __all__ = [
     "carry_layer_lists",
     "check_growth",
     "check_parameters",
+    "depth_keys",
     "derived_sizes",
     "family_of",
     "graph_of",

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.graph import Model
+from pipeline.families.graph import LAYER_NUMBER, Model
 
-_LAYER = re.compile(r"\.\d+\.")
 _ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation"})
-_FFN_WIDTHS = ("n_inner", "hidden_dim", "intermediate_size")
+_FFN_WIDTHS = ("n_inner", "hidden_dim", "d_ff", "intermediate_size")
 """The configuration keys of an FFN's width; a class has the first of them that it has."""
+
+_DEPTHS = ("num_hidden_layers", "num_decoder_layers")
+"""The configuration keys of how many layers each stack has."""
 
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
@@ -35,9 +37,22 @@ class Sizes:
     """Channels per attention head, d_k."""
     intermediate_size: int
     vocab_size: int
-    max_position_embeddings: int
+    max_position_embeddings: int | None
+    """None where any number of positions can be read."""
     segments: int
     tied: bool
+    num_decoder_layers: int | None = None
+    """Where `num_hidden_layers` are an encoder's: those of its decoder."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The layers of each stack, in the order of `Model.stacks`."""
+        return tuple(count for count in (self.num_hidden_layers, self.num_decoder_layers) if count is not None)
+
+    @property
+    def present(self) -> dict[str, int]:
+        """Those that the model has, by their names."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +152,9 @@ class Family:
         for key in self.dropout:
             setattr(config, key, probability)
 
-    def usable_positions(self, sizes: Sizes) -> int:
-        """The longest sequence that the model can read."""
-        return sizes.max_position_embeddings - self.position_offset
+    def usable_positions(self, sizes: Sizes) -> int | None:
+        """The longest sequence that the model can read; None where there is none."""
+        return None if sizes.max_position_embeddings is None else sizes.max_position_embeddings - self.position_offset
 
     @property
     def padding_id(self) -> int | None:
@@ -179,25 +194,36 @@ class Family:
     @staticmethod
     def kind(name: str) -> str:
         """Return a tensor's name without the number of its layer."""
-        return _LAYER.sub(".{layer}.", name)
+        return LAYER_NUMBER.sub("{layer}", name, count=1)
 
 
 def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[PretrainedConfig]) -> dict[str, int]:
     """Return the sizes that may grow, under the keys that `config`, or its class, has for them."""
     keys = {
         "hidden_size": sizes.hidden_size,
-        "num_hidden_layers": sizes.num_hidden_layers,
+        **dict(zip(depth_keys(family.config_class), sizes.depths, strict=True)),
         "num_attention_heads": sizes.num_attention_heads,
         family.intermediate_key: sizes.intermediate_size,
         "vocab_size": sizes.vocab_size,
-        "max_position_embeddings": sizes.max_position_embeddings,
     }
+    if sizes.max_position_embeddings is not None:
+        keys["max_position_embeddings"] = sizes.max_position_embeddings
     if family.grouped:
         keys["num_key_value_heads"] = sizes.num_key_value_heads
     # Qwen2's class has no such key, and reads one that a configuration has all the same.
-    if hasattr(config, "head_dim") or sizes.num_attention_heads * sizes.head_dim != sizes.hidden_size:
+    if has_key(config, "head_dim") or sizes.num_attention_heads * sizes.head_dim != sizes.hidden_size:
         keys["head_dim"] = sizes.head_dim
     return keys
+
+
+def has_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> bool:
+    """Whether a configuration, or its class, has a key, be it under a word of its own."""
+    return hasattr(config, key) or key in config.attribute_map
+
+
+def depth_keys(config_class: type[PretrainedConfig]) -> list[str]:
+    """Return the keys of how many layers each stack of a model has, in the order of `Model.stacks`."""
+    return [key for key in _DEPTHS if has_key(config_class, key)]
 
 
 def _intermediate_key(config_class: type[PretrainedConfig]) -> str:
@@ -209,18 +235,20 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
 
     Keys that the class does not know are not looked at, as the model does not; but for `head_dim`, which Qwen2 reads.
     """
-    heads = config.num_attention_heads
-    grouped = hasattr(type(config), "num_key_value_heads")
-    inner = getattr(config, _intermediate_key(type(config)))
+    heads, known = config.num_attention_heads, type(config)
+    grouped = hasattr(known, "num_key_value_heads")
+    own_head_dim = grouped or "head_dim" in known.attribute_map
+    inner = getattr(config, _intermediate_key(known))
     return Sizes(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=config.num_key_value_heads if grouped else heads,
-        head_dim=(getattr(config, "head_dim", None) if grouped else None) or config.hidden_size // heads,
+        head_dim=(getattr(config, "head_dim", None) if own_head_dim else None) or config.hidden_size // heads,
         intermediate_size=4 * config.hidden_size if inner is None else inner,
         vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
+        max_position_embeddings=config.max_position_embeddings if has_key(known, "max_position_embeddings") else None,
         segments=getattr(config, "type_vocab_size", 0),
         tied=config.tie_word_embeddings,
+        num_decoder_layers=config.num_decoder_layers if has_key(known, "num_decoder_layers") else None,
     )

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
+from pipeline.families.base import depth_keys
 from pipeline.families.consistency import MOST_LAYERS, check_config
 from pipeline.families.registry import FAMILIES, family_of
 from pipeline.families.tensor_names import likely
@@ -94,7 +95,8 @@ def _checked(path: Path, content: dict[str, Any], config_class: type[PretrainedC
         raise UserError(f"{path}: architectures: a list of class names is expected, and the value is {architectures!r}")
     if not isinstance(kept.get(QUANTIZATION) or {}, dict):
         raise UserError(f"{path}: {QUANTIZATION}: a mapping is expected, and the value is {kept[QUANTIZATION]!r}")
-    for key in {"num_hidden_layers", config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")}:
+    depths = depth_keys(config_class)
+    for key in {*depths, *(config_class.attribute_map.get(key, key) for key in depths)}:
         if isinstance(kept.get(key), int) and kept[key] > MOST_LAYERS:
             raise UserError(
                 f"{path}: {key}: {kept[key]} is more than the {MOST_LAYERS} that are read; put the model's own there"

@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
-from pipeline.families.base import Family, sizes_of
+from pipeline.families.base import Family, depth_keys, has_key, sizes_of
 from pipeline.families.layer_lists import carry_layer_lists
 from pipeline.families.registry import check_parameters
 from pipeline.families.rope import rope_sets
@@ -47,7 +47,8 @@ def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
         raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; put the model's own value there")
     sizes = sizes_of(config)
     check_heads(family, sizes, f"{origin}: ")
-    if family.usable_positions(sizes) < 1:
+    usable = family.usable_positions(sizes)
+    if usable is not None and usable < 1:
         raise UserError(
             f"{origin}: max_position_embeddings: {sizes.max_position_embeddings} leaves no position to read, since "
             f"{family.name} keeps {family.position_offset} rows for padding; put the model's own value there"
@@ -71,9 +72,11 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
         # GPT-2's class makes four times the hidden size of a null.
         if not (value is None and key == "n_inner") and not _whole(value, _MOST):
             yield key, value, f"a whole number from 1 to {_MOST}"
-    if config.num_hidden_layers > MOST_LAYERS:
-        yield "num_hidden_layers", config.num_hidden_layers, f"a number up to {MOST_LAYERS}"
-    for key in (*family.dropout, "initializer_range", *(key for key in family.kept if key.endswith(_EPSILONS))):
+    for key in depth_keys(family.config_class):
+        if getattr(config, key) > MOST_LAYERS:
+            yield key, getattr(config, key), f"a number up to {MOST_LAYERS}"
+    drawn = ["initializer_range"] if has_key(family.config_class, "initializer_range") else []
+    for key in (*family.dropout, *drawn, *(key for key in family.kept if key.endswith(_EPSILONS))):
         value, most = getattr(config, key, None), 1 if key in family.dropout else math.inf
         if not _number(value) or not 0 <= value <= most:
             yield key, value, "a number from 0" + ("" if most == math.inf else f" to {most}")
@@ -93,10 +96,11 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
 
 
 def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
-    keys = ["hidden_size", "num_hidden_layers", "num_attention_heads", family.intermediate_key, "vocab_size"]
-    keys.append("max_position_embeddings")
+    known = family.config_class
+    keys = ["hidden_size", *depth_keys(known), "num_attention_heads", family.intermediate_key, "vocab_size"]
+    keys += ["max_position_embeddings"] if has_key(known, "max_position_embeddings") else []
     keys += ["num_key_value_heads"] if family.grouped else []
-    keys += ["head_dim"] if family.grouped and hasattr(config, "head_dim") else []
+    keys += ["head_dim"] if "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim")) else []
     return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
 
 
@@ -154,7 +158,8 @@ def _build(family: Family, config: PretrainedConfig) -> None:
     """Build what tells of the whole: all layers but the first have the same tensors."""
     one = copy.deepcopy(config)
     # The first may lack what all others have.
-    one.num_hidden_layers = min(2, config.num_hidden_layers)
+    for key in depth_keys(family.config_class):
+        setattr(one, key, min(2, getattr(config, key)))
     carry_layer_lists(config, one, range(one.num_hidden_layers))
     check_parameters(family, one)
     if family.rotary:

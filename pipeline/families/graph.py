@@ -4,12 +4,17 @@ A family's file makes one `Model` of a configuration. Shapes, growth, exactness,
 off it, and off nothing else.
 """
 
+import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+
+LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""The first such number in the name of a layer's tensor is that of the layer within its stack."""
 
 RESIDUAL = "residual"
 """The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, ffn, vocab."""
@@ -85,6 +90,7 @@ class Tensor:
     block: Literal["embeddings", "layer", "head"]
     """Which block it is trained and frozen with."""
     layer: int | None = None
+    """Counted over all stacks, as `Model.layers` has them."""
     offset: float = 0.0
     """What the model adds to it (Gemma's gains: 1)."""
 
@@ -181,6 +187,12 @@ class Attention:
     """What q k is multiplied by."""
     capped: bool = False
     """Whether scores go through a tanh."""
+    cross: bool = False
+    """Whether keys and values are made of what the encoder gives, and not of the stream."""
+
+    def reads_encoder(self, linear: Linear) -> bool:
+        """Whether one of `inputs` reads what the encoder gives."""
+        return self.cross and all(part.name != "query" for part in linear.out.parts)
 
     @property
     def last(self) -> Linear:
@@ -245,6 +257,9 @@ class Stack:
     layers: tuple[Layer, ...]
     embedding_norm: Norm | None = None
     final: Norm | None = None
+    relative_positions: Embedding | None = None
+    """What is added to the scores of each head by the distance of query and key: one table for all layers, and for none of
+    their cross-attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +296,35 @@ class Model:
     sizes: Mapping[str, int]
     """By port."""
     stack: Stack
+    """Whose stream the head reads."""
     head: Head
     pooler: Pooler | None = None
+    encoder: Stack | None = None
+    """Whose stream, behind its final norm, the cross-attention of `stack` reads."""
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """All of them, in the order in which they run."""
+        return (self.stack,) if self.encoder is None else (self.encoder, self.stack)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those of all stacks, in the order in which they run, by which they are numbered."""
+        return [layer for stack in self.stacks for layer in stack.layers]
+
+    @property
+    def ranges(self) -> list[range]:
+        """The numbers of the layers of each stack."""
+        ends = list(itertools.accumulate((len(stack.layers) for stack in self.stacks), initial=0))
+        return [range(first, end) for first, end in itertools.pairwise(ends)]
+
+    def stack_of(self, layer: int) -> range:
+        """Return the numbers of all layers of the stack that a layer is of."""
+        return next(numbers for numbers in self.ranges if layer in numbers)
+
+    def at_layer(self, name: str, layer: int) -> str:
+        """Return the name that the tensor `name` of some layer has in another layer, of the same stack."""
+        return LAYER_NUMBER.sub(str(layer - self.stack_of(layer).start), name, count=1)
 
     @property
     def writes_by_norms(self) -> bool:
@@ -314,14 +356,15 @@ class Model:
 
     def stream_norms(self) -> list[Norm]:
         """Return the norms over the stream's channels, a transform's before the output matrix among them, each once."""
-        stack = self.stack
-        branches = [branch for layer in stack.layers for branch in layer.branches]
-        norms = [
-            stack.embedding_norm,
-            *(norm for branch in branches for norm in (branch.pre, branch.post, branch.ends)),
-            stack.final,
-            self.head.norm,
-        ]
+        norms: list[Norm | None] = []
+        for stack in self.stacks:
+            branches = [branch for layer in stack.layers for branch in layer.branches]
+            norms += [
+                stack.embedding_norm,
+                *(norm for branch in branches for norm in (branch.pre, branch.post, branch.ends)),
+                stack.final,
+            ]
+        norms.append(self.head.norm)
         return list(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
@@ -334,15 +377,20 @@ class Model:
         return {tensor.name: tensor for tensor in self._tensors()}
 
     def _tensors(self) -> Iterator[Tensor]:
-        stack, head = self.stack, self.head
-        for table in stack.embeddings:
-            block = "head" if head.tied and table.weight == head.matrix else "embeddings"
-            yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
-        yield from norm_tensors(stack.embedding_norm, "embeddings")
-        for number, layer in enumerate(stack.layers):
-            for branch in layer.branches:
-                yield from branch_tensors(branch, number)
-        yield from norm_tensors(stack.final, "head")
+        head = self.head
+        for stack, numbers in zip(self.stacks, self.ranges, strict=True):
+            for table in stack.embeddings:
+                block = "head" if head.tied and table.weight == head.matrix else "embeddings"
+                yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
+            yield from norm_tensors(stack.embedding_norm, "embeddings")
+            table = stack.relative_positions
+            if table is not None:
+                yield Tensor(table.weight, (Axis.of(table.port), Axis.of("heads")), ("index", "out"), table.init, "embeddings")
+            for number, layer in zip(numbers, stack.layers, strict=True):
+                for branch in layer.branches:
+                    yield from branch_tensors(branch, number)
+            # What the encoder gives is to the other stack what embeddings are.
+            yield from norm_tensors(stack.final, "head" if stack is self.stack else "embeddings")
         if head.transform is not None:
             yield from linear_tensors(head.transform, "head")
         yield from norm_tensors(head.norm, "head")

@@ -19,6 +19,7 @@ in a head of any multiple, and on no number of positions that growth changes."""
 _SIZES = (
     "hidden_size",
     "num_hidden_layers",
+    "num_decoder_layers",
     "head_dim",
     "num_attention_heads",
     "num_key_value_heads",
@@ -93,10 +94,9 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
         )
     old, new = sizes_of(source), sizes_of(target)
     for key in _SIZES:
-        if getattr(new, key) < getattr(old, key):
-            raise UserError(
-                f"{where}{key}: {getattr(new, key)} is smaller than the source's {getattr(old, key)}; growth only adds"
-            )
+        least, size = getattr(old, key), getattr(new, key)
+        if least is not None and size < least:
+            raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
     _check_groups(old, new, where)
     if family.rotary:
@@ -106,6 +106,9 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
 
 
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
+    for key in ("max_position_embeddings", "num_decoder_layers"):
+        if getattr(old, key) is None and getattr(target, key) is not None:
+            raise UserError(f"{where}{key}: {family.name} has no such size; leave the key out")
     hidden = target.hidden_size or old.hidden_size
     heads, head_dim = _heads(family, old, target, hidden, where)
     return Sizes(
@@ -119,6 +122,7 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
         max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
         segments=old.segments,
         tied=old.tied,
+        num_decoder_layers=target.num_decoder_layers or old.num_decoder_layers,
     )
 
 

@@ -43,7 +43,7 @@ def resolve(
     if growth.depth == AUTO:
         depth = _depth(model)
         growth = growth.model_copy(update={"depth": depth.operator})
-        if target.num_hidden_layers > source.num_hidden_layers:
+        if sum(target.depths) > sum(source.depths):
             reasons.append(f"depth: {depth.operator}, since {depth.reason}")
     return growth, reasons
 

@@ -13,7 +13,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from pipeline.families.graph import Attention, Axis, Branch, Layer, Linear, Mlp, Model, Norm, Rotary, Tensor, head_norms
+from pipeline.families.graph import Attention, Axis, Branch, Layer, Linear, Mlp, Model, Norm, Rotary, Stack, Tensor, head_norms
 from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.operators import Origin
 
@@ -101,10 +101,12 @@ class Deadlock:
         """`silenced` tensors have one value; `small` says whether small values are other than zero."""
         self.graph, self._tensors, self._maps, self._silenced, self._small = graph, tensors, maps, silenced, small
         # Layers that are made alike learn alike: what one writes into the stream the next one reads.
-        alike: dict[tuple[int, bool], Layer] = {}
-        for origin, layer in zip(origins, graph.stack.layers, strict=True):
-            alike.setdefault((id(maps.get(layer.branches[0].body.last.weight)), origin.silent), layer)
-        self._layers = list(alike.values())
+        self._layers: list[list[Layer]] = []
+        for stack, numbers in zip(graph.stacks, graph.ranges, strict=True):
+            alike: dict[tuple[int, bool], Layer] = {}
+            for number, layer in zip(numbers, stack.layers, strict=True):
+                alike.setdefault((id(maps.get(layer.branches[0].body.last.weight)), origins[number].silent), layer)
+            self._layers.append(list(alike.values()))
         self._parameters: dict[str, _Parameter] = {}
         self._tape: list[Callable[[], None]] = []
 
@@ -120,20 +122,13 @@ class Deadlock:
             before = reached
 
     def _pass(self) -> None:
-        stack, head = self.graph.stack, self.graph.head
+        head = self.graph.head
         self._tape, outputs = [], []
-        stream: _Flow | None = None
-        for table in stack.embeddings:
-            rows = _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))
-            written = self._product(table.weight, rows, into=0, use="lookup")
-            stream = written if stream is None else self._sum(stream, written)
-        stream = self._norm(stack.embedding_norm, stream)
-        for layer in self._layers:
-            for group in layer.groups:
-                read = stream
-                for branch in group:
-                    stream = self._norm(branch.ends, self._sum(stream, self._branch(branch, read)))
-        x = self._norm(stack.final, stream)
+        for number, stack in enumerate(self.graph.stacks):
+            stream = self._stack(number, stack)
+            x = self._norm(stack.final, stream)
+            if stack is self.graph.encoder:
+                self._encoded = x
         if head.transform is not None:
             x = self._linear(head.transform, x)
         outputs.append(self._product(head.matrix, self._norm(head.norm, x), into=1))
@@ -147,6 +142,24 @@ class Deadlock:
 
     # --- nodes ------------------------------------------------------------------------------------
 
+    def _stack(self, number: int, stack: Stack) -> _Flow:
+        """What the layers of a stack give."""
+        stream: _Flow | None = None
+        for table in stack.embeddings:
+            rows = _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))
+            # Stacks may share a table.
+            written = self._product(table.weight, rows, into=0, use=f"lookup of stack {number}")
+            stream = written if stream is None else self._sum(stream, written)
+        stream = self._norm(stack.embedding_norm, stream)
+        table = stack.relative_positions
+        self._relative_positions = None if table is None else self._parameter(table.weight)
+        for layer in self._layers[number]:
+            for group in layer.groups:
+                read = stream
+                for branch in group:
+                    stream = self._norm(branch.ends, self._sum(stream, self._branch(branch, read)))
+        return stream
+
     def _branch(self, branch: Branch, stream: _Flow) -> _Flow:
         x = self._norm(branch.pre, stream)
         body = self._attention(branch.body, x) if isinstance(branch.body, Attention) else self._gated(branch.body, x)
@@ -155,7 +168,9 @@ class Deadlock:
     def _attention(self, body: Attention, x: _Flow) -> _Flow:
         sizes = self.graph.sizes
         heads, groups, width = sizes["heads"], sizes["kv_heads"], sizes["head_dim"]
-        parts = self._parts(body.inputs, x)
+        parts: dict[str, _Flow] = {}
+        for linear in body.inputs:
+            parts |= self._parts([linear], self._encoded if body.reads_encoder(linear) else x)
         for norm, part, _ in head_norms(body):
             over = parts[part].reshape(-1, width) if norm.span == "head" else parts[part]
             parts[part] = self._norm(norm, over)
@@ -163,10 +178,13 @@ class Deadlock:
         value = parts["value"].reshape(groups, width)
         served = heads // groups
         mixed = _Flow.of(value.value.repeat(served, axis=0))
+        added = None if body.cross else self._relative_positions
 
         def back() -> None:
             # d score = sum_c d mixed_c (v_c - the mix of all v_c); d q = d score k, d k = d score q.
             scored = (mixed.gradient & mixed.value).any(-1, keepdims=True)
+            if added is not None:
+                added.trained[body.output.weight] = (np.ones(len(added.held[0][0]), dtype=bool), scored[:, 0])
             query.gradient |= scored & key.value.repeat(served, axis=0)
             key.gradient |= (scored & query.value).reshape(groups, served, width).any(1)
             value.gradient |= mixed.gradient.reshape(groups, served, width).any(1)

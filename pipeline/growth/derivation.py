@@ -17,10 +17,12 @@ from pipeline.families.graph import (
     Attention,
     Axis,
     Branch,
+    Embedding,
     Layer,
     Linear,
     Model,
     Norm,
+    Stack,
     branch_tensors,
     head_norms,
     numel,
@@ -59,12 +61,27 @@ class Derivation:
 
     def __post_init__(self) -> None:
         self._writer = self.rules.stream()
-        stream = self._embedded()
+        origins = iter(self.origins)
+        for old, new in zip(self.source.stacks, self.target.stacks, strict=True):
+            stream = self._stack(old, new, [next(origins) for _ in new.layers])
+            if new is self.target.encoder:
+                self._encoded = stream if new.final is None else self._norm(new.final, stream)
+        self._head(stream)
+        if self.target.pooler is not None:
+            self._pooler(stream)
+        self._depth()
+        self._silent_layers()
+
+    def _stack(self, old_stack: Stack, new_stack: Stack, origins: Sequence[Origin]) -> Fact:
+        """What the layers of a stack give, each of which has an origin."""
+        stream = self._embedded(old_stack, new_stack)
+        table = new_stack.relative_positions
+        self._added_to_scores = None if table is None else self._relative_positions(table)
         seen: dict[str, Layer] = {}
-        for origin, layer in zip(self.origins, self.target.stack.layers, strict=True):
+        for origin, layer in zip(origins, new_stack.layers, strict=True):
             if origin.source is None:
                 continue
-            old = self.source.stack.layers[origin.source]
+            old = self.source.layers[origin.source]
             # Layers that are alike in all but their number come to the same.
             form = _LAYER.sub(".", f"{old} {layer}")
             if form in seen:
@@ -81,33 +98,30 @@ class Derivation:
                 if _LAYER.sub(".", tensor) not in known:
                     del self.maps[tensor]
             seen[form] = layer
-        self._head(stream)
-        if self.target.pooler is not None:
-            self._pooler(stream)
-        self._depth()
-        self._silent_layers()
+        return stream
 
     def _depth(self) -> None:
         """What added layers do to what passes through."""
+        layers, own = self.target.layers, list(range(len(self.source.layers)))
         added = [number for number, origin in enumerate(self.origins) if origin.added]
         heard = [origin.source for origin in self.origins if not origin.silent]
-        if heard == list(range(len(self.source.stack.layers))):
+        if heard == own:
             # Each of them ends in a norm, whatever it adds.
             if added and self.target.writes_by_norms:
-                self._break(_tensors(self.target.stack.layers[added[0]])[-1], Break("normalizes_again"))
+                self._break(_tensors(layers[added[0]])[-1], Break("normalizes_again"))
             return
         kept = [origin.source for origin in self.origins if not origin.added]
-        if kept != list(range(len(self.source.stack.layers))):
-            self._break(_tensors(self.target.stack.layers[0])[0], Break("layers_reordered"))
+        if kept != own:
+            self._break(_tensors(layers[0])[0], Break("layers_reordered"))
         if added:
             random = any(self.origins[number].source is None for number in added)
-            first = _tensors(self.target.stack.layers[added[0]])[0]
+            first = _tensors(layers[added[0]])[0]
             self._break(first, Break("random_layers" if random else "repeated_layers"))
 
     def _silent_layers(self) -> None:
         """Rows at zero under a gain of zero would never have a gradient: a branch that its norm silences may hold anything."""
         filled: dict[int, Maps] = {}
-        for origin, layer in zip(self.origins, self.target.stack.layers, strict=True):
+        for origin, layer in zip(self.origins, self.target.layers, strict=True):
             for last in [branch.body.last for branch in layer.branches if origin.silent and branch.post is not None]:
                 maps = self.maps[last.weight]
                 if id(maps) not in filled:
@@ -118,9 +132,9 @@ class Derivation:
 
     # --- nodes ------------------------------------------------------------------------------------
 
-    def _embedded(self) -> Fact:
+    def _embedded(self, old_stack: Stack, new_stack: Stack) -> Fact:
         stream: Fact | None = None
-        for old, new in zip(self.source.stack.embeddings, self.target.stack.embeddings, strict=True):
+        for old, new in zip(old_stack.embeddings, new_stack.embeddings, strict=True):
             # A constant of the class may follow the width (Gemma: sqrt(D)).
             rows = _first_layer(self._writer.times(old.scale / new.scale))
             self.maps[new.weight] = (self.rules.rows(new.port), rows)
@@ -128,8 +142,14 @@ class Derivation:
             stream = written if stream is None else self._sum(new.weight, stream, written)
             if new.weight == self.target.head.matrix:
                 self._output = rows
-        norm = self.target.stack.embedding_norm
+        norm = new_stack.embedding_norm
         return stream if norm is None else self._ending(norm, stream)
+
+    def _relative_positions(self, table: Embedding) -> Fact:
+        """What a table of relative positions adds to the scores of each head: a column a head, whatever the layer."""
+        columns = _first_layer(self.rules.units("heads"))
+        self.maps[table.weight] = (self.rules.rows(table.port), columns)
+        return Fact.given(columns, self.source.sizes["heads"])
 
     def _layer(self, old: Layer, new: Layer, stream: Fact) -> Fact:
         for old_group, group in zip(old.groups, new.groups, strict=True):
@@ -161,7 +181,7 @@ class Derivation:
         heads = self.rules.heads(old, new)
         given: dict[str, Fact] = {}
         for linear in new.inputs:
-            given |= self._linear(linear, x, heads.rows)
+            given |= self._linear(linear, self._encoded if new.reads_encoder(linear) else x, heads.rows)
         for norm, part, _ in head_norms(new):
             normalized = self._head_norm if norm.span == "head" else self._norm_over_heads
             given[part] = normalized(norm, given[part], heads.gains[part])
@@ -264,6 +284,8 @@ class Derivation:
             meets &= torch.isclose(new.rotary.turn(here), old.rotary.turn((key % before).clamp(min=0)))
         odd = ((query == NOISE) & (key != ZERO)) | ((key == NOISE) & (query != ZERO)) | (both & ~meets)
         noise = (head < 0) | odd.any(dim=1) | ((value >= 0) & (value // before != group)).any(dim=1)
+        if self._added_to_scores is not None and not new.cross:
+            noise |= self._added_to_scores.index != head
         if self.rules.fills:
             # Nothing is done to keep the function, and what is read stays where it was.
             noise = head < 0
@@ -280,6 +302,8 @@ class Derivation:
         head = self.target.head
         # A tied matrix is the embedding, and cannot carry 1 / (a C) (bert2BERT eq. 7, 9): the norm before it does.
         output = self._output if head.tied else None
+        # A constant of the class may follow the width (T5: 1 / sqrt(D)).
+        scale = head.scale / self.source.head.scale
         x, norm = stream, self.target.stack.final
         if head.transform is not None:
             x = x if norm is None else self._norm(norm, x)
@@ -292,11 +316,11 @@ class Derivation:
             norm = head.norm
         # In a post-LN model it leaves new channels at the mean, as the norms of layers do.
         wanted = self._writer if self.target.writes_by_norms else None
-        x = self._norm(norm, x, wanted=wanted, read_by=output)
+        x = self._norm(norm, x, wanted=wanted, read_by=None if output is None else output.times(scale))
         if output is None:
-            output = self.rules.reader(STREAM, x)
+            output = self.rules.reader(STREAM, x).times(1 / scale)
             self.maps[head.matrix] = (self.rules.rows("vocab"), output)
-        factor = self._product(head.matrix, STREAM, x, output) * head.scale / self.source.head.scale
+        factor = self._product(head.matrix, STREAM, x, output) * scale
         if not math.isclose(factor, 1.0, rel_tol=1e-9):
             self._break(head.matrix, Break("logits_scaled", {"factor": factor}))
         for bias in head.biases:

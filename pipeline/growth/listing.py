@@ -91,7 +91,7 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     changes = ", ".join(f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
     moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
-    cut = len(measured["source_layers"]) < certificate["source"]["num_hidden_layers"]
+    cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
         ("growth", f"{certificate['family']}: {changes or 'nothing'}"),

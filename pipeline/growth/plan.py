@@ -20,7 +20,8 @@ from pipeline.growth.derivation import Departure, Derivation
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initialized
-from pipeline.growth.operators import DEPTH, WIDTH, Origin, Stream, Units
+from pipeline.growth.layer_origins import layer_origins
+from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
@@ -50,6 +51,7 @@ class GrowthPlan:
     maps: Mapping[str, AxisMap]
     """By port."""
     layers: list[Origin]
+    """Of each of the target's layers; both models' are numbered through all of their stacks."""
     index_maps: Mapping[str, tuple[AxisIndexMap, ...]]
     """Of each tensor that is made of a source's, one a storage axis; the others are at the model's own initialization."""
     departures: list[Departure]
@@ -95,11 +97,12 @@ class GrowthPlan:
         if tensor.layer is None:
             return tensor.name
         origin = self.layers[tensor.layer].source if layer is None else layer
-        return self.family.kind(tensor.name).format(layer=origin)
+        return self.source_graph.at_layer(tensor.name, origin)
 
     def next_layer(self, tensor: Tensor) -> int:
         """The source layer that a layer's new rows may come from: the top layer has no next one, and its own stand in."""
-        return min(self.layers[tensor.layer].source + 1, self.source.num_hidden_layers - 1)
+        own = self.layers[tensor.layer].source
+        return min(own + 1, self.source_graph.stack_of(own).stop - 1)
 
     @cached_property
     def silenced(self) -> Mapping[str, float]:
@@ -109,7 +112,7 @@ class GrowthPlan:
         full size.
         """
         values: dict[str, float] = {}
-        for origin, layer in zip(self.layers, self.graph.stack.layers, strict=True):
+        for origin, layer in zip(self.layers, self.graph.layers, strict=True):
             for branch in layer.branches if origin.silent else []:
                 last, post = branch.body.last, branch.post
                 zeros = (last.weight, last.bias) if post is None else (post.bias,)
@@ -122,14 +125,14 @@ class GrowthPlan:
     def passing(self) -> Mapping[str, str]:
         """The gains and biases of norms that are to give back what comes in, in layers that add nothing: name -> which."""
         found: dict[str, str] = {}
-        for origin, layer in zip(self.layers, self.graph.stack.layers, strict=True):
+        for origin, layer in zip(self.layers, self.graph.layers, strict=True):
             for norm in [branch.ends for branch in layer.branches if origin.silent and branch.ends is not None]:
                 found |= {norm.gain: "gain", norm.bias: "bias"}
         return found
 
     def layer_end(self, layer: int) -> Norm:
         """The norm that a post-LN layer of the source ends in."""
-        return self.source_graph.stack.layers[layer].branches[-1].ends
+        return self.source_graph.layers[layer].branches[-1].ends
 
     def _grown(self, tensor: Tensor, state: Mapping[str, MeasuredTensor], dtype: torch.dtype) -> Rows:
         name = tensor.name
@@ -227,14 +230,14 @@ def plan_growth(
     old = family.graph(source)
     growth, choices = resolve(growth, old, sizes_of(source), sizes_of(target), stock=stock)
     operator = WIDTH[growth.width]
-    layers = DEPTH[growth.depth].origins(len(old.stack.layers), target.num_hidden_layers, growth.model_dump())
+    layers = layer_origins(growth, old, sizes_of(target).depths)
     target = copy.deepcopy(target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     copies = content.units is Units.COPY or content.stream is Stream.COPY or (new.norms_all_heads and maps["heads"].grows)
-    _refuse_idle_options(growth, family, copies=copies)
+    _refuse_idle_options(growth, family, old, copies=copies)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
     plan = GrowthPlan(
         family=family,
@@ -257,10 +260,10 @@ def plan_growth(
     return plan
 
 
-def _refuse_idle_options(growth: GrowthConfig, family: Family, *, copies: bool) -> None:
+def _refuse_idle_options(growth: GrowthConfig, family: Family, model: Model, *, copies: bool) -> None:
     """An option without anything to act on is a misunderstanding."""
-    if growth.positions == "interpolate" and family.rotary:
-        raise UserError(f"growth.positions: {family.name} turns queries and keys by position and has no table to interpolate")
+    if growth.positions == "interpolate" and "positions" not in model.sizes:
+        raise UserError(f"growth.positions: {family.name} has no table of positions to interpolate; leave the option out")
     if growth.symmetry != "none" and not copies:
         raise UserError(f"growth.symmetry: {growth.width} makes no copies of {family.name}'s channels; leave it out")
 

@@ -15,8 +15,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from data_prep.progress import Meter
 from pipeline import keyed
-from pipeline.families import Family, carry_layer_lists, sizes_of
-from pipeline.families.graph import RESIDUAL
+from pipeline.families import Family, carry_layer_lists, depth_keys, sizes_of
+from pipeline.families.graph import RESIDUAL, Model
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streamed_model import streamed_model
@@ -62,10 +62,10 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     family = source.family
     grown = plan.grow(source.state, torch.float64)
     small, small_state, large, large_state = source.config, source.state, target, grown
-    source_layers = list(range(plan.source.num_hidden_layers))
-    target_layers = list(range(plan.target.num_hidden_layers))
+    source_layers = list(range(len(plan.source_graph.layers)))
+    target_layers = list(range(len(plan.graph.layers)))
     if elements(source.state) + elements(grown) > WHOLE_PARAMETERS:
-        source_layers = sorted({0, source_layers[-1] // 2, source_layers[-1]})
+        source_layers = _sampled(plan.source_graph)
         target_layers = _made_of([origin.source for origin in plan.layers], source_layers)
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
@@ -127,6 +127,12 @@ def _loss(family: Family, logits: torch.Tensor, input_ids: torch.Tensor) -> floa
     return functional.cross_entropy(scored.flatten(0, 1), _scored(family, input_ids).flatten()).item()
 
 
+def _sampled(graph: Model) -> list[int]:
+    """The first, the middle and the last layer of each stack."""
+    ends = [(numbers[0], numbers[-1]) for numbers in graph.ranges]
+    return [layer for first, last in ends for layer in sorted({first, (first + last) // 2, last})]
+
+
 def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
     """The target layers made of these source layers, or of none, a few of each."""
     kept: list[int] = []
@@ -138,11 +144,12 @@ def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
 
 def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[int]) -> tuple[PretrainedConfig, State]:
     """The model of these layers alone: its configuration, and its tensors under their new names."""
-    whole, config = config, copy.deepcopy(config)
-    config.num_hidden_layers = len(layers)
+    whole, config, graph = config, copy.deepcopy(config), family.graph(config)
+    for key, numbers in zip(depth_keys(family.config_class), graph.ranges, strict=True):
+        setattr(config, key, sum(layer in numbers for layer in layers))
     carry_layer_lists(whole, config, layers)
     cut: Mapping[str, Rows] = {
-        name: state[name if tensor.layer is None else family.kind(name).format(layer=layers[tensor.layer])]
+        name: state[name if tensor.layer is None else graph.at_layer(name, layers[tensor.layer])]
         for name, tensor in family.graph(config).tensors().items()
     }
     return config, cut

@@ -40,9 +40,10 @@ class _Sizes(StrictModel):
         for key, value in content.items():
             name = OWN_KEYS.get(key, key)
             if str(shared.setdefault(name, value)) != str(value):
-                own = next(other for other, same in OWN_KEYS.items() if same == name)
+                words = [other for other in content if OWN_KEYS.get(other, other) == name]
+                own, same = sorted(words, key=lambda word: word == name)[:2]
                 raise ValueError(
-                    f"`{own}` is another word for `{name}`, and they are {content[own]} and {content[name]}; leave one out"
+                    f"`{own}` is another word for `{same}`, and they are {content[own]} and {content[same]}; leave one out"
                 )
         return shared
 
@@ -81,6 +82,8 @@ class TargetConfig(_Sizes):
 
     hidden_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
+    num_decoder_layers: PositiveInt | None = None
+    """Of a model with an encoder, whose layers `num_hidden_layers` counts: those of its decoder."""
     num_attention_heads: PositiveInt | None = None
     """In the source's ratio to `hidden_size` where not given. GPT-2, BERT and RoBERTa need `hidden_size` / `head_dim`."""
     num_key_value_heads: PositiveInt | None = None

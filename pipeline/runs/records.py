@@ -149,12 +149,13 @@ class SizesRecord(TypedDict):
 
     hidden_size: Step
     num_hidden_layers: Step
+    num_decoder_layers: NotRequired[Step]
     num_attention_heads: Step
     num_key_value_heads: Step
     head_dim: Step
     intermediate_size: Step
     vocab_size: Step
-    max_position_embeddings: Step
+    max_position_embeddings: NotRequired[Step]
 
 
 @with_config(_ANY_OTHERS)

@@ -75,6 +75,7 @@ def test_a_familys_own_keys_are_taken_wherever_sizes_are():
             ["target={n_embd: 512, hidden_size: 256}"],
             "target: `n_embd` is another word for `hidden_size`, and they are 512 and 256",
         ),
+        (["target={n_embd: 512, dim: 256}"], "target: `n_embd` is another word for `dim`, and they are 512 and 256; leave"),
         (["target={num_hidden_layers: 7, n_layer: 8}"], "target: `n_layer` is another word for `num_hidden_layers`"),
         (["target.n_embd=512", "target.hidden_size=256"], "target.n_embd=512 target.hidden_size=256: two words for one size"),
         (["source.model.hidden_size=64", "source.model.n_embd=32"], "two words for one size"),

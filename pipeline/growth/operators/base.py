@@ -124,3 +124,5 @@ class DepthOperator:
     origins: Callable[[int, int, Mapping[str, Any]], list[Origin]]
     """Each target layer's origin, of so many source and target layers; raises UserError where a list does not fit."""
     options: tuple[Option, ...] = ()
+    all_stacks: bool = False
+    """Whether it is asked once, of the layers of all stacks one behind the other, and not of each stack by itself."""

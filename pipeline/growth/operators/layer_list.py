@@ -21,9 +21,7 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
     """Any list of source layers; each layer's first place is its own, the others are added."""
     layers = options["layers"]
     if len(layers) != target:
-        raise UserError(
-            f"growth.layers: {len(layers)} layers are listed and the target has num_hidden_layers {target}; make them agree"
-        )
+        raise UserError(f"growth.layers: {len(layers)} layers are listed and the target has {target}; make them agree")
     beyond = [layer for layer in layers if layer >= source]
     if beyond:
         raise UserError(f"growth.layers: {beyond[0]} is no layer of the source, which has layers 0 to {source - 1}")
@@ -43,4 +41,5 @@ OPERATOR = DepthOperator(
     citation="G_stack (Du et al. 2024); SOLAR (Kim et al. 2023); LLaMA-Pro (Wu et al. 2024), 3.2",
     origins=_origins,
     options=(_LAYERS, _SILENT),
+    all_stacks=True,
 )

@@ -95,7 +95,7 @@ def test_nai_refuses_an_axis_that_its_blocks_do_not_divide():
 @pytest.mark.parametrize(
     ("family", "growth", "words"),
     [
-        ("llama", {"positions": "interpolate"}, "llama turns queries and keys by position"),
+        ("llama", {"positions": "interpolate"}, "llama has no table of positions"),
         ("gpt2", {"width": "exact_aki", "symmetry": "paired", "noise": 0.1}, "exact_aki makes no copies of gpt2's channels"),
     ],
 )
