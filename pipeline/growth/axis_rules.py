@@ -6,7 +6,7 @@ divided by a, and a final norm before a tied output matrix has gain / (a^2 C), b
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,11 +49,6 @@ class AxisRules:
     def silent(self) -> bool:
         """Whether new heads and units write nothing, whatever they are made of."""
         return self.operator.units in (Units.SILENT, Units.SILENT_NEXT)
-
-    @property
-    def fills(self) -> bool:
-        """Whether new heads and units hold values that nothing makes up for."""
-        return self.operator.units in _FILLS
 
     @property
     def weighted(self) -> bool:
@@ -193,14 +188,19 @@ class AxisRules:
         before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
         first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
         turned, repeated = (first, first) if new.rotary is None else _rotary_places(old.rotary, new.rotary, before, width)
-        if new.query_norm is not None and new.query_norm.span == "all":
+        together = new.query_norm is not None and new.query_norm.span == "all"
+        if together and not self.operator.fills:
             return self._heads_of_one_norm(old, new, first, turned, repeated)
         query, group, norm = self.units("heads"), self.units("kv_heads"), AxisIndexMap.identity(1)
         fill = _FILLS.get(self.operator.units)
         normed = new.query_norm is not None and new.query_norm.span == "head"
         if fill is not None:
             rows = {"query": query.blocks(before, turned, fill), "key": group.blocks(before, turned, fill)}
-            gains = dict.fromkeys(("query", "key"), norm.blocks(before, turned, INIT))
+            # Gains start as the model's own, and not as small values.
+            gains = {
+                part: replace(each, indices=torch.where(each.indices < 0, INIT, each.indices))
+                for part, each in (rows if together else dict.fromkeys(rows, norm.blocks(before, turned, INIT))).items()
+            }
             return HeadMaps(rows | {"value": group.blocks(before, first, fill)}, gains)
         # A norm over a head's channels stays what it was where all of them are repeated alike; its gains then do what the
         # rows do without one: the key's new channels are zero and add nothing to a score.

@@ -80,7 +80,7 @@ def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice
 
 def _depth(model: Model) -> Choice:
     if not model.writes_by_norms:
-        return Choice("interleave", {}, "added layers that write nothing leave a pre-norm stream as it is")
+        return Choice("interleave", {}, "added layers that write nothing leave the residual stream as it is")
     return Choice(
         "last_layer",
         {},

@@ -104,8 +104,8 @@ class Derivation:
         """What added layers do to what passes through."""
         layers, own = self.target.layers, list(range(len(self.source.layers)))
         added = [number for number, origin in enumerate(self.origins) if origin.added]
-        heard = [origin.source for origin in self.origins if not origin.silent]
-        if heard == own:
+        active = [origin.source for origin in self.origins if not origin.silent]
+        if active == own:
             # Each of them ends in a norm, whatever it adds.
             if added and self.target.writes_by_norms:
                 self._break(_tensors(layers[added[0]])[-1], Break("normalizes_again"))
@@ -222,7 +222,7 @@ class Derivation:
         """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
         normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted)
         if cause is not None:
-            self._break(norm.gain, cause)
+            self._break(norm.gain, replace(cause, facts=cause.facts | {"port": RESIDUAL}))
         gain, bias, out = self.rules.norm(normed, wanted, read_by)
         self.maps[norm.gain] = (gain,)
         if norm.bias is not None:
@@ -234,7 +234,7 @@ class Derivation:
         written = self._norm(norm, x, wanted=self._writer)
         if bool((written.index == MEAN).any()):
             # What it can write there is a number, and the mean of the others is another one for each token.
-            self._break(norm.gain, Break("mean_not_written", {"norm": norm.kind}))
+            self._break(norm.gain, Break("mean_not_written", {"port": RESIDUAL}))
         return written
 
     def _head_norm(self, norm: Norm, x: Fact, gain: AxisIndexMap) -> Fact:
@@ -256,7 +256,7 @@ class Derivation:
         """One norm over the channels of all heads."""
         normed, cause = facts.normalize(x, norm.kind)
         if cause is not None:
-            self._break(norm.gain, cause)
+            self._break(norm.gain, replace(cause, facts=cause.facts | {"port": "heads"}))
         if not facts.same(normed.scale, 1.0):
             gain = replace(gain, scale=gain.factors / normed.scale)
         self.maps[norm.gain] = (gain,)
@@ -286,7 +286,7 @@ class Derivation:
         noise = (head < 0) | odd.any(dim=1) | ((value >= 0) & (value // before != group)).any(dim=1)
         if self._added_to_scores is not None and not new.cross:
             noise |= self._added_to_scores.index != head
-        if self.rules.fills:
+        if self.rules.operator.fills:
             # Nothing is done to keep the function, and what is read stays where it was.
             noise = head < 0
         weights = torch.where(both & ~noise[:, None], query_scale * key_scale * (new.score / old.score), 0.0)

@@ -111,7 +111,7 @@ def normalize(fact: Fact, kind: str, *, weighted: bool = False) -> tuple[Fact, B
     means, zeros, noise = (fact.index == code for code in (MEAN, ZERO, NOISE))
     out = Fact(torch.where(means, ZERO, fact.index) if kind == "layer" else fact.index, fact.scale, fact.source_size)
     if bool(noise.any()):
-        return out, Break("noise_enters_norm", {"norm": kind})
+        return out, Break("noise_enters_norm")
     shares = fact.sums(fact.scale**2) * (fact.source_size / len(fact.index))
     if kind == "rms" and bool(means.any()):
         return out, Break("means_enter_rms_norm")
@@ -124,11 +124,11 @@ def normalize(fact: Fact, kind: str, *, weighted: bool = False) -> tuple[Fact, B
         return out, None
     if not same(shares, shares[0]):
         counts = sorted({int(count) for count in fact.counts[fact.copied].tolist()})
-        return out, Break("uneven_counts", {"norm": kind, "counts": counts})
+        return out, Break("uneven_counts", {"counts": counts})
     ratio = math.sqrt(float(shares[0]))
     if math.isclose(ratio, 1.0, rel_tol=_RTOL):
         return out, None
-    return _times(out, 1 / ratio), Break("statistics_scaled", {"norm": kind, "ratio": ratio})
+    return _times(out, 1 / ratio), Break("statistics_scaled", {"ratio": ratio})
 
 
 def _times(fact: Fact, factor: float) -> Fact:

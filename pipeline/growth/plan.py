@@ -236,7 +236,8 @@ def plan_growth(
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
-    copies = content.units is Units.COPY or content.stream is Stream.COPY or (new.norms_all_heads and maps["heads"].grows)
+    heads = new.norms_all_heads and not content.fills and maps["heads"].grows
+    copies = content.units is Units.COPY or content.stream is Stream.COPY or heads
     _refuse_idle_options(growth, family, old, copies=copies)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
     plan = GrowthPlan(

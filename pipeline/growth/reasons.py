@@ -1,10 +1,11 @@
 """Why a growth preserves the function or not: the sentence of each code, and what all of them come to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.families.graph import RESIDUAL
+from pipeline.families import Sizes
+from pipeline.families.graph import RESIDUAL, Attention, Model, Norm, head_norms
 from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT
 from pipeline.growth.operators import Stream, Units
@@ -50,22 +51,19 @@ class _Words:
 
 
 _STREAM = (
-    "{where}: {stream} in new channels of the residual stream shift what {norm} takes",
-    "What new channels hold is not what this family's norm ignores, so that {norm} finds other statistics than in the source.",
+    "{where}: {held} in new {channels} shift the statistics of the {norm}",
+    "What new channels hold is not what {kind} ignores, so that it finds other statistics than in the source.",
 )
 _WORDS: Mapping[str, _Words] = {
     "noise_enters_norm": _Words(
-        "{where}: new channels of the residual stream hold {stream}, which {norm} takes in",
-        (
-            "New channels carry values of their own, and {norm} counts them into its statistics, which shifts every "
-            "layer that follows."
-        ),
+        "{where}: new {channels} hold {held}, which enter the statistics of the {norm}",
+        "New channels carry values of their own, and {kind} counts them in, which shifts everything that follows.",
         by_design=True,
     ),
     "uneven_counts": _Words(
         "{where}: counts {counts} under one {norm}",
         (
-            "Some channels were copied more often than others, and {norm} takes its statistics over all copies alike, "
+            "Some channels were copied more often than others, and {kind} takes its statistics over all copies alike, "
             "so that it no longer finds the source's. A hidden size that is a whole multiple of the source's, or "
             "width: auto, avoids this."
         ),
@@ -75,7 +73,7 @@ _WORDS: Mapping[str, _Words] = {
     "statistics_scaled": _Words(*_STREAM),
     "mean_not_written": _Words(*_STREAM),
     "activated": _Words(
-        "{tensor}: an activation reads {stream} in new channels, and gives something else of them",
+        "{tensor}: an activation reads {held} in new channels, and gives something else of them",
         "The layer before the output matrix bends what new channels hold, so that the norm behind it finds other statistics.",
     ),
     "scales_differ_under_layer_norm": _Words(
@@ -83,7 +81,7 @@ _WORDS: Mapping[str, _Words] = {
         "LayerNorm subtracts the mean over all channels, which is the source's only where all of them have one scale.",
     ),
     "noise_is_read": _Words(
-        "new {units} hold {content} that are heard at once",
+        "new {units} hold {content}, and add to the residual stream at once",
         "New heads or units write to the residual stream from the first step on, though they know nothing yet.",
         by_design=True,
     ),
@@ -93,11 +91,8 @@ _WORDS: Mapping[str, _Words] = {
         by_design=True,
     ),
     "scores_scaled": _Words(
-        "NAI eq. 14's factor sharpens every head, since scores are divided by sqrt(d_k) and not by sqrt(D)",
-        (
-            "The paper's factor for queries and keys makes attention sharper, because scores are divided by the square"
-            " root of the head's dimension and not of the hidden size."
-        ),
+        "{tensor}: scores are {factor:.3g} times the source's, {scaled}",
+        "Attention is sharper, or flatter, than the source's.",
         by_design=True,
     ),
     "noise_added": _Words(
@@ -187,24 +182,25 @@ def predict(plan: GrowthPlan) -> list[Reason]:
     Logits are compared over the source's vocabulary and its positions: larger ones add entries and take nothing away.
     """
     causes = [(departure.tensor, departure.cause) for departure in plan.departures]
-    stream_broke = any(cause.code in _CONSEQUENCES for _, cause in causes)
-    heard = sorted({str(cause.facts["port"]) for _, cause in causes if cause.code == "noise_is_read"} - {RESIDUAL})
+    stream_broke = any(cause.code in _CONSEQUENCES and cause.facts["port"] == RESIDUAL for _, cause in causes)
+    noisy = {str(cause.facts["port"]) for _, cause in causes if cause.code == "noise_is_read"}
     reasons: dict[str, Reason] = {}
     for tensor, cause in causes:
         port = cause.facts.get("port")
-        if stream_broke and port == RESIDUAL:
+        if stream_broke and port == RESIDUAL and cause.code not in _CONSEQUENCES:
             continue
         facts = dict(cause.facts)
         if cause.code == "noise_is_read":
-            facts["units"] = " and ".join(_grown_units(plan, heard))
+            facts["units"] = " and ".join(_NAMES[grown] for grown in _grown(plan, noisy))
         found = _reason(plan, tensor, Break(cause.code, facts))
         reasons.setdefault(found.cause, found)
     return [*reasons.values(), *_options(plan)]
 
 
-def _grown_units(plan: GrowthPlan, heard: Sequence[str]) -> list[str]:
-    units = [port for port in ("heads", "ffn") if port in heard and plan.maps[port].grows]
-    return units + ["head_dim"] * (plan.target.head_dim > plan.source.head_dim)
+def _grown(plan: GrowthPlan, ports: Collection[str]) -> list[str]:
+    """Which of these ports grow: heads in number, or in their dimension."""
+    grown = [port for port in ("heads", "ffn") if port in ports and plan.maps[port].grows]
+    return grown + ["head_dim"] * ("heads" in ports and plan.target.head_dim > plan.source.head_dim)
 
 
 def _options(plan: GrowthPlan) -> list[Reason]:
@@ -220,18 +216,45 @@ def _options(plan: GrowthPlan) -> list[Reason]:
 def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
     words = _WORDS[cause.code]
     facts = dict(cause.facts)
-    kind = facts.get("norm", plan.graph.stream_norm)
-    ratio = plan.target.hidden_size / plan.source.hidden_size
+    source, target = plan.source, plan.target
+    stream, heads = target.hidden_size / source.hidden_size, _query_channels(target) / _query_channels(source)
+    of_heads = facts.get("port") == "heads"
+    factor = "by NAI eq. 14's factor, which is right for scores over sqrt(D) and not over sqrt(d_k)"
     told = {
-        "where": f"{plan.family.name} {'post' if plan.graph.writes_by_norms else 'pre'}-norm at x{ratio:g}",
-        "stream": plan.content.stream.value,
+        "where": f"{plan.family.name} at " + (f"x{heads:g} of its heads' channels" if of_heads else f"x{stream:g}"),
+        "channels": "channels of heads" if of_heads else "channels of the residual stream",
+        "held": (plan.content.units if of_heads else plan.content.stream).value,
         "content": plan.content.units.value,
+        "scaled": factor if plan.growth.paper_factor else "since nothing makes up for the dimension of heads",
         "tensor": tensor,
     } | facts
-    told["norm"] = _NORMS[str(kind)]
+    for norm, place in _norms(plan.graph):
+        if norm.gain == tensor:
+            told |= {"kind": _NORMS[norm.kind], "norm": f"{_NORMS[norm.kind]} {place} ({tensor})"}
+            break
     if "counts" in facts:
         told["counts"] = " and ".join(f"{count:g}" for count in facts["counts"])
     return Reason(cause.code, words.cause.format(**told), words.meaning.format(**told), words.by_design, tensor)
+
+
+def _query_channels(sizes: Sizes) -> int:
+    return sizes.num_attention_heads * sizes.head_dim
+
+
+def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
+    """Every norm, and what it reads."""
+    found: list[tuple[Norm | None, str]] = [(graph.head.norm, "before the output matrix")]
+    for stack in graph.stacks:
+        found += [(stack.embedding_norm, "behind the embeddings"), (stack.final, "behind the last layer")]
+    for branch in (branch for layer in graph.layers for branch in layer.branches):
+        found += [(branch.pre, "before a branch"), (branch.post, "on what a branch adds"), (branch.ends, "behind a branch")]
+        for norm, part, _ in head_norms(branch.body) if isinstance(branch.body, Attention) else ():
+            found.append((norm, f"over {_SPANS[norm.span]} {_PLURALS[part]}"))
+    yield from ((norm, place) for norm, place in found if norm is not None)
+
+
+_SPANS = {"all": "all heads'", "head": "each head's"}
+_PLURALS = {"query": "queries", "key": "keys"}
 
 
 def predict_moments(plan: GrowthPlan) -> list[str]:
@@ -266,7 +289,7 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     residual = plan.maps[RESIDUAL]
     if growth.symmetry != "none" or growth.noise:
         return []
-    if plan.graph.norms_all_heads and not residual.grows and plan.maps["heads"].grows:
+    if plan.graph.norms_all_heads and not content.fills and not residual.grows and plan.maps["heads"].grows:
         # Copies whatever the operator; in a wider stream each reads new channels in its own way.
         units = content.units is Units.COPY and not content.next_layer and plan.maps["ffn"].grows
         return ["heads", "ffn"] if units else ["heads"]
@@ -291,7 +314,7 @@ def duplicates_warning(duplicates: Sequence[str]) -> list[str]:
     ]
 
 
-_NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units"}
+_NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units", "head_dim": "channels of heads"}
 
 
 def promises(plan: GrowthPlan) -> list[str]:

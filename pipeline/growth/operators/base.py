@@ -62,6 +62,11 @@ class Content:
     next_layer: bool = False
     """Rows of new outputs come from the source's next layer."""
 
+    @property
+    def fills(self) -> bool:
+        """Whether new heads and units hold values that nothing makes up for."""
+        return self.units in (Units.SMALL, Units.INIT)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

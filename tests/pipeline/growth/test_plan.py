@@ -13,13 +13,23 @@ from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, st
 @pytest.mark.parametrize(
     ("family", "target", "growth", "causes"),
     [
-        ("gpt2", {"hidden_size": 48}, {"width": "fpi"}, ["gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
-        ("bert", {"hidden_size": 48}, {"width": "nai"}, ["bert post-norm at x1.5: counts 1 and 2 under one LayerNorm"]),
+        (
+            "gpt2",
+            {"hidden_size": 48},
+            {"width": "fpi"},
+            ["gpt2 at x1.5: counts 1 and 2 under one LayerNorm before a branch (transformer.h.0.ln_1.weight)"],
+        ),
+        (
+            "bert",
+            {"hidden_size": 48},
+            {"width": "nai"},
+            ["bert at x1.5: counts 1 and 2 under one LayerNorm behind the embeddings (bert.embeddings.LayerNorm.weight)"],
+        ),
         (
             "llama",
             {"hidden_size": 48},
             {"width": "average_pad"},
-            ["llama pre-norm at x1.5: whole copies"],
+            ["llama at x1.5: whole copies, the rest at the mean in new channels of the residual stream"],
         ),
         ("gpt2", {"hidden_size": 64}, {"width": "nai", "noise": 0.02}, ["noise of 0.02"]),
         ("gpt2", {"num_hidden_layers": 5}, {"depth": "stack"}, ["added layers repeat the source's"]),
