@@ -1,5 +1,6 @@
 """Families against their stock classes: shapes, and growths of random models in float64, by what the graph derives of them."""
 
+import copy
 import dataclasses
 import json
 
@@ -124,20 +125,67 @@ def test_lists_of_layers_go_with_the_layers_that_they_are_of(name, key, values, 
     assert moved(name, anew, {"num_hidden_layers": 5}, **options) > 1e-2
 
 
+def constants(family, config):
+    """Epsilons, multipliers and caps of a configuration."""
+    keys = {key for key in family.kept if isinstance(getattr(config, key, None), float)} | {*family.factors, *family.caps}
+    return sorted(key for key in keys & {*family.kept} if getattr(config, key) is not None)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_constants_stay_the_sources_and_others_would_move_logits(name):
+    family = FAMILIES[name]
+    others = OPTIONS[name][0] if name in ("granite", "cohere") else {}
+    config = check.small_config(family, num_hidden_layers=1, **others)
+    model = check.random_model(family, config, 1)
+    target = target_config(config, TargetConfig(hidden_size=128))
+    plan = plan_growth(config, target, GrowthConfig(), 1, stock=True)
+    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+    before = check.logits(family, model, ids)
+
+    def moved(config):
+        grown = check.grown_model(dataclasses.replace(plan, config=config), model)
+        return (check.logits(family, grown, ids) - before).abs().max().item()
+
+    assert moved(plan.config) < 1e-11 * max(1.0, before.abs().max().item())
+    keys = constants(family, config)
+    assert keys or name == "distilbert"  # Its epsilon is no key.
+    for key in keys:
+        value = getattr(config, key)
+        assert getattr(plan.config, key) == value, key
+        changed = copy.deepcopy(plan.config)
+        setattr(changed, key, type(value)(2 * value) if key in (*family.factors, *family.caps) else 1e-2)
+        assert moved(changed) > 1e-5, key
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
+def test_a_scale_of_embeddings_that_follows_the_width_is_made_up_for(name):
+    """sqrt(D) of the target, and not the source's."""
+    family = FAMILIES[name]
+    config = check.small_config(family)
+    model = check.random_model(family, config, 1)
+    target = target_config(config, TargetConfig(hidden_size=96))
+    grown = check.grown_model(plan_growth(config, target, GrowthConfig(), 1, stock=True), model)
+    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+    before = check.logits(family, model, ids)
+    assert (check.logits(family, grown, ids) - before).abs().max() < 1e-11
+    grown.model.embed_tokens.embed_scale.copy_(model.model.embed_tokens.embed_scale)
+    assert (check.logits(family, grown, ids) - before).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("query_pre_attn_scalar", 24), ("rms_norm_eps", 1e-2), ("attn_logit_softcapping", 1.0)]
+    ("name", "tied", "sizes"),
+    [
+        *((name, False, {}) for name in DEEPENED),
+        *((name, True, {}) for name in ("gpt2", "llama")),
+        *((name, True, {"hidden_size": 96}) for name in ("gpt2", "gemma2", "olmo2")),
+    ],
 )
-def test_constants_of_gemma_stay_the_sources(key, value):
-    assert moved("gemma2", lambda config: setattr(config, key, value), {"hidden_size": 96}) > 1e-3
-
-
-@pytest.mark.parametrize("name", DEEPENED)
-def test_logits_do_not_jump_when_silent_layers_begin_to_train(name):
+def test_logits_do_not_jump_when_what_is_silent_begins_to_train(name, tied, sizes):
     """Steps of Adam at 1e-4 move the grown model's logits of other tokens about as far as they move the source's."""
     family = FAMILIES[name]
-    config = check.small_config(family, tie_word_embeddings=False)
+    config = check.small_config(family, tie_word_embeddings=tied)
     model = check.random_model(family, config, 1)
-    grown = deeper(family, config, model)
+    grown = deeper(family, config, model, **sizes)
     own, after = trained(model), trained(grown)
     assert after < 2 * own, (own, after)
 
@@ -162,9 +210,9 @@ def test_a_layer_that_is_silent_by_zero_writers_under_a_norm_would_jump():
     assert after > 10 * own, (own, after)
 
 
-def deeper(family, config, model):
+def deeper(family, config, model, **sizes):
     """A model with a silent layer behind each of its own."""
-    target = target_config(config, TargetConfig(num_hidden_layers=6))
+    target = target_config(config, TargetConfig(num_hidden_layers=6, **sizes))
     return check.grown_model(plan_growth(config, target, GrowthConfig(depth="interleave"), 1, stock=True), model)
 
 
