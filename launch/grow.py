@@ -67,10 +67,7 @@ def parse() -> argparse.Namespace:
 
 def read_growth(arguments: argparse.Namespace) -> "GrowthConfig":
     """Return the growth section that the flags spell; raises UserError."""
-    import yaml
-
     from data_prep.config import validate
-    from data_prep.errors import UserError
     from pipeline.recipe import GrowthConfig
 
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
@@ -78,11 +75,20 @@ def read_growth(arguments: argparse.Namespace) -> "GrowthConfig":
     for name, text in given.items():
         if name in ("layers", "silent") and text is not None and not text.startswith("["):
             text = f"[{text}]"
-        try:
-            content |= {} if text is None else {name: yaml.safe_load(text)}
-        except yaml.YAMLError:
-            raise UserError(f"--{name}: {text!r} is no value; write a number, a word or a list as in [0,1,1]") from None
+        content |= {} if text is None else {name: _value(f"--{name}", text)}
     return validate(GrowthConfig, content, "command line")
+
+
+def _value(where: str, text: str) -> Any:
+    """Return what a text means in YAML; raises UserError."""
+    import yaml
+
+    from data_prep.errors import UserError
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{where}: {text!r} is no value; write a number, a word or a list as in [0,1,1]") from None
 
 
 def read_target(text: str) -> "TargetConfig | Path":
@@ -99,7 +105,14 @@ def read_target(text: str) -> "TargetConfig | Path":
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"--target: {part!r} is neither key=value nor a .json file; write for instance hidden_size=1024")
-        content[key.strip()] = value.strip()
+        # rope_parameters.rope_theta=1e6 is a key of a mapping.
+        *outer, name = key.strip().split(".")
+        section = content
+        for each in outer:
+            section = section.setdefault(each, {})
+            if not isinstance(section, dict):
+                raise UserError(f"--target: {key}: {each} has a value already; name it once")
+        section[name] = _value(f"--target: {key}", value) if outer else value.strip()
     return validate(TargetConfig, content, "--target")
 
 

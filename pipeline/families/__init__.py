@@ -2,7 +2,8 @@
 
 from pipeline.families.base import Family, Sizes, depth_keys, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
-from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
+from pipeline.families.context import Change, context_changes, context_of
+from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, of_layers
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of, graph_of
 from pipeline.families.scratch import scratch_config
@@ -16,17 +17,21 @@ __all__ = [
     "LAYER_LISTS",
     "PAIR_FAMILIES",
     "QUANTIZATION",
+    "Change",
     "Family",
     "Section",
     "Sizes",
     "carry_layer_lists",
     "check_growth",
     "check_parameters",
+    "context_changes",
+    "context_of",
     "depth_keys",
     "derived_sizes",
     "family_of",
     "graph_of",
     "learn_every_row",
+    "of_layers",
     "place",
     "read_config",
     "scratch_config",

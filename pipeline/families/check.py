@@ -50,6 +50,8 @@ GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
     "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
     "width and depth": ({"hidden_size": 128, "num_hidden_layers": 4}, {}),
+    "untied": ({"tie_word_embeddings": False}, {}),
+    "untied, width": ({"hidden_size": 128, "tie_word_embeddings": False}, {}),
 }
 """Name -> the target's sizes and the growth's options."""
 

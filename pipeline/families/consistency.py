@@ -1,6 +1,5 @@
 """Whether a configuration describes a model at all: held to rules of its sizes, and to the Hugging Face class itself."""
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
@@ -13,9 +12,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, depth_keys, has_key, sizes_of
-from pipeline.families.layer_lists import carry_layer_lists
+from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters
-from pipeline.families.rope import rope_sets
+from pipeline.families.rope import rope_sets, rotary_module
 from pipeline.families.shape import check_heads
 
 MOST_LAYERS = 10_000
@@ -42,9 +41,7 @@ def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
     Raises UserError, which begins with `origin`, naming the key where a rule here finds it. What no rule knows, the class
     is asked: it builds one layer without memory, which must have the table's tensors.
     """
-    for key, value, expected in _faults(family, config):
-        key = type(config).attribute_map.get(key, key)
-        raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; put the model's own value there")
+    check_values(family, config, origin)
     sizes = sizes_of(config)
     check_heads(family, sizes, f"{origin}: ")
     usable = family.usable_positions(sizes)
@@ -63,6 +60,16 @@ def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
             f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: {said}); copy "
             "the model's own file again"
         ) from None
+
+
+def check_values(family: Family, config: PretrainedConfig, origin: str) -> None:
+    """Refuse a configuration one of whose values is of another kind than what the class computes with.
+
+    Raises UserError, which begins with `origin`, naming the key.
+    """
+    for key, value, expected in _faults(family, config):
+        key = type(config).attribute_map.get(key, key)
+        raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; put the model's own value there")
 
 
 def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -156,17 +163,11 @@ def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _build(family: Family, config: PretrainedConfig) -> None:
     """Build what tells of the whole: all layers but the first have the same tensors."""
-    one = copy.deepcopy(config)
     # The first may lack what all others have.
-    for key in depth_keys(family.config_class):
-        setattr(one, key, min(2, getattr(config, key)))
-    carry_layer_lists(config, one, range(one.num_hidden_layers))
-    check_parameters(family, one)
+    first = [number for numbers in family.graph(config).ranges for number in numbers[:2]]
+    check_parameters(family, of_layers(family, config, first))
     if family.rotary:
-        with torch.device("meta"):
-            model = family.model_class(one)
-        rotary = next(type(module) for name, module in model.named_modules() if name.endswith("rotary_emb"))
-        frequencies = rotary(config)
+        frequencies = rotary_module(family, config)
         scalings = [value for key, value in vars(frequencies).items() if key.endswith("attention_scaling")]
         found = [*frequencies.buffers(), *(torch.tensor(scaling, dtype=torch.float64) for scaling in scalings)]
         if not all(bool(torch.isfinite(values).all()) for values in found):

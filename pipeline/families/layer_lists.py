@@ -1,9 +1,12 @@
 """Lists of a configuration that have an entry a layer: what they say of one, and how they grow with the layers."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
+
+from pipeline.families.base import Family, depth_keys
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")
 
@@ -22,3 +25,12 @@ def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origin
         said = getattr(source, key, None)
         if said:
             setattr(target, key, [said[-1 if origin is None else origin] for origin in origins])
+
+
+def of_layers(family: Family, config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
+    """Return the configuration of a model of these layers alone, of each stack at least one."""
+    cut = copy.deepcopy(config)
+    for key, numbers in zip(depth_keys(family.config_class), family.graph(config).ranges, strict=True):
+        setattr(cut, key, sum(layer in numbers for layer in layers))
+    carry_layer_lists(config, cut, layers)
+    return cut

@@ -6,15 +6,12 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family, Sizes, config_keys, sizes_of
+from pipeline.families.context import context_keys, set_context
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
 from pipeline.families.registry import family_of
-from pipeline.families.rope import rope_sets
+from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import TargetConfig
-
-_ROPE_OF_PAIRS = ("default", "linear", "llama3")
-"""Rotary types whose frequencies depend on the pair's share of the head alone, so that a pair keeps its own
-in a head of any multiple, and on no number of positions that growth changes."""
 
 _SIZES = (
     "hidden_size",
@@ -48,7 +45,9 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
     config = copy.deepcopy(source)
     for key, value in config_keys(family, sizes, config).items():
         setattr(config, key, value)
+    config.tie_word_embeddings = sizes.tied
     _extend_layer_lists(source, config)
+    set_context(family, source, config, target, where)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
     check_growth(source, config, where)
@@ -83,16 +82,21 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     lists = LAYER_LISTS if target.num_hidden_layers == source.num_hidden_layers else ()
     # Those that give a model other tensors.
     options = sorted({key for variant in family.variants for key in variant} - {*family.kept})
-    for key in ("model_type", "tie_word_embeddings", *family.kept, *options, *lists):
+    for key in ("model_type", *(key for key in family.kept if key not in context_keys(source)), *options, *lists):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
             raise UserError(f"{where}{key}: {new!r} is not the source's {old!r}, which growth keeps")
-    if family_of(target) is not family:
+    if family_of(target, where.rstrip(": .")) is not family:
         raise UserError(
             f"{where}architectures: {target.architectures} is not the source's {family.model_class.__name__}, and growth "
             "neither adds a head on sentence pairs nor drops one; put the source's there"
         )
     old, new = sizes_of(source), sizes_of(target)
+    if new.tied and not old.tied:
+        raise UserError(
+            f"{where}tie_word_embeddings: the source's output matrix is not its embedding, and one matrix cannot be both; put "
+            "false"
+        )
     for key in _SIZES:
         least, size = getattr(old, key), getattr(new, key)
         if least is not None and size < least:
@@ -100,7 +104,7 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
     check_heads(family, new, where)
     _check_groups(old, new, where)
     if family.rotary:
-        _check_rotary(source, old, new, where)
+        _check_rotary(source, target, old, new, where)
     with class_rules(family, f"{where}num_attention_heads"):
         target.validate()
 
@@ -121,7 +125,7 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
         vocab_size=target.vocab_size or old.vocab_size,
         max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
         segments=old.segments,
-        tied=old.tied,
+        tied=old.tied if target.tie_word_embeddings is None else target.tie_word_embeddings,
         num_decoder_layers=target.num_decoder_layers or old.num_decoder_layers,
     )
 
@@ -198,26 +202,28 @@ def _check_groups(old: Sizes, new: Sizes, where: str) -> None:
         )
 
 
-def _check_rotary(source: PretrainedConfig, old: Sizes, new: Sizes, where: str) -> None:
+def _check_rotary(source: PretrainedConfig, target: PretrainedConfig, old: Sizes, new: Sizes, where: str) -> None:
     if new.head_dim % old.head_dim:
         raise UserError(
             f"{where}head_dim: {new.head_dim} is no multiple of the source's {old.head_dim}, so that rotary pairs would lose "
             "their frequencies; choose a multiple"
         )
-    for rope in rope_sets(source).values():
-        share = rope.get("partial_rotary_factor") or 1.0
+    ropes = [*rope_sets(source).values(), *rope_sets(target).values()]
+    share, *others = {rope.get("partial_rotary_factor") or 1.0 for rope in ropes}
+    if others:
+        raise UserError(f"{where}rope_parameters.partial_rotary_factor: growth keeps the source's; leave it out")
+    for rope in ropes:
         if int(share * new.head_dim) * old.head_dim != int(share * old.head_dim) * new.head_dim:
             raise UserError(
                 f"{where}head_dim: of {new.head_dim} channels {share:g} are not the source's turned ones as often as the head "
                 f"grows; keep the source's {old.head_dim}"
             )
         kind = rope.get("rope_type")
-        for key in ("head_dim", "max_position_embeddings"):
-            if getattr(new, key) > getattr(old, key) and kind not in _ROPE_OF_PAIRS:
-                raise UserError(
-                    f"{where}{key}: rotary positions of type {kind!r} change with it; keep the source's {getattr(old, key)} "
-                    f"(it may grow with {', '.join(_ROPE_OF_PAIRS)})"
-                )
+        if new.head_dim > old.head_dim and kind not in ROPE_OF_PAIRS:
+            raise UserError(
+                f"{where}head_dim: rotary positions of type {kind!r} change with it; keep the source's {old.head_dim} (it may "
+                f"grow with {', '.join(ROPE_OF_PAIRS)})"
+            )
 
 
 def _extend_layer_lists(source: PretrainedConfig, target: PretrainedConfig) -> None:

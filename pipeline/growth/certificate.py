@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.families import context_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, verdict
 from pipeline.keyed import DRAWS
@@ -40,6 +41,7 @@ def certify(
         "remarks": list(remarks),
         "source": plan.source.present,
         "target": plan.target.present,
+        "context": context_of(plan.config),
         "growth": plan.growth.model_dump(),
         "choices": plan.choices,
         "seed": plan.seed,
@@ -62,6 +64,12 @@ def certify(
         "in_training": None if in_training is None else dict(in_training),
         "measured_agrees": found is not Verdict.EXACT or all(_is_rounding(one) for one in seen),
     }
+
+
+def moved_by_position(measured: Mapping[str, Any]) -> str:
+    """Return by how much logits move at more distant positions, in words; empty where the target attends as its source."""
+    found = measured.get("by_position") or []
+    return ", ".join(f"{one['max_logit_difference']:.2g} up to position {one['positions'] - 1}" for one in found)
 
 
 def _is_rounding(seen: Mapping[str, Any]) -> bool:

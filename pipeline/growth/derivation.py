@@ -61,6 +61,7 @@ class Derivation:
 
     def __post_init__(self) -> None:
         self._writer = self.rules.stream()
+        self._unties = self.source.head.tied and not self.target.head.tied
         origins = iter(self.origins)
         for old, new in zip(self.source.stacks, self.target.stacks, strict=True):
             stream = self._stack(old, new, [next(origins) for _ in new.layers])
@@ -104,7 +105,7 @@ class Derivation:
         """What added layers do to what passes through."""
         layers, own = self.target.layers, list(range(len(self.source.layers)))
         added = [number for number, origin in enumerate(self.origins) if origin.added]
-        active = [origin.source for origin in self.origins if not origin.silent]
+        active = [None if origin.average else origin.source for origin in self.origins if not origin.silent]
         if active == own:
             # Each of them ends in a norm, whatever it adds.
             if added and self.target.writes_by_norms:
@@ -114,9 +115,11 @@ class Derivation:
         if kept != own:
             self._break(_tensors(layers[0])[0], Break("layers_reordered"))
         if added:
-            random = any(self.origins[number].source is None for number in added)
-            first = _tensors(layers[added[0]])[0]
-            self._break(first, Break("random_layers" if random else "repeated_layers"))
+            # A layer that is silent passes on what comes.
+            for number in [number for number in added if not self.origins[number].silent]:
+                origin = self.origins[number]
+                code = "random_layers" if origin.source is None else "averaged_layers" if origin.average else "repeated_layers"
+                self._break(_tensors(layers[number])[0], Break(code))
 
     def _silent_layers(self) -> None:
         """Rows at zero under a gain of zero would never have a gradient: a branch that its norm silences may hold anything."""
@@ -137,7 +140,9 @@ class Derivation:
         for old, new in zip(old_stack.embeddings, new_stack.embeddings, strict=True):
             # A constant of the class may follow the width (Gemma: sqrt(D)).
             rows = _first_layer(self._writer.times(old.scale / new.scale))
-            self.maps[new.weight] = (self.rules.rows(new.port), rows)
+            table = self.rules.rows(new.port)
+            # The gradient of a matrix that was tied is the sum of two, of which each has its own part from here on.
+            self.maps[new.weight] = (table.starting_fresh() if self._unties and new.port == "vocab" else table, rows)
             written = Fact.given(rows, self.source.sizes[RESIDUAL], new.scale / old.scale)
             stream = written if stream is None else self._sum(new.weight, stream, written)
             if new.weight == self.target.head.matrix:
@@ -319,7 +324,8 @@ class Derivation:
         x = self._norm(norm, x, wanted=wanted, read_by=None if output is None else output.times(scale))
         if output is None:
             output = self.rules.reader(STREAM, x).times(1 / scale)
-            self.maps[head.matrix] = (self.rules.rows("vocab"), output)
+            table = self.rules.rows("vocab")
+            self.maps[head.matrix] = (table.starting_fresh() if self._unties else table, output)
         factor = self._product(head.matrix, STREAM, x, output) * scale
         if not math.isclose(factor, 1.0, rel_tol=1e-9):
             self._break(head.matrix, Break("logits_scaled", {"factor": factor}))

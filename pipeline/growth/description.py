@@ -19,17 +19,17 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     """Return the names of the source tensors that a target tensor is made of."""
     tensor = plan.tensors[name]
     if tensor.layer is None:
-        return [name]
+        return [plan.source_name(tensor)]
     origin = plan.layers[tensor.layer].source
     if name in plan.silenced or name not in plan.index_maps:
         return []
     if name in plan.passing:
         end = plan.layer_end(origin)
         return [end.gain, end.bias]
-    read = {origin}
+    read = plan.source_names(tensor)
     if any(each.reads_next_layer for each in plan.index_maps[name]):
-        read.add(plan.next_layer(tensor))
-    return [plan.source_name(tensor, number) for number in sorted(read)]
+        read |= plan.source_names(tensor, following=True)
+    return list(read)
 
 
 def describe(plan: GrowthPlan, name: str) -> str:
@@ -49,7 +49,9 @@ def describe(plan: GrowthPlan, name: str) -> str:
     noise = plan.noise_of(tensor)
     if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
-    return f"{', '.join(sources)}; {'; '.join(parts)}"
+    average = () if tensor.layer is None else plan.layers[tensor.layer].average
+    named = [f"{weight:g} of {name}" for name, weight in plan.source_names(tensor).items()] if average else sources
+    return f"{', '.join(named)}; {'; '.join(parts)}"
 
 
 def _axis_name(axis: Axis) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pipeline.growth.certificate import moved_by_position
 from pipeline.growth.description import describe
 from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import OfflineGrowth
@@ -88,15 +89,18 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     """Return a certificate as a few lines."""
     measured = certificate["measured"]
     before, after = certificate["source"], certificate["target"]
-    changes = ", ".join(f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
+    changed = [f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
     moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
+    far = moved_by_position(measured)
     cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
-        ("growth", f"{certificate['family']}: {changes or 'nothing'}"),
+        ("growth", f"{certificate['family']}: {', '.join(changed) or 'nothing'}"),
         ("function", certificate["verdict"]),
         ("largest change of a logit", f"{moved}, of {where}"),
+        *([("with distance", f"{far}, of random tokens spread over these")] if far else []),
         ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}{words}"),
         ("source digest", certificate["source_digest"]),
         ("written", f"{out} ({certificate['format']}, {certificate['dtype']})"),

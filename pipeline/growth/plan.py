@@ -9,9 +9,10 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import Family, Sizes, carry_layer_lists, family_of, sizes_of
-from pipeline.families.graph import Model, Norm, Tensor
+from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, family_of, sizes_of
+from pipeline.families.graph import Branch, Model, Norm, Tensor
 from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, moment_maps
+from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.choice import resolve
@@ -56,6 +57,8 @@ class GrowthPlan:
     """Of each tensor that is made of a source's, one a storage axis; the others are at the model's own initialization."""
     departures: list[Departure]
     """From the source's function, as derived from the graph."""
+    context: Sequence[Change]
+    """What makes the target attend otherwise than its source, on purpose."""
     initial: State
     """The target at the model's own random initialization."""
 
@@ -92,17 +95,29 @@ class GrowthPlan:
         """The target's tensors by name."""
         return self.graph.tensors()
 
+    @property
+    def unties(self) -> bool:
+        """Whether the target's output matrix is its own where the source's is its embedding."""
+        return self.source_graph.head.tied and not self.graph.head.tied
+
     def source_name(self, tensor: Tensor, layer: int | None = None) -> str:
         """The source's tensor that a target's is made of; of another source layer, where one is told."""
         if tensor.layer is None:
-            return tensor.name
+            return self.family.head_alias.get(tensor.name, tensor.name) if self.unties else tensor.name
         origin = self.layers[tensor.layer].source if layer is None else layer
         return self.source_graph.at_layer(tensor.name, origin)
 
-    def next_layer(self, tensor: Tensor) -> int:
-        """The source layer that a layer's new rows may come from: the top layer has no next one, and its own stand in."""
-        own = self.layers[tensor.layer].source
-        return min(own + 1, self.source_graph.stack_of(own).stop - 1)
+    def next_layer(self, layer: int) -> int:
+        """The source layer that new rows beside one may come from: the top layer has no next one, and its own stand in."""
+        return min(layer + 1, self.source_graph.stack_of(layer).stop - 1)
+
+    def source_names(self, tensor: Tensor, *, following: bool = False) -> dict[str, float]:
+        """The source's tensors whose weighted sum a target's is made of; `following`: those of the next layers."""
+        origin = self.layers[tensor.layer]
+        return {
+            self.source_name(tensor, self.next_layer(layer) if following else layer): weight
+            for layer, weight in origin.average or ((origin.source, 1.0),)
+        }
 
     @cached_property
     def silenced(self) -> Mapping[str, float]:
@@ -114,11 +129,9 @@ class GrowthPlan:
         values: dict[str, float] = {}
         for origin, layer in zip(self.layers, self.graph.layers, strict=True):
             for branch in layer.branches if origin.silent else []:
-                last, post = branch.body.last, branch.post
-                zeros = (last.weight, last.bias) if post is None else (post.bias,)
-                values |= dict.fromkeys((name for name in zeros if name is not None), 0.0)
-                if post is not None:
-                    values[post.gain] = -post.offset
+                values |= dict.fromkeys(_writers(branch), 0.0)
+                if branch.post is not None:
+                    values[branch.post.gain] = -branch.post.offset
         return values
 
     @cached_property
@@ -140,9 +153,10 @@ class GrowthPlan:
             return Constant(tensor.shape(self.graph.sizes), self.silenced[name])
         if name not in self.index_maps:
             return self.initial[name]
-        own = following = state[self.source_name(tensor)]
-        if tensor.layer is not None:
-            following = state[self.source_name(tensor, self.next_layer(tensor))]
+        if tensor.layer is None:
+            own = following = state[self.source_name(tensor)]
+        else:
+            own, following = (_summed(state, self.source_names(tensor, following=after)) for after in (False, True))
         maps = self.index_maps[name]
         if name in self.passing:
             end = self.layer_end(self.layers[tensor.layer].source)
@@ -206,6 +220,12 @@ class GrowthPlan:
         return Noise("new", self.growth.noise, 0) if self.content.units is Units.COPY else None
 
 
+def _summed(state: Mapping[str, MeasuredTensor], weights: Mapping[str, float]) -> MeasuredTensor:
+    """Return the weighted sum of tensors, or the one of which there is no other."""
+    parts = [(state[name], weight) for name, weight in weights.items()]
+    return parts[0][0] if len(parts) == 1 else MeasuredTensor(AveragedRows(parts))
+
+
 def _dtype_of(tensor: Rows) -> torch.dtype:
     """The dtype that a tensor's rows come in."""
     return tensor.rows(0, 1).dtype
@@ -231,6 +251,7 @@ def plan_growth(
     growth, choices = resolve(growth, old, sizes_of(source), sizes_of(target), stock=stock)
     operator = WIDTH[growth.width]
     layers = layer_origins(growth, old, sizes_of(target).depths)
+    _refuse_unlike_averages(old, layers)
     target = copy.deepcopy(target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
     new = family.graph(target)
@@ -253,12 +274,41 @@ def plan_growth(
         content=content,
         maps=maps,
         layers=layers,
-        index_maps=derivation.maps,
+        index_maps=_scaled_layers(derivation.maps, new, layers),
         departures=derivation.departures,
+        context=tuple(context_changes(family, source, target)),
         initial=initialized(family, target, seed),
     )
     _refuse_deadlock(plan)
     return plan
+
+
+def _writers(branch: Branch) -> list[str]:
+    """The tensors that decide how much a branch adds: its last matrix and bias, or gain and bias of the norm behind them."""
+    last, post = branch.body.last, branch.post
+    return [name for name in ((last.weight, last.bias) if post is None else (post.gain, post.bias)) if name is not None]
+
+
+def _scaled_layers(
+    maps: Mapping[str, tuple[AxisIndexMap, ...]], model: Model, origins: Sequence[Origin]
+) -> Mapping[str, tuple[AxisIndexMap, ...]]:
+    """Return the maps with what a layer adds multiplied by its scale."""
+    scaled = dict(maps)
+    for origin, layer in zip(origins, model.layers, strict=True):
+        for name in [name for branch in layer.branches if origin.scale != 1.0 for name in _writers(branch)]:
+            scaled[name] = (maps[name][0].times(origin.scale), *maps[name][1:])
+    return scaled
+
+
+def _refuse_unlike_averages(source: Model, origins: Sequence[Origin]) -> None:
+    """Layers that attend otherwise, or have other norms, have no average."""
+    for origin in origins:
+        layers = [layer for layer, _ in origin.average]
+        if any(source.layers[layer].form != source.layers[layers[0]].form for layer in layers):
+            raise UserError(
+                f"growth.layers: layers {' and '.join(map(str, layers))} are of different kinds (windows, positions or norms), and "
+                "have no average; average layers of one kind"
+            )
 
 
 def _refuse_idle_options(growth: GrowthConfig, family: Family, model: Model, *, copies: bool) -> None:

@@ -4,8 +4,7 @@ Made to tell whether a growth is exact: in float64, where exact growth moves a l
 departure by far more. No tensor is ever whole in memory.
 """
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from data_prep.progress import Meter
 from pipeline import keyed
-from pipeline.families import Family, carry_layer_lists, depth_keys, sizes_of
+from pipeline.families import Family, of_layers, sizes_of
 from pipeline.families.graph import RESIDUAL, Model
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
@@ -27,6 +26,9 @@ SEQUENCES, POSITIONS = 2, 32
 
 WHOLE_PARAMETERS = 2_000_000_000
 """Parameters of source and target together, above which layers are sampled."""
+
+_LONGEST = 512
+"""Tokens of a text that shows a window."""
 
 _COPIES = 2
 """Target layers of one origin that a sample keeps."""
@@ -41,12 +43,23 @@ def probe(
 
 
 @torch.no_grad()
-def _outputs(plan: GrowthPlan, config: PretrainedConfig, state: State, input_ids: torch.Tensor, *, grown: bool) -> ModelOutput:
+def _outputs(
+    plan: GrowthPlan,
+    config: PretrainedConfig,
+    state: State,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor | None,
+    *,
+    grown: bool,
+) -> ModelOutput:
     """What a model gives in float64; a grown one as its training begins, weighted norms included."""
     model = streamed_model(plan.family, config, state, torch.float64)
     if grown and plan.growth.norm_statistics == "weighted":
         WeightedNorms(model, plan.family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
-    return model(input_ids=input_ids)
+    if positions is None:
+        return model(input_ids=input_ids)
+    # Without a mask transformers takes a gap between positions for the beginning of another text.
+    return model(input_ids=input_ids, position_ids=positions[None], attention_mask=torch.ones_like(input_ids))
 
 
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
@@ -57,7 +70,8 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     weights to a narrower dtype adds. On a fixed window of random tokens, all scored: the next token, or
     under masked language modelling the token itself. Above WHOLE_PARAMETERS both models are cut to a few
     layers (`source_layers`, `target_layers` say which): the source's first, middle and last, and target
-    layers made of them.
+    layers made of them. `by_position` is by how much logits move at more distant positions, where a target attends otherwise on
+    purpose.
     """
     family = source.family
     grown = plan.grow(source.state, torch.float64)
@@ -70,10 +84,22 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
     input_ids = _window(family, source.config)
-    with Meter("comparing the logits before and after", elements(small_state) + elements(large_state), "values") as meter:
-        before = _outputs(plan, small, _watched(small_state, meter), input_ids, grown=False)
-        after = _outputs(plan, large, _watched(large_state, meter), input_ids, grown=True)
-    after[family.logits] = after[family.logits][..., : source.config.vocab_size]
+    places = list(_changed_places(plan))
+    read = elements(small_state) + elements(large_state)
+    with Meter("comparing the logits before and after", read * (1 + len(places)), "values") as meter:
+
+        def both(tokens: torch.Tensor, positions: torch.Tensor | None = None) -> tuple[ModelOutput, ModelOutput]:
+            before = _outputs(plan, small, _watched(small_state, meter), tokens, positions, grown=False)
+            after = _outputs(plan, large, _watched(large_state, meter), tokens, positions, grown=True)
+            after[family.logits] = after[family.logits][..., : source.config.vocab_size]
+            return before, after
+
+        before, after = both(input_ids)
+        by_position = []
+        for positions in places:
+            one, other = both(_tokens(source.config, len(positions)), positions)
+            moved = (one[family.logits] - other[family.logits]).abs().max().item()
+            by_position.append({"positions": int(positions[-1]) + 1, "max_logit_difference": moved})
     compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
     losses = [_loss(family, outputs[family.logits], input_ids) for outputs in (before, after)]
     return {
@@ -81,6 +107,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         "grown_loss": losses[1],
         "loss_gap": losses[1] - losses[0],
         "max_logit_difference": max((before[field] - after[field]).abs().max().item() for field in compared),
+        "by_position": by_position,
         "scored_tokens": _scored(family, input_ids).numel(),
         "dtype": "float64",
         "tokens": "random",
@@ -113,9 +140,28 @@ def elements(state: State) -> int:
 
 
 def _window(family: Family, config: PretrainedConfig) -> torch.Tensor:
-    positions = min(POSITIONS, family.usable_positions(sizes_of(config)))
-    tokens = keyed.below(("probe",), 0, SEQUENCES * positions, config.vocab_size)
-    return torch.from_numpy(tokens).reshape(SEQUENCES, positions)
+    return _tokens(config, min(POSITIONS, family.usable_positions(sizes_of(config))))
+
+
+def _tokens(config: PretrainedConfig, length: int) -> torch.Tensor:
+    """Return random tokens, [SEQUENCES, length]."""
+    tokens = keyed.below(("probe",), 0, SEQUENCES * length, config.vocab_size)
+    return torch.from_numpy(tokens).reshape(SEQUENCES, length)
+
+
+def _changed_places(plan: GrowthPlan) -> Iterator[torch.Tensor]:
+    """Yield positions of tokens that show a change of how tokens attend, where there is one.
+
+    Of rotary positions: spread over as many as the source has, and as the target has; the tokens between are left out. Of a window: all of a text that is longer than it, where it is short enough to compute.
+    """
+    source, target = plan.source.max_position_embeddings, plan.target.max_position_embeddings
+    lengths = [change.length for change in plan.context if change.positions]
+    if lengths:
+        # Some types change only sequences that are longer than the source's.
+        for size in sorted({source, target, *(2 * length for length in lengths if length >= source)}):
+            yield torch.linspace(0, size - 1, min(POSITIONS, size), dtype=torch.float64).long()
+    lengths = [change.length + POSITIONS for change in plan.context if not change.positions]
+    yield from (torch.arange(length) for length in lengths if length <= _LONGEST)
 
 
 def _scored(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
@@ -144,10 +190,8 @@ def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
 
 def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[int]) -> tuple[PretrainedConfig, State]:
     """The model of these layers alone: its configuration, and its tensors under their new names."""
-    whole, config, graph = config, copy.deepcopy(config), family.graph(config)
-    for key, numbers in zip(depth_keys(family.config_class), graph.ranges, strict=True):
-        setattr(config, key, sum(layer in numbers for layer in layers))
-    carry_layer_lists(whole, config, layers)
+    graph = family.graph(config)
+    config = of_layers(family, config, layers)
     cut: Mapping[str, Rows] = {
         name: state[name if tensor.layer is None else graph.at_layer(name, layers[tensor.layer])]
         for name, tensor in family.graph(config).tensors().items()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.growth.averages import AveragedRows
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.passing_norms import PassingNorm
@@ -121,6 +122,9 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
         yield from _beneath(source.tensor, asked)
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
+    elif isinstance(source, AveragedRows):
+        for tensor, _ in source.parts:
+            yield from _beneath(tensor, asked)
     elif isinstance(source, PassingNorm):
         for vector in source.read:
             yield from _beneath(vector, asked.all_where_any())

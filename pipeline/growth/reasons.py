@@ -1,7 +1,7 @@
 """Why a growth preserves the function or not: the sentence of each code, and what all of them come to."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pipeline.families import Sizes
@@ -105,6 +105,11 @@ _WORDS: Mapping[str, _Words] = {
         "Each position's embedding was moved to make room for more positions, so that old positions mean others.",
         by_design=True,
     ),
+    "context_changed": _Words(
+        "{what}: {departs}",
+        "How tokens find each other was changed on purpose, as for longer texts: training gets the model used to it.",
+        by_design=True,
+    ),
     "normalizes_again": _Words(
         "an added layer normalizes again, and LN(LN(x)) is not LN(x) in a post-LN model",
         "In a post-LN model even a layer that adds nothing normalizes its input once more, and that changes it.",
@@ -122,6 +127,11 @@ _WORDS: Mapping[str, _Words] = {
     "repeated_layers": _Words(
         "added layers repeat the source's and change what they pass on",
         "Layers are gone through a second time, and the second pass changes what the first one made.",
+        by_design=True,
+    ),
+    "averaged_layers": _Words(
+        "layers are averages of several of the source's",
+        "Some layers are the average of several, which computes what none of them does.",
         by_design=True,
     ),
     "layer_kinds_differ": _Words(
@@ -210,6 +220,7 @@ def _options(plan: GrowthPlan) -> list[Reason]:
         found.append(_reason(plan, None, Break("noise_added", {"noise": growth.noise})))
     if any(plan.stretches(tensor) for tensor in plan.tensors.values()):
         found.append(_reason(plan, None, Break("positions_stretched")))
+    found += [_reason(plan, None, Break("context_changed", asdict(change))) for change in plan.context]
     return found
 
 
@@ -232,6 +243,13 @@ def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
         if norm.gain == tensor:
             told |= {"kind": _NORMS[norm.kind], "norm": f"{_NORMS[norm.kind]} {place} ({tensor})"}
             break
+    if "length" in facts:
+        length = facts["length"]
+        told["departs"] = (
+            f"position {length} is the first that attends otherwise"
+            if plan.family.objective == "clm"
+            else f"texts of more than {length} tokens are attended otherwise"
+        )
     if "counts" in facts:
         told["counts"] = " and ".join(f"{count:g}" for count in facts["counts"])
     return Reason(cause.code, words.cause.format(**told), words.meaning.format(**told), words.by_design, tensor)

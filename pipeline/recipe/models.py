@@ -1,6 +1,6 @@
 """The recipe's models: one to build from scratch, and the sizes of one to grow into."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,10 @@ OWN_KEYS = {
     "hidden_dim": "intermediate_size",
 }
 """A family's own keys (GPT-2's, DistilBERT's) -> those that all families share, which stand for the same sizes."""
+
+
+_ROTARY_KEYS = {"rope_theta", "rope_scaling"}
+"""What transformers 4 called keys of `rope_parameters`, and the mapping itself."""
 
 
 class _Sizes(StrictModel):
@@ -98,8 +102,32 @@ class TargetConfig(_Sizes):
     vocab_size: PositiveInt | None = None
     max_position_embeddings: PositiveInt | None = None
     """RoBERTa's counts two rows more than it has positions."""
+    tie_word_embeddings: bool | None = None
+    """False gives a model whose output matrix is its embedding one of its own, which begins as a copy."""
+    rope_parameters: dict[str, Any] | None = None
+    """Rotary positions for longer texts: `rope_theta`, or `rope_type` with its keys, in the place of the source's."""
+    sliding_window: PositiveInt | Literal["full"] | None = None
+    """Another number of tokens that layers with a window see; `full`: all of them."""
     dropout: Fraction | None = 0.0
     """Whatever the source was trained with; null: as the source has it. Above 0 the losses depend on the number of ranks."""
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """All keys that the section takes."""
+        return [*super().known_keys(), *_ROTARY_KEYS]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key_for_rotary(cls, content: Any) -> Any:
+        """What configurations of transformers 4 said under keys of their own."""
+        if not isinstance(content, dict) or not content.keys() & _ROTARY_KEYS:
+            return content
+        said = content.get("rope_parameters", content.get("rope_scaling")) or {}
+        if ("rope_parameters" in content and "rope_scaling" in content) or not isinstance(said, dict):
+            raise ValueError("`rope_scaling` is another word for `rope_parameters`, a mapping of keys; leave one out")
+        theta = {"rope_theta": content["rope_theta"]} if "rope_theta" in content else {}
+        others = {key: value for key, value in content.items() if key not in _ROTARY_KEYS}
+        return others | {"rope_parameters": said | theta}
 
     @model_validator(mode="after")
     def _ffn_said_once(self) -> "TargetConfig":

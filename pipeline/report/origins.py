@@ -8,7 +8,8 @@ from pipeline.growth.plan import GrowthPlan
 
 HeadKind = Literal["own", "copy", "next", "mixed", "random"]
 """The source's own head; a copy of one; one that reads as a head of the source's next layer does; one whose queries are the
-next layer's and whose keys, shared with other heads, are not; or one that starts from random or small values."""
+next layer's and whose keys, shared with other heads, are not, or one that is the average of several layers'; or one that starts
+from random or small values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ def _origin(plan: GrowthPlan, layer: Origin, head: int) -> HeadOrigin:
     heads, kv_heads = plan.maps["heads"], plan.maps["kv_heads"]
     if layer.source is None:
         return HeadOrigin("random", None, None, None)
+    if layer.average:
+        return HeadOrigin("mixed", None, None, None)
     copied = int(heads.indices[head])
     if not heads.grows or bool(heads.own[head]):
         return HeadOrigin("own", layer.source, copied, None)

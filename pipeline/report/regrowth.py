@@ -1,13 +1,13 @@
 """A run's growth done again: the same plan over the same source, from the run's certificate."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import graph_of, read_config, target_config
+from pipeline.families import Sizes, graph_of, read_config, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -18,7 +18,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 from pipeline.runs.records import CertificateRecord, read_certificates, read_recipe
 
-_SIZES = TargetConfig.model_fields.keys() - {"dropout", "ffn_multiple_of"}
+_SIZES = TargetConfig.model_fields.keys() & {field.name for field in fields(Sizes)}
 
 
 class AbsentError(Exception):
@@ -53,8 +53,14 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
             source = _source(run, number, certificate, max_parameters)
             # As resolved: what a recipe may not combine, such as `auto`'s own choices, is not to be judged again.
             growth = GrowthConfig().model_copy(update=certificate["growth"])
-            sizes = TargetConfig(**{key: certificate["target"][key] for key in _SIZES}, dropout=None)
+            sizes = TargetConfig(
+                **{key: certificate["target"][key] for key in _SIZES},
+                tie_word_embeddings=certificate["target"]["tied"],
+                dropout=None,
+            )
             target = target_config(source.config, sizes)
+            for key, value in certificate.get("context", {}).items():
+                setattr(target, key, value)
             check_size(target, max_parameters)
             plan = plan_growth(source.config, target, growth, certificate["seed"])
         except (AbsentError, UserError) as reason:

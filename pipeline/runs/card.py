@@ -189,8 +189,11 @@ def _made(known: Known) -> str:
 
 
 def _origins(layers: Sequence[dict[str, Any]]) -> str:
-    """The source layer of each layer; s where it writes nothing at first."""
-    names = ["random" if layer["source"] is None else f"{layer['source']}{'s' * layer['silent']}" for layer in layers]
+    """The source layer of each layer, or those of an average; s where it writes nothing at first."""
+    names = []
+    for layer in layers:
+        average = "+".join(f"{weight:g}*{number:g}" for number, weight in layer.get("average", []))
+        names.append("random" if layer["source"] is None else f"{average or layer['source']}{'s' * layer['silent']}")
     silent = " (s: writes nothing at first)" if any(layer["silent"] for layer in layers) else ""
     return ", ".join(names) + silent
 

@@ -174,6 +174,8 @@ class LayerRecord(TypedDict):
     source: Step | None
     silent: bool
     added: bool
+    average: NotRequired[list[list[Finite]]]
+    scale: NotRequired[Finite]
 
 
 @with_config(_ANY_OTHERS)
@@ -192,6 +194,7 @@ class ComparisonRecord(TypedDict):
     grown_loss: float
     loss_gap: float
     max_logit_difference: float
+    by_position: NotRequired[list[dict[str, Any]]]
     scored_tokens: Count
     dtype: str
     tokens: NotRequired[str]
@@ -232,6 +235,7 @@ class CertificateRecord(TypedDict):
     source_digest: str
     source: SizesRecord
     target: SizesRecord
+    context: NotRequired[dict[str, Any]]
     growth: GrowthRecord
     choices: list[str]
     remarks: NotRequired[list[str]]

@@ -112,11 +112,15 @@ class Origin:
     """Where a target layer comes from."""
 
     source: int | None
-    """The source layer; None for the model's own initialization."""
+    """The source layer; of an average the one that counts most; None for the model's own initialization."""
     silent: bool = False
     """It adds nothing to the residual stream."""
     added: bool = False
     """The source has no layer in this place: a repetition, or a layer of its own."""
+    average: tuple[tuple[int, float], ...] = ()
+    """Source layers and their weights, whose average it is; none where it is made of one alone."""
+    scale: float = 1.0
+    """What it adds to the residual stream is multiplied by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

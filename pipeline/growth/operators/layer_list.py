@@ -1,13 +1,26 @@
 """Layers by a list."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from data_prep.errors import UserError
 from data_prep.settings import NonNegativeInt
 from pipeline.growth.operators.base import DepthOperator, Option, Origin
+from pipeline.growth.operators.options import REPEAT_SCALE, scaled_repeats
 
-_LAYERS = Option("layers", list[NonNegativeInt] | None, None, "depth: list: the source layer of each target layer.")
+_Layer = Annotated[NonNegativeInt, Field(strict=False)]
+"""A key, which a certificate, being JSON, holds as a string."""
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LAYERS = Option(
+    "layers",
+    list[NonNegativeInt | dict[_Layer, _Weight]] | None,
+    None,
+    "depth: list: the source layer of each target layer; `{3: 0.5, 4: 0.5}` is the average of several, by weights of sum 1.",
+)
 _SILENT = Option(
     "silent",
     list[NonNegativeInt],
@@ -18,21 +31,33 @@ _SILENT = Option(
 
 
 def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
-    """Any list of source layers; each layer's first place is its own, the others are added."""
+    """Any list of source layers and averages of them; each layer's first place is its own, the others are added."""
     layers = options["layers"]
     if len(layers) != target:
         raise UserError(f"growth.layers: {len(layers)} layers are listed and the target has {target}; make them agree")
-    beyond = [layer for layer in layers if layer >= source]
-    if beyond:
-        raise UserError(f"growth.layers: {beyond[0]} is no layer of the source, which has layers 0 to {source - 1}")
-    origins = [Origin(layer, added=layer in layers[:i], silent=i in options["silent"]) for i, layer in enumerate(layers)]
+    origins: list[Origin] = []
+    for number, said in enumerate(layers):
+        weights = {int(layer): weight for layer, weight in said.items()} if isinstance(said, dict) else {said: 1.0}
+        beyond = [layer for layer in weights if layer >= source]
+        if beyond:
+            raise UserError(f"growth.layers: {beyond[0]} is no layer of the source, which has layers 0 to {source - 1}")
+        if not math.isclose(sum(weights.values()), 1.0, rel_tol=1e-6):
+            raise UserError(
+                f"growth.layers: the weights of target layer {number} sum to {sum(weights.values()):g}; make it 1, or the "
+                "layer is no average"
+            )
+        most = max(weights, key=lambda layer: weights[layer])
+        # An average is no layer of the source's, and has no place there.
+        added = len(weights) > 1 or any(origin.source == most and not origin.average for origin in origins)
+        average = tuple(sorted(weights.items())) if len(weights) > 1 else ()
+        origins.append(Origin(most, added=added, silent=number in options["silent"], average=average))
     wrong = [i for i in options["silent"] if i >= target or not origins[i].added]
     if wrong:
         raise UserError(
             f"growth.silent: target layer {wrong[0]} repeats no layer before it, so that without it the source's own would be "
             "lost; name layers that do"
         )
-    return origins
+    return scaled_repeats(origins, options)
 
 
 OPERATOR = DepthOperator(
@@ -40,6 +65,6 @@ OPERATOR = DepthOperator(
     summary="The layers that the recipe lists, in its order.",
     citation="G_stack (Du et al. 2024); SOLAR (Kim et al. 2023); LLaMA-Pro (Wu et al. 2024), 3.2",
     origins=_origins,
-    options=(_LAYERS, _SILENT),
+    options=(_LAYERS, _SILENT, REPEAT_SCALE),
     all_stacks=True,
 )

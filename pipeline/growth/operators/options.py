@@ -1,10 +1,14 @@
 """Options that several operators have."""
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from data_prep.config import PositiveInt
 from data_prep.settings import NonNegative
-from pipeline.growth.operators.base import Option
+from pipeline.growth.operators.base import Option, Origin
 
 NOISE = Option(
     "noise",
@@ -49,3 +53,15 @@ MAP = Option(
     "fpi, aki: which source index a new one copies: in turn, or drawn uniformly (bert2BERT eq. 5-6).",
     {"balanced": "Copies are dealt out in turn.", "random": "Copies are drawn at random."},
 )
+REPEAT_SCALE = Option(
+    "repeat_scale",
+    Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    1.0,
+    "depth: stack, list: what layers that repeat others, or average them, add to the residual stream is multiplied by it.",
+    "Repeated layers add {repeat_scale} times what they were trained to add, so that they change less of what passes.",
+)
+
+
+def scaled_repeats(origins: list[Origin], options: Mapping[str, Any]) -> list[Origin]:
+    """Return the origins with `repeat_scale` on the layers that are added."""
+    return [replace(origin, scale=options["repeat_scale"]) if origin.added else origin for origin in origins]

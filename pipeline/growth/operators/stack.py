@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.growth.operators.base import DepthOperator, Origin
+from pipeline.growth.operators.options import REPEAT_SCALE, scaled_repeats
 
 
 def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
@@ -11,7 +12,7 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
     whole = target // source * source
     rest = target - whole
     layers = [i % source for i in range(whole)] + [source - rest + i for i in range(rest)]
-    return [Origin(layer, added=i >= source) for i, layer in enumerate(layers)]
+    return scaled_repeats([Origin(layer, added=i >= source) for i, layer in enumerate(layers)], options)
 
 
 OPERATOR = DepthOperator(
@@ -19,4 +20,5 @@ OPERATOR = DepthOperator(
     summary="The whole stack of layers again on top, then its upper part.",
     citation="bert2BERT (Chen et al. 2022), algorithm 1; StackBERT (Gong et al. 2019)",
     origins=_origins,
+    options=(REPEAT_SCALE,),
 )

@@ -1,0 +1,167 @@
+"""How far and by what positions a model attends, where a target says otherwise than its source on purpose."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from data_prep.errors import UserError
+from pipeline.families.base import Family
+from pipeline.families.consistency import check_config, check_values
+from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets, rotary_module
+from pipeline.recipe import TargetConfig
+
+_OF_ALL_TYPES = ("rope_theta", "partial_rotary_factor")
+"""What a set of rotary parameters keeps where its type changes; all else belongs to a type."""
+
+_PRETRAINED = "original_max_position_embeddings"
+_ASKS_PRETRAINED = ("yarn", "llama3", "longrope")
+"""Types that start from the length that a model was pre-trained at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key that makes a target attend otherwise than its source."""
+
+    what: str
+    """The configuration's keys, and from what to what they change."""
+    length: int
+    """The longest sequence that nothing changes in."""
+    positions: bool
+    """Whether it is positions that change, and not a window."""
+
+
+def window_key(config: PretrainedConfig) -> str | None:
+    """Return the key of the number of tokens that layers with a window see; None where the class has no such layers."""
+    return next((key for key in ("local_attention", "sliding_window") if hasattr(type(config), key)), None)
+
+
+def context_keys(config: PretrainedConfig) -> set[str]:
+    """Return the keys that a target may change on purpose."""
+    return {key for key in ("rope_parameters", _PRETRAINED, window_key(config)) if key is not None}
+
+
+def context_of(config: PretrainedConfig) -> dict[str, Any]:
+    """Return what a configuration says under these keys."""
+    return {key: getattr(config, key, None) for key in sorted(context_keys(config))}
+
+
+def set_context(family: Family, source: PretrainedConfig, config: PretrainedConfig, target: TargetConfig, where: str) -> None:
+    """Write what a target says of rotary positions and windows into its configuration.
+
+    Raises UserError where the family has none of it, and where its class makes no numbers of it; `where` stands before the
+    keys.
+    """
+    if target.sliding_window is not None:
+        _set_window(family, config, target.sliding_window, where)
+    if target.rope_parameters is not None:
+        _set_rotary(family, source, config, target.rope_parameters, where)
+    if target.sliding_window is not None or target.rope_parameters is not None:
+        check_config(family, config, where.rstrip(": ."))
+
+
+def _set_window(family: Family, config: PretrainedConfig, window: int | str, where: str) -> None:
+    key, types = window_key(config), getattr(config, "layer_types", None)
+    if key is None:
+        raise UserError(f"{where}sliding_window: {family.name} has no layers with a window; leave it out")
+    if types is not None and "sliding_attention" not in types:
+        raise UserError(f"{where}sliding_window: layer_types names no layer of the source that has a window; leave it out")
+    if window == "full" and types is not None:
+        raise UserError(f"{where}sliding_window: layer_types names the layers with a window, which growth keeps; put a number")
+    setattr(config, key, None if window == "full" else window)
+
+
+def _set_rotary(
+    family: Family, source: PretrainedConfig, config: PretrainedConfig, said: Mapping[str, Any], where: str
+) -> None:
+    if not family.rotary:
+        raise UserError(f"{where}rope_parameters: {family.name} has no rotary positions; leave it out")
+    types = [key.partition(".")[2] for key in rope_sets(source) if "." in key]
+    if types and (wrong := [key for key, value in said.items() if key not in types or not isinstance(value, Mapping)]):
+        raise UserError(
+            f"{where}rope_parameters.{wrong[0]}: the source has a set of rotary parameters for each type of layer; put the "
+            f"keys under {' or '.join(types)}"
+        )
+    old = source.rope_parameters
+    config.rope_parameters = (
+        old | {key: _merged(source, old[key], value) for key, value in said.items()} if types else _merged(source, old, said)
+    )
+    # What a type needs is known to the class alone.
+    check_values(family, config, where.rstrip(": ."))
+    try:
+        config.validate_rope()
+    except KeyError as error:
+        raise UserError(f"{where}rope_parameters: {error.args[0]}; put them there") from None
+
+
+def _merged(source: PretrainedConfig, old: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a set of rotary parameters with the keys that a target names in the place of the source's."""
+    said = {("rope_type" if key == "type" else key): value for key, value in said.items()}
+    kind = said.get("rope_type", old.get("rope_type"))
+    kept = old if kind == old.get("rope_type") else {key: old[key] for key in _OF_ALL_TYPES if key in old}
+    pretrained = {_PRETRAINED: source.max_position_embeddings} if kind in _ASKS_PRETRAINED else {}
+    return pretrained | dict(kept) | said
+
+
+def context_changes(family: Family, source: PretrainedConfig, target: PretrainedConfig) -> Iterator[Change]:
+    """Yield what makes a target attend otherwise than its source."""
+    if family.rotary:
+        length = _length_kept(family, source, target)
+        if length is not None:
+            yield Change(", ".join(_differences(source, target)), length, positions=True)
+    key = window_key(source)
+    if key is not None and getattr(source, key) != getattr(target, key):
+        windows = [config.sliding_window for config in (source, target) if config.sliding_window is not None]
+        # A causal window counts the token itself; ModernBERT's half does not.
+        length = min(windows) + (family.objective == "mlm")
+        yield Change(f"{key} {getattr(source, key)} -> {getattr(target, key)}", length, positions=False)
+
+
+def _differences(source: PretrainedConfig, target: PretrainedConfig) -> Iterator[str]:
+    """Yield the keys of rotary positions that differ, with what they say."""
+    sets = rope_sets(source), rope_sets(target)
+    for name in dict.fromkeys([*sets[0], *sets[1]]):
+        old, new = (each.get(name, {}) for each in sets)
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                yield f"{name}.{key} {old.get(key)} -> {new.get(key)}"
+    key = "max_position_embeddings"
+    if getattr(source, key) != getattr(target, key):
+        yield f"{key} {getattr(source, key)} -> {getattr(target, key)}"
+
+
+def _length_kept(family: Family, source: PretrainedConfig, target: PretrainedConfig) -> int | None:
+    """Return the longest sequence whose positions are turned as the source turns them; None where all of them are.
+
+    Heads of the source's dimension are looked at: pairs of wider ones keep the frequencies of those.
+    """
+    parameters = source.rope_parameters, target.rope_parameters
+    plain = all(rope.get("rope_type") in ROPE_OF_PAIRS for rope in rope_sets(source).values())
+    if parameters[0] == parameters[1] and (plain or source.max_position_embeddings == target.max_position_embeddings):
+        return None
+    changed = copy.deepcopy(source)
+    for key in ("rope_parameters", _PRETRAINED, "max_position_embeddings"):
+        if hasattr(target, key):
+            setattr(changed, key, getattr(target, key))
+    pair = [rotary_module(family, config) for config in (source, changed)]
+    said = [rope[_PRETRAINED] for config in (source, changed) for rope in rope_sets(config).values() if rope.get(_PRETRAINED)]
+    bounds = {source.max_position_embeddings, target.max_position_embeddings, *said}
+    # The types that look at the length of a sequence change at one of these.
+    for length in sorted({2, *(bound + more for bound in bounds for more in (0, 1))} - {0, 1}):
+        for kind in getattr(pair[0], "layer_types", [None]):
+            old, new = (_turned(module, length, kind) for module in pair)
+            if not torch.equal(old, new):
+                # A token alone attends to itself, whatever turns it.
+                return length - 1
+    return None
+
+
+def _turned(module: nn.Module, length: int, kind: str | None) -> torch.Tensor:
+    """Return what turns the first and last tokens of a sequence of that length: cosines and sines, float64."""
+    positions = torch.tensor([[0, 1, length - 1]])
+    options = {} if kind is None else {"layer_type": kind}
+    return torch.stack(module(torch.zeros(1, dtype=torch.float64), positions, **options))
