@@ -113,8 +113,9 @@ def context_changes(family: Family, source: PretrainedConfig, target: Pretrained
         length = _length_kept(family, source, target)
         if length is not None:
             yield Change(", ".join(_differences(source, target)), length, positions=True)
-    key = window_key(source)
-    if key is not None and getattr(source, key) != getattr(target, key):
+    key, types = window_key(source), getattr(source, "layer_types", None)
+    slides = key is not None and (types is None or "sliding_attention" in types)
+    if slides and getattr(source, key) != getattr(target, key):
         windows = [config.sliding_window for config in (source, target) if config.sliding_window is not None]
         # A causal window counts the token itself; ModernBERT's half does not.
         length = min(windows) + (family.objective == "mlm")

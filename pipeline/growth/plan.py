@@ -305,9 +305,10 @@ def _refuse_unlike_averages(source: Model, origins: Sequence[Origin]) -> None:
     for origin in origins:
         layers = [layer for layer, _ in origin.average]
         if any(source.layers[layer].form != source.layers[layers[0]].form for layer in layers):
+            named = " and ".join(map(str, layers))
             raise UserError(
-                f"growth.layers: layers {' and '.join(map(str, layers))} are of different kinds (windows, positions or norms), and "
-                "have no average; average layers of one kind"
+                f"growth.layers: layers {named} differ in their windows, positions or norms, and have no average; average "
+                "layers of one kind"
             )
 
 

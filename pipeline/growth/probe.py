@@ -152,7 +152,8 @@ def _tokens(config: PretrainedConfig, length: int) -> torch.Tensor:
 def _changed_places(plan: GrowthPlan) -> Iterator[torch.Tensor]:
     """Yield positions of tokens that show a change of how tokens attend, where there is one.
 
-    Of rotary positions: spread over as many as the source has, and as the target has; the tokens between are left out. Of a window: all of a text that is longer than it, where it is short enough to compute.
+    Of rotary positions: spread over as many as the source has, and as the target has; the tokens between are left out. Of a
+    window: all of a text that is longer than it, where it is short enough to compute.
     """
     source, target = plan.source.max_position_embeddings, plan.target.max_position_embeddings
     lengths = [change.length for change in plan.context if change.positions]

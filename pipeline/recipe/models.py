@@ -112,9 +112,9 @@ class TargetConfig(_Sizes):
     """Whatever the source was trained with; null: as the source has it. Above 0 the losses depend on the number of ranks."""
 
     @classmethod
-    def known_keys(cls) -> list[str]:
-        """All keys that the section takes."""
-        return [*super().known_keys(), *_ROTARY_KEYS]
+    def other_words(cls) -> list[str]:
+        """A family's own keys, and those of transformers 4."""
+        return [*super().other_words(), *sorted(_ROTARY_KEYS)]
 
     @model_validator(mode="before")
     @classmethod

@@ -51,8 +51,7 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
         certificate = certificates[number - 1]
         try:
             source = _source(run, number, certificate, max_parameters)
-            # As resolved: what a recipe may not combine, such as `auto`'s own choices, is not to be judged again.
-            growth = GrowthConfig().model_copy(update=certificate["growth"])
+            growth = growth_of(certificate)
             sizes = TargetConfig(
                 **{key: certificate["target"][key] for key in _SIZES},
                 tie_word_embeddings=certificate["target"]["tied"],
@@ -68,6 +67,16 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
             continue
         return Regrowth(number, number == len(certificates), source, target, plan)
     raise AbsentError(reasons[-1])
+
+
+def growth_of(certificate: CertificateRecord) -> GrowthConfig:
+    """Return the growth section that a certificate holds, as it was resolved."""
+    said = dict(certificate["growth"])
+    if said.get("layers") is not None:
+        # JSON's keys are strings.
+        said["layers"] = GrowthConfig(depth="list", layers=said["layers"]).layers
+    # What a recipe may not combine, such as `auto`'s own choices, is not judged again.
+    return GrowthConfig().model_copy(update=said)
 
 
 def check_size(config: PretrainedConfig, most: int) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -37,7 +36,7 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
         raise UserError(f"growth.layers: {len(layers)} layers are listed and the target has {target}; make them agree")
     origins: list[Origin] = []
     for number, said in enumerate(layers):
-        weights = {int(layer): weight for layer, weight in said.items()} if isinstance(said, dict) else {said: 1.0}
+        weights = said if isinstance(said, dict) else {said: 1.0}
         beyond = [layer for layer in weights if layer >= source]
         if beyond:
             raise UserError(f"growth.layers: {beyond[0]} is no layer of the source, which has layers 0 to {source - 1}")

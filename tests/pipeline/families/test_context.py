@@ -1,0 +1,107 @@
+"""Targets that attend otherwise than their source on purpose: how far nothing changes, held against the stock classes."""
+
+import pytest
+import torch
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, check, target_config
+from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 4.0, "attention_factor": 1.0}
+
+CHANGES = [
+    ("llama", {}, {"rope_theta": 1e6}, 1),
+    ("llama", {}, {"rope_parameters": {"rope_theta": 1e6}, "hidden_size": 96, "head_dim": 32}, 1),
+    ("qwen2", {}, {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_position_embeddings": 160}, 1),
+    ("llama", {}, {"rope_parameters": YARN, "max_position_embeddings": 160}, 1),
+    ("gpt_neox", {}, {"rope_parameters": LLAMA3, "max_position_embeddings": 320}, 1),
+    ("llama", {}, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, 40),
+    ("llama", {}, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 60}, 60),
+    ("phi3", {"original_max_position_embeddings": 40}, {"rope_parameters": LONG, "max_position_embeddings": 160}, 40),
+    ("gemma3_text", MIXED, {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, 1),
+    ("olmo3", MIXED, {"rope_parameters": {"full_attention": YARN}}, 1),
+    ("modernbert", MIXED, {"rope_parameters": {"sliding_attention": {"rope_theta": 5e4}}}, 1),
+    ("mistral", {"sliding_window": 5}, {"sliding_window": 7}, 5),
+    ("mistral", {"sliding_window": 9}, {"sliding_window": 7}, 7),
+    ("starcoder2", {"sliding_window": 5}, {"sliding_window": "full"}, 5),
+    ("mistral", {"sliding_window": None}, {"sliding_window": 7}, 7),
+    ("gemma3_text", MIXED | {"sliding_window": 5}, {"sliding_window": 9}, 5),
+    ("modernbert", MIXED | {"local_attention": 6}, {"sliding_window": 12}, 4),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "target", "length"), CHANGES)
+def test_sequences_change_from_the_length_that_is_told(name, options, target, length):
+    family = FAMILIES[name]
+    config = check.small_config(family, **options)
+    model = check.random_model(family, config, 1)
+    wanted = target_config(config, validate(TargetConfig, target, "target"))
+    plan = plan_growth(config, wanted, GrowthConfig(), 1, stock=True)
+    assert [change.length for change in plan.context] == [length]
+    assert verdict(predict(plan)) is Verdict.BY_DESIGN
+    words = f"position {length} is the first" if family.objective == "clm" else f"texts of more than {length} tokens"
+    assert words in predict(plan)[0].cause
+    grown = check.grown_model(plan, model)
+    for tokens, changes in ((length, False), (length + 1, True)):
+        ids = torch.randint(4, 61, (1, tokens), generator=torch.Generator().manual_seed(2))
+        before, after = (check.logits(family, one, ids) for one in (model, grown))
+        moved = (after - before).abs().amax(dim=(0, 2))
+        # In float64 what is exact moves by 1e-13.
+        assert bool((moved > 1e-9).any()) is changes, moved
+        if changes and family.objective == "clm" and length > 1 and "rope_parameters" not in target:
+            assert int((moved > 1e-9).nonzero()[0]) == length
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "target", "says"),
+    [
+        ("llama", {}, {"rope_parameters": LLAMA3 | {"rope_type": "yarm"}}, "rope_parameters.rope_type: one of default, linear"),
+        ("llama", {}, {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ("llama", {}, {"rope_parameters": {"rope_type": "yarn", "factor": "much"}}, "rope_parameters.factor: a number"),
+        ("llama", {}, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("gpt_neox", {}, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "growth keeps the source's"),
+        ("llama", {}, {"rope_parameters": YARN, "head_dim": 32}, "target.head_dim: rotary positions of type 'yarn' change"),
+        ("llama", {}, {"rope_theta": 1e6, "rope_parameters": 3}, "a mapping of keys"),
+        ("llama", {}, {"rope_scaling": YARN, "rope_parameters": YARN}, "leave one out"),
+        ("gpt2", {}, {"rope_theta": 1e6}, "gpt2 has no rotary positions"),
+        ("gemma3_text", MIXED, {"rope_theta": 1e6}, "put the keys under sliding_attention or full_attention"),
+        ("llama", {}, {"sliding_window": 7}, "llama has no layers with a window"),
+        ("qwen2", {}, {"sliding_window": 7}, "names no layer of the source that has a window"),
+        ("gemma3_text", MIXED, {"sliding_window": "full"}, "layer_types names the layers with a window"),
+        ("mistral", {}, {"sliding_window": 0}, "sliding_window"),
+    ],
+)
+def test_what_a_family_cannot_attend_by_is_refused_by_key(name, options, target, says):
+    config = check.small_config(FAMILIES[name], **options)
+    with pytest.raises(UserError) as error:
+        target_config(config, validate(TargetConfig, target, "target"))
+    assert says in str(error.value)
+
+
+def test_what_is_said_and_changes_nothing_is_exact():
+    """The source's own theta, and a longer table of a type that does not look at it."""
+    config = check.small_config(FAMILIES["llama"], rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+    target = target_config(config, TargetConfig(rope_theta=1e4, max_position_embeddings=400))
+    assert predict(plan_growth(config, target, GrowthConfig(), 1)) == []
+
+
+def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_sources_positions(tmp_path):
+    family = FAMILIES["llama"]
+    model = check.random_model(family, check.small_config(family), 1)
+    model.save_pretrained(tmp_path / "source")
+    target = TargetConfig(rope_parameters=YARN, max_position_embeddings=160, dropout=None)
+    request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown")
+    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    found = certificate["measured"]["by_position"]
+    assert [one["positions"] for one in found] == [40, 160]
+    assert all(one["max_logit_difference"] > 1e-3 for one in found)
+    assert certificate["context"]["rope_parameters"]["factor"] == 4.0
+    read = family.model_class.from_pretrained(tmp_path / "grown").config
+    assert read.rope_parameters["original_max_position_embeddings"] == 40 and read.max_position_embeddings == 160
