@@ -30,7 +30,8 @@ def rope_sets(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
 
 def rotary_module(family: Family, config: PretrainedConfig) -> nn.Module:
     """Return the class's own module that makes cosines and sines of positions, with its frequencies."""
+    few = of_layers(family, config, [0])
     with torch.device("meta"):
-        model = family.model_class(of_layers(family, config, [0]))
+        model = family.model_class(few)
     made = next(type(module) for name, module in model.named_modules() if name.endswith("rotary_emb"))
     return made(config)

@@ -53,7 +53,7 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
             source = _source(run, number, certificate, max_parameters)
             growth = growth_of(certificate)
             sizes = TargetConfig(
-                **{key: certificate["target"][key] for key in _SIZES},
+                **{key: certificate["target"].get(key) for key in _SIZES},
                 tie_word_embeddings=certificate["target"]["tied"],
                 dropout=None,
             )
