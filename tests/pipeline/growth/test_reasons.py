@@ -87,6 +87,8 @@ CASES = [
     Case("layers_reordered", "gpt2", {}, {"depth": "list", "layers": [1, 0, 2]}),
     Case("random_layers", "gpt2", MORE_LAYERS, {"depth": "random"}),
     Case("repeated_layers", "gpt2", MORE_LAYERS, {"depth": "stack"}),
+    Case("averaged_layers", "llama", MORE_LAYERS, {"depth": "list", "layers": [0, {0: 0.5, 1: 0.5}, 1, 2]}),
+    Case("context_changed", "llama", {"rope_theta": 1e6}, words="rope_theta 10000.0 -> 1000000.0: position 1 is the first"),
     Case(
         "layer_kinds_differ", "modernbert", MORE_LAYERS, {"depth": "list", "layers": [0, 1, 2, 0]}, words="layers.3.attn_norm"
     ),
