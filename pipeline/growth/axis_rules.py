@@ -106,7 +106,7 @@ class AxisRules:
 
         Copies are at scale 1, at `wanted`'s, or such that `read_by` reads 1.
         """
-        if len(normed.index) == normed.source_size and bool((normed.scale == 1).all()) and not self._filled(STREAM):
+        if normed.is_identity and not self._filled(STREAM):
             own = AxisIndexMap.identity(normed.source_size)
             return own, own, normed
         counts = normed.counts
@@ -131,7 +131,7 @@ class AxisRules:
 
     def reader(self, axis: Axis, x: Fact) -> AxisIndexMap:
         """Columns that read what comes in: 1 / (a C) of copies, free where zeros come in, nothing of all else."""
-        if len(x.index) == x.source_size and bool((x.index == torch.arange(x.source_size)).all()) and facts_are_plain(x):
+        if x.is_identity:
             return AxisIndexMap.identity(x.source_size)
         repeats = self._repeats(axis)
         fill = self._filled(axis)
@@ -139,7 +139,7 @@ class AxisRules:
             return AxisIndexMap(torch.where(x.copied, x.index, fill), repeats=repeats)
         places = torch.where(x.copied, x.index, torch.where(x.index == ZERO, INIT, ZERO))
         counts = x.counts
-        if self.silent and axis is not STREAM and bool((x.scale == 1).all()) and bool((counts == 1).all()):
+        if self.silent and RESIDUAL not in axis.ports and not x.scaled and bool((counts == 1).all()):
             return AxisIndexMap(places, repeats=repeats)
         return AxisIndexMap(places, 1 / (x.scale * counts), counts, repeats)
 
@@ -259,11 +259,6 @@ class AxisRules:
         if self.growth.paper_factor:
             return (self.target.sizes[RESIDUAL] / self.source.sizes[RESIDUAL]) ** 0.25
         return math.sqrt(old.score / new.score)
-
-
-def facts_are_plain(x: Fact) -> bool:
-    """Whether copies come in at scale 1."""
-    return bool((x.scale == 1).all())
 
 
 def _rotary_places(old: Rotary, new: Rotary, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,7 +36,7 @@ def describe(plan: GrowthPlan, name: str) -> str:
     """Return what a target tensor is made of: its source tensors, and each axis's map and scale, and noise."""
     tensor, sources = plan.tensors[name], source_tensors(plan, name)
     if not sources:
-        return "zero: the layer writes nothing" if name in plan.silenced else "at the model's initialization"
+        return _silenced(plan, name) if name in plan.silenced else "at the model's initialization"
     if name in plan.passing:
         return f"{', '.join(sources)}; one value, such that the norm gives back what comes in on average"
     maps, sizes = plan.index_maps[name], plan.source_graph.sizes
@@ -52,6 +52,12 @@ def describe(plan: GrowthPlan, name: str) -> str:
     average = () if tensor.layer is None else plan.layers[tensor.layer].average
     named = [f"{weight:g} of {name}" for name, weight in plan.source_names(tensor).items()] if average else sources
     return f"{', '.join(named)}; {'; '.join(parts)}"
+
+
+def _silenced(plan: GrowthPlan, name: str) -> str:
+    offset = plan.tensors[name].offset
+    stored = f"{plan.silenced[name]:g}, to which the norm adds {offset:g}" if offset else "zero"
+    return f"{stored}: the layer writes nothing"
 
 
 def _axis_name(axis: Axis) -> str:

@@ -51,6 +51,17 @@ class Fact:
         return self.index >= 0
 
     @property
+    def scaled(self) -> bool:
+        """Whether any copy is at another scale than the source's."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it is the source's own, unscaled."""
+        own = torch.arange(self.source_size)
+        return torch.equal(self.index, own) and not self.scaled
+
+    @property
     def counts(self) -> torch.Tensor:
         """C of each copy (bert2BERT eq. 7), float64; 1 for all else."""
         return self.spread(self.sums(torch.ones_like(self.scale)))

@@ -131,7 +131,7 @@ class GrowthPlan:
             for branch in layer.branches if origin.silent else []:
                 values |= dict.fromkeys(_writers(branch), 0.0)
                 if branch.post is not None:
-                    values[branch.post.gain] = -branch.post.offset
+                    values[branch.post.gain] = 0.0 - branch.post.offset
         return values
 
     @cached_property

@@ -170,7 +170,7 @@ def _layers(certificate: dict[str, Any], number: int, name: str) -> Plot:
     kinds = {
         "the source's own place": [],
         "added, writes nothing at first": [],
-        "added, heard at once": [],
+        "added, writes at once": [],
         "random": [],
     }
     rows = []
@@ -180,7 +180,7 @@ def _layers(certificate: dict[str, Any], number: int, name: str) -> Plot:
         elif not origin["added"]:
             kind = "the source's own place"
         else:
-            kind = "added, writes nothing at first" if origin["silent"] else "added, heard at once"
+            kind = "added, writes nothing at first" if origin["silent"] else "added, writes at once"
         kinds[kind].append((place, -1 if origin["source"] is None else origin["source"]))
         rows.append({"target_layer": place, "source_layer": origin["source"], "kind": kind})
     layers = certificate["source"]["num_hidden_layers"]

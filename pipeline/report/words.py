@@ -25,10 +25,10 @@ def options(growth: dict[str, Any]) -> list[tuple[str, str]]:
     for operator in (WIDTH.get(growth["width"]), DEPTH.get(growth["depth"])):
         for option in () if operator is None else operator.options:
             value = growth[option.name]
-            if isinstance(option.told, Mapping):
-                told = option.told.get(value)
+            if isinstance(option.effect, Mapping):
+                told = option.effect.get(value)
             else:
-                told = option.told.format(**growth) if value != option.default else None
+                told = option.effect.format(**growth) if value != option.default else None
             if told:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
                 found.append((option.name if value is True else f"{option.name}: {shown}", told))

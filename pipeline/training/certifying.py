@@ -13,7 +13,7 @@ from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
 from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.preparation import Growth
-from pipeline.training.watchdog import Watchdog, heard
+from pipeline.training.watchdog import Watchdog, watched
 
 
 class Certifying:
@@ -62,7 +62,7 @@ class Certifying:
             growth = self._growth
             # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
             self._compared = begin_on_first_rank(
-                lambda tick: compare(replace(self._source, state=heard(self._source.state, tick)), growth.plan, growth.target)
+                lambda tick: compare(replace(self._source, state=watched(self._source.state, tick)), growth.plan, growth.target)
             )
             self._in_training = self._measure()
 

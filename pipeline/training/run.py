@@ -229,7 +229,7 @@ class Run:
 
     def _train(self, prepared: Preparation, saved: Saved | None, position: Position, records: Records) -> dict[str, Any]:
         """Train what is left, model after model; return the summary."""
-        source, final = _heard(prepared.given or self._untrained(prepared), records), 0.0
+        source, final = _watched(prepared.given or self._untrained(prepared), records), 0.0
         digest = prepared.digest
         for phase in phases_of(self._recipe):
             begin, end = prepared.timeline.bounds(phase.number)
@@ -338,7 +338,7 @@ class Run:
             check_model(source, prepared.config(saved.phase), phase)
             return source
 
-        return _heard(distributed.on_every_rank(opened), records)
+        return _watched(distributed.on_every_rank(opened), records)
 
     def _export(self, source: Source, directory: Path, prepared: Preparation, position: Position, records: Records) -> None:
         """Leave a model as a Hugging Face directory; the source's is there already where the run goes on."""
@@ -482,8 +482,8 @@ class Run:
             print(line, flush=True)
 
 
-def _heard(source: Source, records: Records) -> Source:
-    return replace(source, state=records.watchdog.heard(source.state))
+def _watched(source: Source, records: Records) -> Source:
+    return replace(source, state=records.watchdog.watched(source.state))
 
 
 def _remarks(prepared: Preparation) -> tuple[str, ...]:

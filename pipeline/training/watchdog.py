@@ -89,9 +89,9 @@ class Watchdog:
         self._step = self._step if step is None else step
         self._beaten = time.monotonic()
 
-    def heard(self, state: State) -> State:
+    def watched(self, state: State) -> State:
         """Return the state as one of which every read is a beat: a large model is a long time under way."""
-        return heard(state, self.beat)
+        return watched(state, self.beat)
 
     def on_first_rank(self, work: Callable[[], Result]) -> Result:
         """Return what `distributed.on_first_rank` does of work whose length is rank 0's to answer for."""
@@ -150,13 +150,13 @@ class Watchdog:
             time.sleep(0.1)
 
 
-def heard(state: State, beat: Callable[[], None]) -> State:
+def watched(state: State, beat: Callable[[], None]) -> State:
     """Return the state as one of which every read calls `beat` first."""
     return {name: _Heard(tensor, beat) for name, tensor in state.items()}
 
 
 class _Heard:
-    """A tensor of a state whose reading is heard."""
+    """A tensor of a state whose reading is watched."""
 
     def __init__(self, tensor: Rows, beat: Callable[[], None]) -> None:
         self.shape = tensor.shape

@@ -39,7 +39,7 @@ class Option:
     """Its type, as pydantic reads it."""
     default: Any
     description: str
-    told: Mapping[Any, str] | str = ""
+    effect: Mapping[Any, str] | str = ""
     """What it does, for the reader of a report: by its value, or where it is not the default; keys of the section in braces."""
 
 

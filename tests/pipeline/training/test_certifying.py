@@ -12,7 +12,7 @@ from torch.distributed import HashStore
 from pipeline.growth.state import Source
 from pipeline.training import certifying, watchdog
 from pipeline.training.certifying import Certifying
-from pipeline.training.watchdog import Watchdog, heard
+from pipeline.training.watchdog import Watchdog, watched
 
 READS = 3
 
@@ -94,7 +94,7 @@ def test_only_the_main_thread_tells_the_watchdog_that_a_rank_is_well(monkeypatch
     monkeypatch.setattr(watchdog, "_get_default_store", lambda: SimpleNamespace(clone=lambda: store))
     made = Watchdog(60.0, 5)
     tensor = SimpleNamespace(shape=(1,), rows=lambda start, stop: torch.ones(stop - start))
-    reads = [lambda: made.heard({"a": tensor})["a"].rows(0, 1), made.beat, lambda: made.beat(7)]
+    reads = [lambda: made.watched({"a": tensor})["a"].rows(0, 1), made.beat, lambda: made.beat(7)]
     for read in reads:
         made._beaten, made._step = 0.0, 5
         thread = threading.Thread(target=read)
@@ -109,5 +109,5 @@ def test_only_the_main_thread_tells_the_watchdog_that_a_rank_is_well(monkeypatch
 def test_a_state_that_is_heard_reads_as_the_state():
     beats = []
     tensor = SimpleNamespace(shape=(4,), rows=lambda start, stop: torch.arange(4)[start:stop])
-    (one,) = heard({"a": tensor}, lambda: beats.append(1)).values()
+    (one,) = watched({"a": tensor}, lambda: beats.append(1)).values()
     assert one.shape == (4,) and torch.equal(one.rows(1, 3), torch.tensor([1, 2])) and beats == [1]
