@@ -230,6 +230,13 @@ def _intermediate_key(config_class: type[PretrainedConfig]) -> str:
     return next(key for key in _FFN_WIDTHS if hasattr(config_class, key))
 
 
+def head_dim_of(config: PretrainedConfig) -> int:
+    """Channels per attention head, d_k."""
+    known = type(config)
+    own = hasattr(known, "num_key_value_heads") or "head_dim" in known.attribute_map
+    return (getattr(config, "head_dim", None) if own else None) or config.hidden_size // config.num_attention_heads
+
+
 def sizes_of(config: PretrainedConfig) -> Sizes:
     """Read a model's sizes off its Hugging Face configuration.
 
@@ -237,14 +244,13 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
     """
     heads, known = config.num_attention_heads, type(config)
     grouped = hasattr(known, "num_key_value_heads")
-    own_head_dim = grouped or "head_dim" in known.attribute_map
     inner = getattr(config, _intermediate_key(known))
     return Sizes(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=config.num_key_value_heads if grouped else heads,
-        head_dim=(getattr(config, "head_dim", None) if own_head_dim else None) or config.hidden_size // heads,
+        head_dim=head_dim_of(config),
         intermediate_size=4 * config.hidden_size if inner is None else inner,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings if has_key(known, "max_position_embeddings") else None,

@@ -34,6 +34,10 @@ class Part:
     name: str = ""
     """What the node that has it calls it: query, key, value, gate, up."""
 
+    def __repr__(self) -> str:
+        """`heads*head_dim:query`; short, since layers are compared by what they look like."""
+        return f"{'*'.join(self.ports)}:{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -42,6 +46,10 @@ class Axis:
     parts: tuple[Part, ...]
     outer: int = 0
     """Ports that all parts begin with and that stand outside of them (GPT-NeoX: heads; gpt-oss: units of the FFN)."""
+
+    def __repr__(self) -> str:
+        """Its parts, and how many ports stand outside."""
+        return f"{self.parts}{self.outer}"
 
     @classmethod
     def of(cls, *ports: str, part: str = "") -> "Axis":
@@ -320,7 +328,12 @@ class Model:
 
     def stack_of(self, layer: int) -> range:
         """Return the numbers of all layers of the stack that a layer is of."""
-        return next(numbers for numbers in self.ranges if layer in numbers)
+        first = 0
+        for stack in self.stacks:
+            if layer < first + len(stack.layers):
+                return range(first, first + len(stack.layers))
+            first += len(stack.layers)
+        raise IndexError(layer)
 
     def at_layer(self, name: str, layer: int) -> str:
         """Return the name that the tensor `name` of some layer has in another layer, of the same stack."""

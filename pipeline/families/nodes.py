@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from pipeline.families.base import sizes_of
+from pipeline.families.base import head_dim_of, sizes_of
 from pipeline.families.graph import (
     KEY_PORTS,
     MIXED,
@@ -19,6 +19,13 @@ from pipeline.families.graph import (
     Rotary,
 )
 from pipeline.families.rope import rope_sets
+
+_QUERY_KEY_VALUE = (
+    Axis.of(*QUERY_PORTS, part="query"),
+    Axis.of(*KEY_PORTS, part="key"),
+    Axis.of(*KEY_PORTS, part="value"),
+)
+_GATE, _UP = Axis.of("ffn", part="gate"), Axis.of("ffn", part="up")
 
 
 def port_sizes(config: PretrainedConfig) -> dict[str, int]:
@@ -43,8 +50,7 @@ def query_key_value(
     prefix: str, names: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj"), **options: Any
 ) -> tuple[Linear, Linear, Linear]:
     """Three linears of their own, keys and values over key-value heads."""
-    axes = [Axis.of(*ports, part=part) for ports, part in ((QUERY_PORTS, "query"), (KEY_PORTS, "key"), (KEY_PORTS, "value"))]
-    query, key, value = (linear(prefix + name, axis, **options) for name, axis in zip(names, axes, strict=True))
+    query, key, value = (linear(prefix + name, axis, **options) for name, axis in zip(names, _QUERY_KEY_VALUE, strict=True))
     return query, key, value
 
 
@@ -56,7 +62,7 @@ def attention_output(name: str, **options: Any) -> Linear:
 def gated_mlp(prefix: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), **options: Any) -> Mlp:
     """act(gate) * up, and down."""
     gate, up, down = (prefix + name for name in names)
-    inputs = (linear(gate, Axis.of("ffn", part="gate"), **options), linear(up, Axis.of("ffn", part="up"), **options))
+    inputs = (linear(gate, _GATE, **options), linear(up, _UP, **options))
     return Mlp(inputs, linear(down, STREAM, UNITS, **options))
 
 
@@ -79,9 +85,9 @@ def layer_norm(name: str, *, bias: bool = True, **options: Any) -> Norm:
 def rotary(config: PretrainedConfig, **options: Any) -> Rotary:
     """Rotary positions of the part of a head that the configuration names."""
     (share,) = {rope.get("partial_rotary_factor") or 1.0 for rope in rope_sets(config).values()}
-    return Rotary(int(sizes_of(config).head_dim * share), **options)
+    return Rotary(int(head_dim_of(config) * share), **options)
 
 
 def score(config: PretrainedConfig) -> float:
     """1 / sqrt(d_k)."""
-    return sizes_of(config).head_dim ** -0.5
+    return head_dim_of(config) ** -0.5

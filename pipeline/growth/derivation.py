@@ -78,27 +78,30 @@ class Derivation:
         stream = self._embedded(old_stack, new_stack)
         table = new_stack.relative_positions
         self._added_to_scores = None if table is None else self._relative_positions(table)
-        seen: dict[str, Layer] = {}
+        layers, old_forms = self.source.layers, {}
+        seen: dict[str, list[str]] = {}
         for origin, layer in zip(origins, new_stack.layers, strict=True):
             if origin.source is None:
                 continue
-            old = self.source.layers[origin.source]
+            old, names = layers[origin.source], _tensors(layer)
             # Layers that are alike in all but their number come to the same.
-            form = _LAYER.sub(".", f"{old} {layer}")
+            if origin.source not in old_forms:
+                old_forms[origin.source] = _LAYER.sub(".", repr(old))
+            form = old_forms[origin.source] + _LAYER.sub(".", repr(layer))
             if form in seen:
-                for known, tensor in zip(_tensors(seen[form]), _tensors(layer), strict=True):
+                for known, tensor in zip(seen[form], names, strict=True):
                     if known in self.maps:
                         self.maps[tensor] = self.maps[known]
                 continue
             if old.form != layer.form and not origin.silent:
-                self._break(_tensors(layer)[0], Break("layer_kinds_differ"))
+                self._break(names[0], Break("layer_kinds_differ"))
             stream = self._layer(old, layer, stream)
             # ModernBERT's first layer lacks a norm that the others have.
             known = {_LAYER.sub(".", tensor) for tensor in _tensors(old)}
-            for tensor in _tensors(layer):
+            for tensor in names:
                 if _LAYER.sub(".", tensor) not in known:
                     del self.maps[tensor]
-            seen[form] = layer
+            seen[form] = names
         return stream
 
     def _depth(self) -> None:

@@ -7,10 +7,11 @@ counts, scaled, zero, at the mean, or noise that the source does not determine.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
-from pipeline.growth.index_map import MEAN, ZERO, AxisIndexMap
+from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
 
 NOISE = -9
 """In place of a source index: values that the source does not determine."""
@@ -38,19 +39,21 @@ class Fact:
     @classmethod
     def given(cls, rows: AxisIndexMap, source_size: int, factor: float = 1.0) -> "Fact":
         """What rows give where `factor` times the source's input comes in; rows of the next layer count as their own."""
-        known = (rows.indices >= 0) | (rows.indices == ZERO) | (rows.indices == MEAN)
-        return cls(torch.where(known, rows.indices, NOISE), rows.factors * factor, source_size)
+        index = rows.indices
+        if rows.codes & {INIT, SMALL}:
+            index = torch.where((index == INIT) | (index == SMALL), NOISE, index)
+        return cls(index, rows.factors if factor == 1.0 else rows.factors * factor, source_size)
 
     def noisy(self, where: torch.Tensor) -> "Fact":
         """The same, but noise where told."""
         return Fact(torch.where(where, NOISE, self.index), self.scale, self.source_size)
 
-    @property
+    @cached_property
     def copied(self) -> torch.Tensor:
         """Which are copies."""
         return self.index >= 0
 
-    @property
+    @cached_property
     def scaled(self) -> bool:
         """Whether any copy is at another scale than the source's."""
         return bool((self.scale != 1).any())
@@ -61,7 +64,7 @@ class Fact:
         own = torch.arange(self.source_size)
         return torch.equal(self.index, own) and not self.scaled
 
-    @property
+    @cached_property
     def counts(self) -> torch.Tensor:
         """C of each copy (bert2BERT eq. 7), float64; 1 for all else."""
         return self.spread(self.sums(torch.ones_like(self.scale)))

@@ -127,7 +127,7 @@ class AxisIndexMap:
     @cached_property
     def codes(self) -> frozenset[int]:
         """The codes that occur."""
-        return frozenset(self.indices[self.indices < 0].tolist())
+        return frozenset(code for code in (ZERO, INIT, MEAN, SMALL) if bool((self.indices == code).any()))
 
     @cached_property
     def reads_next_layer(self) -> bool:

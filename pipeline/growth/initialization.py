@@ -1,6 +1,7 @@
 """A state at a model's own random initialization."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from transformers import PretrainedConfig
@@ -35,10 +36,15 @@ class InitializedTensor:
 def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:
     """Return a model at the family's own random initialization."""
     graph = family.graph(config)
+    return initial_state(graph.tensors(), graph.sizes, seed)
+
+
+def initial_state(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], seed: int) -> State:
+    """Return tensors of these sizes at their own random initialization."""
 
     def tensor(name: str, described: Tensor) -> Rows:
         named = isinstance(described.init, str)
         kind, std = (described.init, 0.0) if named else ("normal", described.init)
-        return InitializedTensor(described.shape(graph.sizes), kind, std, ("init", seed, name))
+        return InitializedTensor(described.shape(sizes), kind, std, ("init", seed, name))
 
-    return {name: tensor(name, described) for name, described in graph.tensors().items()}
+    return {name: tensor(name, described) for name, described in tensors.items()}

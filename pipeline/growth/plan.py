@@ -20,7 +20,7 @@ from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.derivation import Departure, Derivation
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
-from pipeline.growth.initialization import initialized
+from pipeline.growth.initialization import initial_state
 from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
@@ -59,8 +59,6 @@ class GrowthPlan:
     """From the source's function, as derived from the graph."""
     context: Sequence[Change]
     """What makes the target attend otherwise than its source, on purpose."""
-    initial: State
-    """The target at the model's own random initialization."""
 
     def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
@@ -99,6 +97,11 @@ class GrowthPlan:
     def unties(self) -> bool:
         """Whether the target's output matrix is its own where the source's is its embedding."""
         return self.source_graph.head.tied and not self.graph.head.tied
+
+    @cached_property
+    def initial(self) -> State:
+        """The target at the model's own random initialization."""
+        return initial_state(self.tensors, self.graph.sizes, self.seed)
 
     def source_name(self, tensor: Tensor, layer: int | None = None) -> str:
         """The source's tensor that a target's is made of; of another source layer, where one is told."""
@@ -153,11 +156,10 @@ class GrowthPlan:
             return Constant(tensor.shape(self.graph.sizes), self.silenced[name])
         if name not in self.index_maps:
             return self.initial[name]
-        if tensor.layer is None:
-            own = following = state[self.source_name(tensor)]
-        else:
-            own, following = (_summed(state, self.source_names(tensor, following=after)) for after in (False, True))
         maps = self.index_maps[name]
+        own = following = state[self.source_name(tensor)] if tensor.layer is None else _summed(state, self.source_names(tensor))
+        if any(each.reads_next_layer for each in maps):
+            following = _summed(state, self.source_names(tensor, following=True))
         if name in self.passing:
             end = self.layer_end(self.layers[tensor.layer].source)
             own = following = MeasuredTensor(PassingNorm(self.passing[name], state[end.gain], state[end.bias]))
@@ -277,7 +279,6 @@ def plan_growth(
         index_maps=_scaled_layers(derivation.maps, new, layers),
         departures=derivation.departures,
         context=tuple(context_changes(family, source, target)),
-        initial=initialized(family, target, seed),
     )
     _refuse_deadlock(plan)
     return plan
