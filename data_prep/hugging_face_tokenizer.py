@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from data_prep.auto_tokenizer import END, open_auto_tokenizer, read_told
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from data_prep.token_meaning import Meanings, hugging_face_meanings
 from data_prep.tokenizer_files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizer_probes import PROBES, differing, spelled
 
@@ -179,6 +180,10 @@ class HuggingFaceTokenizer:
     def token(self, number: int) -> str:
         """Return how the vocabulary spells an id."""
         return self.hugging_face.convert_ids_to_tokens(number)
+
+    def meanings(self) -> Meanings:
+        """Return what each id stands for."""
+        return hugging_face_meanings(self.hugging_face)
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer into `folder` so that AutoTokenizer makes the same of it there, with whatever config.json beside.

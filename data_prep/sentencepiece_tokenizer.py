@@ -6,6 +6,7 @@ import sentencepiece
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
+from data_prep.token_meaning import Meanings, sentencepiece_meanings
 from data_prep.tokenizer_files import SENTENCEPIECE, copy_files, tokenizer_files
 
 
@@ -61,6 +62,13 @@ class SentencePieceTokenizer:
     def token(self, number: int) -> str:
         """Return how the vocabulary spells an id."""
         return self._processor.id_to_piece(number)
+
+    def meanings(self) -> Meanings:
+        """Return what each id stands for."""
+        found = {"bos": self.bos_id, "eos": self.eos_id, "cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id}
+        found |= {"pad": self._processor.pad_id(), "unk": self._processor.unk_id()}
+        roles = {role: number for role, number in found.items() if number is not None and number >= 0}
+        return sentencepiece_meanings(self._processor, roles)
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer into `folder`."""

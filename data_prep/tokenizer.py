@@ -18,6 +18,7 @@ from data_prep.errors import UserError
 from data_prep.files import file_digest
 from data_prep.hugging_face_tokenizer import HuggingFaceTokenizer
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
+from data_prep.token_meaning import Meanings
 from data_prep.tokenizer_files import MODEL_CONFIG, has_tokenizer, is_bare_sentencepiece
 from data_prep.tokenizer_probes import PROBES, differing, spelled
 
@@ -65,6 +66,10 @@ class Tokenizer(Protocol):
 
     def token(self, number: int) -> str:
         """Return how the vocabulary spells an id."""
+        ...
+
+    def meanings(self) -> Meanings:
+        """Return what each id stands for."""
         ...
 
     def write(self, folder: Path) -> None:

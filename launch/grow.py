@@ -39,6 +39,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--target", default="", help="a Hugging Face config.json, or the sizes that change as key=value,... (default: none)"
     )
+    parser.add_argument(
+        "--tokenizer", help="the target's tokenizer, a directory or hub name, where it is another than the source's"
+    )
     parser.add_argument("--seed", type=int, default=1234, help="of random maps, noise and new values (default: %(default)s)")
     parser.add_argument(
         "--format", choices=["hf", "zero3"], required=True, help="a Hugging Face directory or a ZeRO-3 checkpoint"
@@ -61,7 +64,8 @@ def parse() -> argparse.Namespace:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out: not given; name a directory to write to, or add --dry_run")
-    arguments.growth, arguments.target = read_growth(arguments), read_target(arguments.target)
+    arguments.growth = read_growth(arguments)
+    arguments.target = read_target(arguments.target, arguments.tokenizer)
     return arguments
 
 
@@ -91,8 +95,8 @@ def _value(where: str, text: str) -> Any:
         raise UserError(f"{where}: {text!r} is no value; write a number, a word or a list as in [0,1,1]") from None
 
 
-def read_target(text: str) -> "TargetConfig | Path":
-    """Return the sizes that --target spells, or the file that it names; raises UserError."""
+def read_target(text: str, tokenizer: str | None) -> "TargetConfig | Path":
+    """Return the sizes that --target spells, with the tokenizer, or the file that it names; raises UserError."""
     from data_prep.config import validate
     from data_prep.errors import UserError
     from pipeline.recipe import TargetConfig
@@ -100,11 +104,13 @@ def read_target(text: str) -> "TargetConfig | Path":
     if text.endswith(".json"):
         return Path(text)
     # A recipe's default is to train without dropout; nothing is trained here.
-    content: dict[str, Any] = {"dropout": None}
+    content: dict[str, Any] = {"dropout": None, "tokenizer": tokenizer}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"--target: {part!r} is neither key=value nor a .json file; write for instance hidden_size=1024")
+        if key.strip() == "tokenizer":
+            raise UserError("--target: tokenizer is no size; name it by --tokenizer")
         # rope_parameters.rope_theta=1e6 is a key of a mapping.
         *outer, name = key.strip().split(".")
         section = content

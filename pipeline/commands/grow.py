@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
             out=arguments.out,
             foreign=arguments.foreign,
             config=arguments.config,
+            tokenizer=arguments.tokenizer,
         ),
         foreseen=arguments.dry_run,
     )

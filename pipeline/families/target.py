@@ -50,7 +50,7 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
     set_context(family, source, config, target, where)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
-    check_growth(source, config, where)
+    check_growth(source, config, where, new_tokenizer=target.tokenizer is not None)
     return config
 
 
@@ -64,6 +64,8 @@ def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: Tar
     }
     if family.grouped:
         reasons["num_key_value_heads"] = "in proportion to num_attention_heads"
+    if named.tokenizer is not None:
+        reasons["vocab_size"] = "it is that of the target's tokenizer"
     return [
         f"{key}: {getattr(old, key)} -> {getattr(new, key)}, not named, so {reason}"
         for key, reason in reasons.items()
@@ -71,11 +73,11 @@ def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: Tar
     ]
 
 
-def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str) -> None:
+def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str, *, new_tokenizer: bool = False) -> None:
     """Refuse a target configuration that the source cannot grow into; `where` stands before the keys.
 
-    Both are of families that `family_of` lets pass. Raises UserError naming the key. The rules are those of
-    `target_config`, which changes nothing but sizes and dropout.
+    With a new tokenizer the vocabulary may be smaller. Both are of families that `family_of` lets pass. Raises UserError
+    naming the key. The rules are those of `target_config`, which changes nothing but sizes and dropout.
     """
     family = family_of(source)
     # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
@@ -99,7 +101,7 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str)
         )
     for key in _SIZES:
         least, size = getattr(old, key), getattr(new, key)
-        if least is not None and size < least:
+        if least is not None and size < least and not (new_tokenizer and key == "vocab_size"):
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
     _check_groups(old, new, where)

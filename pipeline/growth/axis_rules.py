@@ -44,6 +44,8 @@ class AxisRules:
     maps: Mapping[str, AxisMap]
     """By port."""
     position_offset: int
+    tokens: AxisIndexMap
+    """Rows of the vocabulary's tables."""
 
     @property
     def silent(self) -> bool:
@@ -57,12 +59,13 @@ class AxisRules:
 
     def rows(self, port: str) -> AxisIndexMap:
         """Rows of a table of that port."""
+        if port == "vocab":
+            return self.tokens
         old, new = self.source.sizes[port], self.target.sizes[port]
         if port == "positions":
             return repeated_positions(old, new, self.position_offset)
         index = torch.arange(new)
-        filled = MEAN if port == "vocab" and self.growth.vocabulary == "mean" else INIT
-        return AxisIndexMap(torch.where(index < old, index, filled))
+        return AxisIndexMap(torch.where(index < old, index, INIT))
 
     # --- the residual stream ----------------------------------------------------------------------
 

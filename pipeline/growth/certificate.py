@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.families import context_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, verdict
+from pipeline.growth.token_rows import tokens_counted
 from pipeline.keyed import DRAWS
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
@@ -55,6 +56,8 @@ def certify(
             }
             for port, axis_map in plan.maps.items()
         },
+        "tokens": tokens_counted(plan.tokens, plan.source.vocab_size),
+        "tokenizers": None if plan.tokenizer is None else plan.tokenizer.record(),
         "layers": [asdict(origin) for origin in plan.layers],
         "verdict": found,
         "departures": [asdict(reason) for reason in reasons],

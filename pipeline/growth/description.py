@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.families.graph import Axis
 from pipeline.growth.grown import Noise
-from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
+from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.plan import GrowthPlan
 
 _NOISE = {
@@ -12,7 +12,13 @@ _NOISE = {
     "paired": "noise of {share} standard deviations on copies, +e and -e in pairs",
     "split": "copies' shares differ by up to {share} of the weight, in pairs",
 }
-_CODES = {ZERO: "zero", INIT: "at the model's initialization", MEAN: "at the mean", SMALL: "small values"}
+_CODES = {
+    ZERO: "zero",
+    INIT: "at the model's initialization",
+    MEAN: "at the mean",
+    SMALL: "small values",
+    PIECES: "at the mean of their pieces",
+}
 
 
 def source_tensors(plan: GrowthPlan, name: str) -> list[str]:

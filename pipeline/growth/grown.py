@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline import keyed
-from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap, Run, product
+from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap, Run, product
 from pipeline.growth.state import Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
 
@@ -58,7 +58,7 @@ class GrownTensor:
     """A target tensor made of a source tensor's rows and columns.
 
     W'[j, i] = W[g(j), g(i)] * scale(j) * scale(i) where both sides copy. Elsewhere one code decides:
-    zeros before the model's own initialization, before small values, before the mean.
+    zeros before the model's own initialization, before small values, before the mean, of all rows or of some.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class GrownTensor:
         return torch.where(copied & asked, self.row_map.indices, -1)
 
     def rows_of_statistics(self) -> torch.Tensor:
-        """Return which target rows ask for the mean or the standard deviation of all of `own`."""
+        """Return which target rows ask for the mean or the standard deviation of all of `own`, or for the mean of some rows."""
         rows = self.row_map.indices
         if len(self.shape) > 1 and (
             SMALL in self.column_map.codes or (self._noise is not None and self._noise.kind != "split")
         ):
             return torch.ones(len(rows), dtype=torch.bool)
-        return (rows == MEAN) | ((rows == SMALL) & (len(self.shape) > 1))
+        return (rows == MEAN) | (rows == PIECES) | ((rows == SMALL) & (len(self.shape) > 1))
 
     def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""
@@ -147,14 +147,18 @@ class GrownTensor:
         """The source rows that target rows [first, last) of a run copy."""
         if run.code == MEAN:
             return self.own.mean_row.to(self._dtype).expand(last - first, -1)
+        if run.code == PIECES:
+            sources, begins = self.row_map.pieces.of(first, last)
+            values = _gathered(source, sources).reshape(len(sources), -1).double().numpy()
+            # Each row is summed by itself, whatever rows it is asked for with.
+            sums = torch.from_numpy(np.add.reduceat(values, begins.numpy(), axis=0))
+            counts = torch.diff(begins, append=torch.tensor([len(sources)]))
+            return (sums / counts[:, None]).to(self._dtype)
         if isinstance(run.indices, slice):
             begin = run.indices.start + first - run.start
             rows = source.rows(begin, begin + last - first)
         else:
-            wanted, places = run.indices[first - run.start : last - run.start].unique(return_inverse=True)
-            # Only the rows that are copied are read, neighbours at once.
-            stretches = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().reshape(-1) + 1)
-            rows = torch.cat([source.rows(int(part[0]), int(part[-1]) + 1) for part in stretches]).index_select(0, places)
+            rows = _gathered(source, run.indices[first - run.start : last - run.start])
         return rows.reshape(last - first, -1).to(self._dtype)
 
     def _small_values(self, first: int, last: int, column: Run) -> torch.Tensor:
@@ -202,6 +206,13 @@ class GrownTensor:
             drawn = draw(self.key, int(first[start + begin]) * width, (end - begin) * width)
             values[begin:end] = torch.from_numpy(drawn).reshape(-1, width) * sign[start + begin : start + end, None]
         return values
+
+
+def _gathered(source: MeasuredTensor, indices: torch.Tensor) -> torch.Tensor:
+    """The source's rows of these indices; only those are read, neighbours at once."""
+    wanted, places = indices.unique(return_inverse=True)
+    stretches = torch.tensor_split(wanted, (wanted.diff() != 1).nonzero().reshape(-1) + 1)
+    return torch.cat([source.rows(int(part[0]), int(part[-1]) + 1) for part in stretches]).index_select(0, places)
 
 
 def _columns(values: torch.Tensor, run: Run) -> torch.Tensor:

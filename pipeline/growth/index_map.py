@@ -12,8 +12,9 @@ from pipeline.families.graph import Axis
 Sizes = Mapping[str, int]
 """By port."""
 
-ZERO, INIT, MEAN, SMALL = -1, -2, -3, -4
-"""In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values."""
+ZERO, INIT, MEAN, SMALL, PIECES = -1, -2, -3, -4, -5
+"""In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values; the mean
+over some of the source's indices, which `AxisIndexMap.pieces` names."""
 
 _NO_CODE = -99
 
@@ -28,11 +29,27 @@ class Run:
     start: int
     stop: int
     code: int
-    """ZERO, INIT, MEAN, SMALL, or 0 for copies."""
+    """ZERO, INIT, MEAN, SMALL, PIECES, or 0 for copies."""
     indices: slice | torch.Tensor
     """The source indices of copies."""
     scale: float | torch.Tensor
     next_layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Which source indices the target indices at PIECES are the mean of, one behind the other."""
+
+    begins: torch.Tensor
+    """Where those of each target index begin; int64, for every index of the axis."""
+    sources: torch.Tensor
+    """Source indices, int64."""
+
+    def of(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return those of target indices [first, last), and where those of each begin among them."""
+        begin = int(self.begins[first])
+        end = int(self.begins[last]) if last < len(self.begins) else len(self.sources)
+        return self.sources[begin:end], self.begins[first:last] - begin
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,8 @@ class AxisIndexMap:
     """Which are read from the source's next layer; None for none."""
     fresh: torch.Tensor | None = None
     """Which start without moments, whatever they copy; None for none."""
+    pieces: Pieces | None = None
+    """What those at PIECES are made of."""
 
     @classmethod
     def identity(cls, size: int) -> "AxisIndexMap":

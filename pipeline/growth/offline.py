@@ -19,10 +19,12 @@ from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
+from pipeline.growth.new_tokenizer import NewTokenizer, open_new_tokenizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.state import OptimizerState, State
+from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.growth.tokenizer_length import write_tokenizer_length
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -51,6 +53,8 @@ class Request:
     """None where nothing will be written."""
     foreign: bool = False
     """Whether the source may be a checkpoint that has lost the list of what its files should be."""
+    tokenizer: str | None = None
+    """The target's, where it is another than the source's: a directory, or a name on the hub."""
     config: Path | None = None
     """The source's config.json, or a directory with one, where the source is a checkpoint that has none."""
 
@@ -69,14 +73,28 @@ class OfflineGrowth:
         opened = foresee_source if foreseen else open_source
         self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
         self.beside = files_beside(source.beside)
-        self.target = _target(request.target, source.config)
+        self.tokenizer = None if request.tokenizer is None else open_new_tokenizer(source, request.tokenizer)
+        self.target = _target(request.target, source.config, self.tokenizer)
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
-        plan = plan_growth(source.config, self.target, request.growth, request.seed, derived=derived, stock=True)
+        plan = plan_growth(
+            source.config,
+            self.target,
+            request.growth,
+            request.seed,
+            derived=derived,
+            stock=True,
+            tokenizer=self.tokenizer,
+        )
         if isinstance(request.target, Path):
             plan = replace(plan, choices=[*plan.choices, *_lists_not_taken(self.target, plan.config)])
         self.plan = plan
         self.target = self.plan.config
+        told = source.beside / GENERATION
+        self.generation = None
+        if self.tokenizer is not None:
+            check_beside(self.tokenizer.tokenizer, self.target)
+            self.generation = self.tokenizer.generation(told, source.config) if told in self.beside else None
         self._check_options()
         stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32
@@ -164,9 +182,9 @@ class OfflineGrowth:
 
             if self.request.format == "hf":
                 write_huggingface(directory, self.target, self.grown, self.dtype, progress=advance)
-                copy_files(self.beside, self.source.beside, directory)
+                self._write_beside(directory)
                 write_tokenizer_length(directory, self.target, self.source.config)
-                write_generation_config(directory, self.target, self.source.beside)
+                write_generation_config(directory, self.target, directory)
             else:
                 write_zero3(
                     directory,
@@ -175,10 +193,19 @@ class OfflineGrowth:
                     self.ranks,
                     dtype=self.dtype,
                     optimizer=self.optimizer,
-                    beside=lambda folder: copy_files(self.beside, self.source.beside, folder),
+                    beside=self._write_beside,
                     record=record,
                     progress=advance,
                 )
+
+    def _write_beside(self, folder: Path) -> None:
+        """Write what comes with the model: its tokenizer, and how it generates."""
+        if self.tokenizer is None:
+            copy_files(self.beside, self.source.beside, folder)
+            return
+        self.tokenizer.tokenizer.write(folder)
+        if self.generation is not None:
+            write_json(folder / GENERATION, self.generation)
 
     @property
     def bytes_written(self) -> int:
@@ -219,11 +246,13 @@ def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> lis
     ]
 
 
-def _target(target: TargetConfig | Path, source: PretrainedConfig) -> PretrainedConfig:
+def _target(target: TargetConfig | Path, source: PretrainedConfig, tokenizer: NewTokenizer | None) -> PretrainedConfig:
     if isinstance(target, TargetConfig):
-        return target_config(source, target)
+        return target_config(source, target if tokenizer is None else tokenizer.named(target, "target."))
     config = read_config(target)
     if getattr(config, QUANTIZATION, None) is not None:
         raise UserError(f"{target}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
-    check_growth(source, config, f"{target}: ")
+    if tokenizer is not None:
+        tokenizer.check_size(config.vocab_size, f"{target}: ")
+    check_growth(source, config, f"{target}: ", new_tokenizer=tokenizer is not None)
     return config

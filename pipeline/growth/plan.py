@@ -22,12 +22,15 @@ from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initial_state
 from pipeline.growth.layer_origins import layer_origins
+from pipeline.growth.new_tokenizer import NewTokenizer
 from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
+from pipeline.growth.token_rows import CarriedTokens, TokenRows, tokens_told
 from pipeline.recipe import GrowthConfig
+from pipeline.recipe.growth import AUTO
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class GrowthPlan:
     """From the source's function, as derived from the graph."""
     context: Sequence[Change]
     """What makes the target attend otherwise than its source, on purpose."""
+    tokens: AxisIndexMap
+    """What the rows of the vocabulary's tables are made of."""
+    tokenizer: NewTokenizer | None = None
+    """Where the target's is another than the source's."""
 
     def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
@@ -87,6 +94,12 @@ class GrowthPlan:
         reason = f"norm_anneal_steps: {steps}, since the model is trained for no more steps, and ends with stock norms"
         growth = self.growth.model_copy(update={"norm_anneal_steps": steps})
         return replace(self, growth=growth, choices=[*self.choices, reason])
+
+    @cached_property
+    def carried(self) -> CarriedTokens:
+        """The tokens that source and target both have."""
+        target = (self.tokens.indices >= 0).nonzero().reshape(-1)
+        return CarriedTokens(self.tokens.indices[target], target)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -241,20 +254,23 @@ def plan_growth(
     *,
     derived: Sequence[str] = (),
     stock: bool = False,
+    tokenizer: NewTokenizer | None = None,
 ) -> GrowthPlan:
     """Return the plan that grows a model of one configuration into the other.
 
-    `derived` says which sizes of the target were worked out and how. `stock` keeps `auto` from weighted norms, which no
-    file can hold. Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the
-    target without a gradient for ever.
+    `derived` says which sizes of the target were worked out and how. `stock` keeps `auto` from weighted norms, which no file
+    can hold. `tokenizer` is the target's where that is another than the source's. Raises UserError for sizes that the
+    operator cannot reach, and for options that leave parts of the target without a gradient for ever.
     """
     family = family_of(source, "source")
     old = family.graph(source)
+    growth = _filling(growth, tokenizer)
     growth, choices = resolve(growth, old, sizes_of(source), sizes_of(target), stock=stock)
     operator = WIDTH[growth.width]
     layers = layer_origins(growth, old, sizes_of(target).depths)
     _refuse_unlike_averages(old, layers)
     target = copy.deepcopy(target)
+    said = [] if tokenizer is None else tokenizer.settle_ids(source, target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
@@ -262,7 +278,10 @@ def plan_growth(
     heads = new.norms_all_heads and not content.fills and maps["heads"].grows
     copies = content.units is Units.COPY or content.stream is Stream.COPY or heads
     _refuse_idle_options(growth, family, old, copies=copies)
-    derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset), layers)
+    known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows
+    tokens = known.index_map(new.sizes["vocab"], growth.vocabulary)
+    said += [] if tokenizer is None else tokens_told(tokens, old.sizes["vocab"], growth.vocabulary)
+    derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset, tokens), layers)
     plan = GrowthPlan(
         family=family,
         source=sizes_of(source),
@@ -271,7 +290,7 @@ def plan_growth(
         source_graph=old,
         graph=new,
         growth=growth,
-        choices=[*derived, *choices],
+        choices=[*derived, *choices, *said],
         seed=seed,
         content=content,
         maps=maps,
@@ -279,6 +298,8 @@ def plan_growth(
         index_maps=_scaled_layers(derivation.maps, new, layers),
         departures=derivation.departures,
         context=tuple(context_changes(family, source, target)),
+        tokens=tokens,
+        tokenizer=tokenizer,
     )
     _refuse_deadlock(plan)
     return plan
@@ -311,6 +332,18 @@ def _refuse_unlike_averages(source: Model, origins: Sequence[Origin]) -> None:
                 f"growth.layers: layers {named} differ in their windows, positions or norms, and have no average; average "
                 "layers of one kind"
             )
+
+
+def _filling(growth: GrowthConfig, tokenizer: NewTokenizer | None) -> GrowthConfig:
+    """Return the growth with the rows of new tokens settled; raises UserError for pieces of tokens that are not known."""
+    if growth.vocabulary == "pieces" and tokenizer is None:
+        raise UserError(
+            "growth.vocabulary: pieces are those that the source's tokenizer makes of another's tokens; name target.tokenizer "
+            "(launch/grow.py: --tokenizer), or choose mean"
+        )
+    if growth.vocabulary != AUTO:
+        return growth
+    return growth.model_copy(update={"vocabulary": "mean" if tokenizer is None else "pieces"})
 
 
 def _refuse_idle_options(growth: GrowthConfig, family: Family, model: Model, *, copies: bool) -> None:

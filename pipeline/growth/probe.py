@@ -19,6 +19,7 @@ from pipeline.families.graph import RESIDUAL, Model
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streamed_model import streamed_model
+from pipeline.growth.token_rows import OVER_BOTH, of_tokens
 from pipeline.growth.weighted_norms import WeightedNorms
 
 SEQUENCES, POSITIONS = 2, 32
@@ -63,7 +64,7 @@ def _outputs(
 
 
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
-    """Return by how much growth moves a logit, over the source's vocabulary, and the losses before and after.
+    """Return by how much growth moves a logit, over the tokens that both models have, and the losses before and after.
 
     The logits of sentence pairs, where the model has any, are compared too. The losses are those of tokens alone.
     Growth and models are in float64 throughout: this is about the plan, not about what rounding the
@@ -83,34 +84,36 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         target_layers = _made_of([origin.source for origin in plan.layers], source_layers)
         small, small_state = _cut(family, small, small_state, source_layers)
         large, large_state = _cut(family, large, large_state, target_layers)
-    input_ids = _window(family, source.config)
+    carried = plan.carried
+    drawn = _window(family, source.config, len(carried.source))
     places = list(_changed_places(plan))
     read = elements(small_state) + elements(large_state)
     with Meter("comparing the logits before and after", read * (1 + len(places)), "values") as meter:
 
         def both(tokens: torch.Tensor, positions: torch.Tensor | None = None) -> tuple[ModelOutput, ModelOutput]:
-            before = _outputs(plan, small, _watched(small_state, meter), tokens, positions, grown=False)
-            after = _outputs(plan, large, _watched(large_state, meter), tokens, positions, grown=True)
-            after[family.logits] = after[family.logits][..., : source.config.vocab_size]
+            before = _outputs(plan, small, _watched(small_state, meter), carried.source[tokens], positions, grown=False)
+            after = _outputs(plan, large, _watched(large_state, meter), carried.target[tokens], positions, grown=True)
+            for outputs, ids in ((before, carried.source), (after, carried.target)):
+                outputs[family.logits] = of_tokens(outputs[family.logits], ids)
             return before, after
 
-        before, after = both(input_ids)
+        before, after = both(drawn)
         by_position = []
         for positions in places:
-            one, other = both(_tokens(source.config, len(positions)), positions)
+            one, other = both(_tokens(len(carried.source), len(positions)), positions)
             moved = (one[family.logits] - other[family.logits]).abs().max().item()
             by_position.append({"positions": int(positions[-1]) + 1, "max_logit_difference": moved})
     compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
-    losses = [_loss(family, outputs[family.logits], input_ids) for outputs in (before, after)]
+    losses = [_loss(family, outputs[family.logits], drawn) for outputs in (before, after)]
     return {
         "source_loss": losses[0],
         "grown_loss": losses[1],
         "loss_gap": losses[1] - losses[0],
         "max_logit_difference": max((before[field] - after[field]).abs().max().item() for field in compared),
         "by_position": by_position,
-        "scored_tokens": _scored(family, input_ids).numel(),
+        "scored_tokens": _scored(family, drawn).numel(),
         "dtype": "float64",
-        "tokens": "random",
+        "tokens": f"random{'' if plan.tokenizer is None else OVER_BOTH}",
         "source_layers": source_layers,
         "target_layers": target_layers,
     }
@@ -139,13 +142,13 @@ def elements(state: State) -> int:
     return sum(torch.Size(tensor.shape).numel() for tensor in state.values())
 
 
-def _window(family: Family, config: PretrainedConfig) -> torch.Tensor:
-    return _tokens(config, min(POSITIONS, family.usable_positions(sizes_of(config))))
+def _window(family: Family, config: PretrainedConfig, vocabulary: int) -> torch.Tensor:
+    return _tokens(vocabulary, min(POSITIONS, family.usable_positions(sizes_of(config))))
 
 
-def _tokens(config: PretrainedConfig, length: int) -> torch.Tensor:
-    """Return random tokens, [SEQUENCES, length]."""
-    tokens = keyed.below(("probe",), 0, SEQUENCES * length, config.vocab_size)
+def _tokens(vocabulary: int, length: int) -> torch.Tensor:
+    """Return random tokens of so many, [SEQUENCES, length]."""
+    tokens = keyed.below(("probe",), 0, SEQUENCES * length, vocabulary)
     return torch.from_numpy(tokens).reshape(SEQUENCES, length)
 
 

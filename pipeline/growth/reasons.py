@@ -10,6 +10,7 @@ from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT
 from pipeline.growth.operators import Stream, Units
 from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.token_rows import OVER_BOTH
 
 
 class Verdict(StrEnum):
@@ -338,7 +339,8 @@ _NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units", "head_dim"
 def promises(plan: GrowthPlan) -> list[str]:
     """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
     reasons = predict(plan)
-    lines = [*plan.choices, f"function: {verdict(reasons)}", *(f"  {reason.cause}" for reason in reasons)]
+    over = "" if plan.tokenizer is None else OVER_BOTH
+    lines = [*plan.choices, f"function: {verdict(reasons)}{over}", *(f"  {reason.cause}" for reason in reasons)]
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)

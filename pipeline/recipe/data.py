@@ -23,7 +23,7 @@ class DataConfig(StrictModel):
     not named is left out. Where not given: all, by the weights that they were prepared with, or by their tokens."""
     text: CorpusConfig | None = None
     tokenizer: TokenizerConfig | None = None
-    """The source directory's own tokenizer where not given."""
+    """The target's tokenizer where not given: `target.tokenizer`, or the source directory's own."""
     sequence_length: PositiveInt = 128
     attention: Literal["window", "document"] = "window"
     """What a token sees: its window, or of that its own document, whose positions then count from its first token there.

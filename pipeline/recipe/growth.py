@@ -21,8 +21,9 @@ class _Growth(StrictModel):
     moves logits least, and says which."""
     depth: DepthName = AUTO
     """The depth operator, likewise."""
-    vocabulary: Literal["mean", "random"] = "mean"
-    """Rows of a larger vocabulary: the mean of the old ones, or the model's own initialization."""
+    vocabulary: Literal[AUTO, "pieces", "mean", "random"] = AUTO
+    """Rows of new tokens: the mean of the rows of the pieces that the source's tokenizer makes of the token's text (where the
+    target has another, and `auto` then), the mean of all rows (`auto` else), or the model's own initialization."""
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"

@@ -100,6 +100,10 @@ class TargetConfig(_Sizes):
     """What an `intermediate_size` that is not given is rounded up to a multiple of. Where neither is given: the largest of
     256, 128, ..., 8 that divides the source's and is at most an eighth of it."""
     vocab_size: PositiveInt | None = None
+    """The tokenizer's size, where that is named; larger for rows that no token has."""
+    tokenizer: str | None = None
+    """A directory with the target's tokenizer, or the name of a model on the Hugging Face hub, where it is another than the
+    source's: tokens are added, or all are others. Rows go by token; docs/growth.md says how."""
     max_position_embeddings: PositiveInt | None = None
     """RoBERTa's counts two rows more than it has positions."""
     tie_word_embeddings: bool | None = None

@@ -109,11 +109,30 @@ class Recipe(StrictModel):
             raise ValueError("growth.optimizer_state: grow needs a source that was trained; give it `steps`, or choose fresh")
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
             raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
+        self._check_tokenizers()
         if self.data.text is not None and any(stage.weights for stage in self.stages if isinstance(stage, TrainStage)):
             raise ValueError("stages: `weights` goes with data.shards; `data.text` is a single corpus")
         if self.data.attention == "document" and self.attn_implementation == "flash_attention_2":
             raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; sdpa would do")
         return self
+
+    def _check_tokenizers(self) -> None:
+        """Raise ValueError for a target's tokenizer that cannot be that of the run's text, of which there is one."""
+        for stage in self.stages:
+            if isinstance(stage, GrowStage) and stage.grow.tokenizer is not None:
+                raise ValueError(
+                    f"stages.{stage.name}.grow.tokenizer: the text of a run has one tokenizer; name it as target.tokenizer, or "
+                    "start another run from this one's model"
+                )
+        if self.target.tokenizer is None:
+            return
+        if self.source.model is not None:
+            raise ValueError(
+                "target.tokenizer: the source is trained here on the target's text, and has its tokenizer already; leave it "
+                "out, or name a source by source.path"
+            )
+        if self.data.tokenizer is not None and self.data.tokenizer.path is None:
+            raise ValueError("data.tokenizer: the text's tokenizer is target.tokenizer, and not trained here; leave it out")
 
     def to_yaml(self) -> str:
         """The recipe with every default filled in."""

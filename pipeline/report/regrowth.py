@@ -50,6 +50,10 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
     for number in range(len(certificates), 0, -1):
         certificate = certificates[number - 1]
         try:
+            if certificate.get("tokenizers") is not None:
+                raise AbsentError(
+                    f"growth {number} changed the tokenizer, so that its two models read other tokens of one text"
+                )
             source = _source(run, number, certificate, max_parameters)
             growth = growth_of(certificate)
             sizes = TargetConfig(

@@ -241,6 +241,8 @@ class CertificateRecord(TypedDict):
     remarks: NotRequired[list[str]]
     seed: Count
     maps: dict[str, MapRecord]
+    tokenizers: NotRequired[dict[str, str] | None]
+    """The digests of source's and target's, where growth changed the tokenizer."""
     layers: list[LayerRecord]
     verdict: Literal["exact", "approximate", "inexact by design"]
     departures: list[ReasonRecord | str]

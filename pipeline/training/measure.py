@@ -1,16 +1,18 @@
 """The grown model beside its source, on held-out text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batch, Batches
+from pipeline.data.objectives import IGNORED
 from pipeline.growth.state import Rows, Source
 from pipeline.growth.streamed_model import streamed_model
+from pipeline.growth.token_rows import OVER_BOTH, CarriedTokens, of_tokens
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
@@ -38,7 +40,8 @@ class _OnDevice:
 class Text:
     """The held-out text that both models of a growth read."""
 
-    batches: Batches
+    batches: "Batches | CarriedText"
+    """`CarriedText` where the tokenizer changed."""
     windows: int
     batch_size: int
     """Windows that a rank reads at a time."""
@@ -55,12 +58,53 @@ class Measured:
     """Logits of some positions, float64, in one row."""
 
 
-def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Measured:
-    """Return what a grown model makes of the text, over the first ids of its vocabulary, the source's; a collective call."""
+class CarriedText:
+    """Held-out text in the tokens that source and target both have, counted as those.
 
-    def logits(**inputs: torch.Tensor) -> Logits:
-        found = grown.logits(**inputs)
-        return found._replace(tokens=found.tokens[..., :vocabulary])
+    New tokens are not scored, and some others stand in their place, by turns: what both models then read is alike.
+    """
+
+    def __init__(self, batches: Batches, carried: CarriedTokens, size: int) -> None:
+        """The target's vocabulary is of `size`."""
+        self._batches = batches
+        self._number = torch.full((size,), -1)
+        count = len(carried.target)
+        # Of ids that share a token's row each counts for itself.
+        self._number[carried.target] = torch.arange(count)
+        self._new = self._number < 0
+        self._read = torch.where(self._new, torch.arange(size) % count, self._number)
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self._batches)
+
+    def heldout(self, indices: np.ndarray) -> Batch:
+        """Return the batch of these windows."""
+        batch = self._batches.heldout(indices)
+        scored = batch.labels != IGNORED
+        labels = torch.where(scored, self._number[batch.labels.clamp(min=0)], IGNORED)
+        return replace(batch, input_ids=self._read[batch.input_ids], labels=torch.where(labels < 0, IGNORED, labels))
+
+
+def measure_all(grown: TrainedModel, text: Text) -> HeldOut:
+    """Return what a grown model makes of the text, over all of its vocabulary; a collective call."""
+    grown.engine.eval()
+    try:
+        scored = partial(scoring, grown.module, grown.family)
+        return heldout_loss(grown.logits, scored, text.batches, text.windows, text.batch_size, text.after_batch)
+    finally:
+        grown.engine.train()
+
+
+def measure_grown(grown: TrainedModel, carried: CarriedTokens, text: Text) -> Measured:
+    """Return what a grown model makes of the text, over the tokens that the source has too; a collective call.
+
+    Where the tokenizer changed, the text is `CarriedText`.
+    """
+
+    def logits(input_ids: torch.Tensor, **inputs: torch.Tensor) -> Logits:
+        found = grown.logits(_of_model(input_ids, carried, carried.target), **inputs)
+        return found._replace(tokens=of_tokens(found.tokens, carried.target))
 
     grown.engine.eval()
     try:
@@ -69,15 +113,22 @@ def measure_grown(grown: TrainedModel, vocabulary: int, text: Text) -> Measured:
         grown.engine.train()
 
 
-def measure_growth(source: Source, after: Measured, text: Text, dtype: torch.dtype, attention: str) -> dict[str, Any]:
+def _of_model(input_ids: torch.Tensor, carried: CarriedTokens, ids: torch.Tensor) -> torch.Tensor:
+    """A text's ids as one of the models has them."""
+    return input_ids if carried.in_place else ids.to(input_ids.device)[input_ids]
+
+
+def measure_growth(
+    source: Source, carried: CarriedTokens, after: Measured, text: Text, dtype: torch.dtype, attention: str
+) -> dict[str, Any]:
     """Return the losses before and `after` a growth, and by how much it moved a logit; a collective call.
 
     The source computes in `dtype`, the engine's, and with its implementation of attention, so that the two differ by the
     growth alone; what rounding to `dtype` does to the source stands apart (`rounding`, against float32). The source's
     matrices are read a few rows at a time, so that no rank ever holds it.
     """
-    before = _of_source(source, dtype, attention, text)
-    unrounded = before if dtype is torch.float32 else _of_source(source, torch.float32, "sdpa", text)
+    before = _of_source(source, carried, dtype, attention, text)
+    unrounded = before if dtype is torch.float32 else _of_source(source, carried, torch.float32, "sdpa", text)
     expected, grown = before.probed, after.heldout
     of_pairs = {"grown_pair_loss": grown.pair_loss, "grown_pair_accuracy": grown.pair_accuracy}
     return {
@@ -93,18 +144,20 @@ def measure_growth(source: Source, after: Measured, text: Text, dtype: torch.dty
         },
         "scored_tokens": before.heldout.tokens,
         "dtype": str(dtype).removeprefix("torch."),
+        "tokens": f"held-out text{OVER_BOTH if isinstance(text.batches, CarriedText) else ''}",
         **({} if grown.pair_loss is None else of_pairs),
     }
 
 
-def _of_source(source: Source, dtype: torch.dtype, attention: str, text: Text) -> Measured:
+def _of_source(source: Source, carried: CarriedTokens, dtype: torch.dtype, attention: str, text: Text) -> Measured:
     """What the source makes of the text where it computes in `dtype`."""
     state = {name: _OnDevice(tensor) for name, tensor in source.state.items()}
     module = streamed_model(source.family, source.config, state, dtype, attention, distributed.device())
 
-    def logits(documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
+    def logits(input_ids: torch.Tensor, documents: torch.Tensor | None = None, **inputs: torch.Tensor) -> Logits:
         apart = {} if documents is None else within_documents(source.family, module.config, documents, dtype)
-        return logits_of(source.family, module(**inputs, **apart))
+        found = logits_of(source.family, module(_of_model(input_ids, carried, carried.source), **inputs, **apart))
+        return found._replace(tokens=of_tokens(found.tokens, carried.source))
 
     return _measured(logits, partial(scoring, module, source.family), text)
 

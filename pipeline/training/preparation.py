@@ -29,9 +29,11 @@ from pipeline.families import (
     target_config,
 )
 from pipeline.growth.inspection import inspect
+from pipeline.growth.new_tokenizer import open_new_tokenizer, tokenizer_directory
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Source
+from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
 from pipeline.training.beside import begin_on_first_rank
@@ -45,7 +47,7 @@ from pipeline.training.sequence_parallel import check_heads_divide, check_length
 from pipeline.training.streams import Streams, corpora_read
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
-from pipeline.training.tokenizers import check_beside, check_source, check_training
+from pipeline.training.tokenizers import check_source, check_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +227,13 @@ def _known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:
     config = recipe.data.tokenizer
     if recipe.data.text is None or (config is not None and config.path is None):
         return None
-    config = config or TokenizerConfig(path=str(given.beside))
+    config = _tokenizer_of_text(recipe, given)
     return given_tokenizer(config.directory, config.split_special_tokens)
+
+
+def _tokenizer_of_text(recipe: Recipe, given: Source | None) -> TokenizerConfig:
+    """The tokenizer that text is prepared with: the recipe's, or the target's own."""
+    return recipe.data.tokenizer or TokenizerConfig(path=recipe.target.tokenizer or str(given.beside))
 
 
 def _known_vocabulary(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[int | None, int]:
@@ -368,9 +375,13 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
     before = source
     for phase in phases_of(recipe):
         if phase.growth is not None:
-            target = target_config(before, phase.target, "target." if phase.number == 1 else f"stages.{phase.name}.grow.")
+            where = "target." if phase.number == 1 else f"stages.{phase.name}.grow."
+            new = phase.target.tokenizer
+            tokenizer = None if new is None else open_new_tokenizer(given, new)
+            sizes = phase.target if tokenizer is None else tokenizer.named(phase.target, where)
+            target = target_config(before, sizes, where)
             derived = derived_sizes(before, target, phase.target)
-            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived)
+            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer)
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, plan.config, plan))
@@ -418,7 +429,7 @@ def _find_data(
 ) -> PreparedData | None:
     """Return the data: that which the run was begun with, or that which the recipe asks for, text by way of `provide`.
 
-    Text goes through the given source's tokenizer where the recipe names none.
+    Text goes through the target's tokenizer where the recipe names none.
     """
     config, recorded = recipe.data, directory.recorded_data()
     if recorded is not None and (Path(recorded["prepared"]) / MANIFEST).exists():
@@ -426,7 +437,7 @@ def _find_data(
     elif config.shards is not None:
         data = PreparedData(Path(config.shards))
     else:
-        tokenizer = config.tokenizer or TokenizerConfig(path=str(given.beside))
+        tokenizer = _tokenizer_of_text(recipe, given)
         request = {
             "output_dir": config.output_dir,
             "corpora": [config.text.model_dump()],
@@ -444,11 +455,12 @@ def _find_data(
 
 def _check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: int | None, tokenizer: str) -> None:
     """Raise UserError where a model lacks ids, if known, or positions that the text needs; `tokenizer` has given the ids."""
-    source = sizes_of(configs[0])
-    if vocabulary is not None and vocabulary > source.vocab_size:
+    # A source whose tokenizer gives way reads none of the text.
+    reads = sizes_of(configs[0 if recipe.target.tokenizer is None else 1])
+    if vocabulary is not None and vocabulary > reads.vocab_size:
         raise UserError(
             f"{tokenizer}: the tokenizer has ids up to {vocabulary - 1}, and the model's vocab_size is "
-            f"{source.vocab_size}; prepare the text with the model's own tokenizer"
+            f"{reads.vocab_size}; prepare the text with the model's own tokenizer"
         )
     read = {0: [("data.", recipe.data.sequence_length)]}
     for phase in phases_of(recipe):
@@ -477,8 +489,9 @@ def _check_sharing(recipe: Recipe, configs: dict[int, PretrainedConfig], ranks: 
 
 def _check_tokenizer(recipe: Recipe, given: Source | None, tokenizer: Tokenizer, source: PretrainedConfig) -> None:
     """Raise UserError where the text's tokenizer gives other ids than the source's, or lacks what model or tasks need."""
+    named = None if recipe.target.tokenizer is None else tokenizer_directory(recipe.target.tokenizer)
     if given is not None:
-        check_source(given, tokenizer)
+        check_source(given, tokenizer, named)
     check_beside(tokenizer, source)
     for length in _lengths(recipe):
         objective_for(family_of(source).objective, tokenizer, length)

@@ -47,7 +47,7 @@ from pipeline.training.export import export
 from pipeline.training.guard import GuardStoppedError
 from pipeline.training.inherited import read_inherited
 from pipeline.training.loop import Position, Records, RewindError, Trainer, peak_memory
-from pipeline.training.measure import Text, measure_grown, measure_growth
+from pipeline.training.measure import CarriedText, Text, measure_all, measure_grown, measure_growth
 from pipeline.training.monitors import Monitors, without_monitors
 from pipeline.training.preparation import Growth, Preparation, prepare_run
 from pipeline.training.progress import Progress
@@ -410,10 +410,16 @@ class Run:
         """Evaluate the grown model before its first step; return what makes the certificate of the growth beside the next."""
         name, number = growth.phase.name, growth.phase.number
         batch_size = grown.engine.train_micro_batch_size_per_gpu()
+        carried = growth.plan.carried
         text = Text(prepared.streams.heldout, self._recipe.evaluation.windows, batch_size, records.watchdog.beat)
-        after = measure_grown(grown, growth.plan.source.vocab_size, text)
+        whole = None
+        if growth.plan.tokenizer is not None:
+            # What is trained later is measured on all of the text.
+            whole = measure_all(grown, text)
+            text = replace(text, batches=CarriedText(text.batches, carried, growth.plan.target.vocab_size))
+        after = measure_grown(grown, carried, text)
         distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != name))
-        records.evaluation(step, name, after.heldout)
+        records.evaluation(step, name, whole or after.heldout)
 
         def certified(certificate: CertificateRecord) -> None:
             # Where the run went back behind a growth this is its second one.
@@ -425,7 +431,13 @@ class Run:
             source,
             digest,
             partial(
-                measure_growth, source, after, text, compute_dtype(self._ds_config), grown.module.config._attn_implementation
+                measure_growth,
+                source,
+                carried,
+                after,
+                text,
+                compute_dtype(self._ds_config),
+                grown.module.config._attn_implementation,
             ),
             _remarks(prepared) if number == 1 else (),
             records.watchdog,

@@ -1,13 +1,10 @@
 """Whether a run's tokenizer is the one that its models go with."""
 
-import tempfile
 from pathlib import Path
-
-from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import Tokenizer, difference, find_tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, difference, find_tokenizer
 from pipeline.families import Family
 from pipeline.growth.state import Source
 
@@ -30,28 +27,20 @@ def check_training(config: TokenizerConfig, family: Family) -> None:
         )
 
 
-def check_source(source: Source, tokenizer: Tokenizer) -> None:
-    """Raise UserError where the source comes with a tokenizer that gives other ids than the one text is prepared with."""
-    own = find_tokenizer(source.beside, tokenizer.split_special_tokens)
+def check_source(source: Source, tokenizer: Tokenizer, named: Path | None = None) -> None:
+    """Raise UserError where the model's tokenizer gives other ids than the one text is prepared with.
+
+    The model's is that in the directory `named` where the target has a new one, else the source's.
+    """
+    own = find_tokenizer(named or source.beside, tokenizer.split_special_tokens)
     differs = None if own is None else difference(own, tokenizer)
+    if differs is not None and named is not None:
+        raise UserError(
+            f"{tokenizer.files[0]}: the text's tokenizer gives other ids than target.tokenizer, {own.files[0]} ({differs}); "
+            "prepare the text with the target's"
+        )
     if differs is not None:
         raise UserError(
             f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
-            "with the model's own tokenizer"
-        )
-
-
-def check_beside(tokenizer: Tokenizer, config: PretrainedConfig) -> None:
-    """Raise UserError where the tokenizer gives other ids once it lies beside the model, as it is exported."""
-    with tempfile.TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        tokenizer.write(Path(folder))
-        try:
-            differs = difference(tokenizer, load_tokenizer(Path(folder), tokenizer.split_special_tokens))
-        except UserError as error:
-            differs = str(error).removeprefix(f"{folder}: ")
-    if differs is not None:
-        raise UserError(
-            f"{tokenizer.files[0]}: transformers' AutoTokenizer gives other ids where this lies beside a {config.model_type} "
-            f"model ({differs}); choose a tokenizer of the model's own kind"
+            "with the model's own tokenizer, or name the text's as target.tokenizer to change the model's"
         )

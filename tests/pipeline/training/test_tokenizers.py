@@ -13,8 +13,9 @@ from pipeline.families import FAMILIES
 from pipeline.families.check import small_config
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.training.export import export
-from pipeline.training.tokenizers import check_beside, check_source, check_training
+from pipeline.training.tokenizers import check_source, check_training
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizer_forms import FORMS, TEXTS, write
 from tests.pipeline.growth.models import small_model

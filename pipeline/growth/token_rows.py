@@ -1,0 +1,190 @@
+"""Which of the source's rows each token of another tokenizer takes, and which its new tokens are the mean of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data_prep.token_meaning import Meanings, Token
+from data_prep.tokenizer import Tokenizer
+from pipeline.growth.index_map import INIT, MEAN, PIECES, AxisIndexMap, Pieces
+
+_COUNTERPARTS = {"eos": "sep", "sep": "eos", "bos": "cls", "cls": "bos"}
+"""Roles of tokens that begin, part and end texts, and which of them the same token has where a tokenizer lacks the other."""
+
+
+OVER_BOTH = ", over the tokens that both tokenizers have"
+"""What is compared where growth changes the tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """What the rows of a tokenizer's tokens are made of."""
+
+    rows: torch.Tensor
+    """The source's row of each token that it has, -1 of each that is new; int64, by id."""
+    pieces: Mapping[int, list[int]]
+    """Of new tokens: the source's rows of the pieces that its tokenizer makes of them; without an entry where it knows none."""
+
+    @classmethod
+    def first(cls, count: int) -> "TokenRows":
+        """Those of a vocabulary whose first tokens are the source's own."""
+        return cls(torch.arange(count), {})
+
+    def index_map(self, size: int, vocabulary: str) -> AxisIndexMap:
+        """Return the map of `size` rows, of which those beyond the tokenizer's are new too, filled as `vocabulary` says."""
+        rows = torch.cat([self.rows, torch.full((size - len(self.rows),), -1)])
+        counts = torch.bincount(rows[rows >= 0], minlength=1)
+        # Two that share a row do not share its gradient.
+        shared = (rows >= 0) & (counts[rows.clamp(min=0)] > 1)
+        fresh = shared if bool(shared.any()) else None
+        rows[rows < 0] = INIT if vocabulary == "random" else MEAN
+        if vocabulary != "pieces" or not self.pieces:
+            return AxisIndexMap(rows, fresh=fresh)
+        rows[list(self.pieces)] = PIECES
+        lengths = torch.zeros(size, dtype=torch.int64)
+        lengths[list(self.pieces)] = torch.tensor([len(made) for made in self.pieces.values()], dtype=torch.int64)
+        sources = [row for number in sorted(self.pieces) for row in self.pieces[number]]
+        return AxisIndexMap(
+            rows, fresh=fresh, pieces=Pieces(lengths.cumsum(0) - lengths, torch.tensor(sources, dtype=torch.int64))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedTokens:
+    """The tokens that two models share, by their ids in each."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+    @property
+    def in_place(self) -> bool:
+        """Whether they are the first of both."""
+        count = torch.arange(len(self.source))
+        return torch.equal(self.source, count) and torch.equal(self.target, count)
+
+
+def of_tokens(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of some ids."""
+    count = len(ids)
+    if bool((ids == torch.arange(count)).all()):
+        return logits[..., :count]
+    return logits.index_select(-1, ids.to(logits.device))
+
+
+def tokens_counted(tokens: AxisIndexMap, source: int) -> dict[str, int]:
+    """Return how many rows of a vocabulary are carried from one of `source` rows, what others are, and how many are left."""
+    carried = tokens.indices[tokens.indices >= 0]
+    codes = {"pieces": PIECES, "mean": MEAN, "random": INIT}
+    found = {name: int((tokens.indices == code).sum()) for name, code in codes.items()}
+    return {"carried": len(carried)} | found | {"dropped": source - len(carried.unique())}
+
+
+def tokens_told(tokens: AxisIndexMap, source: int, vocabulary: str) -> list[str]:
+    """Say the same of a tokenizer that takes the place of the source's, new tokens filled as `vocabulary` says."""
+    found = tokens_counted(tokens, source)
+    unknown = ", since the source's tokenizer has no pieces for them or no token has the row" if vocabulary == "pieces" else ""
+    made = {
+        "pieces": "the mean of their pieces under the source's tokenizer",
+        "mean": f"the mean of all rows{unknown}",
+        "random": "the model's own initialization",
+    }
+    new = "; ".join(f"{found[name]:,} new ones are {words}" for name, words in made.items() if found[name])
+    return [
+        f"tokens: {found['carried']:,} of {len(tokens):,} have the row that stands for the same text in the source"
+        + (f"; {new}" if new else "")
+        + (f"; {found['dropped']:,} of the source's are not among them" if found["dropped"] else "")
+    ]
+
+
+def rows_by_token(old: Tokenizer, ours: Meanings, theirs: Meanings, size: int) -> TokenRows:
+    """Return the rows of another vocabulary's tokens, `theirs`, in a model of `size` rows whose tokenizer is `old`, of `ours`.
+
+    A token has the row of the one that stands for the same text: by its spelling between tokenizers of one kind, else by the
+    bytes that it stands for; a special token by its spelling, then by its role. Pieces that are unknown to `old` are left out
+    of the mean.
+    """
+    known = _Known(ours, size)
+    rows = [known.row(token, theirs, number) for number, token in enumerate(theirs.tokens)]
+    fresh = [number for number, row in enumerate(rows) if row < 0 and theirs.tokens[number] is not None]
+    made = _pieces(old, ours, [theirs.tokens[number] for number in fresh])
+    unknown = ours.roles.get("unk", -1)
+    kept = [[piece for piece in pieces if piece != unknown and piece < size] for pieces in made]
+    return TokenRows(
+        torch.tensor(rows, dtype=torch.int64), {number: pieces for number, pieces in zip(fresh, kept, strict=True) if pieces}
+    )
+
+
+def own_roles(vocabulary: Meanings) -> dict[str, int]:
+    """Return the ids of a vocabulary's roles, less those for which a token that parts texts only stands in.
+
+    GPT-2's unk is its end of a text, and so is many a Llama's pad.
+    """
+    bounds = {number for role, number in vocabulary.roles.items() if role in _COUNTERPARTS}
+    return {role: number for role, number in vocabulary.roles.items() if role in _COUNTERPARTS or number not in bounds}
+
+
+def with_counterparts(roles: Mapping[str, int]) -> dict[str, int]:
+    """Return the roles, with what stands at a text's beginning and end (BERT's cls and sep) where its own name lacks."""
+    return {role: roles[other] for role, other in _COUNTERPARTS.items() if other in roles} | dict(roles)
+
+
+class _Known:
+    """The source's tokens, by all that another tokenizer's may be found by."""
+
+    def __init__(self, source: Meanings, size: int) -> None:
+        """Tokens from `size` on have no row."""
+        self._source = source
+        self._spelled: dict[tuple[bool, str], int] = {}
+        self._meant: dict[tuple[bool, bytes], int] = {}
+        for number, token in enumerate(source.tokens[:size]):
+            if token is not None:
+                self._spelled[token.named, token.spelling] = number
+                if token.meaning is not None:
+                    self._meant.setdefault((token.fallback, token.meaning), number)
+        self._roles = {role: row for role, row in with_counterparts(own_roles(source)).items() if row < size}
+
+    def row(self, token: Token | None, vocabulary: Meanings, number: int) -> int:
+        """Return the row of a vocabulary's token, -1 where the source has none."""
+        if token is None:
+            return -1
+        if (token.named or vocabulary.kind == self._source.kind) and (token.named, token.spelling) in self._spelled:
+            return self._spelled[token.named, token.spelling]
+        if token.meaning is not None:
+            alike, other = ((fallback, token.meaning) for fallback in (token.fallback, not token.fallback))
+            return self._meant.get(alike, self._meant.get(other, -1))
+        roles = [role for role, one in own_roles(vocabulary).items() if one == number]
+        return next((self._roles[role] for role in roles if role in self._roles), -1)
+
+
+def _pieces(tokenizer: Tokenizer, meanings: Meanings, tokens: Sequence[Token]) -> list[list[int]]:
+    """Return the ids that a tokenizer makes of the texts of another's tokens.
+
+    Some tokenizers put a blank before a text: of a text with and without its own the encoding is taken that stands for just
+    the text. A part of a letter, which is no text, is made of its bytes.
+    """
+    texts = [token.spelling.encode() if token.meaning is None else token.meaning for token in tokens]
+    read = [text.decode(errors="replace") for text in texts]
+    plain, bare = tokenizer.encode_batch(read), tokenizer.encode_batch([text.removeprefix(" ") for text in read])
+
+    def meaning(ids: Sequence[int]) -> bytes | None:
+        parts = [None if (token := meanings.tokens[number]) is None else token.meaning for number in ids]
+        return None if None in parts else b"".join(parts)
+
+    bytes_ = {token.meaning: number for number, token in enumerate(meanings.tokens) if token is not None and token.meaning}
+    found = []
+    for text, first, second in zip(texts, plain, bare, strict=True):
+        if not _is_text(text):
+            letters = [bytes_.get(text[at : at + 1]) for at in range(len(text))]
+            found.append([] if None in letters else letters)
+        else:
+            found.append(second if second and meaning(first) != text and meaning(second) in (text, b" " + text) else first)
+    return found
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
