@@ -70,7 +70,7 @@ class NewTokenizer:
             setattr(config, key, ids)
             if ids != held:
                 said.append(f"{key}: {held} -> {ids}, by {self.origin}")
-        padding = family_of(config).padding_id
+        padding = family_of(source).padding_id
         if padding is not None and config.pad_token_id != padding:
             raise UserError(
                 f"{self.origin}: pads with id {config.pad_token_id}, and {config.model_type} counts positions from its padding "
@@ -110,7 +110,8 @@ class NewTokenizer:
             # One token may have several roles in one of the two and not in the other.
             same[ours[role]] = theirs[role]
         found = list(dict.fromkeys(same[number] for number in ids if number in same))
-        if not found and role in self.theirs:
+        if role in self.theirs and (not found or role not in ours):
+            # Another token stood in for the role, or none.
             found = [self.theirs[role]]
         return found if isinstance(held, list) and found else next(iter(found), None)
 

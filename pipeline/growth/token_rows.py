@@ -9,8 +9,9 @@ from data_prep.token_meaning import Meanings, Token
 from data_prep.tokenizer import Tokenizer
 from pipeline.growth.index_map import INIT, MEAN, PIECES, AxisIndexMap, Pieces
 
-_COUNTERPARTS = {"eos": "sep", "sep": "eos", "bos": "cls", "cls": "bos"}
-"""Roles of tokens that begin, part and end texts, and which of them the same token has where a tokenizer lacks the other."""
+_COUNTERPARTS = {"eos": ("sep",), "sep": ("eos",), "bos": ("cls", "eos", "sep"), "cls": ("bos", "eos", "sep")}
+"""Roles of tokens that begin, part and end texts, and what stands there where a tokenizer has none of the name: before a text's
+beginning may be the end of another."""
 
 
 OVER_BOTH = ", over the tokens that both tokenizers have"
@@ -126,7 +127,8 @@ def own_roles(vocabulary: Meanings) -> dict[str, int]:
 
 def with_counterparts(roles: Mapping[str, int]) -> dict[str, int]:
     """Return the roles, with what stands at a text's beginning and end (BERT's cls and sep) where its own name lacks."""
-    return {role: roles[other] for role, other in _COUNTERPARTS.items() if other in roles} | dict(roles)
+    known = {role: [roles[one] for one in (role, *others) if one in roles] for role, others in _COUNTERPARTS.items()}
+    return dict(roles) | {role: numbers[0] for role, numbers in known.items() if numbers}
 
 
 class _Known:

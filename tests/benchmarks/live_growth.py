@@ -63,8 +63,8 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
             plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 1)
             grown = build(source.family, config, plan.grow(source.state), ds_config, OptimizerConfig(), cut(layers, []), "sdpa")
             text = Text(heldout, windows, 1)
-            after = measure_grown(grown, sizes_of(source.config).vocab_size, text)
-            measure_growth(source, after, text, torch.bfloat16, "sdpa")
+            after = measure_grown(grown, plan.carried, text)
+            measure_growth(source, plan.carried, after, text, torch.bfloat16, "sdpa")
     return Cost(time.perf_counter() - began, time.process_time() - processors, watched.peak)
 
 

@@ -11,16 +11,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.examples import WindowExamples
-from pipeline.data.objectives import CausalObjective
+from pipeline.data.objectives import IGNORED, CausalObjective
 from pipeline.data.windows import Windows
 from pipeline.families import sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
+from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
-from pipeline.training.measure import Text, measure_grown, measure_growth
+from pipeline.training.measure import CarriedText, Text, measure_grown, measure_growth
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -77,12 +78,27 @@ def measure(directory, stage, half=False):
     windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
     text = Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))
     read = Text(Batches([text], 1), WINDOWS, 2)
-    after = measure_grown(grown, VOCAB, read)
+    after = measure_grown(grown, plan.carried, read)
     assert grown.engine.training
-    measured = measure_growth(noticed, after, read, torch.bfloat16 if half else torch.float32, "eager")
+    measured = measure_growth(noticed, plan.carried, after, read, torch.bfloat16 if half else torch.float32, "eager")
     assert max(tensor.most for tensor in state.values()) == before, "a matrix of the source was held"
     assert source.config._attn_implementation == attention
     return measured
+
+
+def test_text_of_a_new_tokenizer_is_read_in_the_tokens_that_both_have_and_scored_on_those():
+    """Target ids 4, 1 and 0 are the source's 0, 1 and 2; 2 and 3 are new."""
+    objective = CausalObjective(4)
+    windows = Windows([MemoryShard(np.array([4, 0, 2, 1, 3]))], *objective.window)
+    batches = Batches([Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))], 1)
+    carried = CarriedTokens(torch.tensor([2, 1, 0]), torch.tensor([0, 1, 4]))
+    batch = CarriedText(batches, carried, 5).heldout(np.zeros(1, dtype=np.int64))
+    assert carried.target[batch.input_ids][0, [0, 1, 3]].tolist() == [4, 0, 1]
+    assert carried.source[batch.input_ids][0, [0, 1, 3]].tolist() == [0, 2, 1]
+    assert batch.labels.tolist() == [[0, IGNORED, 1, IGNORED]]
+    logits = torch.arange(10.0).reshape(1, 2, 5)
+    assert of_tokens(logits, carried.target)[0, 0].tolist() == [0, 1, 4]
+    assert of_tokens(logits, torch.arange(3)).data_ptr() == logits.data_ptr()
 
 
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.full), 3])

@@ -106,6 +106,14 @@ def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared
     train_tokenizer((json.loads(line)["text"] for line in corpus.open()), other, source)
     error = refused(source={"path": str(source)}, data={"shards": str(prepared.directory), "sequence_length": 8})
     assert "source/tokenizer.json: gives other ids than" in error
+    # The other way round: shards of the source's own beside a target that has another.
+    prepared.tokenizer.write(tmp_path / "source")
+    new = tmp_path / "new"
+    new.mkdir()
+    train_tokenizer((json.loads(line)["text"] for line in corpus.open()), other, new)
+    data = {"shards": str(prepared.directory), "sequence_length": 8}
+    error = refused(source={"path": str(source)}, target={"num_hidden_layers": 4, "tokenizer": str(new)}, data=data)
+    assert "the text's tokenizer gives other ids than target.tokenizer" in error
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,28 @@ def test_adams_state_of_a_source_that_was_never_trained_is_refused():
     model = "source={model: {family: gpt2, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4}}"
     with pytest.raises(UserError, match="grow needs a source that was trained"):
         load_recipe(QUICKSTART, [model, "growth.optimizer_state=grow"])
+
+
+LEAST = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+TRAIN = {"name": "a", "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"source": {"model": {"family": "gpt2"} | dict.fromkeys(LEAST, 1)}}, "source is trained"),
+        ({"stages": [TRAIN, {"name": "b", "grow": {"tokenizer": "t"}}, TRAIN | {"name": "c"}]}, "has one tokenizer"),
+        ({"data": {"text": {"files": ["a.txt"]}, "tokenizer": {"vocab_size": 300}}}, "not trained here"),
+    ],
+)
+def test_a_targets_tokenizer_that_cannot_be_that_of_all_text_is_refused(changed, words):
+    recipe = {
+        "run_dir": "r",
+        "source": {"path": "s"},
+        "target": {"tokenizer": "t"},
+        "data": {"shards": "d"},
+        "stages": [TRAIN],
+    }
+    assert Recipe.model_validate(recipe).target.tokenizer == "t"
+    with pytest.raises(ValueError, match=words):
+        Recipe.model_validate(recipe | changed)
