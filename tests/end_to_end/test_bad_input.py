@@ -112,7 +112,9 @@ def test_data_of_another_tokenizer_than_the_sources_is_refused(refused, prepared
     new.mkdir()
     train_tokenizer((json.loads(line)["text"] for line in corpus.open()), other, new)
     data = {"shards": str(prepared.directory), "sequence_length": 8}
-    error = refused(source={"path": str(source)}, target={"num_hidden_layers": 4, "tokenizer": str(new)}, data=data)
+    error = refused(
+        source={"path": str(source)}, target={"num_hidden_layers": 4, "vocab_size": 512, "tokenizer": str(new)}, data=data
+    )
     assert "the text's tokenizer gives other ids than target.tokenizer" in error
 
 
