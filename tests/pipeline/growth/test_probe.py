@@ -151,7 +151,7 @@ def test_an_exact_growth_is_seen_to_be(saved):
 def test_losses_are_hugging_faces_own(saved, family):
     model, source = saved(family)
     measured = compare(source, *grown(source, {"hidden_size": 48}, {"width": "fpi"}))
-    input_ids = probing._window(source.family, source.config)
+    input_ids = probing._window(source.family, source.config, source.config.vocab_size)
     with torch.no_grad():
         expected = model(input_ids=input_ids, labels=input_ids).loss.item()
     # Hugging Face takes the cross-entropy in float32.
