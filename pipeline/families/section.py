@@ -14,6 +14,8 @@ class Section:
     layers: frozenset[int]
     embeddings: bool
     head: bool
+    new_tokens: bool = False
+    """Whether the rows of tokens that growth added learn, in the embedding and the output matrix, where those stand still."""
 
     @classmethod
     def whole(cls, depth: int) -> "Section":
@@ -28,6 +30,6 @@ class Section:
     @property
     def lowest(self) -> int | None:
         """The first layer that gradients go through: None where they reach the embeddings, `depth` where the head alone."""
-        if self.embeddings:
+        if self.embeddings or self.new_tokens:
             return None
         return min(self.layers, default=self.depth)

@@ -137,7 +137,7 @@ def training_step(
     per = _token(family.name, sizes)
     section = section or Section.whole(sizes.num_hidden_layers)
     learning, depth = len(section.layers), section.depth
-    reaches = section.embeddings and (section.head or per.embeds)
+    reaches = section.new_tokens or (section.embeddings and (section.head or per.embeds))
     # Layers that gradients go through.
     passed = depth if reaches else depth - min(section.layers, default=depth)
 
@@ -154,7 +154,9 @@ def training_step(
         "attention_projections": tokens * projections,
         "attention_scores": tokens * scores * (depth + 2 * passed),
         "ffn": tokens * per.ffn * (depth + passed + learning),
-        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0, normed=per.normed),
+        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0, normed=per.normed)
+        # The gradient of an output matrix is computed whole, whichever of its rows learn.
+        + scored * (per.output if section.new_tokens and not section.head else 0),
     }
     if pairs:
         products = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2

@@ -101,6 +101,11 @@ class GrowthPlan:
         target = (self.tokens.indices >= 0).nonzero().reshape(-1)
         return CarriedTokens(self.tokens.indices[target], target)
 
+    @property
+    def new_tokens(self) -> torch.Tensor:
+        """The ids of the target whose rows the source does not have."""
+        return (self.tokens.indices < 0).nonzero().reshape(-1)
+
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """The target's tensors by name."""

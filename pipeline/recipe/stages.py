@@ -15,18 +15,19 @@ UNITS = ("steps", "epochs", "tokens", "flops")
 """What the length of a stage may be counted in."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-_SELECTOR = re.compile(r"embeddings|head|layers|added|layers\.\d+(-\d+)?")
+_SELECTOR = re.compile(r"embeddings|head|layers|added|new_tokens|layers\.\d+(-\d+)?")
 
 
 def _selector(name: str) -> str:
     if not _SELECTOR.fullmatch(name):
-        raise ValueError("parameters are named embeddings, head, layers, added, layers.3 or layers.6-11")
+        raise ValueError("parameters are named embeddings, head, layers, added, new_tokens, layers.3 or layers.6-11")
     return name
 
 
 Selector = Annotated[str, AfterValidator(_selector)]
 """Parameters: `embeddings`, `head` (with the matrix that it shares with the embedding, where tied), `layers`, `layers.3`,
-or `layers.6-11`, both ends included and counted from 0; `added`, the layers that the model's last growth added."""
+or `layers.6-11`, both ends included and counted from 0; `added`, the layers that the model's last growth added;
+`new_tokens`, the rows of the tokens that it added, in the embedding and the output matrix, and nothing else of those."""
 
 
 class ScheduleConfig(StrictModel):

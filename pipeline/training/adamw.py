@@ -37,8 +37,22 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         self.found_inf = refused if isinstance(refused, torch.Tensor) else None
         self.step_groups(self.unfrozen())
 
+    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the parameter's state with an age for each element, as what stands still now and then needs."""
+        state = self.state[parameter]
+        for key in ("exp_avg", "exp_avg_sq"):
+            state.setdefault(key, torch.zeros_like(parameter))
+        for key, value in {"step": torch.tensor(0.0), **state}.items():
+            if value.dim() == 0:
+                state[key] = torch.full_like(parameter, value.item())
+        return state
+
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
+        with self.apart(groups) as parted:
+            self._step_parted(parted)
+
+    def _step_parted(self, groups: list[dict[str, Any]]) -> None:
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
         mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
         # What is not one kernel would be half as fast again if it were told on the device: the host looks, once.

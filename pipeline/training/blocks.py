@@ -1,22 +1,23 @@
 """A model's parameters in blocks, each of which learns or stands still as one."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
 from pipeline.families import Section
-from pipeline.families.graph import Model
+from pipeline.families.graph import Model, Tensor
 from pipeline.recipe import TrainStage
 
 HEAD = "head"
 EMBEDDINGS = "embeddings"
 ADDED = "added"
+NEW_TOKENS = "new_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The embeddings, the head (with a tied embedding), or consecutive layers."""
+    """The embeddings, the head (with a tied embedding), or consecutive layers; or rows of new tokens, of the first two."""
 
     name: str
     layers: range = range(0)
@@ -30,6 +31,8 @@ class Block:
         """Whether a section lets this block learn."""
         if self.name == EMBEDDINGS:
             return section.embeddings
+        if self.name == NEW_TOKENS:
+            return section.new_tokens
         return section.head if self.name == HEAD else section.layers.issuperset(self.layers)
 
 
@@ -53,7 +56,12 @@ def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
     return stage.model_copy(update={"groups": groups, "trainable": trainable})
 
 
-def section_of(selectors: Iterable[str], layers: int, where: str) -> Section:
+def selects(stage: TrainStage, selector: str) -> bool:
+    """Whether a stage trains, or rates, parameters by a selector."""
+    return any(selector in each for each in (stage.trainable or (), *(group.parameters for group in stage.groups)))
+
+
+def section_of(selectors: Sequence[str], layers: int, where: str) -> Section:
     """Return the section that lets the selected parameters of a whole model learn.
 
     Raises UserError, which begins with `where`, for a layer that the model does not have.
@@ -69,7 +77,10 @@ def section_of(selectors: Iterable[str], layers: int, where: str) -> Section:
         if not begin < stop <= layers:
             raise UserError(f"{where}: {selector!r} where the model has layers 0 to {layers - 1}; name some of those")
         chosen |= set(range(begin, stop))
-    return Section(layers, frozenset(chosen), embeddings=EMBEDDINGS in selectors, head=HEAD in selectors)
+    named = {EMBEDDINGS, HEAD, NEW_TOKENS}.intersection(selectors)
+    return Section(
+        layers, frozenset(chosen), embeddings=EMBEDDINGS in named, head=HEAD in named, new_tokens=NEW_TOKENS in named
+    )
 
 
 def cut(layers: int, stages: Sequence[TrainStage]) -> list[Block]:
@@ -93,18 +104,22 @@ def cut(layers: int, stages: Sequence[TrainStage]) -> list[Block]:
                 raise UserError(f"{where}.groups: two of them claim the same parameters; name each once")
         learning = _learning(stage, layers)
         for number, section in enumerate(sections):
-            if not _meet(section, learning):
+            # Where all of a matrix learns, its new rows do.
+            rows = section.new_tokens and (learning.embeddings or learning.head)
+            if not (rows or _meet(section, learning)):
                 raise UserError(f"{where}.groups.{number}: the stage trains none of these parameters; leave the group out")
-            if section.embeddings and stage.submodel_layers is not None:
+            if (section.embeddings or section.new_tokens) and stage.submodel_layers is not None:
                 raise UserError(f"{where}.groups.{number}: embeddings stand still beside submodel_layers; leave them out")
         for section in (*sections, learning):
             cuts |= {layer for layer in range(1, layers) if (layer in section.layers) != (layer - 1 in section.layers)}
-    return [Block(EMBEDDINGS), *itertools.starmap(Block.of_layers, itertools.pairwise(sorted(cuts))), Block(HEAD)]
+    tokens = [Block(NEW_TOKENS)] if any(selects(stage, NEW_TOKENS) for stage in stages) else []
+    return [Block(EMBEDDINGS), *itertools.starmap(Block.of_layers, itertools.pairwise(sorted(cuts))), Block(HEAD), *tokens]
 
 
 def _meet(one: Section, other: Section) -> bool:
     """Whether something learns in both."""
-    return bool(one.layers & other.layers) or (one.head and other.head) or (one.embeddings and other.embeddings)
+    alike = (one.head and other.head, one.embeddings and other.embeddings, one.new_tokens and other.new_tokens)
+    return bool(one.layers & other.layers) or any(alike)
 
 
 def _learning(stage: TrainStage, layers: int) -> Section:
@@ -114,20 +129,38 @@ def _learning(stage: TrainStage, layers: int) -> Section:
     return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
 
 
-def check_learns(graph: Model, stage: TrainStage) -> None:
-    """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes."""
+def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool) -> None:
+    """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes.
+
+    `new_tokens` says whether the model's growth added any.
+    """
+    where, layers = f"stages.{stage.name}", len(graph.layers)
+    if selects(stage, NEW_TOKENS) and not new_tokens:
+        raise UserError(
+            f"{where}: `new_tokens` where the model's growth adds no rows to its vocabulary; name target.tokenizer or a larger "
+            "target.vocab_size, or leave it out"
+        )
+    learnt = section_of(stage.trainable or (), layers, where)
+    tables = {tensor.block for tensor in token_tables(graph)}
+    if learnt.new_tokens and all(Block(table).learns(learnt) for table in tables):
+        whole = " and ".join(sorted(tables))
+        raise UserError(f"{where}.trainable: `new_tokens` are rows of what learns as a whole with {whole}; leave it out")
     there = {tensor.block for tensor in graph.tensors().values()}
     if EMBEDDINGS in there:
         return
-    where, layers = f"stages.{stage.name}", len(graph.stack.layers)
     tied = "this model's only embedding is tied to the head and learns with it; name head"
     learning = _learning(stage, layers)
-    if not (learning.layers or learning.head):
+    if not (learning.layers or learning.head or learning.new_tokens):
         raise UserError(f"{where}.trainable: {tied}")
     for number, group in enumerate(stage.groups):
         section = section_of(group.parameters, layers, f"{where}.groups.{number}")
-        if not _meet(replace(section, embeddings=False), learning):
+        if not (section.new_tokens or _meet(replace(section, embeddings=False), learning)):
             raise UserError(f"{where}.groups.{number}: {tied}, or leave the group out")
+
+
+def token_tables(graph: Model) -> list[Tensor]:
+    """Return the matrices with a row for each token: the embedding, and an output matrix that is not tied to it."""
+    return [tensor for tensor in graph.tensors().values() if tensor.axes[0].ports == {"vocab"} and len(tensor.axes) > 1]
 
 
 def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, Block]:

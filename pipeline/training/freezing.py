@@ -1,6 +1,7 @@
 """What every optimizer here can do: leave parameter groups out of a step, or refuse it whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,49 @@ class Freezable(torch.optim.Optimizer):
     refuses: Callable[[], torch.Tensor | bool] | None = None
     """Asked at the start of a step; where it says True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
     it is asked several times a step and has to give every rank the same answer each time."""
+
+    new_rows: Mapping[torch.Tensor, torch.Tensor] = {}
+    """Of each parameter with rows of new tokens, which elements are of those; bool, flat."""
+
+    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what is kept of a parameter, all of it with a value for each element."""
+        raise NotImplementedError
+
+    @contextmanager
+    def apart(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the groups to step where new rows go at a rate and a decay of their own, or alone (`rows_alone`).
+
+        They are taken out as parameters of their own, with their share of the state, stepped like any other, and put back:
+        the others are stepped as if there were no such rows, or not at all.
+        """
+        stepped, taken = [], []
+        for group in groups:
+            if not group.get("new_rows"):
+                stepped.append(group)
+                continue
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            kept = [self.elementwise(parameter) for parameter in moving]
+            rows = {"lr": group["rows_lr"], "weight_decay": group["rows_weight_decay"]}
+            alike = not group["rows_alone"] and all(group[key] == value for key, value in rows.items())
+            parts = []
+            for parameter, state in [] if alike else zip(moving, kept, strict=True):
+                mask = self.new_rows.get(parameter)
+                if mask is None or not bool(mask.any()):
+                    continue
+                part = torch.nn.Parameter(parameter.detach().view(-1)[mask])
+                part.grad = parameter.grad.view(-1)[mask]
+                self.state[part] = {key: value.view(-1)[mask] for key, value in state.items()}
+                parts.append(part)
+                taken.append((parameter, mask, part))
+            if parts:
+                stepped.append(group | rows | {"params": parts})
+            if not group["rows_alone"]:
+                stepped.append(group)
+        yield stepped
+        for parameter, mask, part in taken:
+            parameter.detach().view(-1)[mask] = part.detach()
+            for key, value in self.state.pop(part).items():
+                self.state[parameter][key].view(-1)[mask] = value
 
     def moving(self) -> list[dict[str, Any]]:
         """The groups that this step moves; where the answer lies on the device, the host waits for it here."""

@@ -14,10 +14,19 @@ class FreezableLion(Freezable):
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas})
 
+    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the parameter's momentum."""
+        self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
+        return self.state[parameter]
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
-        for group in self.moving():
+        with self.apart(self.moving()) as groups:
+            self._step_groups(groups)
+
+    def _step_groups(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
                 continue

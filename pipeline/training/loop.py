@@ -24,7 +24,7 @@ from pipeline.runs import JsonLines
 from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
-from pipeline.training.blocks import Block, section_of
+from pipeline.training.blocks import NEW_TOKENS, Block, section_of
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.data_watch import DamagedDataError, DataWatch
@@ -349,14 +349,18 @@ class Trainer:
                 return getattr(group, key)
         return None
 
-    def _peak_rate(self, stage: TrainStage, block: Block) -> float:
-        return self._group(stage, block, "lr") or stage.lr or self._recipe.optimizer.lr
+    def _peak_rate(self, stage: TrainStage, block: Block) -> float | None:
+        """The rate of a block at the top of the schedule; None of new rows that have none but that of all rows."""
+        own = self._group(stage, block, "lr")
+        return own if block.name == NEW_TOKENS else own or stage.lr or self._recipe.optimizer.lr
 
-    def _decay(self, stage: TrainStage, block: Block) -> float:
+    def _decay(self, stage: TrainStage, block: Block) -> float | None:
         own = self._group(stage, block, "weight_decay")
+        if block.name == NEW_TOKENS:
+            return own
         return self._recipe.optimizer.weight_decay if own is None else own
 
-    def _step(self, leg: Leg, peaks: Mapping[Block, float]) -> tuple[bool, bool]:
+    def _step(self, leg: Leg, peaks: Mapping[Block, float | None]) -> tuple[bool, bool]:
         """Launch one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock.
 
         `peaks` are the rates of the stage's blocks at the top of the schedule.
@@ -367,7 +371,7 @@ class Trainer:
         section = leg.section(position.step)
         model.learn(section)
         factor = self._timeline.rate_factor(leg, position.step)
-        model.set_rates(lambda block: factor * peaks[block])
+        model.set_rates(lambda block: None if peaks[block] is None else factor * peaks[block])
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
         key = ("dropout", self._recipe.seed, position.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)

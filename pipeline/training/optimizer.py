@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.families.graph import Model, Tensor
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
-from pipeline.training.blocks import Block, blocks_of_parameters
+from pipeline.training.blocks import NEW_TOKENS, Block, blocks_of_parameters, token_tables
 from pipeline.training.ds_config import compute_dtype, offloads_optimizer
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
@@ -25,14 +25,19 @@ def decays(tensor: Tensor, config: OptimizerConfig) -> bool:
 
 
 def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen."""
+    """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen.
+
+    Matrices of tokens are groups of their own where one of the blocks is of their new rows.
+    """
     tensors, block_of = graph.tensors(), blocks_of_parameters(graph, blocks)
-    groups: dict[tuple[Block, bool, bool], dict[str, Any]] = {}
+    tables = {tensor.name for tensor in token_tables(graph)} if Block(NEW_TOKENS) in blocks else set()
+    groups: dict[tuple[Block, bool, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         tensor = tensors[name]
         block, decaying, muon = block_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
-        if (block, decaying, muon) not in groups:
-            groups[block, decaying, muon] = {
+        key = block, decaying, muon, name in tables
+        if key not in groups:
+            groups[key] = {
                 "params": [],
                 # Without ZeRO a checkpoint says by nothing else whose state it keeps.
                 "names": [],
@@ -45,8 +50,11 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
                 # Muon's matrices have a rate of their own, which keeps its ratio to the others' over the steps.
                 "rate_ratio": (config.muon_lr or config.lr) / config.lr if muon else 1.0,
             } | ({"momentum": config.momentum} if muon else {})
-        groups[block, decaying, muon]["params"].append(parameter)
-        groups[block, decaying, muon]["names"].append(name)
+            if name in tables:
+                rows = {"rows_alone": False, "rows_lr": config.lr, "rows_weight_decay": groups[key]["weight_decay"]}
+                groups[key] |= {"new_rows": True} | rows
+        groups[key]["params"].append(parameter)
+        groups[key]["names"].append(name)
     return list(groups.values())
 
 

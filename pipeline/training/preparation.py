@@ -372,7 +372,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
     growths: list[Growth] = []
     named: dict[str, TrainStage] = {}
     added: list[int] = []
-    before = source
+    before, new_tokens = source, False
     for phase in phases_of(recipe):
         if phase.growth is not None:
             where = "target." if phase.number == 1 else f"stages.{phase.name}.grow."
@@ -386,11 +386,12 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config
+            new_tokens = len(plan.new_tokens) > 0
             added = [layer for layer, origin in enumerate(plan.layers) if origin.added]
         stages = [naming_added(stage, added) for stage in phase.stages]
         cut(sizes_of(before).num_hidden_layers, stages)
         for stage in stages:
-            check_learns(graph_of(before), stage)
+            check_learns(graph_of(before), stage, new_tokens=new_tokens)
             named[stage.name] = stage
     return growths, named
 
