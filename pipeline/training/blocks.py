@@ -129,7 +129,7 @@ def _learning(stage: TrainStage, layers: int) -> Section:
     return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
 
 
-def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool) -> None:
+def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -> None:
     """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes.
 
     `new_tokens` says whether the model's growth added any.

@@ -12,6 +12,7 @@ from transformers import BertForPreTraining
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Section, sizes_of
 from pipeline.flops.counts import PARTS, StepFlops, training_step
+from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.running import running, scoring
 
@@ -38,6 +39,8 @@ SECTIONS = {
     "embeddings alone": Section(3, NONE, embeddings=True, head=False),
     "embeddings and head": Section(LAYERS, NONE, embeddings=True, head=True),
     "embeddings and a layer above": Section(LAYERS, frozenset({2}), embeddings=True, head=False),
+    "rows of new tokens alone": Section(LAYERS, NONE, embeddings=False, head=False, new_tokens=True),
+    "rows of new tokens and a layer": Section(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True),
     "embeddings and the lowest layer": Section(LAYERS, frozenset({0}), embeddings=True, head=True),
 }
 
@@ -46,9 +49,11 @@ def let_learn(model, family, section):
     """Set requires_grad as the section says."""
     tensors = family.graph(model.config).tensors()
     learning = {"embeddings": section.embeddings, "head": section.head}
+    tables = {tensor.name for tensor in token_tables(family.graph(model.config))} if section.new_tokens else set()
     for name, parameter in model.named_parameters():
         tensor = tensors[name]
-        parameter.requires_grad_(tensor.layer in section.layers if tensor.block == "layer" else learning[tensor.block])
+        learns = tensor.layer in section.layers if tensor.block == "layer" else learning[tensor.block]
+        parameter.requires_grad_(learns or name in tables)
 
 
 # The others are of the same tables as these, and run here where all is tested; the tests below run them in any case.
@@ -62,7 +67,7 @@ EACH_FAMILY = [
 def plainly(model, family, section, scored):
     """Run what the section says; nothing keeps gradients from what is frozen but a detached embedding."""
     hooks = []
-    if not section.embeddings:
+    if not (section.embeddings or section.new_tokens):
         hooks.append(model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach()))
     if family.objective == "mlm":
         places = torch.arange(scored) * 2

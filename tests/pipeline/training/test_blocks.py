@@ -117,3 +117,47 @@ def test_added_layers_are_selected_by_the_growth_that_added_them():
     assert naming_added(stage(trainable=["layers"]), []) == stage(trainable=["layers"])
     with pytest.raises(UserError, match=r"stages\.s\.groups\.0: `added` where the model's growth adds no layers"):
         naming_added(chosen, [])
+
+
+def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_reach_the_embeddings():
+    alone = stage(trainable=["new_tokens"])
+    assert [block.name for block in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", "new_tokens"]
+    section = section_of(["new_tokens", "layers.2"], 4, "")
+    assert section == Section(4, frozenset({2}), embeddings=False, head=False, new_tokens=True)
+    assert section.lowest is None
+
+
+@pytest.mark.parametrize(
+    ("tied", "keys", "words"),
+    [
+        (True, {"trainable": ["new_tokens"]}, None),
+        (True, {"trainable": ["new_tokens", "layers.0"], "groups": [group("new_tokens")]}, None),
+        (True, {"groups": [group("embeddings"), group("new_tokens")]}, None),
+        (False, {"trainable": ["new_tokens", "embeddings"]}, None),
+        (False, {"trainable": ["head"], "groups": [group("new_tokens")]}, None),
+        (True, {"trainable": ["new_tokens", "head"]}, "trainable: `new_tokens` are rows of what learns as a whole with head"),
+        (False, {"trainable": ["new_tokens", "head", "embeddings"]}, "as a whole with embeddings and head; leave it out"),
+        (True, {"trainable": ["layers.1"], "groups": [group("new_tokens")]}, "groups.0: the stage trains none"),
+        (True, {"trainable": ["new_tokens"], "groups": [group("embeddings")]}, "groups.0: the stage trains none"),
+        (True, {"groups": [group("new_tokens"), group("new_tokens", "head")]}, "two of them claim the same parameters"),
+        (
+            True,
+            {"submodel_layers": 1, "groups": [group("new_tokens")]},
+            "groups.0: embeddings stand still beside submodel_layers",
+        ),
+    ],
+)
+def test_rows_of_new_tokens_go_with_whatever_is_not_all_of_them(tiny_model, tied, keys, words):
+    graph, chosen = graph_of(tiny_model("gpt2", tied=tied).config), stage(**keys)
+
+    def judge(*, new_tokens: bool) -> None:
+        cut(3, [chosen])
+        check_learns(graph, chosen, new_tokens=new_tokens)
+
+    if words is not None:
+        with pytest.raises(UserError, match=words):
+            judge(new_tokens=True)
+        return
+    judge(new_tokens=True)
+    with pytest.raises(UserError, match=r"stages\.s: `new_tokens` where the model's growth adds no rows"):
+        judge(new_tokens=False)
