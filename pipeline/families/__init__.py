@@ -3,7 +3,7 @@
 from pipeline.families.base import Family, Sizes, depth_keys, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_of
-from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, of_layers
+from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, family_of, graph_of
 from pipeline.families.scratch import scratch_config
@@ -28,6 +28,7 @@ __all__ = [
     "context_of",
     "depth_keys",
     "derived_sizes",
+    "drop_intervals",
     "family_of",
     "graph_of",
     "learn_every_row",

@@ -10,6 +10,9 @@ from pipeline.families.base import Family, depth_keys
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")
 
+_INTERVALS = ("global_attn_every_n_layers", "sliding_window_pattern", "_sliding_window_pattern")
+"""Keys from which earlier versions of transformers make `layer_types`: one layer in so many attends to everything."""
+
 
 def layer_kind(config: PretrainedConfig, layer: int) -> dict[str, Any]:
     """Return what the configuration's lists say of a layer."""
@@ -25,6 +28,15 @@ def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origin
         said = getattr(source, key, None)
         if said:
             setattr(target, key, [said[-1 if origin is None else origin] for origin in origins])
+
+
+def drop_intervals(config: PretrainedConfig) -> None:
+    """Take away what would say another list of layers than `layer_types` to who reads it instead."""
+    written = [key for key in _INTERVALS if key in vars(config)]
+    if written:
+        made = type(config).from_dict(config.to_dict() | {"layer_types": None})
+        for key in written if made.layer_types != config.layer_types else ():
+            delattr(config, key)
 
 
 def of_layers(family: Family, config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:

@@ -113,12 +113,16 @@ class LanguageModel:
     def _initial_head(self, state: State) -> State:
         """Return the language model's head as its class initializes it, where the whole of it is missing; else nothing.
 
-        A part of it beside another head is that one's: ModernBERT's classifiers have modules of the same names.
+        What stands beside another head, and without the last of its modules, is that head's: ModernBERT's classifiers have
+        modules of the same names, and of a tied matrix without a bias there is nothing else.
         """
         initial = initialized(self.family, self.config, _SEED)
         head = {name: tensor for name, tensor in initial.items() if self.family.of_head(name)}
         found = head.keys() & state.keys()
-        return {} if found == head.keys() or (found and not self._heads) else head
+        if self._heads:
+            own = any(name.startswith(f"{self.family.lm_head[-1]}.") for name in found)
+            return {} if own and found == head.keys() else head
+        return {} if found else head
 
     def _check_missing(self, directory: Path, missing: list[str]) -> None:
         if missing:

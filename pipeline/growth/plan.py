@@ -9,7 +9,7 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, family_of, sizes_of
+from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
 from pipeline.families.graph import Branch, Model, Norm, Tensor
 from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, moment_maps
 from pipeline.growth.averages import AveragedRows
@@ -277,6 +277,7 @@ def plan_growth(
     target = copy.deepcopy(target)
     said = [] if tokenizer is None else tokenizer.settle_ids(source, target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
+    drop_intervals(target)
     new = family.graph(target)
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))

@@ -157,6 +157,25 @@ def test_constants_stay_the_sources_and_others_would_move_logits(name):
         assert moved(changed) > 1e-5, key
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("modernbert", "global_attn_every_n_layers"), ("gemma3_text", "sliding_window_pattern")]
+)
+def test_an_interval_that_a_grown_list_of_layers_contradicts_is_left_out(name, key):
+    family = FAMILIES[name]
+    config = check.small_config(family, **{key: 3})
+
+    def written(growth, **sizes):
+        target = target_config(config, TargetConfig(**sizes))
+        content = plan_growth(config, target, GrowthConfig(**growth), 1, stock=True).config.to_dict()
+        assert family.config_class.from_dict(content).layer_types == content["layer_types"]
+        return content
+
+    assert written({}, hidden_size=128)[key] == 3
+    repeated = written({"depth": "list", "layers": [0, 1, 2] * 2}, num_hidden_layers=6)
+    assert repeated[key] == 3 and repeated["layer_types"] == config.layer_types * 2
+    assert not {key, f"_{key}"} & written({"depth": "interleave"}, num_hidden_layers=5).keys()
+
+
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
 def test_a_scale_of_embeddings_that_follows_the_width_is_made_up_for(name):
     """sqrt(D) of the target, and not the source's."""

@@ -78,6 +78,25 @@ def test_a_model_under_another_head_or_none_is_read_and_its_missing_head_said(tm
     assert made is (not has_head and (FAMILIES[family].objective == "mlm" or not tied))
 
 
+def test_a_classifiers_modules_are_not_taken_for_a_head_of_the_same_names_that_has_nothing_else(tmp_path):
+    """A ModernBERT whose output matrix is tied and has no bias: head.dense and head.norm of two different heads."""
+    torch.manual_seed(4)
+    config = small_model("modernbert").config
+    config.decoder_bias, config.architectures = False, None
+    transformers.ModernBertForSequenceClassification(config).double().save_pretrained(tmp_path / "classifier")
+    theirs = transformers.ModernBertForMaskedLM(config).double()
+    theirs.save_pretrained(tmp_path / "model")
+    source = open_source(tmp_path / "classifier")
+    assert any("head, decoder: not among the weights" in remark for remark in source.remarks)
+    assert not torch.equal(
+        source.state["head.dense.weight"].rows(0, 32).double(),
+        load_file(tmp_path / "classifier" / "model.safetensors")["head.dense.weight"],
+    )
+    own = open_source(tmp_path / "model")
+    assert torch.equal(own.state["head.dense.weight"].rows(0, 32), theirs.head.dense.weight)
+    assert not any("initialization" in remark for remark in own.remarks)
+
+
 @pytest.mark.parametrize(("family", "deviation"), [("bert", 0.02), ("llama", 0.02)])
 def test_a_missing_head_is_as_the_class_initializes_it_and_the_same_at_every_opening(tmp_path, family, deviation):
     saved_by(tmp_path, family, f"{NAMES[family]}Model", tied=False)
