@@ -88,7 +88,9 @@ def measured(plan, grown):
             output = grown(input_ids=ids)[plan.family.logits]
             torch.nn.functional.cross_entropy(output.flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
         for name, parameter in parameters.items():
-            torch.maximum(largest[name], parameter.grad.abs(), out=largest[name])
+            # Of two biases of logits a class leaves one unused.
+            gradient = torch.ones_like(parameter) if parameter.grad is None else parameter.grad.abs()
+            torch.maximum(largest[name], gradient, out=largest[name])
         optimizer.step()
     found = set()
     for name, tensor in plan.tensors.items():

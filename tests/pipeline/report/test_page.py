@@ -285,6 +285,15 @@ def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(
     assert "rounding to bfloat16 is in the difference" in " ".join(explain(read_run(path), "a")[0].meaning)
 
 
+def test_a_departure_of_an_earlier_version_is_shown_without_a_meaning(undrawn, tmp_path):
+    path = Made(tmp_path / "run").write()
+    file = path / "certificates" / "00.json"
+    earlier = json.loads(file.read_text()) | {"departures": ["gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm"]}
+    file.write_text(json.dumps(earlier))
+    html = build([("a", read_run(path))]).html
+    assert "“gpt2 pre-norm at x1.5: counts 1 and 2 under one LayerNorm”.<" in html
+
+
 def test_what_a_person_called_a_run_is_no_html(undrawn, tmp_path):
     run = read_run(Made(tmp_path / "run").write())
     html = build([("<b>&", run)]).html
