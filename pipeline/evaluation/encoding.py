@@ -8,14 +8,15 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
-from pipeline.families import Family
+from pipeline.families import Family, check_trained, family_of
 
 
 def open_tokenizer(directory: Path, config: PretrainedConfig, split_special_tokens: bool = True) -> Tokenizer:
     """Return the tokenizer in a directory.
 
-    Raises UserError where there is none, or one with more ids than the model has.
+    Raises UserError where there is none, or one with more ids than the model has, and for a model that is not evaluated here.
     """
+    check_trained(family_of(config), str(directory))
     tokenizer = load_tokenizer(directory, split_special_tokens)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

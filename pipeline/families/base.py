@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families.graph import LAYER_NUMBER, Model
 
-_ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation"})
+_ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn"})
 _FFN_WIDTHS = ("n_inner", "hidden_dim", "d_ff", "intermediate_size")
 """The configuration keys of an FFN's width; a class has the first of them that it has."""
 
@@ -63,8 +64,8 @@ class Family:
     """Its `model_type`."""
     model_class: type[PreTrainedModel]
     config_class: type[PretrainedConfig]
-    objective: Literal["clm", "mlm"]
-    """Causal or masked language modelling."""
+    objective: Literal["clm", "mlm", "span_corruption"]
+    """Causal or masked language modelling, or filling in spans that are left out (T5), which models are not trained by here."""
     graph: Callable[[PretrainedConfig], Model]
     """What a model of a configuration is made of."""
     layers: str
@@ -81,6 +82,8 @@ class Family:
     """The modules of the language model's head: a model that was saved without it, or under another head, has none."""
     head_alias: Mapping[str, str]
     """Names that a tied model's files may carry beside the tensors they are tied to."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Names under which the class and its files have a tensor once more, tied or not."""
     position_offset: int = 0
     """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
     published: tuple[tuple[re.Pattern[str], str], ...]
@@ -117,6 +120,11 @@ class Family:
     """The module that such a head reads, which runs before `head_module`."""
 
     @property
+    def trained(self) -> bool:
+        """Whether the pipeline has the family's objective."""
+        return self.objective != "span_corruption"
+
+    @property
     def rotary(self) -> bool:
         """Whether positions turn queries and keys (RoPE) instead of being embedded."""
         return hasattr(self.config_class, "rope_parameters")
@@ -145,7 +153,26 @@ class Family:
     def graph_at(self, sizes: Sizes) -> Model:
         """Return what a model of these sizes is made of, the class's own options in all else."""
         keys = config_keys(self, sizes, self.config_class) | _NO_IDS | dict(self.scratch)
-        return self.graph(self.config_class(**keys, tie_word_embeddings=sizes.tied))
+        return self.graph(self.configuration(**keys, tie_word_embeddings=sizes.tied))
+
+    def configuration(self, **keys: Any) -> PretrainedConfig:
+        """Return the class's configuration of these keys, whose output is tied as they say: T5's class says true of any."""
+        config = self.config_class(**keys)
+        config.tie_word_embeddings = keys.get("tie_word_embeddings", config.tie_word_embeddings)
+        return config
+
+    def model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """Return the class's model of a configuration, as initialized; `shared` tensors are one parameter."""
+        model = self.model_class(config)
+        for name, shared in self.shared.items():
+            module, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(module), leaf, model.get_parameter(shared))
+        return model
+
+    def inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what a model is called with to read tokens; a decoder behind an encoder reads them from the last one on."""
+        read = {"input_ids": input_ids}
+        return read | {"decoder_input_ids": input_ids.flip(-1)} if self.config_class.is_encoder_decoder else read
 
     def set_dropout(self, config: PretrainedConfig, probability: float) -> None:
         """Set every dropout probability of a configuration."""
@@ -174,7 +201,8 @@ class Family:
         for options in ({}, *self.variants):
             for tied in (True, False):
                 # The first layer may lack what the others have.
-                model = self.graph(self.config_class(**options, **_NO_IDS, num_hidden_layers=2, tie_word_embeddings=tied))
+                depths = dict.fromkeys(depth_keys(self.config_class), 2)
+                model = self.graph(self.configuration(**options, **_NO_IDS, **depths, tie_word_embeddings=tied))
                 found.append({self.kind(name): tensor.layer is not None for name, tensor in model.tensors().items()})
         return found
 
@@ -189,7 +217,7 @@ class Family:
 
     def knows(self, name: str) -> bool:
         """Whether a model of the family may have a tensor of that name; tied ones' other names too."""
-        return name in self.head_alias or self.kind(name) in self.kinds
+        return name in self.head_alias or name in self.shared or self.kind(name) in self.kinds
 
     @staticmethod
     def kind(name: str) -> str:

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, Family, check_parameters, target_config
+from pipeline.families.base import has_key
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.state import Rows, State
@@ -27,6 +28,7 @@ EXACT = 1e-11
 _SMALL: Mapping[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
+    "num_decoder_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -44,10 +46,11 @@ GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "width x1.5": ({"hidden_size": 96}, {}),
     "copies x2": ({"hidden_size": 128}, {"width": "fpi"}),
     "copies x1.5": ({"hidden_size": 96}, {"width": "fpi"}),
-    "heads": ({"num_attention_heads": 8, "num_key_value_heads": 4}, {}),
+    "heads": ({"num_attention_heads": 8}, {}),
     "head dimension": ({"head_dim": 32}, {}),
     "FFN": ({"intermediate_size": 130}, {}),
     "depth": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
+    "decoder's depth": ({"num_decoder_layers": 5}, {}),
     "depth on top": ({"num_hidden_layers": 5}, {"depth": "last_layer"}),
     "width and depth": ({"hidden_size": 128, "num_hidden_layers": 4}, {}),
     "untied": ({"tie_word_embeddings": False}, {}),
@@ -86,14 +89,15 @@ class _Whole:
 
 def small_config(family: Family, **changed: Any) -> PretrainedConfig:
     """Return a configuration of a small model of a family."""
-    known = {key: value for key, value in _SMALL.items() if key != "head_dim" or hasattr(family.config_class, key)}
-    return family.config_class(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
+    apart = ("head_dim", "num_decoder_layers")
+    known = {key: value for key, value in _SMALL.items() if key not in apart or has_key(family.config_class, key)}
+    return family.configuration(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
 
 
 def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """Return a model in float64 whose gains are in [0.6, 1.4] and whose biases are no zeros."""
     config._attn_implementation = "eager"
-    model = family.model_class(config).double().eval()
+    model = family.model(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -114,7 +118,7 @@ def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     source: dict[str, Rows] = {name: _Whole(stored[name]) for name in plan.source_graph.tensors()}
     state: State = plan.grow(source, torch.float64)
     plan.config._attn_implementation = "eager"
-    grown = plan.family.model_class(plan.config).double().eval()
+    grown = plan.family.model(plan.config).double().eval()
     parameters = dict(grown.named_parameters())
     with torch.no_grad():
         for name, tensor in state.items():
@@ -126,7 +130,7 @@ def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
 def logits(family: Family, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """Return a model's logits, computed in float64 throughout."""
     with Float64Islands():
-        return model(input_ids=input_ids)[family.logits]
+        return model(**family.inputs(input_ids))[family.logits]
 
 
 def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
@@ -136,6 +140,8 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
     input_ids = torch.randint(4, _SMALL["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(2))
     before = logits(family, model, input_ids)
     for name, (sizes, options) in GROWTHS.items():
+        if "num_decoder_layers" in sizes and not has_key(family.config_class, "num_decoder_layers"):
+            continue
         try:
             target = target_config(config, TargetConfig(**sizes))
             plan = plan_growth(config, target, GrowthConfig(**options), 1, stock=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
@@ -122,7 +122,7 @@ def _float(path: Path, value: Any) -> str:
 
 def _constructed(path: Path, model_type: str, content: dict[str, Any]) -> PretrainedConfig:
     try:
-        return AutoConfig.for_model(model_type, **content)
+        return FAMILIES[model_type].configuration(**content)
     except StrictDataclassFieldValidationError as error:
         field = re.search(r"field '(\w+)'", str(error))[1]
         raise UserError(f"{path}: {field}: {_short(error.__cause__)}; put the model's own value there") from None

@@ -94,8 +94,10 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
     if abs(config.pad_token_id or 0) > _MOST_ID:
         yield "pad_token_id", config.pad_token_id, "an id of the vocabulary"
     activation = getattr(config, family.activation_key)
-    if activation not in ACT2FN:
+    if not isinstance(activation, str) or activation not in ACT2FN:
         yield family.activation_key, activation, "an activation that transformers knows, for instance gelu or silu,"
+    if has_key(family.config_class, "relative_attention_num_buckets"):
+        yield from _distance_faults(config)
     if family.rotary:
         yield from _rotary_faults(config)
         yield from _window_faults(config)
@@ -109,6 +111,15 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
     keys += ["num_key_value_heads"] if family.grouped else []
     keys += ["head_dim"] if "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim")) else []
     return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
+
+
+def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    buckets, most = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    # An encoder has one half of them for what stands before a token, and one half of those for each distance by itself.
+    if not _whole(buckets, _MOST) or buckets < 4:
+        yield "relative_attention_num_buckets", buckets, f"a whole number from 4 to {_MOST}"
+    if not _whole(most, _MOST) or most <= buckets // 2:
+        yield "relative_attention_max_distance", most, f"a whole number above half of the {buckets} buckets"
 
 
 def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:

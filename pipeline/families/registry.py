@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family
@@ -27,10 +27,11 @@ from pipeline.families.rope import rope_sets
 from pipeline.families.smollm3 import SMOLLM3
 from pipeline.families.stablelm import STABLELM
 from pipeline.families.starcoder2 import STARCODER2
+from pipeline.families.t5 import T5
 
 _ALL = (
     *(GPT2, BERT, ROBERTA, DISTILBERT, MODERNBERT, LLAMA, MISTRAL, QWEN2, QWEN3),
-    *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2),
+    *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2, T5),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
@@ -66,6 +67,15 @@ def _values(config: PretrainedConfig, key: str, default: Any) -> dict[str, Any]:
     return {f"{name}.{inner}": rope.get(inner, default) for name, rope in rope_sets(config).items()}
 
 
+def check_trained(family: Family, origin: str) -> None:
+    """Refuse a family that the pipeline has no objective for; raises UserError, which begins with `origin`."""
+    if not family.trained:
+        raise UserError(
+            f"{origin}: {family.name} learns by span corruption, and models are trained and evaluated here by causal or masked "
+            "language modelling alone; grow its weights with launch/grow.py --format hf"
+        )
+
+
 def graph_of(config: PretrainedConfig) -> Model:
     """Return what a model of a known family is made of."""
     return family_of(config).graph(config)
@@ -77,7 +87,7 @@ def check_parameters(family: Family, config: PretrainedConfig) -> None:
     Raises RuntimeError naming the first tensor that either side lacks or shapes otherwise.
     """
     with torch.device("meta"):
-        model: PreTrainedModel = family.model_class(config)
+        model = family.model(config)
     graph = family.graph(config)
     ours = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -4,7 +4,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import Sizes, config_keys
-from pipeline.families.registry import FAMILIES, PAIR_FAMILIES
+from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_trained
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import ModelConfig
 
@@ -16,7 +16,7 @@ def scratch_config(
 
     Windows are packed full, so there is no padding token, whose embedding would stay untrained, but
     where the family counts positions from it. Raises UserError where the heads do not fit, and where the family
-    is not known or has none on pairs.
+    is not known, is not trained here or has no head on pairs.
     """
     families = PAIR_FAMILIES if pairs else FAMILIES
     if model.family not in FAMILIES:
@@ -24,6 +24,7 @@ def scratch_config(
     if model.family not in families:
         raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; {', '.join(families)} would do")
     family = families[model.family]
+    check_trained(family, "source.model.family")
     heads = model.num_attention_heads
     sizes = Sizes(
         hidden_size=model.hidden_size,

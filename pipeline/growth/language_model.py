@@ -9,10 +9,13 @@ from data_prep.errors import UserError
 from pipeline.families import Family, place
 from pipeline.growth.foreign_weights import refuse_foreign_name
 from pipeline.growth.initialization import initialized
-from pipeline.growth.output_matrix import settle_output
+from pipeline.growth.output_matrix import settle_output, settle_shared
 from pipeline.growth.state import Rows, State
 
-_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining")
+_LANGUAGE_MODELS = (
+    *("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining"),
+    "ForConditionalGeneration",
+)
 """How the names of the classes end that have the language model's head."""
 
 _MADE = "not among the weights, and at the class's random initialization"
@@ -35,6 +38,7 @@ class LanguageModel:
         untied.tie_word_embeddings = False
         graph = family.graph(untied)
         self._shapes = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
+        self._shapes |= {name: self._shapes[shared] for name, shared in family.shared.items()}
         self._base = family.layers.partition(".")[0] + "."
         self._named: set[str] = set()
         self._heads: set[str] = set()
@@ -86,7 +90,8 @@ class LanguageModel:
         is missing.
         """
         complete = names_head(self.config) if self.config.architectures else self._prefixed and not self._heads
-        output = settle_output(self.family, self.config.tie_word_embeddings, self.tensors, complete=complete)
+        tensors = settle_shared(self.family, self.tensors, directory)
+        output = settle_output(self.family, self.config.tie_word_embeddings, tensors, complete=complete)
         self.config.tie_word_embeddings = output.tied
         head = {} if complete else self._initial_head(output.state)
         state = output.state | head

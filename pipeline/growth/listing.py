@@ -25,15 +25,19 @@ def listing(growth: OfflineGrowth) -> str:
     engine, state = _engine_dtype(growth), _kept_of_each(growth.optimizer)
     lines = [f"{name}  {list(tensor.shape)}  {describe(growth.plan, name)}" for name, tensor in growth.grown.items()]
     place = "" if request.out is None else f" to {request.out}"
+    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
+    written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters)"
+    if not source.family.trained:
+        return "\n".join([*lines, "", read, written, "", promise(growth)])
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
     growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
     lines += [
         "",
-        f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)",
+        read,
         f"growth   into ZeRO-3 partitions: each of {growth.ranks} ranks reads up to {reading.most / _GIB:.3f} GiB of that, all "
         f"of them {reading.total / _GIB:.3f} GiB, holds up to {growing / _GIB:.3f} GiB, and sends nothing itself: "
         "DeepSpeed broadcasts each parameter while it constructs a model, whatever its weights come from",
-        f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters)",
+        written,
         f"memory   {kept.total / _GIB:.3f} GiB on each of {growth.ranks} ranks under ZeRO-3, activations aside: "
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),

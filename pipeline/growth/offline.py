@@ -14,7 +14,16 @@ from data_prep.files import regular_files, whole_directory, write_json
 from data_prep.progress import Meter
 from data_prep.tokenizer_files import copy_files, tokenizer_files
 from pipeline.beside import Beside
-from pipeline.families import FLOATS, LAYER_LISTS, QUANTIZATION, check_growth, derived_sizes, read_config, target_config
+from pipeline.families import (
+    FLOATS,
+    LAYER_LISTS,
+    QUANTIZATION,
+    check_growth,
+    check_trained,
+    derived_sizes,
+    read_config,
+    target_config,
+)
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
@@ -110,6 +119,9 @@ class OfflineGrowth:
 
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
+        for key, needs in (("format", format == "zero3"), ("growth.optimizer_state", growth.optimizer_state == "grow")):
+            if needs:
+                check_trained(self.source.family, key)
         if growth.norm_statistics == "weighted":
             raise UserError(
                 "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"

@@ -1,10 +1,12 @@
 """Whether a model's output matrix is its embedding: a fact of the tensors, whatever config.json says of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from data_prep.errors import UserError
 from pipeline.families import Family
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import row_chunks
@@ -47,6 +49,19 @@ def settle_output(family: Family, said: bool, state: Mapping[str, Rows], *, comp
         if tied:
             state.pop(own, None)
     return Output(tied, state, remarks)
+
+
+def settle_shared(family: Family, state: Mapping[str, Rows], directory: Path) -> State:
+    """Return a state in which tensors that the family shares are there once; raises UserError where the copies differ."""
+    state = dict(state)
+    for name, shared in family.shared.items():
+        copy = state.pop(name, None)
+        if copy is not None and not _equal(copy, state.setdefault(shared, copy)):
+            raise UserError(
+                f"{directory}: tensor {name!r} differs from {shared!r}, which {family.name} shares with it; a "
+                "model with embeddings of their own cannot be grown"
+            )
+    return state
 
 
 def _settle_bias(state: dict[str, Rows], own: str, shared: str, tied: bool, said: bool) -> list[str]:

@@ -40,7 +40,7 @@ def probe(
     family: Family, config: PretrainedConfig, state: State, input_ids: torch.Tensor, dtype: torch.dtype = torch.float64
 ) -> torch.Tensor:
     """Return the logits [sequences, S, vocab], in `dtype`, of the model that `state` holds."""
-    return streamed_model(family, config, state, dtype)(input_ids=input_ids)[family.logits]
+    return streamed_model(family, config, state, dtype)(**family.inputs(input_ids))[family.logits]
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def _outputs(
     if grown and plan.growth.norm_statistics == "weighted":
         WeightedNorms(model, plan.family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
     if positions is None:
-        return model(input_ids=input_ids)
+        return model(**plan.family.inputs(input_ids))
     # Without a mask transformers takes a gap between positions for the beginning of another text.
     return model(input_ids=input_ids, position_ids=positions[None], attention_mask=torch.ones_like(input_ids))
 
@@ -143,7 +143,7 @@ def elements(state: State) -> int:
 
 
 def _window(family: Family, config: PretrainedConfig, vocabulary: int) -> torch.Tensor:
-    return _tokens(vocabulary, min(POSITIONS, family.usable_positions(sizes_of(config))))
+    return _tokens(vocabulary, min(POSITIONS, family.usable_positions(sizes_of(config)) or POSITIONS))
 
 
 def _tokens(vocabulary: int, length: int) -> torch.Tensor:
@@ -169,11 +169,12 @@ def _changed_places(plan: GrowthPlan) -> Iterator[torch.Tensor]:
 
 
 def _scored(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
-    return input_ids[:, 1:] if family.objective == "clm" else input_ids
+    read = list(family.inputs(input_ids).values())[-1]
+    return read if family.objective == "mlm" else read[:, 1:]
 
 
 def _loss(family: Family, logits: torch.Tensor, input_ids: torch.Tensor) -> float:
-    scored = logits[:, :-1] if family.objective == "clm" else logits
+    scored = logits if family.objective == "mlm" else logits[:, :-1]
     return functional.cross_entropy(scored.flatten(0, 1), _scored(family, input_ids).flatten()).item()
 
 

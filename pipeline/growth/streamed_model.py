@@ -112,12 +112,12 @@ def streamed_model(
     config._attn_implementation = attention if family.fused_attention else "eager"
     config.use_cache = False
     with _parameters_on_meta():
-        model = family.model_class(config).eval()
+        model = family.model(config).eval()
     matrices: dict[nn.Parameter, Rows] = {}
     for name, module in list(model.named_modules()):
         for leaf, parameter in list(module.named_parameters(recurse=False)):
             full = f"{name}.{leaf}"
-            rows = state[full] if full in state else state[family.head_alias[full]]
+            rows = state[full] if full in state else state[{**family.head_alias, **family.shared}[full]]
             if parameter.ndim > 1:
                 held = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device="meta"), requires_grad=False)
                 matrices[held] = rows

@@ -17,9 +17,10 @@ def write_tokenizer_length(directory: Path, config: PretrainedConfig, source: Pr
     """Have transformers' tokenizer in `directory` report the positions of the model there as its `model_max_length`.
 
     What tokenizer_config.json says already stays, unless that is what the model's `source` could read, from which the file
-    was copied. Nothing is written where transformers' files are not there. Raises UserError where that one is no JSON.
+    was copied. Nothing is written where transformers' files are not there, or the model reads any number. Raises UserError
+    where that file is no JSON.
     """
-    if not has_tokenizer(directory) or is_bare_sentencepiece(directory):
+    if not has_tokenizer(directory) or is_bare_sentencepiece(directory) or _positions(config) is None:
         return
     path = directory / CONFIG
     told = read_json(path, "copy the tokenizer again") if path.is_file() else {}
@@ -28,5 +29,5 @@ def write_tokenizer_length(directory: Path, config: PretrainedConfig, source: Pr
         write_json(path, told | {"model_max_length": _positions(config)})
 
 
-def _positions(config: PretrainedConfig) -> int:
+def _positions(config: PretrainedConfig) -> int | None:
     return family_of(config).usable_positions(sizes_of(config))

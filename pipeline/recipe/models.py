@@ -19,8 +19,13 @@ OWN_KEYS = {
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
     "hidden_dim": "intermediate_size",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "d_kv": "head_dim",
+    "d_ff": "intermediate_size",
 }
-"""A family's own keys (GPT-2's, DistilBERT's) -> those that all families share, which stand for the same sizes."""
+"""A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 
 
 _ROTARY_KEYS = {"rope_theta", "rope_scaling"}

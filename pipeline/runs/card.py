@@ -1,7 +1,7 @@
 """A model's card: what it is, how it was made, what that cost, in the words of the files that a run leaves."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,16 @@ from pipeline.runs.records import (
 CARD = "README.md"
 """The file beside a model; its name and its front matter are Hugging Face's."""
 
-_CLASSES = {"clm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM"}
-_PIPELINES = {"clm": "text-generation", "mlm": "fill-mask"}
+_CLASSES = {"clm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "span_corruption": "AutoModelForSeq2SeqLM"}
+_PIPELINES = {"clm": "text-generation", "mlm": "fill-mask", "span_corruption": "text2text-generation"}
+_KINDS = {
+    "clm": "A causal language model",
+    "mlm": "A masked language model",
+    "span_corruption": "An encoder with a decoder, which learns by span corruption,",
+}
 _SIZES = {
     "num_hidden_layers": "layers",
+    "num_decoder_layers": "decoder layers",
     "hidden_size": "hidden size",
     "num_attention_heads": "attention heads",
     "num_key_value_heads": "key-value heads",
@@ -149,23 +155,29 @@ def _front_matter(known: Known) -> str:
 
 def _what(known: Known) -> str:
     family, sizes = family_of(known.config), sizes_of(known.config)
-    kind = "causal language model" if family.objective == "clm" else "masked language model"
     pairs = ", with a head on sentence pairs" if family.pair_logits else ""
     grown = ""
     if known.certificates:
         begun = known.certificates[0]["source"]
-        grown = f" It was grown from one of {_counted(begun['num_hidden_layers'], 'layer')} x {begun['hidden_size']}."
-    title = f"# {family.name}, {_counted(sizes.num_hidden_layers, 'layer')} x {sizes.hidden_size}"
+        grown = f" It was grown from one of {_depth(begun)} x {begun['hidden_size']}."
+    title = f"# {family.name}, {_depth(sizes.present)} x {sizes.hidden_size}"
     # Not the front matter's base_model, which the hub takes for the name of one of its models alone.
     source = "" if known.source is None else f" Its source was `{known.source}`."
     remarks = "".join(f"\n- {remark}." for remark in known.remarks)
     source += f"\n\nHow the source was read:\n{remarks}" if remarks else ""
-    return f"{title}\n\nA {kind} of the family {family.name} ({family.model_class.__name__}{pairs}).{grown}{source}"
+    what = f"{_KINDS[family.objective]} of the family {family.name} ({family.model_class.__name__}{pairs})."
+    return f"{title}\n\n{what}{grown}{source}"
+
+
+def _depth(sizes: Mapping[str, int]) -> str:
+    layers = sizes["num_hidden_layers"]
+    return f"{layers} + {sizes['num_decoder_layers']} layers" if "num_decoder_layers" in sizes else _counted(layers, "layer")
 
 
 def _sizes(known: Known) -> str:
     sizes, count = sizes_of(known.config), graph_of(known.config).parameters
-    rows = [("parameters", f"{count:,}"), *((words, f"{getattr(sizes, key):,}") for key, words in _SIZES.items())]
+    own = sizes.present
+    rows = [("parameters", f"{count:,}"), *((words, f"{own[key]:,}") for key, words in _SIZES.items() if key in own)]
     tied = "tied to the embedding" if sizes.tied else "a matrix of its own"
     return "## Sizes\n\n" + _table(("", ""), [*rows, ("output matrix", tied), ("stored as", known.dtype)])
 
@@ -174,7 +186,8 @@ def _made(known: Known) -> str:
     lines = []
     for number, certificate in enumerate(known.certificates, 1):
         growth, before, after = (certificate[key] for key in ("growth", "source", "target"))
-        changed = [f"{words} {before[key]:,} -> {after[key]:,}" for key, words in _SIZES.items() if before[key] != after[key]]
+        own = {key: words for key, words in _SIZES.items() if key in before}
+        changed = [f"{words} {before[key]:,} -> {after[key]:,}" for key, words in own.items() if before[key] != after[key]]
         added = sum(origin["added"] for origin in certificate["layers"])
         usual = GrowthConfig().model_dump()
         options = [f"{key} {value}" for key, value in growth.items() if key not in ("width", "depth") and value != usual[key]]

@@ -21,6 +21,7 @@ from pipeline.data.objectives import objective_for
 from pipeline.families import (
     FAMILIES,
     PAIR_FAMILIES,
+    check_trained,
     derived_sizes,
     family_of,
     graph_of,
@@ -328,7 +329,9 @@ def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int) -> 
             "DeepSpeed checkpoint or a folder of those"
         )
     config = None if source.config is None else Path(source.config)
-    return open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
+    given = open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
+    check_trained(given.family, f"source.path: {source.path}")
+    return given
 
 
 def _source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id: int) -> PretrainedConfig:
