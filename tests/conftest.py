@@ -133,17 +133,17 @@ def tiny_model():
         """Heads of 8 channels over the hidden size, two to a key-value head where the family shares them."""
         torch.manual_seed(7)
         heads = heads or hidden // 8
-        described = ModelConfig(
-            family=family,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads or (heads // 2 if FAMILIES[family].grouped and heads % 2 == 0 else None),
-            head_dim=head_dim,
-            tie_word_embeddings=tied,
-        )
-        config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)
-        model = FAMILIES[family].model_class(config).double().eval()
+        table = FAMILIES[family]
+        sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": head_dim}
+        if table.trained:
+            grouped = kv_heads or (heads // 2 if table.grouped and heads % 2 == 0 else None)
+            described = ModelConfig(family=family, num_key_value_heads=grouped, tie_word_embeddings=tied, **sizes)
+            config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)
+        else:
+            sizes |= {"num_decoder_layers": layers, "head_dim": head_dim or 8, table.intermediate_key: 4 * hidden}
+            config = table.configuration(**sizes, vocab_size=vocab, tie_word_embeddings=tied, pad_token_id=0, eos_token_id=0)
+            config.architectures = [table.model_class.__name__]
+        model = table.model(config).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)

@@ -5,7 +5,7 @@ from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_of
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
 from pipeline.families.padding import learn_every_row
-from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_parameters, check_trained, family_of, graph_of
+from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, TRAINED, check_parameters, check_trained, family_of, graph_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
 from pipeline.families.target import check_growth, derived_sizes, target_config
@@ -17,6 +17,7 @@ __all__ = [
     "LAYER_LISTS",
     "PAIR_FAMILIES",
     "QUANTIZATION",
+    "TRAINED",
     "Change",
     "Family",
     "Section",

@@ -37,6 +37,9 @@ _ALL = (
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 """By `model_type`, each with its language model's head."""
 
+TRAINED: dict[str, Family] = {name: family for name, family in FAMILIES.items() if family.trained}
+"""Those that the pipeline has an objective for."""
+
 PAIR_FAMILIES: dict[str, Family] = {BERT_PAIRS.name: BERT_PAIRS}
 """Those that have a head on sentence pairs besides."""
 

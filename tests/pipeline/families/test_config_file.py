@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, family_of, read_config, scratch_config, sizes_of
+from pipeline.families import FAMILIES, check, family_of, read_config, scratch_config, sizes_of
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
@@ -63,6 +63,9 @@ def read(tmp_path):
 
 def base_of(family, **changes):
     """A whole file, of heads of 8 channels, two to a key-value head where they are grouped."""
+    if not FAMILIES[family].trained:
+        sizes = {"hidden_size": 32, "head_dim": 8, FAMILIES[family].intermediate_key: 64, "vocab_size": 50}
+        return json.loads(check.small_config(FAMILIES[family], **sizes).to_json_string(use_diff=False)) | changes
     described = ModelConfig(
         family=family,
         hidden_size=32,
@@ -79,13 +82,14 @@ def base_of(family, **changes):
 
 def runs(config):
     """Whether the stock class builds a model and gives logits, where it is small enough to try."""
-    if max(config.vocab_size, config.max_position_embeddings, config.num_hidden_layers, config.hidden_size) > 10_000:
+    family, sizes = family_of(config), sizes_of(config)
+    if max(config.vocab_size, sizes.max_position_embeddings or 0, config.num_hidden_layers, config.hidden_size) > 10_000:
         with torch.device("meta"):
-            family_of(config).model_class(config)
+            family.model(config)
         return True
-    ids = torch.zeros(1, min(3, family_of(config).usable_positions(sizes_of(config))), dtype=torch.int64)
+    inputs = family.inputs(torch.zeros(1, min(3, family.usable_positions(sizes) or 3), dtype=torch.int64))
     with torch.no_grad():
-        return family_of(config).model_class(config).eval()(input_ids=ids).logits.shape[-1] == config.vocab_size
+        return family.model(config).eval()(**inputs).logits.shape[-1] == config.vocab_size
 
 
 @cache

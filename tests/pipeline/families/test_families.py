@@ -205,7 +205,7 @@ INERT = {
     *("dtype", "transformers_version", "classifier_dropout", "max_window_layers", "no_rope_layer_interval"),
     *("attribute_map", "base_config_key", "extra_config_files", "extra_files", "sub_configs_defaults"),
     *("id2label", "label2id", "num_labels", "problem_type", "return_dict", "output_hidden_states", "output_attentions"),
-    *("chunk_size_feed_forward", "is_decoder", "initializer_cutoff_factor", "deterministic_flash_attn"),
+    *("chunk_size_feed_forward", "is_decoder", "initializer_cutoff_factor", "initializer_factor", "deterministic_flash_attn"),
     # Of other heads, and of a loss that the class itself computes.
     *("qa_dropout", "seq_classif_dropout", "classifier_pooling", "sparse_prediction", "sparse_pred_ignore_index"),
 }

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, check_parameters, target_config
+from pipeline.families import FAMILIES, check, check_parameters, depth_keys, family_of, target_config
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
-PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective == "clm")
+PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
 DEEPENED = [*PRE_NORM, "modernbert"]
 """Those that added layers leave as they are."""
 
@@ -34,6 +34,10 @@ OPTIONS = {
     "cohere": [{"attention_bias": True, "logit_scale": 0.25}],
     "olmo2": [{"num_key_value_heads": 4}],
     "gemma2": [{"query_pre_attn_scalar": 17, "attn_logit_softcapping": 3.0, "final_logit_softcapping": None}],
+    "t5": [
+        {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        {"tie_word_embeddings": False, "scale_decoder_outputs": True, "head_dim": 24},
+    ],
     "smollm3": [{"no_rope_layers": [0, 1, 1]}],
     "modernbert": [
         {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True, "decoder_bias": False},
@@ -231,21 +235,23 @@ def test_a_layer_that_is_silent_by_zero_writers_under_a_norm_would_jump():
 
 def deeper(family, config, model, **sizes):
     """A model with a silent layer behind each of its own."""
-    target = target_config(config, TargetConfig(num_hidden_layers=6, **sizes))
+    deeper = {key: 2 * getattr(config, key) for key in depth_keys(family.config_class)}
+    target = target_config(config, TargetConfig(**deeper | sizes))
     return check.grown_model(plan_growth(config, target, GrowthConfig(depth="interleave"), 1, stock=True), model)
 
 
 def trained(model, steps=10):
     """By how much a logit of other tokens moves in steps of Adam at 1e-4, in the mean."""
     ids, others = (torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(seed)) for seed in (2, 3))
+    read, others = map(family_of(model.config).inputs, (ids, others))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     with Float64Islands():
-        before = model(input_ids=others).logits.detach()
+        before = model(**others).logits.detach()
         for _ in range(steps):
             optimizer.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
+            model(**read, labels=ids).loss.backward()
             optimizer.step()
-        return (model(input_ids=others).logits.detach() - before).abs().mean().item()
+        return (model(**others).logits.detach() - before).abs().mean().item()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "olmo2", "gemma2", "cohere"])

@@ -10,8 +10,25 @@ from pipeline.families.consistency import check_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from pipeline.recipe.models import OWN_KEYS
 
 _OLD = {"torch_dtype": "bfloat16", "use_cache": True, "initializer_range": 0.02, "attention_dropout": 0.0}
+
+_T5 = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "d_kv": 64,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_num_buckets": 32,
+    "vocab_size": 32128,
+}
 
 PUBLISHED = {
     "Gemma-2 2B": {
@@ -202,6 +219,27 @@ PUBLISHED = {
         "use_bias": True,
         "vocab_size": 49152,
     },
+    "T5 v1.1 small": _T5
+    | {
+        "d_ff": 1024,
+        "d_model": 512,
+        "feed_forward_proj": "gated-gelu",
+        "num_decoder_layers": 8,
+        "num_heads": 6,
+        "num_layers": 8,
+        "tie_word_embeddings": False,
+    },
+    "T5 v1.1 base": _T5
+    | {
+        "d_ff": 2048,
+        "d_model": 768,
+        "feed_forward_proj": "gated-gelu",
+        "num_decoder_layers": 12,
+        "num_heads": 12,
+        "num_layers": 12,
+        "tie_word_embeddings": False,
+    },
+    "T5 small": _T5 | {"d_ff": 2048, "d_model": 512, "n_positions": 512, "num_heads": 8, "num_layers": 6},
 }
 
 
@@ -216,12 +254,12 @@ def read(path, content):
 
 def shrunk(content):
     """The same of four layers and narrow heads, what else it says as it is."""
-    group = content["num_attention_heads"] // content.get("num_key_value_heads", content["num_attention_heads"])
-    small = content | {
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2 * group,
-        "hidden_size": 32 * group,
-        "intermediate_size": 80,
+    own = {same: key for key, same in OWN_KEYS.items() if key in content}
+    heads = content[own.get("num_attention_heads", "num_attention_heads")]
+    group = heads // content.get("num_key_value_heads", heads)
+    sizes = {"num_hidden_layers": 4, "num_attention_heads": 2 * group, "hidden_size": 32 * group, "intermediate_size": 80}
+    small = content | {own.get(key, key): size for key, size in sizes.items()}
+    small |= {
         "vocab_size": 61,
         "max_position_embeddings": 64,
         "pad_token_id": 1,
@@ -229,7 +267,8 @@ def shrunk(content):
         "eos_token_id": 3,
     }
     small |= {"num_key_value_heads": 2} if "num_key_value_heads" in content else {}
-    small |= {"head_dim": 16} if "head_dim" in content else {}
+    small |= {key: 16 for key in ("head_dim", "d_kv") if key in content}
+    small |= {"num_decoder_layers": 3} if "num_decoder_layers" in content else {}
     small |= {"sliding_window": 7} if content.get("sliding_window") else {}
     small |= {"no_rope_layers": [1, 1, 1, 0]} if "no_rope_layers" in content else {}
     small |= {"original_max_position_embeddings": 64} if "original_max_position_embeddings" in content else {}

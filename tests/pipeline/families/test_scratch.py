@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, scratch_config, sizes_of
+from pipeline.families import FAMILIES, TRAINED, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig
 
 
@@ -13,7 +13,7 @@ def described(family, **sizes):
     return ModelConfig(**{"family": family, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, **sizes})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED)
 def test_a_scratch_model_reads_its_whole_sequence_length_and_says_so(family):
     config = scratch_config(described(family), vocab_size=20, eos_id=2, sequence_length=9)
     assert FAMILIES[family].usable_positions(sizes_of(config)) == 9

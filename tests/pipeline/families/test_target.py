@@ -46,7 +46,7 @@ def test_sizes_that_a_target_leaves_out_follow_the_source(tiny_model, family):
     source = tiny_model(family).config
     sizes = grown(source, hidden_size=64)
     assert (sizes.num_attention_heads, sizes.head_dim, sizes.intermediate_size, sizes.num_hidden_layers) == (8, 8, 256, 3)
-    assert (sizes.vocab_size, sizes.max_position_embeddings) == (50, source.max_position_embeddings)
+    assert (sizes.vocab_size, sizes.max_position_embeddings) == (50, sizes_of(source).max_position_embeddings)
     assert sizes.num_key_value_heads == (4 if FAMILIES[family].grouped else 8)
     same = target_config(source, TargetConfig())
     assert sizes_of(same) == sizes_of(source)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.families import FAMILIES
+from pipeline.families import TRAINED
 from tests.benchmarks.activations import Shape, measured
 
 # Sizes of which no two come to the same, and large enough for what the formula leaves out (masks, rotary tables).
@@ -14,7 +14,7 @@ SHAPE = Shape(layers=4, hidden=96, heads=3, length=80, sequences=3, vocabulary=5
 # Gemma-2 caps its scores, which torch's fused attention does not: its class refuses sdpa.
 @pytest.mark.parametrize(
     ("family", "attention"),
-    [(name, attention) for name, each in FAMILIES.items() for attention in ("sdpa", "eager")[not each.fused_attention :]],
+    [(name, attention) for name, each in TRAINED.items() for attention in ("sdpa", "eager")[not each.fused_attention :]],
 )
 def test_a_section_keeps_the_bytes_of_the_formula(family, attention, dtype):
     for name, kept, formula in measured(family, attention, dtype, SHAPE):

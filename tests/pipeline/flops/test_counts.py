@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_f
 from transformers import BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section, sizes_of
+from pipeline.families import FAMILIES, TRAINED, Section, sizes_of
 from pipeline.flops.counts import PARTS, StepFlops, training_step
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
@@ -59,7 +59,7 @@ def let_learn(model, family, section):
 # The others are of the same tables as these, and run here where all is tested; the tests below run them in any case.
 EACH_FAMILY = [
     pytest.param(family, id=name, marks=() if name in ("bert", "gpt2", "llama") else pytest.mark.full)
-    for name, family in FAMILIES.items()
+    for name, family in TRAINED.items()
 ]
 
 
@@ -156,7 +156,7 @@ def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, secti
 
 
 @pytest.mark.parametrize("section", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("family", TRAINED.values(), ids=TRAINED)
 def test_recomputed_layers_are_executed_again(tiny_model, family, section):
     model = small(tiny_model, family.name, tied=False)
     prepare_model(model, family, activation_checkpointing=True, compile=False)
@@ -171,7 +171,7 @@ def test_recomputed_layers_are_executed_again(tiny_model, family, section):
     assert recomputed.model == plain.model
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("family", TRAINED.values(), ids=TRAINED)
 def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
     sizes = sizes_of(small(tiny_model, family.name).config)
     full, half = (

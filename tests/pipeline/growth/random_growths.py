@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.families import FAMILIES, check, depth_keys, target_config
 from pipeline.growth.operators import DEPTH, WIDTH
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
@@ -66,9 +66,15 @@ def draw(seed: int) -> Drawn:
         target["num_hidden_layers"] = layers + given.randint(0, 4)
     if given.random() < 0.2:
         target["vocab_size"] = 61 + given.randint(0, 9)
+    if "num_decoder_layers" in depth_keys(family.config_class):
+        source["num_decoder_layers"] = given.randint(1, 4)
+        target["num_decoder_layers"] = source["num_decoder_layers"] + given.randint(0, 3)
+        source |= given.choice([{}, {"feed_forward_proj": "gated-gelu"}]) | given.choice([{}, {"scale_decoder_outputs": True}])
     growth = {"width": given.choice(["auto", *WIDTH]), "depth": given.choice(["auto", *DEPTH])}
     if growth["depth"] == "list":
         growth["layers"] = [given.randrange(layers) for _ in range(target.get("num_hidden_layers", layers))]
+        of_decoder = range(layers, layers + source.get("num_decoder_layers", 0))
+        growth["layers"] += [given.choice(of_decoder) for _ in range(target.get("num_decoder_layers", 0))]
     if growth["width"] == "zero_pad" and given.random() < 0.6:
         growth["scaled"] = True
     elif growth["width"] in ("zero_pad", "nai") and given.random() < 0.7:

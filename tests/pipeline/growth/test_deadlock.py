@@ -79,14 +79,15 @@ def measured(plan, grown):
     """The same of the gradients that the stock class has had after some steps of Adam."""
     vocabulary = SIZES["vocab_size"]
     ids = torch.randint(4, vocabulary, (4, 14), generator=torch.Generator().manual_seed(5))
+    *_, read = (inputs := plan.family.inputs(ids)).values()
     optimizer = torch.optim.Adam(grown.parameters(), lr=1e-3)
     parameters = dict(grown.named_parameters())
     largest = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for _ in range(STEPS):
         optimizer.zero_grad()
         with Float64Islands():
-            output = grown(input_ids=ids)[plan.family.logits]
-            torch.nn.functional.cross_entropy(output.flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
+            output = grown(**inputs)[plan.family.logits]
+            torch.nn.functional.cross_entropy(output.flatten(0, 1), read.roll(-1, 1).flatten()).backward()
         for name, parameter in parameters.items():
             # Of two biases of logits a class leaves one unused.
             gradient = torch.ones_like(parameter) if parameter.grad is None else parameter.grad.abs()

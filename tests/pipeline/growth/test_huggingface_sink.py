@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, target_config
+from pipeline.families import FAMILIES, sizes_of, target_config
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
@@ -111,9 +111,11 @@ def grown_by_depth(model, directory, dtype):
     """A model saved in `dtype`, and twice its layers, made of the source's in turn."""
     model.to(dtype).save_pretrained(directory)
     source = open_huggingface(directory)
-    layers = source.config.num_hidden_layers
-    target = target_config(source.config, TargetConfig(num_hidden_layers=2 * layers))
-    growth = GrowthConfig(depth="list", layers=[*range(layers)] * 2)
+    sizes, numbers = sizes_of(source.config), source.family.graph(source.config).ranges
+    decoder = None if sizes.num_decoder_layers is None else 2 * sizes.num_decoder_layers
+    target = TargetConfig(num_hidden_layers=2 * sizes.num_hidden_layers, num_decoder_layers=decoder)
+    target = target_config(source.config, target)
+    growth = GrowthConfig(depth="list", layers=[layer for stack in numbers for layer in [*stack] * 2])
     return source, target, plan_growth(source.config, target, growth, 1).grow(source.state)
 
 

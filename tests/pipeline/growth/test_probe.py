@@ -59,7 +59,7 @@ def test_streamed_logits_are_the_whole_models(saved, family, tied, monkeypatch):
     model, source = saved(family, tied=tied)
     input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
     with torch.no_grad(), Float64Islands():
-        expected = model(input_ids=input_ids).logits
+        expected = model(**source.family.inputs(input_ids)).logits
     logits = probe(source.family, source.config, source.state, input_ids)
     assert logits.dtype == torch.float64
     assert (logits - expected).abs().max() < ROUNDING

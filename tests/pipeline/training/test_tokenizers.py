@@ -9,7 +9,7 @@ from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
-from pipeline.families import FAMILIES
+from pipeline.families import FAMILIES, TRAINED
 from pipeline.families.check import small_config
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.huggingface import open_huggingface
@@ -34,7 +34,7 @@ def test_a_tokenizer_goes_with_its_own_family_and_ids_differ_where_transformers_
             check_beside(tokenizer, small_model("qwen2").config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED)
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sentencepiece_bpe"}, _UNIGRAM, _QWEN, {"algorithm": "wordpiece", "family": "bert"}]
 )
