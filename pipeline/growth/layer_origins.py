@@ -29,11 +29,12 @@ def layer_origins(growth: GrowthConfig, source: Model, depths: Sequence[int]) ->
 def _refuse_other_stacks(origins: Sequence[Origin], source: Model, depths: Sequence[int]) -> None:
     layer = 0
     for numbers, depth in zip(source.ranges, depths, strict=True):
-        for origin in origins[layer : layer + depth]:
-            if origin.source not in numbers:
-                raise UserError(
-                    f"growth.layers: target layers {layer} to {layer + depth - 1} are of one stack, and the source's layer "
-                    f"{origin.source} is of another; name {numbers.start} to {numbers.stop - 1} there (the encoder's layers "
-                    "come first)"
-                )
+        own = origins[layer : layer + depth]
+        named = [one.source for one in own] + [number for one in own for number, _ in one.average]
+        others = [number for number in named if number not in numbers]
+        if others:
+            raise UserError(
+                f"growth.layers: target layers {layer} to {layer + depth - 1} are of one stack, and the source's layer "
+                f"{others[0]} is of another; name {numbers.start} to {numbers.stop - 1} there (the encoder's layers come first)"
+            )
         layer += depth
