@@ -10,10 +10,10 @@ from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predic
 from pipeline.growth.token_rows import tokens_counted
 from pipeline.keyed import DRAWS
 
-_ROUNDING = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+_ROUNDING = {"float64": 1e-10, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16; steep
-softmaxes make more of it (2e-11 in a random T5, whose scores are not divided by sqrt(d)). Float32 numbers among float64 ones, and
-anything that is wrong, move logits by 1e-8 and more."""
+softmaxes make more of it (2e-11 in a random T5, whose scores are not divided by sqrt(d)). A number in float32 among others in
+float64, and anything that is wrong, move logits by 1e-9 and more."""
 
 _LOGIT = 10.0
 """The largest logit for which these bounds hold; they grow with larger ones, as rounding does (GPT-2's reach -130)."""

@@ -188,12 +188,18 @@ def spoil_tensor(directory: Path, change) -> None:
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: no such file"),
         (lambda d: spoil_tensor(d, lambda t: t.pop("transformer.ln_f.bias")), "'transformer.ln_f.bias' is missing"),
         (lambda d: spoil_tensor(d, lambda t: t.update({"transformer.ln_f.bias": torch.ones(3)})), "has shape (3,)"),
-        (lambda d: (d / "config.json").write_text('{"model_type": "t5"}'), "'t5' is not known; known are gpt2, bert"),
+        (lambda d: (d / "config.json").write_text('{"model_type": "bloom"}'), "'bloom' is not known; known are gpt2, bert"),
     ],
 )
 def test_an_unusable_source_directory_is_refused_by_file_or_tensor(refused, source, spoil, words):
     spoil(source)
     assert words in refused(source={"path": str(source)}, target={"hidden_size": 64})
+
+
+def test_a_family_whose_objective_the_pipeline_lacks_is_refused_before_anything_is_started(refused, tiny_model, tmp_path):
+    tiny_model("t5", vocab=406).float().save_pretrained(tmp_path / "source")
+    said = refused(source={"path": str(tmp_path / "source")}, target={"hidden_size": 64})
+    assert said.startswith(f"source.path: {tmp_path / 'source'}: t5 learns by span corruption") and "launch/grow.py" in said
 
 
 DUE = ("checkpointing.every=1", "checkpointing.every_minutes=1.0e-9", "evaluation.every=1", "the end")

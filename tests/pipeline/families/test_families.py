@@ -179,8 +179,8 @@ def test_a_spoiled_source_directory_is_refused_by_file_or_tensor(saved, spoil, w
 
 
 def test_a_directory_of_an_unknown_family_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(UserError, match="'t5' is not known"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom"}))
+    with pytest.raises(UserError, match="'bloom' is not known"):
         open_source(tmp_path)
 
 
