@@ -7,6 +7,7 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, target_config
+from pipeline.families.graph import RESIDUAL
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.index_map import ZERO
@@ -48,10 +49,10 @@ OF_THEIR_OWN = {
 """Of families whose heads need not fill the stream."""
 
 
-def configured(name):
+def configured(name, **changed):
     family = FAMILIES[name]
     known = {key: value for key, value in SIZES.items() if key != "head_dim" or hasattr(family.config_class, key)}
-    return check.small_config(family, **known | {family.intermediate_key: SIZES["intermediate_size"]})
+    return check.small_config(family, **known | {family.intermediate_key: SIZES["intermediate_size"]} | changed)
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def planned(monkeypatch):
     """A maker of plans without the check."""
     monkeypatch.setattr(planning, "_refuse_deadlock", lambda plan: None)
 
-    def plan(name, sizes, growth):
-        config = configured(name)
+    def plan(name, sizes, growth, **changed):
+        config = configured(name, **changed)
         return plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth), 1, stock=True)
 
     return plan
@@ -114,8 +115,8 @@ def bias_of_keys(plan, name):
     return plan.family.kind(name) in kinds
 
 
-def grown(plan, name):
-    config = configured(name)
+def grown(plan, name, **changed):
+    config = configured(name, **changed)
     return check.grown_model(plan, check.random_model(plan.family, config, 1))
 
 
@@ -164,6 +165,30 @@ def test_new_queries_and_keys_that_are_both_zero_never_learn(name, both, planned
     if both and name == "olmo2":
         expected |= {(attention + "q_norm.weight", 0, 16), (attention + "k_norm.weight", 0, 8)}
     assert derived(plan) == measured(plan, grown(plan, name)) == expected
+
+
+def test_units_whose_gate_and_rows_are_both_zero_never_learn(planned):
+    """Whatever reads them: each is the other's gradient."""
+    plan = planned("llama", {"intermediate_size": 27}, {"width": "direct_copy"})
+    mlp = "model.layers.{layer}.mlp."
+    both = with_zeros(plan, {mlp + "gate_proj.weight", mlp + "up_proj.weight"}, 0, 20)
+    assert derived(both) == measured(both, grown(both, "llama"))
+    assert derived(both) == {(mlp + "gate_proj.weight", 0, 7), (mlp + "up_proj.weight", 0, 7), (mlp + "down_proj.weight", 1, 7)}
+    for one in ("gate_proj.weight", "up_proj.weight"):
+        alone = with_zeros(plan, {mlp + one}, 0, 20)
+        assert derived(alone) == measured(alone, grown(alone, "llama")) == set()
+
+
+@pytest.mark.parametrize("name", ["llama", "cohere"])
+def test_channels_that_no_gain_and_no_reader_passes_on_learn_through_the_norms_statistics_alone(name, planned):
+    untied = {"tie_word_embeddings": False}
+    plan = planned(name, WIDER, {"width": "direct_copy"}, **untied)
+    kinds = {plan.family.kind(tensor.name): tensor for tensor in plan.tensors.values()}
+    gains = {kind for kind, tensor in kinds.items() if len(tensor.axes) == 1}
+    readers = {kind for kind, tensor in kinds.items() if "in" in tensor.roles and RESIDUAL in tensor.axes[1].ports}
+    plan = with_zeros(with_zeros(plan, gains, 0, 16), readers, 1, 16)
+    expected = {(kind, 0, 8) for kind in gains} | {(kind, 1, 8) for kind in readers}
+    assert derived(plan) == measured(plan, grown(plan, name, **untied)) == expected
 
 
 def test_a_gain_of_zero_behind_a_matrix_of_zeros_never_learns(planned):
