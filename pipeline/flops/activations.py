@@ -37,14 +37,16 @@ def activation_bytes(
     `vocab_divisible_by`: what its rows are rounded up to a multiple of.
     """
     graph = family.graph(config)
-    section = section or Section.whole(len(graph.stack.layers))
+    # Of a model with an encoder besides this would be a part.
+    (stack,) = graph.stacks
+    section = section or Section.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
     activation = getattr(config, family.activation_key)
     eager = config._attn_implementation == "eager"
     layers = [
         _layer(graph, number, activation, sequence_length, size, eager=eager, learns=number in section.layers)
         # Fused attention makes numbers of a mask, in each layer anew.
-        + sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
+        + sequence_length * size * (not eager and _slides(config, stack.layers[number], sequence_length))
         for number in range(section.lowest or 0, section.depth)
     ]
     if recomputed:
@@ -59,7 +61,7 @@ def activation_bytes(
     if section.embeddings:
         return kept + tokens * _embeddings(graph, size)
     # The lowest norm need not hand a gradient down.
-    lowest = graph.stack.layers[section.lowest].branches[0].pre if section.layers else graph.stack.final
+    lowest = stack.layers[section.lowest].branches[0].pre if section.layers else stack.final
     if lowest is None or (section.layers and recomputed):
         return kept
     return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))

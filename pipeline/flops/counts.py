@@ -84,7 +84,9 @@ def _graph(family_name: str, sizes: Sizes) -> Model:
 @lru_cache(maxsize=64)
 def _token(family_name: str, sizes: Sizes) -> _Token:
     graph = _graph(family_name, sizes)
-    branches = graph.stack.layers[0].branches
+    # Of a model with an encoder besides this would be a part.
+    (stack,) = graph.stacks
+    branches = stack.layers[0].branches
     bodies = [branch.body for branch in branches]
     (attention,) = [body for body in bodies if isinstance(body, Attention)]
     (mlp,) = [body for body in bodies if isinstance(body, Mlp)]
@@ -103,8 +105,8 @@ def _token(family_name: str, sizes: Sizes) -> _Token:
         transform=0 if transform is None else product(transform),
         # Tied or not, the matrix is there once.
         output=2 * sizes.hidden_size * sizes.vocab_size,
-        reads_stream=frozenset(i for i, layer in enumerate(graph.stack.layers) if layer.branches[0].pre is None),
-        normed=graph.stack.final is not None,
+        reads_stream=frozenset(i for i, layer in enumerate(stack.layers) if layer.branches[0].pre is None),
+        normed=stack.final is not None,
         ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
         # A tied embedding stands still with the head.
         embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),

@@ -10,7 +10,9 @@ from transformers import AutoModelForSeq2SeqLM
 
 from data_prep.errors import UserError
 from pipeline.evaluation.encoding import open_tokenizer
-from pipeline.families import FAMILIES, check, check_growth, scratch_config, target_config
+from pipeline.families import FAMILIES, check, check_growth, scratch_config, sizes_of, target_config
+from pipeline.flops.activations import activation_bytes
+from pipeline.flops.counts import training_step
 from pipeline.growth import probe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
@@ -18,6 +20,7 @@ from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
+from pipeline.runs.card import Known, model_card
 
 T5 = FAMILIES["t5"]
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -148,6 +151,12 @@ def test_published_files_are_read_grown_and_written_as_transformers_has_them(tmp
     certificate = OfflineGrowth(request).execute(lambda _: {})
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["target"]["num_decoder_layers"] == 3 and "max_position_embeddings" not in certificate["target"]
+    card = model_card(Known(config, "float64", "python launch/grow.py", certificates=[certificate]))
+    assert (
+        "# t5, 3 + 2 layers x 64" in card
+        and "decoder layers 2 -> 3" in card
+        and "AutoModelForSeq2SeqLM.from_pretrained" in card
+    )
     source, written = (
         AutoModelForSeq2SeqLM.from_pretrained(tmp_path / place, dtype=torch.float64, attn_implementation="eager").eval()
         for place in ("source", "out")
@@ -197,6 +206,14 @@ def test_what_the_pipeline_does_not_do_is_refused_before_anything_is_done(tmp_pa
     request = Request(tmp_path / "source", *grow, "hf", None, None, tmp_path / "out")
     said = listing(OfflineGrowth(request, foreseen=True))
     assert "parameters)" in said and "ZeRO" not in said and "memory" not in said
+
+
+def test_nothing_counts_a_decoder_as_the_model():
+    config, _ = small()
+    with pytest.raises(ValueError, match="too many values"):
+        training_step(T5, sizes_of(config), 8, 16, scored=16)
+    with pytest.raises(ValueError, match="too many values"):
+        activation_bytes(T5, config, 8, 16, scored=16, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
