@@ -45,7 +45,7 @@ class NewTokenizer:
         """Where it lies."""
         return str(self.tokenizer.files[0])
 
-    def named(self, target: TargetConfig, where: str) -> TargetConfig:
+    def sized(self, target: TargetConfig, where: str) -> TargetConfig:
         """Return the sizes with the vocabulary's among them; raises UserError where one is named that is too small."""
         self.check_size(target.vocab_size, where)
         return target.model_copy(update={"vocab_size": target.vocab_size or self.tokenizer.vocab_size})
@@ -65,7 +65,7 @@ class NewTokenizer:
         """
         said = []
         for key in sorted(key for key in config.to_dict() if key.endswith(_KEY)):
-            held = getattr(source, key)
+            held = getattr(source, key, None)
             ids = self._translated(key.removesuffix(_KEY), held, source.vocab_size)
             setattr(config, key, ids)
             if ids != held:
@@ -134,7 +134,7 @@ def open_new_tokenizer(source: Source, named: str) -> NewTokenizer:
         )
     tokenizer = load_tokenizer(directory)
     ours, theirs = own.meanings(), tokenizer.meanings()
-    rows = rows_by_token(own, ours, theirs, sizes_of(source.config).vocab_size)
+    rows = rows_by_token(own, tokenizer, ours, theirs, sizes_of(source.config).vocab_size)
     if bool((rows.rows < 0).all()):
         raise UserError(f"{tokenizer.files[0]}: has no token in common with {own.files[0]}; name one that has")
     return NewTokenizer(own, tokenizer, rows, own_roles(ours), own_roles(theirs))

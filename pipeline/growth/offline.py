@@ -260,7 +260,7 @@ def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> lis
 
 def _target(target: TargetConfig | Path, source: PretrainedConfig, tokenizer: NewTokenizer | None) -> PretrainedConfig:
     if isinstance(target, TargetConfig):
-        return target_config(source, target if tokenizer is None else tokenizer.named(target, "target."))
+        return target_config(source, target if tokenizer is None else tokenizer.sized(target, "target."))
     config = read_config(target)
     if getattr(config, QUANTIZATION, None) is not None:
         raise UserError(f"{target}: {QUANTIZATION}: weights are written as plain numbers; remove the key")

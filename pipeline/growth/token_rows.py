@@ -98,8 +98,8 @@ def tokens_told(tokens: AxisIndexMap, source: int, vocabulary: str) -> list[str]
     ]
 
 
-def rows_by_token(old: Tokenizer, ours: Meanings, theirs: Meanings, size: int) -> TokenRows:
-    """Return the rows of another vocabulary's tokens, `theirs`, in a model of `size` rows whose tokenizer is `old`, of `ours`.
+def rows_by_token(old: Tokenizer, new: Tokenizer, ours: Meanings, theirs: Meanings, size: int) -> TokenRows:
+    """Return the rows of `new`'s tokens in a model of `size` rows whose tokenizer is `old`; both with their meanings.
 
     A token has the row of the one that stands for the same text: by its spelling between tokenizers of one kind, else by the
     bytes that it stands for; a special token by its spelling, then by its role. Pieces that are unknown to `old` are left out
@@ -108,7 +108,7 @@ def rows_by_token(old: Tokenizer, ours: Meanings, theirs: Meanings, size: int) -
     known = _Known(ours, size)
     rows = [known.row(token, theirs, number) for number, token in enumerate(theirs.tokens)]
     fresh = [number for number, row in enumerate(rows) if row < 0 and theirs.tokens[number] is not None]
-    made = _pieces(old, ours, [theirs.tokens[number] for number in fresh])
+    made = _pieces(old, ours, [_text(new, number, theirs.tokens[number]) for number in fresh])
     unknown = ours.roles.get("unk", -1)
     kept = [[piece for piece in pieces if piece != unknown and piece < size] for pieces in made]
     return TokenRows(
@@ -159,13 +159,19 @@ class _Known:
         return next((self._roles[role] for role in roles if role in self._roles), -1)
 
 
-def _pieces(tokenizer: Tokenizer, meanings: Meanings, tokens: Sequence[Token]) -> list[list[int]]:
+def _text(tokenizer: Tokenizer, number: int, token: Token) -> bytes:
+    """Return the text of a tokenizer's token; of one that stands for none, its spelling."""
+    if token.meaning is not None:
+        return token.meaning
+    return (token.spelling if token.named else tokenizer.decode([number])).encode()
+
+
+def _pieces(tokenizer: Tokenizer, meanings: Meanings, texts: Sequence[bytes]) -> list[list[int]]:
     """Return the ids that a tokenizer makes of the texts of another's tokens.
 
     Some tokenizers put a blank before a text: of a text with and without its own the encoding is taken that stands for just
     the text. A part of a letter, which is no text, is made of its bytes.
     """
-    texts = [token.spelling.encode() if token.meaning is None else token.meaning for token in tokens]
     read = [text.decode(errors="replace") for text in texts]
     plain, bare = tokenizer.encode_batch(read), tokenizer.encode_batch([text.removeprefix(" ") for text in read])
 

@@ -43,8 +43,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         for key in ("exp_avg", "exp_avg_sq"):
             state.setdefault(key, torch.zeros_like(parameter))
         for key, value in {"step": torch.tensor(0.0), **state}.items():
-            if value.dim() == 0:
-                state[key] = torch.full_like(parameter, value.item())
+            state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
         return state
 
     def step_groups(self, groups: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ class Freezable(torch.optim.Optimizer):
     it is asked several times a step and has to give every rank the same answer each time."""
 
     new_rows: Mapping[torch.Tensor, torch.Tensor] = {}
-    """Of each parameter with rows of new tokens, which elements are of those; bool, flat."""
+    """Of each parameter with rows of new tokens, which of its first elements are of those; bool, flat."""
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
@@ -43,12 +43,12 @@ class Freezable(torch.optim.Optimizer):
             alike = not group["rows_alone"] and all(group[key] == value for key, value in rows.items())
             parts = []
             for parameter, state in [] if alike else zip(moving, kept, strict=True):
-                mask = self.new_rows.get(parameter)
-                if mask is None or not bool(mask.any()):
+                if parameter not in self.new_rows:
                     continue
-                part = torch.nn.Parameter(parameter.detach().view(-1)[mask])
-                part.grad = parameter.grad.view(-1)[mask]
-                self.state[part] = {key: value.view(-1)[mask] for key, value in state.items()}
+                mask = self.new_rows[parameter].to(parameter.device)
+                part = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
+                part.grad = _first(parameter.grad, mask)[mask]
+                self.state[part] = {key: _first(value, mask)[mask] for key, value in state.items()}
                 parts.append(part)
                 taken.append((parameter, mask, part))
             if parts:
@@ -57,9 +57,9 @@ class Freezable(torch.optim.Optimizer):
                 stepped.append(group)
         yield stepped
         for parameter, mask, part in taken:
-            parameter.detach().view(-1)[mask] = part.detach()
+            _first(parameter.detach(), mask)[mask] = part.detach()
             for key, value in self.state.pop(part).items():
-                self.state[parameter][key].view(-1)[mask] = value
+                _first(self.state[parameter][key], mask)[mask] = value
 
     def moving(self) -> list[dict[str, Any]]:
         """The groups that this step moves; where the answer lies on the device, the host waits for it here."""
@@ -70,3 +70,8 @@ class Freezable(torch.optim.Optimizer):
     def unfrozen(self) -> list[dict[str, Any]]:
         """The groups that a step moves which is not refused."""
         return [group for group in self.param_groups if not group["frozen"]]
+
+
+def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The elements that a mask tells of, flat."""
+    return values.view(-1)[: len(mask)]

@@ -30,15 +30,18 @@ class NewRows:
 def elements_of(masters: Iterable[Master], tables: Mapping[str, NewRows], width: int) -> dict[torch.Tensor, torch.Tensor]:
     """Return, of each master with rows of such tables, which of its elements are of new rows; bool, flat.
 
-    Rows are of `width` elements, and a master may begin and end within one.
+    Rows are of `width` elements, and a master may begin and end within one. Padding behind the last row is left out.
     """
     found: dict[torch.Tensor, torch.Tensor] = {}
     for master in masters:
-        for fragment in [each for each in master.fragments if each.name in tables and each.start < each.stop]:
-            mask = found.setdefault(master.stepped, torch.zeros(master.stepped.numel(), dtype=torch.bool))
+        fragments = [each for each in master.fragments if each.name in tables and each.start < each.stop]
+        # A master that lies on a disk does not tell its size.
+        mask = torch.zeros(max((each.place + each.stop - each.start for each in fragments), default=0), dtype=torch.bool)
+        for fragment in fragments:
             first, last = fragment.start // width, -(-fragment.stop // width)
             rows = tables[fragment.name].mask[first:last].repeat_interleave(width)
-            begin = fragment.start - first * width
-            count = fragment.stop - fragment.start
+            begin, count = fragment.start - first * width, fragment.stop - fragment.start
             mask[fragment.place : fragment.place + count] = rows[begin : begin + count]
-    return {stepped: mask.to(stepped.device) for stepped, mask in found.items()}
+        if bool(mask.any()):
+            found[master.stepped] = mask.to(master.stepped.device)
+    return found

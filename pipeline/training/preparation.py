@@ -381,7 +381,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             where = "target." if phase.number == 1 else f"stages.{phase.name}.grow."
             new = phase.target.tokenizer
             tokenizer = None if new is None else open_new_tokenizer(given, new)
-            sizes = phase.target if tokenizer is None else tokenizer.named(phase.target, where)
+            sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
             target = target_config(before, sizes, where)
             derived = derived_sizes(before, target, phase.target)
             plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer)

@@ -1,5 +1,8 @@
 """Rows of new tokens that learn by themselves: two DeepSpeed ranks against a plain loop in which they are a parameter apart."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -7,9 +10,10 @@ from torch.func import functional_call
 
 from pipeline.families import FAMILIES, Section, family_of
 from pipeline.growth.initialization import initialized
-from pipeline.recipe import OptimizerConfig, TrainStage
+from pipeline.recipe import CheckpointingConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import NEW_TOKENS, cut
+from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running
@@ -26,6 +30,7 @@ DECAY = OPTIMIZER.weight_decay
 OWN_RATE, OWN_DECAY = 9e-3, 0.0
 STEPS = [(WHOLE, False), (ROWS, False), (ROWS, True), (WITH_A_LAYER, False), (WHOLE, True), (WHOLE, False)]
 """What learns, and whether the rows have a rate and a decay of their own."""
+GOES_ON = 2
 TABLES = {"gpt2": ["transformer.wte.weight"], "llama": ["model.embed_tokens.weight", "lm_head.weight"]}
 
 
@@ -75,14 +80,22 @@ def plain_loop(family: str, config: OptimizerConfig) -> tuple[list[float], list[
     return losses, seen
 
 
-def deepspeed_loop(family: str, stage: int, config: OptimizerConfig):
+def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Path | None = None):
+    """Return each step's loss and the parameters behind it; with a `folder` go through a checkpoint there at GOES_ON."""
     described = model_config(family, family == "gpt2")
     table = family_of(described)
-    trained = build(
-        table, described, initialized(table, described, 5), ds_config(stage, 1), config, BLOCKS, "sdpa", new_tokens=NEW
-    )
+    made = partial(build, table, described, new_tokens=NEW)
+    settings = ds_config(stage, 1), config, BLOCKS, "sdpa"
+    trained = made(initialized(table, described, 5), *settings)
     losses, seen = [], []
-    for (section, own), (inputs, labels) in zip(STEPS, batches(), strict=True):
+    for number, ((section, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
+        if number == GOES_ON and folder is not None:
+            checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), Saved(1, number, {}, 0, 0.0, {})
+            checkpoints.save(trained, saved, print, must=True)
+            trained.close()
+            source = checkpoints.open(saved)
+            trained = made(source.state, *settings, source.optimizer)
+            restore_engine(trained.engine, saved)
         trained.learn(section)
         trained.set_rates(lambda block, own=own: (OWN_RATE if own else None) if block.name == NEW_TOKENS else config.lr)
         trained.set_decays(lambda block, own=own: (OWN_DECAY if own else None) if block.name == NEW_TOKENS else DECAY)
@@ -123,7 +136,18 @@ def test_rows_of_new_tokens_learn_alone_and_nothing_else_moves_under_any_zero_st
                     assert bool(still.all()) or not torch.equal(weight[~still], seen[number - 1][name][~still])
 
 
-@pytest.mark.parametrize("name", ["lion", pytest.param("muon", marks=pytest.mark.full)])
+def loops_through_a_checkpoint(folder: Path) -> list:
+    return [deepspeed_loop("gpt2", 3, OPTIMIZER, place) for place in (None, folder)]
+
+
+def test_a_run_goes_on_between_steps_of_new_rows_to_the_bit(tmp_path):
+    (whole, gone_on) = run_ranks(loops_through_a_checkpoint, 2, tmp_path)[0]
+    assert whole[0] == gone_on[0]
+    assert all(torch.equal(whole[1][-1][name], weight) for name, weight in gone_on[1][-1].items())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["lion", "muon"])
 def test_other_optimizers_keep_still_what_is_no_row_of_a_new_token(name):
     config = OptimizerConfig(name=name, lr=3e-3, weight_decay=0.1, gradient_clipping=0.5)
     ((_, seen),) = run_ranks(loops, 2, "llama", [3], config)[0]

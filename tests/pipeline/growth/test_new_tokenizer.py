@@ -104,13 +104,13 @@ def test_three_added_tokens_start_at_the_mean_of_their_pieces_and_every_other_ro
 def test_published_vocabularies_of_two_kinds_meet_in_what_their_tokens_mean():
     gpt2, bert = load_tokenizer(GPT2), load_tokenizer(BERT)
     ours, theirs = gpt2.meanings(), bert.meanings()
-    made = rows_by_token(gpt2, ours, theirs, 50257)
+    made = rows_by_token(gpt2, bert, ours, theirs, 50257)
     of = {token.spelling: number for number, token in enumerate(theirs.tokens)}
     pairs = {"the": "Ġthe", "##ing": "ing", ",": ",", "[CLS]": "<|endoftext|>", "[SEP]": "<|endoftext|>", "##α": "Î±"}
     assert {piece: gpt2.token(int(made.rows[of[piece]])) for piece in pairs} == pairs
     assert [gpt2.token(number) for number in made.pieces[of["##ungen"]]] == ["ung", "en"]
     for tokenizer, own, size in ((gpt2, ours, 50257), (bert, theirs, 30522)):
-        assert torch.equal(rows_by_token(tokenizer, own, own, size).rows, torch.arange(size))
+        assert torch.equal(rows_by_token(tokenizer, tokenizer, own, own, size).rows, torch.arange(size))
 
 
 def test_another_byte_level_vocabulary_in_another_order_has_the_rows_of_the_tokens_that_both_spell(tmp_path):
