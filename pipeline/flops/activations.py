@@ -55,11 +55,15 @@ def activation_bytes(
     kept = tokens * sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
     if with_loss:
         # The matrix's gradient, and the bias's of a masked model, in the sum of its chunks.
-        kept += _FLOAT * vocabulary * (hidden + (family.objective == "mlm")) * section.head
+        offsets = family.objective == "mlm" and section.head
+        kept += _FLOAT * vocabulary * (hidden * (section.head or section.new_tokens) + offsets)
     elif vocabulary > rows:
         kept += size * vocabulary * hidden
-    if section.embeddings:
-        return kept + tokens * _embeddings(graph, size)
+    if section.new_tokens and not (section.head or with_loss):
+        # What the output matrix reads.
+        kept += scored * hidden * size
+    if section.embeddings or section.new_tokens:
+        return kept + tokens * _embeddings(graph, size, learns=section.embeddings)
     # The lowest norm need not hand a gradient down.
     lowest = stack.layers[section.lowest].branches[0].pre if section.layers else stack.final
     if lowest is None or (section.layers and recomputed):
@@ -130,10 +134,10 @@ def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *
     return total + (elements + queries * (1 + copied)) * size + heads * _FLOAT
 
 
-def _embeddings(graph: Model, size: int) -> int:
+def _embeddings(graph: Model, size: int, *, learns: bool) -> int:
     """Of one token: where it looks, and what an encoder's norm keeps."""
     norm = graph.stack.embedding_norm
-    return _INT64 + (0 if norm is None else _norm(norm, graph.sizes[RESIDUAL], size, learns=True))
+    return _INT64 + (0 if norm is None else _norm(norm, graph.sizes[RESIDUAL], size, learns=learns))
 
 
 def _head(graph: Model, size: int, logits: int, *, learns: bool) -> int:

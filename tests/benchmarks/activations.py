@@ -13,7 +13,7 @@ from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Section, scratch_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
-from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters
+from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters, token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import running, scoring
@@ -40,6 +40,7 @@ def sections(layers: int) -> dict[str, Section]:
         "top 2 of a sub-model": Section.top(layers - 1, 2),
         "layers 1, 3": Section(layers, frozenset({1, 3}), embeddings=False, head=False),
         "head": Section(layers, frozenset(), embeddings=False, head=True),
+        "rows of new tokens": Section(layers, frozenset(), embeddings=False, head=False, new_tokens=True),
     }
 
 
@@ -79,9 +80,10 @@ def measured(
     scored = int((labels != IGNORED).sum())
     extra = {"use_cache": False} if family.objective == "clm" else {}
     rows = []
+    tables = {tensor.name for tensor in token_tables(family.graph(config))}
     for name, section in sections(shape.layers).items():
         for tensor_name, tensor in model.named_parameters():
-            tensor.requires_grad_(block_of[tensor_name].learns(section))
+            tensor.requires_grad_(block_of[tensor_name].learns(section) or (section.new_tokens and tensor_name in tables))
         with running(model, family, section), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,
