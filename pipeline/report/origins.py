@@ -46,8 +46,7 @@ def _origin(plan: GrowthPlan, layer: Origin, head: int) -> HeadOrigin:
     if plan.content.units not in (Units.COPY, Units.SILENT_NEXT):
         return HeadOrigin("random", None, None, None)
     duplicate = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
-    # The top layer has no next one: its own rows stand in.
-    following = min(layer.source + 1, plan.source.num_hidden_layers - 1)
+    following = plan.next_layer(layer.source)
     takes_next = plan.content.next_layer or plan.content.units is Units.SILENT_NEXT
     if not takes_next or following == layer.source:
         return HeadOrigin("copy", layer.source, copied, duplicate)

@@ -122,10 +122,12 @@ def published(directory, model, *, said, drop=(), more=None):
     content = {key: value for key, value in content.items() if key not in ("scale_decoder_outputs", "tie_word_embeddings")}
     (directory / "config.json").write_text(json.dumps(content | said))
     tensors = {name: tensor.clone() for name, tensor in load_file(directory / "model.safetensors").items()}
-    tensors |= {name: model.state_dict()[name].clone() for name in more or ()}
+    held = model.state_dict()
+    tensors |= {name: held[name].clone() if name in held else torch.randn(32, 4) for name in more or ()}
     save_file({name: tensor for name, tensor in tensors.items() if name not in drop}, directory / "model.safetensors")
 
 
+UNREAD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 EMBEDDED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 FORMS = {
     "v1.1": (V11, {"said": {"tie_word_embeddings": False}}),
@@ -133,7 +135,7 @@ FORMS = {
     "v1.1 with every name": (V11, {"said": {"tie_word_embeddings": False}, "more": EMBEDDED}),
     "v1.1 without shared": (V11, {"said": {"tie_word_embeddings": False}, "more": EMBEDDED[:1], "drop": ("shared.weight",)}),
     "the first T5": ({}, {"said": {}}),
-    "the first T5 with every name": ({}, {"said": {}, "more": (*EMBEDDED, "lm_head.weight")}),
+    "the first T5 with every name": ({}, {"said": {}, "more": (*EMBEDDED, "lm_head.weight", UNREAD)}),
     "an output of its own beside true": (
         {"tie_word_embeddings": False, "scale_decoder_outputs": True},
         {"said": {"tie_word_embeddings": True}},
