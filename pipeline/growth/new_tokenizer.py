@@ -70,6 +70,12 @@ class NewTokenizer:
             setattr(config, key, ids)
             if ids != held:
                 said.append(f"{key}: {held} -> {ids}, by {self.origin}")
+        for key in ("decoder_start_token_id", "pad_token_id") if config.is_encoder_decoder else ():
+            if getattr(config, key) is None:
+                raise UserError(
+                    f"{self.origin}: has no token for {key}, which a {config.model_type} decodes from; give the tokenizer a "
+                    "padding token"
+                )
         padding = family_of(source).padding_id
         if padding is not None and config.pad_token_id != padding:
             raise UserError(

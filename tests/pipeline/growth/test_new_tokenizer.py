@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from data_prep.errors import UserError
@@ -239,6 +241,22 @@ def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path):
         (source / name).unlink(missing_ok=True)
     with pytest.raises(UserError, match="no tokenizer lies beside the model"):
         grown(source, tokenizer, tmp_path / "out")
+
+
+def test_a_decoder_starts_with_the_new_tokenizers_padding_and_one_without_is_refused(tmp_path):
+    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
+    config = T5Config(**sizes, pad_token_id=1, eos_token_id=2, decoder_start_token_id=1, tie_word_embeddings=False)
+    source = saved(T5ForConditionalGeneration(config), tmp_path / "source")
+    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
+    with pytest.raises(UserError, match="has no token for decoder_start_token_id, which a t5 decodes from"):
+        grown(source, tmp_path / "new", tmp_path / "out")
+    new.add_special_tokens({"pad_token": "[PAD]"})
+    new.save_pretrained(tmp_path / "new")
+    certificate = grown(source, tmp_path / "new", tmp_path / "out")
+    assert certificate["measured"]["max_logit_difference"] < 1e-11
+    config = T5Config.from_pretrained(tmp_path / "out")
+    assert (config.decoder_start_token_id, config.pad_token_id, config.eos_token_id) == (290, 290, 0)
 
 
 def test_a_tokenizer_that_pads_where_no_position_is_counted_from_is_refused(tmp_path):
