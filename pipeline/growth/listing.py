@@ -14,7 +14,7 @@ from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
 from pipeline.growth.reasons import promises
 from pipeline.growth.state import OptimizerState, stored_dtype, unsaid
-from pipeline.growth.token_rows import OVER_BOTH
+from pipeline.growth.token_rows import over_both
 
 _GIB = 2**30
 
@@ -97,7 +97,7 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     changed = [f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
     changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
-    words = OVER_BOTH if certificate["tokenizers"] is not None else words
+    words = over_both(certificate["tokenizers"]) or words
     moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
     far = moved_by_position(measured)
     cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)

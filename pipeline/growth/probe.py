@@ -19,7 +19,7 @@ from pipeline.families.graph import RESIDUAL, Model
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streamed_model import streamed_model
-from pipeline.growth.token_rows import OVER_BOTH, of_tokens
+from pipeline.growth.token_rows import of_tokens
 from pipeline.growth.weighted_norms import WeightedNorms
 
 SEQUENCES, POSITIONS = 2, 32
@@ -113,7 +113,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         "by_position": by_position,
         "scored_tokens": _scored(family, drawn).numel(),
         "dtype": "float64",
-        "tokens": f"random{'' if plan.tokenizer is None else OVER_BOTH}",
+        "tokens": "random",
         "source_layers": source_layers,
         "target_layers": target_layers,
     }

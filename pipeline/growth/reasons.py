@@ -10,7 +10,7 @@ from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT
 from pipeline.growth.operators import Stream, Units
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.token_rows import OVER_BOTH
+from pipeline.growth.token_rows import over_both
 
 
 class Verdict(StrEnum):
@@ -339,8 +339,11 @@ _NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units", "head_dim"
 def promises(plan: GrowthPlan) -> list[str]:
     """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
     reasons = predict(plan)
-    over = "" if plan.tokenizer is None else OVER_BOTH
-    lines = [*plan.choices, f"function: {verdict(reasons)}{over}", *(f"  {reason.cause}" for reason in reasons)]
+    lines = [
+        *plan.choices,
+        f"function: {verdict(reasons)}{over_both(plan.tokenizer)}",
+        *(f"  {reason.cause}" for reason in reasons),
+    ]
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)

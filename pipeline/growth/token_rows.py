@@ -14,8 +14,12 @@ _COUNTERPARTS = {"eos": ("sep",), "sep": ("eos",), "bos": ("cls", "eos", "sep"),
 beginning may be the end of another."""
 
 
-OVER_BOTH = ", over the tokens that both tokenizers have"
-"""What is compared where growth changes the tokenizer."""
+_OVER_BOTH = ", over the tokens that both tokenizers have"
+
+
+def over_both(tokenizers: object) -> str:
+    """Return what is to be said of a comparison where growth changes the tokenizer; `tokenizers` is None where it does not."""
+    return "" if tokenizers is None else _OVER_BOTH
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.growth.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
+from pipeline.growth.token_rows import over_both
 from pipeline.report import words
 from pipeline.report.figures import GREY, LOOKS, SIZE, Plot, blank, legend_above
 from pipeline.report.recorded import RecordedRun
@@ -105,9 +106,10 @@ def _maps(maps: dict[str, Any]) -> list[str]:
 
 def _comparisons(certificate: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     tokens = {"random": "random tokens"}.get(certificate["measured"].get("tokens"), "tokens")
-    found = [(certificate["measured"], f"apart from training, {tokens}")]
+    over = over_both(certificate.get("tokenizers"))
+    found = [(certificate["measured"], f"apart from training, {tokens}{over}")]
     if certificate["in_training"] is not None:
-        found.append((certificate["in_training"], "as trained, held-out text"))
+        found.append((certificate["in_training"], f"as trained, held-out text{over}"))
     return found
 
 

@@ -16,6 +16,7 @@ from data_prep.manifest import FORMAT, PreparedData
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.flops.ledger import Ledger
+from pipeline.growth.token_rows import over_both
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, GrowthConfig
 from pipeline.runs.json_lines import JsonLines
@@ -189,7 +190,9 @@ def _made(known: Known) -> str:
         own = {key: words for key, words in _SIZES.items() if key in before}
         changed = [f"{words} {before[key]:,} -> {after[key]:,}" for key, words in own.items() if before[key] != after[key]]
         added = sum(origin["added"] for origin in certificate["layers"])
-        usual = GrowthConfig().model_dump()
+        changed_tokenizer = certificate.get("tokenizers") is not None
+        # What `auto` comes to goes without saying.
+        usual = GrowthConfig(vocabulary="pieces" if changed_tokenizer else "mean").model_dump()
         options = [f"{key} {value}" for key, value in growth.items() if key not in ("width", "depth") and value != usual[key]]
         options.append(f"seed {certificate['seed']}")
         lines += [
@@ -216,7 +219,7 @@ def _certificate(known: Known) -> str:
     for number, certificate in enumerate(known.certificates, 1):
         measured, seen = certificate["measured"], certificate["in_training"]
         lines += [
-            f"{number}. Predicted: {certificate['verdict']}"
+            f"{number}. Predicted: {certificate['verdict']}{over_both(certificate.get('tokenizers'))}"
             + "".join(f"; {departure['cause']}" for departure in reasons_of(certificate))
             + f". In {measured['dtype']} on {measured['tokens']} tokens a logit moved by at most "
             f"{measured['max_logit_difference']:.3g} and the loss from {measured['source_loss']:.6f} to "

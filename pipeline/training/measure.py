@@ -12,7 +12,7 @@ from pipeline.data.batches import Batch, Batches
 from pipeline.data.objectives import IGNORED
 from pipeline.growth.state import Rows, Source
 from pipeline.growth.streamed_model import streamed_model
-from pipeline.growth.token_rows import OVER_BOTH, CarriedTokens, of_tokens
+from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
@@ -144,7 +144,6 @@ def measure_growth(
         },
         "scored_tokens": before.heldout.tokens,
         "dtype": str(dtype).removeprefix("torch."),
-        "tokens": f"held-out text{OVER_BOTH if isinstance(text.batches, CarriedText) else ''}",
         **({} if grown.pair_loss is None else of_pairs),
     }
 

@@ -6,7 +6,7 @@ from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.reasons import duplicates_warning
-from pipeline.growth.token_rows import OVER_BOTH
+from pipeline.growth.token_rows import over_both
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs.records import SummaryRecord, duplicates_of, reasons_of
 from pipeline.runs.steps import missing_words
@@ -100,7 +100,8 @@ def _verdict(growth: dict[str, Any]) -> str:
         else f"loss moved by {_signed(seen['loss_gap'])}, a logit by at most {seen['max_logit_difference']:.2g} "
         f"({seen['dtype']}; {moved:.2g} in float64{_rounding(seen)})"
     )
-    over = "" if growth.get("tokenizers") is None else f"{OVER_BOTH}, as the losses of source and right after growth"
+    over = over_both(growth.get("tokenizers"))
+    over += ", as the losses of source and right after growth" if over else ""
     if growth["verdict"] == "exact":
         return f"preserves the function{over}; {measured}"
     return f"{growth['verdict']}{over}: {'; '.join(one['cause'] for one in reasons_of(growth))}; {measured}"
