@@ -73,8 +73,8 @@ class NewTokenizer:
         for key in ("decoder_start_token_id", "pad_token_id") if config.is_encoder_decoder else ():
             if getattr(config, key) is None:
                 raise UserError(
-                    f"{self.origin}: has no token for {key}, which a {config.model_type} decodes from; give the tokenizer a "
-                    "padding token"
+                    f"{self.origin}: has no token for {key}, which is {getattr(source, key)} in the source and which a "
+                    f"{config.model_type} decodes from; add that token, or one for padding, to the tokenizer"
                 )
         padding = family_of(source).padding_id
         if padding is not None and config.pad_token_id != padding:

@@ -249,7 +249,7 @@ def test_a_decoder_starts_with_the_new_tokenizers_padding_and_one_without_is_ref
     config = T5Config(**sizes, pad_token_id=1, eos_token_id=2, decoder_start_token_id=1, tie_word_embeddings=False)
     source = saved(T5ForConditionalGeneration(config), tmp_path / "source")
     new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
-    with pytest.raises(UserError, match="has no token for decoder_start_token_id, which a t5 decodes from"):
+    with pytest.raises(UserError, match="has no token for decoder_start_token_id, which is 1 in the source"):
         grown(source, tmp_path / "new", tmp_path / "out")
     new.add_special_tokens({"pad_token": "[PAD]"})
     new.save_pretrained(tmp_path / "new")
