@@ -19,7 +19,7 @@ from data_prep import progress
 from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
-from pipeline.families import FAMILIES, scratch_config
+from pipeline.families import FAMILIES, has_key, scratch_config
 from pipeline.recipe import ModelConfig
 
 # Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
@@ -135,14 +135,19 @@ def tiny_model():
         heads = heads or hidden // 8
         table = FAMILIES[family]
         sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": head_dim}
+        grouped = kv_heads or (heads // 2 if table.grouped and heads % 2 == 0 else None)
         if table.trained:
-            grouped = kv_heads or (heads // 2 if table.grouped and heads % 2 == 0 else None)
             described = ModelConfig(family=family, num_key_value_heads=grouped, tie_word_embeddings=tied, **sizes)
             config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)
         else:
             sizes |= {"num_decoder_layers": layers, "head_dim": head_dim or 8, table.intermediate_key: 4 * hidden}
-            config = table.configuration(**sizes, vocab_size=vocab, tie_word_embeddings=tied, pad_token_id=0, eos_token_id=0)
+            sizes |= {"num_key_value_heads": grouped or heads, "num_experts": 4, "num_experts_per_tok": 2}
+            sizes |= {"moe_intermediate_size": 2 * hidden, "shared_expert_intermediate_size": 3 * hidden}
+            known = {key: size for key, size in sizes.items() if has_key(table.config_class, key)}
+            config = table.configuration(**known, vocab_size=vocab, tie_word_embeddings=tied, pad_token_id=0, eos_token_id=0)
             config.architectures = [table.model_class.__name__]
+            # Grouped products of experts do not know float64.
+            config._experts_implementation = "eager"
         model = table.model(config).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():

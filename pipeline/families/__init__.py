@@ -1,6 +1,6 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
-from pipeline.families.base import Family, Sizes, depth_keys, sizes_of
+from pipeline.families.base import EXPERT_KEYS, Family, Sizes, depth_keys, has_key, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_of
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
@@ -8,11 +8,14 @@ from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, TRAINED, check_parameters, check_trained, family_of, graph_of
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
-from pipeline.families.target import check_growth, derived_sizes, target_config
+from pipeline.families.target import FFN_KEYS, check_growth, derived_sizes, target_config
 from pipeline.families.tensor_names import place
+from pipeline.families.upcycling import upcycled_config
 
 __all__ = [
+    "EXPERT_KEYS",
     "FAMILIES",
+    "FFN_KEYS",
     "FLOATS",
     "LAYER_LISTS",
     "PAIR_FAMILIES",
@@ -33,6 +36,7 @@ __all__ = [
     "drop_intervals",
     "family_of",
     "graph_of",
+    "has_key",
     "learn_every_row",
     "of_layers",
     "place",
@@ -40,4 +44,5 @@ __all__ = [
     "scratch_config",
     "sizes_of",
     "target_config",
+    "upcycled_config",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.graph import LAYER_NUMBER, Model
+from pipeline.families.graph import EXPERT_NUMBER, LAYER_NUMBER, Model
 
 _ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn"})
 _FFN_WIDTHS = ("n_inner", "hidden_dim", "d_ff", "intermediate_size")
@@ -17,6 +17,9 @@ _FFN_WIDTHS = ("n_inner", "hidden_dim", "d_ff", "intermediate_size")
 
 _DEPTHS = ("num_hidden_layers", "num_decoder_layers")
 """The configuration keys of how many layers each stack has."""
+
+EXPERT_KEYS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size")
+"""The configuration keys of a mixture of experts' sizes."""
 
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
@@ -44,6 +47,11 @@ class Sizes:
     tied: bool
     num_decoder_layers: int | None = None
     """Where `num_hidden_layers` are an encoder's: those of its decoder."""
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    """Units of an expert, where `intermediate_size` counts those of a layer without experts."""
+    shared_expert_intermediate_size: int | None = None
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -120,9 +128,18 @@ class Family:
     """The module that such a head reads, which runs before `head_module`."""
 
     @property
+    def untrained(self) -> str | None:
+        """Why the pipeline does not train the family's models; None where it does."""
+        if self.objective == "span_corruption":
+            return "learns by span corruption, and models are trained and evaluated here by causal or masked language modelling"
+        if has_key(self.config_class, "num_experts"):
+            return "is a mixture of experts, whose router needs a loss that balances them, which is not here"
+        return None
+
+    @property
     def trained(self) -> bool:
-        """Whether the pipeline has the family's objective."""
-        return self.objective != "span_corruption"
+        """Whether the pipeline trains the family's models."""
+        return self.untrained is None
 
     @property
     def rotary(self) -> bool:
@@ -217,7 +234,9 @@ class Family:
 
     def knows(self, name: str) -> bool:
         """Whether a model of the family may have a tensor of that name; tied ones' other names too."""
-        return name in self.head_alias or name in self.shared or self.kind(name) in self.kinds
+        # The configuration says how many experts there are.
+        kind = self.kind(EXPERT_NUMBER.sub("0", name))
+        return name in self.head_alias or name in self.shared or kind in self.kinds
 
     @staticmethod
     def kind(name: str) -> str:
@@ -234,6 +253,7 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
         family.intermediate_key: sizes.intermediate_size,
         "vocab_size": sizes.vocab_size,
     }
+    keys |= {key: getattr(sizes, key) for key in EXPERT_KEYS if getattr(sizes, key) is not None}
     if sizes.max_position_embeddings is not None:
         keys["max_position_embeddings"] = sizes.max_position_embeddings
     if family.grouped:
@@ -285,4 +305,5 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
         segments=getattr(config, "type_vocab_size", 0),
         tied=config.tie_word_embeddings,
         num_decoder_layers=config.num_decoder_layers if has_key(known, "num_decoder_layers") else None,
+        **{key: getattr(config, key) if has_key(known, key) else None for key in EXPERT_KEYS},
     )

@@ -14,8 +14,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, Family, check_parameters, target_config
-from pipeline.families.base import has_key
+from pipeline.families import EXPERT_KEYS, FAMILIES, Family, check_parameters, has_key, target_config
+from pipeline.growth.joined import parameters_of, stored_of
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.state import Rows, State
@@ -33,6 +33,10 @@ _SMALL: Mapping[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "intermediate_size": 100,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
     "vocab_size": 61,
     "max_position_embeddings": 40,
     "pad_token_id": 1,
@@ -89,7 +93,7 @@ class _Whole:
 
 def small_config(family: Family, **changed: Any) -> PretrainedConfig:
     """Return a configuration of a small model of a family."""
-    apart = ("head_dim", "num_decoder_layers")
+    apart = ("head_dim", "num_decoder_layers", *EXPERT_KEYS)
     known = {key: value for key, value in _SMALL.items() if key not in apart or has_key(family.config_class, key)}
     return family.configuration(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
 
@@ -97,6 +101,7 @@ def small_config(family: Family, **changed: Any) -> PretrainedConfig:
 def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """Return a model in float64 whose gains are in [0.6, 1.4] and whose biases are no zeros."""
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
     model = family.model(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -114,10 +119,11 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
 
 def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     """Return the target's model, in float64, holding what the plan makes of a source's."""
-    stored = model.state_dict()
-    source: dict[str, Rows] = {name: _Whole(stored[name]) for name in plan.source_graph.tensors()}
-    state: State = plan.grow(source, torch.float64)
+    held: dict[str, Rows] = {name: _Whole(parameter.data) for name, parameter in model.named_parameters()}
+    grown_state = plan.grow(stored_of(plan.source_graph, held), torch.float64)
+    state: State = parameters_of(plan.graph, grown_state)
     plan.config._attn_implementation = "eager"
+    plan.config._experts_implementation = "eager"
     grown = plan.family.model(plan.config).double().eval()
     parameters = dict(grown.named_parameters())
     with torch.no_grad():

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
-from pipeline.families.base import Family, depth_keys, has_key, sizes_of
+from pipeline.families.base import EXPERT_KEYS, Family, depth_keys, has_key, sizes_of
 from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters
 from pipeline.families.rope import rope_sets, rotary_module
@@ -25,6 +25,9 @@ _MOST = 1 << 26
 
 _MOST_ID = (1 << 31) - 1
 """What a window or an id is at most."""
+
+_MOST_EXPERTS = 1 << 14
+"""No layer has more; each has tensors of its own."""
 
 _MOST_HEAD_DIM = 1 << 16
 """No head has more channels; rotary frequencies take memory for each."""
@@ -98,6 +101,8 @@ def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any
         yield family.activation_key, activation, "an activation that transformers knows, for instance gelu or silu,"
     if has_key(family.config_class, "relative_attention_num_buckets"):
         yield from _distance_faults(config)
+    if has_key(family.config_class, "num_experts"):
+        yield from _expert_faults(family, config)
     if family.rotary:
         yield from _rotary_faults(config)
         yield from _window_faults(config)
@@ -120,6 +125,21 @@ def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]
         yield "relative_attention_num_buckets", buckets, f"a whole number from 4 to {_MOST}"
     if not _whole(most, _MOST) or most <= buckets // 2:
         yield "relative_attention_max_distance", most, f"a whole number above half of the {buckets} buckets"
+
+
+def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    for key in [key for key in EXPERT_KEYS if has_key(family.config_class, key)]:
+        value = getattr(config, key, None)
+        if not _whole(value, _MOST_EXPERTS if key.startswith("num") else _MOST):
+            yield key, value, f"a whole number from 1 to {_MOST_EXPERTS if key.startswith('num') else _MOST}"
+    if config.num_experts_per_tok > config.num_experts:
+        yield "num_experts_per_tok", config.num_experts_per_tok, f"a number up to num_experts {config.num_experts}"
+    if hasattr(family.config_class, "mlp_only_layers"):
+        dense = config.mlp_only_layers
+        if not isinstance(dense, list) or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in dense):
+            yield "mlp_only_layers", dense, "a list of numbers of layers"
+        if not _whole(config.decoder_sparse_step, MOST_LAYERS):
+            yield "decoder_sparse_step", config.decoder_sparse_step, f"a whole number from 1 to {MOST_LAYERS}"
 
 
 def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -150,6 +170,9 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        # Qwen-MoE's classes write 0 for none.
+        window = window or None
     if hasattr(type(config), "local_attention"):
         # ModernBERT's, of which a token sees one half before it and one behind.
         if not _whole(config.local_attention, _MOST_ID):

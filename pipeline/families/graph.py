@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,8 +16,12 @@ import torch
 LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 """The first such number in the name of a layer's tensor is that of the layer within its stack."""
 
+EXPERT_NUMBER = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+"""That of the expert that a tensor is of."""
+
 RESIDUAL = "residual"
-"""The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, ffn, vocab."""
+"""The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, vocab, experts, and
+the units of feed-forward networks, which end in ffn."""
 
 Role = Literal["out", "in", "index"]
 """Of an axis: produced by the forward pass; summed over in it; rows that are looked up."""
@@ -101,6 +105,8 @@ class Tensor:
     """Counted over all stacks, as `Model.layers` has them."""
     offset: float = 0.0
     """What the model adds to it (Gemma's gains: 1)."""
+    expert: int | None = None
+    """The expert that it is of."""
 
     @property
     def decays(self) -> bool:
@@ -223,10 +229,33 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: the feed-forward networks that a router chooses for a token, each times its gate, and summed."""
+
+    router: Linear
+    """What makes the experts' scores, by expert; gates are their softmax."""
+    each: tuple[Mlp, ...]
+    """The experts, by number."""
+    per_token: int
+    """How many are chosen for a token."""
+    renormalized: bool
+    """Whether the gates of those that are chosen are divided by their sum."""
+    shared: Mlp | None = None
+    """A network that every token goes through."""
+    shared_gate: Linear | None = None
+    """What its output is multiplied by, behind a sigmoid."""
+
+    @property
+    def networks(self) -> list[Mlp]:
+        """All of them, the shared one last."""
+        return [*self.each, *([] if self.shared is None else [self.shared])]
+
+
+@dataclass(frozen=True, slots=True)
 class Branch:
     """What adds to the stream."""
 
-    body: Attention | Mlp
+    body: Attention | Mlp | Experts
     pre: Norm | None = None
     """Reads the stream, and the body reads it."""
     post: Norm | None = None
@@ -235,6 +264,11 @@ class Branch:
     """What is added is multiplied by it."""
     ends: Norm | None = None
     """Reads the stream once the branch is added to it, and writes it anew (post-LN)."""
+
+    @property
+    def writers(self) -> list[Linear]:
+        """What writes what is added; several where experts do."""
+        return [each.last for each in self.body.networks] if isinstance(self.body, Experts) else [self.body.last]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +332,16 @@ class Pooler:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """A parameter of the class that files hold in parts: the elements of stored tensors, one behind the other."""
+
+    name: str
+    parts: tuple[str, ...]
+    shape: tuple[int, ...]
+    """The parameter's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """All of a model."""
 
@@ -309,6 +353,8 @@ class Model:
     pooler: Pooler | None = None
     encoder: Stack | None = None
     """Whose stream, behind its final norm, the cross-attention of `stack` reads."""
+    joined: tuple[Joined, ...] = ()
+    """The class's parameters that are not stored as they are."""
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -334,6 +380,11 @@ class Model:
                 return range(first, first + len(stack.layers))
             first += len(stack.layers)
         raise IndexError(layer)
+
+    @staticmethod
+    def of_expert(name: str, expert: int) -> str:
+        """Return the name that the tensor `name` of some expert has in another one."""
+        return EXPERT_NUMBER.sub(str(expert), name, count=1)
 
     def at_layer(self, name: str, layer: int) -> str:
         """Return the name that the tensor `name` of some layer has in another layer, of the same stack."""
@@ -379,6 +430,21 @@ class Model:
             ]
         norms.append(self.head.norm)
         return list(dict.fromkeys(norm for norm in norms if norm is not None))
+
+    @property
+    def active_parameters(self) -> int:
+        """How many of them a token meets: of a mixture the experts that are chosen alone."""
+        active = self.parameters
+        for body in [branch.body for layer in self.layers for branch in layer.branches]:
+            for network in body.each[body.per_token :] if isinstance(body, Experts) else ():
+                active -= sum(math.prod(tensor.shape(self.sizes)) for tensor in network_tensors(network, 0))
+        return active
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the class's own parameters by name."""
+        stored = {part for joined in self.joined for part in joined.parts}
+        plain = {name: tensor.shape(self.sizes) for name, tensor in self.tensors().items() if name not in stored}
+        return plain | {joined.name: joined.shape for joined in self.joined}
 
     @property
     def parameters(self) -> int:
@@ -441,15 +507,30 @@ def head_norms(body: Attention) -> Iterator[tuple[Norm, str, Axis]]:
             yield norm, part, Axis.of("head_dim", part=part) if norm.span == "head" else Axis.of(*ports, part=part)
 
 
-def branch_tensors(branch: Branch, layer: int) -> Iterator[Tensor]:
-    """Yield the tensors of a branch."""
-    body = branch.body
-    yield from norm_tensors(branch.pre, "layer", layer)
+def network_tensors(body: Attention | Mlp, layer: int) -> Iterator[Tensor]:
+    """Yield the tensors of attention or of a feed-forward network."""
     for linear in body.inputs:
         yield from linear_tensors(linear, "layer", layer)
     if isinstance(body, Attention):
         for norm, _, axis in head_norms(body):
             yield from norm_tensors(norm, "layer", layer, axis)
     yield from linear_tensors(body.last, "layer", layer)
+
+
+def branch_tensors(branch: Branch, layer: int) -> Iterator[Tensor]:
+    """Yield the tensors of a branch."""
+    body = branch.body
+    yield from norm_tensors(branch.pre, "layer", layer)
+    if isinstance(body, Experts):
+        yield from linear_tensors(body.router, "layer", layer)
+        for number, network in enumerate(body.each):
+            for tensor in network_tensors(network, layer):
+                yield replace(tensor, expert=number)
+        if body.shared is not None:
+            yield from network_tensors(body.shared, layer)
+        if body.shared_gate is not None:
+            yield from linear_tensors(body.shared_gate, "layer", layer)
+    else:
+        yield from network_tensors(body, layer)
     yield from norm_tensors(branch.post, "layer", layer)
     yield from norm_tensors(branch.ends, "layer", layer)

@@ -13,10 +13,19 @@ LAYER_LISTS = ("layer_types", "no_rope_layers")
 _INTERVALS = ("global_attn_every_n_layers", "sliding_window_pattern", "_sliding_window_pattern")
 """Keys from which earlier versions of transformers make `layer_types`: one layer in so many attends to everything."""
 
+SPARSE_KEYS = ("mlp_only_layers", "decoder_sparse_step")
+"""What says which layers have experts, where a class has both kinds."""
+
 
 def layer_kind(config: PretrainedConfig, layer: int) -> dict[str, Any]:
     """Return what the configuration's lists say of a layer."""
-    return {key: getattr(config, key)[layer] for key in LAYER_LISTS if getattr(config, key, None)}
+    said = {key: getattr(config, key)[layer] for key in LAYER_LISTS if getattr(config, key, None)}
+    return said | ({"sparse": is_sparse(config, layer)} if hasattr(config, "mlp_only_layers") else {})
+
+
+def is_sparse(config: PretrainedConfig, layer: int) -> bool:
+    """Whether a layer of a class that has both kinds has experts (Qwen-MoE)."""
+    return layer not in config.mlp_only_layers and (layer + 1) % config.decoder_sparse_step == 0
 
 
 def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origins: Sequence[int | None]) -> None:
@@ -28,6 +37,13 @@ def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origin
         said = getattr(source, key, None)
         if said:
             setattr(target, key, [said[-1 if origin is None else origin] for origin in origins])
+    if hasattr(source, "mlp_only_layers"):
+        last = source.num_hidden_layers - 1
+        sparse = [is_sparse(source, last if origin is None else origin) for origin in origins]
+        # A list says of any layers what a step says of every so manyth.
+        if sparse != [is_sparse(target, layer) for layer in range(len(sparse))]:
+            target.decoder_sparse_step = 1
+            target.mlp_only_layers = [layer for layer, experts in enumerate(sparse) if not experts]
 
 
 def drop_intervals(config: PretrainedConfig) -> None:

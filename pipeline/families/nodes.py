@@ -25,13 +25,22 @@ _QUERY_KEY_VALUE = (
     Axis.of(*KEY_PORTS, part="key"),
     Axis.of(*KEY_PORTS, part="value"),
 )
-_GATE, _UP = Axis.of("ffn", part="gate"), Axis.of("ffn", part="up")
+_GATED = {
+    port: (Axis.of(port, part="gate"), Axis.of(port, part="up"), Axis.of(port)) for port in ("ffn", "expert_ffn", "shared_ffn")
+}
 
 
 def port_sizes(config: PretrainedConfig) -> dict[str, int]:
     """Return the sizes of the ports that all models have."""
     sizes = sizes_of(config)
-    return {
+    experts = {
+        "experts": sizes.num_experts,
+        "expert_ffn": sizes.moe_intermediate_size,
+        "shared_ffn": sizes.shared_expert_intermediate_size,
+        # Of what gives a number for each token.
+        "one": None if sizes.num_experts is None else 1,
+    }
+    return {port: size for port, size in experts.items() if size is not None} | {
         "residual": sizes.hidden_size,
         "heads": sizes.num_attention_heads,
         "kv_heads": sizes.num_key_value_heads,
@@ -59,11 +68,13 @@ def attention_output(name: str, **options: Any) -> Linear:
     return linear(name, STREAM, MIXED, **options)
 
 
-def gated_mlp(prefix: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), **options: Any) -> Mlp:
-    """act(gate) * up, and down."""
+def gated_mlp(
+    prefix: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), *, port: str = "ffn", **options: Any
+) -> Mlp:
+    """act(gate) * up, and down, of the units of a port."""
     gate, up, down = (prefix + name for name in names)
-    inputs = (linear(gate, _GATE, **options), linear(up, _UP, **options))
-    return Mlp(inputs, linear(down, STREAM, UNITS, **options))
+    gates, units, read = _GATED[port]
+    return Mlp((linear(gate, gates, **options), linear(up, units, **options)), linear(down, STREAM, read, **options))
 
 
 def plain_mlp(up: str, down: str, *, down_init: Init | None = None, init: Init, **options: Any) -> Mlp:

@@ -17,6 +17,7 @@ from pipeline.families.granite import GRANITE
 from pipeline.families.graph import Model
 from pipeline.families.llama import LLAMA
 from pipeline.families.mistral import MISTRAL
+from pipeline.families.mixture import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from pipeline.families.modernbert import MODERNBERT
 from pipeline.families.olmo2 import OLMO2, OLMO3
 from pipeline.families.phi3 import PHI3
@@ -31,6 +32,7 @@ from pipeline.families.t5 import T5
 
 _ALL = (
     *(GPT2, BERT, ROBERTA, DISTILBERT, MODERNBERT, LLAMA, MISTRAL, QWEN2, QWEN3),
+    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE),
     *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2, T5),
 )
 
@@ -71,12 +73,9 @@ def _values(config: PretrainedConfig, key: str, default: Any) -> dict[str, Any]:
 
 
 def check_trained(family: Family, origin: str) -> None:
-    """Refuse a family that the pipeline has no objective for; raises UserError, which begins with `origin`."""
+    """Refuse a family whose models the pipeline does not train; raises UserError, which begins with `origin`."""
     if not family.trained:
-        raise UserError(
-            f"{origin}: {family.name} learns by span corruption, and models are trained and evaluated here by causal or masked "
-            "language modelling alone; grow its weights with launch/grow.py --format hf"
-        )
+        raise UserError(f"{origin}: {family.name} {family.untrained}; grow its weights with launch/grow.py --format hf")
 
 
 def graph_of(config: PretrainedConfig) -> Model:
@@ -92,7 +91,7 @@ def check_parameters(family: Family, config: PretrainedConfig) -> None:
     with torch.device("meta"):
         model = family.model(config)
     graph = family.graph(config)
-    ours = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
+    ours = graph.parameter_shapes()
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

@@ -5,13 +5,16 @@ import copy
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import Family, Sizes, config_keys, sizes_of
+from pipeline.families.base import EXPERT_KEYS, Family, Sizes, config_keys, sizes_of
 from pipeline.families.context import context_keys, set_context
-from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists
+from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_lists
 from pipeline.families.registry import family_of
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import TargetConfig
+
+FFN_KEYS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
+"""The widths of feed-forward networks: of plain ones, of experts where those have their own, and of a shared expert."""
 
 _SIZES = (
     "hidden_size",
@@ -20,7 +23,9 @@ _SIZES = (
     "head_dim",
     "num_attention_heads",
     "num_key_value_heads",
-    "intermediate_size",
+    *FFN_KEYS,
+    "num_experts",
+    "num_experts_per_tok",
     "vocab_size",
     "max_position_embeddings",
 )
@@ -60,7 +65,12 @@ def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: Tar
     reasons = {
         "num_attention_heads": "in proportion to hidden_size" if family.own_head_dim else "hidden_size / head_dim",
         "head_dim": "hidden_size / num_attention_heads",
-        "intermediate_size": f"in proportion to hidden_size{_rounded(old, new, named)}",
+        **{
+            key: f"in proportion to hidden_size{_rounded(key, old, new, named)}"
+            for key in FFN_KEYS
+            if getattr(old, key) is not None
+        },
+        "num_experts_per_tok": "in proportion to num_experts",
     }
     if family.grouped:
         reasons["num_key_value_heads"] = "in proportion to num_attention_heads"
@@ -81,9 +91,9 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str,
     """
     family = family_of(source)
     # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
-    lists = LAYER_LISTS if target.num_hidden_layers == source.num_hidden_layers else ()
+    lists = (*LAYER_LISTS, *SPARSE_KEYS) if target.num_hidden_layers == source.num_hidden_layers else ()
     # Those that give a model other tensors.
-    options = sorted({key for variant in family.variants for key in variant} - {*family.kept})
+    options = sorted({key for variant in family.variants for key in variant} - {*family.kept, *SPARSE_KEYS})
     for key in ("model_type", *(key for key in family.kept if key not in context_keys(source)), *options, *lists):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
@@ -112,7 +122,7 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str,
 
 
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
-    for key in ("max_position_embeddings", "num_decoder_layers"):
+    for key in ("max_position_embeddings", "num_decoder_layers", *EXPERT_KEYS):
         if getattr(old, key) is None and getattr(target, key) is not None:
             raise UserError(f"{where}{key}: {family.name} has no such size; leave the key out")
     hidden = target.hidden_size or old.hidden_size
@@ -123,40 +133,59 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
         num_attention_heads=heads,
         num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads, where),
         head_dim=head_dim,
-        intermediate_size=target.intermediate_size or _ffn(old, hidden, target.ffn_multiple_of),
+        **{key: getattr(target, key) or _ffn(key, old, hidden, target.ffn_multiple_of) for key in FFN_KEYS},
         vocab_size=target.vocab_size or old.vocab_size,
         max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
         segments=old.segments,
         tied=old.tied if target.tie_word_embeddings is None else target.tie_word_embeddings,
         num_decoder_layers=target.num_decoder_layers or old.num_decoder_layers,
+        num_experts=target.num_experts or old.num_experts,
+        num_experts_per_tok=target.num_experts_per_tok or _experts_per_token(old, target.num_experts, where),
     )
 
 
-def _ffn(old: Sizes, hidden: int, multiple_of: int | None) -> int:
-    """Return the FFN's width at a hidden size, in the source's ratio.
+def _experts_per_token(old: Sizes, experts: int | None, where: str) -> int | None:
+    """Return how many of so many experts a token goes through, in the source's ratio."""
+    if experts is None or old.num_experts is None:
+        return old.num_experts_per_tok
+    chosen, rest = divmod(old.num_experts_per_tok * experts, old.num_experts)
+    if rest:
+        raise UserError(
+            f"{where}num_experts_per_tok: the source's {old.num_experts_per_tok} of {old.num_experts} experts do not scale to "
+            f"{experts} experts by a whole number; name one"
+        )
+    return chosen
+
+
+def _ffn(key: str, old: Sizes, hidden: int, multiple_of: int | None) -> int | None:
+    """Return the width of FFNs at a hidden size, in the source's ratio; None where the source has none of that kind.
 
     A width that is a whole multiple of the hidden size (GPT-2's and BERT's four times) stays that multiple. Any other is
     rounded up, as Llama's are, to a multiple of what `_multiple_of` says. `multiple_of` rounds in either case.
     """
-    scaled = old.intermediate_size * hidden
-    if multiple_of is None and (hidden == old.hidden_size or old.intermediate_size % old.hidden_size == 0):
+    width = getattr(old, key)
+    if width is None:
+        return None
+    scaled = width * hidden
+    if multiple_of is None and (hidden == old.hidden_size or width % old.hidden_size == 0):
         return scaled // old.hidden_size
-    multiple = multiple_of or _multiple_of(old)
+    multiple = multiple_of or _multiple_of(width)
     return -(-scaled // (old.hidden_size * multiple)) * multiple
 
 
-def _multiple_of(old: Sizes) -> int:
+def _multiple_of(width: int) -> int:
     """The largest of _FFN_MULTIPLES that divides the source's width and rounds it by no more than _MOST_ROUNDED allows."""
-    fitting = (m for m in _FFN_MULTIPLES if old.intermediate_size % m == 0 and m * _MOST_ROUNDED <= old.intermediate_size)
+    fitting = (m for m in _FFN_MULTIPLES if width % m == 0 and m * _MOST_ROUNDED <= width)
     return next(fitting, _FFN_MULTIPLES[-1])
 
 
-def _rounded(old: Sizes, new: Sizes, named: TargetConfig) -> str:
-    """In words, what rounding did to the FFN's width."""
-    if old.intermediate_size * new.hidden_size == new.intermediate_size * old.hidden_size:
+def _rounded(key: str, old: Sizes, new: Sizes, named: TargetConfig) -> str:
+    """In words, what rounding did to the width of FFNs."""
+    before, after = getattr(old, key), getattr(new, key)
+    if before * new.hidden_size == after * old.hidden_size:
         return ""
-    exact = old.intermediate_size * new.hidden_size / old.hidden_size
-    return f" ({exact:.6g}), rounded up to a multiple of {named.ffn_multiple_of or _multiple_of(old)}"
+    exact = before * new.hidden_size / old.hidden_size
+    return f" ({exact:.6g}), rounded up to a multiple of {named.ffn_multiple_of or _multiple_of(before)}"
 
 
 def _heads(family: Family, old: Sizes, target: TargetConfig, hidden: int, where: str) -> tuple[int, int]:

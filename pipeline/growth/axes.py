@@ -60,7 +60,8 @@ def build_maps(
         return AxisMap(torch.from_numpy(pick(old, new, port, source["head_dim"])), torch.arange(new) < old, old)
 
     heads, kv_heads = _head_maps(source, target, pick)
-    return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, "ffn": plain("ffn")}
+    units = {port: plain(port) for port in source if port.endswith("ffn")}
+    return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, **units}
 
 
 def _head_maps(

@@ -157,11 +157,18 @@ class AxisRules:
         (part,) = axis.parts
         if part.ports == (RESIDUAL,) or part.ports == ("pooled",):
             return ~self.maps[RESIDUAL].own
-        if part.ports == ("ffn",):
-            return ~self.maps["ffn"].own
+        if len(part.ports) == 1:
+            return ~self.maps[part.ports[0]].own
         port = part.ports[0]
         old, new = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
         return ~self.maps[port].own.repeat_interleave(new) | (torch.arange(new) >= old).repeat(self.target.sizes[port])
+
+    def experts(self) -> AxisIndexMap:
+        """Rows of a router: an expert more is a copy of one of the source's, in turn, and all of them start without moments."""
+        old, new = self.source.sizes["experts"], self.target.sizes["experts"]
+        index = torch.arange(new)
+        rows = AxisIndexMap(index % old, repeats=index >= old)
+        return rows.starting_fresh() if new > old else AxisIndexMap.identity(old)
 
     # --- units and heads --------------------------------------------------------------------------
 

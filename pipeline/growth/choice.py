@@ -6,7 +6,7 @@ Where none is exact it is the one that moves logits least, as measured on traine
 
 from typing import NamedTuple
 
-from pipeline.families import Sizes
+from pipeline.families import FFN_KEYS, Sizes
 from pipeline.families.graph import Model
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
@@ -34,9 +34,12 @@ def resolve(
         width = _width(model, source, target, stock=stock)
         reason = width.reason
         unlike = {}
-        if width.copies and growth.symmetry == "none":
+        experts = source.num_experts is not None and target.num_experts > source.num_experts
+        if (width.copies or experts) and growth.symmetry == "none":
             unlike = _UNLIKE_COPIES
-            reason += "; its copies get noise in pairs, so that they learn different things"
+            reason += "; its copies get noise in pairs, so that they learn different things" if width.copies else ""
+            if experts:
+                reasons.append("symmetry: paired, since copies of an expert learn the same without noise on what they write")
         growth = growth.model_copy(update={"width": width.operator, **width.options, **unlike})
         if _widens(source, target):
             reasons.append(f"width: {width.operator}, since {reason}")
@@ -49,8 +52,8 @@ def resolve(
 
 
 def _widens(source: Sizes, target: Sizes) -> bool:
-    keys = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
-    return any(getattr(target, key) > getattr(source, key) for key in keys)
+    keys = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", *FFN_KEYS)
+    return any(getattr(target, key) > getattr(source, key) for key in keys if getattr(source, key) is not None)
 
 
 def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice:

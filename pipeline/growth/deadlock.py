@@ -13,7 +13,21 @@ from functools import reduce
 import numpy as np
 import torch
 
-from pipeline.families.graph import Attention, Axis, Branch, Layer, Linear, Mlp, Model, Norm, Rotary, Stack, Tensor, head_norms
+from pipeline.families.graph import (
+    Attention,
+    Axis,
+    Branch,
+    Experts,
+    Layer,
+    Linear,
+    Mlp,
+    Model,
+    Norm,
+    Rotary,
+    Stack,
+    Tensor,
+    head_norms,
+)
 from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.operators import Origin
 
@@ -105,7 +119,7 @@ class Deadlock:
         for stack, numbers in zip(graph.stacks, graph.ranges, strict=True):
             alike: dict[tuple[int, bool], Layer] = {}
             for number, layer in zip(numbers, stack.layers, strict=True):
-                alike.setdefault((id(maps.get(layer.branches[0].body.last.weight)), origins[number].silent), layer)
+                alike.setdefault((id(maps.get(layer.branches[0].writers[0].weight)), origins[number].silent), layer)
             self._layers.append(list(alike.values()))
         self._parameters: dict[str, _Parameter] = {}
         self._tape: list[Callable[[], None]] = []
@@ -162,8 +176,12 @@ class Deadlock:
 
     def _branch(self, branch: Branch, stream: _Flow) -> _Flow:
         x = self._norm(branch.pre, stream)
-        body = self._attention(branch.body, x) if isinstance(branch.body, Attention) else self._gated(branch.body, x)
-        return self._norm(branch.post, self._linear(branch.body.last, body))
+        if isinstance(branch.body, Experts):
+            added = self._experts(branch.body, x)
+        else:
+            body = self._attention(branch.body, x) if isinstance(branch.body, Attention) else self._gated(branch.body, x)
+            added = self._linear(branch.body.last, body)
+        return self._norm(branch.post, added)
 
     def _attention(self, body: Attention, x: _Flow) -> _Flow:
         sizes = self.graph.sizes
@@ -216,6 +234,24 @@ class Deadlock:
             for factor in factors:
                 others = [out.gradient, *(other.value for other in factors if other is not factor)]
                 factor.gradient |= reduce(np.logical_and, others)
+
+        self._tape.append(back)
+        return out
+
+    def _experts(self, body: Experts, x: _Flow) -> _Flow:
+        """gate * expert(x): a gate is never zero, and its gradient has the expert's output in it. Experts are made alike."""
+        pairs = [(body.router, body.each[0]), (body.shared_gate, body.shared)]
+        given = [self._times(gate, network, x) for gate, network in pairs if network is not None]
+        return given[0] if len(given) == 1 else self._sum(*given)
+
+    def _times(self, gate: Linear | None, network: Mlp, x: _Flow) -> _Flow:
+        out = self._linear(network.last, self._gated(network, x))
+        if gate is None:
+            return out
+        scores = self._linear(gate, x)
+
+        def back() -> None:
+            scores.gradient |= bool((out.gradient & out.value).any())
 
         self._tape.append(back)
         return out

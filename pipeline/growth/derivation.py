@@ -18,13 +18,16 @@ from pipeline.families.graph import (
     Axis,
     Branch,
     Embedding,
+    Experts,
     Layer,
     Linear,
+    Mlp,
     Model,
     Norm,
     Stack,
     branch_tensors,
     head_norms,
+    network_tensors,
     numel,
 )
 from pipeline.growth import facts
@@ -128,7 +131,8 @@ class Derivation:
         """Rows at zero under a gain of zero would never have a gradient: a branch that its norm silences may hold anything."""
         filled: dict[int, Maps] = {}
         for origin, layer in zip(self.origins, self.target.layers, strict=True):
-            for last in [branch.body.last for branch in layer.branches if origin.silent and branch.post is not None]:
+            silent = [branch for branch in layer.branches if origin.silent and branch.post is not None]
+            for last in [each for branch in silent for each in branch.writers]:
                 maps = self.maps[last.weight]
                 if id(maps) not in filled:
                     rows = maps[1 if last.transposed else 0]
@@ -164,7 +168,7 @@ class Derivation:
             summed = stream
             for old_branch, branch in zip(old_group, group, strict=True):
                 added = self._branch(old_branch, branch, stream)
-                summed = self._sum(branch.body.last.weight, summed, added)
+                summed = self._sum(branch.writers[0].weight, summed, added)
                 if branch.ends is not None:
                     summed = self._ending(branch.ends, summed)
             stream = summed
@@ -172,18 +176,51 @@ class Derivation:
 
     def _branch(self, old: Branch, new: Branch, stream: Fact) -> Fact:
         x = stream if new.pre is None else self._norm(new.pre, stream)
-        attends = isinstance(new.body, Attention)
-        mixed = self._attention(old.body, new.body, x) if attends else self._units(new.body.inputs, x)
-        columns = self.rules.reader(new.body.last.into, mixed)
-        rows = self._writer
-        if new.scale != old.scale:
-            rows = rows.times(old.scale / new.scale)
-        self._put(new.body.last, [rows], columns)
-        if rows.reads_next_layer:
-            self._break(new.body.last.weight, Break("next_layer"))
-        factor = self._read(new.body.last, mixed, columns)
-        written = Fact.given(rows, self.source.sizes[RESIDUAL], factor * new.scale / old.scale)
+        scale = old.scale / new.scale
+        if isinstance(new.body, Attention):
+            written = self._written(new.body.last, self._attention(old.body, new.body, x), scale)
+        elif isinstance(new.body, Experts):
+            written = self._experts(old.body, new.body, x, scale)
+        else:
+            written = self._network(new.body, x, scale)
         return written if new.post is None else self._norm(new.post, written, wanted=self._writer)
+
+    def _written(self, last: Linear, mixed: Fact, scale: float) -> Fact:
+        """What a branch's last matrix adds to the stream; `scale` makes up for a constant that follows the sizes."""
+        columns, rows = self.rules.reader(last.into, mixed), self._writer
+        if scale != 1.0:
+            rows = rows.times(scale)
+        self._put(last, [rows], columns)
+        if rows.reads_next_layer:
+            self._break(last.weight, Break("next_layer"))
+        factor = self._read(last, mixed, columns)
+        return Fact.given(rows, self.source.sizes[RESIDUAL], factor / scale)
+
+    def _network(self, body: Mlp, x: Fact, scale: float) -> Fact:
+        return self._written(body.last, self._units(body.inputs, x), scale)
+
+    def _experts(self, old: Experts, new: Experts, x: Fact, scale: float) -> Fact:
+        """A mixture: with the source's gates, which follow from the router's scores, it gives what its experts give."""
+        scores = self.rules.experts()
+        self._linear(new.router, x, {"": scores})
+        copies, rest = divmod(len(new.each), len(old.each))
+        if rest or new.per_token != copies * old.per_token:
+            # A softmax over copies halves each gate, and twice as many of them are chosen.
+            sizes = {"experts": len(new.each), "chosen": new.per_token, "old": len(old.each), "old_chosen": old.per_token}
+            self._break(new.router.weight, Break("routing_changed", sizes))
+        written = self._network(new.each[0], x, scale)
+        names = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
+        for name in names[0]:
+            first, *others = self.maps[name]
+            # Copies of an expert have their share of its gate, and of its gradient.
+            self.maps[name] = (first if copies == 1 else first.shared_by(copies), *others)
+        for others in names[1:]:
+            self.maps |= {name: self.maps[known] for known, name in zip(names[0], others, strict=True)}
+        if new.shared_gate is not None:
+            self._linear(new.shared_gate, x, {"": AxisIndexMap.identity(1)})
+        if new.shared is not None:
+            written = self._sum(new.shared.last.weight, written, self._network(new.shared, x, scale))
+        return written
 
     def _attention(self, old: Attention, new: Attention, x: Fact) -> Fact:
         heads = self.rules.heads(old, new)
@@ -199,7 +236,7 @@ class Derivation:
         """What an FFN's activation gives: gate and unit have the same rows, and copies at scale 1 stay copies."""
         given: dict[str, Fact] = {}
         for linear in inputs:
-            rows = self.rules.units("ffn")
+            rows = self.rules.units(linear.out.parts[0].ports[0])
             given |= self._linear(linear, x, {part.name: rows for part in linear.out.parts})
         return next(iter(given.values()))
 

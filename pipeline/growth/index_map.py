@@ -117,6 +117,11 @@ class AxisIndexMap:
         """The copies that keep their moments, at another scale; the code `elsewhere` for all else."""
         return AxisIndexMap(torch.where(self.keeps_moments, self.indices, elsewhere), scale)
 
+    def shared_by(self, count: int) -> "AxisIndexMap":
+        """The same, where what is made of it is there `count` times and each has a share of the gradient."""
+        copies = torch.ones(len(self), dtype=torch.float64) if self.copies is None else self.copies
+        return replace(self, copies=copies * count)
+
     def starting_fresh(self) -> "AxisIndexMap":
         """The same, but without moments."""
         return replace(self, fresh=torch.ones(len(self), dtype=torch.bool))

@@ -25,8 +25,10 @@ def listing(growth: OfflineGrowth) -> str:
     engine, state = _engine_dtype(growth), _kept_of_each(growth.optimizer)
     lines = [f"{name}  {list(tensor.shape)}  {describe(growth.plan, name)}" for name, tensor in growth.grown.items()]
     place = "" if request.out is None else f" to {request.out}"
-    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
-    written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters)"
+    graph = growth.plan.graph
+    active = f", {graph.active_parameters:,} of them for each token" if graph.active_parameters < graph.parameters else ""
+    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.stored.state):,} parameters)"
+    written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters{active})"
     if not source.family.trained:
         return "\n".join([*lines, "", read, written, "", promise(growth)])
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
@@ -54,7 +56,7 @@ def ranks_memory(growth: OfflineGrowth) -> RankBytes:
 
 def _stored(growth: OfflineGrowth) -> int:
     """The bytes of all that is grown, as it is stored."""
-    tensors = list(growth.source.state.values())
+    tensors = list(growth.source.stored.state.values())
     if growth.optimizer is not None:
         entries = growth.source.optimizer.values()
         tensors += [value for entry in entries for value in entry.values() if not isinstance(value, float)]

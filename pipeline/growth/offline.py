@@ -35,6 +35,7 @@ from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.growth.tokenizer_length import write_tokenizer_length
+from pipeline.growth.upcycling import upcycled
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -80,10 +81,15 @@ class OfflineGrowth:
         if request.out is not None:
             _check_absent(request.out)
         opened = foresee_source if foreseen else open_source
-        self.source = source = opened(request.source, config=request.config, foreign=request.foreign)
+        source = opened(request.source, config=request.config, foreign=request.foreign)
+        wanted = request.target if isinstance(request.target, TargetConfig) else _read_target(request.target)
+        where = "target." if wanted is request.target else f"{request.target}: "
+        if wanted.model_type not in (None, source.config.model_type):
+            source = upcycled(source, wanted, request.seed, where)
+        self.source = source
         self.beside = files_beside(source.beside)
         self.tokenizer = None if request.tokenizer is None else open_new_tokenizer(source, request.tokenizer)
-        self.target = _target(request.target, source.config, self.tokenizer)
+        self.target = _target(wanted, source.config, self.tokenizer, where)
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
         plan = plan_growth(
@@ -164,7 +170,7 @@ class OfflineGrowth:
     def _looked_through(self) -> tuple[str, str | None]:
         """Return the digests of the source's weights and of the optimizer's state that grows; raises UserError for NaN."""
         origin = str(self.request.source)
-        digest = inspect(self.source.state, origin)
+        digest = inspect(self.source.stored.state, origin)
         return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer, origin)
 
     def _certificate(self, digests: tuple[str, str | None], measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,13 +264,19 @@ def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> lis
     ]
 
 
-def _target(target: TargetConfig | Path, source: PretrainedConfig, tokenizer: NewTokenizer | None) -> PretrainedConfig:
-    if isinstance(target, TargetConfig):
-        return target_config(source, target if tokenizer is None else tokenizer.sized(target, "target."))
-    config = read_config(target)
+def _read_target(path: Path) -> PretrainedConfig:
+    config = read_config(path)
     if getattr(config, QUANTIZATION, None) is not None:
-        raise UserError(f"{target}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
-    if tokenizer is not None:
-        tokenizer.check_size(config.vocab_size, f"{target}: ")
-    check_growth(source, config, f"{target}: ", new_tokenizer=tokenizer is not None)
+        raise UserError(f"{path}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
     return config
+
+
+def _target(
+    target: TargetConfig | PretrainedConfig, source: PretrainedConfig, tokenizer: NewTokenizer | None, where: str
+) -> PretrainedConfig:
+    if isinstance(target, TargetConfig):
+        return target_config(source, target if tokenizer is None else tokenizer.sized(target, where), where)
+    if tokenizer is not None:
+        tokenizer.check_size(target.vocab_size, where)
+    check_growth(source, target, where, new_tokenizer=tokenizer is not None)
+    return target

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
-from pipeline.families.graph import Branch, Model, Norm, Tensor
+from pipeline.families.graph import Branch, Experts, Model, Norm, Tensor
 from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, moment_maps
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
@@ -18,6 +18,7 @@ from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.choice import resolve
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.derivation import Departure, Derivation
+from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initial_state
@@ -111,6 +112,11 @@ class GrowthPlan:
         """The target's tensors by name."""
         return self.graph.tensors()
 
+    @cached_property
+    def source_tensors(self) -> dict[str, Tensor]:
+        """The source's tensors by name."""
+        return self.source_graph.tensors()
+
     @property
     def unties(self) -> bool:
         """Whether the target's output matrix is its own where the source's is its embedding."""
@@ -126,7 +132,10 @@ class GrowthPlan:
         if tensor.layer is None:
             return self.family.head_alias.get(tensor.name, tensor.name) if self.unties else tensor.name
         origin = self.layers[tensor.layer].source if layer is None else layer
-        return self.source_graph.at_layer(tensor.name, origin)
+        name = self.source_graph.at_layer(tensor.name, origin)
+        if tensor.expert is not None:
+            name = self.source_graph.of_expert(name, tensor.expert % self.source_graph.sizes["experts"])
+        return name
 
     def next_layer(self, layer: int) -> int:
         """The source layer that new rows beside one may come from: the top layer has no next one, and its own stand in."""
@@ -134,11 +143,12 @@ class GrowthPlan:
 
     def source_names(self, tensor: Tensor, *, following: bool = False) -> dict[str, float]:
         """The source's tensors whose weighted sum a target's is made of; `following`: those of the next layers."""
-        origin = self.layers[tensor.layer]
-        return {
-            self.source_name(tensor, self.next_layer(layer) if following else layer): weight
-            for layer, weight in origin.average or ((origin.source, 1.0),)
-        }
+        origin, found = self.layers[tensor.layer], {}
+        for layer, weight in origin.average or ((origin.source, 1.0),):
+            name = self.source_name(tensor, self.next_layer(layer) if following else layer)
+            # The next layer may be of another kind, with experts or without.
+            found[name if name in self.source_tensors else self.source_name(tensor, layer)] = weight
+        return found
 
     @cached_property
     def silenced(self) -> Mapping[str, float]:
@@ -201,7 +211,30 @@ class GrowthPlan:
             small=self.growth.noise,
             noise=self.noise_of(tensor),
         )
+        if tensor.name in self._opposed:
+            first, sign = self._opposed[tensor.name]
+            return OpposedCopy(grown, own, ("experts", self.seed, first), self.growth.noise, sign)
         return Shifted(grown, -offset, wide) if offset else grown
+
+    @cached_property
+    def _opposed(self) -> Mapping[str, tuple[str, float]]:
+        """The last matrices of experts that are copied, where copies get opposite noise: the pair's first, and the sign."""
+        found: dict[str, tuple[str, float]] = {}
+        if self.growth.symmetry == "none" or not self.copies_experts:
+            return found
+        old, new = self.source_graph.sizes["experts"], self.graph.sizes["experts"]
+        for body in [branch.body for layer in self.graph.layers for branch in layer.branches]:
+            for number, network in enumerate(body.each if isinstance(body, Experts) else ()):
+                first, sign = sign_of(number, new, old)
+                if sign:
+                    found[network.last.weight] = body.each[first].last.weight, sign
+        return found
+
+    @property
+    def copies_experts(self) -> bool:
+        """Whether the target's experts are the source's several times, each of them as often."""
+        old, new = self.source.num_experts, self.target.num_experts
+        return old is not None and new > old and new % old == 0
 
     def _grown_adam(self, tensor: Tensor, optimizer: OptimizerState) -> Kept:
         rates = self.growth.element_rates
@@ -282,7 +315,7 @@ def plan_growth(
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     heads = new.norms_all_heads and not content.fills and maps["heads"].grows
-    copies = content.units is Units.COPY or content.stream is Stream.COPY or heads
+    copies = content.units is Units.COPY or content.stream is Stream.COPY or heads or _more(old, new, "experts")
     _refuse_idle_options(growth, family, old, copies=copies)
     known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows
     tokens = known.index_map(new.sizes["vocab"], growth.vocabulary)
@@ -313,8 +346,11 @@ def plan_growth(
 
 def _writers(branch: Branch) -> list[str]:
     """The tensors that decide how much a branch adds: its last matrix and bias, or gain and bias of the norm behind them."""
-    last, post = branch.body.last, branch.post
-    return [name for name in ((last.weight, last.bias) if post is None else (post.gain, post.bias)) if name is not None]
+    if branch.post is not None:
+        names = [branch.post.gain, branch.post.bias]
+    else:
+        names = [name for last in branch.writers for name in (last.weight, last.bias)]
+    return [name for name in names if name is not None]
 
 
 def _scaled_layers(
@@ -350,6 +386,10 @@ def _filling(growth: GrowthConfig, tokenizer: NewTokenizer | None) -> GrowthConf
     if growth.vocabulary != AUTO:
         return growth
     return growth.model_copy(update={"vocabulary": "mean" if tokenizer is None else "pieces"})
+
+
+def _more(old: Model, new: Model, port: str) -> bool:
+    return new.sizes.get(port, 0) > old.sizes.get(port, 0)
 
 
 def _refuse_idle_options(growth: GrowthConfig, family: Family, model: Model, *, copies: bool) -> None:

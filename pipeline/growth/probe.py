@@ -46,6 +46,7 @@ def probe(
 @torch.no_grad()
 def _outputs(
     plan: GrowthPlan,
+    family: Family,
     config: PretrainedConfig,
     state: State,
     input_ids: torch.Tensor,
@@ -54,9 +55,9 @@ def _outputs(
     grown: bool,
 ) -> ModelOutput:
     """What a model gives in float64; a grown one as its training begins, weighted norms included."""
-    model = streamed_model(plan.family, config, state, torch.float64)
+    model = streamed_model(family, config, state, torch.float64)
     if grown and plan.growth.norm_statistics == "weighted":
-        WeightedNorms(model, plan.family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
+        WeightedNorms(model, family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
     if positions is None:
         return model(**plan.family.inputs(input_ids))
     # Without a mask transformers takes a gap between positions for the beginning of another text.
@@ -74,8 +75,10 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     layers made of them. `by_position` is by how much logits move at more distant positions, where a target attends otherwise on
     purpose.
     """
-    family = source.family
     grown = plan.grow(source.state, torch.float64)
+    # A mixture that a dense model was read as is compared with that one.
+    source = source.stored
+    family = source.family
     small, small_state, large, large_state = source.config, source.state, target, grown
     source_layers = list(range(len(plan.source_graph.layers)))
     target_layers = list(range(len(plan.graph.layers)))
@@ -83,7 +86,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         source_layers = _sampled(plan.source_graph)
         target_layers = _made_of([origin.source for origin in plan.layers], source_layers)
         small, small_state = _cut(family, small, small_state, source_layers)
-        large, large_state = _cut(family, large, large_state, target_layers)
+        large, large_state = _cut(plan.family, large, large_state, target_layers)
     carried = plan.carried
     drawn = _window(family, source.config, len(carried.source))
     places = list(_changed_places(plan))
@@ -91,8 +94,10 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     with Meter("comparing the logits before and after", read * (1 + len(places)), "values") as meter:
 
         def both(tokens: torch.Tensor, positions: torch.Tensor | None = None) -> tuple[ModelOutput, ModelOutput]:
-            before = _outputs(plan, small, _watched(small_state, meter), carried.source[tokens], positions, grown=False)
-            after = _outputs(plan, large, _watched(large_state, meter), carried.target[tokens], positions, grown=True)
+            before = _outputs(plan, family, small, _watched(small_state, meter), carried.source[tokens], positions, grown=False)
+            after = _outputs(
+                plan, plan.family, large, _watched(large_state, meter), carried.target[tokens], positions, grown=True
+            )
             for outputs, ids in ((before, carried.source), (after, carried.target)):
                 outputs[family.logits] = of_tokens(outputs[family.logits], ids)
             return before, after

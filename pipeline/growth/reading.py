@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.growth.averages import AveragedRows
+from pipeline.growth.expert_copies import OpposedCopy
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
+from pipeline.growth.upcycling import Piece, Repeated
 
 _NONE, _ALL = -1, -2
 """In place of a row."""
@@ -101,7 +103,7 @@ class _Asked:
 
 def _stored_rows(tensor: Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Yield each stored tensor that a target tensor is made of, and its rows."""
-    if isinstance(tensor, Shifted):
+    if isinstance(tensor, Shifted | OpposedCopy):
         tensor = tensor.tensor
     if not isinstance(tensor, GrownTensor):
         yield from _beneath(tensor, _Rows(torch.arange(tensor.shape[0]), ()))
@@ -120,6 +122,8 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Go through what only passes rows on, to what is stored."""
     if isinstance(source, MeasuredTensor | Shifted):
         yield from _beneath(source.tensor, asked)
+    elif isinstance(source, Piece | Repeated):
+        yield from _beneath(source.tensor, asked.all_where_any())
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
     elif isinstance(source, AveragedRows):

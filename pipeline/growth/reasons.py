@@ -135,6 +135,14 @@ _WORDS: Mapping[str, _Words] = {
         "Some layers are the average of several, which computes what none of them does.",
         by_design=True,
     ),
+    "routing_changed": _Words(
+        "{tensor}: {experts} experts of which {chosen} are chosen, where the source has {old} and chooses {old_chosen}",
+        (
+            "A token goes through other experts than in the source, or through the same ones by other shares. With r times as "
+            "many experts of which r times as many are chosen nothing changes."
+        ),
+        by_design=True,
+    ),
     "layer_kinds_differ": _Words(
         "{tensor}: a layer of another kind than the one that it is made of",
         "A layer attends otherwise (a window, positions), or has other norms, than the layer whose weights it has.",
@@ -308,6 +316,9 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     residual = plan.maps[RESIDUAL]
     if growth.symmetry != "none" or growth.noise:
         return []
+    if plan.copies_experts:
+        # The same tokens choose them, by equal gates.
+        return ["experts"]
     if plan.graph.norms_all_heads and not content.fills and not residual.grows and plan.maps["heads"].grows:
         # Copies whatever the operator; in a wider stream each reads new channels in its own way.
         units = content.units is Units.COPY and not content.next_layer and plan.maps["ffn"].grows
@@ -333,7 +344,15 @@ def duplicates_warning(duplicates: Sequence[str]) -> list[str]:
     ]
 
 
-_NAMES = {RESIDUAL: "channels", "heads": "heads", "ffn": "FFN units", "head_dim": "channels of heads"}
+_NAMES = {
+    RESIDUAL: "channels",
+    "heads": "heads",
+    "ffn": "FFN units",
+    "expert_ffn": "units of experts",
+    "shared_ffn": "units of shared experts",
+    "head_dim": "channels of heads",
+    "experts": "experts",
+}
 
 
 def promises(plan: GrowthPlan) -> list[str]:

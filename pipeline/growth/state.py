@@ -83,6 +83,14 @@ class Source:
     described_in: Path | None = None
     """The directory of its config.json, where that is another one: a checkpoint of another tool's has none of its own."""
 
+    dense: "Source | None" = None
+    """The dense model that a mixture of experts is read from."""
+
+    @property
+    def stored(self) -> "Source":
+        """The model as it is stored."""
+        return self.dense or self
+
     @property
     def beside(self) -> Path:
         """The directory of its configuration, and of the tokenizer's files and others that come with a model."""
@@ -109,6 +117,8 @@ def stored_dtype(tensor: Rows) -> torch.dtype:
 
 def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:
     """Return elements [start, stop) of the tensor flattened row-major, reading whole rows and cutting the ragged ends."""
+    if hasattr(tensor, "flat"):
+        return tensor.flat(start, stop)
     width = 1
     for size in tensor.shape[1:]:
         width *= size

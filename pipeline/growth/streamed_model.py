@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families import Family
+from pipeline.growth.joined import PartRows, parameters_of
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import row_chunks
 from pipeline.growth.wide import Float64Islands
@@ -35,7 +36,8 @@ class StreamedMatrices(TorchFunctionMode):
     def __init__(self, matrices: Mapping[nn.Parameter, Rows], dtype: torch.dtype) -> None:
         """Of each parameter on the meta device its rows, which are read in `dtype`."""
         super().__init__()
-        self._matrices, self._dtype = matrices, dtype
+        self._matrices, self._dtype = dict(matrices), dtype
+        self._slices: dict[tuple[nn.Parameter, int], nn.Parameter] = {}
         # The dtype in which kernels sum up products of numbers in `dtype`; what comes out is rounded once.
         self._wide = torch.promote_types(dtype, torch.float32)
 
@@ -52,11 +54,22 @@ class StreamedMatrices(TorchFunctionMode):
                 return self._embedding(*args[:2])
             if func is torch.addmm and len(args) == 3 and not options and self._streamed(args[2]):  # transformers' Conv1D
                 return self._addmm(*args)
+            if func is torch.Tensor.__getitem__ and self._streamed(args[0]) and _is_number(args[1]):  # one expert's
+                return self._slice(args[0], int(args[1]))
             args, options = tree_map(self._whole, (args, options))
         return func(*args, **options)
 
     def _streamed(self, argument: Any) -> bool:
         return isinstance(argument, nn.Parameter) and argument in self._matrices
+
+    def _slice(self, weight: nn.Parameter, number: int) -> nn.Parameter:
+        """A matrix among those of a weight of three axes, which is described alone as that is."""
+        if (weight, number) not in self._slices:
+            shape = weight.shape[1:]
+            held = nn.Parameter(torch.empty(shape, dtype=self._dtype, device="meta"), requires_grad=False)
+            self._matrices[held] = PartRows(self._matrices[weight], number * shape.numel(), tuple(shape))
+            self._slices[weight, number] = held
+        return self._slices[weight, number]
 
     def _whole(self, argument: Any) -> Any:
         if not self._streamed(argument):
@@ -90,6 +103,11 @@ class StreamedMatrices(TorchFunctionMode):
         return torch.cat([rows.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
 
 
+def _is_number(index: Any) -> bool:
+    """Whether an index takes one of the slices along the first axis."""
+    return isinstance(index, int) or (isinstance(index, torch.Tensor) and index.ndim == 0 and not index.is_floating_point())
+
+
 def _looks_up(others: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether an embedding only looks rows up, and does not renormalize them (`max_norm`)."""
     return (others[1] if len(others) > 1 else options.get("max_norm")) is None
@@ -110,7 +128,10 @@ def streamed_model(
     """
     config = copy.deepcopy(config)
     config._attn_implementation = attention if family.fused_attention else "eager"
+    # Grouped products of experts know neither float64 nor matrices that are read when they are used.
+    config._experts_implementation = "eager"
     config.use_cache = False
+    state = parameters_of(family.graph(config), state)
     with _parameters_on_meta():
         model = family.model(config).eval()
     matrices: dict[nn.Parameter, Rows] = {}

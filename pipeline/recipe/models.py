@@ -24,6 +24,7 @@ OWN_KEYS = {
     "num_heads": "num_attention_heads",
     "d_kv": "head_dim",
     "d_ff": "intermediate_size",
+    "num_local_experts": "num_experts",
 }
 """A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 
@@ -89,6 +90,8 @@ class ModelConfig(_Sizes):
 class TargetConfig(_Sizes):
     """The large model: the sizes that differ from the source's."""
 
+    model_type: str | None = None
+    """That of a mixture of experts which a dense source is made into: each of its FFNs becomes `num_experts` alike."""
     hidden_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
     num_decoder_layers: PositiveInt | None = None
@@ -101,6 +104,14 @@ class TargetConfig(_Sizes):
     """A multiple of the source's where positions are rotary."""
     intermediate_size: PositiveInt | None = None
     """In the source's ratio to `hidden_size` where not given: kept where the ratio is a whole number, else rounded up."""
+    num_experts: PositiveInt | None = None
+    """Of a mixture of experts; more of them are copies of the source's, in turn."""
+    num_experts_per_tok: PositiveInt | None = None
+    """In the source's ratio to `num_experts` where not given."""
+    moe_intermediate_size: PositiveInt | None = None
+    """Units of an expert, in the source's ratio to `hidden_size` where not given."""
+    shared_expert_intermediate_size: PositiveInt | None = None
+    """Units of the expert that every token goes through, likewise."""
     ffn_multiple_of: PositiveInt | None = None
     """What an `intermediate_size` that is not given is rounded up to a multiple of. Where neither is given: the largest of
     256, 128, ..., 8 that divides the source's and is at most an eighth of it."""

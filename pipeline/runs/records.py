@@ -246,7 +246,7 @@ class CertificateRecord(TypedDict):
     layers: list[LayerRecord]
     verdict: Literal["exact", "approximate", "inexact by design"]
     departures: list[ReasonRecord | str]
-    duplicates: NotRequired[list[Literal["residual", "heads", "ffn"]]]
+    duplicates: NotRequired[list[str]]
     twins: NotRequired[list[Literal["residual", "heads", "ffn"]]]
     """What earlier versions called duplicates."""
     moments_departures: list[str] | None

@@ -20,6 +20,7 @@ from data_prep.errors import UserError
 from pipeline.families import FAMILIES, LAYER_LISTS, check_parameters, family_of, sizes_of
 from pipeline.families.base import config_keys
 from pipeline.growth.initialization import initialized
+from pipeline.growth.joined import parameters_of
 from pipeline.growth.sources import open_source
 
 
@@ -189,7 +190,8 @@ def test_fresh_weights_have_the_deviations_of_the_hugging_face_class(family, tin
     config = tiny_model(family, hidden=64, vocab=400).config
     torch.manual_seed(0)
     theirs = FAMILIES[family].model_class(config)
-    ours = initialized(FAMILIES[family], config, seed=3)
+    graph = FAMILIES[family].graph(config)
+    ours = parameters_of(graph, initialized(FAMILIES[family], config, seed=3))
     for name, parameter in theirs.named_parameters():
         tensor = ours[name]
         mine = tensor.rows(0, tensor.shape[0])
@@ -207,6 +209,7 @@ INERT = {
     *("id2label", "label2id", "num_labels", "problem_type", "return_dict", "output_hidden_states", "output_attentions"),
     *("chunk_size_feed_forward", "is_decoder", "initializer_cutoff_factor", "initializer_factor", "deterministic_flash_attn"),
     # Of other heads, and of a loss that the class itself computes.
+    *("output_router_logits", "router_aux_loss_coef", "decoder_sparse_step"),
     *("qa_dropout", "seq_classif_dropout", "classifier_pooling", "sparse_prediction", "sparse_pred_ignore_index"),
 }
 """Keys that say nothing of what the language model computes, or something that growth checks by itself."""

@@ -11,6 +11,7 @@ from pipeline.families.graph import RESIDUAL
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.index_map import ZERO
+from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -95,8 +96,11 @@ def measured(plan, grown):
             torch.maximum(largest[name], gradient, out=largest[name])
         optimizer.step()
     found = set()
+    stored = stored_of(plan.graph, {name: check._Whole(values) for name, values in largest.items()})
+    largest = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in stored.items()}
     for name, tensor in plan.tensors.items():
-        if bias_of_keys(plan, name):
+        # Experts are made alike, and one is looked at.
+        if bias_of_keys(plan, name) or tensor.expert not in (None, 0):
             continue
         for axis, role in enumerate(tensor.roles):
             if role == "index":
@@ -110,7 +114,7 @@ def measured(plan, grown):
 
 def bias_of_keys(plan, name):
     """The scores of one query do not change when all keys move alike: a key's bias learns nothing, old or new."""
-    linears = [linear for branch in plan.graph.stack.layers[0].branches for linear in branch.body.inputs]
+    linears = [linear for branch in plan.graph.stack.layers[0].branches for linear in getattr(branch.body, "inputs", ())]
     kinds = {plan.family.kind(each.bias) for each in linears if each.bias and any(p.name == "key" for p in each.out.parts)}
     return plan.family.kind(name) in kinds
 

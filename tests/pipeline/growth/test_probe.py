@@ -94,7 +94,8 @@ def test_no_large_tensor_is_whole(saved, family, monkeypatch):
     probe(source.family, source.config, state, torch.arange(8).reshape(1, 8))
     for name, tensor in state.items():
         assert tensor.most <= max(300, torch.Size(tensor.shape[1:]).numel()) or len(tensor.shape) == 1, name
-        assert tensor.most > 0, f"{name} is never read"
+        # Not every expert is chosen.
+        assert tensor.most > 0 or ".experts." in name, f"{name} is never read"
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -86,6 +86,7 @@ CASES = [
     Case("normalizes_again", "bert", MORE_LAYERS, {"depth": "last_layer"}),
     Case("layers_reordered", "gpt2", {}, {"depth": "list", "layers": [1, 0, 2]}),
     Case("random_layers", "gpt2", MORE_LAYERS, {"depth": "random"}),
+    Case("routing_changed", "mixtral", {"num_experts_per_tok": 3}, words="4 experts of which 3 are chosen, where the source"),
     Case("repeated_layers", "gpt2", MORE_LAYERS, {"depth": "stack"}),
     Case("averaged_layers", "llama", MORE_LAYERS, {"depth": "list", "layers": [0, {0: 0.5, 1: 0.5}, 1, 2]}),
     Case("context_changed", "llama", {"rope_theta": 1e6}, words="rope_theta 10000.0 -> 1000000.0: position 1 is the first"),

@@ -1,0 +1,41 @@
+"""What tells copies of an expert apart and keeps the function: opposite noise on what two of them write."""
+
+import math
+
+import torch
+
+from pipeline import keyed
+from pipeline.growth.grown import MeasuredTensor
+from pipeline.growth.state import Rows
+
+
+class OpposedCopy:
+    """An expert's last matrix with noise that another copy of the expert has with the other sign.
+
+    The two have one gate, so that the noise cancels out in their sum whatever comes in.
+    """
+
+    def __init__(self, grown: Rows, source: MeasuredTensor, key: tuple[object, ...], share: float, sign: float) -> None:
+        """`key` names the pair's noise, `share` is its size in standard deviations of the source's tensor."""
+        self.shape = grown.shape
+        self.tensor, self._source, self._key, self._share, self._sign = grown, source, key, share, sign
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        width = math.prod(self.shape[1:])
+        drawn = torch.from_numpy(keyed.normal_block(self._key, (start, stop), (0, width), width)).double()
+        noise = drawn.mul_(self._sign * self._share * self._source.std).reshape(stop - start, *self.shape[1:])
+        rows = self.tensor.rows(start, stop)
+        # In float64 and rounded once: what is added to one copy is taken from the other.
+        return (rows.double() + noise).to(rows.dtype)
+
+
+def sign_of(expert: int, experts: int, source: int) -> tuple[int, float]:
+    """Return the first expert of the pair that a target's expert is in, and its sign; 0 for a copy without another.
+
+    The target has `experts`, copies of `source` of them in turn.
+    """
+    copy, first = divmod(expert, source)
+    begin = first + (copy - copy % 2) * source
+    paired = begin + source < experts
+    return begin, (1.0 if copy % 2 == 0 else -1.0) if paired else 0.0
