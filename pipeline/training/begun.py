@@ -12,6 +12,7 @@ from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
 from pipeline.keyed import DRAWS
 from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
+from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
 from pipeline.training.checkpoints import Saved
 from pipeline.training.ds_config import rounds_alike, same_run
@@ -203,6 +204,10 @@ def _without_lengths(recipe: Recipe) -> dict[str, Any]:
     for stage in (content["source"], *content["stages"]):
         for unit in UNITS:
             stage.pop(unit, None)
+    for growth in [content["growth"], *(stage["growth"] for stage in content["stages"] if stage.get("growth"))]:
+        # Earlier versions wrote what `auto` comes to where the tokenizer stays.
+        if growth["vocabulary"] == AUTO and recipe.target.tokenizer is None:
+            growth["vocabulary"] = "mean"
     return content
 
 

@@ -98,6 +98,13 @@ def test_a_source_that_was_trained_is_not_left_untrained_nor_the_other_way_round
         check(begun, saved, *after)
 
 
+def test_a_run_of_a_version_that_wrote_how_new_tokens_rows_are_filled_goes_on(begun):
+    begun.claim(load_recipe(QUICKSTART, ["growth.vocabulary=mean"]), DS_CONFIG, DATA)
+    assert check(begun, None) == []
+    with pytest.raises(UserError, match=r"differs in growth\.vocabulary"):
+        check(begun, None, "growth.vocabulary=random")
+
+
 def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and_no_other(begun):
     """A later version may derive another one."""
     saved = saved_by(begun, certificates=[{"target": {"intermediate_size": 213, "num_attention_heads": 8}}])
