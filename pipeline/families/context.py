@@ -18,6 +18,20 @@ from pipeline.recipe import TargetConfig
 _OF_ALL_TYPES = ("rope_theta", "partial_rotary_factor")
 """What a set of rotary parameters keeps where its type changes; all else belongs to a type."""
 
+_ATTENTION = {"factor", "attention_factor"}
+_OF_TYPE: dict[str, set[str]] = {
+    "default": set(),
+    "proportional": set(),
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "yarn": {*_ATTENTION, "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
+    "longrope": {*_ATTENTION, "short_factor", "long_factor"},
+}
+"""The keys that the frequencies of a type are computed from, besides those above and the length of pre-training.
+
+Source: transformers.modeling_rope_utils, whose classes only warn of another key and compute without it."""
+
 _PRETRAINED = "original_max_position_embeddings"
 _ASKS_PRETRAINED = ("yarn", "llama3", "longrope")
 """Types that start from the length that a model was pre-trained at."""
@@ -87,6 +101,8 @@ def _set_rotary(
             f"keys under {' or '.join(types)}"
         )
     old = source.rope_parameters
+    for of in types or [""]:
+        _check_keys(old[of] if of else old, said.get(of, {}) if of else said, f"{where}rope_parameters{of and '.'}{of}")
     config.rope_parameters = (
         old | {key: _merged(source, old[key], value) for key, value in said.items()} if types else _merged(source, old, said)
     )
@@ -96,6 +112,25 @@ def _set_rotary(
         config.validate_rope()
     except KeyError as error:
         raise UserError(f"{where}rope_parameters: {error.args[0]}; put them there") from None
+
+
+def _check_keys(old: Mapping[str, Any], said: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for a key that the type of positions is not computed from, which would change nothing."""
+    kind = said.get("rope_type", said.get("type", old.get("rope_type")))
+    if kind not in _OF_TYPE:
+        return
+    # What a source's own configuration file holds besides is named again where that file is the target's model.
+    again = old if kind == old.get("rope_type") else ()
+    known = {"rope_type", "type", *again, *_OF_ALL_TYPES, *_OF_TYPE[kind], *([_PRETRAINED] if kind in _ASKS_PRETRAINED else [])}
+    for key in said:
+        if key not in known:
+            types = [
+                each for each, keys in _OF_TYPE.items() if key in keys or (key == _PRETRAINED and each in _ASKS_PRETRAINED)
+            ]
+            hint = (
+                f"it belongs to rope_type {' or '.join(types)}" if types else f"keys are {', '.join(sorted(known - {'type'}))}"
+            )
+            raise UserError(f"{where}.{key}: rope_type {kind} has no such key; {hint}")
 
 
 def _merged(source: PretrainedConfig, old: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import transformers
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
@@ -96,6 +97,6 @@ def check_parameters(family: Family, config: PretrainedConfig) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise RuntimeError(
-                f"{family.model_class.__name__}: tensor {name} is {theirs.get(name, 'absent')} in this version of "
-                f"transformers and {ours.get(name, 'absent')} in the graph of family {family.name}"
+                f"{family.model_class.__name__}: tensor {name} is {theirs.get(name, 'absent')} in the class of transformers "
+                f"{transformers.__version__} and {ours.get(name, 'absent')} in the graph of family {family.name}"
             )

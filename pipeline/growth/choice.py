@@ -59,19 +59,18 @@ def _widens(source: Sizes, target: Sizes) -> bool:
 def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice:
     old, new = source.hidden_size, target.hidden_size
     if new == old and model.norms_all_heads and target.num_attention_heads > source.num_attention_heads:
-        reason = "one norm over all heads takes copies of heads alone, and new units read as the next layer's and write nothing"
+        reason = "one norm over all heads takes copies of heads alone, and new FFN units have the next layer's input weights"
         return Choice("exact_aki", {}, reason, copies=True)
     if new == old:
-        return Choice(
-            "exact_aki", {}, "new heads and units read as the next layer's, write nothing at first, and are no copies"
-        )
+        return Choice("exact_aki", {}, "new heads and FFN units have the next layer's input weights and zeros as output")
     ratio = f"{old} -> {new}"
     if model.holds_means:
         how = "zeros vanish under RMSNorm" if model.stream_norm == "rms" else "new channels at the mean vanish under LayerNorm"
-        return Choice("exact_aki", {}, f"{how} at {ratio}, and heads and units read as the next layer's and are no copies")
+        return Choice("exact_aki", {}, f"{how} at {ratio}, and new heads and units have the next layer's input weights")
     norm = "post-LN norm" if model.writes_by_norms else "norm behind the embeddings"
     if new % old == 0:
-        reason = f"whole copies keep the statistics of a {norm} at {ratio}, and heads and units read as the next layer's"
+        units = "new heads and units have the next layer's input weights"
+        reason = f"whole copies keep the statistics of a {norm} at {ratio}, and {units}"
         return Choice("exact_aki", {}, reason, copies=True)
     none = f"no operator is exact under a stock {norm} at {ratio}"
     if not stock:
@@ -83,10 +82,10 @@ def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice
 
 def _depth(model: Model) -> Choice:
     if not model.writes_by_norms:
-        return Choice("interleave", {}, "added layers that write nothing leave the residual stream as it is")
+        return Choice("interleave", {}, "added layers that add nothing leave the residual stream as it is")
     return Choice(
         "last_layer",
         {},
-        "no added layer of a post-LN model is exact, since it normalizes again, and layers on top that write "
-        "nothing, with norms that give back what comes in on average, move logits least",
+        "no added layer of a post-LN model is exact, as its norms normalize once more; layers on top that add nothing "
+        "move logits least",
     )

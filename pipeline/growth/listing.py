@@ -96,7 +96,12 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     """Return a certificate as a few lines."""
     measured = certificate["measured"]
     before, after = certificate["source"], certificate["target"]
-    changed = [f"{key} {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    # Hugging Face's key for what the sizes call tied.
+    changed = [
+        f"{'tie_word_embeddings' if key == 'tied' else key} {before[key]} -> {after[key]}"
+        for key in before
+        if before[key] != after[key]
+    ]
     changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
     words = over_both(certificate["tokenizers"]) or words
@@ -108,7 +113,7 @@ def table(certificate: dict[str, Any], out: Path) -> str:
         ("growth", f"{certificate['family']}: {', '.join(changed) or 'nothing'}"),
         ("function", certificate["verdict"]),
         ("largest change of a logit", f"{moved}, of {where}"),
-        *([("with distance", f"{far}, of random tokens spread over these")] if far else []),
+        *([("change by position", f"{far}, of random tokens spread over these")] if far else []),
         ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}{words}"),
         ("source digest", certificate["source_digest"]),
         ("written", f"{out} ({certificate['format']}, {certificate['dtype']})"),

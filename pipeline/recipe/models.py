@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_prep.config import Fraction, PositiveInt, StrictModel
 
@@ -87,6 +87,20 @@ class ModelConfig(_Sizes):
         return self
 
 
+def _number_of(value: Any) -> Any:
+    """Return what a word spells if it is a number, also inside of lists and mappings; else the value itself."""
+    if isinstance(value, dict):
+        return {key: _number_of(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_number_of(each) for each in value]
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
 class TargetConfig(_Sizes):
     """The large model: the sizes that differ from the source's."""
 
@@ -148,6 +162,12 @@ class TargetConfig(_Sizes):
         theta = {"rope_theta": content["rope_theta"]} if "rope_theta" in content else {}
         others = {key: value for key, value in content.items() if key not in _ROTARY_KEYS}
         return others | {"rope_parameters": said | theta}
+
+    @field_validator("rope_parameters")
+    @classmethod
+    def _numbers_read(cls, said: dict[str, Any] | None) -> dict[str, Any] | None:
+        """YAML 1.1 reads 1e6 as a word, and so does a command line every number; no rotary key takes a word that is one."""
+        return said and {key: _number_of(value) for key, value in said.items()}
 
     @model_validator(mode="after")
     def _ffn_said_once(self) -> "TargetConfig":

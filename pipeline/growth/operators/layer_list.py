@@ -33,7 +33,10 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
     """Any list of source layers and averages of them; each layer's first place is its own, the others are added."""
     layers = options["layers"]
     if len(layers) != target:
-        raise UserError(f"growth.layers: {len(layers)} layers are listed and the target has {target}; make them agree")
+        raise UserError(
+            f"growth.layers: {len(layers)} layers are listed and the target has {target}; make them agree, by "
+            f"target.num_hidden_layers or by the list"
+        )
     origins: list[Origin] = []
     for number, said in enumerate(layers):
         weights = said if isinstance(said, dict) else {said: 1.0}

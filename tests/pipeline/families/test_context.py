@@ -1,11 +1,14 @@
 """Targets that attend otherwise than their source on purpose: how far nothing changes, held against the stock classes."""
 
+import logging
+
 import pytest
 import torch
 
 from data_prep.config import validate
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.families import FAMILIES, check, context, target_config
+from pipeline.growth import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
@@ -64,6 +67,20 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
     [
         ("llama", {}, {"rope_parameters": LLAMA3 | {"rope_type": "yarm"}}, "rope_parameters.rope_type: one of default, linear"),
         ("llama", {}, {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        (
+            "llama",
+            {},
+            {"rope_parameters": {"factr": 8.0}},
+            "rope_parameters.factr: rope_type default has no such key; keys are",
+        ),
+        ("llama", {}, {"rope_parameters": {"factor": 8.0}}, "it belongs to rope_type linear or dynamic or yarn"),
+        (
+            "llama",
+            {},
+            {"rope_parameters": YARN | {"beta_fats": 8.0}},
+            "rope_parameters.beta_fats: rope_type yarn has no such key",
+        ),
+        ("olmo3", MIXED, {"rope_parameters": {"full_attention": {"factor": 4.0}}}, "rope_parameters.full_attention.factor"),
         ("llama", {}, {"rope_parameters": {"rope_type": "yarn", "factor": "much"}}, "rope_parameters.factor: a number"),
         ("llama", {}, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ("gpt_neox", {}, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "growth keeps the source's"),
@@ -85,6 +102,28 @@ def test_what_a_family_cannot_attend_by_is_refused_by_key(name, options, target,
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize("said", [{"rope_theta": "1e6"}, {"rope_parameters": {"rope_theta": "1000000"}}])
+def test_a_number_is_one_however_yaml_and_command_lines_read_it(said):
+    config = check.small_config(FAMILIES["llama"])
+    assert target_config(config, validate(TargetConfig, said, "target")).rope_parameters["rope_theta"] == 1e6
+
+
+@pytest.mark.parametrize(("kind", "keys"), sorted(context._OF_TYPE.items()))
+def test_transformers_warns_of_no_key_that_is_taken_and_of_others_that_are_not(kind, keys, caplog, monkeypatch):
+    """The class that computes the frequencies is the judge of which keys it looks at."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    pairs = {key: [1.0] * 8 for key in ("short_factor", "long_factor")}
+    every = set().union(*context._OF_TYPE.values())
+    more = {"original_max_position_embeddings": 40} if kind in context._ASKS_PRETRAINED else {}
+    for key in every | {"none"}:
+        config = check.small_config(FAMILIES["llama"])
+        values = {each: pairs.get(each, 2.0) for each in keys | {key}}
+        config.rope_parameters = {"rope_type": kind, "rope_theta": 1e4, "partial_rotary_factor": 1.0} | more | values
+        caplog.clear()
+        config.validate_rope()
+        assert ("Unrecognized keys" in caplog.text) is (key not in keys), (key, caplog.text)
+
+
 def test_what_is_said_and_changes_nothing_is_exact():
     """The source's own theta, and a longer table of a type that does not look at it."""
     config = check.small_config(FAMILIES["llama"], rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
@@ -94,14 +133,16 @@ def test_what_is_said_and_changes_nothing_is_exact():
 
 def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_sources_positions(tmp_path):
     family = FAMILIES["llama"]
-    model = check.random_model(family, check.small_config(family), 1)
+    model = check.random_model(family, check.small_config(family, tie_word_embeddings=True), 1)
     model.save_pretrained(tmp_path / "source")
-    target = TargetConfig(rope_parameters=YARN, max_position_embeddings=160, dropout=None)
+    target = TargetConfig(rope_parameters=YARN, max_position_embeddings=160, tie_word_embeddings=False, dropout=None)
     request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown")
     certificate = OfflineGrowth(request).execute(lambda certificate: {})
     found = certificate["measured"]["by_position"]
     assert [one["positions"] for one in found] == [40, 160]
     assert all(one["max_logit_difference"] > 1e-3 for one in found)
+    lines = listing.table(certificate, tmp_path / "grown")
+    assert "tie_word_embeddings True -> False" in lines and "change by position" in lines
     assert certificate["context"]["rope_parameters"]["factor"] == 4.0
     read = family.model_class.from_pretrained(tmp_path / "grown").config
     assert read.rope_parameters["original_max_position_embeddings"] == 40 and read.max_position_embeddings == 160

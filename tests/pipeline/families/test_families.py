@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, LAYER_LISTS, check_parameters, family_of, sizes_of
+from pipeline.families import FAMILIES, LAYER_LISTS, check, check_parameters, family_of, sizes_of
 from pipeline.families.base import config_keys
 from pipeline.growth.initialization import initialized
 from pipeline.growth.joined import parameters_of
@@ -45,6 +47,22 @@ def test_the_table_holds_for_any_groups_and_head_dimension(family, heads, tiny_m
     check_parameters(FAMILIES[family], config)
     sizes = sizes_of(config)
     assert (sizes.num_key_value_heads, sizes.head_dim) == (heads["kv_heads"], heads.get("head_dim", 8))
+
+
+def test_the_check_of_a_family_ends_in_a_sentence(capsys, monkeypatch):
+    """It is what somebody runs whose graph is not right yet, or who does not know the name."""
+    monkeypatch.setattr(sys, "argv", ["check", "olmo-2"])
+    with pytest.raises(SystemExit):
+        check.main()
+    assert "no family 'olmo-2'; registry.py names gpt2, bert" in capsys.readouterr().err
+    monkeypatch.setitem(FAMILIES, "llama", dataclasses.replace(FAMILIES["llama"], graph=FAMILIES["qwen2"].graph))
+    monkeypatch.setattr(sys, "argv", ["check", "llama"])
+    assert check.main() == 1
+    told = capsys.readouterr().out
+    assert (
+        told.startswith("LlamaForCausalLM: tensor model.layers.0.self_attn.k_proj.bias is absent in the class")
+        and told.count("\n") == 1
+    )
 
 
 def test_an_unknown_family_is_refused():
