@@ -10,10 +10,12 @@ from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predic
 from pipeline.growth.token_rows import tokens_counted
 from pipeline.keyed import DRAWS
 
-_ROUNDING = {"float64": 1e-10, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16; steep
-softmaxes make more of it (2e-11 in a random T5, whose scores are not divided by sqrt(d)). A number in float32 among others in
-float64, and anything that is wrong, move logits by 1e-9 and more."""
+_ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
+
+_SENSITIVE = 1e-13
+"""In float64, by what share of its sensitivity rounding may move a logit besides: measured shares are 3e-16 to 9e-16, of GPT-2,
+Llama, Granite, Gemma-2, and of T5, whose steep softmaxes make 2e-11 of it at 256 channels."""
 
 _LOGIT = 10.0
 """The largest logit for which these bounds hold; they grow with larger ones, as rounding does (GPT-2's reach -130)."""
@@ -79,4 +81,4 @@ def moved_by_position(measured: Mapping[str, Any]) -> str:
 
 def _is_rounding(seen: Mapping[str, Any]) -> bool:
     scale = max(1.0, seen.get("max_logit", 0.0) / _LOGIT)
-    return seen["max_logit_difference"] <= _ROUNDING[seen["dtype"]] * scale
+    return seen["max_logit_difference"] <= max(_ROUNDING[seen["dtype"]] * scale, _SENSITIVE * seen.get("sensitivity", 0.0))

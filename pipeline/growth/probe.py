@@ -28,6 +28,12 @@ SEQUENCES, POSITIONS = 2, 32
 WHOLE_PARAMETERS = 2_000_000_000
 """Parameters of source and target together, above which layers are sampled."""
 
+_ROUNDED = 1e-12
+"""A logit that moves by less was rounded; where it moves by more the source is asked how sensitive it is."""
+
+_SHAKEN = 1e-12
+"""The share by which values are moved to see by how much logits are."""
+
 _LONGEST = 512
 """Tokens of a text that shows a window."""
 
@@ -73,7 +79,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     under masked language modelling the token itself. Above WHOLE_PARAMETERS both models are cut to a few
     layers (`source_layers`, `target_layers` say which): the source's first, middle and last, and target
     layers made of them. `by_position` is by how much logits move at more distant positions, where a target attends otherwise on
-    purpose.
+    purpose. `sensitivity`, where logits move at all, is by how much more a logit of the source moves than its embedding.
     """
     grown = plan.grow(source.state, torch.float64)
     # A mixture that a dense model was read as is compared with that one.
@@ -110,11 +116,19 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
             by_position.append({"positions": int(positions[-1]) + 1, "max_logit_difference": moved})
     compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
     losses = [_loss(family, outputs[family.logits], drawn) for outputs in (before, after)]
+    moved = max((before[field] - after[field]).abs().max().item() for field in compared)
+    sensitive = {}
+    if moved > _ROUNDED:
+        # Some models make more of rounding than others.
+        shaken = _outputs(plan, family, small, _shaken(family, small, small_state), carried.source[drawn], None, grown=False)
+        shaken[family.logits] = of_tokens(shaken[family.logits], carried.source)
+        sensitive["sensitivity"] = max((before[field] - shaken[field]).abs().max().item() for field in compared) / _SHAKEN
     return {
         "source_loss": losses[0],
         "grown_loss": losses[1],
         "loss_gap": losses[1] - losses[0],
-        "max_logit_difference": max((before[field] - after[field]).abs().max().item() for field in compared),
+        "max_logit_difference": moved,
+        **sensitive,
         "by_position": by_position,
         "scored_tokens": _scored(family, drawn).numel(),
         "dtype": "float64",
@@ -122,6 +136,25 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         "source_layers": source_layers,
         "target_layers": target_layers,
     }
+
+
+class _ShakenRows:
+    """A tensor each of whose values is larger or smaller by a little."""
+
+    def __init__(self, tensor: Rows) -> None:
+        self.shape, self._tensor = tensor.shape, tensor
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        signs = keyed.normal_block(("shaken",), (start, stop), (0, self.shape[1]), self.shape[1]) > 0
+        return self._tensor.rows(start, stop).double() * (
+            1.0 + _SHAKEN * torch.where(torch.from_numpy(signs), 1.0, -1.0).double()
+        )
+
+
+def _shaken(family: Family, config: PretrainedConfig, state: State) -> State:
+    words = family.graph(config).stack.embeddings[0].weight
+    return {**state, words: _ShakenRows(state[words])}
 
 
 class _WatchedRows:

@@ -471,8 +471,9 @@ def growing(size: Size, device: torch.device, out: Path | None) -> int:
             """As a script does it: DeepSpeed's zero.Init, and Hugging Face's own initialization in it."""
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 plain = family.model_class(config)
-            groups = parameter_groups(plain, family, sizes_of(config), blocks, OptimizerConfig())
-            optimizer = build_optimizer(family, sizes_of(config), groups, OptimizerConfig(), ds_config)
+            graph = family.graph(config)
+            groups = parameter_groups(plain, graph, blocks, OptimizerConfig())
+            optimizer = build_optimizer(graph, groups, OptimizerConfig(), ds_config)
             engine, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
             return engine.module, engine.destroy
 

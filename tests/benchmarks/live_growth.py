@@ -9,7 +9,7 @@ import torch
 
 from pipeline import keyed
 from pipeline.data.objectives import CausalObjective
-from pipeline.families import sizes_of, target_config
+from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
@@ -48,9 +48,9 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
         if fresh:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 model = source.family.model_class(config)
-            sizes = sizes_of(config)
-            groups = parameter_groups(model, source.family, sizes, cut(layers, []), OptimizerConfig())
-            optimizer = build_optimizer(source.family, sizes, groups, OptimizerConfig(), ds_config)
+            graph = source.family.graph(config)
+            groups = parameter_groups(model, graph, cut(layers, []), OptimizerConfig())
+            optimizer = build_optimizer(graph, groups, OptimizerConfig(), ds_config)
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
             engine.eval()
             scored = partial(scoring, engine.module, source.family)

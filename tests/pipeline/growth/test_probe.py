@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, family_of, target_config
+from pipeline.families import FAMILIES, check, family_of, target_config
 from pipeline.growth import probe as probing
 from pipeline.growth import streaming
+from pipeline.growth.certificate import certify
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import plan_growth
@@ -187,3 +188,16 @@ def test_models_that_threads_construct_at_once_are_streamed_and_others_hold_thei
     assert not any(parameter.is_meta for made in plain for parameter in made.result().parameters())
     assert all(parameter.is_meta == (parameter.ndim > 1) for made in streamed for parameter in made.result().parameters())
     assert torch.nn.Module.register_parameter is register
+
+
+def test_a_model_that_makes_much_of_rounding_is_told_from_a_growth_that_is_wrong(tmp_path):
+    """Steep softmaxes: growths that are exact move logits by up to 2e-11, and wrong weights by far more."""
+    described = FAMILIES["t5"]
+    config = check.small_config(described, hidden_size=256, num_attention_heads=16)
+    check.random_model(described, config, 1).save_pretrained(tmp_path)
+    source = open_huggingface(tmp_path)
+    plan, target = grown(source, {"hidden_size": 384}, {})
+    measured = compare(source, plan, target)
+    assert 1e-11 < measured["max_logit_difference"] < 1e-14 * measured["sensitivity"]
+    assert certify(plan, "", "", measured)["measured_agrees"]
+    assert not certify(plan, "", "", measured | {"max_logit_difference": 1e-12 * measured["sensitivity"]})["measured_agrees"]
