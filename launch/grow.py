@@ -118,6 +118,8 @@ def read_target(text: str, tokenizer: str | None) -> "TargetConfig | Path":
             section = section.setdefault(each, {})
             if not isinstance(section, dict):
                 raise UserError(f"--target: {key}: {each} has a value already; name it once")
+        if section.get(name) is not None:
+            raise UserError(f"--target: {key} has a value already; name it once")
         section[name] = _value(f"--target: {key}", value) if outer else value.strip()
     return validate(TargetConfig, content, "--target")
 

@@ -2,7 +2,7 @@
 
 from pipeline.families.base import EXPERT_KEYS, Family, Sizes, depth_keys, has_key, sizes_of
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
-from pipeline.families.context import Change, context_changes, context_of
+from pipeline.families.context import Change, context_changes, context_keys, context_of, keep_context
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, TRAINED, check_parameters, check_trained, family_of, graph_of
@@ -30,6 +30,7 @@ __all__ = [
     "check_parameters",
     "check_trained",
     "context_changes",
+    "context_keys",
     "context_of",
     "depth_keys",
     "derived_sizes",
@@ -37,6 +38,7 @@ __all__ = [
     "family_of",
     "graph_of",
     "has_key",
+    "keep_context",
     "learn_every_row",
     "of_layers",
     "place",

@@ -38,20 +38,23 @@ _PAIR_LISTS = ("short_factor", "long_factor")
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
-def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
+_OWN = "put the model's own value there"
+
+
+def check_config(family: Family, config: PretrainedConfig, origin: str, remedy: str = _OWN) -> None:
     """Refuse a configuration from which the family's class builds no model that computes numbers.
 
     Raises UserError, which begins with `origin`, naming the key where a rule here finds it. What no rule knows, the class
     is asked: it builds one layer without memory, which must have the table's tensors.
     """
-    check_values(family, config, origin)
+    check_values(family, config, origin, remedy)
     sizes = sizes_of(config)
     check_heads(family, sizes, f"{origin}: ")
     usable = family.usable_positions(sizes)
     if usable is not None and usable < 1:
         raise UserError(
             f"{origin}: max_position_embeddings: {sizes.max_position_embeddings} leaves no position to read, since "
-            f"{family.name} keeps {family.position_offset} rows for padding; put the model's own value there"
+            f"{family.name} keeps {family.position_offset} rows for padding; {remedy}"
         )
     try:
         _build(family, config)
@@ -60,19 +63,19 @@ def check_config(family: Family, config: PretrainedConfig, origin: str) -> None:
     except Exception as error:  # whatever the class makes of values that no rule above knows
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: {said}); copy "
-            "the model's own file again"
+            f"{origin}: {family.config_class.__name__}'s model cannot be built from it ({type(error).__name__}: {said}); "
+            + ("copy the model's own file again" if remedy == _OWN else "put other values there")
         ) from None
 
 
-def check_values(family: Family, config: PretrainedConfig, origin: str) -> None:
+def check_values(family: Family, config: PretrainedConfig, origin: str, remedy: str = _OWN) -> None:
     """Refuse a configuration one of whose values is of another kind than what the class computes with.
 
     Raises UserError, which begins with `origin`, naming the key.
     """
     for key, value, expected in _faults(family, config):
         key = type(config).attribute_map.get(key, key)
-        raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; put the model's own value there")
+        raise UserError(f"{origin}: {key}: {expected} is expected, and the value is {value!r}; {remedy}")
 
 
 def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:

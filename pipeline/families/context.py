@@ -1,7 +1,7 @@
 """How far and by what positions a model attends, where a target says otherwise than its source on purpose."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.families.base import Family
 from pipeline.families.consistency import check_config, check_values
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets, rotary_module
 from pipeline.recipe import TargetConfig
+from pipeline.recipe.models import ROTARY_KEYS
 
 _OF_ALL_TYPES = ("rope_theta", "partial_rotary_factor")
 """What a set of rotary parameters keeps where its type changes; all else belongs to a type."""
@@ -31,6 +32,8 @@ _OF_TYPE: dict[str, set[str]] = {
 """The keys that the frequencies of a type are computed from, besides those above and the length of pre-training.
 
 Source: transformers.modeling_rope_utils, whose classes only warn of another key and compute without it."""
+
+_ANOTHER = "put another there"
 
 _PRETRAINED = "original_max_position_embeddings"
 _ASKS_PRETRAINED = ("yarn", "llama3", "longrope")
@@ -56,12 +59,21 @@ def window_key(config: PretrainedConfig) -> str | None:
 
 def context_keys(config: PretrainedConfig) -> set[str]:
     """Return the keys that a target may change on purpose."""
-    return {key for key in ("rope_parameters", _PRETRAINED, window_key(config)) if key is not None}
+    keys = ("rope_parameters", _PRETRAINED, window_key(config))
+    return {key for key in keys if key is not None and hasattr(type(config), key)}
 
 
 def context_of(config: PretrainedConfig) -> dict[str, Any]:
     """Return what a configuration says under these keys."""
-    return {key: getattr(config, key, None) for key in sorted(context_keys(config))}
+    return {key: getattr(config, key) for key in sorted(context_keys(config))}
+
+
+def keep_context(source: PretrainedConfig, config: PretrainedConfig, said: Collection[str]) -> None:
+    """Have what a target's file does not say under these keys from the source, and not from the class."""
+    words = {"rope_parameters": {"rope_parameters", *ROTARY_KEYS}}
+    for key in context_keys(config) & context_keys(source):
+        if not words.get(key, {key}) & set(said):
+            setattr(config, key, copy.deepcopy(getattr(source, key)))
 
 
 def set_context(family: Family, source: PretrainedConfig, config: PretrainedConfig, target: TargetConfig, where: str) -> None:
@@ -70,18 +82,22 @@ def set_context(family: Family, source: PretrainedConfig, config: PretrainedConf
     Raises UserError where the family has none of it, and where its class makes no numbers of it; `where` stands before the
     keys.
     """
-    if target.sliding_window is not None:
-        _set_window(family, config, target.sliding_window, where)
+    for key in ("sliding_window", "local_attention"):
+        if getattr(target, key) is not None:
+            _set_window(family, config, key, getattr(target, key), where)
     if target.rope_parameters is not None:
         _set_rotary(family, source, config, target.rope_parameters, where)
-    if target.sliding_window is not None or target.rope_parameters is not None:
-        check_config(family, config, where.rstrip(": ."))
+        check_rotary(family, source, config, where)
+    if any(getattr(target, key) is not None for key in ("sliding_window", "local_attention", "rope_parameters")):
+        check_config(family, config, where.rstrip(": ."), _ANOTHER)
 
 
-def _set_window(family: Family, config: PretrainedConfig, window: int | str, where: str) -> None:
+def _set_window(family: Family, config: PretrainedConfig, named: str, window: int | str, where: str) -> None:
     key, types = window_key(config), getattr(config, "layer_types", None)
     if key is None:
-        raise UserError(f"{where}sliding_window: {family.name} has no layers with a window; leave it out")
+        raise UserError(f"{where}{named}: {family.name} has no layers with a window; leave it out")
+    if key != named:
+        raise UserError(f"{where}{named}: {family.name} has {key} in its place; name that")
     if types is not None and "sliding_attention" not in types:
         raise UserError(f"{where}sliding_window: layer_types names no layer of the source that has a window; leave it out")
     if window == "full" and types is not None:
@@ -101,17 +117,56 @@ def _set_rotary(
             f"keys under {' or '.join(types)}"
         )
     old = source.rope_parameters
-    for of in types or [""]:
-        _check_keys(old[of] if of else old, said.get(of, {}) if of else said, f"{where}rope_parameters{of and '.'}{of}")
     config.rope_parameters = (
         old | {key: _merged(source, old[key], value) for key, value in said.items()} if types else _merged(source, old, said)
     )
-    # What a type needs is known to the class alone.
-    check_values(family, config, where.rstrip(": ."))
+
+
+def check_rotary(family: Family, source: PretrainedConfig, config: PretrainedConfig, where: str) -> None:
+    """Refuse rotary positions of a target that its class does not compute, or that have another form than the source's.
+
+    Raises UserError naming the key; `where` stands before it.
+    """
+    if not family.rotary or config.rope_parameters == source.rope_parameters:
+        return
+    check_values(family, config, where.rstrip(": ."), _ANOTHER)
+    sets, old = rope_sets(config), rope_sets(source)
+    beside = [key for key in config.rope_parameters if f"rope_parameters.{key}" not in sets] if len(sets) > 1 else []
+    if sets.keys() != old.keys() or beside:
+        raise UserError(
+            f"{where}rope_parameters: the source has {' and '.join(old)}; put keys there and nowhere else"
+            + (f", not under {beside[0]}" if beside else "")
+        )
+    for name, rope in sets.items():
+        if rope != old[name]:
+            _check_keys(old[name], rope, f"{where}{name}")
+            _check_numbers(rope, f"{where}{name}")
     try:
+        # What a type needs is known to the class alone.
         config.validate_rope()
     except KeyError as error:
         raise UserError(f"{where}rope_parameters: {error.args[0]}; put them there") from None
+
+
+def _check_numbers(rope: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for numbers that make no frequencies, of which the classes only warn."""
+    fast, slow = rope.get("beta_fast") or 32, rope.get("beta_slow") or 1
+    low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
+    pretrained, factor, scaling = rope.get(_PRETRAINED), rope.get("factor"), rope.get("attention_factor")
+    faults = {
+        "rope_theta": (rope.get("rope_theta", 1.0) <= 0, "a number above 0"),
+        "factor": (factor is not None and factor < 1, "a number from 1"),
+        "attention_factor": (scaling is not None and scaling <= 0, "a number above 0"),
+        "beta_fast": (fast < slow, f"a number from beta_slow {slow}"),
+        "high_freq_factor": (None not in (low, high) and high <= low, f"a number above low_freq_factor {low}"),
+        _PRETRAINED: (
+            pretrained is not None and not (isinstance(pretrained, int) and pretrained > 0),
+            "a whole number of positions from 1",
+        ),
+    }
+    for key, (wrong, expected) in faults.items():
+        if wrong:
+            raise UserError(f"{where}.{key}: {expected} is expected, and the value is {rope[key]!r}; put another there")
 
 
 def _check_keys(old: Mapping[str, Any], said: Mapping[str, Any], where: str) -> None:
@@ -138,7 +193,9 @@ def _merged(source: PretrainedConfig, old: Mapping[str, Any], said: Mapping[str,
     said = {("rope_type" if key == "type" else key): value for key, value in said.items()}
     kind = said.get("rope_type", old.get("rope_type"))
     kept = old if kind == old.get("rope_type") else {key: old[key] for key in _OF_ALL_TYPES if key in old}
-    pretrained = {_PRETRAINED: source.max_position_embeddings} if kind in _ASKS_PRETRAINED else {}
+    # A source that was lengthened before says what it was pre-trained at.
+    length = old.get(_PRETRAINED) or source.max_position_embeddings
+    pretrained = {_PRETRAINED: length} if kind in _ASKS_PRETRAINED else {}
     return pretrained | dict(kept) | said
 
 
@@ -150,7 +207,8 @@ def context_changes(family: Family, source: PretrainedConfig, target: Pretrained
             yield Change(", ".join(_differences(source, target)), length, positions=True)
     key, types = window_key(source), getattr(source, "layer_types", None)
     slides = key is not None and (types is None or "sliding_attention" in types)
-    if slides and getattr(source, key) != getattr(target, key):
+    # ModernBERT's class takes the half of what its key says.
+    if slides and source.sliding_window != target.sliding_window:
         windows = [config.sliding_window for config in (source, target) if config.sliding_window is not None]
         # A causal window counts the token itself; ModernBERT's half does not.
         length = min(windows) + (family.objective == "mlm")

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, Family, Sizes, config_keys, sizes_of
-from pipeline.families.context import context_keys, set_context
+from pipeline.families.context import check_rotary, context_keys, set_context
 from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_lists
 from pipeline.families.registry import family_of
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets
@@ -115,6 +115,7 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str,
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
     _check_groups(old, new, where)
+    check_rotary(family, source, target, where)
     if family.rotary:
         _check_rotary(source, target, old, new, where)
     with class_rules(family, f"{where}num_attention_heads"):

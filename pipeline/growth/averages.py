@@ -8,7 +8,7 @@ from pipeline.growth.state import Rows
 
 
 class AveragedRows:
-    """The weighted sum of tensors of one shape, in float64 and rounded once to the widest of their dtypes."""
+    """The weighted sum of tensors of one shape, in float64."""
 
     def __init__(self, parts: Sequence[tuple[Rows, float]]) -> None:
         """`parts` are tensors and their weights."""
@@ -21,7 +21,4 @@ class AveragedRows:
         total = torch.zeros(read[0].shape, dtype=torch.float64, device=read[0].device)
         for rows, (_, weight) in zip(read, self.parts, strict=True):
             total.add_(rows.double(), alpha=weight)
-        dtype = read[0].dtype
-        for rows in read[1:]:
-            dtype = torch.promote_types(dtype, rows.dtype)
-        return total.to(dtype)
+        return total

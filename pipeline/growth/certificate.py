@@ -76,7 +76,12 @@ def certify(
 def moved_by_position(measured: Mapping[str, Any]) -> str:
     """Return by how much logits move at more distant positions, in words; empty where the target attends as its source."""
     found = measured.get("by_position") or []
-    return ", ".join(f"{one['max_logit_difference']:.2g} up to position {one['positions'] - 1}" for one in found)
+    return ", ".join(
+        f"not measured up to position {one['positions'] - 1}, which takes too long"
+        if one["max_logit_difference"] is None
+        else f"{one['max_logit_difference']:.2g} up to position {one['positions'] - 1}"
+        for one in found
+    )
 
 
 def _is_rounding(seen: Mapping[str, Any]) -> bool:

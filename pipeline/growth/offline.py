@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig
 
+from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import regular_files, whole_directory, write_json
 from data_prep.progress import Meter
@@ -21,6 +22,7 @@ from pipeline.families import (
     check_growth,
     check_trained,
     derived_sizes,
+    keep_context,
     read_config,
     target_config,
 )
@@ -89,6 +91,8 @@ class OfflineGrowth:
         self.source = source
         self.beside = files_beside(source.beside)
         self.tokenizer = None if request.tokenizer is None else open_new_tokenizer(source, request.tokenizer)
+        if isinstance(request.target, Path):
+            keep_context(source.config, wanted, read_json(request.target, "name another file"))
         self.target = _target(wanted, source.config, self.tokenizer, where)
         # A file names every size.
         derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []

@@ -357,10 +357,13 @@ def _scaled_layers(
     maps: Mapping[str, tuple[AxisIndexMap, ...]], model: Model, origins: Sequence[Origin]
 ) -> Mapping[str, tuple[AxisIndexMap, ...]]:
     """Return the maps with what a layer adds multiplied by its scale."""
-    scaled = dict(maps)
+    scaled, made = dict(maps), {}
     for origin, layer in zip(origins, model.layers, strict=True):
         for name in [name for branch in layer.branches if origin.scale != 1.0 for name in _writers(branch)]:
-            scaled[name] = (maps[name][0].times(origin.scale), *maps[name][1:])
+            # Layers that are made alike keep the same maps.
+            key = id(maps[name]), origin.scale
+            made.setdefault(key, (maps[name][0].times(origin.scale), *maps[name][1:]))
+            scaled[name] = made[key]
     return scaled
 
 

@@ -109,7 +109,12 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
             return before, after
 
         before, after = both(drawn)
-        by_position = []
+        # Windows that are too long to compute are told without a number.
+        by_position = [
+            {"positions": change.length + POSITIONS, "max_logit_difference": None}
+            for change in plan.context
+            if not change.positions and change.length + POSITIONS > _LONGEST
+        ]
         for positions in places:
             one, other = both(_tokens(len(carried.source), len(positions)), positions)
             moved = (one[family.logits] - other[family.logits]).abs().max().item()

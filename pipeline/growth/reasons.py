@@ -256,7 +256,8 @@ def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
         length = facts["length"]
         told["departs"] = (
             f"position {length} is the first that attends otherwise"
-            if plan.family.objective == "clm"
+            # The types that look at a text's length turn all of a longer one otherwise.
+            if plan.family.objective == "clm" and (length == 1 or not facts["positions"])
             else f"texts of more than {length} tokens are attended otherwise"
         )
     if "counts" in facts:

@@ -29,7 +29,7 @@ OWN_KEYS = {
 """A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 
 
-_ROTARY_KEYS = {"rope_theta", "rope_scaling"}
+ROTARY_KEYS = {"rope_theta", "rope_scaling"}
 """What transformers 4 called keys of `rope_parameters`, and the mapping itself."""
 
 
@@ -142,25 +142,38 @@ class TargetConfig(_Sizes):
     """Rotary positions for longer texts: `rope_theta`, or `rope_type` with its keys, in the place of the source's."""
     sliding_window: PositiveInt | Literal["full"] | None = None
     """Another number of tokens that layers with a window see; `full`: all of them."""
+    local_attention: PositiveInt | None = None
+    """The same of ModernBERT, of which a token sees one half before it and one behind."""
     dropout: Fraction | None = 0.0
     """Whatever the source was trained with; null: as the source has it. Above 0 the losses depend on the number of ranks."""
 
     @classmethod
     def other_words(cls) -> list[str]:
         """A family's own keys, and those of transformers 4."""
-        return [*super().other_words(), *sorted(_ROTARY_KEYS)]
+        return [*super().other_words(), *sorted(ROTARY_KEYS)]
+
+    @field_validator("sliding_window", mode="before")
+    @classmethod
+    def _tokens_or_full(cls, value: Any) -> Any:
+        if value is None or value == "full" or (not isinstance(value, bool) and str(value).isdigit() and int(value) > 0):
+            return value
+        raise ValueError("a number of tokens is expected, or `full`")
 
     @model_validator(mode="before")
     @classmethod
     def _one_key_for_rotary(cls, content: Any) -> Any:
         """What configurations of transformers 4 said under keys of their own."""
-        if not isinstance(content, dict) or not content.keys() & _ROTARY_KEYS:
+        if not isinstance(content, dict) or not content.keys() & ROTARY_KEYS:
             return content
         said = content.get("rope_parameters", content.get("rope_scaling")) or {}
         if ("rope_parameters" in content and "rope_scaling" in content) or not isinstance(said, dict):
             raise ValueError("`rope_scaling` is another word for `rope_parameters`, a mapping of keys; leave one out")
         theta = {"rope_theta": content["rope_theta"]} if "rope_theta" in content else {}
-        others = {key: value for key, value in content.items() if key not in _ROTARY_KEYS}
+        if theta and said.get("rope_theta", theta["rope_theta"]) != theta["rope_theta"]:
+            raise ValueError(
+                f"`rope_theta` is {theta['rope_theta']}, and {said['rope_theta']} in `rope_parameters`; leave one out"
+            )
+        others = {key: value for key, value in content.items() if key not in ROTARY_KEYS}
         return others | {"rope_parameters": said | theta}
 
     @field_validator("rope_parameters")

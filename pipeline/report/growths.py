@@ -105,7 +105,7 @@ def _maps(maps: dict[str, Any]) -> list[str]:
 
 
 def _comparisons(certificate: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    tokens = {"random": "random tokens"}.get(certificate["measured"].get("tokens"), "tokens")
+    tokens = "random tokens" if str(certificate["measured"].get("tokens", "")).startswith("random") else "tokens"
     over = over_both(certificate.get("tokenizers"))
     found = [(certificate["measured"], f"apart from training, {tokens}{over}")]
     if certificate["in_training"] is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import Sizes, graph_of, read_config, target_config
+from pipeline.families import Sizes, context_keys, graph_of, read_config, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -62,8 +62,8 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
                 dropout=None,
             )
             target = target_config(source.config, sizes)
-            for key, value in certificate.get("context", {}).items():
-                setattr(target, key, value)
+            for key in context_keys(target) & certificate.get("context", {}).keys():
+                setattr(target, key, certificate["context"][key])
             check_size(target, max_parameters)
             plan = plan_growth(source.config, target, growth, certificate["seed"])
         except (AbsentError, UserError) as reason:

@@ -4,19 +4,28 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from data_prep.errors import UserError
 from data_prep.settings import NonNegativeInt
 from pipeline.growth.operators.base import DepthOperator, Option, Origin
 from pipeline.growth.operators.options import REPEAT_SCALE, scaled_repeats
 
-_Layer = Annotated[NonNegativeInt, Field(strict=False)]
-"""A key, which a certificate, being JSON, holds as a string."""
-_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def _entry(said: Any) -> Any:
+    """A layer's number, or layers with weights; a certificate, being JSON, holds numbers of layers as strings."""
+    if isinstance(said, dict) and said and all(str(layer).isdigit() for layer in said):
+        weights = list(said.values())
+        if all(isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf for each in weights):
+            return {int(layer): float(weight) for layer, weight in said.items()}
+    elif isinstance(said, int) and not isinstance(said, bool) and said >= 0:
+        return said
+    raise ValueError("the number of a layer is expected, or a mapping of layers to weights above 0, as {3: 0.5, 4: 0.5}")
+
+
 _LAYERS = Option(
     "layers",
-    list[NonNegativeInt | dict[_Layer, _Weight]] | None,
+    list[Annotated[Any, BeforeValidator(_entry)]] | None,
     None,
     "depth: list: the source layer of each target layer; `{3: 0.5, 4: 0.5}` is the average of several, by weights of sum 1.",
 )

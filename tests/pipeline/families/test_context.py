@@ -1,5 +1,6 @@
 """Targets that attend otherwise than their source on purpose: how far nothing changes, held against the stock classes."""
 
+import json
 import logging
 
 import pytest
@@ -36,7 +37,7 @@ CHANGES = [
     ("starcoder2", {"sliding_window": 5}, {"sliding_window": "full"}, 5),
     ("mistral", {"sliding_window": None}, {"sliding_window": 7}, 7),
     ("gemma3_text", MIXED | {"sliding_window": 5}, {"sliding_window": 9}, 5),
-    ("modernbert", MIXED | {"local_attention": 6}, {"sliding_window": 12}, 4),
+    ("modernbert", MIXED | {"local_attention": 6}, {"local_attention": 12}, 4),
 ]
 
 
@@ -49,7 +50,8 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
     plan = plan_growth(config, wanted, GrowthConfig(), 1, stock=True)
     assert [change.length for change in plan.context] == [length]
     assert verdict(predict(plan)) is Verdict.BY_DESIGN
-    words = f"position {length} is the first" if family.objective == "clm" else f"texts of more than {length} tokens"
+    first = family.objective == "clm" and (length == 1 or "rope_parameters" not in target)
+    words = f"position {length} is the first" if first else f"texts of more than {length} tokens"
     assert words in predict(plan)[0].cause
     grown = check.grown_model(plan, model)
     for tokens, changes in ((length, False), (length + 1, True)):
@@ -58,8 +60,8 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
         moved = (after - before).abs().amax(dim=(0, 2))
         # In float64 what is exact moves by 1e-13.
         assert bool((moved > 1e-9).any()) is changes, moved
-        if changes and family.objective == "clm" and length > 1 and "rope_parameters" not in target:
-            assert int((moved > 1e-9).nonzero()[0]) == length
+        if changes and family.objective == "clm":
+            assert int((moved > 1e-9).nonzero()[0]) == (length if first else 1)
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,94 @@ def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_source
     assert certificate["context"]["rope_parameters"]["factor"] == 4.0
     read = family.model_class.from_pretrained(tmp_path / "grown").config
     assert read.rope_parameters["original_max_position_embeddings"] == 40 and read.max_position_embeddings == 160
+
+
+def test_a_window_that_the_class_takes_for_the_same_is_no_change():
+    config = check.small_config(FAMILIES["modernbert"], **MIXED, local_attention=6)
+    target = target_config(config, TargetConfig(local_attention=7))
+    assert predict(plan_growth(config, target, GrowthConfig(), 1)) == []
+
+
+def test_a_source_that_was_lengthened_before_says_what_it_was_pretrained_at():
+    rope = LLAMA3 | {"rope_theta": 1e4, "original_max_position_embeddings": 40}
+    config = check.small_config(FAMILIES["llama"], rope_parameters=rope, max_position_embeddings=320)
+    target = target_config(config, TargetConfig(rope_parameters=YARN, max_position_embeddings=640))
+    assert target.rope_parameters["original_max_position_embeddings"] == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said", "says"),
+    [
+        ("llama", {}, {"factor": -2, "rope_type": "linear"}, "rope_parameters.factor: a number from 1 is expected"),
+        ("llama", {}, YARN | {"beta_fast": 1, "beta_slow": 32}, "rope_parameters.beta_fast: a number from beta_slow 32"),
+        ("llama", {}, LLAMA3 | {"low_freq_factor": 4.0}, "high_freq_factor: a number above low_freq_factor 4.0"),
+        ("llama", {}, YARN | {"original_max_position_embeddings": 0}, "a whole number of positions from 1 is expected"),
+        ("llama", {}, {"rope_theta": -1.0}, "rope_theta: a number above 0"),
+        ("llama", {}, YARN | {"attention_factor": 0.0}, "attention_factor: a number above 0"),
+        ("olmo3", MIXED, {"rope_theta": 3.0}, "has rope_parameters"),
+        ("gemma3_text", MIXED, YARN, "has rope_parameters"),
+        ("llama", {}, {"factr": 3.0}, "rope_type default has no such key"),
+    ],
+)
+def test_a_target_file_is_held_to_the_rules_of_the_command_line(name, options, said, says, tmp_path):
+    config = check.small_config(FAMILIES[name], **options)
+    check.random_model(FAMILIES[name], config, 1).save_pretrained(tmp_path / "source")
+    content = json.loads((tmp_path / "source" / "config.json").read_text())
+    content["rope_parameters"] |= said
+    (tmp_path / "target.json").write_text(json.dumps(content))
+    request = Request(tmp_path / "source", tmp_path / "target.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
+    with pytest.raises(UserError) as error:
+        OfflineGrowth(request)
+    # Some are refused by the class that reads the file.
+    assert "target.json" in str(error.value) and (
+        says in str(error.value) or "cannot be built" in str(error.value) or "no configuration that" in str(error.value)
+    )
+    if not options:
+        with pytest.raises(UserError) as error:
+            target_config(config, TargetConfig(rope_parameters=said))
+        assert str(error.value).startswith("target.") and says in str(error.value)
+
+
+def test_what_a_target_file_does_not_say_is_the_sources(tmp_path):
+    """The class's own base and window are of other models."""
+    options = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "sliding_window": 7}
+    config = check.small_config(FAMILIES["mistral"], **options)
+    check.random_model(FAMILIES["mistral"], config, 1).save_pretrained(tmp_path / "source")
+    content = json.loads((tmp_path / "source" / "config.json").read_text()) | {"max_position_embeddings": 80}
+    for key in ("rope_parameters", "sliding_window"):
+        del content[key]
+    (tmp_path / "target.json").write_text(json.dumps(content))
+    request = Request(tmp_path / "source", tmp_path / "target.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
+    growth = OfflineGrowth(request)
+    assert predict(growth.plan) == []
+    assert growth.target.rope_parameters["rope_theta"] == 5e5 and growth.target.sliding_window == 7
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}},
+        {"sliding_window": "half"},
+        {"sliding_window": True},
+    ],
+)
+def test_a_key_with_two_values_or_none_is_refused(target):
+    with pytest.raises(UserError, match=r"leave one out|a number of tokens is expected, or `full`"):
+        validate(TargetConfig, target, "target")
+
+
+def test_a_window_that_takes_too_long_is_told_without_a_number(tmp_path):
+    family = FAMILIES["mistral"]
+    config = check.small_config(family, sliding_window=4096)
+    check.random_model(family, config, 1).save_pretrained(tmp_path / "source")
+    target = TargetConfig(sliding_window=8192, dropout=None)
+    request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown")
+    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    assert certificate["measured"]["by_position"] == [{"positions": 4128, "max_logit_difference": None}]
+    assert "not measured up to position 4127" in listing.table(certificate, tmp_path / "grown")
+
+
+def test_a_certificate_keeps_what_a_class_has_and_no_more():
+    """A key of null would stand in the place of what rope_parameters say."""
+    for name, keys in (("gpt2", set()), ("llama", {"rope_parameters"}), ("mistral", {"rope_parameters", "sliding_window"})):
+        assert context.context_of(check.small_config(FAMILIES[name])).keys() == keys
