@@ -23,6 +23,11 @@ def upcycled_config(
     it does. Raises UserError naming the key.
     """
     experts, per_token, expert_units, shared_units = (wanted[key] for key in EXPERT_KEYS)
+    if model_type not in MIXTURES.values():
+        raise UserError(
+            f"{where}model_type: {model_type!r} is not the source's {source.model_type!r}, which growth keeps; of dense "
+            f"models mixtures are made: {', '.join(sorted(set(MIXTURES.values())))}"
+        )
     if MIXTURES.get(source.model_type) != model_type:
         fits = MIXTURES.get(source.model_type)
         raise UserError(

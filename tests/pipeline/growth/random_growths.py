@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, depth_keys, target_config
+from pipeline.families import FAMILIES, check, depth_keys, has_key, target_config
 from pipeline.growth.operators import DEPTH, WIDTH
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
@@ -70,11 +70,22 @@ def draw(seed: int) -> Drawn:
         source["num_decoder_layers"] = given.randint(1, 4)
         target["num_decoder_layers"] = source["num_decoder_layers"] + given.randint(0, 3)
         source |= given.choice([{}, {"feed_forward_proj": "gated-gelu"}]) | given.choice([{}, {"scale_decoder_outputs": True}])
+    if given.random() < 0.2:
+        target["tie_word_embeddings"] = False
+    if has_key(family.config_class, "num_experts") and given.random() < 0.4:
+        target["num_experts"] = given.choice([8, 8, 6])
     growth = {"width": given.choice(["auto", *WIDTH]), "depth": given.choice(["auto", *DEPTH])}
     if growth["depth"] == "list":
         growth["layers"] = [given.randrange(layers) for _ in range(target.get("num_hidden_layers", layers))]
         of_decoder = range(layers, layers + source.get("num_decoder_layers", 0))
         growth["layers"] += [given.choice(of_decoder) for _ in range(target.get("num_decoder_layers", 0))]
+        if given.random() < 0.3:
+            growth["silent"] = [i for i, layer in enumerate(growth["layers"]) if layer in growth["layers"][:i]]
+        elif given.random() < 0.3 and layers > 1:
+            one, other = given.sample(range(layers), 2)
+            growth["layers"][given.randrange(target.get("num_hidden_layers", layers))] = {one: 0.25, other: 0.75}
+    if growth["depth"] in ("list", "stack") and given.random() < 0.3:
+        growth["repeat_scale"] = 0.5
     if growth["width"] == "zero_pad" and given.random() < 0.6:
         growth["scaled"] = True
     elif growth["width"] in ("zero_pad", "nai") and given.random() < 0.7:
