@@ -20,6 +20,8 @@ _QWEN2 = "Qwen2Tokenizer"
 _VERBATIM = "PreTrainedTokenizerFast"
 """The class that reads tokenizer.json as it is, by the name that every version of transformers knows."""
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_MOST_IDS = 1 << 26
+"""No vocabulary has more; lists and tables are made as long as the largest id."""
 _CASED_SHARE = 0.01
 """Share of the pieces with capitals from which a vocabulary is a cased one; uncased ones have next to none."""
 
@@ -38,6 +40,11 @@ class HuggingFaceTokenizer:
         # It warns of texts longer than a model reads; whoever cuts them knows how long they may be.
         tokenizer.model_max_length = int(1e30)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if self.vocab_size > _MOST_IDS:
+            raise UserError(
+                f"{directory}: the tokenizer's largest id is {self.vocab_size - 1}, and no model has more than {_MOST_IDS} "
+                "rows; copy the tokenizer again"
+            )
         eos, sep = self._id("eos"), self._id("sep")
         eos = sep if eos is None else eos
         eos = backend.token_to_id(END) if eos is None else eos

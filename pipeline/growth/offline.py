@@ -160,8 +160,16 @@ class OfflineGrowth:
                 # Both beside the writing: what is written is not there before they have ended well.
                 looked = Beside(lambda _: self._looked_through())
                 compared = Beside(lambda _: compare(self.source, self.plan, self.target))
-                self._write(aside, record, looked)
-                certificate = self._certificate(looked.result(), compared.result())
+                try:
+                    self._write(aside, record, looked)
+                    digests = looked.result()
+                except UserError:
+                    # A process that ends while a thread of its is inside torch is aborted.
+                    compared.wait()
+                    # What is wrong with the source is the cause, where something is.
+                    looked.result()
+                    raise
+                certificate = self._certificate(digests, compared.result())
                 write_json(aside / CERTIFICATE, certificate)
                 for name, text in beside(certificate).items():
                     (aside / name).write_text(text, encoding="utf-8")

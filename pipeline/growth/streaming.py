@@ -47,9 +47,18 @@ def raw_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def stored_as(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """Return `values` of tensor `name` in `dtype`; raises UserError where one is beyond its range."""
+    """Return `values` of tensor `name` in `dtype`; raises UserError where one is no number or beyond its range."""
+    if not values.numel():
+        return values.to(dtype)
+    # Both NaN and infinity reach the extremes, in one pass and without temporaries.
+    extremes = torch.stack(torch.aminmax(values))
+    if not torch.isfinite(extremes).all():
+        raise UserError(
+            f"{name}: growth makes values of it that are NaN or infinity; choose options, for instance noise or repeat_scale, "
+            "that are smaller"
+        )
     if torch.finfo(dtype).max < torch.finfo(values.dtype).max:
-        furthest = values.abs().max().item()
+        furthest = extremes.abs().max().item()
         # Values up to half a step beyond the largest number still round to it; one step is a sharp enough bound.
         if furthest > torch.finfo(dtype).max:
             raise UserError(

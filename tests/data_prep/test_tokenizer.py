@@ -49,6 +49,13 @@ def test_the_vocabulary_ends_behind_the_largest_id_added_tokens_included(tmp_pat
     assert tokenizer.encode_batch(["a another"]) == [[2, 4]]
 
 
+def test_an_id_beyond_all_vocabularies_is_refused_before_lists_of_that_length_are_made(tmp_path):
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "[SEP]": 1, "far": 1 << 31}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", sep_token="[SEP]").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="largest id is 2147483648, and no model has more than"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_sentencepiece_model_alone_is_read_by_sentencepiece_and_beside_hugging_face_files_by_autotokenizer(trained, tmp_path):
     shutil.copy(trained / "tokenizer.model", tmp_path)
     bare, whole = load_tokenizer(tmp_path), load_tokenizer(trained)

@@ -1,6 +1,7 @@
 """Averaged and damped layers, and output matrices that are untied, against what they are by definition."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pipeline.families import FAMILIES, check, target_config
 from pipeline.growth.adam import fresh_adam
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.description import describe
+from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.state import Constant
@@ -147,3 +149,16 @@ def test_a_matrix_of_its_own_is_not_tied_again():
     config = check.small_config(FAMILIES["llama"], tie_word_embeddings=False)
     with pytest.raises(UserError, match=r"target\.tie_word_embeddings: the source's output matrix is not its embedding"):
         target_config(config, TargetConfig(tie_word_embeddings=True))
+
+
+def test_values_beyond_all_numbers_are_refused_and_nothing_goes_on_behind_the_refusal(tmp_path):
+    """A thread inside torch would abort the process as it exits."""
+    family = FAMILIES["llama"]
+    check.random_model(family, check.small_config(family), 1).float().save_pretrained(tmp_path / "source")
+    growth = GrowthConfig(depth="stack", repeat_scale=1e308)
+    target = TargetConfig(num_hidden_layers=5)
+    request = Request(tmp_path / "source", target, growth, 1, "hf", None, None, tmp_path / "grown")
+    with pytest.raises(UserError, match="growth makes values of it that are NaN or infinity"):
+        OfflineGrowth(request).execute(lambda certificate: {})
+    assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

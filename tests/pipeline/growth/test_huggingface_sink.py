@@ -96,6 +96,14 @@ def test_a_value_beyond_the_dtype_is_refused(tmp_path, tiny_model):
     write_huggingface(tmp_path, model.config, state_of(model), torch.bfloat16)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_values_that_are_no_numbers_are_refused(value, dtype):
+    """As a large `noise` or `repeat_scale` makes them of a source that holds none."""
+    with pytest.raises(UserError, match="w: growth makes values of it that are NaN or infinity"):
+        streaming.stored_as(torch.tensor([1.0, value, -2.0]), dtype, "w")
+
+
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, tiny_model):
     model = tiny_model("gpt2")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
