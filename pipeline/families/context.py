@@ -146,6 +146,8 @@ def check_rotary(family: Family, source: PretrainedConfig, config: PretrainedCon
         config.validate_rope()
     except KeyError as error:
         raise UserError(f"{where}rope_parameters: {error.args[0]}; put them there") from None
+    except ValueError as error:
+        raise UserError(f"{where}rope_parameters: {error}; put what {family.name} computes there") from None
 
 
 def _check_numbers(rope: Mapping[str, Any], where: str) -> None:

@@ -95,6 +95,7 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
         ("qwen2", {}, {"sliding_window": 7}, "names no layer of the source that has a window"),
         ("gemma3_text", MIXED, {"sliding_window": "full"}, "layer_types names the layers with a window"),
         ("mistral", {}, {"sliding_window": 0}, "sliding_window"),
+        ("phi3", {}, {"rope_parameters": LLAMA3}, "put what phi3 computes there"),
     ],
 )
 def test_what_a_family_cannot_attend_by_is_refused_by_key(name, options, target, says):
