@@ -58,7 +58,9 @@ def parse() -> argparse.Namespace:
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         if field.annotation is bool:
             choices = ("true", "false")
-        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=f"(default: {field.default})")
+        about = f"{field.description} " if field.description else ""
+        told = f"{about}(default: {field.default})".replace("%", "%%")
+        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=told)
     arguments = parser.parse_args()
     if arguments.world_size is not None and arguments.world_size < 1:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")
