@@ -87,13 +87,17 @@ class HuggingFaceTokenizer:
         differs = differing(texts, theirs["input_ids"], ids)
         if differs is not None:
             raise UserError(f"{self.directory}: transformers itself gives other ids than its fast backend ({differs})")
-        if self.split_special_tokens:
-            self._check_split(texts[len(PROBES) :], ids[len(PROBES) :])
         self._check_case()
         self._check_origin()
 
-    def _check_split(self, texts: list[str], ids: list[list[int]]) -> None:
+    def check_special_tokens(self) -> None:
+        """Raise UserError where a special token is made of a text that spells it, although that is to be read as text."""
+        if not self.split_special_tokens:
+            return
+        texts = spelled(self.special_tokens)
         unknown = self._id("unk")
+        with _one_thread():
+            ids = self.encode_batch(texts)
         for token, number in zip(self.special_tokens, self.special_ids, strict=True):
             read = (numbers for text, numbers in zip(texts, ids, strict=True) if token in text)
             # What is spelled may be made of unknown pieces.

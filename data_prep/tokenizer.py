@@ -77,20 +77,25 @@ class Tokenizer(Protocol):
         ...
 
 
-def find_tokenizer(directory: Path, split_special_tokens: bool = True) -> Tokenizer | None:
+def find_tokenizer(directory: Path, split_special_tokens: bool = True, *, for_text: bool = True) -> Tokenizer | None:
     """Return the tokenizer in `directory`, None where there is none.
 
-    Raises UserError for one that does not load, or whose ids are not those that its files stand for.
+    Raises UserError for one that does not load, whose ids are not those that its files stand for, or, where text is to be
+    read by it (`for_text`), that makes special tokens of a text that spells them in spite of `split_special_tokens`.
     """
     if not has_tokenizer(directory):
         return None
-    loader = SentencePieceTokenizer if is_bare_sentencepiece(directory) else HuggingFaceTokenizer
-    return loader(directory, split_special_tokens)
+    if is_bare_sentencepiece(directory):
+        return SentencePieceTokenizer(directory, split_special_tokens)
+    tokenizer = HuggingFaceTokenizer(directory, split_special_tokens)
+    if for_text:
+        tokenizer.check_special_tokens()
+    return tokenizer
 
 
-def load_tokenizer(directory: Path, split_special_tokens: bool = True) -> Tokenizer:
+def load_tokenizer(directory: Path, split_special_tokens: bool = True, *, for_text: bool = True) -> Tokenizer:
     """Return the tokenizer in `directory`; raises UserError where there is none, and as `find_tokenizer` does."""
-    tokenizer = find_tokenizer(directory, split_special_tokens)
+    tokenizer = find_tokenizer(directory, split_special_tokens, for_text=for_text)
     if tokenizer is None:
         raise UserError(
             f"{directory}: no tokenizer here; put tokenizer.json, vocab.json and merges.txt, vocab.txt or tokenizer.model there"

@@ -20,7 +20,7 @@ def write_generation_config(directory: Path, config: PretrainedConfig, tokenizer
         return
     ends = _ids(config.eos_token_id, config.vocab_size)
     if not ends:
-        tokenizer = find_tokenizer(tokenizers)
+        tokenizer = find_tokenizer(tokenizers, for_text=False)
         ends = [] if tokenizer is None else _ids(tokenizer.eos_id, config.vocab_size)
     if not ends:
         return

@@ -104,14 +104,14 @@ def table(certificate: dict[str, Any], out: Path) -> str:
     ]
     changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
-    words = over_both(certificate["tokenizers"]) or words
+    words = over_both(certificate) or words
     moved = f"{measured['max_logit_difference']:.2g} in {measured['dtype']}, before rounding"
     far = moved_by_position(measured)
     cut = len(measured["source_layers"]) < before["num_hidden_layers"] + before.get("num_decoder_layers", 0)
     where = f"layers {measured['source_layers']} against {measured['target_layers']}" if cut else "the whole models"
     lines = [
         ("growth", f"{certificate['family']}: {', '.join(changed) or 'nothing'}"),
-        ("function", certificate["verdict"]),
+        ("function", f"{certificate['verdict']}{over_both(certificate)}"),
         ("largest change of a logit", f"{moved}, of {where}"),
         *([("change by position", f"{far}, of random tokens spread over these")] if far else []),
         ("loss on random tokens", f"{measured['source_loss']:.6f} -> {measured['grown_loss']:.6f}{words}"),

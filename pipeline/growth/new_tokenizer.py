@@ -36,7 +36,7 @@ class NewTokenizer:
     tokenizer: Tokenizer
     rows: TokenRows
     ours: Mapping[str, int]
-    """The ids of the source's special tokens by their roles."""
+    """The ids of the source's special tokens by their roles; several roles may have one token."""
     theirs: Mapping[str, int]
     """The same of the target's."""
 
@@ -58,7 +58,7 @@ class NewTokenizer:
                 "it out, or name a multiple that holds them"
             )
 
-    def settle_ids(self, source: PretrainedConfig, config: PretrainedConfig) -> list[str]:
+    def set_token_ids(self, source: PretrainedConfig, config: PretrainedConfig) -> list[str]:
         """Set every `*_token_id` of a target's configuration to the tokenizer's own, and say which change.
 
         Raises UserError where the family counts positions from its padding token and the tokenizer pads with another id.
@@ -74,7 +74,7 @@ class NewTokenizer:
             if getattr(config, key) is None:
                 raise UserError(
                     f"{self.origin}: has no token for {key}, which is {getattr(source, key)} in the source and which a "
-                    f"{config.model_type} decodes from; add that token, or one for padding, to the tokenizer"
+                    f"{config.model_type} decodes from; add that token, or one for padding alone, to the tokenizer"
                 )
         padding = family_of(source).padding_id
         if padding is not None and config.pad_token_id != padding:
@@ -108,12 +108,14 @@ class NewTokenizer:
 
     def _translated(self, role: str, held: Any, size: int) -> Any:
         """Return the ids for a role in the place of what a key holds: an id, a list of them, or null."""
-        ours, theirs = with_counterparts(self.ours), with_counterparts(self.theirs)
         ids = [number for number in (held if isinstance(held, list) else [held]) if number is not None and 0 <= number < size]
         same = {row: number for number, row in reversed(list(enumerate(self.rows.rows.tolist())))}
+        # Keys of no role (decoder_start_token_id) go by rows: a padding that is the end of texts has not that of padding alone.
+        ours, theirs = with_counterparts(own_roles(self.ours)), with_counterparts(own_roles(self.theirs))
         same |= {ours[name]: theirs[name] for name in theirs if name in ours}
+        # The key of a role names the token that the tokenizer has for it, whatever other roles that token has.
+        ours, theirs = with_counterparts(self.ours), with_counterparts(self.theirs)
         if role in ours and role in theirs:
-            # One token may have several roles in one of the two and not in the other.
             same[ours[role]] = theirs[role]
         found = list(dict.fromkeys(same[number] for number in ids if number in same))
         if role in self.theirs and (not found or role not in ours):
@@ -133,17 +135,17 @@ def open_new_tokenizer(source: Source, named: str) -> NewTokenizer:
     Raises UserError where either is missing or does not load, and where they have no token in common.
     """
     directory = tokenizer_directory(named)
-    own = find_tokenizer(source.beside)
+    own = find_tokenizer(source.beside, for_text=False)
     if own is None:
         raise UserError(
             f"{source.beside}: no tokenizer lies beside the model, and rows go by token to another one's; put its own there"
         )
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, for_text=False)
     ours, theirs = own.meanings(), tokenizer.meanings()
     rows = rows_by_token(own, tokenizer, ours, theirs, sizes_of(source.config).vocab_size)
     if bool((rows.rows < 0).all()):
         raise UserError(f"{tokenizer.files[0]}: has no token in common with {own.files[0]}; name one that has")
-    return NewTokenizer(own, tokenizer, rows, own_roles(ours), own_roles(theirs))
+    return NewTokenizer(own, tokenizer, rows, ours.roles, theirs.roles)
 
 
 def _numbers(value: Any) -> Iterator[int]:

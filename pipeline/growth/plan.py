@@ -29,7 +29,7 @@ from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
-from pipeline.growth.token_rows import CarriedTokens, TokenRows, tokens_told
+from pipeline.growth.token_rows import CarriedTokens, TokenRows, describe_tokens
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
 
@@ -308,7 +308,7 @@ def plan_growth(
     layers = layer_origins(growth, old, sizes_of(target).depths)
     _refuse_unlike_averages(old, layers)
     target = copy.deepcopy(target)
-    said = [] if tokenizer is None else tokenizer.settle_ids(source, target)
+    said = [] if tokenizer is None else tokenizer.set_token_ids(source, target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
     drop_intervals(target)
     new = family.graph(target)
@@ -319,7 +319,7 @@ def plan_growth(
     _refuse_idle_options(growth, family, old, copies=copies)
     known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows
     tokens = known.index_map(new.sizes["vocab"], growth.vocabulary)
-    said += [] if tokenizer is None else tokens_told(tokens, old.sizes["vocab"], growth.vocabulary)
+    said += [] if tokenizer is None else describe_tokens(tokens, old.sizes["vocab"], growth.vocabulary)
     derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset, tokens), layers)
     plan = GrowthPlan(
         family=family,

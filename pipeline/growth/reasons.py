@@ -10,7 +10,7 @@ from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT
 from pipeline.growth.operators import Stream, Units
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.token_rows import over_both
+from pipeline.growth.token_rows import few_tokens_warning, over_both, tokens_counted
 
 
 class Verdict(StrEnum):
@@ -358,13 +358,14 @@ _NAMES = {
 
 def promises(plan: GrowthPlan) -> list[str]:
     """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
-    reasons = predict(plan)
+    reasons, counts = predict(plan), tokens_counted(plan.tokens, plan.source.vocab_size)
     lines = [
         *plan.choices,
-        f"function: {verdict(reasons)}{over_both(plan.tokenizer)}",
+        f"function: {verdict(reasons)}{over_both({'tokenizers': plan.tokenizer, 'tokens': counts})}",
         *(f"  {reason.cause}" for reason in reasons),
     ]
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
+    lines += [f"warning: {line}" for line in (few_tokens_warning(counts) if plan.tokenizer is not None else [])]
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
         lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,16 +11,36 @@ from data_prep.tokenizer import Tokenizer
 from pipeline.growth.index_map import INIT, MEAN, PIECES, AxisIndexMap, Pieces
 
 _COUNTERPARTS = {"eos": ("sep",), "sep": ("eos",), "bos": ("cls", "eos", "sep"), "cls": ("bos", "eos", "sep")}
-"""Roles of tokens that begin, part and end texts, and what stands there where a tokenizer has none of the name: before a text's
-beginning may be the end of another."""
+"""Which roles take the place of one that a tokenizer does not have, in order of preference.
+
+These four mark where a text begins, where it ends, and where two texts meet. A tokenizer without a token for the beginning
+uses the end of the text before (GPT-2's <|endoftext|>).
+"""
+
+_FEW = 0.1
+"""Share of a vocabulary's tokens below which a grown model keeps little of what its source reads and writes."""
 
 
-_OVER_BOTH = ", over the tokens that both tokenizers have"
+def over_both(certificate: Mapping[str, Any]) -> str:
+    """Return over how many tokens a growth's two models are compared where it changes the tokenizer, else nothing."""
+    if certificate.get("tokenizers") is None:
+        return ""
+    counts = certificate["tokens"]
+    return f", over {counts['carried']:,} of {_size(counts):,} tokens, those that both tokenizers have"
 
 
-def over_both(tokenizers: object) -> str:
-    """Return what is to be said of a comparison where growth changes the tokenizer; `tokenizers` is None where it does not."""
-    return "" if tokenizers is None else _OVER_BOTH
+def few_tokens_warning(counts: Mapping[str, int]) -> list[str]:
+    """Return what there is to say where few tokens have a row of the source; `counts` is what `tokens_counted` returns."""
+    if counts["carried"] >= _FEW * _size(counts):
+        return []
+    return [
+        f"the source has a row for only {counts['carried']:,} of {_size(counts):,} tokens, and the grown model has to learn "
+        "all others; check that this is the tokenizer that you want"
+    ]
+
+
+def _size(counts: Mapping[str, int]) -> int:
+    return sum(count for name, count in counts.items() if name != "dropped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +106,8 @@ def tokens_counted(tokens: AxisIndexMap, source: int) -> dict[str, int]:
     return {"carried": len(carried)} | found | {"dropped": source - len(carried.unique())}
 
 
-def tokens_told(tokens: AxisIndexMap, source: int, vocabulary: str) -> list[str]:
-    """Say the same of a tokenizer that takes the place of the source's, new tokens filled as `vocabulary` says."""
+def describe_tokens(tokens: AxisIndexMap, source: int, vocabulary: str) -> list[str]:
+    """Return the same in words, for a plan that replaces the tokenizer and fills new tokens' rows as `vocabulary` says."""
     found = tokens_counted(tokens, source)
     unknown = ", since the source's tokenizer has no pieces for them or no token has the row" if vocabulary == "pieces" else ""
     made = {
@@ -120,13 +141,13 @@ def rows_by_token(old: Tokenizer, new: Tokenizer, ours: Meanings, theirs: Meanin
     )
 
 
-def own_roles(vocabulary: Meanings) -> dict[str, int]:
-    """Return the ids of a vocabulary's roles, less those for which a token that parts texts only stands in.
+def own_roles(roles: Mapping[str, int]) -> dict[str, int]:
+    """Return the roles without those of pad, unk and mask whose token also begins or ends texts.
 
-    GPT-2's unk is its end of a text, and so is many a Llama's pad.
+    GPT-2's unk is its end of a text, and so is the pad of many a Llama: such a token's row was trained as the end of a text.
     """
-    bounds = {number for role, number in vocabulary.roles.items() if role in _COUNTERPARTS}
-    return {role: number for role, number in vocabulary.roles.items() if role in _COUNTERPARTS or number not in bounds}
+    bounds = {number for role, number in roles.items() if role in _COUNTERPARTS}
+    return {role: number for role, number in roles.items() if role in _COUNTERPARTS or number not in bounds}
 
 
 def with_counterparts(roles: Mapping[str, int]) -> dict[str, int]:
@@ -148,7 +169,7 @@ class _Known:
                 self._spelled[token.named, token.spelling] = number
                 if token.meaning is not None:
                     self._meant.setdefault((token.fallback, token.meaning), number)
-        self._roles = {role: row for role, row in with_counterparts(own_roles(source)).items() if row < size}
+        self._roles = {role: row for role, row in with_counterparts(own_roles(source.roles)).items() if row < size}
 
     def row(self, token: Token | None, vocabulary: Meanings, number: int) -> int:
         """Return the row of a vocabulary's token, -1 where the source has none."""
@@ -157,9 +178,9 @@ class _Known:
         if (token.named or vocabulary.kind == self._source.kind) and (token.named, token.spelling) in self._spelled:
             return self._spelled[token.named, token.spelling]
         if token.meaning is not None:
-            alike, other = ((fallback, token.meaning) for fallback in (token.fallback, not token.fallback))
-            return self._meant.get(alike, self._meant.get(other, -1))
-        roles = [role for role, one in own_roles(vocabulary).items() if one == number]
+            same, other = ((fallback, token.meaning) for fallback in (token.fallback, not token.fallback))
+            return self._meant.get(same, self._meant.get(other, -1))
+        roles = [role for role, one in own_roles(vocabulary.roles).items() if one == number]
         return next((self._roles[role] for role in roles if role in self._roles), -1)
 
 

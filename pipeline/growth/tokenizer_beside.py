@@ -15,7 +15,7 @@ def check_beside(tokenizer: Tokenizer, config: PretrainedConfig) -> None:
         config.save_pretrained(folder)
         tokenizer.write(Path(folder))
         try:
-            differs = difference(tokenizer, load_tokenizer(Path(folder), tokenizer.split_special_tokens))
+            differs = difference(tokenizer, load_tokenizer(Path(folder), tokenizer.split_special_tokens, for_text=False))
         except UserError as error:
             differs = str(error).removeprefix(f"{folder}: ")
     if differs is not None:

@@ -106,7 +106,7 @@ def _maps(maps: dict[str, Any]) -> list[str]:
 
 def _comparisons(certificate: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     tokens = "random tokens" if str(certificate["measured"].get("tokens", "")).startswith("random") else "tokens"
-    over = over_both(certificate.get("tokenizers"))
+    over = over_both(certificate)
     found = [(certificate["measured"], f"apart from training, {tokens}{over}")]
     if certificate["in_training"] is not None:
         found.append((certificate["in_training"], f"as trained, held-out text{over}"))

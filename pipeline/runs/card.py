@@ -219,7 +219,7 @@ def _certificate(known: Known) -> str:
     for number, certificate in enumerate(known.certificates, 1):
         measured, seen = certificate["measured"], certificate["in_training"]
         lines += [
-            f"{number}. Predicted: {certificate['verdict']}{over_both(certificate.get('tokenizers'))}"
+            f"{number}. Predicted: {certificate['verdict']}{over_both(certificate)}"
             + "".join(f"; {departure['cause']}" for departure in reasons_of(certificate))
             + f". In {measured['dtype']} on {measured['tokens']} tokens a logit moved by at most "
             f"{measured['max_logit_difference']:.3g} and the loss from {measured['source_loss']:.6f} to "

@@ -243,6 +243,8 @@ class CertificateRecord(TypedDict):
     maps: dict[str, MapRecord]
     tokenizers: NotRequired[dict[str, str] | None]
     """The digests of source's and target's, where growth changed the tokenizer."""
+    tokens: NotRequired[dict[str, int]]
+    """How many rows of the vocabulary are carried, filled in each way, and dropped."""
     layers: list[LayerRecord]
     verdict: Literal["exact", "approximate", "inexact by design"]
     departures: list[ReasonRecord | str]

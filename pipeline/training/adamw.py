@@ -48,10 +48,10 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
-        with self.apart(groups) as parted:
-            self._step_parted(parted)
+        with self.with_separate_rows(groups) as separated:
+            self._step_separated(separated)
 
-    def _step_parted(self, groups: list[dict[str, Any]]) -> None:
+    def _step_separated(self, groups: list[dict[str, Any]]) -> None:
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
         mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
         # What is not one kernel would be half as fast again if it were told on the device: the host looks, once.

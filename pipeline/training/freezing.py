@@ -26,23 +26,39 @@ class Freezable(torch.optim.Optimizer):
         raise NotImplementedError
 
     @contextmanager
-    def apart(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the groups to step where new rows go at a rate and a decay of their own, or alone (`rows_alone`).
+    def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the groups to step where new rows have a rate and a decay of their own, or learn alone (`rows_alone`).
 
-        They are taken out as parameters of their own, with their share of the state, stepped like any other, and put back:
-        the others are stepped as if there were no such rows, or not at all.
+        Such rows are taken out as parameters of their own, with their share of the state, stepped like any other, and put
+        back, also where the step fails. All other rows are stepped as if there were no such rows, or not at all.
         """
-        stepped, taken = [], []
+        taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        try:
+            yield self._separated(groups, taken)
+        finally:
+            for parameter, mask, part in taken:
+                _first(parameter.detach(), mask)[mask] = part.detach()
+                for key, value in self.state.pop(part).items():
+                    _first(self.state[parameter][key], mask)[mask] = value
+
+    def _separated(
+        self, groups: list[dict[str, Any]], taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    ) -> list[dict[str, Any]]:
+        """Return the groups to step; add to `taken` each parameter, the mask of its new rows, and the parameter of those."""
+        stepped = []
         for group in groups:
             if not group.get("new_rows"):
                 stepped.append(group)
                 continue
-            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            kept = [self.elementwise(parameter) for parameter in moving]
             rows = {"lr": group["rows_lr"], "weight_decay": group["rows_weight_decay"]}
-            alike = not group["rows_alone"] and all(group[key] == value for key, value in rows.items())
+            if not group["rows_alone"] and all(group[key] == value for key, value in rows.items()):
+                stepped.append(group)
+                continue
             parts = []
-            for parameter, state in [] if alike else zip(moving, kept, strict=True):
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.elementwise(parameter)
                 if parameter not in self.new_rows:
                     continue
                 mask = self.new_rows[parameter].to(parameter.device)
@@ -55,11 +71,7 @@ class Freezable(torch.optim.Optimizer):
                 stepped.append(group | rows | {"params": parts})
             if not group["rows_alone"]:
                 stepped.append(group)
-        yield stepped
-        for parameter, mask, part in taken:
-            _first(parameter.detach(), mask)[mask] = part.detach()
-            for key, value in self.state.pop(part).items():
-                _first(self.state[parameter][key], mask)[mask] = value
+        return stepped
 
     def moving(self) -> list[dict[str, Any]]:
         """The groups that this step moves; where the answer lies on the device, the host waits for it here."""

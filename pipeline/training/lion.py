@@ -22,7 +22,7 @@ class FreezableLion(Freezable):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
-        with self.apart(self.moving()) as groups:
+        with self.with_separate_rows(self.moving()) as groups:
             self._step_groups(groups)
 
     def _step_groups(self, groups: list[dict[str, Any]]) -> None:

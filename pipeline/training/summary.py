@@ -100,7 +100,7 @@ def _verdict(growth: dict[str, Any]) -> str:
         else f"loss moved by {_signed(seen['loss_gap'])}, a logit by at most {seen['max_logit_difference']:.2g} "
         f"({seen['dtype']}; {moved:.2g} in float64{_rounding(seen)})"
     )
-    over = over_both(growth.get("tokenizers"))
+    over = over_both(growth)
     over += ", as the losses of source and right after growth" if over else ""
     if growth["verdict"] == "exact":
         return f"preserves the function{over}; {measured}"

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import Unigram, WordLevel
+from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,6 +18,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
@@ -27,6 +31,7 @@ from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
 from pipeline.growth.adam import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.reasons import promises
 from pipeline.growth.state import Constant
 from pipeline.growth.token_rows import rows_by_token
 from pipeline.growth.wide import Float64Islands
@@ -268,3 +273,81 @@ def test_a_tokenizer_that_pads_where_no_position_is_counted_from_is_refused(tmp_
     new.save_pretrained(tmp_path / "new")
     with pytest.raises(UserError, match="pads with id 300, and roberta counts positions from its padding token, id 1"):
         grown(source, tmp_path / "new", tmp_path / "out")
+
+
+def verbatim(folder: Path, model: object, split: object, **roles: str) -> Path:
+    """Return a folder with a tokenizer of the `tokenizers` library, its roles named."""
+    backend = Backend(model)
+    backend.pre_tokenizer = split
+    PreTrainedTokenizerFast(tokenizer_object=backend, **roles).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("padded", [None, 300])
+def test_a_padding_that_is_the_end_of_texts_is_the_configurations_as_it_is_the_tokenizers(tmp_path, padded):
+    old = AutoTokenizer.from_pretrained(made(tmp_path / "source", ENGLISH, 300))
+    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", GERMAN, 290))
+    if padded is not None:
+        # The source's padding is a token of both, and pads in the source alone.
+        old.add_special_tokens({"pad_token": "[PAD]"})
+        old.save_pretrained(tmp_path / "source")
+        new.add_tokens(["[PAD]"], special_tokens=True)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": padded}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 301}
+    source = saved(LlamaForCausalLM(LlamaConfig(**sizes, **ids)), tmp_path / "source")
+    new.pad_token = new.eos_token
+    new.save_pretrained(tmp_path / "new")
+    certificate = grown(source, tmp_path / "new", tmp_path / "out")
+    config, told = (kind.from_pretrained(tmp_path / "out") for kind in (LlamaConfig, GenerationConfig))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+    assert (config.pad_token_id, config.eos_token_id, told.pad_token_id) == (0, 0, 0)
+    assert any(line.startswith(f"pad_token_id: {padded} -> 0, by ") for line in certificate["choices"])
+
+
+def test_a_decoder_that_starts_with_padding_does_not_start_with_the_end_of_a_text(tmp_path):
+    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
+    config = T5Config(**sizes, pad_token_id=1, eos_token_id=2, decoder_start_token_id=1)
+    source = saved(T5ForConditionalGeneration(config), tmp_path / "source")
+    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
+    new.pad_token = new.eos_token
+    new.save_pretrained(tmp_path / "new")
+    with pytest.raises(UserError, match=r"no token for decoder_start_token_id, which is 1 .* or one for padding alone"):
+        grown(source, tmp_path / "new", tmp_path / "out")
+
+
+def test_the_verdict_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path):
+    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+    words = {"<|endoftext|>": 0} | {f"word{number}": number for number in range(1, 20)}
+    few = verbatim(tmp_path / "few", WordLevel(words, unk_token="word1"), WhitespaceSplit(), eos_token="<|endoftext|>")
+    many = made(tmp_path / "many", [*GERMAN, *ENGLISH[:1]], 275)
+    for tokenizer, warned in ((few, True), (many, False)):
+        target = TargetConfig(dropout=None, tokenizer=str(tokenizer))
+        request = Request(source, target, GrowthConfig(), 1, "hf", None, None, None, tokenizer=str(tokenizer))
+        plan = OfflineGrowth(request).plan
+        carried, lines = int((plan.tokens.indices >= 0).sum()), promises(plan)
+        over = f"function: exact, over {carried} of {len(plan.tokens)} tokens, those that both tokenizers have"
+        assert over in lines
+        assert (
+            any(
+                line.startswith(f"warning: the source has a row for only {carried} of {len(plan.tokens)} tokens")
+                for line in lines
+            )
+            is warned
+        )
+
+
+def test_a_model_grows_to_a_tokenizer_that_cannot_read_special_tokens_as_text(tmp_path):
+    source = gpt2(made(tmp_path / "source", ENGLISH, 290))
+    pieces = [("<|endoftext|>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -2.0) for word in ("the", "model", "stream"))]
+    pieces += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz<|>▁"]
+    new = verbatim(tmp_path / "new", Unigram(pieces, 1), Metaspace(), eos_token="<|endoftext|>", unk_token="<unk>")
+    with pytest.raises(UserError, match=r"makes the special token '<\|endoftext\|>' of a text that spells it"):
+        load_tokenizer(new)
+    certificate = grown(source, new, tmp_path / "out")
+    before, after = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert certificate["measured_agrees"]
+    for theirs, ours in (("<|endoftext|>", "<|endoftext|>"), ("▁the", "Ġthe"), ("m", "m")):
+        old, new = before.convert_tokens_to_ids(ours), after.convert_tokens_to_ids(theirs)
+        assert torch.equal(table(tmp_path / "out")[new], table(source)[old])

@@ -1,0 +1,105 @@
+"""Rows of new tokens under every optimizer, against plain PyTorch in which they are a second parameter."""
+
+import pytest
+import torch
+
+from pipeline.training.adamw import FreezableAdamW
+from pipeline.training.freezing import Freezable
+from pipeline.training.lion import FreezableLion
+from pipeline.training.muon import FreezableMuon
+
+ROWS, WIDTH = 7, 4
+NEW = torch.tensor([1, 5, 6])
+OLD = torch.tensor([0, 2, 3, 4])
+BETAS, EPS = (0.9, 0.98), 1e-8
+RATE, DECAY = 1e-2, 0.1
+OWN = {"rows_lr": 3e-2, "rows_weight_decay": 0.5}
+SAME = {"rows_lr": RATE, "rows_weight_decay": DECAY}
+STEPS = [(False, SAME), (False, OWN), (True, SAME), (True, OWN), (False, OWN), (False, SAME)]
+"""Whether the rows learn alone, and their rate and decay."""
+OPTIMIZERS = {
+    "adamw": lambda groups: FreezableAdamW(groups, lr=RATE, betas=BETAS, eps=EPS),
+    "lion": lambda groups: FreezableLion(groups, lr=RATE, betas=BETAS),
+    # It steps tables of tokens by AdamW.
+    "muon": lambda groups: FreezableMuon(groups, {}, torch.float32, lr=RATE, betas=BETAS, eps=EPS),
+}
+
+
+class PlainLion(torch.optim.Optimizer):
+    """Chen et al. 2023, algorithm 2, line by line."""
+
+    def __init__(self, groups: list[dict]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            (weight,) = group["params"]
+            if weight.grad is None:
+                continue
+            m = self.state[weight].get("m", torch.zeros_like(weight))
+            # c = b1 m + (1 - b1) g; w = w - lr (sign(c) + decay w); m = b2 m + (1 - b2) g
+            c = BETAS[0] * m + (1 - BETAS[0]) * weight.grad
+            weight -= group["lr"] * (torch.sign(c) + group["weight_decay"] * weight)
+            self.state[weight]["m"] = BETAS[1] * m + (1 - BETAS[1]) * weight.grad
+
+
+def drawn() -> torch.Tensor:
+    """Return the first weights and a gradient for each step."""
+    return torch.randn(1 + len(STEPS), ROWS, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def with_new_rows(name: str) -> tuple[Freezable, torch.nn.Parameter]:
+    """Return an optimizer over one flat table, some rows of which are new."""
+    table = torch.nn.Parameter(drawn()[0].flatten())
+    group = {"params": [table], "frozen": False, "muon": False, "lr": RATE, "weight_decay": DECAY}
+    optimizer = OPTIMIZERS[name]([group | {"new_rows": True, "rows_alone": False} | SAME])
+    mask = torch.zeros(ROWS, dtype=torch.bool)
+    mask[NEW] = True
+    optimizer.new_rows = {table: mask.repeat_interleave(WIDTH)}
+    return optimizer, table
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_new_rows_step_as_a_second_parameter_with_their_rate_and_decay(name):
+    optimizer, table = with_new_rows(name)
+    weights, *gradients = drawn()
+    old, new = (torch.nn.Parameter(weights[rows]) for rows in (OLD, NEW))
+    groups = [{"params": [part], "lr": RATE, "weight_decay": DECAY} for part in (old, new)]
+    plain = PlainLion(groups) if name == "lion" else torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
+    for (alone, rows), gradient in zip(STEPS, gradients, strict=True):
+        optimizer.param_groups[0].update(rows_alone=alone, **rows)
+        # As the hook on a table leaves it, the others have no gradient where the rows learn alone.
+        seen = gradient.clone()
+        seen[OLD] *= not alone
+        table.grad = seen.flatten()
+        old.grad, new.grad = None if alone else gradient[OLD], gradient[NEW]
+        plain.param_groups[1].update(lr=rows["rows_lr"], weight_decay=rows["rows_weight_decay"])
+        optimizer.step()
+        plain.step()
+        found = table.detach().view(ROWS, WIDTH)
+        for rows_of, expected in ((OLD, old), (NEW, new)):
+            # Elements with an age of their own have their bias corrections in single precision; a step is of 1e-2.
+            torch.testing.assert_close(found[rows_of], expected.detach(), rtol=1e-6, atol=1e-6)
+        assert list(optimizer.state) == [table]
+
+
+def test_ages_are_one_number_until_new_rows_have_a_rate_of_their_own():
+    optimizer, table = with_new_rows("adamw")
+    for rows, dimensions in ((SAME, 0), (OWN, 1)):
+        optimizer.param_groups[0].update(rows)
+        table.grad = drawn()[1].flatten()
+        optimizer.step()
+        assert optimizer.state[table]["step"].dim() == dimensions
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_fails_leaves_no_parameter_of_the_rows_behind(name):
+    optimizer, table = with_new_rows(name)
+    optimizer.param_groups[0].update(OWN)
+    table.grad = drawn()[1].flatten()
+    with pytest.raises(KeyboardInterrupt), optimizer.with_separate_rows(optimizer.unfrozen()) as groups:
+        assert [each["lr"] for each in groups] == [OWN["rows_lr"], RATE]
+        raise KeyboardInterrupt
+    assert list(optimizer.state) == [table]
+    assert torch.equal(table.detach(), drawn()[0].flatten())
