@@ -82,7 +82,7 @@ def _hold(name, options, capsys):
         if FAMILIES[name].own_head_dim:
             exact |= {"heads", "head dimension"}
         else:
-            assert "heads: refused" in capsys.readouterr().out
+            assert "not possible, and not counted: target.head_dim" in capsys.readouterr().out
     assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Verdict.EXACT}
 
 
