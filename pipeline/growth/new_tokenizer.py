@@ -71,9 +71,11 @@ class NewTokenizer:
             if ids != held:
                 said.append(f"{key}: {held} -> {ids}, by {self.origin}")
         for key in ("decoder_start_token_id", "pad_token_id") if config.is_encoder_decoder else ():
-            if getattr(config, key) is None:
+            # A configuration need not have the key; what the source has not is not lost.
+            held = getattr(source, key, None)
+            if held is not None and getattr(config, key, None) is None:
                 raise UserError(
-                    f"{self.origin}: has no token for {key}, which is {getattr(source, key)} in the source and which a "
+                    f"{self.origin}: has no token for {key}, which is {held} in the source and which a "
                     f"{config.model_type} decodes from; add that token, or one for padding alone, to the tokenizer"
                 )
         padding = family_of(source).padding_id

@@ -264,6 +264,19 @@ def test_a_decoder_starts_with_the_new_tokenizers_padding_and_one_without_is_ref
     assert (config.decoder_start_token_id, config.pad_token_id, config.eos_token_id) == (290, 290, 0)
 
 
+def test_a_decoder_whose_start_the_source_does_not_name_has_the_new_padding_and_no_start(tmp_path):
+    made(tmp_path / "source", ENGLISH, 330, "sentencepiece_bpe", "roberta")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 330}
+    source = saved(T5ForConditionalGeneration(T5Config(**sizes, pad_token_id=1, eos_token_id=2)), tmp_path / "source")
+    assert "decoder_start_token_id" not in (source / "config.json").read_text(encoding="utf-8")
+    new = AutoTokenizer.from_pretrained(made(tmp_path / "new", ENGLISH, 290))
+    new.add_special_tokens({"pad_token": "[PAD]"})
+    new.save_pretrained(tmp_path / "new")
+    grown(source, tmp_path / "new", tmp_path / "out")
+    config = T5Config.from_pretrained(tmp_path / "out")
+    assert (getattr(config, "decoder_start_token_id", None), config.pad_token_id, config.eos_token_id) == (None, 290, 0)
+
+
 def test_a_tokenizer_that_pads_where_no_position_is_counted_from_is_refused(tmp_path):
     made(tmp_path / "source", ENGLISH, 300, family="roberta")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
