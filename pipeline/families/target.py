@@ -45,6 +45,11 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
     tells of them. Raises UserError where a size is smaller or cannot be reached; `where` stands before its key.
     """
     family = family_of(source)
+    if target.model_type not in (None, source.model_type):
+        raise UserError(
+            f"{where}model_type: a {source.model_type} becomes a {target.model_type} by launch/grow.py --format hf alone; grow "
+            "it there, or leave the key out"
+        )
     sizes = _target_sizes(family, sizes_of(source), target, where)
     check_heads(family, sizes, where)
     config = copy.deepcopy(source)

@@ -279,3 +279,11 @@ def test_published_mixtures_are_planned_from_the_dense_models_beneath_them(sourc
     said = listing(OfflineGrowth(request, foreseen=True))
     assert f"({stored:,} parameters)" in said and f"({total:,} parameters, {active:,} of them for each token)" in said
     assert "function: exact" in said
+
+
+def test_training_makes_no_mixture_of_a_dense_model():
+    """Else a recipe's model_type would be passed over."""
+    config = check.small_config(FAMILIES["llama"])
+    with pytest.raises(UserError, match=r"target\.model_type: a llama becomes a mixtral by launch/grow\.py --format hf alone"):
+        target_config(config, TargetConfig(model_type="mixtral"))
+    assert target_config(config, TargetConfig(model_type="llama")).model_type == "llama"
