@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.families.graph import EXPERT_NUMBER, LAYER_NUMBER, Model
+from pipeline.families.graph import Model
+from pipeline.families.tensors import EXPERT_NUMBER, LAYER_NUMBER
 
 _ACTIVATIONS = frozenset({"hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn"})
 _FFN_WIDTHS = ("n_inner", "hidden_dim", "d_ff", "intermediate_size")

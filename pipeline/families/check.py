@@ -62,6 +62,14 @@ GROWTHS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 """Name -> the target's sizes and the growth's options."""
 
+OF_EXPERTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "experts x2": ({"num_experts": 8}, {}),
+    "experts x3, x2": ({"num_experts": 12, "hidden_size": 128}, {}),
+    "experts' units": ({"num_experts": 8, "hidden_size": 128, "intermediate_size": 260}, {}),
+    "experts, same k": ({"num_experts": 8, "num_experts_per_tok": 2}, {}),
+}
+"""The same of mixtures of experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -80,7 +88,7 @@ class Outcome:
         return (self.moved <= EXACT * max(1.0, self.largest)) is (self.verdict is Verdict.EXACT)
 
 
-class _Whole:
+class Whole:
     """A tensor in memory."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -119,7 +127,7 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
 
 def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     """Return the target's model, in float64, holding what the plan makes of a source's."""
-    held: dict[str, Rows] = {name: _Whole(parameter.data) for name, parameter in model.named_parameters()}
+    held: dict[str, Rows] = {name: Whole(parameter.data) for name, parameter in model.named_parameters()}
     grown_state = plan.grow(stored_of(plan.source_graph, held), torch.float64)
     state: State = parameters_of(plan.graph, grown_state)
     plan.config._attn_implementation = "eager"
@@ -145,7 +153,8 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
     model = random_model(family, config, 1)
     input_ids = torch.randint(4, _SMALL["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(2))
     before = logits(family, model, input_ids)
-    for name, (sizes, options) in GROWTHS.items():
+    growths = {**GROWTHS, **(OF_EXPERTS if has_key(family.config_class, "num_experts") else {})}
+    for name, (sizes, options) in growths.items():
         if "num_decoder_layers" in sizes and not has_key(family.config_class, "num_decoder_layers"):
             continue
         try:

@@ -5,8 +5,9 @@ import re
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from pipeline.families.base import TASK_HEADS, Family
-from pipeline.families.graph import STREAM, Attention, Branch, Embedding, Head, Layer, Model, Stack
+from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
 from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, port_sizes, query_key_value, score
+from pipeline.families.tensors import STREAM
 
 _EMBEDDINGS = "distilbert.embeddings."
 _WORDS, _OUTPUT = f"{_EMBEDDINGS}word_embeddings.weight", "vocab_projector.weight"

@@ -6,21 +6,9 @@ import re
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.families.base import TASK_HEADS, Family
-from pipeline.families.graph import (
-    MIXED,
-    QUERY_PORTS,
-    STREAM,
-    Attention,
-    Axis,
-    Branch,
-    Embedding,
-    Head,
-    Layer,
-    Model,
-    Part,
-    Stack,
-)
+from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
 from pipeline.families.nodes import layer_norm, linear, plain_mlp, port_sizes, score
+from pipeline.families.tensors import MIXED, QUERY_PORTS, STREAM, Axis, Part
 
 _QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
 _WORDS = "transformer.wte.weight"

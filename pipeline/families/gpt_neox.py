@@ -5,8 +5,9 @@ import re
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from pipeline.families.decoder import decoder, decoder_graph
-from pipeline.families.graph import QUERY_PORTS, Attention, Axis, Branch, Layer, Model, Part
+from pipeline.families.graph import Attention, Branch, Layer, Model
 from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, rotary, score
+from pipeline.families.tensors import QUERY_PORTS, Axis, Part
 
 _QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")), outer=1)
 _WORDS = "gpt_neox.embed_in.weight"

@@ -20,9 +20,10 @@ from transformers import (
 )
 
 from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph, head_norms_of, self_attention
-from pipeline.families.graph import Attention, Axis, Branch, Experts, Joined, Layer, Mlp, Model
+from pipeline.families.graph import Attention, Branch, Experts, Joined, Layer, Mlp, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.nodes import gated_mlp, linear, rms_norm
+from pipeline.families.tensors import Axis
 
 _ROUTER = Axis.of("experts")
 _NAMES = ("gate_proj", "up_proj", "down_proj")

@@ -7,24 +7,10 @@ from dataclasses import replace
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from pipeline.families.base import TASK_HEADS, Family
-from pipeline.families.graph import (
-    QUERY_PORTS,
-    STREAM,
-    UNITS,
-    Attention,
-    Axis,
-    Branch,
-    Embedding,
-    Head,
-    Layer,
-    Mlp,
-    Model,
-    Norm,
-    Part,
-    Stack,
-)
+from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Mlp, Model, Norm, Stack
 from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import attention_output, layer_norm, linear, port_sizes, rotary, score
+from pipeline.families.tensors import QUERY_PORTS, STREAM, UNITS, Axis, Part
 
 _QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
 # The activation reads the first half.

@@ -3,8 +3,9 @@
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from pipeline.families.decoder import decoder, decoder_graph
-from pipeline.families.graph import KEY_PORTS, QUERY_PORTS, STREAM, UNITS, Attention, Axis, Branch, Layer, Mlp, Model, Part
+from pipeline.families.graph import Attention, Branch, Layer, Mlp, Model
 from pipeline.families.nodes import attention_output, linear, rms_norm, rotary, score
+from pipeline.families.tensors import KEY_PORTS, QUERY_PORTS, STREAM, UNITS, Axis, Part
 
 _QKV = Axis((Part(QUERY_PORTS, "query"), Part(KEY_PORTS, "key"), Part(KEY_PORTS, "value")))
 _GATE_UP = Axis((Part(("ffn",), "gate"), Part(("ffn",), "up")))

@@ -8,7 +8,8 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import RESIDUAL, Attention, Layer, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Layer, Model, Norm, head_norms
+from pipeline.families.tensors import RESIDUAL
 
 _FLOAT, _INT64 = 4, 8
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families.graph import RESIDUAL, STREAM, Attention, Axis, Model, Rotary
+from pipeline.families.graph import Attention, Model, Rotary
+from pipeline.families.tensors import RESIDUAL, STREAM, Axis
 from pipeline.growth.axes import AxisMap
 from pipeline.growth.facts import Fact
 from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap

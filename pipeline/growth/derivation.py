@@ -12,10 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from pipeline.families.graph import (
-    RESIDUAL,
-    STREAM,
     Attention,
-    Axis,
     Branch,
     Embedding,
     Experts,
@@ -28,8 +25,8 @@ from pipeline.families.graph import (
     branch_tensors,
     head_norms,
     network_tensors,
-    numel,
 )
+from pipeline.families.tensors import RESIDUAL, STREAM, Axis, numel
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.facts import NOISE, Break, Fact

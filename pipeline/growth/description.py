@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.families.graph import Axis
+from pipeline.families.tensors import Axis
 from pipeline.growth.grown import Noise
 from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.plan import GrowthPlan

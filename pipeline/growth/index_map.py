@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from pipeline.families.graph import Axis
+from pipeline.families.tensors import Axis
 
 Sizes = Mapping[str, int]
 """By port."""

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from pipeline import keyed
 from pipeline.families import Family
-from pipeline.families.graph import Tensor
+from pipeline.families.tensors import Tensor
 from pipeline.growth.state import Rows, State
 
 

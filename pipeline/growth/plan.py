@@ -10,7 +10,8 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
-from pipeline.families.graph import Branch, Experts, Model, Norm, Tensor
+from pipeline.families.graph import Branch, Experts, Model, Norm
+from pipeline.families.tensors import Tensor
 from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, moment_maps
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
@@ -213,7 +214,8 @@ class GrowthPlan:
         )
         if tensor.name in self._opposed:
             first, sign = self._opposed[tensor.name]
-            return OpposedCopy(grown, own, ("experts", self.seed, first), self.growth.noise, sign)
+            copied = maps[tensor.roles.index("in")].indices >= 0
+            return OpposedCopy(grown, own, copied, ("experts", self.seed, first), sign * self.growth.noise)
         return Shifted(grown, -offset, wide) if offset else grown
 
     @cached_property

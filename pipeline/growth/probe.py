@@ -15,7 +15,8 @@ from transformers.modeling_outputs import ModelOutput
 from data_prep.progress import Meter
 from pipeline import keyed
 from pipeline.families import Family, of_layers, sizes_of
-from pipeline.families.graph import RESIDUAL, Model
+from pipeline.families.graph import Model
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streamed_model import streamed_model

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pipeline.families import Sizes
-from pipeline.families.graph import RESIDUAL, Attention, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Model, Norm, head_norms
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT
 from pipeline.growth.operators import Stream, Units

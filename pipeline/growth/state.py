@@ -118,6 +118,7 @@ def stored_dtype(tensor: Rows) -> torch.dtype:
 def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:
     """Return elements [start, stop) of the tensor flattened row-major, reading whole rows and cutting the ragged ends."""
     if hasattr(tensor, "flat"):
+        # A tensor of three axes, whose rows are whole matrices, reads less.
         return tensor.flat(start, stop)
     width = 1
     for size in tensor.shape[1:]:

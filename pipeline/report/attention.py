@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from data_prep.errors import UserError
 from data_prep.tokenizer import load_tokenizer
 from pipeline.families import Family
-from pipeline.families.graph import RESIDUAL
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
@@ -23,7 +23,7 @@ from pipeline.report.attention_shown import Maps, Shown
 from pipeline.report.canvas import KINDS
 from pipeline.report.figures import Plot
 from pipeline.report.origins import HeadOrigin, head_origins
-from pipeline.report.regrowth import AbsentError, check_size, regrow
+from pipeline.report.repeated_growth import AbsentError, check_size, repeat_growth
 from pipeline.report.similarity import head_similarity, layer_similarity
 from pipeline.runs import RunPaths
 
@@ -77,7 +77,7 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
         raise AbsentError("the run is not finished: it has no model yet")
     trained = _opened(run.model)
     check_size(trained.config, options.max_parameters)
-    growth = regrow(run, options.max_parameters)
+    growth = repeat_growth(run, options.max_parameters)
     plan, source = growth.plan, growth.source
     layers, heads = _chosen(plan, options)
     usable = min(MAX_TOKENS, *(plan.family.usable_positions(sizes) for sizes in (plan.source, plan.target)))

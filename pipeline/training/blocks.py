@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
 from pipeline.families import Section
-from pipeline.families.graph import Model, Tensor
+from pipeline.families.graph import Model
+from pipeline.families.tensors import Tensor
 from pipeline.recipe import TrainStage
 
 HEAD = "head"

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
-from pipeline.families.graph import RESIDUAL
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms

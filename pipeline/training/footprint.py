@@ -7,7 +7,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import graph_of
-from pipeline.families.graph import Tensor
+from pipeline.families.tensors import Tensor
 from pipeline.growth.memory import RankBytes, rank_bytes
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.muon import steps_as_matrix

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipeline.families.graph import Tensor, numel
+from pipeline.families.tensors import Tensor, numel
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
 

@@ -8,7 +8,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from pipeline.families.graph import Model, Tensor
+from pipeline.families.graph import Model
+from pipeline.families.tensors import Tensor
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import NEW_TOKENS, Block, blocks_of_parameters, token_tables

@@ -15,7 +15,7 @@ from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
 from pipeline.beside import Beside
 from pipeline.families import family_of, sizes_of
-from pipeline.families.graph import RESIDUAL
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import Digest, difference, digests_of

@@ -94,7 +94,7 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
     for one, graph in ((model, plan.source_graph), (after, plan.graph)):
         with Float64Islands():
             one(input_ids=tokens(), labels=tokens()).loss.backward()
-        found = {key: Whole(parameter.grad) for key, parameter in one.named_parameters()}
+        found = {key: check.Whole(parameter.grad) for key, parameter in one.named_parameters()}
         gradients.append(stored_of(graph, found))
     before, now = gradients
     checked = 0
@@ -104,7 +104,7 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
         source = before[plan.source_name(tensor)]
         maps = moment_maps(plan.index_maps[tensor.name], False).maps
         for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-            held = MeasuredTensor(Whole(source.rows(0, source.shape[0]) ** power))
+            held = MeasuredTensor(check.Whole(source.rows(0, source.shape[0]) ** power))
             kept = GrownTensor((), held, held, maps[key], dtype=torch.float64).rows(0, tensor.shape(plan.graph.sizes)[0])
             wanted = now[tensor.name].rows(0, now[tensor.name].shape[0]) ** power
             torch.testing.assert_close(kept, wanted, rtol=1e-9, atol=1e-14)
@@ -112,14 +112,6 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
     assert checked == 8 * 3 * 3
     router = next(each.name for each in plan.tensors.values() if each.name.endswith("gate.weight"))
     assert not plan.index_maps[router][0].keeps_moments.any()
-
-
-class Whole:
-    def __init__(self, values):
-        self.shape, self.values = tuple(values.shape), values
-
-    def rows(self, start, stop):
-        return self.values[start:stop]
 
 
 def test_copies_of_an_expert_are_told_and_noise_in_pairs_makes_them_unlike():
@@ -236,13 +228,13 @@ def test_parameters_are_joined_and_taken_apart_as_they_were():
     config = check.small_config(FAMILIES["qwen2_moe"])
     model = check.random_model(FAMILIES["qwen2_moe"], config, 1)
     graph = FAMILIES["qwen2_moe"].graph(config)
-    held = {name: Whole(parameter.data) for name, parameter in model.named_parameters()}
+    held = {name: check.Whole(parameter.data) for name, parameter in model.named_parameters()}
     again = parameters_of(graph, stored_of(graph, held))
     assert again.keys() == held.keys()
     for name, tensor in again.items():
-        assert torch.equal(tensor.rows(0, tensor.shape[0]), held[name].values), name
+        assert torch.equal(tensor.rows(0, tensor.shape[0]), held[name].rows(0, tensor.shape[0])), name
         if len(tensor.shape) == 3:
-            assert torch.equal(tensor.flat(5, 777), held[name].values.flatten()[5:777])
+            assert torch.equal(tensor.flat(5, 777), held[name].rows(0, tensor.shape[0]).flatten()[5:777])
     with_w = stored_of(graph, held)["model.layers.0.mlp.experts.2.up_proj.weight"]
     assert torch.equal(with_w.rows(3, 7), model.model.layers[0].mlp.experts.gate_up_proj.data[2, 24:][3:7])
 

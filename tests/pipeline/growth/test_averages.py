@@ -16,7 +16,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
-from pipeline.report.regrowth import growth_of
+from pipeline.report.repeated_growth import growth_of
 
 
 def planned(name, growth, target=None, **options):

@@ -7,7 +7,7 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, target_config
-from pipeline.families.graph import RESIDUAL
+from pipeline.families.tensors import RESIDUAL
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.index_map import ZERO
@@ -96,7 +96,7 @@ def measured(plan, grown):
             torch.maximum(largest[name], gradient, out=largest[name])
         optimizer.step()
     found = set()
-    stored = stored_of(plan.graph, {name: check._Whole(values) for name, values in largest.items()})
+    stored = stored_of(plan.graph, {name: check.Whole(values) for name, values in largest.items()})
     largest = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in stored.items()}
     for name, tensor in plan.tensors.items():
         # Experts are made alike, and one is looked at.

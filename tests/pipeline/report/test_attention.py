@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from data_prep.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.zero_files import TAG, write_zero3
-from pipeline.report import regrowth
+from pipeline.report import repeated_growth
 from pipeline.report.attention import Absent, AttentionSection, attention_section
 from pipeline.report.attention_options import SENTENCE, AttentionOptions
 from pipeline.report.similarity import head_similarity
@@ -215,5 +215,5 @@ def test_a_source_whose_configuration_the_recipe_names_is_shown(tmp_path, monkey
     run.certificate(1).write_text(json.dumps(certificate))
     run.recipe.touch()
     recipe = SimpleNamespace(source=SimpleNamespace(config=str(tmp_path / "apart")))
-    monkeypatch.setattr(regrowth, "read_recipe", lambda run: recipe)
-    assert regrowth.regrow(run, 10**9).source.directory == tmp_path / "given" / TAG
+    monkeypatch.setattr(repeated_growth, "read_recipe", lambda run: recipe)
+    assert repeated_growth.repeat_growth(run, 10**9).source.directory == tmp_path / "given" / TAG

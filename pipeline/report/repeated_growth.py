@@ -26,7 +26,7 @@ class AbsentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Regrowth:
+class RepeatedGrowth:
     """One growth of a run, ready to be done again."""
 
     number: int
@@ -38,7 +38,7 @@ class Regrowth:
     plan: GrowthPlan
 
 
-def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
+def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
     """Return the newest growth of a run whose source is there, unchanged.
 
     Raises AbsentError where there is none, or a model of it has more than `max_parameters`.
@@ -69,7 +69,7 @@ def regrow(run: RunPaths, max_parameters: int) -> Regrowth:
         except (AbsentError, UserError) as reason:
             reasons.append(str(reason))
             continue
-        return Regrowth(number, number == len(certificates), source, target, plan)
+        return RepeatedGrowth(number, number == len(certificates), source, target, plan)
     raise AbsentError(reasons[-1])
 
 
