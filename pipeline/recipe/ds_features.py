@@ -22,7 +22,8 @@ ABSENT = {
     "disable_allgather": "DeepSpeed reads the key and does nothing by it",
     "eigenvalue": f"{_REMOVED}",
     "elasticity": f"{_REMOVED}; a run goes on with another number of ranks by itself",
-    "expert_parallel": "no family here has experts",
+    "expert_parallel": "DeepSpeed puts modules of its own in the place of the experts, from whose checkpoints a run could not go on "
+    "at another number of ranks, and DeepSpeed 0.19.8 cannot on transformers 5.23; ZeRO-3 divides experts among ranks",
     "gradient_allreduce_op": "losses are scaled for a mean over ranks; a sum would multiply the gradient by their number",
     "graph_harvesting": f"{_REMOVED}; `compile` of the recipe compiles the layers",
     "hybrid_engine": "it generates text between steps, and nothing does that here",
@@ -39,7 +40,7 @@ ABSENT = {
     "ranks, and `sequence_parallel_size` divides activations",
     "torch_autocast": "the growth is measured in the type that the whole model runs in; `bf16` runs it in bfloat16 beside "
     "float32 masters",
-    "use_data_before_expert_parallelism": "no family here has experts",
+    "use_data_before_expert_parallelism": "it orders the ranks of `expert_parallel`, which is not supported",
     "vocabulary_size": "DeepSpeed only warns by it; `make_vocab_size_divisible_by` of the recipe pads the vocabulary",
     "weight_quantization": "it is for inference; quantize the exported model with a tool of its own",
 }
