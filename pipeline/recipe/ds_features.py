@@ -22,8 +22,8 @@ ABSENT = {
     "disable_allgather": "DeepSpeed reads the key and does nothing by it",
     "eigenvalue": f"{_REMOVED}",
     "elasticity": f"{_REMOVED}; a run goes on with another number of ranks by itself",
-    "expert_parallel": "DeepSpeed puts modules of its own in the place of the experts, from whose checkpoints a run could not go on "
-    "at another number of ranks, and DeepSpeed 0.19.8 cannot on transformers 5.23; ZeRO-3 divides experts among ranks",
+    "expert_parallel": "DeepSpeed puts modules of its own in the place of the experts, from whose checkpoints a run could not "
+    "go on at another number of ranks, and DeepSpeed 0.19.8 cannot on transformers 5.23; ZeRO-3 divides experts among ranks",
     "gradient_allreduce_op": "losses are scaled for a mean over ranks; a sum would multiply the gradient by their number",
     "graph_harvesting": f"{_REMOVED}; `compile` of the recipe compiles the layers",
     "hybrid_engine": "it generates text between steps, and nothing does that here",
