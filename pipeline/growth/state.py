@@ -92,6 +92,11 @@ class Source:
         return self.dense or self
 
     @property
+    def without_weights(self) -> bool:
+        """Whether it is a configuration alone, and its tensors are `Described`."""
+        return all(isinstance(tensor, Described) for tensor in self.state.values())
+
+    @property
     def beside(self) -> Path:
         """The directory of its configuration, and of the tokenizer's files and others that come with a model."""
         return self.described_in or self.directory

@@ -32,7 +32,7 @@ from pipeline.families import (
 from pipeline.growth.inspection import inspect
 from pipeline.growth.new_tokenizer import open_new_tokenizer, tokenizer_directory
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.sources import open_source
+from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
@@ -144,8 +144,9 @@ def foresee_run(
     """
     # Alone: no other rank reads the rest of a checkpoint.
     begun = directory.recorded_data() is not None
-    given = _begin(recipe, ds_config, directory, saved, _place(recipe), world_size, part=0, parts=1, begun=begun)
-    if given is not None:
+    place = _place(recipe, weights=False)
+    given = _begin(recipe, ds_config, directory, saved, place, world_size, part=0, parts=1, begun=begun, foreseen=True)
+    if given is not None and not given.without_weights:
         inspect(given.state, str(given.directory))
     if corpus_tokens is None:
         data = _find_data(recipe, directory, given, lambda config: find_prepared(config, say))
@@ -163,13 +164,13 @@ def foresee_run(
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
-def _place(recipe: Recipe, commit: str | None = None) -> Path | None:
+def _place(recipe: Recipe, commit: str | None = None, *, weights: bool = True) -> Path | None:
     """The directory of the given source; of a name on the hub it is downloaded to, at a commit or as the recipe says."""
     path = recipe.source.path
     if path is None:
         return None
     absent = f"source.path: {path!r} is no directory here"
-    return find_directory(path, commit or recipe.source.revision, absent, weights=True)
+    return find_directory(path, commit or recipe.source.revision, absent, weights=weights)
 
 
 def _downloaded(recipe: Recipe) -> Path | None:
@@ -190,14 +191,16 @@ def _begin(
     parts: int,
     *,
     begun: bool,
+    foreseen: bool = False,
 ) -> Source | None:
     """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
 
-    Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests.
+    Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests. A source that is only
+    `foreseen` may be a config.json without weights.
     """
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
-    given = _given_source(recipe, place, part, parts)
+    given = _given_source(recipe, place, part, parts, foreseen=foreseen)
     # A run that goes on has its text, and needs no tokenizer to prepare it with.
     tokenizer = None if begun else _known_tokenizer(recipe, given)
     vocabulary, eos_id = _known_vocabulary(recipe, tokenizer)
@@ -319,7 +322,7 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     return known, eos_id
 
 
-def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int) -> Source | None:
+def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, foreseen: bool) -> Source | None:
     source = recipe.source
     if place is None:
         return None
@@ -329,7 +332,10 @@ def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int) -> 
             "DeepSpeed checkpoint or a folder of those"
         )
     config = None if source.config is None else Path(source.config)
-    given = open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
+    if foreseen:
+        given = foresee_source(place, config=config, foreign=source.foreign)
+    else:
+        given = open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
     check_trained(given.family, f"source.path: {source.path}")
     return given
 

@@ -1,5 +1,6 @@
 """`--dry_run`: what it tells is what the run comes to; it writes nothing, and refuses what the run would."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -156,3 +157,22 @@ def test_a_recipe_at_the_papers_scale_takes_seconds(launch, recipe, tmp_path):
     flops = float(next(word for word in full if "e+" in word))
     # The table leaves out the scores of attention, a few hundredths.
     assert flops == pytest.approx(3.14e23, rel=0.05)
+
+
+def test_a_source_may_be_a_configuration_without_weights(launch, recipe, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
+    (model / "config.json").write_text(json.dumps(config))
+    path = recipe(
+        data={"shards": "/nowhere", "sequence_length": 1024},
+        source={"path": str(model)},
+        target={"hidden_size": 1024},
+        stages=[{"name": "full", "tokens": 1_000_000}],
+    )
+    told = launch(path, "--dry_run", PEAK, "--corpus_tokens", "1000000").wait(timeout=60)
+    assert told.status == 0, told.error
+    # GPT-2's published 124,439,808.
+    assert "parameters  124,439,808" in told.output
+    refused = launch(path).wait()
+    assert refused.status == 2 and "model/model.safetensors: no such file" in refused.error

@@ -23,6 +23,8 @@ def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
     ratios = []
     for path in RECIPES:
         recipe = load_recipe(path, [])
+        if recipe.source.model is None:
+            continue
         ratios.append((recipe.target.hidden_size or 1) / recipe.source.model.hidden_size)
     assert any(ratio > 1 and ratio != int(ratio) for ratio in ratios)
 
