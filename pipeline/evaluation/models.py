@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
@@ -20,7 +21,7 @@ from data_prep.tokenizer import Tokenizer, tokenizer_digest
 from data_prep.tokenizer_files import copy_files
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
-from pipeline.families import Family
+from pipeline.families import Family, held_by
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
@@ -130,11 +131,12 @@ def whole_model(source: Source, device: torch.device, dtype: torch.dtype) -> Pre
     # no_init_weights leaves out the tying too.
     model.tie_weights()
     with Meter(f"{source.directory}: loading", elements(source.state), "values") as meter:
-        for name, parameter in model.named_parameters():
+        for name, tensor in held_by(model).items():
             rows = source.state[name]
-            # The parameters alone: rotary frequencies stay in float32.
-            parameter.data = rows.rows(0, rows.shape[0]).to(device, dtype)
-            meter.advance(parameter.numel())
+            # The parameters alone: buffers, rotary frequencies among them, stay in float32.
+            kept = dtype if isinstance(tensor, nn.Parameter) else tensor.dtype
+            tensor.data = rows.rows(0, rows.shape[0]).to(device, kept)
+            meter.advance(tensor.numel())
     return model.requires_grad_(False).to(device)
 
 

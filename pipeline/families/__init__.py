@@ -5,7 +5,16 @@ from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_keys, context_of, keep_context
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
 from pipeline.families.padding import learn_every_row
-from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, TRAINED, check_parameters, check_trained, family_of, graph_of
+from pipeline.families.registry import (
+    FAMILIES,
+    PAIR_FAMILIES,
+    TRAINED,
+    check_parameters,
+    check_trained,
+    family_of,
+    graph_of,
+    held_by,
+)
 from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Section
 from pipeline.families.target import FFN_KEYS, check_growth, derived_sizes, target_config
@@ -38,6 +47,7 @@ __all__ = [
     "family_of",
     "graph_of",
     "has_key",
+    "held_by",
     "keep_context",
     "learn_every_row",
     "of_layers",

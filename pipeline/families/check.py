@@ -14,7 +14,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
-from pipeline.families import EXPERT_KEYS, FAMILIES, Family, check_parameters, has_key, target_config
+from pipeline.families import EXPERT_KEYS, FAMILIES, Family, check_parameters, has_key, held_by, target_config
 from pipeline.growth.joined import parameters_of, stored_of
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
@@ -112,7 +112,7 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
     config._experts_implementation = "eager"
     model = family.model(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    for name, parameter in held_by(model).items():
         values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if parameter.ndim > 1:
             values *= 0.3
@@ -127,13 +127,13 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
 
 def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     """Return the target's model, in float64, holding what the plan makes of a source's."""
-    held: dict[str, Rows] = {name: Whole(parameter.data) for name, parameter in model.named_parameters()}
+    held: dict[str, Rows] = {name: Whole(tensor.data) for name, tensor in held_by(model).items()}
     grown_state = plan.grow(stored_of(plan.source_graph, held), torch.float64)
     state: State = parameters_of(plan.graph, grown_state)
     plan.config._attn_implementation = "eager"
     plan.config._experts_implementation = "eager"
     grown = plan.family.model(plan.config).double().eval()
-    parameters = dict(grown.named_parameters())
+    parameters = held_by(grown)
     with torch.no_grad():
         for name, tensor in state.items():
             parameters[name].copy_(tensor.rows(0, tensor.shape[0]))

@@ -127,17 +127,32 @@ class Experts:
     """A mixture of experts: the feed-forward networks that a router chooses for a token, each times its gate, and summed."""
 
     router: Linear
-    """What makes the experts' scores, by expert; gates are their softmax."""
+    """What makes the experts' logits, by expert; `gate` makes scores of them."""
     each: tuple[Mlp, ...]
     """The experts, by number."""
     per_token: int
     """How many are chosen for a token."""
     renormalized: bool
-    """Whether the gates of those that are chosen are divided by their sum."""
+    """Whether the gates, which are the scores of those that are chosen, are divided by their sum."""
+    gate: Literal["softmax", "sigmoid"] = "softmax"
+    """Scores are the softmax of all logits, or the sigmoid of each."""
+    scaling: float = 1.0
+    """What gates are multiplied by in the end."""
+    selection_bias: str | None = None
+    """A buffer, [experts]: what is added to scores to choose experts by, and not to gates (Wang et al. 2024, 2408.15664)."""
+    groups: int = 1
+    """Experts stand in so many groups of equal size, one behind the other."""
+    groups_per_token: int = 1
+    """How many groups a token's experts are of: those in which the two highest scores have the largest sum."""
     shared: Mlp | None = None
     """A network that every token goes through."""
     shared_gate: Linear | None = None
     """What its output is multiplied by, behind a sigmoid."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a token's experts are of some groups alone."""
+        return self.groups_per_token < self.groups
 
     @property
     def networks(self) -> list[Mlp]:
@@ -335,15 +350,15 @@ class Model:
         return active
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the class's own parameters by name."""
+        """Return the shapes of the class's own parameters, and of the buffers that files hold, by name."""
         stored = {part for joined in self.joined for part in joined.parts}
         plain = {name: tensor.shape(self.sizes) for name, tensor in self.tensors().items() if name not in stored}
         return plain | {joined.name: joined.shape for joined in self.joined}
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
-        return sum(math.prod(tensor.shape(self.sizes)) for tensor in self.tensors().values())
+        """How many numbers it learns."""
+        return sum(math.prod(tensor.shape(self.sizes)) for tensor in self.tensors().values() if not tensor.buffer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, in a fixed order; one that two nodes read is there once."""
@@ -417,6 +432,8 @@ def branch_tensors(branch: Branch, layer: int) -> Iterator[Tensor]:
     yield from norm_tensors(branch.pre, "layer", layer)
     if isinstance(body, Experts):
         yield from linear_tensors(body.router, "layer", layer)
+        if body.selection_bias is not None:
+            yield Tensor(body.selection_bias, (Axis.of("experts"),), ("out",), "zeros", "layer", layer, buffer=True)
         for number, network in enumerate(body.each):
             for tensor in network_tensors(network, layer):
                 yield replace(tensor, expert=number)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
 from pipeline.families.base import Family
@@ -84,8 +84,14 @@ def graph_of(config: PretrainedConfig) -> Model:
     return family_of(config).graph(config)
 
 
+def held_by(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the parameters of a class's model, and the buffers that its files hold, by name."""
+    stored = model.state_dict().keys()
+    return dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in stored}
+
+
 def check_parameters(family: Family, config: PretrainedConfig) -> None:
-    """Hold the family's graph against the Hugging Face class's own parameter list.
+    """Hold the family's graph against the Hugging Face class's own parameters and stored buffers.
 
     Raises RuntimeError naming the first tensor that either side lacks or shapes otherwise.
     """
@@ -93,7 +99,7 @@ def check_parameters(family: Family, config: PretrainedConfig) -> None:
         model = family.model(config)
     graph = family.graph(config)
     ours = graph.parameter_shapes()
-    theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in held_by(model).items()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise RuntimeError(

@@ -102,6 +102,9 @@ class Tensor:
     """What the model adds to it (Gemma's gains: 1)."""
     expert: int | None = None
     """The expert that it is of."""
+    buffer: bool = False
+    """Whether it is a buffer of the class that files hold, float32 whatever the weights are, and no parameter: no gradient
+    reaches it."""
 
     @property
     def decays(self) -> bool:

@@ -109,7 +109,15 @@ def _read_ranks(directory: Path, path: Path) -> dict[str, Parameter]:
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
-    return held | _read_untrained(directory, model, held, ranks, stage)
+    return held | _read_untrained(directory, model, held, ranks, stage) | _read_buffers(model)
+
+
+def _read_buffers(model: dict[str, Any]) -> dict[str, Parameter]:
+    """Return the buffers that a model's files hold, which every rank has whole."""
+    found = {name: Parameter(model["module"][name].shape) for name in model["buffer_names"] if name in model["module"]}
+    for name, buffer in found.items():
+        buffer.add(model["module"][name].flatten(), 0, model["module"][name].numel(), {})
+    return found
 
 
 def _read_untrained(
@@ -187,7 +195,7 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, Parameter]:
                 raise UserError(f"{path}: tensor {name!r} is {weights.dtype} without a float32 master; ZeRO stage 1 keeps one")
             held[name] = Parameter(weights.shape)
             held[name].add(weights.detach().flatten(), 0, weights.numel(), optimizer["state"].get(place, {}))
-    return held
+    return held | _read_buffers(model)
 
 
 def _optimizer_file(directory: Path, rank: int) -> Path:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError, is_full_disk
 from data_prep.files import write_json
-from pipeline.families import family_of
+from pipeline.families import family_of, graph_of
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as
 from pipeline.growth.weight_files import WEIGHTS, WEIGHTS_INDEX
@@ -39,15 +39,17 @@ def write_huggingface(
 ) -> None:
     """Write config.json and the state's weights in `dtype` into `directory`, which exists and is the caller's to discard.
 
-    The names are the family's, a tied head left out, as save_pretrained does. Raises UserError where the
-    disk is full or a value is beyond the dtype.
+    Buffers among them are written in float32, as their classes keep them. The names are the family's, a tied head left out,
+    as save_pretrained does. Raises UserError where the disk is full or a value is beyond the dtype.
     """
+    buffers = {name for name, tensor in graph_of(config).tensors().items() if tensor.buffer}
+    dtypes = {name: torch.float32 if name in buffers else dtype for name in state}
     # Meta tensors have sizes and no elements, which is all that the split asks of them.
-    described = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in state.items()}
+    described = {name: torch.empty(tensor.shape, dtype=dtypes[name], device="meta") for name, tensor in state.items()}
     split = split_torch_state_dict_into_shards(described, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes)
     try:
         for file, names in split.filename_to_tensors.items():
-            _write_safetensors(directory / file, {name: state[name] for name in names}, dtype, progress or (lambda _: None))
+            _write_safetensors(directory / file, {name: state[name] for name in names}, dtypes, progress or (lambda _: None))
         if split.is_sharded:
             write_json(directory / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
         _described(config, dtype).save_pretrained(directory)
@@ -69,17 +71,17 @@ def _described(config: PretrainedConfig, dtype: torch.dtype) -> PretrainedConfig
     return config
 
 
-def _write_safetensors(path: Path, tensors: dict[str, Rows], dtype: torch.dtype, progress: Progress) -> None:
+def _write_safetensors(path: Path, tensors: dict[str, Rows], dtypes: dict[str, torch.dtype], progress: Progress) -> None:
     """The format: the header's length in 8 bytes, the header as JSON padded to 8 bytes, then the tensors end to end."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
-        begin, end = end, end + math.prod(tensor.shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(tensor.shape) * dtypes[name].itemsize
+        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in tensors.items():
-            for _, rows in row_chunks(tensor, dtype=dtype):
-                progress(file.write(raw_bytes(stored_as(rows, dtype, name))))
+            for _, rows in row_chunks(tensor, dtype=dtypes[name]):
+                progress(file.write(raw_bytes(stored_as(rows, dtypes[name], name))))

@@ -62,4 +62,5 @@ def stored_of(model: Model, parameters: State) -> State:
             shape = tensors[part].shape(model.sizes)
             found[part] = PartRows(whole, begin, shape)
             begin += math.prod(shape)
-    return {name: found[name] for name in tensors}
+    # Gradients and moments are of parameters alone.
+    return {name: found[name] for name, tensor in tensors.items() if not tensor.buffer or name in found}

@@ -89,7 +89,7 @@ class GrowthPlan:
                     f"growth.optimizer_state: grow needs the source's Adam state, and of tensor {name!r} its optimizer kept "
                     f"{', '.join(sorted(kept))} alone; choose fresh"
                 )
-        return {name: self._grown_adam(tensor, optimizer) for name, tensor in self.tensors.items()}
+        return {name: self._grown_adam(tensor, optimizer) for name, tensor in self.tensors.items() if not tensor.buffer}
 
     def annealed_over(self, steps: int) -> "GrowthPlan":
         """Return the plan whose weighted norms turn to stock norms over so many steps of training."""

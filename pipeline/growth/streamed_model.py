@@ -145,9 +145,12 @@ def streamed_model(
             else:
                 held = nn.Parameter(rows.rows(0, rows.shape[0]).to(device, dtype), requires_grad=False)
             setattr(module, leaf, held)
-    # What is left are buffers, such as rotary frequencies.
-    for module in model.modules():
+    # What is left are buffers: those that files hold, and such as rotary frequencies.
+    for name, module in model.named_modules():
         for leaf, buffer in list(module.named_buffers(recurse=False)):
+            full = f"{name}.{leaf}"
+            if full in state:
+                buffer = state[full].rows(0, state[full].shape[0])
             setattr(module, leaf, buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype))
     forward = model.forward
 

@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
-from pipeline.families import family_of, sizes_of
+from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.growth import streaming
 from pipeline.growth.huggingface_sink import Progress, no_room
 from pipeline.growth.integrity import seal
@@ -65,11 +65,16 @@ def write_zero3(
     tag = directory / TAG
     config = copy.deepcopy(config)
     config.dtype = dtype
+    buffers = [name for name, tensor in graph_of(config).tensors().items() if tensor.buffer]
+    held = {name: state[name].rows(0, state[name].shape[0]).float() for name in buffers}
+    state = {name: tensor for name, tensor in state.items() if name not in held}
     groups = _groups(state, optimizer)
     try:
         tag.mkdir()
         for rank in range(world_size):
-            _save(_model_states(config, state, groups, world_size), tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+            _save(
+                _model_states(config, state, held, groups, world_size), tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+            )
             path = tag / f"{'bf16_' if dtype is torch.bfloat16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
             _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
         config.save_pretrained(tag)
@@ -85,7 +90,7 @@ def bytes_of_rank(state: State, world_size: int, optimizer: OptimizerState | Non
     """Return the bytes of one rank's fp32 masters and of what an optimizer keeps for each of their elements."""
     size = 0
     for name, tensor in state.items():
-        kept = {} if optimizer is None else optimizer[name]
+        kept = {} if optimizer is None else optimizer.get(name, {})
         copies = 1 + sum(not isinstance(value, int | float) for value in kept.values())
         size += copies * _piece_size(tensor, world_size) * torch.float32.itemsize
     return size
@@ -111,11 +116,13 @@ def _groups(state: State, optimizer: OptimizerState | None) -> list[_Group]:
     return list(groups.values())
 
 
-def _model_states(config: PretrainedConfig, state: State, groups: list[_Group], world_size: int) -> dict[str, Any]:
+def _model_states(
+    config: PretrainedConfig, state: State, buffers: dict[str, torch.Tensor], groups: list[_Group], world_size: int
+) -> dict[str, Any]:
     family, tied = family_of(config), sizes_of(config).tied
     return {
-        "module": {},
-        "buffer_names": [],
+        "module": buffers,
+        "buffer_names": list(buffers),
         "optimizer": None,
         "param_shapes": [OrderedDict((name, torch.Size(state[name].shape)) for name in group.names) for group in groups],
         "frozen_param_shapes": None,

@@ -26,7 +26,8 @@ def parameters_by_kind(config: PretrainedConfig) -> dict[str, int]:
 def _tensors(config: PretrainedConfig) -> Iterator[tuple[Tensor, int]]:
     graph = graph_of(config)
     for tensor in graph.tensors().values():
-        yield tensor, math.prod(tensor.shape(graph.sizes))
+        if not tensor.buffer:
+            yield tensor, math.prod(tensor.shape(graph.sizes))
 
 
 def _kind(tensor: Tensor) -> str:
