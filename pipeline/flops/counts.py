@@ -5,11 +5,13 @@ that causal kernels leave out is left out by choice. Looking up embeddings is no
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
-from pipeline.families import FAMILIES, Family, Section, Sizes
-from pipeline.families.graph import Attention, Linear, Mlp, Model
+from transformers import PretrainedConfig
+
+from pipeline.families import Family, Section, family_of
+from pipeline.families.graph import Attention, Experts, Layer, Linear, Model
+from pipeline.families.tensors import RESIDUAL
 
 PARTS = ("embedding", "attention_projections", "attention_scores", "ffn", "head")
 
@@ -48,25 +50,37 @@ class StepFlops:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
-    """Forward FLOPs of one token."""
+class _Layer:
+    """Forward FLOPs of one token in one layer."""
 
     inputs: int
-    """One layer's query, key and value projections."""
+    """Query, key and value projections."""
     mixed: int
-    """One layer's output projection of attention."""
+    """The output projection of attention."""
+    score: int
+    """One query with one key: their score, and the share of the mix."""
     ffn: int
-    """One layer's FFN."""
-    down: int
-    """The last product of the FFN."""
-    down_is_linear: bool
+    """The FFN; of a mixture the router, the experts that are chosen for a token and what is shared."""
+    added: int
+    """The last product of the FFN where its result is added as it is, and no gate multiplies it."""
+    added_by_linear: bool
     """Whether that is torch's linear, and not GPT-2's Conv1D, which holds its matrix the other way round."""
+    reads_stream: bool
+    """Whether query, key and value read the stream without a norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardFlops:
+    """Forward FLOPs of a model's products, by layer; to be made once of a model by `of`."""
+
+    family: Family
+    layers: tuple[_Layer, ...]
     transform: int
-    """The dense layer that stands before the output matrix of an encoder's head."""
+    """The dense layer that stands before the output matrix of an encoder's head, of one position."""
     output: int
-    """The output matrix."""
-    reads_stream: frozenset[int]
-    """Layers whose query, key and value read the stream without a norm."""
+    """The output matrix, of one position."""
+    pairs: tuple[int, int]
+    """BERT's pooler and its two classes, of one position."""
     normed: bool
     """Whether a norm that learns with the head stands before its first product."""
     ends_in_norm: bool
@@ -74,48 +88,58 @@ class _Token:
     embeds: bool
     """Whether an embedding learns apart from the head."""
 
+    @classmethod
+    def of(cls, config: PretrainedConfig, *, every_expert: bool = False) -> "ForwardFlops":
+        """Count a model of a known family; `every_expert`: as if each token went through all experts of a mixture."""
+        family = family_of(config)
+        graph = family.graph(config)
+        # Of a model with an encoder besides this would be a part.
+        (stack,) = graph.stacks
+        branches, transform, hidden = stack.layers[0].branches, graph.head.transform, graph.sizes[RESIDUAL]
+        return cls(
+            family,
+            tuple(_layer(graph, layer, every_expert) for layer in stack.layers),
+            transform=0 if transform is None else _product(graph, transform),
+            # Tied or not, the matrix is there once.
+            output=2 * hidden * graph.sizes["vocab"],
+            pairs=(2 * hidden**2, 2 * hidden * 2),
+            normed=stack.final is not None,
+            ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
+            # A tied embedding stands still with the head.
+            embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
+        )
 
-@lru_cache(maxsize=64)
-def _graph(family_name: str, sizes: Sizes) -> Model:
-    # By name, since a family itself cannot be hashed.
-    return FAMILIES[family_name].graph_at(sizes)
+
+def _product(graph: Model, *linears: Linear) -> int:
+    """FLOPs of one vector times each of the matrices."""
+    return sum(2 * linear.out.size(graph.sizes) * linear.into.size(graph.sizes) for linear in linears)
 
 
-@lru_cache(maxsize=64)
-def _token(family_name: str, sizes: Sizes) -> _Token:
-    graph = _graph(family_name, sizes)
-    # Of a model with an encoder besides this would be a part.
-    (stack,) = graph.stacks
-    branches = stack.layers[0].branches
-    bodies = [branch.body for branch in branches]
+def _layer(graph: Model, layer: Layer, every_expert: bool) -> _Layer:
+    bodies = [branch.body for branch in layer.branches]
     (attention,) = [body for body in bodies if isinstance(body, Attention)]
-    (mlp,) = [body for body in bodies if isinstance(body, Mlp)]
-
-    def product(*linears: Linear) -> int:
-        """FLOPs of one vector times each of the matrices."""
-        return sum(2 * linear.out.size(graph.sizes) * linear.into.size(graph.sizes) for linear in linears)
-
-    transform = graph.head.transform
-    return _Token(
-        inputs=product(*attention.inputs),
-        mixed=product(attention.last),
-        ffn=product(*mlp.inputs, mlp.last),
-        down=product(mlp.last),
-        down_is_linear=not mlp.last.transposed,
-        transform=0 if transform is None else product(transform),
-        # Tied or not, the matrix is there once.
-        output=2 * sizes.hidden_size * sizes.vocab_size,
-        reads_stream=frozenset(i for i, layer in enumerate(stack.layers) if layer.branches[0].pre is None),
-        normed=stack.final is not None,
-        ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
-        # A tied embedding stands still with the head.
-        embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
+    (network,) = [body for body in bodies if not isinstance(body, Attention)]
+    # What the last product of a mixture gives is added as it is where a shared network runs last, behind no gate.
+    plain = network
+    if isinstance(network, Experts):
+        plain = network.shared if network.shared_gate is None else None
+        run = [*network.each[: None if every_expert else network.per_token], *([network.shared] if network.shared else [])]
+        ffn = _product(graph, network.router, *([network.shared_gate] if network.shared_gate else []))
+    else:
+        run, ffn = [network], 0
+    return _Layer(
+        inputs=_product(graph, *attention.inputs),
+        mixed=_product(graph, attention.last),
+        score=4 * graph.sizes["heads"] * graph.sizes["head_dim"],
+        ffn=ffn + sum(_product(graph, *each.inputs, each.last) for each in run),
+        added=0 if plain is None else _product(graph, plain.last),
+        added_by_linear=plain is not None and not plain.last.transposed,
+        reads_stream=layer.branches[0].pre is None,
     )
 
 
 def training_step(
-    family: Family,
-    sizes: Sizes,
+    forward: ForwardFlops,
     sequence_length: int,
     tokens: int,
     *,
@@ -136,43 +160,42 @@ def training_step(
     Backward, a matrix product costs its forward once for the gradient of its input, where anything below learns, and once
     for that of its weight, where it learns itself; scores and mix cost theirs twice wherever gradients pass.
     """
-    per = _token(family.name, sizes)
-    section = section or Section.whole(sizes.num_hidden_layers)
-    learning, depth = len(section.layers), section.depth
-    reaches = section.new_tokens or (section.embeddings and (section.head or per.embeds))
-    # Layers that gradients go through.
-    passed = depth if reaches else depth - min(section.layers, default=depth)
-
-    scores = 4 * sequence_length * sizes.num_attention_heads * sizes.head_dim
-    if causal_scores == "half" and family.objective == "clm":
-        scores //= 2
-    projections = (per.inputs + per.mixed) * (depth + passed + learning)
-    if learning and not reaches and min(section.layers) in per.reads_stream:
-        # Nothing below the lowest layer learns. Where q, k and v read its input they owe it no gradient; in a pre-norm
-        # layer a norm that learns stands between.
-        projections -= per.inputs
-    model = {
-        "embedding": 0,
-        "attention_projections": tokens * projections,
-        "attention_scores": tokens * scores * (depth + 2 * passed),
-        "ffn": tokens * per.ffn * (depth + passed + learning),
-        "head": scored * _head(per.transform, per.output, learns=section.head, passes=passed > 0, normed=per.normed)
-        # The gradient of an output matrix is computed whole, whichever of its rows learn.
-        + scored * (per.output if section.new_tokens and not section.head else 0),
-    }
-    if pairs:
-        products = 2 * sizes.hidden_size**2, 2 * sizes.hidden_size * 2
-        model["head"] += tokens // sequence_length * _head(*products, learns=section.head, passes=passed > 0, normed=False)
-    executed = dict(model)
-    if recomputed:
-        again = tokens * passed
-        executed["attention_projections"] += again * (per.inputs + per.mixed)
-        executed["attention_scores"] += again * scores
+    section = section or Section.whole(len(forward.layers))
+    reaches = section.new_tokens or (section.embeddings and (section.head or forward.embeds))
+    # The first layer that gradients go through.
+    lowest = 0 if reaches else min(section.layers, default=section.depth)
+    halved = causal_scores == "half" and forward.family.objective == "clm"
+    model, again = _nothing(), _nothing()
+    for number, layer in enumerate(forward.layers[: section.depth]):
+        passes = number >= lowest
+        times = 1 + passes + (number in section.layers)
+        products = {
+            "attention_projections": layer.inputs + layer.mixed,
+            "attention_scores": layer.score * sequence_length // (1 + halved),
+            "ffn": layer.ffn,
+        }
+        model["attention_projections"] += tokens * products["attention_projections"] * times
+        model["attention_scores"] += tokens * products["attention_scores"] * (1 + 2 * passes)
+        model["ffn"] += tokens * layer.ffn * times
+        if number == lowest and not reaches and layer.reads_stream:
+            # Nothing below the lowest layer learns. Where q, k and v read its input they owe it no gradient; in a pre-norm
+            # layer a norm that learns stands between.
+            model["attention_projections"] -= tokens * layer.inputs
         # torch's checkpoints stop where the last tensor that backward needs is there again. That is before the last product,
         # where its result is but added; a norm behind it needs it. DeepSpeed's linear names what it needs after its product,
         # torch's before.
-        stops = not per.ends_in_norm and not (zero_linear and per.down_is_linear)
-        executed["ffn"] += again * (per.ffn - per.down if stops else per.ffn)
+        stops = not forward.ends_in_norm and not (zero_linear and layer.added_by_linear)
+        for part, flops in products.items():
+            again[part] += tokens * (flops - layer.added * (stops and part == "ffn")) * passes
+    passes = lowest < section.depth
+    model["head"] = (
+        scored * _head(forward.transform, forward.output, learns=section.head, passes=passes, normed=forward.normed)
+        # The gradient of an output matrix is computed whole, whichever of its rows learn.
+        + scored * (forward.output if section.new_tokens and not section.head else 0)
+    )
+    if pairs:
+        model["head"] += tokens // sequence_length * _head(*forward.pairs, learns=section.head, passes=passes, normed=False)
+    executed = {part: model[part] + again[part] for part in PARTS} if recomputed else dict(model)
     return StepFlops(model, executed)
 
 

@@ -99,15 +99,16 @@ class DryRun:
     def activations(self, leg: Leg) -> int:
         """Bytes that a rank keeps of a micro-batch for its backward pass; of a sub-model of any depth they are as many."""
         config = copy.copy(self.planned.config(leg.phase))
+        family = family_of(config)
         config._attn_implementation = self.recipe.attn_implementation
         # Of sequences that ranks share each keeps what belongs to its own positions.
         tokens = leg.micro_batch_size * leg.stream.sequence_length // sequence_parallel_size(self.ds_config)
         return activation_bytes(
-            family_of(config),
+            family,
             config,
             leg.stream.sequence_length,
             tokens,
-            scored=expected_scored(config, tokens),
+            scored=expected_scored(family, tokens),
             section=leg.section(leg.begin),
             dtype=compute_dtype(self.ds_config),
             recomputed=self.recipe.activation_checkpointing,

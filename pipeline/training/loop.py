@@ -17,7 +17,7 @@ from pipeline.data.batches import PackedBatches, UnpackedBatches, rank_samples
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scores import Score
 from pipeline.families import Section
-from pipeline.flops.counts import StepFlops
+from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.runs import JsonLines
@@ -207,6 +207,7 @@ class Trainer:
         self._tasks = tasks
         self._records = records
         self._stop = stop
+        self._forward_flops = ForwardFlops.of(model.config)
         self._gradients = Gradients(model.engine)
         model.optimizer.refuses = self._gradients.refused
         self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
@@ -379,7 +380,7 @@ class Trainer:
         loss, scored, stopping, due = self._forward_backward(leg, section)
         norm, forgiven = self._gradients.last()
 
-        flops = step_flops(self._recipe, model.config, leg, section, scored)
+        flops = step_flops(self._recipe, self._forward_flops, leg, section, scored)
         position.step += 1
         position.samples[leg.stream.name] = position.samples.get(leg.stream.name, 0) + leg.batch_size
         position.tokens += leg.tokens

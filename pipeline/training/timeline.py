@@ -10,8 +10,8 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import MASKED_SHARE
-from pipeline.families import Section, family_of, sizes_of
-from pipeline.flops.counts import StepFlops, training_step
+from pipeline.families import Family, Section, sizes_of
+from pipeline.flops.counts import ForwardFlops, StepFlops, training_step
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
 from pipeline.training.blocks import section_of
 from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
@@ -168,11 +168,10 @@ class Timeline:
         return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - leg.begin, leg.stage.warmup_steps)
 
 
-def step_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Section, scored: int) -> StepFlops:
+def step_flops(recipe: Recipe, forward: ForwardFlops, leg: Leg, section: Section, scored: int) -> StepFlops:
     """FLOPs of one step of a leg in which the head scores `scored` positions."""
     return training_step(
-        family_of(config),
-        sizes_of(config),
+        forward,
         leg.stream.sequence_length,
         leg.tokens,
         scored=scored,
@@ -184,14 +183,14 @@ def step_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Sect
     )
 
 
-def expected_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, section: Section) -> StepFlops:
+def expected_flops(recipe: Recipe, forward: ForwardFlops, leg: Leg, section: Section) -> StepFlops:
     """FLOPs of a step before its text is read."""
-    return step_flops(recipe, config, leg, section, expected_scored(config, leg.tokens))
+    return step_flops(recipe, forward, leg, section, expected_scored(forward.family, leg.tokens))
 
 
-def expected_scored(config: PretrainedConfig, tokens: int) -> int:
+def expected_scored(family: Family, tokens: int) -> int:
     """Positions that the head scores of so many tokens: of masked text its share, padding too."""
-    return round(tokens * MASKED_SHARE) if family_of(config).objective == "mlm" else tokens
+    return round(tokens * MASKED_SHARE) if family.objective == "mlm" else tokens
 
 
 def lay_out(
@@ -247,12 +246,13 @@ def _steps(recipe: Recipe, config: PretrainedConfig, leg: Leg, windows: Callable
 
 def _steps_to_reach(flops: float, recipe: Recipe, config: PretrainedConfig, leg: Leg) -> int:
     """The first number of steps whose model FLOPs are at least `flops`."""
+    forward = ForwardFlops.of(config)
     if leg.stage.submodel_layers is None:
-        return math.ceil(flops / expected_flops(recipe, config, leg, leg.section(leg.begin)).model_total)
+        return math.ceil(flops / expected_flops(recipe, forward, leg, leg.section(leg.begin)).model_total)
     trained = leg.stage.submodel_layers
     cost = np.zeros(leg.layers + 1)
     for depth in range(trained, leg.layers + 1, trained):
-        cost[depth] = expected_flops(recipe, config, leg, Section.top(depth, trained)).model_total
+        cost[depth] = expected_flops(recipe, forward, leg, Section.top(depth, trained)).model_total
     steps, spent = 0, 0.0
     while True:
         reached = spent + np.cumsum(cost[_depths(leg.stage, leg.layers, leg.seed, steps, _DRAWN_AT_ONCE)])

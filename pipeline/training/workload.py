@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from transformers import PretrainedConfig
 
-from pipeline.flops.counts import StepFlops
+from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.recipe import Recipe
 from pipeline.training.timeline import Leg, Timeline, expected_flops
 
@@ -14,9 +14,9 @@ _HALF_LIFE = 60.0
 
 def leg_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg) -> StepFlops:
     """Return the FLOPs that all steps of a stage are expected to come to; of sub-models, those that will be drawn."""
-    whole = StepFlops()
+    whole, forward = StepFlops(), ForwardFlops.of(config)
     for section, steps in leg.sections().items():
-        whole += expected_flops(recipe, config, leg, section) * steps
+        whole += expected_flops(recipe, forward, leg, section) * steps
     return whole
 
 

@@ -28,9 +28,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Family, Section, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, Family, Section, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
-from pipeline.flops.counts import training_step
+from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import find_peak
 from pipeline.growth.initialization import initialized
 from pipeline.growth.memory import rank_bytes
@@ -316,7 +316,7 @@ def speed(model: Model, way: Way, sequences: int, size: Size, device: torch.devi
         with contextlib.suppress(Exception):
             close()
     tokens = sequences * model.length
-    flops = training_step(family, sizes_of(config), model.length, tokens, scored=batch.scored).model_total
+    flops = training_step(ForwardFlops.of(config), model.length, tokens, scored=batch.scored).model_total
     taken = statistics.median(seconds)
     mfu = find_peak(device, torch.bfloat16, None).utilization(flops, taken, 1)
     return Speed(tokens / taken, taken, mfu, idle, peak)

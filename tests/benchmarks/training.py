@@ -23,8 +23,8 @@ from transformers import PretrainedConfig
 from pipeline import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
-from pipeline.families import FAMILIES, Section, scratch_config, sizes_of
-from pipeline.flops.counts import training_step
+from pipeline.families import FAMILIES, Section, scratch_config
+from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
 from pipeline.runs import JsonLines
@@ -148,8 +148,7 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
     _, *times = over_the_first([lambda section=section: step(trained, section, ids, labels) for section in ways], size.rounds)
     whole, *flops = (
         training_step(
-            trained.family,
-            sizes_of(trained.config),
+            ForwardFlops.of(trained.config),
             length,
             ids.numel(),
             scored=int((labels != IGNORED).sum()),

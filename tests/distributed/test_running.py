@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section, sizes_of
-from pipeline.flops.counts import training_step
+from pipeline.families import FAMILIES, Section
+from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
@@ -100,7 +100,7 @@ def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
             trained.engine.backward(summed_loss(trained.logits(ids).tokens, ids) / BATCH)
         trained.engine.step()
         again = {"recomputed": True, "zero_linear": True}
-        formula = training_step(table, sizes_of(config), LENGTH, tokens, scored=tokens, section=section, **again)
+        formula = training_step(ForwardFlops.of(config), LENGTH, tokens, scored=tokens, section=section, **again)
         cases.append((counter.get_total_flops(), formula.executed_total))
     trained.close()
     return cases

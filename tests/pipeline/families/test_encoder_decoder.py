@@ -10,9 +10,9 @@ from transformers import AutoModelForSeq2SeqLM
 
 from data_prep.errors import UserError
 from pipeline.evaluation.encoding import open_tokenizer
-from pipeline.families import FAMILIES, check, check_growth, scratch_config, sizes_of, target_config
+from pipeline.families import FAMILIES, check, check_growth, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
-from pipeline.flops.counts import training_step
+from pipeline.flops.counts import ForwardFlops
 from pipeline.growth import probe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
@@ -213,7 +213,7 @@ def test_what_the_pipeline_does_not_do_is_refused_before_anything_is_done(tmp_pa
 def test_nothing_counts_a_decoder_as_the_model():
     config, _ = small()
     with pytest.raises(ValueError, match="too many values"):
-        training_step(T5, sizes_of(config), 8, 16, scored=16)
+        ForwardFlops.of(config)
     with pytest.raises(ValueError, match="too many values"):
         activation_bytes(T5, config, 8, 16, scored=16, dtype=torch.float32)
 

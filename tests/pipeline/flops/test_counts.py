@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_f
 from transformers import BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, TRAINED, Section, sizes_of
-from pipeline.flops.counts import PARTS, StepFlops, training_step
+from pipeline.families import FAMILIES, TRAINED, Section, check, sizes_of
+from pipeline.families.base import has_key
+from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.running import running, scoring
@@ -23,6 +24,8 @@ SCORED = 11
 
 HEADS = {"bert": "cls", "distilbert": "vocab_transform", "modernbert": "model.final_norm", "roberta": "lm_head"}
 """Where the prediction heads of masked models begin."""
+
+UNITS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 
 ALL = frozenset(range(LAYERS))
 NONE = frozenset()
@@ -47,19 +50,23 @@ SECTIONS = {
 
 def let_learn(model, family, section):
     """Set requires_grad as the section says."""
-    tensors = family.graph(model.config).tensors()
+    graph = family.graph(model.config)
+    tensors = graph.tensors() | {joined.name: graph.tensors()[joined.parts[0]] for joined in graph.joined}
     learning = {"embeddings": section.embeddings, "head": section.head}
-    tables = {tensor.name for tensor in token_tables(family.graph(model.config))} if section.new_tokens else set()
+    tables = {tensor.name for tensor in token_tables(graph)} if section.new_tokens else set()
     for name, parameter in model.named_parameters():
         tensor = tensors[name]
         learns = tensor.layer in section.layers if tensor.block == "layer" else learning[tensor.block]
         parameter.requires_grad_(learns or name in tables)
 
 
+MIXTURES = {name: family for name, family in FAMILIES.items() if has_key(family.config_class, "num_experts")}
+COUNTED = TRAINED | MIXTURES
+
 # The others are of the same tables as these, and run here where all is tested; the tests below run them in any case.
 EACH_FAMILY = [
-    pytest.param(family, id=name, marks=() if name in ("bert", "gpt2", "llama") else pytest.mark.full)
-    for name, family in TRAINED.items()
+    pytest.param(family, id=name, marks=() if name in ("bert", "gpt2", "llama", "qwen2_moe") else pytest.mark.full)
+    for name, family in COUNTED.items()
 ]
 
 
@@ -97,11 +104,14 @@ def counted(model, family, section, scored, run=plainly):
 
     def product(flops, *shapes):
         dimensions = {size for shape in shapes for size in shape}
-        if sizes.vocab_size in dimensions or SCORED in dimensions:
+        # An expert may be given as many tokens of a causal model as any.
+        if sizes.vocab_size in dimensions or (family.objective == "mlm" and SCORED in dimensions):
             parts["head"] += flops
         else:
-            # Phi-3 makes gate and unit by one matrix, as wide as no other product of these models.
-            inner = {sizes.intermediate_size, 2 * sizes.intermediate_size}
+            # Gate and unit may be made by one matrix, as wide as no other product of these models. A router is as wide as
+            # there are experts, and the gate of a shared one is a single channel.
+            units = {getattr(sizes, key) for key in UNITS} - {None}
+            inner = units | {2 * size for size in units} | {sizes.num_experts, 1}
             parts["ffn" if inner & dimensions else "attention_projections"] += flops
         return flops
 
@@ -130,6 +140,8 @@ def counted(model, family, section, scored, run=plainly):
 def small(tiny_model, family, *, tied=True):
     model = tiny_model(family, tied=tied, layers=LAYERS).float().train()
     model.set_attn_implementation("eager")
+    # A loop over the experts: products by groups are not counted by torch.
+    model.set_experts_implementation("eager")
     return model
 
 
@@ -138,9 +150,8 @@ def small(tiny_model, family, *, tied=True):
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, section):
     model = small(tiny_model, family.name, tied=tied)
-    sizes = sizes_of(model.config)
     scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(family, sizes, LENGTH, TOKENS, scored=scored, section=section)
+    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, section=section)
     # Equal to the last operation: both count matrix products, and only those.
     assert formula.model == counted(model, family, section or Section.whole(LAYERS), scored)
     assert formula.executed == formula.model
@@ -151,31 +162,31 @@ def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, section)
 def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, section):
     model = small(tiny_model, family.name)
     scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(family, sizes_of(model.config), LENGTH, TOKENS, scored=scored, section=section)
+    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, section=section)
     assert formula.executed == counted(model, family, section or Section.whole(LAYERS), scored, as_in_training)
 
 
 @pytest.mark.parametrize("section", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
-@pytest.mark.parametrize("family", TRAINED.values(), ids=TRAINED)
+@pytest.mark.parametrize("family", COUNTED.values(), ids=COUNTED)
 def test_recomputed_layers_are_executed_again(tiny_model, family, section):
     model = small(tiny_model, family.name, tied=False)
     prepare_model(model, family, activation_checkpointing=True, compile=False)
     section = SECTIONS[section]
     scored = SCORED if family.objective == "mlm" else TOKENS
-    sizes = sizes_of(model.config)
+    forward = ForwardFlops.of(model.config)
     plain, recomputed = (
-        training_step(family, sizes, LENGTH, TOKENS, scored=scored, section=section, recomputed=recomputed)
+        training_step(forward, LENGTH, TOKENS, scored=scored, section=section, recomputed=recomputed)
         for recomputed in (False, True)
     )
     assert recomputed.executed == counted(model, family, section or Section.whole(LAYERS), scored)
     assert recomputed.model == plain.model
 
 
-@pytest.mark.parametrize("family", TRAINED.values(), ids=TRAINED)
+@pytest.mark.parametrize("family", COUNTED.values(), ids=COUNTED)
 def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
-    sizes = sizes_of(small(tiny_model, family.name).config)
+    forward = ForwardFlops.of(small(tiny_model, family.name).config)
     full, half = (
-        training_step(family, sizes, LENGTH, TOKENS, scored=TOKENS, recomputed=True, causal_scores=causal_scores)
+        training_step(forward, LENGTH, TOKENS, scored=TOKENS, recomputed=True, causal_scores=causal_scores)
         for causal_scores in ("full", "half")
     )
     share = 2 if family.objective == "clm" else 1
@@ -186,7 +197,6 @@ def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
 @pytest.mark.parametrize("section", [None, Section.top(3, 1), SECTIONS["head alone"], SECTIONS["layer 0 alone"]])
 def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, section):
     family, config = FAMILIES["bert"], small(tiny_model, "bert").config
-    sizes = sizes_of(config)
     model = BertForPreTraining(config).train()
     section = section or Section.whole(LAYERS)
     for name, parameter in model.named_parameters():
@@ -202,8 +212,32 @@ def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, section):
     with FlopCounterMode(display=False) as counter:
         output = model(input_ids=torch.arange(TOKENS).reshape(SEQUENCES, LENGTH))
         (output.prediction_logits.sum() + output.seq_relationship_logits.sum()).backward()
-    formula = training_step(family, sizes, LENGTH, TOKENS, scored=TOKENS, section=section, pairs=True)
+    formula = training_step(ForwardFlops.of(config), LENGTH, TOKENS, scored=TOKENS, section=section, pairs=True)
     assert formula.model_total == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("options", [{"mlp_only_layers": [1]}, {"decoder_sparse_step": 2}], ids=str)
+def test_layers_without_experts_are_counted_as_they_are(options, recomputed):
+    family = FAMILIES["qwen3_moe"]
+    config = check.small_config(family, num_hidden_layers=LAYERS, intermediate_size=200, **options)
+    config._experts_implementation = "eager"
+    config._attn_implementation = "eager"
+    model, forward = family.model(config).train(), ForwardFlops.of(config)
+    prepare_model(model, family, activation_checkpointing=recomputed)
+    sections = [Section.whole(LAYERS), SECTIONS["layer 0 alone"], SECTIONS["layers apart, frozen head"]]
+    for section in sections:
+        formula = training_step(forward, LENGTH, TOKENS, scored=TOKENS, section=section, recomputed=recomputed)
+        assert formula.executed == counted(model, family, section, TOKENS)
+
+
+@pytest.mark.parametrize("family", MIXTURES.values(), ids=MIXTURES)
+def test_every_expert_counts_what_a_mixture_of_all_its_experts_does(tiny_model, family):
+    config = small(tiny_model, family.name).config
+    some, all_of_them = ForwardFlops.of(config), ForwardFlops.of(config, every_expert=True)
+    config.num_experts_per_tok = config.num_experts
+    assert ForwardFlops.of(config) == all_of_them
+    assert some.layers[0].ffn < all_of_them.layers[0].ffn
 
 
 def test_steps_add_up_part_by_part():

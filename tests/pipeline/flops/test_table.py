@@ -1,30 +1,19 @@
 """The arithmetic behind bert2BERT's table 2 (Chen et al. 2022), on BERT-base."""
 
 import pytest
+from transformers import BertConfig
 
-from pipeline.families import FAMILIES, Section, Sizes
-from pipeline.flops.counts import training_step
+from pipeline.families import Section
+from pipeline.flops.counts import ForwardFlops, training_step
 
-BERT = FAMILIES["bert"]
-BASE = Sizes(
-    hidden_size=768,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    num_key_value_heads=12,
-    head_dim=64,
-    intermediate_size=3072,
-    vocab_size=30522,
-    max_position_embeddings=512,
-    segments=2,
-    tied=True,
-)
+BASE = BertConfig()
 LENGTH, TOKENS, BLOCK = 512, 100 * 512, 3
 DEPTHS = range(BLOCK, BASE.num_hidden_layers + 1, BLOCK)
 
 
 def cost(section: Section | None, scored: float) -> int:
     """Model FLOPs of a step whose head scores this share of the positions."""
-    return training_step(BERT, BASE, LENGTH, TOKENS, scored=round(scored * TOKENS), section=section).model_total
+    return training_step(ForwardFlops.of(BASE), LENGTH, TOKENS, scored=round(scored * TOKENS), section=section).model_total
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.families import scratch_config
+from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import Recipe
 from pipeline.training.progress import Progress, duration
 from pipeline.training.timeline import expected_flops, lay_out
@@ -36,7 +37,7 @@ def test_what_is_left_is_the_sum_of_the_steps_to_come():
     recipe, configs, laid_out = timeline()
     workload = Workload(recipe, laid_out, lambda phase: configs[phase])
     costs = [
-        expected_flops(recipe, configs[leg.phase], leg, leg.section(step)).executed_total
+        expected_flops(recipe, ForwardFlops.of(configs[leg.phase]), leg, leg.section(step)).executed_total
         for leg in laid_out.legs
         for step in range(leg.begin, leg.end)
     ]

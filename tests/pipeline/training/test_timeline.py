@@ -5,6 +5,7 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.families import Section, scratch_config, target_config
+from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import load_recipe
 from pipeline.training.timeline import Stream, expected_flops, lay_out, phases_of
 
@@ -46,7 +47,8 @@ def test_a_stage_of_flops_ends_with_the_step_that_reaches_them(name, per_block):
     sub = "" if per_block is None else f", submodel_layers: {per_block}"
     recipe, configs, timeline = laid_out(name, f"stages=[{{name: f, flops: 3e12{sub}}}]")
     leg = timeline.legs[-1]
-    spent = [expected_flops(recipe, configs[1], leg, leg.section(step)).model_total for step in range(leg.begin, leg.end)]
+    forward = ForwardFlops.of(configs[1])
+    spent = [expected_flops(recipe, forward, leg, leg.section(step)).model_total for step in range(leg.begin, leg.end)]
     assert sum(spent[:-1]) < 3e12 <= sum(spent)
     assert (len(set(spent)) == 1) == (per_block is None)
 
