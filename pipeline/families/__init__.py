@@ -16,7 +16,7 @@ from pipeline.families.registry import (
     held_by,
 )
 from pipeline.families.scratch import scratch_config
-from pipeline.families.section import Section
+from pipeline.families.section import Mixtures, Section
 from pipeline.families.target import FFN_KEYS, check_growth, derived_sizes, target_config
 from pipeline.families.tensor_names import place
 from pipeline.families.upcycling import upcycled_config
@@ -32,6 +32,7 @@ __all__ = [
     "TRAINED",
     "Change",
     "Family",
+    "Mixtures",
     "Section",
     "Sizes",
     "carry_layer_lists",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline.families.section import Mixtures
 from pipeline.families.tensors import EXPERT_NUMBER, KEY_PORTS, LAYER_NUMBER, LOGITS, QUERY_PORTS, STREAM, Axis, Init, Tensor
 
 
@@ -351,9 +352,30 @@ class Model:
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the class's own parameters, and of the buffers that files hold, by name."""
+        joined = {joined.name: joined.shape for joined in self.joined}
+        return {name: joined.get(name) or held[0].shape(self.sizes) for name, held in self.held().items()}
+
+    def held(self) -> dict[str, tuple[Tensor, ...]]:
+        """Return the tensors that each of the class's own parameters, or buffers, holds, by its name; several if joined."""
+        tensors = self.tensors()
         stored = {part for joined in self.joined for part in joined.parts}
-        plain = {name: tensor.shape(self.sizes) for name, tensor in self.tensors().items() if name not in stored}
-        return plain | {joined.name: joined.shape for joined in self.joined}
+        plain = {name: (tensor,) for name, tensor in tensors.items() if name not in stored}
+        return plain | {joined.name: tuple(tensors[part] for part in joined.parts) for joined in self.joined}
+
+    @property
+    def mixtures(self) -> Mixtures | None:
+        """Its mixtures of experts; None where it has none."""
+        found = {
+            number: branch.body
+            for number, layer in enumerate(self.layers)
+            for branch in layer.branches
+            if isinstance(branch.body, Experts)
+        }
+        if not found:
+            return None
+        return Mixtures(
+            frozenset(found), max(len(body.each) for body in found.values()), any(body.shared for body in found.values())
+        )
 
     @property
     def parameters(self) -> int:
@@ -426,21 +448,26 @@ def network_tensors(body: Attention | Mlp, layer: int) -> Iterator[Tensor]:
     yield from linear_tensors(body.last, "layer", layer)
 
 
+def of_mixture(tensors: Iterator[Tensor], what: Literal["router", "shared_expert"]) -> Iterator[Tensor]:
+    """Yield tensors as those of some part of a mixture of experts."""
+    return (replace(tensor, mixture=what) for tensor in tensors)
+
+
 def branch_tensors(branch: Branch, layer: int) -> Iterator[Tensor]:
     """Yield the tensors of a branch."""
     body = branch.body
     yield from norm_tensors(branch.pre, "layer", layer)
     if isinstance(body, Experts):
-        yield from linear_tensors(body.router, "layer", layer)
+        yield from of_mixture(linear_tensors(body.router, "layer", layer), "router")
         if body.selection_bias is not None:
             yield Tensor(body.selection_bias, (Axis.of("experts"),), ("out",), "zeros", "layer", layer, buffer=True)
         for number, network in enumerate(body.each):
             for tensor in network_tensors(network, layer):
-                yield replace(tensor, expert=number)
+                yield replace(tensor, expert=number, mixture="expert")
         if body.shared is not None:
-            yield from network_tensors(body.shared, layer)
+            yield from of_mixture(network_tensors(body.shared, layer), "shared_expert")
         if body.shared_gate is not None:
-            yield from linear_tensors(body.shared_gate, "layer", layer)
+            yield from of_mixture(linear_tensors(body.shared_gate, "layer", layer), "router")
     else:
         yield from network_tensors(body, layer)
     yield from norm_tensors(branch.post, "layer", layer)

@@ -2,12 +2,27 @@
 
 from dataclasses import dataclass
 
+from pipeline.families.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mixtures:
+    """A model's mixtures of experts, as far as parts of them can be selected."""
+
+    layers: frozenset[int]
+    """Those that have one."""
+    experts: int
+    """In each."""
+    shared: bool
+    """Whether there is an expert besides that every token goes through."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """The bottom `depth` layers and the head run; of them `layers`, and by choice embeddings and head, learn.
 
-    A tied embedding belongs to the head: where the embeddings stand still it learns from the head's side only.
+    A tied embedding belongs to the head: where the embeddings stand still it learns from the head's side only. Parts of
+    mixtures of experts may learn in layers that do not learn as a whole.
     """
 
     depth: int
@@ -16,6 +31,14 @@ class Section:
     head: bool
     new_tokens: bool = False
     """Whether the rows of tokens that growth added learn, in the embedding and the output matrix, where those stand still."""
+    routers: bool = False
+    """Whether the routers of all layers learn, with the gates of shared experts."""
+    experts: frozenset[int] = frozenset()
+    """The experts that learn in all layers, by number."""
+    shared_experts: bool = False
+    """Whether the shared experts of all layers learn."""
+    mixtures: frozenset[int] = frozenset()
+    """The layers with mixtures of experts, where one of the three above is chosen."""
 
     @classmethod
     def whole(cls, depth: int) -> "Section":
@@ -32,4 +55,15 @@ class Section:
         """The first layer that gradients go through: None where they reach the embeddings, `depth` where the head alone."""
         if self.embeddings or self.new_tokens:
             return None
-        return min(self.layers, default=self.depth)
+        return min(self.layers | self.mixtures, default=self.depth)
+
+    def learns(self, tensor: Tensor) -> bool:
+        """Whether all of a tensor learns."""
+        if tensor.layer is None:
+            return self.embeddings if tensor.block == "embeddings" else self.head
+        of_mixture = {
+            "router": self.routers,
+            "expert": tensor.expert in self.experts,
+            "shared_expert": self.shared_experts,
+        }
+        return tensor.layer in self.layers or of_mixture.get(tensor.mixture, False)

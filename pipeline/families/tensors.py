@@ -102,6 +102,8 @@ class Tensor:
     """What the model adds to it (Gemma's gains: 1)."""
     expert: int | None = None
     """The expert that it is of."""
+    mixture: Literal["router", "expert", "shared_expert"] | None = None
+    """What of a mixture of experts it is of; the gate of a shared expert is of the router."""
     buffer: bool = False
     """Whether it is a buffer of the class that files hold, float32 whatever the weights are, and no parameter: no gradient
     reaches it."""

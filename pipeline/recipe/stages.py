@@ -15,19 +15,24 @@ UNITS = ("steps", "epochs", "tokens", "flops")
 """What the length of a stage may be counted in."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-_SELECTOR = re.compile(r"embeddings|head|layers|added|new_tokens|layers\.\d+(-\d+)?")
+_SELECTOR = re.compile(r"embeddings|head|added|new_tokens|router|(layers|experts)(\.\d+(-\d+)?)?")
 
 
 def _selector(name: str) -> str:
     if not _SELECTOR.fullmatch(name):
-        raise ValueError("parameters are named embeddings, head, layers, added, new_tokens, layers.3 or layers.6-11")
+        raise ValueError(
+            "parameters are named embeddings, head, layers, added, new_tokens, layers.3 or layers.6-11; of mixtures of experts "
+            "also router, experts, experts.3 or experts.0-3"
+        )
     return name
 
 
 Selector = Annotated[str, AfterValidator(_selector)]
 """Parameters: `embeddings`, `head` (with the matrix that it shares with the embedding, where tied), `layers`, `layers.3`,
 or `layers.6-11`, both ends included and counted from 0; `added`, the layers that the model's last growth added;
-`new_tokens`, the rows of the tokens that it added, in the embedding and the output matrix, and nothing else of those."""
+`new_tokens`, the rows of the tokens that it added, in the embedding and the output matrix, and nothing else of those. Of a
+mixture of experts `router`, the routers of all layers with the gates of shared experts; `experts`, all experts of all layers,
+the shared ones among them; `experts.3` or `experts.0-3`, those of all layers, without the shared ones."""
 
 
 class ScheduleConfig(StrictModel):

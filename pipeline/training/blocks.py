@@ -3,9 +3,12 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
 
 from data_prep.errors import UserError
-from pipeline.families import Section
+from pipeline.families import Mixtures, Section
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
 from pipeline.recipe import TrainStage
@@ -13,28 +16,61 @@ from pipeline.recipe import TrainStage
 HEAD = "head"
 EMBEDDINGS = "embeddings"
 ADDED = "added"
+LAYERS = "layers"
+ROUTER = "router"
+EXPERTS = "experts"
 NEW_TOKENS = "new_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The embeddings, the head (with a tied embedding), or consecutive layers; or rows of new tokens, of the first two."""
+    """The embeddings, the head (with a tied embedding), or consecutive layers; or parts of one of these."""
 
     name: str
     layers: range = range(0)
+    mixture: Literal["router", "expert", "shared_expert"] | None = None
+    """What of these layers' mixtures of experts it is, where it is a part of the layers."""
+    experts: range = range(0)
+    """Of the experts, those with these numbers."""
+    holds: "Block | None" = None
+    """The block of the matrices that hold its rows, where it is the rows of new tokens."""
 
     @classmethod
     def of_layers(cls, first: int, stop: int) -> "Block":
         """The layers [first, stop)."""
         return cls(f"layers.{first}-{stop - 1}", range(first, stop))
 
+    @property
+    def new_tokens(self) -> "Block":
+        """The rows of new tokens in its matrices."""
+        return Block(f"{self.name}.{NEW_TOKENS}", holds=self)
+
+    def rows(self, numbers: torch.Tensor, new_tokens: torch.Tensor) -> torch.Tensor:
+        """Return its own among the rows of a parameter that it shares with other blocks."""
+        if self.mixture is not None:
+            return numbers[self.experts.start : self.experts.stop]
+        return numbers[torch.isin(numbers, new_tokens, invert=self.holds is None)]
+
+    def parts(self, mixtures: Mixtures, *, routers: bool, experts: Sequence[range]) -> list["Block"]:
+        """Return the parts of its mixtures: the routers, by choice, and the experts in ranges, where any are given."""
+        if mixtures.layers.isdisjoint(self.layers):
+            return []
+        each = [Block(f"{self.name}.experts.{some.start}-{some.stop - 1}", self.layers, "expert", some) for some in experts]
+        shared = [Block(f"{self.name}.shared_expert", self.layers, "shared_expert")] if each and mixtures.shared else []
+        return [*([Block(f"{self.name}.router", self.layers, "router")] if routers else []), *each, *shared]
+
     def learns(self, section: Section) -> bool:
         """Whether a section lets this block learn."""
-        if self.name == EMBEDDINGS:
-            return section.embeddings
-        if self.name == NEW_TOKENS:
-            return section.new_tokens
-        return section.head if self.name == HEAD else section.layers.issuperset(self.layers)
+        if self.holds is not None:
+            return section.new_tokens or self.holds.learns(section)
+        if self.name in (EMBEDDINGS, HEAD):
+            return section.embeddings if self.name == EMBEDDINGS else section.head
+        of_mixture = {
+            "router": section.routers,
+            "expert": section.experts.issuperset(self.experts),
+            "shared_expert": section.shared_experts,
+        }
+        return section.layers.issuperset(self.layers) or of_mixture.get(self.mixture, False)
 
 
 def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
@@ -62,34 +98,45 @@ def selects(stage: TrainStage, selector: str) -> bool:
     return any(selector in each for each in (stage.trainable or (), *(group.parameters for group in stage.groups)))
 
 
-def section_of(selectors: Sequence[str], layers: int, where: str) -> Section:
+def section_of(selectors: Sequence[str], layers: int, where: str, mixtures: Mixtures | None = None) -> Section:
     """Return the section that lets the selected parameters of a whole model learn.
 
-    Raises UserError, which begins with `where`, for a layer that the model does not have.
+    Raises UserError, which begins with `where`, for a layer or an expert that the model does not have.
     """
-    chosen: set[int] = set()
+    chosen: dict[str, set[int]] = {LAYERS: set(), EXPERTS: set()}
+    counts = {LAYERS: layers, EXPERTS: 0 if mixtures is None else mixtures.experts}
+    of_mixture = [selector for selector in selectors if selector.partition(".")[0] in (ROUTER, EXPERTS)]
+    if of_mixture and mixtures is None:
+        raise UserError(f"{where}: {of_mixture[0]!r} where the model is no mixture of experts; leave it out")
     for selector in selectors:
         kind, _, numbers = selector.partition(".")
-        if kind != "layers":
+        if kind not in counts:
             continue
         first, _, last = numbers.partition("-")
-        begin = int(first or 0)
-        stop = int(last or first) + 1 if first else layers
-        if not begin < stop <= layers:
-            raise UserError(f"{where}: {selector!r} where the model has layers 0 to {layers - 1}; name some of those")
-        chosen |= set(range(begin, stop))
-    named = {EMBEDDINGS, HEAD, NEW_TOKENS}.intersection(selectors)
+        begin, count = int(first or 0), counts[kind]
+        stop = int(last or first) + 1 if first else count
+        if not begin < stop <= count:
+            raise UserError(f"{where}: {selector!r} where the model has {kind} 0 to {count - 1}; name some of those")
+        chosen[kind] |= set(range(begin, stop))
     return Section(
-        layers, frozenset(chosen), embeddings=EMBEDDINGS in named, head=HEAD in named, new_tokens=NEW_TOKENS in named
+        layers,
+        frozenset(chosen[LAYERS]),
+        embeddings=EMBEDDINGS in selectors,
+        head=HEAD in selectors,
+        new_tokens=NEW_TOKENS in selectors,
+        routers=ROUTER in selectors,
+        experts=frozenset(chosen[EXPERTS]),
+        shared_experts=EXPERTS in selectors and mixtures.shared,
+        mixtures=mixtures.layers if of_mixture else frozenset(),
     )
 
 
-def cut(layers: int, stages: Sequence[TrainStage]) -> list[Block]:
+def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures | None = None) -> list[Block]:
     """Return the fewest blocks of which all is made up that any of the stages trains, or rates by itself.
 
     Raises UserError naming the stage's key where sub-models do not divide the layers, or groups overlap or have no effect.
     """
-    cuts = {0, layers}
+    cuts, routers, experts = {0, layers}, False, set[int]()
     for stage in stages:
         where = f"stages.{stage.name}"
         if stage.submodel_layers is not None:
@@ -99,34 +146,61 @@ def cut(layers: int, stages: Sequence[TrainStage]) -> list[Block]:
                     "divisor"
                 )
             cuts |= set(range(0, layers, stage.submodel_layers))
-        sections = [section_of(group.parameters, layers, f"{where}.groups.{n}") for n, group in enumerate(stage.groups)]
+        sections = [
+            section_of(group.parameters, layers, f"{where}.groups.{n}", mixtures) for n, group in enumerate(stage.groups)
+        ]
         for one, other in itertools.combinations(sections, 2):
-            if _meet(one, other):
+            if _meet(one, other, mixtures):
                 raise UserError(f"{where}.groups: two of them claim the same parameters; name each once")
-        learning = _learning(stage, layers)
+        learning = _learning(stage, layers, mixtures)
         for number, section in enumerate(sections):
             # Where all of a matrix learns, its new rows do.
             rows = section.new_tokens and (learning.embeddings or learning.head)
-            if not (rows or _meet(section, learning)):
+            if not (rows or _meet(section, learning, mixtures)):
                 raise UserError(f"{where}.groups.{number}: the stage trains none of these parameters; leave the group out")
             if (section.embeddings or section.new_tokens) and stage.submodel_layers is not None:
                 raise UserError(f"{where}.groups.{number}: embeddings stand still beside submodel_layers; leave them out")
         for section in (*sections, learning):
-            cuts |= {layer for layer in range(1, layers) if (layer in section.layers) != (layer - 1 in section.layers)}
-    tokens = [Block(NEW_TOKENS)] if any(selects(stage, NEW_TOKENS) for stage in stages) else []
-    return [Block(EMBEDDINGS), *itertools.starmap(Block.of_layers, itertools.pairwise(sorted(cuts))), Block(HEAD), *tokens]
+            cuts |= _borders(section.layers, layers)
+            routers |= section.routers
+            if section.experts:
+                experts |= {0, mixtures.experts} | _borders(section.experts, mixtures.experts)
+    blocks, ranges = [Block(EMBEDDINGS)], list(itertools.starmap(range, itertools.pairwise(sorted(experts))))
+    for first, stop in itertools.pairwise(sorted(cuts)):
+        block = Block.of_layers(first, stop)
+        blocks += [block, *(block.parts(mixtures, routers=routers, experts=ranges) if routers or experts else [])]
+    blocks.append(Block(HEAD))
+    if any(selects(stage, NEW_TOKENS) for stage in stages):
+        blocks += [blocks[0].new_tokens, blocks[-1].new_tokens]
+    return blocks
 
 
-def _meet(one: Section, other: Section) -> bool:
+def _borders(chosen: frozenset[int], count: int) -> set[int]:
+    """Where what is chosen of `count` things in a row begins and ends."""
+    return {number for number in range(1, count) if (number in chosen) != (number - 1 in chosen)}
+
+
+def _meet(one: Section, other: Section, mixtures: Mixtures | None) -> bool:
     """Whether something learns in both."""
     alike = (one.head and other.head, one.embeddings and other.embeddings, one.new_tokens and other.new_tokens)
-    return bool(one.layers & other.layers) or any(alike)
+    return bool(_in_layers(one, mixtures) & _in_layers(other, mixtures)) or any(alike)
 
 
-def _learning(stage: TrainStage, layers: int) -> Section:
+def _in_layers(section: Section, mixtures: Mixtures | None) -> set[tuple[int, str | int | None]]:
+    """What of each layer learns: its mixture's router, its experts by number, and the rest."""
+    found = {(layer, None) for layer in section.layers}
+    for layer in () if mixtures is None else mixtures.layers:
+        whole = layer in section.layers
+        found |= {(layer, expert) for expert in (range(mixtures.experts) if whole else section.experts)}
+        found |= {(layer, ROUTER)} if whole or section.routers else set()
+        found |= {(layer, EXPERTS)} if whole or section.shared_experts else set()
+    return found
+
+
+def _learning(stage: TrainStage, layers: int, mixtures: Mixtures | None) -> Section:
     """All that learns in any step of a stage."""
     if stage.trainable is not None:
-        return section_of(stage.trainable, layers, f"stages.{stage.name}.trainable")
+        return section_of(stage.trainable, layers, f"stages.{stage.name}.trainable", mixtures)
     return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
 
 
@@ -135,13 +209,13 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
 
     `new_tokens` says whether the model's growth added any.
     """
-    where, layers = f"stages.{stage.name}", len(graph.layers)
+    where, layers, mixtures = f"stages.{stage.name}", len(graph.layers), graph.mixtures
     if selects(stage, NEW_TOKENS) and not new_tokens:
         raise UserError(
             f"{where}: `new_tokens` where the model's growth adds no rows to its vocabulary; name target.tokenizer or a larger "
             "target.vocab_size, or leave it out"
         )
-    learnt = section_of(stage.trainable or (), layers, where)
+    learnt = section_of(stage.trainable or (), layers, where, mixtures)
     tables = {tensor.block for tensor in token_tables(graph)}
     if learnt.new_tokens and all(Block(table).learns(learnt) for table in tables):
         whole = " and ".join(sorted(tables))
@@ -150,12 +224,12 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
     if EMBEDDINGS in there:
         return
     tied = "this model's only embedding is tied to the head and learns with it; name head"
-    learning = _learning(stage, layers)
-    if not (learning.layers or learning.head or learning.new_tokens):
+    learning = _learning(stage, layers, mixtures)
+    if not (learning.layers or learning.mixtures or learning.head or learning.new_tokens):
         raise UserError(f"{where}.trainable: {tied}")
     for number, group in enumerate(stage.groups):
-        section = section_of(group.parameters, layers, f"{where}.groups.{number}")
-        if not (section.new_tokens or _meet(replace(section, embeddings=False), learning)):
+        section = section_of(group.parameters, layers, f"{where}.groups.{number}", mixtures)
+        if not (section.new_tokens or _meet(replace(section, embeddings=False), learning, mixtures)):
             raise UserError(f"{where}.groups.{number}: {tied}, or leave the group out")
 
 
@@ -164,11 +238,37 @@ def token_tables(graph: Model) -> list[Tensor]:
     return [tensor for tensor in graph.tensors().values() if tensor.axes[0].ports == {"vocab"} and len(tensor.axes) > 1]
 
 
-def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, Block]:
-    """Return every parameter's name -> its block, in the graph's order."""
-    of_name = {block.name: block for block in blocks}
-    of_layer = {layer: block for block in blocks for layer in block.layers}
-    return {
-        name: of_name[tensor.block] if tensor.layer is None else of_layer[tensor.layer]
-        for name, tensor in graph.tensors().items()
-    }
+def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, tuple[Block, ...]]:
+    """Return the block of each of the class's parameters, by its name; several where rows of it are of different ones.
+
+    Rows of new tokens come behind the block of the other rows, and experts in their order.
+    """
+    of_name, tables = {block.name: block for block in blocks}, {tensor.name for tensor in token_tables(graph)}
+    of_layer: dict[tuple[int, str | None], list[Block]] = {}
+    for block in blocks:
+        for layer in block.layers:
+            of_layer.setdefault((layer, block.mixture), []).append(block)
+    found: dict[str, tuple[Block, ...]] = {}
+    for name, (tensor, *_) in graph.held().items():
+        if tensor.buffer:
+            continue
+        if tensor.layer is not None:
+            found[name] = tuple(of_layer.get((tensor.layer, tensor.mixture)) or of_layer[tensor.layer, None])
+            continue
+        block = of_name[tensor.block]
+        rows = block.new_tokens
+        found[name] = (block, rows) if name in tables and rows in blocks else (block,)
+    return found
+
+
+def setting_of(stage: TrainStage, key: str, block: Block, layers: int, mixtures: Mixtures | None = None) -> float | None:
+    """Return what a group of a stage says of a block under a key; None where none says anything.
+
+    A group that names new tokens comes before that of the matrices that hold their rows.
+    """
+    said: list[tuple[bool, float]] = []
+    for group in stage.groups:
+        section, value = section_of(group.parameters, layers, stage.name, mixtures), getattr(group, key)
+        if value is not None and block.learns(section):
+            said.append((section.new_tokens, value))
+    return max(said, key=lambda each: each[0])[1] if said else None

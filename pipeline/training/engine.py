@@ -1,6 +1,7 @@
 """A DeepSpeed engine around a Hugging Face model whose weights come from a state."""
 
 import gc
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,24 +15,24 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
-from pipeline.families.tensors import RESIDUAL
+from pipeline.families.graph import Model
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine, masters_of
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
-from pipeline.training.blocks import NEW_TOKENS, Block, blocks_of_parameters, token_tables
+from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.disk import mend_swapping
 from pipeline.training.ds_config import zero_stage
 from pipeline.training.freezing import Freezable
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon, Piece
-from pipeline.training.new_rows import NewRows, elements_of
 from pipeline.training.norms import stay_on_the_device
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.ranges import exact_arange
+from pipeline.training.row_blocks import RowBlocks, elements_of
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
 from pipeline.training.traces import TraceCache
 
@@ -45,8 +46,8 @@ class TrainedModel:
     engine: DeepSpeedEngine
     optimizer: Freezable
     blocks: dict[Block, list[nn.Parameter]]
-    tables: Mapping[str, NewRows] = field(default_factory=dict)
-    """The matrices of tokens by name, where a stage trains or rates their new rows by themselves."""
+    rows: Mapping[str, RowBlocks] = field(default_factory=dict)
+    """The parameters with rows of several blocks, by name."""
     norms: WeightedNorms | None = None
     """Where growth is exact through weighted norm statistics only."""
     sequences: SequenceGroup = ALONE
@@ -100,37 +101,31 @@ class TrainedModel:
         self.learning = section
         # Both switches are needed: without the first, ZeRO-3 steps a parameter by its previous gradient
         # and counts that in the norm; without the second, momentum and decay go on.
-        learns = {block.name: block.learns(section) for block in self.blocks}
-        for block, parameters in self.blocks.items():
-            for parameter in parameters:
-                parameter.requires_grad_(learns[block.name])
+        learning = {block.name for block in self.blocks if block.learns(section)}
+        with_gradient = {parameter for block, held in self.blocks.items() if block.name in learning for parameter in held}
+        for parameter in itertools.chain.from_iterable(self.blocks.values()):
+            parameter.requires_grad_(parameter in with_gradient)
+        for each in self.rows.values():
+            each.learn(learning)
         for group in self.optimizer.param_groups:
-            whole = learns[group["block"]]
-            group["frozen"] = not whole
-            if "new_rows" in group:
-                group["rows_alone"] = section.new_tokens and not whole
-                group["frozen"] = not (whole or section.new_tokens)
-                for name in group["names"]:
-                    table = self.tables[name]
-                    table.alone = group["rows_alone"]
-                    table.parameter.requires_grad_(not group["frozen"])
+            rows = group.get("rows", {})
+            for name, own in rows.items():
+                own["frozen"] = name not in learning
+            group["frozen"] = learning.isdisjoint([group["block"], *rows])
 
-    def set_rates(self, rate: Callable[[Block], float | None]) -> None:
-        """Set the learning rate of every group by its block; of new rows, where None is told, it is that of all rows."""
+    def set_rates(self, rate: Callable[[Block], float]) -> None:
+        """Set the learning rate of every group, and of rows of other blocks in it, by their blocks."""
         rates = {block.name: rate(block) for block in self.blocks}
         for group in self.optimizer.param_groups:
-            group["lr"] = rates[group["block"]] * group["rate_ratio"]
-            if "new_rows" in group:
-                group["rows_lr"] = group["lr"] if rates[NEW_TOKENS] is None else rates[NEW_TOKENS]
+            for name, own in ((group["block"], group), *group.get("rows", {}).items()):
+                own["lr"] = rates[name] * group["rate_ratio"]
 
-    def set_decays(self, decay: Callable[[Block], float | None]) -> None:
-        """Set the weight decay of every group that decays by its block, as `set_rates` sets rates."""
+    def set_decays(self, decay: Callable[[Block], float]) -> None:
+        """Set the weight decay of every group that decays, as `set_rates` sets rates."""
         decays = {block.name: decay(block) for block in self.blocks}
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = decays[group["block"]] if group["decays"] else 0.0
-            if "new_rows" in group:
-                own = decays[NEW_TOKENS] if group["decays"] else 0.0
-                group["rows_weight_decay"] = group["weight_decay"] if own is None else own
+            for name, own in ((group["block"], group), *group.get("rows", {}).items()):
+                own["weight_decay"] = decays[name] if group["decays"] else 0.0
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""
@@ -170,8 +165,8 @@ def build(
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
-    The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows may learn by themselves,
-    where a block is of those. Raises RuntimeError where the family's
+    The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows blocks of new tokens have.
+    Raises RuntimeError where the family's
     table does not match the model class, UserError where a disk's blocks do not fit the ranks.
     """
     check_parameters(family, config)
@@ -197,11 +192,8 @@ def build(
         make_vocab_size_divisible_by=make_vocab_size_divisible_by,
     )
     graph = family.graph(config)
-    tables = {}
-    if Block(NEW_TOKENS) in blocks:
-        named = dict(model.named_parameters())
-        for tensor in token_tables(graph):
-            tables[tensor.name] = NewRows(named[tensor.name], new_tokens, graph.sizes["vocab"])
+    blocks_of = blocks_of_parameters(graph, blocks)
+    rows = _row_blocks(model, graph, blocks_of, new_tokens)
     stepper = build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
     # One of DeepSpeed's wrappers steps while it is made.
     stepper.refuses = lambda: True
@@ -210,8 +202,7 @@ def build(
     stay_on_the_device(engine)
     mend_swapping(engine)
     fill_engine(engine, state, optimizer_state)
-    if tables:
-        stepper.new_rows = elements_of(masters_of(engine), tables, graph.sizes[RESIDUAL])
+    stepper.row_blocks = elements_of(masters_of(engine), rows)
     if partitioned:
         TraceCache(engine, family)
     if isinstance(stepper, FreezableMuon):
@@ -219,8 +210,21 @@ def build(
             (master.stepped, [Piece(f.name, f.start, f.stop, f.place) for f in master.fragments])
             for master in masters_of(engine)
         )
-    by_block: dict[Block, list[nn.Parameter]] = {block: [] for block in blocks if block.name == NEW_TOKENS}
-    block_of = blocks_of_parameters(graph, blocks)
+    by_block: dict[Block, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        by_block.setdefault(block_of[name], []).append(parameter)
-    return TrainedModel(family, config, engine, stepper, by_block, tables)
+        for block in blocks_of[name]:
+            by_block.setdefault(block, []).append(parameter)
+    return TrainedModel(family, config, engine, stepper, by_block, rows)
+
+
+def _row_blocks(
+    model: PreTrainedModel, graph: Model, blocks_of: Mapping[str, Sequence[Block]], new_tokens: torch.Tensor | None
+) -> dict[str, RowBlocks]:
+    """Return the parameters with rows of several blocks, by name."""
+    shapes, found = graph.parameter_shapes(), {}
+    for name, parameter in model.named_parameters():
+        if len(blocks_of[name]) > 1:
+            numbers = torch.arange(shapes[name][0])
+            rows = {block.name: block.rows(numbers, new_tokens) for block in blocks_of[name]}
+            found[name] = RowBlocks(parameter, shapes[name], rows)
+    return found

@@ -18,8 +18,8 @@ class Freezable(torch.optim.Optimizer):
     """Asked at the start of a step; where it says True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
     it is asked several times a step and has to give every rank the same answer each time."""
 
-    new_rows: Mapping[torch.Tensor, torch.Tensor] = {}
-    """Of each parameter with rows of new tokens, which of its first elements are of those; bool, flat."""
+    row_blocks: Mapping[torch.Tensor, Mapping[str, torch.Tensor]] = {}
+    """Of each parameter with rows of different blocks, which of its first elements are of which; bool, flat."""
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
@@ -27,10 +27,10 @@ class Freezable(torch.optim.Optimizer):
 
     @contextmanager
     def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the groups to step where new rows have a rate and a decay of their own, or learn alone (`rows_alone`).
+        """Yield the groups to step where rows of other blocks stand still, or have a rate and a decay of their own.
 
-        Such rows are taken out as parameters of their own, with their share of the state, stepped like any other, and put
-        back, also where the step fails. All other rows are stepped as if there were no such rows, or not at all.
+        Such rows are taken out as parameters of their own, with their share of the state, stepped like any other or not at
+        all, and put back, also where the step fails. All other rows are stepped as if there were no such rows.
         """
         taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         try:
@@ -44,32 +44,25 @@ class Freezable(torch.optim.Optimizer):
     def _separated(
         self, groups: list[dict[str, Any]], taken: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     ) -> list[dict[str, Any]]:
-        """Return the groups to step; add to `taken` each parameter, the mask of its new rows, and the parameter of those."""
+        """Return the groups to step; add to `taken` each parameter, the mask of rows in it, and the parameter of those."""
         stepped = []
         for group in groups:
-            if not group.get("new_rows"):
-                stepped.append(group)
-                continue
-            rows = {"lr": group["rows_lr"], "weight_decay": group["rows_weight_decay"]}
-            if not group["rows_alone"] and all(group[key] == value for key, value in rows.items()):
-                stepped.append(group)
-                continue
-            parts = []
-            for parameter in group["params"]:
+            apart = rows_apart(group)
+            parts: dict[str, list[torch.Tensor]] = {name: [] for name in apart}
+            for parameter in group["params"] if apart else ():
                 if parameter.grad is None:
                     continue
                 state = self.elementwise(parameter)
-                if parameter not in self.new_rows:
-                    continue
-                mask = self.new_rows[parameter].to(parameter.device)
-                part = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
-                part.grad = _first(parameter.grad, mask)[mask]
-                self.state[part] = {key: _first(value, mask)[mask] for key, value in state.items()}
-                parts.append(part)
-                taken.append((parameter, mask, part))
-            if parts:
-                stepped.append(group | rows | {"params": parts})
-            if not group["rows_alone"]:
+                masks = self.row_blocks.get(parameter, {})
+                for name in filter(masks.__contains__, apart):
+                    mask = masks[name].to(parameter.device)
+                    part = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
+                    part.grad = _first(parameter.grad, mask)[mask]
+                    self.state[part] = {key: _first(value, mask)[mask] for key, value in state.items()}
+                    parts[name].append(part)
+                    taken.append((parameter, mask, part))
+            stepped += [group | apart[name] | {"params": some} for name, some in parts.items() if not apart[name]["frozen"]]
+            if not apart or not group["rows"][group["block"]]["frozen"]:
                 stepped.append(group)
         return stepped
 
@@ -82,6 +75,16 @@ class Freezable(torch.optim.Optimizer):
     def unfrozen(self) -> list[dict[str, Any]]:
         """The groups that a step moves which is not refused."""
         return [group for group in self.param_groups if not group["frozen"]]
+
+
+def rows_apart(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the blocks whose rows are not stepped as those of the group's own block are, and how they are.
+
+    Of a group whose parameters have rows of different blocks `rows` has `frozen`, `lr` and `weight_decay` of each block.
+    """
+    rows = group.get("rows", {})
+    own = rows.get(group.get("block"))
+    return {name: each for name, each in rows.items() if each != own and not (each["frozen"] and own["frozen"])}
 
 
 def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -19,12 +19,12 @@ from pipeline.evaluation.scores import Score
 from pipeline.families import Section
 from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.flops.ledger import Ledger
-from pipeline.recipe import Recipe, TrainStage
+from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines
 from pipeline.runs.records import StepRecord
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
-from pipeline.training.blocks import NEW_TOKENS, Block, section_of
+from pipeline.training.blocks import Block, setting_of
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved
 from pipeline.training.data_watch import DamagedDataError, DataWatch
@@ -275,8 +275,8 @@ class Trainer:
         """Run what is left of a stage; return the held-out loss at its end."""
         recipe, position = self._recipe, self._position
         self._model.divide_batch(leg.micro_batch_size, leg.accumulation)
-        self._model.set_decays(lambda block: self._decay(leg.stage, block))
-        peaks = {block: self._peak_rate(leg.stage, block) for block in self._model.blocks}
+        self._model.set_decays(lambda block: self._decay(leg, block))
+        peaks = {block: self._peak_rate(leg, block) for block in self._model.blocks}
         while True:
             try:
                 stopping, due = self._step(leg, peaks)
@@ -342,26 +342,16 @@ class Trainer:
         norms = self._model.norms
         return None if norms is None or done >= norms.steps else self._first_step + norms.steps
 
-    def _group(self, stage: TrainStage, block: Block, key: str) -> float | None:
-        """What the stage's group that a block belongs to says under `key`, where there is one that says anything."""
-        layers = self._model.sizes.num_hidden_layers
-        for group in stage.groups:
-            if getattr(group, key) is not None and block.learns(section_of(group.parameters, layers, stage.name)):
-                return getattr(group, key)
-        return None
+    def _peak_rate(self, leg: Leg, block: Block) -> float:
+        """The rate of a block at the top of the schedule."""
+        own = setting_of(leg.stage, "lr", block, leg.layers, leg.mixtures)
+        return own or leg.stage.lr or self._recipe.optimizer.lr
 
-    def _peak_rate(self, stage: TrainStage, block: Block) -> float | None:
-        """The rate of a block at the top of the schedule; None of new rows that have none but that of all rows."""
-        own = self._group(stage, block, "lr")
-        return own if block.name == NEW_TOKENS else own or stage.lr or self._recipe.optimizer.lr
-
-    def _decay(self, stage: TrainStage, block: Block) -> float | None:
-        own = self._group(stage, block, "weight_decay")
-        if block.name == NEW_TOKENS:
-            return own
+    def _decay(self, leg: Leg, block: Block) -> float:
+        own = setting_of(leg.stage, "weight_decay", block, leg.layers, leg.mixtures)
         return self._recipe.optimizer.weight_decay if own is None else own
 
-    def _step(self, leg: Leg, peaks: Mapping[Block, float | None]) -> tuple[bool, bool]:
+    def _step(self, leg: Leg, peaks: Mapping[Block, float]) -> tuple[bool, bool]:
         """Launch one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock.
 
         `peaks` are the rates of the stage's blocks at the top of the schedule.
@@ -372,7 +362,7 @@ class Trainer:
         section = leg.section(position.step)
         model.learn(section)
         factor = self._timeline.rate_factor(leg, position.step)
-        model.set_rates(lambda block: None if peaks[block] is None else factor * peaks[block])
+        model.set_rates(lambda block: factor * peaks[block])
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
         key = ("dropout", self._recipe.seed, position.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)

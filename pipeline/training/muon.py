@@ -16,6 +16,7 @@ import torch.distributed
 from pipeline.families.tensors import Tensor, numel
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
+from pipeline.training.freezing import rows_apart
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -154,12 +155,25 @@ class FreezableMuon(FreezableAdamW):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"]
+        momentum, apart = state["momentum_buffer"], rows_apart(group)
+        before = momentum.clone() if apart else momentum
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
         update = parameter.grad.lerp(momentum, group["momentum"]).view(-1)
         update = self._exchanges[parameter].orthogonalized(update).view(parameter.shape)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"])
+        if not apart:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"])
+            return
+        # A matrix is orthogonalized whole, and then moves by the rate of the rows that it is of.
+        for name, mask in self.row_blocks.get(parameter, {}).items():
+            own, (values, moved, old, held) = (
+                group["rows"][name],
+                (each.view(-1)[: len(mask)] for each in (parameter, update, before, momentum)),
+            )
+            if own["frozen"]:
+                held[mask] = old[mask]
+            else:
+                values[mask] = values[mask] * (1 - own["lr"] * own["weight_decay"]) - own["lr"] * moved[mask]
 
 
 class _Exchange:

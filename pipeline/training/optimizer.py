@@ -12,7 +12,7 @@ from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
-from pipeline.training.blocks import NEW_TOKENS, Block, blocks_of_parameters, token_tables
+from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.ds_config import compute_dtype, offloads_optimizer
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
@@ -28,22 +28,22 @@ def decays(tensor: Tensor, config: OptimizerConfig) -> bool:
 def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen.
 
-    Matrices of tokens are groups of their own where one of the blocks is of their new rows.
+    Parameters with rows of different blocks are in one group where they have the same ones.
     """
-    tensors, block_of = graph.tensors(), blocks_of_parameters(graph, blocks)
-    tables = {tensor.name for tensor in token_tables(graph)} if Block(NEW_TOKENS) in blocks else set()
-    groups: dict[tuple[Block, bool, bool, bool], dict[str, Any]] = {}
+    held, blocks_of = graph.held(), blocks_of_parameters(graph, blocks)
+    groups: dict[tuple[tuple[Block, ...], bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        tensor = tensors[name]
-        block, decaying, muon = block_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
-        key = block, decaying, muon, name in tables
+        # What one parameter joins is alike.
+        tensor = held[name][0]
+        own, decaying, muon = blocks_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
+        key = own, decaying, muon
         if key not in groups:
             groups[key] = {
                 "params": [],
                 # Without ZeRO a checkpoint says by nothing else whose state it keeps.
                 "names": [],
                 # By name: a checkpoint holds nothing but tensors and plain values.
-                "block": block.name,
+                "block": own[0].name,
                 "frozen": False,
                 "decays": decaying,
                 "weight_decay": config.weight_decay if decaying else 0.0,
@@ -51,9 +51,9 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
                 # Muon's matrices have a rate of their own, which keeps its ratio to the others' over the steps.
                 "rate_ratio": (config.muon_lr or config.lr) / config.lr if muon else 1.0,
             } | ({"momentum": config.momentum} if muon else {})
-            if name in tables:
-                rows = {"rows_alone": False, "rows_lr": config.lr, "rows_weight_decay": groups[key]["weight_decay"]}
-                groups[key] |= {"new_rows": True} | rows
+            if len(own) > 1:
+                settings = {"frozen": False, "lr": config.lr, "weight_decay": groups[key]["weight_decay"]}
+                groups[key]["rows"] = {block.name: dict(settings) for block in own}
         groups[key]["params"].append(parameter)
         groups[key]["names"].append(name)
     return list(groups.values())
@@ -67,9 +67,9 @@ def build_optimizer(
         return FreezableLion(groups, lr=config.lr, betas=config.betas)
     options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if config.name == "muon":
-        tensors = graph.tensors()
-        names = [name for group in groups if group["muon"] for name in group["names"]]
-        matrices = {name: Matrix.of(tensors[name], graph.sizes) for name in names}
+        held = graph.held()
+        tensors = [tensor for group in groups if group["muon"] for name in group["names"] for tensor in held[name]]
+        matrices = {tensor.name: Matrix.of(tensor, graph.sizes) for tensor in tensors}
         # Newton and Schulz's iteration bears bf16; a run in fp32 is to give equal losses at any number of ranks.
         dtype = torch.float32 if compute_dtype(ds_config) is torch.float32 else torch.bfloat16
         return FreezableMuon(groups, matrices, dtype, **options)

@@ -398,9 +398,10 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             new_tokens = len(plan.new_tokens) > 0
             added = [layer for layer, origin in enumerate(plan.layers) if origin.added]
         stages = [naming_added(stage, added) for stage in phase.stages]
-        cut(sizes_of(before).num_hidden_layers, stages)
+        graph = graph_of(before)
+        cut(len(graph.layers), stages, graph.mixtures)
         for stage in stages:
-            check_learns(graph_of(before), stage, new_tokens=new_tokens)
+            check_learns(graph, stage, new_tokens=new_tokens)
             named[stage.name] = stage
     return growths, named
 

@@ -14,7 +14,7 @@ import torch.distributed
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
 from pipeline.beside import Beside
-from pipeline.families import family_of, sizes_of
+from pipeline.families import family_of, graph_of
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
@@ -310,13 +310,14 @@ class Run:
 
     def _build(self, prepared: Preparation, phase: int, state: State, optimizer_state: OptimizerState | None) -> TrainedModel:
         recipe, config = self._recipe, prepared.config(phase)
+        graph = graph_of(config)
         model = build(
             family_of(config),
             config,
             state,
             for_engine(self._ds_config, distributed.world_size()),
             recipe.optimizer,
-            cut(sizes_of(config).num_hidden_layers, [leg.stage for leg in prepared.timeline.of_phase(phase)]),
+            cut(len(graph.layers), [leg.stage for leg in prepared.timeline.of_phase(phase)], graph.mixtures),
             recipe.attn_implementation,
             optimizer_state,
             activation_checkpointing=recipe.activation_checkpointing,

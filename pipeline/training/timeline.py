@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import MASKED_SHARE
-from pipeline.families import Family, Section, sizes_of
+from pipeline.families import Family, Mixtures, Section, graph_of
 from pipeline.flops.counts import ForwardFlops, StepFlops, training_step
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
 from pipeline.training.blocks import section_of
@@ -89,6 +89,8 @@ class Leg:
     seed: int
     zero_linear: bool
     """Whether DeepSpeed's linear stands in for torch's."""
+    mixtures: Mixtures | None = None
+    """Of the model that it trains."""
 
     @property
     def tokens(self) -> int:
@@ -101,7 +103,7 @@ class Leg:
             (depth,) = _depths(self.stage, self.layers, self.seed, step - self.begin, 1)
             return Section.top(int(depth), self.stage.submodel_layers)
         if self.stage.trainable is not None:
-            return section_of(self.stage.trainable, self.layers, f"stages.{self.stage.name}.trainable")
+            return section_of(self.stage.trainable, self.layers, f"stages.{self.stage.name}.trainable", self.mixtures)
         return Section.whole(self.layers)
 
     def sections(self) -> dict[Section, int]:
@@ -207,7 +209,7 @@ def lay_out(
     """
     legs: list[Leg] = []
     for phase in phases_of(recipe):
-        layers = sizes_of(configs[phase.number]).num_hidden_layers
+        graph = graph_of(configs[phase.number])
         for stage in phase.stages:
             stream = Stream.of(recipe, stage.sequence_length, stage.weights)
             batch_size = stage.train_batch_size or ds_config["train_batch_size"]
@@ -219,13 +221,14 @@ def lay_out(
                 phase.number,
                 begin,
                 begin + 1,
-                layers,
+                len(graph.layers),
                 stream,
                 batch_size,
                 micro,
                 accumulation,
                 recipe.seed,
                 has_zero_linear(ds_config),
+                graph.mixtures,
             )
             steps = _steps(recipe, configs[phase.number], leg, windows)
             legs.append(replace(leg, end=begin + steps))

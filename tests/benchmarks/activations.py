@@ -83,7 +83,7 @@ def measured(
     tables = {tensor.name for tensor in token_tables(family.graph(config))}
     for name, section in sections(shape.layers).items():
         for tensor_name, tensor in model.named_parameters():
-            tensor.requires_grad_(block_of[tensor_name].learns(section) or (section.new_tokens and tensor_name in tables))
+            tensor.requires_grad_(block_of[tensor_name][0].learns(section) or (section.new_tokens and tensor_name in tables))
         with running(model, family, section), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,

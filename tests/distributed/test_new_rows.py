@@ -12,7 +12,7 @@ from pipeline.families import FAMILIES, Section, family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
-from pipeline.training.blocks import NEW_TOKENS, cut
+from pipeline.training.blocks import cut
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
@@ -97,8 +97,8 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             trained = made(source.state, *settings, source.optimizer)
             restore_engine(trained.engine, saved)
         trained.learn(section)
-        trained.set_rates(lambda block, own=own: (OWN_RATE if own else None) if block.name == NEW_TOKENS else config.lr)
-        trained.set_decays(lambda block, own=own: (OWN_DECAY if own else None) if block.name == NEW_TOKENS else DECAY)
+        trained.set_rates(lambda block, own=own: OWN_RATE if own and block.holds else config.lr)
+        trained.set_decays(lambda block, own=own: OWN_DECAY if own and block.holds else DECAY)
         begin = distributed.rank() * BATCH // 2
         part = slice(begin, begin + BATCH // 2)
         with running(trained.module, table, section):

@@ -3,9 +3,9 @@ import contextlib
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, TRAINED, Section, graph_of
+from pipeline.families import FAMILIES, TRAINED, Mixtures, Section, graph_of
 from pipeline.recipe import TrainStage
-from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of
+from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of, setting_of
 
 
 def stage(**keys) -> TrainStage:
@@ -104,7 +104,7 @@ def test_every_parameter_is_in_one_block(tiny_model, family, tied):
     block_of = blocks_of_parameters(graph_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))
     assert block_of.keys() == {name for name, _ in model.named_parameters()}
     section = Section(4, frozenset({1, 2}), embeddings=False, head=False)
-    learning = {id(p) for name, p in model.named_parameters() if block_of[name].learns(section)}
+    learning = {id(p) for name, p in model.named_parameters() if block_of[name][0].learns(section)}
     layers = model.get_submodule(FAMILIES[family].layers)
     assert learning == {id(p) for layer in list(layers)[1:3] for p in layer.parameters()}
 
@@ -121,7 +121,8 @@ def test_added_layers_are_selected_by_the_growth_that_added_them():
 
 def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_reach_the_embeddings():
     alone = stage(trainable=["new_tokens"])
-    assert [block.name for block in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", "new_tokens"]
+    rows = ["embeddings.new_tokens", "head.new_tokens"]
+    assert [block.name for block in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", *rows]
     section = section_of(["new_tokens", "layers.2"], 4, "")
     assert section == Section(4, frozenset({2}), embeddings=False, head=False, new_tokens=True)
     assert section.lowest is None
@@ -161,3 +162,81 @@ def test_rows_of_new_tokens_go_with_whatever_is_not_all_of_them(tiny_model, tied
     judge(new_tokens=True)
     with pytest.raises(UserError, match=r"stages\.s: `new_tokens` where the model's growth adds no rows"):
         judge(new_tokens=False)
+
+
+MIXTURES = Mixtures(frozenset({1, 2}), experts=4, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("selectors", "learning"),
+    [
+        (["router"], "router shared_expert_gate"),
+        (["experts"], "experts.0 experts.1 experts.2 experts.3 shared_expert"),
+        (["experts.1", "experts.3"], "experts.1 experts.3"),
+        (["experts.0-1", "router"], "experts.0 experts.1 router shared_expert_gate"),
+    ],
+)
+def test_a_selector_of_mixtures_names_their_tensors_in_all_layers_and_a_layer_all_of_its_own(tiny_model, selectors, learning):
+    graph = graph_of(tiny_model("qwen2_moe").config)
+    section = section_of([*selectors, "layers.1"], 3, "", graph.mixtures)
+    found = {name for name, tensor in graph.tensors().items() if section.learns(tensor)}
+    words = [f".{word.replace('router', 'gate')}." for word in learning.split()]
+    of_mixtures = {name for name in graph.tensors() if any(word in name.replace("proj.", "") for word in words)}
+    assert found == of_mixtures | {name for name in graph.tensors() if name.startswith("model.layers.1.")}
+    assert section.lowest == 0
+
+
+def test_gradients_end_at_the_first_layer_that_has_a_mixture():
+    assert section_of(["experts.2"], 3, "", MIXTURES).lowest == 1
+
+
+def test_experts_are_cut_into_the_fewest_ranges_and_layers_without_a_mixture_are_not():
+    stages = [stage(trainable=["experts.1-2", "layers.0"]), stage(groups=[group("router")])]
+    names = [block.name for block in cut(3, stages, MIXTURES)]
+    of_mixtures = ["router", "experts.0-0", "experts.1-2", "experts.3-3", "shared_expert"]
+    assert names == ["embeddings", "layers.0-0", "layers.1-2", *(f"layers.1-2.{part}" for part in of_mixtures), "head"]
+
+
+def test_a_joined_parameter_has_the_blocks_of_its_rows_and_every_other_one_has_one(tiny_model):
+    graph = graph_of(tiny_model("qwen2_moe").config)
+    of_parameters = blocks_of_parameters(graph, cut(3, [stage(trainable=["experts.1-2", "router"])], graph.mixtures))
+    names = {name.removeprefix("model.layers.0."): [block.name for block in of] for name, of in of_parameters.items()}
+    ranges = [f"layers.0-2.experts.{some}" for some in ("0-0", "1-2", "3-3")]
+    assert names["mlp.experts.gate_up_proj"] == names["mlp.experts.down_proj"] == ranges
+    assert names["mlp.gate.weight"] == names["mlp.shared_expert_gate.weight"] == ["layers.0-2.router"]
+    assert names["mlp.shared_expert.up_proj.weight"] == ["layers.0-2.shared_expert"]
+    assert names["self_attn.q_proj.weight"] == ["layers.0-2"]
+    assert of_parameters.keys() == graph.parameter_shapes().keys()
+
+
+@pytest.mark.parametrize(
+    ("keys", "mixtures", "words"),
+    [
+        ({"trainable": ["experts.4"]}, MIXTURES, "trainable: 'experts.4' where the model has experts 0 to 3"),
+        ({"groups": [group("experts.2-4")]}, MIXTURES, "groups.0: 'experts.2-4' where the model has experts 0 to 3"),
+        ({"trainable": ["head", "router"]}, None, "trainable: 'router' where the model is no mixture of experts"),
+        ({"groups": [group("experts.1")]}, None, "groups.0: 'experts.1' where the model is no mixture of experts"),
+        ({"groups": [group("experts.1"), group("experts.0-1")]}, MIXTURES, "groups: two of them claim the same parameters"),
+        ({"groups": [group("layers.2"), group("router")]}, MIXTURES, "groups: two of them claim the same parameters"),
+        ({"groups": [group("layers.0"), group("experts.0"), group("experts.1-3", "router")]}, MIXTURES, None),
+        ({"trainable": ["router", "layers.0"], "groups": [group("experts")]}, MIXTURES, "groups.0: the stage trains none"),
+    ],
+)
+def test_selectors_of_mixtures_fit_the_model_and_meet_where_they_name_the_same(keys, mixtures, words):
+    with contextlib.nullcontext() if words is None else pytest.raises(UserError, match=words):
+        cut(3, [stage(**keys)], mixtures)
+
+
+def test_a_group_says_what_holds_of_its_blocks_and_that_of_new_tokens_comes_before_their_matrix():
+    chosen = stage(
+        groups=[
+            {"parameters": ["new_tokens"], "lr": 3.0},
+            {"parameters": ["embeddings", "experts.1-3"], "lr": 2.0, "weight_decay": 0.5},
+        ]
+    )
+    blocks = {block.name: block for block in cut(3, [chosen], MIXTURES)}
+    told = {name: setting_of(chosen, "lr", block, 3, MIXTURES) for name, block in blocks.items()}
+    assert told["embeddings"] == told["layers.0-2.experts.1-3"] == 2.0
+    assert told["embeddings.new_tokens"] == told["head.new_tokens"] == 3.0
+    assert told["head"] is told["layers.0-2"] is told["layers.0-2.experts.0-0"] is None
+    assert setting_of(chosen, "weight_decay", blocks["embeddings.new_tokens"], 3, MIXTURES) == 0.5

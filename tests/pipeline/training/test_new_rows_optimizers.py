@@ -13,8 +13,8 @@ NEW = torch.tensor([1, 5, 6])
 OLD = torch.tensor([0, 2, 3, 4])
 BETAS, EPS = (0.9, 0.98), 1e-8
 RATE, DECAY = 1e-2, 0.1
-OWN = {"rows_lr": 3e-2, "rows_weight_decay": 0.5}
-SAME = {"rows_lr": RATE, "rows_weight_decay": DECAY}
+OWN = {"lr": 3e-2, "weight_decay": 0.5}
+SAME = {"lr": RATE, "weight_decay": DECAY}
 STEPS = [(False, SAME), (False, OWN), (True, SAME), (True, OWN), (False, OWN), (False, SAME)]
 """Whether the rows learn alone, and their rate and decay."""
 OPTIMIZERS = {
@@ -52,11 +52,11 @@ def drawn() -> torch.Tensor:
 def with_new_rows(name: str) -> tuple[Freezable, torch.nn.Parameter]:
     """Return an optimizer over one flat table, some rows of which are new."""
     table = torch.nn.Parameter(drawn()[0].flatten())
-    group = {"params": [table], "frozen": False, "muon": False, "lr": RATE, "weight_decay": DECAY}
-    optimizer = OPTIMIZERS[name]([group | {"new_rows": True, "rows_alone": False} | SAME])
+    group = {"params": [table], "block": "old", "frozen": False, "muon": False, **SAME}
+    optimizer = OPTIMIZERS[name]([group | {"rows": {block: {"frozen": False, **SAME} for block in ("old", "new")}}])
     mask = torch.zeros(ROWS, dtype=torch.bool)
     mask[NEW] = True
-    optimizer.new_rows = {table: mask.repeat_interleave(WIDTH)}
+    optimizer.row_blocks = {table: {"old": ~mask.repeat_interleave(WIDTH), "new": mask.repeat_interleave(WIDTH)}}
     return optimizer, table
 
 
@@ -68,13 +68,15 @@ def test_new_rows_step_as_a_second_parameter_with_their_rate_and_decay(name):
     groups = [{"params": [part], "lr": RATE, "weight_decay": DECAY} for part in (old, new)]
     plain = PlainLion(groups) if name == "lion" else torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
     for (alone, rows), gradient in zip(STEPS, gradients, strict=True):
-        optimizer.param_groups[0].update(rows_alone=alone, **rows)
+        settings = optimizer.param_groups[0]["rows"]
+        settings["old"]["frozen"] = alone
+        settings["new"].update(rows)
         # As the hook on a table leaves it, the others have no gradient where the rows learn alone.
         seen = gradient.clone()
         seen[OLD] *= not alone
         table.grad = seen.flatten()
         old.grad, new.grad = None if alone else gradient[OLD], gradient[NEW]
-        plain.param_groups[1].update(lr=rows["rows_lr"], weight_decay=rows["rows_weight_decay"])
+        plain.param_groups[1].update(rows)
         optimizer.step()
         plain.step()
         found = table.detach().view(ROWS, WIDTH)
@@ -87,7 +89,7 @@ def test_new_rows_step_as_a_second_parameter_with_their_rate_and_decay(name):
 def test_ages_are_one_number_until_new_rows_have_a_rate_of_their_own():
     optimizer, table = with_new_rows("adamw")
     for rows, dimensions in ((SAME, 0), (OWN, 1)):
-        optimizer.param_groups[0].update(rows)
+        optimizer.param_groups[0]["rows"]["new"].update(rows)
         table.grad = drawn()[1].flatten()
         optimizer.step()
         assert optimizer.state[table]["step"].dim() == dimensions
@@ -96,10 +98,10 @@ def test_ages_are_one_number_until_new_rows_have_a_rate_of_their_own():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_fails_leaves_no_parameter_of_the_rows_behind(name):
     optimizer, table = with_new_rows(name)
-    optimizer.param_groups[0].update(OWN)
+    optimizer.param_groups[0]["rows"]["new"].update(OWN)
     table.grad = drawn()[1].flatten()
     with pytest.raises(KeyboardInterrupt), optimizer.with_separate_rows(optimizer.unfrozen()) as groups:
-        assert [each["lr"] for each in groups] == [OWN["rows_lr"], RATE]
+        assert [each["lr"] for each in groups] == [OWN["lr"], RATE]
         raise KeyboardInterrupt
     assert list(optimizer.state) == [table]
     assert torch.equal(table.detach(), drawn()[0].flatten())

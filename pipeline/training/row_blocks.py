@@ -1,0 +1,59 @@
+"""Parameters with rows of different blocks: matrices of tokens with new ones among them, experts that one parameter joins."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from pipeline.growth.zero_sink import Master
+
+
+class RowBlocks:
+    """Which rows of a parameter are of which block; those of a block that stands still have no gradient."""
+
+    def __init__(self, parameter: nn.Parameter, shape: tuple[int, ...], rows: Mapping[str, torch.Tensor]) -> None:
+        """`shape` is that of the whole parameter; `rows` are the numbers of each block's rows, by the block's name."""
+        self.width = math.prod(shape[1:])
+        self.masks = {name: torch.zeros(shape[0], dtype=torch.bool) for name in rows}
+        for name, numbers in rows.items():
+            self.masks[name][numbers] = True
+        self._still: torch.Tensor | None = None
+        # Before ranks' gradients are summed: neither a norm nor a momentum then knows of the others.
+        parameter.register_hook(self._of_learning)
+
+    def learn(self, blocks: Collection[str]) -> None:
+        """Let the rows of these blocks learn."""
+        still = torch.stack([mask for name, mask in self.masks.items() if name not in blocks] or [torch.zeros(1)])
+        self._still = still.any(0) if bool(still.any()) else None
+
+    def _of_learning(self, gradient: torch.Tensor) -> torch.Tensor:
+        if self._still is None:
+            return gradient
+        self._still = self._still.to(gradient.device)
+        return gradient.masked_fill(self._still.view(-1, *[1] * (gradient.dim() - 1)), 0)
+
+
+def elements_of(masters: Iterable[Master], rows: Mapping[str, RowBlocks]) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return, of each master with rows of such parameters, which of its elements are of which block; bool, flat.
+
+    A master may begin and end within a row. Padding behind the last row is left out.
+    """
+    found: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+    for master in masters:
+        fragments = [each for each in master.fragments if each.name in rows and each.start < each.stop]
+        # A master that lies on a disk does not tell its size.
+        size = max((each.place + each.stop - each.start for each in fragments), default=0)
+        masks: dict[str, torch.Tensor] = {}
+        for fragment in fragments:
+            width = rows[fragment.name].width
+            first, last = fragment.start // width, -(-fragment.stop // width)
+            begin, count = fragment.start - first * width, fragment.stop - fragment.start
+            for name, mask in rows[fragment.name].masks.items():
+                elements = mask[first:last].repeat_interleave(width)[begin : begin + count]
+                if bool(elements.any()):
+                    of_block = masks.setdefault(name, torch.zeros(size, dtype=torch.bool))
+                    of_block[fragment.place : fragment.place + count] = elements
+        if masks:
+            found[master.stepped] = {name: mask.to(master.stepped.device) for name, mask in masks.items()}
+    return found
