@@ -60,7 +60,7 @@ def _known(growth: OfflineGrowth) -> Known:
         told = Known(*known, ledger=ledger, source=str(growth.request.source))
     else:
         told = known_of_run(run, *known, ledger, *standing(run, source))
-    return replace(told, remarks=[*told.remarks, *growth.source.remarks])
+    return replace(told, remarks=[*told.remarks, *growth.source.remarks, *growth.plan.remarks])
 
 
 def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:

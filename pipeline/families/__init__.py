@@ -19,7 +19,7 @@ from pipeline.families.scratch import scratch_config
 from pipeline.families.section import Mixtures, Section
 from pipeline.families.target import FFN_KEYS, check_growth, derived_sizes, target_config
 from pipeline.families.tensor_names import place
-from pipeline.families.upcycling import upcycled_config
+from pipeline.families.upcycling import MIXTURE_FORMS, read_as
 
 __all__ = [
     "EXPERT_KEYS",
@@ -27,6 +27,7 @@ __all__ = [
     "FFN_KEYS",
     "FLOATS",
     "LAYER_LISTS",
+    "MIXTURE_FORMS",
     "PAIR_FAMILIES",
     "QUANTIZATION",
     "TRAINED",
@@ -53,9 +54,9 @@ __all__ = [
     "learn_every_row",
     "of_layers",
     "place",
+    "read_as",
     "read_config",
     "scratch_config",
     "sizes_of",
     "target_config",
-    "upcycled_config",
 ]

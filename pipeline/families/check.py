@@ -128,7 +128,7 @@ def random_model(family: Family, config: PretrainedConfig, seed: int) -> PreTrai
 def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
     """Return the target's model, in float64, holding what the plan makes of a source's."""
     held: dict[str, Rows] = {name: Whole(tensor.data) for name, tensor in held_by(model).items()}
-    grown_state = plan.grow(stored_of(plan.source_graph, held), torch.float64)
+    grown_state = plan.grow(stored_of(plan.stored_graph, held), torch.float64)
     state: State = parameters_of(plan.graph, grown_state)
     plan.config._attn_implementation = "eager"
     plan.config._experts_implementation = "eager"

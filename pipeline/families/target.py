@@ -11,7 +11,8 @@ from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_
 from pipeline.families.registry import family_of
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets
 from pipeline.families.shape import check_heads, class_rules
-from pipeline.recipe import TargetConfig
+from pipeline.families.upcycling import MIXTURE_FORMS, read_as
+from pipeline.recipe import GrowthConfig, TargetConfig
 
 FFN_KEYS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 """The widths of feed-forward networks: of plain ones, of experts where those have their own, and of a shared expert."""
@@ -37,19 +38,19 @@ _MOST_ROUNDED = 8
 """Rounding adds at most one part in so many of the source's width, lest a small model's FFN becomes half as wide again."""
 
 
-def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "target.") -> PretrainedConfig:
+def target_config(
+    source: PretrainedConfig, target: TargetConfig, where: str = "target.", growth: GrowthConfig | None = None
+) -> PretrainedConfig:
     """Return the source's configuration at the target's sizes.
 
     Sizes that the recipe leaves out follow the source: heads keep their dimension, query heads their
     ratio to key-value heads, and the FFN its ratio to the hidden size, rounded up as `_ffn` says; `derived_sizes`
-    tells of them. Raises UserError where a size is smaller or cannot be reached; `where` stands before its key.
+    tells of them. A dense source may become a mixture, as `read_as` says, by the options of a growth. Raises UserError where a
+    size is smaller or cannot be reached; `where` stands before its key.
     """
+    source = read_as(source, target, growth, where)
     family = family_of(source)
-    if target.model_type not in (None, source.model_type):
-        raise UserError(
-            f"{where}model_type: a {source.model_type} becomes a {target.model_type} by launch/grow.py --format hf alone; grow "
-            "it there, or leave the key out"
-        )
+    _check_settled(source, target, where)
     sizes = _target_sizes(family, sizes_of(source), target, where)
     check_heads(family, sizes, where)
     config = copy.deepcopy(source)
@@ -60,12 +61,15 @@ def target_config(source: PretrainedConfig, target: TargetConfig, where: str = "
     set_context(family, source, config, target, where)
     if target.dropout is not None:
         family.set_dropout(config, target.dropout)
-    check_growth(source, config, where, new_tokenizer=target.tokenizer is not None)
+    check_growth(source, config, where, growth, new_tokenizer=target.tokenizer is not None)
     return config
 
 
-def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: TargetConfig) -> list[str]:
+def derived_sizes(
+    source: PretrainedConfig, target: PretrainedConfig, named: TargetConfig, growth: GrowthConfig | None = None
+) -> list[str]:
     """Return, of each size of `target_config`'s that changes and was not named, what it came to and why."""
+    source = read_as(source, target, growth, "")
     family, old, new = family_of(source), sizes_of(source), sizes_of(target)
     reasons = {
         "num_attention_heads": "in proportion to hidden_size" if family.own_head_dim else "hidden_size / head_dim",
@@ -88,12 +92,20 @@ def derived_sizes(source: PretrainedConfig, target: PretrainedConfig, named: Tar
     ]
 
 
-def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str, *, new_tokenizer: bool = False) -> None:
+def check_growth(
+    source: PretrainedConfig,
+    target: PretrainedConfig,
+    where: str,
+    growth: GrowthConfig | None = None,
+    *,
+    new_tokenizer: bool = False,
+) -> None:
     """Refuse a target configuration that the source cannot grow into; `where` stands before the keys.
 
     With a new tokenizer the vocabulary may be smaller. Both are of families that `family_of` lets pass. Raises UserError
     naming the key. The rules are those of `target_config`, which changes nothing but sizes and dropout.
     """
+    source = read_as(source, target, growth, where)
     family = family_of(source)
     # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
     lists = (*LAYER_LISTS, *SPARSE_KEYS) if target.num_hidden_layers == source.num_hidden_layers else ()
@@ -125,6 +137,17 @@ def check_growth(source: PretrainedConfig, target: PretrainedConfig, where: str,
         _check_rotary(source, target, old, new, where)
     with class_rules(family, f"{where}num_attention_heads"):
         target.validate()
+
+
+def _check_settled(source: PretrainedConfig, target: TargetConfig, where: str) -> None:
+    """Refuse what a target says of a mixture that its source is, or that it is none of."""
+    for key in MIXTURE_FORMS:
+        named, said = getattr(target, key), getattr(source, key, None)
+        if named not in (None, said):
+            raise UserError(
+                f"{where}{key}: {named!r} is not the source's {said!r}, which growth keeps; a dense model that is made into a "
+                "mixture may have its own"
+            )
 
 
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:

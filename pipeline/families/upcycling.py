@@ -1,86 +1,191 @@
-"""The configuration of a mixture of experts that a dense model is made into."""
+"""The configuration of the mixture of experts that a source is read as before it grows.
 
+A dense model becomes a mixture of one of the classes whose layers are its own but for the feed-forward network; the experts of
+a mixture are cut into parts.
+"""
+
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, sizes_of
+from pipeline.families.base import EXPERT_KEYS, has_key, sizes_of
+from pipeline.families.layer_lists import SPARSE_KEYS, is_sparse
 from pipeline.families.registry import FAMILIES, family_of
+from pipeline.recipe import GrowthConfig, TargetConfig
 
-MIXTURES = {"llama": "mixtral", "mistral": "mixtral", "qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}
+MIXTURES: Mapping[str, tuple[str, ...]] = {
+    "llama": ("mixtral", "qwen2_moe"),
+    "mistral": ("mixtral",),
+    "qwen2": ("qwen2_moe",),
+    "qwen3": ("qwen3_moe",),
+}
 """The mixtures whose layers are those of a dense family but for the feed-forward network."""
 
+_NOT_MADE = {
+    "olmoe": "it has one norm over the queries of all heads, one over the keys, and norms before its branches, which no dense "
+    "family here has together (olmo2 has the former, and its other norms behind branches), and a norm that is added changes "
+    "what a model computes",
+}
+"""Why no dense model becomes a mixture of some class."""
 
-def upcycled_config(
-    source: PretrainedConfig, model_type: str, wanted: Mapping[str, int | None], where: str
+MIXTURE_FORMS = ("norm_topk_prob", *SPARSE_KEYS)
+"""What a target says of the mixture that a dense model is made into, besides sizes."""
+
+_KEYS = (*EXPERT_KEYS, *MIXTURE_FORMS)
+
+
+def read_as(
+    source: PretrainedConfig, target: TargetConfig | PretrainedConfig, growth: GrowthConfig | None, where: str
 ) -> PretrainedConfig:
-    """Return the configuration of a dense model made into a mixture of its source's sizes; `where` stands before keys.
+    """Return the configuration that a source is read as before it grows; `where` stands before keys.
 
-    `wanted` says how many experts there are and how many a token goes through, and may say of how many units: a part of the
-    source's FFN. Gates are renormalized over the experts that are chosen, which alone makes copies of the FFN compute what
-    it does. Raises UserError naming the key.
+    A dense source whose target is of another class: a mixture of that class, at the source's sizes. A mixture whose target has
+    experts of fewer units: one whose experts are cut into equal parts. Else the source itself. Without a growth its options
+    are the defaults. Raises UserError naming the key.
     """
-    experts, per_token, expert_units, shared_units = (wanted[key] for key in EXPERT_KEYS)
-    if model_type not in MIXTURES.values():
+    if target.model_type not in (None, source.model_type):
+        return _upcycled(source, target, growth is not None and growth.shared_expert == "ffn", where)
+    return _split(source, target, where)
+
+
+def units_key(config: PretrainedConfig | type[PretrainedConfig]) -> str:
+    """Return the configuration key of how many units an expert has."""
+    return "moe_intermediate_size" if has_key(config, "moe_intermediate_size") else "intermediate_size"
+
+
+def _split(source: PretrainedConfig, target: TargetConfig | PretrainedConfig, where: str) -> PretrainedConfig:
+    """Return a mixture each of whose experts is as many experts as have its units together."""
+    old, key = sizes_of(source), units_key(source)
+    whole, units = getattr(old, key), getattr(target, key)
+    if old.num_experts is None or units is None or units >= whole:
+        return source
+    pieces = -(-whole // units)
+    if whole % pieces:
         raise UserError(
-            f"{where}model_type: {model_type!r} is not the source's {source.model_type!r}, which growth keeps; of dense "
-            f"models mixtures are made: {', '.join(sorted(set(MIXTURES.values())))}"
+            f"{where}{key}: the {whole} units of the source's experts do not fall into {pieces} equal parts of up to {units}; "
+            "name another size"
         )
-    if MIXTURES.get(source.model_type) != model_type:
-        fits = MIXTURES.get(source.model_type)
-        raise UserError(
-            f"{where}model_type: a {source.model_type} does not become a {model_type}; "
-            + (f"name {fits}" if fits else f"of dense models {', '.join(MIXTURES)} become mixtures of experts")
-        )
+    config = copy.deepcopy(source)
+    for name in ("num_experts", "num_experts_per_tok"):
+        least, named = getattr(old, name) * pieces, getattr(target, name)
+        if named is not None and (named < least or named % pieces):
+            raise UserError(
+                f"{where}{name}: {named} is no multiple of {pieces} from {least} on, and experts of {units} units are "
+                f"{pieces} parts of each of the source's, which go together; name {least}, or another such multiple"
+            )
+        setattr(config, name, least)
+    setattr(config, key, whole // pieces)
+    return config
+
+
+def _upcycled(
+    source: PretrainedConfig, target: TargetConfig | PretrainedConfig, shared_of_ffn: bool, where: str
+) -> PretrainedConfig:
+    """Return the configuration of a dense model made into a mixture of its own sizes."""
+    _check_pair(source.model_type, target.model_type, where)
+    family, sizes = FAMILIES[target.model_type], sizes_of(source)
+    made = family.config_class
+    wanted = {key: getattr(target, key, None) for key in _KEYS}
+    for key, value in wanted.items():
+        if value is not None and not has_key(made, key):
+            raise UserError(f"{where}{key}: {family.name} has no such key; leave it out")
+    experts, per_token = wanted["num_experts"], wanted["num_experts_per_tok"]
     if experts is None or per_token is None:
         missing = "num_experts" if experts is None else "num_experts_per_tok"
         raise UserError(f"{where}{missing}: not given; say how many experts there are and how many a token goes through")
     if not 1 <= per_token <= experts:
         raise UserError(f"{where}num_experts_per_tok: {per_token} of {experts} experts; name at most all of them")
-    family, sizes = FAMILIES[model_type], sizes_of(source)
-    known = family.config_class.__dataclass_fields__
-    said = {key: value for key, value in source.to_dict().items() if key in known and key != "model_type"}
-    keys: dict[str, Any] = said | {
-        "num_local_experts" if "num_local_experts" in known else "num_experts": experts,
-        "num_experts_per_tok": per_token,
-        "architectures": [family.model_class.__name__],
-    }
-    if "head_dim" in known:
+    known = made.__dataclass_fields__
+    keys: dict[str, Any] = {key: value for key, value in source.to_dict().items() if key in known and key != "model_type"}
+    # The gates of the experts that are chosen then sum to 1, which alone makes copies of the FFN compute what it does.
+    keys |= {"norm_topk_prob": True} if "norm_topk_prob" in known else {}
+    keys |= {made.attribute_map.get(key, key): value for key, value in wanted.items() if value is not None}
+    keys["architectures"] = [family.model_class.__name__]
+    if "head_dim" in known or sizes.num_attention_heads * sizes.head_dim != sizes.hidden_size:
         keys["head_dim"] = sizes.head_dim
-    if "moe_intermediate_size" in known:
-        keys["moe_intermediate_size"] = _expert_units(sizes.intermediate_size, expert_units, experts, per_token, where)
-    elif expert_units is not None:
-        raise UserError(f"{where}moe_intermediate_size: {model_type} has no such size; leave the key out")
-    if "shared_expert_intermediate_size" in known:
-        keys["shared_expert_intermediate_size"] = shared_units or sizes.intermediate_size
-    elif shared_units is not None:
-        raise UserError(f"{where}shared_expert_intermediate_size: {model_type} has no such size; leave the key out")
-    if "norm_topk_prob" in known:
-        keys["norm_topk_prob"] = True
-    config = family.config_class(**keys)
+    if "qkv_bias" in known:
+        keys["qkv_bias"] = any(name.endswith("q_proj.bias") for name in family_of(source).graph(source).tensors())
+    whole, key = sizes.intermediate_size, units_key(made)
+    if has_key(made, "shared_expert_intermediate_size"):
+        keys.setdefault("shared_expert_intermediate_size", whole)
+    if shared_of_ffn:
+        whole -= _shared_units(wanted["shared_expert_intermediate_size"], whole, family.name, where)
+    keys[key] = _equal_parts(whole, min(whole, getattr(target, key) or whole), wanted, f"{where}{{}}", key)
+    config = made(**keys)
     config.dtype = source.dtype
+    _check_sparse(config, target, where)
     _check_kept(source, config, where)
     return config
 
 
-def _expert_units(whole: int, units: int | None, experts: int, per_token: int, where: str) -> int:
-    if units is None:
-        return whole
+def _check_pair(model_type: str, mixture: str, where: str) -> None:
+    """Refuse a mixture whose layers are not the source's but for the feed-forward network."""
+    made = sorted({name for names in MIXTURES.values() for name in names})
+    fits = MIXTURES.get(model_type, ())
+    if mixture in fits:
+        return
+    if mixture in _NOT_MADE:
+        raise UserError(f"{where}model_type: no dense model becomes an {mixture}: {_NOT_MADE[mixture]}; name another")
+    if mixture not in made:
+        raise UserError(
+            f"{where}model_type: {mixture!r} is not the source's {model_type!r}, which growth keeps; of dense models mixtures "
+            f"are made: {', '.join(made)}"
+        )
+    raise UserError(
+        f"{where}model_type: a {model_type} does not become a {mixture}; "
+        + (f"name {' or '.join(fits)}" if fits else f"of dense models {', '.join(MIXTURES)} become mixtures of experts")
+    )
+
+
+def _shared_units(units: int | None, whole: int, mixture: str, where: str) -> int:
+    """Return how many units of the FFN the shared expert has."""
+    key = "shared_expert_intermediate_size"
+    if not has_key(FAMILIES[mixture].config_class, key):
+        raise UserError(f"growth.shared_expert: a {mixture} has no expert that every token goes through; leave it out")
+    if units is None or units >= whole:
+        raise UserError(
+            f"{where}{key}: with growth.shared_expert: ffn the shared expert has some of the FFN's {whole} units, and "
+            f"{'none are' if units is None else f'{units} are'} named; name fewer than all"
+        )
+    return units
+
+
+def _equal_parts(whole: int, units: int, wanted: Mapping[str, Any], where: str, key: str) -> int:
+    """Return the size of the least number of equal parts of `whole` that are of at most so many units."""
     pieces = -(-whole // units)
     if whole % pieces:
         raise UserError(
-            f"{where}moe_intermediate_size: the source's {whole} units do not fall into {pieces} equal parts of up to {units}; "
+            f"{where.format(key)}: the source's {whole} units do not fall into {pieces} equal parts of up to {units}; "
             "name another size"
         )
-    for key, count in (("num_experts", experts), ("num_experts_per_tok", per_token)):
-        if count % pieces:
+    for name in ("num_experts", "num_experts_per_tok"):
+        if wanted[name] % pieces:
             raise UserError(
-                f"{where}{key}: {count} is no multiple of the {pieces} experts that the source's FFN is cut into; name one"
+                f"{where.format(name)}: {wanted[name]} is no multiple of the {pieces} experts that the source's FFN is cut "
+                "into; name one"
             )
     # Experts of more units grow like others.
     return whole // pieces
+
+
+def _check_sparse(config: PretrainedConfig, target: TargetConfig | PretrainedConfig, where: str) -> None:
+    """Refuse lists of layers without experts that leave no layer with any, or that a deeper target would change."""
+    if not hasattr(config, "mlp_only_layers"):
+        return
+    depth, dense = config.num_hidden_layers, config.mlp_only_layers
+    if (beyond := [layer for layer in dense if layer >= depth]) and target.num_hidden_layers in (None, depth):
+        raise UserError(f"{where}mlp_only_layers: {beyond[0]} is no layer of the model, which has layers 0 to {depth - 1}")
+    if (dense or config.decoder_sparse_step > 1) and target.num_hidden_layers not in (None, depth):
+        key = "mlp_only_layers" if dense else "decoder_sparse_step"
+        raise UserError(
+            f"{where}{key}: says which layers have experts, and the layers change with num_hidden_layers; grow the depth in "
+            "another step"
+        )
+    if not any(is_sparse(config, layer) for layer in range(depth)):
+        raise UserError(f"{where}mlp_only_layers: no layer is left that has experts; leave one out of the list")
 
 
 def _check_kept(source: PretrainedConfig, config: PretrainedConfig, where: str) -> None:
@@ -88,7 +193,8 @@ def _check_kept(source: PretrainedConfig, config: PretrainedConfig, where: str) 
     old, new = family_of(source), family_of(config)
     for key in old.kept:
         before, after = getattr(source, key, None), getattr(config, key, None)
-        if before != after and not (key == "sliding_window" and not (before or after)):
+        # What is off is null with one class and false with another.
+        if before != after and (before or after):
             raise UserError(
                 f"{where}model_type: the source's {key} is {before!r}, and a {config.model_type} has {after!r} in its place; "
                 "it would compute something else"

@@ -29,7 +29,7 @@ from pipeline.families.graph import (
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis, numel
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
-from pipeline.growth.facts import NOISE, Break, Fact
+from pipeline.growth.facts import NOISE, Break, Departure, Fact
 from pipeline.growth.index_map import INIT, MEAN, ZERO, AxisIndexMap, along
 from pipeline.growth.operators import Origin
 
@@ -37,15 +37,6 @@ Maps = tuple[AxisIndexMap, ...]
 """One a storage axis."""
 
 _LAYER = re.compile(r"\.\d+\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """A node at which the target computes something else than its source."""
-
-    tensor: str
-    """The node's first tensor."""
-    cause: Break
 
 
 @dataclass

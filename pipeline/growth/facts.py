@@ -28,6 +28,15 @@ class Break:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A node at which the target computes something else than its source."""
+
+    tensor: str
+    """The node's first tensor."""
+    cause: Break
+
+
 @dataclass(frozen=True)
 class Fact:
     """Of each target index: `scale` times the source's `index`; or by its code 0, the mean over the source's, or noise."""

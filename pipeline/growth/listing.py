@@ -27,9 +27,9 @@ def listing(growth: OfflineGrowth) -> str:
     place = "" if request.out is None else f" to {request.out}"
     graph = growth.plan.graph
     active = f", {graph.active_parameters:,} of them for each token" if graph.active_parameters < graph.parameters else ""
-    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.stored.state):,} parameters)"
+    read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
     written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters{active})"
-    if not source.family.trained:
+    if not growth.plan.family.trained:
         return "\n".join([*lines, "", read, written, "", promise(growth)])
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
     growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
@@ -56,7 +56,7 @@ def ranks_memory(growth: OfflineGrowth) -> RankBytes:
 
 def _stored(growth: OfflineGrowth) -> int:
     """The bytes of all that is grown, as it is stored."""
-    tensors = list(growth.source.stored.state.values())
+    tensors = list(growth.source.state.values())
     if growth.optimizer is not None:
         entries = growth.source.optimizer.values()
         tensors += [value for entry in entries for value in entry.values() if not isinstance(value, float)]
@@ -102,6 +102,7 @@ def table(certificate: dict[str, Any], out: Path) -> str:
         for key in before
         if before[key] != after[key]
     ]
+    changed += [f"{key} {value}" for key, value in after.items() if key not in before]
     changed += [reason["cause"] for reason in certificate["departures"] if reason["code"] == "context_changed"]
     words = "" if before["vocab_size"] == after["vocab_size"] else ", over the source's vocabulary"
     words = over_both(certificate) or words

@@ -37,7 +37,6 @@ from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.growth.tokenizer_length import write_tokenizer_length
-from pipeline.growth.upcycling import upcycled
 from pipeline.growth.zero_files import bytes_of_rank, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -86,16 +85,15 @@ class OfflineGrowth:
         source = opened(request.source, config=request.config, foreign=request.foreign)
         wanted = request.target if isinstance(request.target, TargetConfig) else _read_target(request.target)
         where = "target." if wanted is request.target else f"{request.target}: "
-        if wanted.model_type not in (None, source.config.model_type):
-            source = upcycled(source, wanted, request.seed, where)
         self.source = source
         self.beside = files_beside(source.beside)
         self.tokenizer = None if request.tokenizer is None else open_new_tokenizer(source, request.tokenizer)
         if isinstance(request.target, Path):
             keep_context(source.config, wanted, read_json(request.target, "name another file"))
-        self.target = _target(wanted, source.config, self.tokenizer, where)
+        self.target = _target(wanted, source.config, request.growth, self.tokenizer, where)
         # A file names every size.
-        derived = derived_sizes(source.config, self.target, request.target) if isinstance(request.target, TargetConfig) else []
+        named = request.target if isinstance(request.target, TargetConfig) else None
+        derived = [] if named is None else derived_sizes(source.config, self.target, named, request.growth)
         plan = plan_growth(
             source.config,
             self.target,
@@ -104,6 +102,7 @@ class OfflineGrowth:
             derived=derived,
             stock=True,
             tokenizer=self.tokenizer,
+            where=where,
         )
         if isinstance(request.target, Path):
             plan = replace(plan, choices=[*plan.choices, *_lists_not_taken(self.target, plan.config)])
@@ -131,7 +130,7 @@ class OfflineGrowth:
         growth, format = self.plan.growth, self.request.format
         for key, needs in (("format", format == "zero3"), ("growth.optimizer_state", growth.optimizer_state == "grow")):
             if needs:
-                check_trained(self.source.family, key)
+                check_trained(self.plan.family, key)
         if growth.norm_statistics == "weighted":
             raise UserError(
                 "growth.norm_statistics: norms are weighted in training and not in any file; use launch/pretrain.py, or stock"
@@ -182,7 +181,7 @@ class OfflineGrowth:
     def _looked_through(self) -> tuple[str, str | None]:
         """Return the digests of the source's weights and of the optimizer's state that grows; raises UserError for NaN."""
         origin = str(self.request.source)
-        digest = inspect(self.source.stored.state, origin)
+        digest = inspect(self.source.state, origin)
         return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer, origin)
 
     def _certificate(self, digests: tuple[str, str | None], measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,11 +283,15 @@ def _read_target(path: Path) -> PretrainedConfig:
 
 
 def _target(
-    target: TargetConfig | PretrainedConfig, source: PretrainedConfig, tokenizer: NewTokenizer | None, where: str
+    target: TargetConfig | PretrainedConfig,
+    source: PretrainedConfig,
+    growth: GrowthConfig,
+    tokenizer: NewTokenizer | None,
+    where: str,
 ) -> PretrainedConfig:
     if isinstance(target, TargetConfig):
-        return target_config(source, target if tokenizer is None else tokenizer.sized(target, where), where)
+        return target_config(source, target if tokenizer is None else tokenizer.sized(target, where), where, growth)
     if tokenizer is not None:
         tokenizer.check_size(target.vocab_size, where)
-    check_growth(source, target, where, new_tokenizer=tokenizer is not None)
+    check_growth(source, target, where, growth, new_tokenizer=tokenizer is not None)
     return target

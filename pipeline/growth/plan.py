@@ -18,8 +18,9 @@ from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.choice import resolve
 from pipeline.growth.deadlock import Deadlock
-from pipeline.growth.derivation import Departure, Derivation
+from pipeline.growth.derivation import Derivation
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
+from pipeline.growth.facts import Departure
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initial_state
@@ -29,8 +30,9 @@ from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
-from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
+from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, Source, State
 from pipeline.growth.token_rows import CarriedTokens, TokenRows, describe_tokens
+from pipeline.growth.upcycling import Upcycling, plan_upcycling
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
 
@@ -68,9 +70,12 @@ class GrowthPlan:
     """What the rows of the vocabulary's tables are made of."""
     tokenizer: NewTokenizer | None = None
     """Where the target's is another than the source's."""
+    upcycling: Upcycling | None = None
+    """How the source is read as a mixture of experts before it grows; `source` and `source_graph` are then that mixture's."""
 
     def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
+        state = state if self.upcycling is None else self.upcycling.state(state)
         # Statistics of a source tensor are taken once for all that is made of it.
         measured = {name: MeasuredTensor(tensor) for name, tensor in state.items()}
         return {name: self._grown(tensor, measured, dtype) for name, tensor in self.tensors.items()}
@@ -89,7 +94,34 @@ class GrowthPlan:
                     f"growth.optimizer_state: grow needs the source's Adam state, and of tensor {name!r} its optimizer kept "
                     f"{', '.join(sorted(kept))} alone; choose fresh"
                 )
+        optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
         return {name: self._grown_adam(tensor, optimizer) for name, tensor in self.tensors.items() if not tensor.buffer}
+
+    def with_gates_over(self, source: Source, input_ids: torch.Tensor) -> "GrowthPlan":
+        """Return the plan in which experts have the shares of Adam's state that their gates have over tokens of held-out text.
+
+        `input_ids` are [sequences, S], of the source's tokenizer; `source` is read through once. The same plan where
+        there are no such shares.
+        """
+        upcycling = self.upcycling
+        if upcycling is None or upcycling.splits or self.growth.optimizer_state != "grow":
+            return self
+        return replace(self, upcycling=replace(upcycling, measured=upcycling.measure(source, input_ids)))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person must know of how the source is read: sentences without a full stop."""
+        return [] if self.upcycling is None else self.upcycling.remarks
+
+    @property
+    def stored(self) -> Sizes:
+        """The source's, as it is stored."""
+        return self.source if self.upcycling is None else sizes_of(self.upcycling.source)
+
+    @property
+    def stored_graph(self) -> Model:
+        """The source's, as it is stored."""
+        return self.source_graph if self.upcycling is None else self.upcycling.source_graph
 
     def annealed_over(self, steps: int) -> "GrowthPlan":
         """Return the plan whose weighted norms turn to stock norms over so many steps of training."""
@@ -295,13 +327,17 @@ def plan_growth(
     derived: Sequence[str] = (),
     stock: bool = False,
     tokenizer: NewTokenizer | None = None,
+    where: str = "target.",
 ) -> GrowthPlan:
     """Return the plan that grows a model of one configuration into the other.
 
     `derived` says which sizes of the target were worked out and how. `stock` keeps `auto` from weighted norms, which no file
-    can hold. `tokenizer` is the target's where that is another than the source's. Raises UserError for sizes that the
-    operator cannot reach, and for options that leave parts of the target without a gradient for ever.
+    can hold. `tokenizer` is the target's where that is another than the source's; `where` stands before keys of the target.
+    Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the target without a
+    gradient for ever.
     """
+    upcycling = plan_upcycling(source, target, growth, seed, where)
+    source = source if upcycling is None else upcycling.config
     family = family_of(source, "source")
     old = family.graph(source)
     growth = _filling(growth, tokenizer)
@@ -317,7 +353,8 @@ def plan_growth(
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     heads = new.norms_all_heads and not content.fills and maps["heads"].grows
-    copies = content.units is Units.COPY or content.stream is Stream.COPY or heads or _more(old, new, "experts")
+    experts = (upcycling is not None and not upcycling.splits) or _more(old, new, "experts")
+    copies = content.units is Units.COPY or content.stream is Stream.COPY or heads or experts
     _refuse_idle_options(growth, family, old, copies=copies)
     known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows
     tokens = known.index_map(new.sizes["vocab"], growth.vocabulary)
@@ -337,10 +374,11 @@ def plan_growth(
         maps=maps,
         layers=layers,
         index_maps=_scaled_layers(derivation.maps, new, layers),
-        departures=derivation.departures,
+        departures=[*(upcycling.departures if upcycling else ()), *derivation.departures],
         context=tuple(context_changes(family, source, target)),
         tokens=tokens,
         tokenizer=tokenizer,
+        upcycling=upcycling,
     )
     _refuse_deadlock(plan)
     return plan

@@ -83,8 +83,6 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     purpose. `sensitivity`, where logits move at all, is by how much more a logit of the source moves than its embedding.
     """
     grown = plan.grow(source.state, torch.float64)
-    # A mixture that a dense model was read as is compared with that one.
-    source = source.stored
     family = source.family
     small, small_state, large, large_state = source.config, source.state, target, grown
     source_layers = list(range(len(plan.source_graph.layers)))

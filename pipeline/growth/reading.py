@@ -13,7 +13,7 @@ from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
-from pipeline.growth.upcycling import Piece, Repeated
+from pipeline.growth.units import Drawn, Piece, Repeated, Replaced
 
 _NONE, _ALL = -1, -2
 """In place of a row."""
@@ -122,7 +122,7 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Go through what only passes rows on, to what is stored."""
     if isinstance(source, MeasuredTensor | Shifted):
         yield from _beneath(source.tensor, asked)
-    elif isinstance(source, Piece | Repeated):
+    elif isinstance(source, Piece | Repeated | Replaced | OpposedCopy):
         yield from _beneath(source.tensor, asked.all_where_any())
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
@@ -132,5 +132,5 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     elif isinstance(source, PassingNorm):
         for vector in source.read:
             yield from _beneath(vector, asked.all_where_any())
-    elif not isinstance(source, Constant | InitializedTensor):
+    elif not isinstance(source, Constant | InitializedTensor | Drawn):
         yield source, asked

@@ -144,6 +144,24 @@ _WORDS: Mapping[str, _Words] = {
         ),
         by_design=True,
     ),
+    "units_redrawn": _Words(
+        "{share:.3g} of the units of each expert are drawn anew (drop-upcycling)",
+        "Part of what each expert knew was replaced by random values, so that experts learn different things.",
+        by_design=True,
+    ),
+    "parts_routed_apart": _Words(
+        "{tensor}: each of the {parts} parts of an FFN has a row of its own, so that a token may miss some of them",
+        "A token goes through some parts of the layer's network more than once, and through others not at all.",
+        by_design=True,
+    ),
+    "gates_not_renormalized": _Words(
+        "{tensor}: the gates of the {chosen} of {experts} experts that are chosen are not divided by their sum",
+        (
+            "What experts add is multiplied by numbers that sum to something else for each token. They sum to 1 where "
+            "norm_topk_prob is true, or where all experts are chosen."
+        ),
+        by_design=True,
+    ),
     "layer_kinds_differ": _Words(
         "{tensor}: a layer of another kind than the one that it is made of",
         "A layer attends otherwise (a window, positions), or has other norms, than the layer whose weights it has.",
@@ -302,6 +320,8 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
         causes.append("readers of new channels enter the mean that LayerNorm takes from its gradient")
     if plan.growth.symmetry != "none":
         causes.append("copies that noise makes unlike have gradients of their own")
+    if plan.upcycling is not None and not plan.upcycling.gates_stay:
+        causes.append(f"gates differ from token to token, and {plan.upcycling.shares}")
     return causes
 
 
@@ -318,7 +338,7 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     residual = plan.maps[RESIDUAL]
     if growth.symmetry != "none" or growth.noise:
         return []
-    if plan.copies_experts:
+    if plan.copies_experts or (plan.upcycling is not None and plan.upcycling.leaves_alike):
         # The same tokens choose them, by equal gates.
         return ["experts"]
     if plan.graph.norms_all_heads and not content.fills and not residual.grows and plan.maps["heads"].grows:
@@ -361,6 +381,7 @@ def promises(plan: GrowthPlan) -> list[str]:
     """Say why operators were chosen, what will be exact, what will not and why, and what will not learn."""
     reasons, counts = predict(plan), tokens_counted(plan.tokens, plan.source.vocab_size)
     lines = [
+        *plan.remarks,
         *plan.choices,
         f"function: {verdict(reasons)}{over_both({'tokenizers': plan.tokenizer, 'tokens': counts})}",
         *(f"  {reason.cause}" for reason in reasons),

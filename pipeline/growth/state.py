@@ -83,14 +83,6 @@ class Source:
     described_in: Path | None = None
     """The directory of its config.json, where that is another one: a checkpoint of another tool's has none of its own."""
 
-    dense: "Source | None" = None
-    """The dense model that a mixture of experts is read from."""
-
-    @property
-    def stored(self) -> "Source":
-        """The model as it is stored."""
-        return self.dense or self
-
     @property
     def without_weights(self) -> bool:
         """Whether it is a configuration alone, and its tensors are `Described`."""

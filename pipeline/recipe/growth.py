@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from data_prep.config import StrictModel
-from pipeline.growth.operators import DEPTH, OPTIONS, WIDTH, Option
+from pipeline.growth.operators import DEPTH, OPTIONS, UPCYCLING, WIDTH, Option
 
 AUTO = "auto"
 
@@ -35,7 +35,7 @@ class _Growth(StrictModel):
     def _options_belong(self) -> "_Growth":
         given = {name: getattr(self, name) for name in OPTIONS}
         for name, option in OPTIONS.items():
-            if given[name] != option.default and not self._has(option):
+            if given[name] != option.default and option not in UPCYCLING and not self._has(option):
                 operators = [key for key, one in (WIDTH | DEPTH).items() if option in one.options]
                 axis = "depth" if operators[0] in DEPTH else "width"
                 raise ValueError(f"`{name}` is an option of {axis}: {' or '.join(operators)}, not of {getattr(self, axis)}")
@@ -53,6 +53,8 @@ class _Growth(StrictModel):
             raise ValueError("`norm_anneal_steps` goes with norm_statistics: weighted")
         if self.width != AUTO and (fault := WIDTH[self.width].check(given)):
             raise ValueError(fault)
+        if given["router_std"] is not None and given["router_init"] == "zero":
+            raise ValueError("`router_std` goes with router_init: normal")
         if self.element_rates and self.optimizer_state != "grow":
             raise ValueError("`element_rates` goes with optimizer_state: grow")
         return self

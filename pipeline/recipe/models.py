@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_prep.config import Fraction, PositiveInt, StrictModel
+from data_prep.settings import NonNegativeInt
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -105,7 +106,8 @@ class TargetConfig(_Sizes):
     """The large model: the sizes that differ from the source's."""
 
     model_type: str | None = None
-    """That of a mixture of experts which a dense source is made into: each of its FFNs becomes `num_experts` alike."""
+    """That of a mixture of experts which a dense source is made into: each of its FFNs becomes `num_experts`, copies of it or
+    of its parts."""
     hidden_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
     num_decoder_layers: PositiveInt | None = None
@@ -119,13 +121,21 @@ class TargetConfig(_Sizes):
     intermediate_size: PositiveInt | None = None
     """In the source's ratio to `hidden_size` where not given: kept where the ratio is a whole number, else rounded up."""
     num_experts: PositiveInt | None = None
-    """Of a mixture of experts; more of them are copies of the source's, in turn."""
+    """Of a mixture of experts; more of them are copies of the source's, or with fewer units parts of them, in turn."""
     num_experts_per_tok: PositiveInt | None = None
     """In the source's ratio to `num_experts` where not given."""
     moe_intermediate_size: PositiveInt | None = None
-    """Units of an expert, in the source's ratio to `hidden_size` where not given."""
+    """Units of an expert, in the source's ratio to `hidden_size` where not given. With fewer than the source's, each of its
+    experts, or its FFN, is cut into as many parts as that takes."""
     shared_expert_intermediate_size: PositiveInt | None = None
     """Units of the expert that every token goes through, likewise."""
+    norm_topk_prob: bool | None = None
+    """Of a dense source made into a mixture: false leaves the gates of the chosen experts as they are, whose sum is then not 1
+    and follows the router."""
+    mlp_only_layers: list[NonNegativeInt] | None = None
+    """Of such a source: the layers that stay without experts."""
+    decoder_sparse_step: PositiveInt | None = None
+    """Of such a source: every so manyth layer has experts."""
     ffn_multiple_of: PositiveInt | None = None
     """What an `intermediate_size` that is not given is rounded up to a multiple of. Where neither is given: the largest of
     256, 128, ..., 8 that divides the source's and is at most an eighth of it."""

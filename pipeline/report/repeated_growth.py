@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families import Sizes, context_keys, graph_of, read_config, target_config
+from pipeline.families import MIXTURE_FORMS, Sizes, context_keys, graph_of, read_config, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
@@ -60,8 +61,9 @@ def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
                 **{key: certificate["target"].get(key) for key in _SIZES},
                 tie_word_embeddings=certificate["target"]["tied"],
                 dropout=None,
+                **_mixture(certificate),
             )
-            target = target_config(source.config, sizes)
+            target = target_config(source.config, sizes, growth=growth)
             for key in context_keys(target) & certificate.get("context", {}).keys():
                 setattr(target, key, certificate["context"][key])
             check_size(target, max_parameters)
@@ -71,6 +73,14 @@ def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
             continue
         return RepeatedGrowth(number, number == len(certificates), source, target, plan)
     raise AbsentError(reasons[-1])
+
+
+def _mixture(certificate: CertificateRecord) -> dict[str, Any]:
+    """Return what a target says besides sizes of a mixture that a dense model became."""
+    upcycling = certificate.get("upcycling")
+    if upcycling is None or upcycling["model_type"] == certificate["family"]:
+        return {}
+    return {"model_type": certificate["family"]} | {key: upcycling[key] for key in MIXTURE_FORMS if key in upcycling}
 
 
 def growth_of(certificate: CertificateRecord) -> GrowthConfig:

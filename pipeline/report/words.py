@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.growth.operators import DEPTH, WIDTH
+from pipeline.growth.operators import DEPTH, UPCYCLING, WIDTH
 
 VERDICTS = {
     "exact": "preserves the function: by rule the grown model computes what its source computes, before it is trained on",
@@ -22,16 +22,17 @@ def counted(number: int, noun: str) -> str:
 def options(growth: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each option of a growth that makes a difference, and what it does."""
     found = []
-    for operator in (WIDTH.get(growth["width"]), DEPTH.get(growth["depth"])):
-        for option in () if operator is None else operator.options:
-            value = growth[option.name]
-            if isinstance(option.effect, Mapping):
-                told = option.effect.get(value)
-            else:
-                told = option.effect.format(**growth) if value != option.default else None
-            if told:
-                shown = f"{value:g}" if isinstance(value, float) else str(value)
-                found.append((option.name if value is True else f"{option.name}: {shown}", told))
+    operators = [WIDTH.get(growth["width"]), DEPTH.get(growth["depth"])]
+    for option in [*(each for one in operators if one is not None for each in one.options), *UPCYCLING]:
+        # A certificate of an earlier version has none of the newer keys.
+        value = growth.get(option.name, option.default)
+        if isinstance(option.effect, Mapping):
+            told = option.effect.get(value)
+        else:
+            told = option.effect.format(**growth) if value != option.default else None
+        if told:
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            found.append((option.name if value is True else f"{option.name}: {shown}", told))
     if growth["positions"] == "interpolate":
         found.append(("positions: interpolate", "The position table is stretched over the longer one."))
     return found

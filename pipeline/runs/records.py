@@ -246,6 +246,8 @@ class CertificateRecord(TypedDict):
     tokens: NotRequired[dict[str, int]]
     """How many rows of the vocabulary are carried, filled in each way, and dropped."""
     layers: list[LayerRecord]
+    upcycling: NotRequired[dict[str, Any] | None]
+    """How a source was read as a mixture of experts before it grew."""
     verdict: Literal["exact", "approximate", "inexact by design"]
     departures: list[ReasonRecord | str]
     duplicates: NotRequired[list[str]]

@@ -388,9 +388,10 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             new = phase.target.tokenizer
             tokenizer = None if new is None else open_new_tokenizer(given, new)
             sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
-            target = target_config(before, sizes, where)
-            derived = derived_sizes(before, target, phase.target)
-            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer)
+            target = target_config(before, sizes, where, phase.growth)
+            derived = derived_sizes(before, target, phase.target, phase.growth)
+            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer, where=where)
+            check_trained(plan.family, f"{where}model_type")
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
             growths.append(Growth(phase, plan.config, plan))

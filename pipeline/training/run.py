@@ -287,7 +287,7 @@ class Run:
         # Read beside the building, which reads it too.
         digest = digest or begin_on_first_rank(lambda tick: inspect(source.state, str(source.directory), tick))
         growth = prepared.growths[phase - 1]
-        for reason in growth.plan.choices:
+        for reason in (*growth.plan.remarks, *growth.plan.choices):
             self._say(reason)
         kept = growth.plan.grow_optimizer(source.optimizer) if growth.plan.growth.optimizer_state == "grow" else None
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)

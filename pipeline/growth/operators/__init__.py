@@ -6,5 +6,6 @@ report's words follow from it.
 
 from pipeline.growth.operators.base import DepthOperator, Option, Origin, Stream, Units, WidthOperator
 from pipeline.growth.operators.registry import DEPTH, OPTIONS, WIDTH
+from pipeline.growth.operators.upcycling import UPCYCLING
 
-__all__ = ["DEPTH", "OPTIONS", "WIDTH", "DepthOperator", "Option", "Origin", "Stream", "Units", "WidthOperator"]
+__all__ = ["DEPTH", "OPTIONS", "UPCYCLING", "WIDTH", "DepthOperator", "Option", "Origin", "Stream", "Units", "WidthOperator"]

@@ -5,6 +5,7 @@ import pkgutil
 from pathlib import Path
 
 from pipeline.growth.operators.base import DepthOperator, Option, WidthOperator
+from pipeline.growth.operators.upcycling import UPCYCLING
 
 _FOUND = [
     module.OPERATOR
@@ -16,5 +17,7 @@ _FOUND = [
 WIDTH: dict[str, WidthOperator] = {one.name: one for one in _FOUND if isinstance(one, WidthOperator)}
 DEPTH: dict[str, DepthOperator] = {one.name: one for one in _FOUND if isinstance(one, DepthOperator)}
 
-OPTIONS: dict[str, Option] = {option.name: option for one in _FOUND for option in one.options}
-"""What any operator has, by key."""
+OPTIONS: dict[str, Option] = {option.name: option for one in _FOUND for option in one.options} | {
+    option.name: option for option in UPCYCLING
+}
+"""What any operator has, or a dense model that becomes a mixture, by key."""

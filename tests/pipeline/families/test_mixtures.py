@@ -137,6 +137,7 @@ def test_copies_of_an_expert_are_told_and_noise_in_pairs_makes_them_unlike():
 UPCYCLED = [
     ("llama", "mixtral", {}),
     ("mistral", "mixtral", {"hidden_size": 96, "num_hidden_layers": 4}),
+    ("llama", "qwen2_moe", {}),
     ("qwen2", "qwen2_moe", {"shared_expert_intermediate_size": 30}),
     ("qwen2", "qwen2_moe", {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 25}),
     ("qwen3", "qwen3_moe", {"num_experts": 8, "num_experts_per_tok": 8, "moe_intermediate_size": 50, "hidden_size": 128}),
@@ -168,7 +169,9 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
     ("name", "sizes", "says"),
     [
         ("gpt2", {"model_type": "mixtral"}, "a gpt2 does not become a mixtral; of dense models llama"),
-        ("llama", {"model_type": "qwen2_moe"}, "a llama does not become a qwen2_moe; name mixtral"),
+        ("mistral", {"model_type": "qwen2_moe"}, "a mistral does not become a qwen2_moe; name mixtral"),
+        ("olmo2", {"model_type": "olmoe"}, "no dense model becomes an olmoe: it has one norm over the queries of all heads"),
+        ("llama", {"model_type": "llama4"}, "'llama4' is not the source's 'llama'"),
         ("llama", {"model_type": "mixtral", "num_experts": None}, "target.num_experts: not given"),
         ("llama", {"model_type": "mixtral", "num_experts_per_tok": None}, "target.num_experts_per_tok: not given"),
         ("llama", {"model_type": "mixtral", "num_experts_per_tok": 5}, "target.num_experts_per_tok: 5 of 4 experts"),
@@ -271,11 +274,3 @@ def test_published_mixtures_are_planned_from_the_dense_models_beneath_them(sourc
     said = listing(OfflineGrowth(request, foreseen=True))
     assert f"({stored:,} parameters)" in said and f"({total:,} parameters, {active:,} of them for each token)" in said
     assert "function: exact" in said
-
-
-def test_training_makes_no_mixture_of_a_dense_model():
-    """Else a recipe's model_type would be passed over."""
-    config = check.small_config(FAMILIES["llama"])
-    with pytest.raises(UserError, match=r"target\.model_type: a llama becomes a mixtral by launch/grow\.py --format hf alone"):
-        target_config(config, TargetConfig(model_type="mixtral"))
-    assert target_config(config, TargetConfig(model_type="llama")).model_type == "llama"

@@ -1,0 +1,376 @@
+"""Dense models read as mixtures, and experts cut into parts: their options, and Adam's state, against the stock classes."""
+
+import itertools
+
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, check, target_config
+from pipeline.growth.joined import stored_of
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import predict, predict_duplicates, predict_moments
+from pipeline.growth.state import Source
+from pipeline.growth.wide import Float64Islands
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
+MIXTRAL = {"model_type": "mixtral"} | FOUR
+QWEN2 = {"model_type": "qwen2_moe"} | FOUR
+QWEN3 = {"model_type": "qwen3_moe"} | FOUR
+PARTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 50}
+NOISE = {"symmetry": "paired", "noise": 0.25}
+
+
+def tokens(seed=2):
+    return torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(seed))
+
+
+def planned(name, sizes, growth=None, **options):
+    """The plan, and the source's model."""
+    family = FAMILIES[name]
+    config = check.small_config(family, **options)
+    growth = GrowthConfig(**growth or {})
+    target = target_config(config, TargetConfig(**sizes), growth=growth)
+    plan = plan_growth(config, target, growth, 1, stock=True)
+    return plan, check.random_model(family, config, 1)
+
+
+def moved(plan, model):
+    """By how much logits move, and the grown model."""
+    after = check.grown_model(plan, model)
+    family = FAMILIES[model.config.model_type]
+    return (check.logits(plan.family, after, tokens()) - check.logits(family, model, tokens())).abs().max().item(), after
+
+
+def opened(model, optimizer=None):
+    """The model as a source, its optimizer's state too."""
+    family = FAMILIES[model.config.model_type]
+    held = {name: check.Whole(parameter.data) for name, parameter in model.named_parameters()}
+    return Source(None, model.config, family, stored_of(family.graph(model.config), held), optimizer)
+
+
+def gradients(graph, model):
+    """The gradient of each stored tensor."""
+    model.zero_grad()
+    with Float64Islands():
+        model(input_ids=tokens(), labels=tokens()).loss.backward()
+    held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
+    return {name: whole(tensor) for name, tensor in stored_of(graph, held).items()}
+
+
+def whole(tensor):
+    return tensor.rows(0, tensor.shape[0])
+
+
+EXACT = [
+    ("llama", MIXTRAL, {"router_init": "zero"}),
+    ("llama", MIXTRAL, {"router_std": 0.5}),
+    ("llama", MIXTRAL, NOISE),
+    ("llama", MIXTRAL | {"num_experts_per_tok": 1}, {}),
+    ("mistral", MIXTRAL | {"intermediate_size": 50}, {}),
+    ("llama", MIXTRAL | {"intermediate_size": 130}, {"width": "zero_pad", "scaled": True}),
+    ("qwen3", QWEN3 | PARTS, NOISE),
+    ("qwen3", QWEN3 | {"norm_topk_prob": False, "num_experts_per_tok": 4}, {}),
+    ("qwen3", QWEN3 | {"norm_topk_prob": False}, {"router_init": "zero"}),
+    ("qwen3", QWEN3 | {"mlp_only_layers": [0, 2], "hidden_size": 128, "intermediate_size": 230}, {}),
+    ("qwen2", QWEN2 | PARTS | {"decoder_sparse_step": 2}, {}),
+    ("qwen2", QWEN2 | {"shared_expert_intermediate_size": 40}, {"shared_expert": "ffn"}),
+    (
+        "qwen2",
+        QWEN2 | {"num_experts": 8, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 40}
+        | {"moe_intermediate_size": 32, "hidden_size": 128},
+        {"shared_expert": "ffn"} | NOISE,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sizes", "growth"), EXACT)
+def test_a_mixture_is_exact_by_options_that_keep_the_function(name, sizes, growth):
+    plan, model = planned(name, sizes, growth)
+    difference, _ = moved(plan, model)
+    assert predict(plan) == [] and difference < 1e-12, difference
+
+
+INEXACT = [
+    ("llama", MIXTRAL, {"drop_upcycling": 0.5}, "units_redrawn", "0.5 of the units of each expert are drawn anew"),
+    ("qwen3", QWEN3 | PARTS, {"piece_routing": "independent"}, "parts_routed_apart", "each of the 2 parts of an FFN has a row"),
+    ("qwen3", QWEN3 | {"norm_topk_prob": False}, {}, "gates_not_renormalized", "the gates of the 2 of 4 experts"),
+]
+
+
+@pytest.mark.parametrize(("name", "sizes", "growth", "code", "says"), INEXACT)
+def test_options_that_change_the_function_are_told(name, sizes, growth, code, says):
+    plan, model = planned(name, sizes, growth)
+    (reason,) = predict(plan)
+    assert reason.code == code and says in reason.cause and reason.by_design and "{" not in reason.meaning
+    assert moved(plan, model)[0] > 1e-3
+
+
+def test_gates_that_are_not_renormalized_are_nearly_exact_where_the_router_is_nearly_zero():
+    """Down times E / k: without it logits would be off by half."""
+    plan, model = planned("qwen3", QWEN3 | {"norm_topk_prob": False}, {"router_std": 1e-8})
+    assert moved(plan, model)[0] < 1e-5
+
+
+def test_what_makes_experts_unlike_makes_them_unlike():
+    for growth in (NOISE, {"drop_upcycling": 0.25}, {"width": "zero_pad", "scaled": True}):
+        plan, model = planned("llama", MIXTRAL | ({"intermediate_size": 130} if "width" in growth else {}), growth)
+        _, after = moved(plan, model)
+        inputs, down = after.model.layers[0].mlp.experts.gate_up_proj.data, after.model.layers[0].mlp.experts.down_proj.data
+        assert not torch.equal(down[0] if "width" not in growth else inputs[0], (down if "width" not in growth else inputs)[1])
+    plan, model = planned("llama", MIXTRAL, {"router_init": "zero"})
+    assert predict_duplicates(plan) == ["experts"] and predict_duplicates(planned("llama", MIXTRAL)[0]) == []
+
+
+def test_dropped_units_are_drawn_from_the_tensor_and_the_others_stay():
+    plan, model = planned("llama", MIXTRAL | {"intermediate_size": 400}, {"drop_upcycling": 0.3}, intermediate_size=400)
+    state = {name: whole(tensor) for name, tensor in plan.grow(opened(model).state, torch.float64).items()}
+    inside, dropped = "model.layers.0.", []
+    for expert in range(4):
+        names = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+        changed = []
+        for own, dense in names.items():
+            now = state[f"{inside}block_sparse_moe.experts.{expert}.{own}.weight"]
+            before = model.get_parameter(f"{inside}mlp.{dense}.weight").data
+            axis = 1 if own == "w2" else 0
+            same = (now == before).all(dim=1 - axis)
+            changed.append(~same)
+            drawn = now[~same] if axis == 0 else now[:, ~same]
+            assert drawn.mean().item() == pytest.approx(before.mean().item(), abs=0.01)
+            assert drawn.std().item() == pytest.approx(before.std().item(), rel=0.03)
+        assert torch.equal(changed[0], changed[1]) and torch.equal(changed[0], changed[2]) and changed[0].sum() == 120
+        dropped.append(changed[0])
+    assert not torch.equal(dropped[0], dropped[1])
+
+
+# --- Adam's state ---------------------------------------------------------------------------------
+
+
+def adam_of(model, graph):
+    """A state whose exp_avg and exp_avg_sq are the gradients and their squares."""
+    return {
+        name: {"exp_avg": check.Whole(value), "exp_avg_sq": check.Whole(value**2), "step": 7.0}
+        for name, value in gradients(graph, model).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "growth"),
+    [
+        ("llama", MIXTRAL, {}),
+        ("qwen3", QWEN3 | PARTS, {}),
+        ("qwen3", QWEN3 | PARTS | {"norm_topk_prob": False, "num_experts_per_tok": 8}, {}),
+        (
+            "qwen2",
+            QWEN2 | PARTS | {"shared_expert_intermediate_size": 20, "moe_intermediate_size": 40},
+            {"shared_expert": "ffn"},
+        ),
+        ("mixtral", {"intermediate_size": 50}, {}),
+    ],
+)
+def test_gradients_of_experts_sum_to_those_of_the_network_that_they_are_made_of(name, sizes, growth):
+    """Of a = W' / W, the sum over copies is 1 / a of the source's."""
+    plan, model = planned(name, sizes, growth)
+    before = gradients(plan.stored_graph, model)
+    after = check.grown_model(plan, model)
+    now = gradients(plan.graph, after)
+    checked = 0
+    for tensor, part in plan.upcycling._parts.items():
+        same = [
+            other for other, its in plan.upcycling._parts.items()
+            if (its.tensor, its.rows, its.columns) == (part.tensor, part.rows, part.columns)
+        ]  # fmt: skip
+        summed = sum(now[other] * part.factor for other in same)
+        wanted = before[part.tensor][part.rows, part.columns]
+        torch.testing.assert_close(summed, wanted, rtol=0, atol=1e-12)
+        assert wanted.abs().max() > 1e-6, tensor
+        checked += 1
+    assert checked >= 3 * 3 * sizes.get("num_experts", 8)
+    for name in before.keys() & now.keys() - plan.upcycling._parts.keys():
+        if "gate.weight" not in name:
+            torch.testing.assert_close(now[name], before[name], rtol=0, atol=1e-12)
+
+
+EQUAL_GATES = [
+    ("llama", MIXTRAL | {"num_experts_per_tok": 4}, {"router_init": "zero"}),
+    ("qwen3", QWEN3 | PARTS | {"num_experts_per_tok": 8}, {"router_init": "zero"}),
+    (
+        "qwen2",
+        QWEN2 | {"num_experts_per_tok": 4, "shared_expert_intermediate_size": 40},
+        {"shared_expert": "ffn", "router_init": "zero"},
+    ),
+    ("mixtral", {"intermediate_size": 50}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sizes", "growth"), EQUAL_GATES)
+def test_moments_are_those_of_the_experts_own_gradients_where_gates_are_equal(name, sizes, growth):
+    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow"})
+    assert predict_moments(plan) == []
+    kept = plan.grow_optimizer(adam_of(model, plan.stored_graph))
+    now = gradients(plan.graph, check.grown_model(plan, model))
+    checked = 0
+    for tensor in plan.tensors:
+        entry = kept[tensor]
+        if not tensor.endswith(("gate.weight", "shared_expert_gate.weight")):
+            torch.testing.assert_close(whole(entry["exp_avg"]).double(), now[tensor], rtol=2e-6, atol=1e-9)
+            torch.testing.assert_close(whole(entry["exp_avg_sq"]).double(), now[tensor] ** 2, rtol=2e-6, atol=1e-15)
+            assert entry["step"] == 7.0
+            checked += 1
+        else:
+            assert not whole(entry["exp_avg"]).any() and not whole(entry["exp_avg_sq"]).any() and entry["step"] == 0.0
+    assert checked > 3 * 12
+
+
+def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
+    """Not E^2: where k of E are chosen, the mean of the squared gate is k / E times 1 / k^2."""
+    plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
+    adam = adam_of(model, plan.stored_graph)
+    kept = plan.grow_optimizer(adam)["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    source = adam["model.layers.1.mlp.down_proj.weight"]
+    torch.testing.assert_close(whole(kept["exp_avg"]), whole(source["exp_avg"]).float() / 4)
+    torch.testing.assert_close(whole(kept["exp_avg_sq"]), whole(source["exp_avg_sq"]).float() / 8)
+    assert any("gates differ from token to token, and each expert has the share" in cause for cause in predict_moments(plan))
+
+
+def test_gates_that_are_measured_are_those_of_the_stock_router():
+    plan, model = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5})
+    adam = adam_of(model, plan.stored_graph)
+    measured = plan.with_gates_over(opened(model), tokens(5))
+    after = check.grown_model(plan, model)
+    with torch.no_grad(), Float64Islands():
+        scores = after(input_ids=tokens(5), output_router_logits=True).router_logits
+    assert len(scores) == 2 and "48 tokens of held-out text" in measured.upcycling.shares
+    for layer, logits in zip((0, 2), scores, strict=True):
+        gates, chosen = logits.double().softmax(-1).topk(4, dim=-1)
+        gates = torch.zeros(48, 8, dtype=torch.float64).scatter_(1, chosen, gates / gates.sum(-1, keepdim=True))
+        kept = measured.grow_optimizer(adam)
+        for expert in (0, 5):
+            inside, dense = f"model.layers.{layer}.mlp.experts.{expert}.", f"model.layers.{layer}.mlp."
+            units = slice(expert % 2 * 50, expert % 2 * 50 + 50)
+            share, square = gates[:, expert].mean(), gates[:, expert].square().mean()
+            for own, cut, scale in (("down_proj", (slice(None), units), 1.0), ("up_proj", (units, slice(None)), 2.0)):
+                source = adam[f"{dense}{own}.weight"]
+                entry = kept[f"{inside}{own}.weight"]
+                torch.testing.assert_close(whole(entry["exp_avg"]).double(), whole(source["exp_avg"])[cut] * scale * share)
+                wanted = whole(source["exp_avg_sq"])[cut] * scale**2 * square
+                torch.testing.assert_close(whole(entry["exp_avg_sq"]).double(), wanted)
+    record = measured.upcycling.record()["gate_shares"]
+    assert record["tokens"] == 48 and sum(record["mean"][0]) == pytest.approx(1.0) and record["mean"][1] == []
+
+
+@pytest.mark.parametrize(("name", "sizes", "growth"), EQUAL_GATES[:2])
+def test_ten_steps_of_adam_with_grown_moments_are_those_of_the_dense_model(name, sizes, growth):
+    """All experts are chosen by equal gates, the router stands still, and element_rates gives each its own rate and eps."""
+    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
+    family, adam = FAMILIES[name], adam_of(model, plan.stored_graph)
+    kept, after = plan.grow_optimizer(adam), check.grown_model(plan, model)
+    untrained = check.logits(family, model, tokens(3))
+    plain = {key: entry | {"lr_factor": 1.0, "eps_factor": 1.0} for key, entry in adam.items()}
+    # Copied before either model is trained: what is grown is read from the source's.
+    states = [
+        {
+            key: {each: value if isinstance(value, float) else whole(value).double().clone() for each, value in entry.items()}
+            for key, entry in state.items()
+        }
+        for state in (plain, kept)
+    ]
+    for graph, one, state in zip((plan.stored_graph, plan.graph), (model, after), states, strict=True):
+        for _ in range(10):
+            found = gradients(graph, one)
+            stored = stored_of(graph, {key: check.Whole(parameter.data) for key, parameter in one.named_parameters()})
+            for key, gradient in found.items():
+                # Parts of one FFN add unlike things, so that a router of theirs would learn.
+                if not key.endswith(".gate.weight"):
+                    step_adam(state[key], whole(stored[key]), gradient)
+    trained = check.logits(family, model, tokens(3))
+    # Moments are kept in float32.
+    torch.testing.assert_close(check.logits(plan.family, after, tokens(3)), trained, rtol=0, atol=1e-5)
+    assert (trained - untrained).abs().max() > 0.1
+
+
+def step_adam(state, weights, gradient, rate=1e-3, eps=1e-6):
+    """Adam (Kingma and Ba 2015, algorithm 1), with a rate and an eps for each element."""
+    state["step"] = state["step"] + 1
+    state["exp_avg"].lerp_(gradient, 0.1)
+    state["exp_avg_sq"].mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+    first, second = state["exp_avg"] / (1 - 0.9 ** state["step"]), state["exp_avg_sq"] / (1 - 0.99 ** state["step"])
+    weights.sub_(rate * state["lr_factor"] * first / (second.sqrt() + eps * state["eps_factor"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "growth"),
+    [
+        ("qwen3", QWEN3 | PARTS, NOISE | {"drop_upcycling": 0.3}),
+        ("qwen2", QWEN2 | {"shared_expert_intermediate_size": 40, "hidden_size": 96}, {"shared_expert": "ffn"}),
+        ("mixtral", {"intermediate_size": 25, "num_experts": 32}, NOISE),
+    ],
+)
+def test_any_rows_of_a_mixture_and_of_its_adam_are_the_same_bits_as_in_the_whole(name, sizes, growth):
+    plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
+    state = dict(plan.grow(opened(model).state))
+    kept = plan.grow_optimizer(adam_of(model, plan.stored_graph))
+    state |= {
+        f"{name} {key}": value for name, entry in kept.items() for key, value in entry.items() if not isinstance(value, float)
+    }
+    for name, tensor in state.items():
+        size = tensor.shape[0]
+        cuts = sorted({0, size // 3, size // 2, size})
+        parts = [tensor.rows(start, stop) for start, stop in itertools.pairwise(cuts)]
+        assert torch.equal(torch.cat(parts), whole(tensor)), name
+        assert tuple(whole(tensor).shape) == tuple(tensor.shape), name
+
+
+# --- experts cut into parts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "experts"),
+    [
+        ("mixtral", {"intermediate_size": 50}, (8, 4)),
+        ("olmoe", {"intermediate_size": 25}, (16, 8)),
+        ("qwen2_moe", {"moe_intermediate_size": 12, "num_experts": 16, "hidden_size": 128}, (16, 8)),
+        ("qwen3_moe", {"moe_intermediate_size": 8, "num_experts": 12, "num_experts_per_tok": 6}, (12, 6)),
+    ],
+)
+@pytest.mark.parametrize("renormalized", [True, False])
+def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, renormalized):
+    options = {"norm_topk_prob": renormalized} if name != "mixtral" else {}
+    plan, model = planned(name, sizes, **options)
+    difference, after = moved(plan, model)
+    assert predict(plan) == [] and difference < 1e-12, difference
+    assert (after.config.num_experts, after.config.num_experts_per_tok) == experts
+    assert "each expert of the source is read as" in plan.upcycling.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "growth", "says"),
+    [
+        ("mixtral", {"intermediate_size": 40}, {}, "the 100 units of the source's experts do not fall into 3 equal parts"),
+        ("mixtral", {"intermediate_size": 51, "num_experts": 4}, {}, "target.num_experts: 4 is no multiple of 2 from 8 on"),
+        (
+            "qwen3_moe",
+            {"moe_intermediate_size": 12, "num_experts_per_tok": 5},
+            {},
+            "num_experts_per_tok: 5 is no multiple of 2",
+        ),
+        ("qwen3_moe", {"norm_topk_prob": True}, {}, "target.norm_topk_prob: True is not the source's False"),
+        ("qwen3", {"mlp_only_layers": [0]}, {}, "target.mlp_only_layers: [0] is not the source's None"),
+        ("qwen3", QWEN3 | {"mlp_only_layers": [0, 1, 2]}, {}, "target.mlp_only_layers: no layer is left that has experts"),
+        ("qwen3", QWEN3 | {"mlp_only_layers": [3]}, {}, "target.mlp_only_layers: 3 is no layer of the model"),
+        ("qwen3", QWEN3 | {"mlp_only_layers": [0], "num_hidden_layers": 5}, {}, "grow the depth in another step"),
+        ("llama", MIXTRAL | {"norm_topk_prob": True}, {}, "target.norm_topk_prob: mixtral has no such key"),
+        ("llama", MIXTRAL, {"shared_expert": "ffn"}, "growth.shared_expert: a mixtral has no expert that every token"),
+        ("qwen2", QWEN2, {"shared_expert": "ffn"}, "target.shared_expert_intermediate_size: with growth.shared_expert: ffn"),
+        ("llama", MIXTRAL, {"piece_routing": "independent"}, "growth.piece_routing: each expert is a whole FFN"),
+        ("llama", MIXTRAL | {"num_experts_per_tok": 3}, NOISE, "growth.symmetry: paired has two copies of the FFN chosen"),
+        ("qwen3", QWEN3 | PARTS, {"router_init": "zero"}, "growth.router_init: zero gives all experts one score"),
+        ("llama", {}, {"drop_upcycling": 0.5}, "growth.drop_upcycling: is an option of a dense model that becomes a mixture"),
+        ("mixtral", {"intermediate_size": 50}, {"router_init": "zero"}, "growth.router_init: is an option of a dense model"),
+    ],
+)
+def test_what_a_mixture_cannot_be_is_refused_by_key(name, sizes, growth, says):
+    with pytest.raises(UserError) as error:
+        planned(name, sizes, growth)
+    assert says in str(error.value)
