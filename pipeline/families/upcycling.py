@@ -59,8 +59,10 @@ def units_key(config: PretrainedConfig | type[PretrainedConfig]) -> str:
 def _split(source: PretrainedConfig, target: TargetConfig | PretrainedConfig, where: str) -> PretrainedConfig:
     """Return a mixture each of whose experts is as many experts as have its units together."""
     old, key = sizes_of(source), units_key(source)
+    if old.num_experts is None:
+        return source
     whole, units = getattr(old, key), getattr(target, key)
-    if old.num_experts is None or units is None or units >= whole:
+    if units is None or units >= whole:
         return source
     pieces = -(-whole // units)
     if whole % pieces:

@@ -14,6 +14,7 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 
 WIDER, HEADS = {"hidden_size": 96}, {"num_attention_heads": 8, "num_key_value_heads": 4}
 MORE_LAYERS = {"num_hidden_layers": 4}
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 4}
 
 
 @dataclass
@@ -87,6 +88,22 @@ CASES = [
     Case("layers_reordered", "gpt2", {}, {"depth": "list", "layers": [1, 0, 2]}),
     Case("random_layers", "gpt2", MORE_LAYERS, {"depth": "random"}),
     Case("routing_changed", "mixtral", {"num_experts_per_tok": 3}, words="4 experts of which 3 are chosen, where the source"),
+    Case(
+        "units_redrawn", "llama", MIXTURE | {"model_type": "mixtral"}, {"drop_upcycling": 0.5}, words="0.5 of the units of each"
+    ),
+    Case(
+        "parts_routed_apart",
+        "qwen3",
+        MIXTURE | {"model_type": "qwen3_moe", "moe_intermediate_size": 50},
+        {"piece_routing": "independent"},
+        words="each of the 2 parts of an FFN has a row",
+    ),
+    Case(
+        "gates_not_renormalized",
+        "qwen3",
+        MIXTURE | {"model_type": "qwen3_moe", "norm_topk_prob": False},
+        words="the gates of the 4 of 8 experts",
+    ),
     Case("repeated_layers", "gpt2", MORE_LAYERS, {"depth": "stack"}),
     Case("averaged_layers", "llama", MORE_LAYERS, {"depth": "list", "layers": [0, {0: 0.5, 1: 0.5}, 1, 2]}),
     Case("context_changed", "llama", {"rope_theta": 1e6}, words="rope_theta 10000.0 -> 1000000.0: position 1 is the first"),
