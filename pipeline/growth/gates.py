@@ -36,16 +36,17 @@ def uniform(body: Experts) -> Share:
     k of E experts are chosen. Renormalized, a gate is 1 / k: the mean is (k / E) (1 / k) = 1 / E, and that of the square
     (k / E) (1 / k^2) = 1 / (k E). Else it is 1 / E.
     """
-    chosen, gate = body.per_token / len(body.each), 1 / body.per_token if body.renormalized else 1 / len(body.each)
+    chosen = body.per_token / len(body.each)
+    gate = body.scaling / (body.per_token if body.renormalized else len(body.each))
     return Share(chosen * gate, chosen * gate**2)
 
 
 def gates_of(body: Experts, scores: torch.Tensor) -> torch.Tensor:
-    """Return the gates [tokens, experts] of a router's scores."""
+    """Return the gates [tokens, experts] of a softmax router's logits."""
     gates, chosen = scores.softmax(dim=-1).topk(body.per_token, dim=-1)
     if body.renormalized:
         gates = gates / gates.sum(dim=-1, keepdim=True)
-    return torch.zeros_like(scores).scatter_(-1, chosen, gates)
+    return torch.zeros_like(scores).scatter_(-1, chosen, gates * body.scaling)
 
 
 @torch.no_grad()

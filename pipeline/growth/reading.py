@@ -10,6 +10,7 @@ from pipeline.growth.averages import AveragedRows
 from pipeline.growth.expert_copies import OpposedCopy
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor
+from pipeline.growth.joined import JoinedRows
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
@@ -126,6 +127,9 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
         yield from _beneath(source.tensor, asked.all_where_any())
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
+    elif isinstance(source, JoinedRows):
+        for tensor in source.parts:
+            yield from _beneath(tensor, asked.all_where_any())
     elif isinstance(source, AveragedRows):
         for tensor, _ in source.parts:
             yield from _beneath(tensor, asked)

@@ -24,6 +24,7 @@ from pipeline.growth.facts import Break, Departure
 from pipeline.growth.gates import Gates
 from pipeline.growth.grown import MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor, initialized
+from pipeline.growth.joined import JoinedRows
 from pipeline.growth.operators import UPCYCLING
 from pipeline.growth.state import Constant, OptimizerState, Rows, Source, State
 from pipeline.growth.units import Drawn, Piece, Repeated, Replaced, drawn_units
@@ -90,8 +91,10 @@ class Upcycling:
         measured = {name: MeasuredTensor(tensor) for name, tensor in source.items()}
         for name, part in self._parts.items():
             state[name] = self._weights(name, part, measured)
-        for number, network, body in self._bodies():
-            state[body.router.weight] = self._router(number, network, body, source)
+        for _number, network, body in self._bodies():
+            state[body.router.weight] = self._router(network, body, source)
+            if self.splits and body.selection_bias is not None:
+                state[body.selection_bias] = self._in_turn(source[network.selection_bias])
             if self._units_shared(body):
                 # sigmoid(0) = 1/2 of what is written twice as large.
                 state[body.shared_gate.weight] = Constant(state[body.shared_gate.weight].shape, 0.0)
@@ -220,25 +223,35 @@ class Upcycling:
 
     @cached_property
     def _parts(self) -> Mapping[str, _Part]:
-        """Of each tensor of an expert, what it is made of; expert r G + p is part p of network r."""
+        """Of each tensor of an expert, what it is made of.
+
+        Of a dense network expert r G + p is part p of copy r; of a mixture of E experts, expert p E + e is part p of expert e.
+        """
         found: dict[str, _Part] = {}
         for number, network, body in self._bodies():
-            networks = network.each if self.splits else [network] * (len(body.each) // self.pieces)
-            taken = self._units_shared(body)
-            # Copies of a row of a softmax divide a gate: the parts of an expert have one G-th each.
-            even = gates.Share(1 / self.pieces, 1 / self.pieces**2) if self.splits else gates.uniform(body)
-            # Gates that are not renormalized sum to k / E, if the router gives all experts about the same.
-            unscaled = self.splits or body.renormalized
-            writes = self.pieces * (1.0 if unscaled else len(body.each) / body.per_token)
+            taken, writes = self._units_shared(body), self._writes(body)
+            even = gates.Share(1 / writes, 1 / writes**2) if self.splits else gates.uniform(body)
             for expert, new in enumerate(body.each):
+                if self.splits:
+                    piece, number_of_old = divmod(expert, len(network.each))
+                    old = network.each[number_of_old]
+                else:
+                    piece, old = expert % self.pieces, network
                 units = new.last.into.size(self.graph.sizes)
-                begin = taken + expert % self.pieces * units
+                begin = taken + piece * units
                 share = even if self.measured is None or self.splits else self.measured.layers[number][expert]
-                old = networks[expert // self.pieces]
                 found |= self._network(old, new, slice(begin, begin + units), writes, share, expert)
             if taken:
                 found |= self._network(network, body.shared, slice(0, taken), 2.0, gates.Share(0.5, 0.25), None)
         return found
+
+    def _writes(self, body: Experts) -> float:
+        """How many times as much a part writes as it did in the source's network."""
+        if self.splits:
+            # Copies of a row of a softmax, or of one of several gates that are divided by their sum, divide its gate.
+            return self.pieces if body.renormalized or body.gate == "softmax" else 1.0
+        # Gates that are not renormalized sum to k / E, if the router gives all experts about the same.
+        return self.pieces / body.scaling * (1.0 if body.renormalized else len(body.each) / body.per_token)
 
     def _network(
         self, old: Mlp, new: Mlp, units: slice, writes: float, share: gates.Share, expert: int | None
@@ -295,10 +308,14 @@ class Upcycling:
 
         return {key: but_for_drawn(key, held) for key, held in moved.items()}
 
-    def _router(self, number: int, network: Mlp | Experts, body: Experts, source: State) -> Rows:
+    def _in_turn(self, tensor: Rows) -> Rows:
+        """The rows of the source's experts, once for each part."""
+        return JoinedRows((tensor.shape[0] * self.pieces, *tensor.shape[1:]), [tensor] * self.pieces)
+
+    def _router(self, network: Mlp | Experts, body: Experts, source: State) -> Rows:
         """A router: rows of its own, one for all that are to be chosen together."""
         if self.splits:
-            return Repeated(source[network.router.weight], self.pieces)
+            return self._in_turn(source[network.router.weight])
         name, growth = body.router.weight, self.growth
         together = 1 if growth.piece_routing == "independent" else self.pieces
         together *= 2 if growth.symmetry != "none" else 1
