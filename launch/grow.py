@@ -4,6 +4,7 @@ python launch/grow.py --source DIR [--target FILE.json|key=value,...] --format h
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -107,7 +108,8 @@ def read_target(text: str, tokenizer: str | None) -> "TargetConfig | Path":
         return Path(text)
     # A recipe's default is to train without dropout; nothing is trained here.
     content: dict[str, Any] = {"dropout": None, "tokenizer": tokenizer}
-    for part in filter(None, text.split(",")):
+    # A comma within brackets is of a list.
+    for part in filter(None, re.split(r",(?![^\[]*\])", text)):
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"--target: {part!r} is neither key=value nor a .json file; write for instance hidden_size=1024")
@@ -122,7 +124,8 @@ def read_target(text: str, tokenizer: str | None) -> "TargetConfig | Path":
                 raise UserError(f"--target: {key}: {each} has a value already; name it once")
         if section.get(name) is not None:
             raise UserError(f"--target: {key} has a value already; name it once")
-        section[name] = _value(f"--target: {key}", value) if outer else value.strip()
+        listed = value.strip().startswith("[")
+        section[name] = _value(f"--target: {key}", value) if outer or listed else value.strip()
     return validate(TargetConfig, content, "--target")
 
 
