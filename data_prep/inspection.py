@@ -24,6 +24,8 @@ def describe(data: PreparedData, windows: int) -> str:
         f"unigram entropy {data.unigram_entropy(data.weights):.4f} nats a token"
     ]
     lines += data.remarks
+    for name, sizes in manifest.evaluation_sets.items():
+        lines.append(f"looked for passages of {name}: {sizes['texts']:,} texts, and not for {sizes['short']:,} of fewer words")
     for corpus in data.corpora:
         lines += ["", *_describe(data, corpus, windows)]
     return "\n".join(lines)
@@ -37,6 +39,8 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
     for reason, count in corpus.dropped.items():
         lines.append(f"  {'- ' + reason:<20} {count:,}")
         lines += [f"      {place}" for place in corpus.examples.get(reason, [])[:2]]
+    for name, count in corpus.contaminated.items():
+        lines.append(f"  {'with ' + name:<20} {count:,} documents share a passage with it")
     if corpus.lengths:
         bins = sorted((int(bits), count) for bits, count in corpus.lengths.items())
         spread = ", ".join(f"{2 ** (bits - 1):,}-{2**bits - 1:,}: {count:,}" for bits, count in bins)

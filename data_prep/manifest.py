@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
@@ -71,6 +71,8 @@ class CorpusEntry(BaseModel):
     """Documents by reason; `bad file` counts files."""
     examples: dict[str, list[str]]
     """Where the first ones of each reason stand."""
+    contaminated: Counter[str] = Field(default_factory=Counter)
+    """Documents with a passage of each evaluation set that was looked for, whatever became of them."""
     lengths: Counter[str]
     """Cleaned documents by the bits of their length in characters: "7" counts those of 64 to 127."""
     splits: dict[str, SplitEntry]
@@ -88,6 +90,8 @@ class Manifest(BaseModel):
     """The tokenizer's class, and hashes of its files."""
     vocab_size: int
     corpora: list[CorpusEntry]
+    evaluation_sets: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Of each set that was looked for, `texts` that have an n-gram, and `short` ones that have too few words."""
     files: dict[str, str]
     """BLAKE2b-128 of every file, by its path (below the folder, or absolute)."""
     digest: str | None = None

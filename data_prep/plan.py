@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from data_prep.config import StrictModel
+from data_prep.decontamination.evaluation_sets import files_of
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest
 from data_prep.job import Item, Outputs
@@ -72,6 +73,8 @@ class Plan(StrictModel):
     slices: list[Slice]
     """Held-out ones first: documents are numbered in this order, and of duplicates the first stays."""
     shards: list[GivenShard]
+    evaluation_sets: dict[str, list[str]] = Field(default_factory=dict)
+    """The files of the sets whose passages are looked for."""
     left_out: list[str]
     """What of the folders that are named is not read, in words."""
 
@@ -144,6 +147,11 @@ def draft_plan(config: DataPrepConfig) -> Plan:
                 inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
             for group in _grouped(pieces, part_bytes):
                 slices.append(Slice(name=f"{len(slices):05d}", corpus=corpus.name, heldout=split == HELDOUT, pieces=group))
+    sets = {
+        name: [str(path) for path in files_of(patterns, f"decontamination.sets.{name}")]
+        for name, patterns in (config.decontamination.sets if config.decontamination else {}).items()
+    }
+    inputs += [_input(Path(path)) for files in sets.values() for path in files]
     return Plan(
         format=FORMAT,
         digest="",
@@ -153,6 +161,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         inputs=inputs,
         slices=slices,
         shards=shards,
+        evaluation_sets=sets,
         # Held-out files are looked for twice, the second time to leave them out of what is trained on.
         left_out=list(dict.fromkeys(left_out)),
     )
@@ -199,6 +208,9 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
     inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
     # A tokenizer counts by its files' hashes, not by where it lies.
     told = draft.config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
+    if told["decontamination"] is None:
+        # As it was told before there was such a key.
+        del told["decontamination"]
     slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]
     depends = [draft.format, told, draft.tokenizer, [item.digest for item in inputs], slices]
     return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})

@@ -107,6 +107,20 @@ class DedupeConfig(StrictModel):
         return self
 
 
+class DecontaminationConfig(StrictModel):
+    """Passages of evaluation sets, which are looked for in all text and removed from it."""
+
+    sets: Annotated[dict[Annotated[str, Field(pattern=_NAME)], Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    """Names of evaluation sets, and the files of each: paths, globs or folders of .json, .jsonl, .ndjson, .tsv, .csv, .parquet,
+    .txt, .raw and .tokens files; all but .parquet also behind .gz, .bz2 or .zst. Every string in a record or row is a text,
+    at any depth; a plain text is one."""
+    ngram: PositiveInt = 13
+    """Words in a row that a document and a set have in common, whatever their case and what stands between them. Texts of fewer
+    words are not looked for."""
+    remove: Literal["document", "span", "nothing"] = "document"
+    """What goes: a document that has such words, those words out of it, or nothing, and it is only counted."""
+
+
 class TokenizerConfig(StrictModel):
     """A tokenizer to load (`path`) or to train on the text (`vocab_size`)."""
 
@@ -152,6 +166,7 @@ class DataPrepConfig(StrictModel):
     output_dir: str
     corpora: Annotated[list[CorpusConfig], Field(min_length=1)]
     dedupe: DedupeConfig = DedupeConfig()
+    decontamination: DecontaminationConfig | None = None
     tokenizer: TokenizerConfig
     sequences: Literal["document", "sentence"] = "document"
     """What a sequence of a shard is: a document (GPT's shards), or a sentence of one (BERT's)."""

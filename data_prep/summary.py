@@ -36,7 +36,7 @@ from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 from data_prep.tokenizing import HISTOGRAM
 
 REPORT = "dropped.jsonl"
-"""Examples of dropped documents, each beside the one that stays."""
+"""Examples of dropped documents, each beside the one that stays, and of passages of evaluation sets."""
 
 
 def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -> None:
@@ -76,7 +76,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
             else:
                 files[name] = digest
     with Outputs(root) as outputs:
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in report)
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in [*report, *_contaminated(cleaned)])
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
             write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)
@@ -92,10 +92,20 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
         tokenizer=tokenizer_digest(tokenizer),
         vocab_size=tokenizer.vocab_size,
         corpora=list(entries.values()),
+        evaluation_sets=next((facts.counts["evaluation_sets"] for facts in cleaned if "evaluation_sets" in facts.counts), {}),
         files=files,
     )
     content = manifest.model_dump(mode="json")
     write_json(root / MANIFEST, content | {"digest": content_digest(content)})
+
+
+def _contaminated(cleaned: list[Facts]) -> list[dict[str, Any]]:
+    """The first documents that share a passage with each evaluation set, and the passage."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for facts in cleaned:
+        for name, examples in facts.counts.get("passages", {}).items():
+            found[name] = (found.get(name, []) + examples)[:EXAMPLES]
+    return [{"kind": "contaminated", "set": name} | example for name, examples in found.items() for example in examples]
 
 
 def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]:
@@ -107,6 +117,7 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
             documents_read=0,
             dropped=Counter(),
             examples={},
+            contaminated=Counter(),
             lengths=Counter(),
             splits={split: SplitEntry() for split in SPLITS},
         )
@@ -117,6 +128,8 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         entry.documents_read += facts.counts["documents_in"]
         entry.dropped.update(facts.counts["dropped"])
         entry.lengths.update(facts.counts["lengths"])
+        # Of an item that an earlier version finished nothing is told.
+        entry.contaminated.update(facts.counts.get("contaminated", {}))
         for reason, places in facts.counts["examples"].items():
             entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
     return entries

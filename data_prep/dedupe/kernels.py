@@ -31,18 +31,27 @@ def _mixed(value: np.uint64) -> np.uint64:
 
 
 @numba.njit(cache=True, nogil=True)
-def shingle_hashes(codes: np.ndarray, table: np.ndarray, ngram: int, hashes: np.ndarray) -> int:
-    """Write the hashes of a text's shingles, repeated ones too, to the front of `hashes`; return their number.
+def shingle_hashes(
+    codes: np.ndarray, table: np.ndarray, ngram: int, hashes: np.ndarray, begins: np.ndarray, stops: np.ndarray
+) -> int:
+    """Write the hashes of a text's shingles, repeated ones too, to the front of `hashes`; return the number of its words.
+
+    A text of fewer than `ngram` words has one shingle, of all of them.
 
     Args:
         codes: the text's code points, uint32.
         table: word_table().
         ngram: words of a shingle.
-        hashes: uint32, as long as `codes` at least.
+        hashes: uint32 or uint64, as long as `codes` at least; of fewer bits the highest are written.
+        begins: int64, empty or as long: written, the place of a shingle's first character.
+        stops: int64, likewise: the place behind its last one.
     """
     last = np.uint32(len(table) - 1)
     alone = np.uint32(ALONE)
+    shift = np.uint64(64 - 8 * hashes.itemsize)
+    located = len(begins) > 0
     ring = np.zeros(ngram, dtype=np.uint64)  # the latest words
+    first = np.zeros(ngram, dtype=np.int64)  # and where they begin
     leaving = np.uint64(1)
     for _ in range(ngram):
         leaving *= _BASE
@@ -56,6 +65,8 @@ def shingle_hashes(codes: np.ndarray, table: np.ndarray, ngram: int, hashes: np.
         place += 1
         if character == 0:
             continue
+        if located:
+            first[slot] = place - 1
         word = (_WORD_SEED ^ np.uint64(character)) * _WORD_FACTOR
         if character < alone:
             while place < len(codes):
@@ -73,12 +84,14 @@ def shingle_hashes(codes: np.ndarray, table: np.ndarray, ngram: int, hashes: np.
             slot = 0
         words += 1
         if words >= ngram:
-            hashes[count] = np.uint32(_mixed(rolling) >> _HALF)
+            hashes[count] = _mixed(rolling) >> shift
+            if located:
+                # The oldest word stands where the next one goes.
+                begins[count], stops[count] = first[slot], place
             count += 1
     if 0 < words < ngram:
-        hashes[0] = np.uint32(_mixed(rolling) >> _HALF)
-        count = 1
-    return count
+        hashes[0] = _mixed(rolling) >> shift
+    return words
 
 
 @numba.njit(cache=True, nogil=True)
@@ -110,9 +123,11 @@ def sign(
         longest = max(longest, end - start)
         start = end
     hashes = np.empty(longest, dtype=np.uint32)
+    nowhere = np.empty(0, dtype=np.int64)
     start = 0
     for text in range(len(ends)):
-        count = shingle_hashes(codes[start : ends[text]], table, ngram, hashes)
+        words = shingle_hashes(codes[start : ends[text]], table, ngram, hashes, nowhere, nowhere)
+        count = max(words - ngram + 1, min(words, 1))
         start = ends[text]
         worded[text] = count > 0
         signature = signatures[text]
@@ -130,6 +145,37 @@ def _lower(signature: np.ndarray, hashes: np.ndarray, factors: np.ndarray, adden
         for place in range(len(hashes)):
             least = min(least, np.uint32(hashes[place] * factor + addend))
         signature[row] = least
+
+
+@numba.njit(cache=True, nogil=True)
+def mark(hashes: np.ndarray, bits: np.ndarray, shift: int) -> None:
+    """Set the bit of each hash, uint64, that its bits above `shift` number; `bits` is uint8, eight in each."""
+    for place in range(len(hashes)):
+        bit = hashes[place] >> np.uint64(shift)
+        bits[bit >> np.uint64(3)] |= np.uint8(1) << np.uint8(bit & np.uint64(7))
+
+
+@numba.njit(cache=True, nogil=True)
+def among(hashes: np.ndarray, bits: np.ndarray, shift: int, keys: np.ndarray, found: np.ndarray) -> int:
+    """Write the places of the hashes that are among the keys to the front of `found`; return their number.
+
+    Args:
+        hashes: uint64.
+        bits: those that `mark` set of the keys, by which most hashes are seen not to be among them.
+        shift: as in `mark`.
+        keys: uint64, ascending.
+        found: int64, as long as `hashes` at least.
+    """
+    count = 0
+    for place in range(len(hashes)):
+        bit = hashes[place] >> np.uint64(shift)
+        if not (bits[bit >> np.uint64(3)] >> np.uint8(bit & np.uint64(7))) & np.uint8(1):
+            continue
+        key = np.searchsorted(keys, hashes[place])
+        if key < len(keys) and keys[key] == hashes[place]:
+            found[count] = place
+            count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True)

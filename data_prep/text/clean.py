@@ -46,9 +46,13 @@ class Cleaner:
         if self._boilerplate:
             lines = text.split("\n")
             text = "\n".join(line for line in lines if not any(rule.search(line) for rule in self._boilerplate)).strip()
-        length = len(text) if corpus.length_unit == "characters" else len(text.split())
-        if length < max(corpus.min_length, 1):
+        if self.is_short(text):
             return text, TOO_SHORT
         if corpus.languages and language(text) not in corpus.languages:
             return text, OTHER_LANGUAGE
         return text, None
+
+    def is_short(self, text: str) -> bool:
+        """Whether a cleaned text is shorter than is kept."""
+        length = len(text) if self._corpus.length_unit == "characters" else len(text.split())
+        return length < max(self._corpus.min_length, 1)

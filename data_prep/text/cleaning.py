@@ -2,7 +2,9 @@
 
 import hashlib
 from collections import Counter
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
@@ -11,7 +13,11 @@ from data_prep.settings import CorpusConfig
 from data_prep.text.clean import Cleaner
 from data_prep.text.parts import Part, PartWriter
 from data_prep.text.readers import read_piece
-from data_prep.text.rejects import BAD_FILE, Rejects
+from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.passages import Passages
+    from data_prep.decontamination.removal import Removal
 
 
 class Clean:
@@ -32,7 +38,7 @@ class Clean:
         """Write a slice's parts."""
         part_slice = self._slices[item.name]
         corpus = self._plan.corpus(part_slice.corpus)
-        cleaner, rejects = Cleaner(corpus), Rejects()
+        cleaner, rejects, removal = Cleaner(corpus), Rejects(), self._removal()
         heldout_below = _heldout_below(corpus, part_slice)
         limit = self._plan.config.part_mib << 20
         parts: list[dict[str, Any]] = []
@@ -47,6 +53,11 @@ class Clean:
                 if reason is not None:
                     rejects.add(reason, where)
                     continue
+                if removal is not None:
+                    text, goes = removal(text, where)
+                    if goes or cleaner.is_short(text):
+                        rejects.add(CONTAMINATED, where)
+                        continue
                 digest = text_hash(text)
                 size = _utf8_bytes(text)
                 kept += 1
@@ -68,7 +79,25 @@ class Clean:
             "dropped": dict(rejects.counts),
             "examples": rejects.examples,
             "lengths": {str(bits): count for bits, count in sorted(lengths.items())},
+            **({} if removal is None else removal.facts()),
         }
+
+    @cached_property
+    def _passages(self) -> "Passages | None":
+        """The n-grams of the evaluation sets; numba, which they need, takes half a second."""
+        if self._plan.config.decontamination is None:
+            return None
+        from data_prep.decontamination.passages import Passages
+
+        sets = {name: list(map(Path, files)) for name, files in self._plan.evaluation_sets.items()}
+        return Passages(sets, self._plan.config.decontamination.ngram)
+
+    def _removal(self) -> "Removal | None":
+        if self._passages is None:
+            return None
+        from data_prep.decontamination.removal import Removal
+
+        return Removal(self._passages, self._plan.config.decontamination.remove)
 
     def parts(self, facts: list[Facts]) -> list[Part]:
         """Number the parts that the slices gave."""

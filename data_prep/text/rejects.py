@@ -7,6 +7,7 @@ from data_prep.errors import UserError
 TOO_LONG = "too long"
 TOO_SHORT = "too short"
 OTHER_LANGUAGE = "other language"
+CONTAMINATED = "contaminated"
 BAD_RECORD = "bad record"
 BAD_FILE = "bad file"
 

@@ -50,6 +50,7 @@ def write_corpus(folder: Path, documents: int) -> None:
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(jsonl(texts[2 * quarter : 3 * quarter]), mtime=0))
     pq.write_table(pa.table({"text": texts[3 * quarter :]}), folder / "c.parquet", row_group_size=200)
     (folder / "d.txt").write_text("\n\n".join(copies))
+    (folder / "exam.json").write_text(json.dumps([" ".join(text.upper().split()[5:25]) for text in texts[7:90:40]]))
 
 
 def configuration(folder: Path, output: Path, **changes) -> dict:
@@ -60,6 +61,7 @@ def configuration(folder: Path, output: Path, **changes) -> dict:
             {"name": "copies", "files": [str(folder / "d.txt")], "dedupe": "near", "weight": 1, "heldout_fraction": 0},
         ],
         "dedupe": {"memory_mib": 1},
+        "decontamination": {"sets": {"exam": [str(folder / "exam.json")]}},
         "tokenizer": {"vocab_size": 500},
         "part_mib": 1,
         **changes,
@@ -106,7 +108,8 @@ def test_a_corpus_is_deduplicated_tokenized_and_told_of(undisturbed):
     assert sum(split.documents for split in copies.splits.values()) == 0
     assert sum(split.documents for split in most.splits.values()) == 2400 - sum(most.dropped.values())
     lines = [json.loads(line) for line in (undisturbed / "dropped.jsonl").read_text().splitlines()]
-    assert {line["kind"] for line in lines} == {"exact", "near"}
+    assert {line["kind"] for line in lines} == {"exact", "near", "contaminated"}
+    assert most.contaminated == {"exam": 3} and most.dropped["contaminated"] == 3
     assert not (undisturbed / "work").exists() and not list(undisturbed.rglob("*.partial"))
     assert not (undisturbed / ".lock").exists()
 
@@ -376,6 +379,8 @@ def test_what_was_refused_is_mended_and_started_again(undisturbed, corpus_folder
     assert {name for name, digest in tree(output).items() if tree(undisturbed).get(name) != digest} == {
         "manifest.json",
         "plan.json",
+        # It says where passages of evaluation sets stand.
+        "dropped.jsonl",
         *(name for name in tree(output) if "/part-" in name),
     }
     assert tree(output).keys() == tree(undisturbed).keys()

@@ -1,0 +1,115 @@
+"""The texts of evaluation sets, out of the files in which they are published."""
+
+import csv
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import UserError
+
+_COMPRESSIONS = (".gz", ".bz2", ".zst")
+_RECORDS = (".json", ".jsonl", ".ndjson")
+_TABLES = {".tsv": "\t", ".csv": ","}
+_PLAIN = (".txt", ".raw", ".tokens")
+ENDINGS = (*_RECORDS, *_TABLES, *_PLAIN, ".parquet")
+"""Of the names of files that are read; all but .parquet also with .gz, .bz2 or .zst behind them."""
+
+
+def format_of(path: Path) -> str | None:
+    """Return which of ENDINGS a file's name has; None where it has none of them."""
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in _COMPRESSIONS:
+        endings.pop()
+        if endings[-1:] == [".parquet"]:
+            return None
+    return endings[-1] if endings and endings[-1] in ENDINGS else None
+
+
+def files_of(patterns: Iterable[str], key: str) -> list[Path]:
+    """Return the files of a set that paths, globs and folders name, sorted within each.
+
+    Raises UserError, which names `key`, where one of them names none.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        # A file whose name looks like a pattern is meant by that name.
+        named = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        found = [
+            path
+            for name in map(Path, named)
+            for path in (sorted(below for below in name.rglob("*") if format_of(below)) if name.is_dir() else [name])
+            if path.is_file()
+        ]
+        if not found:
+            raise UserError(f"{key}: {pattern}: no such file, or a folder without one of {', '.join(ENDINGS)}; name others")
+        files.update(dict.fromkeys(found))
+    for path in files:
+        if format_of(path) is None:
+            raise UserError(
+                f"{key}: {path}: unknown type of file; known are {', '.join(ENDINGS)}, all but .parquet also with "
+                f"{', '.join(_COMPRESSIONS)} behind them"
+            )
+    return list(files)
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Yield the texts of a file: every string in its records or rows, at any depth; of a plain text the whole.
+
+    Raises UserError, which names the file, where it is gone or damaged.
+    """
+    kind = format_of(path)
+    try:
+        yield from _parquet(path) if kind == ".parquet" else _texts(_content(path), kind)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); put it back, or leave it out") from None
+
+
+def _content(path: Path) -> bytes:
+    with pa.input_stream(str(path), compression="detect") as file:
+        return file.read()
+
+
+def _texts(content: bytes, kind: str) -> Iterator[str]:
+    if kind in _RECORDS:
+        yield from _strings(_records(content))
+    elif kind in _TABLES:
+        # A quotation mark of a tab-separated file is a character like others (GLUE's).
+        quoting = csv.QUOTE_MINIMAL if kind == ".csv" else csv.QUOTE_NONE
+        lines = content.decode("utf-8-sig").splitlines(keepends=True)
+        yield from _strings(csv.reader(lines, delimiter=_TABLES[kind], quoting=quoting))
+    else:
+        yield content.decode("utf-8-sig")
+
+
+def _records(content: bytes) -> Any:
+    """All of a file's JSON: one value, or one a line."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        # json.dumps writes NaN, which orjson keeps out.
+        return [json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024, use_threads=False):
+            yield from _strings(batch.to_pylist())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, bytes):
+        yield value.decode()
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _strings(each)
+    elif hasattr(value, "__iter__"):
+        for each in value:
+            yield from _strings(each)

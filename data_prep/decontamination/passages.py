@@ -1,0 +1,90 @@
+"""Which documents share passages with evaluation sets: n-grams of words, whatever their case and what stands between them.
+
+13 words are what GPT-3 was decontaminated by (Brown et al. 2020, appendix C).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.decontamination.evaluation_sets import texts_of
+from data_prep.dedupe.kernels import among, mark, shingle_hashes
+from data_prep.dedupe.shingles import word_table
+from data_prep.progress import Meter
+
+_BITS_A_KEY = 16
+"""Of the marks in which most n-grams are seen to be of no set: one in 16 is looked up for nothing."""
+_LEAST_BITS = 16
+"""Of their number, as a power of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Characters [begin, stop) of a document, all of whose n-grams are of evaluation sets."""
+
+    begin: int
+    stop: int
+    sets: tuple[str, ...]
+    """In the order of the configuration."""
+
+
+class Passages:
+    """The n-grams of evaluation sets. In memory are ten bytes for each."""
+
+    def __init__(self, sets: Mapping[str, Iterable[Path]], ngram: int) -> None:
+        """Read the files of each set; raises UserError naming one that cannot be read.
+
+        Of an n-gram that several sets have, the first is named.
+        """
+        self._ngram = ngram
+        self._names = list(sets)
+        self.sizes: dict[str, dict[str, int]] = {name: {"texts": 0, "short": 0} for name in sets}
+        """Of each set, how many texts have an n-gram, and how many are of fewer words and are not looked for."""
+        keys, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
+        for number, (name, files) in enumerate(sets.items()):
+            with Meter(f"data: {name} read for decontamination"):
+                hashes = self._read(name, files)
+            keys.append(hashes)
+            owners.append(np.full(len(hashes), number, np.int32))
+        self._keys, first = np.unique(np.concatenate(keys), return_index=True)
+        self._owners = np.concatenate(owners)[first]
+        bits = max(_LEAST_BITS, (len(self._keys) * _BITS_A_KEY).bit_length())
+        self._shift = 64 - bits
+        self._bits = np.zeros((1 << bits) // 8, np.uint8)
+        mark(self._keys, self._bits, self._shift)
+
+    def _read(self, name: str, files: Iterable[Path]) -> np.ndarray:
+        found = [np.empty(0, np.uint64)]
+        for path in files:
+            for text in texts_of(path):
+                hashes, _, _ = self._ngrams(text)
+                self.sizes[name]["texts" if len(hashes) else "short"] += 1
+                found.append(hashes)
+        return np.unique(np.concatenate(found))
+
+    def _ngrams(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The hashes of a text's n-grams, and where each begins and ends."""
+        # A lone surrogate is no character, as in cleaning.
+        codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+        hashes = np.empty(len(codes), np.uint64)
+        begins, stops = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
+        words = shingle_hashes(codes, word_table(), self._ngram, hashes, begins, stops)
+        count = max(words - self._ngram + 1, 0)
+        return hashes[:count], begins[:count], stops[:count]
+
+    def __call__(self, text: str) -> list[Passage]:
+        """Return a document's passages in order; n-grams that overlap or touch are one."""
+        hashes, begins, stops = self._ngrams(text)
+        found = np.empty(len(hashes), np.int64)
+        found = found[: among(hashes, self._bits, self._shift, self._keys, found)]
+        if not len(found):
+            return []
+        owners = self._owners[np.searchsorted(self._keys, hashes[found])]
+        begins, stops = begins[found], stops[found]
+        cuts = np.flatnonzero(begins[1:] > stops[:-1]) + 1
+        return [
+            Passage(int(begins[run[0]]), int(stops[run[-1]]), tuple(self._names[owner] for owner in np.unique(owners[run])))
+            for run in np.split(np.arange(len(found)), cuts)
+        ]

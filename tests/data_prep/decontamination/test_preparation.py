@@ -1,0 +1,91 @@
+"""Decontamination within a preparation: what goes, what is counted, and what is told of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_prep.decontamination.removal import EXAMPLES
+from data_prep.inspection import describe
+from data_prep.manifest import HELDOUT, TRAIN, PreparedData
+from data_prep.plan import draft_plan, freeze
+from data_prep.prepare import prepare
+from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
+from data_prep.text.rejects import CONTAMINATED
+from tests.data_prep.prose import made_up_texts
+from tests.data_prep.test_prepare import decoded, quiet
+
+EXAMPLES_OF_SET = made_up_texts(30, seed=9, words=30)
+CLEAN = made_up_texts(300, seed=8, words=60)
+DIRTY = [f"{CLEAN[number][:150]} {text.upper()} {CLEAN[number][150:]}" for number, text in enumerate(EXAMPLES_OF_SET)]
+
+
+def prepared(root: Path, remove: str, clean: list[str] = CLEAN[30:], **corpus: object) -> PreparedData:
+    root.mkdir()
+    (root / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*clean, *DIRTY]))
+    (root / "set.jsonl").write_text("".join(json.dumps({"text": t, "id": "x"}) + "\n" for t in EXAMPLES_OF_SET))
+    return prepare(
+        DataPrepConfig(
+            output_dir=str(root / "out"),
+            corpora=[CorpusConfig(files=[str(root / "text.jsonl")], heldout_fraction=0.1, **corpus)],
+            decontamination=DecontaminationConfig(sets={"exam": [str(root / "set.jsonl")]}, remove=remove),
+            tokenizer=TokenizerConfig(vocab_size=406),
+            part_mib=1,
+        ),
+        quiet,
+    )
+
+
+@pytest.mark.parametrize("remove", ["document", "span", "nothing"])
+def test_documents_go_or_passages_or_nothing_and_are_counted_in_any_case(tmp_path, remove):
+    data = prepared(tmp_path / "d", remove)
+    (corpus,) = data.corpora
+    texts = decoded(data, TRAIN) + decoded(data, HELDOUT)
+    told = describe(data, windows=0)
+    assert corpus.contaminated == {"exam": 30}
+    assert corpus.dropped[CONTAMINATED] == (30 if remove == "document" else 0)
+    assert data.manifest.evaluation_sets == {"exam": {"texts": 30, "short": 30}}
+    assert "looked for passages of exam: 30 texts, and not for 30 of fewer words" in told
+    assert "with exam            30 documents share a passage with it" in told
+    assert len(texts) == (270 if remove == "document" else 300)
+    # The first word of an example may be one of its document's too, and is cut with the passage or not.
+    inner = [" ".join(example.upper().split()[1:-1]) for example in EXAMPLES_OF_SET]
+    kept = [text for text in texts if any(words in " ".join(text.split()) for words in inner)]
+    assert len(kept) == (30 if remove == "nothing" else 0)
+    if remove == "span":
+        for number in range(30):
+            begin, end = CLEAN[number][:140], CLEAN[number][160:]
+            assert any(text.startswith(begin) and text.endswith(end) for text in texts)
+    lines = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    shown = [line for line in lines if line["kind"] == "contaminated"]
+    assert len(shown) == EXAMPLES and {line["set"] for line in shown} == {"exam"}
+    assert all("text.jsonl: line " in line["where"] and line["passage"].isupper() for line in shown)
+
+
+def test_a_document_that_is_left_too_short_goes(tmp_path):
+    longer = made_up_texts(100, seed=7, words=120)
+    data = prepared(tmp_path / "d", "span", longer, min_length=80, length_unit="words")
+    assert data.corpora[0].dropped[CONTAMINATED] == 30
+
+
+def test_the_sets_are_part_of_the_plan_and_a_plan_without_is_what_it_was(tmp_path):
+    (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in CLEAN))
+    (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[0])
+
+    def digest(**options: object) -> str:
+        config = DataPrepConfig(
+            output_dir="-",
+            corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")])],
+            tokenizer=TokenizerConfig(vocab_size=406),
+            **options,
+        )
+        draft = draft_plan(config)
+        told = config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
+        assert "decontamination" in told
+        return freeze(draft, [Path(item.name).read_text(encoding="utf-8") for item in draft.inputs if not item.digest]).digest
+
+    sets = {"exam": [str(tmp_path / "set.txt")]}
+    plain, with_set = digest(), digest(decontamination=DecontaminationConfig(sets=sets))
+    (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[1])
+    other = digest(decontamination=DecontaminationConfig(sets=sets))
+    assert len({plain, with_set, other, digest(decontamination=DecontaminationConfig(sets=sets, ngram=8))}) == 4
