@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import Attention, Layer, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, Norm, head_norms
 from pipeline.families.tensors import RESIDUAL
 
 _FLOAT, _INT64 = 4, 8
@@ -42,18 +42,14 @@ def activation_bytes(
     (stack,) = graph.stacks
     section = section or Section.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
-    activation = getattr(config, family.activation_key)
-    eager = config._attn_implementation == "eager"
-    layers = [
-        _layer(graph, number, activation, sequence_length, size, eager=eager, learns=number in section.layers)
-        # Fused attention makes numbers of a mask, in each layer anew.
-        + sequence_length * size * (not eager and _slides(config, stack.layers[number], sequence_length))
-        for number in range(section.lowest or 0, section.depth)
-    ]
+    run = range(section.lowest or 0, section.depth)
+    layers = [tokens * _layer(graph, n, config, family, sequence_length, size, learns=n in section.layers) for n in run]
+    # The weight of a router is widened, in each layer anew.
+    layers = [kept + _widened(graph, stack.layers[n], size) for n, kept in zip(run, layers, strict=True)]
     if recomputed:
-        layers = [hidden * size] * len(layers) + [max(layers, default=0)]
+        layers = [tokens * hidden * size] * len(layers) + [max(layers, default=0)]
     vocabulary = rows + -rows % vocab_divisible_by
-    kept = tokens * sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
+    kept = sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
     if with_loss:
         # The matrix's gradient, and the bias's of a masked model, in the sum of its chunks.
         offsets = family.objective == "mlm" and section.head
@@ -94,10 +90,20 @@ def _one_kernel(norm: Norm) -> bool:
     return norm.kind == "layer" and not norm.gain_in_float32
 
 
-def _layer(graph: Model, number: int, activation: str, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:
+def _widened(graph: Model, layer: Layer, size: int) -> int:
+    """Of one layer, by how many tokens it may be read: a router's matrix in float32."""
+    routers = [branch.body.router for branch in layer.branches if isinstance(branch.body, Experts)] if size < _FLOAT else []
+    return sum(_FLOAT * router.out.size(graph.sizes) * router.into.size(graph.sizes) for router in routers)
+
+
+def _layer(
+    graph: Model, number: int, config: PretrainedConfig, family: Family, sequence_length: int, size: int, *, learns: bool
+) -> int:
     """Of one layer and one token, its output left out."""
-    hidden, inner = graph.sizes[RESIDUAL], graph.sizes["ffn"]
-    total = 0
+    hidden, activation = graph.sizes[RESIDUAL], getattr(config, family.activation_key)
+    eager = config._attn_implementation == "eager"
+    # Fused attention makes numbers of a mask, in each layer anew.
+    total = sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
     for group in graph.stack.layers[number].groups:
         # Branches side by side read one stream, and may read one norm of it.
         read = {branch.pre for branch in group}
@@ -109,11 +115,39 @@ def _layer(graph: Model, number: int, activation: str, sequence_length: int, siz
         for branch in group:
             if isinstance(branch.body, Attention):
                 total += _attention(graph, branch.body, sequence_length, size, eager=eager, learns=learns)
+            elif isinstance(branch.body, Experts):
+                total += _experts(graph, branch.body, config._experts_implementation, activation, size, learns=learns)
             else:
-                # A gated FFN multiplies the activation's output by a second matrix's; the last matrix reads what comes of it.
-                kept = _KEPT_BY_ACTIVATION.get(activation, 1) + 2 * branch.body.gated + learns
-                total += inner * kept * size
+                total += _network(graph, branch.body, activation, size, learns=learns)
     return total
+
+
+def _network(graph: Model, body: Mlp, activation: str, size: int, *, learns: bool) -> int:
+    """Of one token in a feed-forward network, what its first matrices read left out."""
+    # A gated FFN multiplies the activation's output by a second matrix's; the last matrix reads what comes of it.
+    kept = _KEPT_BY_ACTIVATION.get(activation, 1) + 2 * body.gated + learns
+    return body.last.into.size(graph.sizes) * kept * size
+
+
+def _experts(graph: Model, body: Experts, implementation: str, activation: str, size: int, *, learns: bool) -> int:
+    """Of one token in a mixture, beyond what the first matrices of a dense network read."""
+    chosen, hidden, experts = body.per_token, graph.sizes[RESIDUAL], len(body.each)
+    # The router: its input in float32, scores, and of the experts that are chosen numbers and gates, with their sum.
+    total = (_FLOAT * hidden * learns if size < _FLOAT else 0) + _FLOAT * experts + chosen * (_INT64 + _FLOAT)
+    total += _FLOAT * (chosen + 1) * body.renormalized
+    # Each expert's input, which is a copy, and its output, which its gate multiplies.
+    total += chosen * (_network(graph, body.each[0], activation, size, learns=learns) + hidden * size * (1 + learns))
+    if implementation == "eager":
+        # Places, and what is added to the sum.
+        total += chosen * (_INT64 + hidden * size)
+    else:
+        # The order by expert, the tokens in it and the order back.
+        total += 3 * chosen * _INT64
+    if body.shared is None:
+        # Nothing reads the stream as it is.
+        return total - hidden * size * (learns and size < _FLOAT)
+    total += _network(graph, body.shared, activation, size, learns=learns)
+    return total if body.shared_gate is None else total + size * (hidden + 1)
 
 
 def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families import Family
+from pipeline.families.routing import route_in_float32
 from pipeline.growth.joined import PartRows, parameters_of
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import row_chunks
@@ -131,9 +132,12 @@ def streamed_model(
     # Grouped products of experts know neither float64 nor matrices that are read when they are used.
     config._experts_implementation = "eager"
     config.use_cache = False
-    state = parameters_of(family.graph(config), state)
+    graph = family.graph(config)
+    state = parameters_of(graph, state)
     with _parameters_on_meta():
         model = family.model(config).eval()
+    # As models do that are trained here.
+    route_in_float32(model, graph)
     matrices: dict[nn.Parameter, Rows] = {}
     for name, module in list(model.named_modules()):
         for leaf, parameter in list(module.named_parameters(recurse=False)):

@@ -6,7 +6,14 @@ from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.models import ModelConfig, TargetConfig
 from pipeline.recipe.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, SourceConfig
-from pipeline.recipe.settings import CheckpointingConfig, EvaluationConfig, FlopsConfig, GuardConfig, OptimizerConfig
+from pipeline.recipe.settings import (
+    CheckpointingConfig,
+    EvaluationConfig,
+    FlopsConfig,
+    GuardConfig,
+    OptimizerConfig,
+    RouterConfig,
+)
 from pipeline.recipe.stages import UNITS, GroupConfig, GrowStage, LengthConfig, ScheduleConfig, TrainStage
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "Recipe",
+    "RouterConfig",
     "ScheduleConfig",
     "SourceConfig",
     "TargetConfig",

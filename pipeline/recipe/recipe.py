@@ -11,7 +11,14 @@ from data_prep.settings import NonNegativeInt
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import ModelConfig, Positive, TargetConfig
-from pipeline.recipe.settings import CheckpointingConfig, EvaluationConfig, FlopsConfig, GuardConfig, OptimizerConfig
+from pipeline.recipe.settings import (
+    CheckpointingConfig,
+    EvaluationConfig,
+    FlopsConfig,
+    GuardConfig,
+    OptimizerConfig,
+    RouterConfig,
+)
 from pipeline.recipe.stages import GrowStage, LengthConfig, ScheduleConfig, TrainStage, kind_of
 
 SOURCE_STAGE = "source"
@@ -65,6 +72,8 @@ class Recipe(StrictModel):
     train_micro_batch_size_per_gpu: PositiveInt = 32
     """Most sequences that one rank runs at once; accumulation follows. Used where the DeepSpeed file says "auto"."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    experts_implementation: Literal["grouped_mm", "eager"] = "grouped_mm"
+    """Experts of a mixture run by torch's grouped products, or (eager) one after the other."""
     activation_checkpointing: bool = False
     """Keep the input of each layer alone for the backward pass, and run the layer again there."""
     compile: bool = False
@@ -82,6 +91,8 @@ class Recipe(StrictModel):
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done with the target: train stages, and between them, where there are any, grow stages."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    router: RouterConfig | None = None
+    """Of mixtures of experts."""
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpointing: CheckpointingConfig = CheckpointingConfig()

@@ -35,6 +35,17 @@ class OptimizerConfig(StrictModel):
         return self
 
 
+class RouterConfig(StrictModel):
+    """What the routers of a mixture of experts learn by beside the loss of tokens."""
+
+    router_aux_loss_coef: NonNegative | None = None
+    """Weight of the load-balancing loss; the configuration's own key of that name where not given, and 0 turns it off."""
+    router_z_loss_coef: NonNegative = 0.0
+    """Weight of the router's z-loss, which keeps its logits small."""
+    router_bias_update_rate: NonNegative = 0.0
+    """By how much a step moves the bias by which experts are chosen, in families that have one (DeepSeek-V3)."""
+
+
 class EvaluationConfig(StrictModel):
     """Loss on held-out text, and zero-shot tasks."""
 

@@ -41,6 +41,20 @@ class StepRecord(TypedDict):
     seconds: Annotated[Finite, Field(ge=0)]
     mfu: Finite | None
     skipped: bool
+    router_aux_loss: NotRequired[Finite | None]
+    """Of mixtures of experts: the load-balancing loss of the step, without its weight."""
+    router_z_loss: NotRequired[Finite | None]
+    """Likewise."""
+    expert_load_max: NotRequired[Finite | None]
+    """The most tokens that an expert of a layer had, in units of their mean; of all layers the largest."""
+    expert_load_min: NotRequired[Finite | None]
+    """The fewest, likewise; of all layers the smallest."""
+    expert_load_entropy: NotRequired[Finite | None]
+    """Of the shares of tokens that experts had, in units of the logarithm of their number; of all layers the mean."""
+
+
+ROUTER_KEYS = ("router_aux_loss", "router_z_loss", "expert_load_max", "expert_load_min", "expert_load_entropy")
+"""Of a step of a mixture of experts alone."""
 
 
 @with_config(_ANY_OTHERS)
@@ -301,6 +315,7 @@ class ProgressRecord(TypedDict):
     ledger: dict[str, Any]
     rewinds: NotRequired[Step]
     norms_weighted_until: NotRequired[Step | None]
+    expert_loads: NotRequired[list[list[Step]] | None]
     counters: NotRequired[dict[str, Step]]
     loss_scale: NotRequired[dict[str, Finite]]
     run: NotRequired[RunRecord | None]

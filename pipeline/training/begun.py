@@ -34,6 +34,7 @@ _MAY_CHANGE = (
 _ROUNDS = (
     "train_micro_batch_size_per_gpu",
     "attn_implementation",
+    "experts_implementation",
     "activation_checkpointing",
     "compile",
     "fused_linear_cross_entropy",

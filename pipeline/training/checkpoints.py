@@ -57,6 +57,8 @@ class Saved:
     """Times that the run has gone back to a checkpoint of its own accord."""
     norms_weighted_until: int | None = None
     """Step of the run from which on the model's norms are stock; None where they are."""
+    expert_loads: list[list[int]] | None = None
+    """How often each expert of each layer with experts was chosen in the last step; None of a dense model."""
     counters: dict[str, int] = field(default_factory=dict)
     """DeepSpeed's own, of this model's training."""
     loss_scale: dict[str, float] = field(default_factory=dict)

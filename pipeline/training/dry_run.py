@@ -101,6 +101,7 @@ class DryRun:
         config = copy.copy(self.planned.config(leg.phase))
         family = family_of(config)
         config._attn_implementation = self.recipe.attn_implementation
+        config._experts_implementation = self.recipe.experts_implementation
         # Of sequences that ranks share each keeps what belongs to its own positions.
         tokens = leg.micro_batch_size * leg.stream.sequence_length // sequence_parallel_size(self.ds_config)
         return activation_bytes(

@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.families.graph import Model
+from pipeline.families.routing import routers
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
@@ -162,6 +163,7 @@ def build(
     compile: bool = False,
     fused_linear_cross_entropy: bool = False,
     make_vocab_size_divisible_by: int = 1,
+    experts_implementation: str = "grouped_mm",
 ) -> TrainedModel:
     """Return a model of this configuration, its weights and fp32 masters filled from `state`.
 
@@ -171,6 +173,8 @@ def build(
     """
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
+    if any(routers(family.graph(config))):
+        config._experts_implementation = experts_implementation
     partitioned = zero_stage(ds_config) == 3
     # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from pipeline.families import Family, learn_every_row
+from pipeline.families.routing import route_in_float32
 from pipeline.training.head import prepare_head
 
 _VARIANTS = 64
@@ -23,16 +24,17 @@ def prepare_model(
     """Have the layers of a model run as a recipe says; to be called before the engine is built.
 
     `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name. Every row
-    of an embedding learns, that of `pad_token_id` too: windows hold no padding.
+    of an embedding learns, that of `pad_token_id` too: windows hold no padding. Routers compute in float32.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, NewGELUActivation):
             # Written out in Python it is eight passes over an FFN's units, and keeps four of them for the backward pass.
             model.set_submodule(name, GELUTanh())
     learn_every_row(model)
+    graph = family.graph(model.config)
+    route_in_float32(model, graph)
     if fused_linear_cross_entropy or make_vocab_size_divisible_by > 1:
-        head = family.graph(model.config).head
-        prepare_head(model, head, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
+        prepare_head(model, graph.head, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
     if activation_checkpointing:
         # Named so as of transformers 5.23; the name before goes with its release 6.
         name = "activation_checkpointing_enable"

@@ -4,7 +4,8 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,9 +22,10 @@ from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines
-from pipeline.runs.records import StepRecord
+from pipeline.runs.records import ROUTER_KEYS, StepRecord
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
+from pipeline.training.balance import Balance
 from pipeline.training.blocks import Block, setting_of
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved
@@ -54,14 +56,16 @@ class Position:
     seconds: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
     rewinds: int = 0
+    expert_loads: list[list[int]] | None = None
+    """Where a checkpoint left them."""
 
     @classmethod
     def restored(cls, saved: Saved) -> "Position":
         """The position that a checkpoint describes."""
         ledger = Ledger.from_json(saved.ledger)
-        return cls(saved.step, dict(saved.samples), saved.tokens, saved.seconds, ledger, saved.rewinds)
+        return cls(saved.step, dict(saved.samples), saved.tokens, saved.seconds, ledger, saved.rewinds, saved.expert_loads)
 
-    def saved(self, phase: int, norms_weighted_until: int | None) -> Saved:
+    def saved(self, phase: int, norms_weighted_until: int | None, expert_loads: list[list[int]] | None) -> Saved:
         """This position as a checkpoint describes it."""
         return Saved(
             phase=phase,
@@ -72,6 +76,7 @@ class Position:
             ledger=self.ledger.to_json(),
             rewinds=self.rewinds,
             norms_weighted_until=norms_weighted_until,
+            expert_loads=expert_loads,
         )
 
 
@@ -160,7 +165,7 @@ class _Launched:
     tokens: int
     flops: StepFlops
     arriving: distributed.HostCopy
-    """Its loss and the norm of its gradient."""
+    """Its loss, the norm of its gradient, and of a mixture of experts the numbers of `ROUTER_KEYS`."""
     forgiven: bool
     """Whether its gradient may be no number."""
     stream: str
@@ -208,6 +213,9 @@ class Trainer:
         self._records = records
         self._stop = stop
         self._forward_flops = ForwardFlops.of(model.config)
+        # Loads are those of the model that was saved: one that has been grown since begins anew.
+        resumed = position.step > self._first_step
+        self._balance = Balance.of(model, recipe.router, position.expert_loads if resumed else None)
         self._gradients = Gradients(model.engine)
         model.optimizer.refuses = self._gradients.refused
         self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
@@ -319,7 +327,8 @@ class Trainer:
         if distributed.rank() == 0:
             # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
             records.flush()
-        saved = position.saved(self._phase, self._weighted_until(position.step - self._first_step))
+        loads = None if self._balance is None else self._balance.loads
+        saved = position.saved(self._phase, self._weighted_until(position.step - self._first_step), loads)
         records.checkpoints.save(self._model, saved, records.progress.say, must=must)
         self._watch.remember()
         self._saved_at = time.monotonic()
@@ -367,7 +376,7 @@ class Trainer:
         key = ("dropout", self._recipe.seed, position.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
-        loss, scored, stopping, due = self._forward_backward(leg, section)
+        loss, scored, stopping, due, of_routers = self._forward_backward(leg, section)
         norm, forgiven = self._gradients.last()
 
         flops = step_flops(self._recipe, self._forward_flops, leg, section, scored)
@@ -386,7 +395,7 @@ class Trainer:
             "flops_executed": flops.executed_total,
             "flops_total": position.ledger.total,
         }
-        arriving = distributed.HostCopy(loss, norm)
+        arriving = distributed.HostCopy(loss, norm, *of_routers)
         name, samples = leg.stream.name, position.samples[leg.stream.name]
         kind = stage.name, depth
         self._launched.append(_Launched(kind, record, leg.tokens, flops, arriving, forgiven, name, samples))
@@ -411,18 +420,19 @@ class Trainer:
 
     def _recorded(self, step: _Launched) -> Verdict:
         """Wait for a step's loss and norm; tell of it, and return what the guard makes of it."""
-        loss, norm = step.arriving.read()
+        loss, norm, *of_routers = step.arriving.read()
         verdict = self._guard.observe(step.kind, loss, step.forgiven or is_number(norm))
         began, self._judged_at = self._judged_at, time.monotonic()
         seconds = self._judged_at - began
         self._position.seconds += seconds
         speed = self._records.utilization.speed(step.flops.model_total, step.tokens, seconds)
         # Without ZeRO, in fp32, DeepSpeed tells none.
-        told = self._model.engine.get_global_grad_norm() is not None
+        normed = self._model.engine.get_global_grad_norm() is not None
         number, stage = step.record["step"], step.record["stage"]
         if distributed.rank() == 0:
-            known = {"loss": loss, "grad_norm": norm if told else None, "seconds": seconds, "mfu": speed.mfu}
-            record = {key: (step.record | known | {"skipped": self._guard.skipping})[key] for key in _KEYS}
+            known = {"loss": loss, "grad_norm": norm if normed else None, "seconds": seconds, "mfu": speed.mfu}
+            told = step.record | known | {"skipped": self._guard.skipping} | dict(zip(ROUTER_KEYS, of_routers, strict=False))
+            record = {key: told[key] for key in _KEYS if key in told}
             self._records.metrics.append(record)
             self._records.monitors.step(record, speed)
         self._records.progress.step(number, stage, loss, speed, step.flops.executed_total, seconds)
@@ -448,12 +458,12 @@ class Trainer:
         distributed.bind()
         return PackedBatches(read, pinned=True)
 
-    def _forward_backward(self, leg: Leg, section: Section) -> tuple[torch.Tensor, int, bool, bool]:
+    def _forward_backward(self, leg: Leg, section: Section) -> tuple[torch.Tensor, int, bool, bool, Collection[torch.Tensor]]:
         """Launch this step's micro-batches.
 
-        Returns the loss over all ranks, on the device, the scored tokens over all ranks, whether any is to stop, and whether
-        rank 0's clock says that a checkpoint is due. Raises DamagedDataError, with nothing done, where the data of any rank
-        is damaged.
+        Returns the loss over all ranks, on the device, the scored tokens over all ranks, whether any is to stop, whether
+        rank 0's clock says that a checkpoint is due, and of a mixture the numbers of `ROUTER_KEYS`, on the device. Raises
+        DamagedDataError, with nothing done, where the data of any rank is damaged.
         """
         model, ranks, family = self._model, distributed.world_size(), self._model.family
         taken = self._position.samples.get(leg.stream.name, 0)
@@ -474,22 +484,27 @@ class Trainer:
             checkpoints.finish(self._records.progress.say)
         if self._position.step + 1 < leg.end and not asked:
             self._next.begin((leg, taken + leg.batch_size))
-        losses, micro_batches = [], shipments[0].on(distributed.device())
+        losses, micro_batches, balance = [], shipments[0].on(distributed.device()), self._balance
         for batch in micro_batches:
             with (
                 running(model.module, family, section),
                 scoring(model.module, family, batch.labels, batch.scored_positions) as labels,
+                nullcontext() if balance is None else balance.watching(),
             ):
                 logits = model.logits(**batch.inputs(distributed.device()))
             # Of a pair batch every sequence is a pair.
             loss = summed_losses(logits, labels, batch.pair_labels).mean(scored, leg.batch_size)
             # DeepSpeed averages over ranks and micro-batches; the means are over the global batch.
-            model.engine.backward(with_poison(loss) * (ranks * len(micro_batches)))
+            minimized = loss if balance is None else loss + balance.loss(leg.tokens)
+            model.engine.backward(with_poison(minimized) * (ranks * len(micro_batches)))
             model.engine.step()
             losses.append(loss.detach())
-        summed = torch.stack(losses).double().sum()
-        distributed.add_up(summed)
-        return summed, int(scored), asked > 0, due > 0
+        summed, of_routers = torch.stack(losses).double().sum(), {}
+        if balance is None:
+            distributed.add_up(summed)
+        else:
+            of_routers = balance.add_up(summed)
+        return summed, int(scored), asked > 0, due > 0, of_routers.values()
 
 
 def peak_memory() -> dict[str, float]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_prep.errors import UserError, is_full_disk
 from data_prep.files import read_bytes, write_atomically
 from pipeline.evaluation.perplexity import perplexity
+from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
 from pipeline.training.evaluate import HeldOut
 from pipeline.training.utilization import Speed
@@ -96,6 +97,7 @@ class Monitors:
     def step(self, record: dict[str, Any], speed: Speed) -> None:
         """Tell of a step by what metrics.jsonl says of it."""
         values = {key: record[key] for key in ("loss", "lr", "grad_norm", "submodel_layers", "mfu")}
+        values |= {key: record[key] for key in ROUTER_KEYS if key in record}
         self._write(_TRAIN, values | {"tokens_per_second": speed.tokens_per_second, "tflops": speed.tflops}, record["step"])
 
     def evaluation(self, step: int, heldout: HeldOut) -> None:

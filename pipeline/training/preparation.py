@@ -37,11 +37,12 @@ from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
+from pipeline.training.balance import check_experts
 from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import check_learns, cut, naming_added
 from pipeline.training.checkpoints import Saved
 from pipeline.training.data_watch import DataWatch, Remembered
-from pipeline.training.ds_config import sequence_parallel_size
+from pipeline.training.ds_config import compute_dtype, sequence_parallel_size
 from pipeline.training.head import check_head
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
@@ -213,6 +214,7 @@ def _begin(
         )
     check_head(graph_of(source).head, recipe.make_vocab_size_divisible_by, with_loss=recipe.fused_linear_cross_entropy)
     recipe, growths, configs = _models(recipe, source, given)
+    check_experts(recipe, configs, compute_dtype(ds_config))
     _check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
     _check_sharing(recipe, configs, sequence_parallel_size(ds_config))
     if recipe.data.tokenizer is not None:

@@ -324,6 +324,7 @@ class Run:
             compile=recipe.compile,
             fused_linear_cross_entropy=recipe.fused_linear_cross_entropy,
             make_vocab_size_divisible_by=recipe.make_vocab_size_divisible_by,
+            experts_implementation=recipe.experts_implementation,
             new_tokens=None if phase == 0 else prepared.growths[phase - 1].plan.new_tokens,
         )
         model.sequences = self._sequences

@@ -8,9 +8,11 @@ import logging
 from dataclasses import dataclass
 
 import torch
+from transformers import PretrainedConfig
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section, scratch_config
+from pipeline.families import FAMILIES, Family, Section, check, scratch_config
+from pipeline.families.base import has_key
 from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters, token_tables
@@ -18,6 +20,8 @@ from pipeline.training.layers import prepare_model
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import running, scoring
 from tests.saved import saved_bytes
+
+UNITS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,32 @@ def sections(layers: int) -> dict[str, Section]:
     }
 
 
+def small(family: Family, shape: Shape) -> PretrainedConfig:
+    """Return the configuration of a model of these sizes, the family's own options in all else."""
+    if has_key(family.config_class, "num_experts"):
+        return check.small_config(
+            family,
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=1,
+            head_dim=shape.hidden // shape.heads,
+            max_position_embeddings=shape.length,
+            vocab_size=shape.vocabulary,
+            num_experts_per_tok=3,
+            intermediate_size=4 * shape.hidden,
+            **{key: 2 * shape.hidden for key in UNITS if has_key(family.config_class, key)},
+        )
+    described = ModelConfig(
+        family=family.name,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=1 if family.grouped else None,
+    )
+    return scratch_config(described, shape.vocabulary, 0, shape.length)
+
+
 def measured(
     family_name: str,
     attention: str,
@@ -53,18 +83,14 @@ def measured(
     with_loss: bool = False,
     vocab_divisible_by: int = 1,
     window: int | None = None,
+    experts: str = "grouped_mm",
 ) -> list[tuple[str, int, int]]:
     """Return (what learns, bytes kept, bytes by the formula); in a `window` all layers but the first attend."""
     family = FAMILIES[family_name]
-    described = ModelConfig(
-        family=family_name,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=1 if family.grouped else None,
-    )
-    config = scratch_config(described, shape.vocabulary, 0, shape.length)
+    config = small(family, shape)
     config._attn_implementation = attention
+    if has_key(family.config_class, "num_experts"):
+        config._experts_implementation = experts
     if window is not None:
         config.sliding_window = window
         if hasattr(config, "layer_types"):
@@ -72,7 +98,10 @@ def measured(
     model = family.model_class(config).to(dtype)
     prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
     blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
-    block_of = blocks_of_parameters(family.graph(config), blocks)
+    graph = family.graph(config)
+    block_of = blocks_of_parameters(graph, blocks)
+    # A parameter that the class joins is of the block of its parts.
+    block_of |= {joined.name: block_of[joined.parts[0]] for joined in graph.joined}
     generator = torch.Generator().manual_seed(1)
     ids, labels = torch.randint(5, shape.vocabulary, (2, shape.sequences, shape.length), generator=generator)
     if family.objective == "mlm":

@@ -36,3 +36,11 @@ def test_an_output_matrix_that_is_padded_or_runs_with_the_loss_keeps_the_bytes_o
 def test_a_window_that_is_shorter_than_the_sequence_is_a_mask_in_each_layer(family, attention):
     for name, kept, formula in measured(family, attention, torch.bfloat16, SHAPE, window=16):
         assert formula == pytest.approx(kept, rel=0.02), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("experts", ["grouped_mm", "eager"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
+def test_a_mixture_keeps_what_the_experts_that_are_chosen_read(family, experts, dtype):
+    for name, kept, formula in measured(family, "sdpa", dtype, SHAPE, experts=experts):
+        assert formula == pytest.approx(kept, rel=0.01), name
