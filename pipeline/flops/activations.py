@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Branch, Experts, Layer, Mlp, Model, Norm, head_norms
 from pipeline.families.tensors import RESIDUAL
 
 _FLOAT, _INT64 = 4, 8
@@ -29,13 +29,15 @@ def activation_bytes(
     recomputed: bool = False,
     with_loss: bool = False,
     vocab_divisible_by: int = 1,
+    router_losses: int = 0,
 ) -> int:
     """Bytes kept of a forward pass over `tokens` tokens in sequences of `sequence_length`, without dropout.
 
     `scored` positions reach the head. `section` says what runs and what of it learns; None is the whole model. `dtype` is
     what the model computes in, and the logits are kept in. `recomputed`: layers keep their input alone, and the one that
     is run again keeps all of its own. `with_loss`: the output matrix runs with the loss, and keeps gradients instead of logits.
-    `vocab_divisible_by`: what its rows are rounded up to a multiple of.
+    `vocab_divisible_by`: what its rows are rounded up to a multiple of. `router_losses`: how many losses there are of the
+    routers of a mixture.
     """
     graph = family.graph(config)
     # Of a model with an encoder besides this would be a part.
@@ -43,11 +45,17 @@ def activation_bytes(
     section = section or Section.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
     run = range(section.lowest or 0, section.depth)
-    layers = [tokens * _layer(graph, n, config, family, sequence_length, size, learns=n in section.layers) for n in run]
-    # The weight of a router is widened, in each layer anew.
-    layers = [kept + _widened(graph, stack.layers[n], size) for n, kept in zip(run, layers, strict=True)]
+    layers = [
+        tokens * _layer(graph, number, config, family, sequence_length, size, section)
+        + _widened(graph, stack.layers[number], size) * _passes(section, number)
+        for number in run
+    ]
     if recomputed:
         layers = [tokens * hidden * size] * len(layers) + [max(layers, default=0)]
+    # What losses keep of routers that learn is not run again.
+    learning = [n for n in run if n in section.layers or (section.routers and n in section.mixtures)]
+    experts = sum(len(branch.body.each) for n in learning for branch in stack.layers[n].branches if _is_mixture(branch))
+    layers.append(tokens * experts * _FLOAT * router_losses)
     vocabulary = rows + -rows % vocab_divisible_by
     kept = sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
     if with_loss:
@@ -62,8 +70,9 @@ def activation_bytes(
     if section.embeddings or section.new_tokens:
         return kept + tokens * _embeddings(graph, size, learns=section.embeddings)
     # The lowest norm need not hand a gradient down.
-    lowest = stack.layers[section.lowest].branches[0].pre if section.layers else stack.final
-    if lowest is None or (section.layers and recomputed):
+    in_layers = section.lowest < section.depth
+    lowest = stack.layers[section.lowest].branches[0].pre if in_layers else stack.final
+    if lowest is None or (in_layers and (recomputed or section.lowest not in section.layers)):
         return kept
     return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))
 
@@ -90,17 +99,29 @@ def _one_kernel(norm: Norm) -> bool:
     return norm.kind == "layer" and not norm.gain_in_float32
 
 
+def _passes(section: Section, layer: int) -> bool:
+    """Whether gradients go through all of a layer: of the lowest one parts of a mixture may learn, and nothing below them."""
+    return section.lowest is None or layer > section.lowest or layer in section.layers
+
+
+def _is_mixture(branch: Branch) -> bool:
+    return isinstance(branch.body, Experts)
+
+
 def _widened(graph: Model, layer: Layer, size: int) -> int:
     """Of one layer, by how many tokens it may be read: a router's matrix in float32."""
-    routers = [branch.body.router for branch in layer.branches if isinstance(branch.body, Experts)] if size < _FLOAT else []
+    routers = [branch.body.router for branch in layer.branches if _is_mixture(branch)] if size < _FLOAT else []
     return sum(_FLOAT * router.out.size(graph.sizes) * router.into.size(graph.sizes) for router in routers)
 
 
 def _layer(
-    graph: Model, number: int, config: PretrainedConfig, family: Family, sequence_length: int, size: int, *, learns: bool
+    graph: Model, number: int, config: PretrainedConfig, family: Family, sequence_length: int, size: int, section: Section
 ) -> int:
     """Of one layer and one token, its output left out."""
-    hidden, activation = graph.sizes[RESIDUAL], getattr(config, family.activation_key)
+    hidden, activation, learns = graph.sizes[RESIDUAL], getattr(config, family.activation_key), number in section.layers
+    if not _passes(section, number):
+        (body,) = [branch.body for branch in graph.stack.layers[number].branches if _is_mixture(branch)]
+        return _experts(graph, body, config._experts_implementation, activation, size, section, number)
     eager = config._attn_implementation == "eager"
     # Fused attention makes numbers of a mask, in each layer anew.
     total = sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
@@ -111,12 +132,12 @@ def _layer(
         total += sum(_norm(norm, hidden, size, learns=learns) for norm in norms)
         total -= hidden * size * (sum(norm is not None and _one_kernel(norm) for norm in read) - 1) if len(read) > 1 else 0
         # The input of the first matrices.
-        total += hidden * size * len(read) * learns
+        total += hidden * size * len(read) * learns * (not any(map(_is_mixture, group)))
         for branch in group:
             if isinstance(branch.body, Attention):
                 total += _attention(graph, branch.body, sequence_length, size, eager=eager, learns=learns)
             elif isinstance(branch.body, Experts):
-                total += _experts(graph, branch.body, config._experts_implementation, activation, size, learns=learns)
+                total += _experts(graph, branch.body, config._experts_implementation, activation, size, section, number)
             else:
                 total += _network(graph, branch.body, activation, size, learns=learns)
     return total
@@ -129,25 +150,36 @@ def _network(graph: Model, body: Mlp, activation: str, size: int, *, learns: boo
     return body.last.into.size(graph.sizes) * kept * size
 
 
-def _experts(graph: Model, body: Experts, implementation: str, activation: str, size: int, *, learns: bool) -> int:
-    """Of one token in a mixture, beyond what the first matrices of a dense network read."""
-    chosen, hidden, experts = body.per_token, graph.sizes[RESIDUAL], len(body.each)
-    # The router: its input in float32, scores, and of the experts that are chosen numbers and gates, with their sum.
-    total = (_FLOAT * hidden * learns if size < _FLOAT else 0) + _FLOAT * experts + chosen * (_INT64 + _FLOAT)
-    total += _FLOAT * (chosen + 1) * body.renormalized
-    # Each expert's input, which is a copy, and its output, which its gate multiplies.
-    total += chosen * (_network(graph, body.each[0], activation, size, learns=learns) + hidden * size * (1 + learns))
+def _experts(
+    graph: Model, body: Experts, implementation: str, activation: str, size: int, section: Section, number: int
+) -> int:
+    """Of one token in a mixture, what its matrices read among it."""
+    whole, passes, parts = number in section.layers, _passes(section, number), number in section.mixtures
+    selected = section.routers, section.experts, section.shared_experts
+    router, experts, shared = (whole or (parts and bool(each)) for each in selected)
+    chosen, hidden = body.per_token, graph.sizes[RESIDUAL]
+    gated, flows, total = passes or router, passes or experts, 0
+    # The stream: in float32 for the router, as it is for what is shared.
+    as_it_is = (router and (size >= _FLOAT or body.shared_gate is not None)) or (shared and body.shared is not None)
+    total += hidden * (_FLOAT * (router and size < _FLOAT) + size * as_it_is)
+    if gated:
+        # Scores, and of the experts that are chosen numbers, gates with their sum, and the outputs that those multiply.
+        total += _FLOAT * len(body.each) + chosen * _INT64 + _FLOAT * (chosen + 1) * body.renormalized
+        total += chosen * hidden * size
+    if flows:
+        # Gates, and of each expert a copy of its input.
+        total += chosen * (_FLOAT + _network(graph, body.each[0], activation, size, learns=experts) + hidden * size * experts)
     if implementation == "eager":
         # Places, and what is added to the sum.
-        total += chosen * (_INT64 + hidden * size)
+        total += chosen * (_INT64 * gated + hidden * size) * (gated or flows)
     else:
-        # The order by expert, the tokens in it and the order back.
-        total += 3 * chosen * _INT64
-    if body.shared is None:
-        # Nothing reads the stream as it is.
-        return total - hidden * size * (learns and size < _FLOAT)
-    total += _network(graph, body.shared, activation, size, learns=learns)
-    return total if body.shared_gate is None else total + size * (hidden + 1)
+        # The tokens in the order by expert, that order, and the order back.
+        total += chosen * _INT64 * (passes + gated + (gated or flows))
+    if body.shared is not None and (passes or shared):
+        total += _network(graph, body.shared, activation, size, learns=shared)
+    if body.shared_gate is not None:
+        total += size * (gated or shared) + hidden * size * gated
+    return total
 
 
 def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *, eager: bool, learns: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section, family_of
-from pipeline.families.graph import Attention, Experts, Layer, Linear, Model
+from pipeline.families.graph import Attention, Experts, Layer, Linear, Mlp, Model
 from pipeline.families.tensors import RESIDUAL
 
 PARTS = ("embedding", "attention_projections", "attention_scores", "ffn", "head")
@@ -50,6 +50,22 @@ class StepFlops:
 
 
 @dataclass(frozen=True, slots=True)
+class _Network:
+    """Forward FLOPs of one token in networks of a layer that learn together."""
+
+    mixture: str | None
+    """What part of a mixture they are, in a tensor's words."""
+    all: int
+    last: int
+    """The last products, which alone owe their input a gradient where nothing below the first ones learns."""
+
+    def learns(self, section: Section, layer: int) -> bool:
+        """Whether any of their matrices learn; the gradient of one that joins experts is computed whole, whichever learn."""
+        parts = {"router": section.routers, "expert": bool(section.experts), "shared_expert": section.shared_experts}
+        return layer in section.layers or (layer in section.mixtures and parts.get(self.mixture, False))
+
+
+@dataclass(frozen=True, slots=True)
 class _Layer:
     """Forward FLOPs of one token in one layer."""
 
@@ -59,14 +75,19 @@ class _Layer:
     """The output projection of attention."""
     score: int
     """One query with one key: their score, and the share of the mix."""
-    ffn: int
-    """The FFN; of a mixture the router, the experts that are chosen for a token and what is shared."""
+    networks: tuple[_Network, ...]
+    """What makes up the FFN: a network; of a mixture the router, the experts chosen for a token, and what is shared."""
     added: int
     """The last product of the FFN where its result is added as it is, and no gate multiplies it."""
     added_by_linear: bool
     """Whether that is torch's linear, and not GPT-2's Conv1D, which holds its matrix the other way round."""
     reads_stream: bool
     """Whether query, key and value read the stream without a norm."""
+
+    @property
+    def ffn(self) -> int:
+        """The FFN."""
+        return sum(network.all for network in self.networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +144,28 @@ def _layer(graph: Model, layer: Layer, every_expert: bool) -> _Layer:
     plain = network
     if isinstance(network, Experts):
         plain = network.shared if network.shared_gate is None else None
-        run = [*network.each[: None if every_expert else network.per_token], *([network.shared] if network.shared else [])]
-        ffn = _product(graph, network.router, *([network.shared_gate] if network.shared_gate else []))
+        gates = [linear for linear in (network.router, network.shared_gate) if linear is not None]
+        networks = (
+            _Network("router", _product(graph, *gates), 0),
+            _network(graph, "expert", *network.each[: None if every_expert else network.per_token]),
+            _network(graph, "shared_expert", *([network.shared] if network.shared else [])),
+        )
     else:
-        run, ffn = [network], 0
+        networks = (_network(graph, None, network),)
     return _Layer(
         inputs=_product(graph, *attention.inputs),
         mixed=_product(graph, attention.last),
         score=4 * graph.sizes["heads"] * graph.sizes["head_dim"],
-        ffn=ffn + sum(_product(graph, *each.inputs, each.last) for each in run),
+        networks=networks,
         added=0 if plain is None else _product(graph, plain.last),
         added_by_linear=plain is not None and not plain.last.transposed,
         reads_stream=layer.branches[0].pre is None,
     )
+
+
+def _network(graph: Model, mixture: str | None, *each: Mlp) -> _Network:
+    last = _product(graph, *(network.last for network in each))
+    return _Network(mixture, last + _product(graph, *(linear for network in each for linear in network.inputs)), last)
 
 
 def training_step(
@@ -163,21 +193,25 @@ def training_step(
     section = section or Section.whole(len(forward.layers))
     reaches = section.new_tokens or (section.embeddings and (section.head or forward.embeds))
     # The first layer that gradients go through.
-    lowest = 0 if reaches else min(section.layers, default=section.depth)
+    lowest = 0 if reaches else min(section.layers | section.mixtures, default=section.depth)
     halved = causal_scores == "half" and forward.family.objective == "clm"
     model, again = _nothing(), _nothing()
     for number, layer in enumerate(forward.layers[: section.depth]):
-        passes = number >= lowest
-        times = 1 + passes + (number in section.layers)
+        whole, runs_again = number in section.layers, number >= lowest
+        # Of the lowest layer parts of a mixture may learn, and nothing below them.
+        passes = runs_again and (number > lowest or reaches or whole)
         products = {
             "attention_projections": layer.inputs + layer.mixed,
             "attention_scores": layer.score * sequence_length // (1 + halved),
             "ffn": layer.ffn,
         }
-        model["attention_projections"] += tokens * products["attention_projections"] * times
+        model["attention_projections"] += tokens * products["attention_projections"] * (1 + passes + whole)
         model["attention_scores"] += tokens * products["attention_scores"] * (1 + 2 * passes)
-        model["ffn"] += tokens * layer.ffn * times
-        if number == lowest and not reaches and layer.reads_stream:
+        for network in layer.networks:
+            learns = network.learns(section, number)
+            owed = network.all if passes else network.last * learns
+            model["ffn"] += tokens * (network.all * (1 + learns) + owed)
+        if number == lowest and whole and not reaches and layer.reads_stream:
             # Nothing below the lowest layer learns. Where q, k and v read its input they owe it no gradient; in a pre-norm
             # layer a norm that learns stands between.
             model["attention_projections"] -= tokens * layer.inputs
@@ -186,7 +220,7 @@ def training_step(
         # torch's before.
         stops = not forward.ends_in_norm and not (zero_linear and layer.added_by_linear)
         for part, flops in products.items():
-            again[part] += tokens * (flops - layer.added * (stops and part == "ffn")) * passes
+            again[part] += tokens * (flops - layer.added * (stops and part == "ffn")) * runs_again
     passes = lowest < section.depth
     model["head"] = (
         scored * _head(forward.transform, forward.output, learns=section.head, passes=passes, normed=forward.normed)

@@ -110,10 +110,12 @@ class Balance:
             node = self._routers[number].node
             learns = weighed and logits.requires_grad and self._modules[number].weight.requires_grad
             with torch.set_grad_enabled(learns):
-                probabilities, squares = _probabilities(logits, node), logits.logsumexp(-1).square()
-                if learns:
-                    balancing = self._experts * node.per_token * (shares[number].to(logits.dtype) * probabilities).sum()
-                    added = added + (self._balancing * balancing + self._z * squares.sum()) / (tokens * len(self._seen))
+                probabilities = _probabilities(logits, node)
+            with torch.set_grad_enabled(learns and self._z > 0):
+                squares = logits.logsumexp(-1).square()
+            if learns:
+                balancing = self._experts * node.per_token * (shares[number].to(logits.dtype) * probabilities).sum()
+                added = added + (self._balancing * balancing + self._z * squares.sum()) / (tokens * len(self._seen))
             self._add(number, chosen, probabilities.detach(), squares.detach())
         self._seen.clear()
         return added

@@ -13,9 +13,10 @@ from transformers import PretrainedConfig
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, Family, Section, check, scratch_config
 from pipeline.families.base import has_key
+from pipeline.families.section import Mixtures
 from pipeline.flops.activations import activation_bytes
 from pipeline.recipe import ModelConfig
-from pipeline.training.blocks import EMBEDDINGS, HEAD, Block, blocks_of_parameters, token_tables
+from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import running, scoring
@@ -46,6 +47,20 @@ def sections(layers: int) -> dict[str, Section]:
         "head": Section(layers, frozenset(), embeddings=False, head=True),
         "rows of new tokens": Section(layers, frozenset(), embeddings=False, head=False, new_tokens=True),
     }
+
+
+def parts_of_mixtures(layers: int, mixtures: Mixtures) -> dict[str, Section]:
+    """Return what may learn of a model's mixtures alone."""
+    parts = {
+        "routers": {"routers": True},
+        "an expert": {"experts": frozenset({1})},
+        "a layer above": {"layers": frozenset({2})},
+    }
+    parts["a layer above"] |= {"routers": True, "experts": frozenset({0})}
+    if mixtures.shared:
+        parts["shared experts"] = {"shared_experts": True}
+    still = {"layers": frozenset(), "embeddings": False, "head": False, "mixtures": mixtures.layers}
+    return {name: Section(layers, **still | learns) for name, learns in parts.items()}
 
 
 def small(family: Family, shape: Shape) -> PretrainedConfig:
@@ -97,11 +112,8 @@ def measured(
             config.layer_types = ["full_attention"] + ["sliding_attention"] * (shape.layers - 1)
     model = family.model_class(config).to(dtype)
     prepare_model(model, family, fused_linear_cross_entropy=with_loss, make_vocab_size_divisible_by=vocab_divisible_by)
-    blocks = [Block(EMBEDDINGS), *(Block.of_layers(n, n + 1) for n in range(shape.layers)), Block(HEAD)]
     graph = family.graph(config)
-    block_of = blocks_of_parameters(graph, blocks)
-    # A parameter that the class joins is of the block of its parts.
-    block_of |= {joined.name: block_of[joined.parts[0]] for joined in graph.joined}
+    held, mixtures = graph.held(), graph.mixtures
     generator = torch.Generator().manual_seed(1)
     ids, labels = torch.randint(5, shape.vocabulary, (2, shape.sequences, shape.length), generator=generator)
     if family.objective == "mlm":
@@ -109,10 +121,12 @@ def measured(
     scored = int((labels != IGNORED).sum())
     extra = {"use_cache": False} if family.objective == "clm" else {}
     rows = []
-    tables = {tensor.name for tensor in token_tables(family.graph(config))}
-    for name, section in sections(shape.layers).items():
+    tables = {tensor.name for tensor in token_tables(graph)}
+    ways = sections(shape.layers) | ({} if mixtures is None else parts_of_mixtures(shape.layers, mixtures))
+    for name, section in ways.items():
         for tensor_name, tensor in model.named_parameters():
-            tensor.requires_grad_(block_of[tensor_name][0].learns(section) or (section.new_tokens and tensor_name in tables))
+            learns = any(map(section.learns, held[tensor_name]))
+            tensor.requires_grad_(learns or (section.new_tokens and tensor_name in tables))
         with running(model, family, section), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,
