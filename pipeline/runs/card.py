@@ -50,6 +50,10 @@ _SIZES = {
     "num_key_value_heads": "key-value heads",
     "head_dim": "channels of a head",
     "intermediate_size": "FFN units",
+    "num_experts": "experts",
+    "num_experts_per_tok": "experts a token goes through",
+    "moe_intermediate_size": "units of an expert",
+    "shared_expert_intermediate_size": "units of the shared expert",
     "vocab_size": "vocabulary",
     "max_position_embeddings": "positions",
 }
@@ -176,9 +180,11 @@ def _depth(sizes: Mapping[str, int]) -> str:
 
 
 def _sizes(known: Known) -> str:
-    sizes, count = sizes_of(known.config), graph_of(known.config).parameters
-    own = sizes.present
-    rows = [("parameters", f"{count:,}"), *((words, f"{own[key]:,}") for key, words in _SIZES.items() if key in own)]
+    sizes, graph = sizes_of(known.config), graph_of(known.config)
+    own, active = sizes.present, graph.active_parameters
+    rows = [("parameters", f"{graph.parameters:,}")]
+    rows += [] if active == graph.parameters else [("active parameters, which a token meets", f"{active:,}")]
+    rows += [*((words, f"{own[key]:,}") for key, words in _SIZES.items() if key in own)]
     tied = "tied to the embedding" if sizes.tied else "a matrix of its own"
     return "## Sizes\n\n" + _table(("", ""), [*rows, ("output matrix", tied), ("stored as", known.dtype)])
 

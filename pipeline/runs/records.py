@@ -363,6 +363,14 @@ class LossesRecord(TypedDict):
     final: float
 
 
+class ParametersRecord(TypedDict):
+    """The parameters of the model that a run left."""
+
+    total: Count
+    active: Count
+    """Those that a token meets: of a mixture of experts, fewer than all."""
+
+
 class SpeedRecord(TypedDict):
     """A stage's speed."""
 
@@ -379,6 +387,7 @@ class SummaryRecord(TypedDict):
     family: str
     growths: Annotated[list[CertificateRecord], Field(min_length=1)]
     losses: LossesRecord
+    parameters: NotRequired[ParametersRecord]
     steps: Step
     lengths: dict[str, list[str | float] | None]
     tokens: Count

@@ -43,6 +43,13 @@ def check_experts(recipe: Recipe, configs: dict[int, PretrainedConfig], dtype: t
             raise UserError(f"experts_implementation: grouped_mm {reason}; choose other sizes, or set it to eager")
 
 
+def router_weights(given: RouterConfig | None, config: PretrainedConfig) -> tuple[float, float]:
+    """Return the weights of a model's load-balancing loss, its configuration's own where none is given, and of its z-loss."""
+    given = given or RouterConfig()
+    own = getattr(config, "router_aux_loss_coef", 0.0)
+    return own if given.router_aux_loss_coef is None else given.router_aux_loss_coef, given.router_z_loss_coef
+
+
 class Balance:
     """The routers of one model in training."""
 
@@ -50,17 +57,15 @@ class Balance:
     def of(cls, model: TrainedModel, config: RouterConfig | None, loads: Sequence[Sequence[int]] | None) -> "Balance | None":
         """Watch a model's routers; None of a dense model. `loads` are those of the step before, where there was one."""
         found = list(routers(model.family.graph(model.config)))
-        return cls(model, found, config or RouterConfig(), loads) if found else None
+        return cls(model, found, config, loads) if found else None
 
     def __init__(
-        self, model: TrainedModel, found: list[Router], config: RouterConfig, loads: Sequence[Sequence[int]] | None
+        self, model: TrainedModel, found: list[Router], config: RouterConfig | None, loads: Sequence[Sequence[int]] | None
     ) -> None:
         self._routers = found
         self._modules = [model.module.get_submodule(router.module) for router in found]
-        own = getattr(model.config, "router_aux_loss_coef", 0.0)
-        self._balancing = own if config.router_aux_loss_coef is None else config.router_aux_loss_coef
-        self._z = config.router_z_loss_coef
-        self._bias_rate = config.router_bias_update_rate
+        self._balancing, self._z = router_weights(config, model.config)
+        self._bias_rate = 0.0 if config is None else config.router_bias_update_rate
         self._experts = len(found[0].node.each)
         nothing = torch.zeros(len(found), self._experts, dtype=torch.float64, device=distributed.device())
         # As if all had been even, where there was no step before: of that the loss has no gradient.

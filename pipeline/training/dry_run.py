@@ -14,12 +14,13 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from data_prep.manifest import TRAIN
-from pipeline.families import family_of, sizes_of
+from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.growth.memory import RankBytes
 from pipeline.growth.reasons import promises
 from pipeline.recipe import Recipe
+from pipeline.training.balance import router_weights
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.ds_config import compute_dtype, data_parallel_size, sequence_parallel_size, zero_stage
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
@@ -80,15 +81,19 @@ class DryRun:
         """Whether the steps of a stage are known."""
         return leg.stage.epochs is None or self.planned.windows is not None
 
-    def flops(self) -> list[StepFlops]:
-        """FLOPs by stage; of one step, on average, where the steps are not known."""
-        return [self._leg_flops(leg) for leg in self.planned.timeline.legs]
+    def flops(self, *, every_expert: bool = False) -> list[StepFlops]:
+        """FLOPs by stage; of one step, on average, where the steps are not known.
 
-    def _leg_flops(self, leg: Leg) -> StepFlops:
+        `every_expert`: as if each token went through all experts of a mixture.
+        """
+        return [self._leg_flops(leg, every_expert) for leg in self.planned.timeline.legs]
+
+    def _leg_flops(self, leg: Leg, every_expert: bool) -> StepFlops:
         config = self.planned.config(leg.phase)
         if self.resolved(leg):
-            return leg_flops(self.recipe, config, leg)
-        some = leg_flops(self.recipe, config, replace(leg, end=leg.begin + _STEPS_ON_AVERAGE))
+            return leg_flops(self.recipe, config, leg, every_expert=every_expert)
+        shorter = replace(leg, end=leg.begin + _STEPS_ON_AVERAGE)
+        some = leg_flops(self.recipe, config, shorter, every_expert=every_expert)
         model, executed = ({part: each[part] // _STEPS_ON_AVERAGE for part in PARTS} for each in (some.model, some.executed))
         return StepFlops(model, executed)
 
@@ -115,6 +120,7 @@ class DryRun:
             recomputed=self.recipe.activation_checkpointing,
             with_loss=self.recipe.fused_linear_cross_entropy,
             vocab_divisible_by=self.recipe.make_vocab_size_divisible_by,
+            router_losses=sum(weight > 0 for weight in router_weights(self.recipe.router, config)),
         )
 
     def rates(self, leg: Leg) -> tuple[float, float, float]:
@@ -130,7 +136,9 @@ class DryRun:
     def render(self) -> str:
         """Return all of it as a page of text."""
         flops = self.flops()
-        return "\n".join([*self._models(), *self._stages(flops), *self._by_part(flops), *self._notes()])
+        return "\n".join(
+            [*self._models(), *self._stages(flops), *self._by_part(flops), *self._dense_equivalent(flops), *self._notes()]
+        )
 
     def _models(self) -> Iterator[str]:
         dtype = compute_dtype(self.ds_config)
@@ -147,6 +155,9 @@ class DryRun:
             )
             tied = ", the output matrix among the embeddings" if sizes.tied else ""
             yield f"  parameters  {total:,}, {total - kinds['embeddings']:,} without embeddings{tied}"
+            if sizes.num_experts is not None:
+                chosen = f"a token goes through {sizes.num_experts_per_tok} of {sizes.num_experts} experts a layer"
+                yield f"  active      {graph_of(config).active_parameters:,}: {chosen}"
             yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
             if phase.number:
                 yield from self._growth(phase.number)
@@ -238,6 +249,16 @@ class DryRun:
             for name, came in rows:
                 yield f"{name:<{width}}" + "".join(f"{getattr(came, key)[part]:>23.3e}" for part in PARTS)
             yield ""
+
+    def _dense_equivalent(self, flops: list[StepFlops]) -> Iterator[str]:
+        """What stages of mixtures of experts would come to that ran every expert for every token."""
+        for leg, came, all_of_them in zip(self.planned.timeline.legs, flops, self.flops(every_expert=True), strict=True):
+            if came != all_of_them:
+                step = "" if self.resolved(leg) else ", a step"
+                yield (
+                    f"experts   {leg.stage.name}{step}: {came.model_total:.3e} model FLOPs by the experts that are chosen, "
+                    f"{all_of_them.model_total:.3e} by all of them"
+                )
 
     def _notes(self) -> Iterator[str]:
         here = "" if self.device.peak.origin == "recipe" else " (set flops.peak_tflops for another device)"

@@ -16,10 +16,14 @@ _ZERO_STAGES = range(4)
 
 
 def parameters_by_kind(config: PretrainedConfig) -> dict[str, int]:
-    """Return a model's parameters: embeddings (a tied head's matrix among them), attention, ffn, head, norms and biases."""
+    """Return a model's parameters: embeddings (a tied head's matrix among them), attention, ffn, head, norms and biases.
+
+    Mixtures of experts have experts, shared experts and routers, the gates of shared experts among these, besides.
+    """
     counts = dict.fromkeys(("embeddings", "attention", "ffn", "head", "norms and biases"), 0)
     for tensor, elements in _tensors(config):
-        counts[_kind(tensor)] += elements
+        kind = _kind(tensor)
+        counts[kind] = counts.get(kind, 0) + elements
     return counts
 
 
@@ -30,9 +34,14 @@ def _tensors(config: PretrainedConfig) -> Iterator[tuple[Tensor, int]]:
             yield tensor, math.prod(tensor.shape(graph.sizes))
 
 
+_OF_MIXTURES = {"expert": "experts", "shared_expert": "shared experts", "router": "routers"}
+
+
 def _kind(tensor: Tensor) -> str:
     if len(tensor.axes) == 1:
         return "norms and biases"
+    if tensor.mixture is not None:
+        return _OF_MIXTURES[tensor.mixture]
     if "index" in tensor.roles:
         return "embeddings"
     if tensor.block != "layer":

@@ -453,6 +453,7 @@ class Run:
         torch.distributed.all_gather_object(peaks, peak_memory())
         certificates = self._certificates
         own = prepared.streams.weights[prepared.streams.own.name]
+        graph = graph_of(prepared.growths[-1].target)
         steps = distributed.on_first_rank(records.metrics.read)
         return {
             "run": self._checkpoints.run["data"]["run"],
@@ -464,6 +465,7 @@ class Run:
                 "grown": certificates[0]["in_training"]["grown_loss"],
                 "final": final,
             },
+            "parameters": {"total": graph.parameters, "active": graph.active_parameters},
             "steps": position.step,
             "lengths": lengths(self._recipe),
             "tokens": position.tokens,

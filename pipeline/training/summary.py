@@ -8,7 +8,7 @@ from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.reasons import duplicates_warning
 from pipeline.growth.token_rows import over_both
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.runs.records import SummaryRecord, duplicates_of, reasons_of
+from pipeline.runs.records import ParametersRecord, SummaryRecord, duplicates_of, reasons_of
 from pipeline.runs.steps import missing_words
 from pipeline.training.utilization import tera
 
@@ -55,6 +55,7 @@ def render(summary: SummaryRecord) -> str:
         "compute by part               model FLOPs   executed FLOPs",
         *(_flops_line(part.replace("_", " "), model[part], executed[part]) for part in PARTS),
         "",
+        *_parameters(summary.get("parameters")),
         f"tokens        {tokens:,} in {summary['steps']} steps, {summary['tokens_per_second']:,.0f} tokens/s",
         *(
             [f"  warning: metrics.jsonl lacks the steps {missing_words(gaps)}: speeds are those of the others"]
@@ -79,13 +80,21 @@ def _inherited_line(origin: str, line: Line) -> str:
     return f"{_flops_line(SOURCE_STAGE, line.flops.model_total, line.spent)}  (pre-training of {origin}{least})"
 
 
+def _parameters(counts: ParametersRecord | None) -> list[str]:
+    if counts is None:
+        return []
+    active = "" if counts["active"] == counts["total"] else f", of which a token meets {counts['active']:,}"
+    return [f"parameters    {counts['total']:,}{active}"]
+
+
 def _number(number: int, growths: list[dict[str, Any]]) -> str:
     """Which growth it is, where there are several."""
     return f" {number}" if len(growths) > 1 else ""
 
 
 def _size(sizes: dict[str, Any]) -> str:
-    return f"{sizes['num_hidden_layers']} layers x {sizes['hidden_size']} ({sizes['num_attention_heads']} heads)"
+    experts = f", {sizes['num_experts_per_tok']} of {sizes['num_experts']} experts" if "num_experts" in sizes else ""
+    return f"{sizes['num_hidden_layers']} layers x {sizes['hidden_size']} ({sizes['num_attention_heads']} heads{experts})"
 
 
 def _loss_line(label: str, loss: float) -> str:

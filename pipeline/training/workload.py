@@ -12,9 +12,12 @@ _HALF_LIFE = 60.0
 """Seconds after which what was seen of the speed counts half: models of other sizes run at other speeds."""
 
 
-def leg_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg) -> StepFlops:
-    """Return the FLOPs that all steps of a stage are expected to come to; of sub-models, those that will be drawn."""
-    whole, forward = StepFlops(), ForwardFlops.of(config)
+def leg_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, *, every_expert: bool = False) -> StepFlops:
+    """Return the FLOPs that all steps of a stage are expected to come to; of sub-models, those that will be drawn.
+
+    `every_expert`: as if each token went through all experts of a mixture.
+    """
+    whole, forward = StepFlops(), ForwardFlops.of(config, every_expert=every_expert)
     for section, steps in leg.sections().items():
         whole += expected_flops(recipe, forward, leg, section) * steps
     return whole

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from data_prep.errors import UserError
 from data_prep.manifest import FORMAT
+from pipeline.families import FAMILIES, check
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
@@ -94,6 +95,14 @@ def test_of_a_model_from_elsewhere_only_what_is_known_is_said():
     assert "AutoModelForPreTraining" in text and "fill-mask" in text
     for section in ("Data", "Compute", "Scores", "How it was made", "Whether growth kept"):
         assert f"## {section}" not in text
+
+
+def test_a_card_of_a_mixture_tells_what_a_token_meets():
+    config = check.small_config(FAMILIES["mixtral"])
+    text, graph = model_card(Known(config, "float32", "do it")), FAMILIES["mixtral"].graph(config)
+    assert f"| parameters | {graph.parameters:,} |" in text
+    assert f"| active parameters, which a token meets | {graph.active_parameters:,} |" in text
+    assert f"| experts | {config.num_local_experts} |" in text and "| experts a token goes through | 2 |" in text
 
 
 def test_what_there_is_to_say_of_how_the_source_was_read_is_on_the_card(run):

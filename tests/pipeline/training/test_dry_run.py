@@ -1,5 +1,6 @@
 """What is told of a model before a run, against Hugging Face's own count and arithmetic by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, TRAINED, scratch_config
+from pipeline.families import FAMILIES, TRAINED, check, scratch_config
 from pipeline.flops.peaks import Peak
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
@@ -52,6 +53,20 @@ def test_parameters_add_up_to_what_the_model_has(family, tied):
     assert kinds["ffn"] == 3 * (2 if family in plain else 3) * 48 * 192
     single = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
     assert kinds["norms and biases"] == single
+
+
+def test_parameters_of_a_mixture_are_told_apart():
+    config = check.small_config(FAMILIES["qwen2_moe"], num_hidden_layers=3, mlp_only_layers=[1])
+    with torch.device("meta"):
+        model = FAMILIES["qwen2_moe"].model(config)
+    kinds, counts = parameters_by_kind(config), {}
+    for name, parameter in model.named_parameters():
+        inside = re.search(r"\.mlp\.(experts|shared_expert_gate|shared_expert|gate)\.", name)
+        kind = inside.group(1) if inside else "ffn" if ".mlp." in name else "others"
+        counts[kind] = counts.get(kind, 0) + parameter.numel()
+    assert kinds["experts"] == counts["experts"] and kinds["shared experts"] == counts["shared_expert"]
+    assert kinds["routers"] == counts["gate"] + counts["shared_expert_gate"] and kinds["ffn"] == counts["ffn"]
+    assert sum(kinds.values()) == sum(counts.values())
 
 
 def test_memory_by_zero_stage():

@@ -38,6 +38,10 @@ def test_the_loss_right_after_each_growth_is_told(losses, labels):
         "peak_memory": [],
         "paths": {},
     }
+    assert "parameters" not in render(summary)
+    mixture = render(summary | {"parameters": {"total": 4000, "active": 1500}})
+    assert "parameters    4,000, of which a token meets 1,500" in mixture
+    assert "parameters    4,000\n" in render(summary | {"parameters": {"total": 4000, "active": 4000}})
     assert render(summary).count("warning: Training cannot tell new channels from those that they copy") == len(losses)
     told = re.findall(r"^  (source|right after.*?|after training)  +(\d\.\d{4}) ", render(summary), re.MULTILINE)
     grown = [(label, f"{loss:.4f}") for label, loss in zip(labels, losses, strict=True)]
