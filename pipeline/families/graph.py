@@ -342,6 +342,12 @@ class Model:
         return list(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
+    def expert_port(self) -> str | None:
+        """The port of the units of experts; None where there are none."""
+        bodies = (branch.body for layer in self.layers for branch in layer.branches)
+        return next((body.each[0].last.into.parts[0].ports[0] for body in bodies if isinstance(body, Experts)), None)
+
+    @property
     def active_parameters(self) -> int:
         """How many of them a token meets: of a mixture the experts that are chosen alone."""
         active = self.parameters

@@ -47,6 +47,8 @@ class AxisRules:
     position_offset: int
     tokens: AxisIndexMap
     """Rows of the vocabulary's tables."""
+    copies_experts: bool = False
+    """Whether several experts are made of the same one, so that new units of theirs are to differ."""
 
     @property
     def silent(self) -> bool:
@@ -181,7 +183,7 @@ class AxisRules:
             return AxisIndexMap.identity(axis_map.source_size)
         if self.operator.units is Units.COPY:
             rows = AxisIndexMap(indices, None, axis_map.counts, ~own, ~own if self.operator.next_layer else None)
-        elif self.operator.units is Units.SILENT_NEXT:
+        elif self.operator.units is Units.SILENT_NEXT and not (self.copies_experts and port == self.target.expert_port):
             rows = AxisIndexMap(indices, None, None, ~own, ~own)
         else:
             fill = _FILLS.get(self.operator.units, INIT)

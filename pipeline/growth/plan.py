@@ -265,6 +265,12 @@ class GrowthPlan:
         return found
 
     @property
+    def draws_experts_units(self) -> bool:
+        """Whether new units of experts are drawn at random, so that copies of an expert differ."""
+        port = self.graph.expert_port
+        return port is not None and self.maps[port].grows and self.content.units in (Units.SILENT, Units.SILENT_NEXT)
+
+    @property
     def copies_experts(self) -> bool:
         """Whether the target's experts are the source's several times, each of them as often."""
         old, new = self.source.num_experts, self.target.num_experts
@@ -359,7 +365,10 @@ def plan_growth(
     known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows
     tokens = known.index_map(new.sizes["vocab"], growth.vocabulary)
     said += [] if tokenizer is None else describe_tokens(tokens, old.sizes["vocab"], growth.vocabulary)
-    derivation = Derivation(old, new, AxisRules(old, new, growth, content, maps, family.position_offset, tokens), layers)
+    rules = AxisRules(old, new, growth, content, maps, family.position_offset, tokens, copies_experts=experts)
+    derivation = Derivation(old, new, rules, layers)
+    if experts and rules.silent and maps[new.expert_port].grows:
+        said.append("new units of experts are drawn, others in each, and write nothing at first: copies learn different things")
     plan = GrowthPlan(
         family=family,
         source=sizes_of(source),

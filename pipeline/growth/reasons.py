@@ -338,7 +338,8 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     residual = plan.maps[RESIDUAL]
     if growth.symmetry != "none" or growth.noise:
         return []
-    if plan.copies_experts or (plan.upcycling is not None and plan.upcycling.leaves_alike):
+    alike = plan.copies_experts or (plan.upcycling is not None and plan.upcycling.leaves_alike)
+    if alike and not plan.draws_experts_units:
         # The same tokens choose them, by equal gates.
         return ["experts"]
     if plan.graph.norms_all_heads and not content.fills and not residual.grows and plan.maps["heads"].grows:

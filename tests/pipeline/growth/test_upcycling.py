@@ -69,7 +69,7 @@ EXACT = [
     ("llama", MIXTRAL, NOISE),
     ("llama", MIXTRAL | {"num_experts_per_tok": 1}, {}),
     ("mistral", MIXTRAL | {"intermediate_size": 50}, {}),
-    ("llama", MIXTRAL | {"intermediate_size": 130}, {"width": "zero_pad", "scaled": True}),
+    ("llama", MIXTRAL | {"intermediate_size": 130}, {}),
     ("qwen3", QWEN3 | PARTS, NOISE),
     ("qwen3", QWEN3 | {"norm_topk_prob": False, "num_experts_per_tok": 4}, {}),
     ("qwen3", QWEN3 | {"norm_topk_prob": False}, {"router_init": "zero"}),
@@ -98,14 +98,23 @@ def test_gates_that_are_not_renormalized_are_nearly_exact_where_the_router_is_ne
     assert moved(plan, model)[0] < 1e-5
 
 
-def test_what_makes_experts_unlike_makes_them_unlike():
-    for growth in (NOISE, {"drop_upcycling": 0.25}, {"width": "zero_pad", "scaled": True}):
-        plan, model = planned("llama", MIXTRAL | ({"intermediate_size": 130} if "width" in growth else {}), growth)
-        _, after = moved(plan, model)
-        inputs, down = after.model.layers[0].mlp.experts.gate_up_proj.data, after.model.layers[0].mlp.experts.down_proj.data
-        assert not torch.equal(down[0] if "width" not in growth else inputs[0], (down if "width" not in growth else inputs)[1])
-    plan, model = planned("llama", MIXTRAL, {"router_init": "zero"})
-    assert predict_duplicates(plan) == ["experts"] and predict_duplicates(planned("llama", MIXTRAL)[0]) == []
+@pytest.mark.parametrize(
+    ("sizes", "growth"),
+    [({}, NOISE), ({}, {"drop_upcycling": 0.25}), ({"intermediate_size": 130}, {"router_init": "zero"}), ({}, {})],
+)
+def test_experts_differ_by_what_is_to_make_them_unlike(sizes, growth):
+    plan, model = planned("llama", MIXTRAL | sizes, growth)
+    _, after = moved(plan, model)
+    held = after.model.layers[0].mlp.experts
+    alike = torch.equal(held.gate_up_proj[0], held.gate_up_proj[1]) and torch.equal(held.down_proj[0], held.down_proj[1])
+    assert alike is (growth == {}) and predict_duplicates(plan) == []
+    if sizes:
+        assert not held.down_proj[:, :, 100:].any() and held.gate_up_proj[:, 100:130].std(dim=0).min() > 0
+        assert any("new units of experts are drawn" in choice for choice in plan.choices)
+
+
+def test_a_router_of_zero_alone_leaves_experts_alike():
+    assert predict_duplicates(planned("llama", MIXTRAL, {"router_init": "zero"})[0]) == ["experts"]
 
 
 def test_dropped_units_are_drawn_from_the_tensor_and_the_others_stay():
