@@ -21,6 +21,7 @@ from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.derivation import Derivation
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Departure
+from pipeline.growth.gates import Gates
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initial_state
@@ -30,7 +31,7 @@ from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
-from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, Source, State
+from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
 from pipeline.growth.token_rows import CarriedTokens, TokenRows, describe_tokens
 from pipeline.growth.upcycling import Upcycling, plan_upcycling
 from pipeline.recipe import GrowthConfig
@@ -97,16 +98,14 @@ class GrowthPlan:
         optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
         return {name: self._grown_adam(tensor, optimizer) for name, tensor in self.tensors.items() if not tensor.buffer}
 
-    def with_gates_over(self, source: Source, input_ids: torch.Tensor) -> "GrowthPlan":
-        """Return the plan in which experts have the shares of Adam's state that their gates have over tokens of held-out text.
+    @property
+    def takes_gates(self) -> bool:
+        """Whether Adam's state of experts depends on what share of a token each of them gets."""
+        return self.growth.optimizer_state == "grow" and self.upcycling is not None and not self.upcycling.gates_stay
 
-        `input_ids` are [sequences, S], of the source's tokenizer; `source` is read through once. The same plan where
-        there are no such shares.
-        """
-        upcycling = self.upcycling
-        if upcycling is None or upcycling.splits or self.growth.optimizer_state != "grow":
-            return self
-        return replace(self, upcycling=replace(upcycling, measured=upcycling.measure(source, input_ids)))
+    def with_gates(self, gates: Gates) -> "GrowthPlan":
+        """Return the plan in which experts have these shares of Adam's state, which `upcycling.measure` finds."""
+        return replace(self, upcycling=replace(self.upcycling, measured=gates))
 
     @property
     def remarks(self) -> list[str]:

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed
 
 from data_prep.errors import UserError
 from data_prep.files import HeldError, locked, write_json
 from pipeline.beside import Beside
-from pipeline.families import family_of, graph_of
+from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.tensors import RESIDUAL
+from pipeline.growth.gates import Gates
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import Digest, difference, digests_of
@@ -63,6 +65,9 @@ from pipeline.training.workload import Workload
 
 UNTRAINED = "random initialization"
 """What certificates name as the source where it was not trained."""
+
+_GATE_TOKENS = 4096
+"""Tokens of held-out text, at most but for a longer window, on which experts' shares of Adam's state are measured."""
 
 _DYING_SECONDS = 300
 """How long the tasks of a job's last attempt may hold the run directory, on a node that Slurm gave up."""
@@ -286,13 +291,29 @@ class Run:
             return self._build(prepared, 0, source.state, None), None
         # Read beside the building, which reads it too.
         digest = digest or begin_on_first_rank(lambda tick: inspect(source.state, str(source.directory), tick))
-        growth = prepared.growths[phase - 1]
+        growth = self._with_gates(prepared, prepared.growths[phase - 1], source, records)
         for reason in (*growth.plan.remarks, *growth.plan.choices):
             self._say(reason)
         kept = growth.plan.grow_optimizer(source.optimizer) if growth.plan.growth.optimizer_state == "grow" else None
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
         records.watchdog.on_first_rank(lambda: digest.result(records.watchdog.beat))
         return model, self._certifying(prepared, growth, source, digest, model, records, position.step)
+
+    def _with_gates(self, prepared: Preparation, growth: Growth, source: Source, records: Records) -> Growth:
+        """Return the growth in which experts have the shares of Adam's state that held-out text gives them, where that matters.
+
+        Text of another tokenizer is none that the source reads.
+        """
+        plan = growth.plan
+        if not plan.takes_gates or plan.tokenizer is not None:
+            return growth
+
+        def measured() -> Gates:
+            windows = min(len(prepared.streams.heldout), max(1, _GATE_TOKENS // self._recipe.data.sequence_length))
+            text = prepared.streams.heldout.heldout(np.arange(windows)).input_ids
+            return plan.upcycling.measure(source, text[:, : source.family.usable_positions(sizes_of(source.config))])
+
+        return replace(growth, plan=plan.with_gates(records.watchdog.on_first_rank(measured)))
 
     def _untrained(self, prepared: Preparation) -> Source:
         """Return a source that is not given: what this run trains first, or leaves as it is."""

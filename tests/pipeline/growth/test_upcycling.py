@@ -201,7 +201,7 @@ EQUAL_GATES = [
 @pytest.mark.parametrize(("name", "sizes", "growth"), EQUAL_GATES)
 def test_moments_are_those_of_the_experts_own_gradients_where_gates_are_equal(name, sizes, growth):
     plan, model = planned(name, sizes, growth | {"optimizer_state": "grow"})
-    assert predict_moments(plan) == []
+    assert predict_moments(plan) == [] and not plan.takes_gates
     kept = plan.grow_optimizer(adam_of(model, plan.stored_graph))
     now = gradients(plan.graph, check.grown_model(plan, model))
     checked = 0
@@ -231,11 +231,11 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
 def test_gates_that_are_measured_are_those_of_the_stock_router():
     plan, model = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5})
     adam = adam_of(model, plan.stored_graph)
-    measured = plan.with_gates_over(opened(model), tokens(5))
+    measured = plan.with_gates(plan.upcycling.measure(opened(model), tokens(5)))
     after = check.grown_model(plan, model)
     with torch.no_grad(), Float64Islands():
         scores = after(input_ids=tokens(5), output_router_logits=True).router_logits
-    assert len(scores) == 2 and "48 tokens of held-out text" in measured.upcycling.shares
+    assert plan.takes_gates and len(scores) == 2 and "48 tokens of held-out text" in measured.upcycling.shares
     for layer, logits in zip((0, 2), scores, strict=True):
         gates, chosen = logits.double().softmax(-1).topk(4, dim=-1)
         gates = torch.zeros(48, 8, dtype=torch.float64).scatter_(1, chosen, gates / gates.sum(-1, keepdim=True))
