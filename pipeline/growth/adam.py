@@ -1,8 +1,8 @@
-"""Adam's state of a grown tensor.
+"""Adam's state of a grown tensor, and Muon's momentum.
 
 Where W' = a W[g, g] and n target elements share a source element, a gradient is G[g, g] / (a n). So exp_avg
-becomes m / (a n), exp_avg_sq v / (a n)^2, and the step stays. The source's own dynamics go on at the rate a lr and at
-eps / (a n); decay, which is lr wd, stays what it is.
+becomes m / (a n), exp_avg_sq v / (a n)^2, and the step stays; momentum_buffer is a mean of gradients as exp_avg is. The
+source's own dynamics go on at the rate a lr and at eps / (a n); decay, which is lr wd, stays what it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,10 @@ from pipeline.growth.index_map import INIT, ZERO, AxisIndexMap
 from pipeline.growth.state import Constant, Rows
 
 Kept = Mapping[str, Rows | float]
-"""What Adam keeps of one tensor, by its own key."""
+"""What Adam, or Muon, keeps of one tensor, by its own key."""
+
+ADAM, MUON = frozenset({"exp_avg", "exp_avg_sq", "step"}), frozenset({"momentum_buffer"})
+"""The keys of what they keep of each tensor, at least."""
 
 
 def fresh_adam(shape: tuple[int, ...], rates: bool) -> Kept:
@@ -55,6 +58,7 @@ def moment_maps(maps: Sequence[AxisIndexMap], rates: bool) -> MomentMaps:
         {
             "exp_avg": moved(derivatives),
             "exp_avg_sq": moved(squares),
+            "momentum_buffer": moved(derivatives),
             # New elements count their steps from 0, so that their bias correction is fresh.
             "step": moved(unscaled),
             "lr_factor": moved([each.scale for each in maps] if rates else unscaled, INIT),
@@ -64,8 +68,8 @@ def moment_maps(maps: Sequence[AxisIndexMap], rates: bool) -> MomentMaps:
     )
 
 
-def grown_adam(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, rates: bool) -> Kept:
-    """Return the state of a tensor that is grown from one of this shape, of which Adam kept `source`."""
+def grown_kept(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, rates: bool) -> Kept:
+    """Return the state of a tensor that is grown from one of this shape, of which Adam, or Muon, kept `source`."""
 
     def grown(key: str, elsewhere: float) -> Rows:
         held = source.get(key, 1.0)
@@ -73,9 +77,9 @@ def grown_adam(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, r
         init = Constant(moved.shape, elsewhere)
         return GrownTensor((), tensor, tensor, moved.maps[key], dtype=torch.float32, init=init)
 
-    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in ("exp_avg", "exp_avg_sq", "step")}
-    if isinstance(source["step"], float) and moved.keeps_steps:
+    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in (ADAM if source.keys() >= ADAM else MUON)}
+    if isinstance(source.get("step"), float) and moved.keeps_steps:
         kept["step"] = source["step"]
-    if rates or "lr_factor" in source:
+    if "step" in kept and (rates or "lr_factor" in source):
         kept |= {key: grown(key, 1.0) for key in ("lr_factor", "eps_factor")}
     return kept

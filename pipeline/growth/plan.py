@@ -12,7 +12,7 @@ from data_prep.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
 from pipeline.families.graph import Branch, Experts, Model, Norm
 from pipeline.families.tensors import Tensor
-from pipeline.growth.adam import Kept, MomentMaps, fresh_adam, grown_adam, moment_maps
+from pipeline.growth.adam import ADAM, MUON, Kept, MomentMaps, fresh_adam, grown_kept, moment_maps
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
@@ -82,7 +82,7 @@ class GrowthPlan:
         return {name: self._grown(tensor, measured, dtype) for name, tensor in self.tensors.items()}
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
-        """Return Adam's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
+        """Return Adam's or Muon's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
         if not optimizer:
             raise UserError(
                 "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
@@ -90,13 +90,19 @@ class GrowthPlan:
                 "(of transformers' Trainer: output_dir/checkpoint-N), or choose fresh"
             )
         for name, kept in optimizer.items():
-            if not kept.keys() >= {"exp_avg", "exp_avg_sq", "step"}:
+            if not (kept.keys() >= ADAM or kept.keys() >= MUON):
                 raise UserError(
-                    f"growth.optimizer_state: grow needs the source's Adam state, and of tensor {name!r} its optimizer kept "
-                    f"{', '.join(sorted(kept))} alone; choose fresh"
+                    f"growth.optimizer_state: grow needs the state of Adam or Muon, and of tensor {name!r} the source's "
+                    f"optimizer kept {', '.join(sorted(kept))} alone; choose fresh"
+                )
+            if self.growth.element_rates and not kept.keys() >= ADAM:
+                raise UserError(
+                    f"growth.element_rates: Muon, which stepped {name!r}, has one rate for a whole matrix; leave it out"
                 )
         optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
-        return {name: self._grown_adam(tensor, optimizer) for name, tensor in self.tensors.items() if not tensor.buffer}
+        muon = any(kept.keys() >= MUON for kept in optimizer.values())
+        tensors = {name: tensor for name, tensor in self.tensors.items() if not tensor.buffer}
+        return {name: self._grown_kept(tensor, optimizer, muon=muon) for name, tensor in tensors.items()}
 
     @property
     def takes_gates(self) -> bool:
@@ -275,13 +281,14 @@ class GrowthPlan:
         old, new = self.source.num_experts, self.target.num_experts
         return old is not None and new > old and new % old == 0
 
-    def _grown_adam(self, tensor: Tensor, optimizer: OptimizerState) -> Kept:
+    def _grown_kept(self, tensor: Tensor, optimizer: OptimizerState, *, muon: bool) -> Kept:
         rates = self.growth.element_rates
         added = tensor.layer is not None and self.layers[tensor.layer].added
         source = None if added or self.stretches(tensor) else optimizer.get(self.source_name(tensor))
         if source is None:  # new, or frozen throughout
-            return fresh_adam(tensor.shape(self.graph.sizes), rates)
-        return grown_adam(
+            # Beside Muon, which keeps other things of matrices, nothing is said of it.
+            return {} if muon else fresh_adam(tensor.shape(self.graph.sizes), rates)
+        return grown_kept(
             source,
             tensor.shape(self.source_graph.sizes),
             self._moment_maps[tuple(map(id, self.index_maps[tensor.name]))],

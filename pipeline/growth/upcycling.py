@@ -106,8 +106,9 @@ class Upcycling:
         """Return what Adam keeps of the mixture's tensors; routers, and units that are new, start without.
 
         Expert e of a token t has the gate g_e(t), and its part W' = a W writes c times what W does. The gradient of W' is then
-        the sum over tokens of (c g_e(t) / a) dW(t), so that exp_avg is multiplied by the mean of that factor, and exp_avg_sq by
-        the mean of its square, as if tokens' gradients were independent of each other and of the gates.
+        the sum over tokens of (c g_e(t) / a) dW(t), so that exp_avg, and Muon's momentum_buffer, are multiplied by the mean
+        of that factor, and exp_avg_sq by the mean of its square, as if tokens' gradients were independent of each other and
+        of the gates.
         """
         made = {*self._parts, *(body.router.weight for _, _, body in self._bodies())}
         kept = {name: entry for name, entry in source.items() if name in self.graph.tensors() and name not in made}
@@ -289,7 +290,7 @@ class Upcycling:
 
     def _moments(self, name: str, part: _Part, kept: Mapping[str, Rows | float]) -> Kept:
         shape = (part.rows.stop - part.rows.start, part.columns.stop - part.columns.start)
-        factors = {"exp_avg": part.first, "exp_avg_sq": part.second}
+        factors = {"exp_avg": part.first, "exp_avg_sq": part.second, "momentum_buffer": part.first}
         if self.growth.element_rates:
             # The source's own dynamics go on at the rate a lr, and at the eps that stands beside the root of exp_avg_sq.
             kept = {"lr_factor": 1.0, "eps_factor": 1.0} | dict(kept)

@@ -29,11 +29,12 @@ from pipeline.families import (
     sizes_of,
     target_config,
 )
+from pipeline.growth.adam import MUON
 from pipeline.growth.inspection import inspect
 from pipeline.growth.new_tokenizer import open_new_tokenizer, tokenizer_directory
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import foresee_source, open_source
-from pipeline.growth.state import Source
+from pipeline.growth.state import OptimizerState, Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
@@ -369,6 +370,16 @@ def _check_pairs(source: Source, pairs: bool) -> None:
         )
 
 
+def _check_kept(name: str, kept: OptimizerState) -> None:
+    """Refuse an optimizer that goes on from what another one kept of matrices."""
+    by_muon = any(entry.keys() >= MUON for entry in kept.values())
+    if by_muon is not (name == "muon"):
+        raise UserError(
+            f"optimizer.name: {name} does not go on from what the source's optimizer kept, which is {'' if by_muon else 'not '}"
+            f"muon; name {'muon' if by_muon else 'that one'}, or growth.optimizer_state: fresh"
+        )
+
+
 def _lengths(recipe: Recipe) -> list[int]:
     """The sequence lengths that a run reads."""
     stages = [stage for stage in recipe.stages if isinstance(stage, TrainStage)]
@@ -396,6 +407,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             check_trained(plan.family, f"{where}model_type")
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
+                _check_kept(recipe.optimizer.name, given.optimizer)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config
             new_tokens = len(plan.new_tokens) > 0

@@ -228,6 +228,24 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
     assert any("gates differ from token to token, and each expert has the share" in cause for cause in predict_moments(plan))
 
 
+def test_momentum_of_muon_has_the_share_of_the_first_moment_and_new_tensors_have_none():
+    plan, model = planned("qwen2", QWEN2 | PARTS | {"hidden_size": 128}, {"optimizer_state": "grow"})
+    adam = adam_of(model, plan.stored_graph)
+    muon = {
+        name: {"momentum_buffer": entry["exp_avg"]} if "layers" in name and len(entry["exp_avg"].shape) > 1 else entry
+        for name, entry in adam.items()
+    }
+    kept, as_adam = plan.grow_optimizer(muon), plan.grow_optimizer(adam)
+    for name, entry in kept.items():
+        if entry.keys() == {"momentum_buffer"}:
+            assert torch.equal(whole(entry["momentum_buffer"]), whole(as_adam[name]["exp_avg"])), name
+    inside = "model.layers.0.mlp."
+    assert whole(kept[f"{inside}experts.7.down_proj.weight"]["momentum_buffer"]).any()
+    assert not kept[f"{inside}gate.weight"] and not kept[f"{inside}shared_expert.up_proj.weight"]
+    with pytest.raises(UserError, match=r"growth\.element_rates: Muon, which stepped 'model\.layers\.0"):
+        planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0].grow_optimizer(muon)
+
+
 def test_gates_that_are_measured_are_those_of_the_stock_router():
     plan, model = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5})
     adam = adam_of(model, plan.stored_graph)
