@@ -1,6 +1,16 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
-from pipeline.families.base import EXPERT_KEYS, Family, Sizes, depth_keys, has_key, sizes_of
+from pipeline.families.base import (
+    EXPERT_KEYS,
+    GROUP_KEYS,
+    LATENT_KEYS,
+    Family,
+    Sizes,
+    config_key,
+    depth_keys,
+    has_key,
+    sizes_of,
+)
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_keys, context_of, keep_context
 from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
@@ -26,6 +36,8 @@ __all__ = [
     "FAMILIES",
     "FFN_KEYS",
     "FLOATS",
+    "GROUP_KEYS",
+    "LATENT_KEYS",
     "LAYER_LISTS",
     "MIXTURE_FORMS",
     "PAIR_FAMILIES",
@@ -40,6 +52,7 @@ __all__ = [
     "check_growth",
     "check_parameters",
     "check_trained",
+    "config_key",
     "context_changes",
     "context_keys",
     "context_of",

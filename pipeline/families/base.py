@@ -22,6 +22,15 @@ _DEPTHS = ("num_hidden_layers", "num_decoder_layers")
 EXPERT_KEYS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size")
 """The configuration keys of a mixture of experts' sizes."""
 
+GROUP_KEYS = ("n_shared_experts", "n_group", "topk_group")
+"""Those of a mixture whose shared experts are counted, and whose experts stand in groups."""
+
+LATENT_KEYS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+"""Those of attention over latents, of whose heads `head_dim` counts the channels that positions turn."""
+
+_OTHER_WORDS = {"num_experts": "n_routed_experts"}
+"""What a class may call a size that goes by the first word everywhere here."""
+
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
 
@@ -53,6 +62,26 @@ class Sizes:
     moe_intermediate_size: int | None = None
     """Units of an expert, where `intermediate_size` counts those of a layer without experts."""
     shared_expert_intermediate_size: int | None = None
+    n_shared_experts: int | None = None
+    """The experts that every token goes through, where each has `moe_intermediate_size` units."""
+    n_group: int | None = None
+    """Groups that experts stand in, where a token's are of some groups alone: of `topk_group`."""
+    topk_group: int | None = None
+    q_lora_rank: int | None = None
+    """Channels of the latent that queries are made of; None where they are made of the stream."""
+    kv_lora_rank: int | None = None
+    """Those of the latent that keys and values are made of."""
+    qk_nope_head_dim: int | None = None
+    """Channels of a head's queries and keys that positions do not turn, beside `head_dim` that they do."""
+    v_head_dim: int | None = None
+    """Channels of a head's values, where they are others than those of its keys."""
+
+    @property
+    def shared_units(self) -> int | None:
+        """Units of the network that every token goes through."""
+        if self.n_shared_experts is None:
+            return self.shared_expert_intermediate_size
+        return self.n_shared_experts * self.moe_intermediate_size
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -125,6 +154,9 @@ class Family:
     """The field of the class's output that holds the logits of tokens, [sequences, S, vocab]."""
     pair_logits: str | None = None
     """The field that holds those of sentence pairs, [sequences, 2]; None where the model has no head on pairs."""
+    layers_beyond: str | None = None
+    """The configuration key of how many layers files may hold behind the last that the class runs (DeepSeek's, which predict
+    tokens further on)."""
     pooler: str | None = None
     """The module that such a head reads, which runs before `head_module`."""
 
@@ -166,7 +198,7 @@ class Family:
     @property
     def grouped(self) -> bool:
         """Whether query heads may share key-value heads."""
-        return hasattr(self.config_class, "num_key_value_heads")
+        return hasattr(self.config_class, "num_key_value_heads") and not has_key(self.config_class, "kv_lora_rank")
 
     def graph_at(self, sizes: Sizes) -> Model:
         """Return what a model of these sizes is made of, the class's own options in all else."""
@@ -175,6 +207,8 @@ class Family:
 
     def configuration(self, **keys: Any) -> PretrainedConfig:
         """Return the class's configuration of these keys, whose output is tied as they say: T5's class says true of any."""
+        if has_key(self.config_class, "qk_rope_head_dim") and "head_dim" in keys:
+            keys = {"qk_rope_head_dim": keys["head_dim"]} | keys
         config = self.config_class(**keys)
         config.tie_word_embeddings = keys.get("tie_word_embeddings", config.tie_word_embeddings)
         return config
@@ -254,11 +288,16 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
         family.intermediate_key: sizes.intermediate_size,
         "vocab_size": sizes.vocab_size,
     }
-    keys |= {key: getattr(sizes, key) for key in EXPERT_KEYS if getattr(sizes, key) is not None}
+    given = {key: getattr(sizes, key) for key in (*EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)}
+    keys |= {config_key(config, key): size for key, size in given.items() if size is not None}
     if sizes.max_position_embeddings is not None:
         keys["max_position_embeddings"] = sizes.max_position_embeddings
-    if family.grouped:
+    if hasattr(family.config_class, "num_key_value_heads"):
         keys["num_key_value_heads"] = sizes.num_key_value_heads
+    if sizes.kv_lora_rank is not None:
+        # The class works these out of each other when it is made, and no more.
+        turned = sizes.head_dim
+        keys |= {"qk_rope_head_dim": turned, "head_dim": turned, "qk_head_dim": turned + sizes.qk_nope_head_dim}
     # Qwen2's class has no such key, and reads one that a configuration has all the same.
     if has_key(config, "head_dim") or sizes.num_attention_heads * sizes.head_dim != sizes.hidden_size:
         keys["head_dim"] = sizes.head_dim
@@ -267,7 +306,13 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
 
 def has_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> bool:
     """Whether a configuration, or its class, has a key, be it under a word of its own."""
-    return hasattr(config, key) or key in config.attribute_map
+    return any(hasattr(config, word) or word in config.attribute_map for word in (key, _OTHER_WORDS.get(key, key)))
+
+
+def config_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> str:
+    """Return the word under which a configuration, or its class, has a size."""
+    known = hasattr(config, key) or key in config.attribute_map
+    return key if known else _OTHER_WORDS.get(key, key)
 
 
 def depth_keys(config_class: type[PretrainedConfig]) -> list[str]:
@@ -306,5 +351,8 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
         segments=getattr(config, "type_vocab_size", 0),
         tied=config.tie_word_embeddings,
         num_decoder_layers=config.num_decoder_layers if has_key(known, "num_decoder_layers") else None,
-        **{key: getattr(config, key) if has_key(known, key) else None for key in EXPERT_KEYS},
+        **{
+            key: getattr(config, config_key(known, key)) if has_key(known, key) else None
+            for key in (*EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
+        },
     )

@@ -14,7 +14,18 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from data_prep.errors import UserError
-from pipeline.families import EXPERT_KEYS, FAMILIES, Family, check_parameters, has_key, held_by, target_config
+from pipeline.families import (
+    EXPERT_KEYS,
+    FAMILIES,
+    GROUP_KEYS,
+    LATENT_KEYS,
+    Family,
+    check_parameters,
+    config_key,
+    has_key,
+    held_by,
+    target_config,
+)
 from pipeline.growth.joined import parameters_of, stored_of
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
@@ -37,6 +48,13 @@ _SMALL: Mapping[str, Any] = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 40,
+    "n_shared_experts": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 10,
     "vocab_size": 61,
     "max_position_embeddings": 40,
     "pad_token_id": 1,
@@ -70,6 +88,21 @@ OF_EXPERTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 """The same of mixtures of experts."""
 
+OF_GROUPS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "experts, same groups": ({"num_experts": 8, "n_group": 2, "topk_group": 1}, {}),
+    "shared experts": ({"n_shared_experts": 3, "moe_intermediate_size": 30}, {}),
+}
+"""Of those whose experts stand in groups."""
+
+OF_LATENTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "latents": ({"kv_lora_rank": 20, "q_lora_rank": 33}, {}),
+    "latents, copies": ({"kv_lora_rank": 20, "hidden_size": 128}, {"width": "fpi"}),
+    "latents, heads": ({"kv_lora_rank": 24, "qk_nope_head_dim": 14, "v_head_dim": 15, "num_attention_heads": 6}, {}),
+    "keys' channels": ({"qk_nope_head_dim": 11, "head_dim": 32}, {}),
+    "values' channels": ({"v_head_dim": 17}, {}),
+}
+"""Of attention over latents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -101,8 +134,16 @@ class Whole:
 
 def small_config(family: Family, **changed: Any) -> PretrainedConfig:
     """Return a configuration of a small model of a family."""
-    apart = ("head_dim", "num_decoder_layers", *EXPERT_KEYS)
-    known = {key: value for key, value in _SMALL.items() if key not in apart or has_key(family.config_class, key)}
+    apart = ("head_dim", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
+    known_class = family.config_class
+    known = {
+        config_key(known_class, key): value for key, value in _SMALL.items() if key not in apart or has_key(known_class, key)
+    }
+    if has_key(known_class, "kv_lora_rank"):
+        known |= {"head_dim": _SMALL["head_dim"], "num_key_value_heads": None}
+    if has_key(known_class, "first_k_dense_replace"):
+        known["first_k_dense_replace"] = 1
+    changed = {config_key(known_class, key): value for key, value in changed.items()}
     return family.configuration(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
 
 
@@ -153,7 +194,10 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
     model = random_model(family, config, 1)
     input_ids = torch.randint(4, _SMALL["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(2))
     before = logits(family, model, input_ids)
-    growths = {**GROWTHS, **(OF_EXPERTS if has_key(family.config_class, "num_experts") else {})}
+    more = {"num_experts": OF_EXPERTS, "n_group": OF_GROUPS, "kv_lora_rank": OF_LATENTS}
+    growths = dict(GROWTHS)
+    for key, of_key in more.items():
+        growths |= of_key if has_key(family.config_class, key) else {}
     for name, (sizes, options) in growths.items():
         if "num_decoder_layers" in sizes and not has_key(family.config_class, "num_decoder_layers"):
             continue

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, Family, depth_keys, has_key, sizes_of
+from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, config_key, depth_keys, has_key, sizes_of
 from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters
 from pipeline.families.rope import rope_sets, rotary_module
@@ -116,7 +116,10 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
     known = family.config_class
     keys = ["hidden_size", *depth_keys(known), "num_attention_heads", family.intermediate_key, "vocab_size"]
     keys += ["max_position_embeddings"] if has_key(known, "max_position_embeddings") else []
-    keys += ["num_key_value_heads"] if family.grouped else []
+    keys += ["num_key_value_heads"] if hasattr(known, "num_key_value_heads") else []
+    # Queries may do without a latent.
+    optional = {"q_lora_rank"} if getattr(config, "q_lora_rank", None) is None else set()
+    keys += [key for key in (*LATENT_KEYS, "qk_rope_head_dim") if has_key(known, key) and key not in optional]
     keys += ["head_dim"] if "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim")) else []
     return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
 
@@ -131,18 +134,38 @@ def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]
 
 
 def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    for key in [key for key in EXPERT_KEYS if has_key(family.config_class, key)]:
-        value = getattr(config, key, None)
-        if not _whole(value, _MOST_EXPERTS if key.startswith("num") else _MOST):
-            yield key, value, f"a whole number from 1 to {_MOST_EXPERTS if key.startswith('num') else _MOST}"
-    if config.num_experts_per_tok > config.num_experts:
-        yield "num_experts_per_tok", config.num_experts_per_tok, f"a number up to num_experts {config.num_experts}"
+    known = [key for key in (*EXPERT_KEYS, *GROUP_KEYS) if has_key(family.config_class, key)]
+    for key in [config_key(family.config_class, key) for key in known]:
+        value, most = getattr(config, key, None), _MOST if key.endswith("size") else _MOST_EXPERTS
+        if not _whole(value, most):
+            yield key, value, f"a whole number from 1 to {most}"
+    count = config_key(family.config_class, "num_experts")
+    experts, chosen = getattr(config, count), config.num_experts_per_tok
+    if chosen > experts:
+        yield "num_experts_per_tok", chosen, f"a number up to {count} {experts}"
+    if hasattr(family.config_class, "n_group"):
+        yield from _group_faults(config, experts, chosen)
+    if hasattr(family.config_class, "first_k_dense_replace"):
+        dense = config.first_k_dense_replace
+        if dense != 0 and not _whole(dense, MOST_LAYERS):
+            yield "first_k_dense_replace", dense, f"a whole number from 0 to {MOST_LAYERS}"
     if hasattr(family.config_class, "mlp_only_layers"):
         dense = config.mlp_only_layers
         if not isinstance(dense, list) or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in dense):
             yield "mlp_only_layers", dense, "a list of numbers of layers"
         if not _whole(config.decoder_sparse_step, MOST_LAYERS):
             yield "decoder_sparse_step", config.decoder_sparse_step, f"a whole number from 1 to {MOST_LAYERS}"
+
+
+def _group_faults(config: PretrainedConfig, experts: int, chosen: int) -> Iterator[tuple[str, Any, str]]:
+    # The two highest scores of a group count.
+    if experts % config.n_group or experts < 2 * config.n_group:
+        yield "n_group", config.n_group, f"a number of equal groups of at least two of the {experts} experts"
+    elif config.topk_group > config.n_group:
+        yield "topk_group", config.topk_group, f"a number up to n_group {config.n_group}"
+    elif chosen > config.topk_group * (experts // config.n_group):
+        held = config.topk_group * (experts // config.n_group)
+        yield "num_experts_per_tok", chosen, f"a number up to the {held} experts of topk_group {config.topk_group} groups"
 
 
 def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -157,6 +180,8 @@ def _rotary_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
                 if not (key in ("rope_type", "type", "truncate") or value is None or _number(number)):
                     yield f"{name}.{key}", value, "a number"
     head_dim = sizes_of(config).head_dim
+    if getattr(config, "qk_rope_head_dim", head_dim) != head_dim:
+        yield "head_dim", head_dim, f"qk_rope_head_dim {config.qk_rope_head_dim}, as the class takes it,"
     if head_dim > _MOST_HEAD_DIM:
         yield "head_dim", head_dim, f"a number up to {_MOST_HEAD_DIM}"
     for name, rope in rope_sets(config).items():
@@ -199,10 +224,13 @@ def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 
 def _build(family: Family, config: PretrainedConfig) -> None:
-    """Build what tells of the whole: all layers but the first have the same tensors."""
-    # The first may lack what all others have.
-    first = [number for numbers in family.graph(config).ranges for number in numbers[:2]]
-    check_parameters(family, of_layers(family, config, first))
+    """Build what tells of the whole: all layers of a kind have the same tensors, but for the first."""
+    layers, told = family.graph(config).layers, []
+    for numbers in family.graph(config).ranges:
+        kinds = {repr(layers[number].form): number for number in reversed(numbers)}
+        # The first may lack what all others have.
+        told += sorted({*numbers[:2], *kinds.values()})
+    check_parameters(family, of_layers(family, config, told))
     if family.rotary:
         frequencies = rotary_module(family, config)
         scalings = [value for key, value in vars(frequencies).items() if key.endswith("attention_scaling")]

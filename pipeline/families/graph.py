@@ -83,17 +83,42 @@ class Rotary:
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """What stands before attention's inputs in a few channels: a matrix of the stream, and a norm over what it gives.
+
+    Multi-head latent attention (DeepSeek-V2, 2405.04434): c = norm(A x), of which heads are B c.
+    """
+
+    linear: Linear
+    """Its first part is the latent; behind it may stand a key that all heads share."""
+    norm: Norm
+
+    @property
+    def axis(self) -> Axis:
+        """The latent's channels."""
+        return Axis(self.linear.out.parts[:1])
+
+    @property
+    def port(self) -> str:
+        """The latent's port."""
+        return self.linear.out.parts[0].ports[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """Scores of queries and keys, and the mix of values."""
 
     inputs: tuple[Linear, ...]
     """What makes queries, keys and values, by the parts of their outputs; one where they are fused."""
     output: Linear
+    latents: tuple[Latent, ...] = ()
+    """What some of `inputs` read, by port. Queries and keys are then each of two parts: `query_rope` and `key_rope`, which
+    positions turn, and `query` and `key`, which they do not; `key_rope` is one for all heads."""
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     rotary: Rotary | None = None
     score: float = 1.0
-    """What q k is multiplied by."""
+    """What q k is multiplied by, but for what rotary positions multiply it by (yarn)."""
     capped: bool = False
     """Whether scores go through a tanh."""
     cross: bool = False
@@ -107,6 +132,16 @@ class Attention:
     def last(self) -> Linear:
         """What writes the branch."""
         return self.output
+
+    @property
+    def matrices(self) -> list[Linear]:
+        """All that make queries, keys and values, those of latents among them."""
+        return [*(latent.linear for latent in self.latents), *self.inputs]
+
+    @property
+    def value_port(self) -> str:
+        """The port of a head's values."""
+        return self.output.into.parts[0].ports[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +481,9 @@ def head_norms(body: Attention) -> Iterator[tuple[Norm, str, Axis]]:
 
 def network_tensors(body: Attention | Mlp, layer: int) -> Iterator[Tensor]:
     """Yield the tensors of attention or of a feed-forward network."""
+    for latent in body.latents if isinstance(body, Attention) else ():
+        yield from linear_tensors(latent.linear, "layer", layer)
+        yield from norm_tensors(latent.norm, "layer", layer, latent.axis)
     for linear in body.inputs:
         yield from linear_tensors(linear, "layer", layer)
     if isinstance(body, Attention):

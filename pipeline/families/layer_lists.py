@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from data_prep.errors import UserError
 from pipeline.families.base import Family, depth_keys
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")
@@ -13,33 +14,50 @@ LAYER_LISTS = ("layer_types", "no_rope_layers")
 _INTERVALS = ("global_attn_every_n_layers", "sliding_window_pattern", "_sliding_window_pattern")
 """Keys from which earlier versions of transformers make `layer_types`: one layer in so many attends to everything."""
 
-SPARSE_KEYS = ("mlp_only_layers", "decoder_sparse_step")
+SPARSE_KEYS = ("mlp_only_layers", "decoder_sparse_step", "first_k_dense_replace")
 """What says which layers have experts, where a class has both kinds."""
 
 
 def layer_kind(config: PretrainedConfig, layer: int) -> dict[str, Any]:
     """Return what the configuration's lists say of a layer."""
     said = {key: getattr(config, key)[layer] for key in LAYER_LISTS if getattr(config, key, None)}
-    return said | ({"sparse": is_sparse(config, layer)} if hasattr(config, "mlp_only_layers") else {})
+    return said | ({"sparse": is_sparse(config, layer)} if _has_both(config) else {})
 
 
 def is_sparse(config: PretrainedConfig, layer: int) -> bool:
-    """Whether a layer of a class that has both kinds has experts (Qwen-MoE)."""
+    """Whether a layer of a class that has both kinds has experts (Qwen-MoE, DeepSeek)."""
+    if hasattr(config, "first_k_dense_replace"):
+        return layer >= config.first_k_dense_replace
     return layer not in config.mlp_only_layers and (layer + 1) % config.decoder_sparse_step == 0
+
+
+def _has_both(config: PretrainedConfig) -> bool:
+    """Whether a class has layers with experts and layers without."""
+    return any(hasattr(config, key) for key in SPARSE_KEYS)
 
 
 def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origins: Sequence[int | None]) -> None:
     """Give each layer of the target what the lists say of the source's layer that it is made of; the last's where of none.
 
-    A list that were made anew for more layers would have layers attend otherwise than the ones whose weights they have.
+    A list that were made anew for more layers would have layers attend otherwise than the ones whose weights they have. Raises
+    UserError where a class has no word for what layers with experts and without would stand in turn.
     """
     for key in LAYER_LISTS:
         said = getattr(source, key, None)
         if said:
             setattr(target, key, [said[-1 if origin is None else origin] for origin in origins])
-    if hasattr(source, "mlp_only_layers"):
+    if _has_both(source):
         last = source.num_hidden_layers - 1
         sparse = [is_sparse(source, last if origin is None else origin) for origin in origins]
+        if hasattr(source, "first_k_dense_replace"):
+            if sparse != sorted(sparse):
+                raise UserError(
+                    f"growth.depth: layer {sparse.index(True)} would have experts and layer "
+                    f"{len(sparse) - 1 - sparse[::-1].index(False)} none, and first_k_dense_replace counts layers without "
+                    "experts that stand before all others; choose interleave, or list layers in the source's order"
+                )
+            target.first_k_dense_replace = sparse.count(False)
+            return
         # A list says of any layers what a step says of every so manyth.
         if sparse != [is_sparse(target, layer) for layer in range(len(sparse))]:
             target.decoder_sparse_step = 1

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from pipeline.families.base import sizes_of
 from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph, head_norms_of, self_attention
 from pipeline.families.graph import Attention, Branch, Experts, Joined, Layer, Mlp, Model
 from pipeline.families.layer_lists import is_sparse
@@ -26,7 +27,7 @@ from pipeline.families.nodes import gated_mlp, linear, rms_norm
 from pipeline.families.tensors import Axis
 
 _ROUTER = Axis.of("experts")
-_NAMES = ("gate_proj", "up_proj", "down_proj")
+EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def experts(prefix: str, config: PretrainedConfig, names: tuple[str, str, str], port: str, *, renormalized: bool) -> Experts:
@@ -34,7 +35,7 @@ def experts(prefix: str, config: PretrainedConfig, names: tuple[str, str, str], 
     std = config.initializer_range
     return Experts(
         linear(prefix + "gate", _ROUTER, init=std),
-        tuple(gated_mlp(f"{prefix}experts.{e}.", names, port=port, init=std) for e in range(config.num_experts)),
+        tuple(gated_mlp(f"{prefix}experts.{e}.", names, port=port, init=std) for e in range(sizes_of(config).num_experts)),
         config.num_experts_per_tok,
         renormalized,
     )
@@ -59,7 +60,8 @@ def joined(model: Model) -> Model:
     return replace(model, joined=tuple(found))
 
 
-def _layer(prefix: str, attention: Attention, mlp: Mlp | Experts) -> Layer:
+def mixture_layer(prefix: str, attention: Attention, mlp: Mlp | Experts) -> Layer:
+    """Llama's layer of these two."""
     return Layer(
         (
             (Branch(attention, pre=rms_norm(prefix + "input_layernorm")),),
@@ -73,7 +75,7 @@ def mixtral_graph(config: MixtralConfig) -> Model:
 
     def layer(prefix: str) -> Layer:
         mlp = experts(prefix + "block_sparse_moe.", config, ("w1", "w3", "w2"), "ffn", renormalized=True)
-        return _layer(prefix, self_attention(prefix + "self_attn.", config), mlp)
+        return mixture_layer(prefix, self_attention(prefix + "self_attn.", config), mlp)
 
     return joined(decoder_graph(config, layer, rms_norm("model.norm")))
 
@@ -87,12 +89,12 @@ def qwen_graph(config: Qwen2MoeConfig | Qwen3MoeConfig) -> Model:
         attention = self_attention(inside, config, **({"bias": config.qkv_bias} if shared else options))
         number, std = int(prefix.split(".")[-2]), config.initializer_range
         if not is_sparse(config, number):
-            return _layer(prefix, attention, gated_mlp(prefix + "mlp.", init=std))
-        mlp = experts(prefix + "mlp.", config, _NAMES, "expert_ffn", renormalized=config.norm_topk_prob)
+            return mixture_layer(prefix, attention, gated_mlp(prefix + "mlp.", init=std))
+        mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "expert_ffn", renormalized=config.norm_topk_prob)
         if shared:
             network = gated_mlp(prefix + "mlp.shared_expert.", port="shared_ffn", init=std)
             mlp = replace(mlp, shared=network, shared_gate=linear(prefix + "mlp.shared_expert_gate", Axis.of("one"), init=std))
-        return _layer(prefix, attention, mlp)
+        return mixture_layer(prefix, attention, mlp)
 
     return joined(decoder_graph(config, layer, rms_norm("model.norm")))
 
@@ -103,8 +105,8 @@ def olmoe_graph(config: OlmoeConfig) -> Model:
     def layer(prefix: str) -> Layer:
         inside = prefix + "self_attn."
         norms = {"query_norm": rms_norm(inside + "q_norm"), "key_norm": rms_norm(inside + "k_norm")}
-        mlp = experts(prefix + "mlp.", config, _NAMES, "ffn", renormalized=config.norm_topk_prob)
-        return _layer(prefix, self_attention(inside, config, **norms), mlp)
+        mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "ffn", renormalized=config.norm_topk_prob)
+        return mixture_layer(prefix, self_attention(inside, config, **norms), mlp)
 
     return joined(decoder_graph(config, layer, rms_norm("model.norm")))
 

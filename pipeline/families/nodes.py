@@ -25,7 +25,7 @@ def port_sizes(config: PretrainedConfig) -> dict[str, int]:
     experts = {
         "experts": sizes.num_experts,
         "expert_ffn": sizes.moe_intermediate_size,
-        "shared_ffn": sizes.shared_expert_intermediate_size,
+        "shared_ffn": sizes.shared_units,
         # Of what gives a number for each token.
         "one": None if sizes.num_experts is None else 1,
     }

@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from pipeline.families.base import Family
 from pipeline.families.bert import BERT, BERT_PAIRS
 from pipeline.families.cohere import COHERE, COHERE2
+from pipeline.families.deepseek import DEEPSEEK_V3
 from pipeline.families.distilbert import DISTILBERT
 from pipeline.families.gemma import GEMMA2, GEMMA3
 from pipeline.families.gpt2 import GPT2
@@ -33,7 +34,7 @@ from pipeline.families.t5 import T5
 
 _ALL = (
     *(GPT2, BERT, ROBERTA, DISTILBERT, MODERNBERT, LLAMA, MISTRAL, QWEN2, QWEN3),
-    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE),
+    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V3),
     *(COHERE, COHERE2, GEMMA2, GEMMA3, GPT_NEOX, GRANITE, OLMO2, OLMO3, PHI3, SMOLLM3, STABLELM, STARCODER2, T5),
 )
 

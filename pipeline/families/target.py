@@ -5,7 +5,7 @@ import copy
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, Family, Sizes, config_keys, sizes_of
+from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, Sizes, config_keys, sizes_of
 from pipeline.families.context import check_rotary, context_keys, set_context
 from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_lists
 from pipeline.families.registry import family_of
@@ -27,6 +27,8 @@ _SIZES = (
     *FFN_KEYS,
     "num_experts",
     "num_experts_per_tok",
+    *GROUP_KEYS,
+    *LATENT_KEYS,
     "vocab_size",
     "max_position_embeddings",
 )
@@ -80,6 +82,8 @@ def derived_sizes(
             if getattr(old, key) is not None
         },
         "num_experts_per_tok": "in proportion to num_experts",
+        "n_group": "in proportion to num_experts",
+        "topk_group": "in proportion to num_experts",
     }
     if family.grouped:
         reasons["num_key_value_heads"] = "in proportion to num_attention_heads"
@@ -110,7 +114,7 @@ def check_growth(
     # In a deeper model each layer has the kind of the one that it is made of, which the growth settles.
     lists = (*LAYER_LISTS, *SPARSE_KEYS) if target.num_hidden_layers == source.num_hidden_layers else ()
     # Those that give a model other tensors.
-    options = sorted({key for variant in family.variants for key in variant} - {*family.kept, *SPARSE_KEYS})
+    options = sorted({key for variant in family.variants for key in variant} - {*family.kept, *SPARSE_KEYS, *_SIZES})
     for key in ("model_type", *(key for key in family.kept if key not in context_keys(source)), *options, *lists):
         old, new = getattr(source, key, None), getattr(target, key, None)
         if old != new:
@@ -128,6 +132,10 @@ def check_growth(
         )
     for key in _SIZES:
         least, size = getattr(old, key), getattr(new, key)
+        if (least is None) is not (size is None):
+            raise UserError(
+                f"{where}{key}: {size!r} is not the source's {least!r}; growth neither adds such a part nor drops it"
+            )
         if least is not None and size < least and not (new_tokenizer and key == "vocab_size"):
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
@@ -151,9 +159,9 @@ def _check_settled(source: PretrainedConfig, target: TargetConfig, where: str) -
 
 
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
-    for key in ("max_position_embeddings", "num_decoder_layers", *EXPERT_KEYS):
+    for key in ("max_position_embeddings", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS):
         if getattr(old, key) is None and getattr(target, key) is not None:
-            raise UserError(f"{where}{key}: {family.name} has no such size; leave the key out")
+            raise UserError(f"{where}{key}: the source, of {family.name}, has no such size; leave the key out")
     hidden = target.hidden_size or old.hidden_size
     heads, head_dim = _heads(family, old, target, hidden, where)
     return Sizes(
@@ -170,6 +178,9 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
         num_decoder_layers=target.num_decoder_layers or old.num_decoder_layers,
         num_experts=target.num_experts or old.num_experts,
         num_experts_per_tok=target.num_experts_per_tok or _experts_per_token(old, target.num_experts, where),
+        n_shared_experts=target.n_shared_experts or old.n_shared_experts,
+        **{key: getattr(target, key) or _groups(key, old, target.num_experts) for key in ("n_group", "topk_group")},
+        **{key: getattr(target, key) or getattr(old, key) for key in LATENT_KEYS},
     )
 
 
@@ -184,6 +195,17 @@ def _experts_per_token(old: Sizes, experts: int | None, where: str) -> int | Non
             f"{experts} experts by a whole number; name one"
         )
     return chosen
+
+
+def _groups(key: str, old: Sizes, experts: int | None) -> int | None:
+    """Return how many groups there are, or of how many a token's experts are, in the source's ratio to experts.
+
+    Where experts are of any group, or their number grows by no whole number, it is the source's.
+    """
+    size = getattr(old, key)
+    if size is None or experts is None or experts % old.num_experts or old.topk_group == old.n_group:
+        return size
+    return size * (experts // old.num_experts)
 
 
 def _ffn(key: str, old: Sizes, hidden: int, multiple_of: int | None) -> int | None:

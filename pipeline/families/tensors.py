@@ -15,8 +15,8 @@ EXPERT_NUMBER = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 """That of the expert that a tensor is of."""
 
 RESIDUAL = "residual"
-"""The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, vocab, experts, and
-the units of feed-forward networks, which end in ffn."""
+"""The port of the residual stream's channels. The other ports that rules know: heads, kv_heads, head_dim, vocab, experts, the
+units of feed-forward networks, which end in ffn, and of attention over latents those that go by its configuration's keys."""
 
 Role = Literal["out", "in", "index"]
 """Of an axis: produced by the forward pass; summed over in it; rows that are looked up."""

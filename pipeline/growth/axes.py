@@ -46,7 +46,7 @@ class AxisMap:
 def build_maps(
     source: Mapping[str, int], target: Mapping[str, int], operator: WidthOperator, growth: GrowthConfig, seed: int
 ) -> Mapping[str, AxisMap]:
-    """Return the maps by port: of the residual stream, of FFN units, and of query and key-value heads.
+    """Return the maps by port: of the residual stream, of FFN units, of query and key-value heads, and of latents.
 
     `source` and `target` are sizes by port. Raises UserError where an operator's blocks do not divide.
     """
@@ -61,7 +61,15 @@ def build_maps(
 
     heads, kv_heads = _head_maps(source, target, pick)
     units = {port: plain(port) for port in source if port.endswith("ffn")}
-    return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, **units}
+    # Latents are no wider by copies, whatever the operator.
+    latents = {port: _appended(source[port], target[port]) for port in source if port.endswith("lora_rank")}
+    return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, **units, **latents}
+
+
+def _appended(old: int, new: int) -> AxisMap:
+    """The source's indices, and behind them new ones, each beside the one that it stands for."""
+    index = torch.arange(new)
+    return AxisMap(index % old, index < old, old)
 
 
 def _head_maps(

@@ -162,9 +162,29 @@ class AxisRules:
             return ~self.maps[RESIDUAL].own
         if len(part.ports) == 1:
             return ~self.maps[part.ports[0]].own
-        port = part.ports[0]
-        old, new = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        port, channels = part.ports
+        old, new = self.source.sizes[channels], self.target.sizes[channels]
         return ~self.maps[port].own.repeat_interleave(new) | (torch.arange(new) >= old).repeat(self.target.sizes[port])
+
+    def latent(self, port: str) -> AxisIndexMap:
+        """Rows of what writes a latent, whose norm goes over it alone: as in an RMS stream, those the source has times
+        sqrt(c'/c), so that the norm's statistics stay, and zero beside them."""
+        axis_map = self.maps[port]
+        old, new = axis_map.source_size, len(axis_map.indices)
+        if not axis_map.grows:
+            return AxisIndexMap.identity(old)
+        fill = _FILLS.get(self.operator.units)
+        index = torch.where(axis_map.own, axis_map.indices, ZERO if fill is None else fill)
+        scale = None if fill is not None else torch.full((new,), math.sqrt(new / old), dtype=torch.float64)
+        return AxisIndexMap(index, scale, repeats=~axis_map.own)
+
+    def latent_norm(self, port: str, normed: Fact) -> tuple[AxisIndexMap, Fact]:
+        """The gain of a norm over a latent, and what it gives: the source's channels at scale 1."""
+        if normed.is_identity:
+            return AxisIndexMap.identity(normed.source_size), normed
+        index = torch.where(normed.copied, normed.index, INIT)
+        given = Fact(normed.index, torch.ones_like(normed.scale), normed.source_size)
+        return AxisIndexMap(index, 1 / normed.scale, repeats=~self.maps[port].own), given
 
     def experts(self) -> AxisIndexMap:
         """Rows of a router: an expert more is a copy of one of the source's, in turn, and all of them start without moments."""
@@ -231,6 +251,31 @@ class AxisRules:
         scaled = gains if normed else rows
         scaled |= {part: scaled[part].times(factor) for part in ("query", "key")}
         return HeadMaps(rows, gains)
+
+    def heads_of_latents(self, old: Attention, new: Attention) -> HeadMaps:
+        """The same where heads are made of latents: what positions turn and what they do not are parts of their own.
+
+        The key that positions turn is one for all heads.
+        """
+
+        def places(port: str) -> tuple[int, torch.Tensor]:
+            before, width = self.source.sizes[port], self.target.sizes[port]
+            return before, torch.where(torch.arange(width) < before, torch.arange(width), -1)
+
+        (still, first), (values, first_values) = places("qk_nope_head_dim"), places(new.value_port)
+        turning, width = self.source.sizes["qk_rope_head_dim"], self.target.sizes["qk_rope_head_dim"]
+        turned, _ = _rotary_places(old.rotary, new.rotary, turning, width)
+        heads, shared, fill = self.units("heads"), AxisIndexMap.identity(1), _FILLS.get(self.operator.units)
+        free, added = (INIT, ZERO) if fill is None else (fill, fill)
+        rows = {
+            "query": heads.blocks(still, first, free),
+            "query_rope": heads.blocks(turning, turned, free),
+            "key": heads.blocks(still, first, added),
+            "key_rope": shared.blocks(turning, turned, added),
+        }
+        factor = 1.0 if fill is not None else self._query_key_factor(old, new)
+        rows = {part: each.times(factor) for part, each in rows.items()}
+        return HeadMaps(rows | {"value": heads.blocks(values, first_values, free)}, {})
 
     def _heads_of_one_norm(
         self, old: Attention, new: Attention, first: torch.Tensor, turned: torch.Tensor, repeated: torch.Tensor

@@ -174,13 +174,23 @@ class Deadlock:
         sizes = self.graph.sizes
         heads, groups, width = sizes["heads"], sizes["kv_heads"], sizes["head_dim"]
         parts: dict[str, _Flow] = {}
+        latents: dict[str, _Flow] = {}
+        for latent in body.latents:
+            parts |= self._parts([latent.linear], x)
+            latents[latent.port] = self._norm(latent.norm, parts.pop("latent"))
         for linear in body.inputs:
-            parts |= self._parts([linear], self._encoded if body.reads_encoder(linear) else x)
+            read = self._encoded if body.reads_encoder(linear) else latents.get(linear.into.parts[0].ports[0], x)
+            parts |= self._parts([linear], read)
+        if body.latents:
+            parts |= {
+                part: self._joined(parts[f"{part}_rope"].reshape(-1, sizes["qk_rope_head_dim"]), parts[part].reshape(heads, -1))
+                for part in ("query", "key")
+            }
         for norm, part, _ in head_norms(body):
             over = parts[part].reshape(-1, width) if norm.span == "head" else parts[part]
             parts[part] = self._norm(norm, over)
         query, key = (self._turned(parts[part].reshape(-1, width), body.rotary) for part in ("query", "key"))
-        value = parts["value"].reshape(groups, width)
+        value = parts["value"].reshape(groups, sizes[body.value_port])
         served = heads // groups
         mixed = _Flow.of(value.value.repeat(served, axis=0))
         added = None if body.cross else self._relative_positions
@@ -192,10 +202,24 @@ class Deadlock:
                 added.trained[body.output.weight] = (np.ones(len(added.held[0][0]), dtype=bool), scored[:, 0])
             query.gradient |= scored & key.value.repeat(served, axis=0)
             key.gradient |= (scored & query.value).reshape(groups, served, width).any(1)
-            value.gradient |= mixed.gradient.reshape(groups, served, width).any(1)
+            value.gradient |= mixed.gradient.reshape(groups, served, value.value.shape[-1]).any(1)
 
         self._tape.append(back)
         return mixed.reshape(-1)
+
+    def _joined(self, turned: _Flow, rest: _Flow) -> _Flow:
+        """Two parts of each head side by side; the first may be one for all heads."""
+        heads, width = len(rest.value), turned.value.shape[-1]
+        first = np.broadcast_to(turned.value, (heads, width))
+        out = _Flow.of(np.concatenate([first, rest.value], axis=-1))
+
+        def back() -> None:
+            given = out.gradient[:, :width]
+            turned.gradient |= given if len(turned.value) == heads else given.any(0, keepdims=True)
+            rest.gradient |= out.gradient[:, width:]
+
+        self._tape.append(back)
+        return out.reshape(-1)
 
     def _turned(self, x: _Flow, rotary: Rotary | None) -> _Flow:
         """Each of the two channels of a pair goes into both."""

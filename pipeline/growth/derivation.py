@@ -16,6 +16,7 @@ from pipeline.families.graph import (
     Branch,
     Embedding,
     Experts,
+    Latent,
     Layer,
     Linear,
     Mlp,
@@ -191,12 +192,24 @@ class Derivation:
         """A mixture: with the source's gates, which follow from the router's scores, it gives what its experts give."""
         scores = self.rules.experts()
         self._linear(new.router, x, {"": scores})
+        if new.selection_bias is not None:
+            self.maps[new.selection_bias] = (scores,)
         copies, rest = divmod(len(new.each), len(old.each))
         if rest or new.per_token != copies * old.per_token:
             # A softmax over copies halves each gate, and twice as many of them are chosen.
             sizes = {"experts": len(new.each), "chosen": new.per_token, "old": len(old.each), "old_chosen": old.per_token}
             self._break(new.router.weight, Break("routing_changed", sizes))
-        written = self._network(new.each[0], x, scale)
+        elif (old.grouped or new.grouped) and (new.groups, new.groups_per_token) != (
+            copies * old.groups,
+            copies * old.groups_per_token,
+        ):
+            # Copies of a group score as it does, and are chosen with it.
+            groups = {"groups": new.groups, "of_groups": new.groups_per_token}
+            groups |= {"old_groups": old.groups, "old_of_groups": old.groups_per_token, "copies": copies}
+            self._break(new.router.weight, Break("groups_changed", groups))
+        # A sigmoid over copies is what it was: without a sum that they are divided by, their gates add up to so many times it.
+        gates = copies if new.gate == "sigmoid" and not new.renormalized and not rest else 1
+        written = self._network(new.each[0], x, scale / gates)
         names = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
         for name in names[0]:
             first, *others = self.maps[name]
@@ -211,14 +224,52 @@ class Derivation:
         return written
 
     def _attention(self, old: Attention, new: Attention, x: Fact) -> Fact:
-        heads = self.rules.heads(old, new)
+        heads = self.rules.heads_of_latents(old, new) if new.latents else self.rules.heads(old, new)
         given: dict[str, Fact] = {}
+        latents: dict[str, Fact] = {}
+        for latent in new.latents:
+            given |= self._linear(latent.linear, x, {**heads.rows, "latent": self.rules.latent(latent.port)})
+            latents[latent.port] = self._latent_norm(latent, given.pop("latent"))
         for linear in new.inputs:
-            given |= self._linear(linear, self._encoded if new.reads_encoder(linear) else x, heads.rows)
+            read = self._encoded if new.reads_encoder(linear) else latents.get(linear.into.parts[0].ports[0], x)
+            given |= self._linear(linear, read, heads.rows)
         for norm, part, _ in head_norms(new):
             normalized = self._head_norm if norm.span == "head" else self._norm_over_heads
             given[part] = normalized(norm, given[part], heads.gains[part])
-        return self._mixed(old, new, given)
+        return self._mixed(old, new, self._whole_heads(given) if new.latents else given)
+
+    def _latent_norm(self, latent: Latent, x: Fact) -> Fact:
+        normed, cause = facts.normalize(x, latent.norm.kind)
+        if cause is not None:
+            self._break(latent.norm.gain, replace(cause, facts=cause.facts | {"port": latent.port}))
+        gain, given = self.rules.latent_norm(latent.port, normed)
+        self.maps[latent.norm.gain] = (gain,)
+        return given
+
+    def _whole_heads(self, given: Mapping[str, Fact]) -> dict[str, Fact]:
+        """Queries and keys of two parts as one: in each head what positions turn, and behind it what they do not."""
+        source, target = self.source.sizes, self.target.sizes
+        heads, width = target["heads"], target["qk_rope_head_dim"]
+        turning, still = source["qk_rope_head_dim"], source["qk_nope_head_dim"]
+
+        def whole(turned: Fact, rest: Fact, *, shared: bool) -> Fact:
+            """`shared`: every head has its own copy of one, as far as its other part is a source head's."""
+            index = rest.index.reshape(heads, -1)
+            head = torch.where(index >= 0, index // still, NOISE).amax(dim=1, keepdim=True)
+            first = turned.index.reshape(-1, width).expand(heads, -1)
+            beside = head if shared else first // turning
+            placed = torch.where(beside < 0, NOISE, beside * (turning + still) + first % turning)
+            first = torch.where(first < 0, first, placed)
+            index = torch.where(index < 0, index, head * (turning + still) + turning + index % still)
+            scales = turned.scale.reshape(-1, width).expand(heads, -1), rest.scale.reshape(heads, -1)
+            joined = [torch.cat(parts, dim=1).reshape(-1) for parts in ((first, index), scales)]
+            return Fact(*joined, source["heads"] * (turning + still))
+
+        return {
+            "query": whole(given["query_rope"], given["query"], shared=False),
+            "key": whole(given["key_rope"], given["key"], shared=True),
+            "value": given["value"],
+        }
 
     def _units(self, inputs: Iterable[Linear], x: Fact) -> Fact:
         """What an FFN's activation gives: gate and unit have the same rows, and copies at scale 1 stay copies."""
@@ -299,12 +350,14 @@ class Derivation:
     def _mixed(self, old: Attention, new: Attention, given: Mapping[str, Fact]) -> Fact:
         """What the heads mix: a source head's where queries, keys and values are that head's, else noise."""
         before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
+        values, value_width = self.source.sizes[old.value_port], self.target.sizes[new.value_port]
         old_group = self.source.sizes["heads"] // self.source.sizes["kv_heads"]
         heads = self.target.sizes["heads"]
         served_by = torch.arange(heads) // (heads // self.target.sizes["kv_heads"])
 
         def by_head(part: str) -> tuple[torch.Tensor, torch.Tensor]:
-            index, scale = given[part].index.reshape(-1, width), given[part].scale.reshape(-1, width)
+            channels = value_width if part == "value" else width
+            index, scale = given[part].index.reshape(-1, channels), given[part].scale.reshape(-1, channels)
             return (index, scale) if part == "query" else (index[served_by], scale[served_by])
 
         (query, query_scale), (key, key_scale), (value, value_scale) = (by_head(part) for part in ("query", "key", "value"))
@@ -316,7 +369,7 @@ class Derivation:
             here = torch.arange(width).expand_as(key)
             meets &= torch.isclose(new.rotary.turn(here), old.rotary.turn((key % before).clamp(min=0)))
         odd = ((query == NOISE) & (key != ZERO)) | ((key == NOISE) & (query != ZERO)) | (both & ~meets)
-        noise = (head < 0) | odd.any(dim=1) | ((value >= 0) & (value // before != group)).any(dim=1)
+        noise = (head < 0) | odd.any(dim=1) | ((value >= 0) & (value // values != group)).any(dim=1)
         if self._added_to_scores is not None and not new.cross:
             noise |= self._added_to_scores.index != head
         if self.rules.operator.fills:
@@ -327,9 +380,9 @@ class Derivation:
         sums = torch.zeros(heads, before, dtype=torch.float64).scatter_add_(1, places, weights)[~noise]
         if len(sums) and not facts.same(sums, 1.0):
             self._break(new.inputs[0].weight, Break("scores_scaled", {"factor": float(sums[0, 0])}))
-        mixed = torch.where(value >= 0, head[:, None] * before + value % before, value)
-        fact = Fact(mixed.reshape(-1), value_scale.reshape(-1), self.source.sizes["heads"] * before)
-        return fact.noisy(noise.repeat_interleave(width))
+        mixed = torch.where(value >= 0, head[:, None] * values + value % values, value)
+        fact = Fact(mixed.reshape(-1), value_scale.reshape(-1), self.source.sizes["heads"] * values)
+        return fact.noisy(noise.repeat_interleave(value_width))
 
     def _head(self, stream: Fact) -> None:
         head = self.target.head

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from pipeline.families import Sizes
+from pipeline.families import LATENT_KEYS
 from pipeline.families.graph import Attention, Model, Norm, head_norms
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.facts import Break
@@ -162,6 +162,17 @@ _WORDS: Mapping[str, _Words] = {
         ),
         by_design=True,
     ),
+    "groups_changed": _Words(
+        (
+            "{tensor}: {groups} groups of experts of which {of_groups} are chosen, where the source has {old_groups} and "
+            "chooses {old_of_groups}, for {copies} times as many experts"
+        ),
+        (
+            "A token's experts are of other groups than in the source. With r times as many experts, r times as many groups of "
+            "which r times as many are chosen change nothing."
+        ),
+        by_design=True,
+    ),
     "layer_kinds_differ": _Words(
         "{tensor}: a layer of another kind than the one that it is made of",
         "A layer attends otherwise (a window, positions), or has other norms, than the layer whose weights it has.",
@@ -237,13 +248,19 @@ def predict(plan: GrowthPlan) -> list[Reason]:
 
 def _grown(plan: GrowthPlan, ports: Collection[str]) -> list[str]:
     """Which of these ports grow: heads in number, or in their dimension."""
-    grown = [port for port in ("heads", "ffn") if port in ports and plan.maps[port].grows]
-    return grown + ["head_dim"] * ("heads" in ports and plan.target.head_dim > plan.source.head_dim)
+    grown = [port for port in _NAMES if port != RESIDUAL and port in ports and port in plan.maps and plan.maps[port].grows]
+    return grown + ["head_dim"] * ("heads" in ports and _wider_heads(plan))
+
+
+def _wider_heads(plan: GrowthPlan) -> bool:
+    """Whether the channels of a head's queries, keys or values grow."""
+    old, new = plan.source, plan.target
+    return any(getattr(old, key) != getattr(new, key) for key in ("head_dim", "qk_nope_head_dim", "v_head_dim"))
 
 
 def _options(plan: GrowthPlan) -> list[Reason]:
     growth, found = plan.growth, []
-    widens = any(axis_map.grows for axis_map in plan.maps.values()) or plan.target.head_dim > plan.source.head_dim
+    widens = any(axis_map.grows for axis_map in plan.maps.values()) or _wider_heads(plan)
     if plan.content.units is Units.COPY and growth.symmetry == "none" and growth.noise and widens:
         found.append(_reason(plan, None, Break("noise_added", {"noise": growth.noise})))
     if any(plan.stretches(tensor) for tensor in plan.tensors.values()):
@@ -255,14 +272,17 @@ def _options(plan: GrowthPlan) -> list[Reason]:
 def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
     words = _WORDS[cause.code]
     facts = dict(cause.facts)
-    source, target = plan.source, plan.target
-    stream, heads = target.hidden_size / source.hidden_size, _query_channels(target) / _query_channels(source)
-    of_heads = facts.get("port") == "heads"
+    source, target = plan.source_graph.sizes, plan.graph.sizes
+    stream = target[RESIDUAL] / source[RESIDUAL]
+    heads = target["heads"] * target["head_dim"] / (source["heads"] * source["head_dim"])
+    port = facts.get("port")
+    of_heads, of_latent = port == "heads", port in LATENT_KEYS
+    grown = f"x{heads:g} of its heads' channels" if of_heads else f"x{stream:g}"
     factor = "by NAI eq. 14's factor, which is right for scores over sqrt(D) and not over sqrt(d_k)"
     told = {
-        "where": f"{plan.family.name} at " + (f"x{heads:g} of its heads' channels" if of_heads else f"x{stream:g}"),
-        "channels": "channels of heads" if of_heads else "channels of the residual stream",
-        "held": (plan.content.units if of_heads else plan.content.stream).value,
+        "where": f"{plan.family.name} at {f'{port} {source[port]} -> {target[port]}' if of_latent else grown}",
+        "channels": _NAMES[port] if of_latent else "channels of heads" if of_heads else "channels of the residual stream",
+        "held": (plan.content.units if of_heads or of_latent else plan.content.stream).value,
         "content": plan.content.units.value,
         "scaled": factor if plan.growth.paper_factor else "since nothing makes up for the dimension of heads",
         "tensor": tensor,
@@ -284,10 +304,6 @@ def _reason(plan: GrowthPlan, tensor: str | None, cause: Break) -> Reason:
     return Reason(cause.code, words.cause.format(**told), words.meaning.format(**told), words.by_design, tensor)
 
 
-def _query_channels(sizes: Sizes) -> int:
-    return sizes.num_attention_heads * sizes.head_dim
-
-
 def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
     """Every norm, and what it reads."""
     found: list[tuple[Norm | None, str]] = [(graph.head.norm, "before the output matrix")]
@@ -295,8 +311,9 @@ def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
         found += [(stack.embedding_norm, "behind the embeddings"), (stack.final, "behind the last layer")]
     for branch in (branch for layer in graph.layers for branch in layer.branches):
         found += [(branch.pre, "before a branch"), (branch.post, "on what a branch adds"), (branch.ends, "behind a branch")]
-        for norm, part, _ in head_norms(branch.body) if isinstance(branch.body, Attention) else ():
-            found.append((norm, f"over {_SPANS[norm.span]} {_PLURALS[part]}"))
+        if isinstance(branch.body, Attention):
+            found += [(norm, f"over {_SPANS[norm.span]} {_PLURALS[part]}") for norm, part, _ in head_norms(branch.body)]
+            found += [(latent.norm, "over a latent") for latent in branch.body.latents]
     yield from ((norm, place) for norm, place in found if norm is not None)
 
 
@@ -351,7 +368,7 @@ def predict_duplicates(plan: GrowthPlan) -> list[str]:
     # Channels at the mean are read at random, by each copy of a unit in its own way.
     whole = content.stream is not Stream.MEAN_OF_COPIES or residual.balanced
     stream = not residual.grows or (content.stream in _COPIES and whole)
-    units = stream and content.units is Units.COPY and plan.target.head_dim == plan.source.head_dim
+    units = stream and content.units is Units.COPY and not _wider_heads(plan)
     ports = ([RESIDUAL] if stream else []) + (["heads", "ffn"] if units else [])
     return [port for port in ports if plan.maps[port].grows]
 
@@ -374,6 +391,8 @@ _NAMES = {
     "expert_ffn": "units of experts",
     "shared_ffn": "units of shared experts",
     "head_dim": "channels of heads",
+    "q_lora_rank": "channels of the queries' latent",
+    "kv_lora_rank": "channels of the keys' and values' latent",
     "experts": "experts",
 }
 

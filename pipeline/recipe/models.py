@@ -26,6 +26,8 @@ OWN_KEYS = {
     "d_kv": "head_dim",
     "d_ff": "intermediate_size",
     "num_local_experts": "num_experts",
+    "n_routed_experts": "num_experts",
+    "qk_rope_head_dim": "head_dim",
 }
 """A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 
@@ -136,6 +138,20 @@ class TargetConfig(_Sizes):
     """Of such a source: the layers that stay without experts."""
     decoder_sparse_step: PositiveInt | None = None
     """Of such a source: every so manyth layer has experts."""
+    n_shared_experts: PositiveInt | None = None
+    """Experts of `moe_intermediate_size` units that every token goes through (DeepSeek); the source's where not given."""
+    n_group: PositiveInt | None = None
+    """Groups of experts, in the source's ratio to `num_experts` where not given and a token's experts are of some alone."""
+    topk_group: PositiveInt | None = None
+    """Of how many groups a token's experts are, likewise."""
+    q_lora_rank: PositiveInt | None = None
+    """Channels of the latent that queries are made of; the source's where not given, and so the next three (DeepSeek)."""
+    kv_lora_rank: PositiveInt | None = None
+    """Channels of the latent that keys and values are made of."""
+    qk_nope_head_dim: PositiveInt | None = None
+    """Channels of a head's queries and keys that positions do not turn, beside `head_dim` that they do."""
+    v_head_dim: PositiveInt | None = None
+    """Channels of a head's values."""
     ffn_multiple_of: PositiveInt | None = None
     """What an `intermediate_size` that is not given is rounded up to a multiple of. Where neither is given: the largest of
     256, 128, ..., 8 that divides the source's and is at most an eighth of it."""

@@ -1,0 +1,99 @@
+"""DeepSeek-V3: attention over latents, and experts in groups that a selection bias and a sigmoid choose.
+
+Tensors go by the names of published files, one for each expert's matrix.
+"""
+
+from dataclasses import replace
+
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+from pipeline.families.base import sizes_of
+from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph
+from pipeline.families.graph import Attention, Experts, Latent, Model
+from pipeline.families.layer_lists import is_sparse
+from pipeline.families.mixture import EXPERT_NAMES, experts, joined, mixture_layer
+from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
+from pipeline.families.tensors import Axis, Part
+
+_NOT_TURNED, _TURNED, _VALUE = "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"
+_QUERIES = Axis((Part(("heads", _NOT_TURNED), "query"), Part(("heads", _TURNED), "query_rope")), outer=1)
+_KEYS_AND_VALUES = Axis((Part(("heads", _NOT_TURNED), "key"), Part(("heads", _VALUE), "value")), outer=1)
+_QUERY_LATENT = Axis.of("q_lora_rank", part="latent")
+_KEY_LATENT = Axis((Part(("kv_lora_rank",), "latent"), Part((_TURNED,), "key_rope")))
+
+
+def latent_attention(prefix: str, config: DeepseekV3Config) -> Attention:
+    """Multi-head latent attention (DeepSeek-V2, 2405.04434).
+
+    The latents' norms add 1e-6 whatever `rms_norm_eps` says. Scores are over sqrt of all channels of a head; the class
+    multiplies them by yarn's factor besides, which is a matter of positions.
+    """
+    std, biased = config.initializer_range, config.attention_bias
+
+    def latent(name: str, norm: str, out: Axis) -> Latent:
+        return Latent(linear(prefix + name, out, init=std, bias=biased), rms_norm(prefix + norm))
+
+    key_latent = latent("kv_a_proj_with_mqa", "kv_a_layernorm", _KEY_LATENT)
+    keys = linear(prefix + "kv_b_proj", _KEYS_AND_VALUES, key_latent.axis, init=std)
+    if config.q_lora_rank is None:
+        latents, queries = (key_latent,), linear(prefix + "q_proj", _QUERIES, init=std)
+    else:
+        query_latent = latent("q_a_proj", "q_a_layernorm", _QUERY_LATENT)
+        latents = query_latent, key_latent
+        queries = linear(prefix + "q_b_proj", _QUERIES, query_latent.axis, init=std)
+    return Attention(
+        (queries, keys),
+        linear(prefix + "o_proj", into=Axis.of("heads", _VALUE, part="value"), out=Axis.of("residual"), init=std, bias=biased),
+        latents,
+        rotary=rotary(config, interleaved=config.rope_interleave, joined=True),
+        score=(config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5,
+    )
+
+
+def _experts(prefix: str, config: DeepseekV3Config) -> Experts:
+    """Gates are sigmoids, and a bias that no loss teaches chooses experts with them, in the groups that score best."""
+    return replace(
+        experts(prefix, config, EXPERT_NAMES, "expert_ffn", renormalized=config.norm_topk_prob),
+        gate="sigmoid",
+        scaling=config.routed_scaling_factor,
+        selection_bias=prefix + "gate.e_score_correction_bias",
+        groups=config.n_group,
+        groups_per_token=config.topk_group,
+        shared=gated_mlp(prefix + "shared_experts.", port="shared_ffn", init=config.initializer_range),
+    )
+
+
+def deepseek_v3_graph(config: DeepseekV3Config) -> Model:
+    """transformers' DeepseekV3ForCausalLM."""
+    sizes = sizes_of(config)
+    ports = {key: size for key in ("q_lora_rank", "kv_lora_rank", _NOT_TURNED, _VALUE) if (size := getattr(sizes, key))}
+    # All channels of a head's queries and keys.
+    ports |= {_TURNED: sizes.head_dim, "head_dim": sizes.head_dim + sizes.qk_nope_head_dim}
+
+    def layer(prefix: str):
+        sparse = is_sparse(config, int(prefix.split(".")[-2]))
+        mlp = _experts(prefix + "mlp.", config) if sparse else gated_mlp(prefix + "mlp.", init=config.initializer_range)
+        return mixture_layer(prefix, latent_attention(prefix + "self_attn.", config), mlp)
+
+    graph = decoder_graph(config, layer, rms_norm("model.norm"))
+    return joined(replace(graph, sizes={**graph.sizes, **ports}))
+
+
+DEEPSEEK_V3 = decoder(
+    "deepseek_v3",
+    DeepseekV3ForCausalLM,
+    DeepseekV3Config,
+    deepseek_v3_graph,
+    tokenizers=BPE_OR_WORDS,
+    variants=(
+        {"first_k_dense_replace": 1},
+        {"first_k_dense_replace": 1, "q_lora_rank": None},
+        {"first_k_dense_replace": 1, "attention_bias": True},
+    ),
+    kept=(
+        *("hidden_act", "rms_norm_eps", "rope_parameters", "rope_interleave", "norm_topk_prob", "routed_scaling_factor"),
+        "num_mtp_layers",
+    ),
+    factors=("routed_scaling_factor",),
+    layers_beyond="num_mtp_layers",
+)
