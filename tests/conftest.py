@@ -19,7 +19,7 @@ from data_prep import progress
 from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
-from pipeline.families import FAMILIES, has_key, scratch_config
+from pipeline.families import FAMILIES, config_key, has_key, held_by, scratch_config
 from pipeline.recipe import ModelConfig
 
 # Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
@@ -143,15 +143,17 @@ def tiny_model():
             sizes |= {"num_decoder_layers": layers, "head_dim": head_dim or 8, table.intermediate_key: 4 * hidden}
             sizes |= {"num_key_value_heads": grouped or heads, "num_experts": 4, "num_experts_per_tok": 2}
             sizes |= {"moe_intermediate_size": 2 * hidden, "shared_expert_intermediate_size": 3 * hidden}
-            known = {key: size for key, size in sizes.items() if has_key(table.config_class, key)}
+            sizes |= {"n_shared_experts": 1, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 0}
+            sizes |= {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "v_head_dim": 6, "qk_rope_head_dim": 8}
+            known = {config_key(table.config_class, key): sizes[key] for key in sizes if has_key(table.config_class, key)}
             config = table.configuration(**known, vocab_size=vocab, tie_word_embeddings=tied, pad_token_id=0, eos_token_id=0)
             config.architectures = [table.model_class.__name__]
             # Grouped products of experts do not know float64.
             config._experts_implementation = "eager"
         model = table.model(config).double().eval()
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+            for tensor in held_by(model).values():
+                tensor += 0.1 * torch.randn_like(tensor)
         return model
 
     return make

@@ -140,9 +140,10 @@ def small_config(family: Family, **changed: Any) -> PretrainedConfig:
         config_key(known_class, key): value for key, value in _SMALL.items() if key not in apart or has_key(known_class, key)
     }
     if has_key(known_class, "kv_lora_rank"):
-        known |= {"head_dim": _SMALL["head_dim"], "num_key_value_heads": None}
+        known["head_dim"] = _SMALL["head_dim"]
+        changed["num_key_value_heads"] = None
     if has_key(known_class, "first_k_dense_replace"):
-        known["first_k_dense_replace"] = 1
+        known["first_k_dense_replace"] = min(1, changed.get("num_hidden_layers", _SMALL["num_hidden_layers"]) - 1)
     changed = {config_key(known_class, key): value for key, value in changed.items()}
     return family.configuration(**known | {family.intermediate_key: _SMALL["intermediate_size"]} | changed)
 

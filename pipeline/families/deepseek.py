@@ -95,5 +95,5 @@ DEEPSEEK_V3 = decoder(
         "num_mtp_layers",
     ),
     factors=("routed_scaling_factor",),
-    layers_beyond="num_mtp_layers",
+    layers_beyond="num_nextn_predict_layers",
 )

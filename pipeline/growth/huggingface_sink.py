@@ -39,11 +39,11 @@ def write_huggingface(
 ) -> None:
     """Write config.json and the state's weights in `dtype` into `directory`, which exists and is the caller's to discard.
 
-    Buffers among them are written in float32, as their classes keep them. The names are the family's, a tied head left out,
+    Buffers among them are written in float32 or wider, as their classes keep them. The names are the family's, a tied head left out,
     as save_pretrained does. Raises UserError where the disk is full or a value is beyond the dtype.
     """
     buffers = {name for name, tensor in graph_of(config).tensors().items() if tensor.buffer}
-    dtypes = {name: torch.float32 if name in buffers else dtype for name in state}
+    dtypes = {name: torch.promote_types(dtype, torch.float32) if name in buffers else dtype for name in state}
     # Meta tensors have sizes and no elements, which is all that the split asks of them.
     described = {name: torch.empty(tensor.shape, dtype=dtypes[name], device="meta") for name, tensor in state.items()}
     split = split_torch_state_dict_into_shards(described, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes)

@@ -1,6 +1,7 @@
 """The language model among the tensors that a tool has stored, whatever names it gave them and whatever stood around it."""
 
 import copy
+import re
 from pathlib import Path
 
 from transformers import PretrainedConfig
@@ -42,6 +43,7 @@ class LanguageModel:
         self._base = family.layers.partition(".")[0] + "."
         self._named: set[str] = set()
         self._heads: set[str] = set()
+        self._beyond: set[str] = set()
         self._wrappers: set[str] = set()
         # As names begin of the model inside a language model, and in no file of that model alone.
         self._prefixed = False
@@ -58,6 +60,10 @@ class LanguageModel:
         name says that the weights are an adapter's, quantized or flattened.
         """
         refuse_foreign_name(path, published)
+        beyond = self._layer_beyond(published)
+        if beyond is not None:
+            self._beyond.add(beyond)
+            return None
         placed = place(self.family, published)
         if placed is None or not (placed.name is None or placed.name in self._shapes):
             raise UserError(
@@ -72,6 +78,14 @@ class LanguageModel:
         if placed.name is not None:
             self._named.add(placed.name)
         return placed.name
+
+    def _layer_beyond(self, published: str) -> str | None:
+        """Return the module of a layer behind the last that the class runs, which files of the family may hold."""
+        key, layers = self.family.layers_beyond, self.config.num_hidden_layers
+        layer = re.compile(rf"{re.escape(self.family.layers)}\.(\d+)(?=\.)")
+        named = None if key is None else layer.match(self.family.canonical(published))
+        found = named is not None and layers <= int(named[1]) < layers + getattr(self.config, key)
+        return named[0] if found else None
 
     def add(self, path: Path, published: str, name: str, tensor: Rows) -> None:
         """Take a tensor under our name; raises UserError where the configuration makes it another shape."""
@@ -113,6 +127,13 @@ class LanguageModel:
                 f"{', '.join(sorted(self._heads))}: no part of a {self.family.model_class.__name__}, and left out of what is "
                 "grown"
             )
+        if self._beyond:
+            key = self.family.layers_beyond
+            said.append(
+                f"{', '.join(sorted(self._beyond))}: behind the last of {self.config.num_hidden_layers} layers, and no part of "
+                f"what {self.family.model_class.__name__} runs; left out, and {key} is 0 in what is grown"
+            )
+            setattr(self.config, key, 0)
         return said
 
     def _initial_head(self, state: State) -> State:

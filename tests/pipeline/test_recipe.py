@@ -43,12 +43,13 @@ def test_shipped_recipes_name_the_operators_of_a_paper():
 
 
 def test_own_keys_are_those_of_the_families_configuration_classes():
-    """Hugging Face's own tables of other words for one attribute, and the one that GPT-2 has no such entry for."""
-    theirs = {}
+    """Hugging Face's own tables of other words for one attribute, and those that GPT-2 and DeepSeek have no such entry for."""
+    theirs = {"qk_rope_head_dim": "head_dim"}
     for family in FAMILIES.values():
         # What is another word in one class is the common one in others (num_experts).
         words = family.config_class.attribute_map.items()
-        theirs |= {own: shared for shared, own in words if own not in TargetConfig.model_fields}
+        words = [(shared, own) for shared, own in words if own not in TargetConfig.model_fields and own != family.layers_beyond]
+        theirs |= {own: OWN_KEYS.get(shared, shared) for shared, own in words}
         if family.intermediate_key != "intermediate_size":
             theirs[family.intermediate_key] = "intermediate_size"
     assert theirs == OWN_KEYS

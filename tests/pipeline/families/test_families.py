@@ -226,6 +226,7 @@ INERT = {
     *("attribute_map", "base_config_key", "extra_config_files", "extra_files", "sub_configs_defaults"),
     *("id2label", "label2id", "num_labels", "problem_type", "return_dict", "output_hidden_states", "output_attentions"),
     *("chunk_size_feed_forward", "is_decoder", "initializer_cutoff_factor", "initializer_factor", "deterministic_flash_attn"),
+    "pretraining_tp",
     # Of other heads, and of a loss that the class itself computes.
     *("output_router_logits", "router_aux_loss_coef", "decoder_sparse_step"),
     *("qa_dropout", "seq_classif_dropout", "classifier_pooling", "sparse_prediction", "sparse_pred_ignore_index"),

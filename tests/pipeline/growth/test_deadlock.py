@@ -100,7 +100,7 @@ def measured(plan, grown):
     largest = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in stored.items()}
     for name, tensor in plan.tensors.items():
         # Experts are made alike, and one is looked at.
-        if bias_of_keys(plan, name) or tensor.expert not in (None, 0):
+        if tensor.buffer or bias_of_keys(plan, name) or tensor.expert not in (None, 0):
             continue
         for axis, role in enumerate(tensor.roles):
             if role == "index":

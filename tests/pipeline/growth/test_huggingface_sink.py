@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, sizes_of, target_config
+from pipeline.families import FAMILIES, graph_of, held_by, sizes_of, target_config
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor, open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
@@ -33,7 +33,7 @@ class Whole:
 
 
 def state_of(model):
-    return {name: Whole(parameter.detach()) for name, parameter in model.named_parameters()}
+    return {name: Whole(tensor.detach()) for name, tensor in held_by(model).items()}
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -50,10 +50,13 @@ def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, ti
     loaded, info = FAMILIES[family].model_class.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     assert loaded.dtype == dtype
-    for name, parameter in model.named_parameters():
-        assert torch.equal(loaded.get_parameter(name), parameter.to(dtype)), name
+    kept = held_by(loaded)
+    for name, tensor in held_by(model).items():
+        # A class keeps its buffers in float32 or wider.
+        stored = dtype if isinstance(tensor, torch.nn.Parameter) else torch.promote_types(dtype, torch.float32)
+        assert kept[name].dtype == stored and torch.equal(kept[name], tensor.to(stored)), name
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
-    assert sum(told) == sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    assert sum(told) == sum(tensor.numel() * tensor.dtype.itemsize for tensor in kept.values())
 
 
 def test_the_files_hold_what_save_pretrained_writes(tmp_path, tiny_model):
@@ -117,7 +120,12 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, tiny_model):
 
 def grown_by_depth(model, directory, dtype):
     """A model saved in `dtype`, and twice its layers, made of the source's in turn."""
-    model.to(dtype).save_pretrained(directory)
+    model.to(dtype)
+    for tensor in held_by(model).values():
+        # As a class keeps its buffers.
+        kept = tensor.dtype if isinstance(tensor, torch.nn.Parameter) else torch.promote_types(dtype, torch.float32)
+        tensor.data = tensor.data.to(kept)
+    model.save_pretrained(directory)
     source = open_huggingface(directory)
     sizes, numbers = sizes_of(source.config), source.family.graph(source.config).ranges
     decoder = None if sizes.num_decoder_layers is None else 2 * sizes.num_decoder_layers
@@ -132,7 +140,9 @@ def grown_by_depth(model, directory, dtype):
 def test_what_only_layers_repeat_is_written_as_it_is_stored(tmp_path, tiny_model, family, dtype, monkeypatch):
     model = tiny_model(family, layers=2)
     source, target, grown = grown_by_depth(model, tmp_path / "source", dtype)
-    computed = {name: tensor.rows(0, tensor.shape[0]).to(dtype) for name, tensor in grown.items()}
+    buffers = {name for name, tensor in graph_of(target).tensors().items() if tensor.buffer}
+    dtypes = {name: torch.promote_types(dtype, torch.float32) if name in buffers else dtype for name in grown}
+    computed = {name: tensor.rows(0, tensor.shape[0]).to(dtypes[name]) for name, tensor in grown.items()}
 
     def refused(self, start, stop):
         raise AssertionError("stored rows are converted")
