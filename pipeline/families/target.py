@@ -5,7 +5,7 @@ import copy
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, Sizes, config_keys, sizes_of
+from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, Sizes, config_keys, has_key, sizes_of
 from pipeline.families.context import check_rotary, context_keys, set_context
 from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_lists
 from pipeline.families.registry import family_of
@@ -161,7 +161,8 @@ def _check_settled(source: PretrainedConfig, target: TargetConfig, where: str) -
 def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) -> Sizes:
     for key in ("max_position_embeddings", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS):
         if getattr(old, key) is None and getattr(target, key) is not None:
-            raise UserError(f"{where}{key}: the source, of {family.name}, has no such size; leave the key out")
+            whose = "the source" if has_key(family.config_class, key) else family.name
+            raise UserError(f"{where}{key}: {whose} has no such size; leave the key out")
     hidden = target.hidden_size or old.hidden_size
     heads, head_dim = _heads(family, old, target, hidden, where)
     return Sizes(

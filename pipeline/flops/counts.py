@@ -70,7 +70,7 @@ class _Layer:
     """Forward FLOPs of one token in one layer."""
 
     inputs: int
-    """Query, key and value projections."""
+    """Query, key and value projections, those of latents among them."""
     mixed: int
     """The output projection of attention."""
     score: int
@@ -153,9 +153,9 @@ def _layer(graph: Model, layer: Layer, every_expert: bool) -> _Layer:
     else:
         networks = (_network(graph, None, network),)
     return _Layer(
-        inputs=_product(graph, *attention.inputs),
+        inputs=_product(graph, *attention.matrices),
         mixed=_product(graph, attention.last),
-        score=4 * graph.sizes["heads"] * graph.sizes["head_dim"],
+        score=2 * graph.sizes["heads"] * (graph.sizes["head_dim"] + graph.sizes[attention.value_port]),
         networks=networks,
         added=0 if plain is None else _product(graph, plain.last),
         added_by_linear=plain is not None and not plain.last.transposed,

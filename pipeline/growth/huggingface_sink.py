@@ -39,8 +39,8 @@ def write_huggingface(
 ) -> None:
     """Write config.json and the state's weights in `dtype` into `directory`, which exists and is the caller's to discard.
 
-    Buffers among them are written in float32 or wider, as their classes keep them. The names are the family's, a tied head left out,
-    as save_pretrained does. Raises UserError where the disk is full or a value is beyond the dtype.
+    Buffers among them are written in float32 or wider, as their classes keep them. The names are the family's, a tied head
+    left out, as save_pretrained does. Raises UserError where the disk is full or a value is beyond the dtype.
     """
     buffers = {name for name, tensor in graph_of(config).tensors().items() if tensor.buffer}
     dtypes = {name: torch.promote_types(dtype, torch.float32) if name in buffers else dtype for name in state}

@@ -258,7 +258,7 @@ def test_parts_of_mixtures_that_learn_alone_are_counted_by_themselves(tiny_model
 def test_every_expert_counts_what_a_mixture_of_all_its_experts_does(tiny_model, family):
     config = small(tiny_model, family.name).config
     some, all_of_them = ForwardFlops.of(config), ForwardFlops.of(config, every_expert=True)
-    config.num_experts_per_tok = config.num_experts
+    config.num_experts_per_tok = sizes_of(config).num_experts
     assert ForwardFlops.of(config) == all_of_them
     assert some.layers[0].ffn < all_of_them.layers[0].ffn
 

@@ -50,13 +50,13 @@ def test_from_pretrained_loads_what_was_written(tmp_path, tiny_model, family, ti
     loaded, info = FAMILIES[family].model_class.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     assert loaded.dtype == dtype
-    kept = held_by(loaded)
+    kept, stored = held_by(loaded), {}
     for name, tensor in held_by(model).items():
         # A class keeps its buffers in float32 or wider.
-        stored = dtype if isinstance(tensor, torch.nn.Parameter) else torch.promote_types(dtype, torch.float32)
-        assert kept[name].dtype == stored and torch.equal(kept[name], tensor.to(stored)), name
+        stored[name] = dtype if isinstance(tensor, torch.nn.Parameter) else torch.promote_types(dtype, torch.float32)
+        assert torch.equal(kept[name], tensor.to(stored[name])), name
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
-    assert sum(told) == sum(tensor.numel() * tensor.dtype.itemsize for tensor in kept.values())
+    assert sum(told) == sum(tensor.numel() * stored[name].itemsize for name, tensor in held_by(model).items())
 
 
 def test_the_files_hold_what_save_pretrained_writes(tmp_path, tiny_model):

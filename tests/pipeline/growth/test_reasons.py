@@ -104,6 +104,22 @@ CASES = [
         MIXTURE | {"model_type": "qwen3_moe", "norm_topk_prob": False},
         words="the gates of the 4 of 8 experts",
     ),
+    Case(
+        "groups_changed",
+        "deepseek_v3",
+        {"num_experts": 8, "n_group": 4, "topk_group": 1},
+        {},
+        {"num_experts_per_tok": 1},
+        words="4 groups of experts of which 1 are chosen, where the source has 2 and chooses 1, for 2 times as many experts",
+    ),
+    Case(
+        "noise_enters_norm",
+        "deepseek_v3",
+        {"kv_lora_rank": 18},
+        {"width": "direct_copy"},
+        words="deepseek_v3 at kv_lora_rank 12 -> 18: new channels of the keys' and values' latent hold random values, which "
+        "enter the statistics of the RMSNorm over a latent (model.layers.0.self_attn.kv_a_layernorm.weight)",
+    ),
     Case("repeated_layers", "gpt2", MORE_LAYERS, {"depth": "stack"}),
     Case("averaged_layers", "llama", MORE_LAYERS, {"depth": "list", "layers": [0, {0: 0.5, 1: 0.5}, 1, 2]}),
     Case("context_changed", "llama", {"rope_theta": 1e6}, words="rope_theta 10000.0 -> 1000000.0: position 1 is the first"),
