@@ -11,8 +11,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, has_key, sizes_of
-from pipeline.families.layer_lists import SPARSE_KEYS, is_sparse
+from pipeline.families.base import EXPERT_KEYS, config_key, has_key, sizes_of
+from pipeline.families.layer_lists import is_sparse
 from pipeline.families.registry import FAMILIES, family_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -25,13 +25,14 @@ MIXTURES: Mapping[str, tuple[str, ...]] = {
 """The mixtures whose layers are those of a dense family but for the feed-forward network."""
 
 _NOT_MADE = {
-    "olmoe": "it has one norm over the queries of all heads, one over the keys, and norms before its branches, which no dense "
-    "family here has together (olmo2 has the former, and its other norms behind branches), and a norm that is added changes "
-    "what a model computes",
+    "olmoe": "an olmoe: it has one norm over the queries of all heads, one over the keys, and norms before its branches, "
+    "which no dense family here has together (olmo2 has the former, and its other norms behind branches), and a norm that is "
+    "added changes what a model computes",
+    "deepseek_v3": "a deepseek_v3: its queries, keys and values are made of latents, which no dense family here has",
 }
-"""Why no dense model becomes a mixture of some class."""
+"""The mixtures that no dense model becomes, and why."""
 
-MIXTURE_FORMS = ("norm_topk_prob", *SPARSE_KEYS)
+MIXTURE_FORMS = ("norm_topk_prob", "mlp_only_layers", "decoder_sparse_step")
 """What a target says of the mixture that a dense model is made into, besides sizes."""
 
 _KEYS = (*EXPERT_KEYS, *MIXTURE_FORMS)
@@ -71,14 +72,18 @@ def _split(source: PretrainedConfig, target: TargetConfig | PretrainedConfig, wh
             "name another size"
         )
     config = copy.deepcopy(source)
-    for name in ("num_experts", "num_experts_per_tok"):
-        least, named = getattr(old, name) * pieces, getattr(target, name)
+    # Shared experts keep their units together, and groups the experts that they have.
+    counted = ["num_experts", "num_experts_per_tok", *(["n_shared_experts"] if old.n_shared_experts else [])]
+    counted += ["n_group", "topk_group"] if old.n_group != old.topk_group else []
+    for name in counted:
+        word = config_key(config, name)
+        least, named = getattr(old, name) * pieces, getattr(target, name if isinstance(target, TargetConfig) else word)
         if named is not None and (named < least or named % pieces):
             raise UserError(
                 f"{where}{name}: {named} is no multiple of {pieces} from {least} on, and experts of {units} units are "
                 f"{pieces} parts of each of the source's, which go together; name {least}, or another such multiple"
             )
-        setattr(config, name, least)
+        setattr(config, word, least)
     setattr(config, key, whole // pieces)
     return config
 
@@ -130,7 +135,7 @@ def _check_pair(model_type: str, mixture: str, where: str) -> None:
     if mixture in fits:
         return
     if mixture in _NOT_MADE:
-        raise UserError(f"{where}model_type: no dense model becomes an {mixture}: {_NOT_MADE[mixture]}; name another")
+        raise UserError(f"{where}model_type: no dense model becomes {_NOT_MADE[mixture]}; name another")
     if mixture not in made:
         raise UserError(
             f"{where}model_type: {mixture!r} is not the source's {model_type!r}, which growth keeps; of dense models mixtures "

@@ -344,6 +344,8 @@ def test_any_rows_of_a_mixture_and_of_its_adam_are_the_same_bits_as_in_the_whole
         ("olmoe", {"intermediate_size": 25}, (16, 8)),
         ("qwen2_moe", {"moe_intermediate_size": 12, "num_experts": 16, "hidden_size": 128}, (16, 8)),
         ("qwen3_moe", {"moe_intermediate_size": 8, "num_experts": 12, "num_experts_per_tok": 6}, (12, 6)),
+        ("deepseek_v3", {"moe_intermediate_size": 12}, (8, 4)),
+        ("deepseek_v3", {"moe_intermediate_size": 9, "num_experts": 24, "kv_lora_rank": 14}, (24, 12)),
     ],
 )
 @pytest.mark.parametrize("renormalized", [True, False])
@@ -352,7 +354,7 @@ def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, r
     plan, model = planned(name, sizes, **options)
     difference, after = moved(plan, model)
     assert predict(plan) == [] and difference < 1e-12, difference
-    assert (after.config.num_experts, after.config.num_experts_per_tok) == experts
+    assert (plan.target.num_experts, after.config.num_experts_per_tok) == experts
     assert "each expert of the source is read as" in plan.upcycling.remarks[0]
 
 
@@ -361,6 +363,8 @@ def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, r
     [
         ("mixtral", {"intermediate_size": 40}, {}, "the 100 units of the source's experts do not fall into 3 equal parts"),
         ("mixtral", {"intermediate_size": 51, "num_experts": 4}, {}, "target.num_experts: 4 is no multiple of 2 from 8 on"),
+        ("llama", MIXTRAL | {"model_type": "deepseek_v3"}, {}, "no dense model becomes a deepseek_v3: its queries, keys and"),
+        ("deepseek_v3", {"moe_intermediate_size": 12, "n_group": 3}, {}, "target.n_group: 3 is no multiple of 2 from 4 on"),
         (
             "qwen3_moe",
             {"moe_intermediate_size": 12, "num_experts_per_tok": 5},

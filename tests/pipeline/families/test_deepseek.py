@@ -1,0 +1,197 @@
+"""DeepSeek-V3 against its stock class: options, groups, layers without experts, its buffer, and published files."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from data_prep.errors import UserError
+from pipeline.families import FAMILIES, check, held_by, read_config, target_config
+from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.plan import plan_growth
+from pipeline.growth.reasons import predict
+from pipeline.growth.sources import open_source
+from pipeline.growth.zero_files import write_zero3
+from pipeline.recipe import GrowthConfig, TargetConfig
+
+FAMILY = FAMILIES["deepseek_v3"]
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 10,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
+
+
+def tokens():
+    return torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
+
+
+def grown(sizes, growth=None, **options):
+    """The plan, the source's model and the grown one, and by how much logits move."""
+    config = check.small_config(FAMILY, **options)
+    model = check.random_model(FAMILY, config, 1)
+    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
+    after = check.grown_model(plan, model)
+    moved = check.logits(FAMILY, after, tokens()) - check.logits(FAMILY, model, tokens())
+    return plan, model, after, moved.abs().max().item()
+
+
+LARGER = {
+    **{"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 5, "kv_lora_rank": 18, "qk_nope_head_dim": 12},
+    **{"v_head_dim": 13, "num_experts": 8, "n_shared_experts": 3},
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"q_lora_rank": None, "attention_bias": True, "n_group": 1},
+        {"rope_interleave": False, "norm_topk_prob": False},
+        {"rope_parameters": YARN, "n_group": 2, "topk_group": 2},
+        {"first_k_dense_replace": 0, "num_experts_per_tok": 1, "tie_word_embeddings": True},
+        {"first_k_dense_replace": 3},
+    ],
+)
+def test_everything_grows_exactly_at_once_under_options_of_the_class(options):
+    plan, _, _, moved = grown(LARGER, **options)
+    assert predict(plan) == [] and moved < 1e-12, moved
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "exact"),
+    [
+        ({}, {"n_group": 4, "topk_group": 2}, True),
+        ({}, {"n_group": 2, "topk_group": 2}, False),
+        # Where a token's experts are of any group it does not matter in which they stand.
+        ({"n_group": 2, "topk_group": 2}, {"n_group": 2, "topk_group": 2}, True),
+        ({"n_group": 1}, {"n_group": 4, "topk_group": 4}, True),
+        ({"n_group": 1}, {"n_group": 4, "topk_group": 2}, False),
+    ],
+)
+def test_copies_of_experts_are_chosen_together_where_their_groups_are(source, target, exact):
+    plan, _, _, moved = grown({"num_experts": 8} | target, **source)
+    assert (predict(plan) == []) is exact is (moved < 1e-12), moved
+    assert exact or ([reason.code for reason in predict(plan)] == ["groups_changed"] and moved > 1e-2)
+
+
+def test_groups_that_are_not_named_follow_the_experts_where_they_matter():
+    assert grown({"num_experts": 12})[0].config.n_group == 6
+    assert grown({"num_experts": 12}, n_group=2, topk_group=2)[0].config.n_group == 2
+
+
+def test_layers_without_experts_are_counted_by_the_layers_that_they_are_made_of():
+    plan, _, after, moved = grown({"num_hidden_layers": 5}, {"depth": "interleave"}, first_k_dense_replace=2)
+    dense = [origin.source < 2 for origin in plan.layers]
+    assert plan.config.first_k_dense_replace == sum(dense) > 2 and moved < 1e-12
+    assert [hasattr(layer.mlp, "gate") for layer in after.model.layers] == [not each for each in dense]
+    with pytest.raises(UserError, match=r"growth\.depth: layer 1 would have experts and layer 3 none"):
+        grown({"num_hidden_layers": 6}, {"depth": "stack"})
+
+
+def test_the_norms_over_latents_add_the_same_whatever_the_configuration_says():
+    """An epsilon of the stream's that is large, and one of the latents that is not."""
+    _, _, after, moved = grown({"kv_lora_rank": 36, "q_lora_rank": 40, "hidden_size": 128}, rms_norm_eps=0.5)
+    assert moved < 1e-12 and after.model.layers[0].self_attn.kv_a_layernorm.variance_epsilon == 1e-6
+
+
+def saved(directory, **options):
+    model = check.random_model(FAMILY, check.small_config(FAMILY, **options), 1)
+    model.save_pretrained(directory)
+    return model
+
+
+def test_the_bias_that_chooses_experts_goes_with_them_through_every_file(tmp_path):
+    source = saved(tmp_path / "source")
+    held = held_by(source)[BIAS.format(1)]
+    request = Request(
+        *(tmp_path / "source", TargetConfig(num_experts=8, hidden_size=96), GrowthConfig(), 1, "hf", "bfloat16", None),
+        tmp_path / "hf",
+    )
+    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    assert certificate["verdict"] == "exact" and certificate["measured"]["max_logit_difference"] < 1e-11
+    grown = open_source(tmp_path / "hf")
+    (tmp_path / "zero3").mkdir()
+    write_zero3(tmp_path / "zero3", grown.config, grown.state, 2)
+    for found in (grown, open_source(tmp_path / "zero3")):
+        assert torch.equal(found.state[BIAS.format(1)].rows(0, 8), held.float().repeat(2))
+    with safe_open(tmp_path / "hf/model.safetensors", "pt") as file:
+        assert file.get_tensor(BIAS.format(2)).dtype is torch.float32
+        assert file.get_tensor("model.layers.2.mlp.experts.7.gate_proj.weight").dtype is torch.bfloat16
+
+
+def test_layers_that_predict_tokens_further_on_are_left_out_and_told(tmp_path):
+    """A published DeepSeek-V3 holds layer 61 of layers 0 to 60."""
+    saved(tmp_path, num_hidden_layers=2)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    beyond = {name.replace("layers.1.", "layers.2."): value.clone() for name, value in tensors.items() if "layers.1." in name}
+    beyond |= {"model.layers.2.eh_proj.weight": torch.ones(4, 8), "model.layers.2.shared_head.norm.weight": torch.ones(4)}
+    save_file(tensors | beyond, path, {"format": "pt"})
+    source = open_source(tmp_path)
+    assert source.config.num_nextn_predict_layers == 0 and not any("layers.2." in name for name in source.state)
+    assert "model.layers.2: behind the last of 2 layers" in " ".join(source.remarks)
+    save_file(tensors | {name.replace("layers.2.", "layers.3."): value for name, value in beyond.items()}, path)
+    with pytest.raises(UserError, match=r"tensor 'model.layers.3\S+' is unknown"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+            "mlp.up_proj.weight_scale_inv'",
+        ),
+        ({"n_group": 3}, "n_group: a number of equal groups of at least two of the 4 experts"),
+        ({"n_group": None}, "n_group: a whole number from 1 to"),
+        ({"topk_group": 3}, "topk_group: a number up to n_group 2"),
+        ({"num_experts_per_tok": 3}, "num_experts_per_tok: a number up to the 2 experts of topk_group 1 groups"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads: deepseek_v3 has as many as num_attention_heads, 4"),
+        ({"head_dim": 24}, "head_dim: qk_rope_head_dim 16, as the class takes it, is expected"),
+        ({"kv_lora_rank": 0}, "kv_lora_rank: a whole number"),
+        ({"first_k_dense_replace": -1}, "first_k_dense_replace: a whole number from 0"),
+    ],
+)
+def test_what_the_class_cannot_compute_is_refused_by_key(tmp_path, changed, says):
+    saved(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | changed))
+    if "quantization_config" in changed:
+        path = tmp_path / "model.safetensors"
+        save_file(load_file(path) | {"model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1, 1)}, path, {"format": "pt"})
+    with pytest.raises(UserError) as error:
+        open_source(tmp_path)
+    assert says in str(error.value)
+
+
+def test_a_published_configuration_is_read(tmp_path):
+    """DeepSeek-V3's, without the key that says that its weights are in eight bits, of four layers."""
+    content = {
+        **{"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0},
+        **{"auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}, "eos_token_id": 1, "ep_size": 1},
+        **{"first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168, "initializer_range": 0.02},
+        **{"intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840, "model_type": "deepseek_v3"},
+        **{"moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1},
+        **{"norm_topk_prob": True, "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 4},
+        **{"num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128},
+        **{"qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_theta": 10000, "routed_scaling_factor": 2.5},
+        "rope_scaling": {
+            **{"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "type": "yarn"},
+            "original_max_position_embeddings": 4096,
+        },
+        **{"scoring_func": "sigmoid", "tie_word_embeddings": False, "topk_group": 4, "topk_method": "noaux_tc"},
+        **{"torch_dtype": "bfloat16", "use_cache": True, "v_head_dim": 128, "vocab_size": 129280},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    graph = FAMILY.graph(read_config(tmp_path / "config.json"))
+    dense, sparse, rest = 583_483_392, 11_507_286_016, 1_853_365_248
+    assert graph.parameters == 3 * dense + sparse + rest
+    experts = graph.layers[-1].branches[-1].body
+    assert (experts.gate, experts.groups, experts.groups_per_token, experts.scaling) == ("sigmoid", 8, 4, 2.5)
+    assert experts.selection_bias == BIAS.format(3)
