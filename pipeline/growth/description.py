@@ -56,7 +56,8 @@ def describe(plan: GrowthPlan, name: str) -> str:
     if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
     average = () if tensor.layer is None else plan.layers[tensor.layer].average
-    named = [f"{weight:g} of {name}" for name, weight in plan.source_names(tensor).items()] if average else sources
+    read = [source if plan.upcycling is None else plan.upcycling.describe(source) for source in sources]
+    named = [f"{weight:g} of {name}" for name, weight in plan.source_names(tensor).items()] if average else read
     return f"{', '.join(named)}; {'; '.join(parts)}"
 
 

@@ -120,6 +120,19 @@ class Upcycling:
         bodies = [layer.branches[-1].body for layer in self.graph.layers]
         return gates.measured(source, bodies, self.state(source.state), input_ids)
 
+    def describe(self, name: str) -> str:
+        """Return what one of the mixture's tensors is read from, in words."""
+        if name not in self._parts:
+            return name if name in self.source_graph.tensors() else "new"
+        part, growth = self._parts[name], self.growth
+        units, size = part.columns if part.units else part.rows, self._sizes_of_source[part.tensor][part.units]
+        said = [part.tensor + (f" units {units.start} to {units.stop}" if units.stop - units.start < size else "")]
+        said += [f"x {part.factor:g}"] if part.factor != 1.0 else []
+        if part.expert is not None and not self.splits:
+            said += [f"noise of {growth.noise:g} standard deviations, +e and -e in pairs"] if self._opposes(part) else []
+            said += [f"{growth.drop_upcycling:g} of its units drawn anew"] if growth.drop_upcycling else []
+        return ", ".join(said)
+
     @property
     def remarks(self) -> list[str]:
         """What there is to say of how the source is read."""
@@ -213,6 +226,10 @@ class Upcycling:
             if isinstance(new.branches[-1].body, Experts):
                 yield number, old.branches[-1].body, new.branches[-1].body
 
+    @cached_property
+    def _sizes_of_source(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tensor.shape(self.source_graph.sizes) for name, tensor in self.source_graph.tensors().items()}
+
     def _units_of(self, network: Mlp) -> int:
         return network.last.into.size(self.source_graph.sizes)
 
@@ -273,7 +290,7 @@ class Upcycling:
             tensor = Piece(tensor, part.rows, part.columns, part.factor)
         if part.expert is None or self.splits:
             return tensor
-        if self.growth.symmetry != "none" and part.units == 1:
+        if self._opposes(part):
             group, sign = sign_of(part.expert // self.pieces, self.graph.sizes["experts"] // self.pieces, 1)
             key = ("experts", self.seed, self.graph.of_expert(name, group * self.pieces + part.expert % self.pieces))
             everywhere = torch.ones(tensor.shape[1], dtype=torch.bool)
@@ -282,6 +299,10 @@ class Upcycling:
             drawn = Drawn(tensor.shape, measured, part.factor, ("drop_upcycling", self.seed, name))
             tensor = Replaced(tensor, drawn, self._redrawn(name, tensor.shape[part.units]), part.units)
         return tensor
+
+    def _opposes(self, part: _Part) -> bool:
+        """Whether a tensor has noise that that of another copy takes away: the last matrix of an expert."""
+        return self.growth.symmetry != "none" and part.units == 1
 
     def _redrawn(self, name: str, units: int) -> torch.Tensor:
         """Which units of an expert are drawn anew: the same ones of all of its matrices."""

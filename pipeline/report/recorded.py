@@ -86,9 +86,9 @@ class RecordedRun:
         if model is None:
             return None
         configs = [scratch_config(model, 1, 0, self.recipe.data.sequence_length)]
-        targets = [self.recipe.target, *(stage.grow for stage in self.recipe.stages if isinstance(stage, GrowStage))]
-        for target in targets:
-            configs.append(target_config(configs[-1], target))
+        later = [(stage.grow, stage.growth) for stage in self.recipe.stages if isinstance(stage, GrowStage)]
+        for target, growth in [(self.recipe.target, None), *later]:
+            configs.append(target_config(configs[-1], target, growth=growth or self.recipe.growth))
         return [sizes_of(config) for config in configs]
 
     @property

@@ -7,6 +7,7 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, target_config
+from pipeline.growth.description import describe
 from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates, predict_moments
@@ -390,3 +391,13 @@ def test_what_a_mixture_cannot_be_is_refused_by_key(name, sizes, growth, says):
     with pytest.raises(UserError) as error:
         planned(name, sizes, growth)
     assert says in str(error.value)
+
+
+def test_a_plan_says_of_what_units_an_expert_is_made():
+    plan, _ = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [0]}, NOISE)
+    inside, dense = "model.layers.1.mlp.", "model.layers.1.mlp."
+    assert describe(plan, f"{inside}experts.3.up_proj.weight").startswith(f"{dense}up_proj.weight units 50 to 100; ")
+    last = f"{dense}down_proj.weight units 50 to 100, x 2, noise of 0.25 standard deviations, +e and -e in pairs; "
+    assert describe(plan, f"{inside}experts.3.down_proj.weight").startswith(last)
+    assert describe(plan, f"{inside}gate.weight").startswith("new; ")
+    assert describe(plan, "model.layers.0.mlp.up_proj.weight").startswith("model.layers.0.mlp.up_proj.weight; ")
