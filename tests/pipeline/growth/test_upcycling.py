@@ -395,9 +395,9 @@ def test_what_a_mixture_cannot_be_is_refused_by_key(name, sizes, growth, says):
 
 def test_a_plan_says_of_what_units_an_expert_is_made():
     plan, _ = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [0]}, NOISE)
-    inside, dense = "model.layers.1.mlp.", "model.layers.1.mlp."
-    assert describe(plan, f"{inside}experts.3.up_proj.weight").startswith(f"{dense}up_proj.weight units 50 to 100; ")
-    last = f"{dense}down_proj.weight units 50 to 100, x 2, noise of 0.25 standard deviations, +e and -e in pairs; "
+    inside = "model.layers.1.mlp."
+    assert describe(plan, f"{inside}experts.3.up_proj.weight").startswith(f"{inside}up_proj.weight units 50 to 100; ")
+    last = f"{inside}down_proj.weight units 50 to 100, x 2, noise of 0.25 standard deviations, +e and -e in pairs; "
     assert describe(plan, f"{inside}experts.3.down_proj.weight").startswith(last)
     assert describe(plan, f"{inside}gate.weight").startswith("new; ")
     assert describe(plan, "model.layers.0.mlp.up_proj.weight").startswith("model.layers.0.mlp.up_proj.weight; ")
