@@ -1,4 +1,4 @@
-"""What is on record of each step, over the steps: speed, utilization, learning rate."""
+"""What is on record of each step, over the steps: speed, utilization, learning rate, and how experts share tokens out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,24 +29,34 @@ def _tokens_per_second(run: RecordedRun) -> np.ndarray:
     return np.diff(tokens, prepend=0.0) / seconds
 
 
-def _utilization(run: RecordedRun) -> np.ndarray:
-    # Absent in a record that waits for nothing better, null where it is no number.
-    return 100 * np.array([record.get("mfu") for record in run.steps], dtype=float)
-
-
-def _rate(run: RecordedRun) -> np.ndarray:
-    return np.array([record["lr"] for record in run.steps], dtype=float)
+def _recorded(key: str, scale: float = 1.0) -> Callable[[RecordedRun], np.ndarray]:
+    """What stands under a key: absent where a run, or a model of it, has no such number, null where it is none."""
+    return lambda run: scale * np.array([record.get(key) for record in run.steps], dtype=float)
 
 
 _SERIES = (
     Series("tokens-per-second", "Speed", "tokens per second", _tokens_per_second, noisy=True),
-    Series("mfu", "Model FLOPs utilization", "MFU (% of peak)", _utilization, noisy=True),
-    Series("learning-rate", "Learning rate", "learning rate", _rate, noisy=False),
+    Series("mfu", "Model FLOPs utilization", "MFU (% of peak)", _recorded("mfu", 100), noisy=True),
+    Series("learning-rate", "Learning rate", "learning rate", _recorded("lr"), noisy=False),
+    Series(
+        "expert-load-max", "Busiest expert of a layer", "tokens (1: as many as all)", _recorded("expert_load_max"), noisy=True
+    ),
+    Series(
+        "expert-load-min", "Idlest expert of a layer", "tokens (1: as many as all)", _recorded("expert_load_min"), noisy=True
+    ),
+    Series(
+        "expert-load-entropy",
+        "Entropy of the experts' loads",
+        "entropy (1: all alike)",
+        _recorded("expert_load_entropy"),
+        noisy=True,
+    ),
+    Series("router-aux-loss", "Load-balancing loss", "loss, without its weight", _recorded("router_aux_loss"), noisy=True),
 )
 
 
 def speed_figures(methods: Sequence[Method], baseline: Method | None) -> list[Plot]:
-    """Return each series over the steps of each method's first run; the MFU where it is on record."""
+    """Return each series over the steps of each method's first run, where it is on record."""
     shown = {series: [method for method in methods if np.isfinite(series.values(method.runs[0])).any()] for series in _SERIES}
     return [_figure(series, known, methods, baseline) for series, known in shown.items() if known]
 

@@ -161,6 +161,17 @@ def test_a_run_without_a_known_utilization_is_left_out_of_its_figure(tmp_path):
     assert {row["method"] for plot in plots if plot.name == "mfu" for row in plot.rows} == {"known"}
 
 
+def test_how_experts_share_tokens_out_is_shown_of_mixtures_alone(tmp_path):
+    dense, mixture = Made(tmp_path / "dense").write(), Made(tmp_path / "mixture", changes={"train_batch_size": 4}).write()
+    told = '"mfu": 0.3, "router_aux_loss": 2.5, "expert_load_max": 1.75, "expert_load_min": 0.5, "expert_load_entropy": 0.9'
+    (mixture / "metrics.jsonl").write_text((mixture / "metrics.jsonl").read_text().replace('"mfu": 0.3', told))
+    names = {"expert-load-max": 1.75, "expert-load-min": 0.5, "expert-load-entropy": 0.9, "router-aux-loss": 2.5}
+    plots = {plot.name: plot for plot in speed_figures(group([(None, read_run(path)) for path in (dense, mixture)]), None)}
+    for name, value in names.items():
+        assert {(row["method"], row[name]) for row in plots[name].rows} == {("mixture", value)}
+    assert not names.keys() & {plot.name for plot in speed_figures(group([(None, read_run(dense))]), None)}
+
+
 def test_dollars_in_a_name_are_dollars(tmp_path):
     with matplotlib.rc_context(STYLE):
         drawn = to_svg(compared_ledgers(group([("a $x_1$", read_run(Made(tmp_path / "run").write()))])))
