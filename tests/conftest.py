@@ -136,7 +136,7 @@ def tiny_model():
         table = FAMILIES[family]
         sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": head_dim}
         grouped = kv_heads or (heads // 2 if table.grouped and heads % 2 == 0 else None)
-        if table.trained:
+        if table.trained and not has_key(table.config_class, "num_experts"):
             described = ModelConfig(family=family, num_key_value_heads=grouped, tie_word_embeddings=tied, **sizes)
             config = scratch_config(described, vocab_size=vocab, eos_id=0, sequence_length=16)
         else:

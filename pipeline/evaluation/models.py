@@ -26,6 +26,7 @@ from pipeline.families.routing import grouped_refusal, route_in_float32, routers
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
+from pipeline.growth.joined import parameters_of
 from pipeline.growth.offline import files_beside
 from pipeline.growth.probe import elements
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
@@ -136,8 +137,9 @@ def whole_model(source: Source, device: torch.device, dtype: torch.dtype) -> Pre
     model.tie_weights()
     route_in_float32(model, graph)
     with Meter(f"{source.directory}: loading", elements(source.state), "values") as meter:
+        state = parameters_of(source.family.graph(source.config), source.state)
         for name, tensor in held_by(model).items():
-            rows = source.state[name]
+            rows = state[name]
             # The parameters alone: buffers, rotary frequencies among them, stay in float32.
             kept = dtype if isinstance(tensor, nn.Parameter) else tensor.dtype
             tensor.data = rows.rows(0, rows.shape[0]).to(device, kept)

@@ -165,8 +165,6 @@ class Family:
         """Why the pipeline does not train the family's models; None where it does."""
         if self.objective == "span_corruption":
             return "learns by span corruption, and models are trained and evaluated here by causal or masked language modelling"
-        if has_key(self.config_class, "num_experts"):
-            return "is a mixture of experts, whose router needs a loss that balances them, which is not here"
         return None
 
     @property

@@ -3,10 +3,13 @@
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import Sizes, config_keys
+from pipeline.families.base import EXPERT_KEYS, Sizes, config_keys, has_key
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_trained
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import ModelConfig
+
+_EXPERTS, _CHOSEN = 8, 2
+_OF_MIXTURES = ("norm_topk_prob", "mlp_only_layers")
 
 
 def scratch_config(
@@ -25,19 +28,36 @@ def scratch_config(
         raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; {', '.join(families)} would do")
     family = families[model.family]
     check_trained(family, "source.model.family")
-    heads = model.num_attention_heads
+    known = family.config_class
+    for key in (*EXPERT_KEYS, *_OF_MIXTURES):
+        if getattr(model, key) is not None and not has_key(known, key):
+            raise UserError(f"source.model.{key}: {family.name} has no such key; leave it out")
+    heads, units = model.num_attention_heads, model.intermediate_size or 4 * model.hidden_size
+    default = {"num_experts": _EXPERTS, "num_experts_per_tok": _CHOSEN}
+    of_experts = {key: getattr(model, key) or default.get(key, units) for key in EXPERT_KEYS if has_key(known, key)}
     sizes = Sizes(
         hidden_size=model.hidden_size,
         num_hidden_layers=model.num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=model.num_key_value_heads or heads,
         head_dim=model.head_dim or model.hidden_size // heads,
-        intermediate_size=model.intermediate_size or 4 * model.hidden_size,
+        intermediate_size=units,
         vocab_size=model.vocab_size or vocab_size,
         max_position_embeddings=model.max_position_embeddings or sequence_length + family.position_offset,
         segments=0,
         tied=model.tie_word_embeddings,
+        **of_experts,
     )
+    if sizes.num_experts is not None and sizes.num_experts_per_tok > sizes.num_experts:
+        raise UserError(
+            f"source.model.num_experts_per_tok: {sizes.num_experts_per_tok} of {sizes.num_experts} experts; name at "
+            "most as many"
+        )
+    if max(model.mlp_only_layers or [0]) >= sizes.num_hidden_layers:
+        raise UserError(
+            f"source.model.mlp_only_layers: {max(model.mlp_only_layers)} where the model has layers 0 to "
+            f"{sizes.num_hidden_layers - 1}; name some of those"
+        )
     check_heads(family, sizes, "source.model.")
     settings = {
         "tie_word_embeddings": sizes.tied,
@@ -45,6 +65,7 @@ def scratch_config(
         "pad_token_id": None,
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,
+        **{key: getattr(model, key) for key in _OF_MIXTURES if getattr(model, key) is not None},
         **family.scratch,
     }
     with class_rules(family, "source.model"):

@@ -1,12 +1,13 @@
 """The parameters of a class that joins stored tensors, and the stored tensors that a class's parameters hold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from pipeline.families.graph import Model
-from pipeline.growth.state import Rows, State, flat
+from pipeline.families.tensors import Tensor
+from pipeline.growth.state import Constant, OptimizerState, Rows, State, flat, unsaid
 
 
 class JoinedRows:
@@ -53,14 +54,69 @@ def parameters_of(model: Model, state: State) -> State:
     return plain | {each.name: JoinedRows(each.shape, [state[part] for part in each.parts]) for each in model.joined}
 
 
+def optimizer_of_parameters(model: Model, state: OptimizerState) -> OptimizerState:
+    """Return what an optimizer keeps of the class's parameters, where `state` is of stored tensors."""
+    found, held = dict(state), model.held()
+    for each in model.joined:
+        kept = [found.pop(part, {}) for part in each.parts]
+        shapes = [tensor.shape(model.sizes) for tensor in held[each.name]]
+        keys = dict.fromkeys(key for of_part in kept for key in of_part)
+        joined = {key: _joined(each.shape, shapes, [of_part.get(key, unsaid(key)) for of_part in kept]) for key in keys}
+        if joined:
+            found[each.name] = joined
+    return found
+
+
+def _joined(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], values: Sequence[Rows | float]) -> Rows | float:
+    """Return what is kept of a parameter, of what is kept of its parts: one number, where it is the same throughout."""
+    if all(isinstance(value, float) for value in values) and len(set(values)) == 1:
+        return values[0]
+    parts = [Constant(of, each) if isinstance(each, float) else each for of, each in zip(shapes, values, strict=True)]
+    return JoinedRows(shape, parts)
+
+
 def stored_of(model: Model, parameters: State) -> State:
     """Return the stored tensors of a state of the class's parameters."""
-    tensors, found = model.tensors(), dict(parameters)
+    tensors, held, found = model.tensors(), model.held(), dict(parameters)
     for each in model.joined:
-        whole, begin = found.pop(each.name), 0
-        for part in each.parts:
-            shape = tensors[part].shape(model.sizes)
-            found[part] = PartRows(whole, begin, shape)
-            begin += math.prod(shape)
+        found |= _parts(held[each.name], model.sizes, found.pop(each.name))
     # Gradients and moments are of parameters alone.
     return {name: found[name] for name, tensor in tensors.items() if not tensor.buffer or name in found}
+
+
+def stored_optimizer(model: Model, state: OptimizerState) -> OptimizerState:
+    """Return what an optimizer keeps of stored tensors, where `state` is of the class's parameters."""
+    found, held = dict(state), model.held()
+    for each in model.joined:
+        parts: dict[str, dict[str, Rows | float]] = {}
+        for key, value in found.pop(each.name, {}).items():
+            numbers = dict.fromkeys(each.parts, value)
+            of_parts = numbers if isinstance(value, float) else _parts(held[each.name], model.sizes, value)
+            for part, of_part in of_parts.items():
+                parts.setdefault(part, {})[key] = of_part
+        found |= parts
+    return found
+
+
+def _parts(tensors: Sequence[Tensor], sizes: Mapping[str, int], whole: Rows) -> dict[str, Rows]:
+    """Return the stored tensors whose elements one of the class's parameters holds."""
+    size = math.prod(whole.shape)
+    return {
+        tensor.name: PartRows(whole, place, tensor.shape(sizes)) for tensor, _, _, place in pieces_of(tensors, sizes, 0, size)
+    }
+
+
+def pieces_of(
+    tensors: Sequence[Tensor], sizes: Mapping[str, int], start: int, stop: int
+) -> Iterator[tuple[Tensor, int, int, int]]:
+    """Yield what elements [start, stop) of a parameter that holds these tensors are of each of them.
+
+    That is the tensor, the first of its elements, the one behind the last, and by how much they begin behind `start`.
+    """
+    begin = 0
+    for tensor in tensors:
+        size = math.prod(tensor.shape(sizes))
+        first, last = max(start - begin, 0), min(stop - begin, size)
+        if first < last:
+            yield tensor, first, last, begin + first - start
+        begin += size

@@ -241,7 +241,7 @@ class OfflineGrowth:
         """The bytes of the tensors that will be written."""
         if self.request.format == "hf":
             return elements(self.grown) * self.dtype.itemsize
-        return self.ranks * bytes_of_rank(self.grown, self.ranks, self.optimizer)
+        return self.ranks * bytes_of_rank(self.plan.graph, self.grown, self.ranks, self.optimizer)
 
     def _check_room(self) -> None:
         place = next(parent for parent in self.request.out.absolute().parents if parent.exists())

@@ -20,7 +20,7 @@ class Piece:
 
 
 class PartitionedTensor:
-    """A tensor in flat pieces, one after the other; reading rows touches only the pieces they lie in."""
+    """A tensor in flat pieces, one after the other; reading touches only the pieces that the elements lie in."""
 
     def __init__(self, shape: tuple[int, ...], pieces: list[Piece]) -> None:
         self.shape = shape
@@ -32,7 +32,10 @@ class PartitionedTensor:
         """Return rows [start, stop) as float32 or wider; raises IndexError where they are not all the tensor's."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows {start} to {stop} of a tensor of shape {self.shape}")
-        first, last = start * self._width, stop * self._width
+        return self.flat(start * self._width, stop * self._width).reshape(stop - start, *self.shape[1:])
+
+    def flat(self, first: int, last: int) -> torch.Tensor:
+        """Return elements [first, last) of the tensor flattened, as float32."""
         values = torch.empty(last - first, dtype=torch.float32)
         number = bisect_right(self._starts, first) - 1
         while number < len(self._pieces) and self._pieces[number].start < last:
@@ -43,7 +46,7 @@ class PartitionedTensor:
                 part = part[begin - piece.start : end - piece.start]
             values[begin - first : end - first] = part
             number += 1
-        return values.reshape(stop - start, *self.shape[1:])
+        return values
 
 
 class Parameter:

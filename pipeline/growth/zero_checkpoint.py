@@ -14,6 +14,7 @@ from pipeline.families import Family, family_of, read_config
 from pipeline.growth.deepspeed_files import read_parameters
 from pipeline.growth.foreign_weights import forget_stale
 from pipeline.growth.integrity import FILES, damage
+from pipeline.growth.joined import stored_of, stored_optimizer
 from pipeline.growth.language_model import LanguageModel
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source
@@ -52,11 +53,10 @@ def read_zero_checkpoint(directory: Path) -> Source:
     config = read_config(path)
     family = family_of(config, str(path))
     graph = family.graph(config)
-    shapes = {name: tensor.shape(graph.sizes) for name, tensor in graph.tensors().items()}
     held = read_parameters(directory)
-    _check(directory, family, shapes, held)
-    state: dict[str, Rows] = {name: held[name].tensor for name in shapes}
-    kept = {name: kept for name in shapes if (kept := held[name].optimizer_state)}
+    _check(directory, family, graph.parameter_shapes(), held)
+    state = stored_of(graph, {name: parameter.tensor for name, parameter in held.items()})
+    kept = stored_optimizer(graph, {name: kept for name, parameter in held.items() if (kept := parameter.optimizer_state)})
     return Source(directory, config, family, state, kept, tuple(forget_stale(config)))
 
 

@@ -21,9 +21,11 @@ from transformers import PretrainedConfig
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.families import family_of, graph_of, sizes_of
+from pipeline.families.graph import Model
 from pipeline.growth import streaming
 from pipeline.growth.huggingface_sink import Progress, no_room
 from pipeline.growth.integrity import seal
+from pipeline.growth.joined import optimizer_of_parameters, parameters_of
 from pipeline.growth.state import OptimizerState, Rows, State, flat
 from pipeline.growth.streaming import raw_bytes, stored_as
 
@@ -65,9 +67,10 @@ def write_zero3(
     tag = directory / TAG
     config = copy.deepcopy(config)
     config.dtype = dtype
-    buffers = [name for name, tensor in graph_of(config).tensors().items() if tensor.buffer]
+    graph = graph_of(config)
+    buffers = [name for name, tensor in graph.tensors().items() if tensor.buffer]
     held = {name: state[name].rows(0, state[name].shape[0]).float() for name in buffers}
-    state = {name: tensor for name, tensor in state.items() if name not in held}
+    state, optimizer = _of_parameters(graph, state, optimizer)
     groups = _groups(state, optimizer)
     try:
         tag.mkdir()
@@ -86,14 +89,22 @@ def write_zero3(
         raise no_room(directory, error) from None
 
 
-def bytes_of_rank(state: State, world_size: int, optimizer: OptimizerState | None) -> int:
+def bytes_of_rank(graph: Model, state: State, world_size: int, optimizer: OptimizerState | None) -> int:
     """Return the bytes of one rank's fp32 masters and of what an optimizer keeps for each of their elements."""
     size = 0
+    state, optimizer = _of_parameters(graph, state, optimizer)
     for name, tensor in state.items():
         kept = {} if optimizer is None else optimizer.get(name, {})
         copies = 1 + sum(not isinstance(value, int | float) for value in kept.values())
         size += copies * _piece_size(tensor, world_size) * torch.float32.itemsize
     return size
+
+
+def _of_parameters(graph: Model, state: State, optimizer: OptimizerState | None) -> tuple[State, OptimizerState | None]:
+    """Return a state of stored tensors, and an optimizer's, as those of the class's parameters, without buffers."""
+    buffers = {name for name, tensor in graph.tensors().items() if tensor.buffer}
+    parameters = {name: tensor for name, tensor in parameters_of(graph, state).items() if name not in buffers}
+    return parameters, None if optimizer is None else optimizer_of_parameters(graph, optimizer)
 
 
 def _save(content: dict[str, Any], path: Path) -> None:

@@ -69,7 +69,7 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
     master with others, its elements are as old as their `step` says: 0.
     """
     masters = masters_of(engine)
-    _fill_buffers(engine, state)
+    fill_buffers(engine, state)
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
         _fill_partitioned(engine, masters, state, optimizer_state)
         return
@@ -92,7 +92,7 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
                 _fill_optimizer(engine, master, optimizer_state)
 
 
-def _fill_buffers(engine: DeepSpeedEngine, state: State) -> None:
+def fill_buffers(engine: DeepSpeedEngine, state: State) -> None:
     """Write buffers that files hold, which each rank has whole: in float32, as their class keeps them beside bf16 weights."""
     for name in [name for name, _ in engine.module.named_buffers() if name in state]:
         module, _, leaf = name.rpartition(".")

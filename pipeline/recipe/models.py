@@ -75,6 +75,18 @@ class ModelConfig(_Sizes):
     """Channels of a head; `hidden_size` divided by the heads where not given, and for GPT-2, BERT and RoBERTa always."""
     intermediate_size: PositiveInt | None = None
     """Four times `hidden_size` where not given."""
+    num_experts: PositiveInt | None = None
+    """Of a mixture of experts; 8 where not given."""
+    num_experts_per_tok: PositiveInt | None = None
+    """How many of them a token goes through; 2 where not given."""
+    moe_intermediate_size: PositiveInt | None = None
+    """Units of an expert, where a family counts them by themselves; `intermediate_size` where not given."""
+    shared_expert_intermediate_size: PositiveInt | None = None
+    """Units of the expert that every token goes through, where a family has one (Qwen2-MoE); likewise."""
+    norm_topk_prob: bool | None = None
+    """Whether the gates of a token's experts are divided by their sum (Qwen-MoE, OLMoE); as in its class where not given."""
+    mlp_only_layers: list[NonNegativeInt] | None = None
+    """Layers without experts, counted from 0 (Qwen-MoE); none where not given."""
     vocab_size: PositiveInt | None = None
     """The tokenizer's size where not given."""
     max_position_embeddings: PositiveInt | None = None

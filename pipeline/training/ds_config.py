@@ -125,6 +125,17 @@ def for_engine(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     return kept
 
 
+def fetched_by_module(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration by which ZeRO-3 fetches as wholes no modules but those that it names.
+
+    DeepSpeed else takes the blocks of some mixtures of experts for such leaves, and fails where a part of one stands still.
+    They are for experts that are modules of their own, of which ranks may run different ones; here every rank fetches the one
+    parameter that joins them.
+    """
+    zero = config.get("zero_optimization", {})
+    return {**config, "zero_optimization": {"leaf_module": {"classes": []}, **zero}} if zero.get("stage") == 3 else dict(config)
+
+
 def has_zero_linear(config: Mapping[str, Any]) -> bool:
     """Whether DeepSpeed puts a linear of its own in the place of torch's, which keeps no view of a gathered weight."""
     return zero_stage(config) == 3 and config["zero_optimization"].get("memory_efficient_linear", True)

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.routing import routers
+from pipeline.growth.joined import optimizer_of_parameters, parameters_of, pieces_of
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
@@ -25,7 +26,7 @@ from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.disk import mend_swapping
-from pipeline.training.ds_config import zero_stage
+from pipeline.training.ds_config import fetched_by_module, zero_stage
 from pipeline.training.freezing import Freezable
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
@@ -165,7 +166,7 @@ def build(
     make_vocab_size_divisible_by: int = 1,
     experts_implementation: str = "grouped_mm",
 ) -> TrainedModel:
-    """Return a model of this configuration, its weights and fp32 masters filled from `state`.
+    """Return a model of this configuration, its weights and fp32 masters filled from `state`, which is of stored tensors.
 
     The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows blocks of new tokens have.
     Raises RuntimeError where the family's
@@ -175,7 +176,7 @@ def build(
     config._attn_implementation = attn_implementation
     if any(routers(family.graph(config))):
         config._experts_implementation = experts_implementation
-    partitioned = zero_stage(ds_config) == 3
+    partitioned, ds_config = zero_stage(ds_config) == 3, fetched_by_module(ds_config)
     # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     with (
@@ -205,13 +206,22 @@ def build(
     stepper.refuses = None
     stay_on_the_device(engine)
     mend_swapping(engine)
-    fill_engine(engine, state, optimizer_state)
+    kept = None if optimizer_state is None else optimizer_of_parameters(graph, optimizer_state)
+    fill_engine(engine, parameters_of(graph, state), kept)
     stepper.row_blocks = elements_of(masters_of(engine), rows)
     if partitioned:
         TraceCache(engine, family)
     if isinstance(stepper, FreezableMuon):
+        held = graph.held()
         stepper.locate(
-            (master.stepped, [Piece(f.name, f.start, f.stop, f.place) for f in master.fragments])
+            (
+                master.stepped,
+                [
+                    Piece(tensor.name, first, stop, fragment.place + place)
+                    for fragment in master.fragments
+                    for tensor, first, stop, place in pieces_of(held[fragment.name], graph.sizes, fragment.start, fragment.stop)
+                ],
+            )
             for master in masters_of(engine)
         )
     by_block: dict[Block, list[nn.Parameter]] = {}

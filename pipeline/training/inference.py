@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from data_prep.errors import UserError
+from pipeline.growth.joined import parameters_of
 from pipeline.growth.state import Source, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS, CONSTRUCTING
+from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
 from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
@@ -56,12 +58,14 @@ def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEn
     model.tie_weights()
     model.requires_grad_(False)
     engine, *_ = deepspeed.initialize(model=model.eval(), config=ds_config)
+    state = parameters_of(source.family.graph(source.config), source.state)
+    fill_buffers(engine, state)
     for name, parameter in engine.module.named_parameters():
         piece = parameter.ds_tensor
         start = min(distributed.rank() * piece.numel(), parameter.ds_numel)
         stop = min(start + piece.numel(), parameter.ds_numel)
         for begin in range(start, stop, CHUNK_ELEMENTS):
             end = min(begin + CHUNK_ELEMENTS, stop)
-            values = flat(source.state[name], begin, end)
+            values = flat(state[name], begin, end)
             piece[begin - start : end - start] = values.to(piece.device, piece.dtype)
     return engine
