@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from pipeline.families.base import sizes_of
-from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph, head_norms_of, self_attention
+from pipeline.families.decoder import decoder, decoder_graph, head_norms_of, self_attention
 from pipeline.families.graph import Attention, Branch, Experts, Joined, Layer, Mlp, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.nodes import gated_mlp, linear, rms_norm
@@ -122,7 +122,6 @@ MIXTRAL = decoder(
     MixtralForCausalLM,
     MixtralConfig,
     mixtral_graph,
-    tokenizers=BPE_OR_WORDS,
     published=_OLD_NAMES,
     kept=_KEPT,
     refused={"router_jitter_noise": (0.0, None)},

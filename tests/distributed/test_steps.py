@@ -9,12 +9,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, TRAINED, scratch_config
+from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed
 from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.loop import RewindError
 from tests.distributed.steps import VOCABULARY, take_step, trainer
+from tests.families import WITH_A_MIXTURE
 from tests.ranks import run_ranks
 from tests.waits import Waits
 
@@ -88,7 +89,7 @@ def test_the_host_waits_for_the_device_where_a_step_is_judged_and_nowhere_else(r
             assert len(judged) == 1 and judged[0].startswith("numpy at distributed.py"), (case, judged)
 
 
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", WITH_A_MIXTURE)
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_forward_pass_waits_for_nothing_and_documents_are_those_that_transformers_finds(family, packed):
     described = ModelConfig(family=family, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)

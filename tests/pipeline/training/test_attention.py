@@ -6,17 +6,18 @@ import pytest
 import torch
 from transformers import masking_utils
 
-from pipeline.families import FAMILIES, TRAINED, Section
+from pipeline.families import FAMILIES, Section
 from pipeline.training.attention import packing_known, within_documents
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running
+from tests.families import WITH_A_MIXTURE
 
 DOCUMENTS = [[0] * 5 + [1] * 1 + [2] * 10, [0] * 16, [0] * 9 + [1] * 7]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", WITH_A_MIXTURE)
 def test_the_logits_of_a_document_are_those_of_the_document_alone(tiny_model, family, attention):
     model = tiny_model(family)
     if attention == "sdpa" and not FAMILIES[family].fused_attention:

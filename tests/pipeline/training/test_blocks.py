@@ -3,9 +3,10 @@ import contextlib
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, TRAINED, Mixtures, Section, graph_of
+from pipeline.families import FAMILIES, Mixtures, Section, graph_of
 from pipeline.recipe import TrainStage
 from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of, setting_of
+from tests.families import WITH_A_MIXTURE
 
 
 def stage(**keys) -> TrainStage:
@@ -98,7 +99,7 @@ def test_a_group_of_a_tied_embedding_alone_is_refused(tiny_model, family, tied, 
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", WITH_A_MIXTURE)
 def test_every_parameter_is_in_one_block(tiny_model, family, tied):
     model = tiny_model(family, tied=tied, layers=4)
     block_of = blocks_of_parameters(graph_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, TRAINED, check, scratch_config
+from pipeline.families import FAMILIES, check, scratch_config
 from pipeline.flops.peaks import Peak
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
@@ -21,6 +21,7 @@ from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.preparation import foresee_run
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.utilization import Device
+from tests.families import DENSE
 from tests.shards import write_prepared
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
@@ -39,7 +40,7 @@ def described(family: str, *, tied: bool = True):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", DENSE)
 def test_parameters_add_up_to_what_the_model_has(family, tied):
     config = described(family, tied=tied)
     with torch.device("meta"):

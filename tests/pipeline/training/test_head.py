@@ -7,11 +7,12 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, TRAINED
+from pipeline.families import FAMILIES
 from pipeline.training import head
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import scoring
+from tests.families import DENSE
 
 VOCAB = 50
 IDS = torch.randint(5, VOCAB, (3, 16), generator=torch.Generator().manual_seed(1))
@@ -55,7 +56,7 @@ def made(tiny_model, family, way, tied=True, dtype=torch.float64):
 
 @pytest.mark.parametrize(("way", "rows"), CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", [family for family in TRAINED if family != "gemma2"])
+@pytest.mark.parametrize("family", [family for family in DENSE if family != "gemma2"])
 def test_losses_and_gradients_are_those_of_the_plain_model(tiny_model, monkeypatch, family, tied, way, rows):
     monkeypatch.setattr(head, "_CHUNK", rows * VOCAB)
     plain, other = made(tiny_model, family, way, tied)
@@ -78,7 +79,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(tiny_model, monkeypat
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-@pytest.mark.parametrize("family", [family for family in TRAINED if family != "gemma2"])
+@pytest.mark.parametrize("family", [family for family in DENSE if family != "gemma2"])
 def test_what_is_evaluated_and_saved_has_the_true_vocabulary(tiny_model, family, way, tmp_path):
     plain, other = made(tiny_model, family, way)
     one, loss = loss_of(plain.eval(), family)

@@ -6,17 +6,18 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from pipeline.families import FAMILIES, TRAINED, Section
+from pipeline.families import FAMILIES, Section
 from pipeline.flops.activations import activation_bytes
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import running
+from tests.families import WITH_A_MIXTURE
 from tests.saved import saved_bytes
 
 IDS = torch.randint(5, 50, (3, 16), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", WITH_A_MIXTURE)
 def test_checkpointed_layers_keep_their_input_alone_and_learn_the_same(tiny_model, family):
     table, extra = FAMILIES[family], {"use_cache": False} if FAMILIES[family].objective == "clm" else {}
     kept, gradients = [], []
@@ -78,7 +79,7 @@ def test_gelu_new_keeps_its_input_alone(published):
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", WITH_A_MIXTURE)
 def test_the_row_of_the_padding_token_learns_like_any_other(tiny_model, family, tied):
     """Gradients against embeddings that torch looks up by index, which knows nothing of padding."""
     table, extra = FAMILIES[family], {"use_cache": False} if FAMILIES[family].objective == "clm" else {}

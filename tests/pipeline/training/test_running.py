@@ -9,9 +9,10 @@ from torch import nn
 from transformers import BertConfig, BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, PAIR_FAMILIES, TRAINED, Section
+from pipeline.families import FAMILIES, PAIR_FAMILIES, Section
 from pipeline.training.losses import summed_loss
 from pipeline.training.running import draw_depths, running, scoring
+from tests.families import DENSE
 from tests.saved import saved_bytes
 
 LAYERS, VOCAB = 4, 50
@@ -72,7 +73,7 @@ def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, fa
         torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize("family", DENSE)
 def test_layers_below_what_learns_keep_no_activations(tiny_model, family):
     model, table = tiny_model(family, layers=8), FAMILIES[family]
 
