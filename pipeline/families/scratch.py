@@ -29,6 +29,11 @@ def scratch_config(
     family = families[model.family]
     check_trained(family, "source.model.family")
     known = family.config_class
+    if has_key(known, "kv_lora_rank"):
+        raise UserError(
+            f"source.model.family: {family.name} has sizes of latents, which this section does not; name as source.path a "
+            "directory with a model of it, as save_pretrained writes it"
+        )
     for key in (*EXPERT_KEYS, *_OF_MIXTURES):
         if getattr(model, key) is not None and not has_key(known, key):
             raise UserError(f"source.model.{key}: {family.name} has no such key; leave it out")
