@@ -8,7 +8,7 @@ from dataclasses import replace
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from pipeline.families.base import sizes_of
-from pipeline.families.decoder import BPE_OR_WORDS, decoder, decoder_graph
+from pipeline.families.decoder import decoder, decoder_graph
 from pipeline.families.graph import Attention, Experts, Latent, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.mixture import EXPERT_NAMES, experts, joined, mixture_layer
@@ -84,7 +84,6 @@ DEEPSEEK_V3 = decoder(
     DeepseekV3ForCausalLM,
     DeepseekV3Config,
     deepseek_v3_graph,
-    tokenizers=BPE_OR_WORDS,
     variants=(
         {"first_k_dense_replace": 1},
         {"first_k_dense_replace": 1, "q_lora_rank": None},

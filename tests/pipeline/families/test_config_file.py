@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, family_of, read_config, scratch_config, sizes_of
+from pipeline.families import FAMILIES, check, family_of, has_key, read_config, scratch_config, sizes_of
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
