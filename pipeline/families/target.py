@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, Sizes, config_keys, has_key, sizes_of
+from pipeline.families.consistency import check_values
 from pipeline.families.context import check_rotary, context_keys, set_context
 from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_lists
 from pipeline.families.registry import family_of
@@ -140,6 +141,7 @@ def check_growth(
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
     _check_groups(old, new, where)
+    check_values(family, target, where.rstrip(": ."), "put others there")
     check_rotary(family, source, target, where)
     if family.rotary:
         _check_rotary(source, target, old, new, where)

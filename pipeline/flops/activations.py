@@ -186,11 +186,17 @@ def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *
     """Of one token, what the matrices before it read left out."""
     heads, sizes = graph.sizes["heads"], graph.sizes
     queries, keys = heads * sizes["head_dim"], sizes["kv_heads"] * sizes["head_dim"]
+    values = heads * sizes[body.value_port]
     total = sum(_norm(norm, queries if part == "query" else keys, size, learns=learns) for norm, part, _ in head_norms(body))
+    for latent in body.latents:
+        # What its norm keeps, and what the matrix of heads reads. In float32 the norm reads a view of all that was given.
+        channels = sizes[latent.port]
+        beside = (latent.linear.out.size(sizes) - channels) * size * (size == _FLOAT)
+        total += _norm(latent.norm, channels, size, learns=learns) + beside + channels * size * learns
     if eager:
         # Key-value heads are repeated for the query heads that share them; probabilities are cast from float32.
         scores = heads * sequence_length
-        elements = 3 * queries + queries * learns + scores + scores * body.capped
+        elements = 2 * queries + values + values * learns + scores + scores * body.capped
         return total + elements * size + (scores * _FLOAT if body.rotary and size != _FLOAT else 0)
     # Queries and keys that are turned are new; what else is read is a view of all that its matrix gave.
     viewed = [linear for linear in body.inputs if body.rotary is None or any(part.name == "value" for part in linear.out.parts)]
@@ -198,7 +204,7 @@ def _attention(graph: Model, body: Attention, sequence_length: int, size: int, *
     # The mixed values, laid out as the queries are: those that were joined need a copy for the output projection. And the
     # logarithm of each softmax's denominator.
     copied = body.rotary is not None and body.rotary.joined and learns
-    return total + (elements + queries * (1 + copied)) * size + heads * _FLOAT
+    return total + (elements + values * (1 + copied)) * size + heads * _FLOAT
 
 
 def _embeddings(graph: Model, size: int, *, learns: bool) -> int:

@@ -34,7 +34,7 @@ def resolve(
         width = _width(model, source, target, stock=stock)
         reason = width.reason
         unlike = {}
-        experts = source.num_experts is not None and target.num_experts > source.num_experts
+        experts = model.expert_port is not None and target.num_experts > source.num_experts
         if (width.copies or experts) and growth.symmetry == "none":
             unlike = _UNLIKE_COPIES
             reason += "; its copies get noise in pairs, so that they learn different things" if width.copies else ""

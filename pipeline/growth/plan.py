@@ -279,7 +279,7 @@ class GrowthPlan:
     def copies_experts(self) -> bool:
         """Whether the target's experts are the source's several times, each of them as often."""
         old, new = self.source.num_experts, self.target.num_experts
-        return old is not None and new > old and new % old == 0
+        return self.source_graph.expert_port is not None and new > old and new % old == 0
 
     def _grown_kept(self, tensor: Tensor, optimizer: OptimizerState, *, muon: bool) -> Kept:
         rates = self.growth.element_rates
@@ -365,7 +365,7 @@ def plan_growth(
     maps = build_maps(old.sizes, new.sizes, operator, growth, seed)
     content = operator.content(growth.model_dump(), StreamNorms(old.stream_norm, write=not old.holds_means))
     heads = new.norms_all_heads and not content.fills and maps["heads"].grows
-    experts = (upcycling is not None and not upcycling.splits) or _more(old, new, "experts")
+    experts = (upcycling is not None and not upcycling.splits) or (old.expert_port is not None and _more(old, new, "experts"))
     copies = content.units is Units.COPY or content.stream is Stream.COPY or heads or experts
     _refuse_idle_options(growth, family, old, copies=copies)
     known = TokenRows.first(min(old.sizes["vocab"], new.sizes["vocab"])) if tokenizer is None else tokenizer.rows

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PretrainedConfig
 
 from data_prep.errors import UserError
@@ -180,6 +180,10 @@ def _attend(
         key, value = (tensor.repeat_interleave(within.size // groups, dim=1) for tensor in (key, value))
         groups = within.size
     sizes = [heads // within.size, groups // within.size, groups // within.size]
+    # Heads go as one: channels of zeros beside the narrower ones (attention over latents) change no score.
+    channels, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
+    widest = max(query.shape[-1], channels)
+    query, key, value = (pad(tensor, (0, widest - tensor.shape[-1])) for tensor in (query, key, value))
     parts = [tensor.unflatten(1, (within.size, size)) for tensor, size in zip((query, key, value), sizes, strict=True)]
     # [sequences, ranks, heads, S / ranks, d] -> [sequences, heads, S, d]
     gathered = _Exchange.apply(torch.cat(parts, dim=2).transpose(0, 1), within.group)
@@ -198,7 +202,7 @@ def _attend(
         is_causal=causal and mask is None,
         scale=scaling,
         enable_gqa=sizes[0] != sizes[1],
-    )
+    )[..., :channels]
     # [sequences, heads, S, d] -> [sequences, S / ranks, all heads, d]
     back = _Exchange.apply(mixed.unflatten(2, (within.size, -1)).permute(2, 0, 1, 3, 4), within.group)
     return back.permute(1, 3, 0, 2, 4).flatten(2, 3).contiguous(), None

@@ -66,8 +66,11 @@ def parts_of_mixtures(layers: int, mixtures: Mixtures) -> dict[str, Section]:
 def small(family: Family, shape: Shape) -> PretrainedConfig:
     """Return the configuration of a model of these sizes, the family's own options in all else."""
     if has_key(family.config_class, "num_experts"):
+        # Fused kernels for a CPU ask for values as wide as keys.
+        latents = {"qk_nope_head_dim": 16, "v_head_dim": 16 + shape.hidden // shape.heads, "n_group": 1}
         return check.small_config(
             family,
+            **{key: size for key, size in latents.items() if has_key(family.config_class, key)},
             hidden_size=shape.hidden,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,

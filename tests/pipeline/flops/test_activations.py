@@ -46,7 +46,7 @@ def test_a_window_that_is_shorter_than_the_sequence_is_a_mask_in_each_layer(fami
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("experts", ["grouped_mm", "eager"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"])
 def test_a_mixture_keeps_what_the_experts_that_are_chosen_read(family, experts, dtype):
     for name, kept, formula in measured(family, "sdpa", dtype, SHAPE, experts=experts):
         assert formula == pytest.approx(kept, rel=0.01), name

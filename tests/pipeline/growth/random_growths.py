@@ -74,6 +74,14 @@ def draw(seed: int) -> Drawn:
         target["tie_word_embeddings"] = False
     if has_key(family.config_class, "num_experts") and given.random() < 0.4:
         target["num_experts"] = given.choice([8, 8, 6])
+    if has_key(family.config_class, "kv_lora_rank"):
+        source |= given.choice([{}, {"q_lora_rank": None}, {"attention_bias": True}, {"norm_topk_prob": False}])
+        source |= {"first_k_dense_replace": given.randint(0, layers)} | given.choice([{}, {"n_group": 1}, {"topk_group": 2}])
+        for key, old in (("kv_lora_rank", 12), ("q_lora_rank", 20), ("qk_nope_head_dim", 8), ("v_head_dim", 10)):
+            if given.random() < 0.3 and source.get(key, old) is not None:
+                target[key] = old + given.choice([1, 5, old])
+        if given.random() < 0.3:
+            target |= given.choice([{"n_shared_experts": 3}, {"n_group": 4}, {"topk_group": 2}, {"moe_intermediate_size": 30}])
     growth = {"width": given.choice(["auto", *WIDTH]), "depth": given.choice(["auto", *DEPTH])}
     if growth["depth"] == "list":
         growth["layers"] = [given.randrange(layers) for _ in range(target.get("num_hidden_layers", layers))]
