@@ -8,7 +8,7 @@ import torch
 from pipeline.families import FAMILIES, check
 from pipeline.families.routing import route_in_float32, routers
 
-MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"]
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -21,14 +21,15 @@ def test_a_router_chooses_as_its_class_does_in_float32(name):
     route_in_float32(model, graph)
     stream = torch.randn(2, 200, graph.sizes["residual"], generator=torch.Generator().manual_seed(2)).bfloat16()
     found = list(routers(graph))
-    assert [router.layer for router in found] == list(range(config.num_hidden_layers))
+    assert [router.layer for router in found] == sorted(graph.mixtures.layers)
     for router in found:
         ours, rounded = (each.get_submodule(router.module) for each in (model, stock))
         # Of the same rounded weights.
         expected = copy.deepcopy(rounded).float()(stream.float())
         for one, other in zip(ours(stream), expected, strict=True):
             assert one.dtype == other.dtype and torch.equal(one, other)
-        assert not torch.equal(rounded(stream)[0].float(), expected[0])
+        # DeepSeek's class computes in float32 by itself.
+        assert name == "deepseek_v3" or not torch.equal(rounded(stream)[0].float(), expected[0])
         assert ours.weight.dtype is torch.bfloat16
 
 
