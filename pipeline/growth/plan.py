@@ -109,6 +109,10 @@ class GrowthPlan:
         """Whether Adam's state of experts depends on what share of a token each of them gets."""
         return self.growth.optimizer_state == "grow" and self.upcycling is not None and not self.upcycling.gates_stay
 
+    def measuring_gates(self) -> "GrowthPlan":
+        """Return the plan that says that these shares are still to be measured."""
+        return replace(self, upcycling=replace(self.upcycling, measures=True))
+
     def with_gates(self, gates: Gates) -> "GrowthPlan":
         """Return the plan in which experts have these shares of Adam's state, which `upcycling.measure` finds."""
         return replace(self, upcycling=replace(self.upcycling, measured=gates))

@@ -60,6 +60,8 @@ class Upcycling:
     seed: int
     measured: Gates | None = None
     """The shares of the experts over tokens, where they were measured."""
+    measures: bool = False
+    """Whether they are to be measured before the mixture is filled."""
 
     @cached_property
     def source_graph(self) -> Model:
@@ -165,10 +167,12 @@ class Upcycling:
     @property
     def shares(self) -> str:
         """Whence the shares of the experts in a gradient are, in words."""
+        if self.measured is None and self.measures:
+            return "each expert will have the share of a gradient that its gates have over held-out text"
         if self.measured is None:
             return "each expert has the share of a gradient that it has where all are chosen as often, by equal gates"
         return (
-            f"each expert has the share of a gradient that its gates have over {self.measured.tokens} tokens of held-out text"
+            f"each expert has the share of a gradient that its gates have over {self.measured.tokens:,} tokens of held-out text"
         )
 
     @property

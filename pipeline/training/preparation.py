@@ -406,8 +406,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer, where=where)
             check_trained(plan.family, f"{where}model_type")
             if plan.takes_gates and plan.tokenizer is None:
-                said = "experts' shares of Adam's state: measured on held-out text, not equal, when the model is grown"
-                plan = replace(plan, choices=[*plan.choices, said])
+                plan = plan.measuring_gates()
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
                 _check_kept(recipe.optimizer.name, given.optimizer)

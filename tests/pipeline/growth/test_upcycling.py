@@ -227,6 +227,7 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
     torch.testing.assert_close(whole(kept["exp_avg"]), whole(source["exp_avg"]).float() / 4)
     torch.testing.assert_close(whole(kept["exp_avg_sq"]), whole(source["exp_avg_sq"]).float() / 8)
     assert any("gates differ from token to token, and each expert has the share" in cause for cause in predict_moments(plan))
+    assert any("each expert will have the share" in cause for cause in predict_moments(plan.measuring_gates()))
 
 
 def test_momentum_of_muon_has_the_share_of_the_first_moment_and_new_tensors_have_none():
