@@ -22,7 +22,7 @@ def parse() -> argparse.Namespace:
     from pipeline.reproduction.suite import load_suite
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["gpt", "bert"], required=True, help="which comparison")
+    parser.add_argument("--suite", choices=["gpt", "bert", "moe"], required=True, help="which comparison")
     parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
     parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
     parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
