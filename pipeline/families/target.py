@@ -141,10 +141,10 @@ def check_growth(
             raise UserError(f"{where}{key}: {size} is smaller than the source's {least}; growth only adds")
     check_heads(family, new, where)
     _check_groups(old, new, where)
-    check_values(family, target, where.rstrip(": ."), "put others there")
     check_rotary(family, source, target, where)
     if family.rotary:
         _check_rotary(source, target, old, new, where)
+    check_values(family, target, where.rstrip(": ."), "put others there")
     with class_rules(family, f"{where}num_attention_heads"):
         target.validate()
 

@@ -185,6 +185,7 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
         ("qwen3", {"num_experts": 8}, "qwen3 has no such size"),
         ("qwen3_moe", {"num_experts": 5}, "num_experts_per_tok: the source's 2 of 4 experts do not scale to 5"),
         ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 2}, "num_experts: 2 is smaller than the source's 4"),
+        ("qwen3_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok: a number up to num_experts 4 is expected"),
         ("qwen3_moe", {"model_type": "mixtral"}, "a qwen3_moe does not become a mixtral"),
     ],
 )
