@@ -114,8 +114,10 @@ class Recipe(StrictModel):
                 "stages: something is trained after each growth; begin and end with a train stage, one between two"
             )
         growths = [self.growth, *(stage.growth for stage in self.stages if isinstance(stage, GrowStage) and stage.growth)]
-        if self.optimizer.name != "adamw" and any(growth.optimizer_state == "grow" for growth in growths):
-            raise ValueError(f"growth.optimizer_state: grow is Adam's; with optimizer.name: {self.optimizer.name} choose fresh")
+        if self.optimizer.name == "lion" and any(growth.optimizer_state == "grow" for growth in growths):
+            raise ValueError("growth.optimizer_state: grow is of adamw and muon; with optimizer.name: lion choose fresh")
+        if self.optimizer.name == "muon" and any(growth.element_rates for growth in growths):
+            raise ValueError("growth.element_rates: with optimizer.name: muon a matrix has one rate; leave the key out")
         if self.source.model is not None and self.source.length is None and self.growth.optimizer_state == "grow":
             raise ValueError("growth.optimizer_state: grow needs a source that was trained; give it `steps`, or choose fresh")
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
