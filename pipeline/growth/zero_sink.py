@@ -22,7 +22,7 @@ from data_prep.progress import Advance, Meter
 from pipeline.growth.state import OptimizerState, Rows, State, flat, unsaid
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 
-_SCALARS = ("step", "lr_factor", "eps_factor")
+SCALARS = ("step", "lr_factor", "eps_factor")
 """What the optimizer may keep as one number for a whole master; all else has one per element."""
 
 _GROUP_PARTITIONS = {
@@ -199,7 +199,7 @@ def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerSta
     kept = getattr(engine.optimizer, "optimizer", engine.optimizer).state
     for key in dict.fromkeys(key for _, said in held for key in said):
         values = [(fragment, said.get(key, unsaid(key))) for fragment, said in held]
-        alike = _alike(values) if key in _SCALARS else None
+        alike = _alike(values) if key in SCALARS else None
         if alike is None:
             whole = torch.full_like(master.values, unsaid(key))
             for fragment, value in values:

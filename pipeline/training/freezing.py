@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
+
+from pipeline.growth.state import unsaid
+from pipeline.growth.zero_sink import SCALARS
 
 
 class Freezable(torch.optim.Optimizer):
@@ -48,11 +52,14 @@ class Freezable(torch.optim.Optimizer):
         stepped = []
         for group in groups:
             apart = rows_apart(group)
+            if not apart:
+                self._join_again(self._split.intersection(group["params"]))
             parts: dict[str, list[torch.Tensor]] = {name: [] for name in apart}
             for parameter in group["params"] if apart else ():
                 if parameter.grad is None:
                     continue
                 state = self.elementwise(parameter)
+                self._split.add(parameter)
                 masks = self.row_blocks.get(parameter, {})
                 for name in filter(masks.__contains__, apart):
                     mask = masks[name].to(parameter.device)
@@ -65,6 +72,27 @@ class Freezable(torch.optim.Optimizer):
             if not apart or not group["rows"][group["block"]]["frozen"]:
                 stepped.append(group)
         return stepped
+
+    @cached_property
+    def _split(self) -> set[torch.Tensor]:
+        """The parameters of which everything is kept element by element for the sake of some rows."""
+        return set()
+
+    def _join_again(self, parameters: set[torch.Tensor]) -> None:
+        """Keep as one number what is the same for all elements, as it is kept where a run goes on from a checkpoint."""
+        self._split.difference_update(parameters)
+        for parameter in filter(self.row_blocks.__contains__, parameters):
+            state, masks = self.state.get(parameter, {}), torch.stack([*self.row_blocks[parameter].values()])
+            # Padding counts for nothing.
+            held = masks.any(0)
+            for key in [key for key in SCALARS if key in state and state[key].dim()]:
+                values = _first(state[key], held)[held.to(state[key].device)]
+                alike = values[0].item()
+                if not bool((values == alike).all()):
+                    continue
+                del state[key]
+                if key == "step" or alike != unsaid(key):
+                    state[key] = torch.tensor(alike, device=parameter.device)
 
     def moving(self) -> list[dict[str, Any]]:
         """The groups that this step moves; where the answer lies on the device, the host waits for it here."""

@@ -86,9 +86,10 @@ def test_new_rows_step_as_a_second_parameter_with_their_rate_and_decay(name):
         assert list(optimizer.state) == [table]
 
 
-def test_ages_are_one_number_until_new_rows_have_a_rate_of_their_own():
+def test_ages_are_one_number_but_while_new_rows_have_a_rate_of_their_own():
+    """As a checkpoint is read: a run that goes on from one steps by the same kernels."""
     optimizer, table = with_new_rows("adamw")
-    for rows, dimensions in ((SAME, 0), (OWN, 1)):
+    for rows, dimensions in ((SAME, 0), (OWN, 1), (SAME, 0)):
         optimizer.param_groups[0]["rows"]["new"].update(rows)
         table.grad = drawn()[1].flatten()
         optimizer.step()
