@@ -96,7 +96,8 @@ def fill_buffers(engine: DeepSpeedEngine, state: State) -> None:
     """Write buffers that files hold, which each rank has whole: in float32, as their class keeps them beside bf16 weights."""
     for name in [name for name, _ in engine.module.named_buffers() if name in state]:
         module, _, leaf = name.rpartition(".")
-        values = state[name].rows(0, state[name].shape[0]).to(engine.device, torch.float32)
+        # A copy: training moves a selection bias in place, and the source is read again to be measured.
+        values = state[name].rows(0, state[name].shape[0]).to(engine.device, torch.float32, copy=True)
         setattr(engine.module.get_submodule(module), leaf, values)
 
 

@@ -8,6 +8,7 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check
 from pipeline.families.routing import routers
+from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.balance import Balance, check_experts
@@ -203,6 +204,16 @@ def test_a_selection_bias_goes_up_for_idle_experts_and_down_for_busy_ones():
     balance.loss(TOKENS)
     balance.add_up(torch.tensor(float("nan"), dtype=torch.float64))
     assert torch.equal(gates[0].e_score_correction_bias, moved)
+
+
+def test_a_bias_that_moves_is_not_that_of_the_source():
+    trained = mixture("deepseek_v3")
+    (name, *_) = [tensor.name for tensor in trained.family.graph(trained.config).tensors().values() if tensor.buffer]
+    held = torch.zeros(EXPERTS)
+    rows = SimpleNamespace(shape=held.shape, rows=lambda start, stop: held[start:stop])
+    fill_buffers(SimpleNamespace(module=trained.module, device="cpu"), {name: rows})
+    step(trained, Balance.of(trained, RouterConfig(router_bias_update_rate=0.01), None), ids())
+    assert trained.module.get_buffer(name).any() and not held.any()
 
 
 CONTENT = {
