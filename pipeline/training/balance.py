@@ -70,6 +70,7 @@ class Balance:
         nothing = torch.zeros(len(found), self._experts, dtype=torch.float64, device=distributed.device())
         # As if all had been even, where there was no step before: of that the loss has no gradient.
         self._loads = nothing + 1.0 if loads is None else nothing + nothing.new_tensor(loads)
+        self._per_token = nothing.new_tensor([router.node.per_token for router in found])
         self._sums = self._zeros()
         self._watching = False
         self._seen: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -145,8 +146,7 @@ class Balance:
         self._loads = torch.where(ran.unsqueeze(1), chosen, self._loads)
         self._move_biases(ran & torch.isfinite(loss))
         self._sums = self._zeros()
-        per_token = torch.tensor([router.node.per_token for router in self._routers], device=chosen.device)
-        tokens = (chosen.sum(1) / per_token).clamp(min=1)
+        tokens = (chosen.sum(1) / self._per_token).clamp(min=1)
         balancing = self._experts * (chosen * probable).sum(1) / tokens.square()
         shares = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
         entropies = -torch.xlogy(shares, shares).sum(1) / math.log(max(self._experts, 2))
