@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from pipeline.families import FAMILIES, Section, family_of, graph_of, scratch_config
+from pipeline.families import FAMILIES, Section, check, family_of, graph_of, has_key, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.growth.joined import parameters_of
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
@@ -37,6 +37,9 @@ GOES_ON = 4
 
 
 def described(family: str):
+    if has_key(FAMILIES[family].config_class, "kv_lora_rank"):
+        sizes = {"hidden_size": 32, "vocab_size": VOCAB, "max_position_embeddings": LENGTH, "tie_word_embeddings": False}
+        return check.small_config(FAMILIES[family], **sizes, num_hidden_layers=LAYERS, num_experts=EXPERTS, pad_token_id=None)
     sizes = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 48}
     model = ModelConfig(family=family, tie_word_embeddings=False, num_experts=EXPERTS, **sizes)
     return scratch_config(model, VOCAB, 0, LENGTH)
@@ -56,7 +59,7 @@ def learns(name: str, selectors: list[str] | None) -> bool:
     number = name.partition(" ")[2]
     words = {
         "router": ".gate." in name or "shared_expert_gate" in name,
-        "experts": bool(number) or ".shared_expert." in name,
+        "experts": bool(number) or ".shared_expert" in name,
         "experts.1-2": number in ("1", "2"),
         "layers.1": ".layers.1." in name,
         "head": name.startswith(("lm_head.", "model.norm.")),
@@ -152,7 +155,9 @@ def check_still(seen: list[dict[str, torch.Tensor]]) -> None:
                 assert torch.equal(weight[which], before[name][which]) != learns(part, selectors), (part, selectors)
 
 
-@pytest.mark.parametrize(("family", "stages"), [("qwen2_moe", [0, 3]), ("mixtral", [1, 2])])
+@pytest.mark.parametrize(
+    ("family", "stages"), [("qwen2_moe", [0, 3]), ("mixtral", [1, 2]), pytest.param("deepseek_v3", [3], marks=pytest.mark.full)]
+)
 def test_mixtures_and_the_experts_that_are_chosen_learn_as_in_a_plain_loop(family, stages):
     losses, expected = plain_loop(family, OPTIMIZER)
     (ranks, others) = run_ranks(loops, 2, family, stages, OPTIMIZER)
