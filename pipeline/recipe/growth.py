@@ -27,7 +27,8 @@ class _Growth(StrictModel):
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
-    """`grow`: Adam's moments grow with the weights; the source must have them (a run, a ZeRO checkpoint)."""
+    """`grow`: Adam's moments, or Muon's momentum, grow with the weights; the source must have them (a run, a ZeRO
+    checkpoint)."""
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
 
