@@ -13,6 +13,7 @@ from data_prep.tokenizer import load_tokenizer
 from pipeline.families import Family
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.huggingface import open_huggingface
+from pipeline.growth.joined import parameters_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
@@ -84,7 +85,7 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
     ids, tokens, cut = _tokens(run.model, options.sentence, plan, usable)
     maps = Maps(
         attention(source.family, source.config, source.state, ids),
-        attention(source.family, growth.target, plan.grow(source.state), ids, plan),
+        attention(plan.family, growth.target, plan.grow(source.state), ids, plan),
         attention(trained.family, trained.config, trained.state, ids) if growth.last else None,
     )
     shown = Shown(plan, head_origins(plan), layers, heads, tokens, maps)
@@ -119,7 +120,8 @@ def attention(
 
     A model that was grown by `plan` with weighted norms has them, as where its training begins.
     """
-    tensors = {name: tensor.rows(0, tensor.shape[0]).float() for name, tensor in state.items()}
+    held = parameters_of(family.graph(config), state)
+    tensors = {name: tensor.rows(0, tensor.shape[0]).float() for name, tensor in held.items()}
     model = family.model_class.from_pretrained(
         None, config=config, state_dict=tensors, attn_implementation="eager", dtype=torch.float32
     ).eval()

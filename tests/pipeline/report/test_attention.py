@@ -92,6 +92,16 @@ def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
     assert {(row["head"], row["kind"]) for row in drawn.values()} == {(0, "own"), (1, "own"), (4, "next"), (5, "next")}
 
 
+def test_a_mixture_attends_as_the_dense_model_that_it_was_made_of(tmp_path):
+    """Of another class, with experts in joined parameters."""
+    sizes = {"model_type": "mixtral", "num_experts": 4, "num_experts_per_tok": 2}
+    run, plan = finished_run(tmp_path / "run", "llama", {}, sizes)
+    alike = similarities(rows_of(section_of(run, layers=(1,), heads=(0, 1)), "attention-source-target"), "right after growth")
+    assert plan.upcycling is not None and len(alike) > 0
+    for (_, source_head, head), value in alike.items():
+        assert value == pytest.approx(1.0, abs=ROUNDING) if source_head == head else value < 0.99
+
+
 def test_new_heads_of_the_top_layer_copy_it_where_aki_finds_no_next_one(tmp_path):
     run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "aki"}, DOUBLED)
     kinds = {row["layer"]: row["kind"] for row in rows_of(section_of(run, **FEW), "attention-duplicates")}
