@@ -79,6 +79,9 @@ class TrainedModel:
         Where `positions` are given the inputs are this rank's slice of sequences that `sequences` shares.
         """
         extra = {"use_cache": False} if self.family.objective == "clm" else {}
+        if getattr(self.config, "output_router_logits", False):
+            # The class would make a balancing loss of each batch, which nothing reads.
+            extra["output_router_logits"] = False
         if positions is not None:
             extra["position_ids"] = positions + self.family.position_offset
             self.sequences.attend(self.config, mask_of(documents, others.pop("attention_mask", None)))

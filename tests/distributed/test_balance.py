@@ -18,12 +18,13 @@ KEYS = ("loss", "grad_norm", *ROUTER_KEYS)
 def told(cases):
     """Return by case what rank 0 records of some steps, and what launching the last one waits for."""
     found = []
-    for stage, micro_batch, checkpointed in cases:
-        accumulation = 8 // (micro_batch * distributed.world_size())
+    for stage, micro_batch, checkpointed, sharing in cases:
+        accumulation = 8 * sharing // (micro_batch * distributed.world_size())
         division = {
             "train_batch_size": 8,
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": accumulation,
+            "sequence_parallel_size": sharing,
         }
         with tempfile.TemporaryDirectory() as directory:
             model = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "intermediate_size": 16}
@@ -49,8 +50,8 @@ def told(cases):
 
 
 def test_routers_learn_the_same_at_any_number_of_ranks_and_micro_batches():
-    ((steps, waits), *others), *_ = run_ranks(told, 1, [(1, 8, False), (2, 2, False)])
-    others += run_ranks(told, 2, [(2, 4, False), (3, 2, True)])[0]
+    ((steps, waits), *others), *_ = run_ranks(told, 1, [(1, 8, False, 1), (2, 2, False, 1)])
+    others += run_ranks(told, 2, [(2, 4, False, 1), (3, 2, True, 1), (2, 4, False, 2)])[0]
     # Loads are uneven, so that the balancing loss has a gradient.
     assert len(steps) == 4 and steps[-1]["expert_load_max"] > 1.1 and steps[-1]["router_aux_loss"] > 2.001
     assert waits == []

@@ -12,6 +12,7 @@ from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.balance import Balance, check_experts
+from pipeline.training.engine import TrainedModel
 from pipeline.training.layers import prepare_model
 
 SEQUENCES, LENGTH, LAYERS, EXPERTS = 4, 12, 3, 4
@@ -214,6 +215,19 @@ def test_a_bias_that_moves_is_not_that_of_the_source():
     fill_buffers(SimpleNamespace(module=trained.module, device="cpu"), {name: rows})
     step(trained, Balance.of(trained, RouterConfig(router_bias_update_rate=0.01), None), ids())
     assert trained.module.get_buffer(name).any() and not held.any()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_class_makes_no_balancing_loss_of_its_own(asked):
+    trained = mixture(output_router_logits=asked)
+    returned = []
+
+    def engine(**inputs):
+        returned.append(trained.module(**inputs))
+        return returned[-1]
+
+    TrainedModel(trained.family, trained.config, engine, optimizer=None, blocks={}).logits(ids())
+    assert returned[0].router_logits is None and returned[0].aux_loss is None
 
 
 CONTENT = {

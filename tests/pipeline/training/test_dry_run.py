@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, scratch_config
+from pipeline.families import FAMILIES, check, graph_of, scratch_config
+from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import Peak
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
@@ -126,6 +127,31 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
     section = first.section(first.begin)
     assert section.layers == {2, 5} and not section.embeddings and not section.head
     assert second.stage.groups[0].parameters == ["layers.2", "layers.5"]
+
+
+def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_came_to(tmp_path):
+    sizes = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, vocab_size: 4096"
+    source = f"source.model={{family: mixtral, {sizes}, num_experts: 8, num_experts_per_tok: 2}}"
+    run, weights = f"run_dir={tmp_path / 'run'}", "router={router_z_loss_coef: 0.1}"
+    changes = [
+        source,
+        "target={num_hidden_layers: 3}",
+        "flops.peak_tflops=1",
+        "growth={}",
+        "stages=[{name: all, steps: 2}]",
+        run,
+    ]
+    ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
+    told, lost = (
+        DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000, print) for given in (changes, [*changes, weights])
+    )
+    page, config = told.render(), told.planned.config(1)
+    assert f"  active      {graph_of(config).active_parameters:,}: a token goes through 2 of 8 experts a layer" in page
+    every = training_step(ForwardFlops.of(config, every_expert=True), 128, 2 * 32 * 128, scored=2 * 32 * 128)
+    assert f"by the experts that are chosen, {every.model_total:.3e} by all of them" in page
+    # In float32, of each of 8 sequences of 128 tokens, 8 logits in each of 3 layers.
+    (leg,) = told.planned.timeline.of_phase(1)
+    assert lost.activations(leg) - told.activations(leg) == 4 * 8 * 128 * 8 * 3
 
 
 BERT_WIDER = [

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_prep.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.ds_config import load_ds_config, same_run
 from pipeline.training.evaluate import HeldOut
 from pipeline.training.monitors import Monitors, without_monitors
@@ -28,6 +29,14 @@ def resolved(tmp_path: Path, **sections: dict) -> dict:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}, **sections}))
     return load_ds_config(path, load_recipe(QUICKSTART, [f"run_dir={tmp_path / 'run'}"]), 1)
+
+
+def tell_of_routers(config: dict, run_dir: Path) -> bool:
+    monitors = Monitors.opened(config, run_dir, 0)
+    record = {"step": 1, "loss": 0.5, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": None}
+    monitors.step(record | dict.fromkeys(ROUTER_KEYS, 0.25), Speed(100.0, 2.0, 0.25))
+    monitors.close()
+    return True
 
 
 def take_steps(monitors: Monitors, steps: range) -> None:
@@ -82,6 +91,13 @@ def fill_the_disk_for_a_while(config: dict, run_dir: Path) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
         monitors.close()
     return said.getvalue()
+
+
+def test_what_is_told_of_routers_is_a_curve_where_there_are_any(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert run_ranks(tell_of_routers, 1, resolved(tmp_path, csv_monitor={"enabled": True}), tmp_path / "run")
+    curves = {path.stem for path in (tmp_path / "run" / "csv").glob("*.csv")}
+    assert {f"train_{key}" for key in ROUTER_KEYS} <= curves
 
 
 @pytest.mark.parametrize("section", ["csv_monitor", "tensorboard"])
