@@ -9,10 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, held_by, read_config, target_config
+from pipeline.growth.adam import moment_maps
+from pipeline.growth.grown import GrownTensor, MeasuredTensor
+from pipeline.growth.joined import stored_of
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict
 from pipeline.growth.sources import open_source
+from pipeline.growth.wide import Float64Islands
 from pipeline.growth.zero_files import write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -98,6 +102,36 @@ def test_the_norms_over_latents_add_the_same_whatever_the_configuration_says():
     """An epsilon of the stream's that is large, and one of the latents that is not."""
     _, _, after, moved = grown({"kv_lora_rank": 36, "q_lora_rank": 40, "hidden_size": 128}, rms_norm_eps=0.5)
     assert moved < 1e-12 and after.model.layers[0].self_attn.kv_a_layernorm.variance_epsilon == 1e-6
+
+
+def gradients(graph, model):
+    """The gradient of each stored parameter."""
+    with Float64Islands():
+        model(input_ids=tokens(), labels=tokens()).loss.backward()
+    found = stored_of(graph, {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()})
+    return {name: tensor.rows(0, tensor.shape[0]) for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize("renormalized", [True, False])
+def test_moments_of_latents_and_experts_are_those_of_the_grown_models_gradients(renormalized):
+    """m / (a n) of whatever is there n times and was multiplied by a, where new channels and units write nothing."""
+    sizes = {"kv_lora_rank": 20, "q_lora_rank": 30, "qk_nope_head_dim": 12, "v_head_dim": 15, "num_experts": 8}
+    plan, model, after, _ = grown(sizes, {"symmetry": "none", "width": "zero_pad", "scaled": True}, norm_topk_prob=renormalized)
+    before, now = gradients(plan.source_graph, model), gradients(plan.graph, after)
+    compared = 0
+    for name, wanted in now.items():
+        tensor = plan.tensors[name]
+        maps = plan.index_maps[name]
+        source = MeasuredTensor(check.Whole(before[plan.source_name(tensor)]))
+        moved = moment_maps(maps, False).maps["exp_avg"]
+        kept = GrownTensor((), source, source, moved, dtype=torch.float64).rows(0, wanted.shape[0])
+        held = torch.ones(wanted.shape, dtype=torch.bool)
+        for axis, each in enumerate(maps):
+            held &= each.keeps_moments.reshape([-1 if other == axis else 1 for other in range(len(maps))])
+        torch.testing.assert_close(kept[held], wanted[held], rtol=1e-9, atol=1e-14, msg=name)
+        compared += bool(held.any())
+    routers = sum(name.endswith("gate.weight") for name in now)
+    assert compared == len(now) - routers and routers == 2
 
 
 def saved(directory, **options):
