@@ -9,7 +9,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from pipeline.families.base import sizes_of
 from pipeline.families.decoder import decoder, decoder_graph
-from pipeline.families.graph import Attention, Experts, Latent, Model
+from pipeline.families.graph import Attention, Experts, Latent, Layer, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.mixture import EXPERT_NAMES, experts, joined, mixture_layer
 from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
@@ -70,7 +70,7 @@ def deepseek_v3_graph(config: DeepseekV3Config) -> Model:
     # All channels of a head's queries and keys.
     ports |= {_TURNED: sizes.head_dim, "head_dim": sizes.head_dim + sizes.qk_nope_head_dim}
 
-    def layer(prefix: str):
+    def layer(prefix: str) -> Layer:
         sparse = is_sparse(config, int(prefix.split(".")[-2]))
         mlp = _experts(prefix + "mlp.", config) if sparse else gated_mlp(prefix + "mlp.", init=config.initializer_range)
         return mixture_layer(prefix, latent_attention(prefix + "self_attn.", config), mlp)
@@ -94,5 +94,7 @@ DEEPSEEK_V3 = decoder(
         "num_mtp_layers",
     ),
     factors=("routed_scaling_factor",),
+    # Published files name these, and the class computes one value of each whatever they say.
+    refused={"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)},
     layers_beyond="num_nextn_predict_layers",
 )

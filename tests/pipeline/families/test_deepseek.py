@@ -189,6 +189,8 @@ def test_layers_that_predict_tokens_further_on_are_left_out_and_told(tmp_path):
         ({"num_key_value_heads": 2}, "num_key_value_heads: deepseek_v3 has as many as num_attention_heads, 4"),
         ({"head_dim": 24}, "head_dim: qk_rope_head_dim 16, as the class takes it, is expected"),
         ({"kv_lora_rank": 0}, "kv_lora_rank: a whole number"),
+        ({"first_k_dense_replace": None}, "first_k_dense_replace: a whole number from 0"),
+        ({"scoring_func": "softmax"}, "scoring_func: 'softmax' is not supported; set it to 'sigmoid'"),
         ({"first_k_dense_replace": -1}, "first_k_dense_replace: a whole number from 0"),
     ],
 )
