@@ -33,8 +33,9 @@ def check_experts(recipe: Recipe, configs: dict[int, PretrainedConfig], dtype: t
     """Refuse what a recipe asks of experts that the run's models, which compute in `dtype`, cannot have; raises UserError."""
     graphs = [graph_of(config) for config in configs.values()]
     found = [router.node for graph in graphs for router in routers(graph)]
-    if recipe.router is not None and not found:
-        raise UserError("router: no model of the run is a mixture of experts; leave the section out")
+    given = {"router": recipe.router is not None, "experts_implementation": recipe.experts_implementation != "grouped_mm"}
+    for key in [key for key, told in given.items() if told and not found]:
+        raise UserError(f"{key}: no model of the run is a mixture of experts; leave it out")
     if recipe.router is not None and recipe.router.router_bias_update_rate and not any(node.selection_bias for node in found):
         raise UserError("router.router_bias_update_rate: no model of the run chooses experts by a bias; leave the key out")
     for graph in graphs if recipe.experts_implementation == "grouped_mm" else ():

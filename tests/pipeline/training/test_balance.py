@@ -1,5 +1,7 @@
 """What routers learn by, against plain PyTorch over the logits of the stock classes."""
 
+import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +14,10 @@ from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.balance import Balance, check_experts
+from pipeline.training.checkpoints import Saved
 from pipeline.training.engine import TrainedModel
 from pipeline.training.layers import prepare_model
+from pipeline.training.loop import Position
 
 SEQUENCES, LENGTH, LAYERS, EXPERTS = 4, 12, 3, 4
 TOKENS = SEQUENCES * LENGTH
@@ -178,6 +182,19 @@ def test_layers_that_do_not_run_keep_their_loads():
     assert told["expert_load_min"] == pytest.approx(EXPERTS * shares.min().item(), rel=1e-6)
 
 
+def test_a_run_that_goes_on_learns_by_the_loads_of_the_step_before():
+    trained = mixture()
+    balance = Balance.of(trained, WEIGHTS, None)
+    step(trained, balance, ids())
+    saved = json.dumps(asdict(Position(step=1).saved(0, None, balance.loads)))
+    expected, *_ = step(trained, balance, ids(4))
+    again = Balance.of(trained, WEIGHTS, Position.restored(Saved(**json.loads(saved))).expert_loads)
+    gradients, *_ = step(trained, again, ids(4))
+    assert all(torch.equal(gradients[key], gradient) for key, gradient in expected.items())
+    forgotten, *_ = step(trained, Balance.of(trained, WEIGHTS, None), ids(4))
+    assert not any(torch.equal(forgotten[key], gradient) for key, gradient in expected.items() if ".gate." in key)
+
+
 def test_evaluations_are_not_watched():
     trained = mixture()
     balance = Balance.of(trained, WEIGHTS, None)
@@ -242,7 +259,8 @@ CONTENT = {
 @pytest.mark.parametrize(
     ("name", "keys", "said"),
     [
-        ("llama", {"router": {}}, "router: no model of the run is a mixture of experts; leave the section out"),
+        ("llama", {"router": {}}, "router: no model of the run is a mixture of experts; leave it out"),
+        ("llama", {"experts_implementation": "eager"}, "experts_implementation: no model of the run is a mixture of experts"),
         ("mixtral", {"router": {"router_bias_update_rate": 0.1}}, "router.router_bias_update_rate: no model of the run"),
         ("mixtral", {}, "experts_implementation: grouped_mm reads rows of whole 16 bytes, 8 numbers of 2 bytes, and an expert"),
     ],
