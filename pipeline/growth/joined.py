@@ -79,7 +79,7 @@ def stored_of(model: Model, parameters: State) -> State:
     """Return the stored tensors of a state of the class's parameters."""
     tensors, held, found = model.tensors(), model.held(), dict(parameters)
     for each in model.joined:
-        found |= _parts(held[each.name], model.sizes, found.pop(each.name))
+        found |= parts_of(held[each.name], model.sizes, found.pop(each.name))
     # Gradients and moments are of parameters alone.
     return {name: found[name] for name, tensor in tensors.items() if not tensor.buffer or name in found}
 
@@ -88,17 +88,23 @@ def stored_optimizer(model: Model, state: OptimizerState) -> OptimizerState:
     """Return what an optimizer keeps of stored tensors, where `state` is of the class's parameters."""
     found, held = dict(state), model.held()
     for each in model.joined:
-        parts: dict[str, dict[str, Rows | float]] = {}
-        for key, value in found.pop(each.name, {}).items():
-            numbers = dict.fromkeys(each.parts, value)
-            of_parts = numbers if isinstance(value, float) else _parts(held[each.name], model.sizes, value)
-            for part, of_part in of_parts.items():
-                parts.setdefault(part, {})[key] = of_part
-        found |= parts
+        found |= kept_of_parts(held[each.name], model.sizes, found.pop(each.name, {}))
     return found
 
 
-def _parts(tensors: Sequence[Tensor], sizes: Mapping[str, int], whole: Rows) -> dict[str, Rows]:
+def kept_of_parts(
+    tensors: Sequence[Tensor], sizes: Mapping[str, int], kept: Mapping[str, Rows | float]
+) -> dict[str, dict[str, Rows | float]]:
+    """Return what is kept of the stored tensors that one of the class's parameters holds, of what is kept of that."""
+    found: dict[str, dict[str, Rows | float]] = {}
+    for key, value in kept.items():
+        of_parts = dict.fromkeys((tensor.name for tensor in tensors), value)
+        for part, of_part in (of_parts if isinstance(value, float) else parts_of(tensors, sizes, value)).items():
+            found.setdefault(part, {})[key] = of_part
+    return found
+
+
+def parts_of(tensors: Sequence[Tensor], sizes: Mapping[str, int], whole: Rows) -> dict[str, Rows]:
     """Return the stored tensors whose elements one of the class's parameters holds."""
     size = math.prod(whole.shape)
     return {

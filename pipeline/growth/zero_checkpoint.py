@@ -5,16 +5,18 @@ of ours is what its digests are for.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import MISSING, irregular
 from pipeline.families import Family, family_of, read_config
+from pipeline.families.graph import Model
 from pipeline.growth.deepspeed_files import read_parameters
 from pipeline.growth.foreign_weights import forget_stale
 from pipeline.growth.integrity import FILES, damage
-from pipeline.growth.joined import stored_of, stored_optimizer
+from pipeline.growth.joined import kept_of_parts, parts_of, stored_of, stored_optimizer
 from pipeline.growth.language_model import LanguageModel
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source
@@ -64,9 +66,9 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
     """Return the language model in a checkpoint that may hold more than one or less, by the configuration in `path`."""
     config = read_config(path)
     model = LanguageModel(config, family_of(config, str(path)), str(path))
-    held = read_parameters(directory)
+    held = _stored(read_parameters(directory), model.family.graph(config))
     named = {name: published for published in held if (name := model.name(directory, published)) is not None}
-    found: dict[Rows, Parameter] = {}
+    found: dict[Rows, _Stored] = {}
     # In the family's order: in a checkpoint biases may come before the matrices, which say more where one is misshapen.
     for name in filter(named.__contains__, model.names):
         parameter = held[named[name]]
@@ -82,6 +84,31 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
         f"the DeepSpeed checkpoint {directory} comes without digests to compare its files with; read with {path}",
     ]
     return Source(directory, config, model.family, state, kept, tuple(remarks), described_in=path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor, and what an optimizer keeps of it."""
+
+    tensor: Rows
+    optimizer_state: Mapping[str, Rows | float]
+
+
+def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, _Stored]:
+    """Return parameters of a class, whose names may have wrappers', as the stored tensors that they hold, in their places."""
+    joined, tensors = {each.name: each for each in graph.joined}, graph.held()
+    found: dict[str, _Stored] = {}
+    for name, parameter in held.items():
+        ends = [number + 1 for number, letter in enumerate(name) if letter == "."]
+        (begin, *_) = [place for place in (0, *ends) if name[place:] in joined] or [None]
+        if begin is None or joined[name[begin:]].shape != parameter.shape:
+            found[name] = _Stored(parameter.tensor, parameter.optimizer_state)
+            continue
+        parts = tensors[name[begin:]], graph.sizes
+        kept = kept_of_parts(*parts, parameter.optimizer_state)
+        for part, tensor in parts_of(*parts, parameter.tensor).items():
+            found[name[:begin] + part] = _Stored(tensor, kept.get(part, {}))
+    return found
 
 
 def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> bool:
