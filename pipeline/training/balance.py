@@ -47,7 +47,7 @@ def check_experts(recipe: Recipe, configs: dict[int, PretrainedConfig], dtype: t
 def router_weights(given: RouterConfig | None, config: PretrainedConfig) -> tuple[float, float]:
     """Return the weights of a model's load-balancing loss, its configuration's own where none is given, and of its z-loss."""
     given = given or RouterConfig()
-    own = getattr(config, "router_aux_loss_coef", 0.0)
+    own = getattr(config, "router_aux_loss_coef", None) or 0.0
     return own if given.router_aux_loss_coef is None else given.router_aux_loss_coef, given.router_z_loss_coef
 
 
