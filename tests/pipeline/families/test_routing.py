@@ -1,12 +1,13 @@
 """Routers that compute in float32, against the stock classes in float32 throughout."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from pipeline.families import FAMILIES, check
-from pipeline.families.routing import route_in_float32, routers
+from pipeline.families.routing import grouped_refusal, route_in_float32, routers
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3"]
 
@@ -49,3 +50,15 @@ def test_a_dense_model_has_no_router_and_a_dense_layer_none():
     assert not list(routers(llama.graph(check.small_config(llama))))
     config = check.small_config(family, num_hidden_layers=3, mlp_only_layers=[1])
     assert [router.layer for router in routers(family.graph(config))] == [0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("hidden", "units"), [(64, 64), (64, 36), (60, 64), (64, 30)])
+def test_sizes_that_torchs_grouped_products_do_not_take_are_known_before(hidden, units, dtype):
+    family = FAMILIES["mixtral"]
+    config = check.small_config(family, hidden_size=hidden, intermediate_size=units)
+    config._experts_implementation = "grouped_mm"
+    experts = family.model(config).to(dtype).model.layers[0].mlp
+    expected = nullcontext() if grouped_refusal(family.graph(config), dtype) is None else pytest.raises(RuntimeError)
+    with expected:
+        experts(torch.randn(1, 12, hidden, dtype=dtype))
