@@ -57,7 +57,7 @@ def test_parameters_add_up_to_what_the_model_has(family, tied):
     assert kinds["norms and biases"] == single
 
 
-def test_parameters_of_a_mixture_are_told_apart():
+def test_parameters_of_a_mixture_are_counted_by_its_parts():
     config = check.small_config(FAMILIES["qwen2_moe"], num_hidden_layers=3, mlp_only_layers=[1])
     with torch.device("meta"):
         model = FAMILIES["qwen2_moe"].model(config)
