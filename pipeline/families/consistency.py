@@ -225,8 +225,9 @@ def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _build(family: Family, config: PretrainedConfig) -> None:
     """Build what tells of the whole: all layers of a kind have the same tensors, but for the first."""
-    layers, told = family.graph(config).layers, []
-    for numbers in family.graph(config).ranges:
+    graph, told = family.graph(config), []
+    layers = graph.layers
+    for numbers in graph.ranges:
         kinds = {repr(layers[number].form): number for number in reversed(numbers)}
         # The first may lack what all others have.
         told += sorted({*numbers[:2], *kinds.values()})
