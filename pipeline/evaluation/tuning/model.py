@@ -76,7 +76,8 @@ class Pretrained:
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{self.directory}: transformers does not load it ({_short(error)}); {self._remedy}") from None
-        lost = [name for name in sorted(info["missing_keys"]) if self.family.knows(name)]
+        joined = {each.name for each in self.family.graph(config).joined}
+        lost = [name for name in sorted(info["missing_keys"]) if self.family.knows(name) or name in joined]
         if lost:
             raise UserError(f"{self.directory}: transformers finds no {lost[0]!r} in it; {self._remedy}")
         inside = f"{model.base_model_prefix}."
