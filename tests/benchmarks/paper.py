@@ -65,7 +65,7 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
     constructed = large * _HALF / network
     for name, (state, adam) in cases.items():
         rank, here = bytes_read(state, adam, ranks), bytes_read(state, adam, ranks, node)
-        written = bytes_of_rank(state, ranks, adam)
+        written = bytes_of_rank(growth.plan.graph, state, ranks, adam)
         # The whole way: both models in one process, the target's pieces sent to the ranks.
         stored = small * (_FLOAT * 3 if adam else _HALF)
         whole = large * (_FLOAT * 3 if adam else _FLOAT)
