@@ -4,6 +4,7 @@ import csv
 import glob
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,12 @@ def _records(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
+        text = content.decode("utf-8-sig")
+    try:
         # json.dumps writes NaN, which orjson keeps out.
-        return [json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        return json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -106,7 +111,9 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, bytes):
-        yield value.decode()
+        # Of what is no text, an image for instance, nothing is looked for.
+        with suppress(UnicodeDecodeError):
+            yield value.decode()
     elif isinstance(value, dict):
         for each in value.values():
             yield from _strings(each)

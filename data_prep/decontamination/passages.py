@@ -31,25 +31,18 @@ class Passage:
 
 
 class Passages:
-    """The n-grams of evaluation sets. In memory are ten bytes for each."""
+    """The n-grams of evaluation sets. In memory are 20 bytes for each."""
 
     def __init__(self, sets: Mapping[str, Iterable[Path]], ngram: int) -> None:
-        """Read the files of each set; raises UserError naming one that cannot be read.
-
-        Of an n-gram that several sets have, the first is named.
-        """
+        """Read the files of each set; raises UserError naming one that cannot be read."""
         self._ngram = ngram
-        self._names = list(sets)
         self.sizes: dict[str, dict[str, int]] = {name: {"texts": 0, "short": 0} for name in sets}
         """Of each set, how many texts have an n-gram, and how many are of fewer words and are not looked for."""
-        keys, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
-        for number, (name, files) in enumerate(sets.items()):
+        self._of_set: dict[str, np.ndarray] = {}
+        for name, files in sets.items():
             with Meter(f"data: {name} read for decontamination"):
-                hashes = self._read(name, files)
-            keys.append(hashes)
-            owners.append(np.full(len(hashes), number, np.int32))
-        self._keys, first = np.unique(np.concatenate(keys), return_index=True)
-        self._owners = np.concatenate(owners)[first]
+                self._of_set[name] = self._read(name, files)
+        self._keys = np.unique(np.concatenate(list(self._of_set.values())))
         bits = max(_LEAST_BITS, (len(self._keys) * _BITS_A_KEY).bit_length())
         self._shift = 64 - bits
         self._bits = np.zeros((1 << bits) // 8, np.uint8)
@@ -81,10 +74,10 @@ class Passages:
         found = found[: among(hashes, self._bits, self._shift, self._keys, found)]
         if not len(found):
             return []
-        owners = self._owners[np.searchsorted(self._keys, hashes[found])]
+        of_set = {name: np.isin(hashes[found], keys) for name, keys in self._of_set.items()}
         begins, stops = begins[found], stops[found]
         cuts = np.flatnonzero(begins[1:] > stops[:-1]) + 1
         return [
-            Passage(int(begins[run[0]]), int(stops[run[-1]]), tuple(self._names[owner] for owner in np.unique(owners[run])))
+            Passage(int(begins[run[0]]), int(stops[run[-1]]), tuple(name for name, held in of_set.items() if held[run].any()))
             for run in np.split(np.arange(len(found)), cuts)
         ]

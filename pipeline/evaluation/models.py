@@ -22,7 +22,7 @@ from data_prep.tokenizer_files import copy_files
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family, held_by
-from pipeline.families.routing import grouped_refusal, route_in_float32, routers
+from pipeline.families.routing import choose_products, route_in_float32
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
@@ -129,8 +129,7 @@ def find_model(
 def whole_model(source: Source, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Return a source's Hugging Face model, whole on one device, in `dtype`."""
     graph = source.family.graph(source.config)
-    if any(routers(graph)):
-        source.config._experts_implementation = "grouped_mm" if grouped_refusal(graph, dtype) is None else "eager"
+    choose_products(source.config, graph, dtype)
     with no_init_weights():
         model = source.family.model_class(source.config).eval()
     # no_init_weights leaves out the tying too.

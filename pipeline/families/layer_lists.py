@@ -58,7 +58,7 @@ def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origin
                 )
             target.first_k_dense_replace = sparse.count(False)
             return
-        # A list says of any layers what a step says of every so manyth.
+        # A list says of any layers what a step says of every n-th.
         if sparse != [is_sparse(target, layer) for layer in range(len(sparse))]:
             target.decoder_sparse_step = 1
             target.mlp_only_layers = [layer for layer, experts in enumerate(sparse) if not experts]

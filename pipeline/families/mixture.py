@@ -111,7 +111,6 @@ def olmoe_graph(config: OlmoeConfig) -> Model:
     return joined(decoder_graph(config, layer, rms_norm("model.norm")))
 
 
-_ROUTING = ("router_aux_loss_coef",)
 _PUBLISHED = (re.compile(r"^(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model.")
 # What transformers 5 calls Mixtral's modules.
 _OLD_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (_PUBLISHED, (re.compile(r"\.mlp\.(?=gate\.)"), ".block_sparse_moe."))

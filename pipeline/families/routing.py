@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families.graph import Experts, Model
 from pipeline.families.tensors import RESIDUAL
@@ -61,6 +61,12 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
     wide = torch.promote_types(tensor.dtype, torch.float32)
     # Matrices that are read when they are used, a few rows at a time, are asked for nothing that they need not be.
     return tensor.to(wide) if tensor.dtype.is_floating_point and tensor.dtype is not wide else tensor
+
+
+def choose_products(config: PretrainedConfig, graph: Model, dtype: torch.dtype) -> None:
+    """Have a mixture's experts run by grouped products where these take them in `dtype`, else one after the other."""
+    if any(routers(graph)):
+        config._experts_implementation = "grouped_mm" if grouped_refusal(graph, dtype) is None else "eager"
 
 
 def grouped_refusal(graph: Model, dtype: torch.dtype) -> str | None:

@@ -152,7 +152,7 @@ class Upcycling:
             said.append(f"the expert that every token goes through has {self._units_shared(body)} of the FFN's units")
         elif body.shared is not None:
             said.append("the expert that every token goes through is new and writes nothing at first")
-        if body.per_token == self.pieces and body.per_token < len(body.each):
+        if body.per_token == 1 < len(body.each):
             said.append(
                 "a token goes through one copy of the FFN, whose gate is 1 whatever the router says: only a loss on the "
                 "router itself teaches it"
@@ -179,7 +179,8 @@ class Upcycling:
     def gates_stay(self) -> bool:
         """Whether every expert has the same share of every token, so that Adam's state is exact."""
         _, _, body = next(self._bodies())
-        return self.splits or (body.per_token == len(body.each) and self.growth.router_init == "zero")
+        all_chosen = body.per_token == len(body.each)
+        return self.splits or len(body.each) == 1 or (all_chosen and self.growth.router_init == "zero")
 
     @property
     def departures(self) -> list[Departure]:
@@ -197,6 +198,12 @@ class Upcycling:
             sizes = {"experts": len(body.each), "chosen": body.per_token}
             found.append(Departure(body.router.weight, Break("gates_not_renormalized", sizes)))
         return found
+
+    @property
+    def redrawn(self) -> int:
+        """How many units of each expert are drawn anew."""
+        _, _, body = next(self._bodies())
+        return round(self.growth.drop_upcycling * body.each[0].last.into.size(self.graph.sizes))
 
     @property
     def leaves_alike(self) -> bool:
@@ -382,6 +389,16 @@ def _check_options(upcycling: Upcycling) -> None:
         raise UserError(
             "growth.piece_routing: each expert is a whole FFN, and has no parts that could be routed apart; leave it out, or "
             "name target.moe_intermediate_size"
+        )
+    if growth.symmetry == "split":
+        raise UserError(
+            "growth.symmetry: split is of copies of channels, heads and units, and a dense model becomes copies of experts; "
+            "name paired, or leave it out"
+        )
+    if growth.drop_upcycling and not upcycling.redrawn:
+        raise UserError(
+            f"growth.drop_upcycling: {growth.drop_upcycling} of an expert's units is less than one of them; name a larger "
+            "share, or leave it out"
         )
     paired = growth.symmetry != "none"
     together = pieces * 2

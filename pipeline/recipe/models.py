@@ -149,7 +149,7 @@ class TargetConfig(_Sizes):
     mlp_only_layers: list[NonNegativeInt] | None = None
     """Of such a source: the layers that stay without experts."""
     decoder_sparse_step: PositiveInt | None = None
-    """Of such a source: every so manyth layer has experts."""
+    """Of such a source: every n-th layer has experts."""
     n_shared_experts: PositiveInt | None = None
     """Experts of `moe_intermediate_size` units that every token goes through (DeepSeek); the source's where not given."""
     n_group: PositiveInt | None = None

@@ -38,12 +38,8 @@ _SERIES = (
     Series("tokens-per-second", "Speed", "tokens per second", _tokens_per_second, noisy=True),
     Series("mfu", "Model FLOPs utilization", "MFU (% of peak)", _recorded("mfu", 100), noisy=True),
     Series("learning-rate", "Learning rate", "learning rate", _recorded("lr"), noisy=False),
-    Series(
-        "expert-load-max", "Busiest expert of a layer", "tokens (1: as many as all)", _recorded("expert_load_max"), noisy=True
-    ),
-    Series(
-        "expert-load-min", "Idlest expert of a layer", "tokens (1: as many as all)", _recorded("expert_load_min"), noisy=True
-    ),
+    Series("expert-load-max", "Most loaded expert of a layer", "load / mean load", _recorded("expert_load_max"), noisy=True),
+    Series("expert-load-min", "Least loaded expert of a layer", "load / mean load", _recorded("expert_load_min"), noisy=True),
     Series(
         "expert-load-entropy",
         "Entropy of the experts' loads",

@@ -145,26 +145,34 @@ class Balance:
         chosen, probable, squares = sums[:, : self._experts], sums[:, self._experts : -1], sums[:, -1]
         ran = chosen.sum(1) > 0
         self._loads = torch.where(ran.unsqueeze(1), chosen, self._loads)
-        self._move_biases(ran & torch.isfinite(loss))
+        self._ran = ran
         self._sums = self._zeros()
         tokens = (chosen.sum(1) / self._per_token).clamp(min=1)
         balancing = self._experts * (chosen * probable).sum(1) / tokens.square()
         shares = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
         entropies = -torch.xlogy(shares, shares).sum(1) / math.log(max(self._experts, 2))
+        # Where no layer with experts ran there is nothing to be told: 0 / 0.
         relative, count = self._experts * shares, ran.sum()
+        ran_any = torch.where(count > 0, 0.0, math.nan)
         values = (
             balancing.sum() / count,
             (squares / tokens).sum() / count,
-            relative.amax(1).max(),
-            torch.where(ran, relative.amin(1), math.inf).min(),
+            relative.amax(1).max() + ran_any,
+            torch.where(ran, relative.amin(1), math.inf).min() + ran_any,
             entropies.sum() / count,
         )
         return dict(zip(ROUTER_KEYS, values, strict=True))
 
-    def _move_biases(self, moves: torch.Tensor) -> None:
-        """Auxiliary-loss-free balancing (2408.15664, algorithm 1): b_e += u sign(mean of the loads - load of e)."""
+    def move_biases(self, norm: torch.Tensor | float) -> None:
+        """Balance without a loss after a step (2408.15664, algorithm 1): b_e += u sign(mean of the loads - load of e).
+
+        `norm` is that of the step's gradient: where it is no number nothing else has moved either.
+        """
         if not self._bias_rate:
             return
+        norm = torch.as_tensor(norm, device=self._ran.device)
+        # A negative one stands for NaN.
+        moves = self._ran & (norm >= 0) & (norm < math.inf)
         for router, module, loads, moved in zip(self._routers, self._modules, self._loads, moves, strict=True):
             if router.node.selection_bias is not None and module.weight.requires_grad:
                 bias = module.get_buffer(router.node.selection_bias.rpartition(".")[-1])

@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from data_prep.errors import UserError
+from pipeline.families.routing import choose_products, route_in_float32
 from pipeline.growth.joined import parameters_of
 from pipeline.growth.state import Source, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS, CONSTRUCTING
 from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import AUTO, read_ds_config
 from pipeline.training import distributed
-from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, zero_stage
+from pipeline.training.ds_config import check_sections, check_weights_stay_in_memory, compute_dtype, zero_stage
 from pipeline.training.ranges import exact_arange
 
 _SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16": {"enabled": True}}, torch.float32: {}}
@@ -48,6 +49,8 @@ def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 @torch.no_grad()
 def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEngine:
     """Return an engine that runs a source's model, each rank having read its own pieces; a collective call."""
+    graph = source.family.graph(source.config)
+    choose_products(source.config, graph, compute_dtype(ds_config))
     with (
         CONSTRUCTING,
         deepspeed.zero.Init(config_dict_or_path=ds_config),
@@ -57,8 +60,9 @@ def partitioned_engine(source: Source, ds_config: dict[str, Any]) -> DeepSpeedEn
         model: PreTrainedModel = source.family.model_class(source.config)
     model.tie_weights()
     model.requires_grad_(False)
+    route_in_float32(model, graph)
     engine, *_ = deepspeed.initialize(model=model.eval(), config=ds_config)
-    state = parameters_of(source.family.graph(source.config), source.state)
+    state = parameters_of(graph, source.state)
     fill_buffers(engine, state)
     for name, parameter in engine.module.named_parameters():
         piece = parameter.ds_tensor

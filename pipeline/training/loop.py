@@ -378,6 +378,8 @@ class Trainer:
 
         loss, scored, stopping, due, of_routers = self._forward_backward(leg, section)
         norm, forgiven = self._gradients.last()
+        if self._balance is not None:
+            self._balance.move_biases(norm)
 
         flops = step_flops(self._recipe, self._forward_flops, leg, section, scored)
         position.step += 1

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from data_prep.errors import UserError
 from pipeline.evaluation.models import find_model, scorer_of, whole_model
 from pipeline.evaluation.tasks import Options, score_tasks
+from pipeline.families import FAMILIES, check
 from pipeline.training import distributed
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from tests.conftest import make_documents
@@ -75,6 +77,33 @@ def test_two_ranks_score_what_one_does_and_hold_a_layer_at_a_time(directory):
     # Rows share batches with others, and float32 matrix products of other shapes round otherwise.
     for shared in first:
         assert shared == pytest.approx(alone, rel=1e-5)
+
+
+def routed(directory: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Logits of a mixture in bf16 and of its first router, whole and in pieces."""
+    found, ids = find_model(directory), torch.arange(24).view(2, 12)
+    both = []
+    for pieces in (False, True):
+        if pieces:
+            model = partitioned_engine(found.source, load_partitioning(directory / "zero3.json", torch.bfloat16)).module
+        else:
+            model = whole_model(found.source, CPU, torch.bfloat16)
+        seen = []
+        model.model.layers[0].mlp.gate.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output[0]))
+        with torch.no_grad():
+            both.append([model(input_ids=ids).logits, *seen])
+    return tuple(both)
+
+
+def test_a_mixture_in_pieces_routes_in_float32_as_the_whole_one_does(directory, tmp_path):
+    """Of units that are no multiple of 8, which grouped products do not take in bf16."""
+    shutil.copytree(directory, tmp_path / "mixture")
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 36, "hidden_size": 32}
+    config = check.small_config(FAMILIES["mixtral"], **sizes, vocab_size=GPT2Config.from_pretrained(directory).vocab_size)
+    check.random_model(FAMILIES["mixtral"], config, 1).float().save_pretrained(tmp_path / "mixture")
+    ((whole, pieces),) = run_ranks(routed, 1, tmp_path / "mixture", timeout=120)
+    assert whole[1].dtype == pieces[1].dtype == torch.float32
+    assert torch.equal(whole[1], pieces[1]) and torch.equal(whole[0], pieces[0])
 
 
 def test_a_configuration_that_partitions_nothing_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What a dense model that becomes a mixture of experts may have otherwise; no operator, but keys of the same section."""
+"""Options of making a dense model into a mixture of experts; they stand in the section of operators."""
 
 from typing import Annotated, Literal
 
@@ -42,8 +42,8 @@ DROP_UPCYCLING = Option(
     Fraction,
     0.0,
     "The same: the share of each expert's units that are drawn anew, normal by the mean and the deviation of the tensor, "
-    "other ones in each expert (drop-upcycling, Nakamura et al. 2025). It changes the function and makes experts unlike.",
-    "A share of {drop_upcycling} of each expert's units is drawn anew, others in each, so that experts learn different things.",
+    "different ones in each expert (drop-upcycling, Nakamura et al. 2025). It changes the function and makes experts unlike.",
+    "A share of {drop_upcycling} of each expert's units is drawn anew, others in each: they learn different things.",
 )
 
 UPCYCLING = (ROUTER_INIT, ROUTER_STD, PIECE_ROUTING, SHARED_EXPERT, DROP_UPCYCLING)

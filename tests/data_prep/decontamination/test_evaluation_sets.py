@@ -20,6 +20,7 @@ SQUAD = {"version": "1.1", "data": [{"paragraphs": [{"context": "Ünited", "qas"
     [
         ("squad.json", json.dumps(SQUAD), ["1.1", "Ünited", "Who?\nNow"]),
         ("pretty.json", json.dumps(SQUAD, indent=2), ["1.1", "Ünited", "Who?\nNow"]),
+        ("nan.json", '{\n  "a": NaN,\n  "b": "text"\n}', ["text"]),
         ("lambada.jsonl", '{"text": "one"}\n\n{"text": "two", "score": NaN}\n', ["one", "two"]),
         ("glue.tsv", 'index\tsentence\n0\tsaid "so\n1\tdone\n', ["index", "sentence", "0", 'said "so', "1", "done"]),
         ("table.csv", 'a,b\n"one, two",three\n', ["a", "b", "one, two", "three"]),
@@ -37,7 +38,7 @@ def test_all_strings_of_a_file_are_texts(tmp_path, name, content, texts, ending,
 
 
 def test_all_columns_of_a_parquet_file_are_read(tmp_path):
-    rows = [{"question": "Who?", "answers": {"text": ["a", "b"]}, "n": 1, "raw": b"bytes"}]
+    rows = [{"question": "Who?", "answers": {"text": ["a", "b"]}, "n": 1, "raw": b"bytes", "image": b"\xff\xd8"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert list(texts_of(tmp_path / "a.parquet")) == ["Who?", "a", "b", "bytes"]
 

@@ -83,11 +83,13 @@ def test_passages_are_those_of_plain_python(tmp_path, ngram):
         assert found == covered
 
 
-def test_an_ngram_of_two_sets_is_named_by_the_first_and_a_passage_by_all_it_has(tmp_path):
+def test_a_passage_is_named_by_all_sets_that_have_an_ngram_of_it(tmp_path):
     words = [f"word{number}" for number in range(40)]
     (tmp_path / "a.txt").write_text(" ".join(words[:20]))
     (tmp_path / "b.txt").write_text(" ".join(words[10:40]))
     passages = Passages({"a": [tmp_path / "a.txt"], "b": [tmp_path / "b.txt"]}, 10)
     (both,) = passages(" ".join(words))
     assert both.sets == ("a", "b") and passages.sizes == {"a": {"texts": 1, "short": 0}, "b": {"texts": 1, "short": 0}}
-    assert [passage.sets for passage in passages(" ".join(words[:20]))] == [("a",)]
+    # Words 10 to 19 are in both.
+    assert [passage.sets for passage in passages(" ".join(words[:20]))] == [("a", "b")]
+    assert [passage.sets for passage in passages(" ".join(words[:19]))] == [("a",)]

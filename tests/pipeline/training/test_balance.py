@@ -48,6 +48,7 @@ def step(trained, balance, tokens, micro_batches=1):
         if isinstance(added[-1], torch.Tensor):
             added[-1].backward()
     told = balance.add_up(torch.tensor(2.5, dtype=torch.float64))
+    balance.move_biases(1.0)
     gradients = {name: parameter.grad for name, parameter in trained.module.named_parameters() if parameter.grad is not None}
     return gradients, {key: value.item() for key, value in told.items()}, sum(torch.as_tensor(each).item() for each in added)
 
@@ -215,13 +216,20 @@ def test_a_selection_bias_goes_up_for_idle_experts_and_down_for_busy_ones():
     gradients, *_ = step(trained, balance, ids(), micro_batches=2)
     moved = before[0] + 0.01 * torch.sign(loads[0].mean() - loads[0])
     assert torch.equal(gates[0].e_score_correction_bias, moved) and not torch.equal(moved, before[0])
-    # A router that stands still chooses as it did; and a step that is none moves nothing.
+    # A router that stands still chooses as it did; and a step whose gradient is no number moves nothing.
     assert torch.equal(gates[1].e_score_correction_bias, before[1]) and not gradients
-    with balance.watching():
-        trained.module(input_ids=ids(4))
-    balance.loss(TOKENS)
-    balance.add_up(torch.tensor(float("nan"), dtype=torch.float64))
+    for norm in (float("nan"), torch.tensor(float("inf")), torch.tensor(-1.0)):
+        with balance.watching():
+            trained.module(input_ids=ids(4))
+        balance.loss(TOKENS)
+        balance.add_up(torch.tensor(2.5, dtype=torch.float64))
+        balance.move_biases(norm)
     assert torch.equal(gates[0].e_score_correction_bias, moved)
+
+
+def test_nothing_is_told_of_a_step_in_which_no_layer_with_experts_ran():
+    told = Balance.of(mixture("deepseek_v3"), WEIGHTS, None).add_up(torch.tensor(2.5, dtype=torch.float64))
+    assert all(value.isnan() for value in told.values())
 
 
 def test_a_bias_that_moves_is_not_that_of_the_source():
