@@ -38,6 +38,8 @@ def parse() -> argparse.Namespace:
     if arguments.heldout_text and not arguments.text:
         parser.error("--heldout_text goes with --text")
     suite_file = _SUITES / f"{arguments.suite}_{arguments.budget}.yaml"
+    if not suite_file.exists():
+        parser.error(f"--suite {arguments.suite} has no sizes for --budget {arguments.budget}; name the other one")
     arguments.loaded = load_suite(suite_file)
     if arguments.ablations and not arguments.loaded.ablations:
         raise UserError(f"{suite_file}: the suite has no ablations; leave --ablations out")
