@@ -1,9 +1,18 @@
 """Families that tests go through."""
 
-from pipeline.families import TRAINED, has_key
+from pipeline.families import TRAINED, Section, has_key
+from pipeline.families.tensors import Tensor
 
 DENSE = [name for name, family in TRAINED.items() if not has_key(family.config_class, "num_experts")]
 """Those that are trained and are no mixtures of experts."""
 
 WITH_A_MIXTURE = [*DENSE, "qwen2_moe"]
 """The same and one mixture, for what does not depend on how experts are chosen."""
+
+
+def learns(section: Section, tensor: Tensor) -> bool:
+    """Whether all of a tensor learns."""
+    if tensor.layer is None:
+        return section.embeddings if tensor.block == "embeddings" else section.head
+    experts = set() if tensor.expert is None else {tensor.expert}
+    return tensor.layer in section.layers or section.part_learns(tensor.mixture, experts)

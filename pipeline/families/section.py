@@ -1,8 +1,7 @@
 """What of a model runs in a step, and what of it learns."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-
-from pipeline.families.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,10 @@ class Section:
             return None
         return min(self.layers | self.mixtures, default=self.depth)
 
-    def learns(self, tensor: Tensor) -> bool:
-        """Whether all of a tensor learns."""
-        if tensor.layer is None:
-            return self.embeddings if tensor.block == "embeddings" else self.head
-        of_mixture = {
-            "router": self.routers,
-            "expert": tensor.expert in self.experts,
-            "shared_expert": self.shared_experts,
-        }
-        return tensor.layer in self.layers or of_mixture.get(tensor.mixture, False)
+    def part_learns(self, mixture: str | None, experts: Collection[int] | None = None) -> bool:
+        """Whether a part of mixtures, in a tensor's words, learns in layers that do not learn as a whole.
+
+        Of experts: all of these, or any at all where none are named.
+        """
+        chosen = bool(self.experts) if experts is None else self.experts.issuperset(experts)
+        return {"router": self.routers, "expert": chosen, "shared_expert": self.shared_experts}.get(mixture, False)

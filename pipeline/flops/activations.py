@@ -155,8 +155,8 @@ def _experts(
 ) -> int:
     """Of one token in a mixture, what its matrices read among it."""
     whole, passes, parts = number in section.layers, _passes(section, number), number in section.mixtures
-    selected = section.routers, section.experts, section.shared_experts
-    router, experts, shared = (whole or (parts and bool(each)) for each in selected)
+    selected = map(section.part_learns, ("router", "expert", "shared_expert"))
+    router, experts, shared = (whole or (parts and learns) for learns in selected)
     chosen, hidden = body.per_token, graph.sizes[RESIDUAL]
     gated, flows, total = passes or router, passes or experts, 0
     # The stream: in float32 for the router, as it is for what is shared.

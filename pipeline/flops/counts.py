@@ -61,8 +61,7 @@ class _Network:
 
     def learns(self, section: Section, layer: int) -> bool:
         """Whether any of their matrices learn; the gradient of one that joins experts is computed whole, whichever learn."""
-        parts = {"router": section.routers, "expert": bool(section.experts), "shared_expert": section.shared_experts}
-        return layer in section.layers or (layer in section.mixtures and parts.get(self.mixture, False))
+        return layer in section.layers or (layer in section.mixtures and section.part_learns(self.mixture))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,7 @@ class Block:
             return section.new_tokens or self.holds.learns(section)
         if self.name in (EMBEDDINGS, HEAD):
             return section.embeddings if self.name == EMBEDDINGS else section.head
-        of_mixture = {
-            "router": section.routers,
-            "expert": section.experts.issuperset(self.experts),
-            "shared_expert": section.shared_experts,
-        }
-        return section.layers.issuperset(self.layers) or of_mixture.get(self.mixture, False)
+        return section.layers.issuperset(self.layers) or section.part_learns(self.mixture, self.experts)
 
 
 def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:

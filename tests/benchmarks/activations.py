@@ -20,6 +20,7 @@ from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import logits_of, summed_losses
 from pipeline.training.running import running, scoring
+from tests.families import learns
 from tests.saved import saved_bytes
 
 UNITS = ("moe_intermediate_size", "shared_expert_intermediate_size")
@@ -128,8 +129,8 @@ def measured(
     ways = sections(shape.layers) | ({} if mixtures is None else parts_of_mixtures(shape.layers, mixtures))
     for name, section in ways.items():
         for tensor_name, tensor in model.named_parameters():
-            learns = any(map(section.learns, held[tensor_name]))
-            tensor.requires_grad_(learns or (section.new_tokens and tensor_name in tables))
+            learning = any(learns(section, tensor) for tensor in held[tensor_name])
+            tensor.requires_grad_(learning or (section.new_tokens and tensor_name in tables))
         with running(model, family, section), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,

@@ -16,6 +16,7 @@ from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.running import running, scoring
+from tests.families import learns
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4
 TOKENS = SEQUENCES * LENGTH
@@ -54,7 +55,7 @@ def let_learn(model, family, section):
     held = graph.held()
     tables = {tensor.name for tensor in token_tables(graph)} if section.new_tokens else set()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(map(section.learns, held[name])) or name in tables)
+        parameter.requires_grad_(any(learns(section, tensor) for tensor in held[name]) or name in tables)
 
 
 MIXTURES = {name: family for name, family in FAMILIES.items() if has_key(family.config_class, "num_experts")}

@@ -169,21 +169,26 @@ MIXTURES = Mixtures(frozenset({1, 2}), experts=4, shared=True)
 
 
 @pytest.mark.parametrize(
-    ("selectors", "learning"),
+    ("selectors", "words", "experts"),
     [
-        (["router"], "router shared_expert_gate"),
-        (["experts"], "experts.0 experts.1 experts.2 experts.3 shared_expert"),
-        (["experts.1", "experts.3"], "experts.1 experts.3"),
-        (["experts.0-1", "router"], "experts.0 experts.1 router shared_expert_gate"),
+        (["router"], [".mlp.gate.", ".shared_expert_gate."], set()),
+        (["experts"], [".mlp.experts.", ".shared_expert."], {0, 1, 2, 3}),
+        (["experts.1", "experts.3"], [".mlp.experts."], {1, 3}),
+        (["experts.0-1", "router"], [".mlp.experts.", ".mlp.gate.", ".shared_expert_gate."], {0, 1}),
     ],
 )
-def test_a_selector_of_mixtures_names_their_tensors_in_all_layers_and_a_layer_all_of_its_own(tiny_model, selectors, learning):
+def test_a_selector_of_mixtures_names_their_parameters_in_all_layers_and_a_layer_all_of_its_own(
+    tiny_model, selectors, words, experts
+):
     graph = graph_of(tiny_model("qwen2_moe").config)
     section = section_of([*selectors, "layers.1"], 3, "", graph.mixtures)
-    found = {name for name, tensor in graph.tensors().items() if section.learns(tensor)}
-    words = [f".{word.replace('router', 'gate')}." for word in learning.split()]
-    of_mixtures = {name for name in graph.tensors() if any(word in name.replace("proj.", "") for word in words)}
-    assert found == of_mixtures | {name for name in graph.tensors() if name.startswith("model.layers.1.")}
+    blocks = blocks_of_parameters(graph, cut(3, [stage(trainable=[*selectors, "layers.1"])], graph.mixtures))
+    learning = {name: [block for block in some if block.learns(section)] for name, some in blocks.items()}
+    assert {name for name, some in learning.items() if some} == {
+        name for name in blocks if name.startswith("model.layers.1.") or any(word in name for word in words)
+    }
+    some = learning["model.layers.0.mlp.experts.down_proj"]
+    assert {number for block in some for number in block.experts} == experts
     assert section.lowest == 0
 
 
