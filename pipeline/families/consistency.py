@@ -16,6 +16,7 @@ from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters
 from pipeline.families.rope import rope_sets, rotary_module
 from pipeline.families.shape import check_heads
+from pipeline.recipe.models import MOST_EXPERTS
 
 MOST_LAYERS = 10_000
 """No model has more; a wrong number of them would take hours to be refused by anything else."""
@@ -25,9 +26,6 @@ _MOST = 1 << 26
 
 _MOST_ID = (1 << 31) - 1
 """What a window or an id is at most."""
-
-_MOST_EXPERTS = 1 << 14
-"""No layer has more; each has tensors of its own."""
 
 _MOST_HEAD_DIM = 1 << 16
 """No head has more channels; rotary frequencies take memory for each."""
@@ -120,7 +118,10 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
     # Queries may do without a latent.
     optional = {"q_lora_rank"} if getattr(config, "q_lora_rank", None) is None else set()
     keys += [key for key in (*LATENT_KEYS, "qk_rope_head_dim") if has_key(known, key) and key not in optional]
-    keys += ["head_dim"] if "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim")) else []
+    # Of a class whose own is none (Mixtral's) heads share the hidden size.
+    none = getattr(config, "head_dim", None) is None and getattr(known, "head_dim", 0) is None
+    own = "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim"))
+    keys += ["head_dim"] if own and not none else []
     return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
 
 
@@ -136,7 +137,7 @@ def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]
 def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     known = [key for key in (*EXPERT_KEYS, *GROUP_KEYS) if has_key(family.config_class, key)]
     for key in [config_key(family.config_class, key) for key in known]:
-        value, most = getattr(config, key, None), _MOST if key.endswith("size") else _MOST_EXPERTS
+        value, most = getattr(config, key, None), _MOST if key.endswith("size") else MOST_EXPERTS
         if not _whole(value, most):
             yield key, value, f"a whole number from 1 to {most}"
     count = config_key(family.config_class, "num_experts")

@@ -12,7 +12,7 @@ from pipeline.families.layer_lists import LAYER_LISTS, SPARSE_KEYS, carry_layer_
 from pipeline.families.registry import family_of
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets
 from pipeline.families.shape import check_heads, class_rules
-from pipeline.families.upcycling import MIXTURE_FORMS, read_as
+from pipeline.families.upcycling import MIXTURE_FORMS, MIXTURES, read_as
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 FFN_KEYS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
@@ -164,7 +164,9 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
     for key in ("max_position_embeddings", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS):
         if getattr(old, key) is None and getattr(target, key) is not None:
             whose = "the source" if has_key(family.config_class, key) else family.name
-            raise UserError(f"{where}{key}: {whose} has no such size; leave the key out")
+            made = MIXTURES.get(family.name, ()) if key in EXPERT_KEYS else ()
+            become = f"name {where}model_type: {' or '.join(made)}, which it can become, or " if made else ""
+            raise UserError(f"{where}{key}: {whose} has no such size; {become}leave the key out")
     hidden = target.hidden_size or old.hidden_size
     heads, head_dim = _heads(family, old, target, hidden, where)
     return Sizes(
@@ -191,6 +193,8 @@ def _experts_per_token(old: Sizes, experts: int | None, where: str) -> int | Non
     """Return how many of so many experts a token goes through, in the source's ratio."""
     if experts is None or old.num_experts is None:
         return old.num_experts_per_tok
+    if experts < old.num_experts:
+        raise UserError(f"{where}num_experts: {experts} is smaller than the source's {old.num_experts}; growth only adds")
     chosen, rest = divmod(old.num_experts_per_tok * experts, old.num_experts)
     if rest:
         raise UserError(

@@ -98,7 +98,8 @@ def _upcycled(
     wanted = {key: getattr(target, key, None) for key in _KEYS}
     for key, value in wanted.items():
         if value is not None and not has_key(made, key):
-            raise UserError(f"{where}{key}: {family.name} has no such key; leave it out")
+            remedy = f"name {units_key(made)}" if key == "moe_intermediate_size" else "leave it out"
+            raise UserError(f"{where}{key}: {family.name} has no such key; {remedy}")
     experts, per_token = wanted["num_experts"], wanted["num_experts_per_tok"]
     if experts is None or per_token is None:
         missing = "num_experts" if experts is None else "num_experts_per_tok"
@@ -172,7 +173,7 @@ def _equal_parts(whole: int, units: int, wanted: Mapping[str, Any], where: str, 
         if wanted[name] % pieces:
             raise UserError(
                 f"{where.format(name)}: {wanted[name]} is no multiple of the {pieces} experts that the source's FFN is cut "
-                "into; name one"
+                "into; name a multiple of {pieces}"
             )
     # Experts of more units grow like others.
     return whole // pieces
@@ -192,7 +193,8 @@ def _check_sparse(config: PretrainedConfig, target: TargetConfig | PretrainedCon
             "another step"
         )
     if not any(is_sparse(config, layer) for layer in range(depth)):
-        raise UserError(f"{where}mlp_only_layers: no layer is left that has experts; leave one out of the list")
+        key = "mlp_only_layers" if dense else "decoder_sparse_step"
+        raise UserError(f"{where}{key}: leaves no layer that has experts; name another")
 
 
 def _check_kept(source: PretrainedConfig, config: PretrainedConfig, where: str) -> None:

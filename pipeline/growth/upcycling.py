@@ -105,7 +105,7 @@ class Upcycling:
         return state
 
     def optimizer(self, source: OptimizerState) -> OptimizerState:
-        """Return what Adam keeps of the mixture's tensors; routers, and units that are new, start without.
+        """Return what Adam keeps of the mixture's tensors; routers, new units, and experts that no token chose start without.
 
         Expert e of a token t has the gate g_e(t), and its part W' = a W writes c times what W does. The gradient of W' is then
         the sum over tokens of (c g_e(t) / a) dW(t), so that exp_avg, and Muon's momentum_buffer, are multiplied by the mean
@@ -114,7 +114,9 @@ class Upcycling:
         """
         made = {*self._parts, *(body.router.weight for _, _, body in self._bodies())}
         kept = {name: entry for name, entry in source.items() if name in self.graph.tensors() and name not in made}
-        parts = {name: part for name, part in self._parts.items() if part.tensor in source}
+        # Of an expert that no token chose exp_avg_sq would be 0, and its first update too large; without a state its steps
+        # are counted from 0.
+        parts = {name: part for name, part in self._parts.items() if part.tensor in source and part.second > 0}
         return kept | {name: self._moments(name, part, source[part.tensor]) for name, part in parts.items()}
 
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
@@ -139,13 +141,13 @@ class Upcycling:
     def remarks(self) -> list[str]:
         """What there is to say of how the source is read."""
         _, _, body = next(self._bodies())
-        parts = f", {self.pieces} of them parts of one" if self.pieces > 1 else ""
         if self.splits:
             return [
                 f"each expert of the source is read as {self.pieces} that have its units together, and write {self.pieces} "
                 f"times as much: {len(body.each)} experts, of which a token goes through {body.per_token}"
             ]
-        said = [f"each FFN is read as {len(body.each)} experts{parts}, of which a token goes through {body.per_token}"]
+        copies = f"{len(body.each) // self.pieces} copies, each cut into {self.pieces} parts: " if self.pieces > 1 else ""
+        said = [f"each FFN is read as {copies}{len(body.each)} experts, of which a token goes through {body.per_token}"]
         dense = [number for number, layer in enumerate(self.graph.layers) if isinstance(layer.branches[-1].body, Mlp)]
         said += [f"layers without experts: {', '.join(map(str, dense))}"] if dense else []
         if self._units_shared(body):

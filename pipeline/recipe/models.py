@@ -9,6 +9,10 @@ from data_prep.settings import NonNegativeInt
 
 Positive = Annotated[float, Field(gt=0)]
 
+MOST_EXPERTS = 1 << 14
+"""No layer has more; each has tensors of its own, so that a wrong number would take gigabytes before it is refused."""
+Experts = Annotated[int, Field(gt=0, le=MOST_EXPERTS)]
+
 
 OWN_KEYS = {
     "n_embd": "hidden_size",
@@ -75,9 +79,9 @@ class ModelConfig(_Sizes):
     """Channels of a head; `hidden_size` divided by the heads where not given, and for GPT-2, BERT and RoBERTa always."""
     intermediate_size: PositiveInt | None = None
     """Four times `hidden_size` where not given."""
-    num_experts: PositiveInt | None = None
+    num_experts: Experts | None = None
     """Of a mixture of experts; 8 where not given."""
-    num_experts_per_tok: PositiveInt | None = None
+    num_experts_per_tok: Experts | None = None
     """How many of them a token goes through; 2 where not given."""
     moe_intermediate_size: PositiveInt | None = None
     """Units of an expert, where a family counts them by themselves; `intermediate_size` where not given."""
@@ -134,9 +138,9 @@ class TargetConfig(_Sizes):
     """A multiple of the source's where positions are rotary."""
     intermediate_size: PositiveInt | None = None
     """In the source's ratio to `hidden_size` where not given: kept where the ratio is a whole number, else rounded up."""
-    num_experts: PositiveInt | None = None
+    num_experts: Experts | None = None
     """Of a mixture of experts; more of them are copies of the source's, or with fewer units parts of them, in turn."""
-    num_experts_per_tok: PositiveInt | None = None
+    num_experts_per_tok: Experts | None = None
     """In the source's ratio to `num_experts` where not given."""
     moe_intermediate_size: PositiveInt | None = None
     """Units of an expert, in the source's ratio to `hidden_size` where not given. With fewer than the source's, each of its

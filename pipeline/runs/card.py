@@ -195,6 +195,7 @@ def _made(known: Known) -> str:
         growth, before, after = (certificate[key] for key in ("growth", "source", "target"))
         own = {key: words for key, words in _SIZES.items() if key in before}
         changed = [f"{words} {before[key]:,} -> {after[key]:,}" for key, words in own.items() if before[key] != after[key]]
+        changed += [f"{after[key]:,} {words}" for key, words in _SIZES.items() if key in after and key not in before]
         added = sum(origin["added"] for origin in certificate["layers"])
         changed_tokenizer = certificate.get("tokenizers") is not None
         # What `auto` comes to goes without saying.

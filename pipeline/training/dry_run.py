@@ -164,7 +164,8 @@ class DryRun:
             elif self.planned.given is not None:
                 yield from (f"  source      {remark}" for remark in self.planned.given.remarks)
             if not phase.stages:
-                yield "  comes trained, and is not trained here"
+                given = phase.number or self.planned.given is not None
+                yield f"  {'comes trained' if given else 'stays at its random initialization'}, and is not trained here"
             else:
                 by_stage = memory_by_stage(config, self.recipe.optimizer, dtype, self.ranks)
                 unit = "GiB" if by_stage[0].total >= _UNITS["GiB"] else "MiB"

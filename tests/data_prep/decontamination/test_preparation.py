@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.decontamination.removal import EXAMPLES
-from data_prep.inspection import describe
+from data_prep.inspection import describe, outcome
 from data_prep.manifest import HELDOUT, TRAIN, PreparedData
 from data_prep.plan import draft_plan, freeze
 from data_prep.prepare import prepare
@@ -42,6 +42,7 @@ def test_documents_go_or_passages_or_nothing_and_are_counted_in_any_case(tmp_pat
     (corpus,) = data.corpora
     texts = decoded(data, TRAIN) + decoded(data, HELDOUT)
     told = describe(data, windows=0)
+    assert "decontamination: 30 documents share words with exam" in outcome(data)
     assert corpus.contaminated == {"exam": 30}
     assert corpus.dropped[CONTAMINATED] == (30 if remove == "document" else 0)
     assert data.manifest.evaluation_sets == {"exam": {"texts": 30, "short": 30}}

@@ -2,6 +2,7 @@
 
 import json
 
+import pydantic
 import pytest
 import torch
 from safetensors import safe_open
@@ -153,7 +154,7 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
     dense.save_pretrained(tmp_path / "dense")
     target = TargetConfig(**{"model_type": mixture, "num_experts": 4, "num_experts_per_tok": 2, "dropout": None} | sizes)
     growth = OfflineGrowth(Request(tmp_path / "dense", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown"))
-    assert f"each FFN is read as {target.num_experts} experts" in listing(growth)
+    assert f"{target.num_experts} experts, of which a token goes through {target.num_experts_per_tok}" in listing(growth)
     certificate = growth.execute(lambda certificate: {})
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["measured"]["max_logit_difference"] < check.EXACT
@@ -175,14 +176,22 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
         ("llama", {"model_type": "mixtral", "num_experts": None}, "target.num_experts: not given"),
         ("llama", {"model_type": "mixtral", "num_experts_per_tok": None}, "target.num_experts_per_tok: not given"),
         ("llama", {"model_type": "mixtral", "num_experts_per_tok": 5}, "target.num_experts_per_tok: 5 of 4 experts"),
-        ("llama", {"model_type": "mixtral", "moe_intermediate_size": 50}, "target.moe_intermediate_size: mixtral has no such"),
+        (
+            "llama",
+            {"model_type": "mixtral", "moe_intermediate_size": 50},
+            "target.moe_intermediate_size: mixtral has no such key; name intermediate_size",
+        ),
         (
             "qwen3",
             {"model_type": "qwen3_moe", "moe_intermediate_size": 40},
             "the source's 100 units do not fall into 3 equal parts of up to 40",
         ),
         ("qwen3", {"model_type": "qwen3_moe", "moe_intermediate_size": 50, "num_experts": 5}, "num_experts: 5 is no multiple"),
-        ("qwen3", {"num_experts": 8}, "qwen3 has no such size"),
+        (
+            "qwen3",
+            {"num_experts": 8},
+            "qwen3 has no such size; name target.model_type: qwen3_moe, which it can become, or leave",
+        ),
         ("qwen3_moe", {"num_experts": 5}, "num_experts_per_tok: the source's 2 of 4 experts do not scale to 5"),
         ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 2}, "num_experts: 2 is smaller than the source's 4"),
         ("qwen3_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok: a number up to num_experts 4 is expected"),
@@ -275,3 +284,25 @@ def test_published_mixtures_are_planned_from_the_dense_models_beneath_them(sourc
     said = listing(OfflineGrowth(request, foreseen=True))
     assert f"({stored:,} parameters)" in said and f"({total:,} parameters, {active:,} of them for each token)" in said
     assert "function: exact" in said
+
+
+@pytest.mark.parametrize("head_dim", ["absent", "null"])
+def test_a_mixtral_whose_file_names_no_head_dimension_grows(head_dim, tmp_path):
+    """As Mixtral-8x7B's own does, and as save_pretrained writes the class's default."""
+    config = check.small_config(FAMILIES["mixtral"])
+    config.head_dim = None
+    model = check.random_model(FAMILIES["mixtral"], config, 1)
+    model.save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "config.json"
+    said = json.loads(path.read_text())
+    assert said.pop("head_dim") is None
+    path.write_text(json.dumps(said if head_dim == "absent" else said | {"head_dim": None}))
+    target = TargetConfig(num_experts=8, hidden_size=96, dropout=None)
+    growth = OfflineGrowth(Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown"))
+    certificate = growth.execute(lambda certificate: {})
+    assert certificate["verdict"] == "exact" and certificate["measured"]["max_logit_difference"] < check.EXACT
+
+
+def test_so_many_experts_that_no_model_has_them_are_refused_before_a_graph_is_made():
+    with pytest.raises(pydantic.ValidationError, match="less than or equal to 16384"):
+        TargetConfig(model_type="mixtral", num_experts=10**9, num_experts_per_tok=1)

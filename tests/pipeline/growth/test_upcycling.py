@@ -1,6 +1,7 @@
 """Dense models read as mixtures, and experts cut into parts: their options, and Adam's state, against the stock classes."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, target_config
 from pipeline.growth.description import describe
+from pipeline.growth.gates import Gates, Share
 from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates, predict_moments
@@ -148,6 +150,16 @@ def adam_of(model, graph):
         name: {"exp_avg": check.Whole(value), "exp_avg_sq": check.Whole(value**2), "step": 7.0}
         for name, value in gradients(graph, model).items()
     }
+
+
+def test_an_expert_that_no_token_chose_starts_without_a_state():
+    """Of exp_avg_sq = 0 and a count of steps that goes on, a first update would be some times the rate."""
+    plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
+    shares = [Share(0.5, 0.25), Share(0.0, 0.0), Share(0.25, 0.1), Share(0.25, 0.1)]
+    upcycling = replace(plan.upcycling, measured=Gates(10, [shares] * 3))
+    kept = upcycling.optimizer(adam_of(model, plan.stored_graph))
+    names = [name for name in plan.graph.tensors() if ".experts." in name]
+    assert {name for name in names if name not in kept} == {name for name in names if ".experts.1." in name}
 
 
 @pytest.mark.parametrize(
@@ -375,7 +387,7 @@ def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, r
         ),
         ("qwen3_moe", {"norm_topk_prob": True}, {}, "target.norm_topk_prob: True is not the source's False"),
         ("qwen3", {"mlp_only_layers": [0]}, {}, "target.mlp_only_layers: [0] is not the source's None"),
-        ("qwen3", QWEN3 | {"mlp_only_layers": [0, 1, 2]}, {}, "target.mlp_only_layers: no layer is left that has experts"),
+        ("qwen3", QWEN3 | {"mlp_only_layers": [0, 1, 2]}, {}, "target.mlp_only_layers: leaves no layer that has experts"),
         ("qwen3", QWEN3 | {"mlp_only_layers": [3]}, {}, "target.mlp_only_layers: 3 is no layer of the model"),
         ("qwen3", QWEN3 | {"mlp_only_layers": [0], "num_hidden_layers": 5}, {}, "grow the depth in another step"),
         ("llama", MIXTRAL | {"norm_topk_prob": True}, {}, "target.norm_topk_prob: mixtral has no such key"),
