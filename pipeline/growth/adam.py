@@ -17,7 +17,7 @@ from pipeline.growth.state import Constant, Rows
 Kept = Mapping[str, Rows | float]
 """What Adam, or Muon, keeps of one tensor, by its own key."""
 
-ADAM, MUON = frozenset({"exp_avg", "exp_avg_sq", "step"}), frozenset({"momentum_buffer"})
+ADAM, MUON = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
 """The keys of what they keep of each tensor, at least."""
 
 
@@ -77,7 +77,7 @@ def grown_kept(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, r
         init = Constant(moved.shape, elsewhere)
         return GrownTensor((), tensor, tensor, moved.maps[key], dtype=torch.float32, init=init)
 
-    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in (ADAM if source.keys() >= ADAM else MUON)}
+    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in (ADAM if source.keys() >= set(ADAM) else MUON)}
     if isinstance(source.get("step"), float) and moved.keeps_steps:
         kept["step"] = source["step"]
     if "step" in kept and (rates or "lr_factor" in source):

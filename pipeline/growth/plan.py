@@ -90,17 +90,17 @@ class GrowthPlan:
                 "(of transformers' Trainer: output_dir/checkpoint-N), or choose fresh"
             )
         for name, kept in optimizer.items():
-            if not (kept.keys() >= ADAM or kept.keys() >= MUON):
+            if not (kept.keys() >= set(ADAM) or kept.keys() >= set(MUON)):
                 raise UserError(
                     f"growth.optimizer_state: grow needs the state of Adam or Muon, and of tensor {name!r} the source's "
                     f"optimizer kept {', '.join(sorted(kept))} alone; choose fresh"
                 )
-            if self.growth.element_rates and not kept.keys() >= ADAM:
+            if self.growth.element_rates and not kept.keys() >= set(ADAM):
                 raise UserError(
                     f"growth.element_rates: Muon, which stepped {name!r}, has one rate for a whole matrix; leave it out"
                 )
         optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
-        muon = any(kept.keys() >= MUON for kept in optimizer.values())
+        muon = any(kept.keys() >= set(MUON) for kept in optimizer.values())
         tensors = {name: tensor for name, tensor in self.tensors.items() if not tensor.buffer}
         return {name: self._grown_kept(tensor, optimizer, muon=muon) for name, tensor in tensors.items()}
 

@@ -372,7 +372,7 @@ def _check_pairs(source: Source, pairs: bool) -> None:
 
 def _check_kept(name: str, kept: OptimizerState) -> None:
     """Refuse an optimizer that goes on from what another one kept of matrices."""
-    by_muon = any(entry.keys() >= MUON for entry in kept.values())
+    by_muon = any(entry.keys() >= set(MUON) for entry in kept.values())
     if by_muon is not (name == "muon"):
         raise UserError(
             f"optimizer.name: {name} does not go on from what the source's optimizer kept, which is {'' if by_muon else 'not '}"
