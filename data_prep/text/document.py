@@ -1,0 +1,15 @@
+"""A document on its way from an input to a part."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Document:
+    """A document; steps change its text and columns in place."""
+
+    text: str
+    where: str
+    """Where it stands: the file, and the line, record or row in it."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What the record holds under the names in `columns`, and what steps add: it goes into reports and cleaned text."""
