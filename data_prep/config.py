@@ -18,6 +18,8 @@ Model = TypeVar("Model", bound="StrictModel")
 Typed = TypeVar("Typed")
 
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -6,7 +6,7 @@ from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.files import file_digest
 from data_prep.manifest import FORMAT
-from data_prep.plan import Input, Plan
+from data_prep.plan import Input, Plan, libraries_of
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 
@@ -20,12 +20,19 @@ def read_plan(path: Path) -> Plan:
 
 
 def check_settings(plan: Plan, config: DataPrepConfig, root: Path) -> None:
-    """Raise UserError where `root` was planned for other settings."""
+    """Raise UserError where `root` was planned for other settings, or with other libraries."""
     old, new = plan.config.model_dump(mode="json"), config.model_dump(mode="json")
     for key in old.keys() - {"output_dir"}:
         if old[key] != new[key]:
             raise UserError(
                 f"{root}: was begun with another `{key}`; put that back, name another output_dir, or remove this one"
+            )
+    for name, here in libraries_of(config).items():
+        if plan.libraries.get(name) != here:
+            begun = f"{name} {plan.libraries[name]}" if name in plan.libraries else f"a version of this project without {name}"
+            raise UserError(
+                f"{root}: was begun with {begun}, and {name} {here} is installed here, which may decide otherwise; install "
+                "what it was begun with, name another output_dir, or remove this one"
             )
 
 

@@ -46,6 +46,10 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
     for reason, count in corpus.dropped.items():
         lines.append(f"  {'- ' + reason:<20} {count:,}")
         lines += [f"      {place}" for place in corpus.examples.get(reason, [])[:2]]
+    for name, count in corpus.changed.items():
+        lines.append(f"  {name + ' changed':<20} {count:,} documents")
+    if corpus.languages:
+        lines.append("  languages     " + ", ".join(f"{name}: {count:,}" for name, count in corpus.languages.most_common(10)))
     for name, count in corpus.contaminated.items():
         lines.append(f"  {'with ' + name:<20} {count:,} documents share a passage with it")
     if corpus.lengths:

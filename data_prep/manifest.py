@@ -73,6 +73,12 @@ class CorpusEntry(BaseModel):
     """Where the first ones of each reason stand."""
     contaminated: Counter[str] = Field(default_factory=Counter)
     """Documents with a passage of each evaluation set that was looked for, whatever became of them."""
+    changed: Counter[str] = Field(default_factory=Counter)
+    """Documents whose text each step changed."""
+    languages: Counter[str] = Field(default_factory=Counter)
+    """Cleaned documents by language, where it was looked at, before copies go."""
+    domains: Counter[str] = Field(default_factory=Counter)
+    """Cleaned documents by the host of their `url`, where that is among the columns: of each slice the 100 most frequent."""
     lengths: Counter[str]
     """Cleaned documents by the bits of their length in characters: "7" counts those of 64 to 127."""
     splits: dict[str, SplitEntry]

@@ -4,6 +4,7 @@ import glob
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.text import python_docs
-from data_prep.text.clean import Cleaner
 from data_prep.text.folders import files_below
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file
@@ -75,6 +75,8 @@ class Plan(StrictModel):
     shards: list[GivenShard]
     evaluation_sets: dict[str, list[str]] = Field(default_factory=dict)
     """The files of the sets whose passages are looked for."""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Distributions that the steps' outcome depends on, and their versions."""
     left_out: list[str]
     """What of the folders that are named is not read, in words."""
 
@@ -121,8 +123,9 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     shards: list[GivenShard] = []
     left_out: list[str] = []
     part_bytes = config.part_mib << 20
-    for corpus in config.corpora:
-        Cleaner(corpus)  # refuses its settings before anything is read
+    steps = [step for corpus in config.corpora if not corpus.shards for step in corpus.all_steps]
+    for step in steps:
+        step.check()
     for split in (HELDOUT, TRAIN):
         for corpus in config.corpora:
             pieces: list[Piece] = []
@@ -152,6 +155,8 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         for name, patterns in (config.decontamination.sets if config.decontamination else {}).items()
     }
     inputs += [_input(Path(path)) for files in sets.values() for path in files]
+    # A file that is named twice, a step's that two corpora have for instance, is hashed twice; it is small beside text.
+    inputs += [_input(settled(path)) for step in steps for path in step.files]
     return Plan(
         format=FORMAT,
         digest="",
@@ -162,9 +167,22 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         slices=slices,
         shards=shards,
         evaluation_sets=sets,
+        libraries=libraries_of(config),
         # Held-out files are looked for twice, the second time to leave them out of what is trained on.
         left_out=list(dict.fromkeys(left_out)),
     )
+
+
+def libraries_of(config: DataPrepConfig) -> dict[str, str]:
+    """Return the distributions that the outcome of a configuration's steps depends on, and the versions that are here.
+
+    Raises UserError where one is not installed.
+    """
+    names = {name for corpus in config.corpora if not corpus.shards for step in corpus.all_steps for name in step.libraries}
+    try:
+        return {name: version(name) for name in sorted(names)}
+    except PackageNotFoundError as error:
+        raise UserError(f"corpora: a step needs {error.name}, which is not installed; pip install {error.name}") from None
 
 
 def settled(path: Path) -> Path:
@@ -208,11 +226,18 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
     inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
     # A tokenizer counts by its files' hashes, not by where it lies.
     told = draft.config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
-    if told["decontamination"] is None:
-        # As it was told before there was such a key.
-        del told["decontamination"]
+    # What is not asked for counts for nothing, as before there were such keys.
+    for key in ("decontamination", "cleaned_text"):
+        if told[key] is None:
+            del told[key]
+    for corpus in told["corpora"]:
+        for key in ("where", "columns", "steps"):
+            if not corpus[key]:
+                del corpus[key]
     slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]
     depends = [draft.format, told, draft.tokenizer, [item.digest for item in inputs], slices]
+    if draft.libraries:
+        depends.append(draft.libraries)
     return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})
 
 

@@ -1,18 +1,31 @@
 """What data preparation is asked to do: corpora, deduplication, tokenizer, shards."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from data_prep.config import Fraction, PositiveInt, StrictModel
+from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 from data_prep.hub import find_directory
-
-NonNegative = Annotated[float, Field(ge=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+from data_prep.steps.base import Step
+from data_prep.steps.language import Language
+from data_prep.steps.length import Length
+from data_prep.steps.normalize import Normalize
+from data_prep.steps.registry import StepEntry
+from data_prep.steps.remove_lines import RemoveLines
+from data_prep.text.condition import Condition
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+_KEYS_OF_STEPS = {
+    "unicode": "normalize",
+    "boilerplate": "remove_lines",
+    "min_length": "length",
+    "length_unit": "length",
+    "languages": "language",
+}
+"""Keys of a corpus, and the steps that they stand for."""
 
 
 class CorpusConfig(StrictModel):
@@ -47,32 +60,30 @@ class CorpusConfig(StrictModel):
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What to do with a file that is empty, breaks off or has no such column: `skip` counts it and keeps what could be read."""
 
-    unicode: Literal["NFC", "NFKC"] = "NFC"
-    """The normal form that text is brought into."""
-    boilerplate: list[str] = []
-    """Regular expressions; a line in which one is found is removed."""
-    min_length: NonNegativeInt = 1
-    """Shorter documents are dropped (NAI drops those under 128)."""
-    length_unit: Literal["characters", "words"] = "characters"
+    where: str | None = None
+    """A condition on the records' keys or columns, for instance `score >= 3 and language == "en"`; others are dropped."""
+    columns: list[str] = []
+    """Keys or columns beside the text that go into reports and cleaned text: `id`, `url`, `metadata.score`."""
+
     max_characters: PositiveInt = 20_000_000
     """Longer documents are dropped: a tokenizer takes some hundred bytes of memory a character."""
+    steps: Annotated[list[StepEntry], Field(min_length=1)] | None = None
+    """What each document goes through, in order: names of steps, or names with options. Where not given: `normalize`, and what
+    the five keys that follow ask for."""
+    unicode: Literal["NFC", "NFKC"] = "NFC"
+    """The normal form that text is brought into (step `normalize`)."""
+    boilerplate: list[str] = []
+    """Regular expressions; a line in which one is found is removed (step `remove_lines`)."""
+    min_length: NonNegativeInt = 1
+    """Shorter documents are dropped (step `length`); NAI drops those under 128."""
+    length_unit: Literal["characters", "words"] = "characters"
     languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
-    """Codes (ISO 639) of the languages that are kept; all where none is named."""
+    """Codes (ISO 639) of the languages that are kept (step `language`); all where none is named."""
     dedupe: Literal["none", "exact", "near"] = "exact"
     """Which duplicates are dropped, within the corpus and between it and all others that are deduplicated."""
 
     heldout_fraction: Fraction = 0.01
     """Share of the documents held out, chosen by a hash of their text."""
-
-    @field_validator("boilerplate")
-    @classmethod
-    def _compile(cls, rules: list[str]) -> list[str]:
-        for rule in rules:
-            try:
-                re.compile(rule)
-            except re.error as error:
-                raise ValueError(f"{rule!r} is no regular expression ({error})") from None
-        return rules
 
     @model_validator(mode="after")
     def _one_source(self) -> "CorpusConfig":
@@ -83,7 +94,49 @@ class CorpusConfig(StrictModel):
             )
         if self.heldout_shards and not self.shards:
             raise ValueError("`heldout_shards` goes with `shards`; text is held out by heldout_files or heldout_fraction")
+        for key in ("where", "columns", "steps"):
+            if self.shards and getattr(self, key):
+                raise ValueError(f"`{key}` is of text that is prepared, and `shards` are taken as they are; leave it out")
+        if self.corpus is not None and self.read_columns:
+            raise ValueError(f"{self.corpus} has no columns; leave `where` and `columns` out")
         return self
+
+    @model_validator(mode="after")
+    def _read_in_one_way(self) -> "CorpusConfig":
+        if self.where is not None:
+            Condition(self.where)
+        if self.steps is None:
+            _ = self.all_steps  # refuses what they cannot be made of
+            return self
+        for key, step in _KEYS_OF_STEPS.items():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` is not given beside `steps`; name the step `{step}` there")
+        return self
+
+    @property
+    def all_steps(self) -> list[Step]:
+        """The steps, in the order in which a document goes through them."""
+        if self.steps is not None:
+            return self.steps
+        steps: list[Step] = [Normalize(form=self.unicode)]
+        if self.boilerplate:
+            steps.append(RemoveLines(patterns=self.boilerplate))
+        steps.append(Length(min=max(self.min_length, 1), unit=self.length_unit))
+        if self.languages:
+            steps.append(Language(keep=self.languages))
+        return steps
+
+    @property
+    def language(self) -> str | None:
+        """The language of the corpus, where its steps keep a single one."""
+        kept = [step.keep for step in self.all_steps if isinstance(step, Language)]
+        return kept[-1][0] if kept and len(kept[-1]) == 1 else None
+
+    @property
+    def read_columns(self) -> list[str]:
+        """The keys or columns that are read beside the text."""
+        asked = [] if self.where is None else Condition(self.where).columns
+        return list(dict.fromkeys([*self.columns, *asked]))
 
 
 class DedupeConfig(StrictModel):
@@ -119,6 +172,15 @@ class DecontaminationConfig(StrictModel):
     words are not looked for."""
     remove: Literal["document", "span", "nothing"] = "document"
     """What goes: a document that has such words, those words out of it, or nothing, and it is only counted."""
+
+
+class CleanedTextConfig(StrictModel):
+    """The text of the documents, written beside the shards."""
+
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    """JSON lines, compressed with zstd (`.jsonl.zst`), or Parquet."""
+    dropped: bool = False
+    """Whether dropped documents are written too, with the reason; as they were when they were dropped."""
 
 
 class TokenizerConfig(StrictModel):
@@ -167,6 +229,7 @@ class DataPrepConfig(StrictModel):
     corpora: Annotated[list[CorpusConfig], Field(min_length=1)]
     dedupe: DedupeConfig = DedupeConfig()
     decontamination: DecontaminationConfig | None = None
+    cleaned_text: CleanedTextConfig | None = None
     tokenizer: TokenizerConfig
     sequences: Literal["document", "sentence"] = "document"
     """What a sequence of a shard is: a document (GPT's shards), or a sentence of one (BERT's)."""

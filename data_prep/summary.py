@@ -36,7 +36,7 @@ from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 from data_prep.tokenizing import HISTOGRAM
 
 REPORT = "dropped.jsonl"
-"""Examples of dropped documents, each beside the one that stays, and of passages of evaluation sets."""
+"""Examples of dropped documents: copies, each beside the one that stays, those of each reason, passages of evaluation sets."""
 
 
 def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -> None:
@@ -76,7 +76,8 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
             else:
                 files[name] = digest
     with Outputs(root) as outputs:
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in [*report, *_contaminated(cleaned)])
+        examples = [*report, *_contaminated(cleaned), *_dropped(plan, cleaned)]
+        lines = (json.dumps(example, ensure_ascii=False, default=str) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
             write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)
@@ -108,6 +109,20 @@ def _contaminated(cleaned: list[Facts]) -> list[dict[str, Any]]:
     return [{"kind": "contaminated", "set": name} | example for name, examples in found.items() for example in examples]
 
 
+def _dropped(plan: Plan, cleaned: list[Facts]) -> list[dict[str, Any]]:
+    """The first documents that each corpus lost for each reason."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for read, facts in zip(plan.slices, cleaned, strict=True):
+        for reason, documents in facts.counts.get("shown", {}).items():
+            key = read.corpus, reason
+            found[key] = (found.get(key, []) + documents)[:EXAMPLES]
+    return [
+        {"kind": "dropped", "corpus": corpus, "reason": reason} | document
+        for (corpus, reason), documents in found.items()
+        for document in documents
+    ]
+
+
 def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]:
     """Each corpus as cleaning left it, without shards yet."""
     entries = {
@@ -117,7 +132,6 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
             documents_read=0,
             dropped=Counter(),
             examples={},
-            contaminated=Counter(),
             lengths=Counter(),
             splits={split: SplitEntry() for split in SPLITS},
         )
@@ -129,7 +143,8 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         entry.dropped.update(facts.counts["dropped"])
         entry.lengths.update(facts.counts["lengths"])
         # Of an item that an earlier version finished nothing is told.
-        entry.contaminated.update(facts.counts.get("contaminated", {}))
+        for key in ("contaminated", "changed", "languages", "domains"):
+            getattr(entry, key).update(facts.counts.get(key, {}))
         for reason, places in facts.counts["examples"].items():
             entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
     return entries

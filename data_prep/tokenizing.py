@@ -106,8 +106,7 @@ class Tokenize:
 
     def _language(self, part: Part) -> str:
         """Whose rules end a sentence: the corpus's language where it has a single one."""
-        languages = self._plan.corpus(part.corpus).languages
-        return languages[0] if len(languages) == 1 else "en"
+        return self._plan.corpus(part.corpus).language or "en"
 
     def _encode(self, texts: list[str], language: str) -> Iterator[list[list[int]]]:
         """Each text's sequences of ids, the last one ended by eos."""

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any, Literal
 
 from data_prep.decontamination.passages import Passage, Passages
+from data_prep.text.document import Document
 
 EXAMPLES = 5
 """Passages of each set that are kept to be shown."""
@@ -18,18 +19,18 @@ class Removal:
         self._documents: Counter[str] = Counter()
         self._examples: dict[str, list[dict[str, str]]] = {}
 
-    def __call__(self, text: str, where: str) -> tuple[str, bool]:
-        """Return (what is left of a document that stands `where`, whether it goes)."""
-        passages = self._passages(text)
+    def __call__(self, document: Document) -> bool:
+        """Take what is to go out of a document; return whether it goes as a whole."""
+        passages = self._passages(document.text)
         for name in dict.fromkeys(name for passage in passages for name in passage.sets):
             self._documents[name] += 1
             if self._documents[name] <= EXAMPLES:
                 first = next(passage for passage in passages if name in passage.sets)
-                shown = text[first.begin : min(first.stop, first.begin + _SHOWN_CHARACTERS)]
-                self._examples.setdefault(name, []).append({"where": where, "passage": shown})
+                shown = document.text[first.begin : min(first.stop, first.begin + _SHOWN_CHARACTERS)]
+                self._examples.setdefault(name, []).append({"where": document.where, "passage": shown})
         if self._remove == "span":
-            return _without(text, passages), False
-        return text, self._remove == "document" and bool(passages)
+            document.text = _without(document.text, passages)
+        return self._remove == "document" and bool(passages)
 
     def facts(self) -> dict[str, Any]:
         """Return what is recorded: documents with a passage of each set (one may count for several), examples, the sets."""

@@ -11,8 +11,6 @@ from data_prep.job import Job
 from data_prep.plan import Plan
 from data_prep.text.parts import Part, Parts
 
-_SHOWN_CHARACTERS = 200
-
 
 class Fates:
     """What became of the documents."""
@@ -61,8 +59,8 @@ class Fates:
             "similarity": similarity,
             "corpus": self._parts.part(document).corpus,
             "kept_corpus": self._parts.part(kept).corpus,
-            "text": self._parts.text(document)[:_SHOWN_CHARACTERS],
-            "kept_text": self._parts.text(kept)[:_SHOWN_CHARACTERS],
+            **self._parts.document(document).shown(),
+            **{f"kept_{key}": value for key, value in self._parts.document(kept).shown().items()},
         }
 
     def _fate(self, document: int) -> int:

@@ -1,8 +1,7 @@
 """What a step is."""
 
-from typing import ClassVar
-
-from pydantic import ConfigDict
+from pathlib import Path
+from typing import Any, ClassVar
 
 from data_prep.config import StrictModel
 from data_prep.text.document import Document
@@ -15,10 +14,23 @@ class Step(StrictModel):
     loaded at the first document, not before: a configuration is read by every process.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: ClassVar[str]
     """By which a configuration names it."""
+
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions by whose version the outcome may change: another one is another plan."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that the outcome depends on; their content is part of the plan."""
+        return []
+
+    def check(self) -> None:
+        """Raise UserError where the step cannot be carried out; nothing has been read then."""
+
+    def entry(self) -> dict[str, dict[str, Any]]:
+        """Return the step as a configuration names it, all its options given."""
+        return {self.name: self.model_dump(mode="json")}
 
     def __call__(self, document: Document) -> str | None:
         """Change the document in place; return why it is dropped (a few words, counted), or None where it stays."""

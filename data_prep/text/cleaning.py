@@ -1,6 +1,5 @@
 """Stage `clean`: slices of the inputs to parts of cleaned documents."""
 
-import hashlib
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +9,12 @@ from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
 from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.clean import Cleaner
-from data_prep.text.parts import Part, PartWriter
+from data_prep.steps.sequence import Sequence
+from data_prep.text.document_files import DocumentWriter
+from data_prep.text.parts import FOLDER, Part
 from data_prep.text.readers import read_piece
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
+from data_prep.text.slice_writer import SliceWriter, utf8_bytes
 
 if TYPE_CHECKING:
     from data_prep.decontamination.passages import Passages
@@ -38,49 +39,46 @@ class Clean:
         """Write a slice's parts."""
         part_slice = self._slices[item.name]
         corpus = self._plan.corpus(part_slice.corpus)
-        cleaner, rejects, removal = Cleaner(corpus), Rejects(), self._removal()
-        heldout_below = _heldout_below(corpus, part_slice)
-        limit = self._plan.config.part_mib << 20
-        parts: list[dict[str, Any]] = []
-        writer: PartWriter | None = None
-        lengths: Counter[int] = Counter()
-        kept = read = written = 0
+        sequence, rejects, removal = Sequence(corpus), Rejects(), self._removal()
+        dropped = self._dropped_writer(outputs, item.name)
+        written = SliceWriter(
+            outputs,
+            item.name,
+            hashed=corpus.dedupe != "none",
+            heldout_below=_heldout_below(corpus, part_slice),
+            part_bytes=self._plan.config.part_mib << 20,
+        )
+        read = 0
         for piece in part_slice.pieces:
-            for where, raw in read_piece(piece, corpus, rejects, advance):
-                read += _utf8_bytes(raw)
-                text, reason = cleaner(raw)
-                del raw  # a document may be long
-                if reason is not None:
-                    rejects.add(reason, where)
+            for document in read_piece(piece, corpus, rejects, advance):
+                read += utf8_bytes(document.text)
+                reason = sequence(document)
+                if reason is None and removal is not None and (removal(document) or sequence.is_short(document)):
+                    reason = CONTAMINATED
+                if reason is None:
+                    written.add(document)
                     continue
-                if removal is not None:
-                    text, goes = removal(text, where)
-                    if goes or cleaner.is_short(text):
-                        rejects.add(CONTAMINATED, where)
-                        continue
-                digest = text_hash(text)
-                size = _utf8_bytes(text)
-                kept += 1
-                written += size
-                lengths[len(text).bit_length()] += 1
-                writer = writer or PartWriter(outputs, f"{item.name}-{len(parts):03d}", hashed=corpus.dedupe != "none")
-                writer.add(text, size, digest, _draw(digest) < heldout_below)
-                if writer.bytes >= limit:
-                    parts.append(writer.close())
-                    writer = None
-        if writer is not None:
-            parts.append(writer.close())
+                rejects.add_document(reason, document)
+                if dropped is not None:
+                    dropped.add(document, utf8_bytes(document.text), reason)
+        if dropped is not None:
+            dropped.close()
+        facts = written.close()
         return {
-            "documents_in": kept + sum(count for reason, count in rejects.counts.items() if reason != BAD_FILE),
-            "documents_out": kept,
+            "documents_in": facts["documents_out"] + sum(rejects.counts.values()) - rejects.counts[BAD_FILE],
             "bytes_in": read,
-            "bytes_out": written,
-            "parts": parts,
+            **facts,
             "dropped": dict(rejects.counts),
             "examples": rejects.examples,
-            "lengths": {str(bits): count for bits, count in sorted(lengths.items())},
+            "shown": rejects.shown,
+            "changed": dict(sequence.changed),
             **({} if removal is None else removal.facts()),
         }
+
+    def _dropped_writer(self, outputs: Outputs, name: str) -> DocumentWriter | None:
+        """A file for the documents of a slice that are dropped, where they are asked for."""
+        text = self._plan.config.cleaned_text
+        return DocumentWriter(outputs.path(dropped_file(name))) if text is not None and text.dropped else None
 
     @cached_property
     def _passages(self) -> "Passages | None":
@@ -113,34 +111,13 @@ class Clean:
         return parts
 
 
+def dropped_file(slice_name: str) -> str:
+    """Return the name of the file of a slice's dropped documents, below the job's folder."""
+    return f"{FOLDER}/{slice_name}.dropped.parquet"
+
+
 def _heldout_below(corpus: CorpusConfig, part_slice: Slice) -> float:
     """The draw from which on a document is trained on."""
     if part_slice.heldout:
         return 1.0
     return 0.0 if corpus.heldout_files else corpus.heldout_fraction
-
-
-def _draw(digest: bytes) -> float:
-    """A number from [0, 1), the same for equal texts wherever they stand."""
-    draw = hashlib.blake2b(digest, digest_size=8, person=b"held-out").digest()
-    return (int.from_bytes(draw, "little") >> 11) * 2.0**-53
-
-
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-_SPACE = bytes(code for code in range(128) if chr(code).isspace())
-_WIDE_SPACE = [chr(code) for code in range(128, 0x3001) if chr(code).isspace()]
-
-
-def text_hash(text: str) -> bytes:
-    """Return the 128-bit hash by which texts are equal that differ in case and white space alone."""
-    return hashlib.blake2b(_without_wide_space(text.lower()).encode().translate(None, _SPACE), digest_size=16).digest()
-
-
-def _without_wide_space(text: str) -> str:
-    if not text.isascii():
-        for space in _WIDE_SPACE:
-            text = text.replace(space, "")
-    return text

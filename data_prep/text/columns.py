@@ -1,12 +1,14 @@
-"""The column of a table that holds the documents, in whichever of arrow's types."""
+"""The columns of a table that hold the documents, in whichever of arrow's types."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow
 import pyarrow.compute
 from pyarrow import types
 
+from data_prep.settings import CorpusConfig
 from data_prep.text.rejects import DamagedError
 from data_prep.text.values import NoTextError, as_text
 
@@ -24,7 +26,7 @@ _LISTS = (types.is_list, types.is_large_list, types.is_list_view, types.is_large
 
 
 @dataclass(frozen=True, slots=True)
-class TextColumn:
+class Column:
     """A column, or a field in a column of structs."""
 
     path: tuple[str, ...]
@@ -35,13 +37,18 @@ class TextColumn:
         """The name of the table's own column."""
         return self.path[0]
 
+    @property
+    def whole(self) -> str:
+        """Its name as Parquet's readers take it: of a column of structs only that field is read."""
+        return ".".join(self.path)
+
+    def values(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Any]:
+        """Return each row's value, as Python has it."""
+        return self._of(batch).to_pylist()
+
     def texts(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[str | NoTextError]:
         """Yield each row's text, or what there is instead."""
-        column = batch.column(batch.schema.get_field_index(self.top))
-        for name in self.path[1:]:
-            # A field of a struct that is null is null.
-            column = pyarrow.compute.struct_field(column, name)
-        for scalar in column:
+        for scalar in self._of(batch):
             try:
                 yield as_text(scalar.as_py())
             except UnicodeDecodeError:
@@ -49,37 +56,74 @@ class TextColumn:
             except NoTextError as error:
                 yield error
 
+    def _of(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> pyarrow.Array | pyarrow.ChunkedArray:
+        column = batch.column(batch.schema.get_field_index(self.top))
+        for name in self.path[1:]:
+            # A field of a struct that is null is null.
+            column = pyarrow.compute.struct_field(column, name)
+        return column
 
-def find_column(schema: pyarrow.Schema, name: str) -> TextColumn:
-    """Return the column of that name, or for `a.b` the field b of the column a, where there is none spelled so.
 
-    Raises DamagedError where there is none or more than one, and where it holds no text.
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The column of the text, and the others that are read."""
+
+    text: Column
+    others: dict[str, Column]
+
+    @property
+    def all(self) -> list[Column]:
+        """All of them."""
+        return [self.text, *self.others.values()]
+
+    def documents(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[str | NoTextError, dict[str, Any]]]:
+        """Yield each row's text, or what there is instead, and its other values by name."""
+        values = {name: column.values(batch) for name, column in self.others.items()}
+        for row, text in enumerate(self.text.texts(batch)):
+            yield text, {name: column[row] for name, column in values.items()}
+
+
+def find_columns(schema: pyarrow.Schema, corpus: CorpusConfig) -> Columns:
+    """Return the columns that a corpus reads.
+
+    `a.b` is the field b of the column a, where there is none spelled so. Raises DamagedError where there is none of a name
+    or more than one, and where that of the text holds none.
     """
-    fields = [schema.field(number) for number in range(len(schema))]
-    path: list[str] = []
-    rest = name
-    while (field := _called(rest, fields)) is None:
-        head, point, rest = rest.partition(".")
-        around = _called(head, fields) if point else None
-        if around is None or not types.is_struct(around.type):
-            raise DamagedError(f"no column {name!r}; it has {', '.join(_spelled(schema))} (text_field)")
-        path.append(head)
-        fields = around.type.fields
-    kind = field.type
+    text = _text_column(schema, corpus.text_field)
+    return Columns(text, {name: Column(_find(schema, name, "columns, where")[0]) for name in corpus.read_columns})
+
+
+def _text_column(schema: pyarrow.Schema, name: str) -> Column:
+    path, kind = _find(schema, name, "text_field")
     if types.is_struct(kind):
         within = ", ".join(f"{name}.{field.name}" for field in kind.fields)
         raise DamagedError(f"column {name!r} holds structs; name one of their fields: {within} (text_field)")
     if not _is_text(kind):
         chat = ", as chats do" if types.is_nested(kind) and "struct" in str(kind) else ""
         raise DamagedError(f"column {name!r} holds {str(kind)[:100]}{chat}, and text or lists of texts are read (text_field)")
-    return TextColumn((*path, rest))
+    return Column(path)
 
 
-def _called(name: str, fields: list[pyarrow.Field]) -> pyarrow.Field | None:
+def _find(schema: pyarrow.Schema, name: str, key: str) -> tuple[tuple[str, ...], pyarrow.DataType]:
+    """(the path of the column of that name, its type)."""
+    fields = [schema.field(number) for number in range(len(schema))]
+    path: list[str] = []
+    rest = name
+    while (field := _called(rest, fields, key)) is None:
+        head, point, rest = rest.partition(".")
+        around = _called(head, fields, key) if point else None
+        if around is None or not types.is_struct(around.type):
+            raise DamagedError(f"no column {name!r}; it has {', '.join(_spelled(schema))} ({key})")
+        path.append(head)
+        fields = around.type.fields
+    return (*path, rest), field.type
+
+
+def _called(name: str, fields: list[pyarrow.Field], key: str) -> pyarrow.Field | None:
     """The field of that name, None where there is none; raises DamagedError where arrow could not say which is meant."""
     found = [field for field in fields if field.name == name]
     if len(found) > 1:
-        raise DamagedError(f"{len(found)} columns are called {name!r}, and one is to be read; rename the others (text_field)")
+        raise DamagedError(f"{len(found)} columns are called {name!r}, and one is to be read; rename the others ({key})")
     return found[0] if found else None
 
 

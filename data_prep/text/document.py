@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+_SHOWN_CHARACTERS = 200
+
 
 @dataclass(slots=True)
 class Document:
@@ -13,3 +15,7 @@ class Document:
     """Where it stands: the file, and the line, record or row in it."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What the record holds under the names in `columns`, and what steps add: it goes into reports and cleaned text."""
+
+    def shown(self) -> dict[str, Any]:
+        """Return how a report shows it: where it stands, how it begins, its columns."""
+        return {"where": self.where, "text": self.text[:_SHOWN_CHARACTERS], "columns": self.columns}

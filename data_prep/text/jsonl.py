@@ -10,8 +10,9 @@ import orjson
 
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.text.document import Document
 from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
-from data_prep.text.pieces import Document, Piece
+from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
 from data_prep.text.values import NoTextError, as_text, field_of
 
@@ -25,6 +26,7 @@ _LARGEST_WHOLE = 128 << 20
 def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the lines that begin in the piece."""
     behind = f" behind byte {piece.start}" if piece.start else ""
+    names = corpus.read_columns
     for number, line in enumerate(piece_lines(Path(piece.path), piece, _longest(corpus), advance), start=1):
         where = f"line {number}{behind}"
         if line is None:
@@ -40,7 +42,7 @@ def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
             bad.add(where, f"not JSON ({error})")
             continue
         del line  # a document may be long
-        yield from _document(record, piece, where, corpus, bad)
+        yield from _document(record, piece, where, corpus.text_field, names, bad)
 
 
 def is_whole(path: Path, corpus: CorpusConfig) -> bool:
@@ -71,24 +73,26 @@ def read_whole(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
     except orjson.JSONDecodeError as error:
         raise DamagedError(f"neither a JSON record a line nor one JSON array or object ({error})") from None
     records = value if isinstance(value, list) else [value]
+    names = corpus.read_columns
     del content, value
     for number, record in enumerate(records, start=1):
-        yield from _document(record, piece, f"record {number}", corpus, bad)
+        yield from _document(record, piece, f"record {number}", corpus.text_field, names, bad)
 
 
 def _longest(corpus: CorpusConfig) -> int:
     return corpus.max_characters * _JSON_BYTES + _OTHER_FIELDS
 
 
-def _document(record: Any, piece: Piece, where: str, corpus: CorpusConfig, bad: BadRecords) -> Iterator[Document]:
-    """The record's text, where it has one; else it is counted as bad."""
-    value = field_of(record, corpus.text_field)
+def _document(record: Any, piece: Piece, where: str, text_field: str, names: list[str], bad: BadRecords) -> Iterator[Document]:
+    """The record's text and named columns, where it has a text; else it is counted as bad."""
+    value = field_of(record, text_field)
+    columns = {name: field_of(record, name) for name in names}
     del record
     try:
-        yield f"{piece.path}: {where}", as_text(value)
+        yield Document(as_text(value), f"{piece.path}: {where}", columns)
     except NoTextError as error:
         what = str(error).removeprefix("no text")
-        bad.add(where, f"no text under {corpus.text_field!r}{what}")
+        bad.add(where, f"no text under {text_field!r}{what}")
 
 
 def _parses(line: bytes) -> bool:

@@ -9,20 +9,21 @@ import pyarrow.parquet
 
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.columns import TextColumn, find_column
-from data_prep.text.pieces import Document, Piece
+from data_prep.text.columns import Columns, find_columns
+from data_prep.text.document import Document
+from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError, is_the_systems
 
 _BATCH_ROWS = 128
 _BUFFER = 1 << 20
 
 
-def pieces_of_parquet(path: Path, name: str, piece_bytes: int) -> list[Piece]:
+def pieces_of_parquet(path: Path, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
     """Return the pieces in which a file is read: row groups, together up to `piece_bytes`.
 
-    Raises DamagedError where there is no column of text of that name (`find_column`).
+    Raises DamagedError where there are no such columns (`find_columns`).
     """
-    file, _ = _opened(path, name)
+    file, _ = _opened(path, corpus)
     with file:
         pieces: list[Piece] = []
         for group in range(file.num_row_groups):
@@ -35,26 +36,25 @@ def pieces_of_parquet(path: Path, name: str, piece_bytes: int) -> list[Piece]:
 
 
 def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    """Yield the texts of the piece's row groups."""
-    file, column = _opened(Path(piece.path), corpus.text_field)
+    """Yield the documents of the piece's row groups."""
+    file, columns = _opened(Path(piece.path), corpus)
     with file:
         groups = range(piece.start, piece.stop)
         row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
-        # By the whole name: of a column of structs only that field is read.
-        name = ".".join(column.path)
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[name], use_threads=False):
-            for text in column.texts(batch):
+        names = list(dict.fromkeys(column.whole for column in columns.all))
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+            for text, values in columns.documents(batch):
                 where = f"row {row}"
                 row += 1
                 if isinstance(text, str):
-                    yield f"{piece.path}: {where}", text
+                    yield Document(text, f"{piece.path}: {where}", values)
                 else:
                     bad.add(where, str(text))
             advance(piece.size * batch.num_rows // rows)
 
 
-def _opened(path: Path, name: str) -> tuple[pyarrow.parquet.ParquetFile, TextColumn]:
+def _opened(path: Path, corpus: CorpusConfig) -> tuple[pyarrow.parquet.ParquetFile, Columns]:
     try:
         # Buffered, and nothing fetched ahead: else a row group's column is held whole, compressed (87 MB of it: 107 MB
         # of memory, and 21 so, where a page is 1 MB).
@@ -67,7 +67,7 @@ def _opened(path: Path, name: str) -> tuple[pyarrow.parquet.ParquetFile, TextCol
             raise
         raise DamagedError(f"not readable as parquet: {' '.join(str(error).split())}") from None
     try:
-        return file, find_column(file.schema_arrow, name)
+        return file, find_columns(file.schema_arrow, corpus)
     except DamagedError:
         file.close()
         raise

@@ -1,6 +1,6 @@
 """Parts: bounded runs of cleaned documents on disk, numbered over the whole preparation.
 
-NAME.parquet holds the texts in row groups of about a megabyte; NAME.exact.npy, where the corpus is deduplicated, the
+NAME.parquet holds the documents (`document_files`); NAME.exact.npy, where the corpus is deduplicated, the
 128-bit hashes sorted, so that every range of hashes is a slice of it; NAME.heldout.npy one flag a document.
 """
 
@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.arrays import mapped, write_array
 from data_prep.job import WORK, Outputs
+from data_prep.text.document import Document
+from data_prep.text.document_files import DocumentWriter, read_chosen_texts, read_documents, read_texts
 
 EXACT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 """A document's 128-bit hash and its row in the part."""
 
-_SCHEMA = pa.schema([("text", pa.large_string())])
-_ROW_GROUP_BYTES = 1 << 20
 FOLDER = f"{WORK}/clean"
 
 
@@ -74,33 +72,28 @@ class Parts:
 
     def texts(self, part: Part) -> Iterator[tuple[int, list[str]]]:
         """Yield (row of the first, texts) of about a megabyte at a time."""
-        with pq.ParquetFile(self.root / FOLDER / f"{part.name}.parquet") as file:
-            row = 0
-            for group in range(file.num_row_groups):
-                texts = file.read_row_group(group, use_threads=False).column(0).to_pylist()
-                yield row, texts
-                row += len(texts)
+        row = 0
+        for texts in read_texts(self._path(part)):
+            yield row, texts.to_pylist()
+            row += len(texts)
 
     def chosen(self, part: Part, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
         """Yield (row, text) of the rows that `wanted` (bool, one a document) names; the rest is not even read."""
-        with pq.ParquetFile(self.root / FOLDER / f"{part.name}.parquet") as file:
-            row = 0
-            for group in range(file.num_row_groups):
-                here = wanted[row : row + file.metadata.row_group(group).num_rows]
-                if here.any():
-                    texts = file.read_row_group(group, use_threads=False).column(0)
-                    yield from ((row + int(place), texts[int(place)].as_py()) for place in np.flatnonzero(here))
-                row += len(here)
+        return read_chosen_texts(self._path(part), wanted)
+
+    def chosen_documents(self, part: Part, wanted: np.ndarray) -> Iterator[tuple[int, Document]]:
+        """Yield (row, document) of the rows that `wanted` (bool, one a document) names."""
+        return ((row, document) for row, document, _ in read_documents(self._path(part), wanted))
+
+    def document(self, number: int) -> Document:
+        """Return one document."""
+        part = self.part(number)
+        ((_, document),) = self.chosen_documents(part, np.arange(part.documents) == number - part.first)
+        return document
 
     def part(self, document: int) -> Part:
         """Return the part that holds a document."""
         return self.all[int(self.holding(np.array([document]))[0])]
-
-    def text(self, document: int) -> str:
-        """Return one document's text."""
-        part = self.part(document)
-        ((_, text),) = self.chosen(part, np.arange(part.documents) == document - part.first)
-        return text
 
     def exact(self, part: Part) -> np.ndarray:
         """Return the part's sorted hashes, EXACT, memory-mapped."""
@@ -109,6 +102,9 @@ class Parts:
     def heldout(self, part: Part) -> np.ndarray:
         """Return whether each document is held out, bool."""
         return np.load(self.root / FOLDER / f"{part.name}.heldout.npy")
+
+    def _path(self, part: Part) -> Path:
+        return self.root / FOLDER / f"{part.name}.parquet"
 
 
 class PartWriter:
@@ -122,32 +118,19 @@ class PartWriter:
         self._hashes: list[tuple[int, int]] = []
         self._heldout: list[bool] = []
         self._characters = 0
-        self._waiting: list[str] = []
-        self._waiting_bytes = 0
-        # Texts are unique and never looked up by value: a dictionary and statistics would only take room.
-        path = outputs.path(f"{FOLDER}/{name}.parquet")
-        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
+        self._documents = DocumentWriter(outputs.path(f"{FOLDER}/{name}.parquet"))
 
-    def add(self, text: str, size: int, digest: bytes, heldout: bool) -> None:
+    def add(self, document: Document, size: int, digest: bytes, heldout: bool) -> None:
         """Append a document of `size` bytes with its 16-byte hash."""
-        self._waiting.append(text)
-        self._waiting_bytes += size
-        self._characters += len(text)
+        self._documents.add(document, size)
+        self._characters += len(document.text)
         self.bytes += size
         self._hashes.append((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")))
         self._heldout.append(heldout)
-        if self._waiting_bytes >= _ROW_GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.table([pa.array(self._waiting, pa.large_string())], schema=_SCHEMA))
-        self._waiting, self._waiting_bytes = [], 0
 
     def close(self) -> dict[str, Any]:
         """Finish the files; return what a Part is made from."""
-        self._flush()
-        self._writer.close()
+        self._documents.close()
         if self._hashed:
             table = np.zeros(len(self._hashes), dtype=EXACT)
             hashes = np.array(self._hashes, dtype=np.uint64)

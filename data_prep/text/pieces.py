@@ -1,9 +1,6 @@
-"""What is read at a time, and what comes of it."""
+"""What is read at a time."""
 
 from pydantic import BaseModel
-
-Document = tuple[str, str]
-"""(where it stands, its text)."""
 
 
 class Piece(BaseModel):

@@ -12,13 +12,15 @@ import zstandard
 from data_prep.errors import UserError
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.text.condition import Condition, ConditionError
+from data_prep.text.document import Document
 from data_prep.text.jsonl import is_whole, read_jsonl, read_whole
 from data_prep.text.kinds import KNOWN, check_content, kind_of
 from data_prep.text.lines import COMPRESSION_RATIO
 from data_prep.text.parquet import pieces_of_parquet, read_parquet
-from data_prep.text.pieces import Document, Piece, byte_ranges
+from data_prep.text.pieces import Piece, byte_ranges
 from data_prep.text.python_docs import read_python_docs
-from data_prep.text.rejects import BAD_FILE, BadRecords, DamagedError, Rejects, is_the_systems
+from data_prep.text.rejects import BAD_FILE, WHERE, BadRecords, DamagedError, Rejects, is_the_systems
 from data_prep.text.saved_datasets import read_dataset
 from data_prep.text.txt import read_txt
 
@@ -43,12 +45,14 @@ def pieces_of_file(path: Path, corpus: CorpusConfig, piece_bytes: int) -> list[P
     size, kind = path.stat().st_size, kind_of(path)
     if kind is None:
         raise UserError(f"{path}: unknown type of text file; known are {KNOWN}")
+    if kind.format == "txt" and corpus.read_columns:
+        raise UserError(f"{path}: plain text has no {corpus.read_columns[0]!r}; leave `columns` and `where` out of this corpus")
     try:
         if size == 0:
             raise DamagedError("the file is empty")
         check_content(path, kind)
         if kind.format == "parquet":
-            return pieces_of_parquet(path, corpus.text_field, piece_bytes)
+            return pieces_of_parquet(path, corpus, piece_bytes)
         if kind.compression is not None:
             return [Piece(path=str(path), start=0, stop=size, size=size * COMPRESSION_RATIO)]
         whole = is_whole(path, corpus) if kind.format == "json" else kind.format == "txt" and corpus.txt_documents == "file"
@@ -85,10 +89,27 @@ def _refusal(path: Path | str, told: object) -> UserError:
 
 def _read(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance) -> Iterator[Document]:
     if piece.path == corpus.corpus:
-        return ((piece.path, text) for text in read_python_docs(rejects.counts, advance))
+        return (Document(text, piece.path) for text in read_python_docs(rejects.counts, advance))
     bad = BadRecords(piece.path, corpus.max_bad_records, rejects)
-    if piece.path == corpus.dataset:
-        return read_dataset(piece, corpus, bad, advance)
+    reader = read_dataset if piece.path == corpus.dataset else _of_file
+    documents = reader(piece, corpus, bad, advance)
+    return documents if corpus.where is None else _fulfilling(Condition(corpus.where), documents, bad, rejects)
+
+
+def _fulfilling(condition: Condition, documents: Iterator[Document], bad: BadRecords, rejects: Rejects) -> Iterator[Document]:
+    for document in documents:
+        try:
+            fulfils = condition(document.columns)
+        except ConditionError as error:
+            bad.add(document.where, f"where: {error}")
+            continue
+        if fulfils:
+            yield document
+        else:
+            rejects.add_document(WHERE, document)
+
+
+def _of_file(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     path = Path(piece.path)
     if path.stat().st_size == 0:
         raise DamagedError("the file is empty")

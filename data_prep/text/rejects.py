@@ -1,13 +1,17 @@
 """What is not taken, and why: documents, records and whole files."""
 
 from collections import Counter
+from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.text.document import Document
 
 TOO_LONG = "too long"
 TOO_SHORT = "too short"
 OTHER_LANGUAGE = "other language"
 CONTAMINATED = "contaminated"
+WHERE = "where"
+"""A record that does not fulfil the corpus's condition."""
 BAD_RECORD = "bad record"
 BAD_FILE = "bad file"
 
@@ -21,12 +25,20 @@ class Rejects:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
+        self.shown: dict[str, list[dict[str, Any]]] = {}
+        """Of documents, also how they began."""
 
     def add(self, reason: str, where: str) -> None:
         """Count one document, record or file."""
         self.counts[reason] += 1
         if self.counts[reason] <= EXAMPLES:
             self.examples.setdefault(reason, []).append(where)
+
+    def add_document(self, reason: str, document: Document) -> None:
+        """Count one document, and keep how the first of a reason begin."""
+        self.add(reason, document.where)
+        if self.counts[reason] <= EXAMPLES:
+            self.shown.setdefault(reason, []).append(document.shown())
 
 
 class BadRecords:

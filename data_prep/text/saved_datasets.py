@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from data_prep.errors import UserError
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
-from data_prep.text.columns import TextColumn, find_column
-from data_prep.text.pieces import Document, Piece
+from data_prep.text.columns import Columns, find_columns
+from data_prep.text.document import Document
+from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _BATCH_ROWS = 128
 
 def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
     """Return (pieces, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
-    dataset, column = _loaded(corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field)
-    size, rows, fingerprint = dataset.select_columns([column.top]).data.nbytes, len(dataset), dataset._fingerprint
+    dataset, columns = _loaded(corpus)
+    size, rows, fingerprint = dataset.select_columns([columns.text.top]).data.nbytes, len(dataset), dataset._fingerprint
     step = max(1, rows * piece_bytes // max(size, 1))
     pieces = [
         Piece(
@@ -38,14 +39,12 @@ def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piec
 
 def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the piece's rows; raises UserError where the dataset is not the planned one."""
-    dataset, column = _planned(
-        corpus.dataset, corpus.dataset_config, corpus.dataset_split, corpus.text_field, piece.fingerprint
-    )
+    dataset, columns = _planned(corpus.model_dump_json(), piece.fingerprint)
     row = piece.start
     for table in dataset.select(range(piece.start, piece.stop)).iter(_BATCH_ROWS):
-        for text in column.texts(table):
+        for text, values in columns.documents(table):
             if isinstance(text, str):
-                yield f"{corpus.dataset}: row {row}", text
+                yield Document(text, f"{corpus.dataset}: row {row}", values)
             else:
                 bad.add(f"row {row}", str(text))
             row += 1
@@ -53,22 +52,26 @@ def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: A
 
 
 @lru_cache(maxsize=4)
-def _planned(name: str, config: str | None, split: str, text_field: str, fingerprint: str) -> tuple["Dataset", TextColumn]:
-    """The dataset's column as arrow's tables, opened once for all pieces: one of the hub asks the network each time."""
-    dataset, column = _loaded(name, config, split, text_field)
+def _planned(corpus_json: str, fingerprint: str) -> tuple["Dataset", Columns]:
+    """The dataset's columns as arrow's tables, opened once for all pieces: one of the hub asks the network each time."""
+    corpus = CorpusConfig.model_validate_json(corpus_json)
+    dataset, columns = _loaded(corpus)
     if dataset._fingerprint != fingerprint:
         raise UserError(
-            f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin anew"
+            f"{corpus.dataset}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin "
+            "anew"
         )
-    return dataset.select_columns([column.top]).with_format("arrow"), column
+    tops = list(dict.fromkeys(column.top for column in columns.all))
+    return dataset.select_columns(tops).with_format("arrow"), columns
 
 
-def _loaded(name: str, config: str | None, split: str, text_field: str) -> tuple["Dataset", TextColumn]:
+def _loaded(corpus: CorpusConfig) -> tuple["Dataset", Columns]:
     import datasets  # slow to import, and seldom needed
 
+    name, split = corpus.dataset, corpus.dataset_split
     try:
         local = Path(name).is_dir()
-        dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, config, split=split)
+        dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, corpus.dataset_config, split=split)
     except Exception as error:  # the library raises whatever its file systems and its network raise
         raise UserError(
             f"{name}: does not load as a dataset ({' '.join(str(error).split())[:200]}); name a directory that "
@@ -79,6 +82,6 @@ def _loaded(name: str, config: str | None, split: str, text_field: str) -> tuple
             raise UserError(f"{name}: no split {split!r}; it has {', '.join(dataset)} (dataset_split)")
         dataset = dataset[split]
     try:
-        return dataset, find_column(dataset.features.arrow_schema, text_field)
+        return dataset, find_columns(dataset.features.arrow_schema, corpus)
     except DamagedError as error:
         raise UserError(f"{name}: {error}") from None

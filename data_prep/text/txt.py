@@ -6,8 +6,9 @@ from typing import BinaryIO
 
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.text.document import Document
 from data_prep.text.lines import end_of, opened, read_at_most, read_line, seek_line
-from data_prep.text.pieces import Document, Piece
+from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords
 
 _UTF8_BYTES = 4
@@ -25,7 +26,7 @@ def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advan
             bad.add_long(where)
             continue
         try:
-            yield f"{path}: {where}", content.decode()
+            yield Document(content.decode(), f"{path}: {where}")
         except UnicodeDecodeError as error:
             bad.add(where, f"not UTF-8 ({error.reason} at its byte {error.start})")
 

@@ -260,7 +260,7 @@ def _own_text(path: Path) -> Corpus:
         # However long a record is, it is scored.
         config = CorpusConfig(files=[str(path)], max_bad_records=0, max_characters=sys.maxsize >> 8, txt_documents="file")
         pieces = pieces_of_file(path, config, path.stat().st_size + 1)
-        texts = [text for piece in pieces for _, text in read_piece(piece, config, Rejects())]
+        texts = [document.text for piece in pieces for document in read_piece(piece, config, Rejects())]
     else:
         texts = [_read_text(path)]
     examples = [Document(text, len(text.split()), len(text.encode())) for text in texts if text.strip()]

@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.config import Fraction, PositiveInt, StrictModel
-from data_prep.settings import NonNegativeInt
+from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -97,7 +97,8 @@ def _pieces(files: list[str]) -> Iterator[str]:
     corpus = CorpusConfig(files=files)
     for path in expand(files, "--text", []):
         for piece in pieces_of_file(path, corpus, _READ):
-            for _, text in read_piece(piece, corpus, Rejects()):
+            for document in read_piece(piece, corpus, Rejects()):
+                text = document.text
                 yield from (text[start : start + CHARACTERS] for start in range(0, len(text) - CHARACTERS, CHARACTERS))
 
 

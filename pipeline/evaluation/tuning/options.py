@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data_prep.config import Fraction, PositiveInt, StrictModel, validate
-from data_prep.settings import NonNegativeInt
+from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel, validate
 from pipeline.recipe.models import Positive
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from data_prep.config import NonNegativeInt
 from data_prep.errors import UserError
-from data_prep.settings import NonNegativeInt
 from pipeline.growth.operators.base import DepthOperator, Option, Origin
 from pipeline.growth.operators.options import REPEAT_SCALE, scaled_repeats
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from data_prep.config import PositiveInt
-from data_prep.settings import NonNegative
+from data_prep.config import NonNegative, PositiveInt
 from pipeline.growth.operators.base import Option, Origin
 
 NOISE = Option(

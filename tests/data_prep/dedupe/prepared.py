@@ -13,8 +13,9 @@ from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.job import WORK, Job, Outputs
 from data_prep.plan import Plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, DedupeConfig, TokenizerConfig
-from data_prep.text.cleaning import text_hash
+from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts, PartWriter
+from data_prep.text.slice_writer import text_hash
 from data_prep.workers import Alone
 
 _LIMIT_SECONDS = 120
@@ -79,7 +80,7 @@ class Prepared:
         writer = PartWriter(outputs, name, hashed=corpus.dedupe != "none")
         for row in rows:
             text = corpus.texts[row]
-            writer.add(text, len(text.encode()), text_hash(text), row in corpus.heldout)
+            writer.add(Document(text, f"row {row}"), len(text.encode()), text_hash(text), row in corpus.heldout)
         facts = writer.close()
         outputs.commit()
         return facts

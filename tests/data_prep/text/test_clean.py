@@ -6,9 +6,12 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
-from data_prep.text.clean import Cleaner, clean
-from data_prep.text.cleaning import text_hash
+from data_prep.steps.language import Language
+from data_prep.steps.sequence import Sequence
+from data_prep.text.clean import clean
+from data_prep.text.document import Document
 from data_prep.text.rejects import OTHER_LANGUAGE, TOO_LONG, TOO_SHORT
+from data_prep.text.slice_writer import text_hash
 from tests.data_prep.prose import made_up_texts
 
 ENGLISH = "The boy went down to the river, and there he sat upon a stone and thought of what his father had told him."
@@ -17,7 +20,9 @@ CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE0
 
 
 def cleaned(text: str, **options: object) -> tuple[str, str | None]:
-    return Cleaner(CorpusConfig(files=["-"], **options))(text)
+    document = Document(text, "-")
+    reason = Sequence(CorpusConfig(files=["-"], **options))(document)
+    return document.text, reason
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,8 @@ def test_other_languages_are_dropped():
 
 
 def test_a_language_that_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match=r"corpora: web: languages: 'xx' is not among those that can be told: .* en "):
-        Cleaner(CorpusConfig(name="web", files=["-"], languages=["en", "xx"]))
+    with pytest.raises(UserError, match=r"language: 'xx' is not among those that can be told: .* en "):
+        Language(keep=["en", "xx"]).check()
 
 
 def test_the_language_model_is_loaded_only_where_it_is_asked_for():

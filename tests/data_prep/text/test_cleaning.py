@@ -13,9 +13,10 @@ from data_prep.errors import UserError
 from data_prep.job import Facts, Job
 from data_prep.plan import Plan, draft_plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
-from data_prep.text.cleaning import Clean, text_hash
+from data_prep.text.cleaning import Clean
 from data_prep.text.parts import FOLDER, Parts
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_SHORT
+from data_prep.text.slice_writer import text_hash
 from data_prep.workers import Alone
 from tests.data_prep.prose import made_up_texts
 
@@ -74,7 +75,7 @@ def test_row_groups_hold_about_a_megabyte(cleaned, tmp_path):
     starts = [row for row, _ in parts.texts(part)]
     assert len(starts) == metadata.num_row_groups
     for row in (0, starts[1] - 1, starts[1], len(TEXTS) - 1):
-        assert parts.text(row) == TEXTS[row]
+        assert parts.document(row).text == TEXTS[row]
     wanted = np.zeros(len(TEXTS), dtype=bool)
     wanted[[5, starts[2], 2999]] = True
     assert list(parts.chosen(part, wanted)) == [(row, TEXTS[row]) for row in (5, starts[2], 2999)]

@@ -20,7 +20,7 @@ import zstandard
 from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
-from data_prep.text.columns import find_column
+from data_prep.text.columns import find_columns
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, DamagedError, Rejects
@@ -37,7 +37,9 @@ def config(**options: object) -> CorpusConfig:
 def read(path: Path, piece_bytes: int = 1 << 20, rejects: Rejects | None = None, **options: object) -> list[str]:
     corpus = config(**options)
     rejects = Rejects() if rejects is None else rejects
-    return [text for piece in pieces_of_file(path, corpus, piece_bytes) for _, text in read_piece(piece, corpus, rejects)]
+    return [
+        document.text for piece in pieces_of_file(path, corpus, piece_bytes) for document in read_piece(piece, corpus, rejects)
+    ]
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -189,8 +191,9 @@ def test_two_columns_of_the_name_are_refused(tmp_path):
         ([inner], ["a"], "a.b", "b"),
     ):
         with pytest.raises(DamagedError, match=f"^2 columns are called '{called}', and one is to be read; rename"):
-            find_column(pyarrow.Table.from_arrays(columns, names).schema, field)
-    assert find_column(pyarrow.Table.from_arrays([one, other, one], ["n", "text", "n"]).schema, "text").path == ("text",)
+            find_columns(pyarrow.Table.from_arrays(columns, names).schema, config(text_field=field))
+    schema = pyarrow.Table.from_arrays([one, other, one], ["n", "text", "n"]).schema
+    assert find_columns(schema, config()).text.path == ("text",)
 
 
 # JSON that is no record a line
@@ -308,7 +311,10 @@ def test_each_piece_is_read_without_the_others(tmp_path):
     path = write(tmp_path / "a.txt", b"one\nstill one\n\ntwo\n\nthree\n")
     corpus = config()
     found = {
-        start: [text for _, text in read_piece(Piece(path=str(path), start=start, stop=start + 5, size=5), corpus, Rejects())]
+        start: [
+            document.text
+            for document in read_piece(Piece(path=str(path), start=start, stop=start + 5, size=5), corpus, Rejects())
+        ]
         for start in range(0, 25, 5)
     }
     assert found == {0: ["one\nstill one\n"], 5: [], 10: [], 15: ["two\n"], 20: ["three\n"]}

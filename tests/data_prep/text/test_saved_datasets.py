@@ -31,7 +31,7 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
         pieces, size, digest = pieces_of_dataset(corpus, piece_bytes)
         assert size >= sum(len(text.encode()) for text in texts[3:4])
         assert digest
-        return [[text for _, text in read_piece(piece, corpus, Rejects())] for piece in pieces]
+        return [[document.text for document in read_piece(piece, corpus, Rejects())] for piece in pieces]
 
     for name in ("one", "two"):
         assert read_dataset(1 << 30, dataset=str(tmp_path / name)) == [texts]
@@ -78,14 +78,14 @@ def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one: the dataset has changed since the plan .*; put it back, or remove output_dir"):
         list(read_piece(piece, corpus, Rejects()))
     (again,), _, _ = pieces_of_dataset(corpus, 1 << 20)
-    assert [text for _, text in read_piece(again, corpus, Rejects())] == ["a", "c"]
+    assert [document.text for document in read_piece(again, corpus, Rejects())] == ["a", "c"]
 
 
 def test_rows_without_text_are_bad_records(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", ["a", None]))
     (piece,), _, _ = pieces_of_dataset(corpus, 1 << 20)
     rejects = Rejects()
-    assert [text for _, text in read_piece(piece, corpus, rejects)] == ["a"]
+    assert [document.text for document in read_piece(piece, corpus, rejects)] == ["a"]
     assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}
 
 
@@ -103,7 +103,7 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
     corpus = config(dataset=str(tmp_path / "one"), text_field="meta.body")
     pieces, _, _ = pieces_of_dataset(corpus, 1)
-    assert [text for piece in pieces for _, text in read_piece(piece, corpus, Rejects())] == texts
+    assert [document.text for piece in pieces for document in read_piece(piece, corpus, Rejects())] == texts
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""Which steps there are, and how a configuration names them."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from data_prep.config import unknown_key
+from data_prep.steps.base import Step
+from data_prep.steps.language import Language
+from data_prep.steps.length import Length
+from data_prep.steps.normalize import Normalize
+from data_prep.steps.remove_lines import RemoveLines
+from data_prep.steps.user_step import UserStep
+
+STEPS: dict[str, type[Step]] = {step.name: step for step in (Normalize, RemoveLines, Length, Language)}
+"""By name."""
+
+
+def _step(entry: Any) -> Step:
+    """The step that an item of `steps` names: a name, or a name with options."""
+    if isinstance(entry, Step):
+        return entry
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((name, options),) = entry.items()
+    else:
+        name, options = entry, {}
+    options = {} if options is None else options
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise ValueError("a step is a name, or a name with its options, for instance {length: {min: 128}}")
+    if ":" in name:
+        return UserStep(path=name, options=options)
+    if name not in STEPS:
+        raise ValueError(unknown_key("a step", name, list(STEPS)) + "; one of your own is named module:Class")
+    unknown = [key for key in options if key not in STEPS[name].model_fields]
+    if unknown:
+        raise ValueError(unknown_key(name, unknown[0], list(STEPS[name].model_fields)))
+    return STEPS[name](**options)
+
+
+StepEntry = Annotated[Step, BeforeValidator(_step), PlainSerializer(lambda step: step.entry(), when_used="always")]

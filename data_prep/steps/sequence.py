@@ -1,0 +1,61 @@
+"""The steps of a corpus, carried out."""
+
+from collections import Counter
+
+from data_prep.errors import UserError
+from data_prep.settings import CorpusConfig
+from data_prep.steps.length import Length
+from data_prep.text.document import Document
+from data_prep.text.rejects import TOO_LONG, TOO_SHORT
+
+_MOST_REASONS = 1000
+"""A step that returns more has something of the document in its reasons."""
+
+
+class Sequence:
+    """A corpus's steps, in order."""
+
+    def __init__(self, corpus: CorpusConfig) -> None:
+        self._corpus = corpus
+        self._steps = [(next(iter(step.entry())), step) for step in corpus.all_steps]
+        self._reasons: set[str] = set()
+        self.changed: Counter[str] = Counter()
+        """Documents whose text a step changed, by its name."""
+
+    def __call__(self, document: Document) -> str | None:
+        """Take a document through the steps; return why it is dropped, or None."""
+        if len(document.text) > self._corpus.max_characters:
+            return TOO_LONG
+        for name, step in self._steps:
+            before = document.text
+            reason = step(document)
+            # A text that is as long as before is compared, most are not.
+            if document.text is not before and document.text != before:
+                self.changed[name] += 1
+            if reason is not None:
+                self._count(name, reason)
+                return reason
+        document.text = _without_surrogates(document.text)
+        return None if document.text else TOO_SHORT
+
+    def is_short(self, document: Document) -> bool:
+        """Whether what is left of a document is shorter than a step of the corpus keeps."""
+        lengths = (step for _, step in self._steps if isinstance(step, Length))
+        return not document.text or any(step(document) == TOO_SHORT for step in lengths)
+
+    def _count(self, name: str, reason: str) -> None:
+        self._reasons.add(reason)
+        if len(self._reasons) > _MOST_REASONS:
+            raise UserError(
+                f"steps: {name}: gives more than {_MOST_REASONS} different reasons, {reason[:80]!r} among them; let it return "
+                "a few words that are the same for many documents"
+            )
+
+
+def _without_surrogates(text: str) -> str:
+    """A lone surrogate is no character; it becomes a question mark."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

@@ -1,0 +1,77 @@
+"""A step of the user's own, named `module:Class`."""
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_prep.errors import UserError
+from data_prep.steps.base import Step
+from data_prep.text.document import Document
+
+
+class UserStep(Step):
+    """What `module:Class` makes of the options: an object that is called with a Document, as every step is."""
+
+    name: ClassVar[str] = "module:Class"
+
+    path: str
+    options: dict[str, Any]
+
+    @cached_property
+    def _class(self) -> Callable[..., Callable[[Document], str | None]]:
+        module, _, name = self.path.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # the module's own code runs
+            raise UserError(
+                f"steps: {self.path}: cannot be imported ({_told(error)}); name a class of a module that Python finds from "
+                "here, for instance by PYTHONPATH"
+            ) from None
+
+    @cached_property
+    def _made(self) -> Callable[[Document], str | None]:
+        try:
+            made = self._class(**self.options)
+        except Exception as error:  # the class's own code runs
+            raise UserError(f"steps: {self.path}: does not take the options {self.options} ({_told(error)})") from None
+        if not callable(made):
+            raise UserError(f"steps: {self.path}: has no __call__(document); see data_prep/steps/base.py")
+        return made
+
+    @property
+    def files(self) -> list[Path]:
+        """The file that the class is in, and those that the class names in `files`."""
+        source = inspect.getsourcefile(self._class)
+        return [*([Path(source)] if source else []), *map(Path, getattr(self._made, "files", []))]
+
+    def check(self) -> None:
+        """Raise UserError where there is no such class, or it does not take its options."""
+        check = getattr(self._made, "check", None)
+        if check is not None:
+            check()
+
+    def entry(self) -> dict[str, dict[str, Any]]:
+        """Return the step as a configuration names it."""
+        return {self.path: self.options}
+
+    def __call__(self, document: Document) -> str | None:
+        """Do what the class does; raises UserError where that is no step's."""
+        try:
+            reason = self._made(document)
+        except UserError:
+            raise
+        except Exception as error:  # the class's own code runs
+            raise UserError(f"steps: {self.path}: fails at {document.where} ({_told(error)}); mend the class") from error
+        if not isinstance(document.text, str) or not isinstance(reason, str | None):
+            what = f"returns {reason!r}" if isinstance(document.text, str) else f"leaves {document.text!r} as the text"
+            raise UserError(
+                f"steps: {self.path}: {what[:200]} at {document.where}; a step returns a reason or None, and leaves a string"
+            )
+        return reason
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
