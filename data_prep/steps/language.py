@@ -7,26 +7,35 @@ from pydantic import Field
 from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
-from data_prep.text.language import known_languages, language
-from data_prep.text.rejects import OTHER_LANGUAGE
+from data_prep.text.language import PACKAGE, known_languages, language
+from data_prep.text.rejects import OTHER_LANGUAGE, UNCERTAIN_LANGUAGE
 
 
 class Language(Step):
-    """Drop documents in other languages; write the language into the column `language`."""
+    """Drop documents in other languages; write the language and the model's score into `language` and `language_score`.
+
+    The model is fastText's lid.176.
+    """
 
     name: ClassVar[str] = "language"
+    libraries: ClassVar[tuple[str, ...]] = (PACKAGE,)
 
     keep: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]], Field(min_length=1)]
     """Codes (ISO 639) of the languages that are kept."""
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The model's probability below which a document is dropped as uncertain (FineWeb drops those below .65)."""
 
     def check(self) -> None:
         """Raise UserError for a language that cannot be told."""
         for code in self.keep:
             if code not in known_languages():
-                known = " ".join(sorted(known_languages()))
+                known = " ".join(known_languages())
                 raise UserError(f"step language: {code!r} is not among those that can be told: {known}")
 
     def __call__(self, document: Document) -> str | None:
-        """Return OTHER_LANGUAGE."""
-        document.columns["language"] = language(document.text)
-        return None if document.columns["language"] in self.keep else OTHER_LANGUAGE
+        """Return OTHER_LANGUAGE or UNCERTAIN_LANGUAGE."""
+        code, score = language(document.text)
+        document.columns |= {"language": code, "language_score": round(score, 4)}
+        if code not in self.keep:
+            return OTHER_LANGUAGE
+        return UNCERTAIN_LANGUAGE if score < self.min_score else None

