@@ -73,6 +73,8 @@ class CorpusEntry(BaseModel):
     """Where the first ones of each reason stand."""
     contaminated: Counter[str] = Field(default_factory=Counter)
     """Documents with a passage of each evaluation set that was looked for, whatever became of them."""
+    dropped_by: dict[str, Counter[str]] = Field(default_factory=dict)
+    """Of `dropped`, the documents that each step dropped, by step and reason."""
     changed: Counter[str] = Field(default_factory=Counter)
     """Documents whose text each step changed."""
     languages: Counter[str] = Field(default_factory=Counter)

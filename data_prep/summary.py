@@ -145,6 +145,8 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         # Of an item that an earlier version finished nothing is told.
         for key in ("contaminated", "changed", "languages", "domains"):
             getattr(entry, key).update(facts.counts.get(key, {}))
+        for step, reasons in facts.counts.get("dropped_by", {}).items():
+            entry.dropped_by.setdefault(step, Counter()).update(reasons)
         for reason, places in facts.counts["examples"].items():
             entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
     return entries

@@ -21,6 +21,8 @@ class Sequence:
         self._reasons: set[str] = set()
         self.changed: Counter[str] = Counter()
         """Documents whose text a step changed, by its name."""
+        self.dropped: dict[str, Counter[str]] = {}
+        """Documents that a step dropped, by its name and reason."""
 
     def __call__(self, document: Document) -> str | None:
         """Take a document through the steps; return why it is dropped, or None."""
@@ -45,6 +47,7 @@ class Sequence:
 
     def _count(self, name: str, reason: str) -> None:
         self._reasons.add(reason)
+        self.dropped.setdefault(name, Counter())[reason] += 1
         if len(self._reasons) > _MOST_REASONS:
             raise UserError(
                 f"steps: {name}: gives more than {_MOST_REASONS} different reasons, {reason[:80]!r} among them; let it return "

@@ -72,6 +72,7 @@ class Clean:
             "examples": rejects.examples,
             "shown": rejects.shown,
             "changed": dict(sequence.changed),
+            "dropped_by": sequence.dropped,
             **({} if removal is None else removal.facts()),
         }
 
