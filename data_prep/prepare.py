@@ -9,13 +9,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from data_prep.accepting import Accept
+from data_prep.cleaned_text import WriteText
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.errors import UserError
 from data_prep.files import file_digest, locked, text_digest, write_json
 from data_prep.frozen import check_inputs, check_settings, read_plan
 from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
-from data_prep.manifest import MANIFEST, PLAN, TOKENIZER, PreparedData
+from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
 from data_prep.progress import Meter
 from data_prep.settings import DataPrepConfig
@@ -136,7 +137,7 @@ def _begin(plan: Plan, root: Path) -> None:
     if (root / PLAN).exists() and read_plan(root / PLAN).digest != plan.digest:
         # Work files stay until the end: no record of another plan passes for one of this. Until the plan is written the
         # mark of the refusal stands, so that a kill in between begins anew once more.
-        for made in (SHARDS, TOKENIZER):
+        for made in (SHARDS, TOKENIZER, TEXT):
             shutil.rmtree(root / made, ignore_errors=True)
     write_json(root / PLAN, plan.model_dump(mode="json"))
     (root / WORK / _REFUSED).unlink(missing_ok=True)
@@ -178,9 +179,10 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
             say(f"data: {remark}")
     tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned))
     accepted = job.run(Accept(root, plan))
+    written = job.run(WriteText(plan, parts, fates))
     job.run(Verify(root, tokenized))
     if workers.rank == 0:
-        write_summary(root, plan, cleaned, [*tokenizer, *tokenized, *accepted], fates.report())
+        write_summary(root, plan, cleaned, [*tokenizer, *tokenized, *accepted, *written], fates.report())
         for line in outcome(PreparedData(root)):
             say(f"data: {line}")
     workers.barrier()

@@ -58,7 +58,7 @@ def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -
 def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[Facts], report: list[dict[str, Any]]) -> None:
     """Write each corpus's counts of tokens, the report and, last of all files, the manifest.
 
-    `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept.
+    `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept, text.
     """
     tokenizer = load_tokenizer(root / TOKENIZER, plan.config.tokenizer.split_special_tokens)
     entries = _cleaned_corpora(plan, cleaned)

@@ -20,8 +20,8 @@ class Language(Step):
     name: ClassVar[str] = "language"
     libraries: ClassVar[tuple[str, ...]] = (PACKAGE,)
 
-    keep: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]], Field(min_length=1)]
-    """Codes (ISO 639) of the languages that are kept."""
+    keep: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
+    """Codes (ISO 639) of the languages that are kept; all where none is named."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The model's probability below which a document is dropped as uncertain (FineWeb drops those below .65)."""
 
@@ -36,6 +36,6 @@ class Language(Step):
         """Return OTHER_LANGUAGE or UNCERTAIN_LANGUAGE."""
         code, score = language(document.text)
         document.columns |= {"language": code, "language_score": round(score, 4)}
-        if code not in self.keep:
+        if self.keep and code not in self.keep:
             return OTHER_LANGUAGE
         return UNCERTAIN_LANGUAGE if score < self.min_score else None

@@ -52,7 +52,7 @@ class Clean:
         for piece in part_slice.pieces:
             for document in read_piece(piece, corpus, rejects, advance):
                 read += utf8_bytes(document.text)
-                reason = sequence(document)
+                reason = document.dropped or sequence(document)
                 if reason is None and removal is not None and (removal(document) or sequence.is_short(document)):
                     reason = CONTAMINATED
                 if reason is None:

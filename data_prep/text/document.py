@@ -16,6 +16,9 @@ class Document:
     columns: dict[str, Any] = field(default_factory=dict)
     """What the record holds under the names in `columns`, and what steps add: it goes into reports and cleaned text."""
 
+    dropped: str | None = None
+    """Why its corpus does not take it, where that is known when it is read."""
+
     def shown(self) -> dict[str, Any]:
         """Return how a report shows it: where it stands, how it begins, its columns."""
         return {"where": self.where, "text": self.text[:_SHOWN_CHARACTERS], "columns": self.columns}

@@ -93,20 +93,19 @@ def _read(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance
     bad = BadRecords(piece.path, corpus.max_bad_records, rejects)
     reader = read_dataset if piece.path == corpus.dataset else _of_file
     documents = reader(piece, corpus, bad, advance)
-    return documents if corpus.where is None else _fulfilling(Condition(corpus.where), documents, bad, rejects)
+    return documents if corpus.where is None else _judged(Condition(corpus.where), documents, bad)
 
 
-def _fulfilling(condition: Condition, documents: Iterator[Document], bad: BadRecords, rejects: Rejects) -> Iterator[Document]:
+def _judged(condition: Condition, documents: Iterator[Document], bad: BadRecords) -> Iterator[Document]:
+    """The documents, those that do not fulfil the condition marked as dropped."""
     for document in documents:
         try:
             fulfils = condition(document.columns)
         except ConditionError as error:
-            bad.add(document.where, f"where: {error}")
+            bad.add(document.where.removeprefix(f"{bad.path}: "), f"where: {error}")
             continue
-        if fulfils:
-            yield document
-        else:
-            rejects.add_document(WHERE, document)
+        document.dropped = None if fulfils else WHERE
+        yield document
 
 
 def _of_file(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:

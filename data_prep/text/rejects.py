@@ -46,7 +46,7 @@ class BadRecords:
     """Counts the records of one piece that are skipped, up to a limit."""
 
     def __init__(self, path: str, most: int, rejects: Rejects) -> None:
-        self._path = path
+        self.path = path
         self._rejects = rejects
         self._most = most
         self._count = 0
@@ -56,12 +56,12 @@ class BadRecords:
         self._count += 1
         if self._count > self._most:
             before = f", and {self._most} records before it were skipped" if self._most else ""
-            raise UserError(f"{self._path}: {where}: {reason}{before}; mend the file, or set text_field or max_bad_records")
-        self._rejects.add(BAD_RECORD, f"{self._path}: {where}: {reason}")
+            raise UserError(f"{self.path}: {where}: {reason}{before}; mend the file, or set text_field or max_bad_records")
+        self._rejects.add(BAD_RECORD, f"{self.path}: {where}: {reason}")
 
     def add_long(self, where: str) -> None:
         """Count one that is a document longer than is read; of these there may be any number."""
-        self._rejects.add(TOO_LONG, f"{self._path}: {where}")
+        self._rejects.add(TOO_LONG, f"{self.path}: {where}")
 
 
 class DamagedError(Exception):

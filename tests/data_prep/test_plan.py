@@ -4,7 +4,7 @@ import pytest
 
 from data_prep import plan
 from data_prep.errors import UserError
-from data_prep.plan import draft_plan, expand_shards
+from data_prep.plan import draft_plan, expand_shards, freeze
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 
 
@@ -120,3 +120,15 @@ def test_heldout_slices_come_first_over_all_corpora_and_are_named_in_order(folde
     assert [[piece.path[-5:] for piece in part.pieces] for part in drafted.slices] == [
         ["a.txt"], ["b.txt"], ["1.txt", "b.txt"], ["1.txt", "a.txt"],
     ]  # fmt: skip
+
+
+def test_a_plan_that_asks_for_nothing_new_has_the_digest_that_it_had_before_there_were_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    asked = DataPrepConfig(
+        output_dir="-",
+        corpora=[CorpusConfig(files=["a.jsonl"], min_length=3, boilerplate=["^x"])],
+        tokenizer=TokenizerConfig(vocab_size=300),
+    )
+    # As the version before steps gives it.
+    assert freeze(draft_plan(asked), ["0"]).digest == "f3839857cd30754299dc15a0dd0d8aa5"

@@ -1,0 +1,37 @@
+"""Steps as a user writes them."""
+
+from pathlib import Path
+
+from data_prep.text.document import Document
+
+
+class Upper:
+    """Drops what begins with a digit, and writes the rest in capitals."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.files = [Path(__file__).with_name("__init__.py")]
+        self.times = times
+
+    def __call__(self, document: Document) -> str | None:
+        if document.text[:1].isdigit():
+            return "begins with a digit"
+        document.text = document.text.upper() * self.times
+        document.columns["capitals"] = sum(map(str.isupper, document.text))
+        return None
+
+
+class Faulty:
+    """Does what no step may."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, document: Document) -> object:
+        if self.how == "raise":
+            raise ZeroDivisionError("by nothing")
+        if self.how == "text":
+            document.text = None
+        return {"return": 7, "reasons": document.text}.get(self.how)
+
+
+NO_CLASS = 3

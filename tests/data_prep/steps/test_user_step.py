@@ -1,0 +1,70 @@
+import pytest
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from data_prep.plan import draft_plan
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.steps.sequence import Sequence
+from data_prep.text.document import Document
+
+MADE = "tests.data_prep.steps.made"
+
+
+def corpus(*steps: object, files: str = "-") -> CorpusConfig:
+    return validate(CorpusConfig, {"files": [files], "steps": list(steps)}, "c.yaml")
+
+
+def test_a_class_of_ones_own_changes_text_and_columns_and_drops():
+    sequence = Sequence(corpus("normalize", {f"{MADE}:Upper": {"times": 2}}))
+    document = Document(" ab ", "-")
+    assert sequence(document) is None
+    assert (document.text, document.columns) == ("ABAB", {"capitals": 4})
+    assert sequence(Document("1 ab", "-")) == "begins with a digit"
+
+
+def test_its_source_and_its_files_are_inputs_of_the_plan(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    plan = draft_plan(
+        DataPrepConfig(
+            output_dir="-",
+            corpora=[corpus(f"{MADE}:Upper", files=str(tmp_path / "a.jsonl"))],
+            tokenizer=TokenizerConfig(vocab_size=300),
+        )
+    )
+    assert [item.name.rpartition("/")[2] for item in plan.inputs] == ["a.jsonl", "made.py", "__init__.py"]
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("no_such_module:Class", "cannot be imported (ModuleNotFoundError"),
+        (f"{MADE}:Nothing", "cannot be imported (AttributeError"),
+        ({f"{MADE}:Upper": {"time": 2}}, "does not take the options {'time': 2} (TypeError"),
+        (f"{MADE}:NO_CLASS", "does not take the options"),
+    ],
+)
+def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before_text_is_read(step, told):
+    with pytest.raises(UserError) as refused:
+        corpus(step).all_steps[0].check()
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("raise", "fails at a.jsonl: line 3 (ZeroDivisionError: by nothing)"),
+        ("text", "leaves None as the text at a.jsonl: line 3"),
+        ("return", "returns 7 at a.jsonl: line 3"),
+    ],
+)
+def test_a_class_that_does_what_no_step_may_is_named_with_the_document(how, told):
+    with pytest.raises(UserError) as refused:
+        Sequence(corpus({f"{MADE}:Faulty": {"how": how}}))(Document("x", "a.jsonl: line 3"))
+    assert told in str(refused.value)
+
+
+def test_a_class_that_gives_every_document_a_reason_of_its_own_is_refused():
+    sequence = Sequence(corpus({f"{MADE}:Faulty": {"how": "reasons"}}))
+    with pytest.raises(UserError, match="gives more than 1000 different reasons"):
+        for number in range(1100):
+            sequence(Document(f"x{number}", "-"))

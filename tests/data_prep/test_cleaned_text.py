@@ -1,0 +1,133 @@
+"""Conditions, columns and cleaned text, from records to files."""
+
+import json
+import random
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_prep.errors import UserError
+from data_prep.prepare import prepare
+from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.text.kinds import kind_of
+from tests.data_prep.prose import made_up_texts
+
+RECORDS = [
+    {"text": text, "id": number, "meta": {"score": number % 4, "url": f"https://host{number % 3}.org/{number}"}}
+    for number, text in enumerate(made_up_texts(60))
+]
+COPIES = RECORDS[5:8]
+SHORT = {"text": "short", "id": 99, "meta": {"score": 3, "url": None}}
+"""Dropped by a step."""
+
+
+def write_jsonl(path, records) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def write_parquet(path, records) -> str:
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(records), path, row_group_size=7)
+    return str(path)
+
+
+def config(tmp_path, files: str, **keys: object) -> DataPrepConfig:
+    keys = {"where": "meta.score >= 1", "columns": ["id", "meta.url"], "min_length": 20, "heldout_fraction": 0.2} | keys
+    return DataPrepConfig(
+        output_dir=str(tmp_path / "out"),
+        corpora=[CorpusConfig(name="web", files=[files], **keys)],
+        cleaned_text=CleanedTextConfig(format="jsonl", dropped=True),
+        tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
+    )
+
+
+def records_of(directory) -> list[dict]:
+    found = []
+    for path in sorted(directory.glob("text/web/*")):
+        if path.suffix == ".parquet":
+            rows = pq.read_table(path).to_pylist()
+            found += [row | {"metadata": json.loads(row["metadata"])} for row in rows]
+        else:
+            with zstandard.open(path, "rt", encoding="utf-8") as file:
+                found += map(json.loads, file)
+    return found
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_jsonl, "a.jsonl"), (write_parquet, "a.parquet")])
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, name, format):
+    all_records = [*RECORDS, *COPIES, SHORT]
+    asked = config(tmp_path, write(tmp_path / name, all_records))
+    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}), lambda _: None)
+    found = records_of(data.directory)
+    assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in all_records)
+    fates = {}
+    for record in found:
+        fates.setdefault(int(record["id"]), []).append(record["dropped"] or record["split"])
+    for number, fate in fates.items():
+        if number % 4 == 0:
+            assert set(fate) == {"where"}
+        elif number == 99:
+            assert fate == ["too short"]
+        else:
+            assert fate[0] in ("train", "heldout") and fate[1:] == ["exact copy"] * (len(fate) - 1)
+    (corpus,) = data.corpora
+    assert corpus.splits["train"].documents == sum(fate[0] == "train" for fate in fates.values())
+    assert corpus.dropped == {"where": 15, "too short": 1, "exact copy": 3}
+    assert sum(corpus.domains.values()) == len(RECORDS) + len(COPIES) - 15
+    one = next(record for record in found if record["id"] == "6")
+    assert one["text"] == RECORDS[6]["text"] and one["metadata"] == {"meta.url": "https://host0.org/6", "meta.score": 2}
+    assert one["source"].startswith(str(tmp_path / name))
+
+
+def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_read_again(tmp_path):
+    asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", [*RECORDS, *COPIES, SHORT]))
+    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}), lambda _: None)
+    found = records_of(data.directory)
+    assert {record["dropped"] for record in found} == {None} and len(found) == 45
+    again = config(tmp_path, str(data.directory / "text"), where='split == "train"', columns=["source"], heldout_fraction=0.6)
+    assert all(kind_of(path) is not None for path in data.directory.glob("text/web/*"))
+    (corpus,) = prepare(again.model_copy(update={"output_dir": str(tmp_path / "again")}), lambda _: None).corpora
+    assert corpus.dropped["where"] == sum(record["split"] == "heldout" for record in found)
+
+
+def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
+    records = [*RECORDS, *COPIES, SHORT]
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)), lambda _: None)
+    told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    copy = next(line for line in told if line["kind"] == "exact")
+    assert copy["where"] == f"{tmp_path / 'a.jsonl'}: line 61" and copy["kept_where"] == f"{tmp_path / 'a.jsonl'}: line 6"
+    assert copy["columns"]["id"] == copy["kept_columns"]["id"] == 5
+    (short,) = (line for line in told if line.get("reason") == "too short")
+    assert (short["where"], short["text"], short["columns"]["id"]) == (f"{tmp_path / 'a.jsonl'}: line 64", "short", 99)
+    assert sum(line.get("reason") == "where" for line in told) == 5
+
+
+def test_values_that_a_condition_does_not_fit_are_bad_records_up_to_the_limit(tmp_path):
+    records = [record | {"meta": {"score": "high" if record["id"] % 20 == 0 else 2}} for record in RECORDS]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    (corpus,) = prepare(config(tmp_path, path, max_bad_records=3), lambda _: None).corpora
+    assert corpus.dropped["bad record"] == 3
+    with pytest.raises(UserError, match=r"a.jsonl: line 41: where: 'meta.score >= 1' cannot be asked of meta.score: 'high'"):
+        prepare(config(tmp_path, path, max_bad_records=2), lambda _: None)
+
+
+def test_columns_that_a_file_has_not_are_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", RECORDS)
+    with pytest.raises(UserError, match=r"a.parquet: no column 'meta.points'; it has text, id, meta.score, meta.url"):
+        prepare(config(tmp_path, path, where="meta.points > 3"), lambda _: None)
+    (tmp_path / "a.txt").write_text("plain\n")
+    with pytest.raises(UserError, match=r"a.txt: plain text has no 'id'"):
+        prepare(config(tmp_path, str(tmp_path / "a.txt"), where=None), lambda _: None)
+
+
+def test_documents_are_written_in_the_order_in_which_they_are_read(tmp_path):
+    records = random.Random(3).sample(RECORDS, len(RECORDS))
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    whole = records_of(prepare(config(tmp_path, path), lambda _: None).directory)
+    assert [record["id"] for record in whole if record["split"]] == [
+        str(record["id"]) for record in records if record["meta"]["score"] >= 1
+    ]
