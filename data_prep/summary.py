@@ -77,7 +77,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
                 files[name] = digest
     with Outputs(root) as outputs:
         examples = [*report, *_contaminated(cleaned), *_dropped(plan, cleaned)]
-        lines = (json.dumps(example, ensure_ascii=False, default=str) + "\n" for example in examples)
+        lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
             write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)

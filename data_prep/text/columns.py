@@ -10,7 +10,7 @@ from pyarrow import types
 
 from data_prep.settings import CorpusConfig
 from data_prep.text.rejects import DamagedError
-from data_prep.text.values import NoTextError, as_text
+from data_prep.text.values import NoTextError, as_json, as_text
 
 _TEXT = (
     types.is_string,
@@ -43,8 +43,8 @@ class Column:
         return ".".join(self.path)
 
     def values(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> list[Any]:
-        """Return each row's value, as Python has it."""
-        return self._of(batch).to_pylist()
+        """Return each row's value, as JSON has it."""
+        return [as_json(value) for value in self._of(batch).to_pylist()]
 
     def texts(self, batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[str | NoTextError]:
         """Yield each row's text, or what there is instead."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.text.values import as_json
+
 _SHOWN_CHARACTERS = 200
 
 
@@ -21,4 +23,4 @@ class Document:
 
     def shown(self) -> dict[str, Any]:
         """Return how a report shows it: where it stands, how it begins, its columns."""
-        return {"where": self.where, "text": self.text[:_SHOWN_CHARACTERS], "columns": self.columns}
+        return {"where": self.where, "text": self.text[:_SHOWN_CHARACTERS], "columns": as_json(self.columns)}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.text.document import Document
+from data_prep.text.values import as_json
 
 _SCHEMA = pa.schema([(name, pa.large_string()) for name in ("text", "where", "columns", "reason")])
 _ROW_GROUP_BYTES = 1 << 20
@@ -28,8 +29,7 @@ class DocumentWriter:
 
     def add(self, document: Document, size: int, reason: str | None = None) -> None:
         """Append a document of `size` bytes."""
-        # What JSON has no type for, a date for instance, is written as a string.
-        columns = json.dumps(document.columns, default=str) if document.columns else None
+        columns = json.dumps(as_json(document.columns)) if document.columns else None
         self._waiting.append((document.text, document.where, columns, reason))
         self._waiting_bytes += size
         if self._waiting_bytes >= _ROW_GROUP_BYTES:

@@ -14,7 +14,7 @@ from data_prep.text.document import Document
 from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
-from data_prep.text.values import NoTextError, as_text, field_of
+from data_prep.text.values import NoTextError, as_json, as_text, field_of
 
 _JSON_BYTES = 12
 """A character's bytes at most where JSON spells it as two escapes."""
@@ -86,7 +86,7 @@ def _longest(corpus: CorpusConfig) -> int:
 def _document(record: Any, piece: Piece, where: str, text_field: str, names: list[str], bad: BadRecords) -> Iterator[Document]:
     """The record's text and named columns, where it has a text; else it is counted as bad."""
     value = field_of(record, text_field)
-    columns = {name: field_of(record, name) for name in names}
+    columns = {name: as_json(field_of(record, name)) for name in names}
     del record
     try:
         yield Document(as_text(value), f"{piece.path}: {where}", columns)

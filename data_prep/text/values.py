@@ -1,6 +1,9 @@
 """Values of records: which one holds a document, and what text it is."""
 
+import math
 from collections.abc import Mapping
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 
@@ -45,6 +48,29 @@ def as_text(value: Any) -> str:
             raise NoTextError("no text")
         case _:
             raise NoTextError(f"no text but {_named(value)}")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON has it: no number is NaN, no string has a lone surrogate, dates are ISO 8601's strings."""
+    match value:
+        case None | bool() | int():
+            return value
+        case float() | Decimal():
+            return float(value) if math.isfinite(value) else None
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case date() | time():
+            return value.isoformat()
+        case Mapping():
+            return {as_json(str(key)): as_json(item) for key, item in value.items()}
+        case list() | tuple() | set():
+            return [as_json(item) for item in value]
+        case _ if hasattr(value, "tolist"):  # numpy's
+            return as_json(value.tolist())
+        case _:
+            return as_json(str(value))
 
 
 def _named(value: Any) -> str:

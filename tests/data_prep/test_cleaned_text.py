@@ -2,7 +2,10 @@
 
 import json
 import random
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -28,8 +31,6 @@ def write_jsonl(path, records) -> str:
 
 
 def write_parquet(path, records) -> str:
-    import pyarrow as pa
-
     pq.write_table(pa.Table.from_pylist(records), path, row_group_size=7)
     return str(path)
 
@@ -131,3 +132,42 @@ def test_documents_are_written_in_the_order_in_which_they_are_read(tmp_path):
     assert [record["id"] for record in whole if record["split"]] == [
         str(record["id"]) for record in records if record["meta"]["score"] >= 1
     ]
+
+
+def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
+    table = pa.table(
+        {
+            "text": made_up_texts(30),
+            "day": pa.array([date(2024, 1, 1 + row) for row in range(30)]),
+            "at": pa.array([datetime(2024, 1, 1, 12, row, tzinfo=UTC) for row in range(30)], pa.timestamp("us", "UTC")),
+            "price": pa.array([Decimal(row) / 4 for row in range(30)], pa.decimal128(9, 2)),
+            "score": [float("nan"), float("inf"), *map(float, range(28))],
+            "raw": [b"\xff\x00a"] * 30,
+            "tags": [["a", None]] * 30,
+            "meta": [{"n": 1, "when": date(2024, 1, 1)}] * 30,
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    asked = config(
+        tmp_path, str(tmp_path / "a.parquet"), where='day >= "2024-01-03" and price < 7', columns=table.column_names[1:]
+    )
+    found = [record for record in records_of(prepare(asked, lambda _: None).directory) if record["split"]]
+    assert [record["metadata"]["price"] for record in found] == [row / 4 for row in range(2, 28)]
+    one = {key: value for key, value in found[0]["metadata"].items() if key not in ("price", "score")}
+    assert one == {
+        "day": "2024-01-03",
+        "at": "2024-01-01T12:02:00+00:00",
+        "raw": "\ufffd\x00a",
+        "tags": ["a", None],
+        "meta": {"n": 1, "when": "2024-01-01"},
+    }
+
+
+def test_what_json_itself_has_no_words_for_in_a_column_is_null_or_a_question_mark(tmp_path):
+    lines = [
+        f'{{"text": {json.dumps(text)}, "id": "lone \\ud800", "score": NaN, "big": {10**30}}}\n' for text in made_up_texts(20)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="big > 7", columns=["id", "score"], min_length=1)
+    for record in records_of(prepare(asked, lambda _: None).directory):
+        assert (record["id"], record["metadata"]) == ("lone ?", {"score": None, "big": 10**30})
