@@ -3,7 +3,6 @@
 import codecs
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -27,7 +26,7 @@ def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
     """Yield the texts of the lines that begin in the piece."""
     behind = f" behind byte {piece.start}" if piece.start else ""
     names = corpus.read_columns
-    for number, line in enumerate(piece_lines(Path(piece.path), piece, _longest(corpus), advance), start=1):
+    for number, line in enumerate(piece_lines(piece, _longest(corpus), advance), start=1):
         where = f"line {number}{behind}"
         if line is None:
             bad.add_long(where)
@@ -45,9 +44,9 @@ def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
         yield from _document(record, piece, where, corpus.text_field, names, bad)
 
 
-def is_whole(path: Path, corpus: CorpusConfig) -> bool:
+def is_whole(path: str, corpus: CorpusConfig) -> bool:
     """Return whether a file is one array or one object over several lines, by its first line, rather than a record a line."""
-    with opened(path, lambda _: None) as file:
+    with opened(path, lambda _: None, ahead=False) as file:
         line, _ = read_line(file, _longest(corpus))
         while line is not None and line and not line.strip():
             line, _ = read_line(file, _longest(corpus))
@@ -60,7 +59,7 @@ def is_whole(path: Path, corpus: CorpusConfig) -> bool:
 
 def read_whole(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of a file that `is_whole`; raises DamagedError where it is too large to be parsed at once."""
-    with opened(Path(piece.path), advance) as file:
+    with opened(piece.path, advance) as file:
         content = read_at_most(file, _LARGEST_WHOLE).removeprefix(codecs.BOM_UTF8)
     if len(content) > _LARGEST_WHOLE:
         values = ".[]" if content.lstrip().startswith(b"[") else "."

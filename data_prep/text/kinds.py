@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from data_prep.stores import Source, raw_file
 from data_prep.text.rejects import DamagedError
 
 Format = Literal["txt", "jsonl", "json", "parquet"]
@@ -41,7 +41,7 @@ class Kind:
     """The ending that names it."""
 
 
-def kind_of(path: Path) -> Kind | None:
+def kind_of(path: Source) -> Kind | None:
     """Return what a file's name says that it holds; None where that is nothing that is read."""
     endings = [ending.lower() for ending in path.suffixes]
     compression = endings.pop() if endings and endings[-1] in _COMPRESSIONS else None
@@ -51,11 +51,11 @@ def kind_of(path: Path) -> Kind | None:
     return Kind(format, compression)
 
 
-def check_content(path: Path, kind: Kind) -> None:
+def check_content(path: Source, kind: Kind) -> None:
     """Raise DamagedError where a file that should be plain text is compressed, or is parquet, by its first bytes."""
     if kind.compression is not None or kind.format == "parquet":
         return
-    with open(path, "rb") as file:
+    with raw_file(path, lambda _: None) as file:
         first = file.read(_LONGEST)
     for pattern, (name, ending) in _BINARY.items():
         if pattern.match(first):

@@ -1,18 +1,17 @@
 """Lines of plain and compressed files, in memory that the longest line allowed bounds."""
 
 import bz2
-import gzip
 import io
 import lzma
 import sys
+import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import zstandard
 
-from data_prep.files import WatchedFile
 from data_prep.progress import Advance
+from data_prep.stores import raw_file, source_of
 from data_prep.text.kinds import kind_of
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import DamagedError
@@ -30,35 +29,84 @@ does, 8 MiB at most at the usual levels; so much is allocated, and only what the
 _BUFFER = 1 << 18
 
 
-def piece_lines(path: Path, piece: Piece, longest: int, advance: Advance) -> Iterator[bytes | None]:
-    """Yield the lines that begin in the piece, None for those of more than `longest` bytes; all of a compressed file."""
-    stop = end_of(path, piece)
-    with opened(path, advance) as file:
-        place = seek_line(file, piece)
-        while place < stop:
-            line, length = read_line(file, longest)
+class PieceText:
+    """The text in which a piece lies, decompressed; its first byte is that of the file, or of the frame at which the piece begins.
+
+    Of plain text what begins in the piece is the piece's. Of frames, what begins behind the first line end in it, up to what
+    begins behind the first line end in the next piece: nothing before the piece need be decompressed.
+    """
+
+    def __init__(self, piece: Piece, advance: Advance, *, ahead: bool = True) -> None:
+        source = source_of(piece.path)
+        compression = kind_of(source).compression
+        self._piece = piece
+        self.framed = compression is not None
+        """Whether what stands before the piece cannot be read."""
+        if compression is None:
+            self.file: BinaryIO = io.BufferedReader(raw_file(source, advance, piece.stop * ahead), _BUFFER)
+        else:
+            raw = raw_file(source, _bounded(advance, piece.size), piece.stop * ahead)
+            raw.seek(piece.start)
+            self._frames = _Frames(io.BufferedReader(raw), compression, piece)
+            self.file = io.BufferedReader(self._frames, _BUFFER)
+
+    @property
+    def stop(self) -> int:
+        """The place in the text from which on no line is the piece's, as far as is known."""
+        return self._frames.stop if self.framed else self._piece.stop
+
+    def first_line(self) -> int:
+        """Go to the first line that begins in the piece, or behind it; return where that is."""
+        if not self._piece.start:
+            return 0
+        place = 0
+        if not self.framed:
+            place = self._piece.start - 1
+            self.file.seek(place)
+        while place < self.stop and (rest := self.file.readline(_BUFFER)):
+            place += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        return place
+
+    def __enter__(self) -> "PieceText":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def piece_lines(piece: Piece, longest: int, advance: Advance) -> Iterator[bytes | None]:
+    """Yield the lines that are the piece's, None for those of more than `longest` bytes."""
+    with PieceText(piece, advance) as text:
+        place = text.first_line()
+        while place < text.stop:
+            line, length = read_line(text.file, longest)
             if not length:
                 return
             yield line
             place += length
 
 
-def end_of(path: Path, piece: Piece) -> int:
-    """Return the place in the text from which on no line is the piece's: a compressed file is one piece."""
-    return piece.stop if kind_of(path).compression is None else sys.maxsize
+def opened(path: str, advance: Advance, *, ahead: bool = True) -> BinaryIO:
+    """Return a whole file's content, uncompressed; `advance` is told about how many bytes of text were read.
+
+    With `ahead` false no more is asked of a store than is read.
+    """
+    return PieceText(Piece(path=path, start=0, stop=sys.maxsize, size=sys.maxsize), advance, ahead=ahead).file
 
 
-def opened(path: Path, advance: Advance) -> BinaryIO:
-    """Return the file's content, uncompressed; `advance` is told about how many bytes of text were read."""
-    compression = kind_of(path).compression
-    if compression is None:
-        return io.BufferedReader(WatchedFile(path, advance), _BUFFER)
-    file = io.BufferedReader(WatchedFile(path, lambda count: advance(count * COMPRESSION_RATIO)))
-    if compression == ".gz":
-        unzipped = gzip.GzipFile(fileobj=file)
-        unzipped.myfileobj = file  # closed with it, as one that it opens itself
-        return unzipped
-    return io.BufferedReader(_Chunks(_decompressed(file, _STREAMS[compression])), _BUFFER)
+def _bounded(advance: Advance, most: int) -> Advance:
+    """Tell of compressed bytes as text, up to the piece's size: what is read behind it is another's."""
+    told = 0
+
+    def tell(count: int) -> None:
+        nonlocal told
+        text = min(count * COMPRESSION_RATIO, most - told)
+        told += text
+        advance(text)
+
+    return tell
 
 
 def read_line(file: BinaryIO, longest: int) -> tuple[bytes | None, int]:
@@ -83,24 +131,18 @@ def read_at_most(file: BinaryIO, most: int) -> bytearray:
     return content
 
 
-def seek_line(file: BinaryIO, piece: Piece) -> int:
-    """Go to the first line that begins in the piece, or behind it; return where that is."""
-    if not piece.start:
-        return 0
-    file.seek(piece.start - 1)
-    place = piece.start - 1
-    while place < piece.stop and (rest := file.readline(_BUFFER)):
-        place += len(rest)
-        if rest.endswith(b"\n"):
-            break
-    return place
+_PADDED = (".gz", ".xz")
+"""What may have zeros behind its streams (gzip's manual, "Tapes"; the .xz file format, 2.2)."""
 
 
-class _Chunks(io.RawIOBase):
-    """The bytes of an iterator as a file."""
+class _Frames(io.RawIOBase):
+    """The text of the frames from a piece's first one on to the end of the file."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
+    def __init__(self, file: BinaryIO, compression: str, piece: Piece) -> None:
+        self.stop = sys.maxsize
+        """Behind the first byte of the frame at which the next piece begins, once that is come to."""
+        self._text = self._decompressed(file, _STREAMS[compression], piece, padded=compression in _PADDED)
+        self._file = file
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -110,13 +152,47 @@ class _Chunks(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         """Fill what can be filled; return how many bytes."""
         while not self._rest:
-            chunk = next(self._chunks, None)
+            chunk = next(self._text, None)
             if chunk is None:
                 return 0
             self._rest = memoryview(chunk)
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
+
+    def close(self) -> None:
+        """Close the compressed file too."""
+        self._file.close()
+        super().close()
+
+    def _decompressed(
+        self, file: BinaryIO, begun: Callable[[], "_Stream"], piece: Piece, *, padded: bool
+    ) -> Iterator[bytes]:
+        # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
+        # the file: only the streams tell.
+        stream = begun()
+        place, length = piece.start, 0
+        while chunk := file.read(_COMPRESSED_CHUNK):
+            place += len(chunk)
+            while chunk:
+                if stream.eof:
+                    if padded and not (chunk := chunk.lstrip(b"\0")):
+                        break
+                    if self.stop == sys.maxsize and (begins := place - len(chunk)) >= piece.stop:
+                        if begins > piece.stop:
+                            raise DamagedError(f"no frame begins at byte {piece.stop}, where one began when the plan was made")
+                        self.stop = length + 1
+                    stream = begun()
+                text = stream.decompress(chunk, _CHUNK)
+                length += len(text)
+                yield text
+                while not stream.eof and not stream.needs_input:
+                    text = stream.decompress(b"", _CHUNK)
+                    length += len(text)
+                    yield text
+                chunk = stream.unused_data
+        if not stream.eof:
+            raise DamagedError("the compressed file breaks off")
 
 
 class _Stream(Protocol):
@@ -155,25 +231,31 @@ class _ZstFrame:
             raise
 
 
+class _GzMember:
+    """zlib's, whose names are others."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._member.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._member.decompress(self._member.unconsumed_tail + data, max_length)
+
+
 _STREAMS: dict[str, Callable[[], _Stream]] = {
+    ".gz": _GzMember,
     ".zst": _ZstFrame,
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
-
-
-def _decompressed(file: BinaryIO, begun: Callable[[], _Stream]) -> Iterator[bytes]:
-    # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
-    # the file: only the streams tell.
-    stream = begun()
-    with file:
-        while chunk := file.read(_COMPRESSED_CHUNK):
-            while chunk:
-                if stream.eof:
-                    stream = begun()
-                yield stream.decompress(chunk, _CHUNK)
-                while not stream.eof and not stream.needs_input:
-                    yield stream.decompress(b"", _CHUNK)
-                chunk = stream.unused_data
-    if not stream.eof:
-        raise DamagedError("the compressed file breaks off")

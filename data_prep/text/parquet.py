@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
+from data_prep.stores import Remote, Source, raw_file, source_of
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
 from data_prep.text.pieces import Piece
@@ -16,9 +16,11 @@ from data_prep.text.rejects import BadRecords, DamagedError, is_the_systems
 
 _BATCH_ROWS = 128
 _BUFFER = 1 << 20
+_REMOTE_BUFFER = 4 << 20
+"""Of a store's file, where each is a request."""
 
 
-def pieces_of_parquet(path: Path, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
+def pieces_of_parquet(path: Source, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
     """Return the pieces in which a file is read: row groups, together up to `piece_bytes`.
 
     Raises DamagedError where there are no such columns (`find_columns`).
@@ -37,7 +39,7 @@ def pieces_of_parquet(path: Path, corpus: CorpusConfig, piece_bytes: int) -> lis
 
 def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the documents of the piece's row groups."""
-    file, columns = _opened(Path(piece.path), corpus)
+    file, columns = _opened(source_of(piece.path), corpus)
     with file:
         groups = range(piece.start, piece.stop)
         row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
@@ -54,11 +56,14 @@ def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: A
             advance(piece.size * batch.num_rows // rows)
 
 
-def _opened(path: Path, corpus: CorpusConfig) -> tuple[pyarrow.parquet.ParquetFile, Columns]:
+def _opened(path: Source, corpus: CorpusConfig) -> tuple[pyarrow.parquet.ParquetFile, Columns]:
     try:
         # Buffered, and nothing fetched ahead: else a row group's column is held whole, compressed (87 MB of it: 107 MB
         # of memory, and 21 so, where a page is 1 MB).
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+        remote = isinstance(path, Remote)
+        source = raw_file(path, lambda _: None) if remote else path
+        buffered = _REMOTE_BUFFER if remote else _BUFFER
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=buffered, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and is_the_systems(error):
             # pyarrow leaves out which file it was.

@@ -1,13 +1,12 @@
 """Plain text: documents parted by blank lines, or a file that is one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
-from data_prep.text.lines import end_of, opened, read_at_most, read_line, seek_line
+from data_prep.text.lines import PieceText, opened, read_at_most, read_line
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords
 
@@ -18,38 +17,42 @@ _LOOK_BACK = 4096
 
 def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the documents that begin in the piece."""
-    path = Path(piece.path)
     longest = corpus.max_characters * _UTF8_BYTES
     divided = _paragraphs if corpus.txt_documents == "blank_line" else _whole
-    for where, content in divided(path, piece, longest, advance):
+    for where, content in divided(piece, longest, advance):
         if content is None:
             bad.add_long(where)
             continue
         try:
-            yield Document(content.decode(), f"{path}: {where}")
+            yield Document(content.decode(), f"{piece.path}: {where}")
         except UnicodeDecodeError as error:
             bad.add(where, f"not UTF-8 ({error.reason} at its byte {error.start})")
 
 
-def _whole(path: Path, _: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
+def _whole(piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
     """A file as one document: (where, content, None where it is longer)."""
-    with opened(path, advance) as file:
+    with opened(piece.path, advance) as file:
         content = read_at_most(file, longest)
     yield "the file", content if len(content) <= longest else None
 
 
-def _paragraphs(path: Path, piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
-    """The documents, separated by blank lines, that begin in the piece: (where, content, None where it is longer)."""
-    stop = end_of(path, piece)
-    with opened(path, advance) as file:
-        place = seek_line(file, piece)
-        # Of a compressed file all is one piece, and nothing of it can be looked back at.
-        if place and not _behind_blank_line(file, place):
-            place = _skip_paragraph(file, place, stop, longest)
+def _paragraphs(piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
+    """The documents, separated by blank lines, that begin in the piece: (where, content, None where it is longer).
+
+    Of frames, what begins behind the first blank line that is the piece's: whether the line before it is blank is not known.
+    """
+    behind = f" of the text behind byte {piece.start}" if piece.start else ""
+    with PieceText(piece, advance) as text:
+        place = text.first_line()
+        behind_blank = not place or (not text.framed and _behind_blank_line(text.file, place))
+        if not behind_blank:
+            place, behind_blank = _skip_paragraph(text, place, longest)
         content, size, begin = bytearray(), 0, place
-        while size or place < stop:
-            line, length = read_line(file, longest)
-            if line is None or line.strip():
+        mine = behind_blank if text.framed else place < text.stop
+        while size or mine:
+            line, length = read_line(text.file, longest)
+            blank = line is not None and not line.strip()
+            if not blank:
                 begin = begin if size else place
                 size += length
                 if size <= longest:
@@ -57,10 +60,11 @@ def _paragraphs(path: Path, piece: Piece, longest: int, advance: Advance) -> Ite
                 else:
                     content.clear()
             elif size:
-                yield f"byte {begin}", content if size <= longest else None
+                yield f"byte {begin}{behind if text.framed else ''}", content if size <= longest else None
                 content, size = bytearray(), 0
             if not length:
                 return
+            mine = not (blank and place >= text.stop) if text.framed else place + length < text.stop
             place += length
 
 
@@ -79,11 +83,11 @@ def _behind_blank_line(file: BinaryIO, place: int) -> bool:
     return blank
 
 
-def _skip_paragraph(file: BinaryIO, place: int, stop: int, longest: int) -> int:
-    """Read on behind the next blank line, but not far behind `stop`; return where that is."""
-    while place < stop:
-        line, length = read_line(file, longest)
+def _skip_paragraph(text: PieceText, place: int, longest: int) -> tuple[int, bool]:
+    """Read on behind the next blank line, but not far behind the piece; return where that is, and whether there was one."""
+    blank = False
+    while place < text.stop and not blank:
+        line, length = read_line(text.file, longest)
         place += length
-        if line is not None and not line.strip():
-            break
-    return place
+        blank = line is not None and not line.strip()
+    return place, blank

@@ -383,7 +383,7 @@ DAMAGED = {
     "bzip2.json": (bz2.compress(LINES), r"is bzip2 by its first bytes; give it a name that ends in \.bz2"),
     "xz.ndjson": (lzma.compress(LINES), r"is xz by its first bytes; give it a name that ends in \.xz"),
     "parquet.jsonl": (parquet({"text": TEXTS}), r"is parquet by its first bytes; give it a name that ends in \.parquet"),
-    "breaks_off.jsonl.gz": (gzip.compress(LINES)[:-9], "the file is damaged"),
+    "breaks_off.jsonl.gz": (gzip.compress(LINES)[:-9], "the compressed file breaks off"),
     "no.jsonl.gz": (b"this is not gzip", "the file is damaged"),
     "no.parquet": (b"PAR1 this is not parquet", "not readable as parquet"),
     "empty.txt": (b"", "the file is empty"),
