@@ -4,11 +4,11 @@ from pathlib import Path
 
 from data_prep.config import read_json, validate
 from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.manifest import FORMAT
 from data_prep.plan import Input, Plan, libraries_of
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
+from data_prep.stores import Remote, content_digest, source_of
 
 
 def read_plan(path: Path) -> Plan:
@@ -53,7 +53,10 @@ def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> None:
 
 
 def _is_same(item: Input, modified: int | None, advance: Advance) -> bool:
-    path = Path(item.name)
+    path = source_of(item.name)
+    if isinstance(path, Remote):
+        size, identity, _ = path.draft()
+        return size == item.size and (identity or content_digest(path, advance)) == item.digest
     if not path.is_file() or path.stat().st_size != item.size:
         return False
-    return path.stat().st_mtime_ns == modified or file_digest(path, advance) == item.digest
+    return path.stat().st_mtime_ns == modified or content_digest(path, advance) == item.digest

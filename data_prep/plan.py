@@ -13,12 +13,13 @@ from pydantic import BaseModel, Field
 from data_prep.config import StrictModel
 from data_prep.decontamination.evaluation_sets import files_of
 from data_prep.errors import UserError
-from data_prep.files import file_digest, text_digest
+from data_prep.files import text_digest
 from data_prep.job import Item, Outputs
 from data_prep.manifest import FORMAT, HELDOUT, TRAIN
 from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
+from data_prep.stores import Remote, Source, content_digest, is_url, source_of
 from data_prep.text import python_docs
 from data_prep.text.folders import files_below
 from data_prep.text.pieces import Piece
@@ -31,11 +32,18 @@ class Input(BaseModel):
     """An input as the plan found it."""
 
     name: str
-    """A path, but for the embedded corpus and the hub's datasets."""
+    """A path or URL, but for the embedded corpus and the hub's datasets."""
     size: int
     digest: str
+    """The content's hash; of a store's file what the store says of it, where it says something: `etag:`, `blob:` (the Hugging
+    Face hub's), `modified:` (a web server's)."""
     modified: int = 0
     """Nanoseconds since 1970, in a draft; the frozen plan has none, so that it depends on contents alone."""
+
+    @property
+    def identity(self) -> str:
+        """What the plan's digest has of it: the content's hash, and of what a store says that it has in this place."""
+        return f"{self.name} {self.size} {self.digest}" if is_url(self.name) and ":" in self.digest else self.digest
 
 
 class GivenShard(BaseModel):
@@ -85,12 +93,12 @@ class Plan(StrictModel):
         return next(corpus for corpus in self.config.corpora if corpus.name == name)
 
 
-def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Path]:
-    """Return the files that paths, globs and folders name, in a fixed order; raises UserError where one names none.
+def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
+    """Return the files that paths, URLs, globs and folders name, in a fixed order; raises UserError where one names none.
 
     A folder stands for all files of text in it and below it, by their paths; what it holds besides is added to `left_out`.
     """
-    files: dict[Path, None] = {}
+    files: dict[Source, None] = {}
     for pattern in patterns:
         hint = f"{key} takes existing files, folders, or globs that match some"
         for path in _existing(pattern, hint, lambda path: path.is_file() or path.is_dir()):
@@ -103,11 +111,14 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Path]:
     return list(files)
 
 
-def _existing(pattern: str, hint: str, wanted: Callable[[Path], bool]) -> list[Path]:
+def _existing(pattern: str, hint: str, wanted: Callable[[Path], bool]) -> list[Source]:
     """What is `wanted` of what a path or glob names; raises UserError, which ends with `hint`, where there is nothing."""
-    # A file whose name looks like a pattern is meant by that name.
-    names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-    found = [path for path in map(Path, names) if wanted(path)]
+    if is_url(pattern):
+        found: list[Source] = [*Remote(pattern).named()]
+    else:
+        # A file whose name looks like a pattern is meant by that name.
+        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        found = [path for path in map(Path, names) if wanted(path)]
     if not found:
         raise UserError(f"{pattern}: no such file; {hint}")
     return found
@@ -154,7 +165,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         name: [str(path) for path in files_of(patterns, f"decontamination.sets.{name}")]
         for name, patterns in (config.decontamination.sets if config.decontamination else {}).items()
     }
-    inputs += [_input(Path(path)) for files in sets.values() for path in files]
+    inputs += [_input(source_of(path)) for files in sets.values() for path in files]
     # A file that is named twice, a step's that two corpora have for instance, is hashed twice; it is small beside text.
     inputs += [_input(settled(path)) for step in steps for path in step.files]
     return Plan(
@@ -196,7 +207,10 @@ def _tokenizer(config: TokenizerConfig) -> str | None:
     return tokenizer_digest(given_tokenizer(config.directory, config.split_special_tokens))
 
 
-def _input(path: Path) -> Input:
+def _input(path: Source) -> Input:
+    if isinstance(path, Remote):
+        size, identity, _ = path.draft()
+        return Input(name=str(path), size=size, digest=identity or "")
     status = path.stat()
     return Input(name=str(path), size=status.st_size, digest="", modified=status.st_mtime_ns)
 
@@ -217,7 +231,7 @@ class HashInputs:
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Hash one file."""
         file = self._files[int(item.name)]
-        return {"digest": file_digest(Path(file.name), advance), "bytes_out": file.size}
+        return {"digest": content_digest(source_of(file.name), advance), "bytes_out": file.size}
 
 
 def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
@@ -235,15 +249,15 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
             if not corpus[key]:
                 del corpus[key]
     slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]
-    depends = [draft.format, told, draft.tokenizer, [item.digest for item in inputs], slices]
+    depends = [draft.format, told, draft.tokenizer, [item.identity for item in inputs], slices]
     if draft.libraries:
         depends.append(draft.libraries)
     return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})
 
 
 def _named(
-    train: list[str], heldout: list[str], split: str, key: str, expanded: Callable[[list[str], str], list[Path]]
-) -> list[Path]:
+    train: list[str], heldout: list[str], split: str, key: str, expanded: Callable[[list[str], str], list[Source]]
+) -> list[Source]:
     """What is named for a split; a glob of what is trained on may cover what is held out."""
     kept_out = expanded(heldout, f"heldout_{key}")
     if split == HELDOUT:
@@ -256,6 +270,8 @@ def expand_shards(patterns: list[str], key: str) -> list[Path]:
     """Return the shards' prefixes that prefixes and globs of .idx files name; raises UserError where one names none."""
     indices: dict[Path, None] = {}
     for pattern in patterns:
+        if is_url(pattern):
+            raise UserError(f"{pattern}: shards are taken where they lie, in a file system; download them, and name them here")
         hint = f"{key} takes prefixes of existing shards, or globs of .idx files"
         indices.update(dict.fromkeys(_existing(pattern.removesuffix(".idx") + ".idx", hint, Path.is_file)))
     return [index.with_name(index.name.removesuffix(".idx")) for index in indices]

@@ -12,7 +12,7 @@ from data_prep.accepting import Accept
 from data_prep.cleaned_text import WriteText
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.errors import UserError
-from data_prep.files import file_digest, locked, text_digest, write_json
+from data_prep.files import locked, text_digest, write_json
 from data_prep.frozen import check_inputs, check_settings, read_plan
 from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
@@ -20,6 +20,7 @@ from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
 from data_prep.progress import Meter
 from data_prep.settings import DataPrepConfig
+from data_prep.stores import content_digest, source_of
 from data_prep.summary import check_splits, write_summary
 from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
@@ -83,7 +84,7 @@ def _placed(config: DataPrepConfig, draft: Plan, say: Say) -> tuple[Plan, Path]:
     """Return the plan of a draft, which names all that its inputs hold, and the folder that is named by it."""
     files = [item for item in draft.inputs if not item.digest]
     with Meter("data: inputs hashed", sum(item.size for item in files), say=say) as meter:
-        plan = freeze(draft, [file_digest(Path(item.name), meter.advance) for item in files])
+        plan = freeze(draft, [content_digest(source_of(item.name), meter.advance) for item in files])
     return plan, Path(config.output_dir) / plan.digest[:12]
 
 

@@ -1,7 +1,7 @@
 """Files on this machine and, by fsspec, at any store: s3://, gs://, hf://, https:// and the like.
 
-Credentials and endpoints are fsspec's own: its configuration files and variables (FSSPEC_S3_ENDPOINT_URL), and the store's (AWS_*,
-HF_TOKEN). None of them is written anywhere.
+Credentials and endpoints are fsspec's own: its configuration files and variables (FSSPEC_S3_ENDPOINT_URL), and the store's
+(AWS_*, HF_TOKEN). None of them is written anywhere.
 """
 
 import glob
@@ -183,7 +183,10 @@ def size_of(source: Source) -> int:
 
 
 def raw_file(source: Source, advance: Advance, ahead: int = 0) -> io.RawIOBase:
-    """Open a file; `advance` is told what is read of it. Of a store's, what lies before `ahead` is asked for in large blocks."""
+    """Open a file; `advance` is told what is read of it.
+
+    Of a store's, what lies before `ahead` is asked for in large blocks.
+    """
     return _RemoteFile(source, advance, ahead) if isinstance(source, Remote) else WatchedFile(source, advance)
 
 
@@ -276,8 +279,8 @@ def _refuse_secrets(url: str) -> None:
             what = f"`{signed[0]}`" if signed else "a password"
             shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
             raise UserError(
-                f"{shown}: has {what} in its URL, which would stand in plan.json and manifest.json; give credentials by fsspec's "
-                "configuration (~/.config/fsspec/conf.json, FSSPEC_*) or the store's own (AWS_*, HF_TOKEN)"
+                f"{shown}: has {what} in its URL, which would stand in plan.json and manifest.json; give credentials by "
+                "fsspec's configuration (~/.config/fsspec/conf.json, FSSPEC_*) or the store's own (AWS_*, HF_TOKEN)"
             )
 
 
@@ -296,7 +299,9 @@ def _identity(info: dict[str, Any]) -> str | None:
 
 
 def _fingerprint(info: dict[str, Any]) -> str:
-    changed = _identity(info) or next((f"changed:{info[key]}" for key in ("mtime", "created", "LastModified") if key in info), "")
+    changed = _identity(info) or next(
+        (f"changed:{info[key]}" for key in ("mtime", "created", "LastModified") if key in info), ""
+    )
     return f"{info.get('size')} {changed}".strip()
 
 

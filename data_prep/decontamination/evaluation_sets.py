@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import UserError
+from data_prep.stores import Remote, Source, is_url, raw_file
 
-_COMPRESSIONS = (".gz", ".bz2", ".zst")
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _RECORDS = (".json", ".jsonl", ".ndjson")
 _TABLES = {".tsv": "\t", ".csv": ","}
 _PLAIN = (".txt", ".raw", ".tokens")
@@ -22,7 +23,7 @@ ENDINGS = (*_RECORDS, *_TABLES, *_PLAIN, ".parquet")
 """Of the names of files that are read; all but .parquet also with .gz, .bz2 or .zst behind them."""
 
 
-def format_of(path: Path) -> str | None:
+def format_of(path: Source) -> str | None:
     """Return which of ENDINGS a file's name has; None where it has none of them."""
     endings = [ending.lower() for ending in path.suffixes]
     if endings and endings[-1] in _COMPRESSIONS:
@@ -32,21 +33,14 @@ def format_of(path: Path) -> str | None:
     return endings[-1] if endings and endings[-1] in ENDINGS else None
 
 
-def files_of(patterns: Iterable[str], key: str) -> list[Path]:
-    """Return the files of a set that paths, globs and folders name, sorted within each.
+def files_of(patterns: Iterable[str], key: str) -> list[Source]:
+    """Return the files of a set that paths, URLs, globs and folders name, sorted within each.
 
     Raises UserError, which names `key`, where one of them names none.
     """
-    files: dict[Path, None] = {}
+    files: dict[Source, None] = {}
     for pattern in patterns:
-        # A file whose name looks like a pattern is meant by that name.
-        named = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        found = [
-            path
-            for name in map(Path, named)
-            for path in (sorted(below for below in name.rglob("*") if format_of(below)) if name.is_dir() else [name])
-            if path.is_file()
-        ]
+        found = _at_store(Remote(pattern)) if is_url(pattern) else _here(pattern)
         if not found:
             raise UserError(f"{key}: {pattern}: no such file, or a folder without one of {', '.join(ENDINGS)}; name others")
         files.update(dict.fromkeys(found))
@@ -59,7 +53,26 @@ def files_of(patterns: Iterable[str], key: str) -> list[Path]:
     return list(files)
 
 
-def texts_of(path: Path) -> Iterator[str]:
+def _here(pattern: str) -> list[Path]:
+    # A file whose name looks like a pattern is meant by that name.
+    named = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+    return [
+        path
+        for name in map(Path, named)
+        for path in (sorted(below for below in name.rglob("*") if format_of(below)) if name.is_dir() else [name])
+        if path.is_file()
+    ]
+
+
+def _at_store(pattern: Remote) -> list[Remote]:
+    return [
+        path
+        for name in pattern.named()
+        for path in ([below for below in name.below() if format_of(below)] if name.is_dir() else [name])
+    ]
+
+
+def texts_of(path: Source) -> Iterator[str]:
     """Yield the texts of a file: every string in its records or rows, at any depth; of a plain text the whole.
 
     Raises UserError, which names the file, where it is gone or damaged.
@@ -71,8 +84,9 @@ def texts_of(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); put it back, or leave it out") from None
 
 
-def _content(path: Path) -> bytes:
-    with pa.input_stream(str(path), compression="detect") as file:
+def _content(path: Source) -> bytes:
+    source = raw_file(path, lambda _: None, path.size) if isinstance(path, Remote) else str(path)
+    with pa.input_stream(source, compression=_COMPRESSIONS.get(path.suffix.lower())) as file:
         return file.read()
 
 
@@ -101,8 +115,8 @@ def _records(content: bytes) -> Any:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
-def _parquet(path: Path) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
+def _parquet(path: Source) -> Iterator[str]:
+    with pq.ParquetFile(raw_file(path, lambda _: None)) as file:
         for batch in file.iter_batches(batch_size=1024, use_threads=False):
             yield from _strings(batch.to_pylist())
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.job import Facts, Item, Outputs
@@ -10,6 +9,7 @@ from data_prep.plan import Plan, Slice
 from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence
+from data_prep.stores import source_of
 from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import FOLDER, Part
 from data_prep.text.readers import read_piece
@@ -88,7 +88,7 @@ class Clean:
             return None
         from data_prep.decontamination.passages import Passages
 
-        sets = {name: list(map(Path, files)) for name, files in self._plan.evaluation_sets.items()}
+        sets = {name: list(map(source_of, files)) for name, files in self._plan.evaluation_sets.items()}
         return Passages(sets, self._plan.config.decontamination.ngram)
 
     def _removal(self) -> "Removal | None":

@@ -1,4 +1,4 @@
-"""Where a compressed file can be read from: at the frames of zstd, the blocks of BGZF (bgzip) and the streams of bzip2 (pbzip2).
+"""Where a compressed file can be read from: the frames of zstd, the blocks of BGZF (bgzip), the streams of bzip2 (pbzip2).
 
 Frames are found by the lengths that headers tell, of zstd's blocks too, or by the seek table at the end, and nothing is
 decompressed. Sources: RFC 8878 (zstd); zstd's contrib/seekable_format; pzstd's frames that tell the length of the next one;

@@ -30,7 +30,7 @@ _BUFFER = 1 << 18
 
 
 class PieceText:
-    """The text in which a piece lies, decompressed; its first byte is that of the file, or of the frame at which the piece begins.
+    """The text in which a piece lies, decompressed: of the whole file, or from the frame on at which the piece begins.
 
     Of plain text what begins in the piece is the piece's. Of frames, what begins behind the first line end in it, up to what
     begins behind the first line end in the next piece: nothing before the piece need be decompressed.
@@ -165,9 +165,7 @@ class _Frames(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def _decompressed(
-        self, file: BinaryIO, begun: Callable[[], "_Stream"], piece: Piece, *, padded: bool
-    ) -> Iterator[bytes]:
+    def _decompressed(self, file: BinaryIO, begun: Callable[[], "_Stream"], piece: Piece, *, padded: bool) -> Iterator[bytes]:
         # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
         # the file: only the streams tell.
         stream = begun()

@@ -1,0 +1,287 @@
+import bz2
+import gzip
+import io
+import json
+import logging
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from data_prep import stores
+from data_prep.decontamination.evaluation_sets import files_of, texts_of
+from data_prep.errors import UserError
+from data_prep.manifest import MANIFEST, PLAN
+from data_prep.plan import draft_plan, expand
+from data_prep.prepare import prepare_together
+from data_prep.settings import DataPrepConfig
+from data_prep.stores import Remote, content_digest, raw_file
+from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.rejects import Rejects
+from data_prep.workers import Alone
+from tests.data_prep.prose import made_up_texts
+from tests.data_prep.text.test_readers import config
+from tests.stores import Web, s3_server, serving
+
+TEXTS = made_up_texts(400)
+LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS)).encode()
+
+
+def parquet(texts: list[str]) -> bytes:
+    file = io.BytesIO()
+    other = [random.Random(number).randbytes(4000) for number in range(len(texts))]
+    pyarrow.parquet.write_table(pyarrow.table({"other": other, "text": texts}), file, row_group_size=100)
+    return file.getvalue()
+
+
+def pzstd(content: bytes, size: int) -> bytes:
+    frames = [zstandard.compress(content[start : start + size]) for start in range(0, len(content), size)]
+    return b"".join(struct.pack("<III", 0x184D2A50, 4, len(frame)) + frame for frame in frames)
+
+
+FILES = {
+    "a.jsonl": LINES,
+    "a.txt": "\n\n".join(text.replace("\n\n", "\n") for text in TEXTS).encode(),
+    "a.json": json.dumps([{"text": text} for text in TEXTS]).encode(),
+    "a.jsonl.gz": gzip.compress(LINES),
+    "a.jsonl.bz2": bz2.compress(LINES),
+    "a.jsonl.zst": pzstd(LINES, 40_000),
+    "a.parquet": parquet(TEXTS),
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(stores, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(stores, "_BLOCK", 1 << 16)
+
+
+@pytest.fixture
+def web():
+    with serving(Web(dict(FILES))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3():
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        for key, value in (
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "one"),
+            ("AWS_SECRET_ACCESS_KEY", "two"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):
+            patch.setenv(key, value)
+        file_system = fsspec.filesystem("s3")
+        file_system.mkdir("bucket")
+        others = {"deep/b.txt": b"b", "deep/.hidden/c.txt": b"c", "notes.md": b"", "Z.txt": b"z"}
+        for name, content in (FILES | others).items():
+            file_system.pipe(f"bucket/all/{name}", content)
+        yield file_system
+        file_system.clear_instance_cache()
+
+
+def read(url: str, piece_bytes: int, rejects: Rejects | None = None, **options: object) -> list[str]:
+    corpus = config(**options)
+    rejects = Rejects() if rejects is None else rejects
+    return [
+        text for piece in pieces_of_file(Remote(url), corpus, piece_bytes) for _, text in read_piece(piece, corpus, rejects)
+    ]
+
+
+def stripped(texts: list[str]) -> list[str]:
+    return [text.strip() for text in texts]
+
+
+def expected(name: str) -> list[str]:
+    return stripped(text.replace("\n\n", "\n") for text in TEXTS) if name == "a.txt" else stripped(TEXTS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bucket_s_files_give_the_documents_of_local_ones_by_pieces(s3, name):
+    url = f"s3://bucket/all/{name}"
+    assert stripped(read(url, 100_000)) == expected(name)
+    pieces = len(pieces_of_file(Remote(url), config(), 100_000))
+    assert pieces > 1 or name in ("a.json", "a.jsonl.gz", "a.jsonl.bz2")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("ranges", "tags"), [(True, True), (False, True), (True, False)])
+def test_a_web_server_s_files_give_the_documents_of_local_ones(web, name, ranges, tags):
+    web.ranges, web.tags = ranges, tags
+    if name == "a.parquet" and not ranges:
+        with pytest.raises(UserError, match=r"a\.parquet: the server gives no parts of a file, .* download it"):
+            read(web.url(name), 100_000)
+        return
+    assert stripped(read(web.url(name), 100_000)) == expected(name)
+    # A server that gives no parts sends a whole file for each piece: it is to be one.
+    assert ranges or len(pieces_of_file(Remote(web.url(name)), config(), 100_000)) == 1
+
+
+def test_only_the_column_of_the_text_is_asked_for(web):
+    assert read(web.url("a.parquet"), 1) == TEXTS
+    assert web.sent["a.parquet"] < len(FILES["a.parquet"]) / 2
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_answer_that_breaks_off_is_asked_for_again_and_never_taken_for_the_end(web, ranges):
+    web.ranges = ranges
+    web.breaks["a.jsonl"] = 2
+    with raw_file(Remote(web.url("a.jsonl")), lambda _: None, 1 << 30) as file:
+        assert file.readall() == LINES
+    assert not web.breaks["a.jsonl"]
+    web.breaks["a.jsonl"] = 1000
+    with pytest.raises(UserError, match=r"a\.jsonl: cannot be read, tried 4 times \(.*\); start the same command again"):
+        read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
+
+
+@pytest.mark.parametrize("bad_files", ["skip", "refuse"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_store_that_fails_is_no_damaged_file(web, name, bad_files):
+    corpus = config(bad_files=bad_files)
+    piece, *_ = pieces_of_file(Remote(web.url(name)), corpus, 1 << 30)
+    web.breaks[name] = 1000
+    rejects = Rejects()
+    with pytest.raises(UserError, match=f"{name}: cannot be read, tried 4 times"):
+        list(read_piece(piece, corpus, rejects))
+    assert not rejects.counts
+
+
+def test_a_file_that_changes_is_noticed(web, s3):
+    for url, change in (
+        (web.url("a.jsonl"), lambda: web.files.update({"a.jsonl": LINES[:-1] + b" "})),
+        ("s3://bucket/all/a.jsonl", lambda: s3.pipe("bucket/all/a.jsonl", LINES[:-1] + b" ")),
+    ):
+        corpus = config()
+        piece, *_ = pieces_of_file(Remote(url), corpus, 1 << 17)
+        documents = read_piece(piece, corpus, Rejects())
+        next(documents)
+        change()
+        with pytest.raises(UserError, match=r"a\.jsonl: has changed"):
+            list(documents)
+        with pytest.raises(UserError, match=r"a\.jsonl: has changed since the plan was made"):
+            list(read_piece(piece, corpus, Rejects()))
+    s3.pipe("bucket/all/a.jsonl", LINES)
+
+
+REFUSED = {
+    "http://127.0.0.1:{port}/gone.txt": "no such file, bucket or repository at the store",
+    "http://127.0.0.1:{port}/secret.txt": r"the store does not give it \(status 403\); check the credentials",
+    "http://127.0.0.1:{port}/teapot.txt": "the server answers 418",
+    "http://127.0.0.1:{port}/broken.txt": r"cannot be read, tried 4 times \(.*500",
+    "http://user:secret@127.0.0.1:{port}/a.txt": "has a password in its URL",
+    "http://127.0.0.1:{port}/a.txt?X-Amz-Signature=secret": "has `X-Amz-Signature` in its URL",
+    "s3://bucket/gone.txt": "no such file, bucket or repository at the store",
+    "s3://nobucket/a.txt": "no such file, bucket or repository at the store",
+    "s3://bucket/all/*.csv": "no such file; files takes",
+    "nostore://a/a.txt": "no store that is known",
+}
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_what_cannot_be_had_is_refused_in_a_sentence_without_secrets(web, s3, url):
+    web.refusals.update({"secret.txt": 403, "teapot.txt": 418, "broken.txt": 500})
+    with pytest.raises(UserError, match=REFUSED[url]) as refused:
+        expand([url.format(port=web.port)], "files", [])
+    assert "secret@" not in str(refused.value)
+    assert "=secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_store_s_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"gs://bucket/a.txt: needs the Python package gcsfs; run pip install gcsfs"):
+        expand(["gs://bucket/a.txt"], "files", [])
+
+
+def test_folders_and_globs_of_a_bucket_name_what_they_name_here(s3):
+    def names(pattern: str) -> list[str]:
+        return [str(path).removeprefix("s3://bucket/all/") for path in expand([pattern], "files", left_out)]
+
+    left_out: list[str] = []
+    everything = ["Z.txt", "a.json", "a.jsonl", "a.jsonl.bz2", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt", "deep/b.txt"]
+    assert names("s3://bucket/all") == everything
+    assert names("s3://bucket/all/") == everything
+    assert left_out[0] == (
+        "s3://bucket/all: left out are 1 .md files (the first: notes.md), 1 hidden (the first: deep/.hidden)"
+    )
+    assert names("s3://bucket/all/**/[ab].txt") == ["a.txt", "deep/b.txt"]
+    assert names("s3://bucket/all/a.json") == ["a.json"]
+
+
+def test_a_set_s_texts_are_read_from_a_store(web, s3):
+    web.files["set.tsv"] = b"a\tb\n"
+    for url, size in (("s3://bucket/all/a.jsonl.gz", 400), ("s3://bucket/all/a.parquet", 400), (web.url("set.tsv"), 2)):
+        (path,) = files_of([url], "sets")
+        assert len([text for text in texts_of(path) if "\ufffd" not in text]) >= size
+
+
+def test_a_digest_is_what_the_store_says_or_else_the_content_s(web, s3, tmp_path):
+    here = tmp_path / "a.jsonl"
+    here.write_bytes(LINES)
+    web.tags = False
+    inputs = draft_plan(preparation(tmp_path, [str(here), web.url("a.jsonl"), "s3://bucket/all/a.jsonl"])).inputs
+    assert [item.digest.partition(":")[0] for item in inputs] == ["", "", "etag"]
+    assert content_digest(Remote(web.url("a.jsonl"))) == content_digest(here)
+
+
+def preparation(folder: Path, files: list[str]) -> DataPrepConfig:
+    return DataPrepConfig(
+        output_dir=str(folder),
+        corpora=[{"files": files}],
+        tokenizer={"vocab_size": 300, "algorithm": "byte_level_bpe", "family": "gpt2"},
+        part_mib=1,
+    )
+
+
+def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path):
+    names = ["a.jsonl.zst", "a.parquet"]
+    for name in names:
+        (tmp_path / name).write_bytes(FILES[name])
+    shards = []
+    for folder, files in (
+        ("here", [str(tmp_path / name) for name in names]),
+        ("there", ["s3://bucket/all/" + n for n in names]),
+    ):
+        prepare_together(preparation(tmp_path / folder, files), Alone(), lambda _: None)
+        shards.append({path.name: path.read_bytes() for path in (tmp_path / folder / "shards").rglob("*.bin")})
+    assert shards[0] == shards[1]
+    assert shards[0]
+    for name in (PLAN, MANIFEST):
+        assert "two" not in (tmp_path / "there" / name).read_text(encoding="utf-8")
+
+
+def test_files_are_read_in_memory_of_a_block_however_large_they_are(tmp_path):
+    web = Web({"large.jsonl": LINES * 400})
+    code = """
+import resource, sys
+from data_prep.stores import Remote
+from data_prep.settings import CorpusConfig
+from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.rejects import Rejects
+corpus = CorpusConfig(files=["-"])
+def read(url):
+    return sum(1 for piece in pieces_of_file(Remote(url), corpus, 1 << 30) for _ in read_piece(piece, corpus, Rejects()))
+read(sys.argv[1].replace("large", "small"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+count = read(sys.argv[1])
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    web.files["small.jsonl"] = LINES
+    with serving(web):
+        told = subprocess.run(
+            [sys.executable, "-c", code, web.url("large.jsonl")], capture_output=True, text=True, timeout=120, check=True
+        )
+    count, grown = map(int, told.stdout.split())
+    assert count == 400 * 400
+    # Two blocks of 8 MiB, where the file has over 100.
+    assert len(web.files["large.jsonl"]) > 100 << 20
+    assert grown < 40 << 10

@@ -1,0 +1,98 @@
+"""Stores on this machine: a web server with the manners of several, and moto's S3."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Web:
+    """A web server's files, and how it answers for them."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    ranges: bool = True
+    tags: bool = True
+    """Whether it sends ETag."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    """File -> the status with which it is refused."""
+    breaks: Counter[str] = field(default_factory=Counter)
+    """File -> how many of the next answers break off half-way."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """File -> bytes of it that were sent."""
+    port: int = 0
+
+    def url(self, name: str) -> str:
+        """A file's address."""
+        return f"http://127.0.0.1:{self.port}/{name}"
+
+
+@contextmanager
+def serving(web: Web) -> Iterator[Web]:
+    """Answer on a free port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            _answer(self, web, body=True)
+
+        def do_HEAD(self) -> None:
+            _answer(self, web, body=False)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    web.port = server.server_address[1]
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _answer(request: BaseHTTPRequestHandler, web: Web, *, body: bool) -> None:
+    name = request.path.strip("/")
+    status = web.refusals.get(name, 200 if name in web.files else 404)
+    content = web.files.get(name, b"") if status == 200 else b""
+    headers = {"ETag": f'"{hash(content)}"'} if web.tags and status == 200 else {}
+    asked = request.headers.get("Range")
+    if body and status == 200 and web.ranges and asked:
+        start, stop = asked.removeprefix("bytes=").split("-")
+        status, size = 206, len(content)
+        headers["Content-Range"] = f"bytes {start}-{min(int(stop), size - 1)}/{size}"
+        content = content[int(start) : int(stop) + 1]
+    request.send_response(status)
+    for key, value in (headers | {"Content-Length": str(len(content))}).items():
+        request.send_header(key, value)
+    request.end_headers()
+    if body:
+        if web.breaks[name] > 0:
+            web.breaks[name] -= 1
+            content = content[: len(content) // 2]
+            request.close_connection = True
+        try:
+            request.wfile.write(content)
+            web.sent[name] += len(content)
+        except OSError:
+            # Whoever asked has had enough.
+            request.close_connection = True
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """moto's S3 on a free port of this machine: its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
