@@ -39,7 +39,8 @@ class CorpusConfig(StrictModel):
     """An embedded corpus: `python_docs` is the documentation that this Python environment carries."""
     files: list[str] = []
     """Paths, globs or folders of .txt, .jsonl, .ndjson, .json and .parquet files; all but .parquet also behind .gz, .zst, .bz2
-    or .xz. A folder stands for all such files in it and below it, in the order of their paths."""
+    or .xz. A folder stands for all such files in it and below it, in the order of their paths. URLs of any store that fsspec
+    knows too: s3://, gs://, hf://, https:// and others."""
     heldout_files: list[str] = []
     """The same, of held-out documents; where empty, `heldout_fraction` of the others is held out."""
     dataset: str | None = None
@@ -164,8 +165,8 @@ class DecontaminationConfig(StrictModel):
     """Passages of evaluation sets, which are looked for in all text and removed from it."""
 
     sets: Annotated[dict[Annotated[str, Field(pattern=_NAME)], Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
-    """Names of evaluation sets, and the files of each: paths, globs or folders of .json, .jsonl, .ndjson, .tsv, .csv, .parquet,
-    .txt, .raw and .tokens files; all but .parquet also behind .gz, .bz2 or .zst. Every string in a record or row is a text,
+    """Names of evaluation sets, and the files of each: paths, URLs, globs or folders of .json, .jsonl, .ndjson, .tsv, .csv,
+    .parquet, .txt, .raw and .tokens files; all but .parquet also behind .gz, .bz2 or .zst. Every string in a record or row is a text,
     at any depth; a plain text is one."""
     ngram: PositiveInt = 13
     """Words in a row that a document and a set have in common, whatever their case and what stands between them. Texts of fewer

@@ -71,6 +71,7 @@ def web():
 
 @pytest.fixture(scope="module")
 def s3():
+    pytest.importorskip("moto", reason="moto, the S3 of these tests, is not installed")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
         for key, value in (
@@ -92,9 +93,8 @@ def s3():
 def read(url: str, piece_bytes: int, rejects: Rejects | None = None, **options: object) -> list[str]:
     corpus = config(**options)
     rejects = Rejects() if rejects is None else rejects
-    return [
-        text for piece in pieces_of_file(Remote(url), corpus, piece_bytes) for _, text in read_piece(piece, corpus, rejects)
-    ]
+    pieces = pieces_of_file(Remote(url), corpus, piece_bytes)
+    return [document.text for piece in pieces for document in read_piece(piece, corpus, rejects)]
 
 
 def stripped(texts: list[str]) -> list[str]:

@@ -186,7 +186,7 @@ def test_where_all_files_are_bad_all_are_counted(tmp_path):
 def test_a_bad_file_leaves_nothing_half_written(tmp_path):
     content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content)[:-4])
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz: the file is damaged"):
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz: the compressed file breaks off"):
         clean(tmp_path / "out", plan_of(CorpusConfig(files=[str(tmp_path / "a.jsonl.gz")])))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
