@@ -166,8 +166,8 @@ class DecontaminationConfig(StrictModel):
 
     sets: Annotated[dict[Annotated[str, Field(pattern=_NAME)], Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """Names of evaluation sets, and the files of each: paths, URLs, globs or folders of .json, .jsonl, .ndjson, .tsv, .csv,
-    .parquet, .txt, .raw and .tokens files; all but .parquet also behind .gz, .bz2 or .zst. Every string in a record or row is a text,
-    at any depth; a plain text is one."""
+    .parquet, .txt, .raw and .tokens files; all but .parquet also behind .gz, .bz2 or .zst. Every string in a record or row is
+    a text, at any depth; a plain text is one."""
     ngram: PositiveInt = 13
     """Words in a row that a document and a set have in common, whatever their case and what stands between them. Texts of fewer
     words are not looked for."""
