@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.dedupe.deduplicate import Fates
-from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
+from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TEXT, TRAIN
 from data_prep.plan import Plan
@@ -23,7 +23,6 @@ from data_prep.text.document_files import read_documents
 from data_prep.text.parts import Part, Parts
 
 _SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
-_COPIES = {EXACT_COPY: "exact copy", NEAR_COPY: "near copy"}
 _DROPPED = ".dropped"
 _BATCH = 256
 """Records that are written at a time."""
@@ -77,7 +76,7 @@ class WriteText:
         wanted = np.isin(fates, list(_SPLITS)) | self._config.dropped
         for row, document in self._parts.chosen_documents(part, wanted):
             fate = int(fates[row])
-            yield _record(document, _SPLITS.get(fate), _COPIES.get(fate))
+            yield _record(document, _SPLITS.get(fate), REASONS.get(fate))
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
         for _, document, reason in read_documents(self._parts.root / dropped_file(slice_name)):

@@ -79,6 +79,8 @@ class CorpusEntry(BaseModel):
     """Of `dropped`, the documents that each step dropped, by step and reason."""
     changed: Counter[str] = Field(default_factory=Counter)
     """Documents whose text each step changed."""
+    removed: Counter[str] = Field(default_factory=Counter)
+    """What documents that stay lost by `dedupe_spans`: `lines` or `paragraphs`, and `characters`."""
     languages: Counter[str] = Field(default_factory=Counter)
     """Cleaned documents by language, where it was looked at, before copies go."""
     domains: Counter[str] = Field(default_factory=Counter)

@@ -245,7 +245,7 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
         if told[key] is None:
             del told[key]
     for corpus in told["corpora"]:
-        for key in ("where", "columns", "steps"):
+        for key in ("where", "columns", "steps", "dedupe_spans"):
             if not corpus[key]:
                 del corpus[key]
     slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.accepting import Accept
 from data_prep.cleaned_text import WriteText
+from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.errors import UserError
 from data_prep.files import locked, text_digest, write_json
@@ -170,7 +171,8 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
     clean = Clean(plan)
     cleaned = job.run(clean)
     parts = Parts(root, clean.parts(cleaned))
-    fates = deduplicate(job, plan, parts)
+    deduplicated = dedupe_spans(job, plan, parts, deduplicate(job, plan, parts))
+    parts, fates = deduplicated.parts, deduplicated.fates
     if workers.rank == 0:
         check_splits(plan, cleaned, parts, fates)
     workers.barrier()
@@ -183,7 +185,7 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
     written = job.run(WriteText(plan, parts, fates))
     job.run(Verify(root, tokenized))
     if workers.rank == 0:
-        write_summary(root, plan, cleaned, [*tokenizer, *tokenized, *accepted, *written], fates.report())
+        write_summary(root, plan, cleaned, [*tokenizer, *tokenized, *accepted, *written], deduplicated)
         for line in outcome(PreparedData(root)):
             say(f"data: {line}")
     workers.barrier()

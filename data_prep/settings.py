@@ -28,6 +28,19 @@ _KEYS_OF_STEPS = {
 """Keys of a corpus, and the steps that they stand for."""
 
 
+class DedupeSpansConfig(StrictModel):
+    """Lines or paragraphs that other documents hold too, which are removed from a corpus's documents."""
+
+    unit: Literal["line", "paragraph"] = "paragraph"
+    """Lines end with a line feed; paragraphs are runs of lines between blank ones, as in CCNet (Wenzek et al. 2020)."""
+    min_words: PositiveInt = 5
+    """Those of fewer words, as headings are, stay. Where a script puts no spaces between words, each character is one."""
+    min_documents: Annotated[int, Field(ge=2)] = 2
+    """In how many documents one must stand, of all corpora that have this key, to be removed."""
+    keep: Literal["first", "none"] = "first"
+    """Whether the first of these documents keeps it. Held-out files come first: what stands in them is not trained on."""
+
+
 class CorpusConfig(StrictModel):
     """Which documents to read, what is dropped from them, and their share of the blend."""
 
@@ -82,6 +95,8 @@ class CorpusConfig(StrictModel):
     """Codes (ISO 639) of the languages that are kept (step `language`); all where none is named."""
     dedupe: Literal["none", "exact", "near"] = "exact"
     """Which duplicates are dropped, within the corpus and between it and all others that are deduplicated."""
+    dedupe_spans: DedupeSpansConfig | None = None
+    """Which lines or paragraphs are removed from the documents that stay."""
 
     heldout_fraction: Fraction = 0.01
     """Share of the documents held out, chosen by a hash of their text."""
@@ -95,7 +110,7 @@ class CorpusConfig(StrictModel):
             )
         if self.heldout_shards and not self.shards:
             raise ValueError("`heldout_shards` goes with `shards`; text is held out by heldout_files or heldout_fraction")
-        for key in ("where", "columns", "steps"):
+        for key in ("where", "columns", "steps", "dedupe_spans"):
             if self.shards and getattr(self, key):
                 raise ValueError(f"`{key}` is of text that is prepared, and `shards` are taken as they are; leave it out")
         if self.corpus is not None and self.read_columns:

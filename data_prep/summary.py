@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.arrays import write_array
+from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN
 from data_prep.errors import UserError
@@ -36,7 +37,8 @@ from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 from data_prep.tokenizing import HISTOGRAM
 
 REPORT = "dropped.jsonl"
-"""Examples of dropped documents: copies, each beside the one that stays, those of each reason, passages of evaluation sets."""
+"""Examples of what was dropped: copies, each beside the one that stays, documents of each reason, lines or paragraphs that many
+documents hold, passages of evaluation sets."""
 
 
 def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -> None:
@@ -55,13 +57,14 @@ def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -
             )
 
 
-def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[Facts], report: list[dict[str, Any]]) -> None:
+def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[Facts], deduplicated: Deduplicated) -> None:
     """Write each corpus's counts of tokens, the report and, last of all files, the manifest.
 
     `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept, text.
     """
     tokenizer = load_tokenizer(root / TOKENIZER, plan.config.tokenizer.split_special_tokens)
     entries = _cleaned_corpora(plan, cleaned)
+    _add_rewritten(entries, deduplicated.rewritten)
     histograms = {name: np.zeros(tokenizer.vocab_size, dtype=np.int64) for name in entries}
     files: dict[str, str] = {}
     for facts in finished:
@@ -76,7 +79,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
             else:
                 files[name] = digest
     with Outputs(root) as outputs:
-        examples = [*report, *_contaminated(cleaned), *_dropped(plan, cleaned)]
+        examples = [*deduplicated.fates.report(), *deduplicated.report(), *_contaminated(cleaned), *_dropped(plan, cleaned)]
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
@@ -150,3 +153,13 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         for reason, places in facts.counts["examples"].items():
             entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
     return entries
+
+
+def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> None:
+    """What the corpora lost of lines or paragraphs; the documents that were dropped for it are counted with the copies."""
+    for facts in rewritten:
+        entry = entries[facts.counts["corpus"]]
+        entry.changed["dedupe_spans"] += facts.counts["changed"]
+        entry.removed.update(facts.counts["removed"])
+        for reason, places in facts.counts["examples"].items():
+            entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]

@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
 from data_prep.dedupe.deduplicate import Fates
-from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
+from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.files import file_digest, write_json
 from data_prep.job import WORK, Facts, Item, Outputs
 from data_prep.manifest import HELDOUT, SHARDS, TOKENIZER, TRAIN
@@ -91,7 +91,7 @@ class Tokenize:
             }
             for fate, writer in writers.items()
         }
-        dropped = {"exact copy": int((fates == EXACT_COPY).sum()), "near copy": int((fates == NEAR_COPY).sum())}
+        dropped = {reason: int((fates == fate).sum()) for fate, reason in REASONS.items()}
         self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, dropped, splits, paths)
         return {
             "corpus": part.corpus,

@@ -1,6 +1,6 @@
 """Deduplication: its stages in order, and what became of every document."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,18 +12,30 @@ from data_prep.plan import Plan
 from data_prep.text.parts import Part, Parts
 
 
+class Stage(Protocol):
+    """A stage that says what becomes of documents."""
+
+    def fates(self, part: Part) -> np.ndarray:
+        """Return the fates of a part's documents, uint8."""
+        ...
+
+
 class Fates:
     """What became of the documents."""
 
-    def __init__(self, plan: Plan, parts: Parts, stage: Filter, copies: dict[int, Copies]) -> None:
-        self._examples = plan.config.dedupe.examples
+    def __init__(self, examples: int, parts: Parts, stage: Stage, copies: dict[int, Copies]) -> None:
+        self._examples = examples
         self._parts = parts
         self._stage = stage
         self._copies = copies
 
     def of(self, part: Part) -> np.ndarray:
-        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY or NEAR_COPY of each document, uint8."""
+        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY or REPEATED_TEXT of each document, uint8."""
         return self._stage.fates(part)
+
+    def of_stage(self, stage: Stage, parts: Parts) -> "Fates":
+        """Return what became of the documents after a later stage, which left `parts`."""
+        return Fates(self._examples, parts, stage, self._copies)
 
     def kept_for(self, document: int) -> tuple[int, float]:
         """Return (the document that stays for `document`, their estimated similarity): itself and 1.0 where it stays."""
@@ -90,4 +102,4 @@ def deduplicate(job: Job, plan: Plan, parts: Parts) -> Fates:
         near = choose.copies()
     stage = Filter(plan, parts, exact.copies(), near)
     job.run(stage)
-    return Fates(plan, parts, stage, {EXACT_COPY: exact.copies(), NEAR_COPY: near})
+    return Fates(plan.config.dedupe.examples, parts, stage, {EXACT_COPY: exact.copies(), NEAR_COPY: near})

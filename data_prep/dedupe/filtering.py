@@ -11,7 +11,9 @@ from data_prep.plan import Plan
 from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 
-KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY = range(4)
+KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT = range(5)
+REASONS = {EXACT_COPY: "exact copy", NEAR_COPY: "near copy", REPEATED_TEXT: "repeated text"}
+"""Why a document is dropped, by what becomes of it."""
 
 
 class Filter:

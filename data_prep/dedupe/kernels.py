@@ -9,6 +9,8 @@ import numpy as np
 
 ALONE = 1 << 31
 """Set in the table's entry of a character that is a word by itself."""
+WORD = 1 << 30
+"""Set, in span_table(), in the entry of a letter, digit or mark."""
 _BLOCK = 4096
 """Hashes that are taken through all permutations together: they stay in the first cache."""
 
@@ -290,3 +292,96 @@ def choose(
             staying[place] = used[place] = members[member]
             stayers[place] = signatures[member]
     return count
+
+
+@numba.njit(cache=True, nogil=True)
+def find_spans(
+    codes: np.ndarray,
+    ends: np.ndarray,
+    table: np.ndarray,
+    paragraphs: bool,
+    min_words: int,
+    high: np.ndarray,
+    low: np.ndarray,
+    lines: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Hash the lines or paragraphs of texts that have `min_words` words at least; return how many there are.
+
+    Args:
+        codes: the code points of all texts, one after the other, uint32.
+        ends: where each text ends in them.
+        table: span_table().
+        paragraphs: whether runs of lines between blank ones are hashed, rather than lines.
+        min_words: the fewest words.
+        high: uint64, as long as there are lines: written, the upper halves of the hashes.
+        low: uint64, likewise.
+        lines: int64 [as long, 2], written: a span's first line in its text, and the line behind its last one.
+        counts: int64 [texts], written: the spans of each text.
+    """
+    last = np.uint32(len(table) - 1)
+    alone, is_word, code = np.uint32(ALONE), np.uint32(WORD), np.uint32(WORD - 1)
+    found = 0
+    place = 0
+    for text in range(len(ends)):
+        before = found
+        line = first = 0
+        words = 0
+        in_word, blank = False, True  # of the line
+        empty = True  # of the span
+        one, other = _WORD_SEED, _BASE
+        while place <= ends[text]:
+            at_end = place == ends[text]
+            entry = np.uint32(0)
+            if not at_end:
+                entry = codes[place] if codes[place] > last else table[codes[place]]
+            ends_line = at_end or codes[place] == 10
+            if not ends_line:
+                place += 1
+                if entry == 0:
+                    in_word = False
+                    continue
+                if empty:
+                    empty, first = False, line
+                blank = False
+                one = (one ^ np.uint64(entry & code)) * _WORD_FACTOR
+                other = (other ^ np.uint64(entry & code)) * _MIX_1
+                if entry >= alone:
+                    words += 1
+                    in_word = False
+                elif entry & is_word:
+                    words += not in_word
+                    in_word = True
+                else:
+                    in_word = False
+                continue
+            in_word = False
+            if not empty and (at_end or not paragraphs or blank):
+                if words >= min_words:
+                    high[found], low[found] = _mixed(one), _mixed(other)
+                    # A blank line that ends a paragraph is none of it.
+                    lines[found, 0], lines[found, 1] = first, line if blank else line + 1
+                    found += 1
+                empty, words = True, 0
+                one, other = _WORD_SEED, _BASE
+            blank = True
+            line += 1
+            place += 1
+        place = ends[text]  # the end of a text takes no character
+        counts[text] = found - before
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def find_pairs(high: np.ndarray, low: np.ndarray, sorted_high: np.ndarray, sorted_low: np.ndarray, places: np.ndarray) -> None:
+    """Write the place of each pair of uint64 among those that are sorted by both, -1 where it is none of them."""
+    for row in range(len(high)):
+        begin, stop = 0, len(sorted_high)
+        while begin < stop:
+            middle = (begin + stop) // 2
+            if sorted_high[middle] < high[row] or (sorted_high[middle] == high[row] and sorted_low[middle] < low[row]):
+                begin = middle + 1
+            else:
+                stop = middle
+        is_found = begin < len(sorted_high) and sorted_high[begin] == high[row] and sorted_low[begin] == low[row]
+        places[row] = begin if is_found else -1

@@ -16,9 +16,14 @@ def between(table: np.ndarray, field: str, start: int, stop: int) -> np.ndarray:
 
     A view would keep the map that it is of, and the map its file descriptor, of which 1,024 are a usual limit.
     """
+    return np.array(table[places_between(table, field, start, stop)])
+
+
+def places_between(table: np.ndarray, field: str, start: int, stop: int) -> slice:
+    """Return the places of the records whose `field`, by which they are sorted, lies in [start, stop)."""
     column = table[field]  # numpy's searchsorted would copy the whole column
     low = bisect_left(column, start)
-    return np.array(table[low : bisect_left(column, stop, lo=low)])
+    return slice(low, bisect_left(column, stop, lo=low))
 
 
 def holds(column: np.ndarray, values: np.ndarray) -> np.ndarray:

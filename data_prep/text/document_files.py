@@ -68,9 +68,8 @@ def read_documents(path: Path, wanted: np.ndarray | None = None) -> Iterator[tup
         wanted = np.ones(file.metadata.num_rows, dtype=bool) if wanted is None else wanted
         for group, row, places in _groups(file, wanted):
             table = file.read_row_group(group, use_threads=False)
-            for place in places:
-                # A file that an earlier version wrote has nothing but the text.
-                found = table.slice(place, 1).to_pylist()[0]
+            # A file that an earlier version wrote has nothing but the text.
+            for place, found in zip(places, table.take(places).to_pylist(), strict=True):
                 columns = found.get("columns")
                 document = Document(found["text"], found.get("where", ""), {} if columns is None else json.loads(columns))
                 yield row + place, document, found.get("reason")

@@ -33,6 +33,8 @@ class Part:
     documents: int
     characters: int
     bytes: int
+    folder: str = FOLDER
+    """Where its documents lie, below the job's folder; its hashes and flags lie in FOLDER."""
 
     @property
     def size(self) -> int:
@@ -43,6 +45,11 @@ class Part:
     def slice(self) -> str:
         """The name of the slice that it was cleaned from."""
         return self.name.rpartition("-")[0]
+
+
+def documents_file(folder: str, name: str) -> str:
+    """Return the name of the file of a part's documents, below the job's folder."""
+    return f"{folder}/{name}.parquet"
 
 
 class Parts:
@@ -104,7 +111,7 @@ class Parts:
         return np.load(self.root / FOLDER / f"{part.name}.heldout.npy")
 
     def _path(self, part: Part) -> Path:
-        return self.root / FOLDER / f"{part.name}.parquet"
+        return self.root / documents_file(part.folder, part.name)
 
 
 class PartWriter:
@@ -118,7 +125,7 @@ class PartWriter:
         self._hashes: list[tuple[int, int]] = []
         self._heldout: list[bool] = []
         self._characters = 0
-        self._documents = DocumentWriter(outputs.path(f"{FOLDER}/{name}.parquet"))
+        self._documents = DocumentWriter(outputs.path(documents_file(FOLDER, name)))
 
     def add(self, document: Document, size: int, digest: bytes, heldout: bool) -> None:
         """Append a document of `size` bytes with its 16-byte hash."""

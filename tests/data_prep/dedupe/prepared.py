@@ -2,12 +2,15 @@
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from data_prep.dedupe.dedupe_spans import Deduplicated, dedupe_spans
 from data_prep.dedupe.deduplicate import Fates, deduplicate
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.job import WORK, Job, Outputs
@@ -19,6 +22,7 @@ from data_prep.text.slice_writer import text_hash
 from data_prep.workers import Alone
 
 _LIMIT_SECONDS = 120
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Corpus:
     dedupe: str
     texts: list[str]
     heldout: frozenset[int] = frozenset()
+    dedupe_spans: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class Prepared:
         self.root = root
         config = DataPrepConfig(
             output_dir=str(root),
-            corpora=[CorpusConfig(name=corpus.name, dedupe=corpus.dedupe, files=["none"]) for corpus in corpora],
+            corpora=[
+                CorpusConfig(name=corpus.name, dedupe=corpus.dedupe, files=["none"], dedupe_spans=corpus.dedupe_spans)
+                for corpus in corpora
+            ],
             dedupe=DedupeConfig(**dedupe),
             tokenizer=TokenizerConfig(vocab_size=100),
         )
@@ -86,16 +94,23 @@ class Prepared:
         return facts
 
     def deduplicate(self, workers: int = 1) -> Fates:
+        return self._run(lambda job: deduplicate(job, self.plan, self.parts), workers)
+
+    def dedupe_spans(self, workers: int = 1) -> Deduplicated:
+        return self._run(lambda job: dedupe_spans(job, self.plan, self.parts, deduplicate(job, self.plan, self.parts)), workers)
+
+    def _run(self, stages: Callable[[Job], Result], workers: int) -> Result:
         self.lines: list[str] = []
+
+        def of_rank(workers: Alone | Rank) -> Result:
+            return stages(Job(self.root, self.plan.digest, workers, self.lines.append))
+
         if workers == 1:
-            return self._deduplicate(Alone())
+            return of_rank(Alone())
         meeting, told = threading.Barrier(workers), []
         with ThreadPoolExecutor(workers) as pool:
-            first, *_ = pool.map(self._deduplicate, [Rank(rank, workers, meeting, told) for rank in range(workers)])
+            first, *_ = pool.map(of_rank, [Rank(rank, workers, meeting, told) for rank in range(workers)])
             return first
-
-    def _deduplicate(self, workers: Alone | Rank) -> Fates:
-        return deduplicate(Job(self.root, self.plan.digest, workers, self.lines.append), self.plan, self.parts)
 
     def fates(self, fates: Fates) -> list[int]:
         return np.concatenate([fates.of(part) for part in self.parts]).tolist()

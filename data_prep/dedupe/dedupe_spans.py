@@ -1,0 +1,58 @@
+"""Deduplication of lines and paragraphs: its stages in order, and what they removed."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.filtering import REASONS, REPEATED_TEXT
+from data_prep.job import Facts, Job
+from data_prep.plan import Plan
+from data_prep.text.parts import Parts
+from data_prep.text.rejects import EXAMPLES
+
+
+@dataclass(frozen=True)
+class Deduplicated:
+    """What the stages left."""
+
+    parts: Parts
+    """Those of corpora with `dedupe_spans` are rewritten."""
+    fates: Fates
+    """What became of their documents."""
+    rewritten: list[Facts] = field(default_factory=list)
+    """Of the parts that were rewritten."""
+    repeated: list[dict[str, Any]] = field(default_factory=list)
+    """The spans that stand in most documents, of those that were removed."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return those spans, and the first documents that each corpus lost."""
+        dropped: dict[str, list[dict[str, Any]]] = {}
+        for facts in self.rewritten:
+            corpus, shown = facts.counts["corpus"], facts.counts["shown"].get(REASONS[REPEATED_TEXT], [])
+            dropped[corpus] = (dropped.get(corpus, []) + shown)[:EXAMPLES]
+        return self.repeated + [
+            {"kind": "dropped", "corpus": corpus, "reason": REASONS[REPEATED_TEXT]} | document
+            for corpus, documents in dropped.items()
+            for document in documents
+        ]
+
+
+def dedupe_spans(job: Job, plan: Plan, parts: Parts, fates: Fates) -> Deduplicated:
+    """Carry out the stages that corpora with `dedupe_spans` ask for, in every process.
+
+    Copies have gone by then: removed is what documents that stay have in common, and no copy is taken apart line by line.
+    """
+    # For numba, as in `deduplicate`.
+    from data_prep.dedupe.repeats import Repeats
+    from data_prep.dedupe.rewriting import Rewrite
+    from data_prep.dedupe.span_hashes import SpanHashes
+
+    hashes = SpanHashes(plan, parts, fates)
+    if not hashes.searched:
+        return Deduplicated(parts, fates)
+    repeats = Repeats(plan, parts, hashes, job.run(hashes))
+    joined = job.run(repeats)
+    rewrite = Rewrite(plan, parts, fates, hashes, repeats)
+    rewritten = job.run(rewrite)
+    parts = rewrite.parts(rewritten)
+    return Deduplicated(parts, fates.of_stage(rewrite, parts), rewritten, repeats.examples(joined))

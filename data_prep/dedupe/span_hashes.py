@@ -1,0 +1,91 @@
+"""Stage `spans`: which lines or paragraphs the documents hold that stay."""
+
+from typing import Any
+
+import numpy as np
+
+from data_prep.arrays import mapped, write_array
+from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.filtering import EXACT_COPY
+from data_prep.dedupe.records import begins, places_between
+from data_prep.dedupe.spans import SpanFinder
+from data_prep.job import WORK, Item, Outputs
+from data_prep.plan import Plan
+from data_prep.progress import BYTES, Advance
+from data_prep.text.document import Document
+from data_prep.text.parts import Part, Parts
+
+SPAN = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("documents", "<u4")])
+"""A span's hash, the row of the first document of a part that holds it, and how many of the part's documents do."""
+
+
+class SpanHashes:
+    """Hashes the spans of the parts whose corpus has `dedupe_spans`, of the documents that are no copies.
+
+    A part leaves SPAN records, sorted by hash, one for each different span: one that stands in many documents takes the room of
+    one in every part. In memory are about 90 bytes a span of the part, and nine a character of the longest document.
+    """
+
+    name = "spans"
+    unit = BYTES
+
+    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._fates = fates
+        self.searched = [part for part in parts if plan.corpus(part.corpus).dedupe_spans is not None]
+
+    def items(self) -> list[Item]:
+        """The parts."""
+        return [Item(part.name, part.size) for part in self.searched]
+
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
+        """Hash the spans of a part."""
+        part = self._parts.named(item.name)
+        find = self.finder(part)
+        highs, lows, rows = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        staying = self._fates.of(part) < EXACT_COPY
+        for first, texts in self._parts.texts(part):
+            wanted = np.flatnonzero(staying[first : first + len(texts)])
+            spans = find([texts[place] for place in wanted.tolist()])
+            highs.append(spans.high)
+            lows.append(spans.low)
+            rows.append(np.repeat(wanted + first, spans.counts))
+            advance(part.size * len(texts) // part.documents)
+        high, low, row = np.concatenate(highs), np.concatenate(lows), np.concatenate(rows)
+        order = np.lexsort((low, high))  # stable: rows ascend within a hash
+        high, low, row = high[order], low[order], row[order]
+        first = begins(high, low)
+        table = np.empty(int(first.sum()), dtype=SPAN)
+        table["high"], table["low"], table["row"] = high[first], low[first], row[first]
+        of_document = begins(high, low, row)
+        table["documents"] = np.bincount((np.cumsum(first) - 1)[of_document], minlength=len(table))
+        write_array(outputs.path(self._file(part)), table)
+        return {"documents_out": int(staying.sum()), "spans": len(row), "different": len(table)}
+
+    def finder(self, part: Part) -> SpanFinder:
+        """Return what finds the spans of a part."""
+        options = self._plan.corpus(part.corpus).dedupe_spans
+        return SpanFinder(options.unit, options.min_words)
+
+    def between(self, part: Part, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """Return (the place of the first, a copy) of a part's records whose hash's upper half lies in [start, stop)."""
+        table = self.table(part)
+        places = places_between(table, "high", start, stop)
+        return places.start, np.array(table[places])
+
+    def table(self, part: Part) -> np.ndarray:
+        """Return a part's records, SPAN, memory-mapped."""
+        return mapped(self._parts.root / self._file(part))
+
+    def text(self, part: Part, place: int) -> tuple[Document, str]:
+        """Return the first document of a part that holds one of its spans, given by its place in the table, and the span."""
+        record = self.table(part)[place]
+        document = self._parts.document(part.first + int(record["row"]))
+        spans = self.finder(part)([document.text])
+        found = np.flatnonzero((spans.high == record["high"]) & (spans.low == record["low"]))[0]
+        begin, stop = spans.lines[found].tolist()
+        return document, "\n".join(document.text.split("\n")[begin:stop])
+
+    def _file(self, part: Part) -> str:
+        return f"{WORK}/{self.name}/{part.name}.npy"

@@ -1,0 +1,249 @@
+"""Lines and paragraphs that other documents hold, beside sets of Python's strings."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.dedupe import repeats
+from data_prep.dedupe.dedupe_spans import Deduplicated
+from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, REPEATED_TEXT
+from data_prep.dedupe.spans import SpanFinder, without_lines
+from data_prep.job import Facts
+from tests.data_prep.dedupe.prepared import Corpus, Prepared
+
+_PIECES = [
+    "one",
+    "Two",
+    "TWO",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\n",
+    "\n\n",
+    "\n \n\n",
+    "\r\n",
+    "漢",
+    "字",
+    "!",
+    "\u3000",
+    "Σ",
+    "σ",
+    "ς",
+    "\U000f0000",
+]
+_WORDS = {"one", "two", "漢", "字", "σ"}
+
+
+def _texts(seed: int, count: int, longest: int) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choice(_PIECES) for _ in range(draw.randrange(longest))) for _ in range(count)]
+
+
+def _searched(text: str, unit: str, min_words: int) -> list[tuple[int, int, str]]:
+    """(first line, line behind the last one, what is compared)."""
+    lines = text.split("\n")
+    found: list[tuple[int, int]] = []
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        if unit == "paragraph" and found and found[-1][1] == number:
+            found[-1] = found[-1][0], number + 1
+        else:
+            found.append((number, number + 1))
+    texts = ["\n".join(lines[begin:stop]) for begin, stop in found]
+    return [
+        (*place, "".join(text.split()).casefold())
+        for place, text in zip(found, texts, strict=True)
+        if _words(text) >= min_words
+    ]
+
+
+def _words(text: str) -> int:
+    """Words of texts of _PIECES: letters in a row, each ideograph."""
+    for ideograph in "漢字":
+        text = text.replace(ideograph, f" {ideograph} ")
+    return len("".join(each if each.isalpha() else " " for each in text).split())
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+@pytest.mark.parametrize("min_words", [1, 2, 3])
+def test_spans_are_those_that_python_finds_and_equal_up_to_case_and_white_space(unit: str, min_words: int) -> None:
+    texts = ["", "\n\n", *_texts(min_words, 2000, 25)]
+    spans = SpanFinder(unit, min_words)(texts)
+    hashes: dict[str, tuple[int, int]] = {}
+    place = 0
+    for text, count in zip(texts, spans.counts.tolist(), strict=True):
+        expected = _searched(text, unit, min_words)
+        assert spans.lines[place : place + count].tolist() == [[begin, stop] for begin, stop, _ in expected]
+        for number, (_, _, content) in enumerate(expected, start=place):
+            found = int(spans.high[number]), int(spans.low[number])
+            assert hashes.setdefault(content, found) == found
+        place += count
+    assert place == len(spans.high)
+    for half in (0, 1):
+        assert len({found[half] for found in hashes.values()}) == len(hashes) > 500
+
+
+@pytest.mark.parametrize(
+    ("text", "removed", "left"),
+    [
+        ("a\nx\nb", [1], "a\nb"),
+        ("a\n\nx\n\nb", [2], "a\n\nb"),
+        ("a\n\nx\n\ny\n\nb", [2, 4], "a\n\nb"),
+        ("a\n\n\n\nx\n\nb", [4], "a\n\n\n\nb"),
+        ("a\nx\n\nb", [1], "a\n\nb"),
+        ("a\n\nx\nb", [2], "a\n\nb"),
+        ("x\n\na", [0], "a"),
+        ("a\n\nx", [2], "a"),
+        ("a\n \nx\n\t\n", [2], "a\n"),
+        ("a\nx\n", [1], "a\n"),
+        ("a\r\n\r\nx\r\n\r\nb\r\n", [2], "a\r\n\r\nb\r\n"),
+        ("x\n\ny", [0, 2], ""),
+        ("a\n\n\nb\n\nx\nc\n\n\nd", [5], "a\n\n\nb\n\nc\n\n\nd"),
+    ],
+)
+def test_blank_lines_around_what_is_removed_do_not_add_up(text: str, removed: list[int], left: str) -> None:
+    assert without_lines(text, np.array(removed)) == left
+
+
+def _left(prepared: Prepared, found: Deduplicated) -> list[str | None]:
+    """Each document's text, None where it was dropped."""
+    texts: list[str | None] = []
+    for part in found.parts:
+        dropped = found.fates.of(part) >= EXACT_COPY
+        texts += [
+            None if dropped[row] else document.text
+            for row, document in found.parts.chosen_documents(part, np.ones(part.documents, dtype=bool))
+        ]
+    return texts
+
+
+def _facts(found: list[Facts], key: str) -> list[object]:
+    return [facts.counts[key] for facts in found]
+
+
+@pytest.mark.parametrize(
+    ("unit", "min_words", "min_documents", "keep"),
+    [("line", 1, 2, "first"), ("line", 2, 3, "none"), ("paragraph", 2, 2, "first"), ("paragraph", 1, 4, "none")],
+)
+def test_what_is_removed_is_what_sets_of_strings_say(
+    tmp_path: Path, unit: str, min_words: int, min_documents: int, keep: str
+) -> None:
+    texts = [text for text in _texts(7, 450, 40) if text.strip()]
+    options = {"unit": unit, "min_words": min_words, "min_documents": min_documents, "keep": keep}
+    prepared = Prepared(tmp_path, [Corpus("a", "exact", texts, dedupe_spans=options)], per_part=90)
+    found = prepared.dedupe_spans()
+
+    fates = prepared.fates(prepared.deduplicate())
+    holders: dict[str, list[int]] = {}
+    for document, text in enumerate(texts):
+        for content in {content for *_, content in _searched(text, unit, min_words)} if fates[document] < EXACT_COPY else ():
+            holders.setdefault(content, []).append(document)
+    changed = 0
+    for document, (text, left) in enumerate(zip(texts, _left(prepared, found), strict=True)):
+        if fates[document] >= EXACT_COPY:
+            assert left is None
+            continue
+        gone = {
+            line
+            for begin, stop, content in _searched(text, unit, min_words)
+            if len(holders[content]) >= min_documents and not (keep == "first" and holders[content][0] == document)
+            for line in range(begin, stop)
+        }
+        changed += bool(gone)
+        expected = [line for number, line in enumerate(text.split("\n")) if line.strip() and number not in gone]
+        assert [line for line in (left or "").split("\n") if line.strip()] == expected
+        assert (left is None) == (not expected), "a document of which nothing is left is dropped"
+        if not gone:
+            assert left == text
+    assert changed > 50
+
+
+def _pages(count: int) -> list[str]:
+    draw = random.Random(1)
+    return [
+        "\n\n".join(
+            [
+                f"Page {number}",
+                f"text number {number} of {' '.join(draw.choice('abcdefgh') * 3 for _ in range(30))}",
+                "Copyright of all pages is with their authors",
+            ]
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp_path: Path) -> None:
+    pages = _pages(1000)
+    corpus = Corpus("web", "near", pages, heldout=frozenset({0}), dedupe_spans={})
+    found = (prepared := Prepared(tmp_path, [corpus])).dedupe_spans()
+    assert _left(prepared, found) == [pages[0], *("\n\n".join(page.split("\n\n")[:2]) for page in pages[1:])]
+    assert prepared.fates(found.fates) == [KEPT_HELDOUT] + [KEPT_TRAIN] * 999
+    assert (
+        sum(_facts(found.rewritten, "changed")) == sum(each["paragraphs"] for each in _facts(found.rewritten, "removed")) == 999
+    )
+    (example,) = found.report()
+    assert (example["documents"], example["text"], example["where"]) == (1000, pages[0].split("\n\n")[2], "row 0")
+    assert sum(part.characters for part in found.parts) == sum(len(text) for text in _left(prepared, found))
+    assert sum(part.bytes for part in found.parts) == sum(len(text) for text in _left(prepared, found))
+
+
+def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path: Path) -> None:
+    line = "this line stands in two documents"
+    prepared = Prepared(
+        tmp_path, [Corpus("a", "exact", [f"first\n\n{line}", f"{line}\n{line}"], dedupe_spans={"unit": "line"})]
+    )
+    found = prepared.dedupe_spans()
+    assert prepared.fates(found.fates) == [KEPT_TRAIN, REPEATED_TEXT]
+    assert found.parts.document(1).text == f"{line}\n{line}"
+    assert [each for each in found.report() if each["kind"] == "dropped"] == [
+        {
+            "kind": "dropped",
+            "corpus": "a",
+            "reason": "repeated text",
+            "where": "row 1",
+            "text": f"{line}\n{line}",
+            "columns": {},
+        }
+    ]
+
+
+def test_copies_count_for_nothing_and_a_line_that_one_document_repeats_stays(tmp_path: Path) -> None:
+    refrain = "a line that one song repeats again"
+    song = f"{refrain}\nand words between them\n{refrain}"
+    prepared = Prepared(tmp_path, [Corpus("a", "exact", [song, song.upper(), "another text"], dedupe_spans={"unit": "line"})])
+    assert _left(prepared, prepared.dedupe_spans()) == [song, None, "another text"]
+
+
+def test_corpora_are_searched_together_each_by_its_own_options_and_others_neither_give_nor_take(tmp_path: Path) -> None:
+    line = "a line that many corpora hold"
+    texts = [f"{name} begins\n{line}\n{name} ends" for name in "pqrstu"]
+    prepared = Prepared(
+        tmp_path,
+        [
+            Corpus("raw", "exact", texts[:1]),
+            Corpus("a", "none", texts[1:3], dedupe_spans={"unit": "line"}),
+            Corpus("b", "exact", texts[3:4], dedupe_spans={"unit": "line", "min_documents": 5}),
+            Corpus("c", "near", texts[4:], dedupe_spans={"unit": "line", "keep": "none"}),
+        ],
+    )
+    without = [text.replace(f"{line}\n", "") for text in texts]
+    expected = [*texts[:2], without[2], *without[3:]]
+    assert _left(prepared, prepared.dedupe_spans()) == expected
+
+
+def test_any_number_of_processes_and_of_ranges_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpora = [
+        Corpus("a", "exact", _texts(1, 200, 40), dedupe_spans={"unit": "line", "min_words": 2}),
+        Corpus("b", "exact", _texts(2, 200, 40), dedupe_spans={"unit": "paragraph", "min_words": 2}),
+    ]
+    alone, together, ranged = (Prepared(tmp_path / name, corpora, memory_mib=1) for name in ("alone", "together", "ranged"))
+    found, others = alone.dedupe_spans(), together.dedupe_spans(workers=3)
+    assert alone.files() == together.files() and found.report() == others.report()
+    monkeypatch.setattr(repeats, "BYTES_PER_SPAN", 1 << 14)
+    apart = ranged.dedupe_spans()
+    assert len(list((tmp_path / "ranged" / "work" / "repeats").glob("*.npy"))) > 5
+    assert _left(ranged, apart) == _left(alone, found) and apart.report() == found.report()
