@@ -1,4 +1,4 @@
-"""python -m data_prep run CONFIG.yaml | check CONFIG.yaml | inspect DIR | verify DIR
+"""python -m data_prep run CONFIG.yaml | check CONFIG.yaml | inspect DIR | report DIR | verify DIR
 
 On many processes: mpiexec -n N python -m mpi4py -m data_prep run CONFIG.yaml; the bytes are the same.
 """
@@ -33,6 +33,9 @@ def parse() -> argparse.Namespace:
     inspect = commands.add_parser("inspect", help="print what a prepared folder holds")
     inspect.add_argument("directory", type=Path, metavar="DIR")
     inspect.add_argument("--windows", type=int, default=3, help="windows of each split to show as text (default: %(default)s)")
+    report = commands.add_parser("report", help="make a page of what a prepared folder holds, which opens from disk")
+    report.add_argument("directory", type=Path, metavar="DIR")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: DIR/report.html)")
     verify = commands.add_parser("verify", help="hash every file of a prepared folder again")
     verify.add_argument("directory", type=Path, metavar="DIR")
     arguments = parser.parse_args()

@@ -29,6 +29,13 @@ def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:
     print(describe(PreparedData(arguments.directory), arguments.windows))
 
 
+def _report(arguments: argparse.Namespace, workers: Workers) -> None:
+    # Of no use to the other commands: templates.
+    from data_prep.report.output import write_page
+
+    print(write_page(PreparedData(arguments.directory), arguments.out))
+
+
 def _verify(arguments: argparse.Namespace, workers: Workers) -> None:
     data = PreparedData(arguments.directory)
     lines = damaged(data)
@@ -41,7 +48,7 @@ def _verify(arguments: argparse.Namespace, workers: Workers) -> None:
     print(f"{arguments.directory}: all {len(data.manifest.files)} files are as they were written")
 
 
-_COMMANDS = {"run": _run, "check": _check, "inspect": _inspect, "verify": _verify}
+_COMMANDS = {"run": _run, "check": _check, "inspect": _inspect, "report": _report, "verify": _verify}
 
 
 def work(arguments: argparse.Namespace) -> int:

@@ -3,10 +3,7 @@
 import numpy as np
 
 from data_prep.manifest import SPLITS, TRAIN, CorpusEntry, PreparedData
-
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_WINDOW = 48
-_SHARDS_MEASURED = 8
+from data_prep.samples import QUANTILES, sample_windows, sequence_lengths
 
 
 def outcome(data: PreparedData) -> list[str]:
@@ -67,17 +64,12 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
             f"  {split:<13} {entry.documents:,} documents, {sum(shard.sequences for shard in entry.shards):,} sequences, "
             f"{entry.tokens:,} tokens in {_shards(len(entry.shards))}"
         )
-        shards = data.open(corpus, split)
-        lengths = np.concatenate([np.asarray(shard.lengths) for shard in shards[:_SHARDS_MEASURED]])
+        lengths = sequence_lengths(data.open(corpus, split))
         quantiles = ", ".join(
-            f"{q:.0%}: {length:,.0f}" for q, length in zip(_QUANTILES, np.quantile(lengths, _QUANTILES), strict=True)
+            f"{q:.0%}: {length:,.0f}" for q, length in zip(QUANTILES, np.quantile(lengths, QUANTILES), strict=True)
         )
-        lines.append(f"    tokens a sequence, of the first {_shards(min(len(shards), _SHARDS_MEASURED))}  {quantiles}")
-        for number in range(windows):
-            tokens = shards[number % len(shards)].tokens
-            begin = len(tokens) * number // windows
-            text = data.tokenizer.decode(tokens[begin : begin + _WINDOW].tolist())
-            lines.append(f"    | {' '.join(text.split())}")
+        lines.append(f"    tokens a sequence, of {len(lengths):,} sequences  {quantiles}")
+        lines += [f"    | {text}" for text in sample_windows(data, corpus, split, windows)]
     return lines
 
 

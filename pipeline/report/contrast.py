@@ -2,6 +2,7 @@
 
 import statistics
 
+from data_prep.report.numbers import counted
 from pipeline.recipe import GrowStage
 from pipeline.report import tables
 from pipeline.report.comparison import VIEWS, savings
@@ -9,7 +10,6 @@ from pipeline.report.figures import Plot, amount
 from pipeline.report.methods import Method, mixed, spread
 from pipeline.report.parts import Part
 from pipeline.report.recorded import RecordedRun
-from pipeline.report.words import counted
 
 _FALLING = ("cosine", "linear", "wsd")
 """Schedules whose rate falls over all the steps of a model; those that do not reach their end with it."""

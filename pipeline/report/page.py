@@ -7,6 +7,8 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 
+from data_prep.report.html import environment
+from data_prep.report.parts import Grid
 from pipeline.report import contrast, standing, tables
 from pipeline.report.attention import Absent, attention_section
 from pipeline.report.attention_options import AttentionOptions
@@ -16,7 +18,7 @@ from pipeline.report.curves import loss_curves
 from pipeline.report.figures import STYLE, Plot, to_svg
 from pipeline.report.growths import ExplainedGrowth, explain
 from pipeline.report.methods import Method, baseline_of, group
-from pipeline.report.parts import Grid, Part, Section
+from pipeline.report.parts import Part, Section
 from pipeline.report.recorded import RecordedRun
 from pipeline.report.repeat import repeat_section
 from pipeline.report.speed import speed_figures
@@ -55,14 +57,9 @@ def build(
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters["svg"] = lambda plot: Markup(to_svg(plot))
-    return environment
+    templates = environment("pipeline.report")
+    templates.filters["svg"] = lambda plot: Markup(to_svg(plot))
+    return templates
 
 
 def _one(method: Method, attention: AttentionOptions) -> tuple[dict[str, object], list[Section]]:

@@ -3,20 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from data_prep.report.parts import Grid
 from pipeline.report.figures import Plot
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: frozenset[int] = frozenset()
-    """Columns, counted from 0, that hold words and not numbers."""
-    notes: Sequence[str] = ()
-    """What stands below in small print."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +36,3 @@ class Section:
     def plots(self) -> list[Plot]:
         """All its figures."""
         return [plot for part in self.parts for plot in part.plots]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One main figure at the head of the page."""
-
-    name: str
-    value: str
-    note: str = ""

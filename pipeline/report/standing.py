@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 
+from data_prep.report.numbers import counted
+from data_prep.report.parts import Tile
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Line
 from pipeline.growth.reasons import duplicates_warning
 from pipeline.report.figures import amount
 from pipeline.report.growths import size
-from pipeline.report.parts import Tile
 from pipeline.report.recorded import RecordedRun
-from pipeline.report.words import counted
 from pipeline.runs.records import duplicates_of
 from pipeline.runs.steps import missing_words
 

@@ -5,16 +5,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from data_prep.report.numbers import counted
+from data_prep.report.parts import Grid
 from pipeline.evaluation.scores import LOWER_IS_BETTER, Score
 from pipeline.flops.counts import PARTS
 from pipeline.report.comparison import View, savings
 from pipeline.report.compute import part_name, stage_rows
 from pipeline.report.figures import amount
 from pipeline.report.methods import NOTHING, Method, differing, settings_of, spread
-from pipeline.report.parts import Grid
 from pipeline.report.recorded import QUANTITIES, RecordedRun
 from pipeline.report.savings import Saving
-from pipeline.report.words import counted
 
 NOT_KNOWN = "not known"
 _COSTS = {"steps": "steps", "tokens": "tokens", "seconds": "seconds", "model": "flops", "executed": "flops"}

@@ -14,11 +14,6 @@ VERDICTS = {
 }
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things, a noun that takes an s, in words."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def options(growth: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each option of a growth that makes a difference, and what it does."""
     found = []

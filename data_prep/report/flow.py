@@ -1,0 +1,157 @@
+"""The way of the documents from what was read to what is kept: what each stage took out, and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_prep.manifest import HELDOUT, TRAIN, CorpusEntry
+from data_prep.report.numbers import percent, ratio, top
+from data_prep.report.parts import Bar, Grid
+from data_prep.settings import DataPrepConfig
+from data_prep.text.rejects import BAD_FILE, CONTAMINATED
+
+READING, STEPS, DECONTAMINATION, DUPLICATES = "reading", "steps", "evaluation sets", "duplicates"
+STAGES = (READING, STEPS, DECONTAMINATION, DUPLICATES)
+"""In their order."""
+EXACT, NEAR = "exact copy", "near copy"
+_REASONS = 12
+"""Reasons of a step, or of a stage without steps, that have a row of their own."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Documents that went for one reason."""
+
+    stage: str
+    step: str
+    """Empty where no step took them out."""
+    reason: str
+    documents: int
+
+
+def losses(entry: CorpusEntry, steps: Sequence[str]) -> list[Loss]:
+    """Return what a corpus lost, in the order of the stages and of `steps`; files that were skipped are no documents.
+
+    What an earlier version dropped in its steps, of which it recorded the reasons alone, is lost in reading.
+    """
+    given = sum(entry.dropped_by.values(), Counter())
+    others: dict[str, Counter[str]] = {READING: Counter(), DECONTAMINATION: Counter()}
+    for reason, count in (entry.dropped - given).items():
+        if reason not in (BAD_FILE, EXACT, NEAR):
+            others[DECONTAMINATION if reason == CONTAMINATED else READING][reason] += count
+    by_step = sorted(entry.dropped_by, key=lambda name: steps.index(name) if name in steps else len(steps))
+    found = _named(READING, "", others[READING])
+    for name in by_step:
+        found += _named(STEPS, name, entry.dropped_by[name])
+    found += _named(DECONTAMINATION, "", others[DECONTAMINATION])
+    return found + [Loss(DUPLICATES, "", kind, entry.dropped[kind]) for kind in (EXACT, NEAR) if entry.dropped[kind]]
+
+
+def _named(stage: str, step: str, reasons: Counter[str]) -> list[Loss]:
+    shown = top(+reasons, _REASONS)
+    rest = [Loss(stage, step, f"{shown.kinds:,} other reasons", shown.rest)] if shown.kinds else []
+    return [*(Loss(stage, step, reason, count) for reason, count in shown.named), *rest]
+
+
+def step_names(config: DataPrepConfig) -> list[str]:
+    """Return the names of all corpora's steps, in the order in which documents meet them."""
+    return list(dict.fromkeys(next(iter(step.entry())) for corpus in config.corpora for step in corpus.all_steps))
+
+
+def kept(entry: CorpusEntry) -> int:
+    """Return the documents of both splits."""
+    return sum(split.documents for split in entry.splits.values())
+
+
+def flow_table(entry: CorpusEntry, steps: Sequence[str]) -> Grid:
+    """Return the documents of a corpus from those read to those kept, with what went in between."""
+    read = left = entry.documents_read
+    rows: list[list[str | Bar]] = [["read", f"{read:,}", percent(read, read), Bar(0, 1)]]
+    for loss in losses(entry, steps):
+        what = ": ".join(filter(None, (loss.step or loss.stage, loss.reason)))
+        left -= loss.documents
+        bar = Bar(ratio(left, read), ratio(left + loss.documents, read), lost=True)
+        rows.append([f"− {what}", f"{loss.documents:,}", percent(loss.documents, read), bar])
+    rows.append(["= kept", f"{left:,}", percent(left, read), Bar(0, ratio(left, read))])
+    begin = 0
+    for split, name in ((TRAIN, "to train on"), (HELDOUT, "held out")):
+        count = entry.splits[split].documents
+        rows.append(
+            [f"of these {name}", f"{count:,}", percent(count, read), Bar(ratio(begin, read), ratio(begin + count, read))]
+        )
+        begin += count
+    notes = [] if left == kept(entry) else [f"The shards hold {kept(entry):,} documents: the counts of the manifest disagree."]
+    if entry.dropped[BAD_FILE]:
+        notes.append(f"Files that were skipped, or read to where they are damaged: {entry.dropped[BAD_FILE]:,}.")
+    return Grid(f"{entry.name}: documents", ["", "documents", "of those read", ""], rows, notes=notes)
+
+
+def overview_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid:
+    """Return each corpus's documents in a row, and their sum."""
+    rows: list[list[str | Bar]] = []
+    for entry in [*entries, *([summed("all", entries)] if len(entries) > 1 else [])]:
+        lost: Counter[str] = Counter()
+        for loss in losses(entry, steps):
+            lost[loss.stage] += loss.documents
+        read, whole = entry.documents_read, kept(entry)
+        share = ratio(whole, read)
+        went = [f"{lost[stage]:,}" for stage in STAGES]
+        bar = Bar(0, min(share, 1))
+        rows.append([entry.name, f"{read:,}" if read else "–", *went, f"{whole:,}", percent(whole, read) if read else "–", bar])
+    return Grid(
+        "Documents of each corpus, and where they went",
+        [
+            "corpus",
+            "read",
+            *(f"−\N{NO-BREAK SPACE}{stage}" for stage in STAGES),
+            "=\N{NO-BREAK SPACE}kept",
+            "of those read",
+            "",
+        ],
+        rows,
+        notes=["A corpus of shards that were taken as they are has no documents that were read."]
+        if any(not entry.documents_read and kept(entry) for entry in entries)
+        else [],
+    )
+
+
+def changed_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid | None:
+    """Return how many documents each step changed, or None where none did."""
+    rows: list[list[str | Bar]] = []
+    for entry in entries:
+        for name in sorted(entry.changed, key=lambda name: steps.index(name) if name in steps else len(steps)):
+            count = entry.changed[name]
+            share = ratio(count, entry.documents_read)
+            rows.append([entry.name, name, f"{count:,}", percent(count, entry.documents_read), Bar(0, share)])
+    head = ["corpus", "step", "documents changed", "of those read", ""]
+    return Grid("Documents that each step changed", head, rows, frozenset({1})) if rows else None
+
+
+def few(entries: Sequence[CorpusEntry], most: int) -> list[CorpusEntry]:
+    """Return corpora in their order, of many those with the most documents and, last, the sum of the others."""
+    if len(entries) <= most + 1:
+        return list(entries)
+    largest = sorted(entries, key=lambda entry: -max(entry.documents_read, kept(entry)))[:most]
+    names = {entry.name for entry in largest}
+    rest = [entry for entry in entries if entry.name not in names]
+    return [*(entry for entry in entries if entry.name in names), summed(f"{len(rest):,} other corpora", rest)]
+
+
+def summed(name: str, entries: Sequence[CorpusEntry]) -> CorpusEntry:
+    """Return several corpora as if they were one."""
+    whole = entries[0].model_copy(update={"name": name, "weight": None}, deep=True)
+    for entry in entries[1:]:
+        whole.documents_read += entry.documents_read
+        for mine, its in (
+            (whole.dropped, entry.dropped),
+            (whole.contaminated, entry.contaminated),
+            (whole.changed, entry.changed),
+            (whole.languages, entry.languages),
+            (whole.domains, entry.domains),
+            (whole.lengths, entry.lengths),
+            *((whole.dropped_by.setdefault(step, Counter()), reasons) for step, reasons in entry.dropped_by.items()),
+        ):
+            mine.update(its)
+        for split, shards in entry.splits.items():
+            whole.splits[split].shards.extend(shards.shards)
+    return whole

@@ -1,0 +1,142 @@
+"""The page of a prepared folder: what stands where, and the HTML that it becomes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.manifest import HELDOUT, SPLITS, TRAIN, CorpusEntry, PreparedData
+from data_prep.report import about, flow, spread, tokens
+from data_prep.report.html import environment
+from data_prep.report.numbers import percent
+from data_prep.report.parts import Tile
+from data_prep.report.recorded import Examples, recorded_plan
+from data_prep.samples import sample_windows
+
+_ROWS = 60
+"""Corpora that have a row of their own; the others are summed."""
+_FLOWS = 12
+"""Corpora that have a table of their own, and whose windows are shown."""
+_WINDOWS = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: the name of its template, and what stands in it."""
+
+    name: str
+    title: str
+    content: dict[str, Any]
+
+
+def build(data: PreparedData) -> str:
+    """Return the page; the same folder gives the same bytes.
+
+    Raises UserError where the examples, the plan, the tokenizer or a shard that is looked into is missing or damaged.
+    """
+    plan = recorded_plan(data)
+    whole = flow.summed("all", data.corpora)
+    names = [entry.name for entry in data.corpora]
+    entropy = data.unigram_entropy(data.weights) if data.weights else None
+    return (
+        environment()
+        .get_template("corpus.html")
+        .render(
+            kind=f"Report of the prepared text {data.directory}",
+            title=" / ".join(names) if len(names) <= 4 else f"{names[0]} / {names[1]} / {len(names) - 2} more corpora",
+            lead=[],
+            tiles=_tiles(data, whole, entropy),
+            overview=None,
+            warnings=about.warnings(data, plan),
+            sections=_sections(data, plan, whole, entropy),
+        )
+    )
+
+
+def _sections(data: PreparedData, plan: dict[str, Any], whole: CorpusEntry, entropy: float | None) -> list[Section]:
+    examples = Examples(data)
+    steps = flow.step_names(data.manifest.config)
+    rows, few = flow.few(data.corpora, _ROWS), flow.few(data.corpora, _FLOWS)
+    text = [entry for entry in few if entry.documents_read]
+    return [
+        Section("about", "What it is", {"terms": about.terms(data, plan)}),
+        Section(
+            "documents",
+            "Documents, from read to kept",
+            {
+                "overview": flow.overview_table(rows, steps) if len(rows) > 1 else None,
+                "flows": [flow.flow_table(entry, steps) for entry in text],
+                "changed": flow.changed_table(few, steps),
+            },
+        ),
+        Section(
+            "tokens",
+            "Tokens",
+            {
+                "splits": tokens.splits_table(rows, about.shown_weights(data, rows)),
+                "lengths": tokens.lengths_table(data, few),
+            },
+        ),
+        Section("lengths", "Lengths", {"table": spread.lengths_table(text)}),
+        Section("languages", "Languages", {"table": spread.languages_table(text)}),
+        Section("domains", "Domains", {"table": spread.domains_table(text)}),
+        Section(
+            "duplicates",
+            "Duplicates",
+            {
+                "counts": {kind: whole.dropped[reason] for kind, reason in (("exact", flow.EXACT), ("near", flow.NEAR))},
+                "pairs": {kind: examples.pairs(kind) for kind in ("exact", "near")},
+                "dedupe": data.manifest.config.dedupe,
+            },
+        ),
+        Section(
+            "evaluation",
+            "Evaluation sets",
+            {
+                "table": spread.evaluation_table(data.manifest),
+                "passages": examples.passages(),
+                "decontamination": data.manifest.config.decontamination,
+            },
+        ),
+        Section("dropped", "Examples of what was dropped", examples.reasons()),
+        Section("vocabulary", "Vocabulary", _vocabulary(data, entropy)),
+        Section("windows", "Windows of the shards", {"windows": _windows(data, few)}),
+        Section("settings", "Settings", about.settings(data)),
+    ]
+
+
+def _tiles(data: PreparedData, whole: CorpusEntry, entropy: float | None) -> list[Tile]:
+    read, kept = whole.documents_read, flow.kept(whole)
+    train, heldout = whole.splits[TRAIN], whole.splits[HELDOUT]
+    tiles = [Tile("Documents read", f"{read:,}"), Tile("Documents kept", f"{kept:,}", f"{percent(kept, read)} of those read")]
+    if not read:
+        tiles = [Tile("Documents", f"{kept:,}", "in shards that were taken as they are")]
+    mean = f"{train.tokens / train.documents:,.0f} a document" if train.documents else ""
+    return [
+        *tiles,
+        Tile("Training tokens", f"{train.tokens:,}", mean),
+        Tile("Held-out tokens", f"{heldout.tokens:,}", f"{heldout.documents:,} documents"),
+        Tile("Vocabulary", f"{data.manifest.vocab_size:,}", data.manifest.tokenizer.split()[0]),
+        *([] if entropy is None else [Tile("Unigram entropy", f"{entropy:.4f}", "nats a token")]),
+    ]
+
+
+def _vocabulary(data: PreparedData, entropy: float | None) -> dict[str, Any]:
+    counts = tokens.training_counts(data)
+    unseen, spelled = tokens.unseen(data, counts)
+    return {
+        "entropy": entropy,
+        "frequent": tokens.frequent_table(data, counts),
+        "unseen": unseen,
+        "share": percent(unseen, data.manifest.vocab_size),
+        "spelled": spelled,
+    }
+
+
+def _windows(data: PreparedData, entries: list[CorpusEntry]) -> list[tuple[str, list[str]]]:
+    """Corpus and split, and its windows; the sum of many corpora has none."""
+    named = {entry.name for entry in data.corpora}
+    return [
+        (f"{entry.name}, {split}", list(sample_windows(data, entry, split, _WINDOWS)))
+        for entry in entries
+        for split in SPLITS
+        if entry.name in named and entry.splits[split].shards
+    ]

@@ -1,0 +1,265 @@
+"""The page of a prepared folder: its numbers are the manifest's, and what a text holds does nothing."""
+
+import json
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.files import file_digest
+from data_prep.manifest import HELDOUT, MANIFEST, SPLITS, TRAIN, PreparedData
+from data_prep.prepare import prepare
+from data_prep.report.output import write_page
+from data_prep.report.page import build
+from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
+from data_prep.summary import REPORT
+from data_prep.verify import damaged
+from tests.data_prep.prose import made_up_texts
+from tests.data_prep.test_earlier_versions import edit
+from tests.data_prep.test_prepare import quiet
+
+HOSTILE = "<script>alert(1)</script> \u202e turned \u2066 \x00\x07 &amp; <b> \"' </style> {{ 7 * 7 }} " + "W" * 3000
+
+
+def write(path: Path, records: list[dict], behind: str = "") -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + behind, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> PreparedData:
+    """Two corpora that lose documents in every stage."""
+    root = tmp_path_factory.mktemp("reported")
+    texts, exam = made_up_texts(120, seed=3, words=60), made_up_texts(4, seed=9, words=30)
+    documents = [
+        *texts,
+        *(text.upper() for text in texts[:5]),
+        *(text.replace(text.split()[30], "other") for text in made_up_texts(6, seed=4, words=400) * 2),
+        *(f"{text[:80]} {exam[number]} {text[80:]}" for number, text in enumerate(texts[5:9])),
+        "short",
+        HOSTILE,
+        HOSTILE + "!",
+    ]
+    web = [
+        {
+            "text": text,
+            "url": f"https://h{number % 40}.example/{HOSTILE}",
+            "language": "en" if number % 3 else "fr",
+            "score": number,
+        }
+        for number, text in enumerate(documents)
+    ]
+    write(root / "exam.jsonl", [{"text": text} for text in exam])
+    return prepare(
+        DataPrepConfig(
+            output_dir=str(root / "out"),
+            corpora=[
+                CorpusConfig(
+                    name="web",
+                    files=[write(root / "web<i>.jsonl", web, '{"broken\n')],
+                    weight=3,
+                    dedupe="near",
+                    where="score >= 7",
+                    columns=["url", "language"],
+                    min_length=40,
+                    boilerplate=["^W+!$"],
+                    heldout_fraction=0.2,
+                ),
+                CorpusConfig(
+                    name="books", files=[write(root / "books.jsonl", [{"text": t} for t in made_up_texts(30)])], weight=1
+                ),
+            ],
+            decontamination=DecontaminationConfig(sets={"exam": [str(root / "exam.jsonl")]}),
+            tokenizer=TokenizerConfig(vocab_size=406),
+        ),
+        quiet,
+    )
+
+
+class Tables(HTMLParser):
+    """The tables of a page, by caption, and all its text and tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: Counter[str] = Counter()
+        self.text = ""
+        self._rows: list[list[str]] = []
+        self._in_cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        if tag == "table":
+            self._rows = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._in_cell = False
+        elif tag == "caption":
+            self.tables[self.text.splitlines()[-1]] = self._rows
+
+    def handle_data(self, text):
+        self.text += text
+        if self._in_cell:
+            self._rows[-1][-1] += text
+
+    def numbers(self, caption: str) -> dict[str, int]:
+        """The first number of each row, by its heading."""
+        return {
+            row[0]: int(next(cell for cell in row[1:] if cell[:1].isdigit()).replace(",", ""))
+            for row in self.tables[caption][1:]
+        }
+
+
+def test_documents_add_up_from_read_to_kept(data):
+    page = Tables(build(data))
+    for corpus in data.corpora:
+        rows = page.numbers(f"{corpus.name}: documents")
+        lost = {name.rpartition(": ")[2]: count for name, count in rows.items() if name.startswith("−")}
+        assert lost == dict(corpus.dropped)
+        assert rows["read"] == corpus.documents_read
+        assert rows["= kept"] == rows["read"] - sum(lost.values()) == sum(corpus.splits[split].documents for split in SPLITS)
+        assert rows["of these to train on"] == corpus.splits[TRAIN].documents
+        assert rows["of these held out"] == corpus.splits[HELDOUT].documents
+    web = data.corpora[0]
+    assert set(web.dropped) == {"where", "bad record", "too short", "contaminated", "exact copy", "near copy"}
+    assert "− length: too short" in page.numbers("web: documents")
+    assert "the counts of the manifest disagree" not in page.text
+
+
+def test_tokens_lengths_languages_domains_and_sets_are_the_manifests(data):
+    page = Tables(build(data))
+    web, books = data.corpora
+    head, *rows = page.tables["Tokens of each corpus, and its share of the blend"]
+    for corpus, row in zip((web, books), rows, strict=True):
+        train, heldout = corpus.splits[TRAIN], corpus.splits[HELDOUT]
+        assert row[1:5] == [f"{n:,}" for n in (train.documents, train.tokens, heldout.documents, heldout.tokens)]
+    assert [row[head.index("of the blend")] for row in rows] == ["75.0 %", "25.0 %"]
+    lengths = page.numbers("Documents by length")
+    assert sum(lengths.values()) == sum(web.lengths.values()) + sum(books.lengths.values())
+    assert lengths["256 to 511"] == web.lengths["9"] + books.lengths["9"]
+    assert page.numbers("Documents by language") == dict(web.languages)
+    domains = page.numbers("Documents by domain")
+    assert sum(domains.values()) == web.domains.total() and "15 more" in domains
+    assert page.tables["Documents that share a passage with an evaluation set"][1][3] == str(web.contaminated["exam"])
+    assert page.numbers("Documents that each step changed").keys() >= {"web"}
+    counts = data.unigrams("web") + data.unigrams("books")
+    frequent = page.tables["The most frequent tokens"]
+    assert frequent[1][2:4] == [str(counts.argmax()), f"{counts.max():,}"]
+    assert f"{(counts == 0).sum():,} ids of the vocabulary" in page.text
+    assert f"{data.unigram_entropy(data.weights):.4f} nats" in page.text
+    lengths = np.concatenate([np.asarray(shard.lengths) for shard in data.open(web, TRAIN)])
+    assert page.tables["Tokens of a sequence"][1][2:] == [
+        f"{len(lengths):,}",
+        *(f"{length:,.0f}" for length in np.quantile(lengths, (0.05, 0.25, 0.5, 0.75, 0.95, 1))),
+    ]
+
+
+def test_what_texts_hold_is_shown_and_does_nothing(data):
+    html = build(data)
+    page = Tables(html)
+    assert page.tags["script"] == page.tags["b"] == page.tags["i"] == 0
+    assert page.tags["style"] == 1
+    assert (
+        "<script>alert(1)</script> [U+202E] turned [U+2066] [U+0000][U+0007] &amp; <b> \"' </style> {{ 7 * 7 }} WWW"
+        in page.text
+    )
+    assert not {character for character in html if character < " " and character != "\n"}
+    assert not set(html) & set("\u202e\u2066")
+    # Nothing is fetched: no source, and every link leads to a section of the page itself.
+    assert " src=" not in html and "@import" not in html and "url(" not in html
+    assert html.count("href=") == html.count('href="#')
+
+
+def test_copies_stand_beside_what_stays(data):
+    page = Tables(build(data))
+    lines = [json.loads(line) for line in (data.directory / REPORT).read_text(encoding="utf-8").splitlines()]
+    pairs = [line for line in lines if line["kind"] in ("exact", "near")]
+    assert {line["kind"] for line in pairs} == {"exact", "near"}
+    for line in pairs:
+        assert "<script>" in line["text"] or (line["text"] in page.text and line["kept_text"] in page.text)
+        assert f"Stays {line['kept_corpus']}, {line['kept_where']}" in page.text
+    (passage, *_) = [line["passage"] for line in lines if line["kind"] == "contaminated"]
+    assert passage in page.text
+
+
+def test_the_same_folder_gives_the_same_page_and_is_whole_after_it(data):
+    manifest = (data.directory / MANIFEST).read_bytes()
+    path = write_page(data, None)
+    assert path == data.directory / "report.html"
+    assert path.read_text(encoding="utf-8") == build(data)
+    assert damaged(PreparedData(data.directory)) == []
+    assert (data.directory / MANIFEST).read_bytes() == manifest
+    assert (
+        prepare(data.manifest.config.model_copy(update={"output_dir": str(data.directory.parent)}), quiet).directory
+        == data.directory
+    )
+
+
+def test_a_page_does_not_take_the_place_of_what_was_prepared(data, tmp_path):
+    before = {path: file_digest(path) for path in data.directory.rglob("*") if path.is_file()}
+    for name in (MANIFEST, REPORT, data.corpora[0].splits[TRAIN].shards[0].prefix + ".bin"):
+        with pytest.raises(UserError, match="is a file of the prepared text itself"):
+            write_page(data, data.directory / name)
+    with pytest.raises(UserError, match="is a directory; name an HTML file"):
+        write_page(data, tmp_path)
+    with pytest.raises(UserError, match="nowhere is no directory"):
+        write_page(data, tmp_path / "nowhere" / "page.html")
+    assert {path: file_digest(path) for path in before} == before
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "a directory"])
+def test_examples_that_are_not_as_they_were_written_are_refused(data, harm):
+    path = data.directory / REPORT
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        if harm == "cut":
+            path.write_bytes(content[:-9])
+        elif harm == "a directory":
+            path.mkdir()
+        with pytest.raises(UserError, match=r"dropped\.jsonl: .*; put it back, or prepare the text again"):
+            build(data)
+    finally:
+        if harm == "a directory":
+            path.rmdir()
+        path.write_bytes(content)
+
+
+def test_a_folder_of_an_earlier_version_is_shown(data):
+    """Without what later versions record: by which step, by language, by domain, where examples stand."""
+    path = data.directory / REPORT
+    kept = {file: file.read_bytes() for file in (path, data.directory / MANIFEST)}
+    lines = [json.loads(line) for line in kept[path].decode().splitlines()]
+    early = ("kind", "document", "kept", "similarity", "corpus", "kept_corpus", "text", "kept_text")
+    old = [{key: line[key] for key in early} for line in lines if line["kind"] in ("exact", "near")]
+
+    def age(content) -> None:
+        content.pop("format")
+        content.pop("evaluation_sets")
+        for corpus in content["corpora"]:
+            for key in ("contaminated", "changed", "dropped_by", "languages", "domains"):
+                corpus.pop(key)
+        content["files"][REPORT] = file_digest(path)
+
+    try:
+        path.write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
+        edit(data.directory / MANIFEST, age)
+        page = Tables(build(PreparedData(data.directory)))
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
+    assert "prepared by an earlier version" in page.text and "not by which step" in page.text
+    assert "− reading: too short" in page.numbers("web: documents")
+    assert page.numbers("web: documents")["= kept"] == sum(data.corpora[0].splits[split].documents for split in SPLITS)
+    for told in ("No corpus had its language looked at", "No URL is known", "No evaluation set was looked for"):
+        assert told in page.text
