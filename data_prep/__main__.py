@@ -1,4 +1,4 @@
-"""python -m data_prep run CONFIG.yaml | check CONFIG.yaml | inspect DIR | report DIR | verify DIR
+"""python -m data_prep run CONFIG.yaml | check CONFIG.yaml | inspect DIR | report DIR | verify DIR | fetch URL DIR
 
 On many processes: mpiexec -n N python -m mpi4py -m data_prep run CONFIG.yaml; the bytes are the same.
 """
@@ -38,6 +38,9 @@ def parse() -> argparse.Namespace:
     report.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: DIR/report.html)")
     verify = commands.add_parser("verify", help="hash every file of a prepared folder again")
     verify.add_argument("directory", type=Path, metavar="DIR")
+    fetched = commands.add_parser("fetch", help="download a folder that was prepared to a store")
+    fetched.add_argument("url", metavar="URL")
+    fetched.add_argument("directory", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     if "config" in arguments:
         arguments.config = validate(DataPrepConfig, read_yaml(arguments.config), str(arguments.config))

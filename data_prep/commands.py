@@ -11,6 +11,7 @@ from data_prep.inspection import describe
 from data_prep.manifest import PreparedData
 from data_prep.plan import draft_plan
 from data_prep.prepare import prepare_together
+from data_prep.publishing import fetch
 from data_prep.verify import damaged
 from data_prep.workers import Alone, Workers, started_workers
 
@@ -23,6 +24,11 @@ def _check(arguments: argparse.Namespace, workers: Workers) -> None:
     for line in draft_plan(arguments.config).left_out:
         print(line, file=sys.stderr)
     print(arguments.config.output_dir)
+
+
+def _fetch(arguments: argparse.Namespace, workers: Workers) -> None:
+    data = fetch(arguments.url, arguments.directory)
+    print(f"{data.directory}: all {len(data.manifest.files)} files are as they were published")
 
 
 def _inspect(arguments: argparse.Namespace, workers: Workers) -> None:
@@ -48,7 +54,14 @@ def _verify(arguments: argparse.Namespace, workers: Workers) -> None:
     print(f"{arguments.directory}: all {len(data.manifest.files)} files are as they were written")
 
 
-_COMMANDS = {"run": _run, "check": _check, "inspect": _inspect, "report": _report, "verify": _verify}
+_COMMANDS = {
+    "run": _run,
+    "check": _check,
+    "inspect": _inspect,
+    "report": _report,
+    "verify": _verify,
+    "fetch": _fetch,
+}
 
 
 def work(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from data_prep.manifest import FORMAT
 from data_prep.plan import Input, Plan, libraries_of
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
-from data_prep.stores import Remote, content_digest, source_of
+from data_prep.stores import Remote, Source, content_digest, source_of
 
 
 def read_plan(path: Path) -> Plan:
@@ -19,10 +19,10 @@ def read_plan(path: Path) -> Plan:
     return validate(Plan, content, str(path))
 
 
-def check_settings(plan: Plan, config: DataPrepConfig, root: Path) -> None:
+def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
     """Raise UserError where `root` was planned for other settings, or with other libraries."""
     old, new = plan.config.model_dump(mode="json"), config.model_dump(mode="json")
-    for key in old.keys() - {"output_dir"}:
+    for key in old.keys() - {"output_dir", "work_dir"}:
         if old[key] != new[key]:
             raise UserError(
                 f"{root}: was begun with another `{key}`; put that back, name another output_dir, or remove this one"

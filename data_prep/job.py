@@ -155,6 +155,11 @@ class Job:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
+    def forget(self, stage: Stage, item: Item, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Have an item that is done be done again where what its record says no longer `holds`."""
+        if self._is_done(stage, item) and not holds(self._facts(stage, item).counts):
+            self._record(stage, item).unlink()
+
     def _facts(self, stage: Stage, item: Item) -> Facts:
         record = json.loads(self._record(stage, item).read_bytes())
         return Facts(item.name, record["outputs"], record["counts"])

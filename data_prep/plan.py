@@ -172,7 +172,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         format=FORMAT,
         digest="",
         # Where the output lies is no part of what it is: two folders of one plan are equal.
-        config=config.model_copy(update={"output_dir": "."}),
+        config=config.model_copy(update={"output_dir": ".", "work_dir": None}),
         tokenizer=_tokenizer(config.tokenizer),
         inputs=inputs,
         slices=slices,
@@ -239,7 +239,7 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
     hashes = iter(digests)
     inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
     # A tokenizer counts by its files' hashes, not by where it lies.
-    told = draft.config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
+    told = draft.config.model_dump(exclude={"output_dir": True, "work_dir": True, "tokenizer": {"path"}})
     # What is not asked for counts for nothing, as before there were such keys.
     for key in ("decontamination", "cleaned_text"):
         if told[key] is None:

@@ -20,8 +20,9 @@ from data_prep.job import WORK, Job
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
 from data_prep.progress import Meter
+from data_prep.publishing import is_published, publish
 from data_prep.settings import DataPrepConfig
-from data_prep.stores import content_digest, source_of
+from data_prep.stores import Remote, UnreachableError, content_digest, is_url, source_of
 from data_prep.summary import check_splits, write_summary
 from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
@@ -56,6 +57,8 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
             write_json(root / PLAN, plan.model_dump(mode="json"))
             try:
                 _carry_out(plan, root, Alone(), say)
+            except UnreachableError:
+                raise
             except UserError:
                 # What is mended now will be prepared under another name.
                 shutil.rmtree(root)
@@ -90,31 +93,43 @@ def _placed(config: DataPrepConfig, draft: Plan, say: Say) -> tuple[Plan, Path]:
 
 
 def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None:
-    """Prepare into `output_dir` itself, by all of `workers`, each of which calls this.
+    """Prepare into `output_dir` itself, by all of `workers`, each of which calls this; at a store, by a folder here.
 
     Raises UserError, also where another job is at work there or the folder was begun with other settings.
     """
-    root = Path(config.output_dir)
+    root, target = config.folder, Remote(config.output_dir) if is_url(config.output_dir) else None
     with _at_work(root, wait=False) if workers.rank == 0 else nullcontext():
-        # The first process looks at everything that may be refused, alone, so that it is said once.
-        plan = workers.tell(_begun(config, root) if workers.rank == 0 else None)
-        if plan is None:
+        if target is not None and workers.tell(is_published(config) if workers.rank == 0 else None):
             if workers.rank == 0:
-                say(f"data: {root} is prepared already")
+                say(f"data: {target} is published already")
             return
+        _prepare_at(root, config, workers, say)
+        if target is not None:
+            publish(root, target, workers, say)
+
+
+def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) -> None:
+    # The first process looks at everything that may be refused, alone, so that it is said once.
+    plan = workers.tell(_begun(config, root) if workers.rank == 0 else None)
+    if plan is None:
         if workers.rank == 0:
-            _say_left_out(plan, say)
-        if not plan.digest:
-            hashed = Job(root, text_digest(plan.model_dump_json()), workers, say).run(HashInputs(plan))
-            plan = freeze(plan, [facts.counts["digest"] for facts in hashed])
-            if workers.rank == 0:
-                _begin(plan, root)
-            workers.barrier()
-        try:
-            _carry_out(plan, root, workers, say)
-        except UserError:
-            (root / WORK / _REFUSED).touch()
-            raise
+            say(f"data: {root} is prepared already")
+        return
+    if workers.rank == 0:
+        _say_left_out(plan, say)
+    if not plan.digest:
+        hashed = Job(root, text_digest(plan.model_dump_json()), workers, say).run(HashInputs(plan))
+        plan = freeze(plan, [facts.counts["digest"] for facts in hashed])
+        if workers.rank == 0:
+            _begin(plan, root)
+        workers.barrier()
+    try:
+        _carry_out(plan, root, workers, say)
+    except UnreachableError:
+        raise
+    except UserError:
+        (root / WORK / _REFUSED).touch()
+        raise
 
 
 def _begun(config: DataPrepConfig, root: Path) -> Plan | None:

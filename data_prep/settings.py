@@ -13,6 +13,7 @@ from data_prep.steps.length import Length
 from data_prep.steps.normalize import Normalize
 from data_prep.steps.registry import StepEntry
 from data_prep.steps.remove_lines import RemoveLines
+from data_prep.stores import Remote, is_url
 from data_prep.text.condition import Condition
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -242,6 +243,10 @@ class DataPrepConfig(StrictModel):
     """One preparation: corpora through deduplication and a tokenizer into shards below `output_dir`."""
 
     output_dir: str
+    """A folder; or a URL of a store, to which the finished folder is uploaded."""
+    work_dir: str | None = None
+    """Where a folder is prepared that goes to a store, shared by all processes; by default one of the output's name with
+    `.prepared` behind it, in the current directory."""
     corpora: Annotated[list[CorpusConfig], Field(min_length=1)]
     dedupe: DedupeConfig = DedupeConfig()
     decontamination: DecontaminationConfig | None = None
@@ -263,6 +268,10 @@ class DataPrepConfig(StrictModel):
             raise ValueError(
                 f"corpora: {names[weighted.index(False)]!r} has no weight and others have; give all of them one, or none"
             )
+        if is_url(self.output_dir) and any(corpus.shards for corpus in self.corpora):
+            raise ValueError("output_dir: shards are taken where they lie, in a file system; name a folder in one, not a URL")
+        if self.work_dir is not None and not is_url(self.output_dir):
+            raise ValueError("work_dir: goes with an output_dir at a store; leave it out")
         if self.tokenizer.path is None and all(corpus.shards for corpus in self.corpora):
             raise ValueError("tokenizer: shards need the tokenizer that they were made with (path)")
         if not any(
@@ -271,3 +280,10 @@ class DataPrepConfig(StrictModel):
         ):
             raise ValueError("corpora: nothing is held out; give heldout_files, heldout_fraction or heldout_shards")
         return self
+
+    @property
+    def folder(self) -> Path:
+        """Where it is prepared."""
+        if not is_url(self.output_dir):
+            return Path(self.output_dir)
+        return Path(self.work_dir or f"{Remote(self.output_dir).name}.prepared")

@@ -30,6 +30,10 @@ _SECRET = re.compile(r"signature|sig|token|password|secret|credential|api_?key",
 _WEB = ("http", "https")
 
 
+class UnreachableError(UserError):
+    """A store that fails for the moment: what is done stays."""
+
+
 def is_url(name: str) -> bool:
     """Return whether a name is a URL, and not a path."""
     return "://" in name
@@ -133,6 +137,58 @@ class Remote:
         found = patiently(self.url, lambda: file_system.find(path))
         return sorted((self._sibling(name) for name in found if not name.endswith("/")), key=lambda file: file.parts)
 
+    def below_it(self, name: str) -> "Remote":
+        """Return the file of a name below this folder."""
+        return Remote(f"{self.url.rstrip('/')}/{name}")
+
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        file_system, path = self.opened
+
+        def asked() -> bool:
+            file_system.invalidate_cache()
+            return file_system.exists(path)
+
+        return patiently(self.url, asked)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return by what a change of each file of this folder is noticed, by its name below the folder."""
+        file_system, path = self.opened
+
+        def asked() -> dict[str, dict[str, Any]]:
+            file_system.invalidate_cache()
+            return file_system.find(path, detail=True)
+
+        found = {self._sibling(name).parts[len(self.parts) :]: info for name, info in patiently(self.url, asked).items()}
+        return {"/".join(parts): _fingerprint(info) for parts, info in found.items()}
+
+    def content(self) -> bytes:
+        """Return all of the file; it is to be small."""
+        with _RemoteFile(self, lambda _: None, self.size) as file:
+            return file.readall()
+
+    def write(self, content: bytes) -> None:
+        """Make it a file of this content."""
+        file_system, path = self.opened
+        patiently(self.url, lambda: file_system.pipe_file(path, content), "written")
+
+    def upload(self, file: Path) -> None:
+        """Make it a copy of a local file."""
+        file_system, path = self.opened
+
+        def put() -> None:
+            file_system.put_file(str(file), path)
+            file_system.invalidate_cache()
+            if (size := file_system.info(path)["size"]) != file.stat().st_size:
+                raise ConnectionError(f"{size} bytes are there of {file.stat().st_size}")
+
+        patiently(self.url, put, "written")
+
+    def remove(self) -> None:
+        """Remove the file."""
+        file_system, path = self.opened
+        patiently(self.url, lambda: file_system.rm_file(path), "removed")
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of its path."""
@@ -198,8 +254,11 @@ def content_digest(source: Source, advance: Advance = lambda _: None) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def patiently(url: str, ask: Callable[[], Value]) -> Value:
-    """Return what `ask` returns, tried again where the connection fails; raises UserError, which names `url`."""
+def patiently(url: str, ask: Callable[[], Value], done: str = "read") -> Value:
+    """Return what `ask` returns, tried again where the connection fails.
+
+    Raises UserError, which names `url` and says that it cannot be `done`.
+    """
     for pause in (*_PAUSES, None):
         try:
             return ask()
@@ -210,9 +269,9 @@ def patiently(url: str, ask: Callable[[], Value]) -> Value:
             if told is not None:
                 raise UserError(f"{url}: {told}") from None
             if pause is None:
-                raise UserError(
-                    f"{url}: cannot be read, tried {len(_PAUSES) + 1} times ({_spelled(error)}); start the same command again "
-                    "when the store can be reached, it goes on from what is done"
+                raise UnreachableError(
+                    f"{url}: cannot be {done}, tried {len(_PAUSES) + 1} times ({_spelled(error)}); start the same command "
+                    "again when the store can be reached, it goes on from what is done"
                 ) from None
             time.sleep(pause)
     raise AssertionError

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from data_prep.config import PositiveInt, StrictModel
 from data_prep.settings import CorpusConfig, TokenizerConfig
+from data_prep.stores import is_url
 from pipeline.recipe.models import Positive
 
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
@@ -36,6 +37,10 @@ class DataConfig(StrictModel):
     def _one_origin(self) -> "DataConfig":
         if (self.shards is None) == (self.text is None):
             raise ValueError("name either `shards` (prepared earlier) or `text` (to prepare), and not both")
+        if self.shards is not None and is_url(self.shards):
+            raise ValueError("`shards` are read where they lie; run `python -m data_prep fetch URL DIR`, and name DIR")
+        if is_url(self.output_dir):
+            raise ValueError("`output_dir` is a folder here, out of which is trained; `python -m data_prep run` fills stores")
         if self.shards is not None and self.tokenizer is not None:
             raise ValueError("`tokenizer` goes with `text`; prepared shards carry their own")
         if self.shards is None and self.weights is not None:

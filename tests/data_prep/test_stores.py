@@ -2,14 +2,12 @@ import bz2
 import gzip
 import io
 import json
-import logging
 import random
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -28,7 +26,7 @@ from data_prep.text.rejects import Rejects
 from data_prep.workers import Alone
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
-from tests.stores import Web, s3_server, serving
+from tests.stores import Web, serving
 
 TEXTS = made_up_texts(400)
 LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS)).encode()
@@ -70,24 +68,11 @@ def web():
 
 
 @pytest.fixture(scope="module")
-def s3():
-    pytest.importorskip("moto", reason="moto, the S3 of these tests, is not installed")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
-        for key, value in (
-            ("AWS_ENDPOINT_URL", endpoint),
-            ("AWS_ACCESS_KEY_ID", "one"),
-            ("AWS_SECRET_ACCESS_KEY", "two"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            patch.setenv(key, value)
-        file_system = fsspec.filesystem("s3")
-        file_system.mkdir("bucket")
-        others = {"deep/b.txt": b"b", "deep/.hidden/c.txt": b"c", "notes.md": b"", "Z.txt": b"z"}
-        for name, content in (FILES | others).items():
-            file_system.pipe(f"bucket/all/{name}", content)
-        yield file_system
-        file_system.clear_instance_cache()
+def s3(bucket):
+    others = {"deep/b.txt": b"b", "deep/.hidden/c.txt": b"c", "notes.md": b"", "Z.txt": b"z"}
+    for name, content in (FILES | others).items():
+        bucket.pipe(f"bucket/all/{name}", content)
+    return bucket
 
 
 def read(url: str, piece_bytes: int, rejects: Rejects | None = None, **options: object) -> list[str]:

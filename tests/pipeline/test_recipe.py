@@ -116,6 +116,8 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("source.path=somewhere", "name either `path`"),
         ("source={path: somewhere, steps: 3}", "`steps` (or epochs, tokens, flops) goes with `model`"),
         ("data.shards=somewhere", "name either `shards`"),
+        ("data={shards: 's3://bucket/web'}", "python -m data_prep fetch URL DIR"),
+        ("data.output_dir='s3://bucket/web'", "`output_dir` is a folder here"),
         ("data.weights={wiki: 1}", "`weights` goes with `shards`"),
         ("data.text.min_lengths=3", "unknown key 'data.text.min_lengths'; did you mean 'min_length'?"),
         ("stages.0.name=source", "is used twice"),
