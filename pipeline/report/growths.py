@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.report.numbers import counted
 from pipeline.growth.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
 from pipeline.growth.token_rows import over_both
 from pipeline.report import words
@@ -57,7 +58,7 @@ class ExplainedGrowth:
 
 def size(sizes: dict[str, Any]) -> str:
     """Return a model's sizes in a few words."""
-    return f"{words.counted(sizes['num_hidden_layers'], 'layer')} × {sizes['hidden_size']}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{counted(sizes['num_hidden_layers'], 'layer')} × {sizes['hidden_size']}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def explain(run: RecordedRun, prefix: str) -> list[ExplainedGrowth]:

@@ -41,7 +41,7 @@ def test_the_commands_are_the_ones_tested_here():
         *["deepspeed"] * 2,
         *["python"] * 3,
         *["deepspeed"] * 3,
-        *("python", "mpiexec", "python"),
+        *("python", "mpiexec", "python", "python"),
         "make",  # `make gpu`, in tests/test_gpu_kit.py
         "sbatch",  # in tests/slurm
         *["python"] * 2,
@@ -112,7 +112,7 @@ def test_a_python_command_runs(command, undisturbed, tmp_path):
 
 def test_data_is_prepared_and_looked_at(corpus, tmp_path):
     """The example configuration, but for its corpus, which is a small one."""
-    prepare, inspect = (command for command in COMMANDS if "-m data_prep" in command)
+    prepare, inspect, report = (command for command in COMMANDS if "-m data_prep" in command)
     config = Path(shlex.split(prepare)[-1])
     content = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
     content["corpora"][0] |= {"corpus": None, "files": [str(corpus)]}
@@ -120,11 +120,12 @@ def test_data_is_prepared_and_looked_at(corpus, tmp_path):
     (tmp_path / config.parent).mkdir(parents=True)
     (tmp_path / config).write_text(yaml.safe_dump(content))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    for command in (prepare, inspect):
+    for command in (prepare, report, inspect):
         words = typed(shlex.split(command))
         finished = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert finished.returncode == 0, finished.stderr
     assert "python_docs (by its tokens)" in finished.stdout
+    assert (tmp_path / shlex.split(report)[-1] / "report.html").is_file()
 
 
 @pytest.mark.skipif(
