@@ -4,13 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import write_array
+from data_prep.arrays import mapped, write_array
+from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.records import Copies
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
 from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 
+BYTES_PER_DOCUMENT = 96
+"""What a document takes at most: its fate and marks (4), and its records of exact and near copies, read and sorted (92)."""
 KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT = range(5)
 REASONS = {EXACT_COPY: "exact copy", NEAR_COPY: "near copy", REPEATED_TEXT: "repeated text"}
 """Why a document is dropped, by what becomes of it."""
@@ -23,38 +26,48 @@ class Filter:
     unit = "documents"
 
     def __init__(self, plan: Plan, parts: Parts, exact: Copies, near: Copies) -> None:
-        self._plan = plan
         self._parts = parts
         self._exact = exact
         self._near = near
+        self._exact_only = {corpus.name for corpus in plan.config.corpora if corpus.dedupe == "exact"}
+        most = (plan.config.dedupe.memory_mib << 20) // BYTES_PER_DOCUMENT
+        self._groups = {group.name: group for group in grouped(parts.all, most)}
+        self._group_of = {part.name: group for group in self._groups.values() for part in group.parts}
 
     def items(self) -> list[Item]:
-        """The parts."""
-        return [Item(part.name, part.documents) for part in self._parts]
+        """Groups of parts."""
+        return [Item(group.name, group.documents) for group in self._groups.values()]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
-        """Write a part's fates."""
-        part = self._parts.named(item.name)
-        fates = np.where(self._parts.heldout(part), np.uint8(KEPT_HELDOUT), np.uint8(KEPT_TRAIN))
-        stop = part.first + part.documents
-        copies = self._exact.between(part.first, stop)
-        if self._plan.corpus(part.corpus).dedupe == "exact":
-            copies = copies[~self._near.have(copies["kept"])]
-        fates[self._near.between(part.first, stop)["document"] - part.first] = NEAR_COPY
+        """Write the fates of a group's documents."""
+        group = self._groups[item.name]
+        heldout = np.concatenate([self._parts.heldout(part) for part in group.parts])
+        fates = np.where(heldout, np.uint8(KEPT_HELDOUT), np.uint8(KEPT_TRAIN))
+        copies = self._exact.between(group.first, group.stop)
+        exact_only = np.repeat(
+            [part.corpus in self._exact_only for part in group.parts], [part.documents for part in group.parts]
+        )
+        # An exact corpus loses no text to a near copy.
+        stays = np.zeros(len(copies), dtype=bool)
+        asked = exact_only[copies["document"] - group.first]
+        stays[asked] = self._near.have(copies["kept"][asked])
+        fates[self._near.between(group.first, group.stop)["document"] - group.first] = NEAR_COPY
         # The first of a near corpus may be both: it equals one of an exact corpus, which stays whatever else is similar.
-        fates[copies["document"] - part.first] = EXACT_COPY
-        write_array(outputs.path(self._file(part)), fates)
+        fates[copies["document"][~stays] - group.first] = EXACT_COPY
+        write_array(outputs.path(self._file(group)), fates)
         exact, near = int((fates == EXACT_COPY).sum()), int((fates == NEAR_COPY).sum())
         return {
-            "documents_in": part.documents,
-            "documents_out": part.documents - exact - near,
+            "documents_in": group.documents,
+            "documents_out": group.documents - exact - near,
             "exact": exact,
             "near": near,
         }
 
     def fates(self, part: Part) -> np.ndarray:
         """Return the part's fates, uint8."""
-        return np.load(self._parts.root / self._file(part))
+        group = self._group_of[part.name]
+        start = part.first - group.first
+        return np.array(mapped(self._parts.root / self._file(group))[start : start + part.documents])
 
-    def _file(self, part: Part) -> str:
-        return f"{WORK}/{self.name}/{part.name}.npy"
+    def _file(self, group: Group) -> str:
+        return f"{WORK}/{self.name}/{group.name}.npy"

@@ -24,14 +24,13 @@ similar pairs among 3,600 documents made from 12 templates it leaves 58 whole, f
 
 
 class Neighbours:
-    """Joins the parts' sorted bands, a range of keys at a time; every bucket gives stars, never all of its pairs.
+    """Joins the groups' sorted bands, a range of keys at a time; every bucket gives stars, never all of its pairs.
 
     The first star goes from the bucket's smallest document to the others; those that are not similar to it make a bucket
     of their own, up to ROUNDS times.
 
     Memory: half of `memory_mib` for the records of a range, half for signatures; but a bucket of n documents is all one
-    range's: BYTES_PER_RECORD n. Every item opens every near part's bands, one after the other: with thousands of parts
-    that goes unnoticed, with hundreds of thousands it would not.
+    range's: BYTES_PER_RECORD n.
     """
 
     name = "neighbours"
@@ -42,7 +41,7 @@ class Neighbours:
         self._parts = parts
         self._minhash = minhash
         self._half = plan.config.dedupe.memory_mib << 19
-        self._records = sum(part.documents for part in minhash.near)
+        self._records = sum(group.documents for group in minhash.groups)
         self._ranges = range_count(self._records, BYTES_PER_RECORD, self._half)
         self._needed = rows_needed(self._config.permutations, self._config.threshold)
 
@@ -82,10 +81,10 @@ class Neighbours:
 
     def _read(self, band: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """(keys, documents) of a range, sorted by both."""
-        tables = [self._minhash.band(part, band, start, stop) for part in self._minhash.near]
+        tables = [self._minhash.band(group, band, start, stop) for group in self._minhash.groups]
         key = np.concatenate([table["key"] for table in tables])
         document = np.concatenate([table["document"] for table in tables])
-        # Parts come in the order of their documents: stable sorting by the key alone sorts by both.
+        # Groups come in the order of their documents: stable sorting by the key alone sorts by both.
         order = np.argsort(key, kind="stable")
         return key[order], document[order]
 
