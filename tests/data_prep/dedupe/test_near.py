@@ -5,7 +5,9 @@ import pytest
 
 from data_prep.dedupe import cluster, exact, neighbours
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
+from data_prep.dedupe.groups import grouped
 from data_prep.dedupe.signatures import Signer
+from data_prep.text.parts import Part
 from tests.data_prep.dedupe.planted import (
     Planted,
     Writer,
@@ -159,6 +161,30 @@ def test_any_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(small.files()) > len(whole.files()) + 32  # more ranges
     assert whole.fates(fates) == small.fates(others)
     assert fates.report() == others.report()
+
+
+def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Prepared(tmp_path / "alone", _mixed())
+    expected = alone.fates(alone.deduplicate())
+    monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 3)
+    together = Prepared(tmp_path / "together", _mixed())
+    fates = together.deduplicate(workers=2)
+    assert together.fates(fates) == expected
+    assert _edges(together.root) == _edges(alone.root)
+    assert all(fates.kept_for(document)[0] in range(document) for document in together.dropped(fates))
+    assert len(together.parts.all) > 10
+    for stage in ("minhash", "filter"):
+        assert len(list((together.root / "work" / stage).glob("*.json"))) == 3
+
+
+def test_a_group_of_parts_is_no_larger_than_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 2)
+    sizes = [4, 4, 4, 9, 1, 1, 1, 1]
+    parts = [Part(f"{number:05d}-000", "text", number, sum(sizes[:number]), size, 0, 0) for number, size in enumerate(sizes)]
+    groups = grouped(parts, 8)
+    assert [[part.documents for part in group.parts] for group in groups] == [[4, 4], [4], [9], [1, 1, 1, 1]]
+    assert [(group.first, group.stop, group.documents) for group in groups] == [(0, 8, 8), (8, 12, 4), (12, 21, 9), (21, 25, 4)]
+    assert grouped([], 8) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])
