@@ -6,7 +6,7 @@ On many processes: mpiexec -n N python -m mpi4py -m data_prep run CONFIG.yaml; t
 import os
 
 # Before anything imports them: one process is one core, so that N processes are N cores.
-for _variable in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+for _variable in ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import argparse

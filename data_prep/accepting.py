@@ -1,6 +1,5 @@
 """Stage `accept`: shards made elsewhere, looked through and taken as they are."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from data_prep.blocks import write_block_digests
 from data_prep.errors import UserError
 from data_prep.files import file_digest
 from data_prep.job import WORK, Item, Outputs
-from data_prep.manifest import SHARDS, TOKENIZER, TRAIN
+from data_prep.manifest import SHARDS, TRAIN
 from data_prep.plan import Plan, settled
 from data_prep.progress import BYTES, Advance
 from data_prep.shards import Shard, bin_path, idx_path
-from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizing import HISTOGRAM
 
 _CHUNK = 1 << 22
@@ -27,15 +25,10 @@ class Accept:
     name = "accept"
     unit = BYTES
 
-    def __init__(self, root: Path, plan: Plan) -> None:
-        self._root = root
-        self._split = plan.config.tokenizer.split_special_tokens
+    def __init__(self, plan: Plan, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
         self._shards = {f"{number:05d}": shard for number, shard in enumerate(plan.shards)}
         self._digests = {settled(Path(item.name)): item.digest for item in plan.inputs}
-
-    @cached_property
-    def _vocab_size(self) -> int:
-        return load_tokenizer(self._root / TOKENIZER, self._split).vocab_size
 
     def items(self) -> list[Item]:
         """The shards, each of which is read twice: to be hashed, and for its ids."""

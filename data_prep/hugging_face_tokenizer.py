@@ -196,6 +196,12 @@ class HuggingFaceTokenizer:
         """Return what each id stands for."""
         return hugging_face_meanings(self.hugging_face)
 
+    def description(self) -> str:
+        """Return what encodes as tokenizer.json describes it, without truncation and padding."""
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        return self._backend.to_str(pretty=True)
+
     def write(self, folder: Path) -> None:
         """Write the tokenizer into `folder` so that AutoTokenizer makes the same of it there, with whatever config.json beside.
 
@@ -204,10 +210,8 @@ class HuggingFaceTokenizer:
         copy_files(self.files, self.directory, folder)
         told = given = read_told(self.directory)
         if not (folder / JSON).exists():
-            self._backend.no_truncation()
-            self._backend.no_padding()
             # Not by `save`: it tells of a full disk by a bare Exception.
-            (folder / JSON).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+            (folder / JSON).write_text(self.description(), encoding="utf-8")
             # A sentencepiece model names its own.
             names = {f"{name}_token": getattr(self.hugging_face, f"{name}_token") for name in _NAMES}
             told = {key: token for key, token in names.items() if token} | told

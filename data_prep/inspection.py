@@ -27,6 +27,7 @@ def describe(data: PreparedData, windows: int) -> str:
         f"{data.directory}: fingerprint {manifest.fingerprint}, vocabulary of {manifest.vocab_size:,}, "
         f"unigram entropy {data.unigram_entropy(data.weights):.4f} nats a token"
     ]
+    lines += manifest.encoding.lines() if manifest.encoding else []
     lines += data.remarks
     for name, sizes in manifest.evaluation_sets.items():
         lines.append(f"looked for passages of {name}: {sizes['texts']:,} texts, and not for {sizes['short']:,} of fewer words")

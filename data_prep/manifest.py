@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from data_prep.config import read_json
+from data_prep.encoding.outcome import Encoding
 from data_prep.errors import UserError
 from data_prep.files import read_bytes, text_digest
 from data_prep.settings import DataPrepConfig
@@ -101,6 +102,8 @@ class Manifest(BaseModel):
     tokenizer: str
     """The tokenizer's class, and hashes of its files."""
     vocab_size: int
+    encoding: Encoding | None = None
+    """By which library the text was encoded; None where there was none, and where an earlier version prepared it."""
     corpora: list[CorpusEntry]
     evaluation_sets: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Of each set that was looked for, `texts` that have an n-gram, and `short` ones that have too few words."""

@@ -12,6 +12,8 @@ from data_prep.accepting import Accept
 from data_prep.cleaned_text import WriteText
 from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.encoding.outcome import encoding_of
+from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
 from data_prep.files import locked, text_digest, write_json
 from data_prep.frozen import check_inputs, check_settings, read_plan
@@ -191,16 +193,20 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
     if workers.rank == 0:
         check_splits(plan, cleaned, parts, fates)
     workers.barrier()
-    tokenizer = job.run(ProvideTokenizer(plan, parts, fates))
-    if workers.rank == 0:
-        for remark in (remark for facts in tokenizer for remark in facts.counts["remarks"]):
-            say(f"data: {remark}")
-    tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned))
-    accepted = job.run(Accept(root, plan))
+    (tokenizer,) = job.run(ProvideTokenizer(plan, parts, fates))
+    provided = Provided.model_validate(tokenizer.counts)
+    for remark in provided.remarks:
+        job.say(f"data: {remark}")
+    tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned, provided))
+    encoding = encoding_of(provided.encoding, {facts.item: facts.counts.get("encoding") for facts in tokenized})
+    for line in encoding.lines() if encoding else []:
+        job.say(f"data: {line}")
+    accepted = job.run(Accept(plan, provided.vocab_size))
     written = job.run(WriteText(plan, parts, fates))
     job.run(Verify(root, tokenized))
     if workers.rank == 0:
-        write_summary(root, plan, cleaned, [*tokenizer, *tokenized, *accepted, *written], deduplicated)
+        finished = [tokenizer, *tokenized, *accepted, *written]
+        write_summary(root, plan, cleaned, provided, encoding, finished, deduplicated)
         for line in outcome(PreparedData(root)):
             say(f"data: {line}")
     workers.barrier()

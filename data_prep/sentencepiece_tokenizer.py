@@ -70,6 +70,9 @@ class SentencePieceTokenizer:
         roles = {role: number for role, number in found.items() if number is not None and number >= 0}
         return sentencepiece_meanings(self._processor, roles)
 
+    def description(self) -> None:
+        """Return None: it is a model of sentencepiece's."""
+
     def write(self, folder: Path) -> None:
         """Write the tokenizer into `folder`."""
         copy_files(self.files, self.directory, folder)

@@ -10,7 +10,6 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,6 @@ _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _UINT16_VOCABULARY = 65500
 """Megatron's own threshold for two-byte ids."""
-_NOTHING = np.empty(0, dtype=np.int64)
 _MOST_MAPPED = 8192
 """Shards that a process keeps mapped, by up to three maps: Linux lets it have 65,530 maps."""
 
@@ -49,7 +47,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class ShardWriter:
-    """Write one shard, a document at a time: 4 bytes of memory a sequence and 8 a document.
+    """Write one shard, some documents at a time: 4 bytes of memory a sequence and 8 a document.
 
     The index appears when the block ends well; a shard without one is no shard. Nothing is synced to disk.
     """
@@ -74,21 +72,23 @@ class ShardWriter:
         """Documents written so far."""
         return len(self._documents) - 1
 
-    def add_document(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> None:
-        """Append one document, the ids of each of its sequences; raises UserError for an id beyond the vocabulary."""
+    def add_documents(self, ids: np.ndarray, lengths: np.ndarray, sequences: np.ndarray) -> None:
+        """Append documents: their ids, how many of these each sequence has, and how many of the sequences each document.
+
+        All are arrays of integers of any dtype. Raises UserError for an id beyond the vocabulary.
+        """
         # numpy wraps what does not fit its dtype without a word, so look before the cast.
-        wide = np.concatenate([_NOTHING, *(np.asarray(ids, dtype=np.int64) for ids in sequences)])
-        if len(wide) and (wide.min() < 0 or wide.max() >= len(self.histogram)):
-            bad = wide.min() if wide.min() < 0 else wide.max()
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(self.histogram)):
+            bad = ids.min() if ids.min() < 0 else ids.max()
             raise UserError(
                 f"{self._bin_path}: token id {bad} is beyond the tokenizer's vocabulary of {len(self.histogram)}; "
                 "the tokenizer's files do not belong together"
             )
-        self._bin.write(wide.astype(self.dtype).tobytes())
-        self._lengths.extend(len(ids) for ids in sequences)
-        self._documents.append(len(self._lengths))
-        self.tokens += len(wide)
-        np.add.at(self.histogram, wide, 1)
+        self._bin.write(ids.astype(self.dtype).data)
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
+        self._documents.frombytes((np.cumsum(sequences, dtype=np.int64) + self._documents[-1]).tobytes())
+        self.tokens += len(ids)
+        self.histogram += np.bincount(ids, minlength=len(self.histogram))
 
     def __enter__(self) -> "ShardWriter":
         return self

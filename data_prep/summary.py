@@ -11,16 +11,17 @@ from data_prep.arrays import write_array
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN
+from data_prep.encoding.outcome import Encoding
+from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
 from data_prep.files import file_digest, text_digest, write_json
-from data_prep.job import Facts, Outputs
+from data_prep.job import WORK, Facts, Outputs
 from data_prep.manifest import (
     HELDOUT,
     MANIFEST,
     PLAN,
     SHARDS,
     SPLITS,
-    TOKENIZER,
     TRAIN,
     UNIGRAMS,
     CorpusEntry,
@@ -33,7 +34,6 @@ from data_prep.plan import Plan, settled
 from data_prep.shards import bin_path, idx_path
 from data_prep.text.parts import Parts
 from data_prep.text.rejects import EXAMPLES
-from data_prep.tokenizer import load_tokenizer, tokenizer_digest
 from data_prep.tokenizing import HISTOGRAM
 
 REPORT = "dropped.jsonl"
@@ -57,15 +57,22 @@ def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -
             )
 
 
-def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[Facts], deduplicated: Deduplicated) -> None:
+def write_summary(
+    root: Path,
+    plan: Plan,
+    cleaned: list[Facts],
+    provided: Provided,
+    encoding: Encoding | None,
+    finished: list[Facts],
+    deduplicated: Deduplicated,
+) -> None:
     """Write each corpus's counts of tokens, the report and, last of all files, the manifest.
 
     `finished` are the facts of the stages whose outputs stay: tokenizer, tokenize, accept, text.
     """
-    tokenizer = load_tokenizer(root / TOKENIZER, plan.config.tokenizer.split_special_tokens)
     entries = _cleaned_corpora(plan, cleaned)
     _add_rewritten(entries, deduplicated.rewritten)
-    histograms = {name: np.zeros(tokenizer.vocab_size, dtype=np.int64) for name in entries}
+    histograms = {name: np.zeros(provided.vocab_size, dtype=np.int64) for name in entries}
     files: dict[str, str] = {}
     for facts in finished:
         for split, shard in facts.counts.get("splits", {}).items():
@@ -76,7 +83,7 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
         for name, digest in facts.outputs.items():
             if name.endswith(HISTOGRAM):
                 histograms[facts.counts["corpus"]] += np.load(root / name)
-            else:
+            elif not name.startswith(f"{WORK}/"):
                 files[name] = digest
     with Outputs(root) as outputs:
         examples = [*deduplicated.fates.report(), *deduplicated.report(), *_contaminated(cleaned), *_dropped(plan, cleaned)]
@@ -91,10 +98,11 @@ def write_summary(root: Path, plan: Plan, cleaned: list[Facts], finished: list[F
     files.update({name: digests[name] for name in taken})
     manifest = Manifest(
         format=plan.format,
-        fingerprint=text_digest(f"{plan.digest} {tokenizer_digest(tokenizer)}")[:12],
+        fingerprint=text_digest(f"{plan.digest} {provided.digest}")[:12],
         config=plan.config,
-        tokenizer=tokenizer_digest(tokenizer),
-        vocab_size=tokenizer.vocab_size,
+        tokenizer=provided.digest,
+        vocab_size=provided.vocab_size,
+        encoding=encoding,
         corpora=list(entries.values()),
         evaluation_sets=next((facts.counts["evaluation_sets"] for facts in cleaned if "evaluation_sets" in facts.counts), {}),
         files=files,

@@ -72,6 +72,10 @@ class Tokenizer(Protocol):
         """Return what each id stands for."""
         ...
 
+    def description(self) -> str | None:
+        """Return what encodes as tokenizer.json describes it; None where that is no library of Hugging Face's."""
+        ...
+
     def write(self, folder: Path) -> None:
         """Write it into `folder`, to be the same beside whatever else lies there."""
         ...

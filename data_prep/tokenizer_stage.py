@@ -11,15 +11,23 @@ import numpy as np
 
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_TRAIN
+from data_prep.encoding.choice import choose, unchosen
+from data_prep.encoding.provided import DESCRIPTION, Provided
+from data_prep.encoding.ragged import first_difference, ragged
+from data_prep.encoding.reference import HuggingFace, Reference, SentencePiece
 from data_prep.errors import UserError
 from data_prep.job import WORK, Item, Outputs
 from data_prep.manifest import TOKENIZER
 from data_prep.plan import Plan
 from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
-from data_prep.tokenizer import difference, load_tokenizer, tokenizer_digest
-from data_prep.tokenizer_files import tokenizer_files
+from data_prep.tokenizer import Tokenizer, difference, load_tokenizer, tokenizer_digest
+from data_prep.tokenizer_files import SENTENCEPIECE, tokenizer_files
+from data_prep.tokenizer_probes import PROBES, spelled
 from data_prep.tokenizer_training import train_tokenizer
+
+_WORTH_CHOOSING = 4_000_000
+"""Characters that Hugging Face's encodes in the time that it takes to compare a library with it."""
 
 
 class ProvideTokenizer:
@@ -37,7 +45,7 @@ class ProvideTokenizer:
     def items(self) -> list[Item]:
         """One: a tokenizer is trained once, by one process."""
         read = sum(part.characters for part in self._parts) if self._config.path is None else 0
-        return [Item("tokenizer", min(read, self._config.sample_characters))]
+        return [Item("provided", min(read, self._config.sample_characters))]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Copy or train."""
@@ -51,9 +59,35 @@ class ProvideTokenizer:
             else:
                 remarks = ()
                 train_tokenizer(self._sample(advance), self._config, folder)
+            tokenizer = load_tokenizer(folder, self._config.split_special_tokens)
+            description = tokenizer.description()
+            if description is None:
+                reference: Reference = SentencePiece(folder / SENTENCEPIECE)
+            else:
+                path = outputs.path(DESCRIPTION)
+                path.write_text(description, encoding="utf-8")
+                reference = HuggingFace(path, self._config.split_special_tokens)
+            self._check(tokenizer, reference)
             for file in tokenizer_files(folder):
                 shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.relative_to(folder)}"))
-        return {"remarks": remarks}
+            worth = sum(part.characters for part in self._parts) >= _WORTH_CHOOSING
+            return Provided(
+                digest=tokenizer_digest(tokenizer),
+                vocab_size=tokenizer.vocab_size,
+                eos_id=tokenizer.eos_id,
+                sentencepiece=description is None,
+                encoding=choose(reference)[0] if worth else unchosen(reference),
+                remarks=remarks,
+            ).model_dump()
+
+    def _check(self, tokenizer: Tokenizer, reference: Reference) -> None:
+        """Raise UserError where what is described is not the tokenizer that was loaded."""
+        texts = [*PROBES, *spelled(tokenizer.special_tokens)]
+        if first_difference(reference.encode(texts), ragged(tokenizer.encode_batch(texts))) is not None:
+            raise UserError(
+                f"{self._config.path or 'tokenizer'}: the tokenizer gives other ids once it is written as tokenizer.json and "
+                "read again; save it by transformers' save_pretrained, and name that directory"
+            )
 
     def _copy(self, directory: Path, folder: Path) -> tuple[str, ...]:
         """Write the given tokenizer into `folder`, and return what there is to remark on it."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,25 @@ from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
+from data_prep.encoding.choice import Choice, Fast, UnfitError, compare, reopen, unchosen
+from data_prep.encoding.outcome import PartEncoding
+from data_prep.encoding.provided import Provided
+from data_prep.encoding.ragged import Ragged
+from data_prep.encoding.reference import Reference
 from data_prep.files import file_digest, write_json
 from data_prep.job import WORK, Facts, Item, Outputs
-from data_prep.manifest import HELDOUT, SHARDS, TOKENIZER, TRAIN
+from data_prep.manifest import HELDOUT, SHARDS, TRAIN
 from data_prep.plan import Plan
 from data_prep.progress import BYTES, Advance
 from data_prep.shards import ShardWriter
 from data_prep.text.parts import Part, Parts
 from data_prep.text.sentences import split_sentences
-from data_prep.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest
 
 _SPLIT_OF = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _BATCH_CHARACTERS = 1 << 19
 """A tokenizer takes some hundred bytes of memory a character."""
+_COMPARED = 64
+"""One document in so many, and the first of each part, is encoded by Hugging Face's too where a fast library encodes."""
 HISTOGRAM = ".histogram.npy"
 """End of the name of a file that counts a shard's training tokens by id."""
 
@@ -36,17 +41,22 @@ class Tokenize:
     name = "tokenize"
     unit = BYTES
 
-    def __init__(self, root: Path, plan: Plan, parts: Parts, fates: Fates, cleaned: list[Facts]) -> None:
+    def __init__(self, root: Path, plan: Plan, parts: Parts, fates: Fates, cleaned: list[Facts], tokenizer: Provided) -> None:
         self._root = root
         self._plan = plan
         self._parts = parts
         self._fates = fates
+        self._tokenizer = tokenizer
         self._slices = {read.name: (read, facts) for read, facts in zip(plan.slices, cleaned, strict=True)}
         self._digests = {item.name: item.digest for item in plan.inputs}
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self._root / TOKENIZER, self._plan.config.tokenizer.split_special_tokens)
+    def _reference(self) -> Reference:
+        return self._tokenizer.reference(self._root, self._plan.config.tokenizer.split_special_tokens)
+
+    @cached_property
+    def _chosen(self) -> tuple[Choice, Fast | None]:
+        return reopen(self._tokenizer.encoding, self._reference)
 
     def items(self) -> list[Item]:
         """The parts."""
@@ -56,27 +66,22 @@ class Tokenize:
         """Write one part's shards; a split that has no document leaves none."""
         part = self._parts.named(item.name)
         fates = self._fates.of(part)
-        language = self._language(part)
         folder = f"{SHARDS}/{part.corpus}"
         kept = [fate for fate in _SPLIT_OF if (fates == fate).any()]
         prefixes = {fate: f"{folder}/{_SPLIT_OF[fate]}-{part.index:05d}" for fate in kept}
         files = [prefix + kind for prefix in prefixes.values() for kind in (".bin", ".idx", ".blocks")]
         paths = {name: outputs.path(name) for name in files}
-        read = 0
-        with ExitStack() as stack:
-            writers = {
-                fate: stack.enter_context(
-                    ShardWriter(paths[f"{prefix}.bin"], paths[f"{prefix}.idx"], self._tokenizer.vocab_size)
-                )
-                for fate, prefix in prefixes.items()
-            }
-            texts = self._parts.chosen(part, np.isin(fates, kept))
-            for batch in _batches(texts):
-                size = sum(len(text.encode()) for _, text in batch)
-                for (row, _), sequences in zip(batch, self._encode([text for _, text in batch], language), strict=True):
-                    writers[fates[row]].add_document(sequences)
-                read += size
-                advance(size)
+        shards = {fate: (paths[f"{prefix}.bin"], paths[f"{prefix}.idx"]) for fate, prefix in prefixes.items()}
+        choice, fast = self._chosen
+        try:
+            writers, read, compared = self._write(part, fates, shards, fast, advance)
+            encoding = PartEncoding(library=choice.library, version=choice.version, compared=compared)
+        except UnfitError as error:
+            writers, read, _ = self._write(part, fates, shards, None, advance)
+            right = unchosen(self._reference)
+            refused = f"{choice.library} {choice.version}: {error}"
+            encoding = PartEncoding(library=right.library, version=right.version, refused=refused)
+        told = encoding.model_dump()
         for prefix in prefixes.values():
             write_block_digests(paths[f"{prefix}.bin"], paths[f"{prefix}.blocks"])
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)
@@ -92,7 +97,7 @@ class Tokenize:
             for fate, writer in writers.items()
         }
         dropped = {reason: int((fates == fate).sum()) for fate, reason in REASONS.items()}
-        self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, dropped, splits, paths)
+        self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, told, dropped, splits, paths)
         return {
             "corpus": part.corpus,
             "documents_in": int(np.isin(fates, kept).sum()),
@@ -102,30 +107,88 @@ class Tokenize:
             "tokens_out": sum(split["tokens"] for split in splits.values()),
             "splits": splits,
             "dropped": dropped,
+            "encoding": told,
         }
+
+    def _write(
+        self, part: Part, fates: np.ndarray, shards: dict[int, tuple[Path, Path]], fast: Fast | None, advance: Advance
+    ) -> tuple[dict[int, ShardWriter], int, int]:
+        """Write the part's shards by fate; return what wrote them, bytes of text, and documents that were compared.
+
+        Encoded is by `fast`, where there is one: raises UnfitError where a document's ids are not Hugging Face's.
+        """
+        language = self._language(part)
+        read = compared = 0
+        first = True
+        with ExitStack() as stack:
+            writers = {
+                fate: stack.enter_context(ShardWriter(*files, self._tokenizer.vocab_size)) for fate, files in shards.items()
+            }
+            for batch in _batches(self._parts.chosen(part, np.isin(fates, list(shards)))):
+                rows = np.array([row for row, _ in batch])
+                documents = [self._sequences(text, language) for _, text in batch]
+                sequences = [sequence for document in documents for sequence in document]
+                counts = np.array([len(document) for document in documents])
+                ids = (fast or self._reference).encode(sequences)
+                if fast is not None:
+                    checked = (part.first + rows) % _COMPARED == 0
+                    checked[0] |= first
+                    compared += self._compare(part, rows, sequences, counts, ids, checked)
+                    first = False
+                self._append(writers, fates[rows], ids, counts)
+                size = sum(len(text.encode()) for _, text in batch)
+                read += size
+                advance(size)
+        return writers, read, compared
+
+    def _sequences(self, text: str, language: str) -> list[str]:
+        return split_sentences(text, language) if self._plan.config.sequences == "sentence" else [text]
+
+    def _compare(
+        self, part: Part, rows: np.ndarray, sequences: list[str], counts: np.ndarray, ids: Ragged, checked: np.ndarray
+    ) -> int:
+        """Encode some documents by the reference too; return how many, or raise UnfitError where the ids are others."""
+        ends = np.cumsum(counts)
+        for place in np.flatnonzero(checked):
+            own = slice(int(ends[place] - counts[place]), int(ends[place]))
+            try:
+                compare(sequences[own], ids[own], self._reference.encode(sequences[own]))
+            except UnfitError as error:
+                raise UnfitError(f"document {part.first + rows[place]}: {error}") from None
+        return int(checked.sum())
+
+    def _append(self, writers: dict[int, ShardWriter], fates: np.ndarray, ids: Ragged, counts: np.ndarray) -> None:
+        """Write documents of `counts` sequences, each ended by eos, to the shard of its fate."""
+        lengths = ids.lengths.copy()
+        lengths[np.cumsum(counts) - 1] += 1
+        ends = np.cumsum(ids.lengths)[np.cumsum(counts) - 1]
+        ended = np.insert(ids.ids, ends, self._tokenizer.eos_id)
+        for fate, writer in writers.items():
+            chosen = fates == fate
+            if chosen.all():
+                writer.add_documents(ended, lengths, counts)
+            elif chosen.any():
+                sequences = np.repeat(chosen, counts)
+                writer.add_documents(ended[np.repeat(sequences, lengths)], lengths[sequences], counts[chosen])
 
     def _language(self, part: Part) -> str:
         """Whose rules end a sentence: the corpus's language where it has a single one."""
         return self._plan.corpus(part.corpus).language or "en"
 
-    def _encode(self, texts: list[str], language: str) -> Iterator[list[list[int]]]:
-        """Each text's sequences of ids, the last one ended by eos."""
-        documents = [[text] for text in texts]
-        if self._plan.config.sequences == "sentence":
-            documents = [split_sentences(text, language) for text in texts]
-        ids = iter(self._tokenizer.encode_batch([sequence for document in documents for sequence in document]))
-        for document in documents:
-            sequences = list(islice(ids, len(document)))
-            sequences[-1].append(self._tokenizer.eos_id)
-            yield sequences
-
     def _write_manifest(
-        self, path: Path, part: Part, dropped: dict[str, int], splits: dict[str, Any], paths: dict[str, Path]
+        self,
+        path: Path,
+        part: Part,
+        encoding: dict[str, Any],
+        dropped: dict[str, int],
+        splits: dict[str, Any],
+        paths: dict[str, Path],
     ) -> None:
         read, cleaned = self._slices[part.slice]
         told = {
             "plan": self._plan.digest,
-            "tokenizer": tokenizer_digest(self._tokenizer),
+            "tokenizer": self._tokenizer.digest,
+            "encoding": encoding,
             "slice": {
                 "inputs": [
                     {**piece.model_dump(include={"path", "start", "stop"}), "digest": self._digests[piece.path]}

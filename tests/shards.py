@@ -46,9 +46,15 @@ class MemoryShard:
 def write_shard(prefix: Path, documents: Sequence[Document], vocab_size: int = 100) -> Shard:
     """Write documents into a shard and open it."""
     with ShardWriter(bin_path(prefix), idx_path(prefix), vocab_size) as writer:
-        for document in documents:
-            writer.add_document(document)
+        add_documents(writer, documents)
     return Shard(prefix)
+
+
+def add_documents(writer: ShardWriter, documents: Sequence[Document]) -> None:
+    """Append documents to a shard."""
+    sequences = [ids for document in documents for ids in document]
+    ids = np.array([number for sequence in sequences for number in sequence], dtype=np.int64)
+    writer.add_documents(ids, np.array(list(map(len, sequences)), int), np.array(list(map(len, documents)), int))
 
 
 def write_prepared(

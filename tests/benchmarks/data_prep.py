@@ -8,7 +8,7 @@ python -m tests.benchmarks.data_prep [--text GLOB ...]
 import os
 
 # One core a process, ours and theirs.
-for _variable in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+for _variable in ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 import json
@@ -28,6 +28,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
 from data_prep.job import Job
 from data_prep.plan import draft_plan, expand, freeze
@@ -144,7 +145,8 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
     cleaned = job.run(stage)
     parts = Parts(root, stage.parts(cleaned))
     fates = deduplicate(job, plan, parts)
-    job.run(ProvideTokenizer(plan, parts, fates))
+    (provided,) = job.run(ProvideTokenizer(plan, parts, fates))
+    encoder = Provided.model_validate(provided.counts)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer")
 
     def ours() -> tuple[float, float, int]:
@@ -154,7 +156,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
         began = time.perf_counter()
         again = job.run(stage)
         read = time.perf_counter()
-        facts = job.run(Tokenize(root, plan, parts, fates, again))
+        facts = job.run(Tokenize(root, plan, parts, fates, again, encoder))
         ended = time.perf_counter()
         return ended - began, ended - read, sum(fact.counts["tokens_out"] for fact in facts)
 
@@ -164,7 +166,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
         seconds = time.perf_counter() - began
         return seconds, seconds, tokens
 
-    job.run(Tokenize(root, plan, parts, fates, cleaned))
+    job.run(Tokenize(root, plan, parts, fates, cleaned, encoder))
 
     taken = in_turn({"ours": ours, "Megatron-LM's loop": loop}, size.rounds)
     (tokens,) = {tokens for rounds in taken.values() for *_, tokens in rounds}

@@ -10,7 +10,7 @@ import pytest
 from data_prep import shards
 from data_prep.errors import UserError
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path, token_dtype
-from tests.shards import write_shard
+from tests.shards import add_documents, write_shard
 
 GPT = [[[1, 2, 3]], [[4]], [[]], [[5, 6, 7, 8]]]
 BERT = [[[1, 2], [3]], [], [[4], [], [5, 6, 7]], [[8]]]
@@ -67,8 +67,8 @@ def test_floats_are_refused(tmp_path, indexed_dataset, dtype):
 def test_a_writer_counts_what_it_wrote(tmp_path):
     with ShardWriter(tmp_path / "x.bin.partial", tmp_path / "x.idx.partial", 10) as writer:
         for document in BERT:
-            writer.add_document(document)
-        writer.add_document([np.array([8, 8], dtype=np.uint16)])
+            add_documents(writer, [document])
+        writer.add_documents(np.array([8, 8], dtype=np.uint16), np.array([2]), np.array([1]))
     assert (writer.documents, writer.sequences, writer.tokens) == (5, 7, 10)
     assert writer.histogram.tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 3, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.bin.partial", "x.idx.partial"]
@@ -91,7 +91,8 @@ def test_an_id_beyond_the_vocabulary_is_refused_before_it_wraps(tmp_path, bad):
         pytest.raises(UserError, match=r"x\.bin: token id (100|65536|-1) is beyond"),
         ShardWriter(tmp_path / "x.bin", tmp_path / "x.idx", 100) as writer,
     ):
-        writer.add_document([[1], np.atleast_1d(bad)])
+        ids = np.append(1, bad)
+        writer.add_documents(ids, np.array([1, len(ids) - 1]), np.array([2]))
     assert not (tmp_path / "x.idx").exists()
 
 

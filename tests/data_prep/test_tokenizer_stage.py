@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data_prep.text.parts import Parts
 from data_prep.tokenizer_stage import ProvideTokenizer
 from data_prep.workers import Alone
 from tests.data_prep.prose import made_up_texts
+from tests.shards import SPECIAL
 
 
 def write(path: Path, texts: list[str]) -> str:
@@ -23,10 +25,20 @@ def write(path: Path, texts: list[str]) -> str:
     return str(path)
 
 
+def write_small(folder: Path) -> None:
+    """Write a tokenizer of a few pieces."""
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL), encoding="utf-8")
+
+
 def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: int, **corpus: object) -> list[str]:
     """The texts that a tokenizer is trained on."""
     found: list[str] = []
-    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", lambda texts, config, folder: found.extend(texts))
+
+    def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+        found.extend(texts)
+        write_small(folder)
+
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
     config = DataPrepConfig(
         output_dir="-",
         corpora=[CorpusConfig(**corpus)],
@@ -77,6 +89,7 @@ from data_prep.errors import full_disk, is_full_disk
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_training import train_tokenizer
 from tests.data_prep.prose import made_up_texts
+from tests.shards import SPECIAL
 
 algorithm, family, folder = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -101,7 +114,12 @@ def test_a_full_disk_is_told_from_a_fault(tmp_path, algorithm, family):
 
 def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_path, monkeypatch):
     folders = []
-    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", lambda texts, config, folder: folders.append(folder))
+
+    def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+        folders.append(folder)
+        write_small(folder)
+
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
     plan = draft_plan(
         DataPrepConfig(
             output_dir="-",

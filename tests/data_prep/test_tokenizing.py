@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import tokenizing
+from data_prep import tokenizer_stage, tokenizing
 from data_prep.accepting import Accept
+from data_prep.encoding import libraries, stress
+from data_prep.encoding.ragged import Ragged
 from data_prep.errors import UserError
+from data_prep.inspection import describe
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
@@ -82,6 +85,63 @@ def test_the_manifest_counts_sequences(of_sentences):
     shards = [Shard(prefix) for prefix in of_sentences.shards(of_sentences.corpora[0], TRAIN)]
     assert [shard.sequences for shard in entry.shards] == [shard.sequences for shard in shards]
     assert entry.documents == sum(shard.documents for shard in shards) < sum(shard.sequences for shard in shards)
+
+
+class WrongOnOne(libraries.Fastokens):
+    """Right but for documents with a mark."""
+
+    mark = "zyxwvut"
+
+    def encode(self, texts):
+        found = super().encode(texts)
+        ends = np.cumsum(found.lengths)
+        ids = found.ids.copy()
+        ids[[ends[n] - 1 for n, text in enumerate(texts) if self.mark in text]] ^= 1
+        return Ragged(ids, found.lengths)
+
+
+@pytest.mark.parametrize("sequences", ["document", "sentence"])
+def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part(tmp_path, monkeypatch, sequences):
+    for name in ("_MIXED", "_OF_BYTES", "_OF_UNICODE", "_OF_IDS"):
+        monkeypatch.setattr(stress, name, 50)
+    monkeypatch.setattr(stress, "_LONG", (33, 300))
+    texts = [f"{text.capitalize()}. {text}" for text in make_documents(400, seed=5)]
+    marked = 128  # a document that is compared, being a 64th
+    texts[marked] += f" {WrongOnOne.mark}"
+    for name, some in (("heldout", texts[:100]), ("train", texts[100:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+
+    def prepared(worth, library):
+        monkeypatch.setattr(tokenizer_stage, "_WORTH_CHOOSING", worth)
+        monkeypatch.setitem(libraries.LIBRARIES, "fastokens", library)
+        said = []
+        config = DataPrepConfig(
+            output_dir=str(tmp_path / f"{worth}-{library.__name__}"),
+            corpora=[
+                CorpusConfig(
+                    files=[str(tmp_path / "train.jsonl")], heldout_files=[str(tmp_path / "heldout.jsonl")], dedupe="none"
+                )
+            ],
+            tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe", family="gpt2"),
+            sequences=sequences,
+        )
+        data = prepare(config, said.append)
+        files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*") if path.suffix != ".json"}
+        return data, files, "\n".join(said)
+
+    slow, expected, _ = prepared(10**9, libraries.Fastokens)
+    assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 7
+    fast, files, said = prepared(0, libraries.Fastokens)
+    assert files == expected and fast.manifest.fingerprint == slow.manifest.fingerprint
+    assert fast.manifest.encoding.choice.library == "fastokens" and fast.manifest.encoding.refused == {}
+    assert fast.manifest.encoding.compared == 1 + 400 // 64 + 1
+    assert "encoded by fastokens" in said and "encoded by fastokens" in describe(fast, 1)
+    mended, files, said = prepared(0, WrongOnOne)
+    assert files == expected
+    ((part, reason),) = mended.manifest.encoding.refused.items()
+    assert f"document {marked}: gives other ids" in reason and f"part {part} was encoded by Hugging Face's: fastokens" in said
+    told = [json.loads(path.read_text())["encoding"] for path in mended.directory.glob("shards/*/part-*.json")]
+    assert sorted(each["library"] for each in told) == ["fastokens"] * (len(told) - 1) + ["tokenizers"]
 
 
 @pytest.fixture

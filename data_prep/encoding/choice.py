@@ -1,0 +1,124 @@
+"""Which library encodes: the first that gives Hugging Face's ids on all stress texts, else Hugging Face's own.
+
+The choice is made once for a tokenizer and the versions that are installed. Then some documents of each part are encoded by
+both, and a part in which one differs is encoded by Hugging Face's whole. So the ids are Hugging Face's whichever library
+encodes, and no plan's digest depends on it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_prep.encoding.libraries import LIBRARIES, bare, fitting, installed, left_out, load
+from data_prep.encoding.ragged import Ragged, first_difference, interleaved
+from data_prep.encoding.reference import HuggingFace, Reference
+from data_prep.encoding.stress import stress_texts
+
+_SHOWN = 60
+
+
+class Choice(BaseModel):
+    """The library that encodes, and what became of those that do not."""
+
+    library: str
+    """Its package."""
+    version: str | None
+    compared: int = 0
+    """Stress texts of which it gives Hugging Face's ids; 0 where it is the one that the others are compared with."""
+    refused: dict[str, str] = {}
+    """Of each library that was tried before, why it is not taken."""
+
+
+class UnfitError(Exception):
+    """A library gives other ids than Hugging Face's, or none; says which and why."""
+
+
+class Fast:
+    """A library on one tokenizer, with Hugging Face's for texts that it is known to read otherwise."""
+
+    def __init__(self, name: str, reference: HuggingFace) -> None:
+        """Raises UnfitError where the library is not there, or does not read the tokenizer."""
+        self._reference = reference
+        self._left_out = left_out(reference.described)
+        with _unfit_where_it_fails():
+            self._library = load(name, bare(reference.described, reference.split_special_tokens))
+
+    def encode(self, texts: list[str]) -> Ragged:
+        """Return the texts' ids; raises UnfitError where the library fails."""
+        fit = [bool(text) and not any(piece in text for piece in self._left_out) for text in texts]
+        if all(fit):
+            return self._encode(texts)
+        fast = self._encode([text for text, fits in zip(texts, fit, strict=True) if fits])
+        rest = self._reference.encode([text for text, fits in zip(texts, fit, strict=True) if not fits])
+        return interleaved(fast, rest, np.array(fit))
+
+    def _encode(self, texts: list[str]) -> Ragged:
+        with _unfit_where_it_fails():
+            found = self._library.encode(texts)
+        if len(found.lengths) != len(texts) or found.lengths.sum() != len(found.ids):
+            raise UnfitError(f"gives ids of {len(found.lengths)} texts for {len(texts)}")
+        return found
+
+
+@contextmanager
+def _unfit_where_it_fails() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except ImportError as error:
+        raise UnfitError(f"cannot be imported ({_line(error)})") from None
+    except BaseException as error:  # a panic in Rust is no Exception
+        raise UnfitError(f"fails ({_line(error)})") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def choose(reference: Reference) -> tuple[Choice, Fast | None]:
+    """Return the choice for a tokenizer, and the library ready to encode, None where it is the reference itself."""
+    refused: dict[str, str] = {}
+    if isinstance(reference, HuggingFace):
+        texts = stress_texts(reference.added, reference.vocabulary, reference.decode)
+        right = reference.encode(texts)
+        for name in fitting(reference.described):
+            try:
+                fast = Fast(name, reference)
+                compare(texts, fast.encode(texts), right)
+            except UnfitError as error:
+                refused[name] = f"{installed(name) or 'not installed'}: {error}"
+            else:
+                return Choice(library=name, version=installed(name), compared=len(texts), refused=refused), fast
+    return unchosen(reference, refused), None
+
+
+def unchosen(reference: Reference, refused: dict[str, str] | None = None) -> Choice:
+    """Return the choice of the library whose ids count."""
+    return Choice(library=reference.name, version=installed(reference.name), refused=refused or {})
+
+
+def reopen(choice: Choice, reference: Reference) -> tuple[Choice, Fast | None]:
+    """Return a choice that another process made, and its library ready to encode.
+
+    It is made anew where the library does not open here, or is of a version that was not compared.
+    """
+    if choice.library not in LIBRARIES:
+        return choice, None
+    try:
+        if installed(choice.library) == choice.version and isinstance(reference, HuggingFace):
+            return choice, Fast(choice.library, reference)
+    except UnfitError:
+        pass
+    return choose(reference)
+
+
+def compare(texts: list[str], ids: Ragged, right: Ragged) -> None:
+    """Raise UnfitError, naming the first text, where a text's ids are not the right ones."""
+    place = first_difference(ids, right)
+    if place is not None:
+        text = texts[place]
+        shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}, shortened here"
+        raise UnfitError(f"gives other ids than Hugging Face's tokenizers for the text {shown}")

@@ -1,0 +1,52 @@
+"""Which library has encoded what, for the manifest and for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from data_prep.encoding.choice import Choice
+
+
+class PartEncoding(BaseModel):
+    """By what a part was encoded."""
+
+    library: str
+    version: str | None
+    compared: int = 0
+    """Documents that were encoded by Hugging Face's too, and have the same ids."""
+    refused: str | None = None
+    """The library that was to encode it, and why it did not."""
+
+
+class Encoding(BaseModel):
+    """By what a preparation was encoded."""
+
+    choice: Choice
+    compared: int
+    """Documents of all parts that were encoded by Hugging Face's too, and have the same ids."""
+    refused: dict[str, str]
+    """Of the parts that another library encoded than was chosen, why."""
+
+    def lines(self) -> list[str]:
+        """Return what to print."""
+        choice = self.choice
+        lines = [f"{name} does not encode: {reason}" for name, reason in choice.refused.items()]
+        lines += [f"part {part} was encoded by Hugging Face's: {reason}" for part, reason in self.refused.items()]
+        by = f"encoded by {choice.library} {choice.version}"
+        if choice.compared:
+            by += f", its ids those of Hugging Face's on {choice.compared:,} stress texts and {self.compared:,} documents"
+        return [*lines, by]
+
+
+def encoding_of(choice: Choice, parts: Mapping[str, Any]) -> Encoding | None:
+    """Return by what a preparation was encoded, given each part's PartEncoding; None where there is no part."""
+    if not parts:
+        return None
+    # Of a part that an earlier version finished nothing is told: it had Hugging Face's alone.
+    told = {name: PartEncoding.model_validate(part) for name, part in parts.items() if part is not None}
+    return Encoding(
+        choice=choice,
+        compared=sum(part.compared for part in told.values()),
+        refused={name: part.refused for name, part in told.items() if part.refused is not None},
+    )
