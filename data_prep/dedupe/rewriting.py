@@ -1,6 +1,7 @@
 """Stage `rewrite`: parts without the lines or paragraphs that are removed."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from data_prep.arrays import write_array
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY, REASONS, REPEATED_TEXT
 from data_prep.dedupe.kernels import find_pairs
+from data_prep.dedupe.records import begins
 from data_prep.dedupe.repeats import Repeats
 from data_prep.dedupe.span_hashes import SpanHashes
 from data_prep.dedupe.spans import Spans, without_lines
@@ -22,6 +24,9 @@ from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import Part, Parts, documents_file
 from data_prep.text.rejects import Rejects
 from data_prep.text.slice_writer import utf8_bytes
+
+_BATCH_CHARACTERS = 1 << 19
+"""Text whose spans are found together."""
 
 
 class Rewrite:
@@ -54,25 +59,27 @@ class Rewrite:
         removed: Counter[str] = Counter()
         changed = read = bytes_ = characters = 0
         written = DocumentWriter(outputs.path(documents_file(self._folder, part.name)))
-        for row, document in self._parts.chosen_documents(part, np.ones(part.documents, dtype=bool)):
-            size = utf8_bytes(document.text)
-            advance(size)
-            read += size
-            lines = lost.lines(find([document.text]), row) if fates[row] < EXACT_COPY else []
-            if lines:
-                rest = Document(without_lines(document.text, np.concatenate([np.arange(*each) for each in lines])), "")
-                if sequence.is_short(rest):
-                    fates[row] = REPEATED_TEXT
-                    rejects.add_document(REASONS[REPEATED_TEXT], document)
-                else:
-                    changed += 1
-                    removed[f"{corpus.dedupe_spans.unit}s"] += len(lines)
-                    removed["characters"] += len(document.text) - len(rest.text)
-                    document.text = rest.text
-                    size = utf8_bytes(rest.text)
-            written.add(document, size)
-            characters += len(document.text)
-            bytes_ += size
+        for batch in _batches(self._parts.chosen_documents(part, np.ones(part.documents, dtype=bool))):
+            found = lost.in_documents(find([document.text for _, document in batch]), [row for row, _ in batch])
+            for row, document in batch:
+                size = utf8_bytes(document.text)
+                advance(size)
+                read += size
+                if row in found and fates[row] < EXACT_COPY:
+                    lines = np.concatenate([np.arange(begin, stop) for begin, stop in found[row].tolist()])
+                    rest = Document(without_lines(document.text, lines), document.where)
+                    if sequence.is_short(rest):
+                        fates[row] = REPEATED_TEXT
+                        rejects.add_document(REASONS[REPEATED_TEXT], document)
+                    else:
+                        changed += 1
+                        removed[f"{corpus.dedupe_spans.unit}s"] += len(found[row])
+                        removed["characters"] += len(document.text) - len(rest.text)
+                        document.text = rest.text
+                        size = utf8_bytes(rest.text)
+                written.add(document, size)
+                characters += len(document.text)
+                bytes_ += size
         written.close()
         write_array(outputs.path(self._fates_file(part.name)), fates)
         staying = int((fates < EXACT_COPY).sum())
@@ -123,10 +130,27 @@ class _Lost:
         self._high, self._low = np.ascontiguousarray(records["high"]), np.ascontiguousarray(records["low"])
         self._kept_in = np.where(keeps, records["row"].astype(np.int64), -1)
 
-    def lines(self, spans: Spans, row: int) -> list[list[int]]:
-        """Return (first line, line behind the last one) of the spans that the document in a row of the part loses."""
+    def in_documents(self, spans: Spans, rows: list[int]) -> dict[int, np.ndarray]:
+        """Return the spans that documents lose, (first line, line behind the last one), by the documents' rows in the part."""
         places = np.empty(len(spans.high), dtype=np.int64)
         find_pairs(spans.high, spans.low, self._high, self._low, places)
+        row = np.repeat(rows, spans.counts)
         is_lost = places >= 0
-        is_lost[is_lost] = self._kept_in[places[is_lost]] != row
-        return spans.lines[is_lost].tolist()
+        is_lost[is_lost] = self._kept_in[places[is_lost]] != row[is_lost]
+        row, lines = row[is_lost], spans.lines[is_lost]
+        starts = np.flatnonzero(begins(row))
+        return dict(zip(row[starts].tolist(), np.split(lines, starts[1:]), strict=True)) if len(row) else {}
+
+
+def _batches(documents: Iterator[tuple[int, Document]]) -> Iterator[list[tuple[int, Document]]]:
+    """Documents together, up to _BATCH_CHARACTERS and the last one."""
+    batch: list[tuple[int, Document]] = []
+    characters = 0
+    for row, document in documents:
+        batch.append((row, document))
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
