@@ -28,6 +28,7 @@ from tests.typed import typed
 GUTENBERG = ROOT.parent / "shared" / "data" / "gutenberg"
 ALONE = [sys.executable, "-m", "data_prep"]
 LIMIT = 120
+FOOTER = "\nAll rights of this page are reserved."
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -41,9 +42,9 @@ def jsonl(texts):
 
 
 def write_corpus(folder: Path, documents: int) -> None:
-    """Four kinds of files; every tenth document stands in two of them, every twentieth almost."""
+    """Four kinds of files; every tenth document stands in two of them, every twentieth almost, every eighth ends alike."""
     folder.mkdir()
-    texts = [" ".join(make_documents(3, seed=seed)) for seed in range(documents)]
+    texts = [" ".join(make_documents(3, seed=seed)) + FOOTER * (seed % 8 == 3) for seed in range(documents)]
     copies = texts[::10] + [f"{text} And so on." for text in texts[5::20]]
     quarter = documents // 4
     (folder / "a.jsonl").write_bytes(jsonl(texts[: 2 * quarter]))
@@ -57,7 +58,13 @@ def configuration(folder: Path, output: Path, **changes) -> dict:
     return {
         "output_dir": str(output),
         "corpora": [
-            {"name": "most", "files": [str(folder / "[ab].*"), str(folder / "c.parquet")], "dedupe": "near", "weight": 2},
+            {
+                "name": "most",
+                "files": [str(folder / "[ab].*"), str(folder / "c.parquet")],
+                "dedupe": "near",
+                "dedupe_spans": {"unit": "line"},
+                "weight": 2,
+            },
             {"name": "copies", "files": [str(folder / "d.txt")], "dedupe": "near", "weight": 1, "heldout_fraction": 0},
         ],
         "dedupe": {"memory_mib": 1},
@@ -108,7 +115,8 @@ def test_a_corpus_is_deduplicated_tokenized_and_told_of(undisturbed):
     assert sum(split.documents for split in copies.splits.values()) == 0
     assert sum(split.documents for split in most.splits.values()) == 2400 - sum(most.dropped.values())
     lines = [json.loads(line) for line in (undisturbed / "dropped.jsonl").read_text().splitlines()]
-    assert {line["kind"] for line in lines} == {"exact", "near", "contaminated"}
+    assert {line["kind"] for line in lines} == {"exact", "near", "repeated", "contaminated", "dropped"}
+    assert most.removed == {"lines": 299, "characters": 299 * len(FOOTER)} and most.changed["dedupe_spans"] == 299
     assert most.contaminated == {"exam": 3} and most.dropped["contaminated"] == 3
     assert not (undisturbed / "work").exists() and not list(undisturbed.rglob("*.partial"))
     assert not (undisturbed / ".lock").exists()
