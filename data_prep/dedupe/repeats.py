@@ -14,8 +14,8 @@ from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
 
 BYTES_PER_SPAN = 80
-"""What a record of a part takes while its range of hashes is joined; measured: 70, however many are repeated. Hash, documents, part
-and number (32) as read and sorted, the order (8), the group, and what is removed (9)."""
+"""What a record of a part takes while its range of hashes is joined: hash, documents, part and number (32), as read and sorted,
+the order (8), and of what is repeated more; measured: 70, however many are repeated."""
 REPEAT = np.dtype([("span", "<i8"), ("keeps", "?")])
 """A span that a part loses, by its number in the tables of all parts, and whether the first document of the part keeps it."""
 
