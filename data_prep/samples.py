@@ -26,8 +26,10 @@ def sequence_lengths(shards: list[Shard]) -> np.ndarray:
 
 
 def sample_windows(data: PreparedData, corpus: CorpusEntry, split: str, count: int) -> Iterator[str]:
-    """Yield `count` windows of a split as text, their white space made single spaces; raises UserError as its shards do."""
+    """Yield up to `count` windows of a split as text, their white space made single spaces; raises UserError as its shards do."""
     shards = data.open(corpus, split)
+    # Fewer where they would overlap.
+    count = min(count, max(1, corpus.splits[split].tokens // (len(shards) * WINDOW)))
     for number in range(count):
         shard = shards[number % len(shards)]
         begin = shard.size * number // count

@@ -19,7 +19,8 @@ def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what is known of a folder, by name; `plan` is the frozen one, empty where there is none."""
     manifest = data.manifest
     written = datetime.fromtimestamp((data.directory / MANIFEST).stat().st_mtime, UTC)
-    kind, *files = manifest.tokenizer.split()
+    # Each file with its hash; an earlier version has no class before them.
+    files = [word.partition(":")[0] for word in manifest.tokenizer.split() if ":" in word]
     inputs = plan.get("inputs", [])
     size = sum(one["size"] for one in inputs)
     found = [
@@ -27,9 +28,9 @@ def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("fingerprint", manifest.fingerprint),
         ("manifest written", f"{written:%Y-%m-%d %H:%M} UTC, by the file's time"),
         ("format", str(manifest.format or "of an earlier version, which did not say")),
-        ("inputs", f"{counted(len(inputs), 'file')} or data sets, {size:,} bytes" if inputs else "not recorded"),
-        ("tokenizer", f"{kind}, {counted(manifest.vocab_size, 'id')}"),
-        ("tokenizer's files", ", ".join(file.partition(":")[0] for file in files)),
+        ("inputs", f"{len(inputs):,}, {size:,} bytes" if inputs else "not recorded"),
+        ("tokenizer", f"{data.tokenizer.kind}, {counted(manifest.vocab_size, 'id')}"),
+        ("tokenizer's files", ", ".join(files)),
         ("sequences", f"a sequence is a {manifest.config.sequences}"),
     ]
     libraries = plan.get("libraries") or {}

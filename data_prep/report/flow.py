@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_prep.dedupe.filtering import REASONS
 from data_prep.manifest import HELDOUT, TRAIN, CorpusEntry
 from data_prep.report.numbers import percent, ratio, top
 from data_prep.report.parts import Bar, Grid
@@ -13,7 +14,8 @@ from data_prep.text.rejects import BAD_FILE, CONTAMINATED
 READING, STEPS, DECONTAMINATION, DUPLICATES = "reading", "steps", "evaluation sets", "duplicates"
 STAGES = (READING, STEPS, DECONTAMINATION, DUPLICATES)
 """In their order."""
-EXACT, NEAR = "exact copy", "near copy"
+_LATER = (BAD_FILE, CONTAMINATED, *REASONS.values())
+"""What is not dropped in reading or by a step."""
 _REASONS = 12
 """Reasons of a step, or of a stage without steps, that have a row of their own."""
 
@@ -35,16 +37,14 @@ def losses(entry: CorpusEntry, steps: Sequence[str]) -> list[Loss]:
     What an earlier version dropped in its steps, of which it recorded the reasons alone, is lost in reading.
     """
     given = sum(entry.dropped_by.values(), Counter())
-    others: dict[str, Counter[str]] = {READING: Counter(), DECONTAMINATION: Counter()}
-    for reason, count in (entry.dropped - given).items():
-        if reason not in (BAD_FILE, EXACT, NEAR):
-            others[DECONTAMINATION if reason == CONTAMINATED else READING][reason] += count
+    others = entry.dropped - given
+    read = Counter({reason: count for reason, count in others.items() if reason not in _LATER})
     by_step = sorted(entry.dropped_by, key=lambda name: steps.index(name) if name in steps else len(steps))
-    found = _named(READING, "", others[READING])
+    found = _named(READING, "", read)
     for name in by_step:
         found += _named(STEPS, name, entry.dropped_by[name])
-    found += _named(DECONTAMINATION, "", others[DECONTAMINATION])
-    return found + [Loss(DUPLICATES, "", kind, entry.dropped[kind]) for kind in (EXACT, NEAR) if entry.dropped[kind]]
+    later = [(DECONTAMINATION, CONTAMINATED), *((DUPLICATES, reason) for reason in REASONS.values())]
+    return found + [Loss(stage, "", reason, others[reason]) for stage, reason in later if others[reason]]
 
 
 def _named(stage: str, step: str, reasons: Counter[str]) -> list[Loss]:
@@ -127,6 +127,16 @@ def changed_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid 
     return Grid("Documents that each step changed", head, rows, frozenset({1})) if rows else None
 
 
+def removed_table(entries: Sequence[CorpusEntry]) -> Grid | None:
+    """Return what documents that stay lost of lines and paragraphs, or None where none did."""
+    rows = [
+        [entry.name, *(f"{entry.removed[unit]:,}" for unit in ("lines", "paragraphs", "characters"))]
+        for entry in entries
+        if entry.removed
+    ]
+    return Grid("Removed of documents that stay", ["corpus", "lines", "paragraphs", "characters"], rows) if rows else None
+
+
 def few(entries: Sequence[CorpusEntry], most: int) -> list[CorpusEntry]:
     """Return corpora in their order, of many those with the most documents and, last, the sum of the others."""
     if len(entries) <= most + 1:
@@ -142,16 +152,10 @@ def summed(name: str, entries: Sequence[CorpusEntry]) -> CorpusEntry:
     whole = entries[0].model_copy(update={"name": name, "weight": None}, deep=True)
     for entry in entries[1:]:
         whole.documents_read += entry.documents_read
-        for mine, its in (
-            (whole.dropped, entry.dropped),
-            (whole.contaminated, entry.contaminated),
-            (whole.changed, entry.changed),
-            (whole.languages, entry.languages),
-            (whole.domains, entry.domains),
-            (whole.lengths, entry.lengths),
-            *((whole.dropped_by.setdefault(step, Counter()), reasons) for step, reasons in entry.dropped_by.items()),
-        ):
-            mine.update(its)
+        for key in ("dropped", "contaminated", "changed", "removed", "languages", "domains", "lengths"):
+            getattr(whole, key).update(getattr(entry, key))
+        for step, reasons in entry.dropped_by.items():
+            whole.dropped_by.setdefault(step, Counter()).update(reasons)
         for split, shards in entry.splits.items():
             whole.splits[split].shards.extend(shards.shards)
     return whole

@@ -1,12 +1,13 @@
 """The page of a prepared folder: what stands where, and the HTML that it becomes."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, CorpusEntry, PreparedData
 from data_prep.report import about, flow, spread, tokens
 from data_prep.report.html import environment
-from data_prep.report.numbers import percent
+from data_prep.report.numbers import counted, percent
 from data_prep.report.parts import Tile
 from data_prep.report.recorded import Examples, recorded_plan
 from data_prep.samples import sample_windows
@@ -82,9 +83,13 @@ def _sections(data: PreparedData, plan: dict[str, Any], whole: CorpusEntry, entr
             "duplicates",
             "Duplicates",
             {
-                "counts": {kind: whole.dropped[reason] for kind, reason in (("exact", flow.EXACT), ("near", flow.NEAR))},
+                "counts": Counter(
+                    {loss.reason: loss.documents for loss in flow.losses(whole, steps) if loss.stage == flow.DUPLICATES}
+                ),
                 "pairs": {kind: examples.pairs(kind) for kind in ("exact", "near")},
                 "dedupe": data.manifest.config.dedupe,
+                "removed": flow.removed_table(few),
+                "repeated": examples.repeated(),
             },
         ),
         Section(
@@ -113,8 +118,8 @@ def _tiles(data: PreparedData, whole: CorpusEntry, entropy: float | None) -> lis
     return [
         *tiles,
         Tile("Training tokens", f"{train.tokens:,}", mean),
-        Tile("Held-out tokens", f"{heldout.tokens:,}", f"{heldout.documents:,} documents"),
-        Tile("Vocabulary", f"{data.manifest.vocab_size:,}", data.manifest.tokenizer.split()[0]),
+        Tile("Held-out tokens", f"{heldout.tokens:,}", counted(heldout.documents, "document")),
+        Tile("Vocabulary", f"{data.manifest.vocab_size:,}", data.tokenizer.kind),
         *([] if entropy is None else [Tile("Unigram entropy", f"{entropy:.4f}", "nats a token")]),
     ]
 

@@ -61,6 +61,10 @@ class Examples:
             for line in self._of(kind)[:_PAIRS]
         ]
 
+    def repeated(self) -> list[tuple[int, Shown]]:
+        """Return lines or paragraphs that were removed, and in how many documents each stood."""
+        return [(line["documents"], _shown(line)) for line in self._of("repeated")[:_PAIRS]]
+
     def passages(self) -> list[tuple[str, Shown]]:
         """Return evaluation sets, and passages of them that documents hold."""
         return [(line["set"], _shown({**line, "text": line.get("passage")})) for line in self._of("contaminated")]

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
 from tests.data_prep.test_prepare import quiet
 
+REPEATED = [f"{line} that stands in many documents, over and over" for line in ("The first line", "A second line", "One more")]
 HOSTILE = "<script>alert(1)</script> \u202e turned \u2066 \x00\x07 &amp; <b> \"' </style> {{ 7 * 7 }} " + "W" * 3000
 
 
@@ -39,6 +41,8 @@ def data(tmp_path_factory) -> PreparedData:
         *(text.upper() for text in texts[:5]),
         *(text.replace(text.split()[30], "other") for text in made_up_texts(6, seed=4, words=400) * 2),
         *(f"{text[:80]} {exam[number]} {text[80:]}" for number, text in enumerate(texts[5:9])),
+        *("\n".join(pair) for pair in combinations(REPEATED, 2)),
+        *(f"{text}\n{REPEATED[0]}" for text in made_up_texts(10, seed=6, words=60)),
         "short",
         HOSTILE,
         HOSTILE + "!",
@@ -62,6 +66,7 @@ def data(tmp_path_factory) -> PreparedData:
                     files=[write(root / "web<i>.jsonl", web, '{"broken\n')],
                     weight=3,
                     dedupe="near",
+                    dedupe_spans={"unit": "line"},
                     where="score >= 7",
                     columns=["url", "language"],
                     min_length=40,
@@ -131,7 +136,9 @@ def test_documents_add_up_from_read_to_kept(data):
         assert rows["of these to train on"] == corpus.splits[TRAIN].documents
         assert rows["of these held out"] == corpus.splits[HELDOUT].documents
     web = data.corpora[0]
-    assert set(web.dropped) == {"where", "bad record", "too short", "contaminated", "exact copy", "near copy"}
+    assert set(web.dropped) == {
+        *("where", "bad record", "too short", "contaminated", "exact copy", "near copy", "repeated text")
+    }
     assert "− length: too short" in page.numbers("web: documents")
     assert "the counts of the manifest disagree" not in page.text
 
@@ -152,6 +159,8 @@ def test_tokens_lengths_languages_domains_and_sets_are_the_manifests(data):
     assert sum(domains.values()) == web.domains.total() and "15 more" in domains
     assert page.tables["Documents that share a passage with an evaluation set"][1][3] == str(web.contaminated["exam"])
     assert page.numbers("Documents that each step changed").keys() >= {"web"}
+    removed = [f"{web.removed[unit]:,}" for unit in ("lines", "paragraphs", "characters")]
+    assert page.tables["Removed of documents that stay"][1:] == [["web", *removed]] and web.removed["lines"] >= 10
     counts = data.unigrams("web") + data.unigrams("books")
     frequent = page.tables["The most frequent tokens"]
     assert frequent[1][2:4] == [str(counts.argmax()), f"{counts.max():,}"]
@@ -188,6 +197,7 @@ def test_copies_stand_beside_what_stays(data):
     for line in pairs:
         assert "<script>" in line["text"] or (line["text"] in page.text and line["kept_text"] in page.text)
         assert f"Stays {line['kept_corpus']}, {line['kept_where']}" in page.text
+    assert f"in 12 documents, first in web, {data.manifest.config.corpora[0].files[0]}: line" in page.text
     (passage, *_) = [line["passage"] for line in lines if line["kind"] == "contaminated"]
     assert passage in page.text
 
