@@ -26,7 +26,10 @@ def sequence_lengths(shards: list[Shard]) -> np.ndarray:
 
 
 def sample_windows(data: PreparedData, corpus: CorpusEntry, split: str, count: int) -> Iterator[str]:
-    """Yield up to `count` windows of a split as text, their white space made single spaces; raises UserError as its shards do."""
+    """Yield up to `count` windows of a split as text, their white space made single spaces.
+
+    Raises UserError where a shard is damaged.
+    """
     shards = data.open(corpus, split)
     # Fewer where they would overlap.
     count = min(count, max(1, corpus.splits[split].tokens // (len(shards) * WINDOW)))

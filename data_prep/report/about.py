@@ -12,7 +12,8 @@ from data_prep.text.rejects import BAD_FILE
 
 _LINES = 120
 """Of the settings."""
-_LEFT_OUT = 10
+_OF_A_KIND = 10
+"""Warnings of one kind."""
 
 
 def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -33,6 +34,8 @@ def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokenizer's files", ", ".join(files)),
         ("sequences", f"a sequence is a {manifest.config.sequences}"),
     ]
+    if manifest.encoding is not None:
+        found.append(("encoding", manifest.encoding.lines()[-1]))
     libraries = plan.get("libraries") or {}
     if libraries:
         found.append(("libraries of the steps", ", ".join(f"{name} {version}" for name, version in libraries.items())))
@@ -47,22 +50,35 @@ def settings(data: PreparedData) -> dict[str, Any]:
 
 
 def warnings(data: PreparedData, plan: dict[str, Any]) -> list[str]:
-    """Return what a reader of the page should know first."""
+    """Return what a reader of the page should know first; `plan` is the frozen one, empty where there is none."""
+    manifest = data.manifest
     lines = list(data.remarks)
-    lines += [f"{entry.name}: nothing is left to train on." for entry in data.corpora if not entry.splits[TRAIN].tokens][
-        :_LEFT_OUT
-    ]
-    for entry in [entry for entry in data.corpora if entry.dropped[BAD_FILE]][:_LEFT_OUT]:
-        files = counted(entry.dropped[BAD_FILE], "damaged file")
-        lines.append(f"{entry.name}: {files} skipped, or read to where the damage is.")
-    for name, sizes in data.manifest.evaluation_sets.items():
-        if not sizes["texts"]:
-            words = data.manifest.config.decontamination.ngram
-            lines.append(f"No text of {name} has {words} words, so that it was not looked for.")
-    lines += [f"{line}." for line in plan.get("left_out", [])[:_LEFT_OUT]]
     if not all("dropped_by" in entry.model_fields_set for entry in data.corpora):
         lines.append("An earlier version recorded why documents were dropped and not by which step: those stand under reading.")
-    return lines
+    lines += _first([f"{entry.name}: nothing is left to train on." for entry in data.corpora if not entry.splits[TRAIN].tokens])
+    lines += _first(
+        [
+            f"{entry.name}: {counted(count, 'damaged file')} skipped, or read to where the damage is."
+            for entry in data.corpora
+            if (count := entry.dropped[BAD_FILE])
+        ]
+    )
+    lines += _first(
+        [
+            f"No text of {name} has {manifest.config.decontamination.ngram} words, so that it was not looked for."
+            for name, sizes in manifest.evaluation_sets.items()
+            if not sizes["texts"]
+        ]
+    )
+    if manifest.encoding is not None:
+        lines += _first([f"{line}." for line in manifest.encoding.lines()[:-1]])
+    return lines + _first([f"{line}." for line in plan.get("left_out", [])])
+
+
+def _first(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    rest = len(lines) - _OF_A_KIND
+    return lines if rest <= 1 else [*lines[:_OF_A_KIND], f"{rest:,} more are like these."]
 
 
 def shown_weights(data: PreparedData, entries: Sequence[CorpusEntry]) -> dict[str, float]:

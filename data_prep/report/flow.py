@@ -71,8 +71,8 @@ def flow_table(entry: CorpusEntry, steps: Sequence[str]) -> Grid:
         what = ": ".join(filter(None, (loss.step or loss.stage, loss.reason)))
         left -= loss.documents
         bar = Bar(ratio(left, read), ratio(left + loss.documents, read), lost=True)
-        rows.append([f"− {what}", f"{loss.documents:,}", percent(loss.documents, read), bar])
-    rows.append(["= kept", f"{left:,}", percent(left, read), Bar(0, ratio(left, read))])
+        rows.append([f"−\N{NO-BREAK SPACE}{what}", f"{loss.documents:,}", percent(loss.documents, read), bar])
+    rows.append(["=\N{NO-BREAK SPACE}kept", f"{left:,}", percent(left, read), Bar(0, ratio(left, read))])
     begin = 0
     for split, name in ((TRAIN, "to train on"), (HELDOUT, "held out")):
         count = entry.splits[split].documents

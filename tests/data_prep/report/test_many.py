@@ -49,7 +49,7 @@ def test_reasons_beyond_the_most_frequent_are_one_row_of_their_step():
     bars = [row[-1] for row in rows if row[-1].lost]
     # Each bar ends where the one of the row above begins.
     assert bars[0].stop == 1 and all(above.begin == below.stop for above, below in pairwise(bars))
-    assert rows[-3] == ["= kept", "900", "90.0 %", Bar(0, 0.9)]
+    assert rows[-3] == ["=\N{NO-BREAK SPACE}kept", "900", "90.0 %", Bar(0, 0.9)]
 
 
 def test_counts_that_do_not_add_up_are_said():

@@ -21,6 +21,7 @@ from data_prep.verify import damaged
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
 from tests.data_prep.test_prepare import quiet
+from tests.data_prep.tokenizer_forms import FORMS
 
 REPEATED = [f"{line} that stands in many documents, over and over" for line in ("The first line", "A second line", "One more")]
 HOSTILE = "<script>alert(1)</script> \u202e turned \u2066 \x00\x07 &amp; <b> \"' </style> {{ 7 * 7 }} " + "W" * 3000
@@ -132,14 +133,18 @@ def test_documents_add_up_from_read_to_kept(data):
         lost = {name.rpartition(": ")[2]: count for name, count in rows.items() if name.startswith("−")}
         assert lost == dict(corpus.dropped)
         assert rows["read"] == corpus.documents_read
-        assert rows["= kept"] == rows["read"] - sum(lost.values()) == sum(corpus.splits[split].documents for split in SPLITS)
+        assert (
+            rows["=\N{NO-BREAK SPACE}kept"]
+            == rows["read"] - sum(lost.values())
+            == sum(corpus.splits[split].documents for split in SPLITS)
+        )
         assert rows["of these to train on"] == corpus.splits[TRAIN].documents
         assert rows["of these held out"] == corpus.splits[HELDOUT].documents
     web = data.corpora[0]
     assert set(web.dropped) == {
         *("where", "bad record", "too short", "contaminated", "exact copy", "near copy", "repeated text")
     }
-    assert "− length: too short" in page.numbers("web: documents")
+    assert "−\N{NO-BREAK SPACE}length: too short" in page.numbers("web: documents")
     assert "the counts of the manifest disagree" not in page.text
 
 
@@ -246,18 +251,20 @@ def test_examples_that_are_not_as_they_were_written_are_refused(data, harm):
 
 
 def test_a_folder_of_an_earlier_version_is_shown(data):
-    """Without what later versions record: by which step, by language, by domain, where examples stand."""
+    """Without what later versions record: by which step, language, domain; whose examples are, and where they stand."""
     path = data.directory / REPORT
     kept = {file: file.read_bytes() for file in (path, data.directory / MANIFEST)}
     lines = [json.loads(line) for line in kept[path].decode().splitlines()]
-    early = ("kind", "document", "kept", "similarity", "corpus", "kept_corpus", "text", "kept_text")
+    early = ("kind", "document", "kept", "similarity", "text", "kept_text")
     old = [{key: line[key] for key in early} for line in lines if line["kind"] in ("exact", "near")]
 
     def age(content) -> None:
-        content.pop("format")
-        content.pop("evaluation_sets")
+        for key in ("format", "evaluation_sets", "encoding"):
+            content.pop(key)
+        # The first version named no class.
+        content["tokenizer"] = content["tokenizer"].partition(" ")[2]
         for corpus in content["corpora"]:
-            for key in ("contaminated", "changed", "dropped_by", "languages", "domains"):
+            for key in ("contaminated", "changed", "dropped_by", "removed", "languages", "domains"):
                 corpus.pop(key)
         content["files"][REPORT] = file_digest(path)
 
@@ -268,8 +275,51 @@ def test_a_folder_of_an_earlier_version_is_shown(data):
     finally:
         for file, content in kept.items():
             file.write_bytes(content)
+    assert f"{data.tokenizer.kind}, 406 ids" in page.text
     assert "prepared by an earlier version" in page.text and "not by which step" in page.text
-    assert "− reading: too short" in page.numbers("web: documents")
-    assert page.numbers("web: documents")["= kept"] == sum(data.corpora[0].splits[split].documents for split in SPLITS)
+    assert "−\N{NO-BREAK SPACE}reading: too short" in page.numbers("web: documents")
+    assert page.numbers("web: documents")["=\N{NO-BREAK SPACE}kept"] == sum(
+        data.corpora[0].splits[split].documents for split in SPLITS
+    )
     for told in ("No corpus had its language looked at", "No URL is known", "No evaluation set was looked for"):
         assert told in page.text
+
+
+@pytest.mark.parametrize("documents", [1, 0])
+def test_the_least_that_can_be_prepared_is_shown(tmp_path, documents):
+    """A single document to train on, or none that is left."""
+    (tmp_path / "a.txt").write_text("One document" if documents else "Held out")
+    (tmp_path / "b.txt").write_text("Held out")
+    request = DataPrepConfig(
+        output_dir=str(tmp_path / "out"),
+        corpora=[
+            CorpusConfig(name="a", files=[str(tmp_path / "a.txt")], heldout_files=[str(tmp_path / "b.txt")]),
+            CorpusConfig(name="b", files=[str(tmp_path / "c.txt")]),
+        ],
+        tokenizer=TokenizerConfig(path=str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))),
+    )
+    (tmp_path / "c.txt").write_text("Something else of some words")
+    data = prepare(request, quiet)
+    page = Tables(build(data))
+    assert page.numbers("a: documents")["of these to train on"] == documents
+    assert ("a: nothing is left to train on." in page.text) == (documents == 0)
+    assert page.tables["Tokens of a sequence"][1][:2] == ["a", "train" if documents else "heldout"]
+
+
+def test_shards_that_were_taken_as_they_are_have_tokens_and_no_documents_read(data, tmp_path):
+    given = data.corpora[0]
+    shard = data.directory / given.splits[TRAIN].shards[0].prefix
+    held = data.directory / given.splits[HELDOUT].shards[0].prefix
+    taken = prepare(
+        DataPrepConfig(
+            output_dir=str(tmp_path),
+            corpora=[CorpusConfig(name="given", shards=[str(shard)], heldout_shards=[str(held)])],
+            tokenizer=TokenizerConfig(path=str(data.directory / "tokenizer")),
+        ),
+        quiet,
+    )
+    page = Tables(build(taken))
+    assert "No text was read: all shards were taken as they are." in page.text
+    assert (
+        page.numbers("Tokens of each corpus, and its share of the blend")["given"] == taken.corpora[0].splits[TRAIN].documents
+    )
