@@ -74,13 +74,13 @@ class WriteText:
     def _of_part(self, part: Part) -> Iterator[dict[str, Any]]:
         fates = self._fates.of(part)
         wanted = np.isin(fates, list(_SPLITS)) | self._config.dropped
-        for row, document in self._parts.chosen_documents(part, wanted):
+        for row, document in self._parts.read_documents(part, wanted):
             fate = int(fates[row])
-            yield _record(document, _SPLITS.get(fate), REASONS.get(fate))
+            yield _record(document, _SPLITS.get(fate), REASONS.get(fate, document.dropped))
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
-        for _, document, reason in read_documents(self._parts.root / dropped_file(slice_name)):
-            yield _record(document, None, reason)
+        for _, document in read_documents(self._parts.root / dropped_file(slice_name)):
+            yield _record(document, None, document.dropped)
 
 
 def _record(document: Document, split: str | None, dropped: str | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
 from data_prep.progress import Meter
 from data_prep.publishing import is_published, publish
+from data_prep.refining import Refine
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, UnreachableError, content_digest, is_url, source_of
 from data_prep.summary import check_splits, write_summary
@@ -189,6 +190,9 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
     cleaned = job.run(clean)
     parts = Parts(root, clean.parts(cleaned))
     deduplicated = dedupe_spans(job, plan, parts, deduplicate(job, plan, parts))
+    refine = Refine(plan, deduplicated.parts, deduplicated.fates)
+    if refine.items():
+        deduplicated = deduplicated.and_rewritten(refine, job.run(refine))
     parts, fates = deduplicated.parts, deduplicated.fates
     if workers.rank == 0:
         check_splits(plan, cleaned, parts, fates)

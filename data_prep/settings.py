@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 from data_prep.hub import find_directory
 from data_prep.steps.base import Step
+from data_prep.steps.deduplicate import Deduplicate
 from data_prep.steps.language import Language
 from data_prep.steps.length import Length
 from data_prep.steps.normalize import Normalize
@@ -125,6 +126,10 @@ class CorpusConfig(StrictModel):
         if self.steps is None:
             _ = self.all_steps  # refuses what they cannot be made of
             return self
+        if sum(isinstance(step, Deduplicate) for step in self.steps) > 1:
+            raise ValueError("steps: `deduplicate` is named twice; corpora are deduplicated once, together")
+        if self.late_steps and self.dedupe == "none" and self.dedupe_spans is None:
+            raise ValueError("steps: `deduplicate` is named, and `dedupe: none` asks for none; leave one of them out")
         for key, step in _KEYS_OF_STEPS.items():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"`{key}` is not given beside `steps`; name the step `{step}` there")
@@ -142,6 +147,21 @@ class CorpusConfig(StrictModel):
         if self.languages:
             steps.append(Language(keep=self.languages))
         return steps
+
+    @property
+    def early_steps(self) -> list[Step]:
+        """Those before deduplication: all, where it is not named among them."""
+        return self.all_steps[: self._place_of_deduplication]
+
+    @property
+    def late_steps(self) -> list[Step]:
+        """Those behind deduplication."""
+        return self.all_steps[self._place_of_deduplication + 1 :]
+
+    @property
+    def _place_of_deduplication(self) -> int:
+        steps = self.all_steps
+        return next((place for place, step in enumerate(steps) if isinstance(step, Deduplicate)), len(steps))
 
     @property
     def language(self) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.arrays import write_array
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.deduplicate import Fates
-from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN
+from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.encoding.outcome import Encoding
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
@@ -164,10 +164,13 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
 
 
 def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> None:
-    """What the corpora lost of lines or paragraphs; the documents that were dropped for it are counted with the copies."""
+    """What the corpora lost behind deduplication; documents dropped for repeated text are counted with the copies."""
     for facts in rewritten:
         entry = entries[facts.counts["corpus"]]
-        entry.changed["dedupe_spans"] += facts.counts["changed"]
-        entry.removed.update(facts.counts["removed"])
+        entry.changed.update(facts.counts["changed"])
+        entry.removed.update(facts.counts.get("removed", {}))
+        entry.dropped.update({name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()})
+        for step, reasons in facts.counts.get("dropped_by", {}).items():
+            entry.dropped_by.setdefault(step, Counter()).update(reasons)
         for reason, places in facts.counts["examples"].items():
             entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]

@@ -1,6 +1,5 @@
 """Stage `tokenize`: parts to shards, one part's documents to one shard a split."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.arrays import write_array
+from data_prep.batches import batches
 from data_prep.blocks import write_block_digests
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
@@ -27,8 +27,6 @@ from data_prep.text.parts import Part, Parts
 from data_prep.text.sentences import split_sentences
 
 _SPLIT_OF = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
-_BATCH_CHARACTERS = 1 << 19
-"""A tokenizer takes some hundred bytes of memory a character."""
 _COMPARED = 64
 """One document in so many, and the first of each part, is encoded by Hugging Face's too where a fast library encodes."""
 HISTOGRAM = ".histogram.npy"
@@ -124,7 +122,7 @@ class Tokenize:
             writers = {
                 fate: stack.enter_context(ShardWriter(*files, self._tokenizer.vocab_size)) for fate, files in shards.items()
             }
-            for batch in _batches(self._parts.chosen(part, np.isin(fates, list(shards)))):
+            for batch in batches(self._parts.chosen(part, np.isin(fates, list(shards))), lambda item: len(item[1])):
                 rows = np.array([row for row, _ in batch])
                 documents = [self._sequences(text, language) for _, text in batch]
                 sequences = [sequence for document in documents for sequence in document]
@@ -206,17 +204,3 @@ class Tokenize:
             "files": {name: file_digest(file) for name, file in paths.items()},
         }
         write_json(path, told)
-
-
-def _batches(texts: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Documents together, up to _BATCH_CHARACTERS and the last one."""
-    batch: list[tuple[int, str]] = []
-    characters = 0
-    for row, text in texts:
-        batch.append((row, text))
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

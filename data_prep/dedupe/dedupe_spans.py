@@ -1,12 +1,12 @@
 """Deduplication of lines and paragraphs: its stages in order, and what they removed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_prep.dedupe.deduplicate import Fates
-from data_prep.dedupe.filtering import REASONS, REPEATED_TEXT
 from data_prep.job import Facts, Job
 from data_prep.plan import Plan
+from data_prep.rewriting import Rewriting
 from data_prep.text.parts import Parts
 from data_prep.text.rejects import EXAMPLES
 
@@ -16,7 +16,7 @@ class Deduplicated:
     """What the stages left."""
 
     parts: Parts
-    """Those of corpora with `dedupe_spans` are rewritten."""
+    """Some are rewritten."""
     fates: Fates
     """What became of their documents."""
     rewritten: list[Facts] = field(default_factory=list)
@@ -26,15 +26,21 @@ class Deduplicated:
 
     def report(self) -> list[dict[str, Any]]:
         """Return those spans, and the first documents that each corpus lost."""
-        dropped: dict[str, list[dict[str, Any]]] = {}
+        dropped: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for facts in self.rewritten:
-            corpus, shown = facts.counts["corpus"], facts.counts["shown"].get(REASONS[REPEATED_TEXT], [])
-            dropped[corpus] = (dropped.get(corpus, []) + shown)[:EXAMPLES]
+            for reason, shown in facts.counts["shown"].items():
+                key = facts.counts["corpus"], reason
+                dropped[key] = (dropped.get(key, []) + shown)[:EXAMPLES]
         return self.repeated + [
-            {"kind": "dropped", "corpus": corpus, "reason": REASONS[REPEATED_TEXT]} | document
-            for corpus, documents in dropped.items()
+            {"kind": "dropped", "corpus": corpus, "reason": reason} | document
+            for (corpus, reason), documents in dropped.items()
             for document in documents
         ]
+
+    def and_rewritten(self, stage: Rewriting, rewritten: list[Facts]) -> "Deduplicated":
+        """Return what a further stage leaves."""
+        parts = stage.parts(rewritten)
+        return replace(self, parts=parts, fates=self.fates.of_stage(stage, parts), rewritten=[*self.rewritten, *rewritten])
 
 
 def dedupe_spans(job: Job, plan: Plan, parts: Parts, fates: Fates) -> Deduplicated:
@@ -53,6 +59,4 @@ def dedupe_spans(job: Job, plan: Plan, parts: Parts, fates: Fates) -> Deduplicat
     repeats = Repeats(plan, parts, hashes, job.run(hashes))
     joined = job.run(repeats)
     rewrite = Rewrite(plan, parts, fates, hashes, repeats)
-    rewritten = job.run(rewrite)
-    parts = rewrite.parts(rewritten)
-    return Deduplicated(parts, fates.of_stage(rewrite, parts), rewritten, repeats.examples(joined))
+    return Deduplicated(parts, fates, repeated=repeats.examples(joined)).and_rewritten(rewrite, job.run(rewrite))

@@ -30,7 +30,7 @@ class Fates:
         self._copies = copies
 
     def of(self, part: Part) -> np.ndarray:
-        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY or REPEATED_TEXT of each document, uint8."""
+        """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT or REFINED of each document, uint8."""
         return self._stage.fates(part)
 
     def of_stage(self, stage: Stage, parts: Parts) -> "Fates":

@@ -14,9 +14,9 @@ from data_prep.text.parts import Part, Parts
 
 BYTES_PER_DOCUMENT = 96
 """What a document takes at most: its fate and marks (4), and its records of exact and near copies, read and sorted (92)."""
-KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT = range(5)
+KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT, REFINED = range(6)
 REASONS = {EXACT_COPY: "exact copy", NEAR_COPY: "near copy", REPEATED_TEXT: "repeated text"}
-"""Why a document is dropped, by what becomes of it."""
+"""Why a document is dropped, by what becomes of it; of a REFINED one its step says why."""
 
 
 class Filter:

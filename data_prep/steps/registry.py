@@ -6,13 +6,14 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from data_prep.config import unknown_key
 from data_prep.steps.base import Step
+from data_prep.steps.deduplicate import Deduplicate
 from data_prep.steps.language import Language
 from data_prep.steps.length import Length
 from data_prep.steps.normalize import Normalize
 from data_prep.steps.remove_lines import RemoveLines
 from data_prep.steps.user_step import UserStep
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Normalize, RemoveLines, Length, Language)}
+STEPS: dict[str, type[Step]] = {step.name: step for step in (Normalize, RemoveLines, Length, Language, Deduplicate)}
 """By name."""
 
 

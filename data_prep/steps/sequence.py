@@ -4,6 +4,7 @@ from collections import Counter
 
 from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
+from data_prep.steps.base import Step
 from data_prep.steps.length import Length
 from data_prep.text.document import Document
 from data_prep.text.rejects import TOO_LONG, TOO_SHORT
@@ -13,11 +14,11 @@ _MOST_REASONS = 1000
 
 
 class Sequence:
-    """A corpus's steps, in order."""
+    """Steps of a corpus, in order."""
 
-    def __init__(self, corpus: CorpusConfig) -> None:
+    def __init__(self, corpus: CorpusConfig, steps: list[Step]) -> None:
         self._corpus = corpus
-        self._steps = [(next(iter(step.entry())), step) for step in corpus.all_steps]
+        self._steps = [(next(iter(step.entry())), step) for step in steps]
         self._reasons: set[str] = set()
         self.changed: Counter[str] = Counter()
         """Documents whose text a step changed, by its name."""
@@ -42,7 +43,7 @@ class Sequence:
 
     def is_short(self, document: Document) -> bool:
         """Whether what is left of a document is shorter than a step of the corpus keeps."""
-        lengths = (step for _, step in self._steps if isinstance(step, Length))
+        lengths = (step for step in self._corpus.all_steps if isinstance(step, Length))
         return not document.text or any(step(document) == TOO_SHORT for step in lengths)
 
     def _count(self, name: str, reason: str) -> None:

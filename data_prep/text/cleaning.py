@@ -39,7 +39,7 @@ class Clean:
         """Write a slice's parts."""
         part_slice = self._slices[item.name]
         corpus = self._plan.corpus(part_slice.corpus)
-        sequence, rejects, removal = Sequence(corpus), Rejects(), self._removal()
+        sequence, rejects, removal = Sequence(corpus, corpus.early_steps), Rejects(), self._removal()
         dropped = self._dropped_writer(outputs, item.name)
         written = SliceWriter(
             outputs,
@@ -52,15 +52,15 @@ class Clean:
         for piece in part_slice.pieces:
             for document in read_piece(piece, corpus, rejects, advance):
                 read += utf8_bytes(document.text)
-                reason = document.dropped or sequence(document)
-                if reason is None and removal is not None and (removal(document) or sequence.is_short(document)):
-                    reason = CONTAMINATED
-                if reason is None:
+                document.dropped = document.dropped or sequence(document)
+                if document.dropped is None and removal is not None and (removal(document) or sequence.is_short(document)):
+                    document.dropped = CONTAMINATED
+                if document.dropped is None:
                     written.add(document)
                     continue
-                rejects.add_document(reason, document)
+                rejects.add_document(document)
                 if dropped is not None:
-                    dropped.add(document, utf8_bytes(document.text), reason)
+                    dropped.add(document, utf8_bytes(document.text))
         if dropped is not None:
             dropped.close()
         facts = written.close()

@@ -19,7 +19,7 @@ class Document:
     """What the record holds under the names in `columns`, and what steps add: it goes into reports and cleaned text."""
 
     dropped: str | None = None
-    """Why its corpus does not take it, where that is known when it is read."""
+    """Why it is dropped; None where it stays."""
 
     def shown(self) -> dict[str, Any]:
         """Return how a report shows it: where it stands, how it begins, its columns."""

@@ -27,10 +27,10 @@ class DocumentWriter:
         # Texts are unique and never looked up by value: a dictionary and statistics would only take room.
         self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
 
-    def add(self, document: Document, size: int, reason: str | None = None) -> None:
+    def add(self, document: Document, size: int) -> None:
         """Append a document of `size` bytes."""
         columns = json.dumps(as_json(document.columns)) if document.columns else None
-        self._waiting.append((document.text, document.where, columns, reason))
+        self._waiting.append((document.text, document.where, columns, document.dropped))
         self._waiting_bytes += size
         if self._waiting_bytes >= _ROW_GROUP_BYTES:
             self._flush()
@@ -62,8 +62,8 @@ def read_chosen_texts(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, str
             yield from ((row + place, texts[place].as_py()) for place in places)
 
 
-def read_documents(path: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document, str | None]]:
-    """Yield (row, document, reason) of all rows, or of those that `wanted` (bool, one a document) names."""
+def read_documents(path: Path, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
+    """Yield (row, document) of all rows, or of those that `wanted` (bool, one a document) names."""
     with pq.ParquetFile(path) as file:
         wanted = np.ones(file.metadata.num_rows, dtype=bool) if wanted is None else wanted
         for group, row, places in _groups(file, wanted):
@@ -71,8 +71,8 @@ def read_documents(path: Path, wanted: np.ndarray | None = None) -> Iterator[tup
             # A file that an earlier version wrote has nothing but the text.
             for place, found in zip(places, table.take(places).to_pylist(), strict=True):
                 columns = found.get("columns")
-                document = Document(found["text"], found.get("where", ""), {} if columns is None else json.loads(columns))
-                yield row + place, document, found.get("reason")
+                values = {} if columns is None else json.loads(columns)
+                yield row + place, Document(found["text"], found.get("where", ""), values, found.get("reason"))
 
 
 def _texts(file: pq.ParquetFile, group: int) -> pa.ChunkedArray:

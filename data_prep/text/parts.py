@@ -88,14 +88,14 @@ class Parts:
         """Yield (row, text) of the rows that `wanted` (bool, one a document) names; the rest is not even read."""
         return read_chosen_texts(self._path(part), wanted)
 
-    def chosen_documents(self, part: Part, wanted: np.ndarray) -> Iterator[tuple[int, Document]]:
-        """Yield (row, document) of the rows that `wanted` (bool, one a document) names."""
-        return ((row, document) for row, document, _ in read_documents(self._path(part), wanted))
+    def read_documents(self, part: Part, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
+        """Yield (row, document) of all rows, or of those that `wanted` (bool, one a document) names."""
+        return read_documents(self._path(part), wanted)
 
     def document(self, number: int) -> Document:
         """Return one document."""
         part = self.part(number)
-        ((_, document),) = self.chosen_documents(part, np.arange(part.documents) == number - part.first)
+        ((_, document),) = self.read_documents(part, np.arange(part.documents) == number - part.first)
         return document
 
     def part(self, document: int) -> Part:

@@ -13,9 +13,13 @@ def corpus(**keys) -> CorpusConfig:
     return validate(CorpusConfig, {"files": ["-"]} | keys, "c.yaml")
 
 
+def sequence_of(asked: CorpusConfig) -> Sequence:
+    return Sequence(asked, asked.all_steps)
+
+
 def taken(text: str, *steps: object) -> tuple[str, str | None]:
     document = Document(text, "-")
-    reason = Sequence(corpus(steps=list(steps)))(document)
+    reason = sequence_of(corpus(steps=list(steps)))(document)
     return document.text, reason
 
 
@@ -62,6 +66,8 @@ def test_a_corpus_is_the_same_when_its_dump_is_read_again():
         ({"steps": []}, "at least 1 item"),
         ({"steps": ["normalize"], "min_length": 3}, "`min_length` is not given beside `steps`; name the step `length` there"),
         ({"steps": ["normalize"], "languages": ["en"]}, "name the step `language` there"),
+        ({"steps": ["deduplicate", "normalize", "deduplicate"]}, "`deduplicate` is named twice"),
+        ({"steps": ["deduplicate", "normalize"], "dedupe": "none"}, "`dedupe: none` asks for none"),
         ({"boilerplate": ["("]}, "is no regular expression"),
         ({"where": "score >"}, "is no condition"),
         ({"files": [], "corpus": "python_docs", "where": "a > 1"}, "python_docs has no columns"),
@@ -77,7 +83,7 @@ def test_what_cannot_be_carried_out_is_refused_with_its_place(keys, told):
 def test_a_document_that_nothing_is_left_of_is_too_short_and_a_huge_one_is_not_looked_at():
     assert taken(" \x00 ", "normalize") == ("", TOO_SHORT)
     document = Document("x" * 11, "-")
-    assert Sequence(corpus(steps=["normalize"], max_characters=10))(document) == TOO_LONG
+    assert sequence_of(corpus(steps=["normalize"], max_characters=10))(document) == TOO_LONG
     assert taken("x" * 11, {"length": {"max": 10}})[1] == TOO_LONG
 
 
@@ -86,7 +92,7 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_the_steps():
 
 
 def test_documents_that_a_step_changes_are_counted():
-    sequence = Sequence(corpus(steps=["normalize", {"remove_lines": {"patterns": ["^x"]}}]))
+    sequence = sequence_of(corpus(steps=["normalize", {"remove_lines": {"patterns": ["^x"]}}]))
     for text in ("x\na", "a\nb", " a"):
         sequence(Document(text, "-"))
     assert sequence.changed == {"normalize": 1, "remove_lines": 1}

@@ -10,12 +10,16 @@ from data_prep.text.document import Document
 MADE = "tests.data_prep.steps.made"
 
 
+def sequence_of(asked: CorpusConfig) -> Sequence:
+    return Sequence(asked, asked.all_steps)
+
+
 def corpus(*steps: object, files: str = "-") -> CorpusConfig:
     return validate(CorpusConfig, {"files": [files], "steps": list(steps)}, "c.yaml")
 
 
 def test_a_class_of_ones_own_changes_text_and_columns_and_drops():
-    sequence = Sequence(corpus("normalize", {f"{MADE}:Upper": {"times": 2}}))
+    sequence = sequence_of(corpus("normalize", {f"{MADE}:Upper": {"times": 2}}))
     document = Document(" ab ", "-")
     assert sequence(document) is None
     assert (document.text, document.columns) == ("ABAB", {"capitals": 4})
@@ -59,12 +63,12 @@ def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before
 )
 def test_a_class_that_does_what_no_step_may_is_named_with_the_document(how, told):
     with pytest.raises(UserError) as refused:
-        Sequence(corpus({f"{MADE}:Faulty": {"how": how}}))(Document("x", "a.jsonl: line 3"))
+        sequence_of(corpus({f"{MADE}:Faulty": {"how": how}}))(Document("x", "a.jsonl: line 3"))
     assert told in str(refused.value)
 
 
 def test_a_class_that_gives_every_document_a_reason_of_its_own_is_refused():
-    sequence = Sequence(corpus({f"{MADE}:Faulty": {"how": "reasons"}}))
+    sequence = sequence_of(corpus({f"{MADE}:Faulty": {"how": "reasons"}}))
     with pytest.raises(UserError, match="gives more than 1000 different reasons"):
         for number in range(1100):
             sequence(Document(f"x{number}", "-"))

@@ -20,7 +20,8 @@ CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE0
 
 def cleaned(text: str, **options: object) -> tuple[str, str | None]:
     document = Document(text, "-")
-    reason = Sequence(CorpusConfig(files=["-"], **options))(document)
+    corpus = CorpusConfig(files=["-"], **options)
+    reason = Sequence(corpus, corpus.all_steps)(document)
     return document.text, reason
 
 

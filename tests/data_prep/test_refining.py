@@ -1,0 +1,70 @@
+"""Steps behind deduplication."""
+
+import json
+
+import pytest
+import zstandard
+
+from data_prep.config import validate
+from data_prep.prepare import prepare
+from data_prep.settings import DataPrepConfig
+from tests.data_prep.prose import made_up_texts
+
+TEXTS = made_up_texts(60)
+UPPER = "tests.data_prep.steps.made:Upper"
+FOOTER = "Read more of our stories on this page today"
+
+
+@pytest.fixture
+def config(tmp_path) -> DataPrepConfig:
+    # Every third one begins with a digit.
+    texts = [f"{number} {text}" if number % 3 == 0 else text for number, text in enumerate(TEXTS)]
+    texts += texts[:6]
+    lines = (json.dumps({"text": f"{text}\n{FOOTER}", "id": number}) + "\n" for number, text in enumerate(texts))
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    corpus = {
+        "name": "a",
+        "files": [str(tmp_path / "a.jsonl")],
+        "columns": ["id"],
+        "dedupe": "near",
+        "dedupe_spans": {"unit": "line"},
+        "heldout_fraction": 0.2,
+        "steps": ["normalize", "deduplicate", {UPPER: {}}],
+    }
+    content = {
+        "output_dir": str(tmp_path / "out"),
+        "corpora": [corpus],
+        "cleaned_text": {"dropped": True},
+        "tokenizer": {"vocab_size": 300, "algorithm": "byte_level_bpe"},
+    }
+    return validate(DataPrepConfig, content, "c.yaml")
+
+
+def records_of(directory) -> list[dict]:
+    found = []
+    for path in sorted(directory.glob("text/a/*")):
+        with zstandard.open(path, "rt", encoding="utf-8") as file:
+            found += map(json.loads, file)
+    return found
+
+
+def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
+    data = prepare(config, lambda _: None)
+    found = records_of(data.directory)
+    assert len(found) == 66
+    for record in found:
+        number = int(record["id"])
+        if number >= len(TEXTS):
+            assert record["dropped"] == "exact copy"
+        elif number % 3 == 0:
+            assert record["dropped"] == "begins with a digit"
+        else:
+            # The first document, which a step drops later, keeps the line that all have.
+            assert record["text"] == TEXTS[number].upper()
+            assert record["dropped"] is None and record["metadata"]["capitals"] > 0
+    (corpus,) = data.corpora
+    assert corpus.dropped == {"begins with a digit": 20, "exact copy": 6}
+    assert corpus.changed[UPPER] == 40 and corpus.dropped_by[UPPER] == {"begins with a digit": 20}
+    assert sum(corpus.splits[split].documents for split in corpus.splits) == 40
+    told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    assert [line["columns"]["id"] for line in told if line.get("reason") == "begins with a digit"] == [0, 3, 6, 9, 12]
