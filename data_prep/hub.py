@@ -3,17 +3,6 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    IncompleteSnapshotError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from data_prep.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -22,8 +11,6 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WEIGHTS = (["model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model.bin", "pytorch_model-*-of-*.bin"])
 """As transformers names them, the format that is preferred first."""
-
-_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def find_directory(name: str, revision: str | None, absent: str, *, weights: bool) -> Path:
@@ -39,10 +26,12 @@ def find_directory(name: str, revision: str | None, absent: str, *, weights: boo
         if revision not in (None, commit_of(Path(name))):
             raise UserError(f"{name}: is no name on the Hugging Face hub, so it has no revision {revision!r}; leave that out")
         return Path(name)
-    snapshot = _download(name, revision, absent, [*_DESCRIPTION, *(_WEIGHTS[0] if weights else [])])
+    from data_prep.hub_download import download
+
+    snapshot = download(name, revision, absent, [*_DESCRIPTION, *(_WEIGHTS[0] if weights else [])])
     if weights and not _has(snapshot, _WEIGHTS[0]):
         # By its commit: the branch may move in between.
-        snapshot = _download(name, commit_of(snapshot), absent, [*_DESCRIPTION, *_WEIGHTS[1]])
+        snapshot = download(name, commit_of(snapshot), absent, [*_DESCRIPTION, *_WEIGHTS[1]])
     return snapshot
 
 
@@ -65,39 +54,3 @@ def _repository(directory: Path) -> str | None:
 
 def _has(directory: Path, patterns: list[str]) -> bool:
     return any(any(directory.glob(pattern)) for pattern in patterns)
-
-
-def _download(name: str, revision: str | None, absent: str, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-            # Of this machine's disk, whose own sentences say more.
-            raise
-        raise UserError(f"{absent}; on the Hugging Face hub, {_reason(error, name, revision)}") from None
-
-
-def _reason(error: Exception, name: str, revision: str | None) -> str:
-    """Why the hub did not give a model, and what to do about it."""
-    place, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    called = name if revision is None else f"{name} at revision {revision!r}"
-    again = f"download it where the hub can be reached (hf download {name})"
-    if isinstance(error, IncompleteSnapshotError):
-        return f"{called} is not to be reached now, and only a part of it is in {cache}: {again}"
-    # Where the cache has nothing either, that is raised, and why the hub gave nothing is its cause.
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if isinstance(cause, GatedRepoError):
-        return f"{name} is gated: accept its terms at {place}/{name}, then {_LOGIN}"
-    if isinstance(cause, RevisionNotFoundError):
-        return f"{name} has no revision {revision!r}: {place}/{name}/commits lists them"
-    if isinstance(cause, RepositoryNotFoundError):
-        return f"there is no {name}, or it is private: check its spelling, or {_LOGIN}"
-    if isinstance(cause, HfHubHTTPError):
-        status = cause.response.status_code
-        if status in (401, 403):
-            return f"{name} is not given to this account ({status}): ask its owner for permission, or {_LOGIN}"
-        return f"{place} answers {status} for {name}: try again later"
-    if constants.HF_HUB_OFFLINE:
-        return f"nothing is looked for, since HF_HUB_OFFLINE is set, and {called} is not in {cache}: unset it, or {again}"
-    told = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
-    return f"nothing can be looked for, since {place} cannot be reached ({told}), and {called} is not in {cache}: {again}"
