@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from data_prep.errors import UserError, full_disk, is_full_disk
-from data_prep.starting import refuse
+from data_prep.starting import refuse, unfit_environment
 
 _UNUSABLE = (
     errno.EACCES,
@@ -36,6 +36,9 @@ def refusal(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, UnicodeEncodeError) and (encoding := sys.getfilesystemencoding()) != "utf-8":
         return f"{error.object!r}: the locale's encoding, {encoding}, has no such characters; set PYTHONUTF8=1 and start again"
+    if isinstance(error, ImportError):
+        # Of what is imported where it is needed alone.
+        return unfit_environment(error)
     if isinstance(error, OSError) and is_full_disk(error):
         return full_disk(error)
     if isinstance(error, OSError) and error.errno == errno.EMFILE:

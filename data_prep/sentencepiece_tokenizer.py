@@ -1,13 +1,18 @@
 """A bare sentencepiece model, as the sentencepiece library reads it."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sentencepiece
-from transformers import PreTrainedTokenizerFast
 
 from data_prep.errors import UserError
 from data_prep.token_meaning import Meanings, sentencepiece_meanings
 from data_prep.tokenizer_files import SENTENCEPIECE, copy_files, tokenizer_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class SentencePieceTokenizer:

@@ -1,14 +1,18 @@
 """What each id of a tokenizer stands for in a text, in bytes, so that tokenizers of different kinds can be compared."""
 
+from __future__ import annotations
+
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ROLES = ("bos", "eos", "cls", "sep", "mask", "pad", "unk")
 """What a special token may be for, as transformers names it."""

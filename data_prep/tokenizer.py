@@ -8,19 +8,22 @@ Special tokens follow RoBERTa's use: a document ends with `eos`, a masked-langua
 `sep` parts two. GPT-2's vocabulary has one special token, BERT's calls them [CLS], [SEP], [MASK].
 """
 
-from pathlib import Path
-from typing import Any, Protocol
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_prep.config import read_json
 from data_prep.errors import UserError
 from data_prep.files import file_digest
-from data_prep.hugging_face_tokenizer import HuggingFaceTokenizer
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
 from data_prep.token_meaning import Meanings
 from data_prep.tokenizer_files import MODEL_CONFIG, has_tokenizer, is_bare_sentencepiece
 from data_prep.tokenizer_probes import PROBES, differing, spelled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerFast
 
 _GENERATION_CONFIG = "generation_config.json"
 
@@ -91,6 +94,9 @@ def find_tokenizer(directory: Path, split_special_tokens: bool = True, *, for_te
         return None
     if is_bare_sentencepiece(directory):
         return SentencePieceTokenizer(directory, split_special_tokens)
+    # transformers takes seconds to import, and of the processes that prepare text only one comes here.
+    from data_prep.hugging_face_tokenizer import HuggingFaceTokenizer
+
     tokenizer = HuggingFaceTokenizer(directory, split_special_tokens)
     if for_text:
         tokenizer.check_special_tokens()

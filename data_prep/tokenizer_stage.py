@@ -55,11 +55,10 @@ class ProvideTokenizer:
         with tempfile.TemporaryDirectory(dir=work) as aside:
             folder = Path(aside)
             if self._config.path is not None:
-                remarks = self._copy(self._config.directory, folder)
+                tokenizer, remarks = self._copy(self._config.directory, folder)
             else:
-                remarks = ()
                 train_tokenizer(self._sample(advance), self._config, folder)
-            tokenizer = load_tokenizer(folder, self._config.split_special_tokens)
+                tokenizer, remarks = load_tokenizer(folder, self._config.split_special_tokens), ()
             description = tokenizer.description()
             if description is None:
                 reference: Reference = SentencePiece(folder / SENTENCEPIECE)
@@ -89,8 +88,8 @@ class ProvideTokenizer:
                 "read again; save it by transformers' save_pretrained, and name that directory"
             )
 
-    def _copy(self, directory: Path, folder: Path) -> tuple[str, ...]:
-        """Write the given tokenizer into `folder`, and return what there is to remark on it."""
+    def _copy(self, directory: Path, folder: Path) -> tuple[Tokenizer, tuple[str, ...]]:
+        """Write the given tokenizer into `folder`, and return the one there and what there is to remark on the given one."""
         split = self._config.split_special_tokens
         given = load_tokenizer(directory, split)
         if tokenizer_digest(given) != self._given:
@@ -105,7 +104,7 @@ class ProvideTokenizer:
                 f"{directory}: transformers gives other ids when the tokenizer's files are read without the model's "
                 f"config.json ({differs}); load it by AutoTokenizer and name what its save_pretrained writes"
             )
-        return given.remarks
+        return copied, given.remarks
 
     def _sample(self, advance: Advance) -> Iterator[str]:
         """Every n-th document to train on, the first among them: n is such that about `sample_characters` come together."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import Qwen2Tokenizer
 
 from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
@@ -155,6 +154,8 @@ def _byte_level_bpe(texts: Iterable[str], config: TokenizerConfig, special: dict
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if config.family in _QWEN:
         # As transformers' class has them, by which every tokenizer of a qwen2 model is rebuilt.
+        from transformers import Qwen2Tokenizer
+
         own = Qwen2Tokenizer().backend_tokenizer
         tokenizer.normalizer, tokenizer.pre_tokenizer = own.normalizer, own.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
