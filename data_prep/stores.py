@@ -291,15 +291,17 @@ def _final(error: Exception) -> str | None:
     if kinds & {"FileExpired"}:
         return "has changed while it was read; put it back, or remove output_dir to begin anew"
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and len(chain) == 1):
-        return "no such file, bucket or repository at the store; check its spelling"
+        return _ABSENT
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         return f"the server answers {status}; check the URL"
     if isinstance(error, FileNotFoundError) and not kinds & _CONNECTIONS:
-        return "no such file, bucket or repository at the store; check its spelling"
+        return _ABSENT
     if isinstance(error, MemoryError | NotImplementedError | ImportError):
         return _spelled(error)
     return None
 
+
+_ABSENT = "no such file, bucket or repository at the store, or not for these credentials; check its spelling, and them"
 
 _CONNECTIONS = {
     "ClientResponseError",

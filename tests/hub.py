@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants
 
 
 @dataclass
 class Hub:
-    """The models that it has, and what it was asked for."""
+    """The models and data sets that it has, and what it was asked for."""
 
     models: dict[str, dict[str, Path]] = field(default_factory=dict)
     """Name -> revision -> the directory with its files."""
@@ -48,6 +48,9 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             _answer(self, hub, body=True)
 
+        def do_POST(self) -> None:
+            _answer(self, hub, body=True)
+
         def do_HEAD(self) -> None:
             _answer(self, hub, body=False)
 
@@ -76,9 +79,11 @@ def ask(monkeypatch, endpoint: str, cache: Path, *, offline: bool = False) -> No
 
 def _answer(request: BaseHTTPRequestHandler, hub: Hub, *, body: bool) -> None:
     words = request.path.partition("?")[0].strip("/").split("/")
-    api = words[:2] == ["api", "models"]
-    words = words[2:] if api else words
-    verb = next(word for word in ("revision", "tree", "resolve") if word in words)
+    words = words[2:] if words[0] == "api" else words[1:] if words[0] == "datasets" else words
+    # What is asked for by its name alone is told of its main branch.
+    verb = next((word for word in ("revision", "tree", "paths-info", "resolve") if word in words), None)
+    words += [] if verb else ["revision", "main"]
+    verb = verb or "revision"
     place = words.index(verb)
     name, revision, rest = "/".join(words[:place]), words[place + 1], "/".join(words[place + 2 :])
     if name in hub.refusals:
@@ -93,15 +98,29 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub, *, body: bool) -> None:
     if verb == "revision":
         told = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
         return _send(request, 200, json.dumps(told).encode(), {}, body)
-    if verb == "tree":
+    if verb in ("tree", "paths-info"):
         listed = [
             {"type": "file", "path": file, "size": path.stat().st_size, "oid": _digest(path)} for file, path in files.items()
         ]
+        folders = {parent.as_posix() for file in files for parent in PurePosixPath(file).parents if parent.name}
+        listed += [{"type": "directory", "path": folder, "oid": "-"} for folder in sorted(folders)]
+        if verb == "tree":
+            deep = "recursive=True" in request.path
+            within = [entry for entry in listed if entry["path"].startswith(f"{rest}/" if rest else "")]
+            listed = [entry for entry in within if deep or PurePosixPath(entry["path"]).parent == PurePosixPath(rest)]
+        else:
+            asked = json.loads(request.rfile.read(int(request.headers["Content-Length"])))["paths"]
+            listed = [entry for entry in listed if entry["path"] in asked]
         return _send(request, 200, json.dumps(listed).encode(), {}, body)
     if body:
         hub.downloads.append(rest)
     told = {"ETag": f'"{_digest(files[rest])}"', "X-Repo-Commit": commit}
-    return _send(request, 200, files[rest].read_bytes(), told, body)
+    content = files[rest].read_bytes()
+    if asked := request.headers.get("Range"):
+        start, stop = map(int, asked.removeprefix("bytes=").split("-"))
+        told["Content-Range"] = f"bytes {start}-{stop}/{len(content)}"
+        return _send(request, 206, content[start : stop + 1], told, body)
+    return _send(request, 200, content, told, body)
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -26,6 +27,8 @@ from data_prep.text.rejects import Rejects
 from data_prep.workers import Alone
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
+from tests.hub import Hub, ask
+from tests.hub import serving as serving_hub
 from tests.stores import Web, serving
 
 TEXTS = made_up_texts(400)
@@ -96,6 +99,30 @@ def test_a_bucket_s_files_give_the_documents_of_local_ones_by_pieces(s3, name):
     assert stripped(read(url, 100_000)) == expected(name)
     pieces = len(pieces_of_file(Remote(url), config(), 100_000))
     assert pieces > 1 or name in ("a.json", "a.jsonl.gz", "a.jsonl.bz2")
+
+
+def test_the_hub_s_files_give_the_documents_of_local_ones_by_their_blobs(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("a.jsonl", "a.parquet", "a.jsonl.zst"):
+        (tmp_path / "data" / name).write_bytes(FILES[name])
+    file_system = fsspec.get_filesystem_class("hf")
+    with serving_hub(Hub({"owner/texts": {"main": tmp_path}})) as hub:
+        ask(monkeypatch, hub.endpoint, tmp_path / "cache")
+        file_system.clear_instance_cache()
+        files = expand(["hf://datasets/owner/texts/data"], "files", [])
+        assert [file.name for file in files] == ["a.jsonl", "a.jsonl.zst", "a.parquet"]
+        assert files[:1] == expand(["hf://datasets/owner/texts/**/*.jsonl"], "files", [])
+        for file in files:
+            assert len(pieces_of_file(file, config(), 100_000)) > 1
+            assert stripped(read(str(file), 100_000)) == stripped(TEXTS)
+        piece, *_ = pieces_of_file(files[0], config(), 1 << 20)
+        assert "blob:" in piece.fingerprint
+        (tmp_path / "data" / "a.jsonl").write_bytes(LINES[:-1] + b" ")
+        with pytest.raises(UserError, match=r"a\.jsonl: has changed since the plan was made"):
+            list(read_piece(piece, config(), Rejects()))
+        with pytest.raises(UserError, match=r"hf://datasets/owner/none/a\.txt: no such file, bucket or repository"):
+            expand(["hf://datasets/owner/none/a.txt"], "files", [])
+    file_system.clear_instance_cache()
 
 
 @pytest.mark.parametrize("name", FILES)
