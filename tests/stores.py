@@ -20,6 +20,8 @@ class Web:
     """File -> the status with which it is refused."""
     breaks: Counter[str] = field(default_factory=Counter)
     """File -> how many of the next answers break off half-way."""
+    short: Counter[str] = field(default_factory=Counter)
+    """File -> how many of the next answers are half of the range that was asked for, and say so."""
     sent: Counter[str] = field(default_factory=Counter)
     """File -> bytes of it that were sent."""
     port: int = 0
@@ -67,6 +69,9 @@ def _answer(request: BaseHTTPRequestHandler, web: Web, *, body: bool) -> None:
         status, size = 206, len(content)
         headers["Content-Range"] = f"bytes {start}-{min(int(stop), size - 1)}/{size}"
         content = content[int(start) : int(stop) + 1]
+        if web.short[name] > 0:
+            web.short[name] -= 1
+            content = content[: len(content) // 2]
     request.send_response(status)
     for key, value in (headers | {"Content-Length": str(len(content))}).items():
         request.send_header(key, value)

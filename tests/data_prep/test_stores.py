@@ -155,6 +155,16 @@ def test_an_answer_that_breaks_off_is_asked_for_again_and_never_taken_for_the_en
         read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
 
 
+def test_an_answer_that_is_shorter_than_was_asked_for_is_asked_for_again(web):
+    web.short["a.jsonl"] = 2
+    with raw_file(Remote(web.url("a.jsonl")), lambda _: None, 1 << 30) as file:
+        assert file.readall() == LINES
+    assert not web.short["a.jsonl"]
+    web.short["a.jsonl"] = 1000
+    with pytest.raises(UserError, match=r"a\.jsonl: cannot be read, tried 4 times \(.* bytes came where .* were asked for\)"):
+        read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
+
+
 @pytest.mark.parametrize("bad_files", ["skip", "refuse"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
 def test_a_store_that_fails_is_no_damaged_file(web, name, bad_files):
@@ -269,6 +279,35 @@ def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path
     assert shards[0]
     for name in (PLAN, MANIFEST):
         assert "two" not in (tmp_path / "there" / name).read_text(encoding="utf-8")
+
+
+def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
+    web.tags = False  # so that the plan has a stage, after which the store fails
+    web.files |= {"a.jsonl": LINES * 8, "b.jsonl": LINES}
+
+    def say(line: str) -> None:
+        if line.startswith("data: plan"):
+            web.breaks["b.jsonl"] = 1000
+
+    config = preparation(tmp_path / "there", [web.url("a.jsonl"), web.url("b.jsonl")])
+    with pytest.raises(UserError, match=r"b\.jsonl: cannot be read, tried 4 times"):
+        prepare_together(config, Alone(), say)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "work" / "clean").glob("*.json")}
+    assert done
+    # The input was not at fault: the plan stays frozen.
+    assert not (tmp_path / "there" / "work" / "refused").exists()
+    web.breaks.clear()
+    sent = web.sent["a.jsonl"]
+    kept: dict[Path, int] = {}
+
+    def look(line: str) -> None:
+        if line.startswith("data: clean"):
+            kept.update({path: path.stat().st_mtime_ns for path in done})
+
+    prepare_together(config, Alone(), look)
+    assert kept == done
+    # Its content is hashed again, for want of an ETag, and its last piece, which shares a slice with the other file, read.
+    assert web.sent["a.jsonl"] - sent < len(LINES) * 8 * 1.2
 
 
 def test_files_are_read_in_memory_of_a_block_however_large_they_are(tmp_path):
