@@ -211,11 +211,15 @@ def test_a_document_of_which_nothing_is_left_is_dropped_and_shown_whole(tmp_path
     ]
 
 
-def test_copies_count_for_nothing_and_a_line_that_one_document_repeats_stays(tmp_path: Path) -> None:
-    refrain = "a line that one song repeats again"
-    song = f"{refrain}\nand words between them\n{refrain}"
-    prepared = Prepared(tmp_path, [Corpus("a", "exact", [song, song.upper(), "another text"], dedupe_spans={"unit": "line"})])
-    assert _left(prepared, prepared.dedupe_spans()) == [song, None, "another text"]
+def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_document_repeats_stays(tmp_path: Path) -> None:
+    refrain, common = "a line that one song repeats again", "a line that two of the songs hold"
+    song = f"{refrain}\n{common}\n{refrain}"
+    texts = [song, song.upper(), f"another\n{common}"]
+    options = {"unit": "line", "keep": "none"}
+    prepared = Prepared(tmp_path, [Corpus("a", "exact", texts, dedupe_spans=options)])
+    found = prepared.dedupe_spans()
+    assert _left(prepared, found) == [f"{refrain}\n{refrain}", None, "another"]
+    assert found.parts.document(1).text == song.upper()
 
 
 def test_corpora_are_searched_together_each_by_its_own_options_and_others_neither_give_nor_take(tmp_path: Path) -> None:
