@@ -23,7 +23,7 @@ class SpanHashes:
     """Hashes the spans of the parts whose corpus has `dedupe_spans`, of the documents that are no copies.
 
     A part leaves SPAN records, sorted by hash, one for each different span: one that stands in many documents takes the room of
-    one in every part. In memory are about 90 bytes a span of the part, and nine a character of the longest document.
+    one in every part. In memory are about 100 bytes a span of the part, and nine a character of the longest document.
     """
 
     name = "spans"
