@@ -279,45 +279,34 @@ def patiently(url: str, ask: Callable[[], Value], done: str = "read") -> Value:
 
 def _final(error: Exception) -> str | None:
     """What is wrong, where it will not do to try again; None of a failure that may pass."""
-    # A web server's answer is the cause: fsspec says of every one that there is no such file.
     chain = list(_causes(error))
-    status = next((status for each in chain if isinstance(status := getattr(each, "status", None), int)), None)
+    status = next(filter(None, map(_status, chain)), None)
     kinds = {type(each).__name__ for each in chain}
     if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         return "no credentials for this store; set them as its library reads them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
     if status in (401, 403) or isinstance(error, PermissionError):
         told = f"status {status}" if status else _spelled(error)
         return f"the store does not give it ({told}); check the credentials and what they permit"
-    if kinds & {"FileExpired"}:
+    if "FileExpired" in kinds:
         return "has changed while it was read; put it back, or remove output_dir to begin anew"
-    if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and len(chain) == 1):
-        return _ABSENT
+    # fsspec says of a web server that cannot be reached that it has no such file, and why is the cause.
+    absent = isinstance(error, FileNotFoundError) and isinstance(error.__cause__, LookupError | None)
+    if status in (404, 410) or (status is None and absent):
+        return "no such file, bucket or repository at the store, or not for these credentials; check its spelling, and them"
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         return f"the server answers {status}; check the URL"
-    if isinstance(error, FileNotFoundError) and not kinds & _CONNECTIONS:
-        return _ABSENT
     if isinstance(error, MemoryError | NotImplementedError | ImportError):
         return _spelled(error)
     return None
 
 
-_ABSENT = "no such file, bucket or repository at the store, or not for these credentials; check its spelling, and them"
-
-_CONNECTIONS = {
-    "ClientResponseError",
-    "ClientConnectorError",
-    "ClientConnectorDNSError",
-    "ClientOSError",
-    "ClientPayloadError",
-    "ConnectionRefusedError",
-    "ServerDisconnectedError",
-    "ServerTimeoutError",
-    "ConnectionResetError",
-    "ConnectionError",
-    "TimeoutError",
-    "SSLError",
-    "gaierror",
-}
+def _status(error: BaseException) -> int | None:
+    """What a server answered, as aiohttp, the Hugging Face hub's library and botocore tell it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", getattr(response, "status_code", None))
+    return status if isinstance(status, int) else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
