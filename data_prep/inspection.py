@@ -65,12 +65,13 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
             f"  {split:<13} {entry.documents:,} documents, {sum(shard.sequences for shard in entry.shards):,} sequences, "
             f"{entry.tokens:,} tokens in {_shards(len(entry.shards))}"
         )
-        lengths = sequence_lengths(data.open(corpus, split))
+        data.open(corpus, split)  # each is there, and of its size
+        lengths = sequence_lengths(data, entry)
         quantiles = ", ".join(
             f"{q:.0%}: {length:,.0f}" for q, length in zip(QUANTILES, np.quantile(lengths, QUANTILES), strict=True)
         )
         lines.append(f"    tokens a sequence, of {len(lengths):,} sequences  {quantiles}")
-        lines += [f"    | {text}" for text in sample_windows(data, corpus, split, windows)]
+        lines += [f"    | {text}" for text in sample_windows(data, entry, windows)]
     return lines
 
 

@@ -230,10 +230,11 @@ class PreparedData:
         """
         key = corpus.name, split
         if key not in self._opened:
-            self._opened[key] = [self._open(entry) for entry in corpus.splits[split].shards]
+            self._opened[key] = [self.open_shard(entry) for entry in corpus.splits[split].shards]
         return self._opened[key]
 
-    def _open(self, entry: ShardEntry) -> Shard:
+    def open_shard(self, entry: ShardEntry) -> Shard:
+        """Return one shard, opened; raises UserError as `open` does."""
         blocks = None if entry.blocks is None else self.directory / entry.blocks
         shard = Shard(self.directory / entry.prefix, blocks=blocks, vocab_size=self.manifest.vocab_size)
         for name, found in (("tokens", shard.size), ("sequences", shard.sequences), ("documents", shard.documents)):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.manifest import CorpusEntry, PreparedData
+from data_prep.manifest import PreparedData, SplitEntry
 from data_prep.shards import Shard
 
 WINDOW = 48
@@ -14,25 +14,30 @@ _SHARDS = 8
 _SEQUENCES = 1 << 20
 
 
-def sequence_lengths(shards: list[Shard]) -> np.ndarray:
+def sequence_lengths(data: PreparedData, split: SplitEntry) -> np.ndarray:
     """Return the tokens of sequences, int32: of all, or of some million that are spread evenly over eight shards.
 
-    The shards, too, are spread evenly over the split.
+    The shards, too, are spread evenly over the split. Raises UserError where one is damaged.
     """
-    if len(shards) > _SHARDS:
-        shards = [shards[number * len(shards) // _SHARDS] for number in range(_SHARDS)]
+    shards = _some(data, split, _SHARDS)
     step = -(-max(1, sum(shard.sequences for shard in shards)) // _SEQUENCES)
     return np.concatenate([np.asarray(shard.lengths[::step]) for shard in shards])
 
 
-def sample_windows(data: PreparedData, corpus: CorpusEntry, split: str, count: int) -> Iterator[str]:
+def _some(data: PreparedData, split: SplitEntry, most: int) -> list[Shard]:
+    """Up to `most` shards of a split; of tens of thousands no others are opened."""
+    count = min(most, len(split.shards))
+    return [data.open_shard(split.shards[number * len(split.shards) // count]) for number in range(count)]
+
+
+def sample_windows(data: PreparedData, split: SplitEntry, count: int) -> Iterator[str]:
     """Yield up to `count` windows of a split as text, their white space made single spaces.
 
     Raises UserError where a shard is damaged.
     """
-    shards = data.open(corpus, split)
+    shards = _some(data, split, count)
     # Fewer where they would overlap.
-    count = min(count, max(1, corpus.splits[split].tokens // (len(shards) * WINDOW)))
+    count = min(count, max(1, sum(shard.size for shard in shards) // WINDOW))
     for number in range(count):
         shard = shards[number % len(shards)]
         begin = shard.size * number // count

@@ -15,8 +15,8 @@ def percent(part: float, whole: float) -> str:
         return "–"
     share = 100 * part / whole
     if 0 < share < 0.05:
-        return "< 0.1 %"
-    return "> 99.9 %" if 99.95 <= share < 100 else f"{share:.1f} %"
+        return "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%"
+    return ">\N{NO-BREAK SPACE}99.9\N{NO-BREAK SPACE}%" if 99.95 <= share < 100 else f"{share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def ratio(part: float, whole: float) -> float:

@@ -140,7 +140,7 @@ def _windows(data: PreparedData, entries: list[CorpusEntry]) -> list[tuple[str, 
     """Corpus and split, and its windows; the sum of many corpora has none."""
     named = {entry.name for entry in data.corpora}
     return [
-        (f"{entry.name}, {split}", list(sample_windows(data, entry, split, _WINDOWS)))
+        (f"{entry.name}, {split}", list(sample_windows(data, entry.splits[split], _WINDOWS)))
         for entry in entries
         for split in SPLITS
         if entry.name in named and entry.splits[split].shards

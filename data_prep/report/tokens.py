@@ -42,7 +42,7 @@ def lengths_table(data: PreparedData, entries: Sequence[CorpusEntry]) -> Grid:
     for entry in entries:
         for split in SPLITS:
             if entry.splits[split].shards:
-                lengths = sequence_lengths(data.open(entry, split))
+                lengths = sequence_lengths(data, entry.splits[split])
                 quantiles = [f"{length:,.0f}" for length in np.quantile(lengths, QUANTILES)] if len(lengths) else []
                 rows.append([entry.name, split, f"{len(lengths):,}", *(quantiles or ["–"] * len(QUANTILES))])
     names = [f"{quantile:.0%}" if quantile < 1 else "longest" for quantile in QUANTILES]

@@ -49,7 +49,7 @@ def test_reasons_beyond_the_most_frequent_are_one_row_of_their_step():
     bars = [row[-1] for row in rows if row[-1].lost]
     # Each bar ends where the one of the row above begins.
     assert bars[0].stop == 1 and all(above.begin == below.stop for above, below in pairwise(bars))
-    assert rows[-3] == ["=\N{NO-BREAK SPACE}kept", "900", "90.0 %", Bar(0, 0.9)]
+    assert rows[-3] == ["=\N{NO-BREAK SPACE}kept", "900", "90.0\N{NO-BREAK SPACE}%", Bar(0, 0.9)]
 
 
 def test_counts_that_do_not_add_up_are_said():
@@ -72,7 +72,7 @@ def test_the_rest_of_many_kinds_is_summed_and_shares_are_of_all():
     assert len(grid.rows) == 26 and grid.rows[-1][0] == "75 more"
     counts = [int(row[1].replace(",", "")) for row in grid.rows]
     assert sum(counts) == 100 + sum(range(1, 101))
-    assert grid.rows[0][:3] == ["h99", "101", "2.0 %"]
+    assert grid.rows[0][:3] == ["h99", "101", "2.0\N{NO-BREAK SPACE}%"]
     assert grid.rows[-1][3] == Bar(0, 1)
 
 
@@ -83,7 +83,16 @@ def test_a_histogram_has_its_empty_bins_too():
 
 def test_a_share_that_is_neither_none_nor_all_does_not_read_so():
     told = [percent(part, 100_000) for part in (0, 1, 49, 50, 99_949, 99_950, 99_999, 100_000)]
-    assert told == ["0.0 %", "< 0.1 %", "< 0.1 %", "0.1 %", "99.9 %", "> 99.9 %", "> 99.9 %", "100.0 %"]
+    assert told == [
+        "0.0\N{NO-BREAK SPACE}%",
+        "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%",
+        "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%",
+        "0.1\N{NO-BREAK SPACE}%",
+        "99.9\N{NO-BREAK SPACE}%",
+        ">\N{NO-BREAK SPACE}99.9\N{NO-BREAK SPACE}%",
+        ">\N{NO-BREAK SPACE}99.9\N{NO-BREAK SPACE}%",
+        "100.0\N{NO-BREAK SPACE}%",
+    ]
     assert percent(0, 0) == "–"
     assert top({"a": 1, "b": 3, "c": 3}, 1).named == [("b", 3)]
     assert summed("one", CORPORA[:1]).documents_read == 1000

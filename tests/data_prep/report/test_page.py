@@ -155,7 +155,7 @@ def test_tokens_lengths_languages_domains_and_sets_are_the_manifests(data):
     for corpus, row in zip((web, books), rows, strict=True):
         train, heldout = corpus.splits[TRAIN], corpus.splits[HELDOUT]
         assert row[1:5] == [f"{n:,}" for n in (train.documents, train.tokens, heldout.documents, heldout.tokens)]
-    assert [row[head.index("of the blend")] for row in rows] == ["75.0 %", "25.0 %"]
+    assert [row[head.index("of the blend")] for row in rows] == ["75.0\N{NO-BREAK SPACE}%", "25.0\N{NO-BREAK SPACE}%"]
     lengths = page.numbers("Documents by length")
     assert sum(lengths.values()) == sum(web.lengths.values()) + sum(books.lengths.values())
     assert lengths["256 to 511"] == web.lengths["9"] + books.lengths["9"]
