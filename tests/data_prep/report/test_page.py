@@ -1,6 +1,7 @@
 """The page of a prepared folder: its numbers are the manifest's, and what a text holds does nothing."""
 
 import json
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import combinations
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 
 from data_prep.errors import UserError
 from data_prep.files import file_digest
@@ -192,6 +194,28 @@ def test_what_texts_hold_is_shown_and_does_nothing(data):
     # Nothing is fetched: no source, and every link leads to a section of the page itself.
     assert " src=" not in html and "@import" not in html and "url(" not in html
     assert html.count("href=") == html.count('href="#')
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: Debian's package of that name has it")
+def test_a_browser_shows_it_whole_at_any_width_and_fetches_nothing(data, tmp_path):
+    file = write_page(data, tmp_path / "page.html")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        heard, asked = [], []
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        for width in (360, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        lost = page.locator("td.bar span.lost")
+        assert lost.count() == sum(len(corpus.dropped) for corpus in data.corpora)
+        # Seen without colour too.
+        assert all(lost.evaluate_all("all => all.map(one => getComputedStyle(one).backgroundImage.includes('gradient'))"))
+        browser.close()
+    assert heard == [] and asked == [file.as_uri()]
 
 
 def test_copies_stand_beside_what_stays(data):
