@@ -1,10 +1,15 @@
 """What a step is."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from data_prep.config import StrictModel
 from data_prep.text.document import Document
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Step(StrictModel):
@@ -17,8 +22,10 @@ class Step(StrictModel):
     name: ClassVar[str]
     """By which a configuration names it."""
 
-    libraries: ClassVar[tuple[str, ...]] = ()
-    """Distributions by whose version the outcome may change: another one is another plan."""
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions by whose version the outcome may change: another one is another plan."""
+        return ()
 
     @property
     def files(self) -> list[Path]:

@@ -6,14 +6,35 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from data_prep.config import unknown_key
 from data_prep.steps.base import Step
+from data_prep.steps.c4 import C4
+from data_prep.steps.classify import Classify
 from data_prep.steps.deduplicate import Deduplicate
+from data_prep.steps.fineweb import FineWeb
+from data_prep.steps.fix_text import FixText
+from data_prep.steps.gopher_quality import GopherQuality
+from data_prep.steps.gopher_repetition import GopherRepetition
 from data_prep.steps.language import Language
 from data_prep.steps.length import Length
+from data_prep.steps.mask_pii import MaskPII
 from data_prep.steps.normalize import Normalize
 from data_prep.steps.remove_lines import RemoveLines
 from data_prep.steps.user_step import UserStep
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Normalize, RemoveLines, Length, Language, Deduplicate)}
+_ALL = (
+    Normalize,
+    RemoveLines,
+    Length,
+    Language,
+    GopherRepetition,
+    GopherQuality,
+    C4,
+    FineWeb,
+    MaskPII,
+    FixText,
+    Classify,
+    Deduplicate,
+)
+STEPS: dict[str, type[Step]] = {step.name: step for step in _ALL}
 """By name."""
 
 

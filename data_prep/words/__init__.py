@@ -1,0 +1,1 @@
+"""What the words and sentences of a text are."""
