@@ -9,6 +9,7 @@ from data_prep.manifest import HELDOUT, TRAIN, CorpusEntry
 from data_prep.report.numbers import percent, ratio, top
 from data_prep.report.parts import Bar, Grid
 from data_prep.settings import DataPrepConfig
+from data_prep.steps.deduplicate import Deduplicate
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED
 
 READING, STEPS, DECONTAMINATION, DUPLICATES = "reading", "steps", "evaluation sets", "duplicates"
@@ -41,10 +42,21 @@ def losses(entry: CorpusEntry, steps: Sequence[str]) -> list[Loss]:
     read = Counter({reason: count for reason, count in others.items() if reason not in _LATER})
     by_step = sorted(entry.dropped_by, key=lambda name: steps.index(name) if name in steps else len(steps))
     found = _named(READING, "", read)
+    behind = _behind_deduplication(steps)
     for name in by_step:
-        found += _named(STEPS, name, entry.dropped_by[name])
+        if name not in behind:
+            found += _named(STEPS, name, entry.dropped_by[name])
     later = [(DECONTAMINATION, CONTAMINATED), *((DUPLICATES, reason) for reason in REASONS.values())]
-    return found + [Loss(stage, "", reason, others[reason]) for stage, reason in later if others[reason]]
+    found += [Loss(stage, "", reason, others[reason]) for stage, reason in later if others[reason]]
+    return found + [loss for name in by_step if name in behind for loss in _named(STEPS, name, entry.dropped_by[name])]
+
+
+def _behind_deduplication(steps: Sequence[str]) -> set[str]:
+    """The steps that documents meet behind deduplication alone."""
+    if Deduplicate.name not in steps:
+        return set()
+    place = list(steps).index(Deduplicate.name)
+    return {*steps[place:]} - {*steps[:place]}
 
 
 def _named(stage: str, step: str, reasons: Counter[str]) -> list[Loss]:
@@ -53,9 +65,10 @@ def _named(stage: str, step: str, reasons: Counter[str]) -> list[Loss]:
     return [*(Loss(stage, step, reason, count) for reason, count in shown.named), *rest]
 
 
-def step_names(config: DataPrepConfig) -> list[str]:
-    """Return the names of all corpora's steps, in the order in which documents meet them."""
-    return list(dict.fromkeys(next(iter(step.entry())) for corpus in config.corpora for step in corpus.all_steps))
+def step_names(config: DataPrepConfig, corpus: str) -> list[str]:
+    """Return the names of a corpus's steps in their order; of all corpora's, where it is the sum of several."""
+    asked = [one for one in config.corpora if one.name == corpus] or config.corpora
+    return list(dict.fromkeys(next(iter(step.entry())) for one in asked for step in one.all_steps))
 
 
 def kept(entry: CorpusEntry) -> int:
@@ -86,12 +99,12 @@ def flow_table(entry: CorpusEntry, steps: Sequence[str]) -> Grid:
     return Grid(f"{entry.name}: documents", ["", "documents", "of those read", ""], rows, notes=notes)
 
 
-def overview_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid:
+def overview_table(entries: Sequence[CorpusEntry], config: DataPrepConfig) -> Grid:
     """Return each corpus's documents in a row, and their sum."""
     rows: list[list[str | Bar]] = []
-    for entry in [*entries, *([summed("all", entries)] if len(entries) > 1 else [])]:
+    for entry in [*entries, *([summed("all corpora", entries)] if len(entries) > 1 else [])]:
         lost: Counter[str] = Counter()
-        for loss in losses(entry, steps):
+        for loss in losses(entry, step_names(config, entry.name)):
             lost[loss.stage] += loss.documents
         read, whole = entry.documents_read, kept(entry)
         share = ratio(whole, read)
@@ -115,10 +128,11 @@ def overview_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid
     )
 
 
-def changed_table(entries: Sequence[CorpusEntry], steps: Sequence[str]) -> Grid | None:
+def changed_table(entries: Sequence[CorpusEntry], config: DataPrepConfig) -> Grid | None:
     """Return how many documents each step changed, or None where none did."""
     rows: list[list[str | Bar]] = []
     for entry in entries:
+        steps = step_names(config, entry.name)
         for name in sorted(entry.changed, key=lambda name: steps.index(name) if name in steps else len(steps)):
             count = entry.changed[name]
             share = ratio(count, entry.documents_read)

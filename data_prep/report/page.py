@@ -34,7 +34,7 @@ def build(data: PreparedData) -> str:
     Raises UserError where the examples, the plan, the tokenizer or a shard that is looked into is missing or damaged.
     """
     plan = recorded_plan(data)
-    whole = flow.summed("all", data.corpora)
+    whole = flow.summed("all corpora", data.corpora)
     names = [entry.name for entry in data.corpora]
     entropy = data.unigram_entropy(data.weights) if data.weights else None
     return (
@@ -54,7 +54,7 @@ def build(data: PreparedData) -> str:
 
 def _sections(data: PreparedData, plan: dict[str, Any], whole: CorpusEntry, entropy: float | None) -> list[Section]:
     examples = Examples(data)
-    steps = flow.step_names(data.manifest.config)
+    config = data.manifest.config
     rows, few = flow.few(data.corpora, _ROWS), flow.few(data.corpora, _FLOWS)
     text = [entry for entry in few if entry.documents_read]
     return [
@@ -63,9 +63,9 @@ def _sections(data: PreparedData, plan: dict[str, Any], whole: CorpusEntry, entr
             "documents",
             "Documents, from read to kept",
             {
-                "overview": flow.overview_table(rows, steps) if len(rows) > 1 else None,
-                "flows": [flow.flow_table(entry, steps) for entry in text],
-                "changed": flow.changed_table(few, steps),
+                "overview": flow.overview_table(rows, config) if len(rows) > 1 else None,
+                "flows": [flow.flow_table(entry, flow.step_names(config, entry.name)) for entry in text],
+                "changed": flow.changed_table(few, config),
             },
         ),
         Section(
@@ -84,7 +84,11 @@ def _sections(data: PreparedData, plan: dict[str, Any], whole: CorpusEntry, entr
             "Duplicates",
             {
                 "counts": Counter(
-                    {loss.reason: loss.documents for loss in flow.losses(whole, steps) if loss.stage == flow.DUPLICATES}
+                    {
+                        loss.reason: loss.documents
+                        for loss in flow.losses(whole, flow.step_names(config, whole.name))
+                        if loss.stage == flow.DUPLICATES
+                    }
                 ),
                 "pairs": {kind: examples.pairs(kind) for kind in ("exact", "near")},
                 "dedupe": data.manifest.config.dedupe,

@@ -8,6 +8,7 @@ from data_prep.report.flow import few, flow_table, losses, overview_table, summe
 from data_prep.report.numbers import percent, top
 from data_prep.report.parts import Bar
 from data_prep.report.spread import domains_table, lengths_table
+from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 
 
 def corpus(number: int) -> CorpusEntry:
@@ -27,6 +28,9 @@ def corpus(number: int) -> CorpusEntry:
 
 
 CORPORA = [corpus(number) for number in range(300)]
+CONFIG = DataPrepConfig(
+    output_dir="-", corpora=[CorpusConfig(name="other", files=["-"])], tokenizer=TokenizerConfig(vocab_size=9)
+)
 
 
 def test_the_largest_of_many_corpora_keep_their_order_and_the_rest_is_summed():
@@ -52,6 +56,17 @@ def test_reasons_beyond_the_most_frequent_are_one_row_of_their_step():
     assert rows[-3] == ["=\N{NO-BREAK SPACE}kept", "900", "90.0\N{NO-BREAK SPACE}%", Bar(0, 0.9)]
 
 
+def test_steps_behind_deduplication_stand_behind_it():
+    for steps, last in (
+        (["normalize", "own:Step", "deduplicate"], "exact copy"),
+        (["normalize", "deduplicate", "own:Step"], "38 other reasons"),
+        # Counts of a step that is named twice are not apart.
+        (["own:Step", "deduplicate", "own:Step"], "exact copy"),
+    ):
+        found = losses(CORPORA[0], steps)
+        assert found[-1].reason == last and len(found) == 15
+
+
 def test_counts_that_do_not_add_up_are_said():
     wrong = corpus(0)
     wrong.dropped["where"] -= 1
@@ -60,8 +75,8 @@ def test_counts_that_do_not_add_up_are_said():
 
 
 def test_a_table_of_many_corpora_ends_with_their_sum():
-    rows = overview_table(few(CORPORA, 60), []).rows
-    assert len(rows) == 62 and rows[-1][0] == "all"
+    rows = overview_table(few(CORPORA, 60), CONFIG).rows
+    assert len(rows) == 62 and rows[-1][0] == "all corpora"
     assert rows[-1][1] == f"{sum(entry.documents_read for entry in CORPORA):,}"
     assert rows[-1][2:7] == ["12,000", "15,000", "0", "3,000", f"{sum(900 + number for number in range(300)):,}"]
 
