@@ -81,7 +81,8 @@ def flow_table(entry: CorpusEntry, steps: Sequence[str]) -> Grid:
     read = left = entry.documents_read
     rows: list[list[str | Bar]] = [["read", f"{read:,}", percent(read, read), Bar(0, 1)]]
     for loss in losses(entry, steps):
-        what = ": ".join(filter(None, (loss.step or loss.stage, loss.reason)))
+        by = f"{loss.step or loss.stage}: "
+        what = by + loss.reason.removeprefix(by)  # some steps name themselves
         left -= loss.documents
         bar = Bar(ratio(left, read), ratio(left + loss.documents, read), lost=True)
         rows.append([f"−\N{NO-BREAK SPACE}{what}", f"{loss.documents:,}", percent(loss.documents, read), bar])

@@ -67,6 +67,13 @@ def test_steps_behind_deduplication_stand_behind_it():
         assert found[-1].reason == last and len(found) == 15
 
 
+def test_a_step_that_names_itself_in_its_reasons_is_named_once():
+    entry = corpus(0)
+    entry.dropped_by["own"] = Counter({"own: too odd": 3})
+    entry.dropped["own: too odd"] = 3
+    assert "−\N{NO-BREAK SPACE}own: too odd" in [row[0] for row in flow_table(entry, ["own"]).rows]
+
+
 def test_counts_that_do_not_add_up_are_said():
     wrong = corpus(0)
     wrong.dropped["where"] -= 1
