@@ -9,6 +9,7 @@ from data_prep.rewriting import Rewriting
 from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
+from data_prep.text.values import as_json
 
 
 class Refine(Rewriting):
@@ -33,6 +34,7 @@ class _LateSteps:
     def __call__(self, batch: list[tuple[int, Document]]) -> None:
         for _, document in batch:
             document.dropped = self._sequence(document)
+            document.text = as_json(document.text)
 
     def facts(self) -> dict[str, Any]:
         return {"changed": dict(self._sequence.changed), "dropped_by": self._sequence.dropped}

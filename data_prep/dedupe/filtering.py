@@ -11,11 +11,12 @@ from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
 from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
+from data_prep.text.rejects import EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED
 
 BYTES_PER_DOCUMENT = 96
 """What a document takes at most: its fate and marks (4), and its records of exact and near copies, read and sorted (92)."""
 KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT, REFINED = range(6)
-REASONS = {EXACT_COPY: "exact copy", NEAR_COPY: "near copy", REPEATED_TEXT: "repeated text"}
+REASONS = {EXACT_COPY: EXACT_DUPLICATE, NEAR_COPY: NEAR_DUPLICATE, REPEATED_TEXT: REPEATED}
 """Why a document is dropped, by what becomes of it; of a REFINED one its step says why."""
 
 

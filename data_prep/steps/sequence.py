@@ -7,7 +7,7 @@ from data_prep.settings import CorpusConfig
 from data_prep.steps.base import Step
 from data_prep.steps.length import Length
 from data_prep.text.document import Document
-from data_prep.text.rejects import TOO_LONG, TOO_SHORT
+from data_prep.text.rejects import RESERVED, TOO_LONG, TOO_SHORT
 
 _MOST_REASONS = 1000
 """A step that returns more has something of the document in its reasons."""
@@ -38,7 +38,6 @@ class Sequence:
             if reason is not None:
                 self._count(name, reason)
                 return reason
-        document.text = _without_surrogates(document.text)
         return None if document.text else TOO_SHORT
 
     def is_short(self, document: Document) -> bool:
@@ -47,6 +46,10 @@ class Sequence:
         return not document.text or any(step(document) == TOO_SHORT for step in lengths)
 
     def _count(self, name: str, reason: str) -> None:
+        if reason in RESERVED:
+            raise UserError(
+                f"steps: {name}: gives the reason {reason!r}, which other losses are counted by; let it return another"
+            )
         self._reasons.add(reason)
         self.dropped.setdefault(name, Counter())[reason] += 1
         if len(self._reasons) > _MOST_REASONS:
@@ -54,12 +57,3 @@ class Sequence:
                 f"steps: {name}: gives more than {_MOST_REASONS} different reasons, {reason[:80]!r} among them; let it return "
                 "a few words that are the same for many documents"
             )
-
-
-def _without_surrogates(text: str) -> str:
-    """A lone surrogate is no character; it becomes a question mark."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

@@ -15,6 +15,7 @@ from data_prep.text.parts import FOLDER, Part
 from data_prep.text.readers import read_piece
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
 from data_prep.text.slice_writer import SliceWriter, utf8_bytes
+from data_prep.text.values import as_json
 
 if TYPE_CHECKING:
     from data_prep.decontamination.passages import Passages
@@ -55,6 +56,8 @@ class Clean:
                 document.dropped = document.dropped or sequence(document)
                 if document.dropped is None and removal is not None and (removal(document) or sequence.is_short(document)):
                     document.dropped = CONTAMINATED
+                # Whatever became of it: a lone surrogate is no character, and no file takes it.
+                document.text = as_json(document.text)
                 if document.dropped is None:
                     written.add(document)
                     continue

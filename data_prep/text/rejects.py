@@ -15,6 +15,11 @@ WHERE = "where"
 """A record that does not fulfil the corpus's condition."""
 BAD_RECORD = "bad record"
 BAD_FILE = "bad file"
+EXACT_DUPLICATE = "exact copy"
+NEAR_DUPLICATE = "near copy"
+REPEATED = "repeated text"
+RESERVED = {CONTAMINATED, WHERE, BAD_RECORD, BAD_FILE, EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED}
+"""Reasons that no step gives."""
 
 EXAMPLES = 5
 """Places that are kept for each reason."""

@@ -171,3 +171,14 @@ def test_what_json_itself_has_no_words_for_in_a_column_is_null_or_a_question_mar
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="big > 7", columns=["id", "score"], min_length=1)
     for record in records_of(prepare(asked, lambda _: None).directory):
         assert (record["id"], record["metadata"]) == ("lone ?", {"score": None, "big": 10**30})
+
+
+def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_and_without_normalize(tmp_path):
+    lines = [json.dumps({"text": f"lone \ud800 {text}", "id": number}) for number, text in enumerate(made_up_texts(30))]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    steps = [{"length": {"max": 650}}]
+    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", min_length=1, heldout_fraction=0.4)
+    corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
+    found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]}), lambda _: None).directory)
+    assert {record["dropped"] for record in found} == {None, "where", "too long"}
+    assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)

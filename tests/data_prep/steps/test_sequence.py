@@ -87,10 +87,6 @@ def test_a_document_that_nothing_is_left_of_is_too_short_and_a_huge_one_is_not_l
     assert taken("x" * 11, {"length": {"max": 10}})[1] == TOO_LONG
 
 
-def test_a_lone_surrogate_is_a_question_mark_whatever_the_steps():
-    assert taken("lone \ud800 surrogate", {"length": {}}) == ("lone ? surrogate", None)
-
-
 def test_documents_that_a_step_changes_are_counted():
     sequence = sequence_of(corpus(steps=["normalize", {"remove_lines": {"patterns": ["^x"]}}]))
     for text in ("x\na", "a\nb", " a"):

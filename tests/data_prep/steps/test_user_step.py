@@ -72,3 +72,9 @@ def test_a_class_that_gives_every_document_a_reason_of_its_own_is_refused():
     with pytest.raises(UserError, match="gives more than 1000 different reasons"):
         for number in range(1100):
             sequence(Document(f"x{number}", "-"))
+
+
+@pytest.mark.parametrize("reason", ["bad file", "exact copy", "where"])
+def test_a_reason_that_other_losses_are_counted_by_is_refused(reason):
+    with pytest.raises(UserError, match=f"gives the reason '{reason}', which other losses are counted by"):
+        sequence_of(corpus({f"{MADE}:Faulty": {"how": "reasons"}}))(Document(reason, "-"))
