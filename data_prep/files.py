@@ -199,3 +199,8 @@ def file_digest(path: Path, advance: Advance = lambda _: None) -> str:
 def text_digest(text: str) -> str:
     """BLAKE2b-128 of a text's UTF-8 bytes, in hex."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def json_digest(content: dict[str, Any], key: str = "digest") -> str:
+    """Return the digest of what a JSON object says, that which stands under `key` left out."""
+    return text_digest(json.dumps({name: value for name, value in content.items() if name != key}, sort_keys=True))

@@ -1,22 +1,39 @@
 """A frozen plan, and whether it still fits what there is."""
 
 from pathlib import Path
+from typing import Any
 
 from data_prep.config import read_json, validate
 from data_prep.errors import UserError
+from data_prep.files import json_digest, write_json
 from data_prep.manifest import FORMAT
 from data_prep.plan import Input, Plan, libraries_of
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, Source, content_digest, source_of
 
+_WRITTEN = "written"
+"""The key of the digest of all that a plan's file says besides; an earlier version's has none."""
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan, atomically."""
+    content = plan.model_dump(mode="json")
+    write_json(path, content | {_WRITTEN: json_digest(content, _WRITTEN)})
+
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan in a file; raises UserError where it is none of this version's."""
-    content = read_json(path, "the folder is no preparation")
+    """Return the plan in a file; raises UserError as `plan_of` does."""
+    return plan_of(read_json(path, "the folder is no preparation"), str(path))
+
+
+def plan_of(content: dict[str, Any], source: str) -> Plan:
+    """Return the plan that the content of a file is; raises UserError where it is none of this version's, or was changed."""
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: format {content.get('format')}, this version writes {FORMAT}; name another output_dir")
-    return validate(Plan, content, str(path))
+        raise UserError(f"{source}: format {content.get('format')}, this version writes {FORMAT}; name another output_dir")
+    if content.get(_WRITTEN) not in (None, json_digest(content, _WRITTEN)):
+        raise UserError(f"{source}: was changed after it was written; put it back, or remove the folder to begin anew")
+    return validate(Plan, {key: value for key, value in content.items() if key != _WRITTEN}, source)
 
 
 def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:

@@ -1,8 +1,8 @@
 """A job: stages over a frozen plan, their items shared among processes, each item whole or absent.
 
 What an item leaves is named after the item, never after a process: any number of processes leaves the same bytes.
-Outputs are written aside, synced and renamed; the item's record, which holds their hashes, comes last. An item is done
-where its record is there and the hashes match, so that a killed job goes on with the items it had not finished.
+Outputs are written aside, synced and renamed; the item's record, which holds their hashes and its own, comes last. An item
+is done where its record is there and the hashes match, so that a killed job goes on with the items it had not finished.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from data_prep.files import file_digest, fsync_directory, write_json
+from data_prep.files import file_digest, fsync_directory, json_digest, write_json
 from data_prep.progress import Advance, Meter
 from data_prep.workers import Workers, share
 
@@ -144,13 +144,18 @@ class Job:
             digests = outputs.commit()
         record = self._record(stage, item)
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"plan": self._plan_digest, "outputs": digests, "counts": counts})
+        # As it is read again: JSON has no keys but strings.
+        content = json.loads(json.dumps({"plan": self._plan_digest, "outputs": digests, "counts": counts}))
+        write_json(record, content | {"digest": json_digest(content)})
 
     def _is_done(self, stage: Stage, item: Item) -> bool:
         try:
             record = json.loads(self._record(stage, item).read_bytes())
-            return record["plan"] == self._plan_digest and all(
-                file_digest(self.root / name) == digest for name, digest in record["outputs"].items()
+            # A record of an earlier version, which has no digest of its own, is done again.
+            return (
+                record["digest"] == json_digest(record)
+                and record["plan"] == self._plan_digest
+                and all(file_digest(self.root / name) == digest for name, digest in record["outputs"].items())
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -14,7 +13,7 @@ from pydantic import BaseModel, Field
 from data_prep.config import read_json
 from data_prep.encoding.outcome import Encoding
 from data_prep.errors import UserError
-from data_prep.files import read_bytes, text_digest
+from data_prep.files import json_digest, read_bytes
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
 from data_prep.tokenizer import Tokenizer, load_tokenizer
@@ -110,12 +109,7 @@ class Manifest(BaseModel):
     files: dict[str, str]
     """BLAKE2b-128 of every file, by its path (below the folder, or absolute)."""
     digest: str | None = None
-    """Of all that the manifest says besides (`content_digest`); None where an earlier version wrote it."""
-
-
-def content_digest(content: dict[str, Any]) -> str:
-    """Return the digest of what a manifest says, its `digest` left out."""
-    return text_digest(json.dumps({key: value for key, value in content.items() if key != "digest"}, sort_keys=True))
+    """Of all that the manifest says besides (`json_digest`); None where an earlier version wrote it."""
 
 
 class PreparedData:
@@ -135,7 +129,7 @@ class PreparedData:
             raise UserError(f"{path}: cannot be read ({error.strerror}); put it back, or prepare the text again") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from None
-        if self.manifest.digest not in (None, content_digest(content)):
+        if self.manifest.digest not in (None, json_digest(content)):
             raise UserError(
                 f"{path}: was changed after it was written; put it back, or remove the folder and prepare the text again "
                 "(other weights are given as data.weights of a recipe)"

@@ -15,8 +15,8 @@ from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.encoding.outcome import encoding_of
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
-from data_prep.files import locked, text_digest, write_json
-from data_prep.frozen import check_inputs, check_settings, read_plan
+from data_prep.files import locked, text_digest
+from data_prep.frozen import check_inputs, check_settings, read_plan, write_plan
 from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
@@ -57,7 +57,7 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
     with _at_work(root, wait=True):
         # Another process may have made it while this one waited.
         if not _is_whole(root):
-            write_json(root / PLAN, plan.model_dump(mode="json"))
+            write_plan(root / PLAN, plan)
             try:
                 _carry_out(plan, root, Alone(), say)
             except UnreachableError:
@@ -141,7 +141,7 @@ def _begun(config: DataPrepConfig, root: Path) -> Plan | None:
     if not (root / PLAN).exists() or (root / WORK / _REFUSED).exists():
         plan = draft_plan(config)
         draft.parent.mkdir(exist_ok=True)
-        write_json(draft, plan.model_dump(mode="json"))
+        write_plan(draft, plan)
         return plan
     plan = read_plan(root / PLAN)
     check_settings(plan, config, root)
@@ -159,7 +159,7 @@ def _begin(plan: Plan, root: Path) -> None:
         # mark of the refusal stands, so that a kill in between begins anew once more.
         for made in (SHARDS, TOKENIZER, TEXT):
             shutil.rmtree(root / made, ignore_errors=True)
-    write_json(root / PLAN, plan.model_dump(mode="json"))
+    write_plan(root / PLAN, plan)
     (root / WORK / _REFUSED).unlink(missing_ok=True)
 
 

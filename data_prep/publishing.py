@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.config import validate
 from data_prep.errors import UserError
-from data_prep.files import file_digest, locked, write_atomically
-from data_prep.frozen import check_settings
+from data_prep.files import file_digest, json_digest, locked, write_atomically
+from data_prep.frozen import check_settings, plan_of
 from data_prep.job import Item, Job, Outputs
-from data_prep.manifest import MANIFEST, PLAN, PreparedData, content_digest
+from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.plan import Plan
 from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import DataPrepConfig
@@ -33,14 +32,21 @@ def is_published(config: DataPrepConfig) -> bool:
     if target.is_web:
         raise UserError(f"output_dir: {target}: a web server takes no files; name a bucket, or a folder here")
     if target.below_it(MANIFEST).exists():
-        plan = validate(Plan, json.loads(target.below_it(PLAN).content()), str(target.below_it(PLAN)))
-        check_settings(plan, config, target)
+        check_settings(_plan(target.below_it(PLAN)), config, target)
         return True
     target.below_it(_TRIED).write(b"")
     # Who may write need not be allowed to remove.
     with suppress(UserError):
         target.below_it(_TRIED).remove()
     return False
+
+
+def _plan(source: Remote) -> Plan:
+    try:
+        content = dict(json.loads(source.content()))
+    except (ValueError, TypeError):
+        raise UserError(f"{source}: not a plan as it was written; remove that folder, or name another output_dir") from None
+    return plan_of(content, str(source))
 
 
 def publish(root: Path, target: Remote, workers: Workers, say: Any) -> None:
@@ -110,7 +116,7 @@ def _files(text: bytes, origin: str) -> dict[str, str]:
     try:
         content = json.loads(text)
         files = dict(content["files"])
-        whole = content["digest"] == content_digest(content)
+        whole = content["digest"] == json_digest(content)
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:

@@ -14,7 +14,7 @@ from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.encoding.outcome import Encoding
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
-from data_prep.files import file_digest, text_digest, write_json
+from data_prep.files import file_digest, json_digest, text_digest, write_json
 from data_prep.job import WORK, Facts, Outputs
 from data_prep.manifest import (
     HELDOUT,
@@ -28,7 +28,6 @@ from data_prep.manifest import (
     Manifest,
     ShardEntry,
     SplitEntry,
-    content_digest,
 )
 from data_prep.plan import Plan, settled
 from data_prep.shards import bin_path, idx_path
@@ -108,7 +107,7 @@ def write_summary(
         files=files,
     )
     content = manifest.model_dump(mode="json")
-    write_json(root / MANIFEST, content | {"digest": content_digest(content)})
+    write_json(root / MANIFEST, content | {"digest": json_digest(content)})
 
 
 def _contaminated(cleaned: list[Facts]) -> list[dict[str, Any]]:

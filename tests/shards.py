@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
-from data_prep.files import file_digest, write_json
+from data_prep.files import file_digest, json_digest, write_json
 from data_prep.manifest import (
     FORMAT,
     HELDOUT,
@@ -18,7 +18,6 @@ from data_prep.manifest import (
     TRAIN,
     UNIGRAMS,
     PreparedData,
-    content_digest,
 )
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
 
@@ -93,4 +92,4 @@ def write_manifest(directory: Path, content: dict[str, Any]) -> None:
     """Write a manifest with the digests of all files that are there, and its own."""
     files = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     content = content | {"files": {path.relative_to(directory).as_posix(): file_digest(path) for path in files}}
-    write_json(directory / MANIFEST, content | {"digest": content_digest(content)})
+    write_json(directory / MANIFEST, content | {"digest": json_digest(content)})

@@ -30,9 +30,8 @@ def config(tmp_path) -> DataPrepConfig:
 def edit(path, change) -> None:
     content = json.loads(path.read_text())
     change(content)
-    # The versions before had none, and this one refuses a manifest that was changed.
-    if path.name == MANIFEST:
-        content.pop("digest")
+    # The versions before had none, and this one refuses a manifest or plan that was changed.
+    content.pop({MANIFEST: "digest", PLAN: "written"}.get(path.name), None)
     path.write_text(json.dumps(content))
 
 

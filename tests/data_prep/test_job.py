@@ -55,6 +55,17 @@ def test_a_changed_or_missing_output_is_made_anew(tmp_path):
     assert sorted(stage.ran) == ["a", "b", "c"] and files(tmp_path) == whole
 
 
+@pytest.mark.parametrize("change", [lambda text: text.replace('"documents_in": 2', '"documents_in": 3'), lambda text: "[]"])
+def test_an_item_whose_record_was_changed_is_done_again(tmp_path, change):
+    run(tmp_path, Letters())
+    whole = files(tmp_path)
+    record = tmp_path / WORK / "letters" / "b.json"
+    record.write_text(change(record.read_text()))
+    stage = Letters()
+    run(tmp_path, stage)
+    assert stage.ran == ["b"] and files(tmp_path) == whole
+
+
 def test_another_plan_does_it_all_again(tmp_path):
     run(tmp_path, Letters())
     stage = Letters()

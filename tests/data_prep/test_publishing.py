@@ -5,7 +5,8 @@ import pytest
 
 from data_prep import stores
 from data_prep.errors import UserError
-from data_prep.manifest import MANIFEST, PreparedData, content_digest
+from data_prep.files import json_digest
+from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import prepare_together
 from data_prep.publishing import fetch
 from data_prep.settings import DataPrepConfig
@@ -124,7 +125,7 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(text, bucket, tmp_pa
     manifest = json.loads(bucket.cat_file(f"{URL}/{MANIFEST}"))
     for name in ("../outside", str(tmp_path / "outside")):
         manifest["files"][name] = "0" * 32
-        manifest["digest"] = content_digest(manifest)
+        manifest["digest"] = json_digest(manifest)
         bucket.pipe(f"{URL}/{MANIFEST}", json.dumps(manifest).encode())
         with pytest.raises(UserError, match="which is not in its folder"):
             fetch(URL, tmp_path / "back")

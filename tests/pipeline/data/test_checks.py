@@ -11,8 +11,8 @@ import pytest
 from data_prep import blocks
 from data_prep.blocks import BLOCK
 from data_prep.errors import UserError
-from data_prep.files import file_digest
-from data_prep.manifest import MANIFEST, TRAIN, PreparedData, content_digest
+from data_prep.files import file_digest, json_digest
+from data_prep.manifest import MANIFEST, TRAIN, PreparedData
 from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.verify import damaged
 from pipeline.data.checks import CheckedFile, DataChecks
@@ -165,7 +165,7 @@ def edit(folder, change, *, sign=False):
     path = folder / MANIFEST
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content | ({"digest": content_digest(content)} if sign else {})))
+    path.write_text(json.dumps(content | ({"digest": json_digest(content)} if sign else {})))
 
 
 OF_THE_MANIFEST = {
