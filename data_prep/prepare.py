@@ -195,7 +195,7 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
         deduplicated = deduplicated.and_rewritten(refine, job.run(refine))
     parts, fates = deduplicated.parts, deduplicated.fates
     if workers.rank == 0:
-        check_splits(plan, cleaned, parts, fates)
+        check_splits(plan, cleaned, deduplicated)
     workers.barrier()
     (tokenizer,) = job.run(ProvideTokenizer(plan, parts, fates))
     provided = Provided.model_validate(tokenizer.counts)

@@ -9,8 +9,7 @@ import numpy as np
 
 from data_prep.arrays import write_array
 from data_prep.dedupe.dedupe_spans import Deduplicated
-from data_prep.dedupe.deduplicate import Fates
-from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
+from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
 from data_prep.encoding.outcome import Encoding
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
@@ -31,7 +30,6 @@ from data_prep.manifest import (
 )
 from data_prep.plan import Plan, settled
 from data_prep.shards import bin_path, idx_path
-from data_prep.text.parts import Parts
 from data_prep.text.rejects import EXAMPLES
 from data_prep.tokenizing import HISTOGRAM
 
@@ -40,15 +38,18 @@ REPORT = "dropped.jsonl"
 documents hold, passages of evaluation sets."""
 
 
-def check_splits(plan: Plan, cleaned: list[Facts], parts: Parts, fates: Fates) -> None:
+def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -> None:
     """Raise UserError where nothing is left to train on, or nothing is held out."""
+    parts, fates = deduplicated.parts, deduplicated.fates
     for split, fate, shards, key in (
         (TRAIN, KEPT_TRAIN, "shards", "files"),
         (HELDOUT, KEPT_HELDOUT, "heldout_shards", "heldout_fraction"),
     ):
         given = any(getattr(corpus, shards) for corpus in plan.config.corpora)
         if not given and not any((fates.of(part) == fate).any() for part in parts):
-            dropped = sum((Counter(facts.counts["dropped"]) for facts in cleaned), Counter())
+            dropped = sum((Counter(facts.counts["dropped"]) for facts in [*cleaned, *deduplicated.rewritten]), Counter())
+            for part in parts:
+                dropped.update(REASONS[fate] for fate in fates.of(part).tolist() if fate in (EXACT_COPY, NEAR_COPY))
             told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
             raise UserError(
                 f"corpora: no document is left for the {split} split, of {parts.documents} that passed cleaning (dropped: "

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
+from data_prep.text.values import NotJsonError, as_json
 
 
 class UserStep(Step):
@@ -59,19 +60,31 @@ class UserStep(Step):
 
     def __call__(self, document: Document) -> str | None:
         """Do what the class does; raises UserError where that is no step's."""
+        where = document.where
         try:
             reason = self._made(document)
         except UserError:
             raise
-        except Exception as error:  # the class's own code runs
-            raise UserError(f"steps: {self.path}: fails at {document.where} ({_told(error)}); mend the class") from error
-        if not isinstance(document.text, str) or not isinstance(reason, str | None):
-            what = f"returns {reason!r}" if isinstance(document.text, str) else f"leaves {document.text!r} as the text"
-            raise UserError(
-                f"steps: {self.path}: {what[:200]} at {document.where}; a step returns a reason or None, and leaves a string"
-            )
+        except (Exception, SystemExit) as error:  # the class's own code runs
+            raise UserError(f"steps: {self.path}: fails at {where} ({_told(error)}); mend the class") from error
+        if not isinstance(document.text, str):
+            raise self._refused(where, f"leaves {document.text!r} as the text", "it is a string")
+        if not isinstance(document.columns, dict):
+            raise self._refused(where, f"leaves {document.columns!r} as the columns", "they are a dict")
+        if document.where != where:
+            raise self._refused(where, f"leaves {document.where!r} as the place", "reports name the document by it")
+        if reason is not None and not (isinstance(reason, str) and reason.strip() and reason.isprintable()):
+            raise self._refused(where, f"returns {reason!r}", "it is None, or why the document is dropped in a few words")
+        try:
+            # At once: what is read again after deduplication is what JSON has.
+            document.columns = as_json(document.columns)
+        except NotJsonError as error:
+            raise self._refused(where, f"leaves {error} in the columns", "they are written as JSON") from None
         return reason
 
+    def _refused(self, where: str, what: str, instead: str) -> UserError:
+        return UserError(f"steps: {self.path}: {what[:200]} at {where}; {instead}")
 
-def _told(error: Exception) -> str:
+
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -13,7 +13,7 @@ from data_prep.text.document import Document
 from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
-from data_prep.text.values import NoTextError, as_json, as_text, field_of
+from data_prep.text.values import NoTextError, NotJsonError, as_json, as_text, field_of
 
 _JSON_BYTES = 12
 """A character's bytes at most where JSON spells it as two escapes."""
@@ -85,10 +85,12 @@ def _longest(corpus: CorpusConfig) -> int:
 def _document(record: Any, piece: Piece, where: str, text_field: str, names: list[str], bad: BadRecords) -> Iterator[Document]:
     """The record's text and named columns, where it has a text; else it is counted as bad."""
     value = field_of(record, text_field)
-    columns = {name: as_json(field_of(record, name)) for name in names}
-    del record
     try:
+        columns = {name: as_json(field_of(record, name)) for name in names}
+        del record
         yield Document(as_text(value), f"{piece.path}: {where}", columns)
+    except NotJsonError as error:
+        bad.add(where, f"{error} in `columns` or `where`")
     except NoTextError as error:
         what = str(error).removeprefix("no text")
         bad.add(where, f"no text under {text_field!r}{what}")

@@ -1,14 +1,20 @@
 """Values of records: which one holds a document, and what text it is."""
 
+import json
 import math
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 
 class NoTextError(ValueError):
     """A value that is no text: what it is."""
+
+
+class NotJsonError(ValueError):
+    """A value that JSON does not have: what it is."""
 
 
 def field_of(record: Any, name: str) -> Any:
@@ -50,9 +56,23 @@ def as_text(value: Any) -> str:
             raise NoTextError(f"no text but {_named(value)}")
 
 
-def as_json(value: Any) -> Any:
-    """Return a value as JSON has it: no number is NaN, no string has a lone surrogate, dates are ISO 8601's strings."""
+_DEEPEST = 100
+"""Levels of lists and objects in a column: json.dumps ends at Python's limit of calls."""
+_LARGEST = 1 << 64
+"""Whole numbers from here on are what no other reader of JSON takes, and json.dumps refuses those of 4,300 digits."""
+
+
+def as_json(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON has it: no number is NaN, no string has a lone surrogate, dates are ISO 8601's strings.
+
+    It depends on the value alone: a set is sorted, and raises NotJsonError for what JSON has nothing for, since the address
+    in `<object at 0x7f0a>` differs from run to run, and for what lies too deep.
+    """
+    if depth > _DEEPEST:
+        raise NotJsonError(f"lists or objects more than {_DEEPEST} deep")
     match value:
+        case int() if abs(value) >= _LARGEST:
+            raise NotJsonError("a whole number of more than 64 bits")
         case None | bool() | int():
             return value
         case float() | Decimal():
@@ -64,13 +84,17 @@ def as_json(value: Any) -> Any:
         case date() | time():
             return value.isoformat()
         case Mapping():
-            return {as_json(str(key)): as_json(item) for key, item in value.items()}
-        case list() | tuple() | set():
-            return [as_json(item) for item in value]
+            return {as_json(str(key)): as_json(item, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [as_json(item, depth + 1) for item in value]
+        case set() | frozenset():
+            return sorted((as_json(item, depth + 1) for item in value), key=json.dumps)
+        case timedelta() | UUID():
+            return str(value)
         case _ if hasattr(value, "tolist"):  # numpy's
-            return as_json(value.tolist())
+            return as_json(value.tolist(), depth + 1)
         case _:
-            return as_json(str(value))
+            raise NotJsonError(f"a value of the type {type(value).__name__}")
 
 
 def _named(value: Any) -> str:

@@ -6,8 +6,10 @@ import pytest
 import zstandard
 
 from data_prep.config import validate
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.settings import DataPrepConfig
+from data_prep.steps.length import Length
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(60)
@@ -68,3 +70,11 @@ def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
     assert sum(corpus.splits[split].documents for split in corpus.splits) == 40
     told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
     assert [line["columns"]["id"] for line in told if line.get("reason") == "begins with a digit"] == [0, 3, 6, 9, 12]
+
+
+def test_where_nothing_is_left_what_was_dropped_behind_deduplication_is_said(config):
+    (corpus,) = config.corpora
+    steps = [*corpus.steps[:2], Length(min=10**6)]
+    config = config.model_copy(update={"corpora": [corpus.model_copy(update={"steps": steps})]})
+    with pytest.raises(UserError, match=r"passed cleaning \(dropped: too short: 60, exact copy: 6\)"):
+        prepare(config, lambda _: None)

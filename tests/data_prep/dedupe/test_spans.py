@@ -222,6 +222,12 @@ def test_copies_count_for_nothing_and_stay_as_they_are_and_a_line_that_one_docum
     assert found.parts.document(1).text == song.upper()
 
 
+def test_of_a_part_that_holds_nothing_but_copies_nothing_is_removed(tmp_path: Path) -> None:
+    texts = ["first\na line that stands in two", "another\na line that stands in two"]
+    prepared = Prepared(tmp_path, [Corpus("a", "exact", texts * 2, dedupe_spans={"unit": "line"})], per_part=2)
+    assert _left(prepared, prepared.dedupe_spans()) == [texts[0], "another", None, None]
+
+
 def test_corpora_are_searched_together_each_by_its_own_options_and_others_neither_give_nor_take(tmp_path: Path) -> None:
     line = "a line that many corpora hold"
     texts = [f"{name} begins\n{line}\n{name} ends" for name in "pqrstu"]

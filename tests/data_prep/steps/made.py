@@ -29,9 +29,21 @@ class Faulty:
     def __call__(self, document: Document) -> object:
         if self.how == "raise":
             raise ZeroDivisionError("by nothing")
+        if self.how == "exit":
+            raise SystemExit(0)
         if self.how == "text":
             document.text = None
-        return {"return": 7, "reasons": document.text}.get(self.how)
+        if self.how == "columns":
+            document.columns = None
+        if self.how == "where":
+            document.where = 3
+        if self.how == "object":
+            document.columns["made"] = [object()]
+        if self.how == "deep":
+            document.columns["made"] = document.columns
+        if self.how == "large":
+            document.columns["made"] = 10**5000
+        return {"return": 7, "reasons": document.text, "blank": " "}.get(self.how)
 
 
 NO_CLASS = 3

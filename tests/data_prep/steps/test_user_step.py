@@ -59,6 +59,13 @@ def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before
         ("raise", "fails at a.jsonl: line 3 (ZeroDivisionError: by nothing)"),
         ("text", "leaves None as the text at a.jsonl: line 3"),
         ("return", "returns 7 at a.jsonl: line 3"),
+        ("exit", "fails at a.jsonl: line 3 (SystemExit: 0)"),
+        ("columns", "leaves None as the columns at a.jsonl: line 3"),
+        ("where", "leaves 3 as the place at a.jsonl: line 3"),
+        ("object", "leaves a value of the type object in the columns at a.jsonl: line 3"),
+        ("deep", "leaves lists or objects more than 100 deep in the columns at a.jsonl: line 3"),
+        ("large", "leaves a whole number of more than 64 bits in the columns at a.jsonl: line 3"),
+        ("blank", "returns ' ' at a.jsonl: line 3"),
     ],
 )
 def test_a_class_that_does_what_no_step_may_is_named_with_the_document(how, told):
