@@ -45,6 +45,11 @@ class HuggingFaceTokenizer:
                 f"{directory}: the tokenizer's largest id is {self.vocab_size - 1}, and no model has more than {_MOST_IDS} "
                 "rows; copy the tokenizer again"
             )
+        if getattr(backend.model, "dropout", None):
+            raise UserError(
+                f"{directory}: the tokenizer has BPE dropout ({backend.model.dropout:g}), by which a text's ids are others "
+                f"every time; set model.dropout to null in {JSON}"
+            )
         eos, sep = self._id("eos"), self._id("sep")
         eos = sep if eos is None else eos
         eos = backend.token_to_id(END) if eos is None else eos

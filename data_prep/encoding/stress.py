@@ -11,6 +11,12 @@ _MIXED = 12_000
 _OF_BYTES = 1500
 _OF_UNICODE = 1500
 _OF_IDS = 3000
+_HIGHEST = 0x20000
+"""The first two planes of Unicode hold all scripts."""
+_CHARACTERS = 64
+"""In a text of `_all_characters`."""
+_MANY = ((0x3400, 0xA000), (0xAC00, 0xD7A4))
+"""Han and Hangul: one character in 16 stands for them."""
 _LONG = (30, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000, 4000)
 
 _BLANKS = [
@@ -50,18 +56,31 @@ def stress_texts(added: list[str], vocabulary: int, decode: Callable[[list[int]]
     """Return the texts for one tokenizer: its added tokens spelled, and what `decode` makes of ids below `vocabulary`.
 
     Besides: blanks of all kinds, contractions, scripts, digits, marks, signs and the vocabularies' own spellings, alone, beside
-    a letter, repeated and mixed; bytes and characters at random.
+    a letter, repeated and mixed; every character, after a blank and among combining marks; bytes and characters at random.
     """
     source = random.Random(_SEED)
     texts = [*PROBES, *spelled(added)]
     texts += [variant for kind in _KINDS for piece in kind for variant in (piece, f"x{piece}", f"{piece}x", f" {piece} ")]
     texts += [before + piece * count for piece in _REPEATED for count in _LONG for before in ("", "x ")]
+    texts += _all_characters()
     kinds = [*_KINDS, added or _SPELLINGS]
     texts += ["".join(_pieces(source, kinds)) for _ in range(_MIXED)]
     texts += [source.randbytes(source.randrange(1, 60)).decode(errors="replace") for _ in range(_OF_BYTES)]
     texts += ["".join(_character(source) for _ in range(source.randrange(1, 30))) for _ in range(_OF_UNICODE)]
     texts += [decode([source.randrange(vocabulary) for _ in range(source.randrange(1, 12))]) for _ in range(_OF_IDS)]
     return texts
+
+
+def _all_characters() -> Iterator[str]:
+    """Every character, assigned or not: libraries know different versions of Unicode, by which marks change places or not."""
+    codes = [code for code in range(_HIGHEST) if not 0xD800 <= code < 0xE000 and _stands_for_itself(code)]
+    for begin in range(0, len(codes), _CHARACTERS):
+        characters = map(chr, codes[begin : begin + _CHARACTERS])
+        yield " ".join(f"{character}a\u0301{character}\u0323" for character in characters)
+
+
+def _stands_for_itself(code: int) -> bool:
+    return code % 16 == 0 or not any(first <= code < end for first, end in _MANY)
 
 
 def _pieces(source: random.Random, kinds: Sequence[Sequence[str]]) -> Iterator[str]:

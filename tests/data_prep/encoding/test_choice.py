@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.encoding import libraries, stress
-from data_prep.encoding.choice import choose, reopen
+from data_prep.encoding.choice import Fast, UnfitError, choose, compare, reopen
 from data_prep.encoding.ragged import Ragged, first_difference, ragged
 from data_prep.encoding.reference import HuggingFace
 from data_prep.encoding.stress import stress_texts
@@ -18,6 +18,7 @@ def short(monkeypatch):
     for name in ("_MIXED", "_OF_BYTES", "_OF_UNICODE", "_OF_IDS"):
         monkeypatch.setattr(stress, name, getattr(stress, name) // 40)
     monkeypatch.setattr(stress, "_LONG", (33, 300))
+    monkeypatch.setattr(stress, "_HIGHEST", 0x900)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,14 @@ def test_a_special_token_that_is_spelled_is_text_or_that_token(described, short,
         number = reference._tokenizer.token_to_id(special)
         _, fast = choose(reference)
         assert (number in fast.encode([f"a {special} b"]).ids) is not split
+
+
+def test_a_library_of_another_version_of_unicode_does_not_encode(described, short):
+    """splintr-rs does not know the combining classes of marks that came with Unicode 14, which NFC sorts by."""
+    reference = HuggingFace(described("Qwen2"), True)
+    texts = stress_texts(reference.added, reference.vocabulary, reference.decode)
+    with pytest.raises(UnfitError, match="gives other ids"):
+        compare(texts, Fast("splintr-rs", reference).encode(texts), reference.encode(texts))
 
 
 class Wrong:
