@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -211,6 +212,11 @@ def _input(path: Source) -> Input:
     if isinstance(path, Remote):
         size, identity, _ = path.draft()
         return Input(name=str(path), size=size, digest=identity or "")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        told = os.fsencode(path).decode(errors="backslashreplace")
+        raise UserError(f"{told}: its name is not UTF-8, in which plan and manifest are written; rename it") from None
     status = path.stat()
     return Input(name=str(path), size=status.st_size, digest="", modified=status.st_mtime_ns)
 

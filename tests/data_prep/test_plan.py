@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_what_is_left_out_of_a_folder_is_said_with_its_first_example(folder):
         "ending (the first: _SUCCESS), 2 hidden (the first: .git), 1 links to folders (the first: linked), 1 not regular files "
         "(the first: gone.txt)"
     ]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_refused(folder):
+    (folder / os.fsdecode(b"\xff.jsonl")).write_text('{"text": "a"}\n')
+    config = DataPrepConfig(
+        output_dir="-",
+        corpora=[CorpusConfig(files=[str(folder / "*.jsonl")])],
+        tokenizer=TokenizerConfig(vocab_size=300),
+    )
+    with pytest.raises(UserError, match=r"\\xff.jsonl: its name is not UTF-8.*rename it"):
+        draft_plan(config)
 
 
 def test_a_folder_without_text_is_refused_by_what_it_holds(tmp_path):
