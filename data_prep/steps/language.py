@@ -18,12 +18,16 @@ class Language(Step):
     """
 
     name: ClassVar[str] = "language"
-    libraries: ClassVar[tuple[str, ...]] = (PACKAGE,)
 
     keep: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
     """Codes (ISO 639) of the languages that are kept; all where none is named."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The model's probability below which a document is dropped as uncertain (FineWeb drops those below .65)."""
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The package that the model comes with."""
+        return (PACKAGE,)
 
     def check(self) -> None:
         """Raise UserError for a language that cannot be told."""
