@@ -181,7 +181,7 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     }
     config = DataPrepConfig.model_validate(request)
     prepare_together(config, Alone(), lambda line: None)
-    stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept verify"
+    stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept text verify"
     assert list(counted) == stages.split()
     for name, (size, told) in counted.items():
         # `filter` takes no time, and there is no shard to accept yet.
