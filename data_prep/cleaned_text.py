@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from data_prep.batches import batches
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.job import Item, Outputs
@@ -24,8 +24,6 @@ from data_prep.text.parts import Part, Parts
 
 _SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _DROPPED = ".dropped"
-_BATCH = 256
-"""Records that are written at a time."""
 
 
 class WriteText:
@@ -114,8 +112,7 @@ def _write_parquet(path: Path, records: Iterable[dict[str, Any]]) -> int:
     schema = pa.schema([(name, pa.large_string()) for name in ("text", "id", "source", "split", "dropped", "metadata")])
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        records = iter(records)
-        while batch := list(islice(records, _BATCH)):
+        for batch in batches(records, lambda record: len(record["text"])):
             # Columns differ from corpus to corpus, and in type from record to record: as JSON they are one type.
             rows = [record | {"metadata": json.dumps(record["metadata"], ensure_ascii=False)} for record in batch]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -39,8 +39,8 @@ def plan_of(content: dict[str, Any], source: str) -> Plan:
 def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
     """Raise UserError where `root` was planned for other settings, or with other libraries."""
     old, new = plan.config.model_dump(mode="json"), config.model_dump(mode="json")
-    for key in old.keys() - {"output_dir", "work_dir"}:
-        if old[key] != new[key]:
+    for key in old:
+        if key not in ("output_dir", "work_dir") and old[key] != new[key]:
             raise UserError(
                 f"{root}: was begun with another `{key}`; put that back, name another output_dir, or remove this one"
             )

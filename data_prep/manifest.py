@@ -84,7 +84,8 @@ class CorpusEntry(BaseModel):
     languages: Counter[str] = Field(default_factory=Counter)
     """Cleaned documents by language, where it was looked at, before copies go."""
     domains: Counter[str] = Field(default_factory=Counter)
-    """Cleaned documents by the host of their `url`, where that is among the columns: of each slice the 100 most frequent."""
+    """Cleaned documents by the host of their `url`, where that is among the columns: at least so many, of
+    each slice the 100 most frequent are added up."""
     lengths: Counter[str]
     """Cleaned documents by the bits of their length in characters: "7" counts those of 64 to 127."""
     splits: dict[str, SplitEntry]

@@ -168,7 +168,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     }
     inputs += [_input(source_of(path)) for files in sets.values() for path in files]
     # A file that is named twice, a step's that two corpora have for instance, is hashed twice; it is small beside text.
-    inputs += [_input(settled(path)) for step in steps for path in step.files]
+    inputs += [_input(path) for step in steps for path in step.files]
     return Plan(
         format=FORMAT,
         digest="",
@@ -191,6 +191,8 @@ def libraries_of(config: DataPrepConfig) -> dict[str, str]:
     Raises UserError where one is not installed.
     """
     names = {name for corpus in config.corpora if not corpus.shards for step in corpus.all_steps for name in step.libraries}
+    if any(corpus.where for corpus in config.corpora):
+        names.add("simpleeval")
     try:
         return {name: version(name) for name in sorted(names)}
     except PackageNotFoundError as error:

@@ -26,7 +26,7 @@ from data_prep.publishing import is_published, publish
 from data_prep.refining import Refine
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, UnreachableError, content_digest, is_url, source_of
-from data_prep.summary import check_splits, write_summary
+from data_prep.summary import check_cleaned, check_splits, write_summary
 from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
 from data_prep.tokenizer_stage import ProvideTokenizer
@@ -188,6 +188,8 @@ def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
     job = Job(root, plan.digest, workers, say)
     clean = Clean(plan)
     cleaned = job.run(clean)
+    if workers.rank == 0:
+        check_cleaned(plan, cleaned)
     parts = Parts(root, clean.parts(cleaned))
     deduplicated = dedupe_spans(job, plan, parts, deduplicate(job, plan, parts))
     refine = Refine(plan, deduplicated.parts, deduplicated.fates)

@@ -123,8 +123,10 @@ class CorpusConfig(StrictModel):
     def _read_in_one_way(self) -> "CorpusConfig":
         if self.where is not None:
             Condition(self.where)
+        steps = self.all_steps  # refused where the keys that stand for them make none
+        if "language" in self.columns and any(isinstance(step, Language) for step in steps):
+            raise ValueError("columns: the step `language` writes the column `language`; leave one of them out")
         if self.steps is None:
-            _ = self.all_steps  # refuses what they cannot be made of
             return self
         if sum(isinstance(step, Deduplicate) for step in self.steps) > 1:
             raise ValueError("steps: `deduplicate` is named twice; corpora are deduplicated once, together")

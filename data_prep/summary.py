@@ -30,12 +30,31 @@ from data_prep.manifest import (
 )
 from data_prep.plan import Plan, settled
 from data_prep.shards import bin_path, idx_path
+from data_prep.steps.sequence import MOST_REASONS
 from data_prep.text.rejects import EXAMPLES
 from data_prep.tokenizing import HISTOGRAM
 
 REPORT = "dropped.jsonl"
 """Examples of what was dropped: copies, each beside the one that stays, documents of each reason, lines or paragraphs that many
 documents hold, passages of evaluation sets."""
+
+
+def check_cleaned(plan: Plan, cleaned: list[Facts]) -> None:
+    """Raise UserError where no record of a corpus has a column that is asked for, or where its steps give too many reasons."""
+    for corpus in plan.config.corpora:
+        facts = [facts.counts for read, facts in zip(plan.slices, cleaned, strict=True) if read.corpus == corpus.name]
+        seen = {name for counts in facts for name in counts.get("columns", corpus.read_columns)}
+        missing = [name for name in corpus.read_columns if name not in seen]
+        if missing and any(counts["documents_in"] for counts in facts):
+            raise UserError(
+                f"corpora.{corpus.name}: no record has {missing[0]!r} (columns, where); look at its spelling, or leave it out"
+            )
+        reasons = {reason for counts in facts for reason in counts["dropped"]}
+        if len(reasons) > MOST_REASONS:
+            raise UserError(
+                f"corpora.{corpus.name}: its steps give {len(reasons)} different reasons, and {MOST_REASONS} can be shown; let "
+                "a step return a few words that are the same for many documents"
+            )
 
 
 def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -> None:
@@ -169,6 +188,7 @@ def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> N
         entry = entries[facts.counts["corpus"]]
         entry.changed.update(facts.counts["changed"])
         entry.removed.update(facts.counts.get("removed", {}))
+        entry.languages.update(facts.counts.get("languages", {}))
         entry.dropped.update({name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()})
         for step, reasons in facts.counts.get("dropped_by", {}).items():
             entry.dropped_by.setdefault(step, Counter()).update(reasons)

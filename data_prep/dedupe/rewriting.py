@@ -14,7 +14,8 @@ from data_prep.dedupe.span_hashes import SpanHashes
 from data_prep.dedupe.spans import SpanFinder, Spans, without_lines
 from data_prep.plan import Plan
 from data_prep.rewriting import Rewriting
-from data_prep.steps.sequence import Sequence
+from data_prep.settings import CorpusConfig
+from data_prep.steps.sequence import is_short
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
 
@@ -34,15 +35,14 @@ class Rewrite(Rewriting):
         """Return what removes the spans that the part loses."""
         lost = _Lost(self._hashes.table(part), *self._repeats.of(part))
         corpus = self._plan.corpus(part.corpus)
-        return _WithoutSpans(f"{corpus.dedupe_spans.unit}s", self._hashes.finder(part), lost, Sequence(corpus, []))
+        return _WithoutSpans(corpus, self._hashes.finder(part), lost)
 
 
 class _WithoutSpans:
-    def __init__(self, unit: str, find: SpanFinder, lost: "_Lost", sequence: Sequence) -> None:
-        self._unit = unit
+    def __init__(self, corpus: CorpusConfig, find: SpanFinder, lost: "_Lost") -> None:
+        self._corpus = corpus
         self._find = find
         self._lost = lost
-        self._sequence = sequence
         self._removed: Counter[str] = Counter()
         self._changed = 0
 
@@ -53,11 +53,11 @@ class _WithoutSpans:
                 continue
             lines = np.concatenate([np.arange(begin, stop) for begin, stop in found[row].tolist()])
             rest = Document(without_lines(document.text, lines), document.where)
-            if self._sequence.is_short(rest):
+            if is_short(rest, self._corpus):
                 document.dropped = REASONS[REPEATED_TEXT]
                 continue
             self._changed += 1
-            self._removed[self._unit] += len(found[row])
+            self._removed[f"{self._corpus.dedupe_spans.unit}s"] += len(found[row])
             self._removed["characters"] += len(document.text) - len(rest.text)
             document.text = rest.text
 

@@ -9,7 +9,6 @@ from data_prep.config import StrictModel
 from data_prep.text.document import Document
 
 Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Step(StrictModel):
@@ -34,6 +33,10 @@ class Step(StrictModel):
 
     def check(self) -> None:
         """Raise UserError where the step cannot be carried out; nothing has been read then."""
+
+    def anew(self) -> "Step":
+        """Return the step for the documents of one item: what it may remember of others' is not there."""
+        return self
 
     def entry(self) -> dict[str, dict[str, Any]]:
         """Return the step as a configuration names it, all its options given."""

@@ -4,10 +4,10 @@ import functools
 from collections import Counter
 from typing import ClassVar
 
-from data_prep.config import PositiveInt
-from data_prep.steps.base import NonNegative, Share, Step
+from data_prep.config import NonNegative, PositiveInt
+from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
-from data_prep.words.english import words
+from data_prep.words.english import LONGEST_REMEMBERED, words
 from data_prep.words.punctuation import PUNCTUATION
 
 _BULLETS = ("•", "-")
@@ -83,7 +83,12 @@ class GopherQuality(Step):
         return None
 
 
-@functools.lru_cache(1 << 16)
 def _kind(word: str) -> tuple[bool, bool]:
+    # A long word is seldom seen twice, and remembered it would take room.
+    return _remembered_kind(word) if len(word) <= LONGEST_REMEMBERED else _remembered_kind.__wrapped__(word)
+
+
+@functools.lru_cache(1 << 16)
+def _remembered_kind(word: str) -> tuple[bool, bool]:
     """Whether a word has a character that is no punctuation mark, and whether it has a letter."""
     return not PUNCTUATION.issuperset(word), any(map(str.isalpha, word))

@@ -7,7 +7,7 @@ from pydantic import Field
 from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
-from data_prep.text.language import PACKAGE, known_languages, language
+from data_prep.text.language import PACKAGE, known_languages, language, model_file
 from data_prep.text.rejects import OTHER_LANGUAGE, UNCERTAIN_LANGUAGE
 
 
@@ -30,7 +30,8 @@ class Language(Step):
         return (PACKAGE,)
 
     def check(self) -> None:
-        """Raise UserError for a language that cannot be told."""
+        """Raise UserError for a language that cannot be told, and where the model is not there."""
+        model_file()
         for code in self.keep:
             if code not in known_languages():
                 known = " ".join(known_languages())

@@ -9,7 +9,7 @@ from data_prep.steps.length import Length
 from data_prep.text.document import Document
 from data_prep.text.rejects import RESERVED, TOO_LONG, TOO_SHORT
 
-_MOST_REASONS = 1000
+MOST_REASONS = 1000
 """A step that returns more has something of the document in its reasons."""
 
 
@@ -18,7 +18,7 @@ class Sequence:
 
     def __init__(self, corpus: CorpusConfig, steps: list[Step]) -> None:
         self._corpus = corpus
-        self._steps = [(next(iter(step.entry())), step) for step in steps]
+        self._steps = [(next(iter(step.entry())), step.anew()) for step in steps]
         self._reasons: set[str] = set()
         self.changed: Counter[str] = Counter()
         """Documents whose text a step changed, by its name."""
@@ -32,18 +32,12 @@ class Sequence:
         for name, step in self._steps:
             before = document.text
             reason = step(document)
-            # A text that is as long as before is compared, most are not.
             if document.text is not before and document.text != before:
                 self.changed[name] += 1
             if reason is not None:
                 self._count(name, reason)
                 return reason
-        return None if document.text else TOO_SHORT
-
-    def is_short(self, document: Document) -> bool:
-        """Whether what is left of a document is shorter than a step of the corpus keeps."""
-        lengths = (step for step in self._corpus.all_steps if isinstance(step, Length))
-        return not document.text or any(step(document) == TOO_SHORT for step in lengths)
+        return TOO_SHORT if not document.text or document.text.isspace() else None
 
     def _count(self, name: str, reason: str) -> None:
         if reason in RESERVED:
@@ -52,8 +46,14 @@ class Sequence:
             )
         self._reasons.add(reason)
         self.dropped.setdefault(name, Counter())[reason] += 1
-        if len(self._reasons) > _MOST_REASONS:
+        if len(self._reasons) > MOST_REASONS:
             raise UserError(
-                f"steps: {name}: gives more than {_MOST_REASONS} different reasons, {reason[:80]!r} among them; let it return "
+                f"steps: {name}: gives more than {MOST_REASONS} different reasons, {reason[:80]!r} among them; let it return "
                 "a few words that are the same for many documents"
             )
+
+
+def is_short(document: Document, corpus: CorpusConfig) -> bool:
+    """Whether what is left of a document that was cut is shorter than the corpus's steps before `deduplicate` keep."""
+    lengths = (step for step in corpus.early_steps if isinstance(step, Length))
+    return not document.text or document.text.isspace() or any(step(document) == TOO_SHORT for step in lengths)

@@ -46,13 +46,31 @@ class UserStep(Step):
     def files(self) -> list[Path]:
         """The file that the class is in, and those that the class names in `files`."""
         source = inspect.getsourcefile(self._class)
-        return [*([Path(source)] if source else []), *map(Path, getattr(self._made, "files", []))]
+        named = getattr(self._made, "files", [])
+        if isinstance(named, str | bytes):
+            raise UserError(f"steps: {self.path}: `files` is {named!r}, and a list of paths is expected")
+        return [*([_from_here(Path(source))] if source else []), *map(Path, named)]
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Those that the class names in `libraries`."""
+        return tuple(getattr(self._made, "libraries", ()))
 
     def check(self) -> None:
-        """Raise UserError where there is no such class, or it does not take its options."""
+        """Raise UserError where there is no such class, or it does not take its options, or its own `check` fails."""
         check = getattr(self._made, "check", None)
-        if check is not None:
+        if check is None:
+            return
+        try:
             check()
+        except UserError:
+            raise
+        except Exception as error:  # the class's own code runs
+            raise UserError(f"steps: {self.path}: its check() fails ({_told(error)})") from None
+
+    def anew(self) -> "UserStep":
+        """Return the step with an object of its own: what a class counts must not depend on what a process did before."""
+        return UserStep(path=self.path, options=self.options)
 
     def entry(self) -> dict[str, dict[str, Any]]:
         """Return the step as a configuration names it."""
@@ -84,6 +102,11 @@ class UserStep(Step):
 
     def _refused(self, where: str, what: str, instead: str) -> UserError:
         return UserError(f"steps: {self.path}: {what[:200]} at {where}; {instead}")
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is from the current directory, where it lies below that: the plan is then the same on another machine."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _told(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
 from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
-from data_prep.steps.sequence import Sequence
+from data_prep.steps.sequence import Sequence, is_short
 from data_prep.stores import source_of
 from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import FOLDER, Part
@@ -50,12 +50,16 @@ class Clean:
             part_bytes=self._plan.config.part_mib << 20,
         )
         read = 0
+        seen: set[str] = set()
         for piece in part_slice.pieces:
             for document in read_piece(piece, corpus, rejects, advance):
                 read += utf8_bytes(document.text)
+                seen.update(document.columns)
                 document.dropped = document.dropped or sequence(document)
-                if document.dropped is None and removal is not None and (removal(document) or sequence.is_short(document)):
-                    document.dropped = CONTAMINATED
+                if document.dropped is None and removal is not None:
+                    before = document.text
+                    if removal(document) or (document.text != before and is_short(document, corpus)):
+                        document.dropped = CONTAMINATED
                 # Whatever became of it: a lone surrogate is no character, and no file takes it.
                 document.text = as_json(document.text)
                 if document.dropped is None:
@@ -71,6 +75,7 @@ class Clean:
             "documents_in": facts["documents_out"] + sum(rejects.counts.values()) - rejects.counts[BAD_FILE],
             "bytes_in": read,
             **facts,
+            "columns": sorted(seen & set(corpus.read_columns)),
             "dropped": dict(rejects.counts),
             "examples": rejects.examples,
             "shown": rejects.shown,

@@ -41,10 +41,11 @@ class Condition:
 
     def __call__(self, columns: Mapping[str, Any]) -> bool:
         """Whether the values fulfil it; raises ConditionError where they cannot be compared so."""
+        values = {name: columns.get(name) for name in self.columns}
         try:
-            return bool(_Evaluation(columns).eval(self._expression, self._parsed))
+            return bool(_Evaluation(values).eval(self._expression, self._parsed))
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, InvalidExpression) as error:
-            shown = ", ".join(f"{name}: {str(columns.get(name))[:40]!r}" for name in self.columns)
+            shown = ", ".join(f"{name}: {str(value)[:40]!r}" for name, value in values.items())
             raise ConditionError(f"{self._expression!r} cannot be asked of {shown} ({error})") from None
 
 
@@ -84,8 +85,8 @@ _OPERATORS = DEFAULT_OPERATORS | {
 
 
 class _Evaluation(EvalWithCompoundTypes):
-    def __init__(self, columns: Mapping[str, Any]) -> None:
-        super().__init__(operators=_OPERATORS, functions=_FUNCTIONS, names=dict(columns))
+    def __init__(self, columns: dict[str, Any]) -> None:
+        super().__init__(operators=_OPERATORS, functions=_FUNCTIONS, names=columns)
 
     def _eval_attribute(self, node: ast.Attribute) -> Any:
         dotted = _dotted(node)

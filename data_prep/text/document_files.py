@@ -28,10 +28,10 @@ class DocumentWriter:
         self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
 
     def add(self, document: Document, size: int) -> None:
-        """Append a document of `size` bytes."""
+        """Append a document whose text is `size` bytes."""
         columns = json.dumps(as_json(document.columns)) if document.columns else None
         self._waiting.append((document.text, document.where, columns, document.dropped))
-        self._waiting_bytes += size
+        self._waiting_bytes += size + len(columns or "")
         if self._waiting_bytes >= _ROW_GROUP_BYTES:
             self._flush()
 

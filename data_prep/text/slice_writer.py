@@ -10,8 +10,10 @@ from data_prep.text.document import Document
 from data_prep.text.hashing import text_hash
 from data_prep.text.parts import PartWriter
 
-_DOMAINS = 100
-"""Domains whose documents are counted, of a slice: the most frequent ones."""
+_SHOWN = 100
+"""Languages and domains whose documents are counted, of a slice: the most frequent ones."""
+_HELD = 100_000
+"""Those that are held until its end; where there are more, the half that is less frequent goes."""
 
 
 class SliceWriter:
@@ -45,10 +47,10 @@ class SliceWriter:
 
     def _count(self, columns: dict[str, Any]) -> None:
         if isinstance(language := columns.get("language"), str):
-            self._languages[language] += 1
+            self._languages = _counted(self._languages, language)
         for name, value in columns.items():
             if name.rpartition(".")[2] == "url" and isinstance(value, str):
-                self._domains[_domain(value)] += 1
+                self._domains = _counted(self._domains, _domain(value))
 
     def _finish(self) -> None:
         if self._writer is not None:
@@ -63,9 +65,14 @@ class SliceWriter:
             "bytes_out": self._bytes,
             "parts": self._parts,
             "lengths": {str(bits): count for bits, count in sorted(self._lengths.items())},
-            "languages": dict(self._languages.most_common()),
-            "domains": dict(self._domains.most_common(_DOMAINS)),
+            "languages": dict(self._languages.most_common(_SHOWN)),
+            "domains": dict(self._domains.most_common(_SHOWN)),
         }
+
+
+def _counted(counts: Counter[str], name: str) -> Counter[str]:
+    counts[name] += 1
+    return counts if len(counts) <= _HELD else Counter(dict(counts.most_common(_HELD // 2)))
 
 
 def _domain(url: str) -> str:

@@ -17,8 +17,8 @@ class NotJsonError(ValueError):
     """A value that JSON does not have: what it is."""
 
 
-def field_of(record: Any, name: str) -> Any:
-    """Return the value under a key, or under `a.b` the value of b in that of a; None where there is none.
+def field_of(record: Any, name: str, absent: Any = None) -> Any:
+    """Return the value under a key, or under `a.b` the value of b in that of a; `absent` where there is none.
 
     A key that is spelled `a.b`, with the point in it, comes before.
     """
@@ -28,7 +28,7 @@ def field_of(record: Any, name: str) -> Any:
             return record[rest]
         head, point, tail = rest.partition(".")
         record, rest = record.get(head), tail if point else None
-    return None
+    return absent
 
 
 def as_text(value: Any) -> str:

@@ -20,7 +20,7 @@ but rows of dots."""
 _LONGEST_URL = 2048
 """A longer run is no address: the expression takes time by the square of the length."""
 _REMEMBERED = 1 << 18
-_LONGEST_REMEMBERED = 128
+LONGEST_REMEMBERED = 128
 
 
 @functools.lru_cache(1)
@@ -60,8 +60,12 @@ _PLAIN = re.compile("[A-Za-z]+").fullmatch
 """No rule splits ASCII letters: this saves looking."""
 
 
-@functools.lru_cache(4096)
 def _is_punctuation(word: str) -> bool:
+    return _remembered_punctuation(word) if len(word) <= LONGEST_REMEMBERED else _remembered_punctuation.__wrapped__(word)
+
+
+@functools.lru_cache(4096)
+def _remembered_punctuation(word: str) -> bool:
     return all(unicodedata.category(character).startswith("P") for character in word)
 
 
@@ -88,7 +92,7 @@ class _Splits(dict[str, tuple[str, ...]]):
 
     def __missing__(self, run: str) -> tuple[str, ...]:
         found = self._exceptions.get(run) or self._joined(self._split(run))
-        if len(run) <= _LONGEST_REMEMBERED:
+        if len(run) <= LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
                 self.clear()
             self[run] = found

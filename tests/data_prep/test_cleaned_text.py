@@ -110,10 +110,10 @@ def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
 def test_values_that_a_condition_does_not_fit_are_bad_records_up_to_the_limit(tmp_path):
     records = [record | {"meta": {"score": "high" if record["id"] % 20 == 0 else 2}} for record in RECORDS]
     path = write_jsonl(tmp_path / "a.jsonl", records)
-    (corpus,) = prepare(config(tmp_path, path, max_bad_records=3), lambda _: None).corpora
+    (corpus,) = prepare(config(tmp_path, path, columns=["id"], max_bad_records=3), lambda _: None).corpora
     assert corpus.dropped["bad record"] == 3
     with pytest.raises(UserError, match=r"a.jsonl: line 41: where: 'meta.score >= 1' cannot be asked of meta.score: 'high'"):
-        prepare(config(tmp_path, path, max_bad_records=2), lambda _: None)
+        prepare(config(tmp_path, path, columns=["id"], max_bad_records=2), lambda _: None)
 
 
 def test_columns_that_a_file_has_not_are_refused(tmp_path):
@@ -177,8 +177,22 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_an
     lines = [json.dumps({"text": f"lone \ud800 {text}", "id": number}) for number, text in enumerate(made_up_texts(30))]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     steps = [{"length": {"max": 650}}]
-    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", min_length=1, heldout_fraction=0.4)
+    asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", columns=["id"], min_length=1, heldout_fraction=0.4)
     corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
     found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]}), lambda _: None).directory)
     assert {record["dropped"] for record in found} == {None, "where", "too long"}
     assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)
+
+
+@pytest.mark.parametrize("keys", [{"where": "scor >= 1"}, {"columns": ["id", "urll"]}])
+def test_a_column_that_no_record_has_is_refused_by_name(tmp_path, keys):
+    name = "scor" if "where" in keys else "urll"
+    with pytest.raises(UserError, match=f"corpora.web: no record has '{name}'"):
+        prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", RECORDS), **keys), lambda _: None)
+
+
+def test_a_column_that_is_nested_too_deeply_is_a_bad_record(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {json.dumps(text)}, "id": {deep}}}\n' for text in made_up_texts(3)))
+    with pytest.raises(UserError, match=r"a\.jsonl: line 1: .* deep in `columns` or `where`; mend the file"):
+        prepare(config(tmp_path, str(tmp_path / "a.jsonl"), where=None, max_bad_records=0), lambda _: None)

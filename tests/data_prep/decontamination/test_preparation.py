@@ -90,3 +90,12 @@ def test_the_sets_are_part_of_the_plan_and_a_plan_without_is_what_it_was(tmp_pat
     (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[1])
     other = digest(decontamination=DecontaminationConfig(sets=sets))
     assert len({plain, with_set, other, digest(decontamination=DecontaminationConfig(sets=sets, ngram=8))}) == 4
+
+
+def test_documents_that_nothing_is_cut_out_of_are_not_judged_by_their_length_once_more(tmp_path):
+    short = ["short"] * 3 + [f"    {'x' * 20}" for _ in range(3)]
+    steps = [{"length": {"min": 10}}, "normalize", "deduplicate", {"length": {"min": 30}}]
+    corpus = CorpusConfig.model_validate({"files": ["-"], "steps": steps})
+    data = prepared(tmp_path / "d", "span", clean=[*CLEAN[30:], *short], steps=corpus.steps)
+    # Those of four blanks and twenty letters are long enough where they stand first, and the copies of one go.
+    assert data.corpora[0].dropped == {"too short": 3 + 1, "exact copy": 2}

@@ -45,5 +45,20 @@ class Faulty:
             document.columns["made"] = 10**5000
         return {"return": 7, "reasons": document.text, "blank": " "}.get(self.how)
 
+    def check(self) -> None:
+        if self.how == "check":
+            raise KeyError("unchecked")
+
+
+class Counting:
+    """Remembers the documents that it has seen, as no step should."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, document: Document) -> None:
+        self.seen += 1
+        document.columns["number"] = self.seen
+
 
 NO_CLASS = 3

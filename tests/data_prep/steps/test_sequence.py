@@ -82,6 +82,7 @@ def test_what_cannot_be_carried_out_is_refused_with_its_place(keys, told):
 
 def test_a_document_that_nothing_is_left_of_is_too_short_and_a_huge_one_is_not_looked_at():
     assert taken(" \x00 ", "normalize") == ("", TOO_SHORT)
+    assert taken(" \n\u3000", {"length": {}}) == (" \n\u3000", TOO_SHORT)
     document = Document("x" * 11, "-")
     assert sequence_of(corpus(steps=["normalize"], max_characters=10))(document) == TOO_LONG
     assert taken("x" * 11, {"length": {"max": 10}})[1] == TOO_LONG

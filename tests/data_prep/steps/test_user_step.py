@@ -45,6 +45,7 @@ def test_its_source_and_its_files_are_inputs_of_the_plan(tmp_path):
         (f"{MADE}:Nothing", "cannot be imported (AttributeError"),
         ({f"{MADE}:Upper": {"time": 2}}, "does not take the options {'time': 2} (TypeError"),
         (f"{MADE}:NO_CLASS", "does not take the options"),
+        ({f"{MADE}:Faulty": {"how": "check"}}, "its check() fails (KeyError: 'unchecked')"),
     ],
 )
 def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before_text_is_read(step, told):
@@ -85,3 +86,13 @@ def test_a_class_that_gives_every_document_a_reason_of_its_own_is_refused():
 def test_a_reason_that_other_losses_are_counted_by_is_refused(reason):
     with pytest.raises(UserError, match=f"gives the reason '{reason}', which other losses are counted by"):
         sequence_of(corpus({f"{MADE}:Faulty": {"how": "reasons"}}))(Document(reason, "-"))
+
+
+def test_what_a_class_remembers_of_one_item_is_not_there_in_the_next():
+    asked = corpus(f"{MADE}:Counting")
+    for _ in range(2):
+        sequence = sequence_of(asked)
+        documents = [Document("x", "-") for _ in range(3)]
+        for document in documents:
+            sequence(document)
+        assert [document.columns["number"] for document in documents] == [1, 2, 3]

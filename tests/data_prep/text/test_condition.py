@@ -65,6 +65,7 @@ def test_values_that_a_condition_does_not_fit_are_named(expression):
 
 
 def test_a_condition_reaches_nothing_of_pythons_own():
-    for expression in ("x.__class__ == 1", "x.format == 1", "x.__init__.__globals__ == 1"):
+    assert Condition("x.__class__ == 1").columns == ["x.__class__"]  # a column, and no attribute
+    for expression in ("x.__class__() == 1", "x.__init__.__globals__() == 1", '("s").__class__ == 1 or x', 'x.format("a")'):
         with pytest.raises(ConditionError, match="cannot be asked of"):
-            Condition(expression)({name: "s" for name in Condition("x == 1").columns} | {"x": "s"})
+            Condition(expression)({"x": "s"})
