@@ -76,5 +76,5 @@ def test_where_nothing_is_left_what_was_dropped_behind_deduplication_is_said(con
     (corpus,) = config.corpora
     steps = [*corpus.steps[:2], Length(min=10**6)]
     config = config.model_copy(update={"corpora": [corpus.model_copy(update={"steps": steps})]})
-    with pytest.raises(UserError, match=r"passed cleaning \(dropped: repeated text: 59, too short: 1, exact copy: 6\)"):
+    with pytest.raises(UserError, match=r"passed cleaning \(dropped: too short: 60, exact copy: 6\)"):
         prepare(config, lambda _: None)
