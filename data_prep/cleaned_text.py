@@ -29,8 +29,9 @@ _DROPPED = ".dropped"
 class WriteText:
     """Write what is left of each part and, where they are asked for, the documents that were dropped.
 
-    A record has `text`, `id` (the column of that name, else where it stands), `source`, `split` (null where it was dropped),
-    `dropped` (why, or null) and `metadata`, the other columns. One file a part; those that cleaning dropped are in one a slice.
+    A record has `text`, `id` (the column of that name, else where it stands), `source`, `split` (empty where it was dropped),
+    `dropped` (why, else empty) and `metadata`, the other columns. One file a part; those that cleaning dropped are in one a
+    slice. The two are never null: Hugging Face's datasets would take a file that has nothing else for a column without a type.
     """
 
     name = "text"
@@ -74,14 +75,14 @@ class WriteText:
         wanted = np.isin(fates, list(_SPLITS)) | self._config.dropped
         for row, document in self._parts.read_documents(part, wanted):
             fate = int(fates[row])
-            yield _record(document, _SPLITS.get(fate), REASONS.get(fate, document.dropped))
+            yield _record(document, _SPLITS.get(fate, ""), REASONS.get(fate, document.dropped or ""))
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
         for _, document in read_documents(self._parts.root / dropped_file(slice_name)):
-            yield _record(document, None, document.dropped)
+            yield _record(document, "", document.dropped)
 
 
-def _record(document: Document, split: str | None, dropped: str | None) -> dict[str, Any]:
+def _record(document: Document, split: str, dropped: str) -> dict[str, Any]:
     metadata = dict(document.columns)
     named = metadata.pop("id", None)
     return {

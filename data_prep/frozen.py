@@ -7,7 +7,7 @@ from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.files import json_digest, write_json
 from data_prep.manifest import FORMAT
-from data_prep.plan import Input, Plan, libraries_of
+from data_prep.plan import Input, Plan, libraries_of, settled
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, Source, content_digest, source_of
@@ -59,13 +59,23 @@ def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> None:
     Only files that were modified since `modified` (nanoseconds since 1970) are hashed again.
     """
     others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
-    with Meter("data: inputs compared", sum(item.size for item in plan.inputs)) as meter:
-        for item in plan.inputs:
+    _compare([item for item in plan.inputs if item.name not in others], modified, root)
+
+
+def check_step_files(plan: Plan, root: Path) -> None:
+    """Raise UserError where a file that a step depends on, a class of the user's for instance, has changed since the plan."""
+    names = {str(settled(path)) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
+    _compare([item for item in plan.inputs if item.name in names], {}, root)
+
+
+def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> None:
+    with Meter("data: inputs compared", sum(item.size for item in inputs)) as meter:
+        for item in inputs:
             with meter.part(item.size) as advance:
-                if item.name not in others and not _is_same(item, modified.get(item.name), advance):
+                if not _is_same(item, modified.get(item.name), advance):
                     raise UserError(
-                        f"{item.name}: is not what it was when {root} was begun; put the file back, or remove {root} to begin "
-                        "anew"
+                        f"{item.name}: is not what it was when {root} was begun; put the file back, name another output_dir, "
+                        f"or remove {root} to begin anew"
                     )
 
 

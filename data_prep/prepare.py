@@ -16,7 +16,7 @@ from data_prep.encoding.outcome import encoding_of
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
 from data_prep.files import locked, text_digest
-from data_prep.frozen import check_inputs, check_settings, read_plan, write_plan
+from data_prep.frozen import check_inputs, check_settings, check_step_files, read_plan, write_plan
 from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
@@ -116,7 +116,7 @@ def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) 
     plan = workers.tell(_begun(config, root) if workers.rank == 0 else None)
     if plan is None:
         if workers.rank == 0:
-            say(f"data: {root} is prepared already")
+            say(f"data: {root} is prepared already; the text that it was made of is not compared again")
         return
     if workers.rank == 0:
         _say_left_out(plan, say)
@@ -146,6 +146,8 @@ def _begun(config: DataPrepConfig, root: Path) -> Plan | None:
     plan = read_plan(root / PLAN)
     check_settings(plan, config, root)
     if _is_whole(root):
+        # Text may be gone by now, or take hours to hash; what a step is made of is small.
+        check_step_files(plan, root)
         return None
     drafted = read_plan(draft).inputs if draft.exists() else []
     check_inputs(plan, {item.name: item.modified for item in drafted}, root)

@@ -72,7 +72,7 @@ def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -
             told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
             raise UserError(
                 f"corpora: no document is left for the {split} split, of {parts.documents} that passed cleaning (dropped: "
-                f"{told}); give more text, or see {key}"
+                f"{told}); give more text, or see {key}, and what drops documents"
             )
 
 

@@ -34,8 +34,9 @@ class UserStep(Step):
 
     @cached_property
     def _made(self) -> Callable[[Document], str | None]:
+        asked = self._class
         try:
-            made = self._class(**self.options)
+            made = asked(**self.options)
         except Exception as error:  # the class's own code runs
             raise UserError(f"steps: {self.path}: does not take the options {self.options} ({_told(error)})") from None
         if not callable(made):

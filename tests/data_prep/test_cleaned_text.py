@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from datasets import load_dataset
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
@@ -88,11 +89,20 @@ def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_r
     asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", [*RECORDS, *COPIES, SHORT]))
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}), lambda _: None)
     found = records_of(data.directory)
-    assert {record["dropped"] for record in found} == {None} and len(found) == 45
+    assert {record["dropped"] for record in found} == {""} and len(found) == 45
     again = config(tmp_path, str(data.directory / "text"), where='split == "train"', columns=["source"], heldout_fraction=0.6)
     assert all(kind_of(path) is not None for path in data.directory.glob("text/web/*"))
     (corpus,) = prepare(again.model_copy(update={"output_dir": str(tmp_path / "again")}), lambda _: None).corpora
     assert corpus.dropped["where"] == sum(record["split"] == "heldout" for record in found)
+
+
+def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
+    """It takes types from the first file, in which every document was dropped."""
+    records = [*RECORDS, *COPIES, SHORT]
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)), lambda _: None)
+    files = str(data.directory / "text/web/*.jsonl.zst")
+    read = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(map(int, read["id"])) == sorted(record["id"] for record in records)
 
 
 def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
@@ -180,7 +190,7 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_an
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", columns=["id"], min_length=1, heldout_fraction=0.4)
     corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
     found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]}), lambda _: None).directory)
-    assert {record["dropped"] for record in found} == {None, "where", "too long"}
+    assert {record["dropped"] for record in found} == {"", "where", "too long"}
     assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)
 
 

@@ -1,11 +1,16 @@
+import json
+
 import pytest
 
 from data_prep.config import validate
 from data_prep.errors import UserError
 from data_prep.plan import draft_plan
+from data_prep.prepare import prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
+from data_prep.workers import Alone
+from tests.data_prep.prose import made_up_texts
 
 MADE = "tests.data_prep.steps.made"
 
@@ -52,6 +57,7 @@ def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before
     with pytest.raises(UserError) as refused:
         corpus(step).all_steps[0].check()
     assert told in str(refused.value)
+    assert str(refused.value).count("steps: ") == 1
 
 
 @pytest.mark.parametrize(
@@ -96,3 +102,22 @@ def test_what_a_class_remembers_of_one_item_is_not_there_in_the_next():
         for document in documents:
             sequence(document)
         assert [document.columns["number"] for document in documents] == [1, 2, 3]
+
+
+def test_a_finished_folder_is_refused_when_the_class_has_changed(tmp_path, monkeypatch):
+    (tmp_path / "steps_of_mine.py").write_text("class Same:\n    def __call__(self, document):\n        return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up_texts(60)))
+    asked = DataPrepConfig(
+        output_dir=str(tmp_path / "out"),
+        corpora=[CorpusConfig(files=[str(tmp_path / "a.jsonl")], steps=["steps_of_mine:Same"], heldout_fraction=0.2)],
+        tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
+    )
+    said = []
+    for _ in range(2):
+        prepare_together(asked, Alone(), said.append)
+    assert "is prepared already" in said[-1]
+    with open(tmp_path / "steps_of_mine.py", "a", encoding="utf-8") as file:
+        file.write("# another\n")
+    with pytest.raises(UserError, match=r"steps_of_mine\.py: is not what it was"):
+        prepare_together(asked, Alone(), said.append)
