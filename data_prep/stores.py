@@ -197,7 +197,13 @@ class Remote:
     def named(self) -> list["Remote"]:
         """Return the files and folders that it names: itself, or as a glob those that match; none where nothing is there."""
         if self.is_web:
-            self.info()
+            try:
+                self.info()
+            except UnreachableError:
+                raise
+            except UserError as error:
+                hint = "; a web server does not list its files, so name them one by one" if "*" in self.url else ""
+                raise UserError(f"{error}{hint}") from None
             return [self]
         file_system, path = self.opened
         if patiently(self.url, lambda: file_system.exists(path)) or not glob.has_magic(path):

@@ -196,6 +196,7 @@ def test_a_file_that_changes_is_noticed(web, s3):
 
 REFUSED = {
     "http://127.0.0.1:{port}/gone.txt": "no such file, bucket or repository at the store",
+    "http://127.0.0.1:{port}/*.txt": "a web server does not list its files, so name them one by one",
     "http://127.0.0.1:{port}/secret.txt": r"the store does not give it \(status 403\); check the credentials",
     "http://127.0.0.1:{port}/teapot.txt": "the server answers 418",
     "http://127.0.0.1:{port}/broken.txt": r"cannot be read, tried 4 times \(.*500",
