@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from data_prep.errors import UserError
 from data_prep.files import WatchedFile, file_digest
 from data_prep.progress import Advance
+from data_prep.store_secrets import refuse_secrets, without_secrets
 
 Value = TypeVar("Value")
 
@@ -26,7 +27,6 @@ _PAUSES = (1.0, 4.0, 16.0)
 """Seconds before what failed is tried again."""
 _BLOCK = 8 << 20
 """Bytes of a store's file that are asked for at a time, and held."""
-_SECRET = re.compile(r"signature|sig|token|password|secret|credential|api_?key", re.IGNORECASE)
 _WEB = ("http", "https")
 
 
@@ -80,7 +80,7 @@ class Remote:
     @cached_property
     def opened(self) -> tuple[Any, str]:
         """fsspec's file system, and the path there; raises UserError where there is none for such URLs."""
-        _refuse_secrets(self.url)
+        refuse_secrets(self.url)
         import fsspec  # slow to import, and seldom needed
 
         try:
@@ -323,21 +323,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _spelled(error: Exception) -> str:
     *_, last = _causes(error)
-    return " ".join(f"{type(last).__name__}: {last}".split())[:200]
-
-
-def _refuse_secrets(url: str) -> None:
-    """Raise UserError for a URL with a password or a signature in it, which plan and manifest would hold."""
-    for link in url.split("::"):
-        parts = urlsplit(link)
-        signed = [key for key, _ in parse_qsl(parts.query) if _SECRET.search(key)]
-        if parts.password is not None or signed:
-            what = f"`{signed[0]}`" if signed else "a password"
-            shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
-            raise UserError(
-                f"{shown}: has {what} in its URL, which would stand in plan.json and manifest.json; give credentials by "
-                "fsspec's configuration (~/.config/fsspec/conf.json, FSSPEC_*) or the store's own (AWS_*, HF_TOKEN)"
-            )
+    return without_secrets(" ".join(f"{type(last).__name__}: {last}".split()))[:200]
 
 
 def _size(url: str, info: dict[str, Any]) -> int:
