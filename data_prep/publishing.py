@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import file_digest, json_digest, locked, write_atomically
-from data_prep.frozen import check_settings, plan_of
+from data_prep.frozen import check_settings, plan_of, read_plan
 from data_prep.job import Item, Job, Outputs
 from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.plan import Plan
@@ -31,8 +31,10 @@ def is_published(config: DataPrepConfig) -> bool:
     target = Remote(config.output_dir)
     if target.is_web:
         raise UserError(f"output_dir: {target}: a web server takes no files; name a bucket, or a folder here")
-    if target.below_it(MANIFEST).exists():
+    whole = target.below_it(MANIFEST).exists()
+    if whole or target.below_it(PLAN).exists():
         check_settings(_plan(target.below_it(PLAN)), config, target)
+    if whole:
         return True
     target.below_it(_TRIED).write(b"")
     # Who may write need not be allowed to remove.
@@ -50,21 +52,52 @@ def _plan(source: Remote) -> Plan:
 
 
 def publish(root: Path, target: Remote, workers: Workers, say: Any) -> None:
-    """Upload a finished folder by all of `workers`, the manifest last; what is there already is not uploaded again."""
-    records = root.with_name(f"{root.name}.published")
+    """Upload a finished folder by all of `workers`, the plan first and the manifest last; what is there stays.
+
+    Raises UserError where another preparation is there, or another job uploads to the same place.
+    """
+    folder = root.resolve()
+    records = folder.with_name(f"{folder.name}.published")
     stage = Publish(root, target)
     job = Job(records, PreparedData(root).manifest.digest + str(target), workers, say)
     if workers.rank == 0:
+        _begin(root, target)
         there = target.fingerprints()
         for item in stage.items():
             job.forget(stage, item, lambda counts: there.get(counts["name"]) == counts["fingerprint"])
     workers.barrier()
-    job.run(stage)
+    uploaded = job.run(stage)
     if workers.rank == 0:
+        _check_uploaded(root, target, {facts.counts["name"]: facts.counts["fingerprint"] for facts in uploaded})
         target.below_it(MANIFEST).upload(root / MANIFEST)
         shutil.rmtree(records)
         say(f"data: {target} is published, out of {root}, which is no longer needed")
     workers.barrier()
+
+
+def _begin(root: Path, target: Remote) -> None:
+    plan = target.below_it(PLAN)
+    if plan.exists():
+        if _plan(plan).digest != read_plan(root / PLAN).digest:
+            raise UserError(
+                f"{target}: another preparation was begun there, by its {PLAN}; name another output_dir, or remove that folder"
+            )
+        if plan.content() == (root / PLAN).read_bytes():
+            return
+    plan.upload(root / PLAN)
+
+
+def _check_uploaded(root: Path, target: Remote, uploaded: dict[str, str]) -> None:
+    there = target.fingerprints()
+    # A listing may say less of a file than the file itself.
+    others = [name for name, told in uploaded.items() if there.get(name) != told and target.below_it(name).draft()[2] != told]
+    if target.below_it(PLAN).content() != (root / PLAN).read_bytes():
+        others = [PLAN, *others]
+    if others:
+        raise UserError(
+            f"{target}: {others[0]} was written by another job meanwhile; let one job write there, and start the same command "
+            "again"
+        )
 
 
 class Publish:
@@ -76,10 +109,10 @@ class Publish:
     def __init__(self, root: Path, target: Remote) -> None:
         self._root = root
         self._target = target
-        self._names = sorted(PreparedData(root).manifest.files)
+        self._names = sorted(PreparedData(root).manifest.files.keys() - {PLAN})
 
     def items(self) -> list[Item]:
-        """The files but for the manifest."""
+        """The files but for the plan and the manifest."""
         return [Item(f"{number:05d}", (self._root / name).stat().st_size) for number, name in enumerate(self._names)]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:

@@ -294,6 +294,8 @@ class DataPrepConfig(StrictModel):
             raise ValueError("output_dir: shards are taken where they lie, in a file system; name a folder in one, not a URL")
         if self.work_dir is not None and not is_url(self.output_dir):
             raise ValueError("work_dir: goes with an output_dir at a store; leave it out")
+        if self.work_dir is not None and (is_url(self.work_dir) or Path(self.work_dir).name in ("", "..")):
+            raise ValueError(f"work_dir: {self.work_dir!r} is no name of a folder here; give one, as /scratch/prepared")
         if self.tokenizer.path is None and all(corpus.shards for corpus in self.corpora):
             raise ValueError("tokenizer: shards need the tokenizer that they were made with (path)")
         if not any(

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+S3_SECRET = "5ecre7-0f-th3-bucke7"
+"""What the tests of a bucket sign with; found in no file."""
+
 
 @dataclass
 class Web:

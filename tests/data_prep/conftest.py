@@ -3,7 +3,7 @@ import logging
 import fsspec
 import pytest
 
-from tests.stores import s3_server
+from tests.stores import S3_SECRET, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def bucket():
         for key, value in (
             ("AWS_ENDPOINT_URL", endpoint),
             ("AWS_ACCESS_KEY_ID", "one"),
-            ("AWS_SECRET_ACCESS_KEY", "two"),
+            ("AWS_SECRET_ACCESS_KEY", S3_SECRET),
             ("AWS_DEFAULT_REGION", "us-east-1"),
         ):
             patch.setenv(key, value)

@@ -29,7 +29,7 @@ from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
 from tests.hub import Hub, ask
 from tests.hub import serving as serving_hub
-from tests.stores import Web, serving
+from tests.stores import S3_SECRET, Web, serving
 
 TEXTS = made_up_texts(400)
 LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS)).encode()
@@ -202,6 +202,9 @@ REFUSED = {
     "http://127.0.0.1:{port}/broken.txt": r"cannot be read, tried 4 times \(.*500",
     "http://user:secret@127.0.0.1:{port}/a.txt": "has a password in its URL",
     "http://127.0.0.1:{port}/a.txt?X-Amz-Signature=secret": "has `X-Amz-Signature` in its URL",
+    "http://secret@127.0.0.1:{port}/a.txt": "has a user in its URL",
+    "http://127.0.0.1:{port}/a.txt#token=secret": "has `token` in its URL",
+    "http://[127.0.0.1/a.txt?token=secret": r"http://\[127.0.0.1/a.txt: no URL",
     "s3://bucket/gone.txt": "no such file, bucket or repository at the store",
     "s3://nobucket/a.txt": "no such file, bucket or repository at the store",
     "s3://bucket/all/*.csv": "no such file; files takes",
@@ -270,16 +273,24 @@ def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path
     for name in names:
         (tmp_path / name).write_bytes(FILES[name])
     shards = []
+    searched: set[str] = set()
+
+    def search(line: str) -> None:
+        for path in (tmp_path / "there").rglob("*"):
+            if path.is_file():
+                assert S3_SECRET.encode() not in path.read_bytes(), path
+                searched.add(path.relative_to(tmp_path / "there").parts[0])
+
     for folder, files in (
         ("here", [str(tmp_path / name) for name in names]),
         ("there", ["s3://bucket/all/" + n for n in names]),
     ):
-        prepare_together(preparation(tmp_path / folder, files), Alone(), lambda _: None)
+        prepare_together(preparation(tmp_path / folder, files), Alone(), search)
+        search("")
         shards.append({path.name: path.read_bytes() for path in (tmp_path / folder / "shards").rglob("*.bin")})
     assert shards[0] == shards[1]
     assert shards[0]
-    for name in (PLAN, MANIFEST):
-        assert "two" not in (tmp_path / "there" / name).read_text(encoding="utf-8")
+    assert {PLAN, MANIFEST, "work", "shards"} <= searched
 
 
 def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
@@ -312,13 +323,15 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
 
 
 def test_files_are_read_in_memory_of_a_block_however_large_they_are(tmp_path):
-    web = Web({"large.jsonl": LINES * 400})
+    web = Web({"large.jsonl": LINES * 64})
     code = """
 import resource, sys
+from data_prep import stores
 from data_prep.stores import Remote
 from data_prep.settings import CorpusConfig
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import Rejects
+stores._BLOCK = 1 << 20
 corpus = CorpusConfig(files=["-"])
 def read(url):
     return sum(1 for piece in pieces_of_file(Remote(url), corpus, 1 << 30) for _ in read_piece(piece, corpus, Rejects()))
@@ -333,7 +346,7 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
             [sys.executable, "-c", code, web.url("large.jsonl")], capture_output=True, text=True, timeout=120, check=True
         )
     count, grown = map(int, told.stdout.split())
-    assert count == 400 * 400
-    # Two blocks of 8 MiB, where the file has over 100.
-    assert len(web.files["large.jsonl"]) > 100 << 20
-    assert grown < 40 << 10
+    assert count == 64 * 400
+    # Two blocks of 1 MiB, where the file has over 16.
+    assert len(web.files["large.jsonl"]) > 16 << 20
+    assert grown < 8 << 10
