@@ -127,13 +127,13 @@ def test_what_was_begun_there_with_other_settings_or_of_other_text_is_refused(te
     assert [Path(name).name for name in bucket.find(URL)] == [PLAN]
 
 
-@pytest.mark.parametrize("name", [PLAN, "dropped.jsonl"])
+@pytest.mark.parametrize("name", [PLAN, "shards/text/train-00000.bin"])
 def test_another_job_that_writes_there_meanwhile_is_noticed_before_the_manifest(text, work, bucket, monkeypatch, name):
     upload = Remote.upload
 
     def disturbed(self: Remote, file: Path) -> None:
         upload(self, file)
-        if self.name != name:
+        if self.url != f"{URL}/{name}":
             bucket.pipe(f"{URL}/{name}", b"another job's")
 
     monkeypatch.setattr(Remote, "upload", disturbed)
