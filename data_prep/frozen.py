@@ -10,7 +10,7 @@ from data_prep.manifest import FORMAT
 from data_prep.plan import Input, Plan, libraries_of, settled
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
-from data_prep.stores import Remote, Source, content_digest, source_of
+from data_prep.stores import Remote, Source, content_digest, is_url, source_of
 
 _WRITTEN = "written"
 """The key of the digest of all that a plan's file says besides; an earlier version's has none."""
@@ -53,13 +53,12 @@ def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
             )
 
 
-def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> None:
-    """Raise UserError where a file has changed since the plan.
+def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> dict[str, int]:
+    """Return when each file here was last modified before it was compared; raises UserError where one has changed.
 
     Only files that were modified since `modified` (nanoseconds since 1970) are hashed again.
     """
-    others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
-    _compare([item for item in plan.inputs if item.name not in others], modified, root)
+    return _compare(files_among(plan), modified, root)
 
 
 def check_step_files(plan: Plan, root: Path) -> None:
@@ -68,18 +67,29 @@ def check_step_files(plan: Plan, root: Path) -> None:
     _compare([item for item in plan.inputs if item.name in names], {}, root)
 
 
-def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> None:
+def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[str, int]:
+    found = {}
     with Meter("data: inputs compared", sum(item.size for item in inputs)) as meter:
         for item in inputs:
+            if not is_url(item.name) and Path(item.name).is_file():
+                found[item.name] = Path(item.name).stat().st_mtime_ns
             with meter.part(item.size) as advance:
-                if not _is_same(item, modified.get(item.name), advance):
+                if not is_same(item, modified.get(item.name), advance):
                     raise UserError(
                         f"{item.name}: is not what it was when {root} was begun; put the file back, name another output_dir, "
                         f"or remove {root} to begin anew"
                     )
+    return found
 
 
-def _is_same(item: Input, modified: int | None, advance: Advance) -> bool:
+def files_among(plan: Plan) -> list[Input]:
+    """Return the inputs that are files, here or at a store."""
+    others = {name for corpus in plan.config.corpora for name in (corpus.corpus, corpus.dataset)}
+    return [item for item in plan.inputs if item.name not in others]
+
+
+def is_same(item: Input, modified: int | None, advance: Advance = lambda _: None) -> bool:
+    """Whether a file is what the plan says; one that was last modified at `modified` is not hashed again."""
     path = source_of(item.name)
     if isinstance(path, Remote):
         size, identity, _ = path.draft()

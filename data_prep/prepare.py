@@ -59,7 +59,7 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
         if not _is_whole(root):
             write_plan(root / PLAN, plan)
             try:
-                _carry_out(plan, root, Alone(), say)
+                _carry_out(plan, _modified(draft), root, Alone(), say)
             except UnreachableError:
                 raise
             except UserError:
@@ -113,11 +113,12 @@ def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None
 
 def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) -> None:
     # The first process looks at everything that may be refused, alone, so that it is said once.
-    plan = workers.tell(_begun(config, root) if workers.rank == 0 else None)
-    if plan is None:
+    begun = workers.tell(_begun(config, root) if workers.rank == 0 else None)
+    if begun is None:
         if workers.rank == 0:
             say(f"data: {root} is prepared already; the text that it was made of is not compared again")
         return
+    plan, modified = begun
     if workers.rank == 0:
         _say_left_out(plan, say)
     if not plan.digest:
@@ -127,7 +128,7 @@ def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) 
             _begin(plan, root)
         workers.barrier()
     try:
-        _carry_out(plan, root, workers, say)
+        _carry_out(plan, modified, root, workers, say)
     except UnreachableError:
         raise
     except UserError:
@@ -135,23 +136,29 @@ def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) 
         raise
 
 
-def _begun(config: DataPrepConfig, root: Path) -> Plan | None:
-    """The plan that `root` was begun with, a draft of one (without a digest) where it is new, None where it is whole."""
+def _modified(draft: Plan) -> dict[str, int]:
+    return {item.name: item.modified for item in draft.inputs}
+
+
+def _begun(config: DataPrepConfig, root: Path) -> tuple[Plan, dict[str, int]] | None:
+    """The plan that `root` was begun with, or a draft of one (without a digest) where it is new; None where it is whole.
+
+    With it, when each input was last modified before it was hashed.
+    """
     draft = root / WORK / _DRAFT
     if not (root / PLAN).exists() or (root / WORK / _REFUSED).exists():
         plan = draft_plan(config)
         draft.parent.mkdir(exist_ok=True)
         write_plan(draft, plan)
-        return plan
+        return plan, _modified(plan)
     plan = read_plan(root / PLAN)
     check_settings(plan, config, root)
     if _is_whole(root):
         # Text may be gone by now, or take hours to hash; what a step is made of is small.
         check_step_files(plan, root)
         return None
-    drafted = read_plan(draft).inputs if draft.exists() else []
-    check_inputs(plan, {item.name: item.modified for item in drafted}, root)
-    return plan
+    drafted = _modified(read_plan(draft)) if draft.exists() else {}
+    return plan, check_inputs(plan, drafted, root)
 
 
 def _begin(plan: Plan, root: Path) -> None:
@@ -185,10 +192,10 @@ def _is_whole(root: Path) -> bool:
     return (root / MANIFEST).is_file()
 
 
-def _carry_out(plan: Plan, root: Path, workers: Workers, say: Say) -> None:
+def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Workers, say: Say) -> None:
     """Do what is left of the stages; the manifest comes last."""
     job = Job(root, plan.digest, workers, say)
-    clean = Clean(plan)
+    clean = Clean(plan, modified)
     cleaned = job.run(clean)
     if workers.rank == 0:
         check_cleaned(plan, cleaned)

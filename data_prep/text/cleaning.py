@@ -1,15 +1,18 @@
 """Stage `clean`: slices of the inputs to parts of cleaned documents."""
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from data_prep.errors import UserError
+from data_prep.frozen import files_among, is_same
 from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
 from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence, is_short
-from data_prep.stores import source_of
+from data_prep.stores import is_url, source_of
 from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import FOLDER, Part
 from data_prep.text.readers import read_piece
@@ -28,9 +31,16 @@ class Clean:
     name = "clean"
     unit = BYTES
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, modified: Mapping[str, int]) -> None:
+        """`modified` is when each input was last modified (nanoseconds since 1970) before it was hashed."""
         self._plan = plan
+        self._modified = modified
         self._slices = {item.name: item for item in plan.slices}
+        read = {piece.path for part_slice in plan.slices for piece in part_slice.pieces}
+        files = [item for item in files_among(plan) if not is_url(item.name)]
+        self._files = {item.name: item for item in files}
+        self._of_all = [item.name for item in files if item.name not in read]
+        """What every slice depends on: evaluation sets, a step's files."""
 
     def items(self) -> list[Item]:
         """The plan's slices."""
@@ -71,6 +81,7 @@ class Clean:
         if dropped is not None:
             dropped.close()
         facts = written.close()
+        self._check_unchanged(part_slice)
         return {
             "documents_in": facts["documents_out"] + sum(rejects.counts.values()) - rejects.counts[BAD_FILE],
             "bytes_in": read,
@@ -83,6 +94,12 @@ class Clean:
             "dropped_by": sequence.dropped,
             **({} if removal is None else removal.facts()),
         }
+
+    def _check_unchanged(self, part_slice: Slice) -> None:
+        """Raise UserError where a file here has changed since it was hashed; of a store's file its piece's reader finds out."""
+        for name in dict.fromkeys([*(piece.path for piece in part_slice.pieces), *self._of_all]):
+            if name in self._files and not is_same(self._files[name], self._modified.get(name)):
+                raise UserError(f"{name}: has changed since it was hashed; leave it as it is, and start the same command again")
 
     def _dropped_writer(self, outputs: Outputs, name: str) -> DocumentWriter | None:
         """A file for the documents of a slice that are dropped, where they are asked for."""

@@ -143,7 +143,10 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
     trained = TokenizerConfig(vocab_size=size.vocabulary, algorithm="byte_level_bpe", family="gpt2", sample_characters=SAMPLE)
     draft = draft_plan(configured(source, root, "none", trained))
     plan = freeze(draft, [""])
-    job, stage = Job(root, plan.digest, Alone(), lambda line: None), Clean(plan)
+    job, stage = (
+        Job(root, plan.digest, Alone(), lambda line: None),
+        Clean(plan, {item.name: item.modified for item in plan.inputs}),
+    )
     cleaned = job.run(stage)
     parts = Parts(root, stage.parts(cleaned))
     fates = deduplicate(job, plan, parts)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
-from data_prep.prepare import find_prepared, prepare
+from data_prep.prepare import find_prepared, prepare, prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
+from data_prep.workers import Alone
 from tests.conftest import make_documents
 
 
@@ -105,6 +107,24 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     with pytest.raises(UserError, match=r"broken\.jsonl: line"):
         prepare(config(broken, tmp_path / "out"), quiet)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_not_read_as_what_it_was(corpus, tmp_path):
+    text = tmp_path / "text.jsonl"
+    shutil.copyfile(corpus, text)
+    asked = config(text, tmp_path / "out")
+
+    def say(line: str) -> None:
+        if line.startswith("data: plan"):
+            text.write_bytes(text.read_bytes().replace(b" a", b" b"))
+            os.utime(text, ns=(1, 1))
+
+    with pytest.raises(UserError, match=r"text\.jsonl: has changed since it was hashed"):
+        prepare_together(asked, Alone(), say)
+    assert not list((tmp_path / "out" / "work").glob("clean/*"))
+    # What it holds now is another plan, and written again as it was it is the same.
+    prepare_together(asked, Alone(), lambda line: os.utime(text) if line.startswith("data: plan") else None)
+    assert PreparedData(tmp_path / "out").corpora
 
 
 def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):

@@ -47,7 +47,7 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
     )
     plan = draft_plan(config)
     job = Job(folder / "out", "digest", Alone(), lambda _: None)
-    clean = Clean(plan)
+    clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
     parts = Parts(job.root, clean.parts(job.run(clean)))
     fates = deduplicate(job, plan, parts)
     job.run(ProvideTokenizer(plan, parts, fates))
