@@ -7,7 +7,7 @@ from data_prep.config import read_json, validate
 from data_prep.errors import UserError
 from data_prep.files import json_digest, write_json
 from data_prep.manifest import FORMAT
-from data_prep.plan import Input, Plan, libraries_of, settled
+from data_prep.plan import Input, Plan, libraries_of
 from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, Source, content_digest, is_url, source_of
@@ -63,7 +63,7 @@ def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> dict[str, 
 
 def check_step_files(plan: Plan, root: Path) -> None:
     """Raise UserError where a file that a step depends on, a class of the user's for instance, has changed since the plan."""
-    names = {str(settled(path)) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
+    names = {str(path) for corpus in plan.config.corpora for step in corpus.all_steps for path in step.files}
     _compare([item for item in plan.inputs if item.name in names], {}, root)
 
 

@@ -107,6 +107,7 @@ def test_what_a_class_remembers_of_one_item_is_not_there_in_the_next():
 def test_a_finished_folder_is_refused_when_the_class_has_changed(tmp_path, monkeypatch):
     (tmp_path / "steps_of_mine.py").write_text("class Same:\n    def __call__(self, document):\n        return None\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up_texts(60)))
     asked = DataPrepConfig(
         output_dir=str(tmp_path / "out"),
