@@ -7,13 +7,17 @@ nanotoken reads WordPiece alone, exactly. None is trusted for it: `choice.py` co
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, ClassVar, Protocol
 
 from data_prep.encoding.ragged import Ragged, from_bytes
 
-# Read when the library is first imported or used; a process of the preparation uses one core.
+# Each is read when the library starts its threads, at its first batch; a process of the preparation uses one core.
 _THREADS = {"FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+_STARTING = ["a " * 10_000] * 2
+"""A batch for which a library starts its threads; splintr does without for 4,096 texts of a word."""
 
 
 class Library(Protocol):
@@ -113,13 +117,28 @@ def left_out(described: dict[str, Any]) -> tuple[str, ...]:
 
 
 def load(name: str, described: dict[str, Any]) -> Library:
-    """Return a library ready to encode by a tokenizer that is described as `bare` does.
+    """Return a library ready to encode, on one thread, by a tokenizer that is described as `bare` does.
 
     Raises ImportError where it is not installed, and exceptions of its own.
     """
+    with _one_thread():
+        library = LIBRARIES[name](json.dumps(described, ensure_ascii=False))
+        library.encode(_STARTING)
+    return library
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Set what says how many threads a library starts, and put it back: a training run in this process has its own number."""
+    before = {variable: os.environ.get(variable) for variable in _THREADS}
     for variable, value in _THREADS.items():
         os.environ.setdefault(variable, value)
-    return LIBRARIES[name](json.dumps(described, ensure_ascii=False))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
 
 
 def installed(name: str) -> str | None:

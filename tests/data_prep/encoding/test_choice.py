@@ -1,5 +1,7 @@
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +66,27 @@ def test_a_library_of_another_version_of_unicode_does_not_encode(described, shor
     texts = stress_texts(reference.added, reference.vocabulary, reference.decode)
     with pytest.raises(UnfitError, match="gives other ids"):
         compare(texts, Fast("splintr-rs", reference).encode(texts), reference.encode(texts))
+
+
+_OF_THREADS = """
+import json, os, sys
+from data_prep.encoding.libraries import load
+for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
+    library = load(name, json.load(open(path)))
+    assert not {"RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS"} & set(os.environ)
+    library.encode([f"{n} words of a text " * 50 for n in range(1000)])
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are counted by Linux")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has one thread in any case")
+def test_a_library_starts_one_thread_and_leaves_the_environment_as_it_was(described):
+    own = {name: value for name, value in os.environ.items() if name not in libraries._THREADS} | {"OPENBLAS_NUM_THREADS": "1"}
+    pairs = ["fastokens", str(described("GPT-2")), "splintr-rs", str(described("Gemma"))]
+    told = subprocess.run([sys.executable, "-c", _OF_THREADS, *pairs], env=own, capture_output=True, text=True, check=True)
+    # Python's, and the one that splintr starts.
+    assert int(told.stdout) <= 2
 
 
 class Wrong:
