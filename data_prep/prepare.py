@@ -12,6 +12,7 @@ from data_prep.accepting import Accept
 from data_prep.cleaned_text import WriteText
 from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.encoding.libraries import LIBRARIES
 from data_prep.encoding.outcome import encoding_of
 from data_prep.encoding.provided import Provided
 from data_prep.errors import UserError
@@ -213,6 +214,15 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     for remark in provided.remarks:
         job.say(f"data: {remark}")
     tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned, provided))
+    if any((facts.counts.get("encoding") or {}).get("refused") for facts in tokenized):
+        # Of what a library encodes one document in many is compared: one that was wrong in a part may be in all of them.
+        job.say("data: parts that a library encoded which was wrong in one are encoded again, by Hugging Face's")
+        again = Tokenize(root, plan, parts, fates, cleaned, provided, fast=False)
+        if workers.rank == 0:
+            for item in again.items():
+                job.forget(again, item, lambda counts: (counts.get("encoding") or {}).get("library") not in LIBRARIES)
+        workers.barrier()
+        tokenized = job.run(again)
     encoding = encoding_of(provided.encoding, {facts.item: facts.counts.get("encoding") for facts in tokenized})
     for line in encoding.lines() if encoding else []:
         job.say(f"data: {line}")

@@ -39,12 +39,23 @@ class Tokenize:
     name = "tokenize"
     unit = BYTES
 
-    def __init__(self, root: Path, plan: Plan, parts: Parts, fates: Fates, cleaned: list[Facts], tokenizer: Provided) -> None:
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        parts: Parts,
+        fates: Fates,
+        cleaned: list[Facts],
+        tokenizer: Provided,
+        fast: bool = True,
+    ) -> None:
+        """Encode by the library that was chosen for the tokenizer; where not `fast`, by the one whose ids count alone."""
         self._root = root
         self._plan = plan
         self._parts = parts
         self._fates = fates
         self._tokenizer = tokenizer
+        self._fast = fast
         self._slices = {read.name: (read, facts) for read, facts in zip(plan.slices, cleaned, strict=True)}
         self._digests = {item.name: item.digest for item in plan.inputs}
 
@@ -54,7 +65,7 @@ class Tokenize:
 
     @cached_property
     def _chosen(self) -> tuple[Choice, Fast | None]:
-        return reopen(self._tokenizer.encoding, self._reference)
+        return reopen(self._tokenizer.encoding, self._reference) if self._fast else (unchosen(self._reference), None)
 
     def items(self) -> list[Item]:
         """The parts."""
@@ -77,9 +88,8 @@ class Tokenize:
         except UnfitError as error:
             writers, read, _ = self._write(part, fates, shards, None, advance)
             right = unchosen(self._reference)
-            refused = f"{choice.library} {choice.version}: {error}"
+            refused = {choice.library: f"{choice.version}: {error}"}
             encoding = PartEncoding(library=right.library, version=right.version, refused=refused)
-        told = encoding.model_dump()
         for prefix in prefixes.values():
             write_block_digests(paths[f"{prefix}.bin"], paths[f"{prefix}.blocks"])
         train = writers[KEPT_TRAIN].histogram if KEPT_TRAIN in writers else np.zeros(self._tokenizer.vocab_size, np.int64)
@@ -95,7 +105,7 @@ class Tokenize:
             for fate, writer in writers.items()
         }
         dropped = {reason: int((fates == fate).sum()) for fate, reason in REASONS.items()}
-        self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, told, dropped, splits, paths)
+        self._write_manifest(outputs.path(f"{folder}/part-{part.index:05d}.json"), part, dropped, splits, paths)
         return {
             "corpus": part.corpus,
             "documents_in": int(np.isin(fates, kept).sum()),
@@ -105,7 +115,7 @@ class Tokenize:
             "tokens_out": sum(split["tokens"] for split in splits.values()),
             "splits": splits,
             "dropped": dropped,
-            "encoding": told,
+            "encoding": encoding.model_dump(),
         }
 
     def _write(
@@ -140,7 +150,8 @@ class Tokenize:
         return writers, read, compared
 
     def _sequences(self, text: str, language: str) -> list[str]:
-        return split_sentences(text, language) if self._plan.config.sequences == "sentence" else [text]
+        # Of a text without a sentence, white space alone, the text: eos ends a document's last sequence, so there is one.
+        return (split_sentences(text, language) or [text]) if self._plan.config.sequences == "sentence" else [text]
 
     def _compare(
         self, part: Part, rows: np.ndarray, sequences: list[str], counts: np.ndarray, ids: Ragged, checked: np.ndarray
@@ -177,7 +188,6 @@ class Tokenize:
         self,
         path: Path,
         part: Part,
-        encoding: dict[str, Any],
         dropped: dict[str, int],
         splits: dict[str, Any],
         paths: dict[str, Path],
@@ -186,7 +196,6 @@ class Tokenize:
         told = {
             "plan": self._plan.digest,
             "tokenizer": self._tokenizer.digest,
-            "encoding": encoding,
             "slice": {
                 "inputs": [
                     {**piece.model_dump(include={"path", "start", "stop"}), "digest": self._digests[piece.path]}

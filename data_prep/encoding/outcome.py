@@ -15,7 +15,7 @@ class PartEncoding(BaseModel):
     version: str | None
     compared: int = 0
     """Documents that were encoded by Hugging Face's too, and have the same ids."""
-    refused: str | None = None
+    refused: dict[str, str] = {}
     """The library that was to encode it, and why it did not."""
 
 
@@ -25,14 +25,11 @@ class Encoding(BaseModel):
     choice: Choice
     compared: int
     """Documents of all parts that were encoded by Hugging Face's too, and have the same ids."""
-    refused: dict[str, str]
-    """Of the parts that another library encoded than was chosen, why."""
 
     def lines(self) -> list[str]:
         """Return what to print."""
         choice = self.choice
         lines = [f"{name} does not encode: {reason}" for name, reason in choice.refused.items()]
-        lines += [f"part {part} was encoded by Hugging Face's: {reason}" for part, reason in self.refused.items()]
         by = f"encoded by {choice.library} {choice.version}"
         if choice.compared:
             by += f", its ids those of Hugging Face's on {choice.compared:,} stress texts and {self.compared:,} documents"
@@ -40,13 +37,17 @@ class Encoding(BaseModel):
 
 
 def encoding_of(choice: Choice, parts: Mapping[str, Any]) -> Encoding | None:
-    """Return by what a preparation was encoded, given each part's PartEncoding; None where there is no part."""
+    """Return by what a preparation was encoded, given each part's PartEncoding; None where there is no part.
+
+    A library that a part refused encodes none of them (`Tokenize` without `fast`).
+    """
     if not parts:
         return None
     # Of a part that an earlier version finished nothing is told: it had Hugging Face's alone.
     told = {name: PartEncoding.model_validate(part) for name, part in parts.items() if part is not None}
-    return Encoding(
-        choice=choice,
-        compared=sum(part.compared for part in told.values()),
-        refused={name: part.refused for name, part in told.items() if part.refused is not None},
-    )
+    for name, part in told.items():
+        if part.refused:
+            refused = {library: f"{reason} (part {name})" for library, reason in part.refused.items()}
+            choice = Choice(library=part.library, version=part.version, refused=choice.refused | refused)
+            break
+    return Encoding(choice=choice, compared=sum(part.compared for part in told.values()))

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data_prep.encoding import libraries, stress
 from data_prep.encoding.ragged import Ragged
 from data_prep.errors import UserError
 from data_prep.inspection import describe
+from data_prep.job import Job
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
@@ -30,6 +32,13 @@ def stories(tmp_path_factory):
     texts = [" ".join(text.capitalize() for text in words[n : n + 1 + n // 3 % 6]) for n in range(0, 894, 3)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path, texts
+
+
+@pytest.mark.parametrize(("text", "expected"), [(" \n ", [" \n "]), (" One. Two. ", ["One.", "Two."])])
+def test_a_text_without_a_sentence_is_a_sequence(text, expected):
+    tokenize = tokenizing.Tokenize(None, SimpleNamespace(config=SimpleNamespace(sequences="sentence"), slices=[], inputs=[]),
+                                   None, None, [], None)  # fmt: skip
+    assert tokenize._sequences(text, "en") == expected
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +110,17 @@ class WrongOnOne(libraries.Fastokens):
 
 
 @pytest.mark.parametrize("sequences", ["document", "sentence"])
-def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part(tmp_path, monkeypatch, sequences):
+def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part_and_unseen_in_another(
+    tmp_path, monkeypatch, sequences
+):
     for name in ("_MIXED", "_OF_BYTES", "_OF_UNICODE", "_OF_IDS"):
         monkeypatch.setattr(stress, name, 50)
     monkeypatch.setattr(stress, "_LONG", (33, 300))
     texts = [f"{text.capitalize()}. {text}" for text in make_documents(400, seed=5)]
     marked = 128  # a document that is compared, being a 64th
-    texts[marked] += f" {WrongOnOne.mark}"
+    unseen = 3  # in another part, and not compared
+    for wrong in (marked, unseen):
+        texts[wrong] += f" {WrongOnOne.mark}"
     for name, some in (("heldout", texts[:100]), ("train", texts[100:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
 
@@ -126,22 +139,33 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
             sequences=sequences,
         )
         data = prepare(config, said.append)
-        files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*") if path.suffix != ".json"}
+        files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*")}
         return data, files, "\n".join(said)
 
     slow, expected, _ = prepared(10**9, libraries.Fastokens)
-    assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 7
+    assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 9
     fast, files, said = prepared(0, libraries.Fastokens)
     assert files == expected and fast.manifest.fingerprint == slow.manifest.fingerprint
-    assert fast.manifest.encoding.choice.library == "fastokens" and fast.manifest.encoding.refused == {}
+    assert fast.manifest.encoding.choice.library == "fastokens" and fast.manifest.encoding.choice.refused == {}
     assert fast.manifest.encoding.compared == 1 + 400 // 64 + 1
     assert "encoded by fastokens" in said and "encoded by fastokens" in describe(fast, 1)
+    done = Job._do
+
+    def killed(job, stage, item, advance):
+        if getattr(stage, "_fast", True):
+            return done(job, stage, item, advance)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "_do", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(0, WrongOnOne)
+    monkeypatch.setattr(Job, "_do", done)
     mended, files, said = prepared(0, WrongOnOne)
     assert files == expected
-    ((part, reason),) = mended.manifest.encoding.refused.items()
-    assert f"document {marked}: gives other ids" in reason and f"part {part} was encoded by Hugging Face's: fastokens" in said
-    told = [json.loads(path.read_text())["encoding"] for path in mended.directory.glob("shards/*/part-*.json")]
-    assert sorted(each["library"] for each in told) == ["fastokens"] * (len(told) - 1) + ["tokenizers"]
+    choice = mended.manifest.encoding.choice
+    assert choice.library == "tokenizers" and mended.manifest.encoding.compared == 0
+    assert f"document {marked}: gives other ids" in choice.refused["fastokens"]
+    assert "fastokens does not encode" in said and said.count("are encoded again") == 1 and "encoded by tokenizers" in said
 
 
 @pytest.fixture
