@@ -1,8 +1,8 @@
 """Which library encodes: the first that gives Hugging Face's ids on all stress texts, else Hugging Face's own.
 
 The choice is made once for a tokenizer and the versions that are installed. Then some documents of each part are encoded by
-both, and a part in which one differs is encoded by Hugging Face's whole. So the ids are Hugging Face's whichever library
-encodes, and no plan's digest depends on it.
+both; where one differs, Hugging Face's encodes all parts. So the ids are Hugging Face's as far as is compared, and no plan's
+digest depends on the library.
 """
 
 from collections.abc import Iterator
