@@ -39,11 +39,11 @@ def plan_of(content: dict[str, Any], source: str) -> Plan:
 def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
     """Raise UserError where `root` was planned for other settings, or with other libraries."""
     old, new = plan.config.model_dump(mode="json"), config.model_dump(mode="json")
-    for key in old:
-        if key not in ("output_dir", "work_dir") and old[key] != new[key]:
-            raise UserError(
-                f"{root}: was begun with another `{key}`; put that back, name another output_dir, or remove this one"
-            )
+    for key in ("output_dir", "work_dir"):
+        old[key] = new[key]
+    if old != new:
+        place = ".".join(_first_difference(old, new))
+        raise UserError(f"{root}: was begun with another `{place}`; put that back, name another output_dir, or remove this one")
     for name, here in libraries_of(config).items():
         if plan.libraries.get(name) != here:
             begun = f"{name} {plan.libraries[name]}" if name in plan.libraries else f"a version of this project without {name}"
@@ -51,6 +51,20 @@ def check_settings(plan: Plan, config: DataPrepConfig, root: Source) -> None:
                 f"{root}: was begun with {begun}, and {name} {here} is installed here, which may decide otherwise; install "
                 "what it was begun with, name another output_dir, or remove this one"
             )
+
+
+def _first_difference(old: Any, new: Any) -> list[str]:
+    """The keys, and names or numbers of items, that lead to the first value that is not the same."""
+    match old, new:
+        case dict(), dict() if old.keys() == new.keys():
+            key = next(key for key in old if old[key] != new[key])
+            return [key, *_first_difference(old[key], new[key])]
+        case list(), list() if len(old) == len(new):
+            place = next(place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+            named = old[place].get("name") if isinstance(old[place], dict) else None
+            return [named or str(place), *_first_difference(old[place], new[place])]
+        case _:
+            return []
 
 
 def check_inputs(plan: Plan, modified: dict[str, int], root: Path) -> dict[str, int]:

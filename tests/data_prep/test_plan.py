@@ -5,6 +5,7 @@ import pytest
 
 from data_prep import plan
 from data_prep.errors import UserError
+from data_prep.frozen import check_settings
 from data_prep.plan import draft_plan, expand_shards, freeze
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 
@@ -144,3 +145,24 @@ def test_a_plan_that_asks_for_nothing_new_has_the_digest_that_it_had_before_ther
     )
     # As the version before steps gives it.
     assert freeze(draft_plan(asked), ["0"]).digest == "f3839857cd30754299dc15a0dd0d8aa5"
+
+
+@pytest.mark.parametrize(
+    ("changed", "place"),
+    [
+        ({"part_mib": 3}, "part_mib"),
+        ({"corpora": [{"files": ["a.jsonl"], "min_length": 4}]}, "corpora.text.min_length"),
+        ({"corpora": [{"files": ["b.jsonl"]}]}, "corpora.text.files.0"),
+        ({"corpora": [{"files": ["a.jsonl"], "steps": ["normalize"]}]}, "corpora.text.steps"),
+        ({"corpora": [{"files": ["a.jsonl"]}, {"name": "b", "files": ["b.jsonl"]}]}, "corpora"),
+        ({"tokenizer": {"vocab_size": 301}}, "tokenizer.vocab_size"),
+    ],
+)
+def test_the_first_setting_that_is_another_is_named_with_its_place(tmp_path, monkeypatch, changed, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    asked = {"output_dir": "out", "corpora": [{"files": ["a.jsonl"]}], "tokenizer": {"vocab_size": 300}}
+    planned = draft_plan(DataPrepConfig.model_validate(asked))
+    with pytest.raises(UserError, match=rf"^out: was begun with another `{place}`; put that back"):
+        check_settings(planned, DataPrepConfig.model_validate(asked | changed), "out")
+    check_settings(planned, DataPrepConfig.model_validate(asked | {"output_dir": "elsewhere"}), "out")
