@@ -50,8 +50,8 @@ def dedupe_spans(job: Job, plan: Plan, parts: Parts, fates: Fates) -> Deduplicat
     """
     # For numba, as in `deduplicate`.
     from data_prep.dedupe.repeats import Repeats
-    from data_prep.dedupe.rewriting import Rewrite
     from data_prep.dedupe.span_hashes import SpanHashes
+    from data_prep.dedupe.span_removal import Rewrite
 
     hashes = SpanHashes(plan, parts, fates)
     if not hashes.searched:

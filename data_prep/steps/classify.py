@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from data_prep.errors import UserError
 from data_prep.steps.base import Share, Step
-from data_prep.steps.fasttext_model import read_labels
+from data_prep.steps.classifier_file import read_labels
 from data_prep.text.document import Document
 
 

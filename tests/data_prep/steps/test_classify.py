@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from data_prep.errors import UserError
+from data_prep.steps.classifier_file import read_labels
 from data_prep.steps.classify import Classify
-from data_prep.steps.fasttext_model import read_labels
 from data_prep.text.document import Document
 
 _SUPERVISED, _SOFTMAX = 3, 3
