@@ -115,6 +115,7 @@ def test_a_number_is_one_however_yaml_and_command_lines_read_it(said):
 def test_transformers_warns_of_no_key_that_is_taken_and_of_others_that_are_not(kind, keys, caplog, monkeypatch):
     """The class that computes the frequencies is the judge of which keys it looks at."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, "transformers")  # a command run before in this process has silenced it
     pairs = {key: [1.0] * 8 for key in ("short_factor", "long_factor")}
     every = set().union(*context._OF_TYPE.values())
     more = {"original_max_position_embeddings": 40} if kind in context._ASKS_PRETRAINED else {}
