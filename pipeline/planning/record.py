@@ -1,0 +1,216 @@
+"""The record that the planner fits its law on: one line a finished run, with its sizes, tokens, growths and loss."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, with_config
+from transformers import PretrainedConfig
+from typing_extensions import TypedDict
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomically
+from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
+from pipeline.recipe import AUTO, GrowthConfig, TrainStage
+from pipeline.report.recorded import RecordedRun, read_run
+from pipeline.runs import JsonLines, RunPaths
+from pipeline.runs.records import Count, Finite
+from pipeline.training.timeline import phases_of
+
+_ANY_OTHERS = ConfigDict(extra="allow")
+_SPENT = ("tokens", "flops")
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+"""What is noted of each model of a run."""
+
+
+@with_config(_ANY_OTHERS)
+class PhaseEntry(TypedDict):
+    """One size of a run: the model, and what it was trained on at that size."""
+
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count
+    intermediate_size: Count
+    parameters: Count
+    """Those that a token meets, embeddings among them."""
+    tokens: Count
+    flops: Count
+    """Executed ones, without steps that were lost."""
+
+
+@with_config(_ANY_OTHERS)
+class GrowthEntry(TypedDict):
+    """What led from one size to the next."""
+
+    width: str | None
+    """The operator; None where the width did not change."""
+    depth: str | None
+    """Likewise."""
+    optimizer_state: str
+    schedule_anew: bool
+    """Whether the learning rate began anew with the growth, by a schedule of the larger model's own."""
+    options: dict[str, Any]
+    """Other keys of the recipe's growth section that are not at their defaults."""
+
+
+@with_config(_ANY_OTHERS)
+class RunEntry(TypedDict):
+    """A line of a record."""
+
+    name: str
+    run: str
+    """The run's id; a run stands once in a record."""
+    family: str
+    text: str
+    """The fingerprint of the prepared text and its tokenizer: losses are compared among runs that share it."""
+    vocab_size: Count
+    sequence_length: Count
+    seed: Count
+    optimizer: str
+    lr: Finite
+    batch_tokens: Count
+    schedule: dict[str, Any]
+    phases: list[PhaseEntry]
+    growths: list[GrowthEntry]
+    """One fewer than phases."""
+    loss: Finite
+    """On held-out text, at the end."""
+    flops: Count
+    """Executed ones of all phases, those of a given source among them, without steps that were lost."""
+    note: NotRequired[str]
+
+
+def entry_of(path: Path) -> RunEntry:
+    """Return what a record notes of a finished run, its given source's own phases among them.
+
+    Raises UserError where it has not ended with a loss, where its source is no run directory, and where it trained a model in
+    parts, of which the law knows nothing.
+    """
+    run = read_run(path)
+    if not run.ended or run.final_loss is None:
+        raise UserError(f"{path}: the run has not ended with a held-out loss; start it again to finish it, or leave it out")
+    for stage in run.recipe.stages:
+        if isinstance(stage, TrainStage) and (stage.submodel_layers or stage.trainable):
+            raise UserError(f"{path}: its stage {stage.name} trains a part of the model, which no law here is of; leave it out")
+    phases, growths = _phases(run)
+    data, batch = run.data or {}, (run.ds_config or {}).get("train_batch_size", run.recipe.train_batch_size)
+    return {
+        "name": path.name,
+        "run": run.summary.get("run", path.name),
+        "family": run.summary["family"],
+        "text": data.get("fingerprint", ""),
+        "vocab_size": run.certificates[-1]["target"]["vocab_size"],
+        "sequence_length": run.recipe.data.sequence_length,
+        "seed": run.recipe.seed,
+        "optimizer": run.recipe.optimizer.name,
+        "lr": run.recipe.optimizer.lr,
+        "batch_tokens": batch * run.recipe.data.sequence_length,
+        "schedule": run.recipe.schedule.model_dump(mode="json"),
+        "phases": phases,
+        "growths": growths,
+        "loss": run.final_loss,
+        "flops": sum(phase["flops"] for phase in phases),
+    }
+
+
+def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
+    """The sizes of a run with what each was trained on, and the growths between them."""
+    recipe = run.recipe
+    phases: list[PhaseEntry] = []
+    growths: list[GrowthEntry] = []
+    if recipe.source.path is None:
+        vocab_size = run.certificates[0]["source"]["vocab_size"]
+        config = scratch_config(recipe.source.model, vocab_size, 0, recipe.data.sequence_length)
+    else:
+        given = Path(recipe.source.path)
+        if not RunPaths(given).summary.exists():
+            raise UserError(
+                f"{run.path}: its source {given} is no finished run here, whose tokens and FLOPs count too; put it back, or "
+                "leave the run out"
+            )
+        source = entry_of(given)
+        phases, growths = list(source["phases"]), list(source["growths"])
+        config = read_config(RunPaths(given).model / "config.json")
+    stages = {name: (begin, end) for name, begin, end in run.stages}
+    for phase in phases_of(recipe):
+        if phase.target is not None:
+            config = target_config(config, phase.target, growth=phase.growth)
+        spent = [stages[stage.name] for stage in phase.stages if stage.name in stages]
+        if not spent:
+            continue
+        entry = phase_entry(config, *(sum(run.spent(end)[of] - run.spent(begin)[of] for begin, end in spent) for of in _SPENT))
+        before = phases[-1] if phases else None
+        if before is not None and all(before[key] == entry[key] for key in SIZES):
+            # A load without a growth: the same model is trained on.
+            phases[-1] = before | {key: before[key] + entry[key] for key in _SPENT}
+            continue
+        if before is not None:
+            anew = recipe.schedule.span == "model" or (recipe.source.path is not None and phase.number == 1)
+            growths.append(growth_entry(before, entry, run.certificates[phase.number - 1]["growth"], schedule_anew=anew))
+        phases.append(entry)
+    return phases, growths
+
+
+def phase_entry(config: PretrainedConfig, tokens: int, flops: int) -> PhaseEntry:
+    """Return what is noted of a model that was trained on so many tokens."""
+    sizes = sizes_of(config)
+    noted = {key: getattr(sizes, key) for key in SIZES}
+    return {**noted, "parameters": graph_of(config).active_parameters, "tokens": tokens, "flops": flops}
+
+
+def growth_entry(before: PhaseEntry, after: PhaseEntry, growth: dict[str, Any], *, schedule_anew: bool) -> GrowthEntry:
+    """Return what is noted of a growth from its section of a recipe, operators that change nothing left out."""
+    deeper = before["num_hidden_layers"] != after["num_hidden_layers"]
+    wider = any(before[key] != after[key] for key in SIZES if key != "num_hidden_layers")
+    defaults = GrowthConfig().model_dump(mode="json")
+    own = ("width", "depth", "optimizer_state")
+    return {
+        "width": growth["width"] if wider else None,
+        "depth": growth["depth"] if deeper else None,
+        "optimizer_state": growth["optimizer_state"],
+        "schedule_anew": schedule_anew,
+        "options": {key: value for key, value in growth.items() if key not in own and defaults.get(key) not in (AUTO, value)},
+    }
+
+
+def read_entries(paths: Iterable[Path]) -> list[RunEntry]:
+    """Return the runs of records, each once; raises UserError naming a file that is not there, or a line that is damaged."""
+    found: dict[str, RunEntry] = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such record; name a file that `launch/plan.py --add RUN ... --record FILE` wrote")
+        for entry in JsonLines(path, RunEntry).read():
+            if len(entry["growths"]) + 1 != len(entry["phases"]):
+                raise UserError(
+                    f"{path}: {entry['name']} has {len(entry['phases'])} phases and {len(entry['growths'])} growths; "
+                    "one stands between two phases"
+                )
+            found[entry["run"]] = entry
+    return list(found.values())
+
+
+def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Add finished runs to a record, which is made where it is not there; one that stands there already is written anew.
+
+    A folder of runs stands for those in it. Raises UserError where a run that was named cannot be added; one within a folder is
+    left out, and `say` tells why.
+    """
+    entries = {entry["run"]: entry for entry in (read_entries([record]) if record.exists() else [])}
+    for path in runs:
+        if RunPaths(path).recipe.is_file() or not path.is_dir():
+            entry = entry_of(path)
+            entries[entry["run"]] = entry
+            continue
+        for inner in sorted(each for each in path.iterdir() if RunPaths(each).recipe.is_file()):
+            try:
+                entry = entry_of(inner)
+            except UserError as error:
+                say(f"left out: {error}")
+            else:
+                entries[entry["run"]] = entry
+    write_atomically(record, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
+    say(f"{record}: {len(entries)} runs")

@@ -1,0 +1,84 @@
+import json
+import re
+
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.families import graph_of, scratch_config
+from pipeline.planning.record import add_runs, read_entries
+from pipeline.recipe import ModelConfig
+from tests.pipeline.report.recorded_runs import TOKENS, Made
+
+WHOLE = [{"name": "submodels", "steps": 30}, {"name": "full", "steps": 30}]
+"""The stages of a made-up run, without sub-models."""
+GROWN = {"stages": WHOLE, "growth": {"width": "aki", "depth": "stack", "optimizer_state": "grow"}}
+
+
+def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tmp_path):
+    Made(tmp_path / "grown", changes=GROWN).write()
+    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"], print)
+    (entry,) = read_entries([tmp_path / "record.jsonl"])
+    small, large = entry["phases"]
+    vocabulary = entry["vocab_size"]
+    for phase, steps, cost, sizes in ((small, 20, 1, (32, 3, 4)), (large, 60, 4, (64, 5, 8))):
+        assert (phase["hidden_size"], phase["num_hidden_layers"], phase["num_attention_heads"]) == sizes
+        assert (phase["tokens"], phase["flops"]) == (steps * TOKENS, steps * cost * 10**9)
+        model = ModelConfig(
+            family="gpt2", **dict(zip(("hidden_size", "num_hidden_layers", "num_attention_heads"), sizes, strict=True))
+        )
+        assert phase["parameters"] == graph_of(scratch_config(model, vocabulary, 0, 32)).parameters
+    assert entry["flops"] == 260 * 10**9
+    # The made-up certificate says what was resolved; the run's schedule begins anew with each model.
+    assert entry["growths"] == [
+        {"width": "nai", "depth": "last_layer", "optimizer_state": "fresh", "schedule_anew": True, "options": {"noise": 0.02}}
+    ]
+
+
+def test_the_phases_of_a_given_source_stand_before_those_of_the_run_grown_from_it(tmp_path):
+    source = Made(tmp_path / "small", scratch=True, steps=40).write()
+    (source / "model").mkdir()
+    config = scratch_config(Made(source).recipe.source.model, 61, 0, 32)
+    config.save_pretrained(source / "model")
+    Made(tmp_path / "grown", given=str(source), changes={"stages": WHOLE, "target": {"num_hidden_layers": 7}}).write()
+    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"], print)
+    (entry,) = read_entries([tmp_path / "record.jsonl"])
+    assert [phase["tokens"] for phase in entry["phases"]] == [40 * TOKENS, 60 * TOKENS]
+    assert entry["flops"] == 400 * 10**9
+    assert entry["growths"][0]["schedule_anew"]
+
+
+def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_with_the_reason(tmp_path):
+    runs = tmp_path / "runs"
+    Made(runs / "whole", scratch=True).write()
+    Made(runs / "parts").write()
+    Made(runs / "cut", scratch=True, recorded=10).write()
+    said = []
+    for _ in range(2):
+        add_runs(tmp_path / "record.jsonl", [runs], said.append)
+    assert [entry["name"] for entry in read_entries([tmp_path / "record.jsonl"])] == ["whole"]
+    assert any("parts: its stage submodels trains a part of the model" in line for line in said)
+    assert any("cut: the run has not ended" in line for line in said)
+    with pytest.raises(UserError, match="cut: the run has not ended"):
+        add_runs(tmp_path / "record.jsonl", [runs / "cut"], print)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda entry: entry | {"loss": None}, "record.jsonl: line 1: loss: "),
+        (lambda entry: entry | {"growths": [1]}, "record.jsonl: line 1: growths"),
+        (lambda entry: entry | {"phases": entry["phases"] * 2}, "whole has 2 phases and 0 growths"),
+    ],
+)
+def test_a_damaged_line_of_a_record_is_named(change, sentence, tmp_path):
+    Made(tmp_path / "whole", scratch=True).write()
+    record = tmp_path / "record.jsonl"
+    add_runs(record, [tmp_path / "whole"], print)
+    record.write_text(json.dumps(change(json.loads(record.read_text()))) + "\n")
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        read_entries([record])
+
+
+def test_a_record_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such record"):
+        read_entries([tmp_path / "nowhere.jsonl"])
