@@ -27,6 +27,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, default=QUICKSTART, help="what to run, as YAML (default: %(default)s)")
     parser.add_argument("--print_config", action="store_true", help="print both configurations as resolved, and end")
     parser.add_argument("--dry_run", action="store_true", help="say what the run would be and cost, check the data, and end")
+    branch = "a run whose first steps are this one's: go on from its checkpoint (where this run has none yet)"
+    parser.add_argument("--branch_from", type=Path, metavar="RUN_DIR", help=branch)
     dry_run = parser.add_argument_group("with --dry_run")
     dry_run.add_argument("--mfu", type=float, help="model FLOPs as a share of the devices' peak, for the time (default: 0.4)")
     dry_run.add_argument("--world_size", type=int, help="ranks to reckon with (default: those launched)")
@@ -42,6 +44,8 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name} goes with --dry_run")
         if given <= 0 or (most is not None and given > most):
             parser.error(f"--{name} {given} is not above 0" + (f" and up to {most}" if most else ""))
+    if arguments.branch_from is not None and (arguments.dry_run or arguments.print_config):
+        parser.error("--branch_from is of a run that trains; leave it out")
     if on_one_node():
         load_recipe(arguments.recipe, arguments.overrides)
         read_ds_config(arguments.ds_config)

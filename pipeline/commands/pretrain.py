@@ -46,7 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
                 dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens, print)
                 print(dry_run.render())
             return 0
-        Run(recipe, ds_config, stop).execute()
+        Run(recipe, ds_config, stop, arguments.branch_from).execute()
     except Stopped:
         # Launchers end every rank as soon as one has left, and this one may be about to.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -83,6 +83,12 @@ def seal(directory: Path, known: Mapping[str, Digest] | None = None) -> None:
     write_json(directory / FILES, {"files": files, "digest": _digest_of(files)})
 
 
+def sealed(directory: Path) -> dict[str, Digest]:
+    """Return what `seal` wrote of a directory that is whole."""
+    content = json.loads((directory / FILES).read_text(encoding="utf-8"))
+    return {name: Digest(**digest) for name, digest in content["files"].items()}
+
+
 def damage(directory: Path, part: int = 0, parts: int = 1) -> str | None:
     """Return which file is not as it was written and in what way, or None where nothing is amiss.
 

@@ -79,7 +79,7 @@ class Begun:
         if self.recipe is not None:
             self._check_lengths(recipe, saved)
             named = _sizes_made(recipe, saved)
-            for key, (before, now) in _differing(_without_lengths(self.recipe), _without_lengths(recipe)).items():
+            for key, (before, now) in differing(_without_lengths(self.recipe), _without_lengths(recipe)).items():
                 # A size that was derived may be named since: a later version may derive another.
                 if not _is_of(key, _MAY_CHANGE + _ROUNDS) and (before, now) != ("None", named.get(key)):
                     whose = "the checkpoint" if self.checkpoint else "the run directory"
@@ -87,7 +87,7 @@ class Begun:
                         f"{self.origin}: {whose} belongs to a recipe that differs in {key}; {self._instead('the recipe')}"
                     )
         if self.ds_config is not None:
-            for key in _differing(same_run(self.ds_config), same_run(ds_config)):
+            for key in differing(same_run(self.ds_config), same_run(ds_config)):
                 raise UserError(
                     f"{self.ds_origin}: the run was begun with another {key}; {self._instead('the DeepSpeed configuration')}"
                 )
@@ -128,11 +128,11 @@ class Begun:
         """Return a sentence on what is not as it was and changes in which order, or how, sums are rounded."""
         found: dict[str, tuple[str, str]] = {}
         if self.recipe is not None:
-            differing = _differing(_without_lengths(self.recipe), _without_lengths(recipe))
+            otherwise = differing(_without_lengths(self.recipe), _without_lengths(recipe))
             # What a micro-batch really is the DeepSpeed configuration says, as it was resolved.
-            found |= {key: values for key, values in differing.items() if _is_of(key, _ROUNDS[1:])}
+            found |= {key: values for key, values in otherwise.items() if _is_of(key, _ROUNDS[1:])}
         if self.ds_config is not None:
-            found |= _differing(rounds_alike(self.ds_config), rounds_alike(ds_config))
+            found |= differing(rounds_alike(self.ds_config), rounds_alike(ds_config))
         if not found:
             return []
         told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in found.items())
@@ -163,20 +163,36 @@ def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
 def check_model(opened: Source, config: PretrainedConfig, phase: Phase) -> None:
     """Raise UserError where a checkpoint's model is not of the sizes and the class that its phase of the run trains."""
     before, now = (asdict(sizes_of(one)) | {"class": family_of(one).model_class.__name__} for one in (opened.config, config))
-    differing = [key for key in before if before[key] != now[key]]
-    if not differing:
+    otherwise = [key for key in before if before[key] != now[key]]
+    if not otherwise:
         return
-    told = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in differing)
+    told = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in otherwise)
     named = ""
-    if phase.target is not None and all(getattr(phase.target, key, 0) is None for key in differing):
+    if phase.target is not None and all(getattr(phase.target, key, 0) is None for key in otherwise):
         where = "target" if phase.number == 1 else f"stages.{phase.name}.grow"
         named = (
-            "name in the recipe what it left open (" + ", ".join(f"{where}.{key}={before[key]}" for key in differing) + "), "
+            "name in the recipe what it left open (" + ", ".join(f"{where}.{key}={before[key]}" for key in otherwise) + "), "
         )
     raise UserError(
         f"{opened.directory}: its model has {told}; {named}put source and recipe back as they were, or start from the "
         f"checkpoint in another run_dir, by source.path={opened.directory}"
     )
+
+
+def differing_whole(one: Recipe, other: Recipe) -> list[str]:
+    """Return the keys in which two recipes take every step otherwise: neither growths nor stages nor the schedule's course."""
+    found = differing(_without_courses(one), _without_courses(other))
+    return [key for key in found if not _is_of(key, _MAY_CHANGE + _ROUNDS)]
+
+
+def _without_courses(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    for key in ("stages", "schedule", "target", "growth"):
+        del content[key]
+    for key in (*UNITS, "lr"):
+        # The source's training is a stage.
+        del content["source"][key]
+    return content
 
 
 def _sizes_made(recipe: Recipe, saved: Saved | None) -> dict[str, str]:
@@ -212,7 +228,7 @@ def _without_lengths(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def _differing(old: Any, new: Any) -> dict[str, tuple[str, str]]:
+def differing(old: Any, new: Any) -> dict[str, tuple[str, str]]:
     """The dotted paths at which two nested values differ, with the leaf of each; "nothing" where there is none."""
     before, now = _leaves(old), _leaves(new)
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from data_prep.errors import UserError
 from data_prep.files import publish_directory, read_bytes, write_atomically, write_json
 from pipeline.growth.deepspeed_files import missing_files
-from pipeline.growth.integrity import Digest, HashedFile, damage, seal
+from pipeline.growth.integrity import Digest, HashedFile, damage, seal, sealed
 from pipeline.growth.sources import LATEST
 from pipeline.growth.state import Source
 from pipeline.growth.zero_checkpoint import PROGRESS, read_zero_checkpoint
@@ -147,9 +147,24 @@ class Checkpoints:
         self.last: Saved | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
-    def newest(self, say: Say) -> Saved | None:
-        """Return what `newest_whole` would, by this process alone."""
-        return self._newest(say, self._tags(), lambda tag: damage(self._directory / tag), self._read)
+    def newest(self, say: Say, until: int | None = None) -> Saved | None:
+        """Return what `newest_whole` would, by this process alone; of the checkpoints up to a step where `until` names one."""
+        tags = [tag for tag in self._tags() if until is None or _step(tag) <= until]
+        return self._newest(say, tags, lambda tag: damage(self._directory / tag), self._read)
+
+    def adopt(self, origin: Path, saved: Saved) -> None:
+        """Take another run's checkpoint, whole and in `origin`, as one of this run's; one rank's work.
+
+        `saved` is what it then says, of this run. Raises OSError where it cannot be written.
+        """
+        aside, path = self._directory / (saved.tag + ".partial"), self._directory / saved.tag
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(origin, aside)
+        write_json(aside / PROGRESS, asdict(saved))
+        # What was damaged on the way is to be found when it is read: the other files stay what they were found to be.
+        seal(aside, {name: digest for name, digest in sealed(origin).items() if name != PROGRESS})
+        publish_directory(aside, path)
+        write_atomically(self._directory / LATEST, saved.tag + "\n")
 
     def newest_whole(self, say: Say) -> Saved | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.

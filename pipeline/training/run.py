@@ -41,6 +41,7 @@ from pipeline.training import distributed
 from pipeline.training.begun import check_model, lengths
 from pipeline.training.beside import begin_on_first_rank
 from pipeline.training.blocks import cut
+from pipeline.training.branching import branch_off
 from pipeline.training.certifying import Certifying
 from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
 from pipeline.training.ds_config import compute_dtype, for_engine, sequence_parallel_size
@@ -80,8 +81,10 @@ _COMMAND = "deepspeed launch/pretrain.py --ds_config ds_config.json --recipe rec
 class Run:
     """A recipe under a DeepSpeed configuration, in its run directory."""
 
-    def __init__(self, recipe: Recipe, ds_config: dict[str, Any], stop: StopRequest) -> None:
+    def __init__(self, recipe: Recipe, ds_config: dict[str, Any], stop: StopRequest, branch_from: Path | None = None) -> None:
+        """`branch_from` is the directory of a run with whose steps this one begins, where it has no checkpoint yet."""
         self._recipe = recipe
+        self._branch_from = branch_from
         self._ds_config = ds_config
         self._stop = stop
         self._directory = RunDirectory(Path(recipe.run_dir))
@@ -124,6 +127,9 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         distributed.on_every_rank(self._directory.check_shared)
         saved = self._checkpoints.newest_whole(self._say)
+        if saved is None and self._branch_from is not None:
+            distributed.on_first_rank(self._branch_off)
+            saved = self._checkpoints.newest_whole(self._say)
         remarks = distributed.on_first_rank(lambda: self._directory.check(self._recipe, self._ds_config, saved))
         done = distributed.on_first_rank(lambda: self._finished(saved))
         if done is not None and self._is_whole(done, saved):
@@ -147,6 +153,9 @@ class Run:
             summary = self._carry_out(prepared, saved)
         distributed.on_first_rank(lambda: write_json(self._directory.summary, summary))
         return summary
+
+    def _branch_off(self) -> None:
+        branch_off(self._branch_from, self._recipe, self._ds_config, self._directory, distributed.world_size(), self._say)
 
     def _finished(self, saved: Saved | None) -> SummaryRecord | None:
         """Return the summary of a run that is finished, its certificates in order; one rank's work."""

@@ -26,7 +26,8 @@ def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
         "sqrt": 1.0 - math.sqrt(progress),
     }[shape]
-    return schedule.final_ratio + (1.0 - schedule.final_ratio) * fall
+    # At the peak it is the peak: runs of other lengths take the same steps up to their falls, to the bit.
+    return 1.0 if fall == 1.0 else schedule.final_ratio + (1.0 - schedule.final_ratio) * fall
 
 
 def stage_warmup(step_in_stage: int, warmup_steps: int) -> float:

@@ -2,14 +2,16 @@
 
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from pipeline.growth.sources import open_source
-from tests.end_to_end.conftest import write_recipe
+from tests.end_to_end.conftest import FP32, write_recipe
 
 PROGRESSIVE = [
     {"name": "six", "steps": 4, "trainable": ["layers.2-3", "head"]},
@@ -17,6 +19,13 @@ PROGRESSIVE = [
     {"name": "top", "steps": 4, "trainable": ["layers.4-5", "head"], "warmup_steps": 2},
     {"name": "full", "steps": 4},
 ]
+
+
+def ds_file(directory: Path) -> str:
+    """Write the DeepSpeed configuration of these runs."""
+    path = directory / "ds.json"
+    path.write_text(json.dumps(FP32))
+    return str(path)
 
 
 def whole(tensor) -> torch.Tensor:
@@ -55,6 +64,42 @@ def test_a_run_grows_as_often_as_it_says(grown_twice):
     # One schedule from the first step to the last, climbed to anew over 2 steps behind the second growth.
     assert rates[8:12] == pytest.approx([0.003 * (1 - (step - 2) / 18) for step in range(8, 12)])
     assert rates[12] == pytest.approx(0.003 * (1 - 10 / 18) / 2)
+
+
+def test_a_run_that_branches_off_another_takes_the_same_steps_as_if_it_had_taken_all_of_them(
+    launch, recipe, grown_twice, tmp_path
+):
+    """From step 10, before the second growth, on: with the same losses, records and ledger."""
+    other = tmp_path / "other"
+    shutil.copytree(grown_twice.run_dir, other)
+    for later in (other / "checkpoints").glob("step-*"):
+        if later.name > "step-00000010":
+            shutil.rmtree(later)
+    (other / "checkpoints" / "latest").write_text("step-00000010\n")
+    words = ["launch/pretrain.py", "--ds_config", ds_file(tmp_path), "--recipe", str(progressive(recipe))]
+    branch = launch.script([*words, "--branch_from", str(other)], tmp_path / "run").wait()
+    assert branch.status == 0, branch.error
+    assert f"{other}: its first 10 steps are those of this run" in branch.output
+    assert "going on from step 10" in branch.output
+    assert branch.losses == grown_twice.losses
+    assert branch.evaluations == grown_twice.evaluations
+    for key in ("flops", "steps", "tokens", "lengths"):
+        assert branch.summary[key] == grown_twice.summary[key], key
+    ids = [json.loads((run / "data.json").read_text())["run"] for run in (tmp_path / "run", grown_twice.run_dir)]
+    assert ids[0] != ids[1]
+
+
+def test_a_run_does_not_branch_off_one_whose_checkpoints_are_all_beyond_their_common_steps(
+    launch, recipe, grown_twice, tmp_path
+):
+    content = yaml.safe_load(progressive(recipe).read_text())
+    content["source"]["lr"] = 0.001
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    words = ["launch/pretrain.py", "--ds_config", ds_file(tmp_path), "--recipe", str(tmp_path / "recipe.yaml")]
+    branch = launch.script([*words, "--branch_from", str(grown_twice.run_dir)], tmp_path / "run").wait()
+    assert branch.status == 2
+    assert "in common with this run, which are 0: they then differ in stages.source.lr" in branch.error
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_source_without_a_length_is_trained_from_scratch_by_the_stages(launch, recipe, undisturbed):

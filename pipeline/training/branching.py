@@ -1,0 +1,169 @@
+"""A run that begins with another run's steps: it takes a checkpoint of that one as its own, and goes on from there."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
+from pipeline.runs import JsonLines, RunPaths
+from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord
+from pipeline.training.begun import Begun, differing, differing_whole
+from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.ds_config import same_run
+from pipeline.training.monitors import without_monitors
+from pipeline.training.preparation import Planned, Preparation, foresee_run
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.timeline import Leg, Timeline, phases_of
+
+_BY_RATE = ("schedule", "warmup_steps")
+"""Keys of a stage that change a step by its learning rate alone, which is compared itself."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run does, step by step."""
+
+    recipe: Recipe
+    planned: Planned
+
+    @property
+    def timeline(self) -> Timeline:
+        """Its stages, with their steps."""
+        return self.planned.timeline
+
+
+def common_steps(one: Course, other: Course) -> tuple[int, str]:
+    """Return how many steps two runs have in common from the first on, and the key in which they then differ.
+
+    Of runs that do not differ: the steps of the shorter one. The text that steps read is not compared.
+    """
+    whole = differing_whole(one.recipe, other.recipe)
+    if whole:
+        return 0, whole[0]
+    steps, phase = 0, 0
+    for mine, its in zip(one.timeline.legs, other.timeline.legs, strict=False):
+        for number in range(phase + 1, mine.phase + 1):
+            key = _differing_growth(one, other, number)
+            if key is not None:
+                return steps, key
+        phase = mine.phase
+        key = "phase" if mine.phase != its.phase else next(iter(differing(_settings(mine), _settings(its))), None)
+        if key is not None:
+            return steps, f"stages.{mine.stage.name}.{key}"
+        end = min(mine.end, its.end)
+        for step in range(mine.begin, end):
+            if one.timeline.rate_factor(mine, step) != other.timeline.rate_factor(its, step):
+                return step, one.timeline.scheduled(mine)[0]
+        steps = end
+        if mine.end != its.end:
+            return steps, f"stages.{mine.stage.name}.{mine.stage.length[0]}"
+    return steps, "stages"
+
+
+def _differing_growth(one: Course, other: Course, number: int) -> str | None:
+    """The key in which the growth with a number, from 1 on, differs."""
+    phases = [next((phase for phase in phases_of(each.recipe) if phase.number == number), None) for each in (one, other)]
+    if None in phases:
+        return "stages"
+    mine, its = phases
+    where = ("target", "growth") if number == 1 else (f"stages.{mine.name}.grow", f"stages.{mine.name}.growth")
+    if mine.name != its.name:
+        return f"stages.{mine.name}.name"
+    for key in differing(mine.target.model_dump(mode="json"), its.target.model_dump(mode="json")):
+        return f"{where[0]}.{key}"
+    # As `auto` came out: norms may be annealed over as many steps as their model is trained for.
+    grown = (each.planned.growths[number - 1].plan.growth.model_dump(mode="json") for each in (one, other))
+    for key in differing(*grown):
+        return f"{where[1]}.{key}"
+    return None
+
+
+def _settings(leg: Leg) -> dict[str, Any]:
+    """What a stage's steps depend on but for their rates; its name is that of the ledger's line, and of sub-models' draws."""
+    left_out = (*UNITS, *_BY_RATE)
+    return {key: value for key, value in leg.stage.model_dump(mode="json").items() if key not in left_out}
+
+
+def branch_off(
+    origin: Path,
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
+    world_size: int,
+    say: Callable[[str], None],
+) -> None:
+    """Give a run that has no checkpoint the newest one of the run in `origin` whose steps are all its own; one rank's work.
+
+    Its directory is then that of a run which took these steps itself: their records, certificates and ledger, without what
+    that run lost. Raises UserError where no checkpoint there is of steps that both runs have in common.
+    """
+    directory.check(recipe, ds_config, None)
+    its = RunPaths(origin)
+    checkpoints = Checkpoints(its.checkpoints, recipe.checkpointing)
+    newest = checkpoints.newest(say) if its.checkpoints.is_dir() else None
+    if newest is None or newest.run is None:
+        raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
+    begun = Begun.of_checkpoint(newest.run, str(origin))
+    for key in differing(same_run(begun.ds_config), same_run(ds_config)):
+        raise UserError(f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration")
+    mine, other = (
+        Course(one, foresee_run(one, ds_config, place, world_size, None, lambda _: None, saved))
+        for one, place, saved in ((recipe, directory, None), (begun.recipe, RunDirectory(origin), newest))
+    )
+    if not isinstance(mine.planned, Preparation) or mine.planned.data.manifest.fingerprint != begun.data["fingerprint"]:
+        raise UserError(
+            f"--branch_from: {origin}: was trained on other text than the recipe's, or on shards that are elsewhere; name "
+            "its shards as data.shards"
+        )
+    steps, key = common_steps(mine, other)
+    saved = checkpoints.newest(say, until=steps)
+    if saved is None:
+        raise UserError(
+            f"--branch_from: {origin}: has no checkpoint of the steps that it has in common with this run, which are "
+            f"{steps:,}: they then differ in {key}"
+        )
+    for remark in begun.rounding(recipe, ds_config):
+        say(remark)
+    _adopt(its, checkpoint=its.checkpoints / saved.tag, saved=saved, course=mine, ds_config=ds_config, directory=directory)
+    say(f"{origin}: its first {saved.step:,} steps are those of this run, which goes on from them")
+
+
+def _adopt(
+    its: RunPaths, checkpoint: Path, saved: Saved, course: Course, ds_config: dict[str, Any], directory: RunDirectory
+) -> None:
+    # Without a checkpoint, which comes last, all of this is done again.
+    data = directory.claim(course.recipe, ds_config, {key: value for key, value in saved.run["data"].items() if key != "run"})
+    phases = [phase for phase in phases_of(course.recipe) if phase.number <= saved.phase]
+    stages = {GROWN_STAGE, *(phase.name for phase in phases), *(stage.name for phase in phases for stage in phase.stages)}
+    records = (
+        (its.metrics, directory.metrics, StepRecord),
+        (its.evaluations, directory.evaluations, EvaluationRecord),
+        (its.scores, directory.scores, ScoreRecord),
+    )
+    for path, own, kind in records:
+        taken = [one for one in JsonLines(path, kind).read() if (one["step"] or 0) <= saved.step and one["stage"] in stages]
+        own.unlink(missing_ok=True)
+        lines = JsonLines(own, kind)
+        for record in taken:
+            lines.append(record)
+        if taken:
+            lines.flush()
+    directory.lost.unlink(missing_ok=True)
+    certificates = saved.run["certificates"][: saved.phase]
+    for number, certificate in enumerate(certificates, 1):
+        write_json(directory.certificate(number), certificate)
+    if saved.phase > 0 and its.source_model.is_dir():
+        shutil.copytree(its.source_model, directory.source_model, dirs_exist_ok=True)
+    run = saved.run | {
+        "recipe": course.recipe.model_dump(mode="json"),
+        "ds_config": without_monitors(ds_config),
+        "data": data,
+        "certificates": certificates,
+    }
+    # Nothing of what that run lost is this run's.
+    own = replace(saved, run=run, ledger=saved.ledger | {"wasted": 0})
+    Checkpoints(directory.checkpoints, course.recipe.checkpointing).adopt(checkpoint, own)
