@@ -13,7 +13,18 @@ from typing import Any, Literal
 import torch
 
 from pipeline.families.section import Mixtures
-from pipeline.families.tensors import EXPERT_NUMBER, KEY_PORTS, LAYER_NUMBER, LOGITS, QUERY_PORTS, STREAM, Axis, Init, Tensor
+from pipeline.families.tensors import (
+    EXPERT_NUMBER,
+    KEY_PORTS,
+    LAYER_NUMBER,
+    LOGITS,
+    QUERY_PORTS,
+    RESIDUAL,
+    STREAM,
+    Axis,
+    Init,
+    Tensor,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +433,17 @@ class Model:
     def parameters(self) -> int:
         """How many numbers it learns."""
         return sum(math.prod(tensor.shape(self.sizes)) for tensor in self.tensors().values() if not tensor.buffer)
+
+    def fan_in(self, tensor: Tensor) -> int:
+        """Return how many products are summed for each number that a tensor makes: 1 for vectors and for rows that are looked up.
+
+        A matrix that embedding and head share sums the stream, as a head's own does.
+        """
+        if self.head.tied and tensor.name == self.head.matrix:
+            return self.sizes[RESIDUAL]
+        return math.prod(
+            axis.size(self.sizes) for axis, role in zip(tensor.axes, tensor.roles, strict=True) if role == "in"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, in a fixed order; one that two nodes read is there once."""

@@ -23,6 +23,11 @@ class OptimizerConfig(StrictModel):
     """muon: of the matrices."""
     muon_lr: Positive | None = None
     """muon: the matrices' peak rate, scaled as `lr` is over the steps; `lr` where not given."""
+    width_rates: Literal["none", "mup", "spectral"] = "none"
+    """How a tensor's rate follows from the model's width, so that one `lr` serves models of several widths; docs/training.md
+    says what each does."""
+    base_width: PositiveInt | None = None
+    """width_rates: the hidden_size of the model for which `lr` was found."""
     gradient_clipping: NonNegative = 1.0
     """Largest global gradient norm; 0 turns clipping off. Used where the DeepSpeed file says "auto"."""
 
@@ -31,6 +36,8 @@ class OptimizerConfig(StrictModel):
         for option, optimizers in {"momentum": ("muon",), "muon_lr": ("muon",), "eps": ("adamw", "muon")}.items():
             if self.name not in optimizers and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f"`{option}` is an option of name: {' or '.join(optimizers)}, not of {self.name}")
+        if (self.width_rates == "none") != (self.base_width is None):
+            raise ValueError("`width_rates` and `base_width`, the hidden_size for which `lr` was found, go together; name both")
         return self
 
 

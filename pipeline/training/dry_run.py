@@ -29,6 +29,7 @@ from pipeline.training.progress import duration
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.timeline import Leg, expected_scored, phases_of
 from pipeline.training.utilization import Device
+from pipeline.training.width_rates import described
 from pipeline.training.workload import leg_flops
 
 _UNITS = {"GiB": 2**30, "MiB": 2**20}
@@ -159,6 +160,8 @@ class DryRun:
                 chosen = f"a token goes through {sizes.num_experts_per_tok} of {sizes.num_experts} experts a layer"
                 yield f"  active      {graph_of(config).active_parameters:,}: {chosen}"
             yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+            if self.recipe.optimizer.width_rates != "none":
+                yield f"  rates       {described(graph_of(config), self.recipe.optimizer)}"
             if phase.number:
                 yield from self._growth(phase.number)
             elif self.planned.given is not None:

@@ -130,7 +130,7 @@ class TrainedModel:
         decays = {block.name: decay(block) for block in self.blocks}
         for group in self.optimizer.param_groups:
             for name, own in ((group["block"], group), *group.get("rows", {}).items()):
-                own["weight_decay"] = decays[name] if group["decays"] else 0.0
+                own["weight_decay"] = decays[name] * group["decays"]
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""

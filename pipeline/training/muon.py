@@ -35,9 +35,11 @@ class Matrix:
     parts_axis: int = 0
     within: int = 1
     """The parts lie side by side within each of so many blocks of rows (GPT-NeoX: heads)."""
+    spectral: bool = False
+    """Whether steps of matrices with fewer outputs than inputs are smaller too (`width_rates: spectral`)."""
 
     @classmethod
-    def of(cls, tensor: Tensor, sizes: Mapping[str, int]) -> "Matrix":
+    def of(cls, tensor: Tensor, sizes: Mapping[str, int], *, spectral: bool = False) -> "Matrix":
         """The form of one of a model's matrices."""
         counts = [len(axis.parts) for axis in tensor.axes]
         axis_number = counts.index(max(counts))
@@ -46,7 +48,7 @@ class Matrix:
         if within > 1 and axis_number > 0:
             raise RuntimeError(f"{tensor.name}: Muon knows blocks of rows, and not of columns")
         parts = tuple(numel(part.ports, sizes) // within for part in axis.parts) if len(axis.parts) > 1 else ()
-        return cls(tensor.shape(sizes), 1 if tensor.roles[0] == "in" else 0, parts, axis_number, within)
+        return cls(tensor.shape(sizes), 1 if tensor.roles[0] == "in" else 0, parts, axis_number, within, spectral)
 
     @property
     def numel(self) -> int:
@@ -54,9 +56,11 @@ class Matrix:
         return math.prod(self.shape)
 
     def parts_of(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
-        """Return the matrices in flat values, as views, and sqrt(max(1, outputs / inputs)), the scale of each one's step.
+        """Return the matrices in flat values, as views, and the scale of each one's step.
 
-        A matrix whose rows stand in blocks is a view [blocks, rows, columns].
+        That is sqrt(max(1, outputs / inputs)), or sqrt(outputs / inputs) where `spectral`: of orthogonal steps the spectral norm
+        that Yang, Simon and Bernstein 2023 (2310.17813), condition 1, ask for. A matrix whose rows stand in blocks is a view
+        [blocks, rows, columns].
         """
         whole = values.view(self.shape)
         if not self.parts:
@@ -72,7 +76,7 @@ class Matrix:
 
     def _scale(self, rows: int, columns: int) -> float:
         outputs, inputs = (rows, columns) if self.output_axis == 0 else (columns, rows)
-        return math.sqrt(max(1.0, outputs / inputs))
+        return math.sqrt(outputs / inputs if self.spectral else max(1.0, outputs / inputs))
 
 
 def newton_schulz(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

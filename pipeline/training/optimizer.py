@@ -18,6 +18,7 @@ from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, steps_as_matrix
 from pipeline.training.toolchain import reach_ninja
+from pipeline.training.width_rates import rate_factor
 
 
 def decays(tensor: Tensor, config: OptimizerConfig) -> bool:
@@ -31,12 +32,15 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
     Parameters with rows of different blocks are in one group where they have the same ones.
     """
     held, blocks_of = graph.held(), blocks_of_parameters(graph, blocks)
-    groups: dict[tuple[tuple[Block, ...], bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[tuple[Block, ...], bool, bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         # What one parameter joins is alike.
         tensor = held[name][0]
         own, decaying, muon = blocks_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
-        key = own, decaying, muon
+        # A rate that is multiplied leaves lr x weight_decay as it is: what a step keeps of a weight depends on no width.
+        factor = rate_factor(tensor, graph, config)
+        decay_ratio = 1.0 / factor if decaying else 0.0
+        key = own, decaying, muon, factor
         if key not in groups:
             groups[key] = {
                 "params": [],
@@ -45,11 +49,12 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
                 # By name: a checkpoint holds nothing but tensors and plain values.
                 "block": own[0].name,
                 "frozen": False,
-                "decays": decaying,
-                "weight_decay": config.weight_decay if decaying else 0.0,
+                # What the recipe's decay is multiplied by.
+                "decays": decay_ratio,
+                "weight_decay": config.weight_decay * decay_ratio,
                 "muon": muon,
                 # Muon's matrices have a rate of their own, which keeps its ratio to the others' over the steps.
-                "rate_ratio": (config.muon_lr or config.lr) / config.lr if muon else 1.0,
+                "rate_ratio": factor * ((config.muon_lr or config.lr) / config.lr if muon else 1.0),
             } | ({"momentum": config.momentum} if muon else {})
             if len(own) > 1:
                 settings = {"frozen": False, "lr": config.lr, "weight_decay": groups[key]["weight_decay"]}
@@ -69,7 +74,9 @@ def build_optimizer(
     if config.name == "muon":
         held = graph.held()
         tensors = [tensor for group in groups if group["muon"] for name in group["names"] for tensor in held[name]]
-        matrices = {tensor.name: Matrix.of(tensor, graph.sizes) for tensor in tensors}
+        matrices = {
+            tensor.name: Matrix.of(tensor, graph.sizes, spectral=config.width_rates == "spectral") for tensor in tensors
+        }
         # Newton and Schulz's iteration bears bf16; a run in fp32 is to give equal losses at any number of ranks.
         dtype = torch.float32 if compute_dtype(ds_config) is torch.float32 else torch.bfloat16
         return FreezableMuon(groups, matrices, dtype, **options)

@@ -51,6 +51,7 @@ from pipeline.training.streams import Streams, corpora_read
 from pipeline.training.tasks import check_tasks, encoder_of
 from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
 from pipeline.training.tokenizers import check_source, check_training
+from pipeline.training.width_rates import check_proportions
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +411,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
                 _check_kept(recipe.optimizer.name, given.optimizer)
+            check_proportions(graph_of(before), plan.graph, recipe.optimizer, where)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config
             new_tokens = len(plan.new_tokens) > 0

@@ -1,0 +1,57 @@
+"""What a tensor's learning rate is of the recipe's, by the width of the model, so that one rate serves models of several widths."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+from data_prep.errors import UserError
+from pipeline.families.graph import Model
+from pipeline.families.tensors import RESIDUAL, Tensor
+from pipeline.recipe import OptimizerConfig
+from pipeline.training.muon import steps_as_matrix
+
+
+def rate_factor(tensor: Tensor, graph: Model, config: OptimizerConfig) -> float:
+    """Return what the recipe's rate is multiplied by for a tensor of a model.
+
+    `mup`: Yang et al. 2022 (2203.03466), table 3, row Adam LR: 1 / fan_in for hidden and output matrices, relative to a base
+    model of the same proportions, whose every fan-in is base_width / hidden_size of this one's; 1 for embeddings and vectors.
+    `spectral`: Yang, Simon and Bernstein 2023 (2310.17813), condition 1: updates have a spectral norm of sqrt(fan_out / fan_in),
+    and those of Adam and Lion, whose elements are near 1, one of sqrt(fan_out fan_in) before the rate. A square matrix of
+    base_width has the recipe's rate. Muon's matrices have that norm by the scale of their steps (`Matrix.parts_of`).
+    """
+    if config.width_rates == "none" or (config.name == "muon" and steps_as_matrix(tensor)):
+        return 1.0
+    fan_in = graph.fan_in(tensor)
+    if fan_in == 1:
+        return 1.0
+    return config.base_width / (graph.sizes[RESIDUAL] if config.width_rates == "mup" else fan_in)
+
+
+def described(graph: Model, config: OptimizerConfig) -> str:
+    """Return how many of a model's parameters have which multiple of the recipe's rate."""
+    counts: Counter[float] = Counter()
+    for tensor in graph.tensors().values():
+        if not tensor.buffer:
+            counts[rate_factor(tensor, graph, config)] += math.prod(tensor.shape(graph.sizes))
+    return ", ".join(f"x {factor:.4g} for {count:,} parameters" for factor, count in sorted(counts.items(), reverse=True))
+
+
+def check_proportions(before: Model, after: Model, config: OptimizerConfig, where: str) -> None:
+    """Raise UserError where `mup` does not know the base model's fan-ins: a growth changes the proportions of a model."""
+    if config.width_rates != "mup":
+        return
+    known = set(_proportions(before))
+    for proportion, tensor in _proportions(after).items():
+        if proportion not in known:
+            raise UserError(
+                f"{where.removesuffix('.')}: optimizer.width_rates: mup takes all models of a run to have the proportions of the one that `lr` was "
+                f"found for, and {tensor} sums {float(proportion):.4g} times hidden_size, as no matrix before this growth "
+                "does; keep the proportions, or choose width_rates: spectral"
+            )
+
+
+def _proportions(graph: Model) -> dict[Fraction, str]:
+    """The fan-ins of matrices as multiples of the width, each with a tensor that has it."""
+    fan_ins = {graph.fan_in(tensor): tensor.name for tensor in graph.tensors().values()}
+    return {Fraction(fan_in, graph.sizes[RESIDUAL]): name for fan_in, name in fan_ins.items() if fan_in > 1}
