@@ -435,15 +435,13 @@ class Model:
         return sum(math.prod(tensor.shape(self.sizes)) for tensor in self.tensors().values() if not tensor.buffer)
 
     def fan_in(self, tensor: Tensor) -> int:
-        """Return how many products are summed for each number that a tensor makes: 1 for vectors and for rows that are looked up.
+        """Return how many products a tensor's outputs are each the sum of: 1 for vectors and for rows that are looked up.
 
         A matrix that embedding and head share sums the stream, as a head's own does.
         """
         if self.head.tied and tensor.name == self.head.matrix:
             return self.sizes[RESIDUAL]
-        return math.prod(
-            axis.size(self.sizes) for axis, role in zip(tensor.axes, tensor.roles, strict=True) if role == "in"
-        )
+        return math.prod(axis.size(self.sizes) for axis, role in zip(tensor.axes, tensor.roles, strict=True) if role == "in")
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, in a fixed order; one that two nodes read is there once."""

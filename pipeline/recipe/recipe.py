@@ -117,6 +117,10 @@ class Recipe(StrictModel):
             raise ValueError("growth.optimizer_state: grow is of adamw and muon; with optimizer.name: lion choose fresh")
         if self.optimizer.name == "muon" and any(growth.element_rates for growth in growths):
             raise ValueError("growth.element_rates: with optimizer.name: muon a matrix has one rate; leave the key out")
+        if self.optimizer.width_rates != "none" and any(growth.element_rates for growth in growths):
+            raise ValueError(
+                "growth.element_rates: an element keeps the source's rate, which optimizer.width_rates changes; leave one out"
+            )
         if self.source.model is not None and self.source.length is None and self.growth.optimizer_state == "grow":
             raise ValueError("growth.optimizer_state: grow needs a source that was trained; give it `steps`, or choose fresh")
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:

@@ -58,9 +58,8 @@ class Matrix:
     def parts_of(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
         """Return the matrices in flat values, as views, and the scale of each one's step.
 
-        That is sqrt(max(1, outputs / inputs)), or sqrt(outputs / inputs) where `spectral`: of orthogonal steps the spectral norm
-        that Yang, Simon and Bernstein 2023 (2310.17813), condition 1, ask for. A matrix whose rows stand in blocks is a view
-        [blocks, rows, columns].
+        That is sqrt(max(1, outputs / inputs)), or sqrt(outputs / inputs) where `spectral`, the norm of updates in condition 1
+        of Yang, Simon and Bernstein 2023 (2310.17813). A matrix whose rows stand in blocks is a view [blocks, rows, columns].
         """
         whole = values.view(self.shape)
         if not self.parts:

@@ -1,4 +1,4 @@
-"""What a tensor's learning rate is of the recipe's, by the width of the model, so that one rate serves models of several widths."""
+"""What a tensor's learning rate is of the recipe's, by the model's width, so that one rate serves models of several widths."""
 
 import math
 from collections import Counter
@@ -16,9 +16,9 @@ def rate_factor(tensor: Tensor, graph: Model, config: OptimizerConfig) -> float:
 
     `mup`: Yang et al. 2022 (2203.03466), table 3, row Adam LR: 1 / fan_in for hidden and output matrices, relative to a base
     model of the same proportions, whose every fan-in is base_width / hidden_size of this one's; 1 for embeddings and vectors.
-    `spectral`: Yang, Simon and Bernstein 2023 (2310.17813), condition 1: updates have a spectral norm of sqrt(fan_out / fan_in),
-    and those of Adam and Lion, whose elements are near 1, one of sqrt(fan_out fan_in) before the rate. A square matrix of
-    base_width has the recipe's rate. Muon's matrices have that norm by the scale of their steps (`Matrix.parts_of`).
+    `spectral`: Yang, Simon and Bernstein 2023 (2310.17813), condition 1: updates of spectral norm sqrt(fan_out / fan_in). Those
+    of Adam and Lion, whose elements are near 1, have sqrt(fan_out fan_in) before the rate, so that is base_width / fan_in: a
+    matrix that reads base_width channels has the recipe's. Muon's matrices have that norm by `Matrix.parts_of`.
     """
     if config.width_rates == "none" or (config.name == "muon" and steps_as_matrix(tensor)):
         return 1.0
@@ -41,17 +41,18 @@ def check_proportions(before: Model, after: Model, config: OptimizerConfig, wher
     """Raise UserError where `mup` does not know the base model's fan-ins: a growth changes the proportions of a model."""
     if config.width_rates != "mup":
         return
-    known = set(_proportions(before))
-    for proportion, tensor in _proportions(after).items():
-        if proportion not in known:
+    known, new = _proportions(before), _proportions(after)
+    for name, proportion in new.items():
+        # What the source has by no such name (experts, an output matrix of its own) is to be like something of it.
+        if proportion not in ([known[name]] if name in known else known.values()):
             raise UserError(
-                f"{where.removesuffix('.')}: optimizer.width_rates: mup takes all models of a run to have the proportions of the one that `lr` was "
-                f"found for, and {tensor} sums {float(proportion):.4g} times hidden_size, as no matrix before this growth "
-                "does; keep the proportions, or choose width_rates: spectral"
+                f"{where.removesuffix('.')}: each output of {name} sums {float(proportion):.4g} times hidden_size numbers, and "
+                "before this growth it does not; optimizer.width_rates: mup takes all models of a run to have the proportions "
+                "of the one that `lr` was found for; keep them, or choose width_rates: spectral"
             )
 
 
-def _proportions(graph: Model) -> dict[Fraction, str]:
-    """The fan-ins of matrices as multiples of the width, each with a tensor that has it."""
-    fan_ins = {graph.fan_in(tensor): tensor.name for tensor in graph.tensors().values()}
-    return {Fraction(fan_in, graph.sizes[RESIDUAL]): name for fan_in, name in fan_ins.items() if fan_in > 1}
+def _proportions(graph: Model) -> dict[str, Fraction]:
+    """The fan-in of each matrix as a multiple of the width."""
+    fan_ins = {tensor.name: graph.fan_in(tensor) for tensor in graph.tensors().values()}
+    return {name: Fraction(fan_in, graph.sizes[RESIDUAL]) for name, fan_in in fan_ins.items() if fan_in > 1}

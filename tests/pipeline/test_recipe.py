@@ -142,6 +142,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("schedule.decay_ratio=0.2", "`decay_ratio` is an option of name: wsd, not of cosine"),
         ("schedule={name: inverse_sqrt}", "inverse_sqrt needs `warmup_steps`"),
         ("optimizer.momentum=0.9", "`momentum` is an option of name: muon"),
+        ("optimizer.base_width=64", "`width_rates` and `base_width`, the hidden_size for which `lr` was found, go together"),
         ("stages=[{name: a, steps: x}, {name: a, steps: 1}]", "stages.0.steps: "),
         ("stages=[{name: a.b, steps: 1}]", "stages.0.name: "),
         ("stages=[{steps: 1}]", "stages.0.name: "),
@@ -218,6 +219,13 @@ def test_adams_state_of_a_source_that_was_never_trained_is_refused():
     model = "source={model: {family: gpt2, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4}}"
     with pytest.raises(UserError, match="grow needs a source that was trained"):
         load_recipe(QUICKSTART, [model, "growth.optimizer_state=grow"])
+
+
+def test_an_element_cannot_keep_the_sources_rate_where_rates_follow_the_width():
+    growth, widths = "growth={optimizer_state: grow, element_rates: true}", "optimizer={width_rates: mup, base_width: 64}"
+    load_recipe(QUICKSTART, [growth])
+    with pytest.raises(UserError, match=r"growth\.element_rates: .* optimizer\.width_rates"):
+        load_recipe(QUICKSTART, [growth, widths])
 
 
 LEAST = ("hidden_size", "num_hidden_layers", "num_attention_heads")

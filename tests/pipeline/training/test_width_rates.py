@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from pipeline.families import FAMILIES, PAIR_FAMILIES, graph_of, scratch_config
+from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.blocks import cut
@@ -187,15 +187,17 @@ def test_parts_of_one_matrix_have_each_the_scale_of_their_own_outputs():
 
 
 def test_mup_refuses_a_growth_that_changes_the_proportions_and_the_spectral_rule_takes_it():
-    small = graph_of(config_of("gpt2", width=32, intermediate_size=128))
-    in_proportion = graph_of(config_of("gpt2", width=64, intermediate_size=256))
-    wider = graph_of(config_of("gpt2", width=32, intermediate_size=256))
+    small = graph_of(config_of("gpt2", tied=True, width=32, intermediate_size=128))
+    in_proportion = graph_of(config_of("gpt2", width=64, intermediate_size=256, num_hidden_layers=3))
     mup, spectral = (OptimizerConfig(width_rates=rule, base_width=32) for rule in ("mup", "spectral"))
     check_proportions(small, in_proportion, mup, "target.")
-    check_proportions(small, wider, spectral, "target.")
-    check_proportions(small, wider, OptimizerConfig(), "target.")
-    with pytest.raises(UserError, match=r"^target: .*mlp\.c_proj\.weight sums 8 times hidden_size"):
-        check_proportions(small, wider, mup, "target.")
+    # 32 units are as many as channels, which other matrices read.
+    for units, times in ((256, 8), (32, 1)):
+        other = graph_of(config_of("gpt2", width=32, intermediate_size=units))
+        check_proportions(small, other, spectral, "target.")
+        check_proportions(small, other, OptimizerConfig(), "target.")
+        with pytest.raises(UserError, match=rf"^target: .*mlp\.c_proj\.weight sums {times} times hidden_size"):
+            check_proportions(small, other, mup, "target.")
 
 
 def test_what_a_plan_says_counts_every_parameter_once():
