@@ -113,6 +113,15 @@ class AxisIndexMap:
                 kept = kept & ~without
         return kept
 
+    @cached_property
+    def new(self) -> torch.Tensor:
+        """Which target indices the source does not have: values of no source index, and of copies all but the source's own."""
+        told = self.indices if self.repeats is None else torch.where(self.repeats, ZERO, self.indices)
+        values, inverse = told.unique(return_inverse=True)
+        places = torch.arange(len(self))
+        first = torch.full((len(values),), len(self)).scatter_reduce(0, inverse, places, "amin")
+        return (told < 0) | (places != first[inverse])
+
     def moments(self, scale: torch.Tensor | None, elsewhere: int) -> "AxisIndexMap":
         """The copies that keep their moments, at another scale; the code `elsewhere` for all else."""
         return AxisIndexMap(torch.where(self.keeps_moments, self.indices, elsewhere), scale)

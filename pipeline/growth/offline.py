@@ -124,7 +124,7 @@ class OfflineGrowth:
         self.optimizer: OptimizerState | None = None
         """Adam's state of the target; None where it starts afresh."""
         if request.growth.optimizer_state == "grow":
-            self.optimizer = self.plan.grow_optimizer(source.optimizer)
+            self.optimizer = self.plan.begin_optimizer(source.optimizer)
 
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format

@@ -13,6 +13,7 @@ from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_
 from pipeline.families.graph import Branch, Experts, Model, Norm
 from pipeline.families.tensors import Tensor
 from pipeline.growth.adam import ADAM, MUON, Kept, MomentMaps, fresh_adam, grown_kept, moment_maps
+from pipeline.growth.added import LEFT, left_of
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
@@ -80,6 +81,46 @@ class GrowthPlan:
         # Statistics of a source tensor are taken once for all that is made of it.
         measured = {name: MeasuredTensor(tensor) for name, tensor in state.items()}
         return {name: self._grown(tensor, measured, dtype) for name, tensor in self.tensors.items()}
+
+    def begin_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState | None:
+        """Return what the target's optimizer begins with, given the source's, and which elements are new; None for nothing.
+
+        Raises UserError as `grow_optimizer` does.
+        """
+        grown = self.grow_optimizer(optimizer) if self.growth.optimizer_state == "grow" else {}
+        left = self._added_steps_left(optimizer or {})
+        return {name: {**grown.get(name, {}), **left.get(name, {})} for name in grown or left} or None
+
+    def _added_steps_left(self, optimizer: OptimizerState) -> OptimizerState:
+        """Return for how many steps more elements have a rate of their own; of tensors that have none, nothing."""
+        steps = float(self.growth.added.steps)
+        if not steps:
+            return {}
+        before = {name: kept.get(LEFT, 0.0) for name, kept in optimizer.items()}
+        before = before if self.upcycling is None else self.upcycling.added_steps_left(before, steps)
+        made: dict[tuple[int, ...], tuple[AxisIndexMap, ...]] = {}
+        found: dict[str, Kept] = {}
+        for name, tensor in self.tensors.items():
+            if tensor.buffer:
+                continue
+            left: Rows | float = steps
+            if not self._is_new(tensor):
+                left = left_of(
+                    before.get(self.source_name(tensor), 0.0),
+                    tensor.shape(self.source_graph.sizes),
+                    self.index_maps[name],
+                    steps,
+                    made,
+                )
+            found |= {} if left == 0.0 else {name: {LEFT: left}}
+        return found
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        """Whether no element of a tensor is one of the source's own."""
+        added = tensor.layer is not None and self.layers[tensor.layer].added
+        own_head = self.unties and tensor.name in self.family.head_alias
+        expert = tensor.expert is not None and tensor.expert >= self.source_graph.sizes["experts"]
+        return added or own_head or expert or tensor.name not in self.index_maps or self.stretches(tensor)
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
         """Return Adam's or Muon's state of the target (`adam.py` has the rule); raises UserError where the source has none."""

@@ -119,6 +119,35 @@ class Upcycling:
         parts = {name: part for name, part in self._parts.items() if part.tensor in source and part.second > 0}
         return kept | {name: self._moments(name, part, source[part.tensor]) for name, part in parts.items()}
 
+    def added_steps_left(self, before: Mapping[str, Rows | float], steps: float) -> Mapping[str, Rows | float]:
+        """Return for how many steps the mixture's elements have a rate of their own: `steps` of those that the source lacks.
+
+        `before` is what was left of the source's tensors. The first copy of a network, cut into parts or whole, is the source's
+        own; the others, units that are drawn anew, routers and what a token goes through besides are new. Parts of the
+        source's experts are its own, and so is the first of the router rows of each of them.
+        """
+        source, found = self.source_graph.tensors(), dict[str, Rows | float]()
+        for name in self.graph.tensors():
+            found[name] = before.get(name, 0.0) if name in source else steps
+        for name, part in self._parts.items():
+            copied = not self.splits and part.expert is not None and part.expert >= self.pieces
+            found[name] = steps if copied else self._left_of_part(name, part, before.get(part.tensor, 0.0), steps)
+        for _, network, body in self._bodies() if self.splits else ():
+            held, rows = before.get(network.router.weight, 0.0), network.router.weight
+            shape = self._sizes_of_source[rows]
+            parts = [Constant(shape, held) if isinstance(held, float) else held]
+            parts += [Constant(shape, steps)] * (self.pieces - 1)
+            found[body.router.weight] = JoinedRows((shape[0] * self.pieces, *shape[1:]), parts)
+        return found
+
+    def _left_of_part(self, name: str, part: _Part, before: Rows | float, steps: float) -> Rows | float:
+        redraws = part.expert is not None and not self.splits and self.growth.drop_upcycling
+        if isinstance(before, float) and not redraws:
+            return before
+        shape = (part.rows.stop - part.rows.start, part.columns.stop - part.columns.start)
+        own = Constant(shape, before) if isinstance(before, float) else Piece(before, part.rows, part.columns)
+        return Replaced(own, Constant(shape, steps), self._redrawn(name, shape[part.units]), part.units) if redraws else own
+
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
         """Return the shares of the experts over tokens [sequences, S], as the router begins."""
         bodies = [layer.branches[-1].body for layer in self.graph.layers]

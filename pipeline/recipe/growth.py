@@ -4,13 +4,36 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from data_prep.config import StrictModel
+from data_prep.config import NonNegativeInt, StrictModel
 from pipeline.growth.operators import DEPTH, OPTIONS, UPCYCLING, WIDTH, Option
+from pipeline.recipe.models import Positive
 
 AUTO = "auto"
 
 WidthName = Literal[AUTO, *WIDTH]
 DepthName = Literal[AUTO, *DEPTH]
+
+
+class AddedConfig(StrictModel):
+    """The learning rate of what a growth added, as a share of its group's, by the steps that each element has taken since."""
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the share climbs from 0 to `lr_ratio`."""
+    lr_ratio: Positive = 1.0
+    """The share that is climbed to."""
+    decay_steps: NonNegativeInt = 0
+    """Steps after those over which the share goes from `lr_ratio` to 1."""
+
+    @property
+    def steps(self) -> int:
+        """The steps after which the share is 1."""
+        return self.warmup_steps + self.decay_steps
+
+    @model_validator(mode="after")
+    def _ends_at_one(self) -> "AddedConfig":
+        if (self.lr_ratio != 1) != (self.decay_steps > 0):
+            raise ValueError("`lr_ratio` goes with `decay_steps`, over which what was added comes to the common rate; set both")
+        return self
 
 
 class _Growth(StrictModel):
@@ -31,6 +54,8 @@ class _Growth(StrictModel):
     checkpoint)."""
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
+    added: AddedConfig = AddedConfig()
+    """A warmup and a learning rate of its own for what the growth adds, in depth, width and vocabulary."""
 
     @model_validator(mode="after")
     def _options_belong(self) -> "_Growth":

@@ -10,8 +10,10 @@ import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch import nn
 
+from pipeline.growth.added import LEFT
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.training.freezing import Freezable
+from pipeline.training.schedule import added_share
 from pipeline.training.toolchain import triton_runs
 
 
@@ -19,7 +21,8 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     """torch's AdamW, fused on every device (on a CPU 7 times as fast as its loop over tensors), with frozen groups.
 
     A grown tensor keeps the source's moments where it has any and starts anew elsewhere, so its state may
-    hold element by element `step`, `lr_factor` (of the Adam update, not of the decay) and `eps_factor`.
+    hold element by element `step`, `lr_factor` (of the Adam update, not of the decay), `eps_factor`, and
+    `added_steps_left` (by which the rate, and so the decay, of what a growth added depends).
     Tensors with a plain step count go through torch's own AdamW.
     """
 
@@ -48,6 +51,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
+        self.forget_added(groups)
         with self.with_separate_rows(groups) as separated:
             self._step_separated(separated)
 
@@ -71,21 +75,26 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     def _is_mixed(self, parameter: torch.Tensor) -> bool:
         state = self.state.get(parameter, {})
-        return "lr_factor" in state or "eps_factor" in state or ("step" in state and state["step"].dim() > 0)
+        return not state.keys().isdisjoint(("lr_factor", "eps_factor", LEFT)) or ("step" in state and state["step"].dim() > 0)
 
     @torch.no_grad()
     def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         """Step a tensor whose elements have ages, or rates, of their own: by one kernel where it can be compiled."""
         state = self.state[parameter]
+        state.setdefault("step", torch.tensor(0.0))
+        for key in ("exp_avg", "exp_avg_sq"):
+            state.setdefault(key, torch.zeros_like(parameter))
         for key, value in state.items():
             if value.device != parameter.device:
                 state[key] = value.to(parameter.device)
-        state["step"] += 1 if self.found_inf is None else 1 - self.found_inf
+        moved = 1 if self.found_inf is None else 1 - self.found_inf
+        state["step"] += moved
+        self.count_added(parameter, moved)
         flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
         weights = parameter.view(-1)
         # As tensors on the host, which kernels take as arguments: by a number that changes it would be compiled at each step.
-        numbers = {"lr": torch.tensor(group["lr"]), "kept": torch.tensor(1 - group["lr"] * group["weight_decay"])}
-        numbers |= {"betas": group["betas"], "eps": group["eps"]}
+        numbers = {"lr": torch.tensor(group["lr"]), "decay": torch.tensor(group["lr"] * group["weight_decay"])}
+        numbers |= {"betas": group["betas"], "eps": group["eps"], "added": self.added_numbers}
         if triton_runs(weights.device):
             _compiled_adamw()(self.found_inf, weights, **flat, **numbers)
             return
@@ -102,18 +111,24 @@ def _adamw(
     step: torch.Tensor,
     lr_factor: torch.Tensor | None = None,
     eps_factor: torch.Tensor | None = None,
+    added_steps_left: torch.Tensor | None = None,
     *,
     lr: torch.Tensor,
-    kept: torch.Tensor,
+    decay: torch.Tensor,
     betas: tuple[float, float],
     eps: float,
+    added: tuple[float, float, float],
 ) -> None:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections at each element's own age, in place.
 
-    All are flat; `step` and the factors may hold one number for all elements. `kept` is what decay leaves of a weight.
+    All are flat; `step`, the factors and `added_steps_left` may hold one number for all elements. `decay` is the share of a
+    weight that is taken away.
     """
     beta1, beta2 = betas
-    weight.mul_(kept)
+    if added_steps_left is not None:
+        share = added_share(added_steps_left, *added)
+        lr, decay = lr * share, decay * share
+    weight.mul_(1 - decay)
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     rate = (lr if lr_factor is None else lr * lr_factor) / _bias_correction(beta1, step)

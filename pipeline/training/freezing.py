@@ -1,14 +1,18 @@
 """What every optimizer here can do: leave parameter groups out of a step, or refuse it whole."""
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from pipeline.growth.added import LEFT
 from pipeline.growth.state import unsaid
 from pipeline.growth.zero_sink import SCALARS
+from pipeline.recipe.growth import AddedConfig
+from pipeline.training.schedule import added_share
 
 
 class Freezable(torch.optim.Optimizer):
@@ -22,12 +26,65 @@ class Freezable(torch.optim.Optimizer):
     """Asked at the start of a step; where it says True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
     it is asked several times a step and has to give every rank the same answer each time."""
 
+    added: AddedConfig = AddedConfig()
+    """The rate of the elements of which `added_steps_left` is kept."""
+
     row_blocks: Mapping[torch.Tensor, Mapping[str, torch.Tensor]] = {}
     """Of each parameter with rows of different blocks, which of its first elements are of which; bool, flat."""
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
         raise NotImplementedError
+
+    def share_of(self, parameter: torch.Tensor) -> torch.Tensor | None:
+        """Count a step of what a growth added, and return the share of its group's rate for each element; None for 1."""
+        left = self.count_added(parameter)
+        return None if left is None else added_share(left, *self.added_numbers)
+
+    def count_added(self, parameter: torch.Tensor, moved: torch.Tensor | int = 1) -> torch.Tensor | None:
+        """Count a step of what a growth added, where one was `moved`; return the steps that are left, None where none are."""
+        left = self.state.get(parameter, {}).get(LEFT)
+        return None if left is None else left.sub_(moved).clamp_(min=0)
+
+    @property
+    def added_numbers(self) -> tuple[float, float, float]:
+        """What `added_share` takes besides the steps that are left."""
+        return float(self.added.warmup_steps), self.added.lr_ratio, float(self.added.decay_steps)
+
+    @staticmethod
+    def move(
+        parameters: Sequence[torch.Tensor],
+        updates: Sequence[torch.Tensor],
+        shares: Sequence[torch.Tensor | None],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Take updates, in place, from parameters, which decay, at the group's rate times the shares of it."""
+        whole = [number for number, share in enumerate(shares) if share is None]
+        if whole:
+            plain, steps = [parameters[number] for number in whole], [updates[number] for number in whole]
+            torch._foreach_mul_(plain, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(plain, steps, alpha=-group["lr"])
+        for parameter, update, share in zip(parameters, updates, shares, strict=True):
+            if share is not None:
+                rate = group["lr"] * share
+                parameter.mul_(1 - rate * group["weight_decay"]).sub_(update.mul_(rate))
+
+    def forget_added(self, groups: list[dict[str, Any]]) -> None:
+        """Keep nothing more of what a growth added in parameters where no steps are left; to be called before a step."""
+        for parameter in itertools.chain.from_iterable(group["params"] for group in groups):
+            state = self.state.get(parameter, {})
+            if LEFT not in state:
+                continue
+            # The device is waited for when it may be so, and not in each step.
+            due = self._looks.get(parameter, 1) - 1
+            if due == 0 and (due := int(state[LEFT].max())) == 0:
+                del state[LEFT]
+            self._looks[parameter] = due
+
+    @cached_property
+    def _looks(self) -> dict[torch.Tensor, int]:
+        """The steps after which it is looked again whether any are left."""
+        return {}
 
     @contextmanager
     def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

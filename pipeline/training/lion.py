@@ -15,14 +15,19 @@ class FreezableLion(Freezable):
         super().__init__(groups, {"lr": lr, "betas": betas})
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameter's momentum."""
-        self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
-        return self.state[parameter]
+        """Return the parameter's momentum, and of what a growth added the steps that are left."""
+        state = self.state[parameter]
+        state.setdefault("exp_avg", torch.zeros_like(parameter))
+        for key in [key for key, value in state.items() if value.dim() == 0]:
+            state[key] = torch.full_like(parameter, state[key].item())
+        return state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
-        with self.with_separate_rows(self.moving()) as groups:
+        moving = self.moving()
+        self.forget_added(moving)
+        with self.with_separate_rows(moving) as groups:
             self._step_groups(groups)
 
     def _step_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -35,8 +40,8 @@ class FreezableLion(Freezable):
                     self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
             momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
             gradients, (beta1, beta2) = [parameter.grad for parameter in parameters], group["betas"]
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            shares = [self.share_of(parameter) for parameter in parameters]
             signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)
             torch._foreach_sign_(signs)
-            torch._foreach_add_(parameters, signs, alpha=-group["lr"])
+            self.move(parameters, signs, shares, group)
             torch._foreach_lerp_(momenta, gradients, 1 - beta2)

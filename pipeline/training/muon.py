@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 
 from pipeline.families.tensors import Tensor, numel
+from pipeline.growth.added import LEFT
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.freezing import rows_apart
@@ -147,6 +148,7 @@ class FreezableMuon(FreezableAdamW):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen; a collective call where matrices lie in pieces."""
         moving = self.moving()
+        self.forget_added([group for group in moving if group["muon"]])
         self.step_groups([group for group in moving if not group["muon"]])
         for group in moving:
             if group["muon"]:
@@ -158,25 +160,30 @@ class FreezableMuon(FreezableAdamW):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum, apart = state["momentum_buffer"], rows_apart(group)
-        before = momentum.clone() if apart else momentum
+        apart = rows_apart(group)
+        if apart and LEFT in state:
+            # Rows that stand still count no steps.
+            state[LEFT] = state[LEFT].expand_as(parameter).clone()
+        kept = [state[key] for key in ("momentum_buffer", LEFT) if key in state]
+        before = [each.clone() for each in kept] if apart else []
+        momentum = state["momentum_buffer"]
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
         update = parameter.grad.lerp(momentum, group["momentum"]).view(-1)
         update = self._exchanges[parameter].orthogonalized(update).view(parameter.shape)
+        share = self.share_of(parameter)
         if not apart:
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"])
+            self.move([parameter], [update], [share], group)
             return
         # A matrix is orthogonalized whole, and then moves by the rate of the rows that it is of.
         for name, mask in self.row_blocks.get(parameter, {}).items():
-            own, (values, moved, old, held) = (
-                group["rows"][name],
-                (each.view(-1)[: len(mask)] for each in (parameter, update, before, momentum)),
-            )
+            own, count = group["rows"][name], len(mask)
             if own["frozen"]:
-                held[mask] = old[mask]
-            else:
-                values[mask] = values[mask] * (1 - own["lr"] * own["weight_decay"]) - own["lr"] * moved[mask]
+                for now, then in zip(kept, before, strict=True):
+                    now.view(-1)[:count][mask] = then.view(-1)[:count][mask]
+                continue
+            values = parameter.view(-1)[:count]
+            rate = own["lr"] if share is None else own["lr"] * share.view(-1)[:count][mask]
+            values[mask] = values[mask] * (1 - rate * own["weight_decay"]) - rate * update.view(-1)[:count][mask]
 
 
 class _Exchange:

@@ -303,7 +303,7 @@ class Run:
         growth = self._with_gates(prepared, prepared.growths[phase - 1], source, records)
         for reason in (*growth.plan.remarks, *growth.plan.choices):
             self._say(reason)
-        kept = growth.plan.grow_optimizer(source.optimizer) if growth.plan.growth.optimizer_state == "grow" else None
+        kept = growth.plan.begin_optimizer(source.optimizer)
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
         records.watchdog.on_first_rank(lambda: digest.result(records.watchdog.beat))
         return model, self._certifying(prepared, growth, source, digest, model, records, position.step)
@@ -359,7 +359,9 @@ class Run:
         )
         model.sequences = self._sequences
         if phase > 0:
-            self._weigh_norms(model, prepared.growths[phase - 1].plan)
+            plan = prepared.growths[phase - 1].plan
+            model.optimizer.added = plan.growth.added
+            self._weigh_norms(model, plan)
         return model
 
     def _opened(self, prepared: Preparation, saved: Saved, records: Records) -> Source:

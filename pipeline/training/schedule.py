@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from pipeline.recipe import ScheduleConfig
 
 
@@ -33,3 +35,16 @@ def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
 def stage_warmup(step_in_stage: int, warmup_steps: int) -> float:
     """Return the share of the schedule's rate at a step (from 0) of a stage, which is climbed to over `warmup_steps`."""
     return min(1.0, (step_in_stage + 1) / max(1, warmup_steps))
+
+
+def added_share(left: torch.Tensor, warmup_steps: float, lr_ratio: float, decay_steps: float) -> torch.Tensor:
+    """Return the share of the common rate by which what a growth added moves in a step after which so many are left to it.
+
+    In its step t of warmup_steps + decay_steps that is min(1, t / warmup_steps) (1 + (lr_ratio - 1) d), where d falls linearly
+    from 1, at the end of the warmup, to 0: exactly 1 where none are left.
+    """
+    step = warmup_steps + decay_steps - left
+    share = (step / max(1.0, warmup_steps)).clamp(0.0 if warmup_steps else 1.0, 1.0)
+    if decay_steps:
+        share = share * (1.0 + (lr_ratio - 1.0) * (left / decay_steps).clamp(max=1.0))
+    return share
