@@ -17,11 +17,14 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, Section
+from pipeline.growth.added import LEFT
 from pipeline.growth.initialization import initialized
 from pipeline.growth.integrity import FILES
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
+from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
+from pipeline.recipe.growth import AddedConfig
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints, Saved, _Writer, restore_engine
 from pipeline.training.engine import build
@@ -38,6 +41,8 @@ BATCH = 6
 DEPTHS = [2, 4, None, 2, 2, None, 4, None]
 """Two steps of each of four walks: the groups' step counts differ all along, and some begin late."""
 READ_DEPTHS = [2, 4, None, 2]
+ADDED = AddedConfig(warmup_steps=3, lr_ratio=2.0, decay_steps=2)
+"""Over within the walk for some of the layers that were added, and not for others."""
 
 OFFLOAD = {"device": "cpu", "pin_memory": False}
 LAYOUTS = {
@@ -106,6 +111,11 @@ def mixed_state(state) -> dict:
             }
         elif number % 3 == 1:
             kept[name] = {"step": 7.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-4}
+        elif ".1." in name:
+            # Of a fresh state: what was added is known, and nothing else.
+            kept[name] = {LEFT: Filled(rows.shape, 0.0, float(ADDED.steps))}
+        elif ".2." in name:
+            kept[name] = {LEFT: float(ADDED.steps), "step": 7.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-4}
     return kept
 
 
@@ -138,6 +148,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
         source = checkpoints.open(saved)
         state, kept = source.state, source.optimizer
     trained = build(FAMILY, config, state, ds_config(layout, accumulation), OPTIMIZER, BLOCKS, "sdpa", kept)
+    trained.optimizer.added = ADDED
     if saved is not None:
         restore_engine(trained.engine, saved)
     assert trained.engine.global_steps == begin
@@ -347,7 +358,7 @@ def test_a_walk_over_one_two_three_and_one_ranks_is_the_uninterrupted_run(tmp_pa
                 other = ours.optimizer[name][key]
                 if isinstance(value, float):
                     assert other == value, (name, key)
-                elif key in ("step", "lr_factor", "eps_factor"):
+                elif key in SCALARS:
                     assert torch.equal(other.rows(0, other.shape[0]), value.rows(0, other.shape[0])), (name, key)
 
 
