@@ -408,6 +408,7 @@ def promises(plan: GrowthPlan) -> list[str]:
     ]
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
     lines += [f"warning: {line}" for line in (few_tokens_warning(counts) if plan.tokenizer is not None else [])]
+    lines += plan.growth.added.described
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
         lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]

@@ -29,6 +29,19 @@ class AddedConfig(StrictModel):
         """The steps after which the share is 1."""
         return self.warmup_steps + self.decay_steps
 
+    @property
+    def described(self) -> list[str]:
+        """What becomes of the rate, in a sentence without a full stop; none where it is the common one."""
+        if not self.steps:
+            return []
+        climbs = [f"climbs over {self.warmup_steps:,} steps to {self.lr_ratio:g} times the common one"] * (
+            self.warmup_steps > 0
+        )
+        falls = [f"comes from {self.lr_ratio:g} times the common one to that over {self.decay_steps:,}"] * (
+            self.decay_steps > 0
+        )
+        return [f"the rate of what is added {' and '.join(climbs + falls)}"]
+
     @model_validator(mode="after")
     def _ends_at_one(self) -> "AddedConfig":
         if (self.lr_ratio != 1) != (self.decay_steps > 0):

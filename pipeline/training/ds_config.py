@@ -347,9 +347,18 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
     growths = [recipe.growth, *(stage.growth for stage in recipe.stages if isinstance(stage, GrowStage) and stage.growth)]
-    if offload.get("device") == "nvme" and any(growth.optimizer_state == "grow" for growth in growths):
-        # Beside weight, gradient and two moments a grown tensor may have a step, a rate and an eps of each element.
-        offload.setdefault("buffer_count", 7)
+    if offload.get("device") != "nvme":
+        return
+    if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):
+        raise UserError(
+            "growth.added: with zero_optimization.offload_optimizer.device: nvme what the optimizer keeps of a tensor is laid out "
+            "on the disk before the first step, and a fresh state has no moments by then; choose optimizer_state: grow, or cpu "
+            "as the device, or leave `added` out"
+        )
+    if any(growth.optimizer_state == "grow" for growth in growths):
+        # Beside weight, gradient and two moments a grown tensor may have of each element a step, a rate, an eps and the steps
+        # for which it counts as added.
+        offload.setdefault("buffer_count", 8)
 
 
 def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, int]:

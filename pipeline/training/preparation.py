@@ -1,6 +1,6 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def foresee_run(
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
         growths = _annealed(growths, timeline, directory, saved)
-        _say_warmups(timeline, say)
+        _say_warmups(timeline, growths, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
@@ -294,7 +294,7 @@ def _open(
     streams.open(leg.stream for leg in timeline.legs)
     directory.check_data({"prepared": str(data.directory), "weights": streams.weights})
     growths = _annealed(growths, timeline, directory, saved)
-    _say_warmups(timeline, say)
+    _say_warmups(timeline, growths, say)
     return Preparation(
         given=given,
         source=source,
@@ -448,10 +448,17 @@ def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory
     return settled
 
 
-def _say_warmups(timeline: Timeline, say: Callable[[str], None]) -> None:
+def _say_warmups(timeline: Timeline, growths: Sequence[Growth], say: Callable[[str], None]) -> None:
     """Say what warms up for longer than its steps; no refusal, since short trials of long recipes are common."""
     for warning in timeline.long_warmups():
         say(warning)
+    for growth in growths:
+        (begin, end), steps = timeline.bounds(growth.phase.number), growth.plan.growth.added.steps
+        if begin < end < begin + steps:
+            say(
+                f"warning: growth.added: {steps:,} steps are more than the {end - begin:,} that the grown model is trained for, "
+                f"{begin + 1:,} to {end:,} of the run; what {growth.phase.name} adds does not come to the common rate there"
+            )
 
 
 def _find_data(

@@ -369,7 +369,7 @@ def test_libaio_is_found_where_it_is_installed():
 def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
     config = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "auto"}}}
     grown = resolve(config, "growth.optimizer_state=grow", "run_dir=here")["zero_optimization"]["offload_optimizer"]
-    assert grown["buffer_count"] == 7 and grown["nvme_path"] == "here/nvme"
+    assert grown["buffer_count"] == 8 and grown["nvme_path"] == "here/nvme"
     assert "buffer_count" not in resolve(config, "run_dir=here")["zero_optimization"]["offload_optimizer"]
 
 
