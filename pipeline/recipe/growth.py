@@ -34,13 +34,10 @@ class AddedConfig(StrictModel):
         """What becomes of the rate, in a sentence without a full stop; none where it is the common one."""
         if not self.steps:
             return []
-        climbs = [f"climbs over {self.warmup_steps:,} steps to {self.lr_ratio:g} times the common one"] * (
-            self.warmup_steps > 0
-        )
-        falls = [f"comes from {self.lr_ratio:g} times the common one to that over {self.decay_steps:,}"] * (
-            self.decay_steps > 0
-        )
-        return [f"the rate of what is added {' and '.join(climbs + falls)}"]
+        peak = f"{self.lr_ratio:g} times the common one"
+        climbs = [f"climbs to {peak} over {self.warmup_steps:,} steps"] if self.warmup_steps else []
+        goes = [f"goes from {peak} to that over {self.decay_steps:,} steps"] if self.decay_steps else []
+        return [f"the rate of what is added {' and '.join(climbs + goes)}"]
 
     @model_validator(mode="after")
     def _ends_at_one(self) -> "AddedConfig":

@@ -351,9 +351,9 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
         return
     if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):
         raise UserError(
-            "growth.added: with zero_optimization.offload_optimizer.device: nvme what the optimizer keeps of a tensor is laid out "
-            "on the disk before the first step, and a fresh state has no moments by then; choose optimizer_state: grow, or cpu "
-            "as the device, or leave `added` out"
+            "growth.added: with zero_optimization.offload_optimizer.device: nvme what the optimizer keeps is laid out on the "
+            "disk before the first step, and a fresh state has no moments by then; choose optimizer_state: grow, or cpu as the "
+            "device, or leave `added` out"
         )
     if any(growth.optimizer_state == "grow" for growth in growths):
         # Beside weight, gradient and two moments a grown tensor may have of each element a step, a rate, an eps and the steps

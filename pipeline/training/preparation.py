@@ -456,8 +456,8 @@ def _say_warmups(timeline: Timeline, growths: Sequence[Growth], say: Callable[[s
         (begin, end), steps = timeline.bounds(growth.phase.number), growth.plan.growth.added.steps
         if begin < end < begin + steps:
             say(
-                f"warning: growth.added: {steps:,} steps are more than the {end - begin:,} that the grown model is trained for, "
-                f"{begin + 1:,} to {end:,} of the run; what {growth.phase.name} adds does not come to the common rate there"
+                f"warning: growth.added: {steps:,} steps are more than the {end - begin:,} that the grown model is trained "
+                f"for, {begin + 1:,} to {end:,} of the run; what {growth.phase.name} adds does not come to the common rate there"
             )
 
 

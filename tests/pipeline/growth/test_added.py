@@ -29,7 +29,7 @@ GROWTHS = {
     "random map": ({"hidden_size": 64}, {"width": "fpi", "map": "random"}),
     "aki": ({"hidden_size": 48}, {"width": "aki"}),
     "nai": ({"hidden_size": 48}, {"width": "nai", "noise": 0.02}),
-    "zeros": ({"hidden_size": 48}, {"width": "zero_pad"}),
+    "zeros": ({"hidden_size": 48}, {"width": "zero_pad", "noise": 0.02}),
     "stack": ({"num_hidden_layers": 6}, {"depth": "stack"}),
     "interleave": ({"num_hidden_layers": 5}, {"depth": "interleave"}),
     "random": ({"num_hidden_layers": 5}, {"depth": "random"}),
@@ -41,6 +41,8 @@ GROWTHS = {
 @pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("family", [*FAMILY_NAMES, *OTHERS])
 def test_as_many_elements_are_new_as_the_target_has_more(family, growth):
+    if family == "modernbert" and growth == "average":
+        pytest.skip("the first two layers of a ModernBERT differ in their norms, and have no average")
     sizes, options = GROWTHS[growth]
     model = small_model(family)
     if growth == "both" and family == "roberta":
@@ -53,14 +55,10 @@ def test_as_many_elements_are_new_as_the_target_has_more(family, growth):
 
 
 def test_what_is_new_of_gpt2_stands_where_the_source_has_no_row_no_column_and_no_layer():
-    plan, _ = plan_of(
-        small_model("gpt2"), {"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 57}, ADDED | {"depth": "stack"}
-    )
-    found = left(plan)
-    assert bool(
-        (found["transformer.wte.weight"][50:] == STEPS).all() and (found["transformer.wte.weight"][:, 32:] == STEPS).all()
-    )
-    assert not found["transformer.wte.weight"][:50, :32].any()
+    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 57}
+    found = left(plan_of(small_model("gpt2"), sizes, ADDED | {"depth": "stack"})[0])
+    rows = found["transformer.wte.weight"]
+    assert bool((rows[50:] == STEPS).all() and (rows[:, 32:] == STEPS).all()) and not rows[:50, :32].any()
     # Queries, keys and values stand side by side.
     fused = found["transformer.h.2.attn.c_attn.weight"].view(48, 3, 48)
     assert not fused[:32, :, :32].any() and bool((fused[32:] == STEPS).all() and (fused[:, :, 32:] == STEPS).all())
