@@ -457,7 +457,7 @@ def _say_warmups(timeline: Timeline, growths: Sequence[Growth], say: Callable[[s
         if begin < end < begin + steps:
             say(
                 f"warning: growth.added: {steps:,} steps are more than the {end - begin:,} that the grown model is trained "
-                f"for, {begin + 1:,} to {end:,} of the run; what {growth.phase.name} adds does not come to the common rate there"
+                f"for, {begin + 1:,} to {end:,} of the run; what {growth.phase.name} adds does not reach the common rate there"
             )
 
 
