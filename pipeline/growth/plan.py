@@ -12,7 +12,6 @@ from data_prep.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
 from pipeline.families.graph import Branch, Experts, Model, Norm
 from pipeline.families.tensors import Tensor
-from pipeline.growth.adam import ADAM, MUON, Kept, MomentMaps, fresh_adam, grown_kept, moment_maps
 from pipeline.growth.added import LEFT, left_of
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.axes import AxisMap, build_maps
@@ -27,6 +26,7 @@ from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
 from pipeline.growth.initialization import initial_state
 from pipeline.growth.layer_origins import layer_origins
+from pipeline.growth.moments import Kept, MomentMaps, fresh_adam, grown_kept, moment_maps, optimizers_of, stepped
 from pipeline.growth.new_tokenizer import NewTokenizer
 from pipeline.growth.operators import WIDTH, Origin, Stream, Units
 from pipeline.growth.operators.base import Content, StreamNorms
@@ -74,6 +74,8 @@ class GrowthPlan:
     """Where the target's is another than the source's."""
     upcycling: Upcycling | None = None
     """How the source is read as a mixture of experts before it grows; `source` and `source_graph` are then that mixture's."""
+    optimizer: str | None = None
+    """What steps the target, where that is known: adamw, lion or muon."""
 
     def grow(self, state: State, dtype: torch.dtype = torch.float32) -> dict[str, Rows]:
         """Return the target's state, computed in `dtype` or the source's wider one; nothing is computed until rows are read."""
@@ -123,27 +125,30 @@ class GrowthPlan:
         return added or own_head or expert or tensor.name not in self.index_maps or self.stretches(tensor)
 
     def grow_optimizer(self, optimizer: OptimizerState | None) -> OptimizerState:
-        """Return Adam's or Muon's state of the target (`adam.py` has the rule); raises UserError where the source has none."""
+        """Return the optimizer's state of the target (`moments.py` has the rule).
+
+        Raises UserError where the source has none, or one of another optimizer than that which trains the target.
+        """
+        optimizer = stepped(optimizer or {})
         if not optimizer:
             raise UserError(
-                "growth.optimizer_state: grow needs the source's Adam state, which neither a Hugging Face directory nor a "
+                "growth.optimizer_state: grow needs the source's optimizer state, which neither a Hugging Face directory nor a "
                 "checkpoint grown without it holds; name a run directory, a checkpoint of one or a DeepSpeed checkpoint "
                 "(of transformers' Trainer: output_dir/checkpoint-N), or choose fresh"
             )
-        for name, kept in optimizer.items():
-            if not (kept.keys() >= set(ADAM) or kept.keys() >= set(MUON)):
-                raise UserError(
-                    f"growth.optimizer_state: grow needs the state of Adam or Muon, and of tensor {name!r} the source's "
-                    f"optimizer kept {', '.join(sorted(kept))} alone; choose fresh"
-                )
-            if self.growth.element_rates and not kept.keys() >= set(ADAM):
-                raise UserError(
-                    f"growth.element_rates: Muon, which stepped {name!r}, has one rate for a whole matrix; leave it out"
-                )
+        (kept_by, *_) = found = optimizers_of(optimizer, self.stored_graph.tensors())
+        if self.optimizer is not None and self.optimizer not in found:
+            raise UserError(
+                f"optimizer.name: {self.optimizer} does not go on from what the source's optimizer kept, which is {kept_by}; "
+                f"name {kept_by}, or growth.optimizer_state: fresh"
+            )
+        if self.growth.element_rates and kept_by != "adamw":
+            raise UserError(
+                f"growth.element_rates: adamw alone has rates of elements; the source's optimizer is {kept_by}, leave it out"
+            )
         optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
-        muon = any(kept.keys() >= set(MUON) for kept in optimizer.values())
         tensors = {name: tensor for name, tensor in self.tensors.items() if not tensor.buffer}
-        return {name: self._grown_kept(tensor, optimizer, muon=muon) for name, tensor in tensors.items()}
+        return {name: self._grown_kept(tensor, optimizer, adamw=kept_by == "adamw") for name, tensor in tensors.items()}
 
     @property
     def takes_gates(self) -> bool:
@@ -326,13 +331,13 @@ class GrowthPlan:
         old, new = self.source.num_experts, self.target.num_experts
         return self.source_graph.expert_port is not None and new > old and new % old == 0
 
-    def _grown_kept(self, tensor: Tensor, optimizer: OptimizerState, *, muon: bool) -> Kept:
+    def _grown_kept(self, tensor: Tensor, optimizer: OptimizerState, *, adamw: bool) -> Kept:
         rates = self.growth.element_rates
         added = tensor.layer is not None and self.layers[tensor.layer].added
         source = None if added or self.stretches(tensor) else optimizer.get(self.source_name(tensor))
         if source is None:  # new, or frozen throughout
-            # Beside Muon, which keeps other things of matrices, nothing is said of it.
-            return {} if muon else fresh_adam(tensor.shape(self.graph.sizes), rates)
+            # Beside Muon, which keeps other things of matrices, and Lion, which has no bias correction, nothing is said of it.
+            return fresh_adam(tensor.shape(self.graph.sizes), rates) if adamw else {}
         return grown_kept(
             source,
             tensor.shape(self.source_graph.sizes),
@@ -385,11 +390,13 @@ def plan_growth(
     stock: bool = False,
     tokenizer: NewTokenizer | None = None,
     where: str = "target.",
+    optimizer: str | None = None,
 ) -> GrowthPlan:
     """Return the plan that grows a model of one configuration into the other.
 
     `derived` says which sizes of the target were worked out and how. `stock` keeps `auto` from weighted norms, which no file
-    can hold. `tokenizer` is the target's where that is another than the source's; `where` stands before keys of the target.
+    can hold. `tokenizer` is the target's where that is another than the source's; `where` stands before keys of the target;
+    `optimizer` is the name of what steps the target, where that is known.
     Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the target without a
     gradient for ever.
     """
@@ -439,6 +446,7 @@ def plan_growth(
         tokens=tokens,
         tokenizer=tokenizer,
         upcycling=upcycling,
+        optimizer=optimizer,
     )
     _refuse_deadlock(plan)
     return plan

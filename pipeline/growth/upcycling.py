@@ -18,13 +18,13 @@ from data_prep.errors import UserError
 from pipeline.families import MIXTURE_FORMS, family_of, read_as
 from pipeline.families.graph import Experts, Mlp, Model
 from pipeline.growth import gates
-from pipeline.growth.adam import Kept
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Break, Departure
 from pipeline.growth.gates import Gates
 from pipeline.growth.grown import MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor, initialized
 from pipeline.growth.joined import JoinedRows
+from pipeline.growth.moments import Kept
 from pipeline.growth.operators import UPCYCLING
 from pipeline.growth.state import Constant, OptimizerState, Rows, Source, State
 from pipeline.growth.units import Drawn, Piece, Repeated, Replaced, drawn_units

@@ -60,8 +60,8 @@ class _Growth(StrictModel):
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
-    """`grow`: Adam's moments, or Muon's momentum, grow with the weights; the source must have them (a run, a ZeRO
-    checkpoint)."""
+    """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
+    have it (a run, a ZeRO checkpoint), of the same optimizer."""
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
     added: AddedConfig = AddedConfig()

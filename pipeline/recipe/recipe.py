@@ -113,10 +113,10 @@ class Recipe(StrictModel):
                 "stages: something is trained after each growth; begin and end with a train stage, one between two"
             )
         growths = [self.growth, *(stage.growth for stage in self.stages if isinstance(stage, GrowStage) and stage.growth)]
-        if self.optimizer.name == "lion" and any(growth.optimizer_state == "grow" for growth in growths):
-            raise ValueError("growth.optimizer_state: grow is of adamw and muon; with optimizer.name: lion choose fresh")
-        if self.optimizer.name == "muon" and any(growth.element_rates for growth in growths):
-            raise ValueError("growth.element_rates: with optimizer.name: muon a matrix has one rate; leave the key out")
+        if self.optimizer.name != "adamw" and any(growth.element_rates for growth in growths):
+            raise ValueError(
+                f"growth.element_rates: adamw alone has rates of elements; with {self.optimizer.name} leave the key out"
+            )
         if self.optimizer.width_rates != "none" and any(growth.element_rates for growth in growths):
             raise ValueError(
                 "growth.element_rates: an element keeps the source's rate, which optimizer.width_rates changes; leave one out"

@@ -9,8 +9,8 @@ from transformers import PretrainedConfig
 from pipeline.families import graph_of
 from pipeline.families.tensors import Tensor
 from pipeline.growth.memory import RankBytes, rank_bytes
+from pipeline.growth.moments import steps_as_matrix
 from pipeline.recipe import OptimizerConfig
-from pipeline.training.muon import steps_as_matrix
 
 _ZERO_STAGES = range(4)
 

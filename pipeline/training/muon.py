@@ -233,8 +233,3 @@ class _Exchange:
 def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
     if into:
         torch._foreach_copy_(list(into), list(values))
-
-
-def steps_as_matrix(tensor: Tensor) -> bool:
-    """Whether Muon steps a tensor: the matrices of layers; embeddings, heads, norms and biases go by AdamW."""
-    return tensor.block == "layer" and len(tensor.axes) == 2

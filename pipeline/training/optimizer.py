@@ -10,13 +10,14 @@ from torch import nn
 
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
+from pipeline.growth.moments import steps_as_matrix
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.ds_config import compute_dtype, offloads_optimizer
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix, steps_as_matrix
+from pipeline.training.muon import FreezableMuon, Matrix
 from pipeline.training.toolchain import reach_ninja
 from pipeline.training.width_rates import rate_factor
 

@@ -29,12 +29,11 @@ from pipeline.families import (
     sizes_of,
     target_config,
 )
-from pipeline.growth.adam import MUON
 from pipeline.growth.inspection import inspect
 from pipeline.growth.new_tokenizer import open_new_tokenizer, tokenizer_directory
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import foresee_source, open_source
-from pipeline.growth.state import OptimizerState, Source
+from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
@@ -371,16 +370,6 @@ def _check_pairs(source: Source, pairs: bool) -> None:
         )
 
 
-def _check_kept(name: str, kept: OptimizerState) -> None:
-    """Refuse an optimizer that goes on from what another one kept of matrices."""
-    by_muon = any(entry.keys() >= set(MUON) for entry in kept.values())
-    if by_muon is not (name == "muon"):
-        raise UserError(
-            f"optimizer.name: {name} does not go on from what the source's optimizer kept, which is {'' if by_muon else 'not '}"
-            f"muon; name {'muon' if by_muon else 'that one'}, or growth.optimizer_state: fresh"
-        )
-
-
 def _lengths(recipe: Recipe) -> list[int]:
     """The sequence lengths that a run reads."""
     stages = [stage for stage in recipe.stages if isinstance(stage, TrainStage)]
@@ -404,13 +393,21 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
             target = target_config(before, sizes, where, phase.growth)
             derived = derived_sizes(before, target, phase.target, phase.growth)
-            plan = plan_growth(before, target, phase.growth, recipe.seed, derived=derived, tokenizer=tokenizer, where=where)
+            plan = plan_growth(
+                before,
+                target,
+                phase.growth,
+                recipe.seed,
+                derived=derived,
+                tokenizer=tokenizer,
+                where=where,
+                optimizer=recipe.optimizer.name,
+            )
             check_trained(plan.family, f"{where}model_type")
             if plan.takes_gates and plan.tokenizer is None:
                 plan = plan.measuring_gates()
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
                 plan.grow_optimizer(given.optimizer)
-                _check_kept(recipe.optimizer.name, given.optimizer)
             check_proportions(graph_of(before), plan.graph, recipe.optimizer, where)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config

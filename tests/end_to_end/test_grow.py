@@ -457,7 +457,8 @@ def test_what_was_not_named_is_told_and_so_is_that_it_is_not_exact(grow, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("format", "says"), [("hf", "a Hugging Face directory holds none to grow into"), ("zero3", "needs the source's Adam state")]
+    ("format", "says"),
+    [("hf", "a Hugging Face directory holds none to grow into"), ("zero3", "needs the source's optimizer state")],
 )
 def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path, format, says):
     out = tmp_path / "out"

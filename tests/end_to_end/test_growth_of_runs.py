@@ -107,7 +107,7 @@ def test_optimizer_state_is_refused_where_the_source_has_none(undisturbed, launc
     path = recipe(**trained_on(undisturbed.run_dir / "model", optimizer_state="grow"))
     refused = launch(path).wait()
     assert refused.status == 2
-    assert "needs the source's Adam state" in refused.error and refused.error.count("\n") == 1
+    assert "needs the source's optimizer state" in refused.error and refused.error.count("\n") == 1
 
 
 def test_a_post_ln_model_grows_exactly_at_any_ratio_in_training(launch, recipe, tmp_path):

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, held_by, read_config, target_config
-from pipeline.growth.adam import moment_maps
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.joined import stored_of
+from pipeline.growth.moments import moment_maps
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict

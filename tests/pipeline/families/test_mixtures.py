@@ -9,10 +9,10 @@ from safetensors import safe_open
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, read_config, target_config
-from pipeline.growth.adam import moment_maps
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.joined import parameters_of, stored_of
 from pipeline.growth.listing import listing
+from pipeline.growth.moments import moment_maps
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, predict_duplicates, verdict

@@ -116,10 +116,12 @@ def state_of(model: PreTrainedModel) -> State:
     return {name: MappedTensor(stored[name].detach()) for name in names}
 
 
-def plan_of(model: PreTrainedModel, target: dict, growth: dict, seed: int = 3) -> tuple[GrowthPlan, PretrainedConfig]:
+def plan_of(
+    model: PreTrainedModel, target: dict, growth: dict, seed: int = 3, optimizer: str | None = None
+) -> tuple[GrowthPlan, PretrainedConfig]:
     """Return (the plan, the target's configuration)."""
     config = target_config(model.config, TargetConfig(**target))
-    return plan_growth(model.config, config, GrowthConfig(**growth), seed), config
+    return plan_growth(model.config, config, GrowthConfig(**growth), seed, optimizer=optimizer), config
 
 
 def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.Tensor]:

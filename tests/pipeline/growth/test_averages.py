@@ -8,9 +8,9 @@ import torch
 
 from data_prep.errors import UserError
 from pipeline.families import FAMILIES, check, target_config
-from pipeline.growth.adam import fresh_adam
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.description import describe
+from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict

@@ -29,7 +29,7 @@ from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
-from pipeline.growth.adam import fresh_adam
+from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.reasons import promises
 from pipeline.growth.state import Constant

@@ -174,7 +174,7 @@ def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_ref
     name = "transformer.h.1.mlp.c_fc.weight"
     _, grown = adam(model, {"hidden_size": 64}, {"width": "fpi"}, left_out=(name,))
     assert grown[name]["step"] == 0.0 and (whole(grown[name]["exp_avg_sq"]) == 0).all()
-    with pytest.raises(UserError, match="needs the source's Adam state"):
+    with pytest.raises(UserError, match="needs the source's optimizer state"):
         adam(model, {"hidden_size": 64}, {"width": "fpi"}, left_out=tuple(state_of(model)))
 
 
