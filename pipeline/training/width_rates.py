@@ -7,8 +7,8 @@ from fractions import Fraction
 from data_prep.errors import UserError
 from pipeline.families.graph import Model
 from pipeline.families.tensors import RESIDUAL, Tensor
+from pipeline.growth.moments import steps_as_matrix
 from pipeline.recipe import OptimizerConfig
-from pipeline.training.muon import steps_as_matrix
 
 
 def rate_factor(tensor: Tensor, graph: Model, config: OptimizerConfig) -> float:
