@@ -100,6 +100,16 @@ def test_growing_costs_have_exponents(tmp_path):
 
 
 @pytest.mark.timeout(400)
+def test_rates_are_tried_at_several_widths(tmp_path):
+    out = tmp_path / "width_rates.md"
+    words = [sys.executable, "-m", "tests.benchmarks.width_rates", "--quick", "--out", out, "--optimizer", "muon"]
+    status, said = run([*words, "--rules", "none", "mup"], 300)
+    assert status == 0, said
+    told = sections(out)
+    assert len(told) == 2 and all("| 64 | " in section and "best rates of these widths" in section for section in told.values())
+
+
+@pytest.mark.timeout(400)
 def test_the_gpus_part_runs_on_a_cpu(tmp_path):
     out, ways = tmp_path / "gpu.md", ["zero1", "fair", "zero3", "bare-compiled"]
     words = [sys.executable, "-m", "tests.benchmarks.gpu", "--quick", "--device", "cpu", "--out", out, "--ways", *ways]
