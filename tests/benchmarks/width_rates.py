@@ -130,12 +130,13 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=_RULES, default=["none", "mup"])
     parser.add_argument("--optimizer", choices=["adamw", "lion", "muon"], default="adamw")
     parser.add_argument("--widths", nargs="+", type=int, help="hidden sizes (default: 32 64 128 256)")
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates (default: 0.0005 to 0.016, a factor of 2 apart)")
     parser.add_argument("--tied", action="store_true", help="share the embedding with the head")
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
     size = QUICK if arguments.quick else FULL
-    size = replace(size, widths=tuple(arguments.widths or size.widths))
+    size = replace(size, widths=tuple(arguments.widths or size.widths), rates=tuple(arguments.rates or size.rates))
     data, out = text(arguments.text, size.megabytes), arguments.out
     for rule in arguments.rules:
         with_base = "" if rule == "none" else f", base_width {_BASE}"

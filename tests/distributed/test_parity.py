@@ -29,7 +29,7 @@ from tests.distributed.engines import full_weight, is_built
 from tests.ranks import run_ranks
 
 LAYERS, BATCH, LENGTH, VOCAB, STEPS, WARMUP = 4, 8, 12, 40, 12, 3
-CLIPPING, DECAY, MOMENTUM, MUON_LR = 0.5, 0.1, 0.95, 0.02
+CLIPPING, DECAY, MOMENTUM, MUON_LR, WIDTH, BASE_WIDTH = 0.5, 0.1, 0.95, 0.02, 32, 16
 LEARNING_RATE = {"adamw": 3e-3, "lion": 3e-4, "muon": 3e-3}
 GPT2 = FAMILIES["gpt2"]
 
@@ -62,11 +62,14 @@ class Way:
     dtype: str = "fp32"
     accumulation: int = 1
     hpz: int = 1
+    widths: str = "none"
 
     def __str__(self) -> str:
         offload = f" offload {self.offload}" if self.offload else ""
         hpz = f" hpZ {self.hpz}" if self.hpz > 1 else ""
-        return f"{self.optimizer} {self.schedule} ZeRO-{self.stage}{offload}{hpz} {self.dtype} x{self.accumulation}"
+        return (
+            f"{self.optimizer} {self.schedule} ZeRO-{self.stage}{offload}{hpz} {self.dtype} x{self.accumulation} {self.widths}"
+        )
 
 
 BLOCKS = [Block(EMBEDDINGS), Block.of_layers(0, 2), Block.of_layers(2, 4), Block(HEAD)]
@@ -86,6 +89,13 @@ def decay(name: str, dimensions: int) -> float:
     return DECAY / 4 if name.startswith(("transformer.h.2", "transformer.h.3")) else DECAY
 
 
+def width_rate(name: str, widths: str) -> float:
+    """The share that a parameter's rate has by the width; all that is summed are the 32 channels, or an FFN's 128 units."""
+    if widths == "none" or not name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight", "wte.weight")):
+        return 1.0
+    return BASE_WIDTH / (4 * WIDTH if widths == "spectral" and name.endswith("mlp.c_proj.weight") else WIDTH)
+
+
 def learns(name: str, step: int) -> bool:
     """Which parameters learn in a step: all, or the upper layers, the last norm and the head."""
     return step % 4 < 2 or name.startswith(("transformer.h.2", "transformer.h.3", "transformer.ln_f", "transformer.wte"))
@@ -97,7 +107,7 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def model_config():
-    described = ModelConfig(family="gpt2", hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4)
+    described = ModelConfig(family="gpt2", hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4)
     return scratch_config(described, VOCAB, 0, LENGTH)
 
 
@@ -118,7 +128,7 @@ def lion_step(weight, state, rate, wd) -> None:
     state["m"] = 0.98 * momentum + 0.02 * weight.grad
 
 
-def muon_step(name, weight, state, rate, wd) -> None:
+def muon_step(name, weight, state, rate, wd, least) -> None:
     """Jordan et al. 2024: each matrix's singular values go five times through the quintic polynomial."""
     momentum = state.setdefault("m", torch.zeros_like(weight))
     momentum += (1 - MOMENTUM) * (weight.grad - momentum)
@@ -129,7 +139,7 @@ def muon_step(name, weight, state, rate, wd) -> None:
         u, s, v = torch.linalg.svd(part / part.norm(), full_matrices=False)
         for _ in range(5):
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-        parts.append(math.sqrt(max(1, part.shape[1] / part.shape[0])) * (u * s) @ v)
+        parts.append(math.sqrt(max(least, part.shape[1] / part.shape[0])) * (u * s) @ v)
     weight -= rate * (torch.cat(parts, 1).float() + wd * weight)
 
 
@@ -137,7 +147,7 @@ def is_matrix_of_layers(name: str, weight: torch.Tensor) -> bool:
     return weight.dim() == 2 and name.startswith("transformer.h.")
 
 
-def plain_loop(optimizer: str, schedule: str):
+def plain_loop(optimizer: str, schedule: str, widths: str = "none"):
     """Return each step's loss and the final parameters."""
     config = model_config()
     model = GPT2.model_class(config)
@@ -162,7 +172,9 @@ def plain_loop(optimizer: str, schedule: str):
         rate = plain_rate(schedule, LEARNING_RATE[optimizer], step)
         if adamw is not None:
             for group in adamw.param_groups:
-                group["lr"] = rate * rates(group["name"])
+                factor = width_rate(group["name"], widths)
+                group["lr"] = rate * rates(group["name"]) * factor
+                group["weight_decay"] = decay(group["name"], group["params"][0].dim()) / factor
             adamw.step()
         with torch.no_grad():
             for name, weight in named.items():
@@ -170,9 +182,11 @@ def plain_loop(optimizer: str, schedule: str):
                     continue
                 own, wd = rate * rates(name), decay(name, weight.dim())
                 if optimizer == "lion":
-                    lion_step(weight, kept[name], own, wd)
+                    factor = width_rate(name, widths)
+                    lion_step(weight, kept[name], own * factor, wd / factor)
                 else:
-                    muon_step(name, weight, kept[name], own * MUON_LR / LEARNING_RATE["muon"], wd)
+                    own, least = own * MUON_LR / LEARNING_RATE["muon"], 0 if widths == "spectral" else 1
+                    muon_step(name, weight, kept[name], own, wd, least)
         losses.append(loss.item())
     return losses, {name: p.detach().clone() for name, p in named.items()}
 
@@ -206,6 +220,7 @@ def deepspeed_loop(way: Way, directory: Path):
     config = model_config()
     eps = {} if way.optimizer == "lion" else {"eps": 1e-6}
     muon = {"momentum": MOMENTUM, "muon_lr": MUON_LR} if way.optimizer == "muon" else {}
+    widths = {} if way.widths == "none" else {"width_rates": way.widths, "base_width": BASE_WIDTH}
     chosen = OptimizerConfig(
         name=way.optimizer,
         lr=LEARNING_RATE[way.optimizer],
@@ -214,6 +229,7 @@ def deepspeed_loop(way: Way, directory: Path):
         decay_embeddings=False,
         **eps,
         **muon,
+        **widths,
     )
     schedule = ScheduleConfig(warmup_steps=WARMUP, **SCHEDULES[way.schedule][0])
     trained = build(GPT2, config, initialized(GPT2, config, 5), ds_config(way, directory), chosen, BLOCKS, "sdpa")
@@ -249,9 +265,9 @@ def loops(ways: list[Way], directory: Path) -> list:
 
 def check(ways: list[Way], directory: Path, ranks: int = 2, run: Callable = loops) -> None:
     rows = run_ranks(run, ranks, ways, directory, timeout=600)[0]
-    plain = {(way.optimizer, way.schedule): plain_loop(way.optimizer, way.schedule) for way in ways}
+    plain = {way: plain_loop(*way) for way in {(way.optimizer, way.schedule, way.widths) for way in ways}}
     for way, (their_losses, their_weights) in zip(ways, rows, strict=True):
-        losses, weights = plain[way.optimizer, way.schedule]
+        losses, weights = plain[way.optimizer, way.schedule, way.widths]
         loss_gap = max(abs(a - b) for a, b in zip(losses, their_losses, strict=True))
         gaps = torch.cat([(weights[name] - their_weights[name]).abs().flatten() for name in weights])
         beyond = (gaps > 1e-5).float().mean().item()
@@ -276,11 +292,11 @@ def test_plain_loops_learn_and_differ():
 def test_optimizers_equal_plain_loops_under_zero(tmp_path):
     check(
         [
-            Way("adamw", "wsd sqrt", 2),
+            Way("adamw", "wsd sqrt", 2, widths="spectral"),
             Way("adamw", "inverse_sqrt", 3, "cpu/cpu", accumulation=2),
-            Way("lion", "cosine", 3),
+            Way("lion", "cosine", 3, widths="mup"),
             Way("muon", "linear", 2),
-            Way("muon", "linear", 3),
+            Way("muon", "linear", 3, widths="spectral"),
         ],
         tmp_path,
     )
@@ -299,6 +315,7 @@ def test_every_zero_stage_offload_and_precision_equals_a_plain_loop(tmp_path, op
     offloads.append(Way(optimizer, "linear", 3, "cpu/cpu"))
     low = [Way(optimizer, "linear", stage, dtype="bf16") for stage in range(4)]
     low.append(Way(optimizer, "linear", 3, "cpu/cpu", "bf16"))
+    stages += [Way(optimizer, "linear", stage, widths=widths) for stage, widths in enumerate(("spectral", "mup", "spectral"))]
     check(stages + offloads + low, tmp_path)
 
 
