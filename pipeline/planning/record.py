@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -20,6 +21,8 @@ from pipeline.training.timeline import phases_of
 
 _ANY_OTHERS = ConfigDict(extra="allow")
 _SPENT = ("tokens", "flops")
+
+_OF_ONE_RUN = ("name", "run", "seed", "lr", "loss", "note")
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
 """What is noted of each model of a run."""
@@ -191,6 +194,16 @@ def read_entries(paths: Iterable[Path]) -> list[RunEntry]:
                 )
             found[entry["run"]] = entry
     return list(found.values())
+
+
+def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:
+    """Return the entries without those that a sweep passed over: of runs that differ in rate and seed alone the best rate's."""
+    by_configuration: dict[str, dict[float, list[RunEntry]]] = {}
+    for entry in entries:
+        others = {key: value for key, value in entry.items() if key not in _OF_ONE_RUN}
+        by_configuration.setdefault(json.dumps(others, sort_keys=True), {}).setdefault(entry["lr"], []).append(entry)
+    best = [min(rates.values(), key=lambda runs: fmean(run["loss"] for run in runs)) for rates in by_configuration.values()]
+    return [entry for runs in best for entry in runs]
 
 
 def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> None:

@@ -52,7 +52,13 @@ def build(
             content, sections = _one(methods[0], attention or AttentionOptions())
         else:
             content, sections = _several(methods, baseline, reason)
-        html = _environment().get_template("page.html").render(**content, sections=sections, footer=_FOOTER)
+        return rendered(content, sections, _FOOTER)
+
+
+def rendered(content: dict[str, object], sections: Sequence[Section], footer: str) -> Page:
+    """Return the page of sections under a head (`kind`, `title`, `lead`, `tiles`, `overview`, `warnings`)."""
+    with matplotlib.rc_context(STYLE):
+        html = _environment().get_template("page.html").render(**content, sections=sections, footer=footer)
     return Page(html, [plot for section in sections for plot in section.plots])
 
 

@@ -166,6 +166,11 @@ def foresee_run(
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
+def prepared_text(recipe: Recipe, say: Callable[[str], None]) -> PreparedData | None:
+    """Return the prepared text of a recipe whose source is a model to build; None where it is still to be prepared."""
+    return _find_data(recipe, RunDirectory(Path(recipe.run_dir)), None, lambda config: find_prepared(config, say))
+
+
 def _place(recipe: Recipe, commit: str | None = None, *, weights: bool = True) -> Path | None:
     """The directory of the given source; of a name on the hub it is downloaded to, at a commit or as the recipe says."""
     path = recipe.source.path

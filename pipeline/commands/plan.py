@@ -1,0 +1,143 @@
+"""launch/plan.py: pilots where they are asked for, the law, the search, and what came out as files."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomically
+from pipeline.command import status_of
+from pipeline.planning.forecast import Forecast
+from pipeline.planning.judge import left_out
+from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
+from pipeline.planning.page import Answer, figure, lead, title, to_html, to_markdown, to_rows, warnings
+from pipeline.planning.pilots import pilot_recipe, pilots
+from pipeline.planning.question import of_target, question_of, vocabulary
+from pipeline.planning.recipes import recipe_of, schedule_of
+from pipeline.planning.record import RunEntry, add_runs, best_rates, entry_of, read_entries
+from pipeline.planning.rules import rules
+from pipeline.planning.schedules import Kind, Question, kinds_of
+from pipeline.planning.search import Search
+from pipeline.recipe import Recipe
+from pipeline.report.output import write_figures, write_rows
+from pipeline.reproduction.runner import Runner
+from pipeline.reproduction.tasks import Task
+from pipeline.training.preparation import prepared_text
+from pipeline.training.signals import EXIT_STOPPED, Stopped
+
+_OWN = Path(__file__).parents[1] / "planning" / "record.jsonl"
+"""The runs that this project has on record."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answer the question, or add runs to a record; raises UserError where the input is wrong or runs are too few."""
+    if arguments.add is not None:
+        add_runs(arguments.record[0], arguments.add, _say)
+        return
+    recipe = of_target(arguments.loaded, arguments.sizes)
+    prepared = prepared_text(recipe, _say)
+    text = "not prepared yet" if prepared is None else prepared.manifest.fingerprint
+    vocab_size = vocabulary(recipe, None if prepared is None else prepared.manifest.vocab_size)
+    question = question_of(recipe, arguments.tokens, text, vocab_size, arguments.source)
+    entries = best_rates(read_entries(arguments.record or [_OWN]))
+    piloted: list[RunEntry] = []
+    if arguments.pilot is not None:
+        tasks = _pilots(arguments, recipe, question, kinds_of(entries))
+        if any(not task.ended for task in tasks):
+            _say(f"{len(tasks)} pilots: {arguments.out / 'pilots'}; the same command with --run starts them, and plans by them")
+            return
+        piloted = [entry_of(task.run) for task in tasks]
+        # Their text has been prepared by now, if it was not before.
+        question = question_of(recipe, arguments.tokens, piloted[0]["text"], piloted[0]["vocab_size"], arguments.source)
+    answer = _answer(question, [*entries, *piloted], piloted, arguments.predicted)
+    if arguments.out is None:
+        print(to_markdown(answer), end="")
+        return
+    _write(arguments.out, answer, recipe, arguments.source)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, kinds: Sequence[Kind]) -> list[Task]:
+    """Write the pilots' recipes, and run those that have not ended where that is asked; return them all."""
+    directory = arguments.out / "pilots"
+    tasks = []
+    for pilot in pilots(question, arguments.pilot, kinds):
+        run_dir = str(directory / "runs" / pilot.name)
+        tasks.append(Task(pilot.name, directory, pilot_recipe(recipe, pilot, run_dir)))
+    for task in tasks:
+        task.write()
+    if arguments.run:
+        runner = Runner(arguments.ds_config, 1, None, _say)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, runner.stop)
+        runner.finish(tasks)
+    return tasks
+
+
+def _answer(
+    question: Question, entries: Sequence[RunEntry], piloted: Sequence[RunEntry], predicted: Mapping[Path, Recipe]
+) -> Answer:
+    """Fit the law, and look for schedules by it."""
+    # Of settings in which nothing grew only the question's own says anything.
+    telling = {setting_of(entry) for entry in entries if entry["growths"]} | {question.setting}
+    entries = [entry for entry in entries if setting_of(entry) in telling]
+    runs = [(training_of(entry), entry["loss"]) for entry in entries]
+    check_enough(runs, question.setting)
+    kinds = kinds_of(entries)
+    if not kinds:
+        raise UserError(
+            "--record: no run there grew within one schedule (`schedule.span: run`), so nothing is known of growth; add some, "
+            "or plan pilots by --pilot 2%"
+        )
+    fitted = fit(runs)
+    law = uncertain(fitted, runs)
+    forecast = Forecast(question, law, [training for training, _ in runs])
+    search = Search(forecast, kinds)
+    asked = [forecast.row(schedule_of(recipe, question, str(path)), label=path.stem) for path, recipe in predicted.items()]
+    return Answer(
+        forecast,
+        grown=search.grown(),
+        fixed=search.fixed(),
+        rules=[forecast.row(rule.schedule, rule.name, rule.claim) for rule in rules(question, kinds)],
+        asked=asked,
+        judged=left_out(law, entries, question.setting),
+        runs=len(runs),
+        pilot_flops=sum(entry["flops"] for entry in piloted),
+    )
+
+
+def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "plan.md", to_markdown(answer))
+    write_atomically(directory / "plan.html", to_html(answer))
+    write_atomically(directory / "plan.json", json.dumps(to_rows(answer), indent=1) + "\n")
+    plots = [figure(answer)]
+    write_figures(directory, plots)
+    write_rows(directory, plots)
+    written = "plan.md, plan.html, plan.json, plan.png, plan.csv"
+    if answer.best is not None:
+        given = None if source is None else str(source)
+        planned = recipe_of(recipe, answer.best.schedule, f"{recipe.run_dir}-planned", given)
+        content = yaml.safe_dump(planned.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        write_atomically(directory / "recipe.yaml", f"# {title(answer)}: {answer.best.schedule.name}\n{content}")
+        written += ", recipe.yaml"
+    for line in (*warnings(answer), *lead(answer)):
+        print(line)
+    print(f"{directory}: {written}")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Plan; return the exit status."""
+    try:
+        return status_of(lambda: run(arguments))
+    except Stopped:
+        print("stopped; start the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED

@@ -1,0 +1,116 @@
+"""What a law tells of a schedule: loss, compute saved, how sure that is, and in what it lies beyond the runs."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.planning.law import Law, Training
+from pipeline.planning.schedules import Question, Schedule
+
+_OUTER = (5.0, 95.0)
+"""Percentiles that an interval lies between."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A schedule with what is foretold of it."""
+
+    schedule: Schedule
+    loss: float
+    saved: float
+    """Of the compute that the target from scratch takes to the same loss; a given source's own not counted."""
+    interval: tuple[float, float]
+    saved_counted: float
+    """The same with the given source's own."""
+    interval_counted: tuple[float, float]
+    beyond: tuple[str, ...]
+    """In what it lies beyond the runs that the law was fitted on."""
+    label: str = ""
+    claim: float | None = None
+    """What a rule of thumb says itself that it saves."""
+
+
+@dataclass
+class Forecast:
+    """A law, asked about the schedules of a question."""
+
+    question: Question
+    law: Law
+    known: Sequence[Training]
+    """What the law was fitted on."""
+    goal: float = field(init=False)
+    """The loss of the target from scratch."""
+    _noise: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Of single runs: a seed moves each of them.
+        self.goal = self.law.loss(self.question.scratch)
+        self._noise = self.law.noise * np.random.default_rng(0).standard_normal(len(self.law.others))
+
+    def row(self, schedule: Schedule, label: str = "", claim: float | None = None) -> Row:
+        """Return what the law tells of a schedule."""
+        training = schedule.training(self.question)
+        beyond, factor = self._beyond(training)
+        loss = self.law.loss(training)
+        told = [self._saved(self.law.values, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
+        others = [
+            [self._saved(values, training, cost, noise) for values, noise in zip(self.law.others, self._noise, strict=True)]
+            for cost in (schedule.flops, schedule.whole_flops)
+        ]
+        intervals = [_interval(one, drawn, factor) for one, drawn in zip(told, others, strict=True)]
+        return Row(schedule, loss, told[0], intervals[0], told[1], intervals[1], beyond, label, claim)
+
+    def _saved(self, values: np.ndarray, training: Training, flops: int, noise: float) -> float:
+        """What a run of so many FLOPs saves: 1 - c / C, C being what the target from scratch takes to the run's own loss."""
+        tokens = self.law.tokens_to(
+            self.question.setting, self.question.target.parameters, self.law.loss(training, values) + noise, values
+        )
+        steps = tokens / self.question.step_tokens
+        return 1 - flops / (steps * self.question.target.step_flops)
+
+    def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
+        """Say in what a training lies beyond what is known, and by what factor its interval is the wider for it."""
+        own = [one for one in self.known if one.setting == self.question.setting]
+        grown = [one for one in self.known if one.growths]
+        said, factor = [], 1.0
+        limits = [
+            (
+                "parameters",
+                max(phase.parameters for phase in training.phases),
+                [p.parameters for one in own for p in one.phases],
+            ),
+            ("tokens", training.tokens, [one.tokens for one in own]),
+        ]
+        if training.growths:
+            limits.append(
+                ("times as many parameters in one growth", max(_ratios(training)), [r for one in grown for r in _ratios(one)])
+            )
+        for what, asked, seen in limits:
+            most = max(seen, default=0)
+            if asked > 1.05 * most:
+                said.append(f"{asked:.3g} {what}, where the runs had at most {most:.3g}")
+                factor += math.log2(asked / most) if most else 1.0
+        for traits in training.growths:
+            for trait in traits:
+                if not self.law.knows([trait]):
+                    said.append(f"no run had `{trait}`")
+                    factor += 0.5
+        if training.growths and not any(one.setting == self.question.setting for one in grown):
+            said.append("no run of this text grew: how growth goes on is taken from other runs")
+            factor += 0.5
+        return tuple(dict.fromkeys(said)), factor
+
+
+def _ratios(training: Training) -> list[float]:
+    return [large.parameters / small.parameters for small, large in itertools.pairwise(training.phases)]
+
+
+def _interval(told: float, drawn: Sequence[float], factor: float) -> tuple[float, float]:
+    """The interval that draws leave, its distances from what is told `factor` times as wide."""
+    if not len(drawn):
+        return told, told
+    low, high = np.percentile(drawn, _OUTER)
+    return float(told - factor * max(0.0, told - low)), float(min(1.0, told + factor * max(0.0, high - told)))

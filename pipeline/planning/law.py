@@ -1,0 +1,259 @@
+"""Loss as a function of sizes and tokens, of fixed sizes and of grown ones: the law, and how it is fitted.
+
+A model of N parameters trained on D tokens at one size (Hoffmann et al. 2022, eq. 2, which has c = 0: with few tokens a larger
+model may be behind a smaller one):
+
+    L(N, D) = E + A / N^a + B N^c / D^b
+
+A model grown from N1 to N2 parameters after D1 tokens is at a distance G from one that had N2 all along and saw the same
+tokens, and comes nearer to it at a rate that does not depend on the horizon (the mixing of Bu 2025):
+
+    G = L(N1, D1) - L(N2, D1) + d,   and D2 tokens later   L = L(N2, D1 + D2) + G exp(-D2 / (t N2))
+
+A second growth adds its own distance to what is left. So what a source brings saturates in its tokens, as Liew et al. 2025
+find for upcycling: the distance that is left does not shrink with them. d and log t are sums over what a growth is
+(`traits_of`): the operators, the optimizer's state, whether the schedule began anew.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import OptimizeResult, least_squares
+
+from data_prep.errors import UserError
+from pipeline.planning.record import GrowthEntry, RunEntry
+
+LEAST_FIXED = 3
+"""Runs of a text at one size that its constants E, A and B take, of two sizes and two lengths at least."""
+
+_STEP = 1e-5
+"""By which slopes are taken."""
+
+_NOISE = 0.004
+"""Nats by which seeds differ, at least: residuals below it weigh no more."""
+_HUBER = 2.0
+"""In units of the noise: beyond it a run weighs by its distance, and not by its square."""
+
+_PARAMETERS, _TOKENS = 1e6, 1e7
+"""Where A and B are told in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
+
+_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.1), "log_t": (math.log(3.0), 1.0)}
+"""What is believed of parameters before runs are looked at, and how far from there they may lie: Hoffmann et al.'s exponents,
+and a distance that closes within some tokens for each parameter."""
+_OF_EACH = {"E": (0.7, 0.5), "A": (0.0, 1.0), "B": (0.0, 1.0), "d": (0.0, 0.03), "t": (0.0, 0.7)}
+"""Likewise of each text, in logarithms of nats, and of each trait."""
+
+
+class Phase(NamedTuple):
+    """A size and what is trained at it."""
+
+    parameters: float
+    tokens: float
+
+
+class Training(NamedTuple):
+    """What the law looks at of a run: its sizes in turn, and what each growth is."""
+
+    setting: str
+    """What the constants E, A and B are of."""
+    phases: tuple[Phase, ...]
+    growths: tuple[tuple[str, ...], ...]
+    """The traits of each growth, one fewer than phases."""
+
+    @property
+    def tokens(self) -> float:
+        """All tokens."""
+        return sum(phase.tokens for phase in self.phases)
+
+
+def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
+    """Return in words what a growth is, as far as it may matter to the loss."""
+    traits = [f"{axis} {growth[axis]}" for axis in ("depth", "width") if growth[axis] is not None]
+    traits.append(f"state {growth['optimizer_state']}")
+    if growth["schedule_anew"]:
+        traits.append("schedule anew")
+    return (*traits, *(f"{key} {value}" for key, value in sorted(growth["options"].items())))
+
+
+def setting_in_words(
+    family: str, text: str, sequence_length: int, batch_tokens: int, optimizer: str, schedule: Mapping[str, Any]
+) -> str:
+    """Return in words what runs share whose losses are held against each other, whatever their sizes and lengths."""
+    rates = f"{schedule['name']} {schedule['decay_ratio']:g}" if schedule["name"] == "wsd" else schedule["name"]
+    words = f"text {text} in windows of {sequence_length}, {batch_tokens} tokens a step"
+    return f"{family}, {words}, {optimizer}, {rates}"
+
+
+def setting_of(entry: RunEntry) -> str:
+    """Return the setting of a run of a record."""
+    keys = ("family", "text", "sequence_length", "batch_tokens", "optimizer", "schedule")
+    return setting_in_words(*(entry[key] for key in keys))
+
+
+def training_of(entry: RunEntry) -> Training:
+    """Return what the law looks at of a run of a record."""
+    phases = tuple(Phase(phase["parameters"], phase["tokens"]) for phase in entry["phases"])
+    return Training(setting_of(entry), phases, tuple(traits_of(growth) for growth in entry["growths"]))
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law, and others that the same runs may stand for."""
+
+    names: tuple[str, ...]
+    """Of the parameters: `a`, `b`, `c`, `log_t`; in logarithms `E:SETTING`, `A:SETTING`, `B:SETTING`; `d:TRAIT`, `t:TRAIT`."""
+    values: np.ndarray
+    noise: float
+    """Nats by which a run's loss differs from the law's, as a standard deviation."""
+    others: tuple[np.ndarray, ...] = ()
+    """Parameters of fits on losses, and from beliefs, that were moved by as much as they are uncertain (`uncertain`)."""
+
+    def loss(self, training: Training, values: np.ndarray | None = None) -> float:
+        """Return the loss at the end of a training, by the fit or by other parameters."""
+        return float(_loss(_by_name(self.names, self.values if values is None else values), training))
+
+    def fixed(self, setting: str, parameters: float, tokens: float) -> float:
+        """Return the loss of a model trained at one size."""
+        return float(_fixed(_by_name(self.names, self.values), setting, parameters, tokens))
+
+    def tokens_to(self, setting: str, parameters: float, loss: float, values: np.ndarray | None = None) -> float:
+        """Return the tokens on which a model trained at one size has a loss; infinite where no number of them suffices."""
+        get = _by_name(self.names, self.values if values is None else values)
+        size = math.log(parameters / _PARAMETERS)
+        left = loss - math.exp(get(f"E:{setting}")) - math.exp(get(f"A:{setting}") - get("a") * size)
+        if left <= 0 or get("b") <= 0:
+            return math.inf
+        return _TOKENS * math.exp((get(f"B:{setting}") + get("c") * size - math.log(left)) / get("b"))
+
+    def knows(self, traits: Sequence[str]) -> bool:
+        """Whether there were runs with each of these traits."""
+        return all(f"d:{trait}" in self.names for trait in traits)
+
+
+def _by_name(names: Sequence[str], values: np.ndarray) -> Callable[[str], Any]:
+    """Return what gives parameters of the last axis by name, 0 for those of traits that no run has."""
+    place = {name: number for number, name in enumerate(names)}
+    return lambda name: values[..., place[name]] if name in place else 0.0
+
+
+def _fixed(get: Callable[[str], Any], setting: str, parameters: float, tokens: float) -> np.ndarray:
+    """L(N, D) of a model trained at one size."""
+    size, data = math.log(parameters / _PARAMETERS), math.log(tokens / _TOKENS)
+    return (
+        np.exp(get(f"E:{setting}"))
+        + np.exp(get(f"A:{setting}") - get("a") * size)
+        + np.exp(get(f"B:{setting}") + get("c") * size - get("b") * data)
+    )
+
+
+def _loss(get: Callable[[str], Any], training: Training) -> np.ndarray:
+    tokens, gap = training.phases[0].tokens, 0.0
+    for before, phase, traits in zip(training.phases, training.phases[1:], training.growths, strict=False):
+        jump = sum(get(f"d:{trait}") for trait in traits)
+        small, large = (_fixed(get, training.setting, each.parameters, tokens) for each in (before, phase))
+        gap = gap + small - large + jump
+        # In units of the larger model's parameters, as the tokens that a size is worth training on are.
+        mixing = np.exp(get("log_t") + sum(get(f"t:{trait}") for trait in traits)) * phase.parameters
+        gap = gap * np.exp(-phase.tokens / mixing)
+        tokens += phase.tokens
+    return _fixed(get, training.setting, training.phases[-1].parameters, tokens) + gap
+
+
+def check_enough(runs: Sequence[tuple[Training, float]], setting: str) -> None:
+    """Raise UserError, saying what to run, where the runs of a setting at one size are too few for its constants."""
+    fixed = [training.phases[0] for training, _ in runs if training.setting == setting and len(training.phases) == 1]
+    sizes, lengths = ({getattr(phase, of) for phase in fixed} for of in Phase._fields)
+    if len(fixed) < LEAST_FIXED or min(len(sizes), len(lengths)) < 2:
+        raise UserError(
+            f"--record: {len(fixed)} runs of the target's text at one size, of {len(sizes)} sizes and {len(lengths)} lengths, "
+            f"are too few to fit a law on; it takes {LEAST_FIXED}, of two sizes and two lengths at least: plan some with "
+            "--pilot 2%, and start them with --run"
+        )
+
+
+class _Problem:
+    """Runs whose losses a law is to give."""
+
+    def __init__(self, runs: Sequence[tuple[Training, float]]) -> None:
+        self.trainings = [training for training, _ in runs]
+        self.losses = np.array([loss for _, loss in runs])
+        self.settings = list(dict.fromkeys(training.setting for training in self.trainings))
+        traits = list(dict.fromkeys(trait for training in self.trainings for growth in training.growths for trait in growth))
+        names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in "EAB")]
+        self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in "dt"))
+        believed = [_SHARED[name] if name in _SHARED else _OF_EACH[name[0]] for name in self.names]
+        self.centre, self.spread = (np.array(column) for column in zip(*believed, strict=True))
+
+    def told(self, values: np.ndarray) -> np.ndarray:
+        """The law's losses, by parameters in the last axis."""
+        return np.stack([_loss(_by_name(self.names, values), training) for training in self.trainings], axis=-1)
+
+    def starts(self) -> Iterator[np.ndarray]:
+        """Parameters to begin with."""
+        for share in (0.5, 0.75, 0.9):
+            start = self.centre.copy()
+            for setting in self.settings:
+                lowest = min(
+                    loss for training, loss in zip(self.trainings, self.losses, strict=True) if training.setting == setting
+                )
+                start[self.names.index(f"E:{setting}")] = math.log(share * lowest)
+                for of in "AB":
+                    start[self.names.index(f"{of}:{setting}")] = math.log((1 - share) * lowest / 2)
+            yield start
+
+    def near(self, law: Law) -> np.ndarray:
+        """The parameters of another law, as far as it has them."""
+        known = dict(zip(law.names, law.values, strict=True))
+        return np.array([known.get(name, centre) for name, centre in zip(self.names, self.centre, strict=True)])
+
+    def solved(self, starts: Iterable[np.ndarray], losses: np.ndarray, centre: np.ndarray) -> OptimizeResult:
+        """Return the best fit on such losses, with parameters believed to lie around `centre`."""
+
+        def residuals(values: np.ndarray) -> np.ndarray:
+            with np.errstate(all="ignore"):
+                far = (np.log(self.told(values)) - np.log(losses)) * losses / _NOISE
+            far = np.nan_to_num(far, nan=1e6, posinf=1e6, neginf=-1e6)
+            size = np.abs(far)
+            # Huber's loss as the square of a residual, so that beliefs stay quadratic.
+            robust = np.where(size <= _HUBER, far, np.sign(far) * np.sqrt(np.maximum(2 * _HUBER * size - _HUBER**2, 0)))
+            return np.concatenate([robust, (values - centre) / self.spread], axis=-1)
+
+        def slopes(values: np.ndarray) -> np.ndarray:
+            moved = _STEP * np.eye(len(values))
+            return (residuals(values + moved) - residuals(values - moved)).T / (2 * _STEP)
+
+        found = [least_squares(residuals, start, slopes, x_scale=self.spread, max_nfev=300) for start in starts]
+        return min(found, key=lambda one: one.cost)
+
+
+def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
+    """Fit the law on trainings and their losses, by Huber's loss on log L as Hoffmann et al. do.
+
+    From several starts, or from a law that most of the runs were fitted to before.
+    """
+    problem = _Problem(runs)
+    starts = problem.starts() if near is None else [problem.near(near)]
+    best = problem.solved(starts, problem.losses, problem.centre)
+    # How many of the parameters the runs determine, and not what is believed of them.
+    of_runs = best.jac[: len(runs)].T @ best.jac[: len(runs)]
+    taken = float(np.trace(np.linalg.solve(best.jac.T @ best.jac, of_runs)))
+    far = problem.losses - problem.told(best.x)
+    return Law(problem.names, best.x, max(_NOISE, math.sqrt(float(far @ far) / max(1.0, len(runs) - taken))))
+
+
+def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40, seed: int = 0) -> Law:
+    """Return the law with `others`: a bootstrap over the runs, of losses that are drawn anew around the law's own.
+
+    What is believed of parameters is drawn anew too, or what no run tells of would look certain.
+    """
+    problem, draw = _Problem(runs), np.random.default_rng(seed)
+    told = problem.told(law.values)
+    others = []
+    for _ in range(count):
+        losses = told + law.noise * draw.standard_normal(len(told))
+        centre = problem.centre + problem.spread * draw.standard_normal(len(problem.centre))
+        others.append(problem.solved([law.values], losses, centre).x)
+    return replace(law, others=tuple(others))

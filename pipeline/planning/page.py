@@ -1,0 +1,258 @@
+"""The plan as text, as a page and as rows: what is best, what it saves, how sure that is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+from data_prep.report.parts import Grid
+from pipeline.planning.forecast import Forecast, Row
+from pipeline.planning.judge import Judged
+from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
+from pipeline.report.page import rendered
+from pipeline.report.parts import Part, Section
+
+_SHOWN = 10
+"""Schedules of the table."""
+_BETTER = 0.02
+"""By so much of scratch's compute at least a smaller size is called better than the target."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that the planner has to say of a question."""
+
+    forecast: Forecast
+    grown: Sequence[Row]
+    """The best first."""
+    fixed: Sequence[Row]
+    rules: Sequence[Row]
+    asked: Sequence[Row]
+    """Schedules of recipes that were named."""
+    judged: Sequence[Judged]
+    runs: int
+    """Of the record, and pilots."""
+    pilot_flops: int
+    """What pilots have cost."""
+
+    @property
+    def best(self) -> Row | None:
+        """The schedule that reaches the goal for the least compute spent here."""
+        return self.grown[0] if self.grown else None
+
+
+def to_markdown(answer: Answer) -> str:
+    """Return the plan as a page of text."""
+    lines = [f"# Plan: {title(answer)}", ""]
+    lines += [f"**{line}**\n" for line in warnings(answer)]
+    lines += [f"{line}\n" for line in lead(answer)]
+    for grid in grids(answer):
+        lines += [f"## {grid.title}", "", *_table(grid), "", *(f"{note}\n" for note in grid.notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_html(answer: Answer) -> str:
+    """Return the plan as one page that opens from disk."""
+    content = {
+        "kind": "Plan of a run",
+        "title": title(answer),
+        "lead": list(lead(answer)),
+        "tiles": [],
+        "overview": None,
+        "warnings": list(warnings(answer)),
+    }
+    sections = [
+        Section("figure", "Loss and compute", [Part(plots=[figure(answer)])]),
+        *(Section(f"table-{number}", grid.title, [Part(tables=[grid])]) for number, grid in enumerate(grids(answer))),
+    ]
+    footer = (
+        "Losses are in nats per scored token. FLOPs are matrix products, executed ones, counted as the ledger of a run does."
+    )
+    return rendered(content, sections, footer).html
+
+
+def to_rows(answer: Answer) -> list[dict[str, Any]]:
+    """Return every schedule with what is foretold of it, to be held against what comes out."""
+    groups = {"grown": answer.grown, "fixed": answer.fixed, "rule": answer.rules, "asked": answer.asked}
+    return [
+        {
+            "group": group,
+            "name": row.label or row.schedule.name,
+            "sizes": [size.sizes for size in row.schedule.sizes],
+            "steps": list(row.schedule.steps),
+            "growths": [dict(kind.growth) for kind in row.schedule.kinds],
+            "loss": row.loss,
+            "flops": row.schedule.whole_flops,
+            "saved": row.saved_counted,
+            "interval": list(row.interval_counted),
+            "claim": row.claim,
+            "beyond": list(row.beyond),
+        }
+        for group, rows in groups.items()
+        for row in rows
+    ]
+
+
+def title(answer: Answer) -> str:
+    """The target and its tokens."""
+    question = answer.forecast.question
+    return f"{question.target.config.model_type} {question.target.name}, {amount('tokens', question.tokens)} tokens"
+
+
+def warnings(answer: Answer) -> Iterator[str]:
+    """Say what a person must know first: that another size than the target would be better, and that nothing was found."""
+    question = answer.forecast.question
+    cheaper = [row for row in answer.fixed if row.schedule.flops < (1 - _BETTER) * question.scratch_flops]
+    if cheaper:
+        best = cheaper[0]
+        (size,) = best.schedule.sizes
+        share = best.schedule.flops / question.scratch_flops
+        yield (
+            f"The target is not worth training on {amount('tokens', question.tokens)} tokens: {size.name} alone, trained for "
+            f"{best.schedule.steps[0]:,} steps, reaches its loss for {share:.0%} of its compute. Train that one, or choose "
+            "more tokens or another target; what growth saves below is against a target off the frontier."
+        )
+    if answer.best is None:
+        yield "No schedule of growths was found that reaches the target's loss with at most 8 times its tokens."
+    elif cheaper and cheaper[0].schedule.flops < answer.best.schedule.flops:
+        yield f"{cheaper[0].schedule.name}, never grown, is cheaper than every schedule with a growth."
+
+
+def lead(answer: Answer) -> Iterator[str]:
+    """Say what is asked, what is best and what it rests on."""
+    question, forecast = answer.forecast.question, answer.forecast
+    yield (
+        f"From scratch the target takes {question.steps:,} steps, {amount('flops', question.scratch_flops)}, to a predicted "
+        f"held-out loss of {forecast.goal:.4f}. Every schedule below is as long as it takes to that loss."
+    )
+    if answer.best is not None:
+        best = answer.best
+        how = ", then ".join(dict.fromkeys(kind.name for kind in best.schedule.kinds))
+        counted = f", {_percent(best.saved_counted)} with the source's own training" if question.given else ""
+        yield (
+            f"Cheapest: {best.schedule.name}, by {how}: {amount('flops', best.schedule.flops)}, {_percent(best.saved)} less "
+            f"({_span(best.interval)}){counted}."
+        )
+    law = forecast.law
+    own = sum(one.setting == question.setting for one in forecast.known)
+    yield (
+        f"Fitted on {answer.runs} runs, {own} of them of this setting ({question.setting}); single runs differ from the law by "
+        f"{law.noise:.3f} nats. Intervals hold 90 % of what the fit leaves open for a single run, and are wider, and say so, "
+        "where a schedule lies beyond the runs."
+    )
+    if answer.pilot_flops:
+        share = answer.pilot_flops / question.scratch_flops
+        cost = amount("flops", answer.pilot_flops)
+        yield f"Pilots cost {cost}, {share:.1%} of scratch's compute; no saving here counts them."
+    if question.given is not None:
+        given = question.given
+        yield (
+            f"The given source, {given.size.name}, cost {amount('flops', given.flops)} for {amount('tokens', given.tokens)} "
+            "tokens. It is there already: `saved` leaves that out, the other column counts it."
+        )
+
+
+def grids(answer: Answer) -> list[Grid]:
+    """The tables: schedules, rules of thumb, fixed sizes, recipes that were asked about, and how far the law was off."""
+    found = [_schedules(answer, "Schedules, the cheapest first", answer.grown[:_SHOWN])]
+    if answer.asked:
+        found.append(_schedules(answer, "Recipes that were named", answer.asked))
+    if answer.rules:
+        found.append(_schedules(answer, "Rules of thumb", answer.rules, claims=True))
+    if answer.fixed:
+        found.append(_schedules(answer, "Smaller sizes alone, to the same loss", answer.fixed))
+    if answer.judged:
+        close = sum(one.points <= 3 for one in answer.judged)
+        head = ["grown run", "foretold loss", "loss", "foretold saved", "saved", "points off"]
+        rows = [
+            [
+                one.name,
+                f"{one.foretold:.4f}",
+                f"{one.loss:.4f}",
+                _percent(one.saved_foretold),
+                _percent(one.saved),
+                f"{one.points:.1f}",
+            ]
+            for one in answer.judged
+        ]
+        note = f"Each is foretold by a fit without any run of its configuration; {close} of {len(rows)} within 3 points."
+        found.append(Grid("How far the law is from runs that it has not seen", head, rows, frozenset(), [note]))
+    return found
+
+
+def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool = False) -> Grid:
+    question = answer.forecast.question
+    head = ["sizes (steps)", "growth", "predicted loss", "compute", "of scratch's", "saved", "90 % interval"]
+    given = question.given is not None
+    head += ["saved, source counted"] * given + ["saved, by the rule itself"] * claims
+    beyond = list(dict.fromkeys(said for row in rows for said in row.beyond))
+    cells = []
+    for row in rows:
+        marks = "".join(f" [{beyond.index(said) + 1}]" for said in row.beyond)
+        cells.append(
+            [
+                (f"{row.label}: " if row.label else "") + row.schedule.name + marks,
+                ", then ".join(dict.fromkeys(kind.name for kind in row.schedule.kinds)) or "none",
+                f"{row.loss:.4f}",
+                amount("flops", row.schedule.flops),
+                f"{row.schedule.flops / question.scratch_flops:.0%}",
+                _percent(row.saved),
+                _span(row.interval),
+                *([_percent(row.saved_counted)] if given else []),
+                *([_percent(row.claim)] if claims else []),
+            ]
+        )
+    notes = [f"[{number}] beyond the runs: {said}." for number, said in enumerate(beyond, 1)]
+    if claims or any(abs(row.loss - answer.forecast.goal) > 1e-3 for row in rows):
+        notes.insert(0, "Saved is against the compute that the target from scratch takes to the row's own predicted loss.")
+    return Grid(title, head, cells, frozenset({1}), notes)
+
+
+def figure(answer: Answer) -> Plot:
+    """Predicted loss against compute: the target and smaller sizes alone, and the schedules."""
+    question, law = answer.forecast.question, answer.forecast.law
+    name, scale = unit("flops", question.scratch_flops)
+    rows: list[dict[str, Any]] = []
+    with matplotlib.rc_context(STYLE):
+        drawn, axes = blank((6.2, 4.2))
+        sizes = sorted(question.smaller, key=lambda size: size.step_flops)
+        for number, size in enumerate([*sizes, question.target]):
+            target = size is question.target
+            costs = [share * question.scratch_flops for share in _geometric(0.1, 1.2, 24)]
+            tokens = [cost / size.step_flops * question.step_tokens for cost in costs]
+            losses = [law.fixed(question.setting, size.parameters, each) for each in tokens]
+            look = BASELINE if target else LOOKS[number % len(LOOKS)]
+            label = f"{size.name} alone" + (", the target" if target else "")
+            axes.plot([cost / scale for cost in costs], losses, color=look.color, linestyle=look.dash, label=label)
+            rows += [{"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True)]
+        axes.axhline(answer.forecast.goal, color="#999999", linewidth=0.8)
+        points = [(answer.grown[:_SHOWN], "*", "grown"), (answer.rules, "s", "rule of thumb"), (answer.asked, "D", "named")]
+        for rows_of, marker, label in points:
+            if rows_of:
+                costs, losses = [row.schedule.flops for row in rows_of], [row.loss for row in rows_of]
+                axes.plot([cost / scale for cost in costs], losses, marker, color="black", markersize=6, label=label)
+                rows += [{"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True)]
+        axes.set_xlabel(f"executed compute ({name})")
+        axes.set_ylabel("predicted held-out loss")
+        legend_above(drawn, axes)
+    caption = "Lines: models of one size; their lower edge is the frontier. Level: the target's loss from scratch."
+    return Plot("plan", "Predicted loss against compute", caption, drawn, rows)
+
+
+def _geometric(first: float, last: float, count: int) -> list[float]:
+    return [first * math.exp(math.log(last / first) * number / (count - 1)) for number in range(count)]
+
+
+def _table(grid: Grid) -> list[str]:
+    bars = ["---" if number == 0 or number in grid.words else "---:" for number in range(len(grid.head))]
+    return [f"| {' | '.join(cells)} |" for cells in (grid.head, bars, *grid.rows)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %".replace("-", "−")

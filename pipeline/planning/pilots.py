@@ -1,0 +1,77 @@
+"""Pilot runs: a few small ones for a share of the budget, on the target's own text, that fix the law's constants there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_prep.errors import UserError
+from pipeline.planning.recipes import recipe_of
+from pipeline.planning.schedules import Kind, Question, Schedule
+from pipeline.planning.sizes import Size
+from pipeline.recipe import Recipe
+
+_SHORTEST = 100
+"""Steps of the shortest pilot: less says nothing of where a run ends."""
+_LENGTHS = ((1, 2, 4), (1, 2))
+"""How long the smallest size is trained, and the next, in units of the shortest."""
+_WARMUP = 5
+"""A pilot warms up for at most one in so many of its steps."""
+_STACK = Kind("depth", (("depth", "stack"), ("optimizer_state", "grow")), ("depth stack", "state grow"))
+"""How a pilot grows where no run of the record did."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A pilot run by name."""
+
+    name: str
+    schedule: Schedule
+
+
+def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilot]:
+    """Return the pilots that a share of scratch's compute pays for: two small sizes at several lengths, and one grown.
+
+    Raises UserError where they would be too short to tell anything.
+    """
+    small, large = _two_sizes(question)
+    kind = next((kind for kind in kinds if kind.axis == "depth"), _STACK)
+    unit = [
+        *((size, length) for size, lengths in zip((small, large), _LENGTHS, strict=True) for length in lengths),
+        # The grown one: as long at either size.
+        (small, 1),
+        (large, 1),
+    ]
+    cost = sum(size.step_flops * length for size, length in unit)
+    steps = int(share * question.scratch_flops / cost)
+    if steps < _SHORTEST:
+        needed = _SHORTEST * cost / question.scratch_flops
+        raise UserError(
+            f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which tell nothing of "
+            f"where a run ends; {_SHORTEST} take {needed:.1%}, so name that share, or runs with this text by --record"
+        )
+    alone = [
+        Pilot(f"pilot-{size.name}-{length * steps}", Schedule((size,), (length * steps,), ()))
+        for size, lengths in zip((small, large), _LENGTHS, strict=True)
+        for length in lengths
+    ]
+    grown = Schedule((small, large), (steps, steps), (kind,))
+    return [*alone, Pilot(f"pilot-{small.name}-{steps}-{large.name}-{steps}", grown)]
+
+
+def pilot_recipe(base: Recipe, pilot: Pilot, run_dir: str) -> Recipe:
+    """Return the recipe of a pilot, whose warmup is no longer than its length bears."""
+    recipe = recipe_of(base, pilot.schedule, run_dir)
+    warmup = min(recipe.schedule.warmup_steps, sum(pilot.schedule.steps) // _WARMUP)
+    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"warmup_steps": warmup})})
+
+
+def _two_sizes(question: Question) -> tuple[Size, Size]:
+    """The shallowest size, and the one next to a quarter of the target's layers."""
+    layers = question.target.sizes["num_hidden_layers"]
+    deep = [size for size in question.smaller if set(question.target.beyond(size)) == {"num_hidden_layers"}]
+    if len(deep) < 2:
+        raise UserError(
+            f"--pilot: the target has {layers} layers, and pilots take two shallower sizes; add runs of its text by --record"
+        )
+    small = deep[0]
+    large = min(deep[1:], key=lambda size: abs(size.sizes["num_hidden_layers"] - max(2, layers / 4)))
+    return small, large

@@ -1,0 +1,72 @@
+"""From a recipe of the target from scratch to the question that is asked of the planner."""
+
+from pathlib import Path
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from pipeline.families import read_config
+from pipeline.planning.law import setting_in_words
+from pipeline.planning.record import entry_of
+from pipeline.planning.schedules import Given, Question
+from pipeline.planning.sizes import Size, size_of, smaller_models
+from pipeline.recipe import ModelConfig, Recipe, TargetConfig
+from pipeline.runs import RunPaths
+
+
+def of_target(recipe: Recipe, sizes: dict[str, object]) -> Recipe:
+    """Return the recipe with other sizes of its model.
+
+    Raises UserError where the recipe grows a model or trains one that is given: of a target's own sizes nothing is known then.
+    """
+    if recipe.source.model is None or recipe.source.length is not None or recipe.target != TargetConfig():
+        raise UserError(
+            "--recipe: the planner takes a recipe that trains the target from scratch, with a `source.model` that has no "
+            "length, and `target: {}`, as launch/recipes/scratch.yaml does"
+        )
+    model = validate(ModelConfig, recipe.source.model.model_dump(exclude_unset=True) | sizes, "--target")
+    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"model": model})})
+
+
+def vocabulary(recipe: Recipe, prepared: int | None) -> int:
+    """Return the size of the vocabulary: of the prepared text, or what the recipe says; raises UserError where it says none."""
+    tokenizer = recipe.data.tokenizer
+    known = prepared or recipe.source.model.vocab_size or (tokenizer and tokenizer.vocab_size)
+    if known is None:
+        raise UserError("--target: the vocabulary is not known before the text is prepared; name vocab_size=N")
+    return known
+
+
+def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source: Path | None) -> Question:
+    """Return the question: the recipe's model on so many tokens of a text, from given or own smaller sizes.
+
+    `text` is the fingerprint of the prepared text. Raises UserError where a size cannot be had.
+    """
+    model = recipe.source.model
+    smaller = tuple(size_of(one, recipe, vocab_size) for one in smaller_models(model))
+    target = size_of(model, recipe, vocab_size)
+    batch = recipe.train_batch_size * recipe.data.sequence_length
+    schedule = recipe.schedule.model_dump(mode="json")
+    setting = setting_in_words(model.family, text, recipe.data.sequence_length, batch, recipe.optimizer.name, schedule)
+    if tokens < batch:
+        raise UserError(f"--tokens: {tokens} are fewer than the {batch} of one step; name more")
+    given = None if source is None else _given(source, recipe, target)
+    decay = recipe.schedule.decay_ratio if recipe.schedule.name == "wsd" else 0.0
+    return Question(setting, target, tokens, batch, decay, smaller, given)
+
+
+def _given(source: Path, recipe: Recipe, target: Size) -> Given:
+    if not RunPaths(source).summary.exists():
+        raise UserError(
+            f"--source: {source} is no finished run, so what its model was trained on and has cost is not known; name a run "
+            "directory"
+        )
+    entry = entry_of(source)
+    size = Size.of(read_config(RunPaths(source).model / "config.json"), recipe)
+    if size.config.model_type != target.config.model_type or any(
+        size.sizes[key] > value for key, value in target.sizes.items()
+    ):
+        raise UserError(
+            f"--source: {source} is a {size.config.model_type} of {size.name}, which the target, a "
+            f"{target.config.model_type} of {target.name}, cannot be grown from; name a smaller model of its family"
+        )
+    return Given(size, sum(phase["tokens"] for phase in entry["phases"]), entry["flops"])

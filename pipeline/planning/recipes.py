@@ -1,0 +1,101 @@
+"""Schedules as recipes that launch/pretrain.py runs, and recipes as schedules."""
+
+import math
+from typing import Any
+
+from data_prep.config import validate
+from data_prep.errors import UserError
+from pipeline.families import scratch_config, sizes_of, target_config
+from pipeline.planning.law import traits_of
+from pipeline.planning.record import growth_entry, phase_entry
+from pipeline.planning.schedules import Kind, Question, Schedule
+from pipeline.planning.sizes import Size
+from pipeline.recipe import Recipe, TrainStage
+from pipeline.training.timeline import phases_of
+
+
+def recipe_of(base: Recipe, schedule: Schedule, run_dir: str, given: str | None = None) -> Recipe:
+    """Return a recipe of a schedule: the base's text, batch, optimizer and schedule of rates, which spans the whole run.
+
+    `given` is the path of the first size where that is there already.
+    """
+    first, *later = schedule.sizes
+    steps, *later_steps = schedule.steps
+    content = base.model_dump(mode="json", exclude_unset=True)
+    content |= {"run_dir": run_dir, "schedule": content.get("schedule", {}) | {"span": "run"}}
+    content.pop("growth", None)
+    if given is None:
+        model = content["source"]["model"]
+        # In the keys that all families share, in which the base is read.
+        model = {key: first.sizes.get(key, value) for key, value in model.items()}
+        content["source"] = {"model": model} | ({"steps": steps} if later else {})
+        content["stages"] = []
+    else:
+        content["source"] = {"path": given}
+        content["stages"] = [_stage(first, steps)] if steps and later else []
+    content["target"] = {}
+    if not later:
+        content["stages"] = [_stage(first, steps)]
+    for number, (size, own_steps, kind) in enumerate(zip(later, later_steps, schedule.kinds, strict=True)):
+        grow = size.beyond(schedule.sizes[number])
+        if number == 0 and not content["stages"]:
+            content |= {"target": grow, "growth": dict(kind.growth)}
+        else:
+            content["stages"].append({"name": f"grow-to-{size.name}", "grow": grow, "growth": dict(kind.growth)})
+        content["stages"].append(_stage(size, own_steps))
+    return validate(Recipe, content, "the planned recipe")
+
+
+def _stage(size: Size, steps: int) -> dict[str, Any]:
+    return {"name": f"train-{size.name}", "steps": steps}
+
+
+def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
+    """Return the schedule that a recipe is; raises UserError, naming `where`, for one that is none of sizes trained whole.
+
+    Its batch, text and optimizer are taken to be the question's.
+    """
+    if recipe.source.model is None:
+        raise UserError(f"{where}: a recipe whose source is given; plan for it with --source instead")
+    sizes: list[Size] = []
+    steps: list[int] = []
+    kinds: list[Kind] = []
+    vocab_size = sizes_of(question.target.config).vocab_size
+    config = scratch_config(recipe.source.model, vocab_size, 0, recipe.data.sequence_length)
+    for phase in phases_of(recipe):
+        if phase.target is not None:
+            config = target_config(config, phase.target, growth=phase.growth)
+        if not phase.stages:
+            continue
+        own = sum(_steps(stage, question, where) for stage in phase.stages)
+        size = Size.of(config, recipe)
+        if sizes and size.sizes == sizes[-1].sizes:
+            steps[-1] += own
+            continue
+        if sizes:
+            before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
+            section = phase.growth.model_dump(mode="json")
+            entry = growth_entry(before, after, section, schedule_anew=recipe.schedule.span == "model")
+            axis = "width" if entry["depth"] is None else "depth"
+            kinds.append(Kind(axis, ((axis, section[axis]), ("optimizer_state", section["optimizer_state"])), traits_of(entry)))
+        sizes.append(size)
+        steps.append(own)
+    if sizes[-1].sizes != question.target.sizes:
+        raise UserError(f"{where}: ends with {sizes[-1].name}, and the target is {question.target.name}; name it as --target")
+    return Schedule(tuple(sizes), tuple(steps), tuple(kinds))
+
+
+def _steps(stage: TrainStage, question: Question, where: str) -> int:
+    unit, length = stage.length
+    if (
+        stage.submodel_layers
+        or stage.trainable
+        or stage.train_batch_size
+        or stage.sequence_length
+        or unit not in ("steps", "tokens")
+    ):
+        raise UserError(
+            f"{where}: stages.{stage.name}: the law is of stages in steps or tokens that train the whole model by the run's "
+            "own batch"
+        )
+    return int(length) if unit == "steps" else math.ceil(length / question.step_tokens)

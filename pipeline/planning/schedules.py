@@ -1,0 +1,115 @@
+"""What is asked of the planner, and schedules of sizes that may answer it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.planning.law import Phase, Training, traits_of
+from pipeline.planning.record import RunEntry
+from pipeline.planning.sizes import Size
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to grow, as runs of the record did."""
+
+    axis: str
+    """`depth` or `width`."""
+    growth: tuple[tuple[str, Any], ...]
+    """Keys of a recipe's growth section."""
+    traits: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        told = dict(self.growth)
+        state = {"grow": "state grown", "fresh": "state fresh"}.get(told.get("optimizer_state"), "")
+        others = [f"{key} {value}" for key, value in told.items() if key not in ("depth", "width", "optimizer_state")]
+        return ", ".join(filter(None, [told[self.axis], state, *others]))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that is there, as the first size."""
+
+    size: Size
+    tokens: int
+    """What it was trained on."""
+    flops: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a target, the tokens that it would be trained on from scratch, and how runs are."""
+
+    setting: str
+    target: Size
+    tokens: int
+    step_tokens: int
+    decay: float
+    """The share of a run over which its learning rate falls."""
+    smaller: tuple[Size, ...]
+    given: Given | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the target from scratch."""
+        return math.ceil(self.tokens / self.step_tokens)
+
+    @property
+    def scratch(self) -> Training:
+        """The target from scratch."""
+        return Training(self.setting, (Phase(self.target.parameters, self.steps * self.step_tokens),), ())
+
+    @property
+    def scratch_flops(self) -> int:
+        """What that costs."""
+        return self.steps * self.target.step_flops
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Sizes in turn, each with the steps that it is trained for here, and the growths between them."""
+
+    sizes: tuple[Size, ...]
+    steps: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+    given: Given | None = None
+    """Where the first size is there already; its own steps here may be none."""
+
+    @property
+    def flops(self) -> int:
+        """What is spent here, on all its sizes."""
+        return sum(size.step_flops * steps for size, steps in zip(self.sizes, self.steps, strict=True))
+
+    @property
+    def whole_flops(self) -> int:
+        """The same with what a given source has cost."""
+        return self.flops + (self.given.flops if self.given else 0)
+
+    def training(self, question: Question) -> Training:
+        """What the law looks at."""
+        before = self.given.tokens if self.given else 0
+        tokens = [steps * question.step_tokens for steps in self.steps]
+        tokens[0] += before
+        phases = tuple(Phase(size.parameters, each) for size, each in zip(self.sizes, tokens, strict=True))
+        return Training(question.setting, phases, tuple(kind.traits for kind in self.kinds))
+
+    @property
+    def name(self) -> str:
+        """Sizes with their steps."""
+        return " → ".join(f"{size.name} ({steps:,})" for size, steps in zip(self.sizes, self.steps, strict=True))
+
+
+def kinds_of(entries: Sequence[RunEntry]) -> list[Kind]:
+    """Return the ways to grow that runs of the record went, along one axis each, within one schedule."""
+    found: dict[Kind, None] = {}
+    for growth in (growth for entry in entries for growth in entry["growths"]):
+        axes = [axis for axis in ("depth", "width") if growth[axis] is not None]
+        # A list of layers is of the sizes that it was written for.
+        if len(axes) == 1 and growth[axes[0]] != "list" and not growth["schedule_anew"]:
+            section = {axes[0]: growth[axes[0]], "optimizer_state": growth["optimizer_state"], **growth["options"]}
+            if all(isinstance(value, str | int | float | bool) for value in section.values()):
+                found[Kind(axes[0], tuple(section.items()), traits_of(growth))] = None
+    return list(found)

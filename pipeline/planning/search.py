@@ -1,0 +1,123 @@
+"""Schedules of sizes, each as long as it takes to reach the target's loss, by what they cost."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.planning.forecast import Forecast, Row
+from pipeline.planning.law import Phase, Training
+from pipeline.planning.schedules import Kind, Question, Schedule
+from pipeline.planning.sizes import Size
+
+_LAST = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of the tokens that the target itself is trained on."""
+_FIRST = (0.25, 0.5, 0.75)
+"""Shares of the others that the first of two smaller sizes is trained on."""
+_AFTER = 0.05
+"""The share of a run's tokens, at least, that lies between its last growth and the decay of the learning rate."""
+_LONGEST = 8.0
+"""A schedule that takes more tokens than so many times scratch's is none."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The schedules for the question of a forecast."""
+
+    forecast: Forecast
+    kinds: Sequence[Kind]
+
+    @property
+    def question(self) -> Question:
+        """What is asked."""
+        return self.forecast.question
+
+    def fixed(self) -> list[Row]:
+        """The smaller sizes, each trained alone for as long as it takes to reach the goal: what the target has to beat."""
+        found = [self._reaching((size,), (1.0,), ()) for size in self.question.smaller]
+        return sorted((self.forecast.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
+
+    def grown(self) -> list[Row]:
+        """The cheapest schedule of each chain of sizes and each way to grow, the cheapest first."""
+        best: dict[Any, Schedule] = {}
+        for sizes, kinds in self._chains():
+            for shares in self._shares(len(sizes)):
+                one = self._reaching(sizes, shares, kinds)
+                key = tuple(size.name for size in sizes), kinds
+                if one is not None and (key not in best or one.flops < best[key].flops):
+                    best[key] = one
+        return sorted(map(self.forecast.row, best.values()), key=lambda row: row.schedule.flops)
+
+    def _chains(self) -> Iterator[tuple[tuple[Size, ...], tuple[Kind, ...]]]:
+        """Sizes that follow each other, and the kinds of the growths between them; one kind for each axis."""
+        target, given = self.question.target, self.question.given
+        starts = [(first,) for first in self.question.smaller] if given is None else [(given.size,)]
+        for start in starts:
+            between = [()] + [(size,) for size in self.question.smaller]
+            for middle in between:
+                sizes = (*start, *middle, target)
+                if not all(_grows(small, large) for small, large in itertools.pairwise(sizes)):
+                    continue
+                axes = [_axis(small, large) for small, large in itertools.pairwise(sizes)]
+                choices = {axis: [kind for kind in self.kinds if kind.axis == axis] for axis in dict.fromkeys(axes)}
+                for chosen in itertools.product(*choices.values()):
+                    by_axis = dict(zip(choices, chosen, strict=True))
+                    yield sizes, self._anew(tuple(by_axis[axis] for axis in axes))
+
+    def _anew(self, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        """The kinds where the first growth is of a given model, whose schedule is over."""
+        if self.question.given is None:
+            return kinds
+        return (replace(kinds[0], traits=(*kinds[0].traits, "schedule anew")), *kinds[1:])
+
+    def _shares(self, sizes: int) -> Iterator[tuple[float, ...]]:
+        for last in _LAST:
+            if last < self.question.decay + _AFTER:
+                continue
+            if sizes == 2:
+                yield 1 - last, last
+            else:
+                yield from (((1 - last) * first, (1 - last) * (1 - first), last) for first in _FIRST)
+        if self.question.given is not None:
+            # Grown at once.
+            yield from [(0.0, 1.0)] if sizes == 2 else [(0.0, 1 - last, last) for last in (0.4, 0.6, 0.8)]
+
+    def _reaching(self, sizes: tuple[Size, ...], shares: tuple[float, ...], kinds: tuple[Kind, ...]) -> Schedule | None:
+        """The schedule of such shares that is just long enough to reach the goal; None where none is."""
+        question, goal = self.question, self.forecast.goal
+        given = question.given if kinds else None
+        before = given.tokens if given else 0
+        parameters = [size.parameters for size in sizes]
+        traits = tuple(kind.traits for kind in kinds)
+
+        def loss(tokens: float) -> float:
+            each = [share * tokens for share in shares]
+            each[0] = max(1.0, each[0] + before)
+            return self.forecast.law.loss(Training(question.setting, tuple(map(Phase, parameters, each)), traits))
+
+        low, high = math.log(question.tokens / 1e3), math.log(question.tokens * _LONGEST)
+        if loss(math.exp(high)) > goal:
+            return None
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (low, middle) if loss(math.exp(middle)) <= goal else (middle, high)
+        steps = tuple(round(share * math.exp(high) / question.step_tokens) for share in shares)
+        return Schedule(sizes, (steps[0], *(max(1, each) for each in steps[1:])), kinds, given)
+
+
+def _grows(small: Size, large: Size) -> bool:
+    """Whether one size can become another along one axis."""
+    return (
+        small.name != large.name
+        and all(large.sizes[key] >= small.sizes[key] for key in small.sizes)
+        and bool(_axis(small, large))
+    )
+
+
+def _axis(small: Size, large: Size) -> str | None:
+    """What a growth changes; None where it changes both."""
+    changed = large.beyond(small)
+    if set(changed) == {"num_hidden_layers"}:
+        return "depth"
+    return None if "num_hidden_layers" in changed else "width"
