@@ -30,6 +30,9 @@ from pipeline.reproduction.tasks import Task
 from pipeline.training.preparation import prepared_text
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 
+_OTHERS = 40
+"""Fits by which intervals are told."""
+
 _OWN = Path(__file__).parents[1] / "planning" / "record.jsonl"
 """The runs that this project has on record."""
 
@@ -98,7 +101,7 @@ def _answer(
             "or plan pilots by --pilot 2%"
         )
     fitted = fit(runs)
-    law = uncertain(fitted, runs)
+    law = uncertain(fitted, runs, _OTHERS)
     forecast = Forecast(question, law, [training for training, _ in runs])
     search = Search(forecast, kinds)
     asked = [forecast.row(schedule_of(recipe, question, str(path)), label=path.stem) for path, recipe in predicted.items()]

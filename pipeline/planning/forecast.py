@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.planning.law import Law, Training
+from pipeline.planning.law import Law, Parameters, Training
 from pipeline.planning.schedules import Question, Schedule
 
 _OUTER = (5.0, 95.0)
@@ -50,23 +50,28 @@ class Forecast:
         self.goal = self.law.loss(self.question.scratch)
         self._noise = self.law.noise * np.random.default_rng(0).standard_normal(len(self.law.others))
 
+    @property
+    def least(self) -> float:
+        """The fewest tokens that a smaller size is to be trained on: below half of the shortest run the law knows nothing."""
+        return min(one.phases[0].tokens for one in self.known if one.setting == self.question.setting) / 2
+
     def row(self, schedule: Schedule, label: str = "", claim: float | None = None) -> Row:
         """Return what the law tells of a schedule."""
         training = schedule.training(self.question)
         beyond, factor = self._beyond(training)
         loss = self.law.loss(training)
-        told = [self._saved(self.law.values, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
+        told = [self._saved(self.law.fitted, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
         others = [
-            [self._saved(values, training, cost, noise) for values, noise in zip(self.law.others, self._noise, strict=True)]
+            [self._saved(other, training, cost, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
             for cost in (schedule.flops, schedule.whole_flops)
         ]
         intervals = [_interval(one, drawn, factor) for one, drawn in zip(told, others, strict=True)]
         return Row(schedule, loss, told[0], intervals[0], told[1], intervals[1], beyond, label, claim)
 
-    def _saved(self, values: np.ndarray, training: Training, flops: int, noise: float) -> float:
+    def _saved(self, of: Parameters, training: Training, flops: int, noise: float) -> float:
         """What a run of so many FLOPs saves: 1 - c / C, C being what the target from scratch takes to the run's own loss."""
         tokens = self.law.tokens_to(
-            self.question.setting, self.question.target.parameters, self.law.loss(training, values) + noise, values
+            self.question.setting, self.question.target.parameters, self.law.loss(training, of) + noise, of
         )
         steps = tokens / self.question.step_tokens
         return 1 - flops / (steps * self.question.target.step_flops)
@@ -93,6 +98,9 @@ class Forecast:
             if asked > 1.05 * most:
                 said.append(f"{asked:.3g} {what}, where the runs had at most {most:.3g}")
                 factor += math.log2(asked / most) if most else 1.0
+        if training.growths and training.phases[0].tokens < self.least:
+            said.append(f"grown after {training.phases[0].tokens:.3g} tokens, less than half of the shortest run")
+            factor += 1.0
         for traits in training.growths:
             for trait in traits:
                 if not self.law.knows([trait]):

@@ -18,6 +18,7 @@ find for upcycling: the distance that is left does not shrink with them. d and l
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,10 @@ _SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.1), "log_t": (math
 and a distance that closes within some tokens for each parameter."""
 _OF_EACH = {"E": (0.7, 0.5), "A": (0.0, 1.0), "B": (0.0, 1.0), "d": (0.0, 0.03), "t": (0.0, 0.7)}
 """Likewise of each text, in logarithms of nats, and of each trait."""
+
+
+Parameters = Mapping[str, Any]
+"""Of the law, by name."""
 
 
 class Phase(NamedTuple):
@@ -108,58 +113,58 @@ class Law:
     values: np.ndarray
     noise: float
     """Nats by which a run's loss differs from the law's, as a standard deviation."""
-    others: tuple[np.ndarray, ...] = ()
+    others: tuple[Parameters, ...] = ()
     """Parameters of fits on losses, and from beliefs, that were moved by as much as they are uncertain (`uncertain`)."""
 
-    def loss(self, training: Training, values: np.ndarray | None = None) -> float:
+    @cached_property
+    def fitted(self) -> Parameters:
+        """The parameters of the fit, by name."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+    def loss(self, training: Training, parameters: Parameters | None = None) -> float:
         """Return the loss at the end of a training, by the fit or by other parameters."""
-        return float(_loss(_by_name(self.names, self.values if values is None else values), training))
+        return _loss(parameters or self.fitted, training, math.exp)
 
     def fixed(self, setting: str, parameters: float, tokens: float) -> float:
         """Return the loss of a model trained at one size."""
-        return float(_fixed(_by_name(self.names, self.values), setting, parameters, tokens))
+        return _fixed(self.fitted, setting, parameters, tokens, math.exp)
 
-    def tokens_to(self, setting: str, parameters: float, loss: float, values: np.ndarray | None = None) -> float:
+    def tokens_to(self, setting: str, parameters: float, loss: float, others: Parameters | None = None) -> float:
         """Return the tokens on which a model trained at one size has a loss; infinite where no number of them suffices."""
-        get = _by_name(self.names, self.values if values is None else values)
+        of = others or self.fitted
         size = math.log(parameters / _PARAMETERS)
-        left = loss - math.exp(get(f"E:{setting}")) - math.exp(get(f"A:{setting}") - get("a") * size)
-        if left <= 0 or get("b") <= 0:
+        left = loss - math.exp(of[f"E:{setting}"]) - math.exp(of[f"A:{setting}"] - of["a"] * size)
+        if left <= 0 or of["b"] <= 0:
             return math.inf
-        return _TOKENS * math.exp((get(f"B:{setting}") + get("c") * size - math.log(left)) / get("b"))
+        return _TOKENS * math.exp((of[f"B:{setting}"] + of["c"] * size - math.log(left)) / of["b"])
 
     def knows(self, traits: Sequence[str]) -> bool:
         """Whether there were runs with each of these traits."""
         return all(f"d:{trait}" in self.names for trait in traits)
 
 
-def _by_name(names: Sequence[str], values: np.ndarray) -> Callable[[str], Any]:
-    """Return what gives parameters of the last axis by name, 0 for those of traits that no run has."""
-    place = {name: number for number, name in enumerate(names)}
-    return lambda name: values[..., place[name]] if name in place else 0.0
-
-
-def _fixed(get: Callable[[str], Any], setting: str, parameters: float, tokens: float) -> np.ndarray:
+def _fixed(of: Parameters, setting: str, parameters: float, tokens: float, exp: Callable[[Any], Any]) -> Any:
     """L(N, D) of a model trained at one size."""
     size, data = math.log(parameters / _PARAMETERS), math.log(tokens / _TOKENS)
     return (
-        np.exp(get(f"E:{setting}"))
-        + np.exp(get(f"A:{setting}") - get("a") * size)
-        + np.exp(get(f"B:{setting}") + get("c") * size - get("b") * data)
+        exp(of[f"E:{setting}"])
+        + exp(of[f"A:{setting}"] - of["a"] * size)
+        + exp(of[f"B:{setting}"] + of["c"] * size - of["b"] * data)
     )
 
 
-def _loss(get: Callable[[str], Any], training: Training) -> np.ndarray:
+def _loss(of: Parameters, training: Training, exp: Callable[[Any], Any]) -> Any:
+    """The loss at the end of a training; parameters may be arrays, with `exp` theirs. Traits that no run has are 0."""
     tokens, gap = training.phases[0].tokens, 0.0
     for before, phase, traits in zip(training.phases, training.phases[1:], training.growths, strict=False):
-        jump = sum(get(f"d:{trait}") for trait in traits)
-        small, large = (_fixed(get, training.setting, each.parameters, tokens) for each in (before, phase))
+        jump = sum(of.get(f"d:{trait}", 0.0) for trait in traits)
+        small, large = (_fixed(of, training.setting, each.parameters, tokens, exp) for each in (before, phase))
         gap = gap + small - large + jump
         # In units of the larger model's parameters, as the tokens that a size is worth training on are.
-        mixing = np.exp(get("log_t") + sum(get(f"t:{trait}") for trait in traits)) * phase.parameters
-        gap = gap * np.exp(-phase.tokens / mixing)
+        mixing = exp(of["log_t"] + sum(of.get(f"t:{trait}", 0.0) for trait in traits)) * phase.parameters
+        gap = gap * exp(-phase.tokens / mixing)
         tokens += phase.tokens
-    return _fixed(get, training.setting, training.phases[-1].parameters, tokens) + gap
+    return _fixed(of, training.setting, training.phases[-1].parameters, tokens, exp) + gap
 
 
 def check_enough(runs: Sequence[tuple[Training, float]], setting: str) -> None:
@@ -189,7 +194,8 @@ class _Problem:
 
     def told(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""
-        return np.stack([_loss(_by_name(self.names, values), training) for training in self.trainings], axis=-1)
+        of = {name: values[..., number] for number, name in enumerate(self.names)}
+        return np.stack([_loss(of, training, np.exp) for training in self.trainings], axis=-1)
 
     def starts(self) -> Iterator[np.ndarray]:
         """Parameters to begin with."""
@@ -250,10 +256,12 @@ def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40,
     What is believed of parameters is drawn anew too, or what no run tells of would look certain.
     """
     problem, draw = _Problem(runs), np.random.default_rng(seed)
-    told = problem.told(law.values)
+    start = problem.near(law)
+    told = problem.told(start)
     others = []
     for _ in range(count):
         losses = told + law.noise * draw.standard_normal(len(told))
         centre = problem.centre + problem.spread * draw.standard_normal(len(problem.centre))
-        others.append(problem.solved([law.values], losses, centre).x)
+        found = problem.solved([start], losses, centre)
+        others.append(dict(zip(problem.names, found.x.tolist(), strict=True)))
     return replace(law, others=tuple(others))

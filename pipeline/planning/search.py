@@ -17,6 +17,8 @@ _FIRST = (0.25, 0.5, 0.75)
 """Shares of the others that the first of two smaller sizes is trained on."""
 _AFTER = 0.05
 """The share of a run's tokens, at least, that lies between its last growth and the decay of the learning rate."""
+_HALVINGS = 20
+"""Of what is between the shortest and the longest: to a part in 100,000."""
 _LONGEST = 8.0
 """A schedule that takes more tokens than so many times scratch's is none."""
 
@@ -99,9 +101,12 @@ class Search:
         low, high = math.log(question.tokens / 1e3), math.log(question.tokens * _LONGEST)
         if loss(math.exp(high)) > goal:
             return None
-        for _ in range(30):
+        least = self.forecast.least if kinds and not given else 0.0
+        for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (low, middle) if loss(math.exp(middle)) <= goal else (middle, high)
+        if shares[0] * math.exp(high) < least:
+            return None
         steps = tuple(round(share * math.exp(high) / question.step_tokens) for share in shares)
         return Schedule(sizes, (steps[0], *(max(1, each) for each in steps[1:])), kinds, given)
 

@@ -1,0 +1,237 @@
+import itertools
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from data_prep.errors import UserError
+from launch import plan
+from pipeline.commands import plan as command
+from pipeline.families import scratch_config, target_config
+from pipeline.planning import page
+from pipeline.planning.forecast import Forecast
+from pipeline.planning.law import Phase, training_of, uncertain
+from pipeline.planning.page import Answer
+from pipeline.planning.pilots import pilot_recipe, pilots
+from pipeline.planning.question import of_target
+from pipeline.planning.recipes import recipe_of, schedule_of
+from pipeline.planning.rules import growth_tokens, rules
+from pipeline.planning.schedules import Given, Schedule, kinds_of
+from pipeline.planning.search import Search
+from pipeline.recipe import load_recipe
+from pipeline.training.timeline import lay_out, phases_of
+from pipeline.training.workload import leg_flops
+from tests.pipeline.planning.made import STEP, VOCABULARY, entry, question, recipe, record, sized, true_law
+
+RECORD = record()
+KINDS = kinds_of(RECORD)
+
+
+def forecast(tokens: int = 2000 * STEP) -> Forecast:
+    return Forecast(question(tokens), true_law(*RECORD), [training_of(one) for one in RECORD])
+
+
+@pytest.fixture(scope="module")
+def searched():
+    search = Search(forecast(), KINDS)
+    return search, search.grown(), search.fixed()
+
+
+def test_the_kinds_of_growth_are_those_that_runs_of_the_record_went():
+    assert [kind.name for kind in KINDS] == ["stack, state grown", "stack, state fresh", "random, state fresh"]
+    both = entry([(1, 5), (3, 5)], [("stack", "grow")])
+    for change in ({"schedule_anew": True}, {"depth": "list"}, {"width": "aki"}):
+        assert kinds_of([both | {"growths": [both["growths"][0] | change]}]) == []
+
+
+def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares_does_so_for_less(searched):
+    search, grown, _ = searched
+    asked = search.question
+    for row in grown:
+        assert row.loss == pytest.approx(search.forecast.goal, abs=2e-3)
+        assert row.saved == pytest.approx(1 - row.schedule.flops / asked.scratch_flops, abs=0.02)
+    costs = [row.schedule.flops for row in grown]
+    assert costs == sorted(costs)
+    # By hand: one layer for n steps, then twelve for m, in all the steps of a coarse grid.
+    (best,) = [
+        row
+        for row in grown
+        if row.schedule.sizes[0].name == "1x32" and len(row.schedule.sizes) == 2 and row.schedule.kinds[0].name == KINDS[0].name
+    ]
+    law, cheapest = true_law(*RECORD), float("inf")
+    for before, after in itertools.product(range(500, 4000, 50), range(300, 2000, 25)):
+        if after / (before + after) < 0.25:
+            continue
+        one = Schedule((sized(1), sized(12)), (before, after), (KINDS[0],))
+        if law.loss(one.training(asked)) <= search.forecast.goal:
+            cheapest = min(cheapest, one.flops)
+    assert best.schedule.flops == pytest.approx(cheapest, rel=0.05)
+
+
+def test_what_a_schedule_costs_is_what_the_ledger_of_its_run_will_say(searched):
+    for row in searched[1][:4]:
+        planned = recipe_of(recipe(), row.schedule, "runs/planned")
+        configs = [scratch_config(planned.source.model, VOCABULARY, 0, 32)]
+        for phase in phases_of(planned)[1:]:
+            configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
+        ds_config = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 16}
+        timeline = lay_out(planned, dict(enumerate(configs)), lambda stream: 0, ds_config, 1)
+        assert sum(leg_flops(planned, configs[leg.phase], leg).executed_total for leg in timeline.legs) == row.schedule.flops
+        assert planned.schedule.span == "run" and planned.schedule.warmup_steps == 100
+        again = schedule_of(planned, question(), "it")
+        assert (again.name, again.flops) == (row.schedule.name, row.schedule.flops)
+        assert [kind.traits for kind in again.kinds] == [kind.traits for kind in row.schedule.kinds]
+
+
+def test_a_recipe_whose_growth_or_end_the_law_is_not_of_is_refused():
+    planned = recipe_of(recipe(), Schedule((sized(1), sized(3)), (10, 10), (KINDS[0],)), "runs/planned")
+    with pytest.raises(UserError, match="it: ends with 3x32, and the target is 12x32"):
+        schedule_of(planned, question(), "it")
+    parts = recipe(stages=[{"name": "parts", "submodel_layers": 3, "steps": 10}])
+    with pytest.raises(UserError, match=r"it: stages\.parts: "):
+        schedule_of(parts, question(), "it")
+
+
+def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs():
+    runs = [(training_of(one), one["loss"]) for one in RECORD]
+    law = uncertain(true_law(*RECORD), runs, count=8)
+    one = Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],))
+    within = Forecast(question(), law, [training for training, _ in runs])
+    smaller = Forecast(
+        question(),
+        law,
+        [
+            training
+            for training, _ in runs
+            if training.tokens < 1600 * STEP and training.phases[-1].parameters < 2 * sized(1).parameters
+        ],
+    )
+    known, unknown = within.row(one), smaller.row(one)
+    assert known.beyond == () and known.interval[0] < known.saved < known.interval[1]
+    assert unknown.saved == known.saved
+    assert unknown.interval[1] - unknown.interval[0] > 2 * (known.interval[1] - known.interval[0])
+    told = " ".join(unknown.beyond)
+    assert "parameters, where the runs had at most" in told and "tokens, where the runs had at most" in told
+    assert "times as many parameters in one growth" in told and "no run of this text grew" in told
+
+
+def test_g_stacks_law_gives_the_growth_steps_that_the_paper_prints():
+    # Du et al. 2024, section 5.1: Llama 2 7B on 2 trillion tokens, Llama 3 8B on 15.
+    assert growth_tokens(7e9, 6 * 7e9 * 2e12) == pytest.approx(11.11e9, rel=0.02)
+    assert growth_tokens(8e9, 6 * 8e9 * 15e12) == pytest.approx(6.58e9, rel=0.02)
+
+
+def test_rules_of_thumb_stand_beside_with_what_they_claim_themselves():
+    stacked, doubled, late = rules(question(), KINDS)
+    half = 1 - sized(6).step_flops / sized(12).step_flops
+    assert doubled.schedule.name == "6x32 (1,000) → 12x32 (1,000)" and doubled.claim == pytest.approx(half / 2)
+    assert late.schedule.name == "1x32 (1,600) → 12x32 (400)"
+    assert stacked.schedule.sizes[0].name == "3x32" and stacked.schedule.steps[1] == round(194 / 300 * 2000)
+    assert {kind.name for rule in (stacked, doubled, late) for kind in rule.schedule.kinds} == {"stack, state grown"}
+
+
+def test_pilots_cost_at_most_their_share_and_shorter_ones_than_tell_anything_are_refused():
+    asked = question(2_000_000 * STEP)
+    planned = pilots(asked, 0.02, KINDS)
+    assert 0.019 < sum(pilot.schedule.flops for pilot in planned) / asked.scratch_flops <= 0.02
+    fixed = [pilot.schedule for pilot in planned if not pilot.schedule.kinds]
+    assert len({one.sizes[0].name for one in fixed}) == 2 and len({one.steps for one in fixed}) == 3
+    assert sum(bool(pilot.schedule.kinds) for pilot in planned) == 1
+    short = pilot_recipe(recipe(), pilots(question(15_000 * STEP), 0.02, KINDS)[0], "runs/pilot")
+    (stage,) = short.stages
+    assert short.schedule.warmup_steps == stage.steps // 5 < 100
+    with pytest.raises(UserError, match=r"--pilot: with 0.02 of scratch's compute the shortest pilot has 1\d steps"):
+        pilots(question(), 0.02, KINDS)
+
+
+def answered(tokens: int, **more: object) -> Answer:
+    one = forecast(tokens)
+    search = Search(one, KINDS[:1])
+    parts = {
+        "grown": search.grown(),
+        "fixed": search.fixed(),
+        "rules": [],
+        "asked": [],
+        "judged": [],
+        "runs": 9,
+        "pilot_flops": 0,
+    }
+    return Answer(one, **parts | more)
+
+
+def test_a_target_off_the_frontier_is_told_first():
+    # On few tokens one layer alone is as good for less; on many it never gets there.
+    few = page.to_markdown(answered(600 * STEP))
+    assert re.search(r"\*\*The target is not worth training on .* tokens: \d+x32 alone, trained for [\d,]+ steps", few)
+    many = answered(400_000 * STEP)
+    assert not many.fixed or many.fixed[0].schedule.flops > many.forecast.question.scratch_flops
+    assert "is not worth training" not in page.to_markdown(many)
+
+
+def test_a_recipe_that_grows_is_no_target():
+    with pytest.raises(UserError, match="--recipe: the planner takes a recipe that trains the target from scratch"):
+        of_target(recipe(target={"num_hidden_layers": 13}), {})
+    with pytest.raises(UserError, match="--target: hidden_size"):
+        of_target(recipe(), {"hidden_size": "wide"})
+
+
+@pytest.fixture
+def asked(tmp_path, prepared, monkeypatch, capsys):
+    """Call the command on prepared text of which a record tells, and return its status and what it said."""
+    text = prepared.manifest.fingerprint
+    (tmp_path / "record.jsonl").write_text("".join(json.dumps(one) + "\n" for one in record(0.004, text)), encoding="utf-8")
+    base = recipe(data={"shards": str(prepared.directory), "sequence_length": 32}).model_dump(exclude_unset=True, mode="json")
+    (tmp_path / "scratch.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    monkeypatch.setattr(command, "_OTHERS", 4)
+
+    def ask(*words: str) -> tuple[int, str, str]:
+        words = ("--recipe", str(tmp_path / "scratch.yaml"), "--record", str(tmp_path / "record.jsonl"), *words)
+        monkeypatch.setattr(sys, "argv", ["plan.py", *words])
+        status = plan.main()
+        return status, *capsys.readouterr()
+
+    return ask
+
+
+def test_the_command_writes_the_plan_and_a_recipe_that_is_one(asked, tmp_path):
+    status, out, err = asked("--tokens", str(2000 * STEP), "--out", str(tmp_path / "plan"))
+    assert status == 0, err
+    planned = load_recipe(tmp_path / "plan" / "recipe.yaml", [])
+    rows = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    best = next(row for row in rows if row["group"] == "grown")
+    assert schedule_of(planned, question(), "it").steps == tuple(best["steps"])
+    assert best["name"] in out and best["interval"][0] < best["saved"] < best["interval"][1]
+    text = (tmp_path / "plan" / "plan.md").read_text(encoding="utf-8")
+    for part in ("## Rules of thumb", "## Smaller sizes alone", "## How far the law is from runs", best["name"]):
+        assert part in text
+    html = (tmp_path / "plan" / "plan.html").read_text(encoding="utf-8")
+    assert "<svg" in html and best["name"] in html
+    # The plan's own recipe, asked about, is told the same of.
+    status, out, err = asked("--tokens", str(2000 * STEP), "--predict", str(tmp_path / "plan" / "recipe.yaml"))
+    assert status == 0 and f"recipe: {best['name']}" in out and f"| {best['loss']:.4f} |" in out, err
+
+
+def test_runs_of_another_text_are_no_ground_to_plan_on(asked, tmp_path):
+    (tmp_path / "record.jsonl").write_text("".join(json.dumps(one) + "\n" for one in RECORD), encoding="utf-8")
+    status, _, err = asked("--tokens", "1e6")
+    assert status == 2 and "0 runs of the target's text at one size" in err
+
+
+def test_a_source_grown_from_is_counted_and_not_counted():
+    one = forecast()
+    given = one.question.smaller[0]
+    asked_of = replace(one.question, given=Given(given, 1000 * STEP, 1000 * given.step_flops))
+    search = Search(Forecast(asked_of, one.law, one.known), KINDS[:1])
+    best = search.grown()[0]
+    assert best.schedule.whole_flops == best.schedule.flops + 1000 * given.step_flops
+    assert best.saved_counted < best.saved
+    training = best.schedule.training(asked_of)
+    assert training.phases[0] == Phase(given.parameters, (1000 + best.schedule.steps[0]) * STEP)
+    assert "schedule anew" in training.growths[0] and any("no run had `schedule anew`" in said for said in best.beyond)
+    planned = recipe_of(recipe(), best.schedule, "runs/planned", "runs/small")
+    assert planned.source.path == "runs/small" and sum(
+        stage.steps for stage in planned.stages if hasattr(stage, "steps")
+    ) == sum(best.schedule.steps)
