@@ -66,9 +66,8 @@ def parse() -> argparse.Namespace:
         return arguments
     if arguments.tokens is None:
         raise UserError("--tokens: not given; name the tokens that the target would be trained on from scratch, as 5e6")
-    for name in ("pilot", "predict", "run"):
-        if getattr(arguments, name) and arguments.out is None and name != "predict":
-            raise UserError(f"--{name}: name by --out where recipes and runs of pilots go")
+    if arguments.pilot is not None and arguments.out is None:
+        raise UserError("--pilot: name by --out where recipes and runs of pilots go")
     if arguments.run and arguments.pilot is None:
         raise UserError("--run goes with --pilot, whose runs it starts")
     arguments.loaded = load_recipe(arguments.recipe, arguments.overrides)

@@ -18,13 +18,14 @@ from tests.pipeline.report.recorded_runs import Made
 
 ROOT = Path(__file__).parents[1]
 DATA_PREP = "data_prep"
-COMMANDS = [*(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "reproduce")), DATA_PREP]
+COMMANDS = [*(f"launch/{name}.py" for name in ("pretrain", "grow", "evaluate", "report", "reproduce", "plan")), DATA_PREP]
 WELL_FORMED = {
     "launch/pretrain.py": ["--ds_config", "ds_configs/zero3.json"],
     "launch/grow.py": ["--source", "small", "--format", "hf", "--out", "grown"],
     "launch/evaluate.py": ["--model", "small", "--task", "text:README.md"],
     "launch/report.py": ["run", "--out", "report.html"],
     "launch/reproduce.py": ["--suite", "gpt", "--budget", "cpu"],
+    "launch/plan.py": ["--tokens", "5e6"],
     DATA_PREP: ["run", "data_prep/configs/python_docs.yaml"],
 }
 
@@ -96,6 +97,9 @@ def judged(tmp_path: Path, text: str, name: str = "ds.json") -> Path:
         ("launch/report.py", ["--layers", "a"], None, "argument --layers: invalid numbers value: 'a'"),
         ("launch/reproduce.py", ["--seeds", "0"], None, "--seeds 0 is not above 0"),
         ("launch/reproduce.py", ["--budget", "gpu", "--ablations"], None, "the suite has no ablations"),
+        ("launch/plan.py", ["--target", "num_hidden_layer=3"], None, "--target: unknown key 'num_hidden_layer'"),
+        ("launch/plan.py", ["--pilot", "2%"], None, "--pilot: name by --out where recipes and runs of pilots go"),
+        ("launch/plan.py", ["--add", "runs"], None, "--add: name the record to add to"),
         (DATA_PREP, ["runs", "x.yaml"], None, "argument COMMAND: invalid choice: 'runs'"),
         (DATA_PREP, ["check"], "{output_dir: x, corpora: [{file: x}]}", "unknown key 'corpora.0.file'; did you mean 'files'?"),
         (DATA_PREP, ["run", "nowhere.yaml"], None, "nowhere.yaml: no such file"),
