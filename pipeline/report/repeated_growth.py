@@ -89,6 +89,8 @@ def growth_of(certificate: CertificateRecord) -> GrowthConfig:
     if said.get("layers") is not None:
         # JSON's keys are strings.
         said["layers"] = GrowthConfig(depth="list", layers=said["layers"]).layers
+    if "added" in said:
+        said["added"] = GrowthConfig(added=said["added"]).added
     # What a recipe may not combine, such as `auto`'s own choices, is not judged again.
     return GrowthConfig().model_copy(update=said)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.growth.operators import DEPTH, UPCYCLING, WIDTH
+from pipeline.recipe import GrowthConfig
 
 VERDICTS = {
     "exact": "preserves the function: by rule the grown model computes what its source computes, before it is trained on",
@@ -30,6 +31,8 @@ def options(growth: dict[str, Any]) -> list[tuple[str, str]]:
             found.append((option.name if value is True else f"{option.name}: {shown}", told))
     if growth["positions"] == "interpolate":
         found.append(("positions: interpolate", "The position table is stretched over the longer one."))
+    added = GrowthConfig(added=growth.get("added", {})).added
+    found += [("added", f"{told[0].upper()}{told[1:]}.") for told in added.described]
     return found
 
 

@@ -97,5 +97,5 @@ def moved(source, target, operators, added) -> float:
 def test_the_loss_moves_by_less_than_a_hundredth_where_what_is_added_warms_up_and_by_more_at_the_full_rate(
     source, target, operators, slowly
 ):
-    assert moved(source, target, operators, {}) > 0.02
+    assert moved(source, target, operators, {}) > 0.015
     assert moved(source, target, operators, slowly) < 0.01
