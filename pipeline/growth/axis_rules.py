@@ -208,8 +208,11 @@ class AxisRules:
         else:
             fill = _FILLS.get(self.operator.units, INIT)
             rows = AxisIndexMap(torch.where(own, indices, fill), repeats=~own)
-        # The copies of a split key-value head serve different queries, and do not share its gradient alike.
-        return rows.starting_fresh() if axis_map.splits else rows
+        if not axis_map.splits:
+            return rows
+        # The copies of a split key-value head serve different queries, and do not share its gradient alike: on average evenly.
+        parts = torch.bincount(indices[own], minlength=axis_map.source_size)[indices].double()
+        return replace(rows, copies=torch.where(own, parts, 1.0) if rows.copies is None else rows.copies).starting_fresh()
 
     def heads(self, old: Attention, new: Attention) -> HeadMaps:
         """Rows of queries, keys and values, and the gains of norms over each head.

@@ -107,7 +107,7 @@ class AxisIndexMap:
     @property
     def keeps_moments(self) -> torch.Tensor:
         """Which target indices copy an index whose gradient they share: one of their own layer, and none that starts fresh."""
-        kept = self.indices >= 0
+        kept = self.copied
         for without in (self.next_layer, self.fresh):
             if without is not None:
                 kept = kept & ~without
@@ -122,9 +122,15 @@ class AxisIndexMap:
         first = torch.full((len(values),), len(self)).scatter_reduce(0, inverse, places, "amin")
         return (told < 0) | (places != first[inverse])
 
-    def moments(self, scale: torch.Tensor | None, elsewhere: int) -> "AxisIndexMap":
-        """The copies that keep their moments, at another scale; the code `elsewhere` for all else."""
-        return AxisIndexMap(torch.where(self.keeps_moments, self.indices, elsewhere), scale)
+    @property
+    def copied(self) -> torch.Tensor:
+        """Which target indices copy one of the source's, of whatever layer."""
+        return self.indices >= 0
+
+    def of(self, which: torch.Tensor, scale: torch.Tensor | None, elsewhere: int) -> "AxisIndexMap":
+        """These of the copies, at another scale; the code `elsewhere` for all else."""
+        next_layer = self.next_layer & which if self.reads_next_layer else None
+        return AxisIndexMap(torch.where(which, self.indices, elsewhere), scale, next_layer=next_layer)
 
     def shared_by(self, count: int) -> "AxisIndexMap":
         """The same, where what is made of it is there `count` times and each has a share of the gradient."""

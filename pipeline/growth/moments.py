@@ -16,7 +16,9 @@ from pipeline.families.tensors import Tensor
 from pipeline.growth.added import LEFT
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.index_map import INIT, ZERO, AxisIndexMap
-from pipeline.growth.state import Constant, OptimizerState, Rows
+from pipeline.growth.state import Constant, OptimizerState, Rows, unsaid
+from pipeline.growth.units import Replaced
+from pipeline.recipe.growth import AUTO
 
 Kept = Mapping[str, Rows | float]
 """What an optimizer keeps of one tensor, by its own key."""
@@ -88,6 +90,10 @@ class MomentMaps:
     maps: Mapping[str, tuple[AxisIndexMap, ...]]
     keeps_steps: bool
     """Whether every element has the age of its source."""
+    copied: Mapping[str, tuple[AxisIndexMap, ...]] | None = None
+    """The same of elements that are copied as they are, with which some of a tensor are; None where there are none."""
+    as_they_are: tuple[torch.Tensor, ...] = ()
+    """Which indices of each axis make an element one of these."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,46 +101,76 @@ class MomentMaps:
         return tuple(len(each) for each in self.maps[_AGE])
 
 
-def moment_maps(maps: Sequence[AxisIndexMap], rates: bool) -> MomentMaps:
+def moment_maps(
+    maps: Sequence[AxisIndexMap], rates: bool, new: str = AUTO, *, shares: bool = True, noisy: bool = False
+) -> MomentMaps:
     """Return the maps of what is kept of a tensor that is grown by these maps.
 
-    Whatever does not share its source's gradient is fresh. `rates` multiplies the factors of rate and eps so that the
-    source's own dynamics go on.
+    `new` is the recipe's `new_moments`: what copies get that do not share their source's gradient. These are all where it does
+    not `share` one, as in a layer that is there once more, and where copies are `noisy` all but the source's own.
+    `rates` multiplies the factors of rate and eps so that the source's own dynamics go on.
     """
-
-    def moved(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[AxisIndexMap, ...]:
-        return tuple(each.moments(scale, elsewhere) for each, scale in zip(maps, scales, strict=True))
-
-    unscaled: list[torch.Tensor | None] = [None] * len(maps)
+    sharing = [each.keeps_moments if shares else torch.zeros(len(each), dtype=torch.bool) for each in maps]
+    if noisy and new != AUTO:
+        sharing = [held & ~each.new for held, each in zip(sharing, maps, strict=True)]
+    copied = [each.copied for each in maps]
+    plain: list[torch.Tensor | None] = [None] * len(maps)
     derivatives = [each.derivative for each in maps]
     squares = [None if derivative is None else derivative**2 for derivative in derivatives]
-    return MomentMaps(
-        {
-            "exp_avg": moved(derivatives),
-            "exp_avg_sq": moved(squares),
-            "momentum_buffer": moved(derivatives),
-            # New elements count their steps from 0, so that their bias correction is fresh.
-            _AGE: moved(unscaled),
-            "lr_factor": moved([each.scale for each in maps] if rates else unscaled, INIT),
-            "eps_factor": moved(derivatives if rates else unscaled, INIT),
-        },
-        all(bool(each.keeps_moments.all()) for each in maps),
-    )
+
+    def moved(which: list[torch.Tensor], *, scaled: bool) -> dict[str, tuple[AxisIndexMap, ...]]:
+        def of(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[AxisIndexMap, ...]:
+            told = scales if scaled else plain
+            return tuple(each.of(some, scale, elsewhere) for each, some, scale in zip(maps, which, told, strict=True))
+
+        return {
+            "exp_avg": of(derivatives),
+            "exp_avg_sq": of(squares),
+            "momentum_buffer": of(derivatives),
+            # What starts fresh counts its steps from 0, so that its bias correction is fresh.
+            _AGE: of(plain),
+            "lr_factor": of([each.scale for each in maps] if rates else plain, INIT),
+            "eps_factor": of(derivatives if rates else plain, INIT),
+        }
+
+    taken = copied if new in ("copied", "scaled") else sharing
+    keeps_steps = all(bool(each.all()) for each in taken)
+    if new != "copied" or all(torch.equal(one, other) for one, other in zip(sharing, copied, strict=True)):
+        return MomentMaps(moved(taken, scaled=True), keeps_steps)
+    others = moved(copied, scaled=False)
+    if not all(bool(each.any()) for each in sharing):
+        return MomentMaps(others, keeps_steps)
+    return MomentMaps(moved(sharing, scaled=True), keeps_steps, others, tuple(~each for each in sharing))
 
 
-def grown_kept(source: Kept, source_shape: tuple[int, ...], moved: MomentMaps, rates: bool) -> Kept:
-    """Return what is kept of a tensor that is grown from one of this shape, of which the optimizer kept `source`."""
+def grown_kept(source: Kept, following: Kept, source_shape: tuple[int, ...], moved: MomentMaps, rates: bool) -> Kept:
+    """Return what is kept of a tensor that is grown from one of this shape, of which the optimizer kept `source`.
 
-    def grown(key: str, elsewhere: float) -> Rows:
-        held = source.get(key, 1.0)
-        tensor = MeasuredTensor(Constant(source_shape, held) if isinstance(held, float) else held)
-        init = Constant(moved.shape, elsewhere)
-        return GrownTensor((), tensor, tensor, moved.maps[key], dtype=torch.float32, init=init)
+    `following` is what it kept of the one that rows of the next layer are read from. One of the two may be empty: of a tensor
+    that was never stepped.
+    """
 
-    kept: dict[str, Rows | float] = {key: grown(key, 0.0) for key in _MOMENTS[rule_of(source)]}
-    if _AGE in source:
-        whole = isinstance(source[_AGE], float) and moved.keeps_steps
-        kept[_AGE] = source[_AGE] if whole else grown(_AGE, 0.0)
-    if rates or "lr_factor" in source:
-        kept |= {key: grown(key, 1.0) for key in ("lr_factor", "eps_factor")}
+    def held(kept: Kept, key: str) -> MeasuredTensor:
+        value = kept.get(key, unsaid(key))
+        return MeasuredTensor(Constant(source_shape, value) if isinstance(value, float) else value)
+
+    def grown(key: str) -> Rows:
+        sources, init = (held(source, key), held(following, key)), Constant(moved.shape, unsaid(key))
+
+        def by(maps: Mapping[str, tuple[AxisIndexMap, ...]]) -> Rows:
+            return GrownTensor((), *sources, maps[key], dtype=torch.float32, init=init)
+
+        found = by(moved.maps)
+        for axis, where in enumerate(moved.as_they_are):
+            found = Replaced(found, by(moved.copied), where, axis)
+        return found
+
+    known = source or following
+    kept: dict[str, Rows | float] = {key: grown(key) for key in _MOMENTS[rule_of(known)]}
+    if _AGE in known:
+        age, other = source.get(_AGE, 0.0), following.get(_AGE, 0.0)
+        whole = moved.keeps_steps and isinstance(age, float) and age == other
+        kept[_AGE] = age if whole else grown(_AGE)
+    if rates or "lr_factor" in {*source, *following}:
+        kept |= {key: grown(key) for key in ("lr_factor", "eps_factor")}
     return kept

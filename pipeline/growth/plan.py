@@ -333,23 +333,44 @@ class GrowthPlan:
 
     def _grown_kept(self, tensor: Tensor, optimizer: OptimizerState, *, adamw: bool) -> Kept:
         rates = self.growth.element_rates
-        added = tensor.layer is not None and self.layers[tensor.layer].added
-        source = None if added or self.stretches(tensor) else optimizer.get(self.source_name(tensor))
-        if source is None:  # new, or frozen throughout
+        source, following = self._kept_of_sources(tensor, optimizer)
+        if not source and not following:  # new, or frozen throughout
             # Beside Muon, which keeps other things of matrices, and Lion, which has no bias correction, nothing is said of it.
             return fresh_adam(tensor.shape(self.graph.sizes), rates) if adamw else {}
-        return grown_kept(
-            source,
-            tensor.shape(self.source_graph.sizes),
-            self._moment_maps[tuple(map(id, self.index_maps[tensor.name]))],
-            rates,
-        )
+        return grown_kept(source, following, tensor.shape(self.source_graph.sizes), self._moment_maps(tensor), rates)
+
+    def _kept_of_sources(self, tensor: Tensor, optimizer: OptimizerState) -> tuple[Kept, Kept]:
+        """Return what is kept of the source's tensor that one is made of, and of the one that rows of the next layer are of.
+
+        Nothing is of one that starts fresh: it is drawn, has one value, or is made of several.
+        """
+        made = tensor.name in self.index_maps and not self.stretches(tensor)
+        if tensor.layer is not None and self.layers[tensor.layer].added:
+            takes = self.growth.new_moments in ("copied", "scaled") and not self.layers[tensor.layer].average
+            made = made and takes and tensor.name not in self.silenced and tensor.name not in self.passing
+        if not made:
+            return {}, {}
+        source = optimizer.get(self.source_name(tensor), {})
+        if not any(each.reads_next_layer for each in self.index_maps[tensor.name]):
+            return source, source
+        (name,) = self.source_names(tensor, following=True)
+        return source, optimizer.get(name, {})
+
+    def _moment_maps(self, tensor: Tensor) -> MomentMaps:
+        """The maps of what is kept of a tensor, by its own maps, so that they are worked out once for all layers."""
+        maps, noisy = self.index_maps[tensor.name], self.growth.noise != 0
+        added = tensor.layer is not None and self.layers[tensor.layer].added
+        copy = noisy and tensor.expert is not None and tensor.expert >= self.source_graph.sizes["experts"]
+        shares = not (added or (copy and self.growth.new_moments != AUTO))
+        key = (*map(id, maps), shares)
+        if key not in self._made_moment_maps:
+            options = {"shares": shares, "noisy": noisy}
+            self._made_moment_maps[key] = moment_maps(maps, self.growth.element_rates, self.growth.new_moments, **options)
+        return self._made_moment_maps[key]
 
     @cached_property
-    def _moment_maps(self) -> dict[tuple[int, ...], MomentMaps]:
-        """By the maps themselves, so that what is worked out of them is worked out once for all layers."""
-        distinct = {tuple(map(id, maps)): maps for maps in self.index_maps.values()}
-        return {key: moment_maps(maps, self.growth.element_rates) for key, maps in distinct.items()}
+    def _made_moment_maps(self) -> dict[tuple[int, ...], MomentMaps]:
+        return {}
 
     def stretches(self, tensor: Tensor) -> bool:
         """Whether a tensor is a table of positions that is stretched."""

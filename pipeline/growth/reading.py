@@ -106,6 +106,10 @@ def _stored_rows(tensor: Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Yield each stored tensor that a target tensor is made of, and its rows."""
     if isinstance(tensor, Shifted | OpposedCopy):
         tensor = tensor.tensor
+    if isinstance(tensor, Replaced):
+        for part in (tensor.tensor, tensor.other):
+            yield from _stored_rows(part)
+        return
     if not isinstance(tensor, GrownTensor):
         yield from _beneath(tensor, _Rows(torch.arange(tensor.shape[0]), ()))
         return

@@ -51,18 +51,19 @@ class Drawn:
 
 
 class Replaced:
-    """A tensor some of whose rows, or columns, are another's."""
+    """A tensor some of whose indices along an axis are another's."""
 
     def __init__(self, tensor: Rows, other: Rows, where: torch.Tensor, axis: int) -> None:
         """`where` says of each index of the axis whether it is the other's."""
         self.shape = tensor.shape
-        self.tensor, self._other, self._where, self._axis = tensor, other, where, axis
+        self.tensor, self.other, self._where, self._axis = tensor, other, where, axis
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop)."""
         values = self.tensor.rows(start, stop)
-        where = self._where[start:stop, None] if self._axis == 0 else self._where
-        return torch.where(where, self._other.rows(start, stop).to(values.dtype), values)
+        where = self._where[start:stop] if self._axis == 0 else self._where
+        shape = [-1 if axis == self._axis else 1 for axis in range(values.dim())]
+        return torch.where(where.view(shape), self.other.rows(start, stop).to(values.dtype), values)
 
 
 def drawn_units(share: float, units: int, key: tuple[object, ...]) -> torch.Tensor:

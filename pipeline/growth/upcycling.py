@@ -29,6 +29,7 @@ from pipeline.growth.operators import UPCYCLING
 from pipeline.growth.state import Constant, OptimizerState, Rows, Source, State
 from pipeline.growth.units import Drawn, Piece, Repeated, Replaced, drawn_units
 from pipeline.recipe import GrowthConfig
+from pipeline.recipe.growth import AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +416,11 @@ def plan_upcycling(
 def _check_options(upcycling: Upcycling) -> None:
     """Refuse options that leave it open which experts a token goes through, or that have nothing to act on."""
     growth, pieces = upcycling.growth, upcycling.pieces
+    if growth.new_moments != AUTO:
+        raise UserError(
+            "growth.new_moments: an expert made of a dense model's FFN has the share of its moments that its gate gives it, as "
+            "docs/growth.md says; leave the key out"
+        )
     experts, chosen = upcycling.config.num_experts, upcycling.config.num_experts_per_tok
     if growth.piece_routing == "independent" and pieces == 1:
         raise UserError(

@@ -62,6 +62,11 @@ class _Growth(StrictModel):
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
     have it (a run, a ZeRO checkpoint), of the same optimizer."""
+    new_moments: Literal[AUTO, "fresh", "copied", "scaled"] = AUTO
+    """With `optimizer_state: grow`: what copies get that do not share their source's gradient (layers that are there once
+    more, rows of the next layer, copies with `noise`). `fresh`: nothing, at age 0; `copied`: what is kept of the element that
+    they copy, its age with it; `scaled`: the same, times what copies get that do share one. `auto`: scaled for copies with
+    noise, fresh for all others."""
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
     added: AddedConfig = AddedConfig()
@@ -91,6 +96,8 @@ class _Growth(StrictModel):
             raise ValueError(fault)
         if given["router_std"] is not None and given["router_init"] == "zero":
             raise ValueError("`router_std` goes with router_init: normal")
+        if self.new_moments != AUTO and self.optimizer_state != "grow":
+            raise ValueError("`new_moments` goes with optimizer_state: grow")
         if self.element_rates and self.optimizer_state != "grow":
             raise ValueError("`element_rates` goes with optimizer_state: grow")
         return self

@@ -42,6 +42,10 @@ GROWTHS = {
     "rows of the next layer": ({"hidden_size": 64}, {"width": "aki"}),
     "new units that write nothing": ({"hidden_size": 40}, {"width": "exact_aki"}),
     "layers": ({"num_hidden_layers": 5}, {"depth": "stack"}),
+    "layers with the moments of those that they copy": (
+        {"hidden_size": 48, "num_hidden_layers": 5},
+        {"depth": "stack", "width": "aki", "new_moments": "copied"},
+    ),
 }
 
 
@@ -105,3 +109,96 @@ def test_what_two_optimizers_step_alike_goes_on_under_both():
     source = {name: kept for name, kept in kept_by("adamw", model).items() if ".h." not in name}
     for optimizer in ("adamw", "muon"):
         assert plan_of(model, {"hidden_size": 64}, GROW, optimizer=optimizer)[0].grow_optimizer(source)
+
+
+# --- what copies get that share no gradient ---------------------------------------------------------
+
+NEW_MOMENTS = ("auto", "fresh", "copied", "scaled")
+COPIES = {
+    "stacked layers": ("gpt2", {"hidden_size": 32, "num_hidden_layers": 5}, {"width": "fpi", "depth": "stack"}, {}),
+    "damped layers": ("llama", {"num_hidden_layers": 5}, {"depth": "stack", "repeat_scale": 0.5}, {}),
+    "silent layers": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "fpi", "depth": "interleave"}, {}),
+    "random layers": ("gpt2", {"num_hidden_layers": 3}, {"depth": "random"}, {}),
+    "rows of the next layer": ("gpt2", {"hidden_size": 24, "intermediate_size": 40}, {"width": "aki"}, {}),
+    "silent rows of the next layer": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "exact_aki"}, {}),
+    "groups that fall apart": ("llama", {"num_key_value_heads": 2}, {}, {}),
+    "noise in pairs": ("llama", {"hidden_size": 32}, {"width": "fpi"}, {"symmetry": "paired", "noise": 0.3}),
+    "noise": ("gpt2", {"hidden_size": 32, "num_hidden_layers": 4}, {"width": "nai", "depth": "stack"}, {"noise": 0.1}),
+}
+
+
+def copied_from(plan, model):
+    """Return of each tensor (the number of the element that each element copies, the source layer, the factor).
+
+    Found by growing: a copy doubles where all weights double, and of weights that are numbers it has its source's, times the
+    factor that it has of ones. -1 where an element is no copy.
+    """
+    state = state_of(model)
+    stride = max(rows.rows(0, rows.shape[0]).numel() for rows in state.values())
+
+    def grown(make):
+        made = {name: MappedTensor(make(name, torch.Size(rows.shape)).double()) for name, rows in state.items()}
+        return {name: whole(rows).double() for name, rows in plan.grow(made, torch.float64).items()}
+
+    def numbered(name, shape):
+        return 1 + torch.arange(shape.numel()).view(shape) + stride * (plan.source_tensors[name].layer or 0)
+
+    ones, twos = (grown(lambda name, shape, value=value: torch.full(shape, value)) for value in (1.0, 2.0))
+    numbers, found = grown(numbered), {}
+    for name, factor in ones.items():
+        is_copy = (twos[name] == 2 * factor) & (factor != 0)
+        number = torch.where(is_copy, (numbers[name] / factor).round() - 1, -1).long()
+        found[name] = (torch.where(is_copy, number % stride, -1), number // stride, factor)
+    return found
+
+
+def first_of_each(numbers):
+    """Return which elements are the first, row-major, of those that have their number."""
+    flat = numbers.flatten()
+    values, inverse = flat.unique(return_inverse=True)
+    places = torch.arange(len(flat))
+    first = torch.full((len(values),), len(flat)).scatter_reduce(0, inverse, places, "amin")
+    return (places == first[inverse]).view(numbers.shape)
+
+
+@pytest.mark.parametrize("case", COPIES)
+def test_every_element_has_the_moments_and_the_age_that_the_option_says(case):
+    family, target, growth, noise = COPIES[case]
+    model = small_model(family, hidden=16, layers=2, ffn=24)
+    found = copied_from(plan_of(model, target, growth)[0], model)
+    source = kept_by("adamw", model)
+    for new in NEW_MOMENTS:
+        plan = plan_of(model, target, growth | noise | GROW | {"new_moments": new})[0]
+        taken = 0
+        for name, kept in plan.grow_optimizer(source).items():
+            tensor = plan.tensors[name]
+            number, layer, factor = found[name]
+            copies = number >= 0
+            # What the gradient is divided by: copies of one index have parts of its gradient, of whatever layer they are.
+            times = torch.bincount(number[copies], minlength=1)[number.clamp(min=0)]
+            # Rows that write nothing take no part from those that they copy.
+            shared = factor if case.startswith("silent rows") else times * factor
+            own = copies.clone()
+            if tensor.layer is not None:
+                # Rows of the next layer are where the first layer has them: the last one's own stand in for those.
+                alike = found[plan.graph.at_layer(name, 0)]
+                own &= (alike[1] == 0) & (not plan.layers[tensor.layer].added)
+            if case == "groups that fall apart" and any(part in name for part in ("k_proj", "v_proj")):
+                own &= False
+            if noise and new != "auto":
+                own &= first_of_each(number)
+            counts = copies if new in ("copied", "scaled") else own
+            divided = torch.where(own, shared, 1.0) if new == "copied" else shared
+            for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+                expected = torch.zeros(number.shape, dtype=torch.float64)
+                for of in layer[counts].unique().tolist():
+                    there = counts & (layer == of)
+                    of_source = plan.source_name(tensor, of) if tensor.layer is not None else name
+                    values = whole(source[of_source][key]).double().flatten()
+                    expected[there] = values[number[there]] / divided[there] ** power
+                assert torch.allclose(whole(kept[key]).double(), expected, rtol=1e-6, atol=0), (new, name, key)
+            ages = torch.as_tensor(whole(kept["step"])).expand(number.shape)
+            assert torch.equal(ages, torch.where(counts, AGE, 0.0)), (new, name)
+            taken += int((counts & ~own).sum())
+        # The option has something to act on.
+        assert (taken > 0) == (new in ("copied", "scaled") and case != "random layers")
