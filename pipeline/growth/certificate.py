@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.families import context_of
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, verdict
+from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, predict_steps, verdict
 from pipeline.growth.token_rows import tokens_counted
 from pipeline.keyed import DRAWS
 
@@ -67,7 +67,9 @@ def certify(
         "verdict": found,
         "departures": [asdict(reason) for reason in reasons],
         "duplicates": predict_duplicates(plan),
+        "optimizer": plan.optimizer,
         "moments_departures": predict_moments(plan) if plan.growth.optimizer_state == "grow" else None,
+        "steps_departures": predict_steps(plan) if plan.growth.optimizer_state == "grow" else None,
         "measured": dict(measured),
         "in_training": None if in_training is None else dict(in_training),
         "measured_agrees": found is not Verdict.EXACT or all(_is_rounding(one) for one in seen),

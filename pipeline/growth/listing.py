@@ -88,7 +88,7 @@ def promise(growth: OfflineGrowth) -> str:
     """Return what will be exact, and what will not and why."""
     lines = [*(f"source: {remark}" for remark in growth.source.remarks), *promises(growth.plan)]
     if growth.plan.growth.optimizer_state != "grow" and growth.source.optimizer and growth.request.format == "zero3":
-        lines.append("Adam's state: fresh; --optimizer_state grow takes the source's along")
+        lines.append("the optimizer's state: fresh; --optimizer_state grow takes the source's along")
     return "\n".join(lines)
 
 

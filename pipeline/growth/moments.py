@@ -6,6 +6,7 @@ dynamics go on at the rate a lr and at eps / (a n); decay, which is lr wd, stays
 under Lion and Muon.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,11 @@ _OTHERS = (_AGE, "lr_factor", "eps_factor", LEFT)
 def steps_as_matrix(tensor: Tensor) -> bool:
     """Whether Muon steps a tensor: the matrices of layers; embeddings, heads, norms and biases go by AdamW."""
     return tensor.block == "layer" and len(tensor.axes) == 2
+
+
+def muon_scale(outputs: int, inputs: int, *, spectral: bool = False) -> float:
+    """Return what Muon multiplies an orthogonal step of a matrix by: sqrt(outputs / inputs), at least 1 unless `spectral`."""
+    return math.sqrt(outputs / inputs if spectral else max(1.0, outputs / inputs))
 
 
 def stepped(state: OptimizerState) -> OptimizerState:

@@ -114,6 +114,8 @@ class OfflineGrowth:
             check_beside(self.tokenizer.tokenizer, self.target)
             self.generation = self.tokenizer.generation(told, source.config) if told in self.beside else None
         self._check_options()
+        if request.growth.optimizer_state == "grow":
+            self.plan = self.plan.going_on_from(source.optimizer)
         stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
         self.dtype: torch.dtype = stored or torch.float32
         if request.format == "zero3" and self.dtype is torch.float64:

@@ -129,6 +129,17 @@ class GrowthPlan:
 
         Raises UserError where the source has none, or one of another optimizer than that which trains the target.
         """
+        adamw, optimizer = self._kept_by(optimizer) == "adamw", stepped(optimizer or {})
+        optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
+        tensors = {name: tensor for name, tensor in self.tensors.items() if not tensor.buffer}
+        return {name: self._grown_kept(tensor, optimizer, adamw=adamw) for name, tensor in tensors.items()}
+
+    def going_on_from(self, optimizer: OptimizerState | None) -> "GrowthPlan":
+        """Return the plan of a target that the source's optimizer steps, of which this is kept; raises as `grow_optimizer`."""
+        return replace(self, optimizer=self._kept_by(optimizer))
+
+    def _kept_by(self, optimizer: OptimizerState | None) -> str:
+        """Return which optimizer kept this of the source; raises UserError where none that the target goes on from."""
         optimizer = stepped(optimizer or {})
         if not optimizer:
             raise UserError(
@@ -137,7 +148,7 @@ class GrowthPlan:
                 "(of transformers' Trainer: output_dir/checkpoint-N), or choose fresh"
             )
         (kept_by, *_) = found = optimizers_of(optimizer, self.stored_graph.tensors())
-        if self.optimizer is not None and self.optimizer not in found:
+        if self.optimizer not in (None, *found):
             raise UserError(
                 f"optimizer.name: {self.optimizer} does not go on from what the source's optimizer kept, which is {kept_by}; "
                 f"name {kept_by}, or growth.optimizer_state: fresh"
@@ -146,9 +157,7 @@ class GrowthPlan:
             raise UserError(
                 f"growth.element_rates: adamw alone has rates of elements; the source's optimizer is {kept_by}, leave it out"
             )
-        optimizer = optimizer if self.upcycling is None else self.upcycling.optimizer(optimizer)
-        tensors = {name: tensor for name, tensor in self.tensors.items() if not tensor.buffer}
-        return {name: self._grown_kept(tensor, optimizer, adamw=kept_by == "adamw") for name, tensor in tensors.items()}
+        return self.optimizer or kept_by
 
     @property
     def takes_gates(self) -> bool:
@@ -355,6 +364,15 @@ class GrowthPlan:
             return source, source
         (name,) = self.source_names(tensor, following=True)
         return source, optimizer.get(name, {})
+
+    @property
+    def takes_moments(self) -> bool:
+        """Whether any element has the moments of one whose gradient it does not share."""
+        if self.growth.new_moments not in ("copied", "scaled"):
+            return False
+        repeated = any(origin.added and origin.source is not None and not origin.average for origin in self.layers)
+        maps = {id(each): each for maps in self.index_maps.values() for each in maps}
+        return repeated or any(bool((each.copied & ~each.keeps_moments).any()) for each in maps.values())
 
     def _moment_maps(self, tensor: Tensor) -> MomentMaps:
         """The maps of what is kept of a tensor, by its own maps, so that they are worked out once for all layers."""

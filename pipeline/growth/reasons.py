@@ -1,14 +1,19 @@
 """Why a growth preserves the function or not: the sentence of each code, and what all of them come to."""
 
+import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+import torch
+
 from pipeline.families import LATENT_KEYS
 from pipeline.families.graph import Attention, Model, Norm, head_norms
-from pipeline.families.tensors import RESIDUAL
+from pipeline.families.tensors import RESIDUAL, Tensor, numel
 from pipeline.growth.facts import Break
-from pipeline.growth.index_map import INIT
+from pipeline.growth.index_map import INIT, AxisIndexMap
+from pipeline.growth.moments import muon_scale, steps_as_matrix
 from pipeline.growth.operators import Stream, Units
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.token_rows import few_tokens_warning, over_both, tokens_counted
@@ -322,9 +327,9 @@ _PLURALS = {"query": "queries", "key": "keys"}
 
 
 def predict_moments(plan: GrowthPlan) -> list[str]:
-    """Return why Adam's grown moments are not those that the source's own gradients would have come to; none where they are.
+    """Return why grown moments are not those that the source's own gradients would have come to; none where they are.
 
-    What starts without moments is no departure: `step` says so, element by element.
+    What starts without moments is no departure.
     """
     causes = [reason.cause for reason in predict(plan)]
     free = any(
@@ -339,7 +344,66 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
         causes.append("copies that noise makes unlike have gradients of their own")
     if plan.upcycling is not None and not plan.upcycling.gates_stay:
         causes.append(f"gates differ from token to token, and {plan.upcycling.shares}")
+    if plan.takes_moments:
+        option = f"new_moments: {plan.growth.new_moments}"
+        causes.append(f"copies that do not share their source's gradient have its moments ({option})")
     return causes
+
+
+def predict_steps(plan: GrowthPlan) -> list[str]:
+    """Return why a step of what the target has of its source would not be the source's step, the gradients being its own.
+
+    Elements of AdamW and Lion move by their rate whatever the scale of their gradient, so that a weight a times the source's
+    goes on as that at a times the rate. Muon: a gradient R G S^T of a matrix whose outputs and inputs are there c and d times
+    has the singular values of G, times sqrt(c d), and its step is R O S^T / sqrt(c d), where O is that of G.
+    """
+    found: dict[str, list[str]] = {}
+    for name, maps in plan.index_maps.items():
+        tensor = plan.tensors[name]
+        if tensor.buffer or (tensor.layer is not None and plan.layers[tensor.layer].added):
+            continue
+        if plan.optimizer == "muon" and steps_as_matrix(tensor):
+            kind = _step_of_matrix(plan, tensor, maps)
+        else:
+            scaled = any(bool((each.factors[each.keeps_moments] != 1).any()) for each in maps)
+            kind = "scaled" if scaled and not plan.growth.element_rates else None
+        if kind is not None:
+            found.setdefault(kind, []).append(name)
+    return [_STEPS[kind].format(_named(names)) for kind, names in found.items()]
+
+
+_STEPS = {
+    "beside": "Muon orthogonalizes the new rows and columns of {} together with the source's, whose steps are then others",
+    "uneven": "Muon finds other singular vectors where some of what {} has of the source is copied more often than the rest",
+    "longer": "steps of {} are longer or shorter than the source's, unless optimizer.width_rates is spectral",
+    "scaled": (
+        "weights of {} are a multiple of the source's, and go on as those where their rate is that multiple of the source's "
+        "(growth.element_rates of adamw, or optimizer.width_rates)"
+    ),
+}
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more tensors"
+
+
+def _step_of_matrix(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str | None:
+    """Return how Muon's step of a matrix departs from the source's, a key of `_STEPS`; None where it is that one."""
+    if not all(bool(each.keeps_moments.all()) for each in maps):
+        return "beside"
+    counts = [torch.bincount(each.indices) for each in maps]
+    if not all(bool((each == each[0]).all()) for each in (*counts, *(each.factors for each in maps))):
+        return "uneven"
+    # R G S^T / (a c d) is orthogonalized to R O S^T / sqrt(c d), and a R O S^T is what the source's step comes to.
+    factor = math.prod(float(each.factors[0]) for each in maps) * math.sqrt(math.prod(int(each[0]) for each in counts))
+    out = tensor.roles.index("out")
+    for numbers in itertools.product(*(range(len(axis.parts)) for axis in tensor.axes)):
+        ports = [axis.parts[number].ports for axis, number in zip(tensor.axes, numbers, strict=True)]
+        before, after = ([numel(each, graph.sizes) for each in ports] for graph in (plan.source_graph, plan.graph))
+        scales = (muon_scale(sides[out], sides[1 - out]) for sides in (before, after))
+        if not math.isclose(factor * next(scales), next(scales), rel_tol=1e-9):
+            return "longer"
+    return None
 
 
 _COPIES = (Stream.COPY, Stream.SQRT_COPY, Stream.MEAN_OF_COPIES)
@@ -411,5 +475,6 @@ def promises(plan: GrowthPlan) -> list[str]:
     lines += plan.growth.added.described
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
-        lines += [f"Adam's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
+        lines += [f"the optimizer's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]
+        lines += [f"steps: {cause}" for cause in predict_steps(plan)]
     return lines

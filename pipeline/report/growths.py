@@ -162,10 +162,10 @@ def _meaning(certificate: dict[str, Any]) -> list[str]:
 def _moments(certificate: dict[str, Any]) -> str:
     causes = certificate["moments_departures"]
     if causes is None:
-        return "Adam's state began anew."
+        return "The optimizer's state began anew."
     if not causes:
-        return "Adam's moments grew with the weights, exactly."
-    return f"Adam's moments grew with the weights, approximately: {'; '.join(causes)}."
+        return "The optimizer's moments grew with the weights, exactly."
+    return f"The optimizer's moments grew with the weights, approximately: {'; '.join(causes)}."
 
 
 def _layers(certificate: dict[str, Any], number: int, name: str) -> Plot:

@@ -267,7 +267,11 @@ class CertificateRecord(TypedDict):
     duplicates: NotRequired[list[str]]
     twins: NotRequired[list[Literal["residual", "heads", "ffn"]]]
     """What earlier versions called duplicates."""
+    optimizer: NotRequired[str | None]
+    """What steps the target, where that is known."""
     moments_departures: list[str] | None
+    steps_departures: NotRequired[list[str] | None]
+    """Why a step of what the target has of its source is not the source's."""
     measured: ComparisonRecord
     in_training: ComparisonRecord | None
     measured_agrees: bool

@@ -15,6 +15,7 @@ import torch.distributed
 
 from pipeline.families.tensors import Tensor, numel
 from pipeline.growth.added import LEFT
+from pipeline.growth.moments import muon_scale
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.freezing import rows_apart
@@ -76,7 +77,7 @@ class Matrix:
 
     def _scale(self, rows: int, columns: int) -> float:
         outputs, inputs = (rows, columns) if self.output_axis == 0 else (columns, rows)
-        return math.sqrt(outputs / inputs if self.spectral else max(1.0, outputs / inputs))
+        return muon_scale(outputs, inputs, spectral=self.spectral)
 
 
 def newton_schulz(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
