@@ -141,6 +141,11 @@ class OfflineGrowth:
             raise UserError(
                 "growth.optimizer_state: a Hugging Face directory holds none to grow into; name zero3 as the format, or fresh"
             )
+        if growth.added.steps and growth.optimizer_state == "fresh":
+            raise UserError(
+                "growth.added: what is new is kept with the optimizer's state, which here is not written; choose "
+                "optimizer_state: grow and the format zero3, or leave it out and let a recipe grow the model that it trains"
+            )
 
     def execute(
         self, beside: Callable[[dict[str, Any]], dict[str, str]], record: Mapping[str, Any] | None = None

@@ -473,6 +473,8 @@ def promises(plan: GrowthPlan) -> list[str]:
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]
     lines += [f"warning: {line}" for line in (few_tokens_warning(counts) if plan.tokenizer is not None else [])]
     lines += plan.growth.added.described
+    if plan.growth.added.steps and plan.graph.parameters == plan.stored_graph.parameters:
+        lines.append("  this growth adds nothing: that is the rate of what an earlier one added and had not finished, if any")
     if plan.growth.optimizer_state == "grow":
         causes = predict_moments(plan)
         lines += [f"the optimizer's state: {'approximate' if causes else 'exact'}", *(f"  {cause}" for cause in causes)]

@@ -34,10 +34,10 @@ class AddedConfig(StrictModel):
         """What becomes of the rate, in a sentence without a full stop; none where it is the common one."""
         if not self.steps:
             return []
-        peak = f"{self.lr_ratio:g} times the common one"
-        climbs = [f"climbs to {peak} over {self.warmup_steps:,} steps"] if self.warmup_steps else []
-        goes = [f"goes from {peak} to that over {self.decay_steps:,} steps"] if self.decay_steps else []
-        return [f"the rate of what is added {' and '.join(climbs + goes)}"]
+        peak = "the common one" if self.lr_ratio == 1 else f"{self.lr_ratio:g} times the common one"
+        climbs = f"climbs to {peak} over {self.warmup_steps:,} steps" if self.warmup_steps else f"begins at {peak}"
+        comes = f" and comes to the common one over {self.decay_steps:,} steps" if self.decay_steps else ""
+        return [f"the rate of what is added {climbs}{comes}"]
 
     @model_validator(mode="after")
     def _ends_at_one(self) -> "AddedConfig":

@@ -466,6 +466,13 @@ def test_an_optimizer_state_that_is_not_there_is_refused(grow, source, tmp_path,
     refused(grow("--source", source, *words), out, "growth.optimizer_state", says)
 
 
+@pytest.mark.parametrize("format", ["hf", "zero3"])
+def test_a_rate_of_what_is_added_is_refused_where_nothing_is_written_that_says_what_is(grow, source, tmp_path, format):
+    out = tmp_path / "out"
+    words = ("--added", "{warmup_steps: 100}", "--format", format, "--out", out)
+    refused(grow("--source", source, *EXACT, *words), out, "growth.added", "choose optimizer_state: grow")
+
+
 @pytest.mark.parametrize("words", [("--format", "hf"), ("--format", "zero3", "--world_size", "2")])
 def test_a_full_disk_leaves_nothing(grow, source, tmp_path, words):
     out = tmp_path / "out"
