@@ -9,6 +9,7 @@ from pipeline.families.base import (
     config_key,
     depth_keys,
     has_key,
+    initializer_range,
     sizes_of,
 )
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
@@ -63,6 +64,7 @@ __all__ = [
     "graph_of",
     "has_key",
     "held_by",
+    "initializer_range",
     "keep_context",
     "learn_every_row",
     "of_layers",

@@ -1,5 +1,6 @@
 """What is known of a model family: its Hugging Face class, its graph, its published files, its configuration's keys."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,9 @@ _OTHER_WORDS = {"num_experts": "n_routed_experts"}
 TASK_HEADS = r"^(classifier|score|qa_outputs|multiple_choice_head|v_head)(?=\.)"
 """The heads of Hugging Face's other classes for these families, and that of TRL's value models."""
 
+
+_STOCK_RANGE, _STOCK_WIDTH = 0.02, 768
+"""GPT-2's and BERT's `initializer_range`, and the width at which it was chosen."""
 
 _NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 """The class's own are of its own vocabulary."""
@@ -311,6 +315,15 @@ def config_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> s
     """Return the word under which a configuration, or its class, has a size."""
     known = hasattr(config, key) or key in config.attribute_map
     return key if known else _OTHER_WORDS.get(key, key)
+
+
+def initializer_range(chosen: float | Literal["width"], hidden_size: int) -> float:
+    """Return the standard deviation of a model's random weights.
+
+    By `width` the variance is in proportion to 1 / fan_in, as muP (Yang et al. 2022, table 3) and the spectral condition (Yang,
+    Simon and Bernstein 2023, parametrization 1) have it of hidden matrices.
+    """
+    return _STOCK_RANGE * math.sqrt(_STOCK_WIDTH / hidden_size) if chosen == "width" else chosen
 
 
 def depth_keys(config_class: type[PretrainedConfig]) -> list[str]:

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from data_prep.errors import UserError
-from pipeline.families.base import EXPERT_KEYS, Sizes, config_keys, has_key
+from pipeline.families.base import EXPERT_KEYS, Sizes, config_keys, has_key, initializer_range
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_trained
 from pipeline.families.shape import check_heads, class_rules
 from pipeline.recipe import ModelConfig
@@ -66,7 +66,7 @@ def scratch_config(
     check_heads(family, sizes, "source.model.")
     settings = {
         "tie_word_embeddings": sizes.tied,
-        "initializer_range": model.initializer_range,
+        "initializer_range": initializer_range(model.initializer_range, sizes.hidden_size),
         "pad_token_id": None,
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,

@@ -1,15 +1,18 @@
 """A state at a model's own random initialization."""
 
+import copy
 import math
 from collections.abc import Mapping
 
 import torch
 from transformers import PretrainedConfig
 
+from data_prep.errors import UserError
 from pipeline import keyed
-from pipeline.families import Family
+from pipeline.families import Family, has_key, initializer_range, sizes_of
 from pipeline.families.tensors import Tensor
 from pipeline.growth.state import Rows, State
+from pipeline.recipe import GrowthConfig
 
 
 class InitializedTensor:
@@ -48,3 +51,17 @@ def initial_state(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], seed:
         return InitializedTensor(described.shape(sizes), kind, std, ("init", seed, name))
 
     return {name: tensor(name, described) for name, described in tensors.items()}
+
+
+def drawing(config: PretrainedConfig, growth: GrowthConfig) -> PretrainedConfig:
+    """Return a copy of a configuration that says how a growth draws random weights.
+
+    Raises UserError where the growth says so and its class has no such key.
+    """
+    config = copy.deepcopy(config)
+    if growth.initializer_range is None:
+        return config
+    if not has_key(config, "initializer_range"):
+        raise UserError(f"growth.initializer_range: a {config.model_type} has no such key; leave it out")
+    config.initializer_range = initializer_range(growth.initializer_range, sizes_of(config).hidden_size)
+    return config

@@ -1,6 +1,5 @@
 """The growth plan: for each target tensor, the indices of the source that it is made of, their scales and noise."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from pipeline.growth.facts import Departure
 from pipeline.growth.gates import Gates
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
 from pipeline.growth.index_map import SMALL, AxisIndexMap
-from pipeline.growth.initialization import initial_state
+from pipeline.growth.initialization import drawing, initial_state
 from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.moments import Kept, MomentMaps, fresh_adam, grown_kept, moment_maps, optimizers_of, stepped
 from pipeline.growth.new_tokenizer import NewTokenizer
@@ -439,6 +438,7 @@ def plan_growth(
     Raises UserError for sizes that the operator cannot reach, and for options that leave parts of the target without a
     gradient for ever.
     """
+    target = drawing(target, growth)
     upcycling = plan_upcycling(source, target, growth, seed, where)
     source = source if upcycling is None else upcycling.config
     family = family_of(source, "source")
@@ -448,7 +448,6 @@ def plan_growth(
     operator = WIDTH[growth.width]
     layers = layer_origins(growth, old, sizes_of(target).depths)
     _refuse_unlike_averages(old, layers)
-    target = copy.deepcopy(target)
     said = [] if tokenizer is None else tokenizer.set_token_ids(source, target)
     carry_layer_lists(source, target, [origin.source for origin in layers])
     drop_intervals(target)

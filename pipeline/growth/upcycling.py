@@ -22,7 +22,7 @@ from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Break, Departure
 from pipeline.growth.gates import Gates
 from pipeline.growth.grown import MeasuredTensor
-from pipeline.growth.initialization import InitializedTensor, initialized
+from pipeline.growth.initialization import InitializedTensor, drawing, initialized
 from pipeline.growth.joined import JoinedRows
 from pipeline.growth.moments import Kept
 from pipeline.growth.operators import UPCYCLING
@@ -401,7 +401,7 @@ def plan_upcycling(
     possible.
     """
     config = read_as(source, target, growth, where)
-    upcycling = None if config is source else Upcycling(source, config, growth, seed)
+    upcycling = None if config is source else Upcycling(source, drawing(config, growth), growth, seed)
     dense = upcycling is not None and not upcycling.splits
     for option in UPCYCLING:
         if getattr(growth, option.name) != option.default and not dense:

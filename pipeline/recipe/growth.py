@@ -6,7 +6,7 @@ from pydantic import Field, create_model, model_validator
 
 from data_prep.config import NonNegativeInt, StrictModel
 from pipeline.growth.operators import DEPTH, OPTIONS, UPCYCLING, WIDTH, Option
-from pipeline.recipe.models import Positive
+from pipeline.recipe.models import InitializerRange, Positive
 
 AUTO = "auto"
 
@@ -59,6 +59,9 @@ class _Growth(StrictModel):
     target has another, and `auto` then), the mean of all rows (`auto` else), or the model's own initialization."""
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
+    initializer_range: InitializerRange | None = None
+    """Of what the growth draws at random, as `source.model` has it; where not given that of the target's configuration, which
+    is the source's."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
     have it (a run, a ZeRO checkpoint), of the same optimizer."""

@@ -8,6 +8,10 @@ from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 
 Positive = Annotated[float, Field(gt=0)]
 
+InitializerRange = Positive | Literal["width"]
+"""The standard deviation of random weights; `width`: 0.02 sqrt(768 / hidden_size), GPT-2's and BERT's own at their width, and
+in proportion to 1 / sqrt(fan_in) at any other."""
+
 MOST_EXPERTS = 1 << 14
 """No layer has more; each has tensors of its own, so that a wrong number would take gigabytes before it is refused."""
 Experts = Annotated[int, Field(gt=0, le=MOST_EXPERTS)]
@@ -96,7 +100,8 @@ class ModelConfig(_Sizes):
     """The training sequence length where not given."""
     tie_word_embeddings: bool = True
     dropout: Fraction = 0.0
-    initializer_range: Positive = 0.02
+    initializer_range: InitializerRange = 0.02
+    """The standard deviation of random weights, or `width`, by which it follows from `hidden_size`: 0.02 at 768."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":

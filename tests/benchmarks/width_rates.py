@@ -4,7 +4,7 @@ python -m tests.benchmarks.width_rates [--text GLOB ...] [--rules none mup] [--o
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table_row
 from tests.shards import MemoryShard
 
-_FAMILY, _LAYERS, _HEAD, _VOCABULARY, _LENGTH, _SEQUENCES = FAMILIES["gpt2"], 2, 32, 1024, 128, 16
+_FAMILY, _LAYERS, _HEAD, _VOCABULARY, _LENGTH, _SEQUENCES = FAMILIES["gpt2"], 2, 32, 1024, 64, 16
 _BASE = 64
 _HELDOUT = 128
 """Windows that a loss is measured on."""
@@ -45,7 +45,7 @@ class Size:
     megabytes: float
 
 
-FULL = Size((32, 64, 128, 256), tuple(0.0005 * 2**place for place in range(8)), 200, 4)
+FULL = Size((32, 64, 128, 256), tuple(0.0005 * 2**place for place in range(8)), 200, 1)
 QUICK = Size((32, 64), (0.001, 0.002), 4, 0.4)
 
 
@@ -55,7 +55,8 @@ class Trial:
 
     width: int
     optimizer: OptimizerConfig
-    tied: bool
+    model: Mapping[str, object]
+    """What the model's section says beside sizes."""
 
     def loss(self, training: Batches, heldout: Batches, steps: int) -> float:
         """Return the held-out loss behind so many steps, warmed up over a fifth of them and falling to zero."""
@@ -64,7 +65,7 @@ class Trial:
             hidden_size=self.width,
             num_hidden_layers=_LAYERS,
             num_attention_heads=max(1, self.width // _HEAD),
-            tie_word_embeddings=self.tied,
+            **self.model,
         )
         config = scratch_config(model_config, _VOCABULARY, 0, _LENGTH)
         graph, model = graph_of(config), _FAMILY.model_class(config)
@@ -119,7 +120,9 @@ def searched(loss: Callable[[float], float], rates: Sequence[float], begin: int)
     return tried
 
 
-def grid(out: Path | None, rule: str, name: str, size: Size, data: tuple[Batches, Batches], *, tied: bool) -> list[int]:
+def grid(
+    out: Path | None, rule: str, name: str, size: Size, data: tuple[Batches, Batches], model: Mapping[str, object]
+) -> list[int]:
     """Say a table of losses row by row; return the place of each width's best rate."""
     head: list[object] = ["hidden_size", *(f"{rate:.4g}" for rate in size.rates), "minutes"]
     say(out, "\n".join(map(table_row, [head, [":--"] + ["--:"] * (len(head) - 1)])) + "\n")
@@ -129,7 +132,7 @@ def grid(out: Path | None, rule: str, name: str, size: Size, data: tuple[Batches
         began = time.perf_counter()
 
         def loss(rate: float, width: int = width) -> float:
-            return Trial(width, OptimizerConfig(name=name, lr=rate, betas=(0.9, 0.95), **widths), tied).loss(*data, size.steps)
+            return Trial(width, OptimizerConfig(name=name, lr=rate, betas=(0.9, 0.95), **widths), model).loss(*data, size.steps)
 
         tried = searched(loss, size.rates, best[-1])
         best.append(min(tried, key=tried.__getitem__))
@@ -147,24 +150,29 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=["adamw", "lion", "muon"], default="adamw")
     parser.add_argument("--widths", nargs="+", type=int, help="hidden sizes (default: 32 64 128 256)")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates (default: 0.0005 to 0.064, a factor of 2 apart)")
+    ranges = {"choices": ["width", "stock"], "default": "width"}
+    parser.add_argument("--initializer_range", **ranges, help="by width, or 0.02 (default: width)")
     parser.add_argument("--tied", action="store_true", help="share the embedding with the head")
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
     size = QUICK if arguments.quick else FULL
     size = replace(size, widths=tuple(arguments.widths or size.widths), rates=tuple(arguments.rates or size.rates))
+    stock = {} if arguments.initializer_range == "stock" else {"initializer_range": "width"}
+    model = {"tie_word_embeddings": arguments.tied, **stock}
     data, out = text(arguments.text, size.megabytes), arguments.out
     for rule in arguments.rules:
         with_base = "" if rule == "none" else f", base_width {_BASE}"
         publish(
             out,
             f"Learning rates at several widths: {arguments.optimizer}, width_rates {rule}{with_base}",
-            f"GPT-2 of {_LAYERS} layers and heads of {_HEAD} channels, {'tied' if arguments.tied else 'untied'}, {size.steps} "
+            f"GPT-2 of {_LAYERS} layers and heads of {_HEAD} channels, {'tied' if arguments.tied else 'untied'}, "
+            f"initializer_range {arguments.initializer_range}, {size.steps} "
             f"steps of {_SEQUENCES * _LENGTH:,} tokens, a vocabulary of {_VOCABULARY:,}, one seed; held-out loss in nats by "
             f"`optimizer.lr`. In bold is a loss below both of its neighbours; others were not looked at. The text: "
             f"{described(arguments.text)}.",
         )
-        best = grid(out, rule, arguments.optimizer, size, data, tied=arguments.tied)
+        best = grid(out, rule, arguments.optimizer, size, data, model)
         say(out, f"\nBetween the best rates of these widths lie at most {max(best) - min(best)} steps of the grid.\n\n")
 
 
