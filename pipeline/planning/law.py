@@ -41,11 +41,21 @@ _HUBER = 2.0
 _PARAMETERS, _TOKENS = 1e6, 1e7
 """Where A and B are told in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
 
-_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.1), "log_t": (math.log(3.0), 1.0)}
+_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "log_t": (math.log(3.0), 1.0)}
 """What is believed of parameters before runs are looked at, and how far from there they may lie: Hoffmann et al.'s exponents,
 and a distance that closes within some tokens for each parameter."""
-_OF_EACH = {"E": (0.7, 0.5), "A": (0.0, 1.0), "B": (0.0, 1.0), "d": (0.0, 0.03), "t": (0.0, 0.7)}
-"""Likewise of each text, in logarithms of nats, and of each trait."""
+_OF_EACH_SETTING = {
+    "E": (0.7, 0.5),
+    "A": (0.0, 1.0),
+    "B": (0.0, 1.0),
+    "a": (0.0, 0.03),
+    "b": (0.0, 0.03),
+    "c": (0.0, 0.1),
+    "log_t": (0.0, 0.3),
+}
+"""Likewise of each setting: E, A and B in logarithms of nats, and by how much the others differ from what settings share."""
+_OF_EACH_TRAIT = {"d": (0.0, 0.03), "t": (0.0, 0.7)}
+"""Likewise of each trait of a growth."""
 
 
 Parameters = Mapping[str, Any]
@@ -109,7 +119,7 @@ class Law:
     """A fitted law, and others that the same runs may stand for."""
 
     names: tuple[str, ...]
-    """Of the parameters: `a`, `b`, `c`, `log_t`; in logarithms `E:SETTING`, `A:SETTING`, `B:SETTING`; `d:TRAIT`, `t:TRAIT`."""
+    """Of the parameters: those that settings share, as `a`; those of each, as `E:SETTING`; of each trait, `d:TRAIT`."""
     values: np.ndarray
     noise: float
     """Nats by which a run's loss differs from the law's, as a standard deviation."""
@@ -133,10 +143,11 @@ class Law:
         """Return the tokens on which a model trained at one size has a loss; infinite where no number of them suffices."""
         of = others or self.fitted
         size = math.log(parameters / _PARAMETERS)
-        left = loss - math.exp(of[f"E:{setting}"]) - math.exp(of[f"A:{setting}"] - of["a"] * size)
-        if left <= 0 or of["b"] <= 0:
+        a, b, c = (of[name] + of[f"{name}:{setting}"] for name in "abc")
+        left = loss - math.exp(of[f"E:{setting}"]) - math.exp(of[f"A:{setting}"] - a * size)
+        if left <= 0 or b <= 0:
             return math.inf
-        return _TOKENS * math.exp((of[f"B:{setting}"] + of["c"] * size - math.log(left)) / of["b"])
+        return _TOKENS * math.exp((of[f"B:{setting}"] + c * size - math.log(left)) / b)
 
     def knows(self, traits: Sequence[str]) -> bool:
         """Whether there were runs with each of these traits."""
@@ -146,11 +157,8 @@ class Law:
 def _fixed(of: Parameters, setting: str, parameters: float, tokens: float, exp: Callable[[Any], Any]) -> Any:
     """L(N, D) of a model trained at one size."""
     size, data = math.log(parameters / _PARAMETERS), math.log(tokens / _TOKENS)
-    return (
-        exp(of[f"E:{setting}"])
-        + exp(of[f"A:{setting}"] - of["a"] * size)
-        + exp(of[f"B:{setting}"] + of["c"] * size - of["b"] * data)
-    )
+    a, b, c = (of[name] + of[f"{name}:{setting}"] for name in "abc")
+    return exp(of[f"E:{setting}"]) + exp(of[f"A:{setting}"] - a * size) + exp(of[f"B:{setting}"] + c * size - b * data)
 
 
 def _loss(of: Parameters, training: Training, exp: Callable[[Any], Any]) -> Any:
@@ -161,8 +169,8 @@ def _loss(of: Parameters, training: Training, exp: Callable[[Any], Any]) -> Any:
         small, large = (_fixed(of, training.setting, each.parameters, tokens, exp) for each in (before, phase))
         gap = gap + small - large + jump
         # In units of the larger model's parameters, as the tokens that a size is worth training on are.
-        mixing = exp(of["log_t"] + sum(of.get(f"t:{trait}", 0.0) for trait in traits)) * phase.parameters
-        gap = gap * exp(-phase.tokens / mixing)
+        slower = of["log_t"] + of[f"log_t:{training.setting}"] + sum(of.get(f"t:{trait}", 0.0) for trait in traits)
+        gap = gap * exp(-phase.tokens / (exp(slower) * phase.parameters))
         tokens += phase.tokens
     return _fixed(of, training.setting, training.phases[-1].parameters, tokens, exp) + gap
 
@@ -187,9 +195,10 @@ class _Problem:
         self.losses = np.array([loss for _, loss in runs])
         self.settings = list(dict.fromkeys(training.setting for training in self.trainings))
         traits = list(dict.fromkeys(trait for training in self.trainings for growth in training.growths for trait in growth))
-        names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in "EAB")]
-        self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in "dt"))
-        believed = [_SHARED[name] if name in _SHARED else _OF_EACH[name[0]] for name in self.names]
+        names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in _OF_EACH_SETTING)]
+        self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in _OF_EACH_TRAIT))
+        beliefs = _OF_EACH_SETTING | _OF_EACH_TRAIT
+        believed = [_SHARED[name] if name in _SHARED else beliefs[name.partition(":")[0]] for name in self.names]
         self.centre, self.spread = (np.array(column) for column in zip(*believed, strict=True))
 
     def told(self, values: np.ndarray) -> np.ndarray:

@@ -87,6 +87,7 @@ def true_law(*entries: RunEntry) -> Law:
     settings = dict.fromkeys(map(setting_of, entries))
     values = {key: TRUE[key] for key in ("a", "b", "c", "log_t")}
     values |= {f"{of}:{setting}": TRUE[of] for setting in settings for of in "EAB"}
+    values |= {f"{of}:{setting}": 0.0 for setting in settings for of in ("a", "b", "c", "log_t")}
     for trait, (jump, slower) in TRAITS.items():
         values |= {f"d:{trait}": jump, f"t:{trait}": slower}
     return Law(tuple(values), np.array(list(values.values())), 0.004)

@@ -33,7 +33,8 @@ def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_t
         assert law.loss(training_of(one)) == pytest.approx(one["loss"], abs=3e-3)
     assert max(abs(law.loss(training) - loss) for training, loss in runs) < 3e-3
     values = dict(zip(law.names, law.values, strict=True))
-    mixing = values["log_t"] + values["t:depth stack"] + values["t:state grow"]
+    setting = runs[0][0].setting
+    mixing = values["log_t"] + values[f"log_t:{setting}"] + values["t:depth stack"] + values["t:state grow"]
     assert mixing == pytest.approx(TRUE["log_t"] + TRAITS["depth stack"][1] + TRAITS["state grow"][1], abs=0.15)
 
 
@@ -45,8 +46,10 @@ def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
 
 
 def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models_loss_to_the_larger_ones():
-    names = ("a", "b", "c", "log_t", "E:s", "A:s", "B:s", "d:x", "t:x")
-    law = Law(names, np.array([0.34, 0.28, 0.0, 0.0, *np.log([1.69, 406.4 / 1e6**0.34, 410.7 / 1e7**0.28]), 0.0, 0.0]), 0.01)
+    constants = {"E": math.log(1.69), "A": math.log(406.4 / 1e6**0.34), "B": math.log(410.7 / 1e7**0.28)}
+    values = {"a": 0.34, "b": 0.28, "c": 0.0, "log_t": 0.0, "d:x": 0.0, "t:x": 0.0}
+    values |= {f"{of}:s": constants.get(of, 0.0) for of in (*constants, "a", "b", "c", "log_t")}
+    law = Law(tuple(values), np.array(list(values.values())), 0.01)
     small, large, tokens = 70e6, 280e6, 2e9
 
     def hoffmann(parameters: float, tokens: float) -> float:
