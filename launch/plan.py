@@ -2,6 +2,7 @@
 
 python launch/plan.py --recipe launch/recipes/scratch.yaml --target num_hidden_layers=12 --tokens 5e6 --out plans/mine
 python launch/plan.py --add runs/ --record runs/record.jsonl
+python launch/plan.py --compare plans/mine/plan.json runs/one runs/two --record runs/record.jsonl
 """
 
 import argparse
@@ -58,11 +59,22 @@ def parse() -> argparse.Namespace:
     record.add_argument(
         "--add", type=Path, nargs="+", metavar="RUN", help="add finished runs, or folders of them, to --record, and end"
     )
+    record.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="PLAN.json RUN",
+        help="hold finished runs against the plan.json that foretold them, by the savings that --record measures, and end",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
     arguments = parser.parse_args()
     if arguments.add is not None:
         if arguments.record is None or len(arguments.record) != 1:
             raise UserError("--add: name the record to add to, one file, by --record")
+        return arguments
+    if arguments.compare is not None:
+        if len(arguments.compare) < 2:
+            raise UserError("--compare: name the plan.json, and the runs that it foretold")
         return arguments
     if arguments.tokens is None:
         raise UserError("--tokens: not given; name the tokens that the target would be trained on from scratch, as 5e6")

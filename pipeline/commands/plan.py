@@ -9,13 +9,14 @@ from pathlib import Path
 
 import yaml
 
+from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.command import status_of
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import left_out
+from pipeline.planning.judge import foretold, judged_table, left_out
 from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
-from pipeline.planning.page import Answer, figure, lead, title, to_html, to_markdown, to_rows, warnings
+from pipeline.planning.page import Answer, Plan, figure, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.question import of_target, question_of, vocabulary
 from pipeline.planning.recipes import recipe_of, schedule_of
@@ -42,6 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.add is not None:
         add_runs(arguments.record[0], arguments.add, _say)
         return
+    if arguments.compare is not None:
+        _compare(arguments.compare[0], arguments.compare[1:], arguments.record or [_OWN])
+        return
     recipe = of_target(arguments.loaded, arguments.sizes)
     prepared = prepared_text(recipe, _say)
     text = "not prepared yet" if prepared is None else prepared.manifest.fingerprint
@@ -62,6 +66,21 @@ def run(arguments: argparse.Namespace) -> None:
         print(to_markdown(answer), end="")
         return
     _write(arguments.out, answer, recipe, arguments.source)
+
+
+def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
+    """Print finished runs beside what a plan foretold of them."""
+    rows = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
+    entries = [entry_of(run) for run in runs]
+    known = best_rates(read_entries(record))
+    telling = {setting_of(entry) for entry in entries}
+    measured = [(training_of(entry), entry["loss"]) for entry in [*known, *entries] if setting_of(entry) in telling]
+    for setting in telling:
+        check_enough(measured, setting)
+    note = (
+        f"Foretold by {plan}; measured by what training from scratch takes to the same loss, as {len(measured)} runs have it."
+    )
+    print("\n".join(in_markdown(judged_table("Foretold and measured", foretold(fit(measured), entries, rows), note))))
 
 
 def _say(line: str) -> None:
@@ -121,7 +140,7 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "plan.md", to_markdown(answer))
     write_atomically(directory / "plan.html", to_html(answer))
-    write_atomically(directory / "plan.json", json.dumps(to_rows(answer), indent=1) + "\n")
+    write_atomically(directory / "plan.json", json.dumps({"schedules": to_rows(answer)}, indent=1) + "\n")
     plots = [figure(answer)]
     write_figures(directory, plots)
     write_rows(directory, plots)

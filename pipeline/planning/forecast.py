@@ -117,8 +117,9 @@ def _ratios(training: Training) -> list[float]:
 
 
 def _interval(told: float, drawn: Sequence[float], factor: float) -> tuple[float, float]:
-    """The interval that draws leave, its distances from what is told `factor` times as wide."""
-    if not len(drawn):
+    """The interval that draws leave around what is told, `factor` times as wide."""
+    if not drawn:
         return told, told
-    low, high = np.percentile(drawn, _OUTER)
-    return float(told - factor * max(0.0, told - low)), float(min(1.0, told + factor * max(0.0, high - told)))
+    low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])
+    # Around the fit itself: draws of what is believed move their middle away from it.
+    return float(told - factor * (middle - low)), float(min(1.0, told + factor * (high - middle)))

@@ -1,15 +1,23 @@
-"""How far the law is from runs that it has not seen: each grown run foretold by all the others."""
+"""How far the law is from runs that it has not seen: each left out in turn, and those that a plan foretold before they ran."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
+from data_prep.errors import UserError
+from data_prep.report.parts import Grid
 from pipeline.planning.law import Law, fit, training_of
-from pipeline.planning.record import RunEntry
+from pipeline.planning.record import SIZES, RunEntry
+from pipeline.planning.rules import STACKED_TOKENS
+
+_CLOSE = 3.0
+"""Points of the compute saved."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A grown run beside what the law told of it without it."""
+    """A run beside what was told of it without it."""
 
     name: str
     foretold: float
@@ -17,6 +25,10 @@ class Judged:
     loss: float
     saved_foretold: float
     saved: float
+    same_tokens: float
+    """What it would save were a token worth as much at every size, as the rule `2x` has it."""
+    stacked: float
+    """What it would save by the speed that G_stack claims for every growth."""
 
     @property
     def points(self) -> float:
@@ -25,23 +37,97 @@ class Judged:
 
 
 def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:
-    """Foretell each grown run of a setting by a fit on all runs of another configuration.
-
-    What a run saved is told by the law's own curve of its last size from scratch, which the runs of that size bind.
-    """
+    """Foretell each grown run of a setting by a fit on all runs of another configuration."""
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
     found = []
-    for entry, (training, loss) in zip(entries, runs, strict=True):
-        if not training.growths or training.setting != setting:
-            continue
-        other = fit([one for one in runs if one[0] != training], law)
-        foretold = other.loss(training)
-        found.append(Judged(entry["name"], foretold, loss, saved(other, entry, foretold), saved(law, entry, loss)))
+    for entry, (training, _) in zip(entries, runs, strict=True):
+        if training.growths and training.setting == setting:
+            other = fit([one for one in runs if one[0] != training], law)
+            foretold = other.loss(training)
+            found.append(_judged(law, entry, foretold, saved(other, entry, foretold)))
     return found
 
 
+def foretold(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+    """Return runs beside the rows of a plan that foretold them, by sizes, tokens and growths.
+
+    Raises UserError for a run that no row is of.
+    """
+    by_schedule = {_key(row["sizes"], row["tokens"], row["growths"]): row for row in rows}
+    found = []
+    for entry in entries:
+        growths = [
+            {axis: growth[axis] for axis in ("depth", "width") if growth[axis] is not None}
+            | {"optimizer_state": growth["optimizer_state"], **growth["options"]}
+            for growth in entry["growths"]
+        ]
+        sizes = [{key: phase[key] for key in SIZES} for phase in entry["phases"]]
+        row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
+        if row is None:
+            raise UserError(f"--compare: the plan foretells no run of the sizes, tokens and growths of {entry['name']}")
+        found.append(_judged(law, entry, row["loss"], row["saved"]))
+    return found
+
+
+def _key(sizes: Sequence[Mapping[str, int]], tokens: Sequence[int], growths: Sequence[Mapping[str, Any]]) -> str:
+    return repr(([sorted(each.items()) for each in sizes], list(tokens), [sorted(each.items()) for each in growths]))
+
+
+def _judged(law: Law, entry: RunEntry, loss: float, saved_foretold: float) -> Judged:
+    last = entry["phases"][-1]
+    flops = last["flops"] / last["tokens"]
+    tokens = sum(phase["tokens"] for phase in entry["phases"])
+    before = entry["flops"] - last["flops"]
+    return Judged(
+        entry["name"],
+        loss,
+        entry["loss"],
+        saved_foretold,
+        saved(law, entry, entry["loss"]),
+        same_tokens=1 - entry["flops"] / (tokens * flops),
+        stacked=1 - (before + last["flops"]) / (before + last["flops"] / STACKED_TOKENS),
+    )
+
+
 def saved(law: Law, entry: RunEntry, loss: float) -> float:
-    """Return what a run saves that comes to a loss: 1 - c / C, C being what its last size from scratch takes to that loss."""
+    """Return what a run saves that comes to a loss: 1 - c / C, C being what its last size from scratch takes to that loss.
+
+    C is told by the law's curve of that size, which the runs of that size bind.
+    """
     last = entry["phases"][-1]
     tokens = law.tokens_to(training_of(entry).setting, last["parameters"], loss)
     return 1 - entry["flops"] / (tokens * last["flops"] / last["tokens"])
+
+
+def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
+    """Return runs beside what was foretold of them, and how far rules of thumb were."""
+    head = ["run", "foretold loss", "loss", "foretold saved", "saved", "points off"]
+    rows = [
+        [
+            one.name,
+            f"{one.foretold:.4f}",
+            f"{one.loss:.4f}",
+            _percent(one.saved_foretold),
+            _percent(one.saved),
+            f"{one.points:.1f}",
+        ]
+        for one in judged
+    ]
+    close = sum(one.points <= _CLOSE for one in judged)
+    law, same, stacked = (
+        100 * fmean(abs(told - one.saved) for told, one in zip(tolds, judged, strict=True))
+        for tolds in (
+            [one.saved_foretold for one in judged],
+            [one.same_tokens for one in judged],
+            [one.stacked for one in judged],
+        )
+    )
+    far = (
+        f"{close} of {len(rows)} within {_CLOSE:.0f} points. Off by {law:.1f} points in the mean; `2x`, by which a token is "
+        f"worth as much at every size, by {same:.1f}; G_stack's speed by {stacked:.1f}."
+    )
+    return Grid(title, head, rows, frozenset(), [note, far])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from typing_extensions import TypedDict
 
 from data_prep.report.parts import Grid
 from pipeline.planning.forecast import Forecast, Row
-from pipeline.planning.judge import Judged
+from pipeline.planning.judge import Judged, judged_table
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
 from pipeline.report.page import rendered
 from pipeline.report.parts import Part, Section
@@ -49,7 +50,7 @@ def to_markdown(answer: Answer) -> str:
     lines += [f"**{line}**\n" for line in warnings(answer)]
     lines += [f"{line}\n" for line in lead(answer)]
     for grid in grids(answer):
-        lines += [f"## {grid.title}", "", *_table(grid), "", *(f"{note}\n" for note in grid.notes)]
+        lines += in_markdown(grid)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -73,6 +74,24 @@ def to_html(answer: Answer) -> str:
     return rendered(content, sections, footer).html
 
 
+class PlannedRow(TypedDict):
+    """A schedule in plan.json, as far as it is read again."""
+
+    name: str
+    sizes: list[dict[str, int]]
+    tokens: list[int]
+    """Of each size."""
+    growths: list[dict[str, Any]]
+    loss: float
+    saved: float
+
+
+class Plan(TypedDict):
+    """What plan.json holds."""
+
+    schedules: list[PlannedRow]
+
+
 def to_rows(answer: Answer) -> list[dict[str, Any]]:
     """Return every schedule with what is foretold of it, to be held against what comes out."""
     groups = {"grown": answer.grown, "fixed": answer.fixed, "rule": answer.rules, "asked": answer.asked}
@@ -82,6 +101,7 @@ def to_rows(answer: Answer) -> list[dict[str, Any]]:
             "name": row.label or row.schedule.name,
             "sizes": [size.sizes for size in row.schedule.sizes],
             "steps": list(row.schedule.steps),
+            "tokens": [round(phase.tokens) for phase in row.schedule.training(answer.forecast.question).phases],
             "growths": [dict(kind.growth) for kind in row.schedule.kinds],
             "loss": row.loss,
             "flops": row.schedule.whole_flops,
@@ -164,21 +184,8 @@ def grids(answer: Answer) -> list[Grid]:
     if answer.fixed:
         found.append(_schedules(answer, "Smaller sizes alone, to the same loss", answer.fixed))
     if answer.judged:
-        close = sum(one.points <= 3 for one in answer.judged)
-        head = ["grown run", "foretold loss", "loss", "foretold saved", "saved", "points off"]
-        rows = [
-            [
-                one.name,
-                f"{one.foretold:.4f}",
-                f"{one.loss:.4f}",
-                _percent(one.saved_foretold),
-                _percent(one.saved),
-                f"{one.points:.1f}",
-            ]
-            for one in answer.judged
-        ]
-        note = f"Each is foretold by a fit without any run of its configuration; {close} of {len(rows)} within 3 points."
-        found.append(Grid("How far the law is from runs that it has not seen", head, rows, frozenset(), [note]))
+        note = "Each is foretold by a fit without any run of its configuration."
+        found.append(judged_table("How far the law is from runs that it has not seen", answer.judged, note))
     return found
 
 
@@ -245,9 +252,11 @@ def _geometric(first: float, last: float, count: int) -> list[float]:
     return [first * math.exp(math.log(last / first) * number / (count - 1)) for number in range(count)]
 
 
-def _table(grid: Grid) -> list[str]:
+def in_markdown(grid: Grid) -> list[str]:
+    """Return a table with its title and notes as lines of text."""
     bars = ["---" if number == 0 or number in grid.words else "---:" for number in range(len(grid.head))]
-    return [f"| {' | '.join(cells)} |" for cells in (grid.head, bars, *grid.rows)]
+    table = [f"| {' | '.join(cells)} |" for cells in (grid.head, bars, *grid.rows)]
+    return [f"## {grid.title}", "", *table, "", *(f"{note}\n" for note in grid.notes)]
 
 
 def _percent(share: float) -> str:

@@ -1,5 +1,6 @@
 """Pilot runs: a few small ones for a share of the budget, on the target's own text, that fix the law's constants there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilo
     cost = sum(size.step_flops * length for size, length in unit)
     steps = int(share * question.scratch_flops / cost)
     if steps < _SHORTEST:
-        needed = _SHORTEST * cost / question.scratch_flops
+        needed = math.ceil(1000 * _SHORTEST * cost / question.scratch_flops) / 1000
         raise UserError(
             f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which tell nothing of "
             f"where a run ends; {_SHORTEST} take {needed:.1%}, so name that share, or runs with this text by --record"

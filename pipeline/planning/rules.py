@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
 
+STACKED_TOKENS = 194 / 300
+"""Of the tokens that a 7B model takes from scratch, what G_stack's takes at the target's size (Du et al. 2024, abstract)."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -47,11 +50,11 @@ def growth_tokens(parameters: float, flops: float) -> float:
 
 
 def _stacked(question: Question, size: Size, kind: Kind) -> Rule:
-    """G_stack by its own law; it claims the loss of 300 billion tokens after 194 at the target's size (their 7B model)."""
+    """G_stack by its own law; it claims the loss of scratch after `STACKED_TOKENS` of its tokens."""
     asked = growth_tokens(question.target.parameters, 6 * question.target.parameters * question.tokens)
     # The law is of 0.4 to 7 billion parameters; of small runs it asks for more tokens than there are.
     first = round(min(asked, question.tokens / 2) / question.step_tokens)
-    schedule = Schedule((size, question.target), (first, round(194 / 300 * question.steps)), (kind,))
+    schedule = Schedule((size, question.target), (first, round(STACKED_TOKENS * question.steps)), (kind,))
     beyond = "" if asked <= question.tokens / 2 else ", held to half of the tokens"
     name = f"G_stack: a quarter of the layers for {asked:.2g} tokens{beyond} (Du et al. 2024)"
     return Rule(name, schedule, 1 - schedule.flops / question.scratch_flops)

@@ -13,6 +13,7 @@ from pipeline.commands import plan as command
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.forecast import Forecast
+from pipeline.planning.judge import foretold, judged_table
 from pipeline.planning.law import Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -200,7 +201,7 @@ def test_the_command_writes_the_plan_and_a_recipe_that_is_one(asked, tmp_path):
     status, out, err = asked("--tokens", str(2000 * STEP), "--out", str(tmp_path / "plan"))
     assert status == 0, err
     planned = load_recipe(tmp_path / "plan" / "recipe.yaml", [])
-    rows = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    rows = json.loads((tmp_path / "plan" / "plan.json").read_text())["schedules"]
     best = next(row for row in rows if row["group"] == "grown")
     assert schedule_of(planned, question(), "it").steps == tuple(best["steps"])
     assert best["name"] in out and best["interval"][0] < best["saved"] < best["interval"][1]
@@ -235,3 +236,24 @@ def test_a_source_grown_from_is_counted_and_not_counted():
     assert planned.source.path == "runs/small" and sum(
         stage.steps for stage in planned.stages if hasattr(stage, "steps")
     ) == sum(best.schedule.steps)
+
+
+def test_runs_are_held_against_the_plan_that_foretold_them_and_against_rules_of_thumb():
+    answer = answered(2000 * STEP)
+    rows = json.loads(json.dumps(page.to_rows(answer)))
+    row = answer.grown[0]
+    steps = [
+        (size.sizes["num_hidden_layers"], count) for size, count in zip(row.schedule.sizes, row.schedule.steps, strict=True)
+    ]
+    ran = entry(steps, [("stack", "grow")] * (len(steps) - 1)) | {"loss": row.loss + 0.01}
+    (judged,) = foretold(true_law(*RECORD), [ran], rows)
+    assert (judged.foretold, judged.saved_foretold) == (row.loss, row.saved)
+    assert judged.saved < judged.saved_foretold - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
+    scratch = sum(row.schedule.steps) * sized(12).step_flops
+    assert judged.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
+    # Of a source that costs nothing G_stack claims 106 of 300 billion tokens.
+    assert 0 < judged.stacked < 106 / 300
+    table = "\n".join(page.in_markdown(judged_table("Runs", [judged], "A note.")))
+    assert "of 1 within 3 points" in table
+    with pytest.raises(UserError, match="--compare: the plan foretells no run"):
+        foretold(true_law(*RECORD), [ran | {"phases": ran["phases"][::-1]}], rows)
