@@ -22,18 +22,21 @@ def parse() -> argparse.Namespace:
     from pipeline.reproduction.suite import load_suite
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["gpt", "bert", "moe"], required=True, help="which comparison")
+    parser.add_argument("--suite", choices=["gpt", "bert", "moe", "progressive"], required=True, help="which comparison")
     parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
     parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
     parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
     parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
+    parser.add_argument(
+        "--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on"
+    )
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
     out = "runs, and in SUITE-BUDGET/ results.md, report.html and figures/ (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
     arguments = parser.parse_args()
-    for name in ("seeds", "jobs"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+    for name in ("seeds", "jobs", "minutes"):
+        if getattr(arguments, name) is not None and not getattr(arguments, name) > 0:
             parser.error(f"--{name} {getattr(arguments, name)} is not above 0")
     if arguments.heldout_text and not arguments.text:
         parser.error("--heldout_text goes with --text")

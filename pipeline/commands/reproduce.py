@@ -3,15 +3,23 @@
 import argparse
 import signal
 import sys
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.command import status_of
+from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner
-from pipeline.reproduction.tasks import Tasks, best_rate
+from pipeline.reproduction.task import Task
+from pipeline.reproduction.tasks import Tasks, best_rates
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 
 _DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
+
+Key = TypeVar("Key", bound=Hashable)
+Runs = Mapping[Any, Sequence[Task]]
+"""By their rates, or by the titles of methods."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -21,36 +29,71 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.text:
         text = {"files": arguments.text, "heldout_files": arguments.heldout_text or []}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
-    tasks = Tasks(suite, directory, text)
+    ds_config = _DS_CONFIGS / f"{suite.ds_config}.json"
+    tasks = Tasks(suite, directory, text, ds_config)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs
     threads = 1 if arguments.budget == "cpu" else None
-    runner = Runner(_DS_CONFIGS / f"{suite.ds_config}.json", jobs, threads, lambda line: print(line, flush=True))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    runner = Runner(ds_config, jobs, threads, lambda line: print(line, flush=True))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, runner.stop)
+    if arguments.minutes is not None:
+        signal.setitimer(signal.ITIMER_REAL, 60 * arguments.minutes)
 
-    sweep = tasks.sweep()
-    swept = [task for runs in sweep.values() for task in runs]
+    sweeps, trunks = _sharing(tasks, tasks.sweeps())
     sources = tasks.sources(suite.methods.values(), seeds)
-    runner.finish([*swept, *(task for runs in sources.values() for task in runs)])
-    rate = best_rate(suite, sweep)
-    baseline = suite.methods[suite.baseline].title
-    methods = tasks.runs_of(suite.methods, seeds, rate)
-    for of_seed in zip(*methods.values(), strict=True):
-        runner.finish(of_seed)
-        write_results(directory, Comparison(suite.title, jobs, rate, sweep, sources, methods, baseline))
+    runner.finish([*trunks, *_all(sweeps), *(task for runs in sources.values() for task in runs)])
+    rates = best_rates(suite, sweeps)
+    by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
+
+    def write(place: Path, title: str, found: Mapping[str, Sequence[Task]], of: Mapping[float, Runs]) -> None:
+        if suite.saved_at == "end":
+            write_ends(place, EndsComparison(suite, title, jobs, rates, sweeps, of))
+        else:
+            name = suite.baseline
+            (methods,) = of.values()
+            baseline = suite.methods[name].title
+            write_results(place, Comparison(title, jobs, rates[name], sweeps.get(name, {}), found, methods, baseline))
+
+    for methods in by_horizon.values():
+        for seed in seeds:
+            runner.finish(_with_their(trunks, [task for task in _all({0: methods}) if task.recipe.seed == seed]))
+            write(directory, suite.title, sources, by_horizon)
     for name, ablation in suite.ablations.items() if arguments.ablations else ():
-        others = [suite.methods[other] for other in (suite.baseline, *ablation.beside)]
-        further = tasks.sources([*others, *ablation.methods.values()], seeds[:1])
-        ablated = tasks.runs_of(ablation.methods, seeds[:1], rate)
+        others = {other: suite.methods[other] for other in (suite.baseline, *ablation.beside)}
+        further = tasks.sources([*others.values(), *ablation.methods.values()], seeds[:1])
+        first = suite.horizons[0]
+        shown, trunks = _sharing(tasks, {first: tasks.runs_of(others | ablation.methods, seeds[:1], rates, first)})
         # A method may not begin before its source has ended.
-        for begun in (further, ablated):
-            runner.finish([task for runs in begun.values() for task in runs])
-        beside = {other.title for other in others}
-        shown = {title: runs[:1] for title, runs in methods.items() if title in beside} | ablated
-        write_results(directory / name, Comparison(ablation.title, jobs, rate, sweep, further, shown, baseline))
+        for begun in ([task for runs in further.values() for task in runs], [*trunks, *_all(shown)]):
+            runner.finish(begun)
+        write(directory / name, ablation.title, further, shown)
     print(f"{directory}: results.md, report.html, figures/")
+
+
+def _all(found: Mapping[Any, Runs]) -> list[Task]:
+    return [task for runs in found.values() for of_one in runs.values() for task in of_one]
+
+
+def _sharing(tasks: Tasks, found: Mapping[Key, Runs]) -> tuple[dict[Key, Runs], list[Task]]:
+    """The same runs, going on from those of the first steps that several have in common, and these."""
+    trunks, sharing = tasks.shared(_all(found))
+    named = {task.name: task for task in sharing}
+    return {
+        key: {name: [named[task.name] for task in of_one] for name, of_one in runs.items()} for key, runs in found.items()
+    }, trunks
+
+
+def _with_their(trunks: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
+    """Some tasks behind those of the trunks that they, or their trunks, go on from."""
+    needed, trunk = set(), None
+    for task in tasks:
+        trunk = task.trunk
+        while trunk is not None:
+            needed.add(trunk.name)
+            trunk = trunk.trunk
+    return [*(trunk for trunk in trunks if trunk.name in needed), *tasks]
 
 
 def work(arguments: argparse.Namespace) -> int:

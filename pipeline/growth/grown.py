@@ -72,12 +72,16 @@ class GrownTensor:
         init: Rows | None = None,
         small: float = 0.0,
         noise: Noise | None = None,
+        shrink: float = 1.0,
     ) -> None:
-        """`own` and `following` are the source's tensors of this layer and the next; `key` names the random values."""
+        """`own` and `following` are the source's tensors of this layer and the next; `key` names the random values.
+
+        Below 1, `shrink` multiplies copies, and the model's own initialization is added to them.
+        """
         self.shape = tuple(map(len, maps))
         self.key, self.own, self.following = key, own, following
         self.row_map, self.column_map = maps[0], product(maps[1:], own.shape[1:])
-        self._dtype, self._init, self._small, self._noise = dtype, init, small, noise
+        self._dtype, self._init, self._small, self._noise, self._shrink = dtype, init, small, noise, shrink
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) in the plan's dtype."""
@@ -142,6 +146,9 @@ class GrownTensor:
                     read[following] = self._read(self.following if following else self.own, run, first, last)
                 values = read[following]
                 _scaled(_columns(values, column), _part(run, first, last), column.scale, piece)
+                if self._shrink != 1.0:
+                    # W' = shrink pad(W) + I: where pad(W) is zero, above, I alone.
+                    piece.mul_(self._shrink).add_(self._init.block(first, last, column.start, column.stop))
 
     def _read(self, source: MeasuredTensor, run: Run, first: int, last: int) -> torch.Tensor:
         """The source rows that target rows [first, last) of a run copy."""

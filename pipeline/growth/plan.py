@@ -22,7 +22,7 @@ from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Departure
 from pipeline.growth.gates import Gates
 from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
-from pipeline.growth.index_map import SMALL, AxisIndexMap
+from pipeline.growth.index_map import INIT, SMALL, AxisIndexMap
 from pipeline.growth.initialization import drawing, initial_state
 from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.moments import Kept, MomentMaps, fresh_adam, grown_kept, moment_maps, optimizers_of, stepped
@@ -306,12 +306,19 @@ class GrowthPlan:
             init=initial,
             small=self.growth.noise,
             noise=self.noise_of(tensor),
+            shrink=self._shrink_of(tensor),
         )
         if tensor.name in self._opposed:
             first, sign = self._opposed[tensor.name]
             copied = maps[tensor.roles.index("in")].indices >= 0
             return OpposedCopy(grown, own, copied, ("experts", self.seed, first), sign * self.growth.noise)
         return Shifted(grown, -offset, wide) if offset else grown
+
+    def _shrink_of(self, tensor: Tensor) -> float:
+        """What the copies in a matrix that gets random channels, heads or units are multiplied by."""
+        maps = zip(self.index_maps[tensor.name], tensor.axes, strict=True)
+        grows = len(tensor.axes) > 1 and any(INIT in each.codes and "vocab" not in axis.ports for each, axis in maps)
+        return self.growth.shrink if grows else 1.0
 
     @cached_property
     def _opposed(self) -> Mapping[str, tuple[str, float]]:

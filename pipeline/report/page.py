@@ -37,13 +37,24 @@ class Page:
     plots: list[Plot]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What methods saved by another measure than where their curves first reach the baseline's last loss."""
+
+    overview: Grid
+    saved: Part
+
+
 def build(
-    named: Sequence[tuple[str | None, RecordedRun]], baseline_name: str | None = None, attention: AttentionOptions | None = None
+    named: Sequence[tuple[str | None, RecordedRun]],
+    baseline_name: str | None = None,
+    attention: AttentionOptions | None = None,
+    judged: Judged | None = None,
 ) -> Page:
     """Return the report of one run or of several; the same runs give the same bytes.
 
-    `attention` says what of a single run's attention is shown. Raises UserError where a run is given twice, or where
-    `baseline_name` is none of the methods.
+    `attention` says what of a single run's attention is shown; `judged` stands in place of what is else said of savings.
+    Raises UserError where a run is given twice, or where `baseline_name` is none of the methods.
     """
     methods = group(named)
     baseline, reason = baseline_of(methods, baseline_name)
@@ -51,7 +62,7 @@ def build(
         if len(named) == 1:
             content, sections = _one(methods[0], attention or AttentionOptions())
         else:
-            content, sections = _several(methods, baseline, reason)
+            content, sections = _several(methods, baseline, reason, judged)
         return rendered(content, sections, _FOOTER)
 
 
@@ -93,7 +104,9 @@ def _one(method: Method, attention: AttentionOptions) -> tuple[dict[str, object]
     ]
 
 
-def _several(methods: list[Method], baseline: Method | None, reason: str) -> tuple[dict[str, object], list[Section]]:
+def _several(
+    methods: list[Method], baseline: Method | None, reason: str, judged: Judged | None
+) -> tuple[dict[str, object], list[Section]]:
     runs = [run for method in methods for run in method.runs]
     content = {
         "kind": f"Report of {len(runs)} runs of {len(methods)} methods"
@@ -101,11 +114,11 @@ def _several(methods: list[Method], baseline: Method | None, reason: str) -> tup
         else f"Report of {len(runs)} runs of one method",
         "title": " / ".join(method.name for method in methods),
         "lead": [
-            *contrast.lead(methods, baseline),
+            *(contrast.lead(methods, baseline) if judged is None else ()),
             *(f"{method.name}: {standing.grown(method.grown_run)}." for method in methods),
         ],
         "tiles": [],
-        "overview": tables.overview_table(methods, baseline),
+        "overview": tables.overview_table(methods, baseline) if judged is None else judged.overview,
         "warnings": [
             *contrast.incomparable(methods, baseline),
             *(
@@ -118,11 +131,14 @@ def _several(methods: list[Method], baseline: Method | None, reason: str) -> tup
     }
     plots = compared(methods, baseline)
     loss = [plot for plot in plots if plot.name.startswith("compare")]
+    saved = (
+        contrast.saved(methods, baseline, reason, [plot for plot in plots if plot not in loss])
+        if judged is None
+        else judged.saved
+    )
     sections = [
         Section("loss", "Held-out loss", [_or_absent(loss, "No run has a held-out loss on record yet, so there is no curve.")]),
-        Section(
-            "saved", "Compute saved", [contrast.saved(methods, baseline, reason, [plot for plot in plots if plot not in loss])]
-        ),
+        Section("saved", "Compute saved", [saved]),
         _compute(methods, baseline),
         Section(
             "growth",

@@ -1,10 +1,8 @@
 """What a suite came to: tables of all methods, and the report."""
 
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +16,12 @@ from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.tables import percent
 from pipeline.reproduction.suite import TUNING_SEEDS
-from pipeline.reproduction.tasks import Task, swept_losses
-from pipeline.runs import RunPaths
+from pipeline.reproduction.task import Task
+from pipeline.reproduction.tasks import swept_losses
+from pipeline.reproduction.words import provenance, table
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the baseline's compute, at which all methods' losses are compared."""
-
-_REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,10 @@ def write_results(directory: Path, comparison: Comparison) -> None:
     write_atomically(directory / "report.html", page.html)
     write_figures(directory / "figures", page.plots)
     write_rows(directory / "rows", page.plots)
+    groups = (comparison.sweep, comparison.sources, comparison.methods)
     parts = [
         [f"## {comparison.title}"],
-        *_provenance(comparison),
+        *provenance(task for group in groups for tasks in group.values() for task in tasks),
         *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
@@ -87,27 +85,6 @@ def _given_up(methods: Mapping[str, Sequence[Task]]) -> list[list[str]]:
     return [[f"Diverged, and left out of all figures: {', '.join(names)}."]] if names else []
 
 
-def _provenance(comparison: Comparison) -> list[list[str]]:
-    """By which code, and when; nothing outside a git checkout. The runs themselves record no commit."""
-    if not (_REPOSITORY / ".git").exists():
-        return []
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, encoding="utf-8", check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    described = done.stdout.strip()
-    groups = (comparison.sweep, comparison.sources, comparison.methods)
-    summaries = [RunPaths(task.run).summary for group in groups for tasks in group.values() for task in tasks]
-    ends = sorted(summary.stat().st_mtime for summary in summaries if summary.exists())
-    first, last = (datetime.fromtimestamp(end, UTC).date().isoformat() for end in (ends[0], ends[-1]))
-    return [[f"Written at commit {described}; the first of the runs ended on {first}, the last on {last} (UTC)."]]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
-
-
 def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str]:
     if not sweep:
         return [f"Peak learning rate {rate:g}, not tuned."]
@@ -118,7 +95,7 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
     edge = rate in (min(sweep), max(sweep))
     note = ["", "The best rate is at the edge of the sweep: a better one may lie beyond."] if edge else []
     head = ["peak learning rate, from scratch", *(f"final held-out loss, seed {seed}" for seed in TUNING_SEEDS)]
-    return [*_table(head, rows), *note]
+    return [*table(head, rows), *note]
 
 
 def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
@@ -131,7 +108,7 @@ def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
     as_good = [source.name for source in sources if source.final_losses and np.mean(source.final_losses) <= goal]
     note = f"Of {', '.join(as_good)} the loss is as low as the baseline's: what is saved from there is no saving of growth's."
     return [
-        *_table(["source", "seeds", "final held-out loss", "compute, of the baseline's"], rows),
+        *table(["source", "seeds", "final held-out loss", "compute, of the baseline's"], rows),
         *(["", note] * bool(as_good)),
     ]
 
@@ -152,7 +129,7 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
         rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / spent:.0%}"])
     head = ["method", "seeds", "compute saved", "seed by seed", "saved, source included"]
     return [
-        *_table([*head, "loss after growth", "final loss", "compute in all"], rows),
+        *table([*head, "loss after growth", "final loss", "compute in all"], rows),
         "",
         "Saved against the mean of the baseline's runs, whose own spread is not in ±; seed by seed, against the baseline's run "
         "with that seed.",
@@ -178,7 +155,7 @@ def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     for method in methods:
         curves = method.curves("flops", with_source=False)
         rows.append([method.name, *(_loss_at(curves, share * spent) for share in _SHARES)])
-    return _table(["held-out loss after", *(f"{share:.0%} of the baseline's compute" for share in _SHARES)], rows)
+    return table(["held-out loss after", *(f"{share:.0%} of the baseline's compute" for share in _SHARES)], rows)
 
 
 def _loss_at(curves: Sequence, spent: float) -> str:

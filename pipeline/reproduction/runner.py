@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from pipeline.command import EXIT_DIVERGED
-from pipeline.reproduction.tasks import Task
+from pipeline.reproduction.task import Task
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 
 _PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
@@ -37,7 +37,7 @@ class Runner:
         self._tell()
 
     def finish(self, tasks: Sequence[Task]) -> None:
-        """Run what is not finished of the tasks, in their order.
+        """Run what is not finished of the tasks, in their order but that none begins before its trunk has ended.
 
         Raises UserError naming the log where a run fails, once those beside it have ended, and else Stopped where
         `stop` was called and the runs in hand have saved. A run that may diverge and does has not failed.
@@ -48,8 +48,15 @@ class Runner:
         failed: list[tuple[Task, int]] = []
         try:
             while self._running or (waiting and not failed and not self._stopping):
-                while waiting and len(self._running) < self._jobs and not failed and not self._stopping:
-                    task = waiting.pop(0)
+                while len(self._running) < self._jobs and not failed and not self._stopping:
+                    task = next((task for task in waiting if task.ready), None)
+                    if task is None:
+                        break
+                    waiting.remove(task)
+                    if task.trunk is not None and task.trunk.diverged:
+                        # It has the same steps.
+                        task.mark_diverged()
+                        continue
                     process = self._start(task)
                     self._running[process] = task, time.monotonic()
                     if self._stopping:
@@ -87,6 +94,8 @@ class Runner:
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(_PRETRAIN), "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
+        if task.trunk is not None:
+            command += ["--branch_from", str(task.trunk.run)]
         with open(task.log, "ab") as log:
             # A session of its own: Ctrl-C reaches a run through `stop` alone.
             return subprocess.Popen(

@@ -1,22 +1,24 @@
 """What a suite is: recipes that share a base, as one YAML file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.config import PositiveInt, StrictModel, read_yaml, validate
+from data_prep.config import NonNegativeInt, PositiveInt, StrictModel, read_yaml, validate
 from pipeline.recipe import Recipe
 from pipeline.recipe.models import Positive
 
 TUNING_SEEDS = (501, 502)
-"""The seeds of the sweep, which no final run has: one alone does not show a rate at the edge of what is stable."""
+"""The seeds of the sweep, which no final run has, where a suite names no others: one alone does not show a rate at the edge of
+what is stable."""
 
 SOURCE_SEED = 1000
 """What is added to a run's seed for its source, which so sees other text in another order."""
 
 Patch = dict[str, Any]
-"""Keys of a recipe, each of which replaces the base's whole."""
+"""Keys of a recipe, each of which replaces the base's whole. A train stage may say `share: 0.5` in place of a length, which is
+half of the suite's `steps` times the horizon, and one stage of a method with `lengths` says `rest: true`."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
@@ -28,6 +30,17 @@ class MethodConfig(StrictModel):
     grown_from: str | None = None
     """The suite's source that it starts from; where not given, `recipe.source` says what is trained."""
     recipe: Patch = Field(default_factory=dict)
+    lengths: list[Positive] = Field(default_factory=list)
+    """The compute of its whole run, everything counted, in units of the baseline's at the same horizon: a run for each. The
+    stage with `rest: true` takes the steps that the others leave. The sweep's runs have the first of them."""
+    horizons: list[Positive] | None = None
+    """Those of the suite's at which it is run; all of them where not given."""
+    rates: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """sweep: each: instead of the suite's, and as many."""
+    frontier: bool = False
+    """Whether it is a model of another size, trained without growth for the compute that the target takes from scratch."""
+    source_size: bool = False
+    """Whether it is the smallest model that methods grow from, trained on as many tokens as the target from scratch."""
 
 
 class AblationConfig(StrictModel):
@@ -49,15 +62,30 @@ class Suite(StrictModel):
     """Runs at a time."""
     seeds: PositiveInt = 3
     """Final runs of each method, with the seeds from 1 on; --seeds overrides it."""
+    steps: PositiveInt | None = None
+    """The steps that the shares of stages are of, at the horizon 1."""
+    horizons: list[Positive] = Field(default_factory=lambda: [1.0], min_length=1)
+    """How many times `steps` the comparison is made at. Shares and `lengths` grow with it; whatever is given in steps, warmups
+    among it, does not. All horizons have the rates of the first."""
+    saved_at: Literal["crossing", "end"] = "crossing"
+    """Where a run has reached the baseline's last loss: where its curve crosses it, or, for runs whose rate falls in the end
+    alone, where it ends, between runs of different lengths by interpolation."""
+    shared_steps: PositiveInt | None = None
+    """Runs that begin with the same steps, so many or more, take these once: a run of their own, from whose end they go on.
+    Where not given each run takes all its steps."""
     base: Patch
     """The recipe but for what a run changes."""
     sources: dict[Name, Patch]
     """Small models, each trained once for each seed."""
     baseline: Name
     """The method from scratch, whose rate is tuned first."""
+    sweep: Literal["baseline", "each"] = "baseline"
+    """Whose rate is tuned: the baseline's, which everyone then takes, or each method's own, in as many trials."""
     rates: Annotated[list[Positive], Field(min_length=1)]
-    """Peak learning rates of the sweep; the one with the lowest final held-out loss, in the mean, is everyone's. A single one
-    is taken untuned."""
+    """Peak learning rates of the sweep; the one with the lowest final held-out loss, in the mean, is taken. A single one
+    is taken untuned. `optimizer.muon_lr` keeps its ratio to the base's `optimizer.lr` where both are named."""
+    tuning_seeds: list[NonNegativeInt] = Field(default_factory=lambda: list(TUNING_SEEDS), min_length=1)
+    """Those of the sweep."""
     methods: dict[Name, MethodConfig]
     ablations: dict[Name, AblationConfig] = Field(default_factory=dict)
 
@@ -76,6 +104,7 @@ class Suite(StrictModel):
                         f"{section}.{name}.grown_from: {method.grown_from!r} is none of the sources; choose "
                         f"{', '.join(self.sources)}"
                     )
+                self._check_method(f"{section}.{name}", name, method)
                 if name in names:
                     raise ValueError(f"{section}.{name}: another method has the same name; choose another")
                 names.add(name)
@@ -86,6 +115,43 @@ class Suite(StrictModel):
                         f"ablations.{name}.beside: {other!r} is none of the methods; choose {', '.join(self.methods)}"
                     )
         return self
+
+    def _check_method(self, where: str, name: str, method: MethodConfig) -> None:
+        """Raise ValueError where a method's lengths, horizons or rates do not go with its stages or with the suite."""
+        stages = [stage for stage in method.recipe.get("stages", self.base.get("stages", [])) if isinstance(stage, dict)]
+        rests = [stage for stage in stages if stage.get("rest")]
+        if len(rests) != bool(method.lengths):
+            raise ValueError(
+                f"{where}.lengths: a method with `lengths` has one stage with `rest: true`, which takes what the others leave, "
+                f"and one without has none; here {len(rests)} have it"
+            )
+        if method.lengths and (name == self.baseline or method.grown_from is not None):
+            raise ValueError(f"{where}.lengths: neither the baseline nor a method with `grown_from` has any; leave the key out")
+        if any("share" in stage for stage in stages) and self.steps is None:
+            raise ValueError(f"{where}.recipe.stages: a `share` is one of the suite's `steps`; say how many these are")
+        absent = [horizon for horizon in method.horizons or [] if horizon not in self.horizons]
+        if absent or (name == self.baseline and method.horizons is not None):
+            raise ValueError(
+                f"{where}.horizons: some of the suite's are expected, {_listed(self.horizons)}, and all of them of the baseline"
+            )
+        if method.rates is not None and (self.sweep != "each" or len(method.rates) != len(self.rates)):
+            raise ValueError(
+                f"{where}.rates: with `sweep: each` a method may have {len(self.rates)} rates of its own, as many as all others"
+            )
+        by_ends = [key for key in ("lengths", "frontier", "source_size") if getattr(method, key)]
+        if by_ends and self.saved_at != "end":
+            raise ValueError(f"{where}.{by_ends[0]}: is of suites with `saved_at: end`; leave the key out")
+
+    @model_validator(mode="after")
+    def _horizons_told(self) -> "Suite":
+        for key, alone in (("horizons", [1.0]), ("sweep", "baseline")):
+            if self.saved_at != "end" and getattr(self, key) != alone:
+                raise ValueError(f"{key}: others than {alone} go with `saved_at: end`")
+        return self
+
+
+def _listed(horizons: list[float]) -> str:
+    return ", ".join(f"{horizon:g}" for horizon in horizons)
 
 
 def load_suite(path: Path) -> Suite:

@@ -2,141 +2,167 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from data_prep.errors import UserError
-from data_prep.files import write_atomically
-from pipeline.recipe import Recipe
 from pipeline.report.recorded import read_run
-from pipeline.reproduction.suite import SOURCE_SEED, TUNING_SEEDS, MethodConfig, Patch, Suite, recipe_of
-from pipeline.runs import RunPaths
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run."""
-
-    name: str
-    directory: Path
-    """Where it runs, and what it is called there is its name."""
-    recipe: Recipe
-    may_diverge: bool = False
-    """Whether a run that its guard gives up has told what was asked of it."""
-
-    @property
-    def run(self) -> Path:
-        """The run directory."""
-        return self.directory / "runs" / self.name
-
-    @property
-    def recipe_file(self) -> Path:
-        """What launch/pretrain.py is given."""
-        return self.directory / "recipes" / f"{self.name}.yaml"
-
-    @property
-    def log(self) -> Path:
-        """What launch/pretrain.py says."""
-        return self.directory / "logs" / f"{self.name}.log"
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run is finished, or given up where it may be."""
-        return RunPaths(self.run).summary.exists() or self.diverged
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run was given up and is not to be tried again."""
-        return self._mark.exists()
-
-    def mark_diverged(self) -> None:
-        """Have it so; the mark goes with the run directory."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        self._mark.touch()
-
-    @property
-    def _mark(self) -> Path:
-        return self.run / "diverged"
-
-    def write(self) -> None:
-        """Write the recipe; raises UserError where the run was begun with another one, or grown from an earlier source."""
-        self._refuse_another_source()
-        content = self.recipe.to_yaml()
-        if self.run.exists() and self.recipe_file.exists() and self.recipe_file.read_text(encoding="utf-8") != content:
-            raise UserError(
-                f"{self.recipe_file}: {self.run} was begun with these settings, which the suite no longer has; remove that "
-                "run, or name another directory with --out"
-            )
-        self.recipe_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.recipe_file, content)
-
-    def _refuse_another_source(self) -> None:
-        if self.recipe.source.path is None:
-            return
-        source = RunPaths(Path(self.recipe.source.path))
-        grown = RunPaths(self.run).certificate(1)
-        # The certificate is written once, when the source is read.
-        if grown.exists() and source.summary.exists() and grown.stat().st_mtime < source.summary.stat().st_mtime:
-            raise UserError(
-                f"{self.run}: was grown before {source.path} was trained anew; remove that run, and the others grown from "
-                "there, or name another directory with --out"
-            )
+from pipeline.reproduction.lengths import flops_by_stage, in_steps, planned, steps_of_rest
+from pipeline.reproduction.shared import with_trunks
+from pipeline.reproduction.suite import SOURCE_SEED, MethodConfig, Patch, Suite, recipe_of
+from pipeline.reproduction.task import Sweep, Task
+from pipeline.training.branching import Course
+from pipeline.training.preparation import Planned
 
 
 class Tasks:
     """The runs of a suite in one directory."""
 
-    def __init__(self, suite: Suite, directory: Path, text: Patch | None) -> None:
+    def __init__(self, suite: Suite, directory: Path, text: Patch | None, ds_config: Path) -> None:
         """`text` stands in place of the suite's own corpus where it is given."""
         self._suite = suite
         self._directory = directory
         self._base = suite.base | ({} if text is None else {"data": suite.base["data"] | {"text": text}})
+        self._ds_config = ds_config
+        self._compute: dict[float, int] = {}
+        self._stages: dict[tuple[str, float, float | None], list[Patch]] = {}
+        self._planned: dict[tuple[str, float, float | None], Planned] = {}
 
     def sources(self, methods: Iterable[MethodConfig], seeds: Sequence[int]) -> dict[str, list[Task]]:
         """The small models that methods are grown from, one run for each seed, by the source's name."""
         needed = dict.fromkeys(method.grown_from for method in methods if method.grown_from is not None)
         return {
-            name: [self._task(f"source-{name}-seed{seed}", SOURCE_SEED + seed, self._suite.sources[name]) for seed in seeds]
+            name: [
+                self._task(
+                    f"source-{name}-seed{seed}",
+                    SOURCE_SEED + seed,
+                    self._with_steps(name, self._suite.sources[name], 1.0, None),
+                )
+                for seed in seeds
+            ]
             for name in needed
         }
 
-    def sweep(self) -> dict[float, list[Task]]:
-        """The baseline with each rate of the sweep; nothing where there is but one."""
-        if len(self._suite.rates) == 1:
+    def sweeps(self) -> dict[str, Sweep]:
+        """The runs of the sweep at the first horizon by method and rate; nothing where there is but one rate."""
+        suite = self._suite
+        if len(suite.rates) == 1:
             return {}
-        baseline = self._suite.methods[self._suite.baseline]
+        each = suite.sweep == "each"
         return {
-            rate: [
-                replace(self._method(f"sweep-{rate:g}-seed{seed}", baseline, seed, rate), may_diverge=True)
-                for seed in TUNING_SEEDS
-            ]
-            for rate in self._suite.rates
+            name: {
+                rate: [
+                    replace(
+                        self._method(f"sweep-{f'{name}-' * each}{rate:g}-seed{seed}", name, method, seed, rate, *first),
+                        may_diverge=True,
+                    )
+                    for seed in suite.tuning_seeds
+                ]
+                for rate in method.rates or suite.rates
+            }
+            for name, method in suite.methods.items()
+            if each or name == suite.baseline
+            for first in [((method.horizons or suite.horizons)[0], next(iter(method.lengths), None))]
         }
 
-    def runs_of(self, methods: Mapping[str, MethodConfig], seeds: Sequence[int], rate: float) -> dict[str, list[Task]]:
-        """Each method's runs, one for each seed, by the method's title."""
+    def runs_of(
+        self, methods: Mapping[str, MethodConfig], seeds: Sequence[int], rates: Mapping[str, float], horizon: float = 1.0
+    ) -> dict[str, list[Task]]:
+        """Each method's runs at a horizon by the method's title: for each seed one, or one for each of its lengths.
+
+        `rates` has each method's, or the baseline's alone, which then is everyone's. What is not run at this horizon, and what
+        was swept without finding a rate, is left out.
+        """
+        swept = self._suite.methods if self._suite.sweep == "each" and len(self._suite.rates) > 1 else {}
         return {
             method.title: [
-                replace(self._method(f"{name}-seed{seed}", method, seed, rate), may_diverge=name != self._suite.baseline)
+                replace(
+                    self._method(
+                        f"{name}{_of_horizon(horizon)}{_of_length(length)}-seed{seed}",
+                        name,
+                        method,
+                        seed,
+                        rates.get(name, rates[self._suite.baseline]),
+                        horizon,
+                        length,
+                    ),
+                    may_diverge=name != self._suite.baseline,
+                )
                 for seed in seeds
+                for length in method.lengths or [None]
             ]
             for name, method in methods.items()
+            if horizon in (method.horizons or self._suite.horizons) and (name not in swept or name in rates)
         }
 
-    def _method(self, name: str, method: MethodConfig, seed: int, rate: float) -> Task:
-        patch = dict(method.recipe)
-        patch["optimizer"] = self._base.get("optimizer", {}) | {"lr": rate} | patch.get("optimizer", {})
+    def shared(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Return the runs of first steps that tasks have in common, and the tasks going on from them.
+
+        Where the suite does not say `shared_steps` there are none.
+        """
+        if self._suite.shared_steps is None:
+            return [], list(tasks)
+        return with_trunks(tasks, self._course, self._suite.shared_steps)
+
+    def _course(self, task: Task) -> Course:
+        key = task.method, task.horizon, task.length
+        if not task.method:
+            return Course(task.recipe, planned(task.recipe, self._ds_config))
+        if key not in self._planned:
+            self._planned[key] = planned(task.recipe, self._ds_config)
+        return Course(task.recipe, self._planned[key])
+
+    def _method(
+        self, name: str, key: str, method: MethodConfig, seed: int, rate: float, horizon: float, length: float | None
+    ) -> Task:
+        patch, common = self._with_steps(key, method.recipe, horizon, length), self._base.get("optimizer", {})
+        optimizer = common | {"lr": rate} | patch.get("optimizer", {})
+        if "lr" in common and "muon_lr" in optimizer:
+            optimizer["muon_lr"] *= optimizer["lr"] / common["lr"]
+        patch["optimizer"] = optimizer
         if method.grown_from is not None:
             patch["source"] = {"path": str(self._directory / "runs" / f"source-{method.grown_from}-seed{seed}")}
-        return self._task(name, seed, patch)
+        return replace(self._task(name, seed, patch), method=key, title=method.title, horizon=horizon, length=length)
+
+    def _with_steps(self, key: str, patch: Patch, horizon: float, length: float | None) -> Patch:
+        """A patch with the lengths of its stages as a recipe has them."""
+        stages = patch.get("stages", self._base.get("stages"))
+        if stages is None or not any("share" in stage or stage.get("rest") for stage in stages):
+            return dict(patch)
+        own, rest = in_steps(stages, horizon * (self._suite.steps or 1))
+        known = key, horizon, length
+        if rest is not None and known not in self._stages:
+            where = f"methods.{key}.lengths"
+            recipe = recipe_of(self._base, {"run_dir": ""} | patch | {"stages": own}, where)
+            compute = length * self._compute_at(horizon)
+            steps = steps_of_rest(recipe, rest, compute, self._ds_config, f"{where}: {length:g} at the horizon {horizon:g}")
+            self._stages[known] = [stage | ({"steps": steps} if stage["name"] == rest else {}) for stage in own]
+        return patch | {"stages": self._stages.get(known, own)}
+
+    def _compute_at(self, horizon: float) -> int:
+        """The executed FLOPs that the baseline is expected to come to."""
+        if horizon not in self._compute:
+            key = self._suite.baseline
+            patch = self._with_steps(key, self._suite.methods[key].recipe, horizon, None)
+            recipe = recipe_of(self._base, {"run_dir": ""} | patch, f"methods.{key}")
+            self._compute[horizon] = sum(flops_by_stage(recipe, self._ds_config).values())
+        return self._compute[horizon]
 
     def _task(self, name: str, seed: int, patch: Patch) -> Task:
         task = Task(name, self._directory, recipe_of(self._base, {"run_dir": "", "seed": seed} | patch, name))
         return replace(task, recipe=task.recipe.model_copy(update={"run_dir": str(task.run)}))
 
 
-def swept_losses(sweep: Mapping[float, Sequence[Task]]) -> dict[float, list[float]]:
+def _of_horizon(horizon: float) -> str:
+    return "" if horizon == 1 else f"-x{horizon:g}"
+
+
+def _of_length(length: float | None) -> str:
+    return "" if length is None else f"-at{length:g}"
+
+
+def swept_losses(sweep: Sweep) -> dict[float, list[float]]:
     """Return the final held-out losses of each rate's runs; infinity for a run without one."""
     return {rate: [_last_loss(task) for task in tasks] for rate, tasks in sweep.items()}
 
@@ -146,13 +172,19 @@ def _last_loss(task: Task) -> float:
     return math.inf if loss is None else loss
 
 
-def best_rate(suite: Suite, sweep: Mapping[float, Sequence[Task]]) -> float:
-    """Return the rate with which the baseline ended lowest; raises UserError where with none all runs have a loss."""
-    if not sweep:
-        return suite.rates[0]
+def best_rate(sweep: Sweep) -> float | None:
+    """Return the rate with which a method ended lowest; None where with none all runs have a loss."""
     means = {rate: fmean(losses) for rate, losses in swept_losses(sweep).items()}
     best = min(means, key=means.__getitem__)
-    if math.isinf(means[best]):
-        runs = next(iter(sweep.values()))[0].run.parent
+    return None if math.isinf(means[best]) else best
+
+
+def best_rates(suite: Suite, sweeps: Mapping[str, Sweep]) -> dict[str, float]:
+    """Return the rate of each method that was swept, of those for which there is one; raises UserError for the baseline."""
+    if not sweeps:
+        return {suite.baseline: suite.rates[0]}
+    found = {name: best_rate(sweep) for name, sweep in sweeps.items()}
+    if found[suite.baseline] is None:
+        runs = next(iter(sweeps[suite.baseline].values()))[0].run.parent
         raise UserError(f"{runs}: with no rate of the sweep did all runs end with a loss; lower the suite's rates")
-    return best
+    return {name: rate for name, rate in found.items() if rate is not None}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
@@ -55,9 +57,10 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
         if key is not None:
             return steps, f"stages.{mine.stage.name}.{key}"
         end = min(mine.end, its.end)
-        for step in range(mine.begin, end):
-            if one.timeline.rate_factor(mine, step) != other.timeline.rate_factor(its, step):
-                return step, one.timeline.scheduled(mine)[0]
+        rates = (course.timeline.rate_factors[mine.begin : end] for course in (one, other))
+        (unlike,) = np.nonzero(np.not_equal(*rates))
+        if unlike.size:
+            return mine.begin + int(unlike[0]), one.timeline.scheduled(mine)[0]
         steps = end
         if mine.end != its.end:
             return steps, f"stages.{mine.stage.name}.{mine.stage.length[0]}"

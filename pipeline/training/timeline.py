@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,11 @@ class Timeline:
                     f"warning: {key}.warmup_steps: {warmup:,} steps are more than the {end - begin:,} that they belong to, "
                     f"{begin + 1:,} to {end:,} of the run; the peak rate is not reached there"
                 )
+
+    @cached_property
+    def rate_factors(self) -> np.ndarray:
+        """The share of its stage's peak rate that each step of the run is taken with."""
+        return np.array([self.rate_factor(leg, step) for leg in self.legs for step in range(leg.begin, leg.end)])
 
     def rate_factor(self, leg: Leg, step: int) -> float:
         """Return the share of the stage's peak rate that a step of the run is taken with."""

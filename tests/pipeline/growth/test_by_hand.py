@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from tests.pipeline.growth.models import grown_tensors, plan_of
+from pipeline.growth.initialization import initialized
+from pipeline.recipe import GrowthConfig
+from tests.pipeline.growth.models import grown_tensors, plan_of, small_model
 
 FC, PROJ = "transformer.h.{}.mlp.c_fc.weight", "transformer.h.{}.mlp.c_proj.weight"
 S = 1.224744871391589  # sqrt(6 / 4)
@@ -74,6 +76,24 @@ def test_fpi():
     # The output matrix is the embedding: its 1/C is the final norm's.
     assert after("ln_f.weight") == [2, 3, 2, 3]
     assert after("ln_f.bias") == [4, 1, 4, 1]
+
+
+def test_shrink_pad_perturb():
+    """Warmstarting: W' = .4 pad(W) + I of matrices that grow; gains and biases as direct_copy has them."""
+    model = small_model("gpt2")
+    copied, shrunk = (plan_of(model, {"hidden_size": 48}, {"width": "direct_copy"} | more)[0] for more in ({}, {"shrink": 0.4}))
+    before, after = grown_tensors(copied, model), grown_tensors(shrunk, model)
+    for name, initial in initialized(shrunk.family, shrunk.config, shrunk.seed).items():
+        drawn = initial.rows(0, initial.shape[0]).double()
+        padded = torch.where(before[name] == drawn, 0.0, before[name])
+        assert padded.any(), name
+        expected = 0.4 * padded + drawn if padded.dim() > 1 else before[name]
+        torch.testing.assert_close(after[name], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_shrunk_matrix_is_of_no_gradient_that_moments_are_of():
+    with pytest.raises(ValueError, match="`shrink` adds noise to all that the optimizer's state is of"):
+        GrowthConfig(width="direct_copy", shrink=0.4, optimizer_state="grow")
 
 
 def test_fpi_of_an_output_matrix_of_its_own():

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from pipeline.reproduction import results
+from pipeline.reproduction import words
 from pipeline.reproduction.results import Comparison, write_results
-from pipeline.reproduction.tasks import Task, best_rate
+from pipeline.reproduction.task import Task
+from pipeline.reproduction.tasks import best_rates
 from tests.pipeline.report.recorded_runs import Made
 from tests.pipeline.reproduction.test_suites import SUITES, load_suite
 
@@ -34,18 +35,18 @@ def sweep(tmp_path):
 
 
 def test_the_rate_is_the_one_with_the_lowest_mean(sweep):
-    assert best_rate(load_suite(SUITES[0]), sweep) == 2e-3
+    assert best_rates(load_suite(SUITES[0]), {"scratch": sweep})["scratch"] == 2e-3
 
 
 def test_a_rate_with_a_run_that_ended_without_a_loss_is_not_taken(sweep, tmp_path):
     evaluations = sweep[2e-3][1].run / "eval.jsonl"
     *lines, _ = evaluations.read_text().splitlines(keepends=True)
     evaluations.write_text("".join(lines))
-    assert best_rate(load_suite(SUITES[0]), sweep) == 1e-3
+    assert best_rates(load_suite(SUITES[0]), {"scratch": sweep})["scratch"] == 1e-3
     for runs in sweep.values():
         (runs[0].run / "eval.jsonl").write_text("".join(lines))
     with pytest.raises(UserError, match="lower the suite's rates"):
-        best_rate(load_suite(SUITES[0]), sweep)
+        best_rates(load_suite(SUITES[0]), {"scratch": sweep})["scratch"]
 
 
 def rows(written: str, head: str) -> dict[str, list[str]]:
@@ -140,12 +141,11 @@ def test_results_say_by_which_commit_and_of_which_days(tmp_path, monkeypatch):
     for run, day in zip(runs, (1, 3), strict=True):
         end = datetime(2026, 2, day, 23, 59, tzinfo=UTC).timestamp()
         os.utime(run.run / "summary.json", (end, end))
-    comparison = Comparison("made up", 1, 1e-3, {}, {}, {"scratch": runs}, "scratch")
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    monkeypatch.setattr(results, "_REPOSITORY", checkout)
-    assert results._provenance(comparison) == []
-    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "c"], ["tag", "-am", "d", "v7"]):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *words], cwd=checkout, check=True)
+    monkeypatch.setattr(words, "_REPOSITORY", checkout)
+    assert words.provenance(runs) == []
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "c"], ["tag", "-am", "d", "v7"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *arguments], cwd=checkout, check=True)
     said = "Written at commit v7; the first of the runs ended on 2026-02-01, the last on 2026-02-03 (UTC)."
-    assert results._provenance(comparison) == [[said]]
+    assert words.provenance(runs) == [[said]]

@@ -12,7 +12,8 @@ import pytest
 from data_prep.errors import UserError
 from pipeline.reproduction import runner
 from pipeline.reproduction.runner import Runner
-from pipeline.reproduction.tasks import Task, swept_losses
+from pipeline.reproduction.task import Task
+from pipeline.reproduction.tasks import swept_losses
 from pipeline.training.signals import Stopped
 from tests.pipeline.report.recorded_runs import Made
 

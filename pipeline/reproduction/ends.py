@@ -1,0 +1,104 @@
+"""Where runs end: their losses and what they cost, and what a method saved by its ends alone.
+
+A run whose learning rate falls in the end alone (wsd) has a loss worth comparing at its end alone. With L* and C* the final
+loss and the cost of the baseline's run with the same seed, a method saves 1 - C / C*, where C is the cost of its run that ends
+with L*: interpolated, linearly in log C, between the ends of its runs of different lengths, and that of its cheapest run where
+already that ends with L* or less. Beyond its runs nothing is extrapolated.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.recipe import GrowStage
+from pipeline.report.recorded import RecordedRun, read_run
+from pipeline.report.savings import Curve, Saving
+from pipeline.reproduction.task import Task
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run of a suite ended."""
+
+    task: Task
+    run: RecordedRun
+    loss: float | None
+    """On held-out text; None where it is no number."""
+    spent: float | None
+    """Executed FLOPs of all that it took, a given source's and shared steps among them, without steps that were lost; None
+    where a source's are not known."""
+    at_last_size: float
+    """Those from the last growth on."""
+    tokens: int
+    """Of this run, at all sizes."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.task.recipe.seed
+
+
+@dataclass(frozen=True)
+class SavedAtEnds:
+    """What a method saved, both ways of counting."""
+
+    counted: Saving
+    """Everything counted."""
+    source_free: Saving
+    """From the last growth on."""
+    by_seed: Mapping[int, float | None]
+    """Everything counted; None where no run of the method came to the baseline's loss."""
+    at_least: bool
+    """Whether a shortest run of several lengths was already there, so that a still shorter one might be."""
+
+
+def end_of(task: Task) -> End:
+    """Return how a run that has ended did so; raises UserError where its records cannot be read."""
+    run = read_run(task.run)
+    last, inherited = run.spent(run.last_step)["flops"], run.inherited_flops
+    return End(
+        task,
+        run,
+        run.final_loss,
+        None if inherited is None else last + inherited,
+        last - run.spent(_grown_at(run))["flops"],
+        run.spent(run.last_step)["tokens"],
+    )
+
+
+def _grown_at(run: RecordedRun) -> int:
+    """The step at which the model that the run ends with was made."""
+    if run.from_scratch:
+        return 0
+    names: list[str] = []
+    for stage in run.recipe.stages:
+        names = [] if isinstance(stage, GrowStage) else [*names, stage.name]
+    return min(begin for name, begin, _ in run.stages if name in names)
+
+
+def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End]) -> SavedAtEnds:
+    """Return what the ended runs of a method saved; `baseline` has the baseline's run by seed."""
+    by_seed: dict[int, float | None] = {}
+    free: list[float | None] = []
+    at_least = False
+    for seed in dict.fromkeys(end.seed for end in ends):
+        against = baseline.get(seed)
+        if against is None or against.loss is None:
+            continue
+        own = [end for end in ends if end.seed == seed and end.loss is not None]
+        counted = [end for end in own if end.spent is not None]
+        by_seed[seed] = _share(counted, [end.spent for end in counted], against)
+        free.append(_share(own, [end.at_last_size for end in own], against))
+        at_least |= len(counted) > 1 and min(counted, key=lambda end: end.spent).loss <= against.loss
+    return SavedAtEnds(
+        *(Saving(tuple(one for one in shares if one is not None), len(shares)) for shares in (by_seed.values(), free)),
+        by_seed,
+        at_least,
+    )
+
+
+def _share(ends: Sequence[End], spent: Sequence[float], against: End) -> float | None:
+    """1 - C / C*, of the runs of a method with one seed."""
+    points = sorted(zip(map(math.log, spent), (end.loss for end in ends), strict=True))
+    reached = Curve(*map(tuple, zip(*points, strict=True))).first_reached(against.loss) if points else None
+    return None if reached is None else 1 - math.exp(reached) / against.spent

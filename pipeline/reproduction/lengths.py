@@ -1,0 +1,55 @@
+"""How long the stages of a suite's runs are: shares of a horizon, and what a share of the baseline's compute leaves."""
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from pipeline.recipe import Recipe, read_ds_config
+from pipeline.training.preparation import Planned, foresee_run
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.workload import leg_flops
+
+
+def planned(recipe: Recipe, ds_config: Path) -> Planned:
+    """Return what a run would do, step by step, without looking at its text; raises UserError as the run would."""
+    batch = {key: getattr(recipe, key) for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}
+    # A suite's lengths are in steps, so that the size of the text, one token here, does not matter.
+    return foresee_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1, lambda _: None)
+
+
+def flops_by_stage(recipe: Recipe, ds_config: Path) -> dict[str, int]:
+    """Return the executed FLOPs that each train stage of a recipe is expected to come to, by its name."""
+    run = planned(recipe, ds_config)
+    return {leg.stage.name: leg_flops(recipe, run.config(leg.phase), leg).executed_total for leg in run.timeline.legs}
+
+
+def in_steps(stages: list[dict[str, Any]], horizon: float) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a suite's stages as a recipe's, shares being of `horizon` steps, and the name of the one that takes the rest.
+
+    That one has a single step.
+    """
+    found, rest = [], None
+    for stage in stages:
+        own = dict(stage)
+        if "share" in own:
+            own["steps"] = max(1, round(own.pop("share") * horizon))
+        if own.pop("rest", False):
+            own["steps"], rest = 1, own["name"]
+        found.append(own)
+    return found, rest
+
+
+def steps_of_rest(recipe: Recipe, rest: str, compute: float, ds_config: Path, where: str) -> int:
+    """Return the steps of the stage `rest`, which has one in the recipe, with which the run comes nearest to `compute`.
+
+    That is in executed FLOPs. Raises UserError, beginning with `where`, where the other stages alone come to more.
+    """
+    spent = flops_by_stage(recipe, ds_config)
+    one = spent.pop(rest)
+    steps = round((compute - sum(spent.values())) / one)
+    if steps < 1:
+        raise UserError(
+            f"{where}: the other stages come to {sum(spent.values()):.3g} FLOPs, which leaves no step of {rest} of the "
+            f"{compute:.3g} that the run may have; make them shorter, or `lengths` larger"
+        )
+    return steps

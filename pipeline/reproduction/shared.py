@@ -1,0 +1,77 @@
+"""First steps that several runs of a suite have in common, as runs of their own from whose end these go on."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.recipe import UNITS, GrowStage, Recipe, ScheduleConfig, TrainStage
+from pipeline.reproduction.task import Task
+from pipeline.training.branching import Course, common_steps
+from pipeline.training.timeline import Leg
+
+
+def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], least: int) -> tuple[list[Task], list[Task]]:
+    """Return the runs of the first steps that several of the tasks have in common, and the tasks going on from those.
+
+    Each such run, a trunk, has `least` steps or more beyond the one that it goes on from itself; shorter ones stand first.
+    """
+    courses = {task.name: course_of(task) for task in tasks if task.recipe.source.path is None}
+    depths: dict[str, set[int]] = {name: set() for name in courses}
+    common: dict[tuple[str, str], int] = {}
+    for (one, mine), (other, its) in itertools.combinations(courses.items(), 2):
+        # Most pairs differ in these, which is seen at once.
+        if (mine.recipe.seed, mine.recipe.optimizer.lr) != (its.recipe.seed, its.recipe.optimizer.lr):
+            continue
+        steps, _ = common_steps(mine, its)
+        common[one, other] = common[other, one] = steps
+        for name, course in ((one, mine), (other, its)):
+            if steps < course.timeline.steps:
+                depths[name].add(steps)
+    trunks: dict[str, Task] = {}
+    of_task: dict[tuple[str, int], Task] = {}
+    found = []
+    for task in tasks:
+        last, before = 0, None
+        for depth in sorted(depths.get(task.name, ())):
+            if depth - last < least:
+                continue
+            others = (of_task.get((other.name, depth)) for other in tasks if common.get((task.name, other.name), 0) >= depth)
+            trunk = next(filter(None, others), None) or _trunk(task, courses[task.name], depth, before, course_of)
+            if trunk is None:
+                continue
+            of_task[task.name, depth] = trunk
+            trunks[trunk.name] = trunk
+            last, before = depth, trunk
+        found.append(replace(task, trunk=before))
+    return sorted(trunks.values(), key=lambda trunk: _steps(trunk.recipe)), found
+
+
+def _steps(recipe: Recipe) -> int:
+    """The steps of a trunk, all of whose lengths are in steps."""
+    return sum(stage.steps for stage in recipe.stages if not isinstance(stage, GrowStage))
+
+
+def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
+    """The first steps of a run as a run of its own, at the peak rate once warm; None where that would not be the same steps."""
+    legs = {leg.stage.name: leg for leg in course.timeline.legs}
+    stages = []
+    for stage in task.recipe.stages:
+        leg = legs.get(stage.name)
+        if leg is None or leg.begin < depth:
+            stages.append(stage if leg is None else _cut(leg, depth))
+    while stages and isinstance(stages[-1], GrowStage):
+        stages.pop()
+    if not stages or task.recipe.source.length is not None:
+        return None
+    schedule = ScheduleConfig(name="constant", warmup_steps=task.recipe.schedule.warmup_steps, span=task.recipe.schedule.span)
+    recipe = task.recipe.model_copy(update={"stages": stages, "schedule": schedule, "run_dir": ""})
+    name = f"trunk-{hashlib.blake2b(recipe.to_yaml().encode(), digest_size=5).hexdigest()}"
+    trunk = Task(name, task.directory, recipe, may_diverge=task.may_diverge, trunk=before)
+    trunk = replace(trunk, recipe=recipe.model_copy(update={"run_dir": str(trunk.run)}))
+    return trunk if common_steps(course_of(trunk), course)[0] >= depth else None
+
+
+def _cut(leg: Leg, depth: int) -> TrainStage:
+    """A stage with the steps that it has by a step of the run."""
+    return leg.stage.model_copy(update=dict.fromkeys(UNITS) | {"steps": min(leg.end, depth) - leg.begin})

@@ -1,0 +1,32 @@
+"""What every results.md has: a table, and by which code its runs were made."""
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.reproduction.task import Task
+from pipeline.runs import RunPaths
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+def provenance(tasks: Iterable[Task]) -> list[list[str]]:
+    """By which code, and when; nothing outside a git checkout. The runs themselves record no commit."""
+    if not (_REPOSITORY / ".git").exists():
+        return []
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, encoding="utf-8", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    described = done.stdout.strip()
+    summaries = [RunPaths(task.run).summary for task in tasks]
+    ends = sorted(summary.stat().st_mtime for summary in summaries if summary.exists())
+    first, last = (datetime.fromtimestamp(end, UTC).date().isoformat() for end in (ends[0], ends[-1]))
+    return [[f"Written at commit {described}; the first of the runs ended on {first}, the last on {last} (UTC)."]]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
