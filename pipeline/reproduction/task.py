@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.runs import RunPaths
 
 
@@ -73,7 +73,7 @@ class Task:
         """Write the recipe; raises UserError where the run was begun with another one, or grown from an earlier source."""
         self._refuse_another_source()
         content = self.recipe.to_yaml()
-        if self.run.exists() and self.recipe_file.exists() and self.recipe_file.read_text(encoding="utf-8") != content:
+        if self.run.exists() and self.recipe_file.exists() and load_recipe(self.recipe_file, []) != self.recipe:
             raise UserError(
                 f"{self.recipe_file}: {self.run} was begun with these settings, which the suite no longer has; remove that "
                 "run, or name another directory with --out"

@@ -16,7 +16,7 @@ SUITES = sorted((ROOT / "launch" / "suites").glob("*.yaml"))
 _OF_A_METHOD = {"run_dir", "source", "target", "growth", "stages"}
 
 
-@pytest.fixture(params=SUITES, ids=[path.stem for path in SUITES])
+@pytest.fixture(params=SUITES, ids=[path.stem for path in SUITES], scope="module")
 def suite(request) -> Suite:
     return load_suite(request.param)
 
@@ -26,7 +26,8 @@ def tasks_of(suite: Suite) -> Tasks:
     return Tasks(suite, Path("anywhere"), None, ROOT / "ds_configs" / f"{suite.ds_config}.json")
 
 
-def recipes(suite: Suite) -> dict[str, list[Recipe]]:
+@pytest.fixture(scope="module", name="recipes")
+def recipes_of(suite) -> dict[str, list[Recipe]]:
     """Of each method's runs, by its key."""
     tasks, rates = tasks_of(suite), dict.fromkeys(suite.methods, 1e-3)
     found = {}
@@ -36,17 +37,17 @@ def recipes(suite: Suite) -> dict[str, list[Recipe]]:
     return found
 
 
-def test_every_method_names_the_operators_that_it_is_about(suite):
+def test_every_method_names_the_operators_that_it_is_about(recipes):
     """What `auto` takes may change; what a published figure was made with may not."""
-    for name, of_one in recipes(suite).items():
+    for name, of_one in recipes.items():
         for recipe in of_one:
             for phase in phases_of(recipe)[1:]:
                 assert phase.target.hidden_size is None or phase.growth.width != "auto", (name, phase.name)
                 assert phase.target.num_hidden_layers is None or phase.growth.depth != "auto", (name, phase.name)
 
 
-def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite):
-    by_name = recipes(suite)
+def test_methods_differ_in_nothing_but_where_they_start_and_how_they_grow(suite, recipes):
+    by_name = recipes
     base = by_name[suite.baseline][0]
     start_losses = suite.ablations["start_losses"].methods if "start_losses" in suite.ablations else {}
     climbed_again = set()
@@ -84,9 +85,9 @@ def test_no_two_methods_have_the_same_title(suite):
     assert len(set(titles)) == len(titles)
 
 
-def test_no_final_run_has_the_seed_of_the_sweep_or_of_a_source(suite):
+def test_no_final_run_has_the_seed_of_the_sweep_or_of_a_source(suite, recipes):
     tasks = tasks_of(suite)
-    final = {recipe.seed for runs in recipes(suite).values() for recipe in runs}
+    final = {recipe.seed for runs in recipes.values() for recipe in runs}
     assert final.isdisjoint(
         task.recipe.seed for runs in tasks.sources(suite.methods.values(), [1, 2, 3]).values() for task in runs
     )

@@ -1,0 +1,159 @@
+"""What is told of a suite by where its runs end, from made-up runs."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.planning.record import read_entries
+from pipeline.recipe import Recipe
+from pipeline.reproduction import ends_results
+from pipeline.reproduction.ends import end_of, saved_at_ends
+from pipeline.reproduction.ends_results import EndsComparison, write_ends
+from pipeline.reproduction.suite import load_suite
+from pipeline.reproduction.task import Task
+from tests.pipeline.report.recorded_runs import Made, known_source
+from tests.pipeline.reproduction.test_progressive import suite_file
+from tests.pipeline.reproduction.test_results import rows
+
+
+def ended(directory: Path, name: str, loss: float, of: dict[str, object] | None = None, **made: object) -> Task:
+    """A run that ended with a loss: from scratch at 4 GFLOP a step, with a smaller source at 1 GFLOP for each of its steps."""
+    run = Made(directory / "runs" / name, **made)
+    run.write()
+    evaluations = run.path / "eval.jsonl"
+    *others, last = map(json.loads, evaluations.read_text().splitlines())
+    evaluations.write_text("".join(json.dumps(one) + "\n" for one in [*others, last | {"loss": loss}]))
+    # Stages of sub-models, which these runs have else, are none that a planner's record has.
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("submodel_layers: 1", "submodel_layers: null"))
+    return Task(name, directory, Recipe.model_validate(run.recipe), **(of or {}))
+
+
+def scratch(directory: Path, seed: int, loss: float, **of: object) -> Task:
+    """The baseline: 60 steps, 240 GFLOP."""
+    task = ended(
+        directory, f"scratch-{seed}", loss, of={"method": "scratch", "title": "from scratch"} | of, scratch=True, seed=seed
+    )
+    return task
+
+
+def grown(directory: Path, seed: int, steps: int, loss: float, **of: object) -> Task:
+    """A method: 20 steps at 1 GFLOP, then some at 4."""
+    name = f"copied-{steps}-{seed}"
+    own = {"method": "copied", "title": "copied", "length": (20 + 4 * steps) / 240} | of
+    return ended(directory, name, loss, of=own, steps=steps, seed=seed)
+
+
+def write_own(write, place: Path, plots: list) -> None:
+    """Of a page's figures, which take long, the one that is the suite's own."""
+    write(place, [plot for plot in plots if plot.name == "ends"])
+
+
+def saved(tasks: list[Task], baseline: list[Task]):
+    return saved_at_ends([end_of(task) for task in tasks], {end.seed: end for end in map(end_of, baseline)})
+
+
+def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path):
+    one = saved([grown(tmp_path, 1, 30, 3.9)], [scratch(tmp_path, 1, 4.0)])
+    assert one.counted.mean == pytest.approx(1 - 140 / 240)
+    assert one.source_free.mean == pytest.approx(1 - 120 / 240)
+    assert not one.at_least
+
+
+def test_a_run_that_ends_higher_has_saved_nothing_that_is_known(tmp_path):
+    one = saved([grown(tmp_path, 1, 30, 4.1)], [scratch(tmp_path, 1, 4.0)])
+    assert one.by_seed == {1: None}
+    assert one.counted.mean is None and one.counted.runs == 1
+
+
+def test_between_lengths_the_loss_is_interpolated_in_the_logarithm_of_compute(tmp_path):
+    runs = [grown(tmp_path, 1, steps, loss) for steps, loss in ((20, 4.2), (40, 3.9), (55, 3.8))]
+    one = saved(runs, [scratch(tmp_path, 1, 4.0)])
+    counted = math.exp(math.log(100) + (math.log(180) - math.log(100)) * 2 / 3)
+    free = math.exp(math.log(80) + (math.log(160) - math.log(80)) * 2 / 3)
+    assert one.counted.mean == pytest.approx(1 - counted / 240)
+    assert one.source_free.mean == pytest.approx(1 - free / 240)
+    assert not one.at_least
+
+
+def test_below_the_shortest_run_nothing_is_extrapolated(tmp_path):
+    one = saved([grown(tmp_path, 1, steps, 3.9) for steps in (20, 40)], [scratch(tmp_path, 1, 4.0)])
+    assert one.counted.mean == pytest.approx(1 - 100 / 240)
+    assert one.at_least
+
+
+def test_each_seed_is_held_against_the_baseline_s_of_that_seed(tmp_path):
+    baseline = [scratch(tmp_path, seed, loss) for seed, loss in ((1, 4.0), (2, 3.8))]
+    one = saved([grown(tmp_path, seed, 30, 3.9) for seed in (1, 2, 3)], baseline)
+    assert one.by_seed == {1: pytest.approx(1 - 140 / 240), 2: None}
+    assert (len(one.counted.shares), one.counted.runs) == (1, 2)
+
+
+def test_a_given_source_counts(tmp_path):
+    task = ended(tmp_path, "given", 3.9, given="small", inherited=known_source())
+    end = end_of(task)
+    assert end.spent == 260e9 and end.at_last_size == 240e9
+    unknown = end_of(ended(tmp_path, "unknown", 3.9, given="small"))
+    assert unknown.spent is None
+    one = saved([unknown.task], [scratch(tmp_path, 1, 4.0)])
+    assert one.counted.mean is None and one.source_free.mean == pytest.approx(0, abs=1e-12)
+
+
+def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tmp_path, monkeypatch):
+    own = partial(write_own, ends_results.write_figures)
+    monkeypatch.setattr(ends_results, "write_figures", own)
+    suite = load_suite(suite_file(tmp_path))
+    rates = dict.fromkeys(suite.methods, 1e-3) | {"copied": 2e-3}
+    sweeps = {
+        name: {
+            rate: [ended(tmp_path, f"sweep-{name}-{rate}", loss, scratch=True, seed=501)]
+            for rate, loss in ((1e-3, 4.0 if name == "scratch" else 4.2), (2e-3, 4.1))
+        }
+        for name in ("scratch", "copied")
+    }
+
+    def fixed_size(folder: Path, loss: float, horizon: float) -> Task:
+        of = {"method": "longer", "title": "longer", "length": 1.0, "horizon": horizon}
+        return ended(folder, "longer", loss, of=of, steps=55, seed=1)
+
+    one = {"method": "one", "title": "one"}
+    at_d = {
+        "from scratch": [scratch(tmp_path, 1, 4.0)],
+        "one": [ended(tmp_path, "one", 4.15, of=one, scratch=True, seed=1)],
+        "longer": [fixed_size(tmp_path, 4.1, 1.0)],
+        "copied": [grown(tmp_path, 1, steps, loss) for steps, loss in ((20, 4.2), (40, 3.9))],
+        "random": [],
+    }
+    later = tmp_path / "later"
+    at_four_d = {"from scratch": [scratch(later, 1, 4.0, horizon=4.0)], "longer": [fixed_size(later, 3.9, 4.0)]}
+    out = tmp_path / "out"
+    write_ends(out, EndsComparison(suite, "made up", 1, rates, sweeps, {1.0: at_d, 4.0: at_four_d}))
+    written = (out / "results.md").read_text()
+    at_one, at_four = written.split("### Horizon 4")
+    table = rows(at_one, "method")
+    assert table["from scratch"] == ["1", "baseline", "baseline", "baseline"]
+    assert table["copied"] == ["1", "38.3 %", "38", "47.1 %"]
+    assert table["longer"][1] == "not reached"
+    ends = rows(at_one, "run")
+    assert ends["copied, 42%"][2:] == ["41.7%", "33.3%", "4.2000", "+0.2000"]
+    assert "(from scratch) is on the frontier here" in at_one
+    assert "is **not** on the frontier here" in at_four
+    assert "one, on as many tokens, ends +0.150 nats above the target: the target is better by 0.1 nats or more." in at_one
+    assert "Rates are those of the horizon 1." in at_four and "Rates are those of the horizon 1." not in at_one
+    swept = rows(written, "sweep")
+    assert swept["from scratch"] == ["**0.001: 4.0000**, 0.002: 4.1000", "0.001 (at the edge)", "2.0"]
+    assert swept["copied"][:2] == ["0.001: 4.2000, **0.002: 4.1000**", "0.002 (at the edge)"]
+    assert "2 trials of each, with seeds that no final run has (501). They cost 4.0 times a run from scratch" in written
+    for horizon in ("1", "4"):
+        page = (out / f"horizon-{horizon}" / "report.html").read_text()
+        assert "compute saved, everything counted" in page and "Where runs end" in page
+        assert (out / f"horizon-{horizon}" / "figures" / "ends.png").exists()
+    told = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert [(one["method"], one["horizon"], one["trial"]) for one in told if one["method"] == "copied"] == [
+        ("copied", 1.0, False),
+        ("copied", 1.0, False),
+    ]
+    assert len(read_entries([out / "runs.jsonl"])) == len({one["run"] for one in told})
