@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
     parser.add_argument("--text", nargs="+", metavar="GLOB", help="documents (default: those inside the Python environment)")
     parser.add_argument("--heldout_text", nargs="+", metavar="GLOB", help="held-out documents (default: a share of the text)")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="prepared shards, with their tokenizer, in place of text")
     parser.add_argument(
         "--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on"
     )
@@ -38,6 +39,8 @@ def parse() -> argparse.Namespace:
     for name in ("seeds", "jobs", "minutes"):
         if getattr(arguments, name) is not None and not getattr(arguments, name) > 0:
             parser.error(f"--{name} {getattr(arguments, name)} is not above 0")
+    if arguments.text and arguments.shards is not None:
+        parser.error("--text and --shards are two corpora; leave one out")
     if arguments.heldout_text and not arguments.text:
         parser.error("--heldout_text goes with --text")
     suite_file = _SUITES / f"{arguments.suite}_{arguments.budget}.yaml"

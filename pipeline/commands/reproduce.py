@@ -25,12 +25,12 @@ Runs = Mapping[Any, Sequence[Task]]
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not finished of the suite, and write its results; raises UserError where something is wrong."""
     suite = arguments.loaded
-    text = None
+    data = None if arguments.shards is None else {"shards": str(arguments.shards)}
     if arguments.text:
-        text = {"files": arguments.text, "heldout_files": arguments.heldout_text or []}
+        data = {"text": {"files": arguments.text, "heldout_files": arguments.heldout_text or []}}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
     ds_config = _DS_CONFIGS / f"{suite.ds_config}.json"
-    tasks = Tasks(suite, directory, text, ds_config)
+    tasks = Tasks(suite, directory, data, ds_config)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs

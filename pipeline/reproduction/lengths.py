@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.manifest import PreparedData
 from pipeline.recipe import Recipe, read_ds_config
 from pipeline.training.preparation import Planned, foresee_run
 from pipeline.training.run_directory import RunDirectory
@@ -13,6 +14,10 @@ from pipeline.training.workload import leg_flops
 def planned(recipe: Recipe, ds_config: Path) -> Planned:
     """Return what a run would do, step by step, without looking at its text; raises UserError as the run would."""
     batch = {key: getattr(recipe, key) for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}
+    model = recipe.source.model
+    if recipe.data.shards is not None and model is not None and model.vocab_size is None:
+        model = model.model_copy(update={"vocab_size": PreparedData(Path(recipe.data.shards)).tokenizer.vocab_size})
+        recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"model": model})})
     # A suite's lengths are in steps, so that the size of the text, one token here, does not matter.
     return foresee_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1, lambda _: None)
 

@@ -19,11 +19,11 @@ from pipeline.training.preparation import Planned
 class Tasks:
     """The runs of a suite in one directory."""
 
-    def __init__(self, suite: Suite, directory: Path, text: Patch | None, ds_config: Path) -> None:
-        """`text` stands in place of the suite's own corpus where it is given."""
+    def __init__(self, suite: Suite, directory: Path, data: Patch | None, ds_config: Path) -> None:
+        """`data`, text or prepared shards, stands in place of the suite's own corpus where it is given."""
         self._suite = suite
         self._directory = directory
-        self._base = suite.base | ({} if text is None else {"data": suite.base["data"] | {"text": text}})
+        self._base = suite.base | ({} if data is None else {"data": _instead(suite.base["data"], data)})
         self._ds_config = ds_config
         self._compute: dict[float, int] = {}
         self._stages: dict[tuple[str, float, float | None], list[Patch]] = {}
@@ -152,6 +152,12 @@ class Tasks:
     def _task(self, name: str, seed: int, patch: Patch) -> Task:
         task = Task(name, self._directory, recipe_of(self._base, {"run_dir": "", "seed": seed} | patch, name))
         return replace(task, recipe=task.recipe.model_copy(update={"run_dir": str(task.run)}))
+
+
+def _instead(data: Patch, own: Patch) -> Patch:
+    """A recipe's data from another corpus; shards come with their tokenizer."""
+    replaced = ("text", "shards", "tokenizer") if "shards" in own else ("text", "shards")
+    return {key: value for key, value in data.items() if key not in replaced} | own
 
 
 def _of_horizon(horizon: float) -> str:
