@@ -6,7 +6,10 @@ import torch
 from data_prep.errors import UserError
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
-from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.sources import open_source
+from pipeline.growth.zero_files import write_zero3
+from pipeline.recipe import GrowthConfig
 from tests.pipeline.growth.models import plan_of, small_model, state_of
 
 GROW = {"optimizer_state": "grow"}
@@ -109,6 +112,26 @@ def test_what_two_optimizers_step_alike_goes_on_under_both():
     source = {name: kept for name, kept in kept_by("adamw", model).items() if ".h." not in name}
     for optimizer in ("adamw", "muon"):
         assert plan_of(model, {"hidden_size": 64}, GROW, optimizer=optimizer)[0].grow_optimizer(source)
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "muon"])
+def test_a_grown_state_is_written_for_any_number_of_ranks_and_read_again(optimizer, tmp_path):
+    """And moves on to another number of ranks, which is a growth too."""
+    model = small_model("llama", hidden=16, layers=2, ffn=24)
+    plan, config = plan_of(model, {"hidden_size": 24, "num_hidden_layers": 3}, GROW | {"new_moments": "copied", "width": "aki"})
+    grown = plan.grow_optimizer(kept_by(optimizer, model))
+    state = plan.grow(state_of(model))
+    for ranks in (3, 2):
+        directory = tmp_path / str(ranks)
+        directory.mkdir()
+        write_zero3(directory, config, state, ranks, optimizer=grown)
+        opened = open_source(directory)
+        state, read = opened.state, opened.optimizer
+        assert read.keys() == {name for name, kept in grown.items() if kept}
+        for name, kept in read.items():
+            assert kept.keys() == grown[name].keys()
+            assert all(torch.equal(*map(torch.as_tensor, map(whole, (kept[key], grown[name][key])))) for key in kept), name
+        grown = plan_growth(opened.config, opened.config, GrowthConfig(**GROW), 3, optimizer=optimizer).grow_optimizer(read)
 
 
 # --- what copies get that share no gradient ---------------------------------------------------------
