@@ -366,7 +366,7 @@ def predict_steps(plan: GrowthPlan) -> list[str]:
             kind = _step_of_matrix(plan, tensor, maps)
         else:
             scaled = any(bool((each.factors[each.keeps_moments] != 1).any()) for each in maps)
-            kind = "scaled" if scaled and not plan.growth.element_rates else None
+            kind = None if not scaled or plan.growth.element_rates else "scaled" if "in" in tensor.roles else "scaled vectors"
         if kind is not None:
             found.setdefault(kind, []).append(name)
     return [_STEPS[kind].format(_named(names)) for kind, names in found.items()]
@@ -374,17 +374,22 @@ def predict_steps(plan: GrowthPlan) -> list[str]:
 
 _STEPS = {
     "beside": "Muon orthogonalizes the new rows and columns of {} together with the source's, whose steps are then others",
-    "uneven": "Muon finds other singular vectors where some of what {} has of the source is copied more often than the rest",
+    "uneven": "the source's rows, or columns, are not equally often in {}, and Muon finds other singular vectors there",
     "longer": "steps of {} are longer or shorter than the source's, unless optimizer.width_rates is spectral",
     "scaled": (
         "weights of {} are a multiple of the source's, and go on as those where their rate is that multiple of the source's "
         "(growth.element_rates of adamw, or optimizer.width_rates)"
     ),
+    # No rate by width is of what sums no inputs.
+    "scaled vectors": (
+        "values of {} are a multiple of the source's, and go on as those where their rate is that multiple of the source's "
+        "(growth.element_rates of adamw)"
+    ),
 }
 
 
 def _named(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more tensors"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _step_of_matrix(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str | None:

@@ -163,9 +163,10 @@ def _moments(certificate: dict[str, Any]) -> str:
     causes = certificate["moments_departures"]
     if causes is None:
         return "The optimizer's state began anew."
-    if not causes:
-        return "The optimizer's moments grew with the weights, exactly."
-    return f"The optimizer's moments grew with the weights, approximately: {'; '.join(causes)}."
+    exactly = f"approximately: {'; '.join(causes)}" if causes else "exactly"
+    others = "; ".join(certificate.get("steps_departures") or [])
+    steps = f" Steps are not all the source's: {others}." if others else ""
+    return f"The optimizer's moments grew with the weights, {exactly}.{steps}"
 
 
 def _layers(certificate: dict[str, Any], number: int, name: str) -> Plot:

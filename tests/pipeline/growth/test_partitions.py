@@ -90,11 +90,13 @@ def test_weights(family, growth, dtype):
 
 
 @pytest.mark.parametrize(
-    ("family", "growth"),
-    [(family, growth) for family in TARGETS for growth in GROWTHS] + [("gpt2", growth) for growth in INTERPOLATED],
+    ("family", "growth", "new"),
+    [(family, growth, "auto") for family in TARGETS for growth in GROWTHS]
+    + [("gpt2", growth, "auto") for growth in INTERPOLATED]
+    + [("gpt2", "aki", "copied"), ("qwen3", "fpi, paired", "copied"), ("qwen3", "exact aki", "scaled")],
 )
-def test_adam(family, growth):
-    model, plan = grown_by(family, growth, optimizer_state="grow", element_rates=True)
+def test_adam(family, growth, new):
+    model, plan = grown_by(family, growth, optimizer_state="grow", element_rates=True, new_moments=new)
     generator = torch.Generator().manual_seed(1)
     optimizer = {
         name: {

@@ -64,6 +64,14 @@ def test_what_is_foretold_is_what_ranks_ask_for(family, name, optimizer, togethe
     assert (most, total) == (max(nodes), sum(nodes))
 
 
+@pytest.mark.parametrize("name", ["aki", "fpi, paired"])
+def test_moments_that_are_copied_are_foretold(name):
+    """Those of elements that share their source's gradient, and beside them those of others, of the next layer too."""
+    model, plan = grown_by("gpt2", name, optimizer_state="grow", new_moments="copied")
+    nodes, most, total = asked_for(plan, model, optimizer=True, together=2)
+    assert (most, total) == (max(nodes), sum(nodes))
+
+
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("optimizer", [False, True])
 @pytest.mark.parametrize("name", INTERPOLATED)
