@@ -358,18 +358,21 @@ def predict_steps(plan: GrowthPlan) -> list[str]:
     has the singular values of G, times sqrt(c d), and its step is R O S^T / sqrt(c d), where O is that of G.
     """
     found: dict[str, list[str]] = {}
+    kinds: dict[tuple[object, ...], str | None] = {}
     for name, maps in plan.index_maps.items():
         tensor = plan.tensors[name]
         if tensor.buffer or (tensor.layer is not None and plan.layers[tensor.layer].added):
             continue
-        if plan.optimizer == "muon" and steps_as_matrix(tensor):
-            kind = _step_of_matrix(plan, tensor, maps)
-        else:
-            scaled = any(bool((each.factors[each.keeps_moments] != 1).any()) for each in maps)
-            kind = None if not scaled or plan.growth.element_rates else "scaled" if "in" in tensor.roles else "scaled vectors"
-        if kind is not None:
-            found.setdefault(kind, []).append(name)
-    return [_STEPS[kind].format(_named(names)) for kind, names in found.items()]
+        # Layers, and experts, are made alike.
+        alike = (*map(id, maps), tensor.axes, tensor.roles, tensor.block)
+        if alike not in kinds:
+            kinds[alike] = _step(plan, tensor, maps)
+        if kinds[alike] is not None:
+            found.setdefault(kinds[alike], []).append(name)
+    causes = [_STEPS[kind].format(_named(names)) for kind, names in found.items()]
+    if plan.optimizer == "muon" and plan.upcycling is not None and plan.upcycling.pieces > 1:
+        causes.append("Muon orthogonalizes each part of what was one network by itself, which gives other steps than the whole")
+    return causes
 
 
 _STEPS = {
@@ -392,8 +395,18 @@ def _named(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
+def _step(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str | None:
+    """Return how the step of a tensor departs from the source's, a key of `_STEPS`; None where it is that one."""
+    if plan.optimizer == "muon" and steps_as_matrix(tensor):
+        return _step_of_matrix(plan, tensor, maps)
+    scaled = any(bool((each.factors[each.keeps_moments] != 1).any()) for each in maps)
+    if not scaled or plan.growth.element_rates:
+        return None
+    return "scaled" if "in" in tensor.roles else "scaled vectors"
+
+
 def _step_of_matrix(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str | None:
-    """Return how Muon's step of a matrix departs from the source's, a key of `_STEPS`; None where it is that one."""
+    """Return the same of a matrix that Muon steps."""
     if not all(bool(each.keeps_moments.all()) for each in maps):
         return "beside"
     counts = [torch.bincount(each.indices) for each in maps]

@@ -142,6 +142,7 @@ def test_overrides_reach_sections_lists_and_numbers_in_any_notation():
         ("schedule.decay_ratio=0.2", "`decay_ratio` is an option of name: wsd, not of cosine"),
         ("schedule={name: inverse_sqrt}", "inverse_sqrt needs `warmup_steps`"),
         ("optimizer.momentum=0.9", "`momentum` is an option of name: muon"),
+        ("growth.new_moments=copied", "`new_moments` goes with optimizer_state: grow"),
         ("optimizer.base_width=64", "`width_rates` and `base_width`, the hidden_size for which `lr` was found, go together"),
         ("stages=[{name: a, steps: x}, {name: a, steps: 1}]", "stages.0.steps: "),
         ("stages=[{name: a.b, steps: 1}]", "stages.0.name: "),

@@ -12,7 +12,7 @@ from pipeline.growth.description import describe
 from pipeline.growth.gates import Gates, Share
 from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import predict, predict_duplicates, predict_moments
+from pipeline.growth.reasons import predict, predict_duplicates, predict_moments, predict_steps
 from pipeline.growth.state import Source
 from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -242,7 +242,7 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
     assert any("each expert will have the share" in cause for cause in predict_moments(plan.measuring_gates()))
 
 
-def test_momentum_of_muon_has_the_share_of_the_first_moment_and_new_tensors_have_none():
+def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_tensors_have_none():
     plan, model = planned("qwen2", QWEN2 | PARTS | {"hidden_size": 128}, {"optimizer_state": "grow"})
     adam = adam_of(model, plan.stored_graph)
     muon = {
@@ -256,6 +256,14 @@ def test_momentum_of_muon_has_the_share_of_the_first_moment_and_new_tensors_have
     inside = "model.layers.0.mlp."
     assert whole(kept[f"{inside}experts.7.down_proj.weight"]["momentum_buffer"]).any()
     assert not kept[f"{inside}gate.weight"] and not kept[f"{inside}shared_expert.up_proj.weight"]
+    assert any("each part of what was one network" in cause for cause in predict_steps(plan.going_on_from(muon)))
+    by_lion = plan.grow_optimizer({name: {"exp_avg": entry["exp_avg"]} for name, entry in adam.items()})
+    for name, entry in by_lion.items():
+        assert (not entry and not whole(as_adam[name]["exp_avg"]).any()) or (
+            entry.keys() == {"exp_avg"} and torch.equal(whole(entry["exp_avg"]), whole(as_adam[name]["exp_avg"]))
+        ), name
+    with pytest.raises(UserError, match=r"growth\.new_moments: an expert made of a dense model's FFN has the share"):
+        planned("qwen2", QWEN2, {"optimizer_state": "grow", "new_moments": "copied"})
     with pytest.raises(UserError, match=r"growth\.element_rates: adamw alone has .* the source's optimizer is muon"):
         planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0].grow_optimizer(muon)
 
