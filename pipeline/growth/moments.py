@@ -97,7 +97,7 @@ class MomentMaps:
     keeps_steps: bool
     """Whether every element has the age of its source."""
     copied: Mapping[str, tuple[AxisIndexMap, ...]] | None = None
-    """The same of elements that are copied as they are, with which some of a tensor are; None where there are none."""
+    """The same of elements that are copied as they are, beside those of `maps`; None where there are none."""
     as_they_are: tuple[torch.Tensor, ...] = ()
     """Which indices of each axis make an element one of these."""
 

@@ -378,7 +378,10 @@ class GrowthPlan:
             return False
         repeated = any(origin.added and origin.source is not None and not origin.average for origin in self.layers)
         maps = {id(each): each for maps in self.index_maps.values() for each in maps}
-        return repeated or any(bool((each.copied & ~each.keeps_moments).any()) for each in maps.values())
+        # Copies with noise have what others have, unless they have their source's as they are.
+        unlike = self.growth.noise != 0 and self.growth.new_moments == "copied"
+        others = (each.copied & (~each.keeps_moments | each.new if unlike else ~each.keeps_moments) for each in maps.values())
+        return repeated or any(bool(each.any()) for each in others)
 
     def _moment_maps(self, tensor: Tensor) -> MomentMaps:
         """The maps of what is kept of a tensor, by its own maps, so that they are worked out once for all layers."""

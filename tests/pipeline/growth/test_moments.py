@@ -7,6 +7,7 @@ from data_prep.errors import UserError
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.reasons import predict_moments
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_files import write_zero3
 from pipeline.recipe import GrowthConfig
@@ -223,5 +224,7 @@ def test_every_element_has_the_moments_and_the_age_that_the_option_says(case):
             ages = torch.as_tensor(whole(kept["step"])).expand(number.shape)
             assert torch.equal(ages, torch.where(counts, AGE, 0.0)), (new, name)
             taken += int((counts & ~own).sum())
-        # The option has something to act on.
+        # The option has something to act on, and that is said where moments are taken over as no others are.
         assert (taken > 0) == (new in ("copied", "scaled") and case != "random layers")
+        said = any("new_moments" in cause for cause in predict_moments(plan))
+        assert said == (taken > 0 and not (case == "noise in pairs" and new == "scaled"))
