@@ -102,7 +102,7 @@ def to_rows(answer: Answer) -> list[dict[str, Any]]:
             "sizes": [size.sizes for size in row.schedule.sizes],
             "steps": list(row.schedule.steps),
             "tokens": [round(phase.tokens) for phase in row.schedule.training(answer.forecast.question).phases],
-            "growths": [dict(kind.growth) for kind in row.schedule.kinds],
+            "growths": [kind.section for kind in row.schedule.kinds],
             "loss": row.loss,
             "flops": row.schedule.whole_flops,
             "saved": row.saved_counted,

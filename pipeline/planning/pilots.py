@@ -16,7 +16,7 @@ _LENGTHS = ((1, 2, 4), (1, 2))
 """How long the smallest size is trained, and the next, in units of the shortest."""
 _WARMUP = 5
 """A pilot warms up for at most one in so many of its steps."""
-_STACK = Kind("depth", (("depth", "stack"), ("optimizer_state", "grow")), ("depth stack", "state grow"))
+_STACK = Kind("depth", '{"depth": "stack", "optimizer_state": "grow"}', ("depth stack", "state grow"))
 """How a pilot grows where no run of the record did."""
 
 

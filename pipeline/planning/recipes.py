@@ -6,7 +6,6 @@ from typing import Any
 from data_prep.config import validate
 from data_prep.errors import UserError
 from pipeline.families import scratch_config, sizes_of, target_config
-from pipeline.planning.law import traits_of
 from pipeline.planning.record import growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
@@ -39,9 +38,9 @@ def recipe_of(base: Recipe, schedule: Schedule, run_dir: str, given: str | None 
     for number, (size, own_steps, kind) in enumerate(zip(later, later_steps, schedule.kinds, strict=True)):
         grow = size.beyond(schedule.sizes[number])
         if number == 0 and not content["stages"]:
-            content |= {"target": grow, "growth": dict(kind.growth)}
+            content |= {"target": grow, "growth": kind.section}
         else:
-            content["stages"].append({"name": f"grow-to-{size.name}", "grow": grow, "growth": dict(kind.growth)})
+            content["stages"].append({"name": f"grow-to-{size.name}", "grow": grow, "growth": kind.section})
         content["stages"].append(_stage(size, own_steps))
     return validate(Recipe, content, "the planned recipe")
 
@@ -76,8 +75,10 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
             before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
             section = phase.growth.model_dump(mode="json")
             entry = growth_entry(before, after, section, schedule_anew=recipe.schedule.span == "model")
-            axis = "width" if entry["depth"] is None else "depth"
-            kinds.append(Kind(axis, ((axis, section[axis]), ("optimizer_state", section["optimizer_state"])), traits_of(entry)))
+            kind = Kind.of(entry)
+            if kind is None:
+                raise UserError(f"{where}: a growth in depth and width at once, or of listed layers, which the law is not of")
+            kinds.append(kind)
         sizes.append(size)
         steps.append(own)
     if sizes[-1].sizes != question.target.sizes:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
-from pipeline.recipe import AUTO, GrowthConfig, TrainStage
+from pipeline.recipe import GrowthConfig, TrainStage
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import Count, Finite
@@ -153,7 +153,10 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
             continue
         if before is not None:
             anew = recipe.schedule.span == "model" or (recipe.source.path is not None and phase.number == 1)
-            growths.append(growth_entry(before, entry, run.certificates[phase.number - 1]["growth"], schedule_anew=anew))
+            # What the recipe leaves to be chosen, the certificate names.
+            resolved = run.certificates[phase.number - 1]["growth"]
+            section = phase.growth.model_dump(mode="json") | {axis: resolved[axis] for axis in ("width", "depth")}
+            growths.append(growth_entry(before, entry, section, schedule_anew=anew))
         phases.append(entry)
     return phases, growths
 
@@ -176,7 +179,7 @@ def growth_entry(before: PhaseEntry, after: PhaseEntry, growth: dict[str, Any], 
         "depth": growth["depth"] if deeper else None,
         "optimizer_state": growth["optimizer_state"],
         "schedule_anew": schedule_anew,
-        "options": {key: value for key, value in growth.items() if key not in own and defaults.get(key) not in (AUTO, value)},
+        "options": {key: value for key, value in growth.items() if key not in own and value != defaults[key]},
     }
 
 

@@ -42,7 +42,7 @@ def rules(question: Question, kinds: list[Kind]) -> list[Rule]:
 
 
 def growth_tokens(parameters: float, flops: float) -> float:
-    """The tokens at which to stack a source of a quarter of the layers (Du et al. 2024, G_stack, eq. 2).
+    """The tokens at which to stack a source of a quarter of the layers (Du et al. 2024, G_stack).
 
     log10 d = .88 log10 N + 163.27 / log10 C - 5.74, N being the target's parameters and C = 6 N D its compute.
     """

@@ -1,12 +1,13 @@
 """What is asked of the planner, and schedules of sizes that may answer it."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.planning.law import Phase, Training, traits_of
-from pipeline.planning.record import RunEntry
+from pipeline.planning.record import GrowthEntry, RunEntry
 from pipeline.planning.sizes import Size
 
 
@@ -16,17 +17,32 @@ class Kind:
 
     axis: str
     """`depth` or `width`."""
-    growth: tuple[tuple[str, Any], ...]
-    """Keys of a recipe's growth section."""
+    growth: str
+    """Keys of a recipe's growth section, as JSON."""
     traits: tuple[str, ...]
+
+    @classmethod
+    def of(cls, growth: GrowthEntry) -> "Kind | None":
+        """The kind of a growth of a record; None where it is along both axes, or of layers that are named one by one."""
+        axes = [axis for axis in ("depth", "width") if growth[axis] is not None]
+        # A list of layers is of the sizes that it was written for.
+        if len(axes) != 1 or growth[axes[0]] == "list":
+            return None
+        section = {axes[0]: growth[axes[0]], "optimizer_state": growth["optimizer_state"], **growth["options"]}
+        return cls(axes[0], json.dumps(section), traits_of(growth))
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """Keys of a recipe's growth section."""
+        return json.loads(self.growth)
 
     @property
     def name(self) -> str:
         """In words."""
-        told = dict(self.growth)
-        state = {"grow": "state grown", "fresh": "state fresh"}.get(told.get("optimizer_state"), "")
+        told = self.section
+        state = {"grow": "state grown", "fresh": "state fresh"}[told["optimizer_state"]]
         others = [f"{key} {value}" for key, value in told.items() if key not in ("depth", "width", "optimizer_state")]
-        return ", ".join(filter(None, [told[self.axis], state, *others]))
+        return ", ".join([told[self.axis], state, *others])
 
 
 @dataclass(frozen=True)
@@ -104,12 +120,5 @@ class Schedule:
 
 def kinds_of(entries: Sequence[RunEntry]) -> list[Kind]:
     """Return the ways to grow that runs of the record went, along one axis each, within one schedule."""
-    found: dict[Kind, None] = {}
-    for growth in (growth for entry in entries for growth in entry["growths"]):
-        axes = [axis for axis in ("depth", "width") if growth[axis] is not None]
-        # A list of layers is of the sizes that it was written for.
-        if len(axes) == 1 and growth[axes[0]] != "list" and not growth["schedule_anew"]:
-            section = {axes[0]: growth[axes[0]], "optimizer_state": growth["optimizer_state"], **growth["options"]}
-            if all(isinstance(value, str | int | float | bool) for value in section.values()):
-                found[Kind(axes[0], tuple(section.items()), traits_of(growth))] = None
-    return list(found)
+    growths = [growth for entry in entries for growth in entry["growths"] if not growth["schedule_anew"]]
+    return list(dict.fromkeys(kind for kind in map(Kind.of, growths) if kind is not None))

@@ -44,6 +44,8 @@ def searched():
 def test_the_kinds_of_growth_are_those_that_runs_of_the_record_went():
     assert [kind.name for kind in KINDS] == ["stack, state grown", "stack, state fresh", "random, state fresh"]
     both = entry([(1, 5), (3, 5)], [("stack", "grow")])
+    (added,) = kinds_of([both | {"growths": [both["growths"][0] | {"options": {"added": {"warmup_steps": 50}}}]}])
+    assert added.section == {"depth": "stack", "optimizer_state": "grow", "added": {"warmup_steps": 50}}
     for change in ({"schedule_anew": True}, {"depth": "list"}, {"width": "aki"}):
         assert kinds_of([both | {"growths": [both["growths"][0] | change]}]) == []
 
@@ -120,7 +122,7 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
 
 
 def test_g_stacks_law_gives_the_growth_steps_that_the_paper_prints():
-    # Du et al. 2024, section 5.1: Llama 2 7B on 2 trillion tokens, Llama 3 8B on 15.
+    # Du et al. 2024: Llama 2 7B on 2 trillion tokens, Llama 3 8B on 15.
     assert growth_tokens(7e9, 6 * 7e9 * 2e12) == pytest.approx(11.11e9, rel=0.02)
     assert growth_tokens(8e9, 6 * 8e9 * 15e12) == pytest.approx(6.58e9, rel=0.02)
 

@@ -11,7 +11,7 @@ from tests.pipeline.report.recorded_runs import TOKENS, Made
 
 WHOLE = [{"name": "submodels", "steps": 30}, {"name": "full", "steps": 30}]
 """The stages of a made-up run, without sub-models."""
-GROWN = {"stages": WHOLE, "growth": {"width": "aki", "depth": "stack", "optimizer_state": "grow"}}
+GROWN = {"stages": WHOLE, "growth": {"depth": "stack", "optimizer_state": "grow", "new_moments": "copied"}}
 
 
 def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tmp_path):
@@ -28,9 +28,15 @@ def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tm
         )
         assert phase["parameters"] == graph_of(scratch_config(model, vocabulary, 0, 32)).parameters
     assert entry["flops"] == 260 * 10**9
-    # The made-up certificate says what was resolved; the run's schedule begins anew with each model.
+    # Operators are those that the made-up certificate names; the run's schedule begins anew with each model.
     assert entry["growths"] == [
-        {"width": "nai", "depth": "last_layer", "optimizer_state": "fresh", "schedule_anew": True, "options": {"noise": 0.02}}
+        {
+            "width": "nai",
+            "depth": "last_layer",
+            "optimizer_state": "grow",
+            "schedule_anew": True,
+            "options": {"new_moments": "copied"},
+        }
     ]
 
 
