@@ -1,4 +1,5 @@
-"""Whether one learning rate serves several widths: losses over a grid of rates, with and without `optimizer.width_rates`.
+"""Whether one learning rate serves several widths, with and without `optimizer.width_rates`: how far steps move what a model
+computes, and losses over a grid of rates.
 
 python -m tests.benchmarks.width_rates [--text GLOB ...] [--rules none mup] [--optimizer adamw]
 """
@@ -25,7 +26,7 @@ from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.schedule import rate_factor
 from tests.benchmarks.data_prep import documents
 from tests.benchmarks.made_up import batches
-from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table_row
+from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
 from tests.shards import MemoryShard
 
 _FAMILY, _LAYERS, _HEAD, _VOCABULARY, _LENGTH, _SEQUENCES = FAMILIES["gpt2"], 2, 32, 1024, 64, 16
@@ -33,6 +34,14 @@ _BASE = 64
 _HELDOUT = 128
 """Windows that a loss is measured on."""
 _RULES = ("none", "mup", "spectral")
+MODULES = {
+    f"{words} {layer}": f"transformer.h.{layer}.{name}"
+    for layer in range(_LAYERS)
+    for name, words in (("attn", "attention"), ("mlp", "FFN"))
+} | {"logits": "lm_head"}
+"""What is looked at after some steps, in the order in which it runs."""
+_MOVED, _MOVED_RATE = 10, 0.004
+"""Steps after which it is, and their learning rate."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,23 @@ class Trial:
 
     def loss(self, training: Batches, heldout: Batches, steps: int) -> float:
         """Return the held-out loss behind so many steps, warmed up over a fifth of them and falling to zero."""
+        model, stepper = self._built()
+        self._train(model, stepper, training, ScheduleConfig(warmup_steps=steps // 5), steps)
+        with torch.no_grad():
+            parts = np.arange(_HELDOUT).reshape(-1, _SEQUENCES)
+            return float(np.mean([_loss(model, heldout.heldout(part)).item() for part in parts]))
+
+    def moves(self, training: Batches, heldout: Batches, steps: int) -> list[float]:
+        """Return by how much each of `MODULES` gives something else behind so many steps at the full rate, root mean square."""
+        model, stepper = self._built()
+        looked_at = [model.get_submodule(name) for name in MODULES.values()]
+        batch = heldout.heldout(np.arange(_SEQUENCES))
+        before = outputs(model, looked_at, batch.input_ids)
+        self._train(model, stepper, training, ScheduleConfig(name="constant"), steps)
+        after = outputs(model, looked_at, batch.input_ids)
+        return [(one - other).square().mean().sqrt().item() for one, other in zip(after, before, strict=True)]
+
+    def _built(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         model_config = ModelConfig(
             family=_FAMILY.name,
             hidden_size=self.width,
@@ -77,7 +103,11 @@ class Trial:
             names = {parameter: name for name, parameter in model.named_parameters()}
             matrices = [parameter for group in stepper.param_groups if group["muon"] for parameter in group["params"]]
             stepper.locate([(each, [Piece(names[each], 0, each.numel(), 0)]) for each in matrices])
-        schedule = ScheduleConfig(warmup_steps=steps // 5)
+        return model, stepper
+
+    def _train(
+        self, model: nn.Module, stepper: torch.optim.Optimizer, training: Batches, schedule: ScheduleConfig, steps: int
+    ) -> None:
         for step in range(steps):
             for group in stepper.param_groups:
                 group["lr"] = self.optimizer.lr * group["rate_ratio"] * rate_factor(schedule, step, steps)
@@ -85,10 +115,21 @@ class Trial:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.optimizer.gradient_clipping)
             stepper.step()
             model.zero_grad()
-        model.eval()
-        with torch.no_grad():
-            parts = np.arange(_HELDOUT).reshape(-1, _SEQUENCES)
-            return float(np.mean([_loss(model, heldout.heldout(part)).item() for part in parts]))
+
+
+def outputs(model: nn.Module, modules: Sequence[nn.Module], input_ids: torch.Tensor) -> list[torch.Tensor]:
+    """Return what each module gives for these ids."""
+    given: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        given.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    with torch.no_grad():
+        model(input_ids=input_ids)
+    for handle in handles:
+        handle.remove()
+    return given
 
 
 def _loss(model: nn.Module, batch: object) -> torch.Tensor:
@@ -126,13 +167,12 @@ def grid(
     """Say a table of losses row by row; return the place of each width's best rate."""
     head: list[object] = ["hidden_size", *(f"{rate:.4g}" for rate in size.rates), "minutes"]
     say(out, "\n".join(map(table_row, [head, [":--"] + ["--:"] * (len(head) - 1)])) + "\n")
-    widths = {} if rule == "none" else {"width_rates": rule, "base_width": _BASE}
     best = [len(size.rates) // 2]
     for width in size.widths:
         began = time.perf_counter()
 
         def loss(rate: float, width: int = width) -> float:
-            return Trial(width, OptimizerConfig(name=name, lr=rate, betas=(0.9, 0.95), **widths), model).loss(*data, size.steps)
+            return Trial(width, OptimizerConfig(name=name, lr=rate, **options(rule)), model).loss(*data, size.steps)
 
         tried = searched(loss, size.rates, best[-1])
         best.append(min(tried, key=tried.__getitem__))
@@ -142,9 +182,14 @@ def grid(
     return best[1:]
 
 
+def options(rule: str) -> dict[str, object]:
+    """Return what the optimizer's section says of a rule."""
+    return {"betas": (0.9, 0.95)} | ({} if rule == "none" else {"width_rates": rule, "base_width": _BASE})
+
+
 def main() -> None:
-    """Print a table for each rule."""
-    parser = part_parser(__doc__.splitlines()[0])
+    """Print two tables for each rule."""
+    parser = part_parser(__doc__.split(":")[0] + ".", ["moves", "losses"])
     add_text(parser)
     parser.add_argument("--rules", nargs="+", choices=_RULES, default=["none", "mup"])
     parser.add_argument("--optimizer", choices=["adamw", "lion", "muon"], default="adamw")
@@ -160,20 +205,37 @@ def main() -> None:
     size = replace(size, widths=tuple(arguments.widths or size.widths), rates=tuple(arguments.rates or size.rates))
     stock = {} if arguments.initializer_range == "stock" else {"initializer_range": "width"}
     model = {"tie_word_embeddings": arguments.tied, **stock}
-    data, out = text(arguments.text, size.megabytes), arguments.out
+    data, out, name = text(arguments.text, size.megabytes), arguments.out, arguments.optimizer
+    about = (
+        f"GPT-2 of {_LAYERS} layers and heads of {_HEAD} channels, {'tied' if arguments.tied else 'untied'}, initializer_range "
+        f"{arguments.initializer_range}, a vocabulary of {_VOCABULARY:,}, steps of {_SEQUENCES * _LENGTH:,} tokens, one seed. "
+        f"The text: {described(arguments.text)}."
+    )
     for rule in arguments.rules:
-        with_base = "" if rule == "none" else f", base_width {_BASE}"
-        publish(
-            out,
-            f"Learning rates at several widths: {arguments.optimizer}, width_rates {rule}{with_base}",
-            f"GPT-2 of {_LAYERS} layers and heads of {_HEAD} channels, {'tied' if arguments.tied else 'untied'}, "
-            f"initializer_range {arguments.initializer_range}, {size.steps} "
-            f"steps of {_SEQUENCES * _LENGTH:,} tokens, a vocabulary of {_VOCABULARY:,}, one seed; held-out loss in nats by "
-            f"`optimizer.lr`. In bold is a loss below both of its neighbours; others were not looked at. The text: "
-            f"{described(arguments.text)}.",
-        )
-        best = grid(out, rule, arguments.optimizer, size, data, model)
-        say(out, f"\nBetween the best rates of these widths lie at most {max(best) - min(best)} steps of the grid.\n\n")
+        heading = f"{name}, width_rates {rule}" + ("" if rule == "none" else f", base_width {_BASE}")
+        if "moves" in arguments.parts:
+            rows = [
+                [
+                    str(width),
+                    *Trial(width, OptimizerConfig(name=name, lr=_MOVED_RATE, **options(rule)), model).moves(*data, _MOVED),
+                ]
+                for width in size.widths
+            ]
+            publish(
+                out,
+                f"What {_MOVED} steps change at several widths: {heading}",
+                f"Root mean square of the change of what modules give for held-out text, at a rate of {_MOVED_RATE:g}. {about}",
+                table(["hidden_size", *MODULES], rows),
+            )
+        if "losses" in arguments.parts:
+            publish(
+                out,
+                f"Learning rates at several widths: {heading}",
+                f"Held-out loss in nats after {size.steps} steps, by `optimizer.lr`. In bold is a loss below both of its "
+                f"neighbours; others were not looked at. {about}",
+            )
+            best = grid(out, rule, name, size, data, model)
+            say(out, f"\nBetween the best rates of these widths lie at most {max(best) - min(best)} steps of the grid.\n\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from data_prep.errors import UserError
+from pipeline.data.objectives import CausalObjective
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
@@ -13,6 +15,10 @@ from pipeline.training.blocks import cut
 from pipeline.training.muon import Matrix, Piece
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.width_rates import check_proportions, described, rate_factor
+from tests.benchmarks.made_up import batches
+from tests.benchmarks.width_rates import MODULES, Trial
+from tests.data_prep.prose import made_up_texts
+from tests.shards import MemoryShard
 
 BASE, WIDTH, FFN, EXPERT = 16, 64, 160, 96
 Q, F = BASE / WIDTH, BASE / FFN
@@ -212,3 +218,18 @@ def test_the_two_keys_go_together():
     for given in ({"width_rates": "mup"}, {"base_width": 64}):
         with pytest.raises(ValueError, match="go together"):
             OptimizerConfig(**given)
+
+
+def test_by_mup_steps_move_a_wide_model_as_far_as_a_narrow_one():
+    text = np.frombuffer("".join(made_up_texts(80)).encode(), np.uint8).astype(np.int64)
+    data = (batches([MemoryShard(text)], CausalObjective(64)),) * 2
+
+    def moved(width, **widths):
+        chosen = OptimizerConfig(lr=4e-3, betas=(0.9, 0.95), **widths)
+        moves = Trial(width, chosen, {"tie_word_embeddings": False}).moves(*data, 10)
+        return dict(zip(MODULES, moves, strict=True))
+
+    narrow, wide, by_mup = moved(32), moved(128), moved(128, width_rates="mup", base_width=32)
+    # Four times as wide. What writes the stream last shows it most.
+    assert wide["FFN 1"] > 5 * narrow["FFN 1"] and wide["logits"] > 1.5 * narrow["logits"]
+    assert 0.4 < by_mup["FFN 1"] / narrow["FFN 1"] < 2.5 and 0.7 < by_mup["logits"] / narrow["logits"] < 1.5
