@@ -24,7 +24,6 @@ from pipeline.training.blocks import cut
 from pipeline.training.muon import FreezableMuon, Piece
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.schedule import rate_factor
-from tests.benchmarks.data_prep import documents
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
 from tests.shards import MemoryShard
@@ -139,6 +138,9 @@ def _loss(model: nn.Module, batch: object) -> torch.Tensor:
 
 def text(files: list[str], megabytes: float) -> tuple[Batches, Batches]:
     """Return batches to train on and held-out ones, of text by a tokenizer of its own."""
+    # It takes tools that only benchmarks need, and a test takes the rest of this file.
+    from tests.benchmarks.data_prep import documents
+
     given = documents(megabytes, files)
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(given, vocab_size=_VOCABULARY, show_progress=False)
