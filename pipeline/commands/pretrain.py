@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.command import refusal
 from data_prep.starting import refuse
 from pipeline.command import EXIT_DIVERGED, quieten
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe, load_recipe, taken_by_auto
 from pipeline.training import distributed
 from pipeline.training.dry_run import DryRun
 from pipeline.training.ds_config import load_ds_config
@@ -39,6 +39,8 @@ def work(arguments: argparse.Namespace) -> int:
         recipe, ds_config = distributed.on_every_rank(load) if trains else load()
         if arguments.print_config:
             if distributed.rank() == 0:
+                for reason in taken_by_auto(arguments.recipe, arguments.overrides):
+                    print(f"# {reason}")
                 print(recipe.to_yaml() + "\n" + json.dumps(ds_config, indent=2))
             return 0
         if arguments.dry_run:

@@ -14,7 +14,7 @@ from pipeline.families.base import (
 )
 from pipeline.families.config_file import FLOATS, QUANTIZATION, read_config
 from pipeline.families.context import Change, context_changes, context_keys, context_of, keep_context
-from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, of_layers
+from pipeline.families.layer_lists import LAYER_LISTS, carry_layer_lists, drop_intervals, layer_kind, of_layers
 from pipeline.families.padding import learn_every_row
 from pipeline.families.registry import (
     FAMILIES,
@@ -66,6 +66,7 @@ __all__ = [
     "held_by",
     "initializer_range",
     "keep_context",
+    "layer_kind",
     "learn_every_row",
     "of_layers",
     "place",

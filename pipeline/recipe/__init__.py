@@ -3,7 +3,7 @@
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.ds_file import AUTO, read_ds_config
 from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
-from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.loading import load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.models import ModelConfig, TargetConfig
 from pipeline.recipe.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, SourceConfig
 from pipeline.recipe.settings import (
@@ -42,4 +42,6 @@ __all__ = [
     "WidthName",
     "load_recipe",
     "read_ds_config",
+    "read_recipe",
+    "taken_by_auto",
 ]

@@ -9,6 +9,7 @@ import yaml
 from data_prep.config import read_yaml, validate
 from data_prep.errors import UserError
 from pipeline.recipe.models import OWN_KEYS
+from pipeline.recipe.progressive import written_out
 from pipeline.recipe.recipe import Recipe
 
 
@@ -20,14 +21,27 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     written = read_yaml(path)
     content = _overridden(written, overrides)
     try:
-        return validate(Recipe, content, str(path))
+        return read_recipe(content, str(path))
     except UserError:
         # Where the file alone would do, the command line is to blame.
-        validate(Recipe, written, str(path))
+        read_recipe(written, str(path))
     try:
-        return validate(Recipe, content, "command line")
+        return read_recipe(content, "command line")
     except UserError as error:
         raise UserError(f"{error}{_instead(written, overrides)}") from None
+
+
+def read_recipe(content: dict[str, Any], origin: str) -> Recipe:
+    """Return the recipe that a mapping of keys says, a `progressive` section written out.
+
+    Raises UserError, which begins with `origin`, naming the key and what would do.
+    """
+    return validate(Recipe, written_out(content, origin)[0], origin)
+
+
+def taken_by_auto(path: Path, overrides: list[str]) -> list[str]:
+    """Return what a `progressive` section of the recipe left open, each with what was taken and why; as `load_recipe` reads it."""
+    return written_out(_overridden(read_yaml(path), overrides), str(path))[1]
 
 
 def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -65,7 +79,7 @@ def _instead(written: dict[str, Any], overrides: list[str]) -> str:
 
 def _holds(written: dict[str, Any], overrides: list[str]) -> bool:
     try:
-        validate(Recipe, _overridden(written, overrides), "")
+        read_recipe(_overridden(written, overrides), "")
     except UserError:
         return False
     return True

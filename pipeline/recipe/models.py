@@ -110,6 +110,32 @@ class ModelConfig(_Sizes):
         return self
 
 
+class SizeConfig(_Sizes):
+    """A smaller size of a model that a run trains from small to large: what differs from it."""
+
+    hidden_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    """In the model's ratio to `hidden_size` where not given: heads keep their size."""
+    num_key_value_heads: PositiveInt | None = None
+    """In the model's ratio to `num_attention_heads` where not given."""
+    head_dim: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    """In the model's ratio to `hidden_size` where not given."""
+    num_experts: Experts | None = None
+    num_experts_per_tok: Experts | None = None
+    """In the model's ratio to `num_experts` where not given."""
+    moe_intermediate_size: PositiveInt | None = None
+    """In the model's ratio to `hidden_size` where not given, and so the next."""
+    shared_expert_intermediate_size: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "SizeConfig":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("a size names what differs from the model; name num_hidden_layers, for instance")
+        return self
+
+
 def _number_of(value: Any) -> Any:
     """Return what a word spells if it is a number, also inside of lists and mappings; else the value itself."""
     if isinstance(value, dict):

@@ -62,7 +62,7 @@ Stage = Annotated[Annotated[TrainStage, Tag("TrainStage")] | Annotated[GrowStage
 
 
 class Recipe(StrictModel):
-    """One run, whole."""
+    """One run, whole; `read_recipe` reads one whose stages are left to `progressive`."""
 
     run_dir: str
     seed: NonNegativeInt = 1234
@@ -89,6 +89,9 @@ class Recipe(StrictModel):
     """How the source becomes the target, and how later stages grow that do not say otherwise."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done with the target: train stages, and between them, where there are any, grow stages."""
+    final_model: ModelConfig | None = None
+    """The model that the run is to end with, where it was named before its smaller sizes were; a run whose growths come to
+    another is refused."""
     optimizer: OptimizerConfig = OptimizerConfig()
     router: RouterConfig | None = None
     """Of mixtures of experts."""
@@ -97,6 +100,11 @@ class Recipe(StrictModel):
     checkpointing: CheckpointingConfig = CheckpointingConfig()
     guard: GuardConfig = GuardConfig()
     flops: FlopsConfig = FlopsConfig()
+
+    @classmethod
+    def other_words(cls) -> list[str]:
+        """The section that is written out before the recipe is read."""
+        return ["progressive"]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

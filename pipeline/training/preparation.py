@@ -1,7 +1,7 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.families import (
     derived_sizes,
     family_of,
     graph_of,
+    layer_kind,
     scratch_config,
     sizes_of,
     target_config,
@@ -316,6 +317,8 @@ def _models(
 ) -> tuple[Recipe, list[Growth], dict[int, PretrainedConfig]]:
     """Return the recipe with the layers that its stages select by name, the growths, and each phase's model."""
     growths, stages = _plan(recipe, source, given)
+    if recipe.final_model is not None:
+        _check_final(recipe, source, growths[-1].target)
     named = recipe.model_copy(update={"stages": [stages.get(stage.name, stage) for stage in recipe.stages]})
     return named, growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
 
@@ -425,6 +428,26 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             check_learns(graph, stage, new_tokens=new_tokens)
             named[stage.name] = stage
     return growths, named
+
+
+def _check_final(recipe: Recipe, source: PretrainedConfig, grown: PretrainedConfig) -> None:
+    """Raise UserError where the run's growths come to another model than the recipe says it ends with."""
+    eos_id, pairs = source.eos_token_id or 0, recipe.data.pairs is not None
+    wanted = scratch_config(recipe.final_model, sizes_of(source).vocab_size, eos_id, max(_lengths(recipe)), pairs=pairs)
+    ours, theirs = asdict(sizes_of(grown)), asdict(sizes_of(wanted))
+    for key in [key for key in ours if ours[key] != theirs[key]]:
+        raise UserError(
+            f"final_model.{key}: the run's growths come to {ours[key]}, and the model's own is {theirs[key]}; name {key} in each "
+            "size and in the model (progressive.sizes, progressive.model), or in each `grow` of the stages"
+        )
+    for layer in range(wanted.num_hidden_layers):
+        grew, own = layer_kind(grown, layer), layer_kind(wanted, layer)
+        for key in [key for key in own if grew[key] != own[key]]:
+            raise UserError(
+                f"final_model: layer {layer} of the grown model has {key} {grew[key]!r}, as the layer that it is made of, and "
+                f"the model's own has {own[key]!r}; choose sizes that have a layer of each kind, and growth: auto, or depth: "
+                "list with layers of the same kind"
+            )
 
 
 def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory, saved: Saved | None) -> list[Growth]:
