@@ -120,9 +120,17 @@ def unknown_key(origin: str, key: str, known: list[str], others: Sequence[str] =
     typed = key.rsplit(".", 1)[-1]
     # Another word must be much like it: who types `hidden` means hidden_size, and not DistilBERT's hidden_dim.
     close = [*difflib.get_close_matches(typed, known, cutoff=0.4), *difflib.get_close_matches(typed, others, cutoff=0.8)]
-    near = difflib.get_close_matches(typed, close, n=1, cutoff=0.4)
+    near = [key for key in difflib.get_close_matches(typed, close, n=1, cutoff=0.4) if _alike(typed, key)]
     hint = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted([*known, *others]))
     return f"{origin}: unknown key {key!r}; {hint}"
+
+
+def _alike(typed: str, key: str) -> bool:
+    """Whether each word of a key is like that of the other: `hidden_act` is no misspelled `hidden_size`."""
+    words = typed.split("_"), key.split("_")
+    if len(words[0]) != len(words[1]):
+        return True
+    return all(difflib.SequenceMatcher(None, *pair).ratio() >= 0.4 for pair in zip(*words, strict=True))
 
 
 def _written(model: type[BaseModel], content: Any, place: tuple[int | str, ...]) -> tuple[list[int | str], type[BaseModel]]:

@@ -78,10 +78,11 @@ def auto_sizes(layers: int, enough: int) -> list[int]:
     """Return the depths of the smaller models where the recipe leaves them open.
 
     `enough` layers have one of each kind that the model has: of most models 1. One layer is trained first, for it learns most of
-    what the first half of a run teaches and costs least; a quarter of the model's layers stands between, since two smaller
-    growths lose less than one large one.
+    what the first half of a run teaches and costs least; a quarter of the model's layers stands between, where that is a growth
+    of its own, since two smaller growths lose less than one large one.
     """
-    return sorted({depth for depth in (enough, layers // 4) if enough <= depth < layers})
+    depths = [enough, layers // 4] if layers // 4 >= 2 * enough else [enough]
+    return [depth for depth in depths if depth < layers]
 
 
 def auto_shares(sizes: int) -> list[float]:
@@ -161,7 +162,9 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
     if section.shares == AUTO:
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
-        return shares, [f"shares: {shares}, since small models learn cheaply, and {left:.2g} of the run is enough for the model"]
+        return shares, [
+            f"shares: {shares}, since small models learn cheaply, and {left:.2g} of the run is enough for the model"
+        ]
     shares = section.shares
     if len(shares) != sizes:
         raise UserError(
@@ -169,7 +172,9 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
             "what is left"
         )
     if sum(shares) >= 1 - 1e-9:
-        raise UserError(f"{where}shares: they sum to {sum(shares):g} and leave nothing to the model itself; make the sum less than 1")
+        raise UserError(
+            f"{where}shares: they sum to {sum(shares):g} and leave nothing to the model itself; make the sum less than 1"
+        )
     return shares, []
 
 

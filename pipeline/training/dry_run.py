@@ -19,7 +19,7 @@ from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.growth.memory import RankBytes
 from pipeline.growth.reasons import promises
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, TrainStage
 from pipeline.training.balance import router_weights
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.ds_config import compute_dtype, data_parallel_size, sequence_parallel_size, zero_stage
@@ -138,7 +138,14 @@ class DryRun:
         """Return all of it as a page of text."""
         flops = self.flops()
         return "\n".join(
-            [*self._models(), *self._stages(flops), *self._by_part(flops), *self._dense_equivalent(flops), *self._notes()]
+            [
+                *self._models(),
+                *self._stages(flops),
+                *self._trained(flops),
+                *self._by_part(flops),
+                *self._dense_equivalent(flops),
+                *self._notes(),
+            ]
         )
 
     def _models(self) -> Iterator[str]:
@@ -150,7 +157,7 @@ class DryRun:
             sizes, kinds = sizes_of(config), parameters_by_kind(config)
             total = sum(kinds.values())
             yield (
-                f"{phase.name}: {config.model_type}, {sizes.num_hidden_layers} layers x {sizes.hidden_size} "
+                f"{phase.name}: {config.model_type}, {_size(config)} "
                 f"({sizes.num_attention_heads} heads of {sizes.head_dim}, {sizes.num_key_value_heads} for keys and values), "
                 f"FFN {sizes.intermediate_size}, {sizes.vocab_size:,} ids, {sizes.max_position_embeddings:,} positions"
             )
@@ -235,6 +242,51 @@ class DryRun:
             )
         yield ""
 
+    def _trained(self, flops: list[StepFlops]) -> Iterator[str]:
+        """What each stage trains and its share of the whole, and what the last model from scratch would cost beside it."""
+        legs = self.planned.timeline.legs
+        known = all(map(self.resolved, legs))
+        whole = sum(came.model_total for came in flops)
+        rows = [("stage", "model", "parameters", "learns", "of all FLOPs" if known else "")]
+        for leg, came in zip(legs, flops, strict=True):
+            config = self.planned.config(leg.phase)
+            share = f"{came.model_total / whole:.1%}" if known else ""
+            rows.append((leg.stage.name, _size(config), f"{_parameters(config):,}", _learns(leg.stage), share))
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        for name, model, parameters, learns, share in rows:
+            line = f"{name:<{widths[0]}}{model:<{widths[1]}}{parameters:>{widths[2] - 2}}  {learns:<{widths[3]}}"
+            yield f"{line}{share:>{widths[4] - 2}}".rstrip()
+        scratch = self.scratch_flops()
+        if known and scratch != whole:
+            aside = "" if self.planned.given is None else ", its source's own training aside"
+            yield (
+                f"scratch   {_size(self.planned.config(legs[-1].phase))} from scratch, for as many tokens: {scratch:.3e} model "
+                f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{aside}"
+            )
+        yield ""
+
+    def scratch_flops(self) -> int:
+        """Model FLOPs of the last model trained from scratch, all of it, on the tokens of all stages."""
+        legs = self.planned.timeline.legs
+        config = self.planned.config(legs[-1].phase)
+        whole = {"submodel_layers": None, "trainable": None}
+        model = {"phase": legs[-1].phase, "layers": legs[-1].layers, "mixtures": legs[-1].mixtures}
+        alike = [replace(leg, stage=leg.stage.model_copy(update=whole), **model) for leg in legs]
+        return sum(leg_flops(self.recipe, config, leg).model_total for leg in alike)
+
+    def _largest(self) -> str:
+        """The stage that asks a rank for most memory, and for how much."""
+        stage, dtype = zero_stage(self.ds_config), compute_dtype(self.ds_config)
+
+        def kept(leg: Leg) -> int:
+            return memory_by_stage(self.planned.config(leg.phase), self.recipe.optimizer, dtype, self.ranks)[stage].total
+
+        leg = max(self.planned.timeline.legs, key=lambda leg: kept(leg) + self.activations(leg))
+        return (
+            f"largest   stage {leg.stage.name}: {self._bytes(kept(leg))} a rank of weights, gradients and optimizer, what is offloaded "
+            f"included (ZeRO {stage}), and {self._bytes(self.activations(leg))} of activations"
+        )
+
     @staticmethod
     def _bytes(count: int) -> str:
         unit = "GiB" if count >= _UNITS["GiB"] else "MiB"
@@ -275,6 +327,7 @@ class DryRun:
             f"as PyTorch's own kernels keep them, gathered layers, and a bucket of gradients, {self._bytes(bucket)} or less"
         )
         yield "          stepping: gradients in float32 while they are stepped; batch: micro-batch x accumulation x ranks"
+        yield self._largest()
         yield f"data      {self._data()}"
         yield from self._disk()
         if self.reached:
@@ -324,6 +377,18 @@ def _check_place(path: Path) -> None:
     else:
         return
     raise OSError(number, os.strerror(number), str(path))
+
+
+def _size(config: PretrainedConfig) -> str:
+    sizes = sizes_of(config)
+    return f"{sizes.num_hidden_layers} layer{'s' if sizes.num_hidden_layers > 1 else ''} x {sizes.hidden_size}"
+
+
+def _learns(stage: TrainStage) -> str:
+    """What of its model a stage trains, in words."""
+    if stage.submodel_layers is not None:
+        return f"sub-models' top {stage.submodel_layers} layers and head"
+    return "everything" if stage.trainable is None else ", ".join(stage.trainable)
 
 
 def _parameters(config: PretrainedConfig) -> int:

@@ -163,7 +163,7 @@ def foresee_run(
     timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
     if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
         growths = _annealed(growths, timeline, directory, saved)
-        _say_warmups(timeline, growths, say)
+        _say_rates(timeline, growths, say)
     return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
 
 
@@ -299,7 +299,7 @@ def _open(
     streams.open(leg.stream for leg in timeline.legs)
     directory.check_data({"prepared": str(data.directory), "weights": streams.weights})
     growths = _annealed(growths, timeline, directory, saved)
-    _say_warmups(timeline, growths, say)
+    _say_rates(timeline, growths, say)
     return Preparation(
         given=given,
         source=source,
@@ -437,8 +437,8 @@ def _check_final(recipe: Recipe, source: PretrainedConfig, grown: PretrainedConf
     ours, theirs = asdict(sizes_of(grown)), asdict(sizes_of(wanted))
     for key in [key for key in ours if ours[key] != theirs[key]]:
         raise UserError(
-            f"final_model.{key}: the run's growths come to {ours[key]}, and the model's own is {theirs[key]}; name {key} in each "
-            "size and in the model (progressive.sizes, progressive.model), or in each `grow` of the stages"
+            f"final_model.{key}: the run's growths come to {ours[key]}, and the model's own is {theirs[key]}; name {key} in "
+            "each size and in the model (progressive.sizes, progressive.model), or in each `grow` of the stages"
         )
     for layer in range(wanted.num_hidden_layers):
         grew, own = layer_kind(grown, layer), layer_kind(wanted, layer)
@@ -473,9 +473,9 @@ def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory
     return settled
 
 
-def _say_warmups(timeline: Timeline, growths: Sequence[Growth], say: Callable[[str], None]) -> None:
-    """Say what warms up for longer than its steps; no refusal, since short trials of long recipes are common."""
-    for warning in timeline.long_warmups():
+def _say_rates(timeline: Timeline, growths: Sequence[Growth], say: Callable[[str], None]) -> None:
+    """Say what warms up for longer than its steps, or falls too early; no refusal, since trials of long recipes are common."""
+    for warning in (*timeline.long_warmups(), *timeline.early_decay()):
         say(warning)
     for growth in growths:
         (begin, end), steps = timeline.bounds(growth.phase.number), growth.plan.growth.added.steps

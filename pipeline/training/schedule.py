@@ -7,6 +7,11 @@ import torch
 from pipeline.recipe import ScheduleConfig
 
 
+def decay_steps(schedule: ScheduleConfig, steps: int) -> int:
+    """Return over how many of so many steps the rate of a wsd schedule falls."""
+    return max(1, round(schedule.decay_ratio * steps))
+
+
 def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Return the share of the peak rate at `step` (from 0) of `steps`: linear warmup, then the schedule's fall.
 
@@ -21,7 +26,7 @@ def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         return math.sqrt(schedule.warmup_steps / (step + 1))
     begin, shape = schedule.warmup_steps, schedule.name
     if schedule.name == "wsd":
-        begin, shape = max(begin, steps - max(1, round(schedule.decay_ratio * steps))), schedule.decay
+        begin, shape = max(begin, steps - decay_steps(schedule, steps)), schedule.decay
     progress = min(1.0, max(0, step - begin) / max(1, steps - begin))
     fall = {
         "linear": 1.0 - progress,

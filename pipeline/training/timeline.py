@@ -17,7 +17,7 @@ from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, Sch
 from pipeline.training.blocks import section_of
 from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
 from pipeline.training.running import draw_depths
-from pipeline.training.schedule import rate_factor, stage_warmup
+from pipeline.training.schedule import decay_steps, rate_factor, stage_warmup
 
 _DRAWN_AT_ONCE = 1 << 16
 
@@ -169,6 +169,17 @@ class Timeline:
     def rate_factors(self) -> np.ndarray:
         """The share of its stage's peak rate that each step of the run is taken with."""
         return np.array([self.rate_factor(leg, step) for leg in self.legs for step in range(leg.begin, leg.end)])
+
+    def early_decay(self) -> Iterator[str]:
+        """Say of a rate that stays at its peak and falls in the end if it falls before the run's last growth."""
+        schedule, (begin, _) = self._recipe.schedule, self.bounds(self.legs[-1].phase)
+        if schedule.name == "wsd" and schedule.span == "run" and begin:
+            falls = self.steps - decay_steps(schedule, self.steps)
+            if falls < begin:
+                yield (
+                    f"warning: schedule.decay_ratio: the rate falls from step {falls + 1:,} on, and the last growth comes "
+                    f"after step {begin:,}; what it adds never learns at the full rate"
+                )
 
     def rate_factor(self, leg: Leg, step: int) -> float:
         """Return the share of the stage's peak rate that a step of the run is taken with."""
