@@ -40,7 +40,7 @@ def read_recipe(content: dict[str, Any], origin: str) -> Recipe:
 
 
 def taken_by_auto(path: Path, overrides: list[str]) -> list[str]:
-    """Return what a `progressive` section of the recipe left open, each with what was taken and why; as `load_recipe` reads it."""
+    """Return what a `progressive` section of the recipe left open, each with what was taken and why."""
     return written_out(_overridden(read_yaml(path), overrides), str(path))[1]
 
 

@@ -1,20 +1,20 @@
 """One run from small to large: a model's smaller sizes, how long each is trained, and how each grows into the next.
 
-The section stands in the place of `source`, `target`, `growth` and `stages`, which it is written out as when the recipe is read.
+The section stands in the place of `source`, `target`, `growth` and `stages`: it is written out as these when it is read.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from data_prep.config import StrictModel, validate
 from data_prep.errors import UserError
+from pipeline.recipe.auto import GROWS, auto_growth, auto_shares, auto_sizes
 from pipeline.recipe.growth import AUTO, GrowthConfig
 from pipeline.recipe.models import ModelConfig, SizeConfig
+from pipeline.recipe.smaller import check_order, differing, layer_kinds, sized
 from pipeline.recipe.stages import LengthConfig
 
 SECTION = "progressive"
@@ -26,9 +26,6 @@ WRITTEN_OUT = ("source", "target", "growth", "stages", "final_model")
 TARGET_STAGE = "target"
 """The name of the last stage, which trains the whole model."""
 
-_GROWS = {"optimizer_state": "grow"}
-"""Said of each growth that does not say otherwise: within one run there is a state to grow."""
-
 _DECAY = 0.2
 """The share of the run over which the rate falls (Haegele et al. 2024: 10 to 20 %), where the recipe does not say."""
 
@@ -38,27 +35,22 @@ _WARMUP = 0.01
 _WARMUP_STEPS = 100
 """The steps of the warmup where they are not."""
 
-_LAYER_KINDS = Path(__file__).parents[1] / "families" / "layer_kinds.json"
-
-
-_KEYS = tuple(SizeConfig.model_fields)
-
-_WITH_WIDTH = ("num_attention_heads", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
-"""Sizes in a ratio to `hidden_size`."""
-
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+_AUTO_IS_NONE = BeforeValidator(lambda value: None if value == AUTO else value)
+
+
 class ProgressiveConfig(LengthConfig):
-    """A run of one model from small to large; its length is that of the whole run."""
+    """A run of one model from small to large; its length is that of the whole run. What is `auto`, or not given, is chosen."""
 
     model: ModelConfig
     """The model that the run ends with."""
-    sizes: Literal[AUTO] | Annotated[list[SizeConfig], Field(min_length=1)] = AUTO
+    sizes: Annotated[Annotated[list[SizeConfig], Field(min_length=1)] | None, _AUTO_IS_NONE] = None
     """The smaller models, in the order in which they are trained; the model itself comes last."""
-    shares: Literal[AUTO] | list[Share] = AUTO
+    shares: Annotated[list[Share] | None, _AUTO_IS_NONE] = None
     """The share of the run's length for which each of them is trained; what is left trains the model itself."""
-    growth: Literal[AUTO] | list[GrowthConfig] = AUTO
+    growth: Annotated[list[GrowthConfig] | None, _AUTO_IS_NONE] = None
     """The growth section of each growth; what the optimizer keeps grows where they do not say otherwise."""
 
     @model_validator(mode="after")
@@ -72,25 +64,6 @@ class _Holder(StrictModel):
     """The recipe as far as this section goes, so that its keys are named by their place there."""
 
     progressive: ProgressiveConfig
-
-
-def auto_sizes(layers: int, enough: int) -> list[int]:
-    """Return the depths of the smaller models where the recipe leaves them open.
-
-    `enough` layers have one of each kind that the model has: of most models 1. One layer is trained first, for it learns most of
-    what the first half of a run teaches and costs least; a quarter of the model's layers stands between, where that is a growth
-    of its own, since two smaller growths lose less than one large one.
-    """
-    depths = [enough, layers // 4] if layers // 4 >= 2 * enough else [enough]
-    return [depth for depth in depths if depth < layers]
-
-
-def auto_shares(sizes: int) -> list[float]:
-    """Return the share of the run of each of so many smaller models: .6 of one; of several .5 of the first, .2 of the others.
-
-    At least .3 is left to the model itself, so that the rate's decay, the last .2, lies wholly within its training.
-    """
-    return [0.6] if sizes == 1 else [0.5, *[round(0.2 / (sizes - 1), 4)] * (sizes - 1)]
 
 
 def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
@@ -107,11 +80,11 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
     section = validate(_Holder, {SECTION: content[SECTION]}, origin).progressive
     where = f"{origin}: {SECTION}."
     model = section.model.model_dump(exclude_none=True)
-    kinds = _layer_kinds(model)
+    kinds = layer_kinds(model)
     patches, said = _patches(section, kinds, where)
-    models = [*(_sized(model, patch, number, where) for number, patch in enumerate(patches)), model]
+    models = [*(sized(model, patch, number, where) for number, patch in enumerate(patches)), model]
     for number, (small, large) in enumerate(itertools.pairwise(models)):
-        _check_order(small, large, number, where)
+        check_order(small, large, number, where)
     growths, chosen = _growths(section, models, where)
     shares, of_shares = _shares(section, len(patches), where)
     lengths = _lengths(section, shares, where)
@@ -122,7 +95,7 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
     stages: list[dict[str, Any]] = []
     for number, (small, large) in enumerate(itertools.pairwise(models)):
         stages.append({"name": f"size-{number + 1}", unit: lengths[number]})
-        grow = _differing(small, large) | kept
+        grow = differing(small, large) | kept
         stages.append({"name": f"grow-{number + 1}", "grow": grow, "growth": growths[number]})
     stages.append({"name": TARGET_STAGE, unit: lengths[-1]})
     others = {key: value for key, value in content.items() if key not in (SECTION, "schedule")}
@@ -138,7 +111,7 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
 
 def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The smaller sizes, and why they are these."""
-    if section.sizes != AUTO:
+    if section.sizes is not None:
         return [size.model_dump(exclude_none=True) for size in section.sizes], []
     enough = max(kinds.index(kind) for kind in kinds) + 1
     depths = auto_sizes(len(kinds), enough)
@@ -159,7 +132,7 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
 
 def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[float], list[str]]:
     """The share of the run of each smaller size, and why."""
-    if section.shares == AUTO:
+    if section.shares is None:
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [
@@ -235,14 +208,14 @@ def _growths(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The growth section of each growth, and why."""
     count = len(models) - 1
-    if section.growth != AUTO:
+    if section.growth is not None:
         if len(section.growth) != count:
             raise UserError(
-                f"{where}growth: there are {len(section.growth)} for {count} growths; name one for each size, which says how it "
-                "grows into the next"
+                f"{where}growth: there are {len(section.growth)} for {count} growths; name one for each size, which says how "
+                "it grows into the next"
             )
-        return [_GROWS | growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
-    growths = [_auto_growth(small, large) for small, large in itertools.pairwise(models)]
+        return [GROWS | growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
+    growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]
     reasons = ["growth.optimizer_state: grow, since the run goes on at the full rate"]
     depths = {growth.get("depth") for growth in growths}
     if "stack" in depths:
@@ -253,90 +226,3 @@ def _growths(
             "growth keeps"
         )
     return growths, reasons
-
-
-def _auto_growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
-    growth: dict[str, Any] = dict(_GROWS)
-    old, new = _layer_kinds(small), _layer_kinds(large)
-    if len(new) == len(old):
-        return growth
-    if len(set(new)) == 1:
-        return growth | {"depth": "stack"}
-    of_kind = {kind: [layer for layer, each in enumerate(old) if each == kind] for kind in set(new)}
-    if not all(of_kind.values()):
-        # Refused with the plan, which names the layer.
-        return growth | {"depth": "stack"}
-    seen = dict.fromkeys(of_kind, 0)
-    layers = []
-    for kind in new:
-        layers.append(of_kind[kind][seen[kind] % len(of_kind[kind])])
-        seen[kind] += 1
-    return growth | {"depth": "list", "layers": layers}
-
-
-def _layer_kinds(model: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Of each layer of a model what sort its family makes of it, and whether it is one without experts."""
-    pattern = json.loads(_LAYER_KINDS.read_text(encoding="utf-8")).get(model["family"], "-")
-    dense = model.get("mlp_only_layers", [])
-    return [(pattern[layer % len(pattern)], layer in dense) for layer in range(model["num_hidden_layers"])]
-
-
-def _sizes_said(model: Mapping[str, Any]) -> dict[str, int | None]:
-    """All sizes of a model, those that it leaves out as ModelConfig has them; None where the family decides."""
-    hidden, heads = model["hidden_size"], model["num_attention_heads"]
-    implied = {"num_key_value_heads": heads, "head_dim": hidden // heads, "intermediate_size": 4 * hidden}
-    return {key: model.get(key, implied.get(key)) for key in _KEYS}
-
-
-def _sized(model: Mapping[str, Any], patch: Mapping[str, int], number: int, where: str) -> dict[str, Any]:
-    """Return a model at a smaller size; raises UserError where a size that is not named would be no whole number."""
-    place = f"{where}sizes.{number}"
-    whole, sized = _sizes_said(model), dict(model) | dict(patch)
-    for key in patch:
-        if whole[key] is None:
-            raise UserError(f"{place}.{key}: {SECTION}.model does not say its own {key}; name it there too")
-
-    def scaled(key: str, by: str) -> None:
-        if key in patch or key not in model or by not in model:
-            return
-        sized[key], rest = divmod(model[key] * sized[by], model[by])
-        if rest or not sized[key]:
-            raise UserError(
-                f"{place}.{key}: the model's {model[key]} does not scale by {by} {model[by]} -> {sized[by]} to a whole number; "
-                "name one"
-            )
-
-    for key in _WITH_WIDTH:
-        scaled(key, "hidden_size")
-    scaled("num_key_value_heads", "num_attention_heads")
-    scaled("num_experts_per_tok", "num_experts")
-    if "mlp_only_layers" in model:
-        sized["mlp_only_layers"] = [layer for layer in model["mlp_only_layers"] if layer < sized["num_hidden_layers"]]
-    if "head_dim" not in sized and sized["hidden_size"] % sized["num_attention_heads"]:
-        raise UserError(
-            f"{place}: hidden_size {sized['hidden_size']} is no multiple of num_attention_heads "
-            f"{sized['num_attention_heads']}; name another of the two"
-        )
-    return sized
-
-
-def _check_order(small: Mapping[str, Any], large: Mapping[str, Any], number: int, where: str) -> None:
-    """Raise UserError for a size that is larger than the next one, or is the next one."""
-    old, new = _sizes_said(small), _sizes_said(large)
-    for key in _KEYS:
-        if old[key] is not None and old[key] > new[key]:
-            raise UserError(
-                f"{where}sizes.{number}: its {key} {old[key]} is larger than the next size's {new[key]}; sizes go from small to "
-                "large, up to the model itself"
-            )
-    if old == new:
-        raise UserError(f"{where}sizes.{number}: it is the next size, so that nothing would grow; leave it out")
-
-
-def _differing(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes that a growth names: those that change, and with the width all that would else be derived from it."""
-    new = _sizes_said(large)
-    said = [key for key in _KEYS if key in small or key in large]
-    wider = small["hidden_size"] != large["hidden_size"]
-    derived = (*_WITH_WIDTH, "num_key_value_heads")
-    return {key: new[key] for key in said if small.get(key) != large.get(key) or (wider and key in derived)}

@@ -283,8 +283,8 @@ class DryRun:
 
         leg = max(self.planned.timeline.legs, key=lambda leg: kept(leg) + self.activations(leg))
         return (
-            f"largest   stage {leg.stage.name}: {self._bytes(kept(leg))} a rank of weights, gradients and optimizer, what is offloaded "
-            f"included (ZeRO {stage}), and {self._bytes(self.activations(leg))} of activations"
+            f"largest   stage {leg.stage.name}: {self._bytes(kept(leg))} a rank of weights, gradients and optimizer, what is "
+            f"offloaded included (ZeRO {stage}), and {self._bytes(self.activations(leg))} of activations"
         )
 
     @staticmethod

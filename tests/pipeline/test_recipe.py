@@ -85,6 +85,7 @@ def test_a_familys_own_keys_are_taken_wherever_sizes_are():
         (["target.n_embd=512", "target.hidden_size=256"], "target.n_embd=512 target.hidden_size=256: two words for one size"),
         (["source.model.hidden_size=64", "source.model.n_embd=32"], "two words for one size"),
         (["target={n_emdb: 512}"], "unknown key 'target.n_emdb'; did you mean 'n_embd'?"),
+        (["target={hidden_act: gelu}"], "unknown key 'target.hidden_act'; known here: "),
         (["target={n_embd: 0}"], "target.hidden_size: Input should be greater than 0"),
         (["target={ffn_multiple_of: 64, n_inner: 512}"], "`ffn_multiple_of` rounds an intermediate_size that is not named"),
     ],

@@ -154,6 +154,55 @@ def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_ca
     assert lost.activations(leg) - told.activations(leg) == 4 * 8 * 128 * 8 * 3
 
 
+RECIPES = QUICKSTART.parent
+
+
+def told(name: str, *overrides: str) -> DryRun:
+    """The dry run of a shipped recipe, its text not looked at."""
+    recipe = load_recipe(RECIPES / f"{name}.yaml", list(overrides))
+    batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
+    return DryRun.of(recipe, batch, 1, 0.5, 1_000_000, print)
+
+
+def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
+    run = told("progressive", "flops.peak_tflops=1")
+    small, target = run.flops()
+    whole = (small + target).model_total
+    # The recipe that trains the same model from scratch, on as many tokens.
+    (alone,) = told("scratch", "flops.peak_tflops=1").flops()
+    assert run.scratch_flops() == alone.model_total
+    page = run.render()
+    share = small.model_total / whole
+    assert re.search(rf"size-1  1 layer x 256 +1,871,616  everything +{share:.1%}\n", page)
+    assert f"this run comes to {whole / alone.model_total:.1%} of scratch's" in page
+    assert "largest   stage target: " in page
+    assert "of scratch's" not in told("scratch", "flops.peak_tflops=1").render()
+    submodels = told("quickstart", "flops.peak_tflops=1").render()
+    assert re.search(r"submodels  6 layers x 256 +5,820,416  sub-models' top 2 layers and head  ", submodels)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens"),
+    [
+        # As transformers counts the published models: GPT-2 small, and Llama-2-7B.
+        ("progressive_124m", 124_439_808, 10e9),
+        ("progressive_1.3b", 1_315_575_808, 26e9),
+        ("progressive_7b", 6_738_415_616, 2e12),
+    ],
+)
+def test_recipes_from_small_to_large_at_published_sizes(name, parameters, tokens):
+    run = told(f"paper/{name}", "flops.peak_tflops=312")
+    legs = run.planned.timeline.legs
+    assert [leg.layers for leg in legs] == [1, legs[-1].layers // 4, legs[-1].layers]
+    assert sum(parameters_by_kind(run.planned.config(legs[-1].phase)).values()) == parameters
+    # A stage ends with the step that reaches its tokens.
+    assert 0 <= sum((leg.end - leg.begin) * leg.tokens for leg in legs) - tokens < 3 * legs[0].tokens
+    # By far most of a step's FLOPs are the layers', by which the first half of the tokens is nearly free.
+    share = sum(came.model_total for came in run.flops()) / run.scratch_flops()
+    assert 0.3 + 0.2 / 4 < share < 0.6
+    assert run.rates(legs[-1])[0] == run.recipe.optimizer.lr
+
+
 BERT_WIDER = [
     "source.model={family: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 4096}",
     "target={hidden_size: 48}",
