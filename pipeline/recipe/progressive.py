@@ -120,10 +120,8 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
             f"{where}sizes: auto takes models of fewer layers, and of {len(kinds)} layers there is none that has a layer of "
             "each kind; name sizes, for instance [{hidden_size: ...}]"
         )
-    least = "a single layer" if enough == 1 else f"{enough} layers, the fewest that have one of each kind"
-    reason = f"{least}, learn most of what the beginning of a run teaches, for the least compute"
-    if enough == 1:
-        reason = reason.replace("learn", "learns", 1).replace("layer,", "layer", 1)
+    least = "a single layer learns" if enough == 1 else f"{enough} layers, the fewest that have one of each kind, learn"
+    reason = f"{least} most of what the beginning of a run teaches, for the least compute"
     if len(depths) > 1:
         reason += f"; {depths[1]}, a quarter of the model's, so that no growth is too large at once"
     sizes = ", ".join(f"{{num_hidden_layers: {depth}}}" for depth in depths)
