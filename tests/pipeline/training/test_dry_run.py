@@ -184,9 +184,9 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
 @pytest.mark.parametrize(
     ("name", "parameters", "tokens"),
     [
-        # As transformers counts the published models: GPT-2 small, and Llama-2-7B.
+        # GPT-2 small's and Llama-2-7B's published counts; between them V d + T d + L (12 d^2 + 13 d) + 2 d.
         ("progressive_124m", 124_439_808, 10e9),
-        ("progressive_1.3b", 1_315_575_808, 26e9),
+        ("progressive_1.3b", 50257 * 2048 + 2048 * 2048 + 24 * (12 * 2048**2 + 13 * 2048) + 2 * 2048, 26e9),
         ("progressive_7b", 6_738_415_616, 2e12),
     ],
 )
