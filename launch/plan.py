@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="PLAN.json RUN",
-        help="hold finished runs against the plan.json that foretold them, by the savings that --record measures, and end",
+        help="hold finished runs against the plan.json that predicted them, by the savings that --record measures, and end",
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
     arguments = parser.parse_args()
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
         return arguments
     if arguments.compare is not None:
         if len(arguments.compare) < 2:
-            raise UserError("--compare: name the plan.json, and the runs that it foretold")
+            raise UserError("--compare: name the plan.json, and the runs that it predicted")
         return arguments
     if arguments.tokens is None:
         raise UserError("--tokens: not given; name the tokens that the target would be trained on from scratch, as 5e6")

@@ -14,7 +14,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.command import status_of
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import foretold, judged_table, left_out
+from pipeline.planning.judge import against_plan, judged_table, left_out
 from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.page import Answer, Plan, figure, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
-    """Print finished runs beside what a plan foretold of them."""
+    """Print finished runs beside what a plan predicted of them."""
     rows = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
     entries = [entry_of(run) for run in runs]
     known = best_rates(read_entries(record))
@@ -78,9 +78,9 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     for setting in telling:
         check_enough(measured, setting)
     note = (
-        f"Foretold by {plan}; measured by what training from scratch takes to the same loss, as {len(measured)} runs have it."
+        f"Predicted by {plan}; measured by what training from scratch takes to the same loss, as {len(measured)} runs have it."
     )
-    print("\n".join(in_markdown(judged_table("Foretold and measured", foretold(fit(measured), entries, rows), note))))
+    print("\n".join(in_markdown(judged_table("Predicted and measured", against_plan(fit(measured), entries, rows), note))))
 
 
 def _say(line: str) -> None:

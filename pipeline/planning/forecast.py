@@ -16,7 +16,7 @@ _OUTER = (5.0, 95.0)
 
 @dataclass(frozen=True)
 class Row:
-    """A schedule with what is foretold of it."""
+    """A schedule with what is predicted of it."""
 
     schedule: Schedule
     loss: float
@@ -121,5 +121,5 @@ def _interval(told: float, drawn: Sequence[float], factor: float) -> tuple[float
     if not drawn:
         return told, told
     low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])
-    # Around the fit itself: draws of what is believed move their middle away from it.
+    # Around the fit itself: drawn priors move their middle away from it.
     return float(told - factor * (middle - low)), float(min(1.0, told + factor * (high - middle)))

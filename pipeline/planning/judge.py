@@ -1,4 +1,4 @@
-"""How far the law is from runs that it has not seen: each left out in turn, and those that a plan foretold before they ran."""
+"""How far the law is from runs that it has not seen: each left out in turn, and those that a plan predicted before they ran."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Judged:
     """A run beside what was told of it without it."""
 
     name: str
-    foretold: float
+    predicted: float
     """Nats."""
     loss: float
-    saved_foretold: float
+    saved_predicted: float
     saved: float
     same_tokens: float
     """What it would save were a token worth as much at every size, as the rule `2x` has it."""
@@ -33,23 +33,23 @@ class Judged:
     @property
     def points(self) -> float:
         """By how many points of the compute saved it was wrong."""
-        return 100 * abs(self.saved_foretold - self.saved)
+        return 100 * abs(self.saved_predicted - self.saved)
 
 
 def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:
-    """Foretell each grown run of a setting by a fit on all runs of another configuration."""
+    """Predict each grown run of a setting by a fit on all runs of another configuration."""
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
     found = []
     for entry, (training, _) in zip(entries, runs, strict=True):
         if training.growths and training.setting == setting:
             other = fit([one for one in runs if one[0] != training], law)
-            foretold = other.loss(training)
-            found.append(_judged(law, entry, foretold, saved(other, entry, foretold)))
+            predicted = other.loss(training)
+            found.append(_judged(law, entry, predicted, saved(other, entry, predicted)))
     return found
 
 
-def foretold(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
-    """Return runs beside the rows of a plan that foretold them, by sizes, tokens and growths.
+def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+    """Return runs beside the rows of a plan that predicted them, by sizes, tokens and growths.
 
     Raises UserError for a run that no row is of.
     """
@@ -64,7 +64,7 @@ def foretold(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, 
         sizes = [{key: phase[key] for key in SIZES} for phase in entry["phases"]]
         row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
         if row is None:
-            raise UserError(f"--compare: the plan foretells no run of the sizes, tokens and growths of {entry['name']}")
+            raise UserError(f"--compare: the plan predicts no run of the sizes, tokens and growths of {entry['name']}")
         found.append(_judged(law, entry, row["loss"], row["saved"]))
     return found
 
@@ -73,7 +73,7 @@ def _key(sizes: Sequence[Mapping[str, int]], tokens: Sequence[int], growths: Seq
     return repr(([sorted(each.items()) for each in sizes], list(tokens), [sorted(each.items()) for each in growths]))
 
 
-def _judged(law: Law, entry: RunEntry, loss: float, saved_foretold: float) -> Judged:
+def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float) -> Judged:
     last = entry["phases"][-1]
     flops = last["flops"] / last["tokens"]
     tokens = sum(phase["tokens"] for phase in entry["phases"])
@@ -82,7 +82,7 @@ def _judged(law: Law, entry: RunEntry, loss: float, saved_foretold: float) -> Ju
         entry["name"],
         loss,
         entry["loss"],
-        saved_foretold,
+        saved_predicted,
         saved(law, entry, entry["loss"]),
         same_tokens=1 - entry["flops"] / (tokens * flops),
         stacked=1 - (before + last["flops"]) / (before + last["flops"] / STACKED_TOKENS),
@@ -100,14 +100,14 @@ def saved(law: Law, entry: RunEntry, loss: float) -> float:
 
 
 def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
-    """Return runs beside what was foretold of them, and how far rules of thumb were."""
-    head = ["run", "foretold loss", "loss", "foretold saved", "saved", "points off"]
+    """Return runs beside what was predicted of them, and how far rules of thumb were."""
+    head = ["run", "predicted loss", "loss", "predicted saved", "saved", "points off"]
     rows = [
         [
             one.name,
-            f"{one.foretold:.4f}",
+            f"{one.predicted:.4f}",
             f"{one.loss:.4f}",
-            _percent(one.saved_foretold),
+            _percent(one.saved_predicted),
             _percent(one.saved),
             f"{one.points:.1f}",
         ]
@@ -117,7 +117,7 @@ def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
     law, same, stacked = (
         100 * fmean(abs(told - one.saved) for told, one in zip(tolds, judged, strict=True))
         for tolds in (
-            [one.saved_foretold for one in judged],
+            [one.saved_predicted for one in judged],
             [one.same_tokens for one in judged],
             [one.stacked for one in judged],
         )

@@ -42,7 +42,7 @@ _PARAMETERS, _TOKENS = 1e6, 1e7
 """Where A and B are told in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
 
 _SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "log_t": (math.log(3.0), 1.0)}
-"""What is believed of parameters before runs are looked at, and how far from there they may lie: Hoffmann et al.'s exponents,
+"""Priors: where parameters lie before runs are looked at, and how far from there they may: Hoffmann et al.'s exponents,
 and a distance that closes within some tokens for each parameter."""
 _OF_EACH_SETTING = {
     "E": (0.7, 0.5),
@@ -124,7 +124,7 @@ class Law:
     noise: float
     """Nats by which a run's loss differs from the law's, as a standard deviation."""
     others: tuple[Parameters, ...] = ()
-    """Parameters of fits on losses, and from beliefs, that were moved by as much as they are uncertain (`uncertain`)."""
+    """Parameters of fits on losses, and with priors, that were moved by as much as they are uncertain (`uncertain`)."""
 
     @cached_property
     def fitted(self) -> Parameters:
@@ -197,9 +197,9 @@ class _Problem:
         traits = list(dict.fromkeys(trait for training in self.trainings for growth in training.growths for trait in growth))
         names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in _OF_EACH_SETTING)]
         self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in _OF_EACH_TRAIT))
-        beliefs = _OF_EACH_SETTING | _OF_EACH_TRAIT
-        believed = [_SHARED[name] if name in _SHARED else beliefs[name.partition(":")[0]] for name in self.names]
-        self.centre, self.spread = (np.array(column) for column in zip(*believed, strict=True))
+        priors = _OF_EACH_SETTING | _OF_EACH_TRAIT
+        each = [_SHARED[name] if name in _SHARED else priors[name.partition(":")[0]] for name in self.names]
+        self.centre, self.spread = (np.array(column) for column in zip(*each, strict=True))
 
     def told(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""
@@ -225,14 +225,14 @@ class _Problem:
         return np.array([known.get(name, centre) for name, centre in zip(self.names, self.centre, strict=True)])
 
     def solved(self, starts: Iterable[np.ndarray], losses: np.ndarray, centre: np.ndarray) -> OptimizeResult:
-        """Return the best fit on such losses, with parameters believed to lie around `centre`."""
+        """Return the best fit on such losses, with priors around `centre`."""
 
         def residuals(values: np.ndarray) -> np.ndarray:
             with np.errstate(all="ignore"):
                 far = (np.log(self.told(values)) - np.log(losses)) * losses / _NOISE
             far = np.nan_to_num(far, nan=1e6, posinf=1e6, neginf=-1e6)
             size = np.abs(far)
-            # Huber's loss as the square of a residual, so that beliefs stay quadratic.
+            # Huber's loss as the square of a residual, so that priors stay quadratic.
             robust = np.where(size <= _HUBER, far, np.sign(far) * np.sqrt(np.maximum(2 * _HUBER * size - _HUBER**2, 0)))
             return np.concatenate([robust, (values - centre) / self.spread], axis=-1)
 
@@ -252,7 +252,7 @@ def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
     problem = _Problem(runs)
     starts = problem.starts() if near is None else [problem.near(near)]
     best = problem.solved(starts, problem.losses, problem.centre)
-    # How many of the parameters the runs determine, and not what is believed of them.
+    # How many of the parameters the runs determine, and not the priors.
     of_runs = best.jac[: len(runs)].T @ best.jac[: len(runs)]
     taken = float(np.trace(np.linalg.solve(best.jac.T @ best.jac, of_runs)))
     far = problem.losses - problem.told(best.x)
@@ -262,7 +262,7 @@ def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
 def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40, seed: int = 0) -> Law:
     """Return the law with `others`: a bootstrap over the runs, of losses that are drawn anew around the law's own.
 
-    What is believed of parameters is drawn anew too, or what no run tells of would look certain.
+    Priors are drawn anew too, or what no run tells of looks certain.
     """
     problem, draw = _Problem(runs), np.random.default_rng(seed)
     start = problem.near(law)

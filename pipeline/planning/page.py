@@ -93,7 +93,7 @@ class Plan(TypedDict):
 
 
 def to_rows(answer: Answer) -> list[dict[str, Any]]:
-    """Return every schedule with what is foretold of it, to be held against what comes out."""
+    """Return every schedule with what is predicted of it, to be held against what comes out."""
     groups = {"grown": answer.grown, "fixed": answer.fixed, "rule": answer.rules, "asked": answer.asked}
     return [
         {
@@ -184,7 +184,7 @@ def grids(answer: Answer) -> list[Grid]:
     if answer.fixed:
         found.append(_schedules(answer, "Smaller sizes alone, to the same loss", answer.fixed))
     if answer.judged:
-        note = "Each is foretold by a fit without any run of its configuration."
+        note = "Each is predicted by a fit without any run of its configuration."
         found.append(judged_table("How far the law is from runs that it has not seen", answer.judged, note))
     return found
 

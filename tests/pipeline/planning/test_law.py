@@ -29,7 +29,7 @@ def law(runs):
 
 def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_them(runs, law):
     for one in told(UNSEEN):
-        # Beliefs draw what the runs bind weakly by less than the noise that is taken to be there.
+        # Priors draw what the runs bind weakly by less than the noise that is taken to be there.
         assert law.loss(training_of(one)) == pytest.approx(one["loss"], abs=3e-3)
     assert max(abs(law.loss(training) - loss) for training, loss in runs) < 3e-3
     values = dict(zip(law.names, law.values, strict=True))
@@ -90,7 +90,7 @@ def test_the_constants_of_another_text_are_its_own_and_growth_is_shared():
     assert fit(runs).loss(training_of(unseen)) == pytest.approx(unseen["loss"] + 0.4, abs=0.01)
 
 
-def test_each_grown_run_is_foretold_without_its_own_configuration():
+def test_each_grown_run_is_predicted_without_its_own_configuration():
     entries = record()[:15]
     law = fit([(training_of(one), one["loss"]) for one in entries])
     judged = left_out(law, entries, setting_of(entries[0]))

@@ -13,7 +13,7 @@ from pipeline.commands import plan as command
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import foretold, judged_table
+from pipeline.planning.judge import against_plan, judged_table
 from pipeline.planning.law import Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -240,7 +240,7 @@ def test_a_source_grown_from_is_counted_and_not_counted():
     ) == sum(best.schedule.steps)
 
 
-def test_runs_are_held_against_the_plan_that_foretold_them_and_against_rules_of_thumb():
+def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of_thumb():
     answer = answered(2000 * STEP)
     rows = json.loads(json.dumps(page.to_rows(answer)))
     row = answer.grown[0]
@@ -248,14 +248,14 @@ def test_runs_are_held_against_the_plan_that_foretold_them_and_against_rules_of_
         (size.sizes["num_hidden_layers"], count) for size, count in zip(row.schedule.sizes, row.schedule.steps, strict=True)
     ]
     ran = entry(steps, [("stack", "grow")] * (len(steps) - 1)) | {"loss": row.loss + 0.01}
-    (judged,) = foretold(true_law(*RECORD), [ran], rows)
-    assert (judged.foretold, judged.saved_foretold) == (row.loss, row.saved)
-    assert judged.saved < judged.saved_foretold - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
+    (judged,) = against_plan(true_law(*RECORD), [ran], rows)
+    assert (judged.predicted, judged.saved_predicted) == (row.loss, row.saved)
+    assert judged.saved < judged.saved_predicted - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
     scratch = sum(row.schedule.steps) * sized(12).step_flops
     assert judged.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
     # Of a source that costs nothing G_stack claims 106 of 300 billion tokens.
     assert 0 < judged.stacked < 106 / 300
     table = "\n".join(page.in_markdown(judged_table("Runs", [judged], "A note.")))
     assert "of 1 within 3 points" in table
-    with pytest.raises(UserError, match="--compare: the plan foretells no run"):
-        foretold(true_law(*RECORD), [ran | {"phases": ran["phases"][::-1]}], rows)
+    with pytest.raises(UserError, match="--compare: the plan predicts no run"):
+        against_plan(true_law(*RECORD), [ran | {"phases": ran["phases"][::-1]}], rows)
