@@ -27,7 +27,7 @@ from pipeline.planning.search import Search
 from pipeline.recipe import Recipe
 from pipeline.report.output import write_figures, write_rows
 from pipeline.reproduction.runner import Runner
-from pipeline.reproduction.tasks import Task
+from pipeline.reproduction.task import Task
 from pipeline.training.preparation import prepared_text
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 

@@ -87,8 +87,8 @@ def _sweep_parts(comparison: EndsComparison) -> list[list[str]]:
     if not ended:
         return [["The sweep of learning rates is not done."]]
     costs = {name: sum(_spent(task) for runs in sweep.values() for task in runs) for name, sweep in sweeps.items()}
-    first = next(iter(next(iter(sweeps[suite.baseline].values()))))
-    one = _spent(first) or math.nan
+    # One that diverged may have ended early.
+    one = max(_spent(task) for runs in sweeps[suite.baseline].values() for task in runs)
     rows = []
     for name, sweep in sweeps.items():
         chosen = comparison.rates.get(name)
@@ -171,11 +171,16 @@ def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnd
             rows.append([name, seeds, *["baseline"] * 3])
             continue
         one = saved[name]
-        each = ", ".join("–" if share is None else f"{100 * share:.0f}".replace("-", "−") for share in one.by_seed.values())
+        each = ", ".join("–" if share is None else _whole(share) for share in one.by_seed.values())
         more = "≥ " if one.at_least else ""
         rows.append([name, seeds, more + _told(one.counted), each, more + _told(one.source_free)])
     head = ["method", "seeds", "compute saved, everything counted", "seed by seed", "saved, source free"]
     return Grid("Compute saved", head, rows)
+
+
+def _whole(share: float) -> str:
+    """A share in whole percent."""
+    return f"{round(100 * share)}".replace("-", "−")
 
 
 def _told(saving: Saving) -> str:
@@ -230,7 +235,7 @@ def _standing(suite: Suite, ends: Mapping[str, Sequence[End]], against: Mapping[
         on = all(np.mean(gaps) > 0 for gaps in others.values())
         found.append(
             [
-                f"Fixed sizes for the same compute end above the target's loss by, in nats: {told}. The target ({target}) "
+                f"Fixed sizes for the same compute end so much above the target's loss, in nats: {told}. The target ({target}) "
                 + (
                     "is on the frontier here: none of them ends as low."
                     if on
