@@ -1,5 +1,6 @@
 """launch/reproduce.py from its command line to its results, on runs that are made up."""
 
+import json
 import shlex
 import shutil
 import sys
@@ -14,6 +15,7 @@ from pipeline.reproduction import runner
 from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.test_readme import COMMANDS
 from tests.pipeline.report.recorded_runs import Made
+from tests.pipeline.reproduction.test_progressive import SUITE
 
 
 @pytest.fixture
@@ -86,3 +88,21 @@ def test_ablations_of_a_suite_that_has_none_are_refused(tmp_path, monkeypatch, c
     assert reproduced(monkeypatch, tmp_path / "out", "--ablations") == 2
     assert "gpt_cpu.yaml: the suite has no ablations; leave --ablations out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_progressive_suite_takes_shared_steps_once_and_ends_in_a_table_by_ends(pretended, tmp_path, monkeypatch, capsys):
+    named = {name: SUITE["methods"][name] for name in ("scratch", "copied")}
+    suite = SUITE | {"methods": named, "horizons": [1], "rates": [1.0e-3]}
+    (tmp_path / "progressive_cpu.yaml").write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
+    words = ["reproduce.py", "--suite", "progressive", "--budget", "cpu", "--seeds", "1", "--minutes", "30"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "out")])
+    assert reproduce.main() == 0, capsys.readouterr().err
+    trunk, *others = (pretended / "started").read_text().split()
+    assert trunk.startswith("trunk-")
+    assert sorted(others) == ["copied-at0.5-seed1", "copied-at0.8-seed1", "scratch-seed1"]
+    folder = tmp_path / "out" / "progressive-cpu"
+    written = (folder / "results.md").read_text()
+    assert "Peak learning rate 0.001, not tuned." in written
+    assert "| copied | 1 |" in written and "| copied, 80% |" in written
+    assert "Where runs end" in (folder / "report.html").read_text()
+    assert [json.loads(line)["method"] for line in (folder / "runs.jsonl").read_text().splitlines()]
