@@ -47,7 +47,7 @@ def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
 
 def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models_loss_to_the_larger_ones():
     constants = {"E": math.log(1.69), "A": math.log(406.4 / 1e6**0.34), "B": math.log(410.7 / 1e7**0.28)}
-    values = {"a": 0.34, "b": 0.28, "c": 0.0, "log_t": 0.0, "d:x": 0.0, "t:x": 0.0}
+    values = {"a": 0.34, "b": 0.28, "c": 0.0, "log_t": 0.0, "d:x": 0.05, "t:x": 0.0}
     values |= {f"{of}:s": constants.get(of, 0.0) for of in (*constants, "a", "b", "c", "log_t")}
     law = Law(tuple(values), np.array(list(values.values())), 0.01)
     small, large, tokens = 70e6, 280e6, 2e9
@@ -60,9 +60,9 @@ def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models
     def grown(after: float) -> float:
         return law.loss(Training("s", (Phase(small, tokens), Phase(large, after)), (("x",),)))
 
-    assert grown(1e-3) == pytest.approx(hoffmann(small, tokens), rel=1e-9)
+    assert grown(1e-3) == pytest.approx(hoffmann(small, tokens) + 0.05, rel=1e-9)
     # The distance that is left after as many tokens as there are parameters is 1 / e of what it was.
-    gap = hoffmann(small, tokens) - hoffmann(large, tokens)
+    gap = hoffmann(small, tokens) - hoffmann(large, tokens) + 0.05
     assert grown(large) - hoffmann(large, tokens + large) == pytest.approx(gap / math.e, rel=1e-9)
     assert grown(100 * large) == pytest.approx(hoffmann(large, tokens + 100 * large), rel=1e-9)
     # What it takes to a loss is the inverse of the loss, and without end below what the size can reach.
