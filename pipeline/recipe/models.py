@@ -118,7 +118,7 @@ class SizeConfig(_Sizes):
     num_attention_heads: PositiveInt | None = None
     """In the model's ratio to `hidden_size` where not given: heads keep their size."""
     num_key_value_heads: PositiveInt | None = None
-    """In the model's ratio to `num_attention_heads` where not given."""
+    """Where not given: in the model's ratio to the query heads, or, where that does not divide, as many as the model's."""
     head_dim: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
     """In the model's ratio to `hidden_size` where not given."""

@@ -43,7 +43,9 @@ def sized(model: Mapping[str, Any], patch: Mapping[str, int], number: int, where
         if key in patch or key not in model or by not in model:
             return
         smaller[key], rest = divmod(model[key] * smaller[by], model[by])
-        if rest or not smaller[key]:
+        if rest and key == "num_key_value_heads" and smaller[by] % model[key] == 0:
+            smaller[key] = model[key]
+        elif rest or not smaller[key]:
             raise UserError(
                 f"{place}.{key}: the model's {model[key]} does not scale by {by} {model[by]} -> {smaller[by]} to a whole "
                 "number; name one"

@@ -77,6 +77,7 @@ def test_the_table_of_layer_kinds_is_what_the_classes_make_of_their_layers(famil
         (MODEL | {"num_hidden_layers": 2}, "auto", [(1, 64, 4, 4), (2, 64, 4, 4)]),
         (MODEL, [HALF, {"hidden_size": 48}], [(6, 32, 2, 2), (12, 48, 3, 3), (12, 64, 4, 4)]),
         (GQA, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
+        (GQA | {"num_key_value_heads": 1}, [HALF], [(6, 32, 2, 1), (12, 64, 4, 1)]),
         (OWN_HEADS, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (EXPERTS, [HALF | {"num_experts": 4}], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (EXPERTS | {"mlp_only_layers": [0, 5]}, "auto", [(2, 64, 4, 2), (12, 64, 4, 2)]),
