@@ -143,9 +143,11 @@ def test_pilots_cost_at_most_their_share_and_shorter_ones_than_tell_anything_are
     fixed = [pilot.schedule for pilot in planned if not pilot.schedule.kinds]
     assert len({one.sizes[0].name for one in fixed}) == 2 and len({one.steps for one in fixed}) == 3
     assert sum(bool(pilot.schedule.kinds) for pilot in planned) == 1
-    short = pilot_recipe(recipe(), pilots(question(15_000 * STEP), 0.02, KINDS)[0], "runs/pilot")
+    slow = recipe()
+    slow = slow.model_copy(update={"schedule": slow.schedule.model_copy(update={"warmup_steps": 2000})})
+    short = pilot_recipe(slow, pilots(question(75_000 * STEP), 0.02, KINDS)[0], "runs/pilot")
     (stage,) = short.stages
-    assert short.schedule.warmup_steps == stage.steps // 5 < 100
+    assert short.schedule.warmup_steps == stage.steps // 5 < 200
     with pytest.raises(UserError, match=r"--pilot: with 0.02 of scratch's compute the shortest pilot has 1\d steps"):
         pilots(question(), 0.02, KINDS)
 
