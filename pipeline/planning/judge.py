@@ -1,5 +1,6 @@
 """How far the law is from runs that it has not seen: each left out in turn, and those that a plan predicted before they ran."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -23,17 +24,18 @@ class Judged:
     predicted: float
     """Nats."""
     loss: float
-    saved_predicted: float
-    saved: float
+    saved_predicted: float | None
+    saved: float | None
+    """None where the target from scratch never comes to the loss, by the law."""
     same_tokens: float
     """What it would save were a token worth as much at every size, as the rule `2x` has it."""
     stacked: float
     """What it would save by the speed that G_stack claims for every growth."""
 
     @property
-    def points(self) -> float:
-        """By how many points of the compute saved it was wrong."""
-        return 100 * abs(self.saved_predicted - self.saved)
+    def points(self) -> float | None:
+        """By how many points of the compute saved it was wrong; None where that is not known."""
+        return None if None in (self.saved_predicted, self.saved) else 100 * abs(self.saved_predicted - self.saved)
 
 
 def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:
@@ -77,7 +79,6 @@ def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float) -> J
     last = entry["phases"][-1]
     flops = last["flops"] / last["tokens"]
     tokens = sum(phase["tokens"] for phase in entry["phases"])
-    before = entry["flops"] - last["flops"]
     return Judged(
         entry["name"],
         loss,
@@ -85,18 +86,18 @@ def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float) -> J
         saved_predicted,
         saved(law, entry, entry["loss"]),
         same_tokens=1 - entry["flops"] / (tokens * flops),
-        stacked=1 - (before + last["flops"]) / (before + last["flops"] / STACKED_TOKENS),
+        stacked=1 - entry["flops"] / (last["flops"] / STACKED_TOKENS),
     )
 
 
-def saved(law: Law, entry: RunEntry, loss: float) -> float:
+def saved(law: Law, entry: RunEntry, loss: float) -> float | None:
     """Return what a run saves that comes to a loss: 1 - c / C, C being what its last size from scratch takes to that loss.
 
-    C is told by the law's curve of that size, which the runs of that size bind.
+    C is of the law's curve of that size, which the runs of that size bind; None where that curve never comes to the loss.
     """
     last = entry["phases"][-1]
     tokens = law.tokens_to(training_of(entry).setting, last["parameters"], loss)
-    return 1 - entry["flops"] / (tokens * last["flops"] / last["tokens"])
+    return None if math.isinf(tokens) else 1 - entry["flops"] / (tokens * last["flops"] / last["tokens"])
 
 
 def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
@@ -109,25 +110,28 @@ def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
             f"{one.loss:.4f}",
             _percent(one.saved_predicted),
             _percent(one.saved),
-            f"{one.points:.1f}",
+            "not known" if one.points is None else f"{one.points:.1f}",
         ]
         for one in judged
     ]
-    close = sum(one.points <= _CLOSE for one in judged)
+    known = [one for one in judged if one.points is not None]
+    if not known:
+        return Grid(title, head, rows, frozenset(), [note])
+    close = sum(one.points <= _CLOSE for one in known)
     law, same, stacked = (
-        100 * fmean(abs(told - one.saved) for told, one in zip(tolds, judged, strict=True))
-        for tolds in (
-            [one.saved_predicted for one in judged],
-            [one.same_tokens for one in judged],
-            [one.stacked for one in judged],
+        100 * fmean(abs(claimed - one.saved) for claimed, one in zip(claims, known, strict=True))
+        for claims in (
+            [one.saved_predicted for one in known],
+            [one.same_tokens for one in known],
+            [one.stacked for one in known],
         )
     )
     far = (
-        f"{close} of {len(rows)} within {_CLOSE:.0f} points. Off by {law:.1f} points in the mean; `2x`, by which a token is "
+        f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {law:.1f} points in the mean; `2x`, by which a token is "
         f"worth as much at every size, by {same:.1f}; G_stack's speed by {stacked:.1f}."
     )
     return Grid(title, head, rows, frozenset(), [note, far])
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+def _percent(share: float | None) -> str:
+    return "not known" if share is None else f"{100 * share:.0f} %".replace("-", "−")

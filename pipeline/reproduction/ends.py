@@ -49,7 +49,7 @@ class SavedAtEnds:
     by_seed: Mapping[int, float | None]
     """Everything counted; None where no run of the method came to the baseline's loss."""
     at_least: bool
-    """Whether a shortest run of several lengths was already there, so that a still shorter one might be."""
+    """Whether the shortest run was already there, so that a still shorter one might be."""
 
 
 def end_of(task: Task) -> End:
@@ -89,7 +89,7 @@ def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End]) -> SavedAtEn
         counted = [end for end in own if end.spent is not None]
         by_seed[seed] = _share(counted, [end.spent for end in counted], against)
         free.append(_share(own, [end.at_last_size for end in own], against))
-        at_least |= len(counted) > 1 and min(counted, key=lambda end: end.spent).loss <= against.loss
+        at_least |= bool(counted) and min(counted, key=lambda end: end.spent).loss <= against.loss
     return SavedAtEnds(
         *(Saving(tuple(one for one in shares if one is not None), len(shares)) for shares in (by_seed.values(), free)),
         by_seed,

@@ -129,6 +129,11 @@ def branch_off(
             f"--branch_from: {origin}: has no checkpoint of the steps that it has in common with this run, which are "
             f"{steps:,}: they then differ in {key}"
         )
+    if saved.rewinds:
+        raise UserError(
+            f"--branch_from: {origin}: its guard went back {saved.rewinds} times and left text out, so that its steps are not "
+            "those of this run; name a run that did not go back, or start this one without --branch_from"
+        )
     for remark in begun.rounding(recipe, ds_config):
         say(remark)
     _adopt(its, checkpoint=its.checkpoints / saved.tag, saved=saved, course=mine, ds_config=ds_config, directory=directory)

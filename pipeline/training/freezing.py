@@ -42,9 +42,12 @@ class Freezable(torch.optim.Optimizer):
         return None if left is None else added_share(left, *self.added_numbers)
 
     def count_added(self, parameter: torch.Tensor, moved: torch.Tensor | int = 1) -> torch.Tensor | None:
-        """Count a step of what a growth added, where one was `moved`; return the steps that are left, None where none are."""
+        """Count a step of what a growth added, where one was `moved`; return the steps that are left, None where none are.
+
+        What an earlier growth added and has more steps left than the last growth gives begins that one's warmup.
+        """
         left = self.state.get(parameter, {}).get(LEFT)
-        return None if left is None else left.sub_(moved).clamp_(min=0)
+        return None if left is None else left.sub_(moved).clamp_(min=0, max=self.added.steps)
 
     @property
     def added_numbers(self) -> tuple[float, float, float]:
@@ -77,7 +80,7 @@ class Freezable(torch.optim.Optimizer):
                 continue
             # The device is waited for when it may be so, and not in each step.
             due = self._looks.get(parameter, 1) - 1
-            if due == 0 and (due := int(state[LEFT].max())) == 0:
+            if due == 0 and (due := min(int(state[LEFT].max()), self.added.steps)) == 0:
                 del state[LEFT]
             self._looks[parameter] = due
 

@@ -255,8 +255,13 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     assert judged.saved < judged.saved_predicted - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
     scratch = sum(row.schedule.steps) * sized(12).step_flops
     assert judged.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
-    # Of a source that costs nothing G_stack claims 106 of 300 billion tokens.
-    assert 0 < judged.stacked < 106 / 300
+    # By G_stack's claim scratch takes 300 tokens where its last size takes 194, and all that came before is paid for.
+    last = ran["phases"][-1]["flops"] * 300 / 194
+    assert judged.stacked == pytest.approx(1 - ran["flops"] / last)
+    # The target from scratch never comes so low, whatever it would take.
+    (low,) = against_plan(true_law(*RECORD), [ran | {"loss": 0.1}], rows)
+    assert low.saved is None and low.points is None
+    assert "of 1 within 3 points" in "\n".join(page.in_markdown(judged_table("Runs", [judged, low], "A note.")))
     table = "\n".join(page.in_markdown(judged_table("Runs", [judged], "A note.")))
     assert "of 1 within 3 points" in table
     with pytest.raises(UserError, match="--compare: the plan predicts no run"):

@@ -60,7 +60,8 @@ def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path)
     one = saved([grown(tmp_path, 1, 30, 3.9)], [scratch(tmp_path, 1, 4.0)])
     assert one.counted.mean == pytest.approx(1 - 140 / 240)
     assert one.source_free.mean == pytest.approx(1 - 120 / 240)
-    assert not one.at_least
+    # A shorter run might have been there too.
+    assert one.at_least
 
 
 def test_a_run_that_ends_higher_has_saved_nothing_that_is_known(tmp_path):

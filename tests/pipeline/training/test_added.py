@@ -113,6 +113,16 @@ def test_muon_orthogonalizes_a_matrix_whole_and_moves_each_element_by_its_share_
         torch.testing.assert_close(moved[elements], expected, rtol=0, atol=3e-3)
 
 
+def test_what_an_earlier_growth_left_more_steps_to_begins_the_last_ones_warmup():
+    parameter = WEIGHTS.clone().requires_grad_()
+    adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
+    adamw.added = ADDED
+    adamw.state[parameter] = {LEFT: torch.where(torch.arange(SIZE) < 20, 500.0, float(ADDED.steps))}
+    moved = steps_taken(adamw, parameter)
+    for elements, shares in ((OLD, [0.0, *SHARES[:-1]]), (NEW, SHARES)):
+        torch.testing.assert_close(moved[elements], adamw_of_torch(elements, shares, 0.0), **CLOSE)
+
+
 def test_a_parameter_that_is_new_as_a_whole_counts_once_a_step_and_not_where_it_stands_still_or_a_step_is_refused():
     parameter = WEIGHTS.clone().requires_grad_()
     group = {"params": [parameter], "frozen": True}
