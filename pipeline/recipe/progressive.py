@@ -134,7 +134,7 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [
-            f"shares: {shares}, since small models learn cheaply, and {left:.2g} of the run is enough for the model"
+            f"shares: {shares}, as single runs of a GPT-2 of 12 layers x 64 had it; {left:.2g} of the run is left for the model"
         ]
     shares = section.shares
     if len(shares) != sizes:
@@ -217,7 +217,9 @@ def _growths(
     reasons = ["growth.optimizer_state: grow, since the run goes on at the full rate"]
     depths = {growth.get("depth") for growth in growths}
     if "stack" in depths:
-        reasons.append("growth.depth: stack, which is not exact: copies that are active at once end better than silent ones")
+        reasons.append(
+            "growth.depth: stack, which is not exact: in a trial with one seed active copies ended better than silent ones"
+        )
     if "list" in depths:
         reasons.append(
             "growth.depth: list, as stack does, each layer from one of its own kind (window, positions, experts), which a "
