@@ -53,11 +53,17 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged
 def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
     """Return runs beside the rows of a plan that predicted them, by sizes, tokens and growths.
 
-    Raises UserError for a run that no row is of.
+    Raises UserError for a run of another setting (text, batch, optimizer, schedule), and for one that no row is of.
     """
+    settings = {row["setting"] for row in rows}
     by_schedule = {_key(row["sizes"], row["tokens"], row["growths"]): row for row in rows}
     found = []
     for entry in entries:
+        if (setting := training_of(entry).setting) not in settings:
+            raise UserError(
+                f"--compare: {entry['name']} is a run of {setting}, and the plan is of {'; '.join(settings)}; make a plan with "
+                "the run's own recipe"
+            )
         growths = [
             {axis: growth[axis] for axis in ("depth", "width") if growth[axis] is not None}
             | {"optimizer_state": growth["optimizer_state"], **growth["options"]}

@@ -78,6 +78,7 @@ class PlannedRow(TypedDict):
     """A schedule in plan.json, as far as it is read again."""
 
     name: str
+    setting: str
     sizes: list[dict[str, int]]
     tokens: list[int]
     """Of each size."""
@@ -98,6 +99,7 @@ def to_rows(answer: Answer) -> list[dict[str, Any]]:
     return [
         {
             "group": group,
+            "setting": answer.forecast.question.setting,
             "name": row.label or row.schedule.name,
             "sizes": [size.sizes for size in row.schedule.sizes],
             "steps": list(row.schedule.steps),

@@ -49,18 +49,27 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
     setting = setting_in_words(model.family, text, recipe.data.sequence_length, batch, recipe.optimizer.name, schedule)
     if tokens < batch:
         raise UserError(f"--tokens: {tokens} are fewer than the {batch} of one step; name more")
-    given = None if source is None else _given(source, recipe, target)
+    given = None if source is None else _given(source, recipe, target, text)
     decay = recipe.schedule.decay_ratio if recipe.schedule.name == "wsd" else 0.0
     return Question(setting, target, tokens, batch, decay, smaller, given)
 
 
-def _given(source: Path, recipe: Recipe, target: Size) -> Given:
+def _given(source: Path, recipe: Recipe, target: Size, text: str) -> Given:
     if not RunPaths(source).summary.exists():
         raise UserError(
             f"--source: {source} is no finished run, so what its model was trained on and has cost is not known; name a run "
             "directory"
         )
     entry = entry_of(source)
+    if (entry["text"], entry["sequence_length"]) != (text, recipe.data.sequence_length):
+        raise UserError(
+            f"--source: {source} was trained on other text, by another tokenizer or in windows of another length than the "
+            "target is to be, and what its tokens are worth there is not known; name a run of the target's own text"
+        )
+    if len(entry["phases"]) > 1:
+        raise UserError(
+            f"--source: {source} was itself grown, and the law is of sources that were trained at one size; name such a run"
+        )
     size = Size.of(read_config(RunPaths(source).model / "config.json"), recipe)
     if size.config.model_type != target.config.model_type or any(
         size.sizes[key] > value for key, value in target.sizes.items()

@@ -264,5 +264,7 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     assert "of 1 within 3 points" in "\n".join(page.in_markdown(judged_table("Runs", [judged, low], "A note.")))
     table = "\n".join(page.in_markdown(judged_table("Runs", [judged], "A note.")))
     assert "of 1 within 3 points" in table
+    with pytest.raises(UserError, match=r"--compare: .* is a run of .*muon.*, and the plan is of .*adamw"):
+        against_plan(true_law(*RECORD), [ran | {"optimizer": "muon"}], rows)
     with pytest.raises(UserError, match="--compare: the plan predicts no run"):
         against_plan(true_law(*RECORD), [ran | {"phases": ran["phases"][::-1]}], rows)

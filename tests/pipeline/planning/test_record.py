@@ -5,8 +5,10 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.families import graph_of, scratch_config
-from pipeline.planning.record import add_runs, read_entries
+from pipeline.planning.question import question_of
+from pipeline.planning.record import add_runs, entry_of, read_entries
 from pipeline.recipe import ModelConfig
+from tests.pipeline.planning.made import STEP, VOCABULARY, recipe
 from tests.pipeline.report.recorded_runs import TOKENS, Made
 
 WHOLE = [{"name": "submodels", "steps": 30}, {"name": "full", "steps": 30}]
@@ -88,3 +90,20 @@ def test_a_damaged_line_of_a_record_is_named(change, sentence, tmp_path):
 def test_a_record_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such record"):
         read_entries([tmp_path / "nowhere.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("made", "text", "says"),
+    [
+        ({"scratch": True}, "another", "was trained on other text"),
+        ({"changes": GROWN}, None, "was itself grown"),
+    ],
+)
+def test_a_given_source_of_other_text_or_that_was_grown_is_refused(tmp_path, made, text, says):
+    source = Made(tmp_path / "small", **made).write()
+    asked = recipe()
+    asked = asked.model_copy(
+        update={"data": asked.data.model_copy(update={"sequence_length": Made(source).recipe.data.sequence_length})}
+    )
+    with pytest.raises(UserError, match=f"--source: .*{says}"):
+        question_of(asked, 2000 * STEP, text or entry_of(source)["text"], VOCABULARY, source)
