@@ -12,6 +12,9 @@ from pipeline.planning.sizes import Size, size_of, smaller_models
 from pipeline.recipe import ModelConfig, Recipe, TargetConfig
 from pipeline.runs import RunPaths
 
+_FEWEST_STEPS = 10
+"""Of the target from scratch: a plan divides them among sizes."""
+
 
 def of_target(recipe: Recipe, sizes: dict[str, object]) -> Recipe:
     """Return the recipe with other sizes of its model.
@@ -47,8 +50,10 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
     batch = recipe.train_batch_size * recipe.data.sequence_length
     schedule = recipe.schedule.model_dump(mode="json")
     setting = setting_in_words(model.family, text, recipe.data.sequence_length, batch, recipe.optimizer.name, schedule)
-    if tokens < batch:
-        raise UserError(f"--tokens: {tokens} are fewer than the {batch} of one step; name more")
+    if tokens < _FEWEST_STEPS * batch:
+        raise UserError(
+            f"--tokens: {tokens} are fewer than {_FEWEST_STEPS} steps of {batch} tokens, which is too short to plan; name more"
+        )
     given = None if source is None else _given(source, recipe, target, text)
     decay = recipe.schedule.decay_ratio if recipe.schedule.name == "wsd" else 0.0
     return Question(setting, target, tokens, batch, decay, smaller, given)

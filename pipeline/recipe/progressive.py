@@ -131,6 +131,11 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
 def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[float], list[str]]:
     """The share of the run of each smaller size, and why."""
     if section.shares is None:
+        if section.length[0] == "flops":
+            raise UserError(
+                f"{where}shares: auto is of tokens, and half of the FLOPs would be most of the tokens at the first size; name "
+                "shares of the FLOPs, or give the length in steps, tokens or epochs"
+            )
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [

@@ -7,7 +7,7 @@ already that ends with L* or less. Beyond its runs nothing is extrapolated.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.recipe import GrowStage
@@ -76,12 +76,15 @@ def _grown_at(run: RecordedRun) -> int:
     return min(begin for name, begin, _ in run.stages if name in names)
 
 
-def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End]) -> SavedAtEnds:
-    """Return what the ended runs of a method saved; `baseline` has the baseline's run by seed."""
+def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End], seeds: Iterable[int]) -> SavedAtEnds:
+    """Return what a method saved: by its ended runs, with all seeds that it was run with.
+
+    `baseline` has the baseline's run by seed. Of a seed without an ended run nothing was reached.
+    """
     by_seed: dict[int, float | None] = {}
     free: list[float | None] = []
     at_least = False
-    for seed in dict.fromkeys(end.seed for end in ends):
+    for seed in dict.fromkeys(seeds):
         against = baseline.get(seed)
         if against is None or against.loss is None:
             continue

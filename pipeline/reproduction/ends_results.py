@@ -18,6 +18,7 @@ from pipeline.report.methods import spread
 from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import Judged, build
 from pipeline.report.parts import Part
+from pipeline.report.recorded import read_run
 from pipeline.report.savings import Saving
 from pipeline.report.tables import percent
 from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends
@@ -66,12 +67,16 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     for horizon, methods in comparison.horizons.items():
         ends = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
         ends = {name: of_name for name, of_name in ends.items() if of_name}
+        # A seed whose runs all diverged has not come to the baseline's loss.
+        seeds = {name: [task.recipe.seed for task in methods[name] if task.ended] for name in ends}
         baseline = suite.methods[suite.baseline].title
         if baseline not in ends:
             continue
         place = directory if len(suite.horizons) == 1 else directory / f"horizon-{horizon:g}"
-        parts += _horizon_parts(suite, horizon, ends, baseline)
-        _write_report(place, ends, baseline)
+        against = _of_baseline(ends[baseline])
+        saved = {name: saved_at_ends(of_name, against, seeds[name]) for name, of_name in ends.items() if name != baseline}
+        parts += _horizon_parts(suite, horizon, ends, saved, baseline)
+        _write_report(place, ends, saved, baseline)
     diverged = [task.name for task in tasks if task.diverged]
     parts += [[f"Diverged, and left out of all figures: {', '.join(diverged)}."]] * bool(diverged)
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,9 +122,10 @@ def _sweep_parts(comparison: EndsComparison) -> list[list[str]]:
 
 
 def _spent(task: Task) -> float:
-    if task.diverged:
-        return 0.0
-    return end_of(task).spent or 0.0
+    if not task.diverged:
+        return end_of(task).spent or 0.0
+    run = read_run(task.run)
+    return run.spent(run.last_step)["flops"] if run.steps else 0.0
 
 
 def _taken_once(tasks: Sequence[Task]) -> float:
@@ -129,20 +135,26 @@ def _taken_once(tasks: Sequence[Task]) -> float:
     while waiting:
         task = waiting.pop()
         if task.name not in found:
-            found[task.name] = _spent(task) - (0.0 if task.trunk is None or task.diverged else _spent(task.trunk))
+            found[task.name] = _spent(task) - (0.0 if task.trunk is None else _spent(task.trunk))
             waiting += [task.trunk] if task.trunk is not None else []
     return sum(found.values())
 
 
-def _horizon_parts(suite: Suite, horizon: float, ends: Mapping[str, Sequence[End]], baseline: str) -> list[list[str]]:
-    against = {end.seed: end for end in ends[baseline]}
-    for end in against.values():
+def _of_baseline(ends: Sequence[End]) -> dict[int, End]:
+    """The baseline's runs by seed; raises UserError where one ended without a loss."""
+    for end in ends:
         if end.loss is None:
             raise UserError(
                 f"{end.run.path}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
                 "compare with; lower the suite's rates"
             )
-    saved = {name: saved_at_ends(of_name, against) for name, of_name in ends.items() if name != baseline}
+    return {end.seed: end for end in ends}
+
+
+def _horizon_parts(
+    suite: Suite, horizon: float, ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnds], baseline: str
+) -> list[list[str]]:
+    against = _of_baseline(ends[baseline])
     tokens = next(iter(against.values())).tokens
     spent = float(np.mean([end.spent for end in against.values()]))
     heads = [
@@ -274,9 +286,8 @@ def _as_markdown(grid: Grid) -> list[str]:
     return table(grid.head, grid.rows)
 
 
-def _write_report(place: Path, ends: Mapping[str, Sequence[End]], baseline: str) -> None:
+def _write_report(place: Path, ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnds], baseline: str) -> None:
     against = {end.seed: end for end in ends[baseline]}
-    saved = {name: saved_at_ends(of_name, against) for name, of_name in ends.items() if name != baseline}
     grid = saved_grid(ends, saved, baseline)
     with matplotlib.rc_context(STYLE):
         plot = ends_plot(ends, baseline)

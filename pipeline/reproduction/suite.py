@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from data_prep.config import NonNegativeInt, PositiveInt, StrictModel, read_yaml, validate
-from pipeline.recipe import Recipe, read_recipe
+from pipeline.recipe import UNITS, Recipe, read_recipe
 from pipeline.recipe.models import Positive
 
 TUNING_SEEDS = (501, 502)
@@ -127,6 +127,14 @@ class Suite(StrictModel):
             )
         if method.lengths and (name == self.baseline or method.grown_from is not None):
             raise ValueError(f"{where}.lengths: neither the baseline nor a method with `grown_from` has any; leave the key out")
+        for stage in stages:
+            share = stage.get("share")
+            if "share" in stage and not (isinstance(share, int | float) and 0 < share <= 1):
+                raise ValueError(
+                    f"{where}.recipe.stages: `share: {share}` is no share of the suite's steps; above 0, at most 1"
+                )
+            if len(lengths := sorted({"share", "rest", *UNITS}.intersection(stage))) > 1:
+                raise ValueError(f"{where}.recipe.stages: a stage has one length, and here {' and '.join(lengths)}")
         if any("share" in stage for stage in stages) and self.steps is None:
             raise ValueError(f"{where}.recipe.stages: a `share` is one of the suite's `steps`; say how many these are")
         absent = [horizon for horizon in method.horizons or [] if horizon not in self.horizons]

@@ -98,12 +98,17 @@ def test_sizes_are_patches_of_the_model(model, sizes, trained, tmp_path):
         ({"steps": 101}, [50, 20, 31]),
         ({"steps": None, "tokens": 10_001}, [5000, 2000, 3001]),
         ({"steps": None, "epochs": 2}, [1.0, 0.4, 0.6]),
-        ({"steps": None, "flops": 1e18}, [5e17, 2e17, 3e17]),
+        ({"steps": None, "flops": 1e18, "shares": [0.1, 0.2]}, [1e17, 2e17, 7e17]),
     ],
 )
 def test_stages_have_their_shares_of_the_whole_length(length, expected):
     recipe = read_recipe(content(MODEL, **length), "r")
     assert [stage.length[1] for stage in recipe.stages if isinstance(stage, TrainStage)] == pytest.approx(expected)
+
+
+def test_shares_of_flops_are_named():
+    with pytest.raises(UserError, match=r"progressive\.shares: auto is of tokens.*name shares of the FLOPs"):
+        read_recipe(content(MODEL, steps=None, flops=1e18), "r")
 
 
 def test_one_schedule_spans_the_run_and_what_is_said_of_it_is_kept():

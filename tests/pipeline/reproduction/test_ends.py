@@ -53,7 +53,8 @@ def write_own(write, place: Path, plots: list) -> None:
 
 
 def saved(tasks: list[Task], baseline: list[Task]):
-    return saved_at_ends([end_of(task) for task in tasks], {end.seed: end for end in map(end_of, baseline)})
+    ended = [end_of(task) for task in tasks if not task.diverged]
+    return saved_at_ends(ended, {end.seed: end for end in map(end_of, baseline)}, [task.recipe.seed for task in tasks])
 
 
 def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path):
@@ -68,6 +69,14 @@ def test_a_run_that_ends_higher_has_saved_nothing_that_is_known(tmp_path):
     one = saved([grown(tmp_path, 1, 30, 4.1)], [scratch(tmp_path, 1, 4.0)])
     assert one.by_seed == {1: None}
     assert one.counted.mean is None and one.counted.runs == 1
+
+
+def test_a_seed_whose_run_diverged_has_not_come_to_the_loss(tmp_path):
+    runs = [grown(tmp_path, seed, 30, 3.9) for seed in (1, 2)]
+    runs[1].mark_diverged()
+    one = saved(runs, [scratch(tmp_path, seed, 4.0) for seed in (1, 2)])
+    assert one.by_seed == {1: pytest.approx(1 - 140 / 240), 2: None}
+    assert one.counted.runs == 2
 
 
 def test_between_lengths_the_loss_is_interpolated_in_the_logarithm_of_compute(tmp_path):
