@@ -7,7 +7,7 @@ import torch
 
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
-from pipeline.growth.state import Constant, OptimizerState, Rows, State, flat, unsaid
+from pipeline.growth.state import Constant, OptimizerState, Rows, State, default_value, flat
 
 
 class JoinedRows:
@@ -61,7 +61,7 @@ def optimizer_of_parameters(model: Model, state: OptimizerState) -> OptimizerSta
         kept = [found.pop(part, {}) for part in each.parts]
         shapes = [tensor.shape(model.sizes) for tensor in held[each.name]]
         keys = dict.fromkeys(key for of_part in kept for key in of_part)
-        joined = {key: _joined(each.shape, shapes, [of_part.get(key, unsaid(key)) for of_part in kept]) for key in keys}
+        joined = {key: _joined(each.shape, shapes, [of_part.get(key, default_value(key)) for of_part in kept]) for key in keys}
         if joined:
             found[each.name] = joined
     return found

@@ -13,7 +13,7 @@ from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
 from pipeline.growth.reasons import promises
-from pipeline.growth.state import OptimizerState, stored_dtype, unsaid
+from pipeline.growth.state import OptimizerState, default_value, stored_dtype
 from pipeline.growth.token_rows import over_both
 
 _GIB = 2**30
@@ -78,7 +78,7 @@ def _kept_of_each(optimizer: OptimizerState | None) -> list[str]:
         return ["exp_avg", "exp_avg_sq"]
     kept = []
     for key in dict.fromkeys(key for entry in optimizer.values() for key in entry):
-        values = [entry.get(key, unsaid(key)) for entry in optimizer.values()]
+        values = [entry.get(key, default_value(key)) for entry in optimizer.values()]
         if not all(isinstance(value, float) for value in values) or len(set(values)) > 1:
             kept.append(key)
     return kept

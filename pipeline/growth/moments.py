@@ -17,7 +17,7 @@ from pipeline.families.tensors import Tensor
 from pipeline.growth.added import LEFT
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.index_map import INIT, ZERO, AxisIndexMap
-from pipeline.growth.state import Constant, OptimizerState, Rows, unsaid
+from pipeline.growth.state import Constant, OptimizerState, Rows, default_value
 from pipeline.growth.units import Replaced
 from pipeline.recipe.growth import AUTO
 
@@ -157,11 +157,11 @@ def grown_kept(source: Kept, following: Kept, source_shape: tuple[int, ...], mov
     """
 
     def held(kept: Kept, key: str) -> MeasuredTensor:
-        value = kept.get(key, unsaid(key))
+        value = kept.get(key, default_value(key))
         return MeasuredTensor(Constant(source_shape, value) if isinstance(value, float) else value)
 
     def grown(key: str) -> Rows:
-        sources, init = (held(source, key), held(following, key)), Constant(moved.shape, unsaid(key))
+        sources, init = (held(source, key), held(following, key)), Constant(moved.shape, default_value(key))
 
         def by(maps: Mapping[str, tuple[AxisIndexMap, ...]]) -> Rows:
             return GrownTensor((), *sources, maps[key], dtype=torch.float32, init=init)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.growth.state import Rows, unsaid
+from pipeline.growth.state import Rows, default_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Parameter:
         joined: dict[str, Rows | float] = {}
         for key, kept in self.kept.items():
             found = {piece.start: piece for piece in kept}
-            pieces = [found.get(piece.start) or Piece(piece.start, piece.stop, unsaid(key)) for piece in self.weights]
+            pieces = [found.get(piece.start) or Piece(piece.start, piece.stop, default_value(key)) for piece in self.weights]
             values = {piece.values for piece in pieces if isinstance(piece.values, float)}
             alike = len(values) == 1 and all(isinstance(piece.values, float) for piece in pieces)
             joined[key] = values.pop() if alike else PartitionedTensor(self.shape, pieces)

@@ -63,7 +63,7 @@ OptimizerState = Mapping[str, Mapping[str, Rows | float]]
 step); a float holds for the whole tensor."""
 
 
-def unsaid(key: str) -> float:
+def default_value(key: str) -> float:
     """What an optimizer's key is for an element that nothing is said of: as if it had never been stepped."""
     return 1.0 if key.endswith("_factor") else 0.0
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from data_prep.progress import Advance, Meter
 from pipeline.growth.added import LEFT
-from pipeline.growth.state import OptimizerState, Rows, State, flat, unsaid
+from pipeline.growth.state import OptimizerState, Rows, State, default_value, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 
 SCALARS = ("step", "lr_factor", "eps_factor", LEFT)
@@ -200,17 +200,17 @@ def _fill_optimizer(engine: DeepSpeedEngine, master: Master, state: OptimizerSta
     ]
     kept = getattr(engine.optimizer, "optimizer", engine.optimizer).state
     for key in dict.fromkeys(key for _, said in held for key in said):
-        values = [(fragment, said.get(key, unsaid(key))) for fragment, said in held]
+        values = [(fragment, said.get(key, default_value(key))) for fragment, said in held]
         alike = _alike(values) if key in SCALARS else None
         if alike is None:
-            whole = torch.full_like(master.values, unsaid(key))
+            whole = torch.full_like(master.values, default_value(key))
             for fragment, value in values:
                 if isinstance(value, float):
                     whole[fragment.place : fragment.place + fragment.stop - fragment.start] = value
                 else:
                     _fill([(whole, fragment)], value)
             kept[master.stepped][key] = whole.view(master.stepped.shape)
-        elif key == "step" or alike != unsaid(key):
+        elif key == "step" or alike != default_value(key):
             # Where the tensor is: fused kernels count steps there.
             kept[master.stepped][key] = torch.tensor(alike, device=master.stepped.device)
 

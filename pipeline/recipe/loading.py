@@ -34,7 +34,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 def read_recipe(content: dict[str, Any], origin: str) -> Recipe:
     """Return the recipe that a mapping of keys says, a `progressive` section written out.
 
-    Raises UserError, which begins with `origin`, naming the key and what would do.
+    Raises UserError, which begins with `origin` and names the key and its valid values.
     """
     return validate(Recipe, written_out(content, origin)[0], origin)
 

@@ -12,7 +12,7 @@ from pipeline.training.workload import leg_flops
 
 
 def planned(recipe: Recipe, ds_config: Path) -> Planned:
-    """Return what a run would do, step by step, without looking at its text; raises UserError as the run would."""
+    """Return a preview of a run, step by step, without looking at its text; raises UserError as the run itself does."""
     batch = {key: getattr(recipe, key) for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}
     model = recipe.source.model
     if recipe.data.shards is not None and model is not None and model.vocab_size is None:

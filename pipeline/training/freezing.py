@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.growth.added import LEFT
-from pipeline.growth.state import unsaid
+from pipeline.growth.state import default_value
 from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training.schedule import added_share
@@ -151,7 +151,7 @@ class Freezable(torch.optim.Optimizer):
                 if not bool((values == alike).all()):
                     continue
                 del state[key]
-                if key == "step" or alike != unsaid(key):
+                if key == "step" or alike != default_value(key):
                     state[key] = torch.tensor(alike, device=parameter.device)
 
     def moving(self) -> list[dict[str, Any]]:
