@@ -6,7 +6,7 @@ same steps, after clipping as every other optimizer.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,7 @@ class FreezableMuon(FreezableAdamW):
         for number, (stepped, _) in enumerate(held):
             pieces = [[Piece(*piece) for piece in rank[number]] for rank in of_all]
             if any(pieces):
-                self._exchanges[stepped] = _Exchange(pieces, self._matrices, self._dtype)
+                self._exchanges[stepped] = _Exchange(pieces, self._matrices)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -153,44 +153,72 @@ class FreezableMuon(FreezableAdamW):
         self.step_groups([group for group in moving if not group["muon"]])
         for group in moving:
             if group["muon"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._step_matrices(parameter, group)
+                for some in _together([parameter for parameter in group["params"] if parameter.grad is not None]):
+                    self._step_matrices(some, group)
 
-    def _step_matrices(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
+    def _step_matrices(self, parameters: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         apart = rows_apart(group)
-        if apart and LEFT in state:
-            # Rows that stand still count no steps.
-            state[LEFT] = state[LEFT].expand_as(parameter).clone()
-        kept = [state[key] for key in ("momentum_buffer", LEFT) if key in state]
-        before = [each.clone() for each in kept] if apart else []
-        momentum = state["momentum_buffer"]
+        befores = [self._kept(parameter) if apart else {} for parameter in parameters]
+        exchanges = [self._exchanges[parameter] for parameter in parameters]
+        updates = [self._momentum(parameter, group) for parameter in parameters]
+        whole = [exchange.gather(update) for exchange, update in zip(exchanges, updates, strict=True)]
+        # Without ZeRO each matrix is a parameter of its own, and those of all layers are multiplied at once all the same.
+        orthogonalize((part for matrices in whole for part in matrices.parts), self._dtype)
+        for parameter, exchange, update, matrices, before in zip(parameters, exchanges, updates, whole, befores, strict=True):
+            stepped = exchange.hand_back(matrices, update).view(parameter.shape)
+            if apart:
+                self._move_rows(parameter, stepped, before, group)
+            else:
+                self.move([parameter], [stepped], [self.share_of(parameter)], group)
+
+    def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Take in a gradient; return the flat update that it makes (Nesterov's)."""
+        momentum = self.state[parameter]["momentum_buffer"]
         momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        update = parameter.grad.lerp(momentum, group["momentum"]).view(-1)
-        update = self._exchanges[parameter].orthogonalized(update).view(parameter.shape)
+        return parameter.grad.lerp(momentum, group["momentum"]).view(-1)
+
+    def _kept(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A copy of what the state holds of each element, for rows that stand still and count no steps."""
+        state = self.state[parameter]
+        if LEFT in state:
+            state[LEFT] = state[LEFT].expand_as(parameter).clone()
+        return {key: state[key].clone() for key in ("momentum_buffer", LEFT) if key in state}
+
+    def _move_rows(
+        self, parameter: torch.Tensor, update: torch.Tensor, before: Mapping[str, torch.Tensor], group: dict[str, Any]
+    ) -> None:
+        """Move a matrix, which is orthogonalized whole, by the rates of its rows."""
         share = self.share_of(parameter)
-        if not apart:
-            self.move([parameter], [update], [share], group)
-            return
-        # A matrix is orthogonalized whole, and then moves by the rate of the rows that it is of.
         for name, mask in self.row_blocks.get(parameter, {}).items():
             own, count = group["rows"][name], len(mask)
             if own["frozen"]:
-                for now, then in zip(kept, before, strict=True):
-                    now.view(-1)[:count][mask] = then.view(-1)[:count][mask]
+                for key, then in before.items():
+                    self.state[parameter][key].view(-1)[:count][mask] = then.view(-1)[:count][mask]
                 continue
             values = parameter.view(-1)[:count]
             rate = own["lr"] if share is None else own["lr"] * share.view(-1)[:count][mask]
             values[mask] = values[mask] * (1 - rate * own["weight_decay"]) - rate * update.view(-1)[:count][mask]
 
 
+def _together(parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Parameters in turn, so many at a time that copies of their elements are few beside a model's."""
+    some: list[torch.Tensor] = []
+    for parameter in parameters:
+        if some and sum(each.numel() for each in some) + parameter.numel() > _TOGETHER:
+            yield some
+            some = []
+        some.append(parameter)
+    if some:
+        yield some
+
+
 class _Exchange:
     """Takes one master's matrices from pieces to whole ones, each on the rank that it is dealt to, and back."""
 
-    def __init__(self, pieces: list[list[Piece]], matrices: Mapping[str, Matrix], dtype: torch.dtype) -> None:
+    def __init__(self, pieces: list[list[Piece]], matrices: Mapping[str, Matrix]) -> None:
         rank, ranks = distributed.rank(), len(pieces)
         names = list(dict.fromkeys(piece.name for held in pieces for piece in held))
         whole = all(piece.stop - piece.start == matrices[piece.name].numel for held in pieces for piece in held)
@@ -199,15 +227,17 @@ class _Exchange:
         owners = {name: rank if replicated else number % ranks for number, name in enumerate(names)}
         self._exchanged = ranks > 1 and not replicated
         self._matrices = {name: matrices[name] for name in names if owners[name] == rank}
-        self._dtype = dtype
         self._mine = [piece for owner in range(ranks) for piece in pieces[rank] if owners[piece.name] == owner]
         sources = [rank] if replicated else range(ranks)
         self._owned = [piece for source in sources for piece in pieces[source] if owners[piece.name] == rank]
         self._sent = [sum(p.stop - p.start for p in pieces[rank] if owners[p.name] == owner) for owner in range(ranks)]
         self._received = [sum(p.stop - p.start for p in held if owners[p.name] == rank) for held in pieces]
 
-    def orthogonalized(self, update: torch.Tensor) -> torch.Tensor:
-        """Return this rank's pieces of the orthogonalized matrices, in their places of a flat master."""
+    def gather(self, update: torch.Tensor) -> "_Whole":
+        """Return the matrices that are dealt to this rank, of a flat master's update.
+
+        A collective call where they lie in pieces.
+        """
         device = distributed.device()
         sent = torch.cat([update[p.place : p.place + p.stop - p.start] for p in self._mine] or [update[:0]]).to(device)
         received = sent
@@ -216,19 +246,39 @@ class _Exchange:
             torch.distributed.all_to_all_single(received, sent, self._received, self._sent)
         sizes = [matrix.numel for matrix in self._matrices.values()]
         whole = dict(zip(self._matrices, received.new_empty(sum(sizes)).split(sizes), strict=True))
-        parts = received.split([piece.stop - piece.start for piece in self._owned])
+        pieces = received.split([piece.stop - piece.start for piece in self._owned])
         places = [whole[piece.name][piece.start : piece.stop] for piece in self._owned]
         # Copies of many pieces are one kernel each way.
-        _copy(places, parts)
-        orthogonalize((part for name, matrix in self._matrices.items() for part in matrix.parts_of(whole[name])), self._dtype)
-        _copy(parts, places)
+        _copy(places, pieces)
+        parts = [part for name, matrix in self._matrices.items() for part in matrix.parts_of(whole[name])]
+        return _Whole(sent, received, pieces, places, parts)
+
+    def hand_back(self, whole: "_Whole", update: torch.Tensor) -> torch.Tensor:
+        """Return this rank's pieces of orthogonalized matrices in their places of a flat master; likewise collective."""
+        _copy(whole.pieces, whole.places)
         if self._exchanged:
-            torch.distributed.all_to_all_single(sent, received, self._sent, self._received)
+            torch.distributed.all_to_all_single(whole.sent, whole.received, self._sent, self._received)
         result = torch.zeros_like(update)
         lengths = [piece.stop - piece.start for piece in self._mine]
         places = [result[piece.place : piece.place + length] for piece, length in zip(self._mine, lengths, strict=True)]
-        _copy(places, sent.to(result.device).split(lengths))
+        _copy(places, whole.sent.to(result.device).split(lengths))
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Whole matrices on the rank that they are dealt to."""
+
+    sent: torch.Tensor
+    """This rank's pieces, as they lie one after the other."""
+    received: torch.Tensor
+    """Those of the matrices that are dealt to it."""
+    pieces: Sequence[torch.Tensor]
+    """Views of `received`."""
+    places: Sequence[torch.Tensor]
+    """Views of the matrices, where each piece belongs."""
+    parts: Sequence[tuple[torch.Tensor, float]]
+    """Views of the matrices as they are orthogonalized, with the scale of each."""
 
 
 def _copy(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:

@@ -273,6 +273,30 @@ def test_muons_matrices_of_a_shape_step_together_as_each_alone(monkeypatch):
     torch.testing.assert_close(stepped.detach(), expected.detach(), rtol=0, atol=1e-6)
 
 
+def test_matrices_that_are_parameters_of_their_own_are_multiplied_at_once_as_those_of_a_flat_master():
+    """Without ZeRO each matrix is a parameter."""
+    products = []
+    for layers in (2, 9):
+        flat, expected = muon_over(layers)
+        forms = {"up": Matrix((12, 6), 0), "down": Matrix((6, 12), 0), "fused": Matrix((6, 18), 1, (6, 6, 6), 1)}
+        matrices = {f"{layer}.{name}": forms[name] for layer in range(layers) for name in ("fused", "up", "down")}
+        sizes = [matrix.numel for matrix in matrices.values()]
+        own = [each.clone().requires_grad_() for each in expected.detach().split(sizes)]
+        group = {"params": own, "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
+        muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
+        muon.locate(
+            [(each, [Piece(name, 0, each.numel(), 0)]) for each, name in zip(own, matrices, strict=True)],
+        )
+        for each, gradient in zip(own, expected.grad.split(sizes), strict=True):
+            each.grad = gradient.clone()
+        flat.step()
+        with Kernels() as kernels:
+            muon.step()
+        products.append(kernels.names.count("baddbmm"))
+        torch.testing.assert_close(torch.cat([each.detach() for each in own]), expected.detach(), rtol=0, atol=1e-6)
+    assert products[0] == products[1]
+
+
 def test_lion_makes_its_momentum_once():
     parameter = WEIGHTS.clone().requires_grad_()
     lion = FreezableLion([{"params": [parameter], "frozen": False, "weight_decay": 0.1}], lr=1e-2, betas=(0.9, 0.98))
