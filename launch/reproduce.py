@@ -32,6 +32,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, help="have the runs in hand save and stop after so long; the same command goes on"
     )
+    known = "ends.jsonl of the same suite, made elsewhere: the runs in it are not run again"
+    parser.add_argument("--known", type=Path, nargs="+", metavar="FILE", help=known)
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the suite's)")
     out = "runs, and in SUITE-BUDGET/ results.md, report.html and figures/ (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
@@ -47,6 +49,8 @@ def parse() -> argparse.Namespace:
     if not suite_file.exists():
         parser.error(f"--suite {arguments.suite} has no sizes for --budget {arguments.budget}; name the other one")
     arguments.loaded = load_suite(suite_file)
+    if arguments.known and arguments.loaded.saved_at != "end":
+        raise UserError(f"--known: goes with suites whose runs compare by their ends, and {suite_file} is none; leave it out")
     if arguments.ablations and not arguments.loaded.ablations:
         raise UserError(f"{suite_file}: the suite has no ablations; leave --ablations out")
     return arguments

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pipeline.command import status_of
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
+from pipeline.reproduction.known import read_known
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner
 from pipeline.reproduction.task import Task
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
         data = {"text": {"files": arguments.text, "heldout_files": arguments.heldout_text or []}}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
     ds_config = _DS_CONFIGS / f"{suite.ds_config}.json"
-    tasks = Tasks(suite, directory, data, ds_config)
+    tasks = Tasks(suite, directory, data, ds_config, read_known(arguments.known or []))
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
     sources = tasks.sources(suite.methods.values(), seeds)
-    runner.finish([*trunks, *_all(sweeps), *(task for runs in sources.values() for task in runs)])
+    runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
     rates = best_rates(suite, sweeps)
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
 
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         first = suite.horizons[0]
         shown, trunks = _sharing(tasks, {first: tasks.runs_of(others | ablation.methods, seeds[:1], rates, first)})
         # A method may not begin before its source has ended.
-        for begun in ([task for runs in further.values() for task in runs], [*trunks, *_all(shown)]):
+        for begun in ([task for runs in further.values() for task in runs], _with_their(trunks, _all(shown))):
             runner.finish(begun)
         write(directory / name, ablation.title, further, shown)
     print(f"{directory}: results.md, report.html, figures/")
@@ -86,10 +87,10 @@ def _sharing(tasks: Tasks, found: Mapping[Key, Runs]) -> tuple[dict[Key, Runs], 
 
 
 def _with_their(trunks: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
-    """Some tasks behind those of the trunks that they, or their trunks, go on from."""
+    """Some tasks behind those of the trunks that they, or their trunks, go on from, as far as they have not ended."""
     needed, trunk = set(), None
     for task in tasks:
-        trunk = task.trunk
+        trunk = None if task.ended else task.trunk
         while trunk is not None:
             needed.add(trunk.name)
             trunk = trunk.trunk

@@ -9,11 +9,14 @@ already that ends with L* or less. Beyond its runs nothing is extrapolated.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pipeline.recipe import GrowStage
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.report.savings import Curve, Saving
+from pipeline.reproduction.known import KnownEnd, settings_of
 from pipeline.reproduction.task import Task
+from pipeline.runs import RunPaths
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class End:
     """How a run of a suite ended."""
 
     task: Task
-    run: RecordedRun
+    run: RecordedRun | None
+    """None where it was run elsewhere."""
     loss: float | None
     """On held-out text; None where it is no number."""
     spent: float | None
@@ -54,6 +58,9 @@ class SavedAtEnds:
 
 def end_of(task: Task) -> End:
     """Return how a run that has ended did so; raises UserError where its records cannot be read."""
+    if task.known is not None:
+        known = task.known
+        return End(task, None, known["loss"], known["flops"], known["flops_at_last_size"], known["tokens"])
     run = read_run(task.run)
     last, inherited = run.spent(run.last_step)["flops"], run.inherited_flops
     return End(
@@ -64,6 +71,26 @@ def end_of(task: Task) -> End:
         last - run.spent(_grown_at(run))["flops"],
         run.spent(run.last_step)["tokens"],
     )
+
+
+def known_end(task: Task) -> KnownEnd:
+    """Return what is written of a run that has ended, or that was given up."""
+    if task.known is not None:
+        return task.known
+    run = read_run(task.run)
+    last = run.spent(run.last_step) if run.steps else {"flops": 0, "tokens": 0}
+    end = End(task, run, None, last["flops"], 0, last["tokens"]) if task.diverged else end_of(task)
+    return {
+        "name": task.name,
+        "settings": settings_of(task.recipe),
+        "text": (run.data or {}).get("fingerprint", ""),
+        "loss": end.loss,
+        "diverged": task.diverged,
+        "flops": end.spent,
+        "flops_at_last_size": end.at_last_size,
+        "tokens": end.tokens,
+        "date": datetime.fromtimestamp(RunPaths(task.run).metrics.stat().st_mtime, UTC).date().isoformat(),
+    }
 
 
 def _grown_at(run: RecordedRun) -> int:

@@ -25,10 +25,12 @@ def ends_plot(methods: Mapping[str, Sequence[End]], baseline: str) -> Plot | Non
     rows: list[dict[str, Any]] = []
     for name, ends in known.items():
         style = BASELINE if name == baseline else look(others.index(name))
-        first = max((end for end in ends if end.seed == ends[0].seed), key=lambda end: end.spent)
-        before = first.spent - first.run.spent(first.run.last_step)["flops"]
-        curve = [((first.run.spent(one["step"])["flops"] + before) / cost, one["loss"]) for one in first.run.evaluations]
-        axes.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.8, alpha=_PALE)
+        here = [end for end in ends if end.run is not None]
+        if here:
+            first = max((end for end in here if end.seed == here[0].seed), key=lambda end: end.spent)
+            before = first.spent - first.run.spent(first.run.last_step)["flops"]
+            curve = [((first.run.spent(one["step"])["flops"] + before) / cost, one["loss"]) for one in first.run.evaluations]
+            axes.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.8, alpha=_PALE)
         by_length = {end.task.length: [other for other in ends if other.task.length == end.task.length] for end in ends}
         means = sorted(
             (np.mean([e.spent for e in same]) / cost, np.mean([e.loss for e in same])) for same in by_length.values()

@@ -18,11 +18,11 @@ from pipeline.report.methods import spread
 from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import Judged, build
 from pipeline.report.parts import Part
-from pipeline.report.recorded import read_run
 from pipeline.report.savings import Saving
 from pipeline.report.tables import percent
-from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends
+from pipeline.reproduction.ends import End, SavedAtEnds, end_of, known_end, saved_at_ends
 from pipeline.reproduction.ends_figure import ends_plot
+from pipeline.reproduction.known import write_known
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.reproduction.tasks import swept_losses
@@ -51,9 +51,9 @@ class EndsComparison:
 
 
 def write_ends(directory: Path, comparison: EndsComparison) -> None:
-    """Write results.md, runs.jsonl, and by horizon report.html and figures, of the methods of which a run has ended.
+    """Write results.md, ends.jsonl, runs.jsonl, and by horizon report.html and figures, of what has ended.
 
-    Raises UserError where a run of the baseline ended without a loss.
+    Raises UserError where a run of the baseline ended without a loss, and where not all runs were of one text.
     """
     suite = comparison.suite
     tasks = [task for methods in comparison.horizons.values() for runs in methods.values() for task in runs]
@@ -81,6 +81,7 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     parts += [[f"Diverged, and left out of all figures: {', '.join(diverged)}."]] * bool(diverged)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
+    write_known(directory / "ends.jsonl", [known_end(task) for task in [*tasks, *swept] if task.ended])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
 
 
@@ -122,10 +123,7 @@ def _sweep_parts(comparison: EndsComparison) -> list[list[str]]:
 
 
 def _spent(task: Task) -> float:
-    if not task.diverged:
-        return end_of(task).spent or 0.0
-    run = read_run(task.run)
-    return run.spent(run.last_step)["flops"] if run.steps else 0.0
+    return known_end(task)["flops"] or 0.0
 
 
 def _taken_once(tasks: Sequence[Task]) -> float:
@@ -145,7 +143,7 @@ def _of_baseline(ends: Sequence[End]) -> dict[int, End]:
     for end in ends:
         if end.loss is None:
             raise UserError(
-                f"{end.run.path}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
+                f"{end.task.run}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
                 "compare with; lower the suite's rates"
             )
     return {end.seed: end for end in ends}
@@ -300,8 +298,14 @@ def _write_report(place: Path, ends: Mapping[str, Sequence[End]], saved: Mapping
         (name if end.task.length is None else f"{name}, {end.task.length:.0%}", end.run)
         for name, of_name in ends.items()
         for end in of_name
+        if end.run is not None
     ]
     place.mkdir(parents=True, exist_ok=True)
+    if baseline not in {name for name, _ in named}:
+        # Its curves are those of runs that were made elsewhere.
+        write_figures(place / "figures", part.plots)
+        write_rows(place / "rows", part.plots)
+        return
     page = build(named, baseline, judged=Judged(grid, part))
     write_atomically(place / "report.html", page.html)
     write_figures(place / "figures", page.plots)
@@ -315,7 +319,7 @@ def _write_runs(path: Path, tasks: Sequence[tuple[Task, bool]]) -> None:
     """
     lines = []
     for task, trial in tasks:
-        if not task.ended or task.diverged:
+        if not task.ended or task.diverged or task.known is not None:
             continue
         try:
             entry = entry_of(task.run)

@@ -7,6 +7,7 @@ from pathlib import Path
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.reproduction.known import KnownEnd
 from pipeline.runs import RunPaths
 
 
@@ -29,6 +30,8 @@ class Task:
     """The compute that its whole run was to have, in units of the baseline's; None where its stages say how long they are."""
     trunk: "Task | None" = None
     """The run from whose end it goes on."""
+    known: KnownEnd | None = None
+    """How it ended, where it was run elsewhere; it is not run here then."""
 
     @property
     def run(self) -> Path:
@@ -48,7 +51,7 @@ class Task:
     @property
     def ended(self) -> bool:
         """Whether the run is finished, or given up where it may be."""
-        return RunPaths(self.run).summary.exists() or self.diverged
+        return self.known is not None or RunPaths(self.run).summary.exists() or self.diverged
 
     @property
     def ready(self) -> bool:
@@ -58,7 +61,7 @@ class Task:
     @property
     def diverged(self) -> bool:
         """Whether the run was given up and is not to be tried again."""
-        return self._mark.exists()
+        return self._mark.exists() if self.known is None else self.known["diverged"]
 
     def mark_diverged(self) -> None:
         """Have it so; the mark goes with the run directory."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 from data_prep.errors import UserError
-from pipeline.report.recorded import read_run
+from pipeline.reproduction.ends import end_of
+from pipeline.reproduction.known import KnownEnd, check_settings
 from pipeline.reproduction.lengths import flops_by_stage, in_steps, planned, steps_of_rest
 from pipeline.reproduction.shared import with_trunks
 from pipeline.reproduction.suite import SOURCE_SEED, MethodConfig, Patch, Suite, recipe_of
@@ -19,8 +20,14 @@ from pipeline.training.preparation import Planned
 class Tasks:
     """The runs of a suite in one directory."""
 
-    def __init__(self, suite: Suite, directory: Path, data: Patch | None, ds_config: Path) -> None:
-        """`data`, text or prepared shards, stands in place of the suite's own corpus where it is given."""
+    def __init__(
+        self, suite: Suite, directory: Path, data: Patch | None, ds_config: Path, known: Mapping[str, KnownEnd] | None = None
+    ) -> None:
+        """`data`, text or prepared shards, stands in place of the suite's own corpus where it is given.
+
+        `known` has how runs ended that were made elsewhere, by their names.
+        """
+        self._known = known or {}
         self._suite = suite
         self._directory = directory
         self._base = suite.base | ({} if data is None else {"data": _instead(suite.base["data"], data)})
@@ -123,7 +130,9 @@ class Tasks:
         patch["optimizer"] = optimizer
         if method.grown_from is not None:
             patch["source"] = {"path": str(self._directory / "runs" / f"source-{method.grown_from}-seed{seed}")}
-        return replace(self._task(name, seed, patch), method=key, title=method.title, horizon=horizon, length=length)
+        task = self._task(name, seed, patch)
+        known = check_settings(name, task.recipe, self._known)
+        return replace(task, method=key, title=method.title, horizon=horizon, length=length, known=known)
 
     def _with_steps(self, key: str, patch: Patch, horizon: float, length: float | None) -> Patch:
         """A patch with the lengths of its stages as a recipe has them."""
@@ -174,7 +183,7 @@ def swept_losses(sweep: Sweep) -> dict[float, list[float]]:
 
 
 def _last_loss(task: Task) -> float:
-    loss = None if task.diverged else read_run(task.run).final_loss
+    loss = None if task.diverged else end_of(task).loss
     return math.inf if loss is None else loss
 
 

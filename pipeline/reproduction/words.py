@@ -1,7 +1,7 @@
 """What every results.md has: a table, and by which code its runs were made."""
 
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pipeline.runs import RunPaths
 _REPOSITORY = Path(__file__).parents[2]
 
 
-def provenance(tasks: Iterable[Task]) -> list[list[str]]:
+def provenance(tasks: Sequence[Task]) -> list[list[str]]:
     """By which code, and when; nothing outside a git checkout. The runs themselves record no commit."""
     if not (_REPOSITORY / ".git").exists():
         return []
@@ -22,9 +22,14 @@ def provenance(tasks: Iterable[Task]) -> list[list[str]]:
         return []
     described = done.stdout.strip()
     summaries = [RunPaths(task.run).summary for task in tasks]
-    ends = sorted(summary.stat().st_mtime for summary in summaries if summary.exists())
-    first, last = (datetime.fromtimestamp(end, UTC).date().isoformat() for end in (ends[0], ends[-1]))
-    return [[f"Written at commit {described}; the first of the runs ended on {first}, the last on {last} (UTC)."]]
+    ends = [summary.stat().st_mtime for summary in summaries if summary.exists()]
+    dates = sorted(
+        [
+            *(datetime.fromtimestamp(end, UTC).date().isoformat() for end in ends),
+            *(task.known["date"] for task in tasks if task.known is not None),
+        ]
+    )
+    return [[f"Written at commit {described}; the first of the runs ended on {dates[0]}, the last on {dates[-1]} (UTC)."]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,75 @@
+"""How the runs of a suite ended, as a file: from it the same suite goes on elsewhere, without running them again."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomically
+from pipeline.recipe import Recipe
+from pipeline.runs import JsonLines
+from pipeline.runs.records import Count, Finite
+
+
+@with_config(ConfigDict(extra="forbid"))
+class KnownEnd(TypedDict):
+    """How one run ended."""
+
+    name: str
+    settings: str
+    """`settings_of` its recipe."""
+    text: str
+    """The fingerprint of the prepared text and its tokenizer."""
+    loss: Finite | None
+    """On held-out text; None where it is no number."""
+    diverged: bool
+    """Whether it was given up by its guard."""
+    flops: Count | None
+    """Executed ones of all that it took; None where a given source's are not known."""
+    flops_at_last_size: Count
+    tokens: Count
+    date: str
+    """On which it ended (UTC)."""
+
+
+def settings_of(recipe: Recipe) -> str:
+    """Return a digest of a recipe but for the places of its run and of its text."""
+    content = recipe.model_dump(mode="json", exclude={"run_dir": True, "data": {"output_dir", "text", "shards", "tokenizer"}})
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def read_known(paths: Iterable[Path]) -> dict[str, KnownEnd]:
+    """Return the ends in files by the runs' names; raises UserError naming a file that is not there or a damaged line."""
+    found: dict[str, KnownEnd] = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"--known: {path} does not exist; name the ends.jsonl of a suite")
+        found |= {one["name"]: one for one in JsonLines(path, KnownEnd).read()}
+    return found
+
+
+def check_settings(name: str, recipe: Recipe, known: Mapping[str, KnownEnd]) -> KnownEnd | None:
+    """Return how a run ended elsewhere, None where that is not known; raises UserError where it had other settings."""
+    end = known.get(name)
+    if end is not None and end["settings"] != settings_of(recipe):
+        raise UserError(
+            f"--known: the run {name} was made with other settings than the suite has now; remove its line from the file, and "
+            "it is run again"
+        )
+    return end
+
+
+def write_known(path: Path, ends: Iterable[KnownEnd]) -> None:
+    """Write how runs ended; raises UserError, writing nothing, where they were not all of one text."""
+    lines = list(ends)
+    texts = {end["text"]: end["name"] for end in lines}
+    if len(texts) > 1:
+        raise UserError(
+            f"{path.parent}: the runs {' and '.join(texts.values())} were made with different texts or tokenizers, and their "
+            "losses do not compare; prepare the text as for the earlier ones, or leave --known out"
+        )
+    write_atomically(path, "".join(json.dumps(end) + "\n" for end in lines))

@@ -1,0 +1,95 @@
+"""Suites that go on from how runs ended elsewhere."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from pipeline.commands.reproduce import _with_their
+from pipeline.reproduction import ends_results
+from pipeline.reproduction.ends import end_of, known_end
+from pipeline.reproduction.ends_results import EndsComparison, write_ends
+from pipeline.reproduction.known import read_known, settings_of, write_known
+from pipeline.reproduction.suite import load_suite
+from pipeline.reproduction.tasks import Tasks
+from tests.pipeline.reproduction.test_ends import ended, grown, scratch
+from tests.pipeline.reproduction.test_progressive import DS_CONFIG, suite_file
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    """Pages and figures take long, and are tested elsewhere."""
+    monkeypatch.setattr(ends_results, "_write_report", lambda *_: None)
+
+
+def test_what_ended_elsewhere_is_told_as_what_ended_here(tmp_path, no_pages):
+    suite = load_suite(suite_file(tmp_path))
+    diverged = grown(tmp_path, 2, 30, 3.9, may_diverge=True)
+    diverged.mark_diverged()
+    finals = {
+        "from scratch": [scratch(tmp_path, seed, 4.0) for seed in (1, 2)],
+        "copied": [grown(tmp_path, 1, 20, 4.2), grown(tmp_path, 1, 40, 3.9), diverged],
+    }
+    trials = {
+        rate: [ended(tmp_path, f"sweep-{rate}", loss, scratch=True, seed=501, of={"may_diverge": True})]
+        for rate, loss in ((1e-3, 4.0), (2e-3, 4.1))
+    }
+
+    def write(out: Path, known: dict) -> str:
+        def at(task):
+            return replace(task, known=known.get(task.name))
+
+        of_all = {name: [at(task) for task in of_one] for name, of_one in finals.items()}
+        sweeps = {"scratch": {rate: [at(task) for task in of_one] for rate, of_one in trials.items()}}
+        write_ends(out, EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, sweeps, {1.0: of_all}))
+        return (out / "results.md").read_text()
+
+    here = write(tmp_path / "here", {})
+    shutil.rmtree(tmp_path / "runs")
+    elsewhere = write(tmp_path / "elsewhere", read_known([tmp_path / "here" / "ends.jsonl"]))
+    assert "Diverged" in here and "38.3 %" in here
+    dates = r"first of the runs ended on \S+ the last on \S+"
+    assert re.sub(dates, "", elsewhere) == re.sub(dates, "", here)
+    assert (tmp_path / "elsewhere" / "ends.jsonl").read_text() == (tmp_path / "here" / "ends.jsonl").read_text()
+
+
+def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
+    suite = load_suite(suite_file(tmp_path))
+    rates = dict.fromkeys(suite.methods, 1e-3)
+
+    def tasks(known: dict) -> tuple[list, list]:
+        of_suite = Tasks(suite, tmp_path, None, DS_CONFIG, known)
+        runs = of_suite.runs_of(suite.methods, [1], rates)
+        trunks, found = of_suite.shared([task for of_one in runs.values() for task in of_one])
+        return trunks, found
+
+    trunks, found = tasks({})
+    assert len(_with_their(trunks, found)) > len(found)
+    one = found[0]
+    end = known_end(scratch(tmp_path, 1, 4.0)) | {"name": one.name, "settings": settings_of(one.recipe)}
+    known = {task.name: end | {"name": task.name, "settings": settings_of(task.recipe)} for task in found}
+    _, ended_elsewhere = tasks(known)
+    assert all(task.ended and not task.diverged for task in ended_elsewhere)
+    assert _with_their(trunks, ended_elsewhere) == ended_elsewhere
+    assert end_of(ended_elsewhere[0]).loss == 4.0
+    # The text's place is none of a run's settings; its rate is.
+    moved = one.recipe.model_copy(update={"run_dir": "elsewhere"})
+    assert settings_of(moved) == settings_of(one.recipe)
+    with pytest.raises(UserError, match=f"--known: the run {one.name} was made with other settings"):
+        tasks({one.name: end | {"settings": "other"}})
+
+
+def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path):
+    end = known_end(scratch(tmp_path, 1, 4.0))
+    with pytest.raises(UserError, match="different texts or tokenizers"):
+        write_known(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "other"}])
+    assert not (tmp_path / "ends.jsonl").exists()
+    (tmp_path / "ends.jsonl").write_text(json.dumps({"name": "scratch"}) + "\n")
+    with pytest.raises(UserError, match=r"ends\.jsonl"):
+        read_known([tmp_path / "ends.jsonl"])
+    with pytest.raises(UserError, match="--known"):
+        read_known([tmp_path / "absent.jsonl"])
