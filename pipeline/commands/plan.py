@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
-from pipeline.command import status_of
 from pipeline.planning.forecast import Forecast
 from pipeline.planning.judge import against_plan, judged_table, left_out
 from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
@@ -26,10 +24,9 @@ from pipeline.planning.schedules import Kind, Question, kinds_of
 from pipeline.planning.search import Search
 from pipeline.recipe import Recipe
 from pipeline.report.output import write_figures, write_rows
-from pipeline.reproduction.runner import Runner
+from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.training.preparation import prepared_text
-from pipeline.training.signals import EXIT_STOPPED, Stopped
 
 _OTHERS = 40
 """Fits by which intervals are told."""
@@ -98,8 +95,7 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
         task.write()
     if arguments.run:
         runner = Runner(arguments.ds_config, 1, None, _say)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, runner.stop)
+        runner.stop_by_signals()
         runner.finish(tasks)
     return tasks
 
@@ -158,8 +154,4 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
 
 def work(arguments: argparse.Namespace) -> int:
     """Plan; return the exit status."""
-    try:
-        return status_of(lambda: run(arguments))
-    except Stopped:
-        print("stopped; start the same command again to go on", file=sys.stderr)
-        return EXIT_STOPPED
+    return status_of_runs(lambda: run(arguments))

@@ -1,20 +1,16 @@
 """launch/reproduce.py: the runs of a suite, and the results of them."""
 
 import argparse
-import signal
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.command import status_of
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import read_known
 from pipeline.reproduction.results import Comparison, write_results
-from pipeline.reproduction.runner import Runner
+from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
-from pipeline.training.signals import EXIT_STOPPED, Stopped
 
 _DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
 
@@ -37,10 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     jobs = arguments.jobs or suite.jobs
     threads = 1 if arguments.budget == "cpu" else None
     runner = Runner(ds_config, jobs, threads, lambda line: print(line, flush=True))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, runner.stop)
-    if arguments.minutes is not None:
-        signal.setitimer(signal.ITIMER_REAL, 60 * arguments.minutes)
+    runner.stop_by_signals(arguments.minutes)
 
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
     sources = tasks.sources(suite.methods.values(), seeds)
@@ -99,8 +92,4 @@ def _with_their(trunks: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
 
 def work(arguments: argparse.Namespace) -> int:
     """Run the suite; return the exit status."""
-    try:
-        return status_of(lambda: run(arguments))
-    except Stopped:
-        print("stopped; start the same command again to go on", file=sys.stderr)
-        return EXIT_STOPPED
+    return status_of_runs(lambda: run(arguments))

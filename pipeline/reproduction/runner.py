@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.errors import UserError
-from pipeline.command import EXIT_DIVERGED
+from pipeline.command import EXIT_DIVERGED, status_of
 from pipeline.reproduction.task import Task
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 
@@ -17,6 +17,15 @@ _PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
 _POLL_SECONDS = 0.5
 _OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
 """Statuses of runs that were told to stop; the signal itself ends one that has just begun, when there is nothing to save."""
+
+
+def status_of_runs(work: Callable[[], None]) -> int:
+    """Do what starts runs; return the exit status, which is that of a stop where they were stopped."""
+    try:
+        return status_of(work)
+    except Stopped:
+        print("stopped; start the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED
 
 
 class Runner:
@@ -30,6 +39,13 @@ class Runner:
         self._say = say
         self._stopping = False
         self._running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
+
+    def stop_by_signals(self, minutes: float | None = None) -> None:
+        """Have SIGINT, SIGTERM and SIGHUP stop the runs, and so many minutes."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, self.stop)
+        if minutes is not None:
+            signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
 
     def stop(self, *_: object) -> None:
         """Have the runs in hand save and stop, or, when called again some seconds later, stop at once; a handler of signals."""
