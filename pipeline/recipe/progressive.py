@@ -120,10 +120,9 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
             f"{where}sizes: auto takes models of fewer layers, and of {len(kinds)} layers there is none that has a layer of "
             "each kind; name sizes, for instance [{hidden_size: ...}]"
         )
-    least = "a single layer learns" if enough == 1 else f"{enough} layers, the fewest that have one of each kind, learn"
-    reason = f"{least} most of what the beginning of a run teaches, for the least compute"
-    if len(depths) > 1:
-        reason += f"; {depths[1]}, a quarter of the model's, so that no growth is too large at once"
+    reason = "each size learns for less compute than the next one while the loss is high, and no growth is too large at once"
+    if depths[0] == enough > 1:
+        reason += f"; {enough} layers are the fewest that have one of each kind"
     sizes = ", ".join(f"{{num_hidden_layers: {depth}}}" for depth in depths)
     return [{"num_hidden_layers": depth} for depth in depths], [f"sizes: [{sizes}], since {reason}"]
 
@@ -133,13 +132,13 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
     if section.shares is None:
         if section.length[0] == "flops":
             raise UserError(
-                f"{where}shares: auto is of tokens, and half of the FLOPs would be most of the tokens at the first size; name "
+                f"{where}shares: auto is of tokens, and as much of the FLOPs would be far more tokens at the first size; name "
                 "shares of the FLOPs, or give the length in steps, tokens or epochs"
             )
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [
-            f"shares: {shares}, as single runs of a GPT-2 of 12 layers x 64 had it; {left:.2g} of the run is left for the model"
+            f"shares: {shares}, as single runs of a GPT-2 of 12 layers x 32 had it; {left:.2g} of the run is left for the model"
         ]
     shares = section.shares
     if len(shares) != sizes:
@@ -219,11 +218,12 @@ def _growths(
             )
         return [GROWS | growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
     growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]
-    reasons = ["growth.optimizer_state: grow, since the run goes on at the full rate"]
     depths = {growth.get("depth") for growth in growths}
+    copied = ", and copies of layers have their layers' moments" * bool(depths - {None})
+    reasons = [f"growth.optimizer_state: grow, since the run goes on at the full rate{copied}"]
     if "stack" in depths:
         reasons.append(
-            "growth.depth: stack, which is not exact: in a trial with one seed active copies ended better than silent ones"
+            "growth.depth: stack, which is not exact: the loss jumps, and ends no higher than with copies that add nothing"
         )
     if "list" in depths:
         reasons.append(

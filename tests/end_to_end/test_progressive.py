@@ -16,7 +16,8 @@ def progressive(recipe) -> Path:
     content = yaml.safe_load(path.read_text())
     for key in ("source", "target", "growth", "stages", "schedule"):
         del content[key]
-    path.write_text(yaml.safe_dump(content | {"progressive": {"model": MODEL, "steps": 10}}))
+    section = {"model": MODEL, "steps": 10, "sizes": [{"num_hidden_layers": 1}], "shares": [0.6]}
+    path.write_text(yaml.safe_dump(content | {"progressive": section}))
     return path
 
 

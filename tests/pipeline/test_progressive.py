@@ -73,15 +73,15 @@ def test_the_table_of_layer_kinds_is_what_the_classes_make_of_their_layers(famil
 @pytest.mark.parametrize(
     ("model", "sizes", "trained"),
     [
-        (MODEL, "auto", [(1, 64, 4, 4), (3, 64, 4, 4), (12, 64, 4, 4)]),
+        (MODEL, "auto", [(3, 64, 4, 4), (6, 64, 4, 4), (12, 64, 4, 4)]),
         (MODEL | {"num_hidden_layers": 2}, "auto", [(1, 64, 4, 4), (2, 64, 4, 4)]),
         (MODEL, [HALF, {"hidden_size": 48}], [(6, 32, 2, 2), (12, 48, 3, 3), (12, 64, 4, 4)]),
         (GQA, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (GQA | {"num_key_value_heads": 1}, [HALF], [(6, 32, 2, 1), (12, 64, 4, 1)]),
         (OWN_HEADS, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (EXPERTS, [HALF | {"num_experts": 4}], [(6, 32, 2, 1), (12, 64, 4, 2)]),
-        (EXPERTS | {"mlp_only_layers": [0, 5]}, "auto", [(2, 64, 4, 2), (12, 64, 4, 2)]),
-        (MODEL | {"family": "gemma3_text", "num_hidden_layers": 26}, "auto", [(6, 64, 4, 4), (26, 64, 4, 4)]),
+        (EXPERTS | {"mlp_only_layers": [0, 5]}, "auto", [(3, 64, 4, 2), (6, 64, 4, 2), (12, 64, 4, 2)]),
+        (MODEL | {"family": "gemma3_text", "num_hidden_layers": 26}, "auto", [(6, 64, 4, 4), (13, 64, 4, 4), (26, 64, 4, 4)]),
     ],
 )
 def test_sizes_are_patches_of_the_model(model, sizes, trained, tmp_path):
@@ -95,9 +95,9 @@ def test_sizes_are_patches_of_the_model(model, sizes, trained, tmp_path):
 @pytest.mark.parametrize(
     ("length", "expected"),
     [
-        ({"steps": 101}, [50, 20, 31]),
-        ({"steps": None, "tokens": 10_001}, [5000, 2000, 3001]),
-        ({"steps": None, "epochs": 2}, [1.0, 0.4, 0.6]),
+        ({"steps": 101}, [18, 18, 65]),
+        ({"steps": None, "tokens": 10_001}, [1800, 1800, 6401]),
+        ({"steps": None, "epochs": 2}, [0.36, 0.36, 1.28]),
         ({"steps": None, "flops": 1e18, "shares": [0.1, 0.2]}, [1e17, 2e17, 7e17]),
     ],
 )
@@ -150,7 +150,9 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
     path = RECIPES / "progressive.yaml"
     told = taken_by_auto(path, ["progressive.model.num_hidden_layers=12"])
     assert [line.split(":")[0] for line in told] == ["sizes", "shares", "growth.optimizer_state", "growth.depth", "schedule"]
-    assert told[0].startswith("sizes: [{num_hidden_layers: 1}, {num_hidden_layers: 3}], since a single layer learns")
+    assert told[0].startswith(
+        "sizes: [{num_hidden_layers: 3}, {num_hidden_layers: 6}], since each size learns for less compute"
+    )
     assert "not exact" in told[3]
     assert taken_by_auto(RECIPES / "quickstart.yaml", []) == []
     whole = {"sizes": [HALF], "shares": [0.5], "growth": [{}]}
@@ -193,7 +195,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"shares": [0.5, 0]}, {}, "progressive.shares.1: "),
         ({"shares": [0.6, 0.25]}, {}, "schedule.decay_ratio: the rate would fall over the last 0.2 of the run"),
         ({"shares": [0.6, 0.2]}, {"schedule": {"decay_ratio": 0.3}}, "is trained for 0.2 of it"),
-        ({"steps": 2}, {}, "progressive.steps: 0.2 of 2 is less than one of the steps"),
+        ({"steps": 2}, {}, "progressive.steps: 0.18 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
         ({"growth": [{}]}, {}, "progressive.growth: there are 1 for 2 growths"),
