@@ -22,7 +22,8 @@ def parse() -> argparse.Namespace:
     from pipeline.reproduction.suite import load_suite
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["gpt", "bert", "moe", "progressive"], required=True, help="which comparison")
+    suites = sorted({path.stem.rpartition("_")[0] for path in _SUITES.glob("*.yaml")})
+    parser.add_argument("--suite", choices=suites, required=True, help="which comparison")
     parser.add_argument("--budget", choices=["cpu", "gpu"], required=True, help="its sizes: launch/suites/SUITE_BUDGET.yaml")
     parser.add_argument("--seeds", type=int, help="final runs of each method (default: the suite's)")
     parser.add_argument("--ablations", action="store_true", help="also run the ablations of a cpu suite, with the first seed")
