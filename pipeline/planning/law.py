@@ -12,7 +12,7 @@ tokens, and comes nearer to it at a rate that does not depend on the horizon (th
 
 A second growth adds its own distance to what is left. So what a source brings saturates in its tokens, as Liew et al. 2025
 find for upcycling: the distance that is left does not shrink with them. d and log t are sums over what a growth is
-(`traits_of`): the operators, the optimizer's state, whether the schedule began anew.
+(`traits_of`): the operators, the optimizer and its state, whether the schedule began anew.
 """
 
 import math
@@ -54,8 +54,11 @@ _OF_EACH_SETTING = {
     "log_t": (0.0, 0.3),
 }
 """Likewise of each setting: E, A and B in logarithms of nats, and by how much the others differ from what settings share."""
-_OF_EACH_TRAIT = {"d": (0.0, 0.03), "t": (0.0, 0.7)}
+_OF_EACH_TRAIT = {"d": (0.0, 0.03), "t": (0.0, 0.3)}
 """Likewise of each trait of a growth."""
+_OF_EACH_OPTIMIZER = (0.0, 1.0)
+"""Likewise of an optimizer's t, by which runs differ most: under Muon distances closed several times as slowly."""
+_UNDER = "optimizer "
 
 
 Parameters = Mapping[str, Any]
@@ -84,8 +87,13 @@ class Training(NamedTuple):
         return sum(phase.tokens for phase in self.phases)
 
 
+def under(optimizer: str) -> str:
+    """Return the trait of a growth that its optimizer is: a distance closes at another rate under another one."""
+    return f"{_UNDER}{optimizer}"
+
+
 def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
-    """Return in words what a growth is, as far as it may matter to the loss."""
+    """Return in words what a growth is, as far as it may matter to the loss, but for the optimizer (`under`)."""
     traits = [f"{axis} {growth[axis]}" for axis in ("depth", "width") if growth[axis] is not None]
     traits.append(f"state {growth['optimizer_state']}")
     if growth["schedule_anew"]:
@@ -111,7 +119,8 @@ def setting_of(entry: RunEntry) -> str:
 def training_of(entry: RunEntry) -> Training:
     """Return what the law looks at of a run of a record."""
     phases = tuple(Phase(phase["parameters"], phase["tokens"]) for phase in entry["phases"])
-    return Training(setting_of(entry), phases, tuple(traits_of(growth) for growth in entry["growths"]))
+    optimizer = under(entry["optimizer"])
+    return Training(setting_of(entry), phases, tuple((*traits_of(growth), optimizer) for growth in entry["growths"]))
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,14 @@ def check_enough(runs: Sequence[tuple[Training, float]], setting: str) -> None:
         )
 
 
+def _prior(name: str) -> tuple[float, float]:
+    """Where a parameter lies before runs are looked at, and how far from there it may."""
+    kind, _, of = name.partition(":")
+    if not of:
+        return _SHARED[kind]
+    return _OF_EACH_OPTIMIZER if kind == "t" and of.startswith(_UNDER) else (_OF_EACH_SETTING | _OF_EACH_TRAIT)[kind]
+
+
 class _Problem:
     """Runs whose losses a law is to give."""
 
@@ -197,9 +214,7 @@ class _Problem:
         traits = list(dict.fromkeys(trait for training in self.trainings for growth in training.growths for trait in growth))
         names = [*_SHARED, *(f"{of}:{setting}" for setting in self.settings for of in _OF_EACH_SETTING)]
         self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in _OF_EACH_TRAIT))
-        priors = _OF_EACH_SETTING | _OF_EACH_TRAIT
-        each = [_SHARED[name] if name in _SHARED else priors[name.partition(":")[0]] for name in self.names]
-        self.centre, self.spread = (np.array(column) for column in zip(*each, strict=True))
+        self.centre, self.spread = (np.array(column) for column in zip(*map(_prior, self.names), strict=True))
 
     def told(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""

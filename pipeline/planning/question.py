@@ -56,7 +56,7 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
         )
     given = None if source is None else _given(source, recipe, target, text)
     decay = recipe.schedule.decay_ratio if recipe.schedule.name == "wsd" else 0.0
-    return Question(setting, target, tokens, batch, decay, smaller, given)
+    return Question(setting, recipe.optimizer.name, target, tokens, batch, decay, smaller, given)
 
 
 def _given(source: Path, recipe: Recipe, target: Size, text: str) -> Given:

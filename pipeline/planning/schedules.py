@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.planning.law import Phase, Training, traits_of
+from pipeline.planning.law import Phase, Training, traits_of, under
 from pipeline.planning.record import GrowthEntry, RunEntry
 from pipeline.planning.sizes import Size
 
@@ -60,6 +60,7 @@ class Question:
     """What is asked: a target, the tokens that it would be trained on from scratch, and how runs are."""
 
     setting: str
+    optimizer: str
     target: Size
     tokens: int
     step_tokens: int
@@ -72,6 +73,10 @@ class Question:
     def steps(self) -> int:
         """Steps of the target from scratch."""
         return math.ceil(self.tokens / self.step_tokens)
+
+    def traits(self, kinds: Sequence[Kind]) -> tuple[tuple[str, ...], ...]:
+        """What the law looks at of growths of such kinds here."""
+        return tuple((*kind.traits, under(self.optimizer)) for kind in kinds)
 
     @property
     def scratch(self) -> Training:
@@ -110,7 +115,7 @@ class Schedule:
         tokens = [steps * question.step_tokens for steps in self.steps]
         tokens[0] += before
         phases = tuple(Phase(size.parameters, each) for size, each in zip(self.sizes, tokens, strict=True))
-        return Training(question.setting, phases, tuple(kind.traits for kind in self.kinds))
+        return Training(question.setting, phases, question.traits(self.kinds))
 
     @property
     def name(self) -> str:

@@ -91,7 +91,7 @@ class Search:
         given = question.given if kinds else None
         before = given.tokens if given else 0
         parameters = [size.parameters for size in sizes]
-        traits = tuple(kind.traits for kind in kinds)
+        traits = question.traits(kinds)
 
         def loss(tokens: float) -> float:
             each = [share * tokens for share in shares]

@@ -22,7 +22,14 @@ VOCABULARY = 512
 
 TRUE = {"a": 0.3, "b": 0.4, "c": 0.05, "E": math.log(2.0), "A": -0.5, "B": -0.9, "log_t": math.log(4.0)}
 """The law's shared parameters, and those of the text."""
-TRAITS = {"depth stack": (0.0, 0.0), "depth random": (0.02, 0.8), "state grow": (0.0, -0.3), "state fresh": (0.01, 0.3)}
+TRAITS = {
+    "depth stack": (0.0, 0.0),
+    "depth random": (0.02, 0.8),
+    "state grow": (0.0, -0.3),
+    "state fresh": (0.01, 0.3),
+    "optimizer adamw": (0.0, 0.2),
+    "optimizer muon": (0.0, 1.6),
+}
 """d and the logarithm of t of each trait."""
 
 

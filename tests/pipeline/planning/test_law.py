@@ -34,8 +34,9 @@ def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_t
     assert max(abs(law.loss(training) - loss) for training, loss in runs) < 3e-3
     values = dict(zip(law.names, law.values, strict=True))
     setting = runs[0][0].setting
-    mixing = values["log_t"] + values[f"log_t:{setting}"] + values["t:depth stack"] + values["t:state grow"]
-    assert mixing == pytest.approx(TRUE["log_t"] + TRAITS["depth stack"][1] + TRAITS["state grow"][1], abs=0.15)
+    of = ("depth stack", "state grow", "optimizer adamw")
+    mixing = values["log_t"] + values[f"log_t:{setting}"] + sum(values[f"t:{trait}"] for trait in of)
+    assert mixing == pytest.approx(TRUE["log_t"] + sum(TRAITS[trait][1] for trait in of), abs=0.15)
 
 
 def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
@@ -88,6 +89,15 @@ def test_the_constants_of_another_text_are_its_own_and_growth_is_shared():
     runs = [(training_of(one), one["loss"]) for one in [*record(), *moved]]
     (unseen,) = told([entry([(1, 1500), (12, 700)], [("stack", "grow")], text="other")])
     assert fit(runs).loss(training_of(unseen)) == pytest.approx(unseen["loss"] + 0.4, abs=0.01)
+
+
+def test_how_fast_a_distance_closes_is_an_optimizers_own():
+    # Under the other one stacks of a grown state alone are known, and what else is grown is predicted from there.
+    other = [one | {"optimizer": "muon"} for one in record() if not one["growths"] or one["growths"][0]["depth"] == "stack"]
+    runs = [(training_of(one), one["loss"]) for one in [*record(), *told(other)]]
+    law = fit(runs)
+    for one in told([unseen | {"optimizer": "muon"} for unseen in UNSEEN]):
+        assert law.loss(training_of(one)) == pytest.approx(one["loss"], abs=0.01)
 
 
 def test_each_grown_run_is_predicted_without_its_own_configuration():
