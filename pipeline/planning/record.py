@@ -221,7 +221,10 @@ def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> 
             entry = entry_of(path)
             entries[entry["run"]] = entry
             continue
-        for inner in sorted(each for each in path.iterdir() if RunPaths(each).recipe.is_file()):
+        within = sorted(each for each in path.iterdir() if RunPaths(each).recipe.is_file())
+        if not within:
+            raise UserError(f"{path}: neither a run directory nor a folder of some; name what launch/pretrain.py wrote")
+        for inner in within:
             try:
                 entry = entry_of(inner)
             except UserError as error:

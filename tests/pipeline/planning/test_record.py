@@ -68,6 +68,10 @@ def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_w
     assert any("cut: the run has not ended" in line for line in said)
     with pytest.raises(UserError, match="cut: the run has not ended"):
         add_runs(tmp_path / "record.jsonl", [runs / "cut"], print)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: neither a run directory nor a folder of some"):
+        add_runs(tmp_path / "other.jsonl", [tmp_path / "empty"], print)
+    assert not (tmp_path / "other.jsonl").exists()
 
 
 @pytest.mark.parametrize(
