@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
         help="runs to fit the law on, as --add writes them (default: this project's own)",
     )
     parser.add_argument(
-        "--predict", type=Path, nargs="+", metavar="RECIPE", help="also say what the law tells of these recipes"
+        "--predict", type=Path, nargs="+", metavar="RECIPE", help="also say what the law predicts for these recipes"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write plan.md, plan.html, plan.json and recipe.yaml")
     pilots = parser.add_argument_group("pilot runs, on the target's own text")

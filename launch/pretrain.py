@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--branch_from", type=Path, metavar="RUN_DIR", help=branch)
     dry_run = parser.add_argument_group("with --dry_run")
     dry_run.add_argument("--mfu", type=float, help="model FLOPs as a share of the devices' peak, for the time (default: 0.4)")
-    dry_run.add_argument("--world_size", type=int, help="ranks to reckon with (default: those launched)")
+    dry_run.add_argument("--world_size", type=int, help="the number of ranks to plan for (default: those launched)")
     dry_run.add_argument("--corpus_tokens", type=int, help="look at no data, and take it to be so many tokens to train on")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="recipe keys to set")

@@ -45,7 +45,7 @@ class Progress:
             self.say(f"{stage}: step {number}/{self._total}, {told}")
 
     def rest(self) -> None:
-        """Leave out what passes until the next step, a model's growth for instance, where the time left is reckoned."""
+        """Leave out what passes until the next step, a model's growth for instance, where the time left is estimated."""
         self._last_step = None
 
     def say(self, line: str) -> None:
