@@ -5,12 +5,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.errors import UserError
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import read_known
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
+from pipeline.training.signals import Stopped
 
 _DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
 
@@ -52,7 +54,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     for methods in by_horizon.values():
         for seed in seeds:
-            runner.finish(_with_their(trunks, [task for task in _all({0: methods}) if task.recipe.seed == seed]))
+            try:
+                runner.finish(_with_their(trunks, [task for task in _all({0: methods}) if task.recipe.seed == seed]))
+            except (Stopped, UserError):
+                if suite.saved_at == "end":
+                    # What has ended is there to go on from.
+                    write(directory, suite.title, sources, by_horizon)
+                raise
             write(directory, suite.title, sources, by_horizon)
     for name, ablation in suite.ablations.items() if arguments.ablations else ():
         others = {other: suite.methods[other] for other in (suite.baseline, *ablation.beside)}

@@ -106,3 +106,18 @@ def test_a_progressive_suite_takes_shared_steps_once_and_ends_in_a_table_by_ends
     assert "| copied | 1 |" in written and "| copied, 80% |" in written
     assert "Where runs end" in (folder / "report.html").read_text()
     assert [json.loads(line)["method"] for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+    # Elsewhere the same suite runs none of them again; with a method that fails, what has ended is there to go on from.
+    started = (pretended / "started").read_text()
+    known = ["--known", str(folder / "ends.jsonl")]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "elsewhere"), *known])
+    assert reproduce.main() == 0, capsys.readouterr().err
+    assert (pretended / "started").read_text() == started
+    elsewhere = tmp_path / "elsewhere" / "progressive-cpu"
+    assert (elsewhere / "results.md").read_text() == written
+    failing = suite | {"methods": named | {"fails": named["copied"] | {"title": "fails"}}}
+    (tmp_path / "progressive_cpu.yaml").write_text(yaml.safe_dump(failing, sort_keys=False), encoding="utf-8")
+    (elsewhere / "ends.jsonl").unlink()
+    assert reproduce.main() == 2
+    assert "fails-at0.5-seed1 ended with status 9" in capsys.readouterr().err
+    assert (elsewhere / "ends.jsonl").read_text() == (folder / "ends.jsonl").read_text()
