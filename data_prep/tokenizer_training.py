@@ -62,12 +62,16 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     )
     size = tokenizer.get_vocab_size()
     if size != config.vocab_size:
-        raise _unfit(config, f"it takes {size} pieces at {'most' if size < config.vocab_size else 'least'}")
+        few = size < config.vocab_size
+        raise _unfit(config, f"it takes {size} pieces at {'most' if few else 'least'}", too_large=few)
     _save(tokenizer, special, folder, "Qwen2Tokenizer" if config.family in _QWEN else "PreTrainedTokenizerFast")
 
 
-def _unfit(config: TokenizerConfig, reason: str) -> UserError:
-    return UserError(f"tokenizer.vocab_size: {config.vocab_size} does not fit the text ({reason})")
+def _unfit(config: TokenizerConfig, reason: str, *, too_large: bool) -> UserError:
+    advice = "name a smaller one" if too_large else "name a larger one"
+    if not too_large and config.algorithm.startswith("sentencepiece_"):
+        advice += ", or `algorithm: byte_level_bpe`, which needs no piece for each character of the text"
+    return UserError(f"tokenizer.vocab_size: {config.vocab_size} does not fit the text ({reason}); {advice}")
 
 
 def _sentencepiece_model(texts: Iterable[str], config: TokenizerConfig, special: dict[str, str]) -> bytes:
@@ -88,8 +92,9 @@ def _sentencepiece_model(texts: Iterable[str], config: TokenizerConfig, special:
             **options,
         )
     except RuntimeError as error:
-        # Before the bracket stands where in the library's source it was thrown.
-        raise _unfit(config, " ".join(str(error).rpartition("] ")[2].split())) from None
+        # Before the bracket stands where in the library's source it was thrown, behind the sizes options that are none here.
+        reason = " ".join(str(error).rpartition("] ")[2].split())
+        raise _unfit(config, reason.partition(". Increase vocab_size")[0], too_large="too high" in reason) from None
     return model.getvalue()
 
 

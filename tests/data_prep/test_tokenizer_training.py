@@ -150,9 +150,9 @@ def test_the_same_texts_give_the_same_files_in_other_processes_with_other_thread
 @pytest.mark.parametrize("algorithm", ["sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece"])
 def test_a_vocabulary_that_does_not_fit_the_text_is_refused(tmp_path, algorithm):
     family = "bert" if algorithm == "wordpiece" else "roberta"
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 90000 does not fit the text \(.+\)"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 90000 does not fit the text \(.+\); name a smaller one"):
         train(tmp_path, algorithm, family, 90_000, TEXTS[:20])
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 20 does not fit the text \(.+\)"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 20 does not fit the text \(.+\); name a larger one"):
         train(tmp_path, algorithm, family, 20)
     assert not list(tmp_path.iterdir())
 
