@@ -12,7 +12,7 @@ from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, judged_table, left_out
+from pipeline.planning.judge import against_plan, deviation, judged_table, left_out
 from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.page import Answer, Plan, figure, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -117,7 +117,8 @@ def _answer(
         )
     fitted = fit(runs)
     law = uncertain(fitted, runs, _OTHERS)
-    forecast = Forecast(question, law, [training for training, _ in runs])
+    judged = left_out(law, entries, question.setting)
+    forecast = Forecast(question, law, [training for training, _ in runs], deviation(judged))
     search = Search(forecast, kinds)
     asked = [forecast.row(schedule_of(recipe, question, str(path)), label=path.stem) for path, recipe in predicted.items()]
     return Answer(
@@ -126,7 +127,7 @@ def _answer(
         fixed=search.fixed(),
         rules=[forecast.row(rule.schedule, rule.name, rule.claim) for rule in rules(question, kinds)],
         asked=asked,
-        judged=left_out(law, entries, question.setting),
+        judged=judged,
         runs=len(runs),
         pilot_flops=sum(entry["flops"] for entry in piloted),
     )

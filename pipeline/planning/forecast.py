@@ -12,6 +12,8 @@ from pipeline.planning.schedules import Question, Schedule
 
 _OUTER = (5.0, 95.0)
 """Percentiles that an interval lies between."""
+_WITHIN = 1.645
+"""Standard deviations of a normal error between which it lies as often."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Forecast:
     law: Law
     known: Sequence[Training]
     """What the law was fitted on."""
+    off: float = 0.0
+    """By how much savings of grown runs of the setting were wrong that the law had not seen, as a standard deviation."""
     goal: float = field(init=False)
     """The loss of the target from scratch."""
     _noise: np.ndarray = field(init=False)
@@ -59,13 +63,14 @@ class Forecast:
         """Return what the law tells of a schedule."""
         training = schedule.training(self.question)
         beyond, factor = self._beyond(training)
+        off = self.off if self._grows_anew(training) else 0.0
         loss = self.law.loss(training)
         told = [self._saved(self.law.fitted, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
         others = [
             [self._saved(other, training, cost, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
             for cost in (schedule.flops, schedule.whole_flops)
         ]
-        intervals = [_interval(one, drawn, factor) for one, drawn in zip(told, others, strict=True)]
+        intervals = [_interval(one, drawn, factor, off) for one, drawn in zip(told, others, strict=True)]
         return Row(schedule, loss, told[0], intervals[0], told[1], intervals[1], beyond, label, claim)
 
     def _saved(self, of: Parameters, training: Training, flops: int, noise: float) -> float:
@@ -75,6 +80,11 @@ class Forecast:
         )
         steps = tokens / self.question.step_tokens
         return 1 - flops / (steps * self.question.target.step_flops)
+
+    def _grows_anew(self, training: Training) -> bool:
+        """Whether no run of the setting grew in this way, so that how it goes is put together from other ways."""
+        own = {traits for one in self.known if one.setting == self.question.setting for traits in one.growths}
+        return not own.issuperset(training.growths)
 
     def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
         """Say in what a training lies beyond what is known, and by what factor its interval is the wider for it."""
@@ -109,6 +119,8 @@ class Forecast:
         if training.growths and not any(one.setting == self.question.setting for one in grown):
             said.append("no run of this text grew: how growth goes on is taken from other runs")
             factor += 0.5
+        elif self.off and self._grows_anew(training):
+            said.append(f"no run of this text grew in this way; such predictions were off by {100 * self.off:.0f} points")
         return tuple(dict.fromkeys(said)), factor
 
 
@@ -116,10 +128,11 @@ def _ratios(training: Training) -> list[float]:
     return [large.parameters / small.parameters for small, large in itertools.pairwise(training.phases)]
 
 
-def _interval(told: float, drawn: Sequence[float], factor: float) -> tuple[float, float]:
-    """The interval that draws leave around what is told, `factor` times as wide."""
+def _interval(told: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:
+    """The interval that draws leave around what is told, `factor` times as wide, and an error of standard deviation `off`."""
     if not drawn:
         return told, told
     low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])
     # Around the fit itself: drawn priors move their middle away from it.
-    return float(told - factor * (middle - low)), float(min(1.0, told + factor * (high - middle)))
+    below, above = (math.hypot(factor * side, _WITHIN * off) for side in (middle - low, high - middle))
+    return float(told - below), float(min(1.0, told + above))

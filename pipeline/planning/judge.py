@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from data_prep.errors import UserError
@@ -11,6 +11,9 @@ from data_prep.report.parts import Grid
 from pipeline.planning.law import Law, fit, training_of
 from pipeline.planning.record import SIZES, RunEntry
 from pipeline.planning.rules import STACKED_TOKENS
+
+_OF_MEDIAN = 1.483
+"""A normal error's standard deviation, in units of the median of its size."""
 
 _CLOSE = 3.0
 """Points of the compute saved."""
@@ -36,6 +39,15 @@ class Judged:
     def points(self) -> float | None:
         """By how many points of the compute saved it was wrong; None where that is not known."""
         return None if None in (self.saved_predicted, self.saved) else 100 * abs(self.saved_predicted - self.saved)
+
+
+def deviation(judged: Sequence[Judged]) -> float:
+    """Return by how much predicted savings were wrong, as a standard deviation, from the median; 0 where none is known.
+
+    From the median, since a way to grow that no other run has a part of may be off by any amount.
+    """
+    points = [one.points for one in judged if one.points is not None]
+    return _OF_MEDIAN * median(points) / 100 if points else 0.0
 
 
 def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:

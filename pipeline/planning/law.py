@@ -10,9 +10,9 @@ tokens, and comes nearer to it at a rate that does not depend on the horizon (th
 
     G = L(N1, D1) - L(N2, D1) + d,   and D2 tokens later   L = L(N2, D1 + D2) + G exp(-D2 / (t N2))
 
-A second growth adds its own distance to what is left. So what a source brings saturates in its tokens, as Liew et al. 2025
-find for upcycling: the distance that is left does not shrink with them. d and log t are sums over what a growth is
-(`traits_of`): the operators, the optimizer and its state, whether the schedule began anew.
+It is never less than 0, and a second growth adds its own to what is left. So what a source brings saturates in its tokens,
+as Liew et al. 2025 find for upcycling: the distance that is left does not shrink with them. d and log t are sums over what a
+growth is (`traits_of`): the operators, the optimizer and its state, whether the schedule began anew.
 """
 
 import math
@@ -176,7 +176,8 @@ def _loss(of: Parameters, training: Training, exp: Callable[[Any], Any]) -> Any:
     for before, phase, traits in zip(training.phases, training.phases[1:], training.growths, strict=False):
         jump = sum(of.get(f"d:{trait}", 0.0) for trait in traits)
         small, large = (_fixed(of, training.setting, each.parameters, tokens, exp) for each in (before, phase))
-        gap = gap + small - large + jump
+        # No run came out ahead of what its last size would be by as many tokens; the law of one size may say so of a few.
+        gap = np.maximum(gap + small - large + jump, 0.0)
         # In units of the larger model's parameters, as the tokens that a size is worth training on are.
         slower = of["log_t"] + of[f"log_t:{training.setting}"] + sum(of.get(f"t:{trait}", 0.0) for trait in traits)
         gap = gap * exp(-phase.tokens / (exp(slower) * phase.parameters))

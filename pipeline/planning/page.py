@@ -40,7 +40,7 @@ class Answer:
 
     @property
     def best(self) -> Row | None:
-        """The schedule that reaches the goal for the least compute spent here."""
+        """The schedule of which most is sure to be saved."""
         return self.grown[0] if self.grown else None
 
 
@@ -154,7 +154,7 @@ def lead(answer: Answer) -> Iterator[str]:
         how = ", then ".join(dict.fromkeys(kind.name for kind in best.schedule.kinds))
         counted = f", {_percent(best.saved_counted)} with the source's own training" if question.given else ""
         yield (
-            f"Cheapest: {best.schedule.name}, by {how}: {amount('flops', best.schedule.flops)}, {_percent(best.saved)} less "
+            f"Best: {best.schedule.name}, by {how}: {amount('flops', best.schedule.flops)}, {_percent(best.saved)} less "
             f"({_span(best.interval)}){counted}."
         )
     law = forecast.law
@@ -162,7 +162,7 @@ def lead(answer: Answer) -> Iterator[str]:
     yield (
         f"Fitted on {answer.runs} runs, {own} of them of this setting ({question.setting}); single runs differ from the law by "
         f"{law.noise:.3f} nats. Intervals hold 90 % of what the fit leaves open for a single run, and are wider, and say so, "
-        "where a schedule lies beyond the runs."
+        "where a schedule lies beyond the runs, or grows as none of this setting did."
     )
     if answer.pilot_flops:
         share = answer.pilot_flops / question.scratch_flops
@@ -178,7 +178,7 @@ def lead(answer: Answer) -> Iterator[str]:
 
 def grids(answer: Answer) -> list[Grid]:
     """The tables: schedules, rules of thumb, fixed sizes, recipes that were asked about, and how far the law was off."""
-    found = [_schedules(answer, "Schedules, the cheapest first", answer.grown[:_SHOWN])]
+    found = [_schedules(answer, "Schedules, by the lower end of what they save", answer.grown[:_SHOWN])]
     if answer.asked:
         found.append(_schedules(answer, "Recipes that were named", answer.asked))
     if answer.rules:

@@ -41,7 +41,10 @@ class Search:
         return sorted((self.forecast.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
 
     def grown(self) -> list[Row]:
-        """The cheapest schedule of each chain of sizes and each way to grow, the cheapest first."""
+        """The cheapest schedule of each chain of sizes and each way to grow, that first which saves most at the least.
+
+        By the lower end of the interval: of many guesses the best is by chance too good, and most where least is known.
+        """
         best: dict[Any, Schedule] = {}
         for sizes, kinds in self._chains():
             for shares in self._shares(len(sizes)):
@@ -49,7 +52,7 @@ class Search:
                 key = tuple(size.name for size in sizes), kinds
                 if one is not None and (key not in best or one.flops < best[key].flops):
                     best[key] = one
-        return sorted(map(self.forecast.row, best.values()), key=lambda row: row.schedule.flops)
+        return sorted(map(self.forecast.row, best.values()), key=lambda row: (-row.interval[0], row.schedule.flops))
 
     def _chains(self) -> Iterator[tuple[tuple[Size, ...], tuple[Kind, ...]]]:
         """Sizes that follow each other, and the kinds of the growths between them; one kind for each axis."""

@@ -66,6 +66,9 @@ def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models
     gap = hoffmann(small, tokens) - hoffmann(large, tokens) + 0.05
     assert grown(large) - hoffmann(large, tokens + large) == pytest.approx(gap / math.e, rel=1e-9)
     assert grown(100 * large) == pytest.approx(hoffmann(large, tokens + 100 * large), rel=1e-9)
+    # Grown down, as it were: never ahead of what had the last size all along.
+    ahead = law.loss(Training("s", (Phase(large, tokens), Phase(small, 1e8)), (("x",),)))
+    assert ahead == pytest.approx(hoffmann(small, tokens + 1e8), rel=1e-9)
     # What it takes to a loss is the inverse of the loss, and without end below what the size can reach.
     assert law.tokens_to("s", small, hoffmann(small, tokens)) == pytest.approx(tokens, rel=1e-9)
     assert law.tokens_to("s", small, 1.69) == math.inf

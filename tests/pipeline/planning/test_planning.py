@@ -13,7 +13,7 @@ from pipeline.commands import plan as command
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, judged_table
+from pipeline.planning.judge import Judged, against_plan, deviation, judged_table
 from pipeline.planning.law import Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -119,6 +119,29 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
     told = " ".join(unknown.beyond)
     assert "parameters, where the runs had at most" in told and "tokens, where the runs had at most" in told
     assert "times as many parameters in one growth" in told and "no run of this text grew" in told
+
+
+def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_predictions_were_off_by_and_stands_behind():
+    runs = [(training_of(one), one["loss"]) for one in RECORD]
+    law = uncertain(true_law(*RECORD), runs, count=8)
+    stacked = [
+        training for training, _ in runs if "depth random" not in [trait for traits in training.growths for trait in traits]
+    ]
+    seen, unseen = (Schedule((sized(1), sized(12)), (1500, 700), (kind,)) for kind in (KINDS[0], KINDS[-1]))
+    assert "random" in KINDS[-1].name
+    certain, wary = Forecast(question(), law, stacked), Forecast(question(), law, stacked, off=0.2)
+    assert wary.row(seen) == certain.row(seen)
+    narrow, wide = certain.row(unseen), wary.row(unseen)
+    assert wide.saved == narrow.saved and wide.interval[0] < narrow.interval[0] - 0.1
+    assert any("such predictions were off by 20 points" in said for said in wide.beyond)
+    rows = Search(wary, KINDS).grown()
+    assert [row.interval[0] for row in rows] == sorted((row.interval[0] for row in rows), reverse=True)
+
+
+def test_the_deviation_of_predictions_is_that_of_most():
+    judged = [Judged("x", 3.0, 3.0, 0.2 + off, 0.2, 0.0, 0.0) for off in (0.01, -0.02, 0.03, 0.9)]
+    assert deviation(judged) == pytest.approx(1.483 * 0.025)
+    assert deviation([]) == 0.0
 
 
 def test_g_stacks_law_gives_the_growth_steps_that_the_paper_prints():
