@@ -17,6 +17,7 @@ from pipeline.growth.probe import compare, probe
 from pipeline.growth.streamed_model import streamed_model
 from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.fp16 import FP16
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, tokens
 
 ROUNDING = 1e-12
@@ -100,7 +101,7 @@ def test_no_large_tensor_is_whole(saved, family, monkeypatch):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP16])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_narrow_precision_rounds_as_hugging_faces_model_does_in_it(family, dtype, attention):
     """Else a growth would be blamed for the difference. Kernels may sum up in another order: a tenth of all rounding."""
