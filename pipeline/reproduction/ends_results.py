@@ -108,11 +108,12 @@ def _sweep_parts(comparison: EndsComparison) -> list[list[str]]:
         rows.append([suite.methods[name].title, ", ".join(told), note, f"{costs[name] / one:.1f}"])
     trials = len(suite.rates) * len(suite.tuning_seeds)
     taken = _taken_once([task for sweep in sweeps.values() for runs in sweep.values() for task in runs])
+    # Of trials that were run elsewhere it is not known what they shared.
+    once = f"; with shared steps taken once, {taken / one:.1f} times" * (taken < 0.999 * sum(costs.values()))
     seeds = ", ".join(map(str, suite.tuning_seeds))
     told = (
         f"{trials} trials of each, with seeds that no final run has ({seeds}). They cost {sum(costs.values()) / one:.1f} "
-        f"times a run from scratch, each trial counted whole; with shared steps taken once, {taken / one:.1f} times. "
-        "None of it is in the columns of compute saved."
+        f"times a run from scratch, each trial counted whole{once}. None of it is in the columns of compute saved."
     )
     edges = any("edge" in row[2] for row in rows)
     more = " Where the best rate is at the edge, a better one may lie beyond." * edges
