@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.errors import UserError
+from pipeline.reproduction.ends import next_runs, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import read_known
 from pipeline.reproduction.results import Comparison, write_results
@@ -37,9 +38,15 @@ def run(arguments: argparse.Namespace) -> None:
     runner = Runner(ds_config, jobs, threads, lambda line: print(line, flush=True))
     runner.stop_by_signals(arguments.minutes)
 
+    baseline = suite.methods[suite.baseline].title
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
     sources = tasks.sources(suite.methods.values(), seeds)
-    runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
+    try:
+        runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
+    except (Stopped, UserError):
+        if suite.saved_at == "end":
+            write_ended(directory, _all(sweeps))
+        raise
     rates = best_rates(suite, sweeps)
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
 
@@ -49,13 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             name = suite.baseline
             (methods,) = of.values()
-            baseline = suite.methods[name].title
             write_results(place, Comparison(title, jobs, rates[name], sweeps.get(name, {}), found, methods, baseline))
 
     for methods in by_horizon.values():
         for seed in seeds:
             try:
-                runner.finish(_with_their(trunks, [task for task in _all({0: methods}) if task.recipe.seed == seed]))
+                _finish_seed(runner, trunks, methods, baseline, seed)
             except (Stopped, UserError):
                 if suite.saved_at == "end":
                     # What has ended is there to go on from.
@@ -68,10 +74,18 @@ def run(arguments: argparse.Namespace) -> None:
         first = suite.horizons[0]
         shown, trunks = _sharing(tasks, {first: tasks.runs_of(others | ablation.methods, seeds[:1], rates, first)})
         # A method may not begin before its source has ended.
-        for begun in ([task for runs in further.values() for task in runs], _with_their(trunks, _all(shown))):
-            runner.finish(begun)
+        runner.finish([task for runs in further.values() for task in runs])
+        _finish_seed(runner, trunks, shown[first], baseline, seeds[0])
         write(directory / name, ablation.title, further, shown)
     print(f"{directory}: results.md, report.html, figures/")
+
+
+def _finish_seed(runner: Runner, trunks: Sequence[Task], methods: Runs, baseline: str, seed: int) -> None:
+    """Make the runs with one seed, of each method the longest first."""
+    of_seed = {title: [task for task in runs if task.recipe.seed == seed] for title, runs in methods.items()}
+    (against,) = of_seed[baseline]
+    while due := next_runs(of_seed.values(), against):
+        runner.finish(_with_their(trunks, due))
 
 
 def _all(found: Mapping[Any, Runs]) -> list[Task]:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline.recipe import GrowStage
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.report.savings import Curve, Saving
-from pipeline.reproduction.known import KnownEnd, settings_of
+from pipeline.reproduction.known import KnownEnd, settings_of, write_known
 from pipeline.reproduction.task import Task
 from pipeline.runs import RunPaths
 
@@ -93,6 +94,12 @@ def known_end(task: Task) -> KnownEnd:
     }
 
 
+def write_ended(directory: Path, tasks: Iterable[Task]) -> None:
+    """Write ends.jsonl, from which the same suite goes on elsewhere; raises UserError where not all runs were of one text."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_known(directory / "ends.jsonl", [known_end(task) for task in tasks if task.ended])
+
+
 def _grown_at(run: RecordedRun) -> int:
     """The step at which the model that the run ends with was made."""
     if run.from_scratch:
@@ -125,6 +132,23 @@ def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End], seeds: Itera
         by_seed,
         at_least,
     )
+
+
+def next_runs(methods: Iterable[Sequence[Task]], baseline: Task) -> list[Task]:
+    """Return which of the methods' runs with the baseline's seed are to be made now: those of each that have not ended yet,
+    from the longest on, as long as the longer one ended with the baseline's loss or less.
+
+    What the longer run did not come to, no shorter one would, so that nothing is interpolated from it.
+    """
+    aim = end_of(baseline).loss if baseline.ended else None
+    found = []
+    for runs in methods:
+        for task in sorted(runs, key=lambda task: task.length or 0.0, reverse=True):
+            if not task.ended:
+                found.append(task)
+            if not task.ended or task.diverged or aim is None or (loss := end_of(task).loss) is None or loss > aim:
+                break
+    return found
 
 
 def _share(ends: Sequence[End], spent: Sequence[float], against: End) -> float | None:

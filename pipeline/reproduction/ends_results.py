@@ -20,9 +20,8 @@ from pipeline.report.page import Judged, build
 from pipeline.report.parts import Part
 from pipeline.report.savings import Saving
 from pipeline.report.tables import percent
-from pipeline.reproduction.ends import End, SavedAtEnds, end_of, known_end, saved_at_ends
+from pipeline.reproduction.ends import End, SavedAtEnds, end_of, known_end, saved_at_ends, write_ended
 from pipeline.reproduction.ends_figure import ends_plot
-from pipeline.reproduction.known import write_known
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.reproduction.tasks import swept_losses
@@ -81,7 +80,7 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     parts += [[f"Diverged, and left out of all figures: {', '.join(diverged)}."]] * bool(diverged)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
-    write_known(directory / "ends.jsonl", [known_end(task) for task in [*tasks, *swept] if task.ended])
+    write_ended(directory, [*tasks, *swept])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
 
 
@@ -134,8 +133,10 @@ def _taken_once(tasks: Sequence[Task]) -> float:
     while waiting:
         task = waiting.pop()
         if task.name not in found:
-            found[task.name] = _spent(task) - (0.0 if task.trunk is None else _spent(task.trunk))
-            waiting += [task.trunk] if task.trunk is not None else []
+            # A trunk of runs that were all made elsewhere was not run here.
+            trunk = task.trunk if task.trunk is not None and task.trunk.ended else None
+            found[task.name] = _spent(task) - (0.0 if trunk is None else _spent(trunk))
+            waiting += [trunk] if trunk is not None else []
     return sum(found.values())
 
 
@@ -166,8 +167,8 @@ def _horizon_parts(
         _as_markdown(_ends_grid(ends, against, baseline)),
         [
             "Saved by where runs end, against the baseline's run with the same seed; between runs of different lengths by "
-            "interpolation in the logarithm of compute, and never beyond them. Everything counted: all sizes, from the first "
-            "step on, shared steps too."
+            "interpolation in the logarithm of compute, and never beyond them. A shorter run was made where the longer one "
+            "ended with the baseline's loss or less. Everything counted: all sizes, from the first step on, shared steps too."
         ],
         *_standing(suite, ends, against),
     ]

@@ -31,8 +31,9 @@ class MethodConfig(StrictModel):
     """The suite's source that it starts from; where not given, `recipe.source` says what is trained."""
     recipe: Patch = Field(default_factory=dict)
     lengths: list[Positive] = Field(default_factory=list)
-    """The compute of its whole run, everything counted, in units of the baseline's at the same horizon: a run for each. The
-    stage with `rest: true` takes the steps that the others leave. The sweep's runs have the first of them."""
+    """The compute of its whole run, everything counted, in units of the baseline's at the same horizon. A run of the
+    greatest is made, and with each seed further ones down to the first that ends above the baseline's loss. The stage with
+    `rest: true` takes the steps that the others leave. The sweep's runs have the first of them."""
     horizons: list[Positive] | None = None
     """Those of the suite's at which it is run; all of them where not given."""
     rates: Annotated[list[Positive], Field(min_length=1)] | None = None

@@ -91,18 +91,25 @@ def test_ablations_of_a_suite_that_has_none_are_refused(tmp_path, monkeypatch, c
 
 
 def test_a_progressive_suite_takes_shared_steps_once_and_ends_in_a_table_by_ends(pretended, tmp_path, monkeypatch, capsys):
-    named = {name: SUITE["methods"][name] for name in ("scratch", "copied")}
-    suite = SUITE | {"methods": named, "horizons": [1], "rates": [1.0e-3]}
+    scratch, copied, random = (SUITE["methods"][name] for name in ("scratch", "copied", "random"))
+    named = {"scratch": scratch, "copied": copied, "random": {key: random[key] for key in random if key != "rates"}}
+    suite = SUITE | {"methods": named, "horizons": [1]}
     (tmp_path / "progressive_cpu.yaml").write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
     words = ["reproduce.py", "--suite", "progressive", "--budget", "cpu", "--seeds", "1", "--minutes", "30"]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "out")])
     assert reproduce.main() == 0, capsys.readouterr().err
-    trunk, *others = (pretended / "started").read_text().split()
-    assert trunk.startswith("trunk-")
-    assert sorted(others) == ["copied-at0.5-seed1", "copied-at0.8-seed1", "scratch-seed1"]
+    started = (pretended / "started").read_text().split()
+    shared = [place for place, name in enumerate(started) if name.startswith("trunk-")]
+    swept = [place for place, name in enumerate(started) if name.startswith("sweep-")]
+    # Both methods begin with one layer: at each rate of the sweep, and with the rate that each has from there.
+    assert len(shared) == 3 and max(shared[:2]) < min(swept) and max(swept) < shared[2]
+    # Of each method the longest run first: that it ended with scratch's loss is why there is a shorter one.
+    finals = [name for name in started if name.endswith("seed1")]
+    assert sorted(finals[:3]) == ["copied-at0.8-seed1", "random-at0.5-seed1", "scratch-seed1"]
+    assert finals[3:] == ["copied-at0.5-seed1"]
     folder = tmp_path / "out" / "progressive-cpu"
     written = (folder / "results.md").read_text()
-    assert "Peak learning rate 0.001, not tuned." in written
+    assert "with shared steps taken once" in written
     assert "| copied | 1 |" in written and "| copied, 80% |" in written
     assert "Where runs end" in (folder / "report.html").read_text()
     assert [json.loads(line)["method"] for line in (folder / "runs.jsonl").read_text().splitlines()]
@@ -114,10 +121,14 @@ def test_a_progressive_suite_takes_shared_steps_once_and_ends_in_a_table_by_ends
     assert reproduce.main() == 0, capsys.readouterr().err
     assert (pretended / "started").read_text() == started
     elsewhere = tmp_path / "elsewhere" / "progressive-cpu"
-    assert (elsewhere / "results.md").read_text() == written
+    # Which steps trials shared is not known of those of elsewhere.
+    own = "; with shared steps taken once"
+    assert (elsewhere / "results.md").read_text() == written.split(own)[0] + written.split(own)[1].partition(" times")[2]
     failing = suite | {"methods": named | {"fails": named["copied"] | {"title": "fails"}}}
     (tmp_path / "progressive_cpu.yaml").write_text(yaml.safe_dump(failing, sort_keys=False), encoding="utf-8")
     (elsewhere / "ends.jsonl").unlink()
     assert reproduce.main() == 2
-    assert "fails-at0.5-seed1 ended with status 9" in capsys.readouterr().err
-    assert (elsewhere / "ends.jsonl").read_text() == (folder / "ends.jsonl").read_text()
+    assert "sweep-fails-0.001-seed501 ended with status 9" in capsys.readouterr().err
+    # In the sweep: what the other methods' trials came to. The final runs' ends stand in the file that was read.
+    found = [json.loads(line)["name"] for line in (elsewhere / "ends.jsonl").read_text().splitlines()]
+    assert found == [f"sweep-{name}-{rate}-seed501" for name in named for rate in ("0.001", "0.002")]

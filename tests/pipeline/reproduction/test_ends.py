@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from pipeline.planning.record import read_entries
 from pipeline.recipe import Recipe
 from pipeline.reproduction import ends_results
-from pipeline.reproduction.ends import end_of, saved_at_ends
+from pipeline.reproduction.ends import end_of, next_runs, saved_at_ends
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.task import Task
@@ -100,6 +101,18 @@ def test_each_seed_is_held_against_the_baseline_s_of_that_seed(tmp_path):
     one = saved([grown(tmp_path, seed, 30, 3.9) for seed in (1, 2, 3)], baseline)
     assert one.by_seed == {1: pytest.approx(1 - 140 / 240), 2: None}
     assert (len(one.counted.shares), one.counted.runs) == (1, 2)
+
+
+def test_a_shorter_run_is_made_where_the_longer_one_came_to_the_loss(tmp_path):
+    aim = scratch(tmp_path, 1, 4.0)
+    waiting = Task("waiting", tmp_path, aim.recipe, length=0.5)
+    reached, missed, given_up = grown(tmp_path, 1, 40, 4.0), grown(tmp_path, 1, 41, 4.01), grown(tmp_path, 1, 42, 3.9)
+    given_up.mark_diverged()
+    for longest, due in ((reached, [waiting]), (missed, []), (given_up, [])):
+        assert next_runs([[waiting, longest]], aim) == due
+    assert next_runs([[waiting, replace(waiting, name="longer", length=0.8)]], aim)[0].name == "longer"
+    # Nothing is known as long as the baseline has not ended.
+    assert next_runs([[waiting, reached]], replace(aim, name="not yet")) == []
 
 
 def test_a_given_source_counts(tmp_path):
