@@ -29,7 +29,7 @@ from pipeline.reproduction.task import Task
 from pipeline.training.preparation import prepared_text
 
 _OTHERS = 40
-"""Fits by which intervals are told."""
+"""Fits that intervals are drawn from."""
 
 _OWN = Path(__file__).parents[1] / "planning" / "record.jsonl"
 """The runs that this project has on record."""
@@ -115,6 +115,7 @@ def _answer(
             "--record: no run there grew within one schedule (`schedule.span: run`), so nothing is known of growth; add some, "
             "or plan pilots by --pilot 2%"
         )
+    _say(f"fitting the law on {len(runs)} runs, which takes a minute or less")
     fitted = fit(runs)
     law = uncertain(fitted, runs, _OTHERS)
     judged = left_out(law, entries, question.setting)

@@ -1,4 +1,4 @@
-"""What a law tells of a schedule: loss, compute saved, how sure that is, and in what it lies beyond the runs."""
+"""What a law predicts of a schedule: loss, compute saved, how sure that is, and in what it lies beyond the runs."""
 
 import itertools
 import math
@@ -60,18 +60,18 @@ class Forecast:
         return min(one.phases[0].tokens for one in self.known if one.setting == self.question.setting) / 2
 
     def row(self, schedule: Schedule, label: str = "", claim: float | None = None) -> Row:
-        """Return what the law tells of a schedule."""
+        """Return what the law predicts of a schedule."""
         training = schedule.training(self.question)
         beyond, factor = self._beyond(training)
         off = self.off if self._grows_anew(training) else 0.0
         loss = self.law.loss(training)
-        told = [self._saved(self.law.fitted, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
+        fitted = [self._saved(self.law.fitted, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
         others = [
             [self._saved(other, training, cost, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
             for cost in (schedule.flops, schedule.whole_flops)
         ]
-        intervals = [_interval(one, drawn, factor, off) for one, drawn in zip(told, others, strict=True)]
-        return Row(schedule, loss, told[0], intervals[0], told[1], intervals[1], beyond, label, claim)
+        intervals = [_interval(one, drawn, factor, off) for one, drawn in zip(fitted, others, strict=True)]
+        return Row(schedule, loss, fitted[0], intervals[0], fitted[1], intervals[1], beyond, label, claim)
 
     def _saved(self, of: Parameters, training: Training, flops: int, noise: float) -> float:
         """What a run of so many FLOPs saves: 1 - c / C, C being what the target from scratch takes to the run's own loss."""
@@ -128,11 +128,11 @@ def _ratios(training: Training) -> list[float]:
     return [large.parameters / small.parameters for small, large in itertools.pairwise(training.phases)]
 
 
-def _interval(told: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:
-    """The interval that draws leave around what is told, `factor` times as wide, and an error of standard deviation `off`."""
+def _interval(fitted: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:
+    """The interval of draws around the fit's value, `factor` times as wide, with an error of standard deviation `off`."""
     if not drawn:
-        return told, told
+        return fitted, fitted
     low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])
     # Around the fit itself: drawn priors move their middle away from it.
     below, above = (math.hypot(factor * side, _WITHIN * off) for side in (middle - low, high - middle))
-    return float(told - below), float(min(1.0, told + above))
+    return float(fitted - below), float(min(1.0, fitted + above))

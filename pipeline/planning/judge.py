@@ -21,7 +21,7 @@ _CLOSE = 3.0
 
 @dataclass(frozen=True)
 class Judged:
-    """A run beside what was told of it without it."""
+    """A run beside what the other runs predict of it."""
 
     name: str
     predicted: float

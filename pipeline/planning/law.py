@@ -39,7 +39,7 @@ _HUBER = 2.0
 """In units of the noise: beyond it a run weighs by its distance, and not by its square."""
 
 _PARAMETERS, _TOKENS = 1e6, 1e7
-"""Where A and B are told in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
+"""Where A and B are given in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
 
 _SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "log_t": (math.log(3.0), 1.0)}
 """Priors: where parameters lie before runs are looked at, and how far from there they may: Hoffmann et al.'s exponents,
@@ -217,7 +217,7 @@ class _Problem:
         self.names = (*names, *(f"{of}:{trait}" for trait in traits for of in _OF_EACH_TRAIT))
         self.centre, self.spread = (np.array(column) for column in zip(*map(_prior, self.names), strict=True))
 
-    def told(self, values: np.ndarray) -> np.ndarray:
+    def predicted(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""
         of = {name: values[..., number] for number, name in enumerate(self.names)}
         return np.stack([_loss(of, training, np.exp) for training in self.trainings], axis=-1)
@@ -245,7 +245,7 @@ class _Problem:
 
         def residuals(values: np.ndarray) -> np.ndarray:
             with np.errstate(all="ignore"):
-                far = (np.log(self.told(values)) - np.log(losses)) * losses / _NOISE
+                far = (np.log(self.predicted(values)) - np.log(losses)) * losses / _NOISE
             far = np.nan_to_num(far, nan=1e6, posinf=1e6, neginf=-1e6)
             size = np.abs(far)
             # Huber's loss as the square of a residual, so that priors stay quadratic.
@@ -271,21 +271,21 @@ def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
     # How many of the parameters the runs determine, and not the priors.
     of_runs = best.jac[: len(runs)].T @ best.jac[: len(runs)]
     taken = float(np.trace(np.linalg.solve(best.jac.T @ best.jac, of_runs)))
-    far = problem.losses - problem.told(best.x)
+    far = problem.losses - problem.predicted(best.x)
     return Law(problem.names, best.x, max(_NOISE, math.sqrt(float(far @ far) / max(1.0, len(runs) - taken))))
 
 
 def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40, seed: int = 0) -> Law:
     """Return the law with `others`: a bootstrap over the runs, of losses that are drawn anew around the law's own.
 
-    Priors are drawn anew too, or what no run tells of looks certain.
+    Priors are drawn anew too, or what no run informs would look certain.
     """
     problem, draw = _Problem(runs), np.random.default_rng(seed)
     start = problem.near(law)
-    told = problem.told(start)
+    predicted = problem.predicted(start)
     others = []
     for _ in range(count):
-        losses = told + law.noise * draw.standard_normal(len(told))
+        losses = predicted + law.noise * draw.standard_normal(len(predicted))
         centre = problem.centre + problem.spread * draw.standard_normal(len(problem.centre))
         found = problem.solved([start], losses, centre)
         others.append(dict(zip(problem.names, found.x.tolist(), strict=True)))

@@ -31,7 +31,7 @@ class Pilot:
 def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilot]:
     """Return the pilots that a share of scratch's compute pays for: two small sizes at several lengths, and one grown.
 
-    Raises UserError where they would be too short to tell anything.
+    Raises UserError where they would be too short to show anything.
     """
     small, large = _two_sizes(question)
     kind = next((kind for kind in kinds if kind.axis == "depth"), _STACK)
@@ -46,7 +46,7 @@ def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilo
     if steps < _SHORTEST:
         needed = math.ceil(1000 * _SHORTEST * cost / question.scratch_flops) / 1000
         raise UserError(
-            f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which tell nothing of "
+            f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which show nothing of "
             f"where a run ends; {_SHORTEST} take {needed:.1%}, so name that share, or runs with this text by --record"
         )
     alone = [

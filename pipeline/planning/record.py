@@ -213,7 +213,7 @@ def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> 
     """Add finished runs to a record, which is made where it is not there; one that stands there already is written anew.
 
     A folder of runs stands for those in it. Raises UserError where a run that was named cannot be added; one within a folder is
-    left out, and `say` tells why.
+    left out, and `say` is given the reason.
     """
     entries = {entry["run"]: entry for entry in (read_entries([record]) if record.exists() else [])}
     for path in runs:

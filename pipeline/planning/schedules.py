@@ -39,10 +39,10 @@ class Kind:
     @property
     def name(self) -> str:
         """In words."""
-        told = self.section
-        state = {"grow": "state grown", "fresh": "state fresh"}[told["optimizer_state"]]
-        others = [f"{key} {value}" for key, value in told.items() if key not in ("depth", "width", "optimizer_state")]
-        return ", ".join([told[self.axis], state, *others])
+        section = self.section
+        state = {"grow": "state grown", "fresh": "state fresh"}[section["optimizer_state"]]
+        others = [f"{key} {value}" for key, value in section.items() if key not in ("depth", "width", "optimizer_state")]
+        return ", ".join([section[self.axis], state, *others])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """What a suite came to whose runs are compared by their ends: tables by horizon, a record for the planner, and reports."""
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +19,13 @@ from pipeline.report.page import Judged, build
 from pipeline.report.parts import Part
 from pipeline.report.savings import Saving
 from pipeline.report.tables import percent
-from pipeline.reproduction.ends import End, SavedAtEnds, end_of, known_end, saved_at_ends, write_ended
+from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends, write_ended
 from pipeline.reproduction.ends_figure import ends_plot
+from pipeline.reproduction.frontier import frontier_parts
 from pipeline.reproduction.suite import Suite
+from pipeline.reproduction.sweep_results import sweep_parts
 from pipeline.reproduction.task import Sweep, Task
-from pipeline.reproduction.tasks import swept_losses
 from pipeline.reproduction.words import provenance, table
-
-_CLEARLY = 0.1
-"""Nats by which a target is to be better than its source's size at as many tokens, for growth to be worth a comparison."""
-
-_AS_MUCH = 1.02
-"""Compute up to which a run counts as one for the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
         [f"## {comparison.title}"],
         *provenance([*tasks, *swept]),
         *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
-        *_sweep_parts(comparison),
+        *sweep_parts(suite, comparison.sweeps, comparison.rates),
     ]
     for horizon, methods in comparison.horizons.items():
         ends = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
@@ -82,62 +76,6 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
     write_ended(directory, [*tasks, *swept])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
-
-
-def _sweep_parts(comparison: EndsComparison) -> list[list[str]]:
-    suite, sweeps = comparison.suite, comparison.sweeps
-    if not sweeps:
-        return [[f"Peak learning rate {comparison.rates[suite.baseline]:g}, not tuned."]]
-    ended = all(task.ended for sweep in sweeps.values() for runs in sweep.values() for task in runs)
-    if not ended:
-        return [["The sweep of learning rates is not done."]]
-    costs = {name: sum(_spent(task) for runs in sweep.values() for task in runs) for name, sweep in sweeps.items()}
-    # One that diverged may have ended early.
-    one = max(_spent(task) for runs in sweeps[suite.baseline].values() for task in runs)
-    rows = []
-    for name, sweep in sweeps.items():
-        chosen = comparison.rates.get(name)
-        told = []
-        for rate, losses in swept_losses(sweep).items():
-            mean = math.inf if math.inf in losses else float(np.mean(losses))
-            each = f"{rate:g}: {'none' if math.isinf(mean) else f'{mean:.4f}'}"
-            told.append(f"**{each}**" if rate == chosen else each)
-        edge = chosen in (min(sweep), max(sweep)) and len(sweep) > 1
-        note = "none found" if chosen is None else f"{chosen:g}" + " (at the edge)" * edge
-        rows.append([suite.methods[name].title, ", ".join(told), note, f"{costs[name] / one:.1f}"])
-    trials = len(suite.rates) * len(suite.tuning_seeds)
-    taken = _taken_once([task for sweep in sweeps.values() for runs in sweep.values() for task in runs])
-    # Of trials that were run elsewhere it is not known what they shared.
-    once = f"; with shared steps taken once, {taken / one:.1f} times" * (taken < 0.999 * sum(costs.values()))
-    seeds = ", ".join(map(str, suite.tuning_seeds))
-    told = (
-        f"{trials} trials of each, with seeds that no final run has ({seeds}). They cost {sum(costs.values()) / one:.1f} "
-        f"times a run from scratch, each trial counted whole{once}. None of it is in the columns of compute saved."
-    )
-    edges = any("edge" in row[2] for row in rows)
-    more = " Where the best rate is at the edge, a better one may lie beyond." * edges
-    return [
-        table(["sweep", "peak learning rate: mean final loss", "chosen", "cost, of a run from scratch"], rows),
-        [told + more],
-    ]
-
-
-def _spent(task: Task) -> float:
-    return known_end(task)["flops"] or 0.0
-
-
-def _taken_once(tasks: Sequence[Task]) -> float:
-    """The FLOPs that runs came to with those of shared steps counted once."""
-    found: dict[str, float] = {}
-    waiting = list(tasks)
-    while waiting:
-        task = waiting.pop()
-        if task.name not in found:
-            # A trunk of runs that were all made elsewhere was not run here.
-            trunk = task.trunk if task.trunk is not None and task.trunk.ended else None
-            found[task.name] = _spent(task) - (0.0 if trunk is None else _spent(trunk))
-            waiting += [trunk] if trunk is not None else []
-    return sum(found.values())
 
 
 def _of_baseline(ends: Sequence[End]) -> dict[int, End]:
@@ -170,7 +108,7 @@ def _horizon_parts(
             "interpolation in the logarithm of compute, and never beyond them. A shorter run was made where the longer one "
             "ended with the baseline's loss or less. Everything counted: all sizes, from the first step on, shared steps too."
         ],
-        *_standing(suite, ends, against),
+        *frontier_parts(suite, ends, against),
     ]
 
 
@@ -185,7 +123,7 @@ def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnd
         one = saved[name]
         each = ", ".join("–" if share is None else _whole(share) for share in one.by_seed.values())
         more = "≥ " if one.at_least else ""
-        rows.append([name, seeds, more + _told(one.counted), each, more + _told(one.source_free)])
+        rows.append([name, seeds, more + _percent(one.counted), each, more + _percent(one.source_free)])
     head = ["method", "seeds", "compute saved, everything counted", "seed by seed", "saved, source free"]
     return Grid("Compute saved", head, rows)
 
@@ -195,7 +133,7 @@ def _whole(share: float) -> str:
     return f"{round(100 * share)}".replace("-", "−")
 
 
-def _told(saving: Saving) -> str:
+def _percent(saving: Saving) -> str:
     return percent(saving) if saving.runs else "–"
 
 
@@ -227,59 +165,8 @@ def _mean(values: Sequence[float], runs: int, form: str) -> str:
     if not values:
         return "none"
     mean, deviation = spread(values)
-    told = form.format(mean) + ("" if deviation is None else f" ± {deviation:.4f}")
-    return told if len(values) == runs else f"{told} ({len(values)} of {runs} runs)"
-
-
-def _standing(suite: Suite, ends: Mapping[str, Sequence[End]], against: Mapping[int, End]) -> list[list[str]]:
-    """Whether the target is worth its compute here: against other sizes for as much, and its source's for as many tokens."""
-    target = suite.methods[suite.baseline].title
-    found = []
-    cost = {seed: end.spent for seed, end in against.items()}
-    others = {}
-    for method in suite.methods.values():
-        if method.frontier:
-            gaps = _gaps(ends.get(method.title, ()), against, lambda end: end.spent <= _AS_MUCH * cost[end.seed])
-            if gaps:
-                others[method.title] = gaps
-    if others:
-        told = ", ".join(f"{name} {_signed(float(np.mean(gaps)))}" for name, gaps in others.items())
-        on = all(np.mean(gaps) > 0 for gaps in others.values())
-        found.append(
-            [
-                f"Fixed sizes for the same compute end so much above the target's loss, in nats: {told}. The target ({target}) "
-                + (
-                    "is on the frontier here: none of them ends as low."
-                    if on
-                    else "is **not** on the frontier here: a fixed size is as good for the same compute, so that what growth "
-                    "saves has to be judged against that one."
-                )
-            ]
-        )
-    for method in suite.methods.values():
-        of_method = ends.get(method.title, ()) if method.source_size else ()
-        tokens = {end.tokens for end in [*of_method, *against.values()]}
-        gaps = _gaps(of_method, against, lambda end: True) if len(tokens) == 1 else []
-        if gaps:
-            gap = float(np.mean(gaps))
-            found.append(
-                [
-                    f"{method.title}, on as many tokens, ends {_signed(gap)} nats above the target: "
-                    + ("the target is better by" if gap >= _CLEARLY else "**less** than")
-                    + f" {_CLEARLY:g} nats"
-                    + (" or more." if gap >= _CLEARLY else ", so that the target is hardly worth training here.")
-                ]
-            )
-    return found
-
-
-def _gaps(ends: Sequence[End], against: Mapping[int, End], counts: Callable[[End], bool]) -> list[float]:
-    known = [end for end in ends if end.seed in against and end.loss is not None and end.spent is not None]
-    return [end.loss - against[end.seed].loss for end in known if counts(end)]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    text = form.format(mean) + ("" if deviation is None else f" ± {deviation:.4f}")
+    return text if len(values) == runs else f"{text} ({len(values)} of {runs} runs)"
 
 
 def _as_markdown(grid: Grid) -> list[str]:

@@ -138,14 +138,14 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
 
 def _seed_by_seed(method: Method, baseline: Method) -> str:
     """What each run saved against the baseline's of the same seed, in percent."""
-    told = []
+    cells = []
     for run in method.runs:
         for other in baseline.runs:
             if other.recipe.seed == run.recipe.seed:
                 alone = Method(method.name, [run])
                 saved = savings([alone], Method(baseline.name, [other]), View("flops", with_source=False))[method.name]
-                told.append("–" if saved is None or saved.mean is None else f"{100 * saved.mean:.0f}".replace("-", "−"))
-    return ", ".join(told)
+                cells.append("–" if saved is None or saved.mean is None else f"{100 * saved.mean:.0f}".replace("-", "−"))
+    return ", ".join(cells)
 
 
 def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:
@@ -173,5 +173,5 @@ def _told(values: Sequence[float], runs: int) -> str:
     if not values:
         return "none"
     mean, deviation = spread(values)
-    told = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-    return told if len(values) == runs else f"{told} ({len(values)} of {runs} runs)"
+    text = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    return text if len(values) == runs else f"{text} ({len(values)} of {runs} runs)"

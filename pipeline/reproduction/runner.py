@@ -16,7 +16,7 @@ from pipeline.training.signals import EXIT_STOPPED, Stopped
 _PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
 _POLL_SECONDS = 0.5
 _OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
-"""Statuses of runs that were told to stop; the signal itself ends one that has just begun, when there is nothing to save."""
+"""Statuses of runs that were asked to stop; the signal itself ends one that has just begun, when there is nothing to save."""
 
 
 def status_of_runs(work: Callable[[], None]) -> int:
@@ -76,7 +76,7 @@ class Runner:
                     process = self._start(task)
                     self._running[process] = task, time.monotonic()
                     if self._stopping:
-                        # It may have been too late into the table to be told.
+                        # It may have entered the table too late to be stopped by it.
                         process.send_signal(signal.SIGTERM)
                 time.sleep(_POLL_SECONDS)
                 for process, (task, begun) in list(self._running.items()):

@@ -20,7 +20,7 @@ class Task:
     """Where it runs, and what it is called there is its name."""
     recipe: Recipe
     may_diverge: bool = False
-    """Whether a run that its guard gives up has told what was asked of it."""
+    """Whether a run that its guard gives up counts as ended."""
     method: str = ""
     """The key of the suite's method; none of a source, and of steps that several runs share."""
     title: str = ""

@@ -152,12 +152,14 @@ class DryRun:
         dtype = compute_dtype(self.ds_config)
         zero = self.ds_config.get("zero_optimization", {})
         to_host = {key: zero.get(f"offload_{key}", {}).get("device", "none") != "none" for key in ("optimizer", "param")}
-        for phase in phases_of(self.recipe):
+        phases = phases_of(self.recipe)
+        from_scratch = self._from_scratch()
+        for phase in phases[1:] if from_scratch else phases:
             config = self.planned.config(phase.number)
             sizes, kinds = sizes_of(config), parameters_by_kind(config)
             total = sum(kinds.values())
             yield (
-                f"{phase.name}: {config.model_type}, {_size(config)} "
+                f"{'model' if from_scratch and phase.number == 1 else phase.name}: {config.model_type}, {_size(config)} "
                 f"({sizes.num_attention_heads} heads of {sizes.head_dim}, {sizes.num_key_value_heads} for keys and values), "
                 f"FFN {sizes.intermediate_size}, {sizes.vocab_size:,} ids, {sizes.max_position_embeddings:,} positions"
             )
@@ -169,7 +171,9 @@ class DryRun:
             yield "              " + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
             if self.recipe.optimizer.width_rates != "none":
                 yield f"  rates       {described(graph_of(config), self.recipe.optimizer)}"
-            if phase.number:
+            if from_scratch and phase.number == 1:
+                yield "  starts      from random weights"
+            elif phase.number:
                 yield from self._growth(phase.number)
             elif self.planned.given is not None:
                 yield from (f"  source      {remark}" for remark in self.planned.given.remarks)
@@ -185,6 +189,12 @@ class DryRun:
                 for stage, kept in by_stage.items():
                     yield self._memory_line(stage, kept, to_host, _UNITS[unit])
             yield ""
+
+    def _from_scratch(self) -> bool:
+        """Whether the first model is trained at its own sizes only, so that it is not grown."""
+        if self.planned.given is not None or phases_of(self.recipe)[0].stages:
+            return False
+        return self.planned.config(0).to_dict() == self.planned.config(1).to_dict()
 
     def _growth(self, number: int) -> Iterator[str]:
         plan = self.planned.growths[number - 1].plan
@@ -260,7 +270,7 @@ class DryRun:
         if known and scratch != whole:
             aside = "" if self.planned.given is None else ", its source's own training aside"
             yield (
-                f"scratch   {_size(self.planned.config(legs[-1].phase))} from scratch, for as many tokens: {scratch:.3e} model "
+                f"scratch   {_size(self.planned.config(legs[-1].phase))} for as many tokens: {scratch:.3e} model "
                 f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{aside}"
             )
         yield ""
