@@ -72,7 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
         others = {other: suite.methods[other] for other in (suite.baseline, *ablation.beside)}
         further = tasks.sources([*others.values(), *ablation.methods.values()], seeds[:1])
         first = suite.horizons[0]
-        shown, trunks = _sharing(tasks, {first: tasks.runs_of(others | ablation.methods, seeds[:1], rates, first)})
+        # What varies a method has that method's learning rate, or rates would be compared.
+        like = rates.get(next(iter(ablation.beside), suite.baseline), rates[suite.baseline])
+        own = rates | dict.fromkeys(ablation.methods, like)
+        shown, trunks = _sharing(tasks, {first: tasks.runs_of(others | ablation.methods, seeds[:1], own, first)})
         # A method may not begin before its source has ended.
         runner.finish([task for runs in further.values() for task in runs])
         _finish_seed(runner, trunks, shown[first], baseline, seeds[0])

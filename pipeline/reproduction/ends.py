@@ -78,19 +78,20 @@ def known_end(task: Task) -> KnownEnd:
     """Return what is written of a run that has ended, or that was given up."""
     if task.known is not None:
         return task.known
-    run = read_run(task.run)
-    last = run.spent(run.last_step) if run.steps else {"flops": 0, "tokens": 0}
+    # One that diverged within a trunk was not begun itself.
+    run = read_run(task.run) if not task.diverged or RunPaths(task.run).recipe.is_file() else None
+    last = run.spent(run.last_step) if run is not None and run.steps else {"flops": 0, "tokens": 0}
     end = End(task, run, None, last["flops"], 0, last["tokens"]) if task.diverged else end_of(task)
     return {
         "name": task.name,
         "settings": settings_of(task.recipe),
-        "text": (run.data or {}).get("fingerprint", ""),
+        "text": ((run and run.data) or {}).get("fingerprint", ""),
         "loss": end.loss,
         "diverged": task.diverged,
         "flops": end.spent,
         "flops_at_last_size": end.at_last_size,
         "tokens": end.tokens,
-        "date": datetime.fromtimestamp(RunPaths(task.run).metrics.stat().st_mtime, UTC).date().isoformat(),
+        "date": datetime.fromtimestamp(task.run.stat().st_mtime, UTC).date().isoformat(),
     }
 
 

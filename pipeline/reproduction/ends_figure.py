@@ -32,8 +32,12 @@ def ends_plot(methods: Mapping[str, Sequence[End]], baseline: str) -> Plot | Non
             curve = [((first.run.spent(one["step"])["flops"] + before) / cost, one["loss"]) for one in first.run.evaluations]
             axes.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.8, alpha=_PALE)
         by_length = {end.task.length: [other for other in ends if other.task.length == end.task.length] for end in ends}
+        # Of a length that some seeds alone were run at, the mean would compare other seeds.
+        seeds = len({end.seed for end in ends})
         means = sorted(
-            (np.mean([e.spent for e in same]) / cost, np.mean([e.loss for e in same])) for same in by_length.values()
+            (np.mean([e.spent for e in same]) / cost, np.mean([e.loss for e in same]))
+            for same in by_length.values()
+            if len(same) == seeds
         )
         line = style.dash if len(means) > 1 else ""
         axes.plot(*zip(*means, strict=True), color=style.color, linestyle=line, marker=style.marker, markersize=6, label=name)
@@ -60,8 +64,7 @@ def ends_plot(methods: Mapping[str, Sequence[End]], baseline: str) -> Plot | Non
     legend_above(figure, axes)
     caption = (
         "Held-out loss against compute, everything counted. A large mark is the mean of the ends of a method's runs of one "
-        "length, a dot the end of one run, and a pale curve the way to one of them: the rate falls in the end alone, and only "
-        "ends compare. "
-        f"The dashed line is {baseline}'s final loss, {goal:.4f}."
+        "length with all seeds, a dot the end of one run, and a pale curve the way to one of them: the rate falls in the end "
+        f"alone, and only ends compare. The dashed line is {baseline}'s final loss, {goal:.4f}."
     )
     return Plot("ends", "Held-out loss at the ends of runs, against compute", caption, figure, rows)

@@ -134,13 +134,18 @@ def _whole(share: float) -> str:
 
 
 def _percent(saving: Saving) -> str:
-    return percent(saving) if saving.runs else "–"
+    """The mean of all seeds. A mean of those alone that came to the loss would flatter, since what others lost is not known."""
+    if not saving.runs:
+        return "–"
+    reached = len(saving.shares)
+    return f"reached by {reached} of {saving.runs} seeds" if 0 < reached < saving.runs else percent(saving)
 
 
 def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, End], baseline: str) -> Grid:
     cost = float(np.mean([end.spent for end in against.values()]))
     rows = []
     for name, of_name in ends.items():
+        seeds = len({end.seed for end in of_name})
         for length in dict.fromkeys(end.task.length for end in of_name):
             same = [end for end in of_name if end.task.length == length]
             losses = [end.loss for end in same if end.loss is not None]
@@ -153,20 +158,20 @@ def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, End], ba
                     f"{same[0].tokens:,}",
                     f"{np.mean(known) / cost:.1%}" if len(known) == len(same) else "not known",
                     f"{np.mean([end.at_last_size for end in same]) / cost:.1%}",
-                    _mean(losses, len(same), "{:.4f}"),
-                    "baseline" if name == baseline else _mean(beyond, len(same), "{:+.4f}").replace("-", "−"),
+                    _mean(losses, seeds, "{:.4f}"),
+                    "baseline" if name == baseline else _mean(beyond, seeds, "{:+.4f}").replace("-", "−"),
                 ]
             )
     head = ["run", "peak rate", "tokens", "compute, of scratch's", "of which at the last size", "final loss", "above scratch's"]
     return Grid("Where runs end", head, rows)
 
 
-def _mean(values: Sequence[float], runs: int, form: str) -> str:
+def _mean(values: Sequence[float], seeds: int, form: str) -> str:
     if not values:
         return "none"
     mean, deviation = spread(values)
     text = form.format(mean) + ("" if deviation is None else f" ± {deviation:.4f}")
-    return text if len(values) == runs else f"{text} ({len(values)} of {runs} runs)"
+    return text if len(values) == seeds else f"{text} ({len(values)} of {seeds} seeds)"
 
 
 def _as_markdown(grid: Grid) -> list[str]:

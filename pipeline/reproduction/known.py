@@ -23,7 +23,7 @@ class KnownEnd(TypedDict):
     settings: str
     """`settings_of` its recipe."""
     text: str
-    """The fingerprint of the prepared text and its tokenizer."""
+    """The fingerprint of the prepared text and its tokenizer; empty where the run was never begun."""
     loss: Finite | None
     """On held-out text; None where it is no number."""
     diverged: bool
@@ -66,7 +66,7 @@ def check_settings(name: str, recipe: Recipe, known: Mapping[str, KnownEnd]) -> 
 def write_known(path: Path, ends: Iterable[KnownEnd]) -> None:
     """Write how runs ended; raises UserError, writing nothing, where they were not all of one text."""
     lines = list(ends)
-    texts = {end["text"]: end["name"] for end in lines}
+    texts = {end["text"]: end["name"] for end in lines if end["text"]}
     if len(texts) > 1:
         raise UserError(
             f"{path.parent}: the runs {' and '.join(texts.values())} were made with different texts or tokenizers, and their "

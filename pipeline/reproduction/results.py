@@ -15,7 +15,6 @@ from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.tables import percent
-from pipeline.reproduction.suite import TUNING_SEEDS
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
 from pipeline.reproduction.words import provenance, table
@@ -62,7 +61,7 @@ def write_results(directory: Path, comparison: Comparison) -> None:
     groups = (comparison.sweep, comparison.sources, comparison.methods)
     parts = [
         [f"## {comparison.title}"],
-        *provenance(task for group in groups for tasks in group.values() for task in tasks),
+        *provenance([task for group in groups for tasks in group.values() for task in tasks]),
         *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
@@ -94,7 +93,8 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
     ]
     edge = rate in (min(sweep), max(sweep))
     note = ["", "The best rate is at the edge of the sweep: a better one may lie beyond."] if edge else []
-    head = ["peak learning rate, from scratch", *(f"final held-out loss, seed {seed}" for seed in TUNING_SEEDS)]
+    seeds = [task.recipe.seed for task in next(iter(sweep.values()))]
+    head = ["peak learning rate, from scratch", *(f"final held-out loss, seed {seed}" for seed in seeds)]
     return [*table(head, rows), *note]
 
 

@@ -43,7 +43,9 @@ class Runner:
     def stop_by_signals(self, minutes: float | None = None) -> None:
         """Have SIGINT, SIGTERM and SIGHUP stop the runs, and so many minutes."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-            signal.signal(number, self.stop)
+            # Under nohup SIGHUP is ignored, and stays so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.stop)
         if minutes is not None:
             signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
 
@@ -110,7 +112,7 @@ class Runner:
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(_PRETRAIN), "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
-        if task.trunk is not None:
+        if task.trunk is not None and not task.trunk.rewound:
             command += ["--branch_from", str(task.trunk.run)]
         with open(task.log, "ab") as log:
             # A session of its own: Ctrl-C reaches a run through `stop` alone.

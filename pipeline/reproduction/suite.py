@@ -9,7 +9,7 @@ from data_prep.config import NonNegativeInt, PositiveInt, StrictModel, read_yaml
 from pipeline.recipe import UNITS, Recipe, read_recipe
 from pipeline.recipe.models import Positive
 
-TUNING_SEEDS = (501, 502)
+_TUNING_SEEDS = (501, 502)
 """The seeds of the sweep, which no final run has, where a suite names no others: one alone does not show a rate at the edge of
 what is stable."""
 
@@ -85,7 +85,7 @@ class Suite(StrictModel):
     rates: Annotated[list[Positive], Field(min_length=1)]
     """Peak learning rates of the sweep; the one with the lowest final held-out loss, in the mean, is taken. A single one
     is taken untuned. `optimizer.muon_lr` keeps its ratio to the base's `optimizer.lr` where both are named."""
-    tuning_seeds: list[NonNegativeInt] = Field(default_factory=lambda: list(TUNING_SEEDS), min_length=1)
+    tuning_seeds: list[NonNegativeInt] = Field(default_factory=lambda: list(_TUNING_SEEDS), min_length=1)
     """Those of the sweep."""
     methods: dict[Name, MethodConfig]
     ablations: dict[Name, AblationConfig] = Field(default_factory=dict)

@@ -63,6 +63,11 @@ class Task:
         """Whether the run was given up and is not to be tried again."""
         return self._mark.exists() if self.known is None else self.known["diverged"]
 
+    @property
+    def rewound(self) -> bool:
+        """Whether the run went back to a checkpoint, so that its steps are none that another run would make."""
+        return RunPaths(self.run).rewound.exists()
+
     def mark_diverged(self) -> None:
         """Have it so; the mark goes with the run directory."""
         self.run.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,8 @@ def provenance(tasks: Sequence[Task]) -> list[list[str]]:
             *(task.known["date"] for task in tasks if task.known is not None),
         ]
     )
-    return [[f"Written at commit {described}; the first of the runs ended on {dates[0]}, the last on {dates[-1]} (UTC)."]]
+    when = f"; the first of the runs ended on {dates[0]}, the last on {dates[-1]} (UTC)" if dates else ""
+    return [[f"Written at commit {described}{when}."]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,6 +20,9 @@ recipe = yaml.safe_load(Path(sys.argv[sys.argv.index("--recipe") + 1]).read_text
 run, templates = Path(recipe["run_dir"]), Path(os.environ["PRETEND"])
 with open(templates / "started", "a", encoding="utf-8") as file:
     file.write(run.name + "\n")
+if "--branch_from" in sys.argv:
+    with open(templates / "branched", "a", encoding="utf-8") as file:
+        file.write(run.name + "\n")
 status = 9 * ("fails" in run.name) or DIVERGED * ("diverges" in run.name)
 if "lasts" in run.name:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(status or STOPPED))

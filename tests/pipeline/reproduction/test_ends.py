@@ -103,6 +103,47 @@ def test_each_seed_is_held_against_the_baseline_s_of_that_seed(tmp_path):
     assert (len(one.counted.shares), one.counted.runs) == (1, 2)
 
 
+def written(tmp_path: Path, monkeypatch, ends: dict[str, list[Task]]) -> str:
+    """The results of runs at one horizon, without pages."""
+    monkeypatch.setattr(ends_results, "_write_report", lambda *_: None)
+    suite = load_suite(suite_file(tmp_path, horizons=[1]))
+    write_ends(tmp_path / "out", EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: ends}))
+    return (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_mean_is_of_all_seeds_or_none(tmp_path, monkeypatch):
+    baseline = [scratch(tmp_path, seed, 4.0) for seed in (1, 2)]
+    longest = [grown(tmp_path, seed, 55, loss) for seed, loss in ((1, 3.9), (2, 4.1))]
+    page = written(tmp_path, monkeypatch, {"from scratch": baseline, "copied": [*longest, grown(tmp_path, 1, 40, 4.1)]})
+    # The first seed's run, and not the second's, came to the loss, so that only it has a shorter one.
+    assert rows(page, "method")["copied"][1:3] == ["reached by 1 of 2 seeds", "13, –"]
+    ends = rows(page, "run")
+    assert ends["copied, 75%"][-1] == "+0.1000 (1 of 2 seeds)"
+    assert ends["copied, 100%"][-1] == "+0.0000 ± 0.1414"
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ((4.10, 4.11), "is on the frontier here: none of them ends as low"),
+        ((3.90, 3.91), "is **not** on the frontier here"),
+        ((4.10, 3.95), "is not decided"),
+        ((4.10,), "is on the frontier here, by one seed"),
+    ],
+)
+def test_the_frontier_is_of_runs_for_the_same_compute_and_by_more_than_seeds_differ(tmp_path, monkeypatch, losses, says):
+    seeds = range(1, len(losses) + 1)
+    of = {"method": "longer", "title": "longer"}
+    alone = [
+        # A run of half the compute says nothing of the frontier, however high it ends.
+        ended(tmp_path, f"longer-{steps}-{seed}", loss, of=of | {"length": length}, steps=steps, seed=seed)
+        for seed, at_one in zip(seeds, losses, strict=True)
+        for steps, length, loss in ((55, 1.0, at_one), (25, 0.5, 9.0))
+    ]
+    page = written(tmp_path, monkeypatch, {"from scratch": [scratch(tmp_path, seed, 4.0) for seed in seeds], "longer": alone})
+    assert says in page
+
+
 def test_a_shorter_run_is_made_where_the_longer_one_came_to_the_loss(tmp_path):
     aim = scratch(tmp_path, 1, 4.0)
     waiting = Task("waiting", tmp_path, aim.recipe, length=0.5)

@@ -16,6 +16,7 @@ from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import read_known, settings_of, write_known
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks
+from tests.end_to_end.conftest import ROOT
 from tests.pipeline.reproduction.test_ends import ended, grown, scratch
 from tests.pipeline.reproduction.test_progressive import DS_CONFIG, suite_file
 
@@ -51,7 +52,7 @@ def test_what_ended_elsewhere_is_told_as_what_ended_here(tmp_path, no_pages):
     here = write(tmp_path / "here", {})
     shutil.rmtree(tmp_path / "runs")
     elsewhere = write(tmp_path / "elsewhere", read_known([tmp_path / "here" / "ends.jsonl"]))
-    assert "Diverged" in here and "38.3 %" in here
+    assert "Diverged" in here and "| reached by 1 of 2 seeds | 38, – |" in here
     dates = r"first of the runs ended on \S+ the last on \S+"
     assert re.sub(dates, "", elsewhere) == re.sub(dates, "", here)
     assert (tmp_path / "elsewhere" / "ends.jsonl").read_text() == (tmp_path / "here" / "ends.jsonl").read_text()
@@ -81,6 +82,21 @@ def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
     assert settings_of(moved) == settings_of(one.recipe)
     with pytest.raises(UserError, match=f"--known: the run {one.name} was made with other settings"):
         tasks({one.name: end | {"settings": "other"}})
+
+
+def test_results_are_written_where_nothing_has_ended(tmp_path, no_pages):
+    suite = load_suite(suite_file(tmp_path))
+    tasks = Tasks(suite, tmp_path, None, DS_CONFIG).runs_of(suite.methods, [1], dict.fromkeys(suite.methods, 1e-3))
+    write_ends(tmp_path / "out", EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: tasks}))
+    assert (tmp_path / "out" / "ends.jsonl").read_text() == ""
+    assert "first of the runs" not in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_the_committed_ends_of_the_progressive_suite_are_those_of_its_settings(tmp_path):
+    known = read_known([ROOT / "docs" / "results" / "progressive" / "ends.jsonl"])
+    suite = load_suite(ROOT / "launch" / "suites" / "progressive_cpu.yaml")
+    swept = Tasks(suite, tmp_path, None, DS_CONFIG, known).sweeps()
+    assert all(task.known is not None for sweep in swept.values() for runs in sweep.values() for task in runs)
 
 
 def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -11,9 +12,12 @@ import pytest
 
 from data_prep.errors import UserError
 from pipeline.reproduction import runner
+from pipeline.reproduction.ends import known_end
+from pipeline.reproduction.known import write_known
 from pipeline.reproduction.runner import Runner
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
+from pipeline.runs import RunPaths
 from pipeline.training.signals import Stopped
 from tests.pipeline.report.recorded_runs import Made
 
@@ -35,6 +39,35 @@ def task(directory: Path, name: str) -> Task:
 
 def runner_of(jobs: int) -> Runner:
     return Runner(Path("zero0.json"), jobs, 1, lambda line: None)
+
+
+def test_what_follows_steps_that_diverged_has_diverged_and_what_follows_rewound_ones_runs_by_itself(templates, tmp_path):
+    trunk = replace(task(tmp_path / "out", "diverges"), may_diverge=True)
+    after = replace(task(tmp_path / "out", "after"), may_diverge=True, trunk=trunk)
+    runner_of(1).finish([trunk, after])
+    end = known_end(after)
+    assert (end["diverged"], end["loss"], end["flops"], end["text"]) == (True, None, 0, "")
+    write_known(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "a"}])
+
+    trunk = task(tmp_path / "other", "trunk")
+    runner_of(1).finish([trunk])
+    RunPaths(trunk.run).rewound.write_text("{}")
+    runner_of(1).finish([replace(task(tmp_path / "other", "branch"), trunk=trunk)])
+    RunPaths(trunk.run).rewound.unlink()
+    runner_of(1).finish([replace(task(tmp_path / "other", "next"), trunk=trunk)])
+    assert (templates / "branched").read_text().split() == ["next"]
+
+
+def test_under_nohup_a_suite_outlives_its_terminal():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        runner_of(1).stop_by_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_has_ended_is_not_run_again(templates, tmp_path):
