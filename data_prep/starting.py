@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -49,7 +49,9 @@ def _start(parse: Callable[[], Any], module: str) -> int:
     try:
         with _all_kept():
             arguments = parse()
-            command = import_module(module).work
+            # What libraries say while they are imported, DeepSpeed's logger among them, is no part of what a command prints.
+            with redirect_stdout(sys.stderr):
+                command = import_module(module).work
     except ImportError as error:
         sentence = unfit_environment(error)
         if sentence is None:

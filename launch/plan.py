@@ -1,6 +1,6 @@
 """Find the schedule of sizes (grow when, from what, how) that reaches a target's loss for the least compute.
 
-python launch/plan.py --recipe launch/recipes/scratch.yaml --target num_hidden_layers=12 --tokens 5e6 --out plans/mine
+python launch/plan.py --recipe scratch.yaml --target num_hidden_layers=12 --tokens 1e9 --pilot 2% --run --out plans/mine
 python launch/plan.py --add runs/ --record runs/record.jsonl
 python launch/plan.py --compare plans/mine/plan.json runs/one runs/two --record runs/record.jsonl
 """
@@ -89,18 +89,24 @@ def parse() -> argparse.Namespace:
 
 
 def number(text: str) -> int:
-    """Return the whole number above 0 that `5e6` spells; raises ValueError, which argparse puts into words."""
-    value = float(text)
+    """Return the whole number above 0 that `5e6` spells; raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 1 <= value < 1e18:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens; write it as 5e6 or 5000000")
     return int(value)
 
 
 def share(text: str) -> float:
-    """Return the share that `2%` or `0.02` spells; raises ValueError, which argparse puts into words."""
-    value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    """Return the share that `2%` or `0.02` spells; raises ArgumentTypeError."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1; write it as 2% or 0.02")
     return value
 
 
@@ -118,6 +124,8 @@ def sizes(text: str) -> dict[str, object]:
         key = OWN_KEYS.get(key, key)
         if key not in ModelConfig.model_fields:
             raise UserError(f"--target: unknown key {key!r}; name one of {', '.join(ModelConfig.model_fields)}")
+        if key in found:
+            raise UserError(f"--target: {key} is named twice; leave one out")
         found[key] = int(value) if re.fullmatch(r"\d+", value) else value
     return found
 

@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
             continue
         if not arguments.dry_run:
             parser.error(f"--{name} goes with --dry_run")
-        if given <= 0 or (most is not None and given > most):
+        if not given > 0 or (most is not None and given > most):
             parser.error(f"--{name} {given} is not above 0" + (f" and up to {most}" if most else ""))
     if arguments.branch_from is not None and (arguments.dry_run or arguments.print_config):
         parser.error("--branch_from is of a run that trains; leave it out")

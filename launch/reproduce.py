@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.starting import start
 
+_MOST = 1_000_000
 _SUITES = Path(__file__).parent / "suites"
 
 
@@ -40,8 +41,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help=out)
     arguments = parser.parse_args()
     for name in ("seeds", "jobs", "minutes"):
-        if getattr(arguments, name) is not None and not getattr(arguments, name) > 0:
-            parser.error(f"--{name} {getattr(arguments, name)} is not above 0")
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < _MOST:
+            parser.error(f"--{name} {value} is not above 0 and below {_MOST:,}")
     if arguments.text and arguments.shards is not None:
         parser.error("--text and --shards are two corpora; leave one out")
     if arguments.heldout_text and not arguments.text:

@@ -12,9 +12,21 @@ from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, deviation, judged_table, left_out
+from pipeline.planning.judge import against_plan, deviation, judged_table, left_out, predicted_by
 from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
-from pipeline.planning.page import Answer, Plan, figure, in_markdown, lead, title, to_html, to_markdown, to_rows, warnings
+from pipeline.planning.page import (
+    Answer,
+    Plan,
+    figure,
+    ground,
+    in_markdown,
+    lead,
+    title,
+    to_html,
+    to_markdown,
+    to_rows,
+    warnings,
+)
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.question import of_target, question_of, vocabulary
 from pipeline.planning.recipes import recipe_of, schedule_of
@@ -27,6 +39,8 @@ from pipeline.report.output import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.training.preparation import prepared_text
+
+_RECIPE = "recipe.yaml"
 
 _OTHERS = 40
 """Fits that intervals are drawn from."""
@@ -47,18 +61,20 @@ def run(arguments: argparse.Namespace) -> None:
     prepared = prepared_text(recipe, _say)
     text = "not prepared yet" if prepared is None else prepared.manifest.fingerprint
     vocab_size = vocabulary(recipe, None if prepared is None else prepared.manifest.vocab_size)
-    question = question_of(recipe, arguments.tokens, text, vocab_size, arguments.source)
+    # What a source was trained on is compared once the text is there.
+    source = None if prepared is None and arguments.pilot is not None else arguments.source
+    question = question_of(recipe, arguments.tokens, text, vocab_size, source)
     entries = best_rates(read_entries(arguments.record or [_OWN]))
     piloted: list[RunEntry] = []
     if arguments.pilot is not None:
-        tasks = _pilots(arguments, recipe, question, kinds_of(entries))
+        tasks = _pilots(arguments, recipe, question, kinds_of(entries, question))
         if any(not task.ended for task in tasks):
             _say(f"{len(tasks)} pilots: {arguments.out / 'pilots'}; the same command with --run starts them, and plans by them")
             return
         piloted = [entry_of(task.run) for task in tasks]
         # Their text has been prepared by now, if it was not before.
         question = question_of(recipe, arguments.tokens, piloted[0]["text"], piloted[0]["vocab_size"], arguments.source)
-    answer = _answer(question, [*entries, *piloted], piloted, arguments.predicted)
+    answer = _answer(question, _once(entries, piloted), piloted, arguments.predicted)
     if arguments.out is None:
         print(to_markdown(answer), end="")
         return
@@ -69,15 +85,21 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     """Print finished runs beside what a plan predicted of them."""
     rows = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
     entries = [entry_of(run) for run in runs]
+    rows = predicted_by(rows, entries)
     known = best_rates(read_entries(record))
     telling = {setting_of(entry) for entry in entries}
-    measured = [(training_of(entry), entry["loss"]) for entry in [*known, *entries] if setting_of(entry) in telling]
+    measured = [(training_of(entry), entry["loss"]) for entry in _once(known, entries) if setting_of(entry) in telling]
     for setting in telling:
         check_enough(measured, setting)
     note = (
         f"Predicted by {plan}; measured by what training from scratch takes to the same loss, as {len(measured)} runs have it."
     )
     print("\n".join(in_markdown(judged_table("Predicted and measured", against_plan(fit(measured), entries, rows), note))))
+
+
+def _once(*entries: Sequence[RunEntry]) -> list[RunEntry]:
+    """Entries of several places, each run once."""
+    return list({entry["run"]: entry for of_one in entries for entry in of_one}.values())
 
 
 def _say(line: str) -> None:
@@ -109,11 +131,12 @@ def _answer(
     entries = [entry for entry in entries if setting_of(entry) in telling]
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
     check_enough(runs, question.setting)
-    kinds = kinds_of(entries)
+    kinds = kinds_of(entries, question)
     if not kinds:
         raise UserError(
-            "--record: no run there grew within one schedule (`schedule.span: run`), so nothing is known of growth; add some, "
-            "or plan pilots by --pilot 2%"
+            "--record: no run there grew within one schedule (`schedule.span: run`) in a way that can be gone here (from a "
+            "source of another optimizer: with `optimizer_state: fresh`), so nothing is known of growth; add some, or plan "
+            "pilots by --pilot 2%"
         )
     _say(f"fitting the law on {len(runs)} runs, which takes a minute or less")
     fitted = fit(runs)
@@ -121,7 +144,7 @@ def _answer(
     judged = left_out(law, entries, question.setting)
     forecast = Forecast(question, law, [training for training, _ in runs], deviation(judged))
     search = Search(forecast, kinds)
-    asked = [forecast.row(schedule_of(recipe, question, str(path)), label=path.stem) for path, recipe in predicted.items()]
+    asked = [forecast.row(schedule_of(recipe, question, str(path)), label=_label(path)) for path, recipe in predicted.items()]
     return Answer(
         forecast,
         grown=search.grown(),
@@ -134,21 +157,34 @@ def _answer(
     )
 
 
+def _label(recipe: Path) -> str:
+    """A recipe's name; of one that is called as all plans' recipes are, its folder's too."""
+    return f"{recipe.resolve().parent.name}/{recipe.stem}" if recipe.name == _RECIPE else recipe.stem
+
+
 def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None) -> None:
+    planned = None
+    if answer.best is not None:
+        # Before anything is written: a schedule that is no recipe leaves nothing behind.
+        given = None if source is None else str(source)
+        planned = recipe_of(recipe, answer.best.schedule, f"{recipe.run_dir}-planned", given)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "plan.md", to_markdown(answer))
     write_atomically(directory / "plan.html", to_html(answer))
-    write_atomically(directory / "plan.json", json.dumps({"schedules": to_rows(answer)}, indent=1) + "\n")
+    write_atomically(
+        directory / "plan.json", json.dumps({"schedules": to_rows(answer), "law": ground(answer)}, indent=1) + "\n"
+    )
     plots = [figure(answer)]
     write_figures(directory, plots)
     write_rows(directory, plots)
     written = "plan.md, plan.html, plan.json, plan.png, plan.csv"
-    if answer.best is not None:
-        given = None if source is None else str(source)
-        planned = recipe_of(recipe, answer.best.schedule, f"{recipe.run_dir}-planned", given)
+    if planned is not None:
         content = yaml.safe_dump(planned.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-        write_atomically(directory / "recipe.yaml", f"# {title(answer)}: {answer.best.schedule.name}\n{content}")
+        write_atomically(directory / _RECIPE, f"# {title(answer)}: {answer.best.schedule.name}\n{content}")
         written += ", recipe.yaml"
+    else:
+        # An earlier plan's, which this one does not find.
+        (directory / _RECIPE).unlink(missing_ok=True)
     for line in (*warnings(answer), *lead(answer)):
         print(line)
     print(f"{directory}: {written}")

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from data_prep.errors import UserError
 from pipeline.reproduction.ends import next_runs, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
-from pipeline.reproduction.known import read_known
+from pipeline.reproduction.known import KnownEnd, check_one_text, read_known
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
+from pipeline.training.preparation import prepared_text
 from pipeline.training.signals import Stopped
 
 _DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
         data = {"text": {"files": arguments.text, "heldout_files": arguments.heldout_text or []}}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
     ds_config = _DS_CONFIGS / f"{suite.ds_config}.json"
-    tasks = Tasks(suite, directory, data, ds_config, read_known(arguments.known or []))
+    known = read_known(arguments.known or [])
+    tasks = Tasks(suite, directory, data, ds_config, known)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs
@@ -40,19 +42,20 @@ def run(arguments: argparse.Namespace) -> None:
 
     baseline = suite.methods[suite.baseline].title
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
+    _check_known(known, _all(sweeps))
     sources = tasks.sources(suite.methods.values(), seeds)
     try:
         runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
     except (Stopped, UserError):
         if suite.saved_at == "end":
-            write_ended(directory, _all(sweeps))
+            write_ended(directory, _all(sweeps), known)
         raise
     rates = best_rates(suite, sweeps)
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
 
     def write(place: Path, title: str, found: Mapping[str, Sequence[Task]], of: Mapping[float, Runs]) -> None:
         if suite.saved_at == "end":
-            write_ends(place, EndsComparison(suite, title, jobs, rates, sweeps, of))
+            write_ends(place, EndsComparison(suite, title, jobs, rates, sweeps, of, known))
         else:
             name = suite.baseline
             (methods,) = of.values()
@@ -80,7 +83,26 @@ def run(arguments: argparse.Namespace) -> None:
         runner.finish([task for runs in further.values() for task in runs])
         _finish_seed(runner, trunks, shown[first], baseline, seeds[0])
         write(directory / name, ablation.title, further, shown)
-    print(f"{directory}: results.md, report.html, figures/")
+    print(f"{directory}: results.md")
+
+
+def _check_known(known: Mapping[str, KnownEnd], trials: Sequence[Task]) -> None:
+    """Say how many trials were run elsewhere; raises UserError where none was, or where the text here is another one."""
+    if not known or not trials:
+        return
+    taken = sum(task.known is not None for task in trials)
+    if not taken:
+        raise UserError(
+            f"--known: none of the {len(known)} runs there is a trial of this suite; name the ends.jsonl that this suite "
+            "wrote, or leave --known out"
+        )
+    print(f"--known: {taken} of {len(trials)} trials, and {len(known) - taken} other runs", flush=True)
+    text, prepared = check_one_text(known.values(), "--known"), prepared_text(trials[0].recipe, print)
+    if prepared is not None and text not in (None, prepared.manifest.fingerprint):
+        raise UserError(
+            f"--known: its runs were made with the text {text}, and here it is {prepared.manifest.fingerprint}, so that losses "
+            "do not compare; prepare the same text with the same tokenizer, or leave --known out"
+        )
 
 
 def _finish_seed(runner: Runner, trunks: Sequence[Task], methods: Runs, baseline: str, seed: int) -> None:

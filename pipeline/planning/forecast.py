@@ -22,10 +22,11 @@ class Row:
 
     schedule: Schedule
     loss: float
-    saved: float
-    """Of the compute that the target from scratch takes to the same loss; a given source's own not counted."""
+    saved: float | None
+    """Of the compute that the target from scratch takes to the same loss, a given source's own not counted; None where the
+    target would never come to that loss, by the law."""
     interval: tuple[float, float]
-    saved_counted: float
+    saved_counted: float | None
     """The same with the given source's own."""
     interval_counted: tuple[float, float]
     beyond: tuple[str, ...]
@@ -65,21 +66,23 @@ class Forecast:
         beyond, factor = self._beyond(training)
         off = self.off if self._grows_anew(training) else 0.0
         loss = self.law.loss(training)
-        fitted = [self._saved(self.law.fitted, training, cost, 0.0) for cost in (schedule.flops, schedule.whole_flops)]
-        others = [
-            [self._saved(other, training, cost, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
-            for cost in (schedule.flops, schedule.whole_flops)
+        alone = self._alone(self.law.fitted, training, 0.0)
+        drawn = [self._alone(other, training, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
+        # 1 - c / C of a schedule's c, without and with a given source's; of a C without end all.
+        costs = (schedule.flops, schedule.whole_flops)
+        saved = [1 - cost / alone for cost in costs]
+        intervals = [
+            _interval(one, [1 - cost / each for each in drawn], factor, off) for one, cost in zip(saved, costs, strict=True)
         ]
-        intervals = [_interval(one, drawn, factor, off) for one, drawn in zip(fitted, others, strict=True)]
-        return Row(schedule, loss, fitted[0], intervals[0], fitted[1], intervals[1], beyond, label, claim)
+        known = [None, None] if math.isinf(alone) else saved
+        return Row(schedule, loss, known[0], intervals[0], known[1], intervals[1], beyond, label, claim)
 
-    def _saved(self, of: Parameters, training: Training, flops: int, noise: float) -> float:
-        """What a run of so many FLOPs saves: 1 - c / C, C being what the target from scratch takes to the run's own loss."""
+    def _alone(self, of: Parameters, training: Training, noise: float) -> float:
+        """C: the FLOPs that the target from scratch takes to a training's loss; infinite where it never comes to that."""
         tokens = self.law.tokens_to(
             self.question.setting, self.question.target.parameters, self.law.loss(training, of) + noise, of
         )
-        steps = tokens / self.question.step_tokens
-        return 1 - flops / (steps * self.question.target.step_flops)
+        return tokens / self.question.step_tokens * self.question.target.step_flops
 
     def _grows_anew(self, training: Training) -> bool:
         """Whether no run of the setting grew in this way, so that how it goes is put together from other ways."""

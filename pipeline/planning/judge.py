@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -11,6 +11,7 @@ from data_prep.report.parts import Grid
 from pipeline.planning.law import Law, fit, training_of
 from pipeline.planning.record import SIZES, RunEntry
 from pipeline.planning.rules import STACKED_TOKENS
+from pipeline.report.markdown import whole_percent
 
 _OF_MEDIAN = 1.483
 """A normal error's standard deviation, in units of the median of its size."""
@@ -32,8 +33,10 @@ class Judged:
     """None where the target from scratch never comes to the loss, by the law."""
     same_tokens: float
     """What it would save were a token worth as much at every size, as the rule `2x` has it."""
-    stacked: float
-    """What it would save by the speed that G_stack claims for every growth."""
+    stacked: float | None
+    """What it would save by the speed that G_stack claims; None where it was not grown by stacking alone."""
+    interval: tuple[float, float] | None = None
+    """Of the predicted saving, where the prediction had one."""
 
     @property
     def points(self) -> float | None:
@@ -62,8 +65,8 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged
     return found
 
 
-def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
-    """Return runs beside the rows of a plan that predicted them, by sizes, tokens and growths.
+def predicted_by(rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry]) -> list[Mapping[str, Any]]:
+    """Return the row of a plan that predicted each run, by sizes, tokens and growths.
 
     Raises UserError for a run of another setting (text, batch, optimizer, schedule), and for one that no row is of.
     """
@@ -71,7 +74,9 @@ def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[s
     by_schedule = {_key(row["sizes"], row["tokens"], row["growths"]): row for row in rows}
     found = []
     for entry in entries:
-        if (setting := training_of(entry).setting) not in settings:
+        setting = training_of(entry).setting
+        # Plans of before have no hyperparameters in their settings.
+        if not any(setting == one or setting.startswith(f"{one}, ") for one in settings):
             raise UserError(
                 f"--compare: {entry['name']} is a run of {setting}, and the plan is of {'; '.join(settings)}; make a plan with "
                 "the run's own recipe"
@@ -85,7 +90,16 @@ def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[s
         row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
         if row is None:
             raise UserError(f"--compare: the plan predicts no run of the sizes, tokens and growths of {entry['name']}")
-        found.append(_judged(law, entry, row["loss"], row["saved"]))
+        found.append(row)
+    return found
+
+
+def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+    """Return runs beside the rows of a plan that predicted them (`predicted_by`)."""
+    found = []
+    for entry, row in zip(entries, rows, strict=True):
+        low, high = row["interval"]
+        found.append(replace(_judged(law, entry, row["loss"], row["saved"]), interval=(low, high)))
     return found
 
 
@@ -93,7 +107,8 @@ def _key(sizes: Sequence[Mapping[str, int]], tokens: Sequence[int], growths: Seq
     return repr(([sorted(each.items()) for each in sizes], list(tokens), [sorted(each.items()) for each in growths]))
 
 
-def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float) -> Judged:
+def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float | None) -> Judged:
+    by_stacking = all(growth["depth"] == "stack" and growth["width"] is None for growth in entry["growths"])
     last = entry["phases"][-1]
     flops = last["flops"] / last["tokens"]
     tokens = sum(phase["tokens"] for phase in entry["phases"])
@@ -104,7 +119,7 @@ def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float) -> J
         saved_predicted,
         saved(law, entry, entry["loss"]),
         same_tokens=1 - entry["flops"] / (tokens * flops),
-        stacked=1 - entry["flops"] / (last["flops"] / STACKED_TOKENS),
+        stacked=1 - entry["flops"] / (last["flops"] / STACKED_TOKENS) if by_stacking else None,
     )
 
 
@@ -126,8 +141,8 @@ def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
             one.name,
             f"{one.predicted:.4f}",
             f"{one.loss:.4f}",
-            _percent(one.saved_predicted),
-            _percent(one.saved),
+            whole_percent(one.saved_predicted),
+            whole_percent(one.saved),
             "not known" if one.points is None else f"{one.points:.1f}",
         ]
         for one in judged
@@ -136,20 +151,18 @@ def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
     if not known:
         return Grid(title, head, rows, frozenset(), [note])
     close = sum(one.points <= _CLOSE for one in known)
-    law, same, stacked = (
-        100 * fmean(abs(claimed - one.saved) for claimed, one in zip(claims, known, strict=True))
-        for claims in (
-            [one.saved_predicted for one in known],
-            [one.same_tokens for one in known],
-            [one.stacked for one in known],
-        )
-    )
-    far = (
-        f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {law:.1f} points in the mean; `2x`, by which a token is "
-        f"worth as much at every size, by {same:.1f}; G_stack's speed by {stacked:.1f}."
-    )
-    return Grid(title, head, rows, frozenset(), [note, far])
+    far = [
+        f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {_mean_error(known, 'saved_predicted')} points in the "
+        f"mean; `2x`, by which a token is worth as much at every size, by {_mean_error(known, 'same_tokens')}."
+    ]
+    if stacked := [one for one in known if one.stacked is not None]:
+        law, claim = (_mean_error(stacked, which) for which in ("saved_predicted", "stacked"))
+        far.append(f"Of the {len(stacked)} that stack, the law by {law}, G_stack's speed by {claim}.")
+    if sure := [one for one in known if one.interval is not None]:
+        within = sum(one.interval[0] <= one.saved <= one.interval[1] for one in sure)
+        far.append(f"{within} of {len(sure)} within their 90 % interval.")
+    return Grid(title, head, rows, frozenset(), [note, " ".join(far)])
 
 
-def _percent(share: float | None) -> str:
-    return "not known" if share is None else f"{100 * share:.0f} %".replace("-", "−")
+def _mean_error(judged: Sequence[Judged], claimed: str) -> str:
+    return f"{100 * fmean(abs(getattr(one, claimed) - one.saved) for one in judged):.1f}"

@@ -102,18 +102,26 @@ def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
 
 
 def setting_in_words(
-    family: str, text: str, sequence_length: int, batch_tokens: int, optimizer: str, schedule: Mapping[str, Any]
+    family: str,
+    text: str,
+    sequence_length: int,
+    batch_tokens: int,
+    optimizer: str,
+    schedule: Mapping[str, Any],
+    hyperparameters: Mapping[str, Any] | None,
 ) -> str:
     """Return in words what runs share whose losses are held against each other, whatever their sizes and lengths."""
     rates = f"{schedule['name']} {schedule['decay_ratio']:g}" if schedule["name"] == "wsd" else schedule["name"]
+    rates += f" to {schedule['final_ratio']:g}" * bool(schedule["final_ratio"])
     words = f"text {text} in windows of {sequence_length}, {batch_tokens} tokens a step"
-    return f"{family}, {words}, {optimizer}, {rates}"
+    others = "".join(f", {key} {value}" for key, value in (hyperparameters or {}).items())
+    return f"{family}, {words}, {optimizer}, {rates}{others}"
 
 
 def setting_of(entry: RunEntry) -> str:
     """Return the setting of a run of a record."""
     keys = ("family", "text", "sequence_length", "batch_tokens", "optimizer", "schedule")
-    return setting_in_words(*(entry[key] for key in keys))
+    return setting_in_words(*(entry[key] for key in keys), entry.get("hyperparameters"))
 
 
 def training_of(entry: RunEntry) -> Training:

@@ -1,5 +1,6 @@
 """The plan as text, as a page and as rows: what is best, what it saves, how sure that is."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from data_prep.report.parts import Grid
 from pipeline.planning.forecast import Forecast, Row
 from pipeline.planning.judge import Judged, judged_table
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
+from pipeline.report.markdown import table, whole_percent
 from pipeline.report.page import rendered
 from pipeline.report.parts import Part, Section
 
@@ -84,7 +86,9 @@ class PlannedRow(TypedDict):
     """Of each size."""
     growths: list[dict[str, Any]]
     loss: float
-    saved: float
+    saved: float | None
+    """None where the target from scratch would never come to the loss."""
+    interval: list[float]
 
 
 class Plan(TypedDict):
@@ -117,6 +121,13 @@ def to_rows(answer: Answer) -> list[dict[str, Any]]:
     ]
 
 
+def ground(answer: Answer) -> dict[str, Any]:
+    """Return what predictions rest on: how many runs, a digest of them, and the law that was fitted."""
+    law, runs = answer.forecast.law, repr(sorted(map(repr, answer.forecast.known)))
+    digest = hashlib.blake2b(runs.encode(), digest_size=8).hexdigest()
+    return {"runs": answer.runs, "runs_digest": digest, "noise": law.noise, "parameters": dict(law.fitted)}
+
+
 def title(answer: Answer) -> str:
     """The target and its tokens."""
     question = answer.forecast.question
@@ -131,9 +142,11 @@ def warnings(answer: Answer) -> Iterator[str]:
         best = cheaper[0]
         (size,) = best.schedule.sizes
         share = best.schedule.flops / question.scratch_flops
+        sure = "is not" if best.interval[0] > 0 else "may not be"
         yield (
-            f"The target is not worth training on {amount('tokens', question.tokens)} tokens: {size.name} alone, trained for "
-            f"{best.schedule.steps[0]:,} steps, reaches its loss for {share:.0%} of its compute. Train that one, or choose "
+            f"The target {sure} worth training on {amount('tokens', question.tokens)} tokens: {size.name} alone, trained for "
+            f"{best.schedule.steps[0]:,} steps, reaches its loss for {share:.0%} of its compute "
+            f"(saved: {_span(best.interval)}). Train that one, or choose "
             "more tokens or another target; what growth saves below is against a target off the frontier."
         )
     if answer.best is None:
@@ -147,14 +160,15 @@ def lead(answer: Answer) -> Iterator[str]:
     question, forecast = answer.forecast.question, answer.forecast
     yield (
         f"From scratch the target takes {question.steps:,} steps, {amount('flops', question.scratch_flops)}, to a predicted "
-        f"held-out loss of {forecast.goal:.4f}. Every schedule below is as long as it takes to that loss."
+        f"held-out loss of {forecast.goal:.4f}. Every schedule that was searched for is as long as it takes to that loss."
     )
     if answer.best is not None:
         best = answer.best
         how = ", then ".join(dict.fromkeys(kind.name for kind in best.schedule.kinds))
-        counted = f", {_percent(best.saved_counted)} with the source's own training" if question.given else ""
+        counted = f", {whole_percent(best.saved_counted)} with the source's own training" if question.given else ""
         yield (
-            f"Best: {best.schedule.name}, by {how}: {amount('flops', best.schedule.flops)}, {_percent(best.saved)} less "
+            f"Best of the schedules that were searched: {best.schedule.name}, by {how}: "
+            f"{amount('flops', best.schedule.flops)}, {whole_percent(best.saved)} less "
             f"({_span(best.interval)}){counted}."
         )
     law = forecast.law
@@ -207,10 +221,10 @@ def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool 
                 f"{row.loss:.4f}",
                 amount("flops", row.schedule.flops),
                 f"{row.schedule.flops / question.scratch_flops:.0%}",
-                _percent(row.saved),
+                whole_percent(row.saved),
                 _span(row.interval),
-                *([_percent(row.saved_counted)] if given else []),
-                *([_percent(row.claim)] if claims else []),
+                *([whole_percent(row.saved_counted)] if given else []),
+                *([whole_percent(row.claim)] if claims else []),
             ]
         )
     notes = [f"[{number}] beyond the runs: {said}." for number, said in enumerate(beyond, 1)]
@@ -256,13 +270,8 @@ def _geometric(first: float, last: float, count: int) -> list[float]:
 
 def in_markdown(grid: Grid) -> list[str]:
     """Return a table with its title and notes as lines of text."""
-    bars = ["---" if number == 0 or number in grid.words else "---:" for number in range(len(grid.head))]
-    table = [f"| {' | '.join(cells)} |" for cells in (grid.head, bars, *grid.rows)]
-    return [f"## {grid.title}", "", *table, "", *(f"{note}\n" for note in grid.notes)]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+    lines = table(grid.head, grid.rows, {0, *grid.words})
+    return [f"## {grid.title}", "", *lines, "", *(f"{note}\n" for note in grid.notes)]
 
 
 def _span(interval: tuple[float, float]) -> str:

@@ -45,9 +45,14 @@ def pilots(question: Question, share: float, kinds: Sequence[Kind]) -> list[Pilo
     steps = int(share * question.scratch_flops / cost)
     if steps < _SHORTEST:
         needed = math.ceil(1000 * _SHORTEST * cost / question.scratch_flops) / 1000
+        instead = (
+            f"{_SHORTEST} take {needed:.1%}, so name that share, or runs with this text by --record"
+            if needed < 1
+            else f"pilots of {_SHORTEST} cost more than the target on so few tokens: train it from scratch, or name more tokens"
+        )
         raise UserError(
             f"--pilot: with {share:.2g} of scratch's compute the shortest pilot has {steps} steps, which show nothing of "
-            f"where a run ends; {_SHORTEST} take {needed:.1%}, so name that share, or runs with this text by --record"
+            f"where a run ends; {instead}"
         )
     alone = [
         Pilot(f"pilot-{size.name}-{length * steps}", Schedule((size,), (length * steps,), ()))

@@ -6,7 +6,7 @@ from data_prep.config import validate
 from data_prep.errors import UserError
 from pipeline.families import read_config
 from pipeline.planning.law import setting_in_words
-from pipeline.planning.record import entry_of
+from pipeline.planning.record import entry_of, hyperparameters_of
 from pipeline.planning.schedules import Given, Question
 from pipeline.planning.sizes import Size, size_of, smaller_models
 from pipeline.recipe import ModelConfig, Recipe, TargetConfig
@@ -48,15 +48,26 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
     smaller = tuple(size_of(one, recipe, vocab_size) for one in smaller_models(model))
     target = size_of(model, recipe, vocab_size)
     batch = recipe.train_batch_size * recipe.data.sequence_length
-    schedule = recipe.schedule.model_dump(mode="json")
-    setting = setting_in_words(model.family, text, recipe.data.sequence_length, batch, recipe.optimizer.name, schedule)
     if tokens < _FEWEST_STEPS * batch:
         raise UserError(
             f"--tokens: {tokens} are fewer than {_FEWEST_STEPS} steps of {batch} tokens, which is too short to plan; name more"
         )
     given = None if source is None else _given(source, recipe, target, text)
     decay = recipe.schedule.decay_ratio if recipe.schedule.name == "wsd" else 0.0
-    return Question(setting, recipe.optimizer.name, target, tokens, batch, decay, smaller, given)
+    return Question(setting_of_recipe(recipe, text), text, recipe.optimizer.name, target, tokens, batch, decay, smaller, given)
+
+
+def setting_of_recipe(recipe: Recipe, text: str) -> str:
+    """Return the setting of a recipe that trains from scratch, on a text of this fingerprint."""
+    return setting_in_words(
+        recipe.source.model.family,
+        text,
+        recipe.data.sequence_length,
+        recipe.train_batch_size * recipe.data.sequence_length,
+        recipe.optimizer.name,
+        recipe.schedule.model_dump(mode="json"),
+        hyperparameters_of(recipe),
+    )
 
 
 def _given(source: Path, recipe: Recipe, target: Size, text: str) -> Given:
@@ -83,4 +94,4 @@ def _given(source: Path, recipe: Recipe, target: Size, text: str) -> Given:
             f"--source: {source} is a {size.config.model_type} of {size.name}, which the target, a "
             f"{target.config.model_type} of {target.name}, cannot be grown from; name a smaller model of its family"
         )
-    return Given(size, sum(phase["tokens"] for phase in entry["phases"]), entry["flops"])
+    return Given(size, sum(phase["tokens"] for phase in entry["phases"]), entry["flops"], entry["optimizer"])

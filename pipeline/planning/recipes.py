@@ -5,8 +5,10 @@ from typing import Any
 
 from data_prep.config import validate
 from data_prep.errors import UserError
-from pipeline.families import scratch_config, sizes_of, target_config
-from pipeline.planning.record import growth_entry, phase_entry
+from pipeline.families import graph_of, scratch_config, sizes_of, target_config
+from pipeline.growth.choice import resolve
+from pipeline.planning.question import setting_of_recipe
+from pipeline.planning.record import check_stage, growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
 from pipeline.recipe import Recipe, TrainStage
@@ -52,10 +54,15 @@ def _stage(size: Size, steps: int) -> dict[str, Any]:
 def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
     """Return the schedule that a recipe is; raises UserError, naming `where`, for one that is none of sizes trained whole.
 
-    Its batch, text and optimizer are taken to be the question's.
+    It is taken to be on the question's text; batch, optimizer and schedule have to be the question's.
     """
     if recipe.source.model is None:
         raise UserError(f"{where}: a recipe whose source is given; plan for it with --source instead")
+    if (setting := setting_of_recipe(recipe, question.text)) != question.setting:
+        raise UserError(
+            f"{where}: a run of {setting}, and the plan is of {question.setting}; name by --recipe one from scratch that has "
+            "the same settings"
+        )
     sizes: list[Size] = []
     steps: list[int] = []
     kinds: list[Kind] = []
@@ -73,7 +80,10 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
             continue
         if sizes:
             before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
-            section = phase.growth.model_dump(mode="json")
+            growth, _ = resolve(
+                phase.growth, graph_of(sizes[-1].config), *(sizes_of(each.config) for each in (sizes[-1], size))
+            )
+            section = growth.model_dump(mode="json")
             entry = growth_entry(before, after, section, schedule_anew=recipe.schedule.span == "model")
             kind = Kind.of(entry)
             if kind is None:
@@ -87,16 +97,8 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
 
 
 def _steps(stage: TrainStage, question: Question, where: str) -> int:
+    check_stage(stage, where)
     unit, length = stage.length
-    if (
-        stage.submodel_layers
-        or stage.trainable
-        or stage.train_batch_size
-        or stage.sequence_length
-        or unit not in ("steps", "tokens")
-    ):
-        raise UserError(
-            f"{where}: stages.{stage.name}: the law is of stages in steps or tokens that train the whole model by the run's "
-            "own batch"
-        )
+    if unit not in ("steps", "tokens"):
+        raise UserError(f"{where}: stages.{stage.name}: its length is in {unit}; name steps or tokens")
     return int(length) if unit == "steps" else math.ceil(length / question.step_tokens)

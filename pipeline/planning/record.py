@@ -4,25 +4,33 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 from transformers import PretrainedConfig
 from typing_extensions import TypedDict
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
-from pipeline.recipe import GrowthConfig, TrainStage
+from pipeline.recipe import GrowthConfig, Recipe, TrainStage
+from pipeline.recipe.growth import DepthName, WidthName
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
-from pipeline.runs.records import Count, Finite
+from pipeline.runs.records import Count
 from pipeline.training.timeline import phases_of
 
 _ANY_OTHERS = ConfigDict(extra="allow")
 _SPENT = ("tokens", "flops")
 
+_INITIAL = "initializer_range"
+
+_OF_THE_RUN = ("train_batch_size", "sequence_length", "lr", "schedule")
+"""Keys that a stage may have of its own."""
+
 _OF_ONE_RUN = ("name", "run", "seed", "lr", "loss", "note")
+
+_Positive = Annotated[int, Field(gt=0, lt=10**30)]
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
 """What is noted of each model of a run."""
@@ -38,10 +46,10 @@ class PhaseEntry(TypedDict):
     num_key_value_heads: Count
     head_dim: Count
     intermediate_size: Count
-    parameters: Count
+    parameters: _Positive
     """Those that a token meets, embeddings among them."""
-    tokens: Count
-    flops: Count
+    tokens: _Positive
+    flops: _Positive
     """Executed ones, without steps that were lost."""
 
 
@@ -49,15 +57,24 @@ class PhaseEntry(TypedDict):
 class GrowthEntry(TypedDict):
     """What led from one size to the next."""
 
-    width: str | None
+    width: WidthName | None
     """The operator; None where the width did not change."""
-    depth: str | None
+    depth: DepthName | None
     """Likewise."""
-    optimizer_state: str
+    optimizer_state: Literal["grow", "fresh"]
     schedule_anew: bool
     """Whether the learning rate began anew with the growth, by a schedule of the larger model's own."""
     options: dict[str, Any]
     """Other keys of the recipe's growth section that are not at their defaults."""
+
+
+@with_config(_ANY_OTHERS)
+class ScheduleEntry(TypedDict):
+    """As far as runs are told apart by it."""
+
+    name: str
+    decay_ratio: Annotated[float, Field(ge=0, le=1)]
+    final_ratio: Annotated[float, Field(ge=0, le=1)]
 
 
 @with_config(_ANY_OTHERS)
@@ -74,13 +91,15 @@ class RunEntry(TypedDict):
     sequence_length: Count
     seed: Count
     optimizer: str
-    lr: Finite
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_tokens: Count
-    schedule: dict[str, Any]
+    schedule: ScheduleEntry
+    hyperparameters: NotRequired[dict[str, Any]]
+    """`hyperparameters_of` its recipe; not known of runs that were recorded without."""
     phases: list[PhaseEntry]
     growths: list[GrowthEntry]
     """One fewer than phases."""
-    loss: Finite
+    loss: Annotated[float, Field(gt=0, lt=1000)]
     """On held-out text, at the end."""
     flops: Count
     """Executed ones of all phases, those of a given source among them, without steps that were lost."""
@@ -97,9 +116,12 @@ def entry_of(path: Path) -> RunEntry:
     if not run.ended or run.final_loss is None:
         raise UserError(f"{path}: the run has not ended with a held-out loss; start it again to finish it, or leave it out")
     for stage in run.recipe.stages:
-        if isinstance(stage, TrainStage) and (stage.submodel_layers or stage.trainable):
-            raise UserError(f"{path}: its stage {stage.name} trains a part of the model, which no law here is of; leave it out")
+        if isinstance(stage, TrainStage):
+            check_stage(stage, str(path))
     phases, growths = _phases(run)
+    given = run.recipe.source.path
+    # Weights that were given were drawn when their own run began.
+    inherited = {} if given is None else {_INITIAL: entry_of(Path(given)).get("hyperparameters", {}).get(_INITIAL)}
     data, batch = run.data or {}, (run.ds_config or {}).get("train_batch_size", run.recipe.train_batch_size)
     return {
         "name": path.name,
@@ -113,11 +135,40 @@ def entry_of(path: Path) -> RunEntry:
         "lr": run.recipe.optimizer.lr,
         "batch_tokens": batch * run.recipe.data.sequence_length,
         "schedule": run.recipe.schedule.model_dump(mode="json"),
+        "hyperparameters": hyperparameters_of(run.recipe) | inherited,
         "phases": phases,
         "growths": growths,
         "loss": run.final_loss,
         "flops": sum(phase["flops"] for phase in phases),
     }
+
+
+def hyperparameters_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what losses depend on beside sizes, tokens, batch, peak rate and schedule."""
+    optimizer = recipe.optimizer
+    found = {
+        _INITIAL: None if recipe.source.model is None else recipe.source.model.initializer_range,
+        "betas": list(optimizer.betas),
+        "weight_decay": optimizer.weight_decay,
+    }
+    if optimizer.name == "muon":
+        # Sweeps move both rates together.
+        found["muon_lr / lr"] = 1.0 if optimizer.muon_lr is None else round(optimizer.muon_lr / optimizer.lr, 6)
+    if optimizer.width_rates != "none":
+        found |= {"width_rates": optimizer.width_rates, "base_width": optimizer.base_width}
+    return found
+
+
+def check_stage(stage: TrainStage, where: str) -> None:
+    """Raise UserError, naming `where`, for a stage of which the law knows nothing: of a part, or with settings of its own."""
+    if stage.submodel_layers or stage.trainable:
+        raise UserError(f"{where}: its stage {stage.name} trains a part of the model, which no law here is of; leave it out")
+    own = [key for key in _OF_THE_RUN if getattr(stage, key) is not None]
+    if own:
+        raise UserError(
+            f"{where}: its stage {stage.name} has its own {' and '.join(own)}, and the law is of stages that have the run's; "
+            "leave it out"
+        )
 
 
 def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
@@ -189,14 +240,24 @@ def read_entries(paths: Iterable[Path]) -> list[RunEntry]:
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such record; name a file that `launch/plan.py --add RUN ... --record FILE` wrote")
-        for entry in JsonLines(path, RunEntry).read():
-            if len(entry["growths"]) + 1 != len(entry["phases"]):
-                raise UserError(
-                    f"{path}: {entry['name']} has {len(entry['phases'])} phases and {len(entry['growths'])} growths; "
-                    "one stands between two phases"
-                )
-            found[entry["run"]] = entry
+        for entry in JsonLines(path, RunEntry).read(ended=True):
+            _check_entry(entry, f"{path}: {entry['name']}")
+            before = found.setdefault(entry["run"], entry)
+            if (before["loss"], before["phases"]) != (entry["loss"], entry["phases"]):
+                raise UserError(f"{path}: {entry['name']}: another line with the id {entry['run']} differs; remove one of them")
     return list(found.values())
+
+
+def _check_entry(entry: RunEntry, where: str) -> None:
+    phases, growths = entry["phases"], entry["growths"]
+    if len(growths) + 1 != len(phases):
+        raise UserError(f"{where} has {len(phases)} phases and {len(growths)} growths; one stands between two phases")
+    if sum(phase["flops"] for phase in phases) != entry["flops"]:
+        raise UserError(f"{where}: flops is not the sum of those of its phases; correct the line, or remove it")
+    for before, after, growth in zip(phases, phases[1:], growths, strict=False):
+        shrinks = any(before[key] > after[key] for key in ("hidden_size", "num_hidden_layers"))
+        if shrinks or (growth["width"], growth["depth"]) == (None, None):
+            raise UserError(f"{where}: a model is smaller than the one before it, or grown by nothing; correct the line")
 
 
 def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:
@@ -216,6 +277,7 @@ def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> 
     left out, and `say` is given the reason.
     """
     entries = {entry["run"]: entry for entry in (read_entries([record]) if record.exists() else [])}
+    before = dict(entries)
     for path in runs:
         if RunPaths(path).recipe.is_file() or not path.is_dir():
             entry = entry_of(path)
@@ -231,5 +293,8 @@ def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> 
                 say(f"left out: {error}")
             else:
                 entries[entry["run"]] = entry
+    if entries == before:
+        say(f"{record}: {len(entries)} runs, as before")
+        return
     write_atomically(record, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
     say(f"{record}: {len(entries)} runs")

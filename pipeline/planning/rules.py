@@ -10,6 +10,9 @@ STACKED_TOKENS = 194 / 300
 """Of the tokens that a 7B model takes from scratch, what G_stack's takes at the target's size (Du et al. 2024, abstract)."""
 
 
+_STACKED = {"depth": "stack", "optimizer_state": "fresh"}
+
+
 @dataclass(frozen=True)
 class Rule:
     """A rule of thumb, applied to a question."""
@@ -23,12 +26,13 @@ class Rule:
 def rules(question: Question, kinds: list[Kind]) -> list[Rule]:
     """Return what the rules make of a question in depth; one whose source the target is too shallow for is left out.
 
-    They stack, where the record knows stacking, and else grow as its first runs in depth did.
+    They stack with a fresh state, as their papers do, where the record knows it, and else grow as its first runs in depth did.
     """
     deeper = [kind for kind in kinds if kind.axis == "depth"]
     if not deeper:
         return []
-    kind = next((kind for kind in deeper if kind.name.startswith("stack")), deeper[0])
+    stacked = [kind for kind in deeper if kind.section["depth"] == "stack"]
+    kind = next((kind for kind in stacked if kind.section == _STACKED), [*stacked, *deeper][0])
     layers = question.target.sizes["num_hidden_layers"]
     by_depth = {size.sizes["num_hidden_layers"]: size for size in question.smaller if _only_shallower(size, question.target)}
     found = []
@@ -55,8 +59,8 @@ def _stacked(question: Question, size: Size, kind: Kind) -> Rule:
     # The law is of 0.4 to 7 billion parameters; of small runs it asks for more tokens than there are.
     first = round(min(asked, question.tokens / 2) / question.step_tokens)
     schedule = Schedule((size, question.target), (first, round(STACKED_TOKENS * question.steps)), (kind,))
-    beyond = "" if asked <= question.tokens / 2 else ", held to half of the tokens"
-    name = f"G_stack: a quarter of the layers for {asked:.2g} tokens{beyond} (Du et al. 2024)"
+    length = f"{asked:.2g} tokens" if asked <= question.tokens / 2 else "half of the tokens, where its law asks for more"
+    name = f"G_stack: a quarter of the layers for {length} (Du et al. 2024)"
     return Rule(name, schedule, 1 - schedule.flops / question.scratch_flops)
 
 

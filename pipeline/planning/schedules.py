@@ -53,6 +53,7 @@ class Given:
     tokens: int
     """What it was trained on."""
     flops: int
+    optimizer: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Question:
     """What is asked: a target, the tokens that it would be trained on from scratch, and how runs are."""
 
     setting: str
+    text: str
+    """The fingerprint of the prepared text."""
     optimizer: str
     target: Size
     tokens: int
@@ -123,7 +126,13 @@ class Schedule:
         return " → ".join(f"{size.name} ({steps:,})" for size, steps in zip(self.sizes, self.steps, strict=True))
 
 
-def kinds_of(entries: Sequence[RunEntry]) -> list[Kind]:
-    """Return the ways to grow that runs of the record went, along one axis each, within one schedule."""
+def kinds_of(entries: Sequence[RunEntry], question: Question) -> list[Kind]:
+    """Return the ways to grow that runs of the record went, along one axis each, within one schedule.
+
+    Those alone that can be gone here: a given source's state does not grow into that of another optimizer.
+    """
     growths = [growth for entry in entries for growth in entry["growths"] if not growth["schedule_anew"]]
-    return list(dict.fromkeys(kind for kind in map(Kind.of, growths) if kind is not None))
+    kinds = list(dict.fromkeys(kind for kind in map(Kind.of, growths) if kind is not None))
+    if question.given is None or question.given.optimizer == question.optimizer:
+        return kinds
+    return [kind for kind in kinds if kind.section["optimizer_state"] == "fresh"]

@@ -40,6 +40,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 _AUTO_IS_NONE = BeforeValidator(lambda value: None if value == AUTO else value)
 
+_Growth = Annotated[GrowthConfig, BeforeValidator(lambda value: GROWS | value if isinstance(value, dict) else value)]
+
 
 class ProgressiveConfig(LengthConfig):
     """A run of one model from small to large; its length is that of the whole run. What is `auto`, or not given, is chosen."""
@@ -50,7 +52,7 @@ class ProgressiveConfig(LengthConfig):
     """The smaller models, in the order in which they are trained; the model itself comes last."""
     shares: Annotated[list[Share] | None, _AUTO_IS_NONE] = None
     """The share of the run's length for which each of them is trained; what is left trains the model itself."""
-    growth: Annotated[list[GrowthConfig] | None, _AUTO_IS_NONE] = None
+    growth: Annotated[list[_Growth] | None, _AUTO_IS_NONE] = None
     """The growth section of each growth; what the optimizer keeps grows where they do not say otherwise."""
 
     @model_validator(mode="after")
@@ -117,8 +119,8 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
     depths = auto_sizes(len(kinds), enough)
     if not depths:
         raise UserError(
-            f"{where}sizes: auto takes models of fewer layers, and of {len(kinds)} layers there is none that has a layer of "
-            "each kind; name sizes, for instance [{hidden_size: ...}]"
+            f"{where}sizes: auto takes models of fewer layers, and none of fewer than {len(kinds)} has a layer of each kind; "
+            "name sizes, for instance [{hidden_size: ...}]"
         )
     reason = "each size learns for less compute than the next one while the loss is high, and no growth is too large at once"
     if depths[0] == enough > 1:
@@ -213,10 +215,10 @@ def _growths(
     if section.growth is not None:
         if len(section.growth) != count:
             raise UserError(
-                f"{where}growth: there are {len(section.growth)} for {count} growths; name one for each size, which says how "
-                "it grows into the next"
+                f"{where}growth: {len(section.growth)} sections are listed, and the run grows {count} times; name one for each "
+                "size, which says how it grows into the next"
             )
-        return [GROWS | growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
+        return [growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
     growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]
     depths = {growth.get("depth") for growth in growths}
     copied = ", and copies of layers have their layers' moments" * bool(depths - {None})

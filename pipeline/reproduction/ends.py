@@ -95,10 +95,14 @@ def known_end(task: Task) -> KnownEnd:
     }
 
 
-def write_ended(directory: Path, tasks: Iterable[Task]) -> None:
-    """Write ends.jsonl, from which the same suite goes on elsewhere; raises UserError where not all runs were of one text."""
+def write_ended(directory: Path, tasks: Iterable[Task], known: Mapping[str, KnownEnd]) -> None:
+    """Write ends.jsonl, from which the same suite goes on elsewhere; what was `known` and is none of the tasks' stays in it.
+
+    Raises UserError, writing nothing, where not all runs were of one text.
+    """
+    ended = {task.name: known_end(task) for task in tasks if task.ended}
     directory.mkdir(parents=True, exist_ok=True)
-    write_known(directory / "ends.jsonl", [known_end(task) for task in tasks if task.ended])
+    write_known(directory / "ends.jsonl", [*ended.values(), *(end for name, end in known.items() if name not in ended)])
 
 
 def _grown_at(run: RecordedRun) -> int:
@@ -121,7 +125,7 @@ def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End], seeds: Itera
     at_least = False
     for seed in dict.fromkeys(seeds):
         against = baseline.get(seed)
-        if against is None or against.loss is None:
+        if against is None or None in (against.loss, against.spent):
             continue
         own = [end for end in ends if end.seed == seed and end.loss is not None]
         counted = [end for end in own if end.spent is not None]

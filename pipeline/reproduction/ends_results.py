@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +13,7 @@ from data_prep.files import write_atomically
 from data_prep.report.parts import Grid
 from pipeline.planning.record import entry_of
 from pipeline.report.figures import STYLE
+from pipeline.report.markdown import table
 from pipeline.report.methods import spread
 from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import Judged, build
@@ -22,10 +23,11 @@ from pipeline.report.tables import percent
 from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends, write_ended
 from pipeline.reproduction.ends_figure import ends_plot
 from pipeline.reproduction.frontier import frontier_parts
+from pipeline.reproduction.known import KnownEnd
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.sweep_results import sweep_parts
 from pipeline.reproduction.task import Sweep, Task
-from pipeline.reproduction.words import provenance, table
+from pipeline.reproduction.words import provenance
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class EndsComparison:
     """Likewise."""
     horizons: Mapping[float, Mapping[str, Sequence[Task]]]
     """The runs at each horizon by the methods' titles."""
+    known: Mapping[str, KnownEnd] = field(default_factory=dict)
+    """How runs ended elsewhere, by their names."""
 
 
 def write_ends(directory: Path, comparison: EndsComparison) -> None:
@@ -51,6 +55,8 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     suite = comparison.suite
     tasks = [task for methods in comparison.horizons.values() for runs in methods.values() for task in runs]
     swept = [task for sweep in comparison.sweeps.values() for runs in sweep.values() for task in runs]
+    # First, since nothing else is worth writing of runs that do not compare.
+    write_ended(directory, [*tasks, *swept], comparison.known)
     parts = [
         [f"## {comparison.title}"],
         *provenance([*tasks, *swept]),
@@ -72,19 +78,18 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
         _write_report(place, ends, saved, baseline)
     diverged = [task.name for task in tasks if task.diverged]
     parts += [[f"Diverged, and left out of all figures: {', '.join(diverged)}."]] * bool(diverged)
-    directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
-    write_ended(directory, [*tasks, *swept])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
 
 
 def _of_baseline(ends: Sequence[End]) -> dict[int, End]:
     """The baseline's runs by seed; raises UserError where one ended without a loss."""
     for end in ends:
-        if end.loss is None:
+        if end.loss is None or end.spent is None:
+            what = "a held-out loss that is no number" if end.loss is None else "a cost that is not known"
             raise UserError(
-                f"{end.task.run}: the run of the baseline ended with a held-out loss that is no number, so there is nothing to "
-                "compare with; lower the suite's rates"
+                f"{end.task.run}: the run of the baseline ended with {what}, so there is nothing to compare with; lower the "
+                "suite's rates, or give the run that its source came from"
             )
     return {end.seed: end for end in ends}
 
@@ -121,16 +126,11 @@ def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnd
             rows.append([name, seeds, *["baseline"] * 3])
             continue
         one = saved[name]
-        each = ", ".join("–" if share is None else _whole(share) for share in one.by_seed.values())
+        each = ", ".join("–" if share is None else f"{100 * share:.0f}".replace("-", "−") for share in one.by_seed.values())
         more = "≥ " if one.at_least else ""
         rows.append([name, seeds, more + _percent(one.counted), each, more + _percent(one.source_free)])
     head = ["method", "seeds", "compute saved, everything counted", "seed by seed", "saved, source free"]
     return Grid("Compute saved", head, rows)
-
-
-def _whole(share: float) -> str:
-    """A share in whole percent."""
-    return f"{round(100 * share)}".replace("-", "−")
 
 
 def _percent(saving: Saving) -> str:

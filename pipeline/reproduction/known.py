@@ -43,12 +43,21 @@ def settings_of(recipe: Recipe) -> str:
 
 
 def read_known(paths: Iterable[Path]) -> dict[str, KnownEnd]:
-    """Return the ends in files by the runs' names; raises UserError naming a file that is not there or a damaged line."""
+    """Return the ends in files by the runs' names.
+
+    Raises UserError naming a file that is not there, a damaged line, lines of one run that differ, and texts that do.
+    """
     found: dict[str, KnownEnd] = {}
     for path in paths:
         if not path.is_file():
             raise UserError(f"--known: {path} does not exist; name the ends.jsonl of a suite")
-        found |= {one["name"]: one for one in JsonLines(path, KnownEnd).read()}
+        for one in JsonLines(path, KnownEnd).read(ended=True):
+            name = one["name"]
+            if found.setdefault(name, one) != one:
+                raise UserError(f"--known: {path}: another line says that {name} ended otherwise; remove one of them")
+            if not one["diverged"] and (not one["flops_at_last_size"] or one["flops"] == 0 or (one["loss"] or 1.0) <= 0):
+                raise UserError(f"--known: {path}: {name} ended with no FLOPs, or with a loss of 0 or less; remove that line")
+    check_one_text(found.values(), "--known")
     return found
 
 
@@ -63,13 +72,22 @@ def check_settings(name: str, recipe: Recipe, known: Mapping[str, KnownEnd]) -> 
     return end
 
 
+def check_one_text(ends: Iterable[KnownEnd], where: str) -> str | None:
+    """Return the fingerprint of the text that runs were made with; raises UserError, naming `where`, for more than one."""
+    texts: dict[str, str] = {}
+    for end in ends:
+        if end["text"]:
+            texts.setdefault(end["text"], end["name"])
+    if len(texts) > 1:
+        raise UserError(
+            f"{where}: the runs {' and '.join(texts.values())} were made with different texts or tokenizers, and their losses "
+            "do not compare; prepare the text as for the earlier ones, or leave --known out"
+        )
+    return next(iter(texts), None)
+
+
 def write_known(path: Path, ends: Iterable[KnownEnd]) -> None:
     """Write how runs ended; raises UserError, writing nothing, where they were not all of one text."""
     lines = list(ends)
-    texts = {end["text"]: end["name"] for end in lines if end["text"]}
-    if len(texts) > 1:
-        raise UserError(
-            f"{path.parent}: the runs {' and '.join(texts.values())} were made with different texts or tokenizers, and their "
-            "losses do not compare; prepare the text as for the earlier ones, or leave --known out"
-        )
+    check_one_text(lines, str(path.parent))
     write_atomically(path, "".join(json.dumps(end) + "\n" for end in lines))

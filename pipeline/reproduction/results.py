@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.report.comparison import View, savings
+from pipeline.report.markdown import table
 from pipeline.report.methods import Method, spread
 from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import build
@@ -17,7 +18,7 @@ from pipeline.report.recorded import read_run
 from pipeline.report.tables import percent
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
-from pipeline.reproduction.words import provenance, table
+from pipeline.reproduction.words import provenance
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the baseline's compute, at which all methods' losses are compared."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline.report.markdown import table
 from pipeline.reproduction.ends import known_end
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.reproduction.tasks import swept_losses
-from pipeline.reproduction.words import table
 
 
 def sweep_parts(suite: Suite, sweeps: Mapping[str, Sweep], rates: Mapping[str, float]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What every results.md has: a table, and by which code its runs were made."""
+"""By which code the runs of a results.md were made, and when."""
 
 import subprocess
 from collections.abc import Sequence
@@ -31,8 +31,3 @@ def provenance(tasks: Sequence[Task]) -> list[list[str]]:
     )
     when = f"; the first of the runs ended on {dates[0]}, the last on {dates[-1]} (UTC)" if dates else ""
     return [[f"Written at commit {described}{when}."]]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]

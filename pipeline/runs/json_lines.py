@@ -50,15 +50,17 @@ class JsonLines(Generic[Typed]):
             else:
                 file.truncate(size)
 
-    def read(self) -> list[Typed]:
-        """Return all whole objects; a last line that a kill cut short is none.
+    def read(self, *, ended: bool = False) -> list[Typed]:
+        """Return all whole objects; a last line that a kill cut short is none, but in a file that is known to have `ended`.
 
         Raises UserError, which names the line, where one is damaged or of another kind.
         """
         # A link that leads nowhere is a file that cannot be read.
         if not os.path.lexists(self.path):
             return []
-        lines = read_bytes(self.path).split(b"\n")[:-1]
+        *lines, last = read_bytes(self.path).split(b"\n")
+        if ended and last:
+            lines.append(last)
         return [self._parsed(line, f"{self.path}: line {number}") for number, line in enumerate(lines, 1)]
 
     def _parsed(self, line: bytes, where: str) -> Typed:

@@ -219,7 +219,7 @@ class DryRun:
         width = max(len(leg.stage.name) for leg in legs) + 2
         yield (
             f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>8}  {'batch':<18}{'activations':>12}{'model FLOPs':>13}"
-            f"{'executed':>12}{'time':>12}  learning rate"
+            f"{'executed':>12}{'time':>12}  learning rate: first, highest, last step"
         )
         known = all(map(self.resolved, legs))
         for leg, came in zip(legs, flops, strict=True):

@@ -157,6 +157,10 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
     assert taken_by_auto(RECIPES / "quickstart.yaml", []) == []
     whole = {"sizes": [HALF], "shares": [0.5], "growth": [{}]}
     assert written_out(content(MODEL, {"schedule": {"name": "constant", "warmup_steps": 1}}, **whole), "r")[1] == []
+    # State grows where a growth does not say otherwise, with what goes with it.
+    copied = {"sizes": [HALF], "shares": [0.5], "growth": [{"new_moments": "copied"}]}
+    (grow,) = (stage for stage in written_out(content(MODEL, **copied), "r")[0]["stages"] if "grow" in stage)
+    assert grow["growth"] == {"optimizer_state": "grow", "new_moments": "copied"}
     recipe = load_recipe(path, [])
     assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
 
@@ -188,7 +192,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"sizes": []}, {}, "progressive.sizes: "),
         ({"sizes": "small"}, {}, "progressive.sizes: Input should be a valid list"),
         ({"model": MODEL | {"num_hidden_layers": 1}}, {}, "progressive.sizes: auto takes models of fewer layers"),
-        ({"model": MODEL | {"family": "gemma3_text", "num_hidden_layers": 6}}, {}, "that has a layer of each kind"),
+        ({"model": MODEL | {"family": "gemma3_text", "num_hidden_layers": 6}}, {}, "has a layer of each kind"),
         ({"model": MODEL | {"num_attention_heads": 5}}, {}, "progressive.model: hidden_size 64 is no multiple"),
         ({"shares": [0.5]}, {}, "progressive.shares: there are 1 for 2 sizes"),
         ({"shares": [0.5, 0.5]}, {}, "progressive.shares: they sum to 1 and leave nothing"),
@@ -198,7 +202,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"steps": 2}, {}, "progressive.steps: 0.18 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
-        ({"growth": [{}]}, {}, "progressive.growth: there are 1 for 2 growths"),
+        ({"growth": [{}]}, {}, "progressive.growth: 1 sections are listed, and the run grows 2 times"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),
         ({}, {"source": {"path": "m"}}, "source: progressive is written out as it"),

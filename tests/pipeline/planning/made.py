@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.planning.law import Law, setting_of, training_of
 from pipeline.planning.question import question_of
-from pipeline.planning.record import RunEntry, phase_entry
+from pipeline.planning.record import RunEntry, hyperparameters_of, phase_entry
 from pipeline.planning.schedules import Question
 from pipeline.planning.sizes import size_of
 from pipeline.recipe import ModelConfig, Recipe
@@ -82,6 +82,7 @@ def entry(phases: list[tuple[int, int]], kinds: list[tuple[str, str]], text: str
         "lr": 1e-3,
         "batch_tokens": STEP,
         "schedule": schedule,
+        "hyperparameters": hyperparameters_of(recipe()),
         "phases": noted,
         "growths": growths,
         "loss": 0.0,

@@ -4,6 +4,7 @@ import re
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +14,7 @@ from pipeline.commands import plan as command
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import Judged, against_plan, deviation, judged_table
+from pipeline.planning.judge import Judged, against_plan, deviation, judged_table, predicted_by
 from pipeline.planning.law import Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
@@ -28,7 +29,7 @@ from pipeline.training.workload import leg_flops
 from tests.pipeline.planning.made import STEP, VOCABULARY, entry, question, recipe, record, sized, true_law
 
 RECORD = record()
-KINDS = kinds_of(RECORD)
+KINDS = kinds_of(RECORD, question())
 
 
 def forecast(tokens: int = 2000 * STEP) -> Forecast:
@@ -44,10 +45,10 @@ def searched():
 def test_the_kinds_of_growth_are_those_that_runs_of_the_record_went():
     assert [kind.name for kind in KINDS] == ["stack, state grown", "stack, state fresh", "random, state fresh"]
     both = entry([(1, 5), (3, 5)], [("stack", "grow")])
-    (added,) = kinds_of([both | {"growths": [both["growths"][0] | {"options": {"added": {"warmup_steps": 50}}}]}])
+    (added,) = kinds_of([both | {"growths": [both["growths"][0] | {"options": {"added": {"warmup_steps": 50}}}]}], question())
     assert added.section == {"depth": "stack", "optimizer_state": "grow", "added": {"warmup_steps": 50}}
     for change in ({"schedule_anew": True}, {"depth": "list"}, {"width": "aki"}):
-        assert kinds_of([both | {"growths": [both["growths"][0] | change]}]) == []
+        assert kinds_of([both | {"growths": [both["growths"][0] | change]}], question()) == []
 
 
 def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares_does_so_for_less(searched):
@@ -93,9 +94,43 @@ def test_a_recipe_whose_growth_or_end_the_law_is_not_of_is_refused():
     planned = recipe_of(recipe(), Schedule((sized(1), sized(3)), (10, 10), (KINDS[0],)), "runs/planned")
     with pytest.raises(UserError, match="it: ends with 3x32, and the target is 12x32"):
         schedule_of(planned, question(), "it")
+    for change in ({"train_batch_size": 32}, {"optimizer": {"weight_decay": 0.5}}, {"schedule": {"name": "constant"}}):
+        with pytest.raises(UserError, match=r"it: a run of gpt2, .*, and the plan is of "):
+            schedule_of(recipe(**change), question(), "it")
     parts = recipe(stages=[{"name": "parts", "submodel_layers": 3, "steps": 10}])
-    with pytest.raises(UserError, match=r"it: stages\.parts: "):
+    with pytest.raises(UserError, match="it: its stage parts trains a part of the model"):
         schedule_of(parts, question(), "it")
+
+
+def test_a_recipe_that_leaves_the_operator_to_be_chosen_is_predicted_with_the_one_that_its_run_will_have():
+    base = recipe(
+        source={"model": recipe().source.model.model_dump(exclude_unset=True) | {"num_hidden_layers": 3}},
+        target={},
+        stages=[
+            {"name": "small", "steps": 100},
+            {"name": "grow", "grow": {"num_hidden_layers": 12}, "growth": {"optimizer_state": "grow"}},
+            {"name": "full", "steps": 100},
+        ],
+    )
+    (kind,) = schedule_of(base, question(), "it").kinds
+    assert kind.section["depth"] == "interleave"
+
+
+def test_what_is_saved_against_a_target_that_never_comes_to_the_loss_is_not_known():
+    law = true_law(*RECORD)
+    # By this law more tokens make nothing better.
+    values = [-1.0 if name == "b" else value for name, value in law.fitted.items()]
+    never = Forecast(question(), replace(law, values=np.array(values)), [training_of(one) for one in RECORD])
+    row = never.row(Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],)))
+    assert (row.saved, row.saved_counted) == (None, None)
+
+
+def test_a_state_does_not_grow_into_another_optimizer_s():
+    asked = question()
+    given = Given(asked.smaller[0], 1000 * STEP, 1, "muon")
+    assert {kind.section["optimizer_state"] for kind in kinds_of(RECORD, replace(asked, given=given))} == {"fresh"}
+    same = replace(given, optimizer=asked.optimizer)
+    assert kinds_of(RECORD, replace(asked, given=same)) == KINDS
 
 
 def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs():
@@ -156,7 +191,7 @@ def test_rules_of_thumb_stand_beside_with_what_they_claim_themselves():
     assert doubled.schedule.name == "6x32 (1,000) → 12x32 (1,000)" and doubled.claim == pytest.approx(half / 2)
     assert late.schedule.name == "1x32 (1,600) → 12x32 (400)"
     assert stacked.schedule.sizes[0].name == "3x32" and stacked.schedule.steps[1] == round(194 / 300 * 2000)
-    assert {kind.name for rule in (stacked, doubled, late) for kind in rule.schedule.kinds} == {"stack, state grown"}
+    assert {kind.name for rule in (stacked, doubled, late) for kind in rule.schedule.kinds} == {"stack, state fresh"}
 
 
 def test_pilots_cost_at_most_their_share_and_shorter_ones_than_tell_anything_are_refused():
@@ -251,7 +286,7 @@ def test_runs_of_another_text_are_no_ground_to_plan_on(asked, tmp_path):
 def test_a_source_grown_from_is_counted_and_not_counted():
     one = forecast()
     given = one.question.smaller[0]
-    asked_of = replace(one.question, given=Given(given, 1000 * STEP, 1000 * given.step_flops))
+    asked_of = replace(one.question, given=Given(given, 1000 * STEP, 1000 * given.step_flops, "adamw"))
     search = Search(Forecast(asked_of, one.law, one.known), KINDS[:1])
     best = search.grown()[0]
     assert best.schedule.whole_flops == best.schedule.flops + 1000 * given.step_flops
@@ -273,7 +308,8 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
         (size.sizes["num_hidden_layers"], count) for size, count in zip(row.schedule.sizes, row.schedule.steps, strict=True)
     ]
     ran = entry(steps, [("stack", "grow")] * (len(steps) - 1)) | {"loss": row.loss + 0.01}
-    (judged,) = against_plan(true_law(*RECORD), [ran], rows)
+    (judged,) = against_plan(true_law(*RECORD), [ran], predicted_by(rows, [ran]))
+    assert judged.interval == row.interval
     assert (judged.predicted, judged.saved_predicted) == (row.loss, row.saved)
     assert judged.saved < judged.saved_predicted - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
     scratch = sum(row.schedule.steps) * sized(12).step_flops
@@ -282,12 +318,21 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     last = ran["phases"][-1]["flops"] * 300 / 194
     assert judged.stacked == pytest.approx(1 - ran["flops"] / last)
     # The target from scratch never comes so low, whatever it would take.
-    (low,) = against_plan(true_law(*RECORD), [ran | {"loss": 0.1}], rows)
+    never = ran | {"loss": 0.1}
+    (low,) = against_plan(true_law(*RECORD), [never], predicted_by(rows, [never]))
     assert low.saved is None and low.points is None
-    assert "of 1 within 3 points" in "\n".join(page.in_markdown(judged_table("Runs", [judged, low], "A note.")))
-    table = "\n".join(page.in_markdown(judged_table("Runs", [judged], "A note.")))
-    assert "of 1 within 3 points" in table
+    table = "\n".join(page.in_markdown(judged_table("Runs", [judged, low], "A note.")))
+    assert f"{int(judged.points <= 3)} of 1 within 3 points" in table and "Of the 1 that stack" in table
+    missed = replace(
+        judged, saved_predicted=judged.saved + 0.5, interval=(judged.saved + 0.4, judged.saved + 0.6), stacked=None
+    )
+    table = "\n".join(page.in_markdown(judged_table("Runs", [missed], "A note.")))
+    assert "0 of 1 within 3 points. Off by 50.0 points" in table and "0 of 1 within their 90 % interval" in table
+    assert "that stack" not in table
+    # A plan of before says less of its setting.
+    older = [one | {"setting": one["setting"].split(", initializer_range")[0]} for one in rows]
+    assert predicted_by(older, [ran])
     with pytest.raises(UserError, match=r"--compare: .* is a run of .*muon.*, and the plan is of .*adamw"):
-        against_plan(true_law(*RECORD), [ran | {"optimizer": "muon"}], rows)
+        predicted_by(rows, [ran | {"optimizer": "muon"}])
     with pytest.raises(UserError, match="--compare: the plan predicts no run"):
-        against_plan(true_law(*RECORD), [ran | {"phases": ran["phases"][::-1]}], rows)
+        predicted_by(rows, [ran | {"phases": ran["phases"][::-1]}])

@@ -45,7 +45,7 @@ def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tm
 def test_the_phases_of_a_given_source_stand_before_those_of_the_run_grown_from_it(tmp_path):
     source = Made(tmp_path / "small", scratch=True, steps=40).write()
     (source / "model").mkdir()
-    config = scratch_config(Made(source).recipe.source.model, 61, 0, 32)
+    config = scratch_config(Made(source, scratch=True).recipe.source.model, 61, 0, 32)
     config.save_pretrained(source / "model")
     Made(tmp_path / "grown", given=str(source), changes={"stages": WHOLE, "target": {"num_hidden_layers": 7}}).write()
     add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"], print)
@@ -80,6 +80,11 @@ def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_w
         (lambda entry: entry | {"loss": None}, "record.jsonl: line 1: loss: "),
         (lambda entry: entry | {"growths": [1]}, "record.jsonl: line 1: growths"),
         (lambda entry: entry | {"phases": entry["phases"] * 2}, "whole has 2 phases and 0 growths"),
+        (lambda entry: entry | {"loss": -3.0}, "record.jsonl: line 1: loss: "),
+        (lambda entry: entry | {"flops": 1}, "whole: flops is not the sum of those of its phases"),
+        (lambda entry: entry | {"schedule": {"name": "wsd"}}, "record.jsonl: line 1: schedule.decay_ratio: "),
+        (lambda entry: entry | {"phases": [entry["phases"][0] | {"tokens": 0}]}, "record.jsonl: line 1: phases.0.tokens: "),
+        (lambda entry: grown_from(entry, num_hidden_layers=1000), "whole: a model is smaller than the one before it"),
     ],
 )
 def test_a_damaged_line_of_a_record_is_named(change, sentence, tmp_path):
@@ -88,6 +93,29 @@ def test_a_damaged_line_of_a_record_is_named(change, sentence, tmp_path):
     add_runs(record, [tmp_path / "whole"], print)
     record.write_text(json.dumps(change(json.loads(record.read_text()))) + "\n")
     with pytest.raises(UserError, match=re.escape(sentence)):
+        read_entries([record])
+
+
+def grown_from(entry: dict, **sizes: int) -> dict:
+    """The entry with another size before its own."""
+    growth = {"width": None, "depth": "stack", "optimizer_state": "grow", "schedule_anew": False, "options": {}}
+    phases = [entry["phases"][0] | sizes, entry["phases"][0]]
+    return entry | {"phases": phases, "growths": [growth], "flops": 2 * entry["flops"]}
+
+
+def test_a_last_line_without_its_end_counts_and_two_lines_of_one_run_that_differ_are_refused(tmp_path):
+    Made(tmp_path / "whole", scratch=True).write()
+    record = tmp_path / "record.jsonl"
+    add_runs(record, [tmp_path / "whole"], print)
+    line = record.read_text().rstrip("\n")
+    record.write_text(line)
+    assert len(read_entries([record])) == 1
+    # Nothing new leaves the file as it is.
+    add_runs(record, [tmp_path / "whole"], print)
+    assert record.read_text() == line
+    other = json.dumps(json.loads(line) | {"loss": 9.0})
+    record.write_text(f"{line}\n{other}\n")
+    with pytest.raises(UserError, match=r"another line with the id .* differs"):
         read_entries([record])
 
 

@@ -5,13 +5,15 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data_prep.errors import UserError
+from pipeline.commands import reproduce
 from pipeline.commands.reproduce import _with_their
 from pipeline.reproduction import ends_results
-from pipeline.reproduction.ends import end_of, known_end
+from pipeline.reproduction.ends import end_of, known_end, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import read_known, settings_of, write_known
 from pipeline.reproduction.suite import load_suite
@@ -109,3 +111,43 @@ def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path)
         read_known([tmp_path / "ends.jsonl"])
     with pytest.raises(UserError, match="--known"):
         read_known([tmp_path / "absent.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"loss": 2.0}, "another line says that scratch-1 ended otherwise"),
+        ({"name": "other", "text": "other"}, "scratch-1 and other were made with different texts"),
+        ({"name": "other", "flops": 0}, "other ended with no FLOPs"),
+        ({"name": "other", "loss": -1.0}, "other ended with no FLOPs, or with a loss of 0 or less"),
+    ],
+)
+def test_ends_that_contradict_each_other_or_cannot_be_are_refused(tmp_path, second, says):
+    end = known_end(scratch(tmp_path, 1, 4.0))
+    path = tmp_path / "ends.jsonl"
+    # The last line has no end, and counts.
+    path.write_text(json.dumps(end) + "\n" + json.dumps(end | second))
+    with pytest.raises(UserError, match=says):
+        read_known([path])
+
+
+def test_what_is_known_of_others_stays_in_the_file(tmp_path, no_pages):
+    task = scratch(tmp_path, 1, 4.0)
+    other = known_end(task) | {"name": "other"}
+    write_ended(tmp_path, [task], {"other": other, task.name: other})
+    assert list(read_known([tmp_path / "ends.jsonl"])) == [task.name, "other"]
+
+
+def test_ends_of_another_suite_or_text_are_refused_before_anything_is_run(tmp_path, capsys, monkeypatch):
+    end = known_end(scratch(tmp_path, 1, 4.0))
+    trial = scratch(tmp_path, 501, 4.0)
+    with pytest.raises(UserError, match="none of the 1 runs there is a trial of this suite"):
+        reproduce._check_known({end["name"]: end}, [trial])
+    known = replace(trial, known=end)
+    monkeypatch.setattr(reproduce, "prepared_text", lambda *_: None)
+    reproduce._check_known({end["name"]: end}, [known, trial])
+    assert "--known: 1 of 2 trials, and 0 other runs" in capsys.readouterr().out
+    prepared = SimpleNamespace(manifest=SimpleNamespace(fingerprint="another"))
+    monkeypatch.setattr(reproduce, "prepared_text", lambda *_: prepared)
+    with pytest.raises(UserError, match="and here it is another"):
+        reproduce._check_known({end["name"]: end}, [known])
