@@ -190,7 +190,8 @@ def _schedule(
                 f"is trained for {left:.3g} of it; make it at most that, or {SECTION}.shares smaller"
             )
         if "name" not in given:
-            reasons.append("schedule: wsd over the whole run, since each growth then comes at the full rate, before the decay")
+            whole = " over the whole run, since each growth then comes at the full rate, before the decay"
+            reasons.append("schedule: wsd" + whole * (schedule["span"] == "run"))
     if "warmup_steps" not in given and schedule["name"] != "inverse_sqrt":
         schedule["warmup_steps"] = _warmup(content, section)
     return schedule, reasons
@@ -225,7 +226,7 @@ def _growths(
     reasons = [f"growth.optimizer_state: grow, since the run goes on at the full rate{copied}"]
     if "stack" in depths:
         reasons.append(
-            "growth.depth: stack, which is not exact: the loss jumps, and ends no higher than with copies that add nothing"
+            "growth.depth: stack, which is not exact: the loss jumps, and ends about as low as with copies that add nothing"
         )
     if "list" in depths:
         reasons.append(
