@@ -64,7 +64,8 @@ def parse() -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="PLAN.json RUN",
-        help="hold finished runs against the plan.json that predicted them, by the savings that --record measures, and end",
+        help="hold finished runs, or those of a record, against the plan.json that predicted them, by the savings that "
+        "--record measures, and end",
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
     arguments = parser.parse_args()

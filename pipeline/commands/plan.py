@@ -83,9 +83,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     """Print finished runs beside what a plan predicted of them."""
-    rows = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
-    entries = [entry_of(run) for run in runs]
-    rows = predicted_by(rows, entries)
+    planned = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
+    entries, rows = [], []
+    for run in runs:
+        # Of a record's runs those that the plan is of; a run directory is of the plan, or is refused.
+        of_one = read_entries([run]) if run.is_file() else [entry_of(run)]
+        found = predicted_by(planned, of_one, others=run.is_file())
+        entries += [entry for entry, row in zip(of_one, found, strict=True) if row is not None]
+        rows += [row for row in found if row is not None]
+    if not entries:
+        raise UserError(f"--compare: the plan predicts none of the runs in {', '.join(map(str, runs))}")
     known = best_rates(read_entries(record))
     telling = {setting_of(entry) for entry in entries}
     measured = [(training_of(entry), entry["loss"]) for entry in _once(known, entries) if setting_of(entry) in telling]

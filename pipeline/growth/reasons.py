@@ -380,13 +380,13 @@ _STEPS = {
     "uneven": "the source's rows, or columns, are not equally often in {}, and Muon finds other singular vectors there",
     "longer": "steps of {} are longer or shorter than the source's, unless optimizer.width_rates is spectral",
     "scaled": (
-        "weights of {} are a multiple of the source's, and go on as those where their rate is that multiple of the source's "
-        "(growth.element_rates of adamw, or optimizer.width_rates)"
+        "weights of {} were multiplied by a factor; their steps match the source's only if their learning rate is multiplied "
+        "too (growth.element_rates of adamw, or optimizer.width_rates)"
     ),
     # No rate by width is of what sums no inputs.
     "scaled vectors": (
-        "values of {} are a multiple of the source's, and go on as those where their rate is that multiple of the source's "
-        "(growth.element_rates of adamw)"
+        "values of {} were multiplied by a factor; their steps match the source's only if their learning rate is multiplied "
+        "too (growth.element_rates of adamw)"
     ),
 }
 

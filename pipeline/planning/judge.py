@@ -65,10 +65,13 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged
     return found
 
 
-def predicted_by(rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry]) -> list[Mapping[str, Any]]:
+def predicted_by(
+    rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry], *, others: bool = False
+) -> list[Mapping[str, Any] | None]:
     """Return the row of a plan that predicted each run, by sizes, tokens and growths.
 
-    Raises UserError for a run of another setting (text, batch, optimizer, schedule), and for one that no row is of.
+    Raises UserError for a run of another setting (text, batch, optimizer, schedule), and for one that no row is of; where
+    `others` may be among them, these have None.
     """
     settings = {row["setting"] for row in rows}
     by_schedule = {_key(row["sizes"], row["tokens"], row["growths"]): row for row in rows}
@@ -76,7 +79,8 @@ def predicted_by(rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry])
     for entry in entries:
         setting = training_of(entry).setting
         # Plans of before have no hyperparameters in their settings.
-        if not any(setting == one or setting.startswith(f"{one}, ") for one in settings):
+        same = any(setting == one or setting.startswith(f"{one}, ") for one in settings)
+        if not same and not others:
             raise UserError(
                 f"--compare: {entry['name']} is a run of {setting}, and the plan is of {'; '.join(settings)}; make a plan with "
                 "the run's own recipe"
@@ -88,9 +92,9 @@ def predicted_by(rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry])
         ]
         sizes = [{key: phase[key] for key in SIZES} for phase in entry["phases"]]
         row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
-        if row is None:
+        if row is None and not others:
             raise UserError(f"--compare: the plan predicts no run of the sizes, tokens and growths of {entry['name']}")
-        found.append(row)
+        found.append(row if same else None)
     return found
 
 

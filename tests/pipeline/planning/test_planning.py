@@ -334,5 +334,7 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     assert predicted_by(older, [ran])
     with pytest.raises(UserError, match=r"--compare: .* is a run of .*muon.*, and the plan is of .*adamw"):
         predicted_by(rows, [ran | {"optimizer": "muon"}])
+    backwards = ran | {"phases": ran["phases"][::-1]}
+    assert predicted_by(rows, [ran | {"optimizer": "muon"}, backwards, ran], others=True)[:2] == [None, None]
     with pytest.raises(UserError, match="--compare: the plan predicts no run"):
-        predicted_by(rows, [ran | {"phases": ran["phases"][::-1]}])
+        predicted_by(rows, [backwards])
