@@ -181,7 +181,7 @@ def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tm
 
     def fixed_size(folder: Path, loss: float, horizon: float) -> Task:
         of = {"method": "longer", "title": "longer", "length": 1.0, "horizon": horizon}
-        return ended(folder, "longer", loss, of=of, steps=55, seed=1)
+        return ended(folder, f"longer-x{horizon:g}", loss, of=of, steps=55, seed=1)
 
     one = {"method": "one", "title": "one"}
     at_d = {
