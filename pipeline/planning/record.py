@@ -70,7 +70,7 @@ class GrowthEntry(TypedDict):
 
 @with_config(_ANY_OTHERS)
 class ScheduleEntry(TypedDict):
-    """As far as runs are told apart by it."""
+    """The keys of a schedule by which settings differ."""
 
     name: str
     decay_ratio: Annotated[float, Field(ge=0, le=1)]

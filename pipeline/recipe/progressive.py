@@ -216,7 +216,7 @@ def _growths(
     if section.growth is not None:
         if len(section.growth) != count:
             raise UserError(
-                f"{where}growth: {len(section.growth)} sections are listed, and the run grows {count} times; name one for each "
+                f"{where}growth: its length is {len(section.growth)}, and the run grows {count} times; name a section for each "
                 "size, which says how it grows into the next"
             )
         return [growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []

@@ -202,7 +202,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"steps": 2}, {}, "progressive.steps: 0.18 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
-        ({"growth": [{}]}, {}, "progressive.growth: 1 sections are listed, and the run grows 2 times"),
+        ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 2 times"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),
         ({}, {"source": {"path": "m"}}, "source: progressive is written out as it"),
