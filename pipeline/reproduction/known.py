@@ -55,7 +55,8 @@ def read_known(paths: Iterable[Path]) -> dict[str, KnownEnd]:
             name = one["name"]
             if found.setdefault(name, one) != one:
                 raise UserError(f"--known: {path}: another line says that {name} ended otherwise; remove one of them")
-            if not one["diverged"] and (not one["flops_at_last_size"] or one["flops"] == 0 or (one["loss"] or 1.0) <= 0):
+            no_loss = one["loss"] is not None and one["loss"] <= 0
+            if not one["diverged"] and (no_loss or one["flops"] == 0 or one["flops_at_last_size"] == 0):
                 raise UserError(f"--known: {path}: {name} ended with no FLOPs, or with a loss of 0 or less; remove that line")
     check_one_text(found.values(), "--known")
     return found

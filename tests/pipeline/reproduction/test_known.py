@@ -119,6 +119,8 @@ def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path)
         ({"loss": 2.0}, "another line says that scratch-1 ended otherwise"),
         ({"name": "other", "text": "other"}, "scratch-1 and other were made with different texts"),
         ({"name": "other", "flops": 0}, "other ended with no FLOPs"),
+        ({"name": "other", "loss": 0.0}, "other ended with no FLOPs, or with a loss of 0 or less"),
+        ({"name": "other", "flops_at_last_size": 0}, "other ended with no FLOPs"),
         ({"name": "other", "loss": -1.0}, "other ended with no FLOPs, or with a loss of 0 or less"),
     ],
 )
