@@ -86,8 +86,8 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     planned = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
     entries, rows = [], []
     for run in runs:
-        # Of a record's runs those that the plan is of; a run directory is of the plan, or is refused.
-        of_one = read_entries([run]) if run.is_file() else [entry_of(run)]
+        # Of a record's runs those that the plan is of, at their best rate; a run directory is of the plan, or is refused.
+        of_one = best_rates(read_entries([run])) if run.is_file() else [entry_of(run)]
         found = predicted_by(planned, of_one, others=run.is_file())
         entries += [entry for entry, row in zip(of_one, found, strict=True) if row is not None]
         rows += [row for row in found if row is not None]

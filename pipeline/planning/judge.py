@@ -99,11 +99,21 @@ def predicted_by(
 
 
 def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
-    """Return runs beside the rows of a plan that predicted them (`predicted_by`)."""
-    found = []
+    """Return the rows of a plan beside the runs that they predicted (`predicted_by`); of several with one schedule, which
+    differ in their seeds, beside the mean of their losses."""
+    of_row: dict[str, list[RunEntry]] = {}
+    by_schedule = {}
     for entry, row in zip(entries, rows, strict=True):
+        key = _key(row["sizes"], row["tokens"], row["growths"])
+        of_row.setdefault(key, []).append(entry)
+        by_schedule[key] = row
+    found = []
+    for key, runs in of_row.items():
+        row, (first, *others) = by_schedule[key], runs
+        name = f"{first['name']} and {len(others)} more" if others else first["name"]
+        mean = first | {"name": name, "loss": fmean(run["loss"] for run in runs)}
         low, high = row["interval"]
-        found.append(replace(_judged(law, entry, row["loss"], row["saved"]), interval=(low, high)))
+        found.append(replace(_judged(law, mean, row["loss"], row["saved"]), interval=(low, high)))
     return found
 
 

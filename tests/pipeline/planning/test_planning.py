@@ -317,6 +317,11 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     # By G_stack's claim scratch takes 300 tokens where its last size takes 194, and all that came before is paid for.
     last = ran["phases"][-1]["flops"] * 300 / 194
     assert judged.stacked == pytest.approx(1 - ran["flops"] / last)
+    # Seeds of one schedule are one prediction, held against their mean.
+    again = ran | {"name": "again", "run": "again", "seed": 2, "loss": ran["loss"] - 0.004}
+    (seeds,) = against_plan(true_law(*RECORD), [ran, again], predicted_by(rows, [ran, again]))
+    assert seeds.name == f"{ran['name']} and 1 more" and seeds.loss == pytest.approx(ran["loss"] - 0.002, abs=1e-12)
+    assert judged.saved < seeds.saved < judged.saved_predicted
     # The target from scratch never comes so low, whatever it would take.
     never = ran | {"loss": 0.1}
     (low,) = against_plan(true_law(*RECORD), [never], predicted_by(rows, [never]))
