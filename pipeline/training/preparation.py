@@ -1,6 +1,7 @@
 """All that a run needs before its first step: data, models, growth plans, stages. Whatever may be refused is refused here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -401,16 +402,17 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
             target = target_config(before, sizes, where, phase.growth)
             derived = derived_sizes(before, target, phase.target, phase.growth)
-            plan = plan_growth(
-                before,
-                target,
-                phase.growth,
-                recipe.seed,
-                derived=derived,
-                tokenizer=tokenizer,
-                where=where,
-                optimizer=recipe.optimizer.name,
-            )
+            with _named_by_stage(recipe, phase):
+                plan = plan_growth(
+                    before,
+                    target,
+                    phase.growth,
+                    recipe.seed,
+                    derived=derived,
+                    tokenizer=tokenizer,
+                    where=where,
+                    optimizer=recipe.optimizer.name,
+                )
             check_trained(plan.family, f"{where}model_type")
             if plan.takes_gates and plan.tokenizer is None:
                 plan = plan.measuring_gates()
@@ -428,6 +430,18 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             check_learns(graph, stage, new_tokens=new_tokens)
             named[stage.name] = stage
     return growths, named
+
+
+@contextmanager
+def _named_by_stage(recipe: Recipe, phase: Phase) -> Iterator[None]:
+    """Name keys of a stage's own growth section by their place, in what is raised within; all others as they are."""
+    try:
+        yield
+    except UserError as error:
+        key = str(error)
+        if phase.growth is recipe.growth or not key.startswith("growth."):
+            raise
+        raise UserError(f"stages.{phase.name}.{key}") from None
 
 
 def _check_final(recipe: Recipe, source: PretrainedConfig, grown: PretrainedConfig) -> None:

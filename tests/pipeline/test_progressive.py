@@ -234,6 +234,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(section, changes, words):
             {"sizes": [HALF]},
             "final_model.moe_interm",
         ),
+        (MODEL, {"growth": [{"depth": "list", "layers": [0]}], "shares": [0.5]}, "stages.grow-1.growth.layers: 1 layers are"),
         (OWN_HEADS, {"sizes": [{"head_dim": 24}]}, "head_dim: 32 is no multiple of the source's 24"),
     ],
 )

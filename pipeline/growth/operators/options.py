@@ -56,7 +56,7 @@ REPEAT_SCALE = Option(
     "repeat_scale",
     Annotated[float, Field(gt=0, allow_inf_nan=False)],
     1.0,
-    "depth: stack, list: what layers that repeat others, or average them, add to the residual stream is multiplied by it.",
+    "depth: stack, midas, list: what layers that repeat or average others add to the residual stream is multiplied by it.",
     "Repeated layers add {repeat_scale} times what they were trained to add, so that they change less of what passes.",
 )
 

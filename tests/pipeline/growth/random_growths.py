@@ -92,7 +92,7 @@ def draw(seed: int) -> Drawn:
         elif given.random() < 0.3 and layers > 1:
             one, other = given.sample(range(layers), 2)
             growth["layers"][given.randrange(target.get("num_hidden_layers", layers))] = {one: 0.25, other: 0.75}
-    if growth["depth"] in ("list", "stack") and given.random() < 0.3:
+    if growth["depth"] in ("list", "midas", "stack") and given.random() < 0.3:
         growth["repeat_scale"] = 0.5
     if growth["width"] == "zero_pad" and given.random() < 0.6:
         growth["scaled"] = True

@@ -273,6 +273,13 @@ def layer_plan(growth: GrowthConfig, source: int, target: int) -> list[tuple[int
     if growth.depth == "interleave":
         origins = [math.floor(layer * source / target) for layer in range(target)]
         return [(origin, layer > 0 and origins[layer - 1] == origin) for layer, origin in enumerate(origins)]
+    if growth.depth == "midas":  # Saunshi et al. 2024, of no more new layers than there are
+        blocks, size = [], target - source
+        while size and (len(blocks) + 1) * size <= source:
+            blocks.append([*range(len(blocks) * size, (len(blocks) + 1) * size)])
+        middle = math.ceil(len(blocks) / 2)
+        twice = [*blocks[:middle], *blocks[max(0, middle - 1) :], range(len(blocks) * size, source)]
+        return [(layer, False) for block in twice for layer in block]
     assert growth.depth == "list"
     return [(layer, False) for layer in growth.layers]
 

@@ -73,7 +73,14 @@ REFUSALS = {"sqrt count": "the norms of a post-LN model", "hypercloning": "repea
 
 DEPTH_RATIOS = {"x1": 4, "x2": 8, "x1.5": 6}
 # At x1, x2, x1.5 for norms before and after.
-DEPTH = {"stack": "Edd Edd", "random": "Edd Edd", "last_layer": "EEE Eaa", "interleave": "EEE Eaa", "list": "Edd Edd"}
+DEPTH = {
+    "stack": "Edd Edd",
+    "midas": "Edd Edd",
+    "random": "Edd Edd",
+    "last_layer": "EEE Eaa",
+    "interleave": "EEE Eaa",
+    "list": "Edd Edd",
+}
 LISTS = {4: [0, 1, 2, 3], 8: [0, 1, 2, 1, 2, 3, 3, 0], 6: [0, 1, 1, 2, 2, 3]}
 
 MODELS = [
