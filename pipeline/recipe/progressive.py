@@ -140,7 +140,7 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [
-            f"shares: {shares}, as single runs of a GPT-2 of 12 layers x 32 had it; {left:.2g} of the run is left for the model"
+            f"shares: {shares}, as runs of a GPT-2 of 12 layers x 32 had it; {left:.2g} of the run is left for the model"
         ]
     shares = section.shares
     if len(shares) != sizes:
@@ -224,13 +224,13 @@ def _growths(
     depths = {growth.get("depth") for growth in growths}
     copied = ", and copies of layers have their layers' moments" * bool(depths - {None})
     reasons = [f"growth.optimizer_state: grow, since the run goes on at the full rate{copied}"]
-    if "stack" in depths:
+    if "midas" in depths:
         reasons.append(
-            "growth.depth: stack, which is not exact: the loss jumps, and ends about as low as with copies that add nothing"
+            "growth.depth: midas, which is not exact: the loss jumps, and ended lower than with the other ways that were run"
         )
     if "list" in depths:
         reasons.append(
-            "growth.depth: list, as stack does, each layer from one of its own kind (window, positions, experts), which a "
+            "growth.depth: list, in which each layer comes from one of its own kind (window, positions, experts), which a "
             "growth keeps"
         )
     return growths, reasons

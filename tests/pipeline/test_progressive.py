@@ -73,15 +73,19 @@ def test_the_table_of_layer_kinds_is_what_the_classes_make_of_their_layers(famil
 @pytest.mark.parametrize(
     ("model", "sizes", "trained"),
     [
-        (MODEL, "auto", [(3, 64, 4, 4), (6, 64, 4, 4), (12, 64, 4, 4)]),
+        (MODEL, "auto", [(3, 64, 4, 4), (6, 64, 4, 4), (9, 64, 4, 4), (12, 64, 4, 4)]),
         (MODEL | {"num_hidden_layers": 2}, "auto", [(1, 64, 4, 4), (2, 64, 4, 4)]),
         (MODEL, [HALF, {"hidden_size": 48}], [(6, 32, 2, 2), (12, 48, 3, 3), (12, 64, 4, 4)]),
         (GQA, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (GQA | {"num_key_value_heads": 1}, [HALF], [(6, 32, 2, 1), (12, 64, 4, 1)]),
         (OWN_HEADS, [HALF], [(6, 32, 2, 1), (12, 64, 4, 2)]),
         (EXPERTS, [HALF | {"num_experts": 4}], [(6, 32, 2, 1), (12, 64, 4, 2)]),
-        (EXPERTS | {"mlp_only_layers": [0, 5]}, "auto", [(3, 64, 4, 2), (6, 64, 4, 2), (12, 64, 4, 2)]),
-        (MODEL | {"family": "gemma3_text", "num_hidden_layers": 26}, "auto", [(6, 64, 4, 4), (13, 64, 4, 4), (26, 64, 4, 4)]),
+        (EXPERTS | {"mlp_only_layers": [0, 5]}, "auto", [(3, 64, 4, 2), (6, 64, 4, 2), (9, 64, 4, 2), (12, 64, 4, 2)]),
+        (
+            MODEL | {"family": "gemma3_text", "num_hidden_layers": 26},
+            "auto",
+            [(6, 64, 4, 4), (13, 64, 4, 4), (19, 64, 4, 4), (26, 64, 4, 4)],
+        ),
     ],
 )
 def test_sizes_are_patches_of_the_model(model, sizes, trained, tmp_path):
@@ -89,16 +93,16 @@ def test_sizes_are_patches_of_the_model(model, sizes, trained, tmp_path):
     assert models(run) == trained and ends_as(run, model)
     for growth, (before, after) in zip(run.growths[1:], itertools.pairwise(trained), strict=True):
         assert growth.plan.growth.optimizer_state == "grow"
-        assert before[0] == after[0] or growth.plan.growth.depth in ("stack", "list")
+        assert before[0] == after[0] or growth.plan.growth.depth in ("midas", "list")
 
 
 @pytest.mark.parametrize(
     ("length", "expected"),
     [
-        ({"steps": 101}, [18, 18, 65]),
-        ({"steps": None, "tokens": 10_001}, [1800, 1800, 6401]),
-        ({"steps": None, "epochs": 2}, [0.36, 0.36, 1.28]),
-        ({"steps": None, "flops": 1e18, "shares": [0.1, 0.2]}, [1e17, 2e17, 7e17]),
+        ({"steps": 101}, [15, 15, 15, 56]),
+        ({"steps": None, "tokens": 10_001}, [1500, 1500, 1500, 5501]),
+        ({"steps": None, "epochs": 2}, [0.3, 0.3, 0.3, 1.1]),
+        ({"steps": None, "flops": 1e18, "shares": [0.1, 0.2, 0.1]}, [1e17, 2e17, 1e17, 6e17]),
     ],
 )
 def test_stages_have_their_shares_of_the_whole_length(length, expected):
@@ -131,28 +135,27 @@ def test_the_example_of_the_readme_is_a_recipe():
     (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "progressive:" in block]
     assert example.count("\n") <= 10
     recipe = read_recipe(yaml.safe_load(example), "README.md")
-    assert [stage.name for stage in recipe.stages] == ["size-1", "grow-1", "size-2", "grow-2", "target"]
+    assert [stage.name for stage in recipe.stages] == ["size-1", "grow-1", "size-2", "grow-2", "size-3", "grow-3", "target"]
 
 
 def test_dropout_is_that_of_the_model_in_every_size(tmp_path):
     run = planned(read_recipe(content(MODEL | {"dropout": 0.1}), "r"), tmp_path)
-    assert [growth.target.resid_pdrop for growth in run.growths] == [0.1] * 3
+    assert [growth.target.resid_pdrop for growth in run.growths] == [0.1] * 4
 
 
 def test_a_growth_of_ones_own_grows_the_optimizers_state_where_it_does_not_say_otherwise(tmp_path):
-    growth = [{"depth": "last_layer"}, {"depth": "random", "optimizer_state": "fresh"}]
+    growth = [{"depth": "last_layer"}, {"depth": "random", "optimizer_state": "fresh"}, {}]
     recipe = read_recipe(content(MODEL, growth=growth), "r")
     taken = [(one.plan.growth.depth, one.plan.growth.optimizer_state) for one in planned(recipe, tmp_path).growths[1:]]
-    assert taken == [("last_layer", "grow"), ("random", "fresh")]
+    assert taken == [("last_layer", "grow"), ("random", "fresh"), ("interleave", "grow")]
 
 
 def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
     path = RECIPES / "progressive.yaml"
     told = taken_by_auto(path, ["progressive.model.num_hidden_layers=12"])
     assert [line.split(":")[0] for line in told] == ["sizes", "shares", "growth.optimizer_state", "growth.depth", "schedule"]
-    assert told[0].startswith(
-        "sizes: [{num_hidden_layers: 3}, {num_hidden_layers: 6}], since each size learns for less compute"
-    )
+    sizes = ", ".join(f"{{num_hidden_layers: {depth}}}" for depth in (3, 6, 9))
+    assert told[0].startswith(f"sizes: [{sizes}], since each size learns for less compute")
     assert "not exact" in told[3]
     assert taken_by_auto(RECIPES / "quickstart.yaml", []) == []
     whole = {"sizes": [HALF], "shares": [0.5], "growth": [{}]}
@@ -194,15 +197,15 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"model": MODEL | {"num_hidden_layers": 1}}, {}, "progressive.sizes: auto takes models of fewer layers"),
         ({"model": MODEL | {"family": "gemma3_text", "num_hidden_layers": 6}}, {}, "has a layer of each kind"),
         ({"model": MODEL | {"num_attention_heads": 5}}, {}, "progressive.model: hidden_size 64 is no multiple"),
-        ({"shares": [0.5]}, {}, "progressive.shares: there are 1 for 2 sizes"),
-        ({"shares": [0.5, 0.5]}, {}, "progressive.shares: they sum to 1 and leave nothing"),
+        ({"shares": [0.5]}, {}, "progressive.shares: there are 1 for 3 sizes"),
+        ({"shares": [0.5, 0.25, 0.25]}, {}, "progressive.shares: they sum to 1 and leave nothing"),
         ({"shares": [0.5, 0]}, {}, "progressive.shares.1: "),
-        ({"shares": [0.6, 0.25]}, {}, "schedule.decay_ratio: the rate would fall over the last 0.2 of the run"),
-        ({"shares": [0.6, 0.2]}, {"schedule": {"decay_ratio": 0.3}}, "is trained for 0.2 of it"),
-        ({"steps": 2}, {}, "progressive.steps: 0.18 of 2 is less than one of the steps"),
+        ({"shares": [0.6, 0.15, 0.1]}, {}, "schedule.decay_ratio: the rate would fall over the last 0.2 of the run"),
+        ({"shares": [0.4, 0.2, 0.2]}, {"schedule": {"decay_ratio": 0.3}}, "is trained for 0.2 of it"),
+        ({"steps": 2}, {}, "progressive.steps: 0.15 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
-        ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 2 times"),
+        ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 3 times"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),
         ({}, {"source": {"path": "m"}}, "source: progressive is written out as it"),
