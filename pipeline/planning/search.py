@@ -14,7 +14,9 @@ from pipeline.planning.sizes import Size
 _LAST = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of the tokens that the target itself is trained on."""
 _FIRST = (0.25, 0.5, 0.75)
-"""Shares of the others that the first of two smaller sizes is trained on."""
+"""Shares of the others that the first of two smaller sizes is trained on; three share them equally."""
+_BETWEEN = 2
+"""Sizes between the first and the target, at most."""
 _AFTER = 0.05
 """The share of a run's tokens, at least, that lies between its last growth and the decay of the learning rate."""
 _HALVINGS = 20
@@ -59,8 +61,8 @@ class Search:
         target, given = self.question.target, self.question.given
         starts = [(first,) for first in self.question.smaller] if given is None else [(given.size,)]
         for start in starts:
-            between = [()] + [(size,) for size in self.question.smaller]
-            for middle in between:
+            between = (itertools.combinations(self.question.smaller, count) for count in range(_BETWEEN + 1))
+            for middle in itertools.chain.from_iterable(between):
                 sizes = (*start, *middle, target)
                 if not all(_grows(small, large) for small, large in itertools.pairwise(sizes)):
                     continue
@@ -80,13 +82,13 @@ class Search:
         for last in _LAST:
             if last < self.question.decay + _AFTER:
                 continue
-            if sizes == 2:
-                yield 1 - last, last
-            else:
+            if sizes == 3:
                 yield from (((1 - last) * first, (1 - last) * (1 - first), last) for first in _FIRST)
+            else:
+                yield (*_equal(sizes - 1, 1 - last), last)
         if self.question.given is not None:
             # Grown at once.
-            yield from [(0.0, 1.0)] if sizes == 2 else [(0.0, 1 - last, last) for last in (0.4, 0.6, 0.8)]
+            yield from [(0.0, 1.0)] if sizes == 2 else [(0.0, *_equal(sizes - 2, 1 - last), last) for last in (0.4, 0.6, 0.8)]
 
     def _reaching(self, sizes: tuple[Size, ...], shares: tuple[float, ...], kinds: tuple[Kind, ...]) -> Schedule | None:
         """The schedule of such shares that is just long enough to reach the goal; None where none is."""
@@ -112,6 +114,10 @@ class Search:
             return None
         steps = tuple(round(share * math.exp(high) / question.step_tokens) for share in shares)
         return Schedule(sizes, (steps[0], *(max(1, each) for each in steps[1:])), kinds, given)
+
+
+def _equal(count: int, whole: float) -> list[float]:
+    return [whole / count] * count
 
 
 def _grows(small: Size, large: Size) -> bool:

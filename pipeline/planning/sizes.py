@@ -65,7 +65,7 @@ def size_of(model: ModelConfig, recipe: Recipe, vocab_size: int) -> Size:
 def smaller_models(target: ModelConfig) -> Iterator[ModelConfig]:
     """Yield models that the target may grow from along one axis: of few layers, of a part of them, of a part of the width."""
     layers = target.num_hidden_layers
-    for depth in sorted({1, 2, 3, 4, layers // 4, layers // 2} - {0}):
+    for depth in sorted({1, 2, 3, 4, layers // 4, layers // 2, layers * 3 // 4} - {0}):
         if depth < layers:
             yield target.model_copy(update={"num_hidden_layers": depth})
     scaled = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")

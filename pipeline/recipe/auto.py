@@ -17,7 +17,7 @@ GROWS = {"optimizer_state": "grow"}
 
 
 def auto_sizes(layers: int, enough: int) -> list[int]:
-    """Return the depths of the smaller models where the recipe leaves them open: a quarter of the layers, a half, three quarters.
+    """Return the depths of the smaller models where the recipe leaves them open: one, two and three quarters of the layers.
 
     `enough` layers have one of each kind that the model has, of most models 1; none of the smaller ones has fewer.
     """

@@ -58,7 +58,9 @@ def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares
         assert row.loss == pytest.approx(search.forecast.goal, abs=2e-3)
         assert row.saved == pytest.approx(1 - row.schedule.flops / asked.scratch_flops, abs=0.02)
     costs = [row.schedule.flops for row in grown]
-    assert costs == sorted(costs)
+    # By what they save at their own losses, which whole steps leave apart by a few parts in ten thousand.
+    assert all(later >= 0.998 * before for before, later in itertools.pairwise(costs))
+    assert {len(row.schedule.sizes) for row in grown} == {2, 3, 4}
     # By hand: one layer for n steps, then twelve for m, in all the steps of a coarse grid.
     (best,) = [
         row
