@@ -218,7 +218,7 @@ class DryRun:
         legs = self.planned.timeline.legs
         width = max(len(leg.stage.name) for leg in legs) + 2
         yield (
-            f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>8}  {'batch':<18}{'activations':>12}{'model FLOPs':>13}"
+            f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>10}  {'batch':<18}{'activations':>12}{'model FLOPs':>13}"
             f"{'executed':>12}{'time':>12}  learning rate: first, highest, last step"
         )
         known = all(map(self.resolved, legs))
@@ -230,9 +230,9 @@ class DryRun:
             if self.resolved(leg):
                 windows = None if self.planned.windows is None else self.planned.windows(leg.stream)
                 epochs = "?" if windows is None else f"{steps * leg.batch_size / windows:.3g}"
-                line += [f"{steps:>10,}{steps * leg.tokens:>18,}{epochs:>8}"]
+                line += [f"{steps:>10,}{steps * leg.tokens:>18,}{epochs:>10}"]
             else:
-                line += [f"{'?':>10}{'?':>18}{leg.stage.epochs:>8g}"]
+                line += [f"{'?':>10}{'?':>18}{leg.stage.epochs:>10g}"]
             line += [f"  {batch:<18}{self._bytes(self.activations(leg)):>12}"]
             line += [f"{came.model_total:>13.3e}{came.executed_total:>12.3e}"]
             line += [f"{duration(self.seconds(came)) if self.resolved(leg) else 'each step':>12}"]
@@ -247,7 +247,7 @@ class DryRun:
             whole = sum(flops, StepFlops())
             tokens = sum((leg.end - leg.begin) * leg.tokens for leg in legs)
             yield (
-                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>8}  {'':<30}{whole.model_total:>13.3e}"
+                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>10}  {'':<30}{whole.model_total:>13.3e}"
                 f"{whole.executed_total:>12.3e}{duration(self.seconds(whole)):>12}"
             )
         yield ""
