@@ -209,7 +209,7 @@ def test_recipes_from_small_to_large_at_published_sizes(name, parameters, tokens
     assert sum(parameters_by_kind(run.planned.config(legs[-1].phase)).values()) == parameters
     # A stage ends with the step that reaches its tokens.
     assert 0 <= sum((leg.end - leg.begin) * leg.tokens for leg in legs) - tokens < 4 * legs[0].tokens
-    # By far most of a step's FLOPs are the layers', of which .15 of the tokens see a quarter, as many a half and three quarters.
+    # By far most of a step's FLOPs are the layers', of which .15 of the tokens see a quarter, as many a half, as many .75.
     share = sum(came.model_total for came in run.flops()) / run.scratch_flops()
     assert 0.55 + 0.15 / 4 + 0.15 / 2 + 0.15 * 3 / 4 < share < 0.85
     assert run.rates(legs[-1])[0] == run.recipe.optimizer.lr
