@@ -34,7 +34,7 @@ from pipeline.planning.record import RunEntry, add_runs, best_rates, entry_of, r
 from pipeline.planning.rules import rules
 from pipeline.planning.schedules import Kind, Question, kinds_of
 from pipeline.planning.search import Search
-from pipeline.recipe import Recipe
+from pipeline.recipe import AUTO, Recipe, read_ds_config
 from pipeline.report.output import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
@@ -115,6 +115,12 @@ def _say(line: str) -> None:
 
 def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, kinds: Sequence[Kind]) -> list[Task]:
     """Write the pilots' recipes, and run those that have not ended where that is asked; return them all."""
+    batch = read_ds_config(arguments.ds_config).get("train_batch_size", AUTO)
+    if batch not in (AUTO, recipe.train_batch_size):
+        raise UserError(
+            f"--ds_config: {arguments.ds_config} has train_batch_size {batch}, and the recipe {recipe.train_batch_size}; make "
+            'it "auto" there, or pilots are of another setting than the plan'
+        )
     directory = arguments.out / "pilots"
     tasks = []
     for pilot in pilots(question, arguments.pilot, kinds):

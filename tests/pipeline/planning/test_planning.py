@@ -279,6 +279,14 @@ def test_the_command_writes_the_plan_and_a_recipe_that_is_one(asked, tmp_path):
     assert status == 0 and f"recipe: {best['name']}" in out and f"| {best['loss']:.4f} |" in out, err
 
 
+def test_pilots_have_the_batch_of_the_plan(asked, tmp_path):
+    (tmp_path / "zero.json").write_text('{"train_batch_size": 8}', encoding="utf-8")
+    words = ["--ds_config", str(tmp_path / "zero.json"), "--out", str(tmp_path / "plan")]
+    status, _, err = asked("--tokens", str(2_000_000 * STEP), "--pilot", "2%", *words)
+    assert status == 2 and 'zero.json has train_batch_size 8, and the recipe 16; make it "auto"' in err
+    assert not (tmp_path / "plan").exists()
+
+
 def test_runs_of_another_text_are_no_ground_to_plan_on(asked, tmp_path):
     (tmp_path / "record.jsonl").write_text("".join(json.dumps(one) + "\n" for one in RECORD), encoding="utf-8")
     status, _, err = asked("--tokens", "1e6")
