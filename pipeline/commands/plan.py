@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -84,13 +85,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     """Print finished runs beside what a plan predicted of them."""
     planned = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
-    entries, rows = [], []
+    found: dict[str, tuple[RunEntry, Mapping[str, Any]]] = {}
     for run in runs:
-        # Of a record's runs those that the plan is of, at their best rate; a run directory is of the plan, or is refused.
-        of_one = best_rates(read_entries([run])) if run.is_file() else [entry_of(run)]
-        found = predicted_by(planned, of_one, others=run.is_file())
-        entries += [entry for entry, row in zip(of_one, found, strict=True) if row is not None]
-        rows += [row for row in found if row is not None]
+        # Of a record's runs those that the plan is of; a run directory is of the plan, or is refused.
+        of_one = read_entries([run]) if run.is_file() else [entry_of(run)]
+        by_row = zip(of_one, predicted_by(planned, of_one, others=run.is_file()), strict=True)
+        found |= {entry["run"]: (entry, row) for entry, row in by_row if row is not None}
+    entries, rows = ([pair[number] for pair in found.values()] for number in (0, 1))
     if not entries:
         raise UserError(f"--compare: the plan predicts none of the runs in {', '.join(map(str, runs))}")
     known = best_rates(read_entries(record))
@@ -119,7 +120,7 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
     if batch not in (AUTO, recipe.train_batch_size):
         raise UserError(
             f"--ds_config: {arguments.ds_config} has train_batch_size {batch}, and the recipe {recipe.train_batch_size}; make "
-            'it "auto" there, or pilots are of another setting than the plan'
+            'it "auto" there, so that pilots have the batch of the plan'
         )
     directory = arguments.out / "pilots"
     tasks = []

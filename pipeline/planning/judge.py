@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.report.parts import Grid
 from pipeline.planning.law import Law, fit, training_of
-from pipeline.planning.record import SIZES, RunEntry
+from pipeline.planning.record import SIZES, RunEntry, configuration
 from pipeline.planning.rules import STACKED_TOKENS
 from pipeline.report.markdown import whole_percent
 
@@ -99,19 +99,18 @@ def predicted_by(
 
 
 def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
-    """Return the rows of a plan beside the runs that they predicted (`predicted_by`); of several with one schedule, which
-    differ in their seeds, beside the mean of their losses."""
-    of_row: dict[str, list[RunEntry]] = {}
-    by_schedule = {}
+    """Return runs beside the rows of a plan that predicted them (`predicted_by`).
+
+    Runs that differ in their seeds alone stand in one row, with the mean of their losses.
+    """
+    by_seed: dict[tuple[str, float], list[tuple[RunEntry, Mapping[str, Any]]]] = {}
     for entry, row in zip(entries, rows, strict=True):
-        key = _key(row["sizes"], row["tokens"], row["growths"])
-        of_row.setdefault(key, []).append(entry)
-        by_schedule[key] = row
+        by_seed.setdefault((configuration(entry), entry["lr"]), []).append((entry, row))
     found = []
-    for key, runs in of_row.items():
-        row, (first, *others) = by_schedule[key], runs
-        name = f"{first['name']} and {len(others)} more" if others else first["name"]
-        mean = first | {"name": name, "loss": fmean(run["loss"] for run in runs)}
+    for pairs in by_seed.values():
+        entry, row = pairs[0]
+        others = f" and {len(pairs) - 1} with other seeds" if len(pairs) > 1 else ""
+        mean = entry | {"name": entry["name"] + others, "loss": fmean(one["loss"] for one, _ in pairs)}
         low, high = row["interval"]
         found.append(replace(_judged(law, mean, row["loss"], row["saved"]), interval=(low, high)))
     return found

@@ -260,12 +260,16 @@ def _check_entry(entry: RunEntry, where: str) -> None:
             raise UserError(f"{where}: a model is smaller than the one before it, or grown by nothing; correct the line")
 
 
+def configuration(entry: RunEntry) -> str:
+    """Return all that an entry says but for its run's name, id, seed, rate and loss, as JSON."""
+    return json.dumps({key: value for key, value in entry.items() if key not in _OF_ONE_RUN}, sort_keys=True)
+
+
 def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:
     """Return the entries without those that a sweep passed over: of runs that differ in rate and seed alone the best rate's."""
     by_configuration: dict[str, dict[float, list[RunEntry]]] = {}
     for entry in entries:
-        others = {key: value for key, value in entry.items() if key not in _OF_ONE_RUN}
-        by_configuration.setdefault(json.dumps(others, sort_keys=True), {}).setdefault(entry["lr"], []).append(entry)
+        by_configuration.setdefault(configuration(entry), {}).setdefault(entry["lr"], []).append(entry)
     best = [min(rates.values(), key=lambda runs: fmean(run["loss"] for run in runs)) for rates in by_configuration.values()]
     return [entry for runs in best for entry in runs]
 

@@ -6,6 +6,7 @@ repeat the middle block three times (MIDAS), with the optimizer's state, ended l
 a guess from there.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ GROWS = {"optimizer_state": "grow"}
 def auto_sizes(layers: int, enough: int) -> list[int]:
     """Return the depths of the smaller models where the recipe leaves them open: one, two and three quarters of the layers.
 
-    `enough` layers have one of each kind that the model has, of most models 1; none of the smaller ones has fewer.
+    Rounded up, so that no growth more than doubles. `enough` layers have one of each kind that the model has, of most models 1;
+    none of the smaller ones has fewer.
     """
-    return sorted({depth for quarters in (1, 2, 3) if (depth := max(enough, layers * quarters // 4)) < layers})
+    quarters = (max(enough, math.ceil(layers * count / 4)) for count in (1, 2, 3))
+    return sorted({depth for depth in quarters if depth < layers})
 
 
 def auto_shares(sizes: int) -> list[float]:
@@ -33,23 +36,30 @@ def auto_shares(sizes: int) -> list[float]:
 
 
 def auto_growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the growth section of a growth: `midas`, or a list by which each layer is made of one of its own kind.
+    """Return the growth section of a growth: `midas`, of the layers of each kind by themselves where there are several.
 
-    Copies of layers have their moments too.
+    Of several kinds it is a list, unless that comes to the same. Copies of layers have their moments too.
     """
     growth: dict[str, Any] = dict(GROWS)
     old, new = layer_kinds(small), layer_kinds(large)
     if len(new) == len(old):
         return growth
     growth |= {"new_moments": "copied"}
-    origins = DEPTH["midas"].origins(len(old), len(new), {"repeat_scale": 1.0})
-    of_kind = {kind: [layer for layer, each in enumerate(old) if each == kind] for kind in set(new)}
-    # A kind that the smaller model lacks is refused with the plan, which names the layer.
-    if all(old[origin.source] == kind for origin, kind in zip(origins, new, strict=True)) or not all(of_kind.values()):
+    if not set(new) <= set(old):
+        # Refused with the plan, which names the layer.
         return growth | {"depth": "midas"}
-    seen = dict.fromkeys(of_kind, 0)
-    layers = []
-    for kind in new:
-        layers.append(of_kind[kind][seen[kind] % len(of_kind[kind])])
-        seen[kind] += 1
+    layers = [0] * len(new)
+    for kind in set(new):
+        own, places = ([layer for layer, each in enumerate(kinds) if each == kind] for kinds in (old, new))
+        for place, origin in zip(places, _midas(len(own), len(places)), strict=True):
+            layers[place] = own[origin]
+    if layers == _midas(len(old), len(new)):
+        return growth | {"depth": "midas"}
     return growth | {"depth": "list", "layers": layers}
+
+
+def _midas(source: int, target: int) -> list[int]:
+    """The source layer of each target layer."""
+    operator = DEPTH["midas"]
+    origins = operator.origins(source, target, {option.name: option.default for option in operator.options})
+    return [origin.source for origin in origins]

@@ -400,9 +400,9 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             new = phase.target.tokenizer
             tokenizer = None if new is None else open_new_tokenizer(given, new)
             sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
-            target = target_config(before, sizes, where, phase.growth)
-            derived = derived_sizes(before, target, phase.target, phase.growth)
             with _named_by_stage(recipe, phase):
+                target = target_config(before, sizes, where, phase.growth)
+                derived = derived_sizes(before, target, phase.target, phase.growth)
                 plan = plan_growth(
                     before,
                     target,

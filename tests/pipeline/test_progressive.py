@@ -12,6 +12,7 @@ import yaml
 from data_prep.errors import UserError
 from pipeline.families import TRAINED, layer_kind, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig, Recipe, TrainStage, load_recipe, read_recipe, taken_by_auto
+from pipeline.recipe.auto import auto_growth, auto_sizes
 from pipeline.recipe.progressive import written_out
 from pipeline.recipe.smaller import layer_kinds
 from pipeline.training.preparation import Planned, foresee_run
@@ -84,7 +85,7 @@ def test_the_table_of_layer_kinds_is_what_the_classes_make_of_their_layers(famil
         (
             MODEL | {"family": "gemma3_text", "num_hidden_layers": 26},
             "auto",
-            [(6, 64, 4, 4), (13, 64, 4, 4), (19, 64, 4, 4), (26, 64, 4, 4)],
+            [(7, 64, 4, 4), (13, 64, 4, 4), (20, 64, 4, 4), (26, 64, 4, 4)],
         ),
     ],
 )
@@ -261,3 +262,28 @@ def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path):
     (line,) = said(content(MODEL, steps=None, flops=3e9, **sizes))
     assert line.startswith("warning: schedule.decay_ratio: the rate falls from step ")
     assert said(content(MODEL, **sizes)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "grown"),
+    [
+        ({"family": "gpt2"}, {(3, 6): None, (6, 9): None, (9, 12): None, (13, 26): None}),
+        # Every second layer has a window: 0 2 4 become 0 2 0 2 4, and 1 3 5 become 1 3 3 5.
+        ({"family": "gemma2"}, {(4, 6): None, (6, 9): [0, 1, 2, 3, 0, 3, 2, 5, 4]}),
+        # The first layer is the one without experts, and stays the only one.
+        ({"family": "qwen3_moe", "mlp_only_layers": [0]}, {(3, 6): [0, 1, 2, 2, 1, 2], (6, 9): [0, 1, 2, 3, 1, 2, 3, 4, 5]}),
+    ],
+)
+def test_the_middle_block_of_the_layers_of_each_kind_is_there_twice(model, grown):
+    for (before, after), layers in grown.items():
+        small, large = ({"num_hidden_layers": depth} | model for depth in (before, after))
+        growth = auto_growth(small, large)
+        assert growth["depth"] == ("midas" if layers is None else "list") and growth.get("layers") == layers
+        assert growth["optimizer_state"] == "grow" and growth["new_moments"] == "copied"
+
+
+@pytest.mark.parametrize("enough", [1, 6])
+def test_no_size_that_auto_takes_is_less_than_half_of_the_next(enough):
+    for layers in range(2 * enough, 100):
+        sizes = [*auto_sizes(layers, enough), layers]
+        assert all(small < large <= 2 * small for small, large in itertools.pairwise(sizes)) and sizes[0] >= enough

@@ -1,6 +1,7 @@
-"""The middle block again."""
+"""The middle block once more."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.growth.operators.base import DepthOperator, Origin
@@ -8,24 +9,28 @@ from pipeline.growth.operators.options import REPEAT_SCALE, scaled_repeats
 
 
 def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
-    """MIDAS: of n blocks, each of as many layers as are added, the one in place ceil(n / 2) again, right behind itself.
+    """Gradual stacking of the middle: of n blocks, each of as many layers as are added, block ceil(n / 2) is there twice.
 
-    Layers that fill no block are above the last one. Where more are added than there are the whole stack is the block, which
-    is repeated until there are enough.
+    Blocks are counted from the first layer on; layers that fill none stay on top. A growth to more than twice as many layers
+    doubles them first, so that the source's last layer is the target's too.
     """
-    added = target - source
-    block = max(1, min(added, source))
-    first = (source // block - 1) // 2 * block
-    behind = first + block
+    if target > 2 * source:
+        twice = _origins(source, 2 * source, options)
+        return [
+            replace(twice[layer.source], added=twice[layer.source].added or layer.added)
+            for layer in _origins(len(twice), target, options)
+        ]
+    block = target - source
+    first = (source // block - 1) // 2 * block if block else 0
     own = [Origin(layer) for layer in range(source)]
-    again = [Origin(first + i % block, added=True) for i in range(added)]
-    return scaled_repeats([*own[:behind], *again, *own[behind:]], options)
+    repeated = [replace(layer, added=True) for layer in own[first : first + block]]
+    return [*own[: first + block], *repeated, *own[first + block :]]
 
 
 OPERATOR = DepthOperator(
     name="midas",
-    summary="The middle block of layers, as many as are added, again right behind itself.",
-    citation="MIDAS (Saunshi et al. 2024), gradual stacking of the middle",
-    origins=_origins,
+    summary="The middle block of layers once more, above itself; it has as many layers as are added.",
+    citation="MIDAS (Saunshi et al. 2024, arXiv 2409.19044)",
+    origins=lambda source, target, options: scaled_repeats(_origins(source, target, options), options),
     options=(REPEAT_SCALE,),
 )

@@ -6,6 +6,7 @@ elements that the source does not determine. No code of the engine takes part bu
 (`initialized`, `keyed`), since only where they are put is in question.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -273,13 +274,14 @@ def layer_plan(growth: GrowthConfig, source: int, target: int) -> list[tuple[int
     if growth.depth == "interleave":
         origins = [math.floor(layer * source / target) for layer in range(target)]
         return [(origin, layer > 0 and origins[layer - 1] == origin) for layer, origin in enumerate(origins)]
-    if growth.depth == "midas":  # Saunshi et al. 2024, of no more new layers than there are
-        blocks, size = [], target - source
-        while size and (len(blocks) + 1) * size <= source:
-            blocks.append([*range(len(blocks) * size, (len(blocks) + 1) * size)])
-        middle = math.ceil(len(blocks) / 2)
-        twice = [*blocks[:middle], *blocks[max(0, middle - 1) :], range(len(blocks) * size, source)]
-        return [(layer, False) for block in twice for layer in block]
+    if growth.depth == "midas":  # Saunshi et al. 2024, doubling as often as that leaves fewer than the target's
+        layers = [*range(source)]
+        while len(layers) < target:
+            size = min(target - len(layers), len(layers))
+            blocks = [layers[start : start + size] for start in range(0, len(layers) - size + 1, size)]
+            middle = math.ceil(len(blocks) / 2)
+            layers = [*itertools.chain(*blocks[:middle]), *blocks[middle - 1], *layers[middle * size :]]
+        return [(layer, False) for layer in layers]
     assert growth.depth == "list"
     return [(layer, False) for layer in growth.layers]
 

@@ -240,11 +240,11 @@ def numbered(layers):
         # bert2BERT algorithm 1: k = 2 times the stack, then its top 8 - 2 x 3 layers.
         ({"depth": "stack"}, 8, [1, 2, 3, 1, 2, 3, 2, 3], [10, 20, 30, 10, 20, 30, 20, 30]),
         ({"depth": "stack"}, 4, [1, 2, 3, 3], [10, 20, 30, 30]),
-        # MIDAS: of n blocks the one in place ceil(n / 2) again; of one layer each, of two and one above, of three.
+        # MIDAS: block ceil(n / 2) of n is there twice: blocks of a layer; of two, one above; of three, and then of two.
         ({"depth": "midas"}, 4, [1, 2, 2, 3], [10, 20, 20, 30]),
         ({"depth": "midas"}, 5, [1, 2, 1, 2, 3], [10, 20, 10, 20, 30]),
         ({"depth": "midas"}, 6, [1, 2, 3, 1, 2, 3], [10, 20, 30, 10, 20, 30]),
-        ({"depth": "midas"}, 8, [1, 2, 3, 1, 2, 3, 1, 2], [10, 20, 30, 10, 20, 30, 10, 20]),
+        ({"depth": "midas"}, 8, [1, 2, 3, 1, 3, 1, 2, 3], [10, 20, 30, 10, 30, 10, 20, 30]),
         # NAI algorithm 1: the last layer again, its output layers zero.
         ({"depth": "last_layer"}, 5, [1, 2, 3, 3, 3], [10, 20, 30, 0, 0]),
         ({"depth": "interleave"}, 6, [1, 1, 2, 2, 3, 3], [10, 0, 20, 0, 30, 0]),

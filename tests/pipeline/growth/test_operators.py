@@ -1,6 +1,7 @@
 """What follows from an operator's file."""
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,13 @@ def test_no_family_is_named_outside_the_families_files():
             (path.name, node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in FAMILIES
         ]
     assert found == []
+
+
+def test_midas_keeps_the_sources_layers_in_order_with_the_first_and_the_last_in_their_places():
+    for source, target in itertools.product(range(1, 14), range(1, 40)):
+        if target < source:
+            continue
+        origins = DEPTH["midas"].origins(source, target, {"repeat_scale": 0.5})
+        assert len(origins) == target and (origins[0].source, origins[-1].source) == (0, source - 1)
+        assert [origin.source for origin in origins if not origin.added] == [*range(source)]
+        assert {origin.scale for origin in origins if origin.added} <= {0.5}

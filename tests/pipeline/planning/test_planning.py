@@ -58,7 +58,8 @@ def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares
         assert row.loss == pytest.approx(search.forecast.goal, abs=2e-3)
         assert row.saved == pytest.approx(1 - row.schedule.flops / asked.scratch_flops, abs=0.02)
     costs = [row.schedule.flops for row in grown]
-    # By what they save at their own losses, which whole steps leave apart by a few parts in ten thousand.
+    # Sorted by what they save at their own losses, which whole steps leave apart by a few parts in ten thousand.
+    assert [row.interval[0] for row in grown] == sorted((row.interval[0] for row in grown), reverse=True)
     assert all(later >= 0.998 * before for before, later in itertools.pairwise(costs))
     assert {len(row.schedule.sizes) for row in grown} == {2, 3, 4}
     # By hand: one layer for n steps, then twelve for m, in all the steps of a coarse grid.
@@ -330,8 +331,11 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     # Seeds of one schedule are one prediction, held against their mean.
     again = ran | {"name": "again", "run": "again", "seed": 2, "loss": ran["loss"] - 0.004}
     (seeds,) = against_plan(true_law(*RECORD), [ran, again], predicted_by(rows, [ran, again]))
-    assert seeds.name == f"{ran['name']} and 1 more" and seeds.loss == pytest.approx(ran["loss"] - 0.002, abs=1e-12)
+    assert seeds.name == f"{ran['name']} and 1 with other seeds" and seeds.loss == pytest.approx(ran["loss"] - 0.002, abs=1e-12)
     assert judged.saved < seeds.saved < judged.saved_predicted
+    # Another rate is another run.
+    faster = again | {"lr": 2 * ran["lr"]}
+    assert len(against_plan(true_law(*RECORD), [ran, faster], predicted_by(rows, [ran, faster]))) == 2
     # The target from scratch never comes so low, whatever it would take.
     never = ran | {"loss": 0.1}
     (low,) = against_plan(true_law(*RECORD), [never], predicted_by(rows, [never]))
