@@ -181,12 +181,12 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
     assert run.scratch_flops() == alone.model_total
     page = run.render()
     share = each[0] / whole
-    assert re.search(rf"size-1  1 layer x 256 +1,871,616  everything +{share:.1%}\n", page)
+    assert re.search(rf"size-1  2 layers x 256 +2,661,376  everything +{share:.1%}\n", page)
     assert f"this run comes to {whole / alone.model_total:.1%} of scratch's" in page
     assert "largest   stage target: " in page
     # Its first model is not grown: it has its size from the first step on.
     first, second, *_ = page.split("\n\n")
-    assert first.startswith("model: gpt2, 1 layer x 256") and "starts      from random weights" in first
+    assert first.startswith("model: gpt2, 2 layers x 256") and "starts      from random weights" in first
     assert "growth" not in first and second.startswith("grow-1: ") and "growth" in second
     assert "of scratch's" not in told("scratch", "flops.peak_tflops=1").render()
     submodels = told("quickstart", "flops.peak_tflops=1").render()
