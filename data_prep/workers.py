@@ -10,6 +10,9 @@ from typing import Protocol, TypeVar
 
 from data_prep.errors import UserError
 
+_LAUNCHER_READS_SECONDS = 0.5
+"""What a rank leaves the launcher to pass on its last words."""
+
 _POLL_SECONDS = 0.01
 _LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
 
@@ -67,6 +70,8 @@ class MPIRanks:
 
     def abort(self, status: int) -> None:
         """End every rank, and the run with `status`."""
+        # The launcher ends all that it started as soon as it hears of it, its own reading of what they wrote included.
+        time.sleep(_LAUNCHER_READS_SECONDS)
         self._world.Abort(status)
 
 

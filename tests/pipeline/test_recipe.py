@@ -30,9 +30,11 @@ def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
 
 
 def test_shipped_recipes_name_the_operators_of_a_paper():
-    """What a paper's recipe grows by is written there, whatever the defaults are."""
+    """What a paper's recipe grows by is written there, whatever the defaults are; a progressive run's is `auto`'s choice."""
     for path in RECIPES:
         recipe = load_recipe(path, [])
+        if recipe.final_model is not None:
+            continue
         stages = [stage for stage in recipe.stages if isinstance(stage, GrowStage)]
         for target, growth in [
             (recipe.target, recipe.growth),
