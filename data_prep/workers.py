@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from data_prep.errors import UserError
 
 _LAUNCHER_READS_SECONDS = 0.5
-"""What a rank leaves the launcher to pass on its last words."""
+"""How long a rank waits before it ends all ranks, so that the launcher passes on what it has printed."""
 
 _POLL_SECONDS = 0.01
 _LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
@@ -70,7 +70,7 @@ class MPIRanks:
 
     def abort(self, status: int) -> None:
         """End every rank, and the run with `status`."""
-        # The launcher ends all that it started as soon as it hears of it, its own reading of what they wrote included.
+        # The launcher stops reading what ranks print as soon as one of them aborts.
         time.sleep(_LAUNCHER_READS_SECONDS)
         self._world.Abort(status)
 

@@ -156,7 +156,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
     assert [line.split(":")[0] for line in told] == ["sizes", "shares", "growth.optimizer_state", "growth.depth", "schedule"]
     sizes = ", ".join(f"{{num_hidden_layers: {depth}}}" for depth in (3, 6, 9))
     assert told[0].startswith(f"sizes: [{sizes}], since each size learns for less compute")
-    assert "the loss does not jump" in told[3]
+    assert "copies that add nothing at first" in told[3]
     assert taken_by_auto(RECIPES / "quickstart.yaml", []) == []
     whole = {"sizes": [HALF], "shares": [0.5], "growth": [{}]}
     assert written_out(content(MODEL, {"schedule": {"name": "constant", "warmup_steps": 1}}, **whole), "r")[1] == []
