@@ -261,8 +261,11 @@ def _check_entry(entry: RunEntry, where: str) -> None:
 
 
 def configuration(entry: RunEntry) -> str:
-    """Return all that an entry says but for its run's name, id, seed, rate and loss, as JSON."""
-    return json.dumps({key: value for key, value in entry.items() if key not in _OF_ONE_RUN}, sort_keys=True)
+    """Return what an entry says of any run but for its name, id, seed, rate and loss, as JSON.
+
+    What others add to it, as a suite the method's title, is no part of that.
+    """
+    return json.dumps({key: entry.get(key) for key in RunEntry.__annotations__ if key not in _OF_ONE_RUN}, sort_keys=True)
 
 
 def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:

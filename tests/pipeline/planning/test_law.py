@@ -134,5 +134,7 @@ def test_too_few_runs_at_one_size_are_refused_with_what_to_run(kept, runs):
 def test_of_a_sweep_the_best_rate_is_kept_with_all_its_seeds():
     first = entry([(1, 500)], [])
     sweep = [first | {"run": f"{lr}-{seed}", "lr": lr, "seed": seed, "loss": lr + seed} for lr in (1, 2) for seed in (1, 2)]
+    # What a suite adds to its runs does not keep a trial apart from the final runs of its configuration.
+    sweep[2] |= {"trial": True, "title": "one"}
     other = entry([(3, 500)], []) | {"lr": 7}
     assert [one["run"] for one in best_rates([*sweep, other])] == ["1-1", "1-2", other["run"]]
