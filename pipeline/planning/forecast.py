@@ -106,6 +106,9 @@ class Forecast:
             limits.append(
                 ("times as many parameters in one growth", max(_ratios(training)), [r for one in grown for r in _ratios(one)])
             )
+            # Under another schedule a growth as late may be far from the decay of the rate, so its own runs tell.
+            late = [one for one in grown if one.setting == self.question.setting] or grown
+            limits.append(("of the tokens before the last growth", _before_last(training), list(map(_before_last, late))))
         for what, asked, seen in limits:
             most = max(seen, default=0)
             if asked > 1.05 * most:
@@ -129,6 +132,10 @@ class Forecast:
 
 def _ratios(training: Training) -> list[float]:
     return [large.parameters / small.parameters for small, large in itertools.pairwise(training.phases)]
+
+
+def _before_last(training: Training) -> float:
+    return 1 - training.phases[-1].tokens / training.tokens
 
 
 def _interval(fitted: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline.planning.forecast import Forecast, Row
 from pipeline.planning.law import Phase, Training
@@ -43,18 +42,16 @@ class Search:
         return sorted((self.forecast.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
 
     def grown(self) -> list[Row]:
-        """The cheapest schedule of each chain of sizes and each way to grow, that first which saves most at the least.
+        """The schedule of each chain of sizes and each way to grow that saves most at the least, the best of them first.
 
         By the lower end of the interval: of many guesses the best is by chance too good, and most where least is known.
         """
-        best: dict[Any, Schedule] = {}
+        best: list[Row] = []
         for sizes, kinds in self._chains():
-            for shares in self._shares(len(sizes)):
-                one = self._reaching(sizes, shares, kinds)
-                key = tuple(size.name for size in sizes), kinds
-                if one is not None and (key not in best or one.flops < best[key].flops):
-                    best[key] = one
-        return sorted(map(self.forecast.row, best.values()), key=lambda row: (-row.interval[0], row.schedule.flops))
+            reaching = (self._reaching(sizes, shares, kinds) for shares in self._shares(len(sizes)))
+            rows = [self.forecast.row(one) for one in reaching if one is not None]
+            best += sorted(rows, key=_by_the_least)[:1]
+        return sorted(best, key=_by_the_least)
 
     def _chains(self) -> Iterator[tuple[tuple[Size, ...], tuple[Kind, ...]]]:
         """Sizes that follow each other, and the kinds of the growths between them; one kind for each axis."""
@@ -114,6 +111,10 @@ class Search:
             return None
         steps = tuple(round(share * math.exp(high) / question.step_tokens) for share in shares)
         return Schedule(sizes, (steps[0], *(max(1, each) for each in steps[1:])), kinds, given)
+
+
+def _by_the_least(row: Row) -> tuple[float, int]:
+    return -row.interval[0], row.schedule.flops
 
 
 def _equal(count: int, whole: float) -> list[float]:

@@ -159,6 +159,22 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
     assert "times as many parameters in one growth" in told and "no run of this text grew" in told
 
 
+def test_a_growth_later_than_any_of_the_setting_s_runs_is_told_and_its_interval_is_wider():
+    early = [one for one in RECORD if len(one["phases"]) == 1 or "12x1500" in one["name"]]
+    runs = [(training_of(one), one["loss"]) for one in early]
+    law = uncertain(true_law(*RECORD), runs, count=8)
+    seen, unseen = (Forecast(question(), law, [training_of(one) for one in known]) for known in (RECORD, early))
+    late = Schedule((sized(1), sized(12)), (1500, 500), (KINDS[0],))
+    (told,) = unseen.row(late).beyond
+    assert told == "0.75 of the tokens before the last growth, where the runs had at most 0.4"
+    (below, above), (narrow, high) = unseen.row(late).interval, seen.row(late).interval
+    assert seen.row(late).beyond == () and above - below > 1.5 * (high - narrow)
+    # Of one chain of sizes too the schedule that saves most at the least is taken, though a later growth costs less by the law.
+    first = Search(replace(unseen, off=0.0), KINDS[:1]).grown()[0]
+    cheaper = Search(seen, KINDS[:1]).grown()[0]
+    assert first.interval[0] >= unseen.row(cheaper.schedule).interval[0]
+
+
 def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_predictions_were_off_by_and_stands_behind():
     runs = [(training_of(one), one["loss"]) for one in RECORD]
     law = uncertain(true_law(*RECORD), runs, count=8)
