@@ -13,8 +13,8 @@ from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, deviation, judged_table, left_out, predicted_by
-from pipeline.planning.law import check_enough, fit, setting_of, training_of, uncertain
+from pipeline.planning.judge import against_plan, judged_table, left_out, most_off, predicted_by
+from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain
 from pipeline.planning.page import (
     Answer,
     Plan,
@@ -65,6 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     # What a source was trained on is compared once the text is there.
     source = None if prepared is None and arguments.pilot is not None else arguments.source
     question = question_of(recipe, arguments.tokens, text, vocab_size, source)
+    if prepared is None and arguments.pilot is None:
+        raise UserError(
+            f"--recipe: its text has not been prepared in {recipe.data.output_dir}, so which runs of the record are of it is "
+            "not known; start the recipe by launch/pretrain.py, which prepares it (one step is enough), or plan pilots by "
+            "--pilot 2%"
+        )
     entries = best_rates(read_entries(arguments.record or [_OWN]))
     piloted: list[RunEntry] = []
     if arguments.pilot is not None:
@@ -152,13 +158,15 @@ def _answer(
             "source of another optimizer: with `optimizer_state: fresh`), so nothing is known of growth; add some, or plan "
             "pilots by --pilot 2%"
         )
-    _say(f"fitting the law on {len(runs)} runs, which takes a minute or less")
+    schedules = {_label(path): schedule_of(recipe, question, str(path)) for path, recipe in predicted.items()}
+    check_tokens(runs, question.setting, question.tokens)
+    _say(f"fitting the law on {len(runs)} runs, which takes a minute or two")
     fitted = fit(runs)
     law = uncertain(fitted, runs, _OTHERS)
     judged = left_out(law, entries, question.setting)
-    forecast = Forecast(question, law, [training for training, _ in runs], deviation(judged))
+    forecast = Forecast(question, law, [training for training, _ in runs], most_off(judged))
     search = Search(forecast, kinds)
-    asked = [forecast.row(schedule_of(recipe, question, str(path)), label=_label(path)) for path, recipe in predicted.items()]
+    asked = [forecast.row(schedule, label=label) for label, schedule in schedules.items()]
     return Answer(
         forecast,
         grown=search.grown(),

@@ -12,8 +12,6 @@ from pipeline.planning.schedules import Question, Schedule
 
 _OUTER = (5.0, 95.0)
 """Percentiles that an interval lies between."""
-_WITHIN = 1.645
-"""Standard deviations of a normal error between which it lies as often."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Forecast:
     known: Sequence[Training]
     """What the law was fitted on."""
     off: float = 0.0
-    """By how much savings of grown runs of the setting were wrong that the law had not seen, as a standard deviation."""
+    """By how much nine of ten predicted savings of the setting's grown runs were wrong at most that the law had not seen."""
     goal: float = field(init=False)
     """The loss of the target from scratch."""
     _noise: np.ndarray = field(init=False)
@@ -126,7 +124,9 @@ class Forecast:
             said.append("no run of this text grew: how growth goes on is taken from other runs")
             factor += 0.5
         elif self.off and self._grows_anew(training):
-            said.append(f"no run of this text grew in this way; such predictions were off by {100 * self.off:.0f} points")
+            said.append(
+                f"no run of this text grew in this way; one such prediction in ten was off by {100 * self.off:.0f} points"
+            )
         return tuple(dict.fromkeys(said)), factor
 
 
@@ -139,10 +139,10 @@ def _before_last(training: Training) -> float:
 
 
 def _interval(fitted: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:
-    """The interval of draws around the fit's value, `factor` times as wide, with an error of standard deviation `off`."""
+    """The interval of draws around the fit's value, `factor` times as wide, with an error of `off` in nine of ten."""
     if not drawn:
         return fitted, fitted
     low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])
     # Around the fit itself: drawn priors move their middle away from it.
-    below, above = (math.hypot(factor * side, _WITHIN * off) for side in (middle - low, high - middle))
+    below, above = (math.hypot(factor * side, off) for side in (middle - low, high - middle))
     return float(fitted - below), float(min(1.0, fitted + above))

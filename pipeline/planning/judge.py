@@ -3,18 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.report.parts import Grid
-from pipeline.planning.law import Law, fit, training_of
+from pipeline.planning.law import Law, Training, fit, training_of
 from pipeline.planning.record import SIZES, RunEntry, configuration
 from pipeline.planning.rules import STACKED_TOKENS
 from pipeline.report.markdown import whole_percent
 
-_OF_MEDIAN = 1.483
-"""A normal error's standard deviation, in units of the median of its size."""
+_MOST = 0.9
+"""The share of predictions that an interval is to hold."""
 
 _CLOSE = 3.0
 """Points of the compute saved."""
@@ -44,25 +46,31 @@ class Judged:
         return None if None in (self.saved_predicted, self.saved) else 100 * abs(self.saved_predicted - self.saved)
 
 
-def deviation(judged: Sequence[Judged]) -> float:
-    """Return by how much predicted savings were wrong, as a standard deviation, from the median; 0 where none is known.
-
-    From the median, since a way to grow that no other run has a part of may be off by any amount.
-    """
+def most_off(judged: Sequence[Judged]) -> float:
+    """Return by how much nine of ten predicted savings were wrong at most; 0 where none is known."""
     points = [one.points for one in judged if one.points is not None]
-    return _OF_MEDIAN * median(points) / 100 if points else 0.0
+    return float(np.quantile(points, _MOST)) / 100 if points else 0.0
 
 
 def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:
-    """Predict each grown run of a setting by a fit on all runs of another configuration."""
+    """Predict the grown runs of each configuration of a setting by a fit on all runs of others (`mean_of`)."""
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
-    found = []
+    alike: dict[Training, list[RunEntry]] = {}
     for entry, (training, _) in zip(entries, runs, strict=True):
         if training.growths and training.setting == setting:
-            other = fit([one for one in runs if one[0] != training], law)
-            predicted = other.loss(training)
-            found.append(_judged(law, entry, predicted, saved(other, entry, predicted)))
+            alike.setdefault(training, []).append(entry)
+    found = []
+    for training, group in alike.items():
+        other = fit([one for one in runs if one[0] != training], law)
+        predicted = other.loss(training)
+        found.append(_judged(law, mean_of(group), predicted, saved(other, group[0], predicted)))
     return found
+
+
+def mean_of(entries: Sequence[RunEntry]) -> RunEntry:
+    """Return runs that differ in their seeds alone as one, with the mean of their losses."""
+    others = f" and {len(entries) - 1} with other seeds" if len(entries) > 1 else ""
+    return entries[0] | {"name": entries[0]["name"] + others, "loss": fmean(entry["loss"] for entry in entries)}
 
 
 def predicted_by(
@@ -101,17 +109,16 @@ def predicted_by(
 def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
     """Return runs beside the rows of a plan that predicted them (`predicted_by`).
 
-    Runs that differ in their seeds alone stand in one row, with the mean of their losses.
+    Runs that differ in their seeds alone stand in one row (`mean_of`).
     """
     by_seed: dict[tuple[str, float], list[tuple[RunEntry, Mapping[str, Any]]]] = {}
     for entry, row in zip(entries, rows, strict=True):
         by_seed.setdefault((configuration(entry), entry["lr"]), []).append((entry, row))
     found = []
     for pairs in by_seed.values():
-        entry, row = pairs[0]
-        others = f" and {len(pairs) - 1} with other seeds" if len(pairs) > 1 else ""
-        mean = entry | {"name": entry["name"] + others, "loss": fmean(one["loss"] for one, _ in pairs)}
+        row = pairs[0][1]
         low, high = row["interval"]
+        mean = mean_of([entry for entry, _ in pairs])
         found.append(replace(_judged(law, mean, row["loss"], row["saved"]), interval=(low, high)))
     return found
 

@@ -205,6 +205,16 @@ def check_enough(runs: Sequence[tuple[Training, float]], setting: str) -> None:
         )
 
 
+def check_tokens(runs: Sequence[tuple[Training, float]], setting: str, tokens: int) -> None:
+    """Raise UserError where a plan is for far fewer tokens than any run of its setting had, of which the law knows nothing."""
+    fewest = min(training.tokens for training, _ in runs if training.setting == setting)
+    if tokens < fewest / 2:
+        raise UserError(
+            f"--tokens: {tokens:,} are less than half of the {fewest:,.0f} of the shortest run with the target's text, and the "
+            "law says nothing of so few; name more, or add shorter runs to the record"
+        )
+
+
 def _prior(name: str) -> tuple[float, float]:
     """Where a parameter lies before runs are looked at, and how far from there it may."""
     kind, _, of = name.partition(":")

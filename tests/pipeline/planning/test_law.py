@@ -112,8 +112,8 @@ def test_each_grown_run_is_predicted_without_its_own_configuration():
     # A run that the others contradict is seen to be far off: the fit that tells of it had neither of its two seeds.
     odd = entries[10] | {"loss": entries[10]["loss"] + 0.1}
     spoilt = [*entries[:10], odd, odd | {"run": "again", "seed": 2}, *entries[11:]]
-    wrong = [one for one in left_out(law, spoilt, setting_of(odd)) if one.name == odd["name"]]
-    assert len(wrong) == 2 and all(one.points > 10 for one in wrong)
+    (wrong,) = [one for one in left_out(law, spoilt, setting_of(odd)) if one.name == f"{odd['name']} and 1 with other seeds"]
+    assert wrong.points > 10
     # Measured by what scratch takes to the same loss, in the law's own curve.
     true = true_law(*entries)
     last = odd["phases"][-1]
