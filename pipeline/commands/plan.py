@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from pipeline.planning.page import (
 from pipeline.planning.pilots import pilot_recipe, pilots
 from pipeline.planning.question import of_target, question_of, vocabulary
 from pipeline.planning.recipes import recipe_of, schedule_of
-from pipeline.planning.record import RunEntry, add_runs, best_rates, entry_of, read_entries
+from pipeline.planning.record import RunEntry, add_runs, best_rates, configuration, entry_of, read_entries
 from pipeline.planning.rules import rules
 from pipeline.planning.schedules import Kind, Question, kinds_of
 from pipeline.planning.search import Search
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         piloted = [entry_of(task.run) for task in tasks]
         # Their text has been prepared by now, if it was not before.
         question = question_of(recipe, arguments.tokens, piloted[0]["text"], piloted[0]["vocab_size"], arguments.source)
-    answer = _answer(question, _once(entries, piloted), piloted, arguments.predicted)
+    answer = _answer(question, recipe.optimizer.lr, _once(entries, piloted), piloted, arguments.predicted)
     if arguments.out is None:
         print(to_markdown(answer), end="")
         return
@@ -143,7 +144,11 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
 
 
 def _answer(
-    question: Question, entries: Sequence[RunEntry], piloted: Sequence[RunEntry], predicted: Mapping[Path, Recipe]
+    question: Question,
+    rate: float,
+    entries: Sequence[RunEntry],
+    piloted: Sequence[RunEntry],
+    predicted: Mapping[Path, Recipe],
 ) -> Answer:
     """Fit the law, and look for schedules by it."""
     # Of settings in which nothing grew only the question's own says anything.
@@ -176,6 +181,8 @@ def _answer(
         judged=judged,
         runs=len(runs),
         pilot_flops=sum(entry["flops"] for entry in piloted),
+        rates=Counter({configuration(one): one["lr"] for one in entries if setting_of(one) == question.setting}.values()),
+        rate=rate,
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,10 @@ class Answer:
     """Of the record, and pilots."""
     pilot_flops: int
     """What pilots have cost."""
+    rates: Mapping[float, int]
+    """The peak learning rates with which the setting's configurations ended lowest, and how many did so with each."""
+    rate: float
+    """The recipe's own."""
 
     @property
     def best(self) -> Row | None:
@@ -169,7 +173,7 @@ def lead(answer: Answer) -> Iterator[str]:
         yield (
             f"Best of the schedules that were searched: {best.schedule.name}, by {how}: "
             f"{amount('flops', best.schedule.flops)}, {whole_percent(best.saved)} less "
-            f"({_span(best.interval)}){counted}."
+            f"({_span(best.interval)}){counted}." + "".join(f" It lies beyond the runs: {said}." for said in best.beyond)
         )
     law = forecast.law
     own = sum(one.setting == question.setting for one in forecast.known)
@@ -177,6 +181,10 @@ def lead(answer: Answer) -> Iterator[str]:
         f"Fitted on {answer.runs} runs, {own} of them of this setting ({question.setting}); single runs differ from the law by "
         f"{law.noise:.3f} nats. Intervals hold 90 % of what the fit leaves open for a single run, and are wider, and say so, "
         "where a schedule lies beyond the runs, or grows as none of this setting did."
+    )
+    by_rate = " and ".join(f"{rate:g} of {count}" for rate, count in sorted(answer.rates.items()))
+    yield (
+        f"Losses are those of each configuration's best peak learning rate, here {by_rate}; the recipe's is {answer.rate:g}."
     )
     if answer.pilot_flops:
         share = answer.pilot_flops / question.scratch_flops
@@ -229,7 +237,11 @@ def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool 
         )
     notes = [f"[{number}] beyond the runs: {said}." for number, said in enumerate(beyond, 1)]
     if claims or any(abs(row.loss - answer.forecast.goal) > 1e-3 for row in rows):
-        notes.insert(0, "Saved is against the compute that the target from scratch takes to the row's own predicted loss.")
+        notes.insert(
+            0,
+            "Saved is against what the target from scratch takes to the row's own predicted loss, which may be far "
+            "from the target's.",
+        )
     return Grid(title, head, cells, frozenset({1}), notes)
 
 

@@ -240,6 +240,8 @@ def answered(tokens: int, **more: object) -> Answer:
         "judged": [],
         "runs": 9,
         "pilot_flops": 0,
+        "rates": {0.002: 3, 0.001: 9},
+        "rate": 0.004,
     }
     return Answer(one, **parts | more)
 
@@ -248,6 +250,7 @@ def test_a_target_off_the_frontier_is_told_first():
     # On few tokens one layer alone is as good for less; on many it never gets there.
     few = page.to_markdown(answered(600 * STEP))
     assert re.search(r"\*\*The target is not worth training on .* tokens: \d+x32 alone, trained for [\d,]+ steps", few)
+    assert "best peak learning rate, here 0.001 of 9 and 0.002 of 3; the recipe's is 0.004." in few
     many = answered(400_000 * STEP)
     assert not many.fixed or many.fixed[0].schedule.flops > many.forecast.question.scratch_flops
     assert "is not worth training" not in page.to_markdown(many)
