@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -83,9 +84,12 @@ class Forecast:
         return tokens / self.question.step_tokens * self.question.target.step_flops
 
     def _grows_anew(self, training: Training) -> bool:
-        """Whether no run of the setting grew in this way, so that how it goes is put together from other ways."""
-        own = {traits for one in self.known if one.setting == self.question.setting for traits in one.growths}
-        return not own.issuperset(training.growths)
+        """Whether no run of the setting grew in this way, or as often, so that how it goes is put together from others."""
+        often: Counter[tuple[str, ...]] = Counter()
+        for one in self.known:
+            if one.setting == self.question.setting:
+                often |= Counter(one.growths)
+        return not Counter(training.growths) <= often
 
     def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
         """Say in what a training lies beyond what is known, and by what factor its interval is the wider for it."""
@@ -124,9 +128,8 @@ class Forecast:
             said.append("no run of this text grew: how growth goes on is taken from other runs")
             factor += 0.5
         elif self.off and self._grows_anew(training):
-            said.append(
-                f"no run of this text grew in this way; one such prediction in ten was off by {100 * self.off:.0f} points"
-            )
+            off = f"one such prediction in ten was off by {100 * self.off:.0f} points"
+            said.append(f"no run of this text grew in this way, or as often; {off}")
         return tuple(dict.fromkeys(said)), factor
 
 

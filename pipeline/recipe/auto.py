@@ -1,9 +1,8 @@
 """What `auto` comes to in a run from small to large: which sizes, for how long, and how each grows.
 
-From runs of one GPT-2 (12 layers x 32, Muon, 25 tokens for each parameter, one schedule over the run). Copies that add nothing
-at first, with the optimizer's state, ended as low as the active copies of MIDAS and lower than those of StackBERT, in the mean
-of three seeds, and the loss does not jump; with three smaller sizes they ended lower than with two, in the mean of two seeds
-(docs/results/progressive.md). To begin with a single layer cost more than it brought. Other sizes, horizons and optimizers are
+From runs of one GPT-2 (12 layers x 32, Muon, 25 tokens for each parameter, one schedule over the run). With three smaller sizes,
+copies that add nothing at first, and the optimizer's state grown, they ended lower than with all else that was tried, with each
+of three seeds, MIDAS and StackBERT among it, and the loss does not jump (docs/results/progressive.md). To begin with a single layer cost more than it brought. Other sizes, horizons and optimizers are
 a guess from there.
 """
 

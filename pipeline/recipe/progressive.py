@@ -52,8 +52,8 @@ class ProgressiveConfig(LengthConfig):
     """The smaller models, in the order in which they are trained; the model itself comes last."""
     shares: Annotated[list[Share] | None, _AUTO_IS_NONE] = None
     """The share of the run's length for which each of them is trained; what is left trains the model itself."""
-    growth: Annotated[list[_Growth] | None, _AUTO_IS_NONE] = None
-    """The growth section of each growth; what the optimizer keeps grows where they do not say otherwise."""
+    growth: Annotated[list[_Growth] | _Growth | None, _AUTO_IS_NONE] = None
+    """The growth section of each growth, or one of all; what the optimizer keeps grows where they do not say otherwise."""
 
     @model_validator(mode="after")
     def _has_length(self) -> "ProgressiveConfig":
@@ -117,6 +117,11 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
         return [size.model_dump(exclude_none=True) for size in section.sizes], []
     enough = max(kinds.index(kind) for kind in kinds) + 1
     depths = auto_sizes(len(kinds), enough)
+    if len(kinds) == 1:
+        raise UserError(
+            f"{where}sizes: auto takes models of fewer layers, and a model of one layer has none; name sizes, for instance "
+            "[{hidden_size: ...}]"
+        )
     if not depths:
         raise UserError(
             f"{where}sizes: auto takes models of fewer layers, and none of fewer than {len(kinds)} has a layer of each kind; "
@@ -213,11 +218,13 @@ def _growths(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The growth section of each growth, and why."""
     count = len(models) - 1
+    if isinstance(section.growth, GrowthConfig):
+        return [section.growth.model_dump(mode="json", exclude_unset=True)] * count, []
     if section.growth is not None:
         if len(section.growth) != count:
             raise UserError(
                 f"{where}growth: its length is {len(section.growth)}, and the run grows {count} times; name a section for each "
-                "size, which says how it grows into the next"
+                "size, which says how it grows into the next, or one for all, which is no list"
             )
         return [growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
     growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]
@@ -229,7 +236,7 @@ def _growths(
         )
     elif any(small["num_hidden_layers"] != large["num_hidden_layers"] for small, large in itertools.pairwise(models)):
         reasons.append(
-            "growth.depth: auto, copies that add nothing at first, which is exact but in post-LN models; runs of a GPT-2 ended "
-            "as low as with copies that are active at once"
+            "growth.depth: auto, copies that add nothing at first, which is exact for all but post-LN models; runs of a GPT-2 "
+            "ended lower than with copies that are active at once"
         )
     return growths, reasons

@@ -188,6 +188,11 @@ def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_pred
     narrow, wide = certain.row(unseen), wary.row(unseen)
     assert wide.saved == narrow.saved and wide.interval[0] < narrow.interval[0] - 0.1
     assert any("one such prediction in ten was off by 20 points" in said for said in wide.beyond)
+    # Nor one that grew so more often than any run: those of the record that grew twice are stacks.
+    twice = Schedule((sized(1), sized(3), sized(12)), (1000, 500, 700), (KINDS[-1], KINDS[-1]))
+    every = Forecast(question(), law, [training for training, _ in runs], off=0.2)
+    assert not any("as often" in said for said in every.row(unseen).beyond)
+    assert any("as often" in said for said in every.row(twice).beyond)
     rows = Search(wary, KINDS).grown()
     assert [row.interval[0] for row in rows] == sorted((row.interval[0] for row in rows), reverse=True)
 
