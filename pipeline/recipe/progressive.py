@@ -40,6 +40,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 _AUTO_IS_NONE = BeforeValidator(lambda value: None if value == AUTO else value)
 
+_ONE_IS_OF_ALL = BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
+
 _Growth = Annotated[GrowthConfig, BeforeValidator(lambda value: GROWS | value if isinstance(value, dict) else value)]
 
 
@@ -52,8 +54,8 @@ class ProgressiveConfig(LengthConfig):
     """The smaller models, in the order in which they are trained; the model itself comes last."""
     shares: Annotated[list[Share] | None, _AUTO_IS_NONE] = None
     """The share of the run's length for which each of them is trained; what is left trains the model itself."""
-    growth: Annotated[list[_Growth] | _Growth | None, _AUTO_IS_NONE] = None
-    """The growth section of each growth, or one of all; what the optimizer keeps grows where they do not say otherwise."""
+    growth: Annotated[list[_Growth] | None, _ONE_IS_OF_ALL, _AUTO_IS_NONE] = None
+    """The growth section of each growth, or one for all; what the optimizer keeps grows where they do not say otherwise."""
 
     @model_validator(mode="after")
     def _has_length(self) -> "ProgressiveConfig":
@@ -218,15 +220,14 @@ def _growths(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The growth section of each growth, and why."""
     count = len(models) - 1
-    if isinstance(section.growth, GrowthConfig):
-        return [section.growth.model_dump(mode="json", exclude_unset=True)] * count, []
     if section.growth is not None:
-        if len(section.growth) != count:
+        given = section.growth * count if len(section.growth) == 1 else section.growth
+        if len(given) != count:
             raise UserError(
                 f"{where}growth: its length is {len(section.growth)}, and the run grows {count} times; name a section for each "
-                "size, which says how it grows into the next, or one for all, which is no list"
+                "size, which says how it grows into the next, or one for all"
             )
-        return [growth.model_dump(mode="json", exclude_unset=True) for growth in section.growth], []
+        return [growth.model_dump(mode="json", exclude_unset=True) for growth in given], []
     growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]
     reasons = ["growth.optimizer_state: grow, since the run goes on at the full rate"]
     if any("layers" in growth for growth in growths):

@@ -276,6 +276,8 @@ class Run:
                         prepared.watch,
                         certifying,
                     ).train()
+            else:
+                self._say(f"going on from step {position.step}")
             source, digest = self._opened(prepared, self._checkpoints.last, records), None
             if phase.number == 0:
                 self._export(source, self._directory.source_model, prepared, position, records)

@@ -37,5 +37,14 @@ def test_killed_behind_the_growth_it_ends_with_the_losses_of_a_run_that_was_not(
     interrupted.kill()
     resumed = launch(progressive).wait()
     assert resumed.status == 0, resumed.error
+    assert "going on from step 6" in resumed.output
     assert resumed.losses == alone.losses
     assert resumed.evaluations == alone.evaluations
+
+    longer = launch(progressive, "progressive.steps=20").wait()
+    assert longer.status == 2 and "lengthen the last stage of the run directory's recipe.yaml" in longer.error
+    written = interrupted.run_dir / "recipe.yaml"
+    content = yaml.safe_load(written.read_text())
+    content["stages"][-1]["steps"] += 2
+    written.write_text(yaml.safe_dump(content))
+    assert launch(written).wait().summary["steps"] == 12

@@ -143,6 +143,12 @@ def test_dropout_is_that_of_the_model_in_every_size(tmp_path):
     assert [growth.target.resid_pdrop for growth in run.growths] == [0.1] * 4
 
 
+@pytest.mark.parametrize("growth", [{"depth": "midas"}, [{"depth": "midas"}]])
+def test_one_growth_section_is_of_all_growths(growth):
+    stages = yaml.safe_load(read_recipe(content(MODEL, growth=growth), "r").to_yaml())["stages"]
+    assert [stage["growth"]["depth"] for stage in stages if "grow" in stage] == ["midas"] * 3
+
+
 def test_a_growth_of_ones_own_grows_the_optimizers_state_where_it_does_not_say_otherwise(tmp_path):
     growth = [{"depth": "last_layer"}, {"depth": "random", "optimizer_state": "fresh"}, {}]
     recipe = read_recipe(content(MODEL, growth=growth), "r")
@@ -205,7 +211,8 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"steps": 2}, {}, "progressive.steps: 0.15 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
-        ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 3 times"),
+        ({"growth": [{}, {}]}, {}, "progressive.growth: its length is 2, and the run grows 3 times"),
+        ({"growth": {"dept": "stack"}}, {}, "unknown key 'progressive.growth.0.dept'; did you mean 'depth'?"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),
         ({}, {"source": {"path": "m"}}, "source: progressive is written out as it"),
