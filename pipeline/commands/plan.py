@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +61,28 @@ def run(arguments: argparse.Namespace) -> None:
         return
     recipe = of_target(arguments.loaded, arguments.sizes)
     prepared = prepared_text(recipe, _say)
+    if prepared is None and arguments.pilot is None:
+        raise UserError(
+            f"--recipe: its text has not been prepared in {recipe.data.output_dir}, so which runs of the record are of it is "
+            "not known; prepare it by `python launch/pretrain.py --ds_config ds_configs/zero0.json --recipe "
+            f"{arguments.recipe} run_dir=runs/one_step stages.0.steps=1`, or plan pilots by --pilot 2%"
+        )
     text = "not prepared yet" if prepared is None else prepared.manifest.fingerprint
     vocab_size = vocabulary(recipe, None if prepared is None else prepared.manifest.vocab_size)
     # What a source was trained on is compared once the text is there.
     source = None if prepared is None and arguments.pilot is not None else arguments.source
     question = question_of(recipe, arguments.tokens, text, vocab_size, source)
-    if prepared is None and arguments.pilot is None:
-        raise UserError(
-            f"--recipe: its text has not been prepared in {recipe.data.output_dir}, so which runs of the record are of it is "
-            "not known; start the recipe by launch/pretrain.py, which prepares it (one step is enough), or plan pilots by "
-            "--pilot 2%"
-        )
-    entries = best_rates(read_entries(arguments.record or [_OWN]))
+    entries = read_entries(arguments.record or [_OWN])
     piloted: list[RunEntry] = []
     if arguments.pilot is not None:
-        tasks = _pilots(arguments, recipe, question, kinds_of(entries, question))
+        tasks = _pilots(arguments, recipe, question, kinds_of(best_rates(entries), question))
         if any(not task.ended for task in tasks):
             _say(f"{len(tasks)} pilots: {arguments.out / 'pilots'}; the same command with --run starts them, and plans by them")
             return
         piloted = [entry_of(task.run) for task in tasks]
         # Their text has been prepared by now, if it was not before.
         question = question_of(recipe, arguments.tokens, piloted[0]["text"], piloted[0]["vocab_size"], arguments.source)
-    answer = _answer(question, recipe.optimizer.lr, _once(entries, piloted), piloted, arguments.predicted)
+    answer = _answer(question, recipe.optimizer.lr, best_rates(_once(entries, piloted)), piloted, arguments.predicted)
     if arguments.out is None:
         print(to_markdown(answer), end="")
         return
@@ -95,7 +95,7 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     found: dict[str, tuple[RunEntry, Mapping[str, Any]]] = {}
     for run in runs:
         # Of a record's runs those that the plan is of; a run directory is of the plan, or is refused.
-        of_one = read_entries([run]) if run.is_file() else [entry_of(run)]
+        of_one = best_rates(read_entries([run])) if run.is_file() else [entry_of(run)]
         by_row = zip(of_one, predicted_by(planned, of_one, others=run.is_file()), strict=True)
         found |= {entry["run"]: (entry, row) for entry, row in by_row if row is not None}
     entries, rows = ([pair[number] for pair in found.values()] for number in (0, 1))
@@ -163,15 +163,16 @@ def _answer(
             "source of another optimizer: with `optimizer_state: fresh`), so nothing is known of growth; add some, or plan "
             "pilots by --pilot 2%"
         )
-    schedules = {_label(path): schedule_of(recipe, question, str(path)) for path, recipe in predicted.items()}
+    schedules = [(path, schedule_of(recipe, question, str(path))) for path, recipe in predicted.items()]
     check_tokens(runs, question.setting, question.tokens)
     _say(f"fitting the law on {len(runs)} runs, which takes a minute or two")
     fitted = fit(runs)
     law = uncertain(fitted, runs, _OTHERS)
     judged = left_out(law, entries, question.setting)
-    forecast = Forecast(question, law, [training for training, _ in runs], most_off(judged))
+    off = most_off(left_out(law, entries, question.setting, ways=True))
+    forecast = Forecast(question, law, [training for training, _ in runs], off)
     search = Search(forecast, kinds)
-    asked = [forecast.row(schedule, label=label) for label, schedule in schedules.items()]
+    asked = [forecast.row(schedule, label=_label(path, predicted)) for path, schedule in schedules]
     return Answer(
         forecast,
         grown=search.grown(),
@@ -186,9 +187,10 @@ def _answer(
     )
 
 
-def _label(recipe: Path) -> str:
-    """A recipe's name; of one that is called as all plans' recipes are, its folder's too."""
-    return f"{recipe.resolve().parent.name}/{recipe.stem}" if recipe.name == _RECIPE else recipe.stem
+def _label(recipe: Path, others: Iterable[Path]) -> str:
+    """A recipe's name; of one that is called as another is, or as all plans' recipes are, its folder's too."""
+    alike = recipe.name == _RECIPE or sum(other.stem == recipe.stem for other in others) > 1
+    return f"{recipe.resolve().parent.name}/{recipe.stem}" if alike else recipe.stem
 
 
 def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None) -> None:

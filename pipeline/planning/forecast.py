@@ -11,8 +11,11 @@ import numpy as np
 from pipeline.planning.law import Law, Parameters, Training
 from pipeline.planning.schedules import Question, Schedule
 
-_OUTER = (5.0, 95.0)
-"""Percentiles that an interval lies between."""
+HELD = 0.9
+"""The share of outcomes that an interval is to hold."""
+
+_OUTER = (50 * (1 - HELD), 50 * (1 + HELD))
+"""Percentiles that it lies between."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,8 @@ class Forecast:
 
     def _grows_anew(self, training: Training) -> bool:
         """Whether no run of the setting grew in this way, or as often, so that how it goes is put together from others."""
-        often: Counter[tuple[str, ...]] = Counter()
-        for one in self.known:
-            if one.setting == self.question.setting:
-                often |= Counter(one.growths)
-        return not Counter(training.growths) <= often
+        own = [Counter(one.growths) for one in self.known if one.setting == self.question.setting]
+        return not any(Counter(training.growths) <= each for each in own)
 
     def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
         """Say in what a training lies beyond what is known, and by what factor its interval is the wider for it."""
@@ -108,16 +108,22 @@ class Forecast:
             limits.append(
                 ("times as many parameters in one growth", max(_ratios(training)), [r for one in grown for r in _ratios(one)])
             )
-            # Under another schedule a growth as late may be far from the decay of the rate, so its own runs tell.
-            late = [one for one in grown if one.setting == self.question.setting] or grown
-            limits.append(("of the tokens before the last growth", _before_last(training), list(map(_before_last, late))))
         for what, asked, seen in limits:
             most = max(seen, default=0)
             if asked > 1.05 * most:
                 said.append(f"{asked:.3g} {what}, where the runs had at most {most:.3g}")
                 factor += math.log2(asked / most) if most else 1.0
+        # Under another schedule a growth as late may be far from the decay of the rate, so its own runs tell.
+        late = [one for one in grown if one.setting == self.question.setting] or grown
+        after = _after_the_last(training)
+        least = min((share for share in map(_after_the_last, late) if share is not None), default=None)
+        if None not in (after, least) and after < least / 1.05:
+            said.append(f"{after:.0%} of the tokens after the last growth, where the runs had at least {least:.0%}")
+            factor += math.log2(least / after)
         if training.growths and training.phases[0].tokens < self.least:
-            said.append(f"grown after {training.phases[0].tokens:.3g} tokens, less than half of the shortest run")
+            said.append(
+                f"{training.phases[0].tokens:.3g} tokens before the first growth, less than half of any run's first size"
+            )
             factor += 1.0
         for traits in training.growths:
             for trait in traits:
@@ -127,9 +133,9 @@ class Forecast:
         if training.growths and not any(one.setting == self.question.setting for one in grown):
             said.append("no run of this text grew: how growth goes on is taken from other runs")
             factor += 0.5
-        elif self.off and self._grows_anew(training):
-            off = f"one such prediction in ten was off by {100 * self.off:.0f} points"
-            said.append(f"no run of this text grew in this way, or as often; {off}")
+        elif training.growths and self._grows_anew(training):
+            off = f", and nine in ten such predictions were off by at most {100 * self.off:.0f} points" if self.off else ""
+            said.append(f"no run of this text grew in this way, or as often{off}")
         return tuple(dict.fromkeys(said)), factor
 
 
@@ -137,12 +143,15 @@ def _ratios(training: Training) -> list[float]:
     return [large.parameters / small.parameters for small, large in itertools.pairwise(training.phases)]
 
 
-def _before_last(training: Training) -> float:
-    return 1 - training.phases[-1].tokens / training.tokens
+def _after_the_last(training: Training) -> float | None:
+    """The share of the tokens of the last schedule that lies behind its last growth; None where it has none."""
+    anew = [number for number, traits in enumerate(training.growths) if "schedule anew" in traits]
+    phases = training.phases[anew[-1] + 1 :] if anew else training.phases
+    return None if len(phases) == 1 else phases[-1].tokens / sum(phase.tokens for phase in phases)
 
 
 def _interval(fitted: float, drawn: Sequence[float], factor: float, off: float) -> tuple[float, float]:
-    """The interval of draws around the fit's value, `factor` times as wide, with an error of `off` in nine of ten."""
+    """The interval of draws around the fit's value, `factor` times as wide, with an error of at most `off` as often."""
     if not drawn:
         return fitted, fitted
     low, middle, high = np.percentile(drawn, [_OUTER[0], 50.0, _OUTER[1]])

@@ -10,13 +10,11 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.report.parts import Grid
+from pipeline.planning.forecast import HELD
 from pipeline.planning.law import Law, Training, fit, training_of
 from pipeline.planning.record import SIZES, RunEntry, configuration
 from pipeline.planning.rules import STACKED_TOKENS
 from pipeline.report.markdown import whole_percent
-
-_MOST = 0.9
-"""The share of predictions that an interval is to hold."""
 
 _CLOSE = 3.0
 """Points of the compute saved."""
@@ -47,23 +45,37 @@ class Judged:
 
 
 def most_off(judged: Sequence[Judged]) -> float:
-    """Return by how much nine of ten predicted savings were wrong at most; 0 where none is known."""
-    points = [one.points for one in judged if one.points is not None]
-    return float(np.quantile(points, _MOST)) / 100 if points else 0.0
+    """Return by how much nine of ten predicted savings were wrong at most, all of fewer than ten; 0 where there are none.
+
+    One that is not known, since the target never comes to that loss, was wrong by as much as there is.
+    """
+    wrong = [1.0 if one.points is None else one.points / 100 for one in judged]
+    return float(np.quantile(wrong, HELD, method="higher")) if wrong else 0.0
 
 
-def left_out(law: Law, entries: Sequence[RunEntry], setting: str) -> list[Judged]:
-    """Predict the grown runs of each configuration of a setting by a fit on all runs of others (`mean_of`)."""
+def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool = False) -> list[Judged]:
+    """Predict the grown runs of each configuration of a setting by a fit on all runs of others (`mean_of`).
+
+    With `ways` by one on no run of the setting that grew in the same way, whatever its sizes and lengths.
+    """
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
-    alike: dict[Training, list[RunEntry]] = {}
+    alike: dict[str, list[tuple[RunEntry, Training]]] = {}
     for entry, (training, _) in zip(entries, runs, strict=True):
         if training.growths and training.setting == setting:
-            alike.setdefault(training, []).append(entry)
+            alike.setdefault(configuration(entry), []).append((entry, training))
+
+    def kept_apart(one: Training) -> Training | frozenset[tuple[str, ...]]:
+        return frozenset(one.growths) if ways else one
+
+    laws: dict[Training | frozenset[tuple[str, ...]], Law] = {}
     found = []
-    for training, group in alike.items():
-        other = fit([one for one in runs if one[0] != training], law)
-        predicted = other.loss(training)
-        found.append(_judged(law, mean_of(group), predicted, saved(other, group[0], predicted)))
+    for group in alike.values():
+        entry, training = group[0]
+        key = kept_apart(training)
+        if key not in laws:
+            laws[key] = fit([run for run in runs if run[0].setting != setting or kept_apart(run[0]) != key], law)
+        predicted = laws[key].loss(training)
+        found.append(_judged(law, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
     return found
 
 

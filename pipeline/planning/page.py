@@ -173,7 +173,8 @@ def lead(answer: Answer) -> Iterator[str]:
         yield (
             f"Best of the schedules that were searched: {best.schedule.name}, by {how}: "
             f"{amount('flops', best.schedule.flops)}, {whole_percent(best.saved)} less "
-            f"({_span(best.interval)}){counted}." + "".join(f" It lies beyond the runs: {said}." for said in best.beyond)
+            f"({_span(best.interval)}){counted}."
+            + (f" It lies beyond the runs: {'; '.join(best.beyond)}." if best.beyond else "")
         )
     law = forecast.law
     own = sum(one.setting == question.setting for one in forecast.known)
@@ -182,9 +183,11 @@ def lead(answer: Answer) -> Iterator[str]:
         f"{law.noise:.3f} nats. Intervals hold 90 % of what the fit leaves open for a single run, and are wider, and say so, "
         "where a schedule lies beyond the runs, or grows as none of this setting did."
     )
-    by_rate = " and ".join(f"{rate:g} of {count}" for rate, count in sorted(answer.rates.items()))
+    by_rate = ", ".join(f"{rate:g} ({count} configurations)" for rate, count in sorted(answer.rates.items()))
+    other = "" if answer.rate in answer.rates else ", which is none of these: a run at that rate may end higher"
     yield (
-        f"Losses are those of each configuration's best peak learning rate, here {by_rate}; the recipe's is {answer.rate:g}."
+        f"Losses are those of the peak learning rates that the runs had, of several the best: {by_rate}. The recipe's rate is "
+        f"{answer.rate:g}{other}."
     )
     if answer.pilot_flops:
         share = answer.pilot_flops / question.scratch_flops

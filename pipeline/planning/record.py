@@ -269,12 +269,23 @@ def configuration(entry: RunEntry) -> str:
 
 
 def best_rates(entries: Sequence[RunEntry]) -> list[RunEntry]:
-    """Return the entries without those that a sweep passed over: of runs that differ in rate and seed alone the best rate's."""
+    """Return the entries without those that a sweep passed over: of runs that differ in rate and seed alone the best rate's.
+
+    Rates are compared by the seeds that all of them have; where there is none, the one with most seeds is taken.
+    """
     by_configuration: dict[str, dict[float, list[RunEntry]]] = {}
     for entry in entries:
         by_configuration.setdefault(configuration(entry), {}).setdefault(entry["lr"], []).append(entry)
-    best = [min(rates.values(), key=lambda runs: fmean(run["loss"] for run in runs)) for rates in by_configuration.values()]
-    return [entry for runs in best for entry in runs]
+    return [entry for rates in by_configuration.values() for entry in _best(list(rates.values()))]
+
+
+def _best(rates: Sequence[list[RunEntry]]) -> list[RunEntry]:
+    seeds = [{run["seed"] for run in runs} for runs in rates]
+    shared = set.intersection(*seeds)
+    if not shared:
+        most = max(map(len, seeds))
+        rates, shared = [runs for runs, its in zip(rates, seeds, strict=True) if len(its) == most], set.union(*seeds)
+    return min(rates, key=lambda runs: fmean(run["loss"] for run in runs if run["seed"] in shared))
 
 
 def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> None:

@@ -42,16 +42,17 @@ class Search:
         return sorted((self.forecast.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
 
     def grown(self) -> list[Row]:
-        """The schedule of each chain of sizes and each way to grow that saves most at the least, the best of them first.
+        """The best schedule of each chain of sizes and each way to grow, the best of all first.
 
-        By the lower end of the interval: of many guesses the best is by chance too good, and most where least is known.
+        Best by the lower end of the interval: of many guesses the best is by chance too good, and most where least is known.
         """
         best: list[Row] = []
         for sizes, kinds in self._chains():
             reaching = (self._reaching(sizes, shares, kinds) for shares in self._shares(len(sizes)))
             rows = [self.forecast.row(one) for one in reaching if one is not None]
-            best += sorted(rows, key=_by_the_least)[:1]
-        return sorted(best, key=_by_the_least)
+            if rows:
+                best.append(min(rows, key=_order))
+        return sorted(best, key=_order)
 
     def _chains(self) -> Iterator[tuple[tuple[Size, ...], tuple[Kind, ...]]]:
         """Sizes that follow each other, and the kinds of the growths between them; one kind for each axis."""
@@ -113,7 +114,7 @@ class Search:
         return Schedule(sizes, (steps[0], *(max(1, each) for each in steps[1:])), kinds, given)
 
 
-def _by_the_least(row: Row) -> tuple[float, int]:
+def _order(row: Row) -> tuple[float, int]:
     return -row.interval[0], row.schedule.flops
 
 

@@ -1,9 +1,9 @@
 """What `auto` comes to in a run from small to large: which sizes, for how long, and how each grows.
 
-From runs of one GPT-2 (12 layers x 32, Muon, 25 tokens for each parameter, one schedule over the run). With three smaller
-sizes, copies that add nothing at first and the optimizer's state grown, they ended lower than with all else that was tried, in
-the mean of three seeds, than MIDAS and StackBERT with each, and the loss does not jump (docs/results/progressive.md). To begin
-with a single layer cost more than it brought. Other sizes, horizons and optimizers are a guess from there.
+From runs of one GPT-2 (12 layers x 32, Muon, 25 tokens for each parameter, one schedule over the run). In the mean of three
+seeds, copies that add nothing at first, in three smaller sizes and with the optimizer's state grown, ended lower than every
+other method, MIDAS and StackBERT among them, and the loss does not jump (docs/results/progressive.md). To begin with a single
+layer cost more than it brought. Other sizes, horizons and optimizers are a guess from there.
 """
 
 import math

@@ -89,7 +89,8 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
     models = [*(sized(model, patch, number, where) for number, patch in enumerate(patches)), model]
     for number, (small, large) in enumerate(itertools.pairwise(models)):
         check_order(small, large, number, where)
-    growths, chosen = _growths(section, models, where)
+    of_all = isinstance(content[SECTION].get("growth"), dict)
+    growths, chosen = _growths(section, models, where, of_all)
     shares, of_shares = _shares(section, len(patches), where)
     lengths = _lengths(section, shares, where)
     schedule, of_schedule = _schedule(content, section, shares, origin)
@@ -119,15 +120,12 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
         return [size.model_dump(exclude_none=True) for size in section.sizes], []
     enough = max(kinds.index(kind) for kind in kinds) + 1
     depths = auto_sizes(len(kinds), enough)
-    if len(kinds) == 1:
-        raise UserError(
-            f"{where}sizes: auto takes models of fewer layers, and a model of one layer has none; name sizes, for instance "
-            "[{hidden_size: ...}]"
-        )
     if not depths:
+        none = (
+            "one layer has no smaller depth" if len(kinds) == 1 else f"none of fewer than {len(kinds)} has a layer of each kind"
+        )
         raise UserError(
-            f"{where}sizes: auto takes models of fewer layers, and none of fewer than {len(kinds)} has a layer of each kind; "
-            "name sizes, for instance [{hidden_size: ...}]"
+            f"{where}sizes: auto takes models of fewer layers, and {none}; name sizes, for instance [{{hidden_size: ...}}]"
         )
     reason = "each size learns for less compute than the next one while the loss is high, and no growth is too large at once"
     if depths[0] == enough > 1:
@@ -216,16 +214,21 @@ def _warmup(content: Mapping[str, Any], section: ProgressiveConfig) -> int:
 
 
 def _growths(
-    section: ProgressiveConfig, models: Sequence[Mapping[str, Any]], where: str
+    section: ProgressiveConfig, models: Sequence[Mapping[str, Any]], where: str, of_all: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The growth section of each growth, and why."""
+    """The growth section of each growth, and why; `of_all` where the recipe has one for all of them."""
     count = len(models) - 1
     if section.growth is not None:
-        given = section.growth * count if len(section.growth) == 1 else section.growth
+        given = section.growth * count if of_all else section.growth
+        if of_all and count > 1 and given[0].layers is not None:
+            raise UserError(
+                f"{where}growth.layers: a list of layers is of one growth, and the run grows {count} times; name a section for "
+                "each size"
+            )
         if len(given) != count:
             raise UserError(
                 f"{where}growth: its length is {len(section.growth)}, and the run grows {count} times; name a section for each "
-                "size, which says how it grows into the next, or one for all"
+                "size, which says how it grows into the next, or one for all, which is no list"
             )
         return [growth.model_dump(mode="json", exclude_unset=True) for growth in given], []
     growths = [auto_growth(small, large) for small, large in itertools.pairwise(models)]

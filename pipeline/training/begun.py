@@ -119,8 +119,9 @@ class Begun:
                     continue
                 over = saved is not None and (saved.step > reached or saved.phase > phase.number)
                 if old[0] != new[0] or new[1] < old[1] or over:
-                    # Shares of a longer whole lengthen all stages.
-                    last = "" if recipe.final_model is None else "; lengthen the last stage of the run directory's recipe.yaml"
+                    # A longer whole, as of a run from small to large, lengthens all its stages.
+                    longer = over and old[0] == new[0] and new[1] > old[1]
+                    last = "; lengthen the last stage, in the run directory's recipe.yaml, and start that recipe" * longer
                     raise UserError(
                         f"{self.origin}: the stage {stage.name!r} had {old[1]:g} {old[0]} and now has {new[1]:g} {new[0]}; a "
                         f"stage may be lengthened while it is not over, and never shortened{last}"

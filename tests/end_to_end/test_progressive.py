@@ -42,7 +42,7 @@ def test_killed_behind_the_growth_it_ends_with_the_losses_of_a_run_that_was_not(
     assert resumed.evaluations == alone.evaluations
 
     longer = launch(progressive, "progressive.steps=20").wait()
-    assert longer.status == 2 and "lengthen the last stage of the run directory's recipe.yaml" in longer.error
+    assert longer.status == 2 and "lengthen the last stage, in the run directory's recipe.yaml" in longer.error
     written = interrupted.run_dir / "recipe.yaml"
     content = yaml.safe_load(written.read_text())
     content["stages"][-1]["steps"] += 2

@@ -143,9 +143,8 @@ def test_dropout_is_that_of_the_model_in_every_size(tmp_path):
     assert [growth.target.resid_pdrop for growth in run.growths] == [0.1] * 4
 
 
-@pytest.mark.parametrize("growth", [{"depth": "midas"}, [{"depth": "midas"}]])
-def test_one_growth_section_is_of_all_growths(growth):
-    stages = yaml.safe_load(read_recipe(content(MODEL, growth=growth), "r").to_yaml())["stages"]
+def test_one_growth_section_is_of_all_growths():
+    stages = yaml.safe_load(read_recipe(content(MODEL, growth={"depth": "midas"}), "r").to_yaml())["stages"]
     assert [stage["growth"]["depth"] for stage in stages if "grow" in stage] == ["midas"] * 3
 
 
@@ -200,7 +199,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"sizes": [{}]}, {}, "progressive.sizes.0: a size names what differs"),
         ({"sizes": []}, {}, "progressive.sizes: "),
         ({"sizes": "small"}, {}, "progressive.sizes: Input should be a valid list"),
-        ({"model": MODEL | {"num_hidden_layers": 1}}, {}, "progressive.sizes: auto takes models of fewer layers"),
+        ({"model": MODEL | {"num_hidden_layers": 1}}, {}, "fewer layers, and one layer has no smaller depth; name sizes"),
         ({"model": MODEL | {"family": "gemma3_text", "num_hidden_layers": 6}}, {}, "has a layer of each kind"),
         ({"model": MODEL | {"num_attention_heads": 5}}, {}, "progressive.model: hidden_size 64 is no multiple"),
         ({"shares": [0.5]}, {}, "progressive.shares: there are 1 for 3 sizes"),
@@ -211,7 +210,8 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"steps": 2}, {}, "progressive.steps: 0.15 of 2 is less than one of the steps"),
         ({"steps": None}, {}, "progressive: the length of the whole run is missing"),
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
-        ({"growth": [{}, {}]}, {}, "progressive.growth: its length is 2, and the run grows 3 times"),
+        ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 3 times"),
+        ({"growth": {"depth": "list", "layers": [0]}}, {}, "progressive.growth.layers: a list of layers is of one growth"),
         ({"growth": {"dept": "stack"}}, {}, "unknown key 'progressive.growth.0.dept'; did you mean 'depth'?"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),

@@ -114,6 +114,9 @@ def test_each_grown_run_is_predicted_without_its_own_configuration():
     spoilt = [*entries[:10], odd, odd | {"run": "again", "seed": 2}, *entries[11:]]
     (wrong,) = [one for one in left_out(law, spoilt, setting_of(odd)) if one.name == f"{odd['name']} and 1 with other seeds"]
     assert wrong.points > 10
+    # Without any run that grew in that way, whatever its sizes: less is known.
+    (unseen,) = [one for one in left_out(law, entries, setting_of(odd), ways=True) if one.name == odd["name"]]
+    assert unseen.predicted != next(one for one in judged if one.name == odd["name"]).predicted
     # Measured by what scratch takes to the same loss, in the law's own curve.
     true = true_law(*entries)
     last = odd["phases"][-1]
@@ -138,3 +141,8 @@ def test_of_a_sweep_the_best_rate_is_kept_with_all_its_seeds():
     sweep[2] |= {"trial": True, "title": "one"}
     other = entry([(3, 500)], []) | {"lr": 7}
     assert [one["run"] for one in best_rates([*sweep, other])] == ["1-1", "1-2", other["run"]]
+    # By the seeds that all rates have: another seed of one rate, with a loss of its own, is no reason to take the other.
+    further = first | {"run": "1-3", "lr": 1, "seed": 3, "loss": 9}
+    assert [one["run"] for one in best_rates([*sweep, further])] == ["1-1", "1-2", "1-3"]
+    alone = first | {"run": "3-7", "lr": 3, "seed": 7, "loss": 0.5}
+    assert [one["run"] for one in best_rates([*sweep, further, alone])] == ["1-1", "1-2", "1-3"]

@@ -99,6 +99,7 @@ def test_the_committed_ends_of_a_suite_are_those_of_its_settings(name, tmp_path)
     known = read_known([ROOT / "docs" / "results" / name / "ends.jsonl"])
     suite = load_suite(ROOT / "launch" / "suites" / f"{name}_cpu.yaml")
     swept = Tasks(suite, tmp_path, None, DS_CONFIG, known).sweeps()
+    assert swept.keys() == suite.methods.keys()
     assert all(task.known is not None for sweep in swept.values() for runs in sweep.values() for task in runs)
 
 
