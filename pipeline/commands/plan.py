@@ -14,7 +14,7 @@ from data_prep.config import read_json, typed
 from data_prep.errors import UserError
 from data_prep.files import write_atomically
 from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, judged_table, left_out, most_off, predicted_by
+from pipeline.planning.judge import against_plan, fit_alone, judged_table, left_out, most_off, predicted_by
 from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain
 from pipeline.planning.page import (
     Answer,
@@ -107,9 +107,12 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     for setting in telling:
         check_enough(measured, setting)
     note = (
-        f"Predicted by {plan}; measured by what training from scratch takes to the same loss, as {len(measured)} runs have it."
+        f"Predicted by {plan}; measured by what training from scratch takes to the same loss, as the "
+        f"{sum(not training.growths for training, _ in measured)} runs at one size have it."
     )
-    print("\n".join(in_markdown(judged_table("Predicted and measured", against_plan(fit(measured), entries, rows), note))))
+    print(
+        "\n".join(in_markdown(judged_table("Predicted and measured", against_plan(fit_alone(measured), entries, rows), note)))
+    )
 
 
 def _once(*entries: Sequence[RunEntry]) -> list[RunEntry]:

@@ -67,6 +67,7 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool 
     def kept_apart(one: Training) -> Training | frozenset[tuple[str, ...]]:
         return frozenset(one.growths) if ways else one
 
+    alone = fit_alone(runs)
     laws: dict[Training | frozenset[tuple[str, ...]], Law] = {}
     found = []
     for group in alike.values():
@@ -75,8 +76,13 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool 
         if key not in laws:
             laws[key] = fit([run for run in runs if run[0].setting != setting or kept_apart(run[0]) != key], law)
         predicted = laws[key].loss(training)
-        found.append(_judged(law, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
+        found.append(_judged(alone, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
     return found
+
+
+def fit_alone(runs: Sequence[tuple[Training, float]]) -> Law:
+    """Return the law of the runs at one size alone, by which savings are measured: what growth does is no part of it."""
+    return fit([(training, loss) for training, loss in runs if not training.growths])
 
 
 def mean_of(entries: Sequence[RunEntry]) -> RunEntry:
@@ -119,7 +125,7 @@ def predicted_by(
 
 
 def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
-    """Return runs beside the rows of a plan that predicted them (`predicted_by`).
+    """Return runs beside the rows of a plan that predicted them (`predicted_by`), measured by a law (`fit_alone`).
 
     Runs that differ in their seeds alone stand in one row (`mean_of`).
     """

@@ -5,18 +5,18 @@ model may be behind a smaller one):
 
     L(N, D) = E + A / N^a + B N^c / D^b
 
-A model grown from N1 to N2 parameters after D1 tokens is at a distance G from one that had N2 all along and saw the same
-tokens, and comes nearer to it at a rate that does not depend on the horizon (the mixing of Bu 2025):
+A model of N1 parameters is worth T tokens of one of N2, those on which it would have the same loss, L(N2, T) = L(N1, D1), at
+most the D1 that it was trained on. A growth from N1 to N2 keeps the share K of them, and D2 tokens later
 
-    G = L(N1, D1) - L(N2, D1) + d,   and D2 tokens later   L = L(N2, D1 + D2) + G exp(-D2 / (t N2))
+    L = L(N2, K T + D2),   K = (N1 / N2)^r (1.5 / (1 + exp(-s)) - 0.5)
 
-It is never less than 0, and a second growth adds its own to what is left. So what a source brings saturates in its tokens,
-as Liew et al. 2025 find for upcycling: the distance that is left does not shrink with them. d and log t are sums over what a
-growth is (`traits_of`): the operators, the optimizer and its state, whether the schedule began anew.
+A second growth goes on from these tokens. So what a source brings saturates in its tokens, as Liew et al. 2025 find for
+upcycling: T grows ever more slowly with D1. s is a sum over what a growth is (`traits_of`): the operators, the optimizer and
+its state, whether the schedule began anew. K may be less than 0, down to a half: some growths cost more than they bring.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -41,9 +41,9 @@ _HUBER = 2.0
 _PARAMETERS, _TOKENS = 1e6, 1e7
 """Where A and B are given in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
 
-_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "log_t": (math.log(3.0), 1.0)}
+_SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "s": (1.0, 1.5), "log_r": (math.log(0.5), 1.0)}
 """Priors: where parameters lie before runs are looked at, and how far from there they may: Hoffmann et al.'s exponents,
-and a distance that closes within some tokens for each parameter."""
+and growths that keep some of what the source is worth."""
 _OF_EACH_SETTING = {
     "E": (0.7, 0.5),
     "A": (0.0, 1.0),
@@ -51,15 +51,15 @@ _OF_EACH_SETTING = {
     "a": (0.0, 0.03),
     "b": (0.0, 0.03),
     "c": (0.0, 0.1),
-    "log_t": (0.0, 0.3),
+    "s": (0.0, 0.5),
 }
 """Likewise of each setting: E, A and B in logarithms of nats, and by how much the others differ from what settings share."""
-_OF_EACH_TRAIT = {"d": (0.0, 0.03), "t": (0.0, 0.3)}
-"""Likewise of each trait of a growth."""
-_OF_EACH_OPTIMIZER = (0.0, 1.0)
-"""Likewise of an optimizer's t, by which runs differ most: under Muon distances closed several times as slowly."""
-_UNDER = "optimizer "
+_TRAIT = "trait"
+_OF_EACH_TRAIT = {_TRAIT: (0.0, 1.0)}
+"""Likewise of what each trait of a growth adds to s."""
 
+_LOST = 0.8
+"""The share of the tokens after a growth that it costs at most: a model is worth some tokens."""
 
 Parameters = Mapping[str, Any]
 """Of the law, by name."""
@@ -88,8 +88,8 @@ class Training(NamedTuple):
 
 
 def under(optimizer: str) -> str:
-    """Return the trait of a growth that its optimizer is: a distance closes at another rate under another one."""
-    return f"{_UNDER}{optimizer}"
+    """Return the trait of a growth that its optimizer is."""
+    return f"optimizer {optimizer}"
 
 
 def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
@@ -150,47 +150,49 @@ class Law:
 
     def loss(self, training: Training, parameters: Parameters | None = None) -> float:
         """Return the loss at the end of a training, by the fit or by other parameters."""
-        return _loss(parameters or self.fitted, training, math.exp)
+        return float(_loss(parameters or self.fitted, training))
 
     def fixed(self, setting: str, parameters: float, tokens: float) -> float:
         """Return the loss of a model trained at one size."""
-        return _fixed(self.fitted, setting, parameters, tokens, math.exp)
+        return float(_fixed(self.fitted, setting, parameters, tokens))
 
     def tokens_to(self, setting: str, parameters: float, loss: float, others: Parameters | None = None) -> float:
         """Return the tokens on which a model trained at one size has a loss; infinite where no number of them suffices."""
-        of = others or self.fitted
-        size = math.log(parameters / _PARAMETERS)
-        a, b, c = (of[name] + of[f"{name}:{setting}"] for name in "abc")
-        left = loss - math.exp(of[f"E:{setting}"]) - math.exp(of[f"A:{setting}"] - a * size)
-        if left <= 0 or b <= 0:
-            return math.inf
-        return _TOKENS * math.exp((of[f"B:{setting}"] + c * size - math.log(left)) / b)
+        return float(_tokens_to(others or self.fitted, setting, parameters, loss))
 
     def knows(self, traits: Sequence[str]) -> bool:
         """Whether there were runs with each of these traits."""
-        return all(f"d:{trait}" in self.names for trait in traits)
+        return all(f"{_TRAIT}:{trait}" in self.names for trait in traits)
 
 
-def _fixed(of: Parameters, setting: str, parameters: float, tokens: float, exp: Callable[[Any], Any]) -> Any:
-    """L(N, D) of a model trained at one size."""
-    size, data = math.log(parameters / _PARAMETERS), math.log(tokens / _TOKENS)
+def _fixed(of: Parameters, setting: str, parameters: float, tokens: Any) -> Any:
+    """L(N, D) of a model trained at one size; the law's parameters and tokens may be arrays."""
+    size, data = math.log(parameters / _PARAMETERS), np.log(tokens / _TOKENS)
     a, b, c = (of[name] + of[f"{name}:{setting}"] for name in "abc")
-    return exp(of[f"E:{setting}"]) + exp(of[f"A:{setting}"] - a * size) + exp(of[f"B:{setting}"] + c * size - b * data)
+    least = np.exp(of[f"E:{setting}"]) + np.exp(of[f"A:{setting}"] - a * size)
+    return least + np.exp(of[f"B:{setting}"] + c * size - b * data)
 
 
-def _loss(of: Parameters, training: Training, exp: Callable[[Any], Any]) -> Any:
-    """The loss at the end of a training; parameters may be arrays, with `exp` theirs. Traits that no run has are 0."""
-    tokens, gap = training.phases[0].tokens, 0.0
+def _tokens_to(of: Parameters, setting: str, parameters: float, loss: Any) -> Any:
+    """The inverse of L(N, D) in D; infinite where no number of tokens suffices."""
+    size = math.log(parameters / _PARAMETERS)
+    a, b, c = (of[name] + of[f"{name}:{setting}"] for name in "abc")
+    left = loss - np.exp(of[f"E:{setting}"]) - np.exp(of[f"A:{setting}"] - a * size)
+    with np.errstate(all="ignore"):
+        tokens = _TOKENS * np.exp((of[f"B:{setting}"] + c * size - np.log(left)) / b)
+    return np.where((left > 0) & (b > 0), tokens, np.inf)
+
+
+def _loss(of: Parameters, training: Training) -> Any:
+    """The loss at the end of a training; parameters may be arrays. Traits that no run has add nothing."""
+    setting, worth = training.setting, training.phases[0].tokens
     for before, phase, traits in zip(training.phases, training.phases[1:], training.growths, strict=False):
-        jump = sum(of.get(f"d:{trait}", 0.0) for trait in traits)
-        small, large = (_fixed(of, training.setting, each.parameters, tokens, exp) for each in (before, phase))
-        # No run came out ahead of what its last size would be by as many tokens; the law of one size may say so of a few.
-        gap = np.maximum(gap + small - large + jump, 0.0)
-        # In units of the larger model's parameters, as the tokens that a size is worth training on are.
-        slower = of["log_t"] + of[f"log_t:{training.setting}"] + sum(of.get(f"t:{trait}", 0.0) for trait in traits)
-        gap = gap * exp(-phase.tokens / (exp(slower) * phase.parameters))
-        tokens += phase.tokens
-    return _fixed(of, training.setting, training.phases[-1].parameters, tokens, exp) + gap
+        as_large = _tokens_to(of, setting, phase.parameters, _fixed(of, setting, before.parameters, worth))
+        s = of["s"] + of[f"s:{setting}"] + sum(of.get(f"{_TRAIT}:{trait}", 0.0) for trait in traits)
+        smaller = min(0.0, math.log(before.parameters / phase.parameters))
+        kept = np.exp(np.exp(of["log_r"]) * smaller) * (1.5 / (1 + np.exp(-s)) - 0.5)
+        worth = np.maximum(kept * np.minimum(worth, as_large), -_LOST * phase.tokens) + phase.tokens
+    return _fixed(of, setting, training.phases[-1].parameters, worth)
 
 
 def check_enough(runs: Sequence[tuple[Training, float]], setting: str) -> None:
@@ -218,9 +220,7 @@ def check_tokens(runs: Sequence[tuple[Training, float]], setting: str, tokens: i
 def _prior(name: str) -> tuple[float, float]:
     """Where a parameter lies before runs are looked at, and how far from there it may."""
     kind, _, of = name.partition(":")
-    if not of:
-        return _SHARED[kind]
-    return _OF_EACH_OPTIMIZER if kind == "t" and of.startswith(_UNDER) else (_OF_EACH_SETTING | _OF_EACH_TRAIT)[kind]
+    return (_OF_EACH_SETTING | _OF_EACH_TRAIT)[kind] if of else _SHARED[kind]
 
 
 class _Problem:
@@ -238,10 +238,20 @@ class _Problem:
     def predicted(self, values: np.ndarray) -> np.ndarray:
         """The law's losses, by parameters in the last axis."""
         of = {name: values[..., number] for number, name in enumerate(self.names)}
-        return np.stack([_loss(of, training, np.exp) for training in self.trainings], axis=-1)
+        return np.stack([_loss(of, training) for training in self.trainings], axis=-1)
 
     def starts(self) -> Iterator[np.ndarray]:
-        """Parameters to begin with."""
+        """Parameters to begin with: those of the runs at one size alone, and growths that keep little, some and most."""
+        fixed = [(training, loss) for training, loss in zip(self.trainings, self.losses, strict=True) if not training.growths]
+        sizes = _Problem(fixed)
+        found = sizes.solved(sizes._guesses(), sizes.losses, sizes.centre)
+        known = dict(zip(sizes.names, found.x, strict=True))
+        start = np.array([known.get(name, guess) for name, guess in zip(self.names, next(self._guesses()), strict=True)])
+        for more in (0.0, 1.0, -1.0):
+            yield start + more * np.array([name == "s" for name in self.names])
+
+    def _guesses(self) -> Iterator[np.ndarray]:
+        """Parameters of models that were trained at one size, by how much of the loss no model gets rid of."""
         for share in (0.5, 0.75, 0.9):
             start = self.centre.copy()
             for setting in self.settings:

@@ -20,17 +20,17 @@ STEP = 16 * 32
 TEXT = "made-up"
 VOCABULARY = 512
 
-TRUE = {"a": 0.3, "b": 0.4, "c": 0.05, "E": math.log(2.0), "A": -0.5, "B": -0.9, "log_t": math.log(4.0)}
+TRUE = {"a": 0.3, "b": 0.4, "c": 0.05, "E": math.log(2.0), "A": -0.5, "B": -0.9, "s": 0.8, "log_r": -1.5}
 """The law's shared parameters, and those of the text."""
 TRAITS = {
-    "depth stack": (0.0, 0.0),
-    "depth random": (0.02, 0.8),
-    "state grow": (0.0, -0.3),
-    "state fresh": (0.01, 0.3),
-    "optimizer adamw": (0.0, 0.2),
-    "optimizer muon": (0.0, 1.6),
+    "depth stack": 0.0,
+    "depth random": -1.2,
+    "state grow": 0.5,
+    "state fresh": -0.5,
+    "optimizer adamw": 0.3,
+    "optimizer muon": -0.7,
 }
-"""d and the logarithm of t of each trait."""
+"""What each trait adds to s."""
 
 
 def recipe(**changes: object) -> Recipe:
@@ -93,11 +93,10 @@ def entry(phases: list[tuple[int, int]], kinds: list[tuple[str, str]], text: str
 def true_law(*entries: RunEntry) -> Law:
     """The law that runs follow."""
     settings = dict.fromkeys(map(setting_of, entries))
-    values = {key: TRUE[key] for key in ("a", "b", "c", "log_t")}
+    values = {key: TRUE[key] for key in ("a", "b", "c", "s", "log_r")}
     values |= {f"{of}:{setting}": TRUE[of] for setting in settings for of in "EAB"}
-    values |= {f"{of}:{setting}": 0.0 for setting in settings for of in ("a", "b", "c", "log_t")}
-    for trait, (jump, slower) in TRAITS.items():
-        values |= {f"d:{trait}": jump, f"t:{trait}": slower}
+    values |= {f"{of}:{setting}": 0.0 for setting in settings for of in "abcs"}
+    values |= {f"trait:{trait}": more for trait, more in TRAITS.items()}
     return Law(tuple(values), np.array(list(values.values())), 0.004)
 
 

@@ -35,8 +35,8 @@ def test_runs_of_a_known_law_are_recovered_and_so_are_runs_that_were_not_among_t
     values = dict(zip(law.names, law.values, strict=True))
     setting = runs[0][0].setting
     of = ("depth stack", "state grow", "optimizer adamw")
-    mixing = values["log_t"] + values[f"log_t:{setting}"] + sum(values[f"t:{trait}"] for trait in of)
-    assert mixing == pytest.approx(TRUE["log_t"] + sum(TRAITS[trait][1] for trait in of), abs=0.15)
+    kept = values["s"] + values[f"s:{setting}"] + sum(values[f"trait:{trait}"] for trait in of)
+    assert kept == pytest.approx(TRUE["s"] + sum(TRAITS[trait] for trait in of), abs=0.3)
 
 
 def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
@@ -46,10 +46,10 @@ def test_the_fit_withstands_a_run_that_went_wrong(runs, law):
         assert robust.loss(training_of(one)) == pytest.approx(one["loss"], abs=0.02)
 
 
-def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models_loss_to_the_larger_ones():
+def test_at_one_size_it_is_hoffmanns_law_and_a_growth_keeps_a_share_of_the_tokens_that_the_source_is_worth():
     constants = {"E": math.log(1.69), "A": math.log(406.4 / 1e6**0.34), "B": math.log(410.7 / 1e7**0.28)}
-    values = {"a": 0.34, "b": 0.28, "c": 0.0, "log_t": 0.0, "d:x": 0.05, "t:x": 0.0}
-    values |= {f"{of}:s": constants.get(of, 0.0) for of in (*constants, "a", "b", "c", "log_t")}
+    values = {"a": 0.34, "b": 0.28, "c": 0.0, "s": 0.5, "log_r": math.log(0.25), "trait:x": 0.5, "trait:y": -40.0}
+    values |= {f"{of}:s": constants.get(of, 0.0) for of in (*constants, "a", "b", "c", "s")}
     law = Law(tuple(values), np.array(list(values.values())), 0.01)
     small, large, tokens = 70e6, 280e6, 2e9
 
@@ -58,17 +58,24 @@ def test_at_one_size_it_is_hoffmanns_law_and_growth_goes_from_the_smaller_models
 
     assert law.loss(Training("s", (Phase(small, tokens),), ())) == pytest.approx(hoffmann(small, tokens), rel=1e-12)
 
-    def grown(after: float) -> float:
-        return law.loss(Training("s", (Phase(small, tokens), Phase(large, after)), (("x",),)))
+    def grown(after: float, trait: str = "x", before: float = tokens) -> float:
+        return law.loss(Training("s", (Phase(small, before), Phase(large, after)), ((trait,),)))
 
-    assert grown(1e-3) == pytest.approx(hoffmann(small, tokens) + 0.05, rel=1e-9)
-    # The distance that is left after as many tokens as there are parameters is 1 / e of what it was.
-    gap = hoffmann(small, tokens) - hoffmann(large, tokens) + 0.05
-    assert grown(large) - hoffmann(large, tokens + large) == pytest.approx(gap / math.e, rel=1e-9)
-    assert grown(100 * large) == pytest.approx(hoffmann(large, tokens + 100 * large), rel=1e-9)
-    # Grown down, as it were: never ahead of what had the last size all along.
-    ahead = law.loss(Training("s", (Phase(large, tokens), Phase(small, 1e8)), (("x",),)))
-    assert ahead == pytest.approx(hoffmann(small, tokens + 1e8), rel=1e-9)
+    # What the large one takes to the small one's loss, a quarter of a power less for its size, and what its growth keeps.
+    worth = (410.7 / (hoffmann(small, tokens) - 1.69 - 406.4 / large**0.34)) ** (1 / 0.28)
+    kept = 4.0**-0.25 * (1.5 / (1 + math.exp(-1.0)) - 0.5)
+    assert worth < tokens
+    for after in (1e7, 1e10):
+        assert grown(after) == pytest.approx(hoffmann(large, kept * worth + after), rel=1e-9)
+    # It saturates: however long the source was trained, it is worth a little more than the large one takes to its limit.
+    limit = (410.7 / (406.4 / small**0.34 - 406.4 / large**0.34)) ** (1 / 0.28)
+    assert grown(1e9, before=1e40) == pytest.approx(hoffmann(large, kept * limit + 1e9), rel=1e-4)
+    # A growth may cost as much as half of that, and never all that comes after it.
+    assert grown(1e10, "y") == pytest.approx(hoffmann(large, 1e10 - 4.0**-0.25 * worth / 2), rel=1e-9)
+    assert grown(1e7, "y") == pytest.approx(hoffmann(large, 0.2 * 1e7), rel=1e-9)
+    # Grown down, as it were: worth no more than the tokens that it saw.
+    down = law.loss(Training("s", (Phase(large, tokens), Phase(small, 1e8)), (("x",),)))
+    assert down == pytest.approx(hoffmann(small, (1.5 / (1 + math.exp(-1.0)) - 0.5) * tokens + 1e8), rel=1e-9)
     # What it takes to a loss is the inverse of the loss, and without end below what the size can reach.
     assert law.tokens_to("s", small, hoffmann(small, tokens)) == pytest.approx(tokens, rel=1e-9)
     assert law.tokens_to("s", small, 1.69) == math.inf
@@ -94,7 +101,7 @@ def test_the_constants_of_another_text_are_its_own_and_growth_is_shared():
     assert fit(runs).loss(training_of(unseen)) == pytest.approx(unseen["loss"] + 0.4, abs=0.01)
 
 
-def test_how_fast_a_distance_closes_is_an_optimizers_own():
+def test_how_much_a_growth_keeps_is_an_optimizers_own():
     # Under the other one stacks of a grown state alone are known, and what else is grown is predicted from there.
     other = [one | {"optimizer": "muon"} for one in record() if not one["growths"] or one["growths"][0]["depth"] == "stack"]
     runs = [(training_of(one), one["loss"]) for one in [*record(), *told(other)]]
