@@ -145,7 +145,8 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
         shares = auto_shares(sizes)
         left = 1 - sum(shares)
         return shares, [
-            f"shares: {shares}, as runs of a GPT-2 of 12 layers x 32 had it; {left:.2g} of the run is left for the model"
+            f"shares: {shares}, by which runs of a GPT-2 saved 13 % of the compute at 25 tokens for each parameter, nothing "
+            f"at 100; {left:.2g} of the run is left for the model"
         ]
     shares = section.shares
     if len(shares) != sizes:
