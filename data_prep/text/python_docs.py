@@ -35,7 +35,7 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 
 def identity() -> str:
     """Return what the corpus depends on: the interpreter and the installed packages with their versions."""
-    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()})
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in _distributions()})
     return " ".join([f"python=={platform.python_version()}", *packages])
 
 
@@ -86,10 +86,19 @@ def _entries() -> Iterator[str]:
         for texts in pool.map(docstrings, files, chunksize=64):
             yield from texts
     yield from _pydoc_topics(roots[0])
-    for distribution in sorted(importlib.metadata.distributions(), key=lambda d: (d.metadata["Name"] or "").lower()):
+    for distribution in sorted(_distributions(), key=lambda d: (d.metadata["Name"] or "").lower()):
         description = distribution.metadata.get_payload()
         if isinstance(description, str):
             yield description
+
+
+def _distributions() -> Iterator[importlib.metadata.Distribution]:
+    """The packages of the environment's own folders.
+
+    Not of all of `sys.path`: setuptools, once imported, adds the packages that it carries, and the text would be another one.
+    """
+    paths = sysconfig.get_paths()
+    yield from importlib.metadata.distributions(path=list(dict.fromkeys(paths[key] for key in ("purelib", "platlib"))))
 
 
 def _end_with_parent() -> None:

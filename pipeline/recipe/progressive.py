@@ -242,6 +242,6 @@ def _growths(
     elif any(small["num_hidden_layers"] != large["num_hidden_layers"] for small, large in itertools.pairwise(models)):
         reasons.append(
             "growth.depth: auto, copies that add nothing at first, which is exact for all but post-LN models; runs of a GPT-2 "
-            "ended lower than with copies that are active at once"
+            "ended lower than with copies that are active at once at 25 tokens for each parameter, and higher at 100"
         )
     return growths, reasons

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -14,6 +15,16 @@ def test_docstrings_are_read_without_importing(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('"""Module."""\nraise SystemExit\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\n')
     assert docstrings(path) == ["Module.", "Class.", "Method."]
+
+
+def test_the_corpus_is_the_environments_own_whatever_else_was_imported(tmp_path, monkeypatch):
+    before = python_docs.identity()
+    assert "numpy==" in before
+    # As setuptools does with the packages that it carries.
+    (tmp_path / "carried-1.0.dist-info").mkdir()
+    (tmp_path / "carried-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert version("carried") == "1.0" and python_docs.identity() == before
 
 
 def test_a_file_that_is_no_python_has_no_docstrings(tmp_path):
