@@ -82,6 +82,7 @@ bench-tools:
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) .venv-bench .venv-lowest bench build *.egg-info .pytest_cache .ruff_cache

@@ -13,14 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 
 def parse() -> argparse.Namespace:
     """Read the command line and the configuration that it names; raises UserError."""
-    from data_prep.command import OneSentenceParser
-    from data_prep.config import read_yaml, validate
     from data_prep.settings import DataPrepConfig
+    from pipeline.common.command import OneSentenceParser
+    from pipeline.common.config import read_yaml, validate
 
     parser = OneSentenceParser(
         prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

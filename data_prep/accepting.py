@@ -7,14 +7,14 @@ import numpy as np
 
 from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
-from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.job import WORK, Item, Outputs
 from data_prep.manifest import SHARDS, TRAIN
 from data_prep.plan import Plan, settled
-from data_prep.progress import BYTES, Advance
 from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.tokenizing import HISTOGRAM
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
+from pipeline.common.progress import BYTES, Advance
 
 _CHUNK = 1 << 22
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
 from data_prep.tokenizer_files import CONFIG, JSON, MODEL_CONFIG, SENTENCEPIECE, tokenizer_files
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
 
 END = "<|endoftext|>"
 

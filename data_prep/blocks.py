@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 BLOCK = 1 << 16
 """Bytes of a block: what Linux reads of a mapped file around one access anyway; 80 microseconds to hash."""

@@ -16,11 +16,11 @@ from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TEXT, TRAIN
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance
 from data_prep.text.cleaning import dropped_file
 from data_prep.text.document import Document
 from data_prep.text.document_files import read_documents
 from data_prep.text.parts import Part, Parts
+from pipeline.common.progress import BYTES, Advance
 
 _SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _DROPPED = ".dropped"

@@ -5,8 +5,6 @@ import os
 import sys
 import traceback
 
-from data_prep.command import refusal
-from data_prep.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from data_prep.inspection import describe
 from data_prep.manifest import PreparedData
 from data_prep.plan import draft_plan
@@ -14,6 +12,8 @@ from data_prep.prepare import prepare_together
 from data_prep.publishing import fetch
 from data_prep.verify import damaged
 from data_prep.workers import Alone, Workers, started_workers
+from pipeline.common.command import refusal
+from pipeline.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 
 def _run(arguments: argparse.Namespace, workers: Workers) -> None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import read_json, validate
-from data_prep.errors import UserError
-from data_prep.files import json_digest, write_json
 from data_prep.manifest import FORMAT
 from data_prep.plan import Input, Plan, libraries_of
-from data_prep.progress import Advance, Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, Source, content_digest, is_url, source_of
+from pipeline.common.config import read_json, validate
+from pipeline.common.errors import UserError
+from pipeline.common.files import json_digest, write_json
+from pipeline.common.progress import Advance, Meter
 
 _WRITTEN = "written"
 """The key of the digest of all that a plan's file says besides; an earlier version's has none."""

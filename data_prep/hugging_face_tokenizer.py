@@ -10,11 +10,11 @@ import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.auto_tokenizer import END, open_auto_tokenizer, read_told
-from data_prep.errors import UserError
-from data_prep.files import write_json
 from data_prep.token_meaning import Meanings, hugging_face_meanings
 from data_prep.tokenizer_files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizer_probes import PROBES, differing, spelled
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
 
 _QWEN2 = "Qwen2Tokenizer"
 _VERBATIM = "PreTrainedTokenizerFast"

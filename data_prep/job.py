@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from data_prep.files import file_digest, fsync_directory, json_digest, write_json
-from data_prep.progress import Advance, Meter
 from data_prep.workers import Workers, share
+from pipeline.common.files import file_digest, fsync_directory, json_digest, write_json
+from pipeline.common.progress import Advance, Meter
 
 WORK = "work"
 """The folder of what is needed only until the job is done."""

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from data_prep.config import read_json
 from data_prep.encoding.outcome import Encoding
-from data_prep.errors import UserError
-from data_prep.files import json_digest, read_bytes
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.tokenizer_files import JSON
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import json_digest, read_bytes
 
 FORMAT = 3
 """Counts up when equal input comes to give other shards."""

@@ -11,13 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from data_prep.config import StrictModel
 from data_prep.decontamination.evaluation_sets import files_of
-from data_prep.errors import UserError
-from data_prep.files import text_digest
 from data_prep.job import Item, Outputs
 from data_prep.manifest import FORMAT, HELDOUT, TRAIN
-from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.stores import Remote, Source, content_digest, is_url, source_of
@@ -27,6 +23,10 @@ from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file
 from data_prep.text.saved_datasets import pieces_of_dataset
 from data_prep.tokenizer import given_tokenizer, tokenizer_digest
+from pipeline.common.config import StrictModel
+from pipeline.common.errors import UserError
+from pipeline.common.files import text_digest
+from pipeline.common.progress import BYTES, Advance, Meter
 
 
 class Input(BaseModel):

@@ -15,14 +15,11 @@ from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.encoding.libraries import LIBRARIES
 from data_prep.encoding.outcome import encoding_of
 from data_prep.encoding.provided import Provided
-from data_prep.errors import UserError
-from data_prep.files import locked, text_digest
 from data_prep.frozen import check_inputs, check_settings, check_step_files, read_plan, write_plan
 from data_prep.inspection import outcome
 from data_prep.job import WORK, Job
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
 from data_prep.plan import HashInputs, Plan, draft_plan, freeze
-from data_prep.progress import Meter
 from data_prep.publishing import is_published, publish
 from data_prep.refining import Refine
 from data_prep.settings import DataPrepConfig
@@ -34,6 +31,9 @@ from data_prep.tokenizer_stage import ProvideTokenizer
 from data_prep.tokenizing import SHARDS, Tokenize
 from data_prep.verify import Verify
 from data_prep.workers import Alone, Workers
+from pipeline.common.errors import UserError
+from pipeline.common.files import locked, text_digest
+from pipeline.common.progress import Meter
 
 Say = Callable[[str], None]
 

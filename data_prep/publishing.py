@@ -8,16 +8,16 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest, json_digest, locked, write_atomically
 from data_prep.frozen import check_settings, plan_of, read_plan
 from data_prep.job import Item, Job, Outputs
 from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance, Meter
 from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, raw_file
 from data_prep.workers import Workers
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, json_digest, locked, write_atomically
+from pipeline.common.progress import BYTES, Advance, Meter
 
 _CHUNK = 1 << 20
 _TRIED = ".writable"

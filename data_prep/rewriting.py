@@ -13,13 +13,13 @@ from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.job import WORK, Facts, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
 from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import Part, Parts, documents_file
 from data_prep.text.rejects import Rejects
 from data_prep.text.slice_writer import utf8_bytes
+from pipeline.common.progress import BYTES, Advance
 
 
 class Change(Protocol):

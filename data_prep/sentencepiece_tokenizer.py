@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import sentencepiece
 
-from data_prep.errors import UserError
 from data_prep.token_meaning import Meanings, sentencepiece_meanings
 from data_prep.tokenizer_files import SENTENCEPIECE, copy_files, tokenizer_files
+from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
-from data_prep.hub import find_directory
 from data_prep.steps.base import Step
 from data_prep.steps.deduplicate import Deduplicate
 from data_prep.steps.language import Language
@@ -16,6 +14,8 @@ from data_prep.steps.registry import StepEntry
 from data_prep.steps.remove_lines import RemoveLines
 from data_prep.stores import Remote, is_url
 from data_prep.text.condition import Condition
+from pipeline.common.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
+from pipeline.common.hub import find_directory
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 
 from data_prep.blocks import Blocks, readable
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl, urlsplit
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _SECRET = re.compile(
     r"(?:access|account|api|app|auth|aws|bearer|client|id|private|refresh|sas|secret|session|shared|subscription|user)?"

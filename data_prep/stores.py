@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from data_prep.errors import UserError
-from data_prep.files import WatchedFile, file_digest
-from data_prep.progress import Advance
 from data_prep.store_secrets import refuse_secrets, without_secrets
+from pipeline.common.errors import UserError
+from pipeline.common.files import WatchedFile, file_digest
+from pipeline.common.progress import Advance
 
 Value = TypeVar("Value")
 

@@ -12,8 +12,6 @@ from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
 from data_prep.encoding.outcome import Encoding
 from data_prep.encoding.provided import Provided
-from data_prep.errors import UserError
-from data_prep.files import file_digest, json_digest, text_digest, write_json
 from data_prep.job import WORK, Facts, Outputs
 from data_prep.manifest import (
     HELDOUT,
@@ -33,6 +31,8 @@ from data_prep.shards import bin_path, idx_path
 from data_prep.steps.sequence import MOST_REASONS
 from data_prep.text.rejects import EXAMPLES
 from data_prep.tokenizing import HISTOGRAM
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, json_digest, text_digest, write_json
 
 REPORT = "dropped.jsonl"
 """Examples of what was dropped: copies, each beside the one that stays, documents of each reason, lines or paragraphs that many

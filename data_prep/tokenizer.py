@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
 from data_prep.token_meaning import Meanings
 from data_prep.tokenizer_files import MODEL_CONFIG, has_tokenizer, is_bare_sentencepiece
 from data_prep.tokenizer_probes import PROBES, differing, spelled
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
 
 if TYPE_CHECKING:
     from pathlib import Path

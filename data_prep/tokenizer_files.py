@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_prep.config import read_json
-from data_prep.files import regular_files
+from pipeline.common.config import read_json
+from pipeline.common.files import regular_files
 
 SENTENCEPIECE = "tokenizer.model"
 JSON = "tokenizer.json"

@@ -15,16 +15,16 @@ from data_prep.encoding.choice import choose, unchosen
 from data_prep.encoding.provided import DESCRIPTION, Provided
 from data_prep.encoding.ragged import first_difference, ragged
 from data_prep.encoding.reference import HuggingFace, Reference, SentencePiece
-from data_prep.errors import UserError
 from data_prep.job import WORK, Item, Outputs
 from data_prep.manifest import TOKENIZER
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 from data_prep.tokenizer import Tokenizer, difference, load_tokenizer, tokenizer_digest
 from data_prep.tokenizer_files import SENTENCEPIECE, tokenizer_files
 from data_prep.tokenizer_probes import PROBES, spelled
 from data_prep.tokenizer_training import train_tokenizer
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Advance
 
 _WORTH_CHOOSING = 4_000_000
 """Characters that Hugging Face's encodes in the time that it takes to compare a library with it."""

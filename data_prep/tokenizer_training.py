@@ -10,9 +10,9 @@ from typing import Any
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_files import SENTENCEPIECE
+from pipeline.common.errors import UserError
 
 _END = {"eos_token": "<|endoftext|>"}
 _BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}

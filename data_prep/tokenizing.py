@@ -17,14 +17,14 @@ from data_prep.encoding.outcome import PartEncoding
 from data_prep.encoding.provided import Provided
 from data_prep.encoding.ragged import Ragged
 from data_prep.encoding.reference import Reference
-from data_prep.files import file_digest, write_json
 from data_prep.job import WORK, Facts, Item, Outputs
 from data_prep.manifest import HELDOUT, SHARDS, TRAIN
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance
 from data_prep.shards import ShardWriter
 from data_prep.text.parts import Part, Parts
 from data_prep.text.sentences import split_sentences
+from pipeline.common.files import file_digest, write_json
+from pipeline.common.progress import BYTES, Advance
 
 _SPLIT_OF = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
 _COMPARED = 64

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.job import Facts, Item, Outputs
 from data_prep.manifest import MANIFEST, PreparedData
-from data_prep.progress import BYTES, Advance, Meter
 from data_prep.shards import Shard
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
+from pipeline.common.progress import BYTES, Advance, Meter
 
 
 class Verify:

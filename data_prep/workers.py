@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _LAUNCHER_READS_SECONDS = 0.5
 """How long a rank waits before it ends all ranks, so that the launcher passes on what it has printed."""

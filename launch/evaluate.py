@@ -11,13 +11,13 @@ from pathlib import Path
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 
 def parse() -> argparse.Namespace:
     """Read the command line; raises UserError where there is no such task, or an option cannot be used."""
-    from data_prep.command import OneSentenceParser
     from data_prep.workers import on_one_node
+    from pipeline.common.command import OneSentenceParser
     from pipeline.evaluation.task_names import DTYPES, TUNED, check_task
     from pipeline.evaluation.tuning.options import add_arguments, options_of
     from pipeline.recipe import read_ds_config

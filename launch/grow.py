@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 if TYPE_CHECKING:
     from pipeline.recipe import GrowthConfig, TargetConfig
@@ -22,8 +22,8 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 def parse() -> argparse.Namespace:
     """Read the command line, `growth` and `target` as sections of a recipe; raises UserError."""
-    from data_prep.command import OneSentenceParser
-    from data_prep.errors import UserError
+    from pipeline.common.command import OneSentenceParser
+    from pipeline.common.errors import UserError
     from pipeline.recipe import GrowthConfig
 
     parser = OneSentenceParser(
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
 
 def read_growth(arguments: argparse.Namespace) -> "GrowthConfig":
     """Return the growth section that the flags spell; raises UserError."""
-    from data_prep.config import validate
+    from pipeline.common.config import validate
     from pipeline.recipe import GrowthConfig
 
     given = {name: getattr(arguments, name) for name in GrowthConfig.model_fields}
@@ -90,7 +90,7 @@ def _value(where: str, text: str) -> Any:
     """Return what a text means in YAML; raises UserError."""
     import yaml
 
-    from data_prep.errors import UserError
+    from pipeline.common.errors import UserError
 
     try:
         return yaml.safe_load(text)
@@ -100,8 +100,8 @@ def _value(where: str, text: str) -> Any:
 
 def read_target(text: str, tokenizer: str | None) -> "TargetConfig | Path":
     """Return the sizes that --target spells, with the tokenizer, or the file that it names; raises UserError."""
-    from data_prep.config import validate
-    from data_prep.errors import UserError
+    from pipeline.common.config import validate
+    from pipeline.common.errors import UserError
     from pipeline.recipe import TargetConfig
 
     if text.endswith(".json"):

@@ -13,15 +13,15 @@ from pathlib import Path
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse() -> argparse.Namespace:
     """Read the command line and the recipes that it names; raises UserError."""
-    from data_prep.command import OneSentenceParser
-    from data_prep.errors import UserError
+    from pipeline.common.command import OneSentenceParser
+    from pipeline.common.errors import UserError
     from pipeline.recipe import load_recipe
 
     parser = OneSentenceParser(
@@ -113,7 +113,7 @@ def share(text: str) -> float:
 
 def sizes(text: str) -> dict[str, object]:
     """Return the keys of a model that --target spells; raises UserError."""
-    from data_prep.errors import UserError
+    from pipeline.common.errors import UserError
     from pipeline.recipe import ModelConfig
     from pipeline.recipe.models import OWN_KEYS
 

@@ -11,15 +11,15 @@ from pathlib import Path
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 QUICKSTART = Path(__file__).parent / "recipes" / "quickstart.yaml"
 
 
 def parse() -> argparse.Namespace:
     """Read the command line and the files that it names; raises UserError."""
-    from data_prep.command import OneSentenceParser
     from data_prep.workers import on_one_node
+    from pipeline.common.command import OneSentenceParser
     from pipeline.recipe import load_recipe, read_ds_config
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])

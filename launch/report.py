@@ -11,12 +11,12 @@ from pathlib import Path
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    from data_prep.command import OneSentenceParser
+    from pipeline.common.command import OneSentenceParser
     from pipeline.report.attention_options import SENTENCE
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 # The packages beside this folder, also for an interpreter for which they are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.starting import start
+from pipeline.common.starting import start
 
 _MOST = 1_000_000
 _SUITES = Path(__file__).parent / "suites"
@@ -18,8 +18,8 @@ _SUITES = Path(__file__).parent / "suites"
 
 def parse() -> argparse.Namespace:
     """Read the command line and the suite that it names; raises UserError."""
-    from data_prep.command import OneSentenceParser
-    from data_prep.errors import UserError
+    from pipeline.common.command import OneSentenceParser
+    from pipeline.common.errors import UserError
     from pipeline.reproduction.suite import load_suite
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])

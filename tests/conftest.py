@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from data_prep import progress
 from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from pipeline.common import progress
 from pipeline.families import FAMILIES, config_key, has_key, held_by, scratch_config
 from pipeline.recipe import ModelConfig
 
@@ -61,7 +61,7 @@ def make_documents(count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
-    """The lines of meters (`data_prep.progress`), which come every hundredth of a second."""
+    """The lines of meters (`pipeline.common.progress`), which come every hundredth of a second."""
     lines: queue.Queue[str] = queue.Queue()
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
     monkeypatch.setattr(progress, "say_above", lines.put)

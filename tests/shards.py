@@ -8,7 +8,6 @@ import numpy as np
 
 from data_prep.arrays import write_array
 from data_prep.blocks import write_block_digests
-from data_prep.files import file_digest, json_digest, write_json
 from data_prep.manifest import (
     FORMAT,
     HELDOUT,
@@ -20,6 +19,7 @@ from data_prep.manifest import (
     PreparedData,
 )
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
+from pipeline.common.files import file_digest, json_digest, write_json
 
 Document = Sequence[Sequence[int]]
 """The ids of each sequence."""

@@ -10,10 +10,10 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from data_prep import starting
-from data_prep.command import refusal
-from data_prep.errors import UserError
 from data_prep.workers import on_one_node
+from pipeline.common import starting
+from pipeline.common.command import refusal
+from pipeline.common.errors import UserError
 from tests.pipeline.report.recorded_runs import Made
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.decontamination.evaluation_sets import texts_of
 from data_prep.dedupe.kernels import among, mark, shingle_hashes
 from data_prep.dedupe.shingles import word_table
-from data_prep.progress import Meter
+from pipeline.common.progress import Meter
 
 _BITS_A_KEY = 16
 """Of the marks in which most n-grams are seen to be of no set: one in 16 is looked up for nothing."""

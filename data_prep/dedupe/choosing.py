@@ -12,8 +12,8 @@ from data_prep.dedupe.records import COPY, Copies, begins
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Parts
+from pipeline.common.progress import Advance
 
 STAYERS = 1024
 """Documents of a cluster that stay, and that a later one is compared with."""

@@ -13,8 +13,8 @@ from data_prep.dedupe.neighbours import Neighbours
 from data_prep.dedupe.records import distinct
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Parts
+from pipeline.common.progress import Advance
 
 PIECE = 1 << 16
 """Documents of a piece at most, but for a cluster that is larger: some seconds of work, enough to share out."""

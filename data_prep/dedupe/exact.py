@@ -9,8 +9,8 @@ from data_prep.arrays import write_array
 from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, range_count
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Parts
+from pipeline.common.progress import Advance
 
 BYTES_PER_DOCUMENT = 96
 """What a document takes while its range of hashes is joined: hash, number and mark (25), the order (8), sorted copies (25),

@@ -9,9 +9,9 @@ from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.records import Copies
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Part, Parts
 from data_prep.text.rejects import EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED
+from pipeline.common.progress import Advance
 
 BYTES_PER_DOCUMENT = 96
 """What a document takes at most: its fate and marks (4), and its records of exact and near copies, read and sorted (92)."""

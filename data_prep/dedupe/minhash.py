@@ -12,8 +12,8 @@ from data_prep.dedupe.records import Copies, between
 from data_prep.dedupe.signatures import Signer
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance
 from data_prep.text.parts import Parts
+from pipeline.common.progress import BYTES, Advance
 
 _BLOCK = 1024
 """Signatures that are copied at a time."""

@@ -12,8 +12,8 @@ from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_co
 from data_prep.dedupe.signatures import rows_needed
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.parts import Parts
+from pipeline.common.progress import Advance
 
 BYTES_PER_RECORD = 72
 """What a band's record takes while its range is joined: itself (16), the order (8, and 8 in sorting), the sorted copy (16),

@@ -9,9 +9,9 @@ from data_prep.dedupe.records import begins, between, key_range, range_count
 from data_prep.dedupe.span_hashes import SpanHashes
 from data_prep.job import WORK, Facts, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import Advance
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
+from pipeline.common.progress import Advance
 
 BYTES_PER_SPAN = 80
 """What a record of a part takes while its range of hashes is joined: hash, documents, part and number (32), as read and sorted,

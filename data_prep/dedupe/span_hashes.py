@@ -11,9 +11,9 @@ from data_prep.dedupe.records import begins, places_between
 from data_prep.dedupe.spans import SpanFinder
 from data_prep.job import WORK, Item, Outputs
 from data_prep.plan import Plan
-from data_prep.progress import BYTES, Advance
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
+from pipeline.common.progress import BYTES, Advance
 
 SPAN = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("documents", "<u4")])
 """A span's hash, the row of the first document of a part that holds it, and how many of the part's documents do."""

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.report.page import build
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 
 PAGE = "report.html"
 

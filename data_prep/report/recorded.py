@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest, read_bytes
 from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.summary import REPORT
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, read_bytes
 
 _PAIRS = 8
 _REASONS = 20

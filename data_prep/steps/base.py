@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from data_prep.config import StrictModel
 from data_prep.text.document import Document
+from pipeline.common.config import StrictModel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

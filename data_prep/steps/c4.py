@@ -3,10 +3,10 @@
 import re
 from typing import ClassVar
 
-from data_prep.config import PositiveInt
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 from data_prep.words.english import sentences
+from pipeline.common.config import PositiveInt
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")

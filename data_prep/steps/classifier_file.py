@@ -4,7 +4,7 @@ import mmap
 import struct
 from pathlib import Path
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _MAGIC = 793712314
 _SUPERVISED = 3

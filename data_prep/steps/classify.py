@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from data_prep.errors import UserError
 from data_prep.steps.base import Share, Step
 from data_prep.steps.classifier_file import read_labels
 from data_prep.text.document import Document
+from pipeline.common.errors import UserError
 
 
 class Classify(Step):

@@ -2,12 +2,12 @@
 
 from typing import ClassVar
 
-from data_prep.config import NonNegative, PositiveInt
 from data_prep.steps.base import Share, Step
 from data_prep.steps.gopher_repetition import duplicates
 from data_prep.text.document import Document
 from data_prep.words.english import words
 from data_prep.words.punctuation import TERMINAL
+from pipeline.common.config import NonNegative, PositiveInt
 
 
 class FineWeb(Step):

@@ -4,11 +4,11 @@ import functools
 from collections import Counter
 from typing import ClassVar
 
-from data_prep.config import NonNegative, PositiveInt
 from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
 from data_prep.words.english import LONGEST_REMEMBERED, words
 from data_prep.words.punctuation import PUNCTUATION
+from pipeline.common.config import NonNegative, PositiveInt
 
 _BULLETS = ("•", "-")
 _ELLIPSES = ("...", "…")

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from data_prep.config import PositiveInt
 from data_prep.steps.base import Share, Step
 from data_prep.text.document import Document
 from data_prep.words.english import words
+from pipeline.common.config import PositiveInt
 
 _PARAGRAPH_END = re.compile(r"\n{2,}")
 _LINE_END = re.compile(r"\n+")

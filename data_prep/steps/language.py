@@ -4,11 +4,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 from data_prep.text.language import PACKAGE, known_languages, language, model_file
 from data_prep.text.rejects import OTHER_LANGUAGE, UNCERTAIN_LANGUAGE
+from pipeline.common.errors import UserError
 
 
 class Language(Step):

@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from data_prep.config import NonNegativeInt, PositiveInt
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 from data_prep.text.rejects import TOO_LONG, TOO_SHORT
+from pipeline.common.config import NonNegativeInt, PositiveInt
 
 
 class Length(Step):

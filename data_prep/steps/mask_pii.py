@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
+from pipeline.common.errors import UserError
 
 Replacements = Annotated[list[str], Field(min_length=1)]
 

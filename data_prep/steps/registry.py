@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from data_prep.config import unknown_key
 from data_prep.steps.base import Step
 from data_prep.steps.c4 import C4
 from data_prep.steps.classify import Classify
@@ -19,6 +18,7 @@ from data_prep.steps.mask_pii import MaskPII
 from data_prep.steps.normalize import Normalize
 from data_prep.steps.remove_lines import RemoveLines
 from data_prep.steps.user_step import UserStep
+from pipeline.common.config import unknown_key
 
 _ALL = (
     Normalize,

@@ -2,12 +2,12 @@
 
 from collections import Counter
 
-from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.steps.base import Step
 from data_prep.steps.length import Length
 from data_prep.text.document import Document
 from data_prep.text.rejects import RESERVED, TOO_LONG, TOO_SHORT
+from pipeline.common.errors import UserError
 
 MOST_REASONS = 1000
 """A step that returns more has something of the document in its reasons."""

@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_prep.errors import UserError
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 from data_prep.text.values import NotJsonError, as_json
+from pipeline.common.errors import UserError
 
 
 class UserStep(Step):

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError
 from data_prep.frozen import files_among, is_same
 from data_prep.job import Facts, Item, Outputs
 from data_prep.plan import Plan, Slice
-from data_prep.progress import BYTES, Advance
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence, is_short
 from data_prep.stores import is_url, source_of
@@ -19,6 +17,8 @@ from data_prep.text.readers import read_piece
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
 from data_prep.text.slice_writer import SliceWriter, utf8_bytes
 from data_prep.text.values import as_json
+from pipeline.common.errors import UserError
+from pipeline.common.progress import BYTES, Advance
 
 if TYPE_CHECKING:
     from data_prep.decontamination.passages import Passages

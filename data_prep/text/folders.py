@@ -4,9 +4,9 @@ import os
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from data_prep.errors import UserError
 from data_prep.stores import Remote, Source
 from data_prep.text.kinds import KNOWN, kind_of
+from pipeline.common.errors import UserError
 
 
 def files_below(folder: Source, key: str) -> tuple[list[Source], str | None]:

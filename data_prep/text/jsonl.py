@@ -7,13 +7,13 @@ from typing import Any
 
 import orjson
 
-from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
 from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
 from data_prep.text.values import NoTextError, NotJsonError, as_json, as_text, field_of
+from pipeline.common.progress import Advance
 
 _ABSENT = object()
 _JSON_BYTES = 12

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
 
 if TYPE_CHECKING:
     from data_prep.text.fasttext_model import FastTextModel

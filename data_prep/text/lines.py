@@ -10,11 +10,11 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from data_prep.progress import Advance
 from data_prep.stores import raw_file, source_of
 from data_prep.text.kinds import kind_of
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import DamagedError
+from pipeline.common.progress import Advance
 
 COMPRESSION_RATIO = 4
 """About how much text a compressed byte holds; only the sharing among processes and the progress shown rest on it."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pyarrow
 import pyarrow.parquet
 
-from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.stores import Remote, Source, raw_file, source_of
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError, is_the_systems
+from pipeline.common.progress import Advance
 
 _BATCH_ROWS = 128
 _BUFFER = 1 << 20

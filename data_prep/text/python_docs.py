@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.progress import Advance
+from pipeline.common.progress import Advance
 
 MIN_CHARACTERS = 120
 """Shorter entries say little more than the name they document."""

@@ -9,8 +9,6 @@ from pathlib import Path
 import pyarrow
 import zstandard
 
-from data_prep.errors import UserError
-from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.stores import Remote, Source, raw_file, size_of, source_of
 from data_prep.text.condition import Condition, ConditionError
@@ -25,6 +23,8 @@ from data_prep.text.python_docs import read_python_docs
 from data_prep.text.rejects import BAD_FILE, WHERE, BadRecords, DamagedError, Rejects, is_the_systems
 from data_prep.text.saved_datasets import read_dataset
 from data_prep.text.txt import read_txt
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Advance
 
 _DAMAGE = (
     DamagedError,

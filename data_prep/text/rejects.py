@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from data_prep.errors import UserError
 from data_prep.text.document import Document
+from pipeline.common.errors import UserError
 
 TOO_LONG = "too long"
 TOO_SHORT = "too short"

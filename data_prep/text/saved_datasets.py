@@ -5,13 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import UserError
-from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords, DamagedError
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Advance
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from data_prep.progress import Advance
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
 from data_prep.text.lines import PieceText, opened, read_at_most, read_line
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import BadRecords
+from pipeline.common.progress import Advance
 
 _UTF8_BYTES = 4
 """A character's bytes at most."""

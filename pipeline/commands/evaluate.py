@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import UserError
-from data_prep.files import HeldError, locked
-from data_prep.hub import commit_of, find_directory
-from data_prep.progress import Meter
 from data_prep.workers import started_by_mpi
-from pipeline.command import status_of
+from pipeline.common.errors import UserError
+from pipeline.common.files import HeldError, locked
+from pipeline.common.hub import commit_of, find_directory
+from pipeline.common.progress import Meter
+from pipeline.common.quiet import status_of
 from pipeline.evaluation.harness import check_installed, harness_score
 from pipeline.evaluation.models import (
     EvaluatedModel,

@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from data_prep.hub import find_directory
-from pipeline.command import status_of
+from pipeline.common.hub import find_directory
+from pipeline.common.quiet import status_of
 from pipeline.flops.ledger import LEDGER
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.runs.card import CARD, Known, known_of_run, model_card, run_of, standing
+from pipeline.report.card import CARD, Known, known_of_run, model_card, run_of, standing
 from pipeline.training.inherited import read_inherited
 
 

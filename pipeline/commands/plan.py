@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from data_prep.config import read_json, typed
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
+from pipeline.common.config import read_json, typed
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.planning.forecast import Forecast
 from pipeline.planning.judge import against_plan, fit_alone, judged_table, left_out, most_off, predicted_by
 from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain

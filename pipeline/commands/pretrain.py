@@ -7,9 +7,9 @@ import sys
 import traceback
 from typing import Any
 
-from data_prep.command import refusal
-from data_prep.starting import refuse
-from pipeline.command import EXIT_DIVERGED, quieten
+from pipeline.common.command import refusal
+from pipeline.common.quiet import EXIT_DIVERGED, quieten
+from pipeline.common.starting import refuse
 from pipeline.recipe import Recipe, load_recipe, taken_by_auto
 from pipeline.training import distributed
 from pipeline.training.dry_run import DryRun

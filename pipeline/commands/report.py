@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
-from pipeline.command import status_of
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
+from pipeline.common.quiet import status_of
 from pipeline.report.attention_options import SENTENCE, AttentionOptions
 from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import build

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.reproduction.ends import next_runs, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
 from pipeline.reproduction.known import KnownEnd, check_one_text, read_known

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.blend import Blend, own_windows, spread
 from pipeline.data.examples import Columns, Examples
 from pipeline.data.objectives import IGNORED, Key

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.blocks import Blocks, pieces, readable
-from data_prep.errors import UserError
 from data_prep.manifest import MANIFEST, SHARDS, TOKENIZER, TRAIN, UNIGRAMS, CorpusEntry, PreparedData
 from data_prep.shards import bin_path, idx_path
 from data_prep.workers import share
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.errors import UserError
 
 ROOM = 256 << 20
 """Bytes of shards that a process compares whole before the first step: a third of a second."""

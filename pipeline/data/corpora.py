@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.errors import UserError
 from data_prep.manifest import HELDOUT, TRAIN, PreparedData
 from data_prep.shards import Shard
+from pipeline.common.errors import UserError
 from pipeline.data.batches import Batches, Corpus, holds_padding
 from pipeline.data.blend import BLOCK, block_counts
 from pipeline.data.examples import Examples, WindowExamples

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.errors import UserError
 from data_prep.tokenizer import Tokenizer
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.errors import UserError
 
 IGNORED = -100
 """The label of a position that is not scored (torch's cross_entropy convention)."""

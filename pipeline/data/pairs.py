@@ -18,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.errors import UserError
 from data_prep.shards import Shard
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.errors import UserError
 from pipeline.data.examples import Columns
 from pipeline.data.objectives import Key, MaskedObjective
 from pipeline.data.permutation import Permutation

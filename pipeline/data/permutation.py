@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline import keyed
+from pipeline.common import keyed
 
 _ROUNDS = 4
 

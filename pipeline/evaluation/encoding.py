@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from pipeline.common.errors import UserError
 from pipeline.families import Family, check_trained, family_of
 
 

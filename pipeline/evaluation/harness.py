@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.files import text_digest
+from pipeline.common.errors import UserError
+from pipeline.common.files import text_digest
 from pipeline.evaluation.models import EvaluatedModel
 from pipeline.evaluation.task_names import HARNESS
 from pipeline.evaluation.tasks import Scored

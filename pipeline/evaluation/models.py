@@ -14,11 +14,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
-from data_prep.errors import UserError
-from data_prep.files import text_digest
-from data_prep.progress import Meter
 from data_prep.tokenizer import Tokenizer, tokenizer_digest
 from data_prep.tokenizer_files import copy_files
+from pipeline.common.errors import UserError
+from pipeline.common.files import text_digest
+from pipeline.common.progress import Meter
 from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family, held_by

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_atomically
+from pipeline.common.files import write_atomically
 from pipeline.runs import JsonLines
 from pipeline.runs.records import ScoreRecord
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
-from data_prep.progress import Meter
+from pipeline.common.progress import Meter
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import difflib
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.texts import PUBLISHED, TEXT
 from pipeline.evaluation.tuning.glue import GLUE
 from pipeline.evaluation.tuning.squad import SQUAD

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.errors import UserError
-from data_prep.progress import Meter
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Meter
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scoring import Row, Scorer, score_rows

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest, text_digest
 from data_prep.settings import CorpusConfig
 from data_prep.text.kinds import Kind, kind_of
 from data_prep.text.rejects import Rejects
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, text_digest
 from pipeline.evaluation import detokenize
 
 TEXT = "text:"

@@ -9,8 +9,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import PretrainedConfig
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
 from pipeline.families.base import depth_keys
 from pipeline.families.consistency import MOST_LAYERS, check_config
 from pipeline.families.registry import FAMILIES, family_of

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, config_key, depth_keys, has_key, sizes_of
 from pipeline.families.layer_lists import of_layers
 from pipeline.families.registry import check_parameters

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import Family
 from pipeline.families.consistency import check_config, check_values
 from pipeline.families.rope import ROPE_OF_PAIRS, rope_sets, rotary_module

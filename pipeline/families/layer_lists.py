@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import Family, depth_keys
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")

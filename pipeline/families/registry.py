@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import Family
 from pipeline.families.bert import BERT, BERT_PAIRS
 from pipeline.families.cohere import COHERE, COHERE2

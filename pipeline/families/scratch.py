@@ -2,7 +2,7 @@
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, Sizes, config_keys, has_key, initializer_range
 from pipeline.families.registry import FAMILIES, PAIR_FAMILIES, check_trained
 from pipeline.families.shape import check_heads, class_rules

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import Family, Sizes
 
 

@@ -4,7 +4,7 @@ import copy
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, GROUP_KEYS, LATENT_KEYS, Family, Sizes, config_keys, has_key, sizes_of
 from pipeline.families.consistency import check_values
 from pipeline.families.context import check_rotary, context_keys, set_context

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.base import EXPERT_KEYS, config_key, has_key, sizes_of
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.registry import FAMILIES, family_of

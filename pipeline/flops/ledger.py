@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_json
+from pipeline.common.files import write_json
 from pipeline.flops.counts import PARTS, StepFlops
 
 LEDGER = "ledger.json"

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from pipeline.growth.operators import WidthOperator
-from pipeline.growth.operators.base import Request
+from pipeline.operators import WidthOperator
+from pipeline.operators.base import Request
 from pipeline.recipe import GrowthConfig
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.graph import Attention, Model, Rotary
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis
 from pipeline.growth.axes import AxisMap
 from pipeline.growth.facts import Fact
 from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
-from pipeline.growth.operators.base import Content, Stream, Units
 from pipeline.growth.positions import repeated_positions
+from pipeline.operators.base import Content, Stream, Units
 from pipeline.recipe import GrowthConfig
 
 _FILLS = {Stream.SMALL: SMALL, Stream.INIT: INIT, Units.SMALL: SMALL, Units.INIT: INIT}

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.common.keyed import DRAWS
 from pipeline.families import context_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, predict_steps, verdict
 from pipeline.growth.token_rows import tokens_counted
-from pipeline.keyed import DRAWS
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import UserError
-from data_prep.files import irregular
+from pipeline.common.errors import UserError
+from pipeline.common.files import irregular
 
 
 class _Fields:

@@ -16,7 +16,7 @@ import torch
 from pipeline.families.graph import Attention, Branch, Experts, Layer, Linear, Mlp, Model, Norm, Rotary, Stack, head_norms
 from pipeline.families.tensors import Axis, Tensor
 from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
-from pipeline.growth.operators import Origin
+from pipeline.operators import Origin
 
 Mask = np.ndarray
 """Booleans: where something is not zero."""

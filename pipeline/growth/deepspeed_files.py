@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import UserError
-from data_prep.files import MISSING, irregular
+from pipeline.common.errors import UserError
+from pipeline.common.files import MISSING, irregular
 from pipeline.growth.checkpoint_pickle import load
 from pipeline.growth.partitioned import Parameter
 

@@ -32,7 +32,7 @@ from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.facts import NOISE, Break, Departure, Fact
 from pipeline.growth.index_map import INIT, MEAN, ZERO, AxisIndexMap, along
-from pipeline.growth.operators import Origin
+from pipeline.operators import Origin
 
 Maps = tuple[AxisIndexMap, ...]
 """One a storage axis."""

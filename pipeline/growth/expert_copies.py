@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.growth.grown import MeasuredTensor
 from pipeline.growth.state import Rows
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
 from pipeline.families import FLOATS, QUANTIZATION
 
 _ADAPTER = "adapter_config.json"

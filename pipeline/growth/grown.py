@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap, Run, product
 from pipeline.growth.state import Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks

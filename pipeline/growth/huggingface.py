@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import QUANTIZATION, family_of, read_config
 from pipeline.growth.foreign_weights import (
     forget_stale,

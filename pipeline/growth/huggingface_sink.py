@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError, is_full_disk
-from data_prep.files import write_json
+from pipeline.common.errors import UserError, is_full_disk
+from pipeline.common.files import write_json
 from pipeline.families import family_of, graph_of
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import raw_bytes, row_chunks, stored_as

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.errors import UserError
 from pipeline.families import Family, has_key, initializer_range, sizes_of
 from pipeline.families.tensors import Tensor
 from pipeline.growth.state import Rows, State

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from data_prep.errors import UserError
-from data_prep.progress import Meter
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Meter
 from pipeline.growth.state import Constant, OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING, raw_bytes, row_chunks
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.files import file_digest, irregular, text_digest, write_json
-from data_prep.progress import Meter
+from pipeline.common.files import file_digest, irregular, text_digest, write_json
+from pipeline.common.progress import Meter
 
 FILES = "files.json"
 """The file that says what the others should be."""

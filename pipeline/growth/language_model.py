@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import Family, place
 from pipeline.growth.foreign_weights import refuse_foreign_name
 from pipeline.growth.initialization import initialized

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.graph import Model
-from pipeline.growth.operators import DEPTH, Origin
+from pipeline.operators import DEPTH, Origin
 from pipeline.recipe import GrowthConfig
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.tensors import Tensor
 from pipeline.growth.added import LEFT
 from pipeline.growth.grown import GrownTensor, MeasuredTensor

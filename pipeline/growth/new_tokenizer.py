@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.hub import find_directory
 from data_prep.tokenizer import Tokenizer, find_tokenizer, load_tokenizer, tokenizer_digest
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.hub import find_directory
 from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
 from pipeline.growth.token_rows import TokenRows, own_roles, rows_by_token, with_counterparts

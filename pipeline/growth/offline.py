@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import regular_files, whole_directory, write_json
-from data_prep.progress import Meter
 from data_prep.tokenizer_files import copy_files, tokenizer_files
-from pipeline.beside import Beside
+from pipeline.common.beside import Beside
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import regular_files, whole_directory, write_json
+from pipeline.common.progress import Meter
 from pipeline.families import (
     FLOATS,
     LAYER_LISTS,

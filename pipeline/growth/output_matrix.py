@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import row_chunks

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
 from pipeline.families.graph import Branch, Experts, Model, Norm
 from pipeline.families.tensors import Tensor
@@ -27,13 +27,13 @@ from pipeline.growth.initialization import drawing, initial_state
 from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.moments import Kept, MomentMaps, fresh_adam, grown_kept, moment_maps, optimizers_of, stepped
 from pipeline.growth.new_tokenizer import NewTokenizer
-from pipeline.growth.operators import WIDTH, Origin, Stream, Units
-from pipeline.growth.operators.base import Content, StreamNorms
 from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
 from pipeline.growth.token_rows import CarriedTokens, TokenRows, describe_tokens
 from pipeline.growth.upcycling import Upcycling, plan_upcycling
+from pipeline.operators import WIDTH, Origin, Stream, Units
+from pipeline.operators.base import Content, StreamNorms
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
-from data_prep.progress import Meter
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.progress import Meter
 from pipeline.families import Family, of_layers, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.tensors import RESIDUAL

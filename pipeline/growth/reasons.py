@@ -14,9 +14,9 @@ from pipeline.families.tensors import RESIDUAL, Tensor, numel
 from pipeline.growth.facts import Break
 from pipeline.growth.index_map import INIT, AxisIndexMap
 from pipeline.growth.moments import muon_scale, steps_as_matrix
-from pipeline.growth.operators import Stream, Units
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.token_rows import few_tokens_warning, over_both, tokens_counted
+from pipeline.operators import Stream, Units
 
 
 class Verdict(StrEnum):

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.errors import UserError
-from data_prep.files import MISSING, irregular
-from data_prep.hub import told_by_hub
+from pipeline.common.errors import UserError
+from pipeline.common.files import MISSING, irregular
+from pipeline.common.hub import told_by_hub
 from pipeline.growth.deepspeed_files import is_zero_checkpoint
 from pipeline.growth.huggingface import describe_huggingface, open_huggingface
 from pipeline.growth.state import Source

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.state import Rows
 
 CONSTRUCTING = threading.RLock()

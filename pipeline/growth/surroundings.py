@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import MISSING, irregular
 from data_prep.tokenizer_files import MODEL_CONFIG as CONFIG
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import MISSING, irregular
 
 TRAINER_STATE = "trainer_state.json"
 

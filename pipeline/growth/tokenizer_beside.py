@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
 from data_prep.tokenizer import Tokenizer, difference, load_tokenizer
+from pipeline.common.errors import UserError
 
 
 def check_beside(tokenizer: Tokenizer, config: PretrainedConfig) -> None:

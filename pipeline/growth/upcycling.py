@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import MIXTURE_FORMS, family_of, read_as
 from pipeline.families.graph import Experts, Mlp, Model
 from pipeline.growth import gates
@@ -25,9 +25,9 @@ from pipeline.growth.grown import MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor, drawing, initialized
 from pipeline.growth.joined import JoinedRows
 from pipeline.growth.moments import Kept
-from pipeline.growth.operators import UPCYCLING
 from pipeline.growth.state import Constant, OptimizerState, Rows, Source, State
 from pipeline.growth.units import Drawn, Piece, Repeated, Replaced, drawn_units
+from pipeline.operators import UPCYCLING
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import irregular
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import irregular
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

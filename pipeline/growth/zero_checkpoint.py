@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import MISSING, irregular
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import MISSING, irregular
 from pipeline.families import Family, family_of, read_config
 from pipeline.families.graph import Model
 from pipeline.growth.deepspeed_files import read_parameters

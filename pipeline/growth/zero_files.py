@@ -18,8 +18,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
-from data_prep.files import write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.graph import Model
 from pipeline.growth import streaming

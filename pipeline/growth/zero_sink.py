@@ -18,7 +18,7 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from data_prep.progress import Advance, Meter
+from pipeline.common.progress import Advance, Meter
 from pipeline.growth.added import LEFT
 from pipeline.growth.state import OptimizerState, Rows, State, default_value, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS

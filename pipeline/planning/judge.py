@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.errors import UserError
 from data_prep.report.parts import Grid
+from pipeline.common.errors import UserError
 from pipeline.planning.forecast import HELD
 from pipeline.planning.law import Law, Training, fit, training_of
 from pipeline.planning.record import SIZES, RunEntry, configuration

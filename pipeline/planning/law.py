@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import OptimizeResult, least_squares
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.planning.record import GrowthEntry, RunEntry
 
 LEAST_FIXED = 3

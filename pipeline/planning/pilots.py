@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.planning.recipes import recipe_of
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size

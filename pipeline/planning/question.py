@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from data_prep.config import validate
-from data_prep.errors import UserError
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
 from pipeline.families import read_config
 from pipeline.planning.law import setting_in_words
 from pipeline.planning.record import entry_of, hyperparameters_of

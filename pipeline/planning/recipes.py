@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from data_prep.config import validate
-from data_prep.errors import UserError
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
 from pipeline.families import graph_of, scratch_config, sizes_of, target_config
 from pipeline.growth.choice import resolve
 from pipeline.planning.question import setting_of_recipe

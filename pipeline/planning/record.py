@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field, with_config
 from transformers import PretrainedConfig
 from typing_extensions import TypedDict
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
 from pipeline.recipe import GrowthConfig, Recipe, TrainStage
 from pipeline.recipe.growth import DepthName, WidthName

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.config import PositiveInt, StrictModel
 from data_prep.settings import CorpusConfig, TokenizerConfig
 from data_prep.stores import is_url
+from pipeline.common.config import PositiveInt, StrictModel
 from pipeline.recipe.models import Positive
 
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from data_prep.config import PositiveInt, StrictModel, read_json, validate
-from data_prep.errors import UserError
+from pipeline.common.config import PositiveInt, StrictModel, read_json, validate
+from pipeline.common.errors import UserError
 from pipeline.recipe.ds_features import take_absent
 
 AUTO = "auto"

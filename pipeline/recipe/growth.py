@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from data_prep.config import NonNegativeInt, StrictModel
-from pipeline.growth.operators import DEPTH, OPTIONS, UPCYCLING, WIDTH, Option
+from pipeline.common.config import NonNegativeInt, StrictModel
+from pipeline.operators import DEPTH, OPTIONS, UPCYCLING, WIDTH, Option
 from pipeline.recipe.models import InitializerRange, Positive
 
 AUTO = "auto"

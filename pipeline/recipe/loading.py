@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from data_prep.config import read_yaml, validate
-from data_prep.errors import UserError
+from pipeline.common.config import read_yaml, validate
+from pipeline.common.errors import UserError
 from pipeline.recipe.models import OWN_KEYS
 from pipeline.recipe.progressive import written_out
 from pipeline.recipe.recipe import Recipe

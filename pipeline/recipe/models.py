@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
+from pipeline.common.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 
 Positive = Annotated[float, Field(gt=0)]
 

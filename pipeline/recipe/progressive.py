@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from data_prep.config import StrictModel, validate
-from data_prep.errors import UserError
+from pipeline.common.config import StrictModel, validate
+from pipeline.common.errors import UserError
 from pipeline.recipe.auto import GROWS, auto_growth, auto_shares, auto_sizes
 from pipeline.recipe.growth import AUTO, GrowthConfig
 from pipeline.recipe.models import ModelConfig, SizeConfig

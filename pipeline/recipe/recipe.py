@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from data_prep.config import NonNegativeInt, PositiveInt, StrictModel
+from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import ModelConfig, Positive, TargetConfig

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.config import Fraction, NonNegative, NonNegativeInt, PositiveInt, StrictModel
+from pipeline.common.config import Fraction, NonNegative, NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.models import Positive
 
 

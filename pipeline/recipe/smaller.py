@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe.models import SizeConfig
 
 _KEYS = tuple(SizeConfig.model_fields)

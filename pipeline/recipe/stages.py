@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from data_prep.config import Fraction, NonNegative, NonNegativeInt, PositiveInt, StrictModel
+from pipeline.common.config import Fraction, NonNegative, NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import Weights
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import Positive, TargetConfig

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
 from data_prep.tokenizer import load_tokenizer
+from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.huggingface import open_huggingface

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.report.numbers import counted
-from pipeline.growth.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
 from pipeline.growth.token_rows import over_both
+from pipeline.operators import DEPTH, WIDTH, DepthOperator, WidthOperator
 from pipeline.report import words
 from pipeline.report.figures import GREY, LOOKS, SIZE, Plot, blank, legend_above
 from pipeline.report.recorded import RecordedRun

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.report.recorded import RecordedRun
 from pipeline.report.savings import Curve, Reference, reference
 

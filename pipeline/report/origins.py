@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.growth.operators import Origin, Units
 from pipeline.growth.plan import GrowthPlan
+from pipeline.operators import Origin, Units
 
 HeadKind = Literal["own", "copy", "next", "mixed", "random"]
 """The source's own head; a copy of one; one that reads as a head of the source's next layer does; one whose queries are the

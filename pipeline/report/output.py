@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.files import write_atomically
+from pipeline.common.files import write_atomically
 from pipeline.report.figures import Plot, to_png
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
 from pipeline.families import Sizes, scratch_config, sizes_of, target_config
 from pipeline.flops.ledger import Ledger

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import MIXTURE_FORMS, Sizes, context_keys, graph_of, read_config, target_config
 from pipeline.growth.inspection import inspect
 from pipeline.growth.integrity import FILES

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.growth.operators import DEPTH, UPCYCLING, WIDTH
+from pipeline.operators import DEPTH, UPCYCLING, WIDTH
 from pipeline.recipe import GrowthConfig
 
 VERDICTS = {

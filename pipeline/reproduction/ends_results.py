@@ -8,9 +8,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
 from data_prep.report.parts import Grid
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
 from pipeline.report.figures import STYLE
 from pipeline.report.markdown import table

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines
 from pipeline.runs.records import Count, Finite

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
 from data_prep.manifest import PreparedData
+from pipeline.common.errors import UserError
 from pipeline.recipe import Recipe, read_ds_config
 from pipeline.training.preparation import Planned, foresee_run
 from pipeline.training.run_directory import RunDirectory

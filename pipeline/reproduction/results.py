@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.report.comparison import View, savings
 from pipeline.report.markdown import table
 from pipeline.report.methods import Method, spread

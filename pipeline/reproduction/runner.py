@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_prep.errors import UserError
-from pipeline.command import EXIT_DIVERGED, status_of
+from pipeline.common.errors import UserError
+from pipeline.common.quiet import EXIT_DIVERGED, status_of
 from pipeline.reproduction.task import Task
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.config import NonNegativeInt, PositiveInt, StrictModel, read_yaml, validate
+from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel, read_yaml, validate
 from pipeline.recipe import UNITS, Recipe, read_recipe
 from pipeline.recipe.models import Positive
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.reproduction.known import KnownEnd
 from pipeline.runs import RunPaths

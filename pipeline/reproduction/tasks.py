@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.reproduction.ends import end_of
 from pipeline.reproduction.known import KnownEnd, check_settings
 from pipeline.reproduction.lengths import flops_by_stage, in_steps, planned, steps_of_rest

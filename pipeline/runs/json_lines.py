@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic
 
-from data_prep.config import Typed, typed
-from data_prep.errors import UserError, is_full_disk
-from data_prep.files import read_bytes, write_atomically
+from pipeline.common.config import Typed, typed
+from pipeline.common.errors import UserError, is_full_disk
+from pipeline.common.files import read_bytes, write_atomically
 
 
 class JsonLines(Generic[Typed]):

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from data_prep.config import Typed, read_json, read_yaml, typed, validate
-from data_prep.errors import UserError
+from pipeline.common.config import Typed, read_json, read_yaml, typed, validate
+from pipeline.common.errors import UserError
 from pipeline.flops.counts import PARTS
 from pipeline.recipe import GrowthConfig, Recipe
 from pipeline.runs.paths import RunPaths

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.runs.json_lines import JsonLines
 from pipeline.runs.records import StepRecord
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import graph_of
 from pipeline.families.graph import Experts
 from pipeline.families.routing import Router, grouped_refusal, routers

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.config import validate
-from data_prep.errors import UserError
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
+from pipeline.common.keyed import DRAWS
 from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
-from pipeline.keyed import DRAWS
 from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
 from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord

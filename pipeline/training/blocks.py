@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import Mixtures, Section
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor

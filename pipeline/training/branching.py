@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.errors import UserError
-from data_prep.files import write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_json
-from pipeline.beside import Beside
+from pipeline.common.beside import Beside
+from pipeline.common.files import write_json
 from pipeline.growth.certificate import certify
 from pipeline.growth.probe import compare
 from pipeline.growth.state import Source

@@ -14,8 +14,8 @@ from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from transformers import PretrainedConfig
 
-from data_prep.errors import UserError
-from data_prep.files import publish_directory, read_bytes, write_atomically, write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import publish_directory, read_bytes, write_atomically, write_json
 from pipeline.growth.deepspeed_files import missing_files
 from pipeline.growth.integrity import Digest, HashedFile, damage, seal, sealed
 from pipeline.growth.sources import LATEST

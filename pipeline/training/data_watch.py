@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from data_prep.errors import UserError
-from data_prep.files import read_bytes, write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import read_bytes, write_json
 from pipeline.data.checks import CheckedFile, DataChecks, Found
 from pipeline.training import distributed
 from pipeline.training.distributed import Result

@@ -8,7 +8,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _ALIGNMENT = 512
 """Bytes to which direct reads are aligned."""

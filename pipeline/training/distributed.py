@@ -16,9 +16,9 @@ from deepspeed.comm import mpi_discovery
 from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 from torch.distributed.elastic.utils.store import synchronize
 
-from data_prep.command import refusal
-from data_prep.errors import UserError
 from data_prep.workers import started_by_mpi
+from pipeline.common.command import refusal
+from pipeline.common.errors import UserError
 
 Result = TypeVar("Result")
 

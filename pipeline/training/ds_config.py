@@ -16,8 +16,8 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
 from pydantic import BaseModel, ValidationError
 
-from data_prep.config import unknown_key
-from data_prep.errors import UserError
+from pipeline.common.config import unknown_key
+from pipeline.common.errors import UserError
 from pipeline.recipe import AUTO, GrowStage, Recipe, TrainStage, read_ds_config
 from pipeline.training.monitors import SECTIONS, resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja

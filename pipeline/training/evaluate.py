@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_prep.progress import Meter
+from pipeline.common.progress import Meter
 from pipeline.data.batches import Batch, Batches
 from pipeline.training import distributed
 from pipeline.training.losses import Logits, right, summed_losses

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 
-from data_prep.files import whole_directory
-from data_prep.progress import Meter
 from data_prep.tokenizer import Tokenizer
+from pipeline.common.files import whole_directory
+from pipeline.common.progress import Meter
 from pipeline.flops.ledger import Ledger, write_ledger
 from pipeline.growth.generation import write_generation_config
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.probe import elements
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_length import write_tokenizer_length
-from pipeline.runs.card import CARD
+from pipeline.report.card import CARD
 
 
 def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger, card: str) -> None:

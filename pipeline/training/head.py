@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.graph import Head
 from pipeline.training.losses import summed_loss
 

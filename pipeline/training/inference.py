@@ -9,7 +9,7 @@ from deepspeed import DeepSpeedEngine
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.routing import choose_products, route_in_float32
 from pipeline.growth.joined import parameters_of
 from pipeline.growth.state import Source, flat

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from data_prep.config import read_json
-from data_prep.errors import UserError
-from data_prep.files import MISSING, irregular
+from pipeline.common.config import read_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import MISSING, irregular
 from pipeline.flops.ledger import LEDGER, Ledger
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from data_prep.errors import UserError
-from pipeline import keyed
+from pipeline.common import keyed
+from pipeline.common.errors import UserError
 from pipeline.data.batches import PackedBatches, UnpackedBatches, rank_samples
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.scores import Score

@@ -19,8 +19,8 @@ from deepspeed.monitor.config import get_monitor_config
 from deepspeed.monitor.monitor import MonitorMaster
 from tqdm import tqdm
 
-from data_prep.errors import UserError, is_full_disk
-from data_prep.files import read_bytes, write_atomically
+from pipeline.common.errors import UserError, is_full_disk
+from pipeline.common.files import read_bytes, write_atomically
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed

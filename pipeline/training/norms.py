@@ -23,7 +23,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.runtime.zero.utils import get_norm_dtype
 from deepspeed.utils.bwc import bwc_tensor_model_parallel_world_size
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 _REPLACED: tuple[tuple[Any, str], ...] = (
     (stage_1_and_2, "is_invalid_grad_norm"),

@@ -9,14 +9,14 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.config import validate
-from data_prep.errors import UserError
-from data_prep.hub import commit_of, find_directory
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.tokenizer import Tokenizer, given_tokenizer
-from pipeline.beside import Beside
+from pipeline.common.beside import Beside
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
+from pipeline.common.hub import commit_of, find_directory
 from pipeline.data.checks import DataChecks
 from pipeline.data.objectives import objective_for
 from pipeline.families import (

@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from data_prep.progress import LINE_SECONDS, duration, say_above
+from pipeline.common.progress import LINE_SECONDS, duration, say_above
 from pipeline.training.utilization import Speed
 from pipeline.training.workload import Outlook, Workload
 

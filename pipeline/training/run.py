@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch.distributed
 
-from data_prep.errors import UserError
-from data_prep.files import HeldError, locked, write_json
-from pipeline.beside import Beside
+from pipeline.common.beside import Beside
+from pipeline.common.errors import UserError
+from pipeline.common.files import HeldError, locked, write_json
+from pipeline.common.keyed import DRAWS
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.gates import Gates
@@ -24,10 +25,9 @@ from pipeline.growth.integrity import Digest, difference, digests_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
-from pipeline.keyed import DRAWS
 from pipeline.recipe import Recipe
+from pipeline.report.card import CARD, known_of_run, model_card
 from pipeline.runs import JsonLines, StepLines
-from pipeline.runs.card import CARD, known_of_run, model_card
 from pipeline.runs.records import (
     CertificateRecord,
     DataRecord,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import Typed
-from data_prep.errors import UserError
-from data_prep.files import read_bytes, write_atomically, write_json
+from pipeline.common.config import Typed
+from pipeline.common.errors import UserError
+from pipeline.common.files import read_bytes, write_atomically, write_json
 from pipeline.recipe import Recipe
 from pipeline.runs import JsonLines, RunPaths, StepLines
 from pipeline.runs.records import (

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.objectives import IGNORED
 from pipeline.families import Family, Section
 from pipeline.training.head import labelled

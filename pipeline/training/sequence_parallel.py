@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PretrainedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.batches import Batch
 from pipeline.data.objectives import IGNORED
 from pipeline.families import sizes_of

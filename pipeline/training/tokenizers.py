@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import Tokenizer, difference, find_tokenizer
+from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.growth.state import Source
 

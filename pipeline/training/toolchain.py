@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy, triton_backend_available
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 
 def check_toolchain(origin: str, otherwise: str, *, device: str = "cpu") -> None:

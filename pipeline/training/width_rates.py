@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from fractions import Fraction
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families.graph import Model
 from pipeline.families.tensors import RESIDUAL, Tensor
 from pipeline.growth.moments import steps_as_matrix

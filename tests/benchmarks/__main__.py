@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from data_prep.errors import UserError
-from data_prep.files import write_atomically
 from data_prep.plan import expand
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_atomically
 from tests.benchmarks.measuring import GIB, ROOT, add_text, run_within, table
 
 LIMITS = {

@@ -11,10 +11,11 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Family, Section, check, scratch_config
+from pipeline.families import FAMILIES, Family, Section, scratch_config
 from pipeline.families.base import has_key
 from pipeline.families.section import Mixtures
 from pipeline.flops.activations import activation_bytes
+from pipeline.growth import check
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model

@@ -30,8 +30,6 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.encoding.provided import Provided
-from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.job import Job
 from data_prep.plan import draft_plan, expand, freeze
 from data_prep.prepare import prepare
@@ -44,6 +42,8 @@ from data_prep.text.rejects import Rejects
 from data_prep.tokenizer_stage import ProvideTokenizer
 from data_prep.tokenizing import Tokenize
 from data_prep.workers import Alone
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
 from tests.benchmarks import loader, signatures
 from tests.benchmarks.measuring import MIB, ROOT, Cost, add_text, cost_of, described, in_turn, part_parser, publish, table
 from tests.data_prep.dedupe.planted import Writer, prose

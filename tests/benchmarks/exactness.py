@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, family_of, scratch_config
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import ModelConfig

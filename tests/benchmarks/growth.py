@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.initialization import no_init_weights
 
-from pipeline.command import quieten
+from pipeline.common.quiet import quieten
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface

@@ -7,7 +7,7 @@ from pathlib import Path
 import deepspeed
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.objectives import CausalObjective
 from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from data_prep.shards import Shard
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective, MaskedObjective, Objective
 from pipeline.families import FAMILIES, scratch_config

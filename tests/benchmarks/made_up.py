@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.examples import WindowExamples
 from pipeline.data.objectives import IGNORED, Objective

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
-from pipeline.command import quieten
+from pipeline.common.quiet import quieten
 from pipeline.families import FAMILIES, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.offline import OfflineGrowth, Request

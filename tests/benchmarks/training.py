@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
 from pipeline.families import FAMILIES, Section, scratch_config

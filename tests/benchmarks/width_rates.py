@@ -14,7 +14,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import nn
 
-from pipeline.command import quieten
+from pipeline.common.quiet import quieten
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective
 from pipeline.families import FAMILIES, graph_of, scratch_config

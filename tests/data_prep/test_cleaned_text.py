@@ -11,10 +11,10 @@ import pytest
 import zstandard
 from datasets import load_dataset
 
-from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.text.kinds import kind_of
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 RECORDS = [

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_prep.command import refusal
+from pipeline.common.command import refusal
 
 IMPORTED = """
 import sys

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import data_prep
-from data_prep.config import read_yaml, validate
 from data_prep.settings import DataPrepConfig
+from pipeline.common.config import read_yaml, validate
 
 FOLDER = Path(data_prep.__file__).parent / "configs"
 

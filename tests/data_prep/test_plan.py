@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from data_prep import plan
-from data_prep.errors import UserError
 from data_prep.frozen import check_settings
 from data_prep.plan import draft_plan, expand_shards, freeze
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from pipeline.common.errors import UserError
 
 
 def names(paths) -> list[str]:

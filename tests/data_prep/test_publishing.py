@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from data_prep import stores
-from data_prep.errors import UserError
-from data_prep.files import json_digest
 from data_prep.frozen import read_plan, write_plan
 from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.prepare import prepare_together
@@ -15,6 +13,8 @@ from data_prep.settings import DataPrepConfig
 from data_prep.stores import Remote, UnreachableError
 from data_prep.verify import damaged
 from data_prep.workers import Alone
+from pipeline.common.errors import UserError
+from pipeline.common.files import json_digest
 from tests.data_prep.prose import made_up_texts
 
 URL = "s3://bucket/prepared/books"

@@ -5,11 +5,11 @@ import json
 import pytest
 import zstandard
 
-from data_prep.config import validate
-from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.settings import DataPrepConfig
 from data_prep.steps.length import Length
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(60)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_prep import shards
-from data_prep.errors import UserError
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path, token_dtype
+from pipeline.common.errors import UserError
 from tests.shards import add_documents, write_shard
 
 GPT = [[[1, 2, 3]], [[4]], [[]], [[5, 6, 7, 8]]]

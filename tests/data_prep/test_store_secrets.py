@@ -1,8 +1,8 @@
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.store_secrets import refuse_secrets
 from data_prep.stores import patiently
+from pipeline.common.errors import UserError
 
 SECRETS = [
     "https://ghp_hidden@host/a",

@@ -16,7 +16,6 @@ import zstandard
 
 from data_prep import stores
 from data_prep.decontamination.evaluation_sets import files_of, texts_of
-from data_prep.errors import UserError
 from data_prep.manifest import MANIFEST, PLAN
 from data_prep.plan import draft_plan, expand
 from data_prep.prepare import prepare_together
@@ -25,6 +24,7 @@ from data_prep.stores import Remote, content_digest, raw_file
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import Rejects
 from data_prep.workers import Alone
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
 from tests.hub import Hub, ask

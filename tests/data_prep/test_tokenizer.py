@@ -7,10 +7,10 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import difference, load_tokenizer, tokenizer_digest
 from data_prep.tokenizer_training import train_tokenizer
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 GIVEN = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"

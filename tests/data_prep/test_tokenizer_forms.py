@@ -6,12 +6,12 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from data_prep.errors import UserError
 from data_prep.manifest import HELDOUT, TRAIN
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from data_prep.tokenizer import difference, given_tokenizer, load_tokenizer
+from pipeline.common.errors import UserError
 from tests.data_prep.tokenizer_forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, write
 
 NAMES = ("eos", "sep", "cls", "mask", "bos")

@@ -85,7 +85,7 @@ def test_a_large_enough_sample_is_all_that_is_trained_on(tmp_path, monkeypatch):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from data_prep.errors import full_disk, is_full_disk
+from pipeline.common.errors import full_disk, is_full_disk
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_training import train_tokenizer
 from tests.data_prep.prose import made_up_texts

@@ -8,10 +8,10 @@ import sentencepiece
 from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import SPECIAL_TOKENS, train_tokenizer
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(300)

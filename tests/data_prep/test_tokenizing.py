@@ -10,7 +10,6 @@ from data_prep import tokenizer_stage, tokenizing
 from data_prep.accepting import Accept
 from data_prep.encoding import libraries, stress
 from data_prep.encoding.ragged import Ragged
-from data_prep.errors import UserError
 from data_prep.inspection import describe
 from data_prep.job import Job
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
@@ -19,6 +18,7 @@ from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from data_prep.text.sentences import split_sentences
 from data_prep.verify import damaged
+from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
 from tests.conftest import make_documents
 from tests.shards import write_shard

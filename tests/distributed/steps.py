@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.data.objectives import CausalObjective, MaskedObjective
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized

@@ -15,7 +15,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, Section
 from pipeline.growth.added import LEFT
 from pipeline.growth.initialization import initialized

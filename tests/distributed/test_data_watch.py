@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from data_prep.blocks import BLOCK
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.recipe import load_recipe
 from pipeline.runs import RunPaths

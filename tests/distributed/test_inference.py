@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.models import find_model, scorer_of, whole_model
 from pipeline.evaluation.tasks import Options, score_tasks
-from pipeline.families import FAMILIES, check
+from pipeline.families import FAMILIES
+from pipeline.growth import check
 from pipeline.training import distributed
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from tests.conftest import make_documents

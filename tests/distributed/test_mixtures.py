@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from pipeline.families import FAMILIES, Section, check, family_of, graph_of, has_key, scratch_config
+from pipeline.families import FAMILIES, Section, family_of, graph_of, has_key, scratch_config
+from pipeline.growth import check
 from pipeline.growth.initialization import initialized
 from pipeline.growth.joined import parameters_of
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage

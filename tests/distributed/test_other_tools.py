@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.sources import foresee_source, open_source
 from pipeline.recipe import GrowthConfig, TargetConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed

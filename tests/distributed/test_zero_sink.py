@@ -8,7 +8,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.swap_tensor import optimizer_utils
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, Section, scratch_config, target_config
 from pipeline.growth.initialization import initialized
 from pipeline.growth.joined import parameters_of

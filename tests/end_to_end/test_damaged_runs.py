@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.files import write_json
+from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
 from pipeline.report.attention import Absent
 from pipeline.report.recorded import read_run

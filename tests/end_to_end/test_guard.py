@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.command import EXIT_DIVERGED
+from pipeline.common.quiet import EXIT_DIVERGED
 from pipeline.flops.ledger import Ledger
 
 POISONED = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import TRAINED, layer_kind, scratch_config, sizes_of
 from pipeline.growth.reasons import predict, verdict
 from pipeline.recipe import ModelConfig, Recipe, TrainStage, load_recipe, read_recipe, taken_by_auto

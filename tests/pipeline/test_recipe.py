@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.recipe import GrowStage, Recipe, TargetConfig, load_recipe
 from pipeline.recipe.models import OWN_KEYS

@@ -165,7 +165,7 @@ import os, sys, time
 def build(*arguments):
     if os.environ["SLURM_PROCID"] == "1":
         time.sleep(600)
-    from data_prep.errors import UserError
+    from pipeline.common.errors import UserError
     raise {error}("of one rank alone")
 
 def audit(event, arguments):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import TaskData, Text
 from pipeline.evaluation.tuning.glue import Glue
 from pipeline.evaluation.tuning.metrics import METRICS

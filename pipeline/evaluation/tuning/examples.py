@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest, text_digest
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, text_digest
 
 _SEED = 0
 """Of splits and selections: they are the same whatever the seeds of the trainings."""

@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import TaskData, Text, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
     import datasets

@@ -9,7 +9,7 @@ import torch
 from tokenizers import processors
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.encoding import open_tokenizer
 from pipeline.families import Family, learn_every_row, sizes_of
 from pipeline.growth.huggingface import open_huggingface

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data_prep.config import Fraction, NonNegativeInt, PositiveInt, StrictModel, validate
+from pipeline.common.config import Fraction, NonNegativeInt, PositiveInt, StrictModel, validate
 from pipeline.recipe.models import Positive
 
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.classification import Classification
 from pipeline.evaluation.tuning.examples import TaskData
 from pipeline.evaluation.tuning.glue import GLUE

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData
 from pipeline.evaluation.tuning.metrics import exact_match, overlap
 from pipeline.evaluation.tuning.model import Pretrained

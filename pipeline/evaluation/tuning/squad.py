@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from data_prep.errors import UserError
-from data_prep.progress import Meter
+from pipeline.common.errors import UserError
+from pipeline.common.progress import Meter
 from pipeline.evaluation.tuning.options import TuningOptions
 from pipeline.evaluation.tuning.problem import Problem
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from data_prep.decontamination.evaluation_sets import files_of, texts_of
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 
 SQUAD = {"version": "1.1", "data": [{"paragraphs": [{"context": "Ünited", "qas": [{"id": 7, "question": "Who?\nNow"}]}]}]}
 

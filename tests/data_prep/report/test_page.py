@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
-from data_prep.errors import UserError
-from data_prep.files import file_digest
 from data_prep.manifest import HELDOUT, MANIFEST, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
 from data_prep.report.output import write_page
@@ -20,6 +18,8 @@ from data_prep.report.page import build
 from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.summary import REPORT
 from data_prep.verify import damaged
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
 from tests.data_prep.test_prepare import quiet

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from data_prep.errors import UserError
 from data_prep.steps.classifier_file import read_labels
 from data_prep.steps.classify import Classify
 from data_prep.text.document import Document
+from pipeline.common.errors import UserError
 
 _SUPERVISED, _SOFTMAX = 3, 3
 _WORDS = {"good": (1.0, 0.0), "bad": (0.0, 1.0)}

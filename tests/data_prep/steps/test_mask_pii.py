@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.steps.mask_pii import MaskPII
 from data_prep.text.document import Document
+from pipeline.common.errors import UserError
 
 
 def _masked(text: str, **options) -> str:

@@ -1,12 +1,12 @@
 import pytest
 
-from data_prep.config import validate
-from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.steps.registry import STEPS
 from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
 from data_prep.text.rejects import TOO_LONG, TOO_SHORT
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
 
 
 def corpus(**keys) -> CorpusConfig:

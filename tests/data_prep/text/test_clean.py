@@ -4,13 +4,13 @@ import unicodedata
 
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.steps.language import Language
 from data_prep.steps.sequence import Sequence
 from data_prep.text.clean import clean
 from data_prep.text.document import Document
 from data_prep.text.rejects import OTHER_LANGUAGE, TOO_LONG, TOO_SHORT, UNCERTAIN_LANGUAGE
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 ENGLISH = "The boy went down to the river, and there he sat upon a stone and thought of what his father had told him."

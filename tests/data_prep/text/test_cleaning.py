@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_prep.errors import UserError
 from data_prep.job import Facts, Job
 from data_prep.plan import Plan, draft_plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
@@ -18,6 +17,7 @@ from data_prep.text.parts import FOLDER, Parts
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_SHORT
 from data_prep.text.slice_writer import text_hash
 from data_prep.workers import Alone
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(3000, words=300)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_prep.errors import UserError
 from data_prep.text.frames import cuts
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import Rejects
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config, paragraphs, random_lines, read, write
 

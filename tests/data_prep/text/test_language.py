@@ -4,10 +4,10 @@ from importlib.metadata import distribution
 import fasttext
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.text import language as module
 from data_prep.text.fasttext_model import FastTextModel
 from data_prep.text.language import UNKNOWN, known_languages, language
+from pipeline.common.errors import UserError
 
 ENGLISH = "The boy went down to the river, and there he sat upon a stone and thought of what his father had told him. "
 SENTENCES = {

@@ -17,13 +17,13 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
 from data_prep.text.columns import find_columns
 from data_prep.text.pieces import Piece
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, DamagedError, Rejects
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = ["first document", "second\nwith two lines", "dritter, mit Umlauten äöü", "", "fifth 😀"]

@@ -3,11 +3,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.settings import CorpusConfig
 from data_prep.text.readers import read_piece
 from data_prep.text.rejects import Rejects
 from data_prep.text.saved_datasets import pieces_of_dataset
+from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from data_prep import blocks
 from data_prep.blocks import BLOCK
-from data_prep.errors import UserError
-from data_prep.files import file_digest, json_digest
 from data_prep.manifest import MANIFEST, TRAIN, PreparedData
 from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.verify import damaged
+from pipeline.common.errors import UserError
+from pipeline.common.files import file_digest, json_digest
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.data.corpora import open_batches
 from pipeline.data.objectives import CausalObjective, MaskedObjective

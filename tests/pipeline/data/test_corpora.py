@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.corpora import effective_weights, open_batches
 from pipeline.data.objectives import CausalObjective, MaskedObjective
 from tests.shards import write_prepared

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.batches import rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective, MaskedObjective, objective_for
 from pipeline.data.permutation import Permutation

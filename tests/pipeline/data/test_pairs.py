@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.batches import Batches, Corpus
 from pipeline.data.objectives import IGNORED, MaskedObjective
 from pipeline.data.pairs import SentencePairs

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from data_prep.files import locked, write_atomically
 from launch import evaluate as launched
 from pipeline.commands import evaluate as module
+from pipeline.common.files import locked, write_atomically
 from pipeline.evaluation.models import huggingface_directory
 from pipeline.evaluation.scores import read_scores
 from pipeline.growth.huggingface import open_huggingface

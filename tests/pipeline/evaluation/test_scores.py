@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import LOWER_IS_BETTER, Score, read_scores, record, table
 
 SCORE = Score(

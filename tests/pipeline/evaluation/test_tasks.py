@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation import detokenize
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.harness import harness_score

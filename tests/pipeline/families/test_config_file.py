@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, family_of, has_key, read_config, scratch_config, sizes_of
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, family_of, has_key, read_config, scratch_config, sizes_of
+from pipeline.growth import check
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig

@@ -6,10 +6,10 @@ import logging
 import pytest
 import torch
 
-from data_prep.config import validate
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, context, target_config
-from pipeline.growth import listing
+from pipeline.common.config import validate
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, context, target_config
+from pipeline.growth import check, listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict

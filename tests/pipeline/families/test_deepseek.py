@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, held_by, read_config, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, held_by, read_config, target_config
+from pipeline.growth import check
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.joined import stored_of
 from pipeline.growth.moments import moment_maps

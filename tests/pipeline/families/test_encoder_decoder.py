@@ -8,19 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.encoding import open_tokenizer
-from pipeline.families import FAMILIES, check, check_growth, scratch_config, target_config
+from pipeline.families import FAMILIES, check_growth, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import ForwardFlops
-from pipeline.growth import probe
+from pipeline.growth import check, probe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
-from pipeline.runs.card import Known, model_card
+from pipeline.report.card import Known, model_card
 
 T5 = FAMILIES["t5"]
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}

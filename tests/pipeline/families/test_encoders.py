@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, read_config, target_config
-from pipeline.growth.operators import WIDTH
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, read_config, target_config
+from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.sources import open_source
+from pipeline.operators import WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.training.attention import within_documents
 

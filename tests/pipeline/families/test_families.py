@@ -18,9 +18,10 @@ from transformers import (
     StableLmConfig,
 )
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, LAYER_LISTS, check, check_parameters, family_of, sizes_of
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, LAYER_LISTS, check_parameters, family_of, sizes_of
 from pipeline.families.base import config_keys
+from pipeline.growth import check
 from pipeline.growth.initialization import initialized
 from pipeline.growth.joined import parameters_of
 from pipeline.growth.sources import open_source

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, check_parameters, depth_keys, family_of, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of, target_config
+from pipeline.growth import check
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict

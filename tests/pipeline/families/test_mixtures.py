@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, read_config, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, read_config, target_config
+from pipeline.growth import check
 from pipeline.growth.grown import GrownTensor, MeasuredTensor
 from pipeline.growth.joined import parameters_of, stored_of
 from pipeline.growth.listing import listing

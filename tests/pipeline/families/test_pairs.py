@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, PAIR_FAMILIES, check_growth, check_parameters, family_of, scratch_config, target_config
 from pipeline.growth import probe as probing
 from pipeline.growth.huggingface import open_huggingface

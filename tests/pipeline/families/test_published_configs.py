@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from pipeline.families import check, family_of, read_config, target_config
+from pipeline.families import family_of, read_config, target_config
 from pipeline.families.consistency import check_config
+from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.recipe import GrowthConfig, TargetConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, TRAINED, scratch_config, sizes_of
 from pipeline.recipe import ModelConfig
 

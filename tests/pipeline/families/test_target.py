@@ -16,7 +16,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, check_growth, check_parameters, derived_sizes, sizes_of, target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig

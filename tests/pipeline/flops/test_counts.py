@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_f
 from transformers import BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, TRAINED, Section, check, sizes_of
+from pipeline.families import FAMILIES, TRAINED, Section, sizes_of
 from pipeline.families.base import has_key
 from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
+from pipeline.growth import check
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.running import running, scoring

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import LEDGER, Ledger, Line, write_ledger
 from pipeline.training.inherited import read_inherited

@@ -12,11 +12,12 @@ import pydantic
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, depth_keys, has_key, target_config
-from pipeline.growth.operators import DEPTH, WIDTH
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, depth_keys, has_key, target_config
+from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.operators import DEPTH, WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 

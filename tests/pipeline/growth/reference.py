@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.families import family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import GrowthConfig

@@ -6,8 +6,9 @@ import threading
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import check
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam

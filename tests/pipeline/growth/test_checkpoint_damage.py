@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.sources import foresee_source, open_source
 from pipeline.growth.zero_files import TAG, write_zero3

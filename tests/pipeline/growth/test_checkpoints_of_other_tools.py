@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, PAIR_FAMILIES, read_config
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.sources import open_source

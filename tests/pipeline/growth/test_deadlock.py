@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, target_config
 from pipeline.families.tensors import RESIDUAL
+from pipeline.growth import check
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.index_map import ZERO

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import plan_growth

@@ -3,7 +3,7 @@
 import pytest
 from transformers import T5Config
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, scratch_config, target_config
 from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import plan_growth

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.sources import foresee_source, open_source
 from pipeline.recipe import GrowthConfig, TargetConfig

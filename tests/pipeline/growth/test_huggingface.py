@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, held_by, sizes_of, target_config
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor, open_huggingface

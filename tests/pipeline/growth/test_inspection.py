@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.inspection import inspect

@@ -8,7 +8,7 @@ import functools
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, verdict

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.growth.plan import GrowthPlan, plan_growth

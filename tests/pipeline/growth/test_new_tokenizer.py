@@ -25,10 +25,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
+from pipeline.common.errors import UserError
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.reasons import promises

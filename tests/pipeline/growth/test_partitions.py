@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline import keyed
+from pipeline.common import keyed
 from pipeline.growth.grown import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.partitioned import PartitionedTensor, Piece

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.certificate import certify
 from pipeline.growth.reasons import predict, predict_moments
 from pipeline.growth.state import Constant

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, check, family_of, target_config
+from pipeline.families import FAMILIES, family_of, target_config
+from pipeline.growth import check, streaming
 from pipeline.growth import probe as probing
-from pipeline.growth import streaming
 from pipeline.growth.certificate import certify
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.families import check
+from pipeline.growth import check
 from pipeline.growth.reasons import Verdict
 from tests.pipeline.growth.random_growths import draw, outcome
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import check
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import _WORDS, Verdict, predict, predict_duplicates, verdict

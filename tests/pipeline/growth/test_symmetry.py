@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates
 from pipeline.growth.wide import Float64Islands

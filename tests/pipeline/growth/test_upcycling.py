@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, target_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, target_config
+from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.gates import Gates, Share
 from pipeline.growth.joined import stored_of

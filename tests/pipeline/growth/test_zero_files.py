@@ -6,7 +6,7 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, target_config
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import open_huggingface

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.planning.judge import left_out
 from pipeline.planning.law import Law, Phase, Training, check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.record import best_rates

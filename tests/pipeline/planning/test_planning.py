@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep.errors import UserError
 from launch import plan
 from pipeline.commands import plan as command
+from pipeline.common.errors import UserError
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
 from pipeline.planning.forecast import Forecast

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import graph_of, scratch_config
 from pipeline.planning.question import question_of
 from pipeline.planning.record import add_runs, entry_of, read_entries

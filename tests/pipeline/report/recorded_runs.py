@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_json
+from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger

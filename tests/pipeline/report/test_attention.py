@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.report import repeated_growth

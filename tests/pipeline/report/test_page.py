@@ -7,10 +7,11 @@ from argparse import Namespace
 import matplotlib
 import pytest
 
-from data_prep.errors import UserError
 from pipeline.commands import report
+from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score
 from pipeline.report import contrast, standing, tables
+from pipeline.report.card import Known, model_card
 from pipeline.report.compute import compared_ledgers
 from pipeline.report.figures import STYLE, to_svg
 from pipeline.report.growths import explain
@@ -18,7 +19,6 @@ from pipeline.report.methods import baseline_of, group
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.speed import speed_figures
-from pipeline.runs.card import Known, model_card
 from pipeline.training import summary
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made, with_scores

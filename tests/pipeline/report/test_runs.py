@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.report.comparison import View, savings
 from pipeline.report.methods import baseline_of, group
 from pipeline.report.recorded import read_run

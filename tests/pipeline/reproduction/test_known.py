@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.errors import UserError
 from pipeline.commands import reproduce
 from pipeline.commands.reproduce import _with_their
+from pipeline.common.errors import UserError
 from pipeline.reproduction import ends_results
 from pipeline.reproduction.ends import end_of, known_end, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends

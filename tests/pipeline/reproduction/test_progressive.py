@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe import GrowStage
 from pipeline.reproduction.lengths import flops_by_stage, planned
 from pipeline.reproduction.suite import load_suite

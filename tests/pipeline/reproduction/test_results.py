@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.reproduction import words
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.task import Task

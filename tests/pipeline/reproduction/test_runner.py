@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.reproduction import runner
 from pipeline.reproduction.ends import known_end
 from pipeline.reproduction.known import write_known

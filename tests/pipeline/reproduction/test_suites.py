@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe import GrowStage, Recipe
 from pipeline.reproduction.suite import Suite, load_suite
 from pipeline.reproduction.tasks import Tasks

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import UserError
-from data_prep.files import write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, read_scores, record
+from pipeline.report.card import known_of_run, model_card
 from pipeline.report.growths import explain
 from pipeline.report.recorded import read_run
 from pipeline.report.standing import tiles, warnings
 from pipeline.runs import RunPaths
-from pipeline.runs.card import known_of_run, model_card
 from pipeline.runs.records import SummaryRecord, duplicates_of, read_record, reasons_of
 from pipeline.training.summary import render
 from tests.pipeline.growth.models import small_model

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES
 from pipeline.families.routing import routers
+from pipeline.growth import check
 from pipeline.growth.zero_sink import fill_buffers
 from pipeline.recipe import Recipe, RouterConfig
 from pipeline.runs.records import ROUTER_KEYS

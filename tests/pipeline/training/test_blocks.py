@@ -2,7 +2,7 @@ import contextlib
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, Mixtures, Section, graph_of
 from pipeline.recipe import TrainStage
 from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of, setting_of

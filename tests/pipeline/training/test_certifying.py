@@ -64,7 +64,7 @@ def test_a_comparison_beside_the_steps_does_not_pass_for_steps(made):
 @pytest.mark.parametrize("end", [Certifying.finish, Certifying.close])
 def test_a_comparison_that_gets_on_is_heard_where_it_is_waited_for(made, end, monkeypatch):
     making, listening, reads = made
-    monkeypatch.setattr("pipeline.beside._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.common.beside._POLL_SECONDS", 0.01)
     making.begin()
     assert not listening.threads
     went_on = []
@@ -81,7 +81,7 @@ def test_a_comparison_that_gets_on_is_heard_where_it_is_waited_for(made, end, mo
 
 def test_a_comparison_that_stands_still_is_not_heard(made, monkeypatch):
     making, listening, reads = made
-    monkeypatch.setattr("pipeline.beside._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.common.beside._POLL_SECONDS", 0.001)
     making.begin()
     threading.Timer(0.2, reads.release, [READS]).start()
     making.close()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.integrity import FILES, HashedFile, damage, seal
 from pipeline.recipe import CheckpointingConfig
 from pipeline.runs import JsonLines

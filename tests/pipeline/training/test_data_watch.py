@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from data_prep.blocks import BLOCK
-from data_prep.errors import UserError
 from data_prep.manifest import PreparedData
+from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.training import distributed
 from pipeline.training.data_watch import DamagedDataError, DataWatch, Remembered

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.errors import UserError
-from data_prep.files import HeldError, locked
+from pipeline.common.errors import UserError
+from pipeline.common.files import HeldError, locked
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed, run, run_directory
 from pipeline.training.measure import _probe

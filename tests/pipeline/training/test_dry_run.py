@@ -8,10 +8,11 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from data_prep.errors import UserError
-from pipeline.families import FAMILIES, check, graph_of, scratch_config
+from pipeline.common.errors import UserError
+from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import Peak
+from pipeline.growth import check
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
 from pipeline.growth.zero_files import TAG, write_zero3

@@ -12,7 +12,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.recipe.ds_features import ABSENT
 from pipeline.recipe.ds_file import _DeepSpeedFile

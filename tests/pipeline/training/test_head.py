@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES
 from pipeline.training import head

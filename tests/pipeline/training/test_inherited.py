@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.errors import UserError
-from data_prep.files import write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import LEDGER, Ledger, write_ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import load_recipe
+from pipeline.report.card import Known, model_card
 from pipeline.report.compute import stage_rows
 from pipeline.report.recorded import read_run
 from pipeline.report.standing import source_cost, warnings
-from pipeline.runs.card import Known, model_card
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Saved
 from pipeline.training.inherited import read_inherited

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.ds_config import load_ds_config, same_run

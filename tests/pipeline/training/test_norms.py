@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.training import norms
 
 

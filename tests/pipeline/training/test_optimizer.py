@@ -10,7 +10,7 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.families import FAMILIES, graph_of, scratch_config
-from pipeline.families.check import small_config
+from pipeline.growth.check import small_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module

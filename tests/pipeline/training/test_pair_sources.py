@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertForMaskedLM, BertForPreTraining
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.growth.sources import open_source
 from pipeline.recipe import Recipe
 from pipeline.training.preparation import _source_config

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.runs import JsonLines
 from pipeline.training.checkpoints import Saved, engine_state, restore_engine

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.training import distributed, run

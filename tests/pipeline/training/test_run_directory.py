@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from transformers import GPT2Config
 
-from data_prep.errors import UserError
-from data_prep.files import write_json
+from pipeline.common.errors import UserError
+from pipeline.common.files import write_json
+from pipeline.common.keyed import DRAWS
 from pipeline.flops.ledger import Ledger
-from pipeline.keyed import DRAWS
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import read_record
 from pipeline.training.begun import check_model

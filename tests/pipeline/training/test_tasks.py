@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.recipe import Recipe
 from pipeline.training.preparation import foresee_run

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.families import Section, scratch_config, target_config
 from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import load_recipe

@@ -5,13 +5,13 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from data_prep.errors import UserError
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
+from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, TRAINED
-from pipeline.families.check import small_config
 from pipeline.flops.ledger import Ledger
+from pipeline.growth.check import small_config
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.training.export import export

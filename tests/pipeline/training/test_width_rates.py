@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.data.objectives import CausalObjective
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized

@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Text
 from pipeline.evaluation.tuning.glue import GLUE
 from tests.pipeline.evaluation.tuning.conftest import SHARED

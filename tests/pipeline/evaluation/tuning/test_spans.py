@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData
 from pipeline.evaluation.tuning.model import open_pretrained
 from pipeline.evaluation.tuning.spans import Answering, best_answers, windows

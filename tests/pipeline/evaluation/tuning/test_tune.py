@@ -19,7 +19,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from data_prep.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.model import open_pretrained
 from pipeline.evaluation.tuning.options import TuningOptions, add_arguments, options_of
 from pipeline.evaluation.tuning.search import TUNING_TASKS, tune

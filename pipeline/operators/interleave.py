@@ -1,0 +1,22 @@
+"""A copy behind each layer."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.operators.base import DepthOperator, Origin
+
+
+def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
+    """LEMON: copies that add nothing right after the layer they copy, spread evenly over the stack."""
+    layers = [i * source // target for i in range(target)]
+    repeats = [False, *(before == here for before, here in itertools.pairwise(layers))]
+    return [Origin(layer, silent=again, added=again) for layer, again in zip(layers, repeats, strict=True)]
+
+
+OPERATOR = DepthOperator(
+    name="interleave",
+    summary="A copy right after each layer, adding nothing to the residual stream at first.",
+    citation="LEMON (Wang et al. 2024), 4.2",
+    origins=_origins,
+)
