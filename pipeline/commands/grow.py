@@ -40,27 +40,37 @@ def run(arguments: argparse.Namespace) -> None:
         foreseen=arguments.dry_run,
     )
     # Before the source is read, for hours where it is large: a damaged record of its run is refused.
-    known = _known(growth) if arguments.format == "hf" else None
+    known = known_model(growth, shlex.join(["python", *sys.argv]))
     if arguments.dry_run:
         print(listing(growth))
         return
     print(promise(growth), flush=True)
-    # What the source cost the grown model has cost too.
-    ledger = read_inherited(growth.source.directory) if known is None else known.ledger
-    record = {} if ledger is None else {"ledger": ledger.to_json()}
-    print(table(growth.execute(lambda certificate: _beside(known, certificate), record), arguments.out))
+    print(table(execute(growth, known), arguments.out))
 
 
-def _known(growth: OfflineGrowth) -> Known:
-    """Return what is known of the model before it is grown."""
+def known_model(growth: OfflineGrowth, command: str) -> Known | None:
+    """Return what is known of the model before it is grown by `command`; None of a checkpoint, which has no card.
+
+    Raises UserError where a record of the run that the source is of is damaged.
+    """
+    if growth.request.format != "hf":
+        return None
     source = growth.source.directory
-    known = (growth.target, str(growth.dtype).removeprefix("torch."), shlex.join(["python", *sys.argv]))
+    known = (growth.target, str(growth.dtype).removeprefix("torch."), command)
     ledger, run = read_inherited(source), run_of(source)
     if run is None:
-        told = Known(*known, ledger=ledger, source=str(growth.request.source))
+        told = Known(*known, ledger=ledger, source=growth.request.called)
     else:
         told = known_of_run(run, *known, ledger, *standing(run, source))
     return replace(told, remarks=[*told.remarks, *growth.source.remarks, *growth.plan.remarks])
+
+
+def execute(growth: OfflineGrowth, known: Known | None) -> dict[str, Any]:
+    """Grow, write the model with its certificate, card and ledger, and return the certificate; raises as `growth.execute`."""
+    # What the source cost the grown model has cost too.
+    ledger = read_inherited(growth.source.directory) if known is None else known.ledger
+    record = {} if ledger is None else {"ledger": ledger.to_json()}
+    return growth.execute(lambda certificate: _beside(known, certificate), record)
 
 
 def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:

@@ -68,6 +68,13 @@ class Request:
     """The target's, where it is another than the source's: a directory, or a name on the hub."""
     config: Path | None = None
     """The source's config.json, or a directory with one, where the source is a checkpoint that has none."""
+    source_name: str | None = None
+    """What the certificate and the card call the source; its path where None."""
+
+    @property
+    def called(self) -> str:
+        """What the source is called."""
+        return self.source_name or str(self.source)
 
 
 class OfflineGrowth:
@@ -187,14 +194,14 @@ class OfflineGrowth:
 
     def _looked_through(self) -> tuple[str, str | None]:
         """Return the digests of the source's weights and of the optimizer's state that grows; raises UserError for NaN."""
-        origin = str(self.request.source)
+        origin = self.request.called
         digest = inspect(self.source.state, origin)
         return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer, origin)
 
     def _certificate(self, digests: tuple[str, str | None], measured: Mapping[str, Any]) -> dict[str, Any]:
         """Return the certificate; raises RuntimeError where a growth that should be exact is not."""
         digest, optimizer_digest = digests
-        certificate = certify(self.plan, str(self.request.source), digest, measured, remarks=self.source.remarks) | {
+        certificate = certify(self.plan, self.request.called, digest, measured, remarks=self.source.remarks) | {
             "optimizer_digest": optimizer_digest,
             "format": self.request.format,
             "dtype": str(self.dtype).removeprefix("torch."),
