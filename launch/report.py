@@ -17,7 +17,7 @@ from pipeline.common.starting import start
 def parse() -> argparse.Namespace:
     """Read the command line."""
     from pipeline.common.command import OneSentenceParser
-    from pipeline.report.attention_options import SENTENCE
+    from pipeline.report.attention.options import SENTENCE
 
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument(

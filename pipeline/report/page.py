@@ -10,8 +10,8 @@ from markupsafe import Markup
 from data_prep.report.html import environment
 from data_prep.report.parts import Grid
 from pipeline.report import contrast, standing, tables
-from pipeline.report.attention import Absent, attention_section
-from pipeline.report.attention_options import AttentionOptions
+from pipeline.report.attention.gallery import Absent, attention_section
+from pipeline.report.attention.options import AttentionOptions
 from pipeline.report.comparison import compared
 from pipeline.report.compute import compared_ledgers, ledger_figure
 from pipeline.report.curves import loss_curves

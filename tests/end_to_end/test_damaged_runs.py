@@ -16,7 +16,7 @@ import torch
 
 from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
-from pipeline.report.attention import Absent
+from pipeline.report.attention.gallery import Absent
 from pipeline.report.recorded import read_run
 from pipeline.report.standing import warnings
 from pipeline.runs import RunPaths

@@ -17,7 +17,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Verdict, predict, verdict
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
-from pipeline.report.repeated_growth import growth_of
+from pipeline.report.attention.repeated_growth import growth_of
 
 
 def planned(name, growth, target=None, **options):

@@ -12,7 +12,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import GrowthPlan
-from pipeline.report.attention_options import SENTENCE
+from pipeline.report.attention.options import SENTENCE
 from pipeline.runs import RunPaths
 from tests.pipeline.growth.models import plan_of, small_model
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from pipeline.report.similarity import head_similarity, layer_similarity
+from pipeline.report.attention.similarity import head_similarity, layer_similarity
 
 TOKENS = 7
 

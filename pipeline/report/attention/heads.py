@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from pipeline.report.attention_shown import GROWN, SOURCE, TRAINED, Shown
-from pipeline.report.canvas import KINDS, LETTERS, TICK, WIDTH, Canvas, attention_scale, letters_in_words
+from pipeline.report.attention.canvas import KINDS, LETTERS, TICK, WIDTH, Canvas, attention_scale, letters_in_words
+from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads
+from pipeline.report.attention.origins import HeadOrigin
 from pipeline.report.figures import Plot
-from pipeline.report.origins import HeadOrigin
 
 _ACROSS = 6
 """Heads beside each other: of more, what stands above them would run together."""
@@ -19,17 +19,17 @@ _EDGE = 0.04
 """Inches for the frames below."""
 
 
-def layer_plot(shown: Shown, layer: int) -> Plot:
+def layer_plot(compared: ComparedHeads, layer: int) -> Plot:
     """Return a layer's heads: the source's above, what was made of them below; a column a target head."""
-    origins = {head: shown.origins[layer][head] for head in shown.heads}
-    states = [SOURCE, *shown.maps.targets]
+    origins = {head: compared.origins[layer][head] for head in compared.heads}
+    states = [SOURCE, *compared.maps.targets]
     left, right, gap, titled, between = 0.62, 0.52, 0.05, 0.18, 0.16
     across = min(_ACROSS, len(origins))
     side = min(0.85, (WIDTH - left - right) / across - gap)
     key = letters_in_words(origin.kind for origin in origins.values())
     block = len(states) * (side + titled) + between
     canvas = Canvas(-(-len(origins) // across) * block - between + _EDGE)
-    drawn = {head: _states(shown, layer, head, origin) for head, origin in origins.items()}
+    drawn = {head: _states(compared, layer, head, origin) for head, origin in origins.items()}
     scale = attention_scale(values for maps in drawn.values() for values in maps.values())
     rows = []
     for number, state in enumerate(states):
@@ -41,13 +41,13 @@ def layer_plot(shown: Shown, layer: int) -> Plot:
             canvas.text((x + side / 2, y + side + 0.02), _heading(state, head, origin), ha="center")
             if state in drawn[head]:
                 kind = "own" if state == SOURCE else origin.kind
-                canvas.heat((x, y), side, drawn[head][state], scale, kind, shown.hidden)
-                rows += _rows(shown, drawn[head][state], layer=layer, head=head, kind=origin.kind, model=state)
+                canvas.heat((x, y), side, drawn[head][state], scale, kind, compared.hidden)
+                rows += _rows(compared, drawn[head][state], layer=layer, head=head, kind=origin.kind, model=state)
     tall = len(states) * (side + titled) - titled
     canvas.colour_bar((left + across * (side + gap) + 0.02, canvas.height - titled - tall), tall, scale, "attention")
     return Plot(
         name=f"attention-layer-{layer}",
-        title=f"Attention of {shown.layer_name(layer)}",
+        title=f"Attention of {compared.layer_name(layer)}",
         caption=(
             "A map a head, a row a query, a column a key; darker is more attention. Above each target head is the source head "
             "that it was made from"
@@ -58,37 +58,37 @@ def layer_plot(shown: Shown, layer: int) -> Plot:
     )
 
 
-def close_up(shown: Shown) -> list[Plot]:
+def close_up(compared: ComparedHeads) -> list[Plot]:
     """Return one new head large enough for its tokens: the one least like its duplicate; none where no head has one."""
-    duplicates = [duplicate for duplicate in shown.duplicates() if duplicate.layer in shown.layers]
+    duplicates = [duplicate for duplicate in compared.duplicates() if duplicate.layer in compared.layers]
     if not duplicates:
         return []
     duplicate = min(duplicates, key=lambda duplicate: duplicate.last)
-    origin = shown.origins[duplicate.layer][duplicate.head]
-    states = _states(shown, duplicate.layer, duplicate.head, origin)
+    origin = compared.origins[duplicate.layer][duplicate.head]
+    states = _states(compared, duplicate.layer, duplicate.head, origin)
     if {SOURCE, TRAINED} <= states.keys():
         # Where growth copies, the source's map and the one right after growth are the same picture.
         del states[GROWN]
     # Below each other: side by side their tokens would be too small to read on a phone.
     left, bottom, titled, gap, right = 0.72, 0.72, 0.18, 0.1, 0.5
-    side = min(WIDTH - left - right, max(1.6, _TOKEN * len(shown.tokens)))
+    side = min(WIDTH - left - right, max(1.6, _TOKEN * len(compared.tokens)))
     canvas = Canvas(len(states) * (titled + side + gap) - gap + bottom)
     scale = attention_scale(states.values())
     rows = []
     for number, (state, values) in enumerate(states.items()):
         place = left, canvas.height - number * (titled + side + gap) - titled - side
-        canvas.heat(place, side, values, scale, "own" if state == SOURCE else origin.kind, shown.hidden)
-        _name_tokens(canvas, shown.tokens, place, side, keys=number == len(states) - 1)
+        canvas.heat(place, side, values, scale, "own" if state == SOURCE else origin.kind, compared.hidden)
+        _name_tokens(canvas, compared.tokens, place, side, keys=number == len(states) - 1)
         which = (
             f"layer {origin.layer} head {origin.head}" if state == SOURCE else f"layer {duplicate.layer} head {duplicate.head}"
         )
         canvas.text((left, place[1] + side + 0.04), f"{state}: {which}")
-        rows += _rows(shown, values, layer=duplicate.layer, head=duplicate.head, kind=origin.kind, model=state)
+        rows += _rows(compared, values, layer=duplicate.layer, head=duplicate.head, kind=origin.kind, model=state)
     canvas.colour_bar((left + side + 0.06, bottom), side, scale, "attention")
     return [
         Plot(
             name="attention-tokens",
-            title=f"Head {duplicate.head} of {shown.layer_name(duplicate.layer)}, token by token",
+            title=f"Head {duplicate.head} of {compared.layer_name(duplicate.layer)}, token by token",
             caption=(
                 f"Rows are queries, columns keys. The head is new, {KINDS[origin.kind]}; of the new ones shown it "
                 "is the least like its duplicate, the source's own head of that layer."
@@ -99,10 +99,10 @@ def close_up(shown: Shown) -> list[Plot]:
     ]
 
 
-def _states(shown: Shown, layer: int, head: int, origin: HeadOrigin) -> dict[str, torch.Tensor]:
+def _states(compared: ComparedHeads, layer: int, head: int, origin: HeadOrigin) -> dict[str, torch.Tensor]:
     """A target head's map by when, and under `source` that of the head that it was made from."""
-    made_from = {} if origin.head is None else {SOURCE: shown.maps.source[origin.layer, origin.head]}
-    return made_from | {when: maps[layer, head] for when, maps in shown.maps.targets.items()}
+    made_from = {} if origin.head is None else {SOURCE: compared.maps.source[origin.layer, origin.head]}
+    return made_from | {when: maps[layer, head] for when, maps in compared.maps.targets.items()}
 
 
 def _heading(state: str, head: int, origin: HeadOrigin) -> str:
@@ -114,13 +114,13 @@ def _heading(state: str, head: int, origin: HeadOrigin) -> str:
     return f"H{head} {mark}".rstrip() if state == GROWN else f"H{head}"
 
 
-def _rows(shown: Shown, values: torch.Tensor, **what: Any) -> list[dict[str, Any]]:
-    tokens = shown.tokens
+def _rows(compared: ComparedHeads, values: torch.Tensor, **what: Any) -> list[dict[str, Any]]:
+    tokens = compared.tokens
     return [
         {**what, "query": query, "query_token": tokens[query], "key": key, "key_token": tokens[key], "weight": weight}
         for query, weights in enumerate(values.tolist())
         for key, weight in enumerate(weights)
-        if key <= query or not shown.causal
+        if key <= query or not compared.causal
     ]
 
 

@@ -8,10 +8,10 @@ from matplotlib import patheffects
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from pipeline.report.attention_shown import GROWN, SOURCE, TRAINED, Shown
-from pipeline.report.canvas import COLOURS, LETTERS, TEXT, TICK, WIDTH, Canvas, letters_in_words
+from pipeline.report.attention.canvas import COLOURS, LETTERS, TEXT, TICK, WIDTH, Canvas, letters_in_words
+from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads
+from pipeline.report.attention.similarity import head_similarity, layer_similarity
 from pipeline.report.figures import Plot, blank, legend_above
-from pipeline.report.similarity import head_similarity, layer_similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,21 @@ class _Row:
     """(row, column) of what is marked in each."""
 
 
-def source_and_target(shown: Shown) -> list[Plot]:
+def source_and_target(compared: ComparedHeads) -> list[Plot]:
     """Return source heads against target heads, layer by layer; none where the layers come from no source layer."""
     rows, drawn, kinds = [], [], []
-    for layer in shown.layers:
-        source, origins = shown.plan.layers[layer].source, shown.origins[layer]
+    for layer in compared.layers:
+        source, origins = compared.plan.layers[layer].source, compared.origins[layer]
         if source is None:
             continue
         kinds += [origin.kind for origin in origins]
         panels = {
-            when: head_similarity(shown.maps.source[source], maps[layer], causal=shown.causal)
-            for when, maps in shown.maps.targets.items()
+            when: head_similarity(compared.maps.source[source], maps[layer], causal=compared.causal)
+            for when, maps in compared.maps.targets.items()
         }
         circled = [(origin.head, head) for head, origin in enumerate(origins) if origin.layer == source]
         names = [f"{head}{LETTERS[origin.kind]}" for head, origin in enumerate(origins)]
-        drawn.append(_Row(shown.layer_name(layer), list(panels.values()), [names] * len(panels), circled))
+        drawn.append(_Row(compared.layer_name(layer), list(panels.values()), [names] * len(panels), circled))
         for when, alike in panels.items():
             for i, j, similarity in _elements(alike):
                 place = {"source_layer": source, "source_head": i, "layer": layer, "head": j, "kind": origins[j].kind}
@@ -54,24 +54,27 @@ def source_and_target(shown: Shown) -> list[Plot]:
             title="Heads of the source and of the target",
             caption="Darker is more alike; a circle marks the source head that a target head was made from."
             + (f" Letters: {key}." if key else ""),
-            figure=_matrices(drawn, list(shown.maps.targets), "source head", "target head"),
+            figure=_matrices(drawn, list(compared.maps.targets), "source head", "target head"),
             rows=rows,
         )
     ]
 
 
-def within_layers(shown: Shown) -> list[Plot]:
+def within_layers(compared: ComparedHeads) -> list[Plot]:
     """Return heads of a layer against each other, in the source and in the target; none for added layers alone."""
-    when = list(shown.within)[-1]
+    when = list(compared.within)[-1]
     drawn, rows = [], []
-    for layer in shown.layers:
-        origin = shown.plan.layers[layer]
+    for layer in compared.layers:
+        origin = compared.plan.layers[layer]
         if origin.added:
             continue
-        heads = shown.maps.source[origin.source]
-        panels = {SOURCE: head_similarity(heads, heads, causal=shown.causal), f"target, {when}": shown.within[when][layer]}
+        heads = compared.maps.source[origin.source]
+        panels = {
+            SOURCE: head_similarity(heads, heads, causal=compared.causal),
+            f"target, {when}": compared.within[when][layer],
+        }
         names = [[str(head) for head in range(len(alike))] for alike in panels.values()]
-        drawn.append(_Row(shown.layer_name(layer), list(panels.values()), names))
+        drawn.append(_Row(compared.layer_name(layer), list(panels.values()), names))
         for model, alike in panels.items():
             for i, j, similarity in _elements(alike):
                 rows.append({"model": model, "layer": layer, "head": i, "other_head": j, "similarity": similarity})
@@ -89,11 +92,14 @@ def within_layers(shown: Shown) -> list[Plot]:
     ]
 
 
-def layers_plot(shown: Shown) -> Plot:
+def layers_plot(compared: ComparedHeads) -> Plot:
     """Return source layers against target layers."""
-    panels = {when: layer_similarity(shown.maps.source, maps, causal=shown.causal) for when, maps in shown.maps.targets.items()}
-    circled = [(origin.source, layer) for layer, origin in enumerate(shown.plan.layers) if origin.source is not None]
-    drawn = _Row("", list(panels.values()), [shown.layer_numbers] * len(panels), circled)
+    panels = {
+        when: layer_similarity(compared.maps.source, maps, causal=compared.causal)
+        for when, maps in compared.maps.targets.items()
+    }
+    circled = [(origin.source, layer) for layer, origin in enumerate(compared.plan.layers) if origin.source is not None]
+    drawn = _Row("", list(panels.values()), [compared.layer_numbers] * len(panels), circled)
     return Plot(
         name="attention-layers",
         title="Layers of the source and of the target",
@@ -110,21 +116,21 @@ def layers_plot(shown: Shown) -> Plot:
     )
 
 
-def duplicates_plot(shown: Shown) -> list[Plot]:
+def duplicates_plot(compared: ComparedHeads) -> list[Plot]:
     """Return each new head beside the source's own head of its layer; none where no head has one."""
-    duplicates = shown.duplicates()
+    duplicates = compared.duplicates()
     if not duplicates:
         return []
     figure, axes = blank((WIDTH, 2.8))
     drawn = [(-0.12, "o", "none", GROWN, [duplicate.grown for duplicate in duplicates])]
-    if shown.maps.trained is not None:
+    if compared.maps.trained is not None:
         drawn.append((0.12, "^", "0.25", TRAINED, [duplicate.trained for duplicate in duplicates]))
     for shift, marker, fill, label, values in drawn:
         places = [duplicate.layer + shift for duplicate in duplicates]
         axes.plot(places, values, marker, ms=4, mec="black", mfc=fill, mew=0.8, label=label, clip_on=False, zorder=3)
-    if not np.isnan(shown.unrelated()):
-        axes.axhline(shown.unrelated(), color="0.4", lw=0.8, ls="--", label="heads made from different ones")
-    _number(axes.set_xticks, shown.layer_numbers, WIDTH - 0.8)
+    if not np.isnan(compared.unrelated()):
+        axes.axhline(compared.unrelated(), color="0.4", lw=0.8, ls="--", label="heads made from different ones")
+    _number(axes.set_xticks, compared.layer_numbers, WIDTH - 0.8)
     axes.set_xlabel("target layer (+ added)")
     axes.set_ylabel("similarity")
     axes.set_ylim(top=1.0 + 0.02 * (1.0 - axes.get_ylim()[0]))
@@ -143,7 +149,7 @@ def duplicates_plot(shown: Shown) -> list[Plot]:
                     "layer": duplicate.layer,
                     "head": duplicate.head,
                     "own_head": duplicate.duplicate,
-                    "kind": shown.origins[duplicate.layer][duplicate.head].kind,
+                    "kind": compared.origins[duplicate.layer][duplicate.head].kind,
                     "right_after_growth": duplicate.grown,
                     "after_training": duplicate.trained,
                 }

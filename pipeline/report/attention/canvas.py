@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.report.attention.origins import HeadKind
 from pipeline.report.figures import SIZE
-from pipeline.report.origins import HeadKind
 
 COLOURS = "magma_r"
 """Perceptually uniform, and lighter for less, so that it is read in grey print too."""

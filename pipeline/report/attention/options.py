@@ -7,7 +7,7 @@ SENTENCE = "The dog sat by the door and the man sat by the fire."
 
 @dataclass(frozen=True, slots=True)
 class AttentionOptions:
-    """What of a run's attention is shown."""
+    """What of a run's attention is compared."""
 
     sentence: str = SENTENCE
     layers: tuple[int, ...] | None = None

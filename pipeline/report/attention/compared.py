@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from pipeline.growth.plan import GrowthPlan
-from pipeline.report.origins import HeadKind, HeadOrigin
-from pipeline.report.similarity import head_similarity
+from pipeline.report.attention.origins import HeadKind, HeadOrigin
+from pipeline.report.attention.similarity import head_similarity
 
 SOURCE, GROWN, TRAINED = "source", "right after growth", "after training"
 
@@ -45,7 +45,7 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ComparedHeads:
     """What the figures are drawn from."""
 
     plan: GrowthPlan

@@ -17,15 +17,15 @@ from pipeline.growth.joined import parameters_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
-from pipeline.report.attention_heads import close_up, layer_plot
-from pipeline.report.attention_matrices import duplicates_plot, layers_plot, source_and_target, within_layers
-from pipeline.report.attention_options import AttentionOptions
-from pipeline.report.attention_shown import Maps, Shown
-from pipeline.report.canvas import KINDS
+from pipeline.report.attention.canvas import KINDS
+from pipeline.report.attention.compared import ComparedHeads, Maps
+from pipeline.report.attention.heads import close_up, layer_plot
+from pipeline.report.attention.matrices import duplicates_plot, layers_plot, source_and_target, within_layers
+from pipeline.report.attention.options import AttentionOptions
+from pipeline.report.attention.origins import HeadOrigin, head_origins
+from pipeline.report.attention.repeated_growth import AbsentError, check_size, repeat_growth
+from pipeline.report.attention.similarity import head_similarity, layer_similarity
 from pipeline.report.figures import Plot
-from pipeline.report.origins import HeadOrigin, head_origins
-from pipeline.report.repeated_growth import AbsentError, check_size, repeat_growth
-from pipeline.report.similarity import head_similarity, layer_similarity
 from pipeline.runs import RunPaths
 
 MAX_TOKENS = 40
@@ -88,20 +88,20 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
         attention(plan.family, growth.target, plan.grow(source.state), ids, plan),
         attention(trained.family, trained.config, trained.state, ids) if growth.last else None,
     )
-    shown = Shown(plan, head_origins(plan), layers, heads, tokens, maps)
+    compared = ComparedHeads(plan, head_origins(plan), layers, heads, tokens, maps)
     return AttentionSection(
         [
-            *_about(options.sentence, tokens, cut, causal=shown.causal),
+            *_about(options.sentence, tokens, cut, causal=compared.causal),
             *([] if growth.last else [_LATER.format(number=growth.number)]),
-            *_findings(shown),
+            *_findings(compared),
         ],
         [
-            *(layer_plot(shown, layer) for layer in layers),
-            *close_up(shown),
-            *source_and_target(shown),
-            *within_layers(shown),
-            layers_plot(shown),
-            *duplicates_plot(shown),
+            *(layer_plot(compared, layer) for layer in layers),
+            *close_up(compared),
+            *source_and_target(compared),
+            *within_layers(compared),
+            layers_plot(compared),
+            *duplicates_plot(compared),
         ],
     )
 
@@ -191,13 +191,13 @@ def _about(sentence: str, tokens: list[str], cut: bool, *, causal: bool) -> list
     ]
 
 
-def _findings(shown: Shown) -> list[str]:
+def _findings(compared: ComparedHeads) -> list[str]:
     """What the figures say, in sentences with their numbers."""
-    source, maps = shown.maps.source, shown.maps
+    source, maps = compared.maps.source, compared.maps
     found = []
     for added, where in ((False, ""), (True, " in added layers")):
         for kind, words in KINDS.items():
-            alike = shown.reproduced(kind, added=added)
+            alike = compared.reproduced(kind, added=added)
             if alike:
                 heads = "the source's own heads" if kind == "own" else f"new heads (each {words})"
                 how = "matches" if min(alike) > _MATCHES else "was compared with"
@@ -205,22 +205,22 @@ def _findings(shown: Shown) -> list[str]:
                     f"Right after growth, attention of {heads}{where} {how} the source's: similarity {_mean(alike):.4f} on "
                     f"average, {min(alike):.4f} at worst."
                 )
-    duplicates = shown.duplicates()
+    duplicates = compared.duplicates()
     if duplicates:
         after = (
             "" if maps.trained is None else f", and after training {_mean(duplicate.trained for duplicate in duplicates):.4f}"
         )
-        apart = shown.unrelated()
+        apart = compared.unrelated()
         others = "" if np.isnan(apart) else f"; heads of one layer that are made from different ones to {apart:.4f}"
         found.append(
             "A new head and the head of its layer that is the source's own are alike to "
             f"{_mean(t.grown for t in duplicates):.4f} on average right after growth{after}{others}."
         )
     if source.shape[1] > 2:
-        heads = [head_similarity(layer, layer, causal=shown.causal) for layer in source]
+        heads = [head_similarity(layer, layer, causal=compared.causal) for layer in source]
         found.append(_neighbours("heads of a layer", np.stack(heads)))
     if len(source) > 2:
-        found.append(_neighbours("layers", layer_similarity(source, source, causal=shown.causal)[None]))
+        found.append(_neighbours("layers", layer_similarity(source, source, causal=compared.causal)[None]))
     return found
 
 

@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.zero_files import TAG, write_zero3
-from pipeline.report import repeated_growth
-from pipeline.report.attention import Absent, AttentionSection, attention_section
-from pipeline.report.attention_options import SENTENCE, AttentionOptions
-from pipeline.report.similarity import head_similarity
+from pipeline.report.attention import repeated_growth
+from pipeline.report.attention.gallery import Absent, AttentionSection, attention_section
+from pipeline.report.attention.options import SENTENCE, AttentionOptions
+from pipeline.report.attention.similarity import head_similarity
 from tests.pipeline.report.grown_runs import finished_run
 
 FAMILIES = ("bert", "gpt2", "llama")
