@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _IMPORTED = [
-    "pipeline.training.run",
+    "pipeline.training.run.pretraining",
     "transformers.models.auto.modeling_auto",
     *(
         f"transformers.models.{family}.modeling_{family}"

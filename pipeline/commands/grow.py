@@ -13,7 +13,7 @@ from pipeline.flops.ledger import LEDGER
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.report.card import CARD, Known, known_of_run, model_card, run_of, standing
-from pipeline.training.inherited import read_inherited
+from pipeline.training.directory.inherited import read_inherited
 
 
 def run(arguments: argparse.Namespace) -> None:

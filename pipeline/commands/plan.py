@@ -40,7 +40,7 @@ from pipeline.recipe import AUTO, Recipe, read_ds_config
 from pipeline.report.output import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
-from pipeline.training.preparation import prepared_text
+from pipeline.training.preparation.preparation import prepared_text
 
 _RECIPE = "recipe.yaml"
 

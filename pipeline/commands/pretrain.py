@@ -12,10 +12,10 @@ from pipeline.common.quiet import EXIT_DIVERGED, quieten
 from pipeline.common.starting import refuse
 from pipeline.recipe import Recipe, load_recipe, taken_by_auto
 from pipeline.training import distributed
-from pipeline.training.dry_run import DryRun
 from pipeline.training.ds_config import load_ds_config
-from pipeline.training.guard import GuardStoppedError
-from pipeline.training.run import Run
+from pipeline.training.loop.guard import GuardStoppedError
+from pipeline.training.run.dry_run import DryRun
+from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
 
 _MFU = 0.4

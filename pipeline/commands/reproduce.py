@@ -13,7 +13,7 @@ from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
-from pipeline.training.preparation import prepared_text
+from pipeline.training.preparation.preparation import prepared_text
 from pipeline.training.signals import Stopped
 
 _DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"

@@ -10,7 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.tokenizer_files import copy_files, tokenizer_files
-from pipeline.common.beside import Beside
+from pipeline.common.background import Beside
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
 from pipeline.common.files import regular_files, whole_directory, write_json

@@ -12,7 +12,7 @@ from pipeline.planning.record import check_stage, growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
 from pipeline.recipe import Recipe, TrainStage
-from pipeline.training.timeline import phases_of
+from pipeline.training.plan.training_plan import phases_of
 
 
 def recipe_of(base: Recipe, schedule: Schedule, run_dir: str, given: str | None = None) -> Recipe:

@@ -18,7 +18,7 @@ from pipeline.recipe.growth import DepthName, WidthName
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import Count
-from pipeline.training.timeline import phases_of
+from pipeline.training.plan.training_plan import phases_of
 
 _ANY_OTHERS = ConfigDict(extra="allow")
 _SPENT = ("tokens", "flops")

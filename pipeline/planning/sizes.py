@@ -10,7 +10,7 @@ from pipeline.families import graph_of, scratch_config, sizes_of
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.planning.record import SIZES
 from pipeline.recipe import ModelConfig, Recipe
-from pipeline.training.timeline import expected_scored
+from pipeline.training.plan.training_plan import expected_scored
 
 
 @dataclass(frozen=True)

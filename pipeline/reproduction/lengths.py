@@ -6,9 +6,9 @@ from typing import Any
 from data_prep.manifest import PreparedData
 from pipeline.common.errors import UserError
 from pipeline.recipe import Recipe, read_ds_config
-from pipeline.training.preparation import Planned, foresee_run
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.workload import leg_flops
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.plan.workload import stage_flops
+from pipeline.training.preparation.preparation import Planned, preview_run
 
 
 def planned(recipe: Recipe, ds_config: Path) -> Planned:
@@ -19,13 +19,15 @@ def planned(recipe: Recipe, ds_config: Path) -> Planned:
         model = model.model_copy(update={"vocab_size": PreparedData(Path(recipe.data.shards)).tokenizer.vocab_size})
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"model": model})})
     # A suite's lengths are in steps, so that the size of the text, one token here, does not matter.
-    return foresee_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1, lambda _: None)
+    return preview_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1, lambda _: None)
 
 
 def flops_by_stage(recipe: Recipe, ds_config: Path) -> dict[str, int]:
     """Return the executed FLOPs that each train stage of a recipe is expected to come to, by its name."""
     run = planned(recipe, ds_config)
-    return {leg.stage.name: leg_flops(recipe, run.config(leg.phase), leg).executed_total for leg in run.timeline.legs}
+    return {
+        plan.stage.name: stage_flops(recipe, run.config(plan.phase), plan).executed_total for plan in run.training_plan.stages
+    }
 
 
 def in_steps(stages: list[dict[str, Any]], horizon: float) -> tuple[list[dict[str, Any]], str | None]:

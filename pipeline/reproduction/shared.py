@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pipeline.recipe import UNITS, GrowStage, Recipe, ScheduleConfig, TrainStage
 from pipeline.reproduction.task import Task
-from pipeline.training.branching import Course, common_steps
-from pipeline.training.timeline import Leg
+from pipeline.training.plan.training_plan import StagePlan
+from pipeline.training.run.branching import Course, common_steps
 
 
 def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], least: int) -> tuple[list[Task], list[Task]]:
@@ -26,7 +26,7 @@ def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], leas
         steps, _ = common_steps(mine, its)
         common[one, other] = common[other, one] = steps
         for name, course in ((one, mine), (other, its)):
-            if steps < course.timeline.steps:
+            if steps < course.training_plan.steps:
                 depths[name].add(steps)
     trunks: dict[str, Task] = {}
     of_task: dict[tuple[str, int], Task] = {}
@@ -54,12 +54,12 @@ def _steps(recipe: Recipe) -> int:
 
 def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
     """The first steps of a run as a run of its own, at the peak rate once warm; None where that would not be the same steps."""
-    legs = {leg.stage.name: leg for leg in course.timeline.legs}
+    stages = {plan.stage.name: plan for plan in course.training_plan.stages}
     stages = []
     for stage in task.recipe.stages:
-        leg = legs.get(stage.name)
-        if leg is None or leg.begin < depth:
-            stages.append(stage if leg is None else _cut(leg, depth))
+        plan = stages.get(stage.name)
+        if plan is None or plan.begin < depth:
+            stages.append(stage if plan is None else _cut(plan, depth))
     while stages and isinstance(stages[-1], GrowStage):
         stages.pop()
     if not stages or task.recipe.source.length is not None:
@@ -72,6 +72,6 @@ def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_o
     return trunk if common_steps(course_of(trunk), course)[0] >= depth else None
 
 
-def _cut(leg: Leg, depth: int) -> TrainStage:
+def _cut(plan: StagePlan, depth: int) -> TrainStage:
     """A stage with the steps that it has by a step of the run."""
-    return leg.stage.model_copy(update=dict.fromkeys(UNITS) | {"steps": min(leg.end, depth) - leg.begin})
+    return plan.stage.model_copy(update=dict.fromkeys(UNITS) | {"steps": min(plan.end, depth) - plan.begin})

@@ -13,8 +13,8 @@ from pipeline.reproduction.lengths import flops_by_stage, in_steps, planned, ste
 from pipeline.reproduction.shared import with_trunks
 from pipeline.reproduction.suite import SOURCE_SEED, MethodConfig, Patch, Suite, recipe_of
 from pipeline.reproduction.task import Sweep, Task
-from pipeline.training.branching import Course
-from pipeline.training.preparation import Planned
+from pipeline.training.preparation.preparation import Planned
+from pipeline.training.run.branching import Course
 
 
 class Tasks:

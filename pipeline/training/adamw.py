@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.growth.added import LEFT
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.training.freezing import Freezable
-from pipeline.training.schedule import added_share
+from pipeline.training.plan.schedule import added_share
 from pipeline.training.toolchain import triton_runs
 
 

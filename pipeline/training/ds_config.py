@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.common.config import unknown_key
 from pipeline.common.errors import UserError
 from pipeline.recipe import AUTO, GrowStage, Recipe, TrainStage, read_ds_config
-from pipeline.training.monitors import SECTIONS, resolve_monitors, without_monitors
+from pipeline.training.monitoring.monitors import SECTIONS, resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja
 
 _SECTIONS: dict[str, type[BaseModel]] = {

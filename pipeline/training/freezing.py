@@ -12,7 +12,7 @@ from pipeline.growth.added import LEFT
 from pipeline.growth.state import default_value
 from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe.growth import AddedConfig
-from pipeline.training.schedule import added_share
+from pipeline.training.plan.schedule import added_share
 
 
 class Freezable(torch.optim.Optimizer):

@@ -19,8 +19,8 @@ from pipeline.growth import check
 from pipeline.recipe import ModelConfig
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
+from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import logits_of, summed_losses
-from pipeline.training.running import running, scoring
 from tests.families import learns
 from tests.saved import saved_bytes
 

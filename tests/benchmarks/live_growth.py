@@ -16,11 +16,11 @@ from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
-from pipeline.training.evaluate import heldout_loss
+from pipeline.training.loop.evaluate import heldout_loss
+from pipeline.training.loop.measure import Text, measure_grown, measure_growth
+from pipeline.training.loop.running import scoring
 from pipeline.training.losses import Logits, logits_of
-from pipeline.training.measure import Text, measure_grown, measure_growth
 from pipeline.training.optimizer import build_optimizer, parameter_groups
-from pipeline.training.running import scoring
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import Cost, zero_json
 from tests.benchmarks.memory import Watched

@@ -38,7 +38,7 @@ def planned(source: Path, target: Path, ranks: int) -> OfflineGrowth:
     growth = GrowthConfig(width="fpi", depth="stack")
     out = source.parent / "grown"
     request = Request(source, target, growth, 1234, format="zero3", dtype="bfloat16", world_size=ranks, out=out)
-    return OfflineGrowth(request, foreseen=True)
+    return OfflineGrowth(request, preview=True)
 
 
 def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:

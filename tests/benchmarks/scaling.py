@@ -27,7 +27,7 @@ from pipeline.growth.state import Constant, OptimizerState
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training.blocks import cut
-from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from tests.benchmarks.data_prep import documents, prepare_alone, write_jsonl
 from tests.benchmarks.growth import gpt2, write_source
@@ -177,7 +177,7 @@ def save_and_load(folder: Path, layers: int, hidden: int) -> tuple[float, float,
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     began = time.perf_counter()
-    saved = Saved(phase=0, step=1, samples={}, tokens=0, seconds=0.0, ledger={})
+    saved = CheckpointMetadata(phase=0, step=1, samples={}, tokens=0, seconds=0.0, ledger={})
     Checkpoints(directory, CheckpointingConfig()).save(model, saved, print, must=True)
     saving = time.perf_counter() - began
     began = time.perf_counter()

@@ -30,20 +30,20 @@ from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
 from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
-from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.loop import Position, Records, Trainer
+from pipeline.training.loop.data_watch import DataWatch, Remembered
+from pipeline.training.loop.loop import Records, Trainer, TrainState
+from pipeline.training.loop.running import draw_depths, running, scoring
+from pipeline.training.loop.tasks import Tasks
 from pipeline.training.losses import summed_loss
-from pipeline.training.monitors import Monitors
-from pipeline.training.progress import Progress
-from pipeline.training.running import draw_depths, running, scoring
+from pipeline.training.monitoring.monitors import Monitors
+from pipeline.training.monitoring.progress import Progress
+from pipeline.training.monitoring.utilization import Utilization
+from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.plan.training_plan import plan_training
+from pipeline.training.plan.workload import Workload
 from pipeline.training.signals import StopRequest
-from pipeline.training.tasks import Tasks
-from pipeline.training.timeline import lay_out
-from pipeline.training.utilization import Utilization
-from pipeline.training.watchdog import Watchdog
-from pipeline.training.workload import Workload
 from tests.benchmarks.made_up import batches, ids_and_labels
 from tests.benchmarks.measuring import in_turn, part_parser, publish, table, zero_json
 from tests.ranks import run_ranks
@@ -294,25 +294,27 @@ def the_loop(
     )
     configs = {0: trained.config, 1: trained.config}
     batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
-    timeline = lay_out(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
+    training_plan = plan_training(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
     records = Records(
         JsonLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl"),
         JsonLines(directory / "scores.jsonl"),
         Checkpoints(directory / "checkpoints", recipe.checkpointing),
-        Progress(Workload(recipe, timeline, configs.__getitem__), 0, shown=distributed.rank() == 0),
+        Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=distributed.rank() == 0),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
         Watchdog(1800),
     )
     streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
     watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
-    trainer = Trainer(0, trained, timeline, recipe, streams, Position(), Tasks(recipe, None), records, StopRequest(), watch)
-    (leg,) = timeline.of_phase(0)
+    trainer = Trainer(
+        0, trained, training_plan, recipe, streams, TrainState(), Tasks(recipe, None), records, StopRequest(), watch
+    )
+    (plan,) = training_plan.of_phase(0)
     rates = dict.fromkeys(trained.blocks, recipe.optimizer.lr)
 
     def take() -> None:
-        trainer._step(leg, rates)
+        trainer._step(plan, rates)
         trainer._judge(0)
 
     return take

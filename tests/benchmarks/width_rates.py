@@ -23,7 +23,7 @@ from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
 from pipeline.training.blocks import cut
 from pipeline.training.muon import FreezableMuon, Piece
 from pipeline.training.optimizer import build_optimizer, parameter_groups
-from pipeline.training.schedule import rate_factor
+from pipeline.training.plan.schedule import rate_factor
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
 from tests.shards import MemoryShard

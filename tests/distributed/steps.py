@@ -13,19 +13,19 @@ from pipeline.recipe import ModelConfig, Recipe
 from pipeline.runs import JsonLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
-from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.ds_config import for_engine, sequence_parallel_size
 from pipeline.training.engine import build
-from pipeline.training.loop import Position, Records, Trainer
-from pipeline.training.monitors import Monitors
-from pipeline.training.progress import Progress
+from pipeline.training.loop.data_watch import DataWatch, Remembered
+from pipeline.training.loop.loop import Records, Trainer, TrainState
+from pipeline.training.loop.tasks import Tasks
+from pipeline.training.monitoring.monitors import Monitors
+from pipeline.training.monitoring.progress import Progress
+from pipeline.training.monitoring.utilization import Utilization
+from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.plan.training_plan import plan_training
+from pipeline.training.plan.workload import Workload
 from pipeline.training.sequence_parallel import SequenceGroup
-from pipeline.training.tasks import Tasks
-from pipeline.training.timeline import lay_out
-from pipeline.training.utilization import Utilization
-from pipeline.training.watchdog import Watchdog
-from pipeline.training.workload import Workload
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import zero_json
 from tests.shards import MemoryShard
@@ -85,24 +85,24 @@ def trainer(
         objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
     text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3), range(0, 4000, 7))
     loaded = batches([text], objective, apart=apart)
-    timeline = lay_out(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
+    training_plan = plan_training(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
     records = Records(
         JsonLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl"),
         JsonLines(directory / "scores.jsonl"),
         Checkpoints(directory / "checkpoints", recipe.checkpointing),
-        Progress(Workload(recipe, timeline, {0: config, 1: config}.__getitem__), 0, shown=False),
+        Progress(Workload(recipe, training_plan, {0: config, 1: config}.__getitem__), 0, shown=False),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
         Watchdog(1800),
     )
-    streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
+    mixes = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
     watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
     stop = SimpleNamespace(asked=False, defer=lambda: None)
-    return Trainer(0, model, timeline, recipe, streams, Position(), Tasks(recipe, None), records, stop, watch)
+    return Trainer(0, model, training_plan, recipe, mixes, TrainState(), Tasks(recipe, None), records, stop, watch)
 
 
 def take_step(made: Trainer) -> None:
     """Launch the next step of the only stage."""
-    (leg,) = made._timeline.of_phase(0)
-    made._step(leg, dict.fromkeys(made._model.blocks, 1e-3))
+    (plan,) = made._plan.of_phase(0)
+    made._step(plan, dict.fromkeys(made._model.blocks, 1e-3))

@@ -26,10 +26,10 @@ from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Checkpoints, Saved, _Writer, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Writer, restore_engine
 from pipeline.training.engine import build
+from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import running
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import BLOCKS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
 from tests.ranks import run_ranks
@@ -154,7 +154,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     assert trained.engine.global_steps == begin
     steps = list(zip(depths, batches(), strict=False))[begin:end]
     losses = [take_step(trained, depth, inputs, labels, accumulation) for depth, (inputs, labels) in steps]
-    checkpoints.save(trained, Saved(1, end, {}, 0, 0.0, {}), print, must=True)
+    checkpoints.save(trained, CheckpointMetadata(1, end, {}, 0, 0.0, {}), print, must=True)
     return losses, trained
 
 
@@ -431,7 +431,7 @@ def save_within(folder, layout, asynchronous):
         patch.setattr(_Writer, "write", lambda writer: (gate.wait(60), write(writer)))
         for inputs, labels in batches()[:3]:
             take_step(trained, None, inputs, labels)
-        assert checkpoints.save(trained, Saved(1, 3, {}, 0, 0.0, {}), print, must=False)
+        assert checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), print, must=False)
         take_step(trained, None, *batches()[3])
         assert (checkpoints.last is None) == asynchronous and not checkpoints.written
         assert (folder / "step-00000003").exists() != asynchronous and (folder / "latest").exists() != asynchronous
@@ -465,7 +465,7 @@ def save_where_there_is_no_room(folder):
             if not room and distributed.rank() == 1:
                 # Writing past the limit fails as on a full disk, in the middle of a file.
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-            begun = checkpoints.save(trained, Saved(1, step, {}, 0, 0.0, {}), said.append, must=False)
+            begun = checkpoints.save(trained, CheckpointMetadata(1, step, {}, 0, 0.0, {}), said.append, must=False)
             assert begun == (room or asynchronous)
             assert checkpoints.finish(said.append) == (room or not asynchronous)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -475,7 +475,7 @@ def save_where_there_is_no_room(folder):
         if distributed.rank() == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
         with pytest.raises(UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; make room"):
-            checkpoints.save(trained, Saved(1, 4, {}, 0, 0.0, {}), said.append, must=True)
+            checkpoints.save(trained, CheckpointMetadata(1, 4, {}, 0, 0.0, {}), said.append, must=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert Checkpoints(folder, CheckpointingConfig()).newest_whole(said.append).step == 3
         shutil.rmtree(folder, ignore_errors=True)

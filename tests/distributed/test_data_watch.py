@@ -14,10 +14,10 @@ from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.recipe import load_recipe
 from pipeline.runs import RunPaths
-from pipeline.training import data_watch
-from pipeline.training.data_watch import DataWatch
 from pipeline.training.ds_config import load_ds_config
-from pipeline.training.run import Run
+from pipeline.training.loop import data_watch
+from pipeline.training.loop.data_watch import DataWatch
+from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import StopRequest
 from tests.end_to_end.conftest import write_recipe
 from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents, flip

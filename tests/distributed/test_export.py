@@ -12,7 +12,7 @@ from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
-from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from tests.distributed.test_freezing import LAYERS, LENGTH, OPTIMIZER, VOCAB, model_config
@@ -53,7 +53,7 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
             trained.engine.step()
         path = folder / folder_of(case)
         checkpoints = Checkpoints(path, CheckpointingConfig())
-        checkpoints.save(trained, Saved(1, 3, {}, 0, 0.0, {}), print, must=True)
+        checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), print, must=True)
         trained.module.eval()
         with torch.no_grad():
             logits[folder_of(case)] = trained.logits(tokens()).tokens.float()

@@ -12,9 +12,9 @@ from pipeline.families import FAMILIES, Section
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
-from pipeline.training.guard import Gradients, is_number, with_poison
+from pipeline.training.loop.guard import Gradients, is_number, with_poison
 from pipeline.training.losses import summed_loss
-from pipeline.training.watchdog import EXIT_STALLED, Report, message
+from pipeline.training.monitoring.watchdog import EXIT_STALLED, Report, message
 from tests.distributed.engines import full_weight
 from tests.distributed.test_checkpoints import BATCH, LAYOUTS, LENGTH, batches, ds_config
 from tests.distributed.test_freezing import BLOCKS, LAYERS, OPTIMIZER, identical, masters_by_group, model_config
@@ -123,7 +123,7 @@ STALLING = """
 import os, sys, time
 import torch
 from pipeline.training import distributed
-from pipeline.training.watchdog import Watchdog
+from pipeline.training.monitoring.watchdog import Watchdog
 distributed.join()
 def fall_asleep():
     time.sleep(100)

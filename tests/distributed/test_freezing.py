@@ -17,8 +17,8 @@ from pipeline.recipe import ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
+from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import running
 from tests.distributed.engines import full_weight
 from tests.ranks import run_ranks
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.recipe import load_recipe
-from pipeline.training.preparation import _downloaded
+from pipeline.training.preparation.preparation import _downloaded
 from tests.end_to_end.conftest import ROOT
 from tests.hub import Hub, ask, serving
 from tests.ranks import run_ranks

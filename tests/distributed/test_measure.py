@@ -21,7 +21,7 @@ from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
-from pipeline.training.measure import CarriedText, Text, measure_grown, measure_growth
+from pipeline.training.loop.measure import CarriedText, Text, measure_grown, measure_growth
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 

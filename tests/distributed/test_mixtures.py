@@ -14,10 +14,10 @@ from pipeline.growth.joined import parameters_of
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut, section_of
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, restore_engine
 from pipeline.training.engine import build
+from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import running
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import BATCH, LENGTH, OPTIMIZER, VOCAB, ds_config
 from tests.ranks import run_ranks
@@ -118,7 +118,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     losses, seen = [], []
     for number, ((selectors, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
         if number == GOES_ON and folder is not None:
-            checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), Saved(1, number, {}, 0, 0.0, {})
+            checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), CheckpointMetadata(1, number, {}, 0, 0.0, {})
             checkpoints.save(trained, saved, print, must=True)
             trained.close()
             source = checkpoints.open(saved)

@@ -24,7 +24,7 @@ from pipeline.training import distributed, optimizer
 from pipeline.training.blocks import EMBEDDINGS, HEAD, Block
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
-from pipeline.training.schedule import rate_factor
+from pipeline.training.plan.schedule import rate_factor
 from tests.distributed.engines import full_weight, is_built
 from tests.ranks import run_ranks
 

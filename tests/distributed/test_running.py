@@ -16,8 +16,8 @@ from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
+from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import summed_loss, summed_losses
-from pipeline.training.running import running, scoring
 from tests.distributed.engines import can_compile, full_weight
 from tests.distributed.steps import take_step, trainer
 from tests.distributed.test_freezing import BATCH, BLOCKS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config

@@ -13,7 +13,7 @@ from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed
 from pipeline.training.attention import packing_known, seen_alone, within_documents
-from pipeline.training.loop import RewindError
+from pipeline.training.loop.loop import RewindError
 from tests.distributed.steps import VOCABULARY, take_step, trainer
 from tests.families import WITH_A_MIXTURE
 from tests.ranks import run_ranks
@@ -163,7 +163,7 @@ def test_a_step_is_less_than_half_of_the_operations_that_it_is_by_deepspeeds_def
 
 def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
     """Return what a run records that is judged so many steps later, and how it ends; steps `bad` have no number for a loss."""
-    import pipeline.training.loop as loop
+    import pipeline.training.loop.loop as loop
 
     plain, calls = loop.summed_losses, []
 

@@ -20,7 +20,10 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer_training import train_tokenizer
-from pipeline.training import certifying, distributed, loop, preparation, run
+from pipeline.training import distributed
+from pipeline.training.loop import certifying, loop
+from pipeline.training.preparation import preparation
+from pipeline.training.run import pretraining as run
 from tests.end_to_end.conftest import FP32, ROOT
 
 

@@ -21,7 +21,7 @@ from pipeline.report.recorded import read_run
 from pipeline.report.standing import warnings
 from pipeline.runs import RunPaths
 from pipeline.training import distributed
-from pipeline.training.run import Run
+from pipeline.training.run.pretraining import Run
 from tests.end_to_end.conftest import FP32, ROOT
 
 pytestmark = pytest.mark.timeout(300)

@@ -225,12 +225,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
 ASKED = """
 import os, runpy, signal, sys
 sys.path.insert(0, os.getcwd())
-import pipeline.training.loop as loop
+import pipeline.training.loop.loop as loop
 
 plain = loop.Trainer._step
 
 def step(self, *arguments):
-    if self._position.step == LAST - 1:
+    if self._state.step == LAST - 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return plain(self, *arguments)
 

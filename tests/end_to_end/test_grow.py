@@ -31,7 +31,7 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig
-from pipeline.training.inherited import read_inherited
+from pipeline.training.directory.inherited import read_inherited
 from tests.end_to_end.conftest import ROOT
 from tests.hub import Hub, ask, serving
 

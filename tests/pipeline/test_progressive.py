@@ -16,8 +16,8 @@ from pipeline.recipe import ModelConfig, Recipe, TrainStage, load_recipe, read_r
 from pipeline.recipe.auto import auto_growth, auto_sizes
 from pipeline.recipe.progressive import written_out
 from pipeline.recipe.smaller import layer_kinds
-from pipeline.training.preparation import Planned, foresee_run
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.preparation.preparation import Planned, preview_run
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 BUILT = [name for name, family in TRAINED.items() if not hasattr(family.config_class(), "kv_lora_rank")]
@@ -37,7 +37,7 @@ def content(model: dict, changes: dict | None = None, **section: object) -> dict
 def planned(recipe: Recipe, tmp_path: Path, say=lambda _: None) -> Planned:
     """The run of a recipe whose text is not looked at."""
     ds_config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8}
-    return foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 10_000, say)
+    return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 10_000, say)
 
 
 def models(run: Planned) -> list[tuple[int, int, int, int]]:

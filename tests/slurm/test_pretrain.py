@@ -78,7 +78,7 @@ _SLOW_AT_FIRST = """
 import os, sys, time
 
 def audit(event, arguments):
-    loop = sys.modules.get("pipeline.training.loop")
+    loop = sys.modules.get("pipeline.training.loop.loop")
     if hasattr(loop, "Trainer") and not hasattr(loop, "slowed"):
         loop.slowed = backward = sys.modules["torch"].Tensor.backward
         def slow(*arguments, **options):
@@ -169,7 +169,7 @@ def build(*arguments):
     raise {error}("of one rank alone")
 
 def audit(event, arguments):
-    run = sys.modules.get("pipeline.training.run")
+    run = sys.modules.get("pipeline.training.run.pretraining")
     if event == "open" and hasattr(run, "Run"):
         run.Run._build = build
 

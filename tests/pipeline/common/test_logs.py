@@ -18,7 +18,7 @@ def _restored():
 def test_the_first_process_prints_each_message_as_a_line_and_says_which_are_warnings(capsys):
     show_messages(first=True)
     show_messages(first=True)
-    logging.getLogger("pipeline.training.run").info("%s steps", 3)
+    logging.getLogger("pipeline.training.run.pretraining").info("%s steps", 3)
     logging.getLogger("data_prep.prepare").warning("no text")
     logging.getLogger("elsewhere").info("not ours")
     assert capsys.readouterr().out == "3 steps\nwarning: no text\n"
@@ -26,5 +26,5 @@ def test_the_first_process_prints_each_message_as_a_line_and_says_which_are_warn
 
 def test_the_other_processes_print_nothing(capsys):
     show_messages(first=False)
-    logging.getLogger("pipeline.training.run").warning("no text")
+    logging.getLogger("pipeline.training.run.pretraining").warning("no text")
     assert capsys.readouterr().out == ""

@@ -16,7 +16,7 @@ from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.growth import check
 from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
-from pipeline.training.running import running, scoring
+from pipeline.training.loop.running import running, scoring
 from tests.families import learns
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4

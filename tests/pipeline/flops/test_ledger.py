@@ -7,7 +7,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import LEDGER, Ledger, Line, write_ledger
-from pipeline.training.inherited import read_inherited
+from pipeline.training.directory.inherited import read_inherited
 
 
 def flops(model: int, executed: int) -> StepFlops:

@@ -25,8 +25,8 @@ from pipeline.planning.rules import growth_tokens, rules
 from pipeline.planning.schedules import Given, Schedule, kinds_of
 from pipeline.planning.search import Search
 from pipeline.recipe import load_recipe
-from pipeline.training.timeline import lay_out, phases_of
-from pipeline.training.workload import leg_flops
+from pipeline.training.plan.training_plan import phases_of, plan_training
+from pipeline.training.plan.workload import stage_flops
 from tests.pipeline.planning.made import STEP, VOCABULARY, entry, question, recipe, record, sized, true_law
 
 RECORD = record()
@@ -86,8 +86,11 @@ def test_what_a_schedule_costs_is_what_the_ledger_of_its_run_will_say(searched):
         for phase in phases_of(planned)[1:]:
             configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         ds_config = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 16}
-        timeline = lay_out(planned, dict(enumerate(configs)), lambda stream: 0, ds_config, 1)
-        assert sum(leg_flops(planned, configs[leg.phase], leg).executed_total for leg in timeline.legs) == row.schedule.flops
+        training_plan = plan_training(planned, dict(enumerate(configs)), lambda stream: 0, ds_config, 1)
+        assert (
+            sum(stage_flops(planned, configs[plan.phase], plan).executed_total for plan in training_plan.stages)
+            == row.schedule.flops
+        )
         assert planned.schedule.span == "run" and planned.schedule.warmup_steps == 100
         again = schedule_of(planned, question(), "it")
         assert (again.name, again.flops) == (row.schedule.name, row.schedule.flops)

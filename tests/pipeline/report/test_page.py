@@ -19,7 +19,7 @@ from pipeline.report.methods import baseline_of, group
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.speed import speed_figures
-from pipeline.training import summary
+from pipeline.training.run import summary
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made, with_scores
 

@@ -11,7 +11,7 @@ from pipeline.recipe import GrowStage
 from pipeline.reproduction.lengths import flops_by_stage, planned
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks
-from pipeline.training.branching import Course, common_steps
+from pipeline.training.run.branching import Course, common_steps
 from tests.end_to_end.conftest import ROOT
 
 DS_CONFIG = ROOT / "ds_configs" / "zero0.json"

@@ -8,7 +8,7 @@ from pipeline.common.errors import UserError
 from pipeline.recipe import GrowStage, Recipe
 from pipeline.reproduction.suite import Suite, load_suite
 from pipeline.reproduction.tasks import Tasks
-from pipeline.training.timeline import phases_of
+from pipeline.training.plan.training_plan import phases_of
 from tests.end_to_end.conftest import ROOT
 
 SUITES = sorted((ROOT / "launch" / "suites").glob("*.yaml"))

@@ -16,7 +16,7 @@ from pipeline.report.recorded import read_run
 from pipeline.report.standing import tiles, warnings
 from pipeline.runs import RunPaths
 from pipeline.runs.records import SummaryRecord, duplicates_of, read_record, reasons_of
-from pipeline.training.summary import render
+from pipeline.training.run.summary import render
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
 

@@ -9,8 +9,8 @@ from transformers import masking_utils
 from pipeline.families import FAMILIES, Section
 from pipeline.training.attention import packing_known, within_documents
 from pipeline.training.layers import prepare_model
+from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import running
 from tests.families import WITH_A_MIXTURE
 
 DOCUMENTS = [[0] * 5 + [1] * 1 + [2] * 10, [0] * 16, [0] * 9 + [1] * 7]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.recipe import load_recipe
-from pipeline.training.branching import Course, common_steps
-from pipeline.training.preparation import foresee_run
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.preparation.preparation import preview_run
+from pipeline.training.run.branching import Course, common_steps
 from tests.end_to_end.conftest import ROOT
 
 WSD = "schedule={name: wsd, warmup_steps: 10, decay_ratio: 0.2, final_ratio: 0.07, span: run}"
@@ -22,7 +22,7 @@ def course(*overrides: str) -> Course:
     own = ["run_dir=no/where", WSD, stages(), *overrides]
     recipe = load_recipe(ROOT / "launch" / "recipes" / "stackbert.yaml", own)
     batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = foresee_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6, lambda _: None)
+    planned = preview_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6, lambda _: None)
     return Course(recipe, planned)
 
 

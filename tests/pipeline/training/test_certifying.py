@@ -10,9 +10,10 @@ import torch
 from torch.distributed import HashStore
 
 from pipeline.growth.state import Source
-from pipeline.training import certifying, watchdog
-from pipeline.training.certifying import Certifying
-from pipeline.training.watchdog import Watchdog, watched
+from pipeline.training.loop import certifying
+from pipeline.training.loop.certifying import Certifying
+from pipeline.training.monitoring import watchdog
+from pipeline.training.monitoring.watchdog import Watchdog, watched
 
 READS = 3
 
@@ -64,7 +65,7 @@ def test_a_comparison_beside_the_steps_does_not_pass_for_steps(made):
 @pytest.mark.parametrize("end", [Certifying.finish, Certifying.close])
 def test_a_comparison_that_gets_on_is_heard_where_it_is_waited_for(made, end, monkeypatch):
     making, listening, reads = made
-    monkeypatch.setattr("pipeline.common.beside._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.common.background._POLL_SECONDS", 0.01)
     making.begin()
     assert not listening.threads
     went_on = []
@@ -81,7 +82,7 @@ def test_a_comparison_that_gets_on_is_heard_where_it_is_waited_for(made, end, mo
 
 def test_a_comparison_that_stands_still_is_not_heard(made, monkeypatch):
     making, listening, reads = made
-    monkeypatch.setattr("pipeline.common.beside._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.common.background._POLL_SECONDS", 0.001)
     making.begin()
     threading.Timer(0.2, reads.release, [READS]).start()
     making.close()

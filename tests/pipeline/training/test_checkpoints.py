@@ -15,8 +15,8 @@ from pipeline.common.errors import UserError
 from pipeline.growth.integrity import FILES, HashedFile, damage, seal
 from pipeline.recipe import CheckpointingConfig
 from pipeline.runs import JsonLines
-from pipeline.training.checkpoints import Checkpoints, Saved, _Pending, _Writer
-from pipeline.training.snapshot import on_host
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Pending, _Writer
+from pipeline.training.directory.snapshot import on_host
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def publish(tmp_path, monkeypatch):
         for name in names:
             writer.save({}, str(aside / name))
         checkpoints, said = Checkpoints(tmp_path, CheckpointingConfig(keep=1)), []
-        checkpoints._pending = _Pending(writer, GPT2Config(), Saved(0, step, {}, 0, 0.0, {}), stage, None)
+        checkpoints._pending = _Pending(writer, GPT2Config(), CheckpointMetadata(0, step, {}, 0, 0.0, {}), stage, None)
         return checkpoints.finish(said.append), said
 
     return work
@@ -235,7 +235,7 @@ def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path):
     for step in (3, 5, 7):
         tag = tmp_path / f"step-{step:08d}"
         tag.mkdir()
-        saved = Saved(phase=0, step=step, samples={}, tokens=0, seconds=0.0, ledger={})
+        saved = CheckpointMetadata(phase=0, step=step, samples={}, tokens=0, seconds=0.0, ledger={})
         (tag / "progress.json").write_text(json.dumps(asdict(saved)))
         seal(tag)
     assert checkpoints.newest(said.append).step == 7 and not said

@@ -13,7 +13,7 @@ from data_prep.manifest import PreparedData
 from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.training import distributed
-from pipeline.training.data_watch import DamagedDataError, DataWatch, Remembered
+from pipeline.training.loop.data_watch import DamagedDataError, DataWatch, Remembered
 from tests.pipeline.data.test_checks import WIKI, as_earlier_versions_wrote_it, documents, flip
 from tests.shards import write_prepared
 
@@ -162,7 +162,7 @@ def test_the_end_waits_for_files_that_may_have_been_used_uncompared_and_for_no_o
 
 
 def test_the_thread_keeps_to_its_rate_and_ends_with_the_run(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.training.data_watch._BYTES_A_SECOND", 1)
+    monkeypatch.setattr("pipeline.training.loop.data_watch._BYTES_A_SECOND", 1)
     watched = watch(folder)
     began = time.monotonic()
     with watched.from_step(0):

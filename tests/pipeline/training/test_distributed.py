@@ -13,10 +13,12 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.common.files import HeldError, locked
 from pipeline.recipe import load_recipe
-from pipeline.training import distributed, run, run_directory
-from pipeline.training.measure import _probe
-from pipeline.training.run import Run
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training import distributed
+from pipeline.training.directory import run_directory
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.loop.measure import _probe
+from pipeline.training.run import pretraining as run
+from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import StopRequest
 from tests.ranks import run_ranks
 

@@ -17,12 +17,12 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.integrity import seal
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import ModelConfig, OptimizerConfig, load_recipe
-from pipeline.training.checkpoints import Saved
-from pipeline.training.dry_run import DryRun
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
-from pipeline.training.preparation import foresee_run
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.utilization import Device
+from pipeline.training.monitoring.utilization import Device
+from pipeline.training.preparation.preparation import preview_run
+from pipeline.training.run.dry_run import DryRun
 from tests.families import DENSE
 from tests.shards import write_prepared
 
@@ -107,7 +107,7 @@ def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared):
         lines: list[str] = []
         recipe = load_recipe(QUICKSTART, [*of_shards, *overrides])
         ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000, lines.append)
+        preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000, lines.append)
         return lines
 
     assert said() == []
@@ -123,8 +123,8 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
     )
     recipe = load_recipe(QUICKSTART, [growth, stages])
     ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
-    first, second = (leg for leg in planned.timeline.legs if leg.phase == 1)
+    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
+    first, second = (plan for plan in planned.training_plan.stages if plan.phase == 1)
     section = first.section(first.begin)
     assert section.layers == {2, 5} and not section.embeddings and not section.head
     assert second.stage.groups[0].parameters == ["layers.2", "layers.5"]
@@ -151,8 +151,8 @@ def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_ca
     every = training_step(ForwardFlops.of(config, every_expert=True), 128, 2 * 32 * 128, scored=2 * 32 * 128)
     assert f"by the experts that are chosen, {every.model_total:.3e} by all of them" in page
     # In float32, of each of 8 sequences of 128 tokens, 8 logits in each of 3 layers.
-    (leg,) = told.planned.timeline.of_phase(1)
-    assert lost.activations(leg) - told.activations(leg) == 4 * 8 * 128 * 8 * 3
+    (plan,) = told.planned.training_plan.of_phase(1)
+    assert lost.activations(plan) - told.activations(plan) == 4 * 8 * 128 * 8 * 3
 
 
 RECIPES = QUICKSTART.parent
@@ -205,15 +205,15 @@ def test_what_a_stage_trains_is_told_with_its_share_and_scratch_beside_it():
 )
 def test_recipes_from_small_to_large_at_published_sizes(name, parameters, tokens):
     run = told(f"paper/{name}", "flops.peak_tflops=312")
-    legs = run.planned.timeline.legs
-    assert [leg.layers for leg in legs] == [legs[-1].layers * quarters // 4 for quarters in (1, 2, 3, 4)]
-    assert sum(parameters_by_kind(run.planned.config(legs[-1].phase)).values()) == parameters
+    stages = run.planned.training_plan.stages
+    assert [plan.layers for plan in stages] == [stages[-1].layers * quarters // 4 for quarters in (1, 2, 3, 4)]
+    assert sum(parameters_by_kind(run.planned.config(stages[-1].phase)).values()) == parameters
     # A stage ends with the step that reaches its tokens.
-    assert 0 <= sum((leg.end - leg.begin) * leg.tokens for leg in legs) - tokens < 4 * legs[0].tokens
+    assert 0 <= sum((plan.end - plan.begin) * plan.tokens for plan in stages) - tokens < 4 * stages[0].tokens
     # By far most of a step's FLOPs are the layers', of which .15 of the tokens see a quarter, as many a half, as many .75.
     share = sum(came.model_total for came in run.flops()) / run.scratch_flops()
     assert 0.55 + 0.15 / 4 + 0.15 / 2 + 0.15 * 3 / 4 < share < 0.85
-    assert run.rates(legs[-1])[0] == run.recipe.optimizer.lr
+    assert run.rates(stages[-1])[0] == run.recipe.optimizer.lr
 
 
 BERT_WIDER = [
@@ -222,11 +222,11 @@ BERT_WIDER = [
 ]
 
 
-def anneal_steps(tmp_path, growth: str, *, steps: int, saved: Saved | None = None) -> tuple[int, list[str]]:
+def anneal_steps(tmp_path, growth: str, *, steps: int, saved: CheckpointMetadata | None = None) -> tuple[int, list[str]]:
     """The steps over which norms become stock in a run of so many, and what is told of the growth."""
     recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
-    planned = foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None, saved)
+    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None, saved)
     plan = planned.growths[0].plan
     assert plan.growth.norm_statistics == "weighted"
     return plan.growth.norm_anneal_steps, plan.choices
@@ -252,7 +252,7 @@ def test_a_run_that_is_lengthened_anneals_its_norms_as_it_began(tmp_path):
     for content in (None, '{"growth": {"norm_anneal_steps": 7}}', '{"growth": []}', "[]", "{"):
         if content is not None:
             certificate.write_text(content)
-        saved = Saved(1, 9, {}, 0, 0.0, {}, run=run)
+        saved = CheckpointMetadata(1, 9, {}, 0, 0.0, {}, run=run)
         assert anneal_steps(tmp_path, "{}", steps=2000, saved=saved)[0] == 30
         # That of a growth which is still to come, or will be done again, is no certificate of it.
         for before in (None, replace(saved, phase=0), replace(saved, phase=0, run=None)):
@@ -281,7 +281,7 @@ def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypa
     (tag / name).write_bytes(b"AS WRITTEN")
     recipe = load_recipe(QUICKSTART, ["source.model=null", "source.steps=null", f"source.path={tag}"])
     with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
-        foresee_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)
+        preview_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)
 
 
 def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_path, tiny_model):
@@ -296,7 +296,7 @@ def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_pa
         path = [f"source.path={tmp_path / 'checkpoint'}", "source.model=null", "source.steps=null"]
         recipe = load_recipe(QUICKSTART, [*path, "target.hidden_size=64", "data.sequence_length=8", *overrides])
         ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        return foresee_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, print)
+        return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, print)
 
     with pytest.raises(UserError, match=r"add source\.config=DIR"):
         planned("data.tokenizer.vocab_size=50")

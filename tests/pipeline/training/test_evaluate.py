@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.data.objectives import IGNORED
 from pipeline.training import distributed
-from pipeline.training.evaluate import heldout_loss
+from pipeline.training.loop.evaluate import heldout_loss
 from pipeline.training.losses import Logits
 from tests.waits import Waits
 

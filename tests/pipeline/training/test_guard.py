@@ -8,13 +8,13 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from pipeline.recipe import GuardConfig
-from pipeline.training.guard import Gradients, Guard, GuardStoppedError, Verdict, with_poison
+from pipeline.training.loop.guard import Gradients, Guard, GuardStoppedError, StepOutcome, with_poison
 
 FULL = ("full", None)
-TRAINED, SKIPPED, REWIND = Verdict.TRAINED, Verdict.SKIPPED, Verdict.REWIND
+TRAINED, SKIPPED, REWIND = StepOutcome.TRAINED, StepOutcome.SKIPPED, StepOutcome.REWIND
 
 
-def judge(guard: Guard, *losses: float) -> list[Verdict]:
+def judge(guard: Guard, *losses: float) -> list[StepOutcome]:
     return [guard.observe(FULL, loss, True) for loss in losses]
 
 
@@ -77,7 +77,7 @@ def test_a_guard_seeded_with_the_recorded_steps_judges_as_the_one_that_saw_them(
     ]
     whole = Guard(config)
     verdicts = [whole.observe(*step) for step in steps]
-    assert {*verdicts} == {*Verdict}
+    assert {*verdicts} == {*StepOutcome}
     for cut in range(0, 300, 7):
         recorded = [(kind, None if math.isnan(loss) else loss, finite) for kind, loss, finite in steps[:cut]]
         resumed = Guard.seeded(config, recorded)

@@ -10,8 +10,8 @@ from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES
 from pipeline.training import head
 from pipeline.training.layers import prepare_model
+from pipeline.training.loop.running import scoring
 from pipeline.training.losses import logits_of, summed_losses
-from pipeline.training.running import scoring
 from tests.families import DENSE
 
 VOCAB = 50

@@ -17,11 +17,11 @@ from pipeline.report.compute import stage_rows
 from pipeline.report.recorded import read_run
 from pipeline.report.standing import source_cost, warnings
 from pipeline.training import distributed
-from pipeline.training.checkpoints import Saved
-from pipeline.training.inherited import read_inherited
-from pipeline.training.run import Run
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.inherited import read_inherited
+from pipeline.training.run.pretraining import Run
+from pipeline.training.run.summary import render
 from pipeline.training.signals import StopRequest
-from pipeline.training.summary import render
 from tests.end_to_end.conftest import ROOT
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
@@ -172,10 +172,10 @@ def test_a_run_that_goes_on_inherits_nothing_anew(tmp_path, monkeypatch):
     first, later = (
         SimpleNamespace(given=SimpleNamespace(directory=checkpoint(tmp_path / name, whole_ledger()))) for name in ("7", "8")
     )
-    begun = going_on._position(first, None)
+    begun = going_on._state(first, None)
     assert begun.ledger.sources.spent == 674 * GIGA
-    saved = Saved(0, 3, {}, 96, 1.0, begun.ledger.to_json())
-    assert going_on._position(later, saved).ledger == begun.ledger
+    saved = CheckpointMetadata(0, 3, {}, 96, 1.0, begun.ledger.to_json())
+    assert going_on._state(later, saved).ledger == begun.ledger
 
 
 def test_before_the_first_checkpoint_it_is_not_on_record_yet(tmp_path):

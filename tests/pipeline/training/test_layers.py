@@ -9,8 +9,8 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 from pipeline.families import FAMILIES, Section
 from pipeline.flops.activations import activation_bytes
 from pipeline.training.layers import prepare_model
+from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import running
 from tests.families import WITH_A_MIXTURE
 from tests.saved import saved_bytes
 

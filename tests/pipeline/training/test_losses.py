@@ -17,8 +17,8 @@ from pipeline.data.batches import Batch
 from pipeline.data.objectives import IGNORED
 from pipeline.families import family_of
 from pipeline.training import losses
+from pipeline.training.loop.running import scoring
 from pipeline.training.losses import logits_of, right, summed_loss, summed_losses
-from pipeline.training.running import scoring
 
 SEQUENCES, LENGTH, VOCAB = 6, 10, 40
 SAME = 1e-6

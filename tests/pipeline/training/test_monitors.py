@@ -15,9 +15,9 @@ from pipeline.common.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.ds_config import load_ds_config, same_run
-from pipeline.training.evaluate import HeldOut
-from pipeline.training.monitors import Monitors, without_monitors
-from pipeline.training.utilization import Speed
+from pipeline.training.loop.evaluate import HeldOut
+from pipeline.training.monitoring.monitors import Monitors, without_monitors
+from pipeline.training.monitoring.utilization import Speed
 from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parents[3]

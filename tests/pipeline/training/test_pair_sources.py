@@ -6,7 +6,7 @@ from transformers import BertForMaskedLM, BertForPreTraining
 from pipeline.common.errors import UserError
 from pipeline.growth.sources import open_source
 from pipeline.recipe import Recipe
-from pipeline.training.preparation import _source_config
+from pipeline.training.preparation.preparation import _source_config
 
 
 @pytest.fixture

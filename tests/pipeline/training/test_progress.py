@@ -5,10 +5,10 @@ import pytest
 from pipeline.families import scratch_config
 from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import Recipe
-from pipeline.training.progress import Progress, duration
-from pipeline.training.timeline import expected_flops, lay_out
-from pipeline.training.utilization import Speed, speeds
-from pipeline.training.workload import Outlook, Workload
+from pipeline.training.monitoring.progress import Progress, duration
+from pipeline.training.monitoring.utilization import Speed, speeds
+from pipeline.training.plan.training_plan import expected_flops, plan_training
+from pipeline.training.plan.workload import Outlook, Workload
 
 CONTENT = {
     "run_dir": "unused",
@@ -20,7 +20,7 @@ CONTENT = {
 }
 
 
-def timeline():
+def plan_of():
     """A run of three stages, and each phase's model."""
     recipe = Recipe.model_validate(CONTENT)
     configs = {
@@ -30,16 +30,16 @@ def timeline():
         for number, (hidden, layers) in enumerate([(32, 2), (64, 6)])
     }
     batch = {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 4}
-    return recipe, configs, lay_out(recipe, configs, lambda stream: 1000, batch, 1)
+    return recipe, configs, plan_training(recipe, configs, lambda mix: 1000, batch, 1)
 
 
 def test_what_is_left_is_the_sum_of_the_steps_to_come():
-    recipe, configs, laid_out = timeline()
-    workload = Workload(recipe, laid_out, lambda phase: configs[phase])
+    recipe, configs, training_plan = plan_of()
+    workload = Workload(recipe, training_plan, lambda phase: configs[phase])
     costs = [
-        expected_flops(recipe, ForwardFlops.of(configs[leg.phase]), leg, leg.section(step)).executed_total
-        for leg in laid_out.legs
-        for step in range(leg.begin, leg.end)
+        expected_flops(recipe, ForwardFlops.of(configs[plan.phase]), plan, plan.section(step)).executed_total
+        for plan in training_plan.stages
+        for step in range(plan.begin, plan.end)
     ]
     # At the ends of stages to the last FLOP; within one of sub-models by their mean.
     for step in (0, 3, 7, 57, 60, 62):
@@ -87,7 +87,7 @@ def test_the_last_step_is_told_where_there_is_no_terminal(capsys):
 
 def test_a_rest_is_no_part_of_the_time_left(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pipeline.training.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipeline.training.monitoring.progress.time.monotonic", lambda: now[0])
     progress = Progress(Uneven(), 10, shown=True)
     speed = Speed(1000.0, 1.0, 0.5)
     for step, passed in ((11, 1.0), (12, 1.0), (13, 100.0)):

@@ -10,11 +10,12 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
-from pipeline.training import distributed, run
-from pipeline.training.checkpoints import Saved
-from pipeline.training.guard import GuardStoppedError
-from pipeline.training.loop import Position, RewindError
-from pipeline.training.run import Run
+from pipeline.training import distributed
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.loop.guard import GuardStoppedError
+from pipeline.training.loop.loop import RewindError, TrainState
+from pipeline.training.run import pretraining as run
+from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import StopRequest
 from tests.ranks import run_ranks
 
@@ -37,7 +38,7 @@ STEP = {"stage": "source", "submodel_layers": None, "loss": 2.0, "lr": 0.1, "gra
 STEP |= {"flops_model": 10, "flops_executed": 10, "flops_total": 10, "seconds": 0.5, "skipped": False}
 """A line of metrics.jsonl but for its number."""
 
-PREPARED = SimpleNamespace(given=None, timeline=None, config=None)
+PREPARED = SimpleNamespace(given=None, training_plan=None, config=None)
 
 
 def test_a_line_of_lost_steps_that_was_cut_short_is_dropped_before_others_follow(tmp_path, begin):
@@ -46,7 +47,7 @@ def test_a_line_of_lost_steps_that_was_cut_short_is_dropped_before_others_follow
     (tmp_path / "lost.jsonl").write_text(lines[4] + lines[3][:8])
     (tmp_path / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:8])
     for _ in range(2):
-        position = Position(step=1)
+        position = TrainState(step=1)
         records = begin()._open_records(PREPARED, position)
         assert position.ledger.wasted == 30
         assert [record["step"] for record in records.metrics.read()] == [1]
@@ -54,21 +55,21 @@ def test_a_line_of_lost_steps_that_was_cut_short_is_dropped_before_others_follow
 
 
 def test_a_rewind_outlives_the_process_until_there_is_a_later_checkpoint(begin):
-    saved = Saved(1, 8, {"own": 64, "other": 5}, 0, 0.0, Ledger().to_json())
+    saved = CheckpointMetadata(1, 8, {"own": 64, "other": 5}, 0, 0.0, Ledger().to_json())
     for rewinds in (0, 1):
         # A process of its own each time, as where the one before it was killed.
         process = begin()
-        position = process._position(PREPARED, saved)
+        position = process._state(PREPARED, saved)
         assert position.rewinds == rewinds
         process._rewound(PREPARED, saved, position.rewinds, RewindError(12, "own", 96 + 8 * rewinds, "a spike"))
-    position = begin()._position(PREPARED, saved)
+    position = begin()._state(PREPARED, saved)
     assert (position.step, position.rewinds, position.samples) == (8, 2, {"own": 104, "other": 5})
     for _ in range(2):
         with pytest.raises(GuardStoppedError, match="step 12: a spike, after going back 2 times"):
-            begin()._rewound(PREPARED, saved, begin()._position(PREPARED, saved).rewinds, RewindError(12, "own", 1, "a spike"))
-    position = begin()._position(PREPARED, replace(saved, step=13))
+            begin()._rewound(PREPARED, saved, begin()._state(PREPARED, saved).rewinds, RewindError(12, "own", 1, "a spike"))
+    position = begin()._state(PREPARED, replace(saved, step=13))
     assert (position.step, position.rewinds, position.samples) == (13, 0, saved.samples)
-    assert begin()._position(PREPARED, None).rewinds == 0
+    assert begin()._state(PREPARED, None).rewinds == 0
 
 
 def fail_on_the_first_rank() -> list[str]:

@@ -16,10 +16,10 @@ from pipeline.common.keyed import DRAWS
 from pipeline.flops.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import read_record
-from pipeline.training.begun import check_model
-from pipeline.training.checkpoints import Saved
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.timeline import phases_of
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.recorded_settings import check_model
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.plan.training_plan import phases_of
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
 
@@ -44,15 +44,15 @@ def begun(tmp_path):
     return directory
 
 
-def saved_by(directory: RunDirectory, *overrides: str, ds_config: dict = DS_CONFIG, certificates=()) -> Saved:
+def saved_by(directory: RunDirectory, *overrides: str, ds_config: dict = DS_CONFIG, certificates=()) -> CheckpointMetadata:
     """Where a checkpoint of that run stands, made with these settings."""
     data = json.loads(directory.data.read_text())
     recipe = load_recipe(QUICKSTART, list(overrides)).model_dump(mode="json")
     run = {"recipe": recipe, "ds_config": ds_config, "data": data, "certificates": list(certificates)}
-    return Saved(len(certificates), 5, {}, 0, 0.0, Ledger().to_json(), run=run)
+    return CheckpointMetadata(len(certificates), 5, {}, 0, 0.0, Ledger().to_json(), run=run)
 
 
-def check(directory: RunDirectory, saved: Saved | None, *overrides: str, ds_config: dict = DS_CONFIG) -> list[str]:
+def check(directory: RunDirectory, saved: CheckpointMetadata | None, *overrides: str, ds_config: dict = DS_CONFIG) -> list[str]:
     """As another process would."""
     return RunDirectory(directory.path).check(load_recipe(QUICKSTART, list(overrides)), ds_config, saved)
 
@@ -338,7 +338,7 @@ def test_the_certificate_of_a_growth_that_is_done_again_goes(grown):
     assert not grown.certificate(2).exists()
 
 
-def summary_of(directory: RunDirectory, saved: Saved | None):
+def summary_of(directory: RunDirectory, saved: CheckpointMetadata | None):
     said: list[str] = []
     recipe = Made(directory.path).recipe
     written = read_record(directory.summary, dict)
@@ -350,7 +350,7 @@ def summary_of(directory: RunDirectory, saved: Saved | None):
 
 def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path):
     directory = RunDirectory(Made(tmp_path / "run").write())
-    saved = Saved(1, 80, {}, 0, 0.0, {})
+    saved = CheckpointMetadata(1, 80, {}, 0, 0.0, {})
     found, said = summary_of(directory, None)
     assert found["steps"] == 80 and said == []
     directory._id = "this"

@@ -10,8 +10,8 @@ from transformers import BertConfig, BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
 from pipeline.families import FAMILIES, PAIR_FAMILIES, Section
+from pipeline.training.loop.running import draw_depths, running, scoring
 from pipeline.training.losses import summed_loss
-from pipeline.training.running import draw_depths, running, scoring
 from tests.families import DENSE
 from tests.saved import saved_bytes
 

@@ -7,7 +7,7 @@ import torch
 from transformers import optimization
 
 from pipeline.recipe import ScheduleConfig
-from pipeline.training.schedule import rate_factor, stage_warmup
+from pipeline.training.plan.schedule import rate_factor, stage_warmup
 
 WARMUP, STEPS = 10, 100
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipeline.flops.ledger import Ledger
-from pipeline.training.summary import render
+from pipeline.training.run.summary import render
 
 
 def growth(grown_loss: float) -> dict:

@@ -5,9 +5,9 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.recipe import Recipe
-from pipeline.training.preparation import foresee_run
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.tasks import check_tasks
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.loop.tasks import check_tasks
+from pipeline.training.preparation.preparation import preview_run
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -48,4 +48,4 @@ def test_options_of_tasks_want_tasks():
 def test_a_dry_run_looks_for_the_tasks_files(tmp_path):
     asked = recipe({"tasks": ["ptb"], "data": [str(tmp_path)]})
     with pytest.raises(UserError, match="no file of ptb there"):
-        foresee_run(asked, {"train_batch_size": 1}, RunDirectory(tmp_path / "run"), 1, 1000, print)
+        preview_run(asked, {"train_batch_size": 1}, RunDirectory(tmp_path / "run"), 1, 1000, print)

@@ -16,14 +16,14 @@ from pipeline.flops.counts import ForwardFlops, StepFlops, training_step
 from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
 from pipeline.training.blocks import section_of
 from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
-from pipeline.training.running import draw_depths
-from pipeline.training.schedule import decay_steps, rate_factor, stage_warmup
+from pipeline.training.loop.running import draw_depths
+from pipeline.training.plan.schedule import decay_steps, rate_factor, stage_warmup
 
 _DRAWN_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class DataMix:
     """What text a stage reads, and in sequences of what length; stages that agree in it go on where the last one ended."""
 
     sequence_length: int
@@ -31,8 +31,8 @@ class Stream:
     """Corpora and their weights, or None for the data's own."""
 
     @classmethod
-    def of(cls, recipe: Recipe, sequence_length: int | None, weights: Mapping[str, float] | None) -> "Stream":
-        """The stream of a stage that names so much of it itself, the rest being the recipe's."""
+    def of(cls, recipe: Recipe, sequence_length: int | None, weights: Mapping[str, float] | None) -> "DataMix":
+        """The mix of a stage that names so much of it itself, the rest being the recipe's."""
         chosen = weights if weights is not None else recipe.data.weights
         return cls(sequence_length or recipe.data.sequence_length, None if chosen is None else tuple(sorted(chosen.items())))
 
@@ -74,7 +74,7 @@ def phases_of(recipe: Recipe) -> list[Phase]:
 
 
 @dataclass(frozen=True)
-class Leg:
+class StagePlan:
     """One train stage, its length known: steps [begin, end) of the run."""
 
     stage: TrainStage
@@ -83,7 +83,7 @@ class Leg:
     end: int
     layers: int
     """Of the model that it trains."""
-    stream: Stream
+    mix: DataMix
     batch_size: int
     micro_batch_size: int
     accumulation: int
@@ -96,7 +96,7 @@ class Leg:
     @property
     def tokens(self) -> int:
         """Tokens of one step."""
-        return self.batch_size * self.stream.sequence_length
+        return self.batch_size * self.mix.sequence_length
 
     def section(self, step: int) -> Section:
         """What runs and learns in a step of the run: of sub-models (bert2BERT algorithm 2, line 5) a draw by seed and step."""
@@ -122,41 +122,41 @@ def _depths(stage: TrainStage, layers: int, seed: int, start: int, count: int) -
     return draw_depths(layers, stage.submodel_layers, (seed, stage.name), start, count)
 
 
-class Timeline:
-    """The legs of a run, one after the other."""
+class TrainingPlan:
+    """The stages of a run, one after the other."""
 
-    def __init__(self, recipe: Recipe, legs: list[Leg]) -> None:
+    def __init__(self, recipe: Recipe, stages: list[StagePlan]) -> None:
         self._recipe = recipe
-        self.legs = legs
+        self.stages = stages
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.legs[-1].end
+        return self.stages[-1].end
 
-    def of_phase(self, phase: int) -> list[Leg]:
-        """The legs that train one model."""
-        return [leg for leg in self.legs if leg.phase == phase]
+    def of_phase(self, phase: int) -> list[StagePlan]:
+        """The stages that train one model."""
+        return [plan for plan in self.stages if plan.phase == phase]
 
     def bounds(self, phase: int) -> tuple[int, int]:
         """The steps [begin, end) of the run in which one model is trained."""
-        legs = self.of_phase(phase)
-        return (legs[0].begin, legs[-1].end) if legs else (0, 0)
+        stages = self.of_phase(phase)
+        return (stages[0].begin, stages[-1].end) if stages else (0, 0)
 
-    def scheduled(self, leg: Leg) -> tuple[str, ScheduleConfig, int, int]:
-        """A leg's schedule: its key, itself, and the steps [begin, end) of the run that it stretches over."""
+    def scheduled(self, plan: StagePlan) -> tuple[str, ScheduleConfig, int, int]:
+        """A plan's schedule: its key, itself, and the steps [begin, end) of the run that it stretches over."""
         shared = self._recipe.schedule
-        if leg.stage.schedule is not None:
-            return f"stages.{leg.stage.name}.schedule", leg.stage.schedule, leg.begin, leg.end
-        return "schedule", shared, *((0, self.steps) if shared.span == "run" else self.bounds(leg.phase))
+        if plan.stage.schedule is not None:
+            return f"stages.{plan.stage.name}.schedule", plan.stage.schedule, plan.begin, plan.end
+        return "schedule", shared, *((0, self.steps) if shared.span == "run" else self.bounds(plan.phase))
 
     def long_warmups(self) -> Iterator[str]:
         """Say of each warmup that is longer than its span by how much."""
         warmups = []
-        for leg in self.legs:
-            key, schedule, begin, end = self.scheduled(leg)
+        for plan in self.stages:
+            key, schedule, begin, end = self.scheduled(plan)
             warmups.append((key, schedule.warmup_steps, begin, end))
-            warmups.append((f"stages.{leg.stage.name}", leg.stage.warmup_steps, leg.begin, leg.end))
+            warmups.append((f"stages.{plan.stage.name}", plan.stage.warmup_steps, plan.begin, plan.end))
         # Stages that share a schedule share its warmup.
         for key, warmup, begin, end in dict.fromkeys(warmups):
             if warmup > end - begin:
@@ -168,11 +168,11 @@ class Timeline:
     @cached_property
     def rate_factors(self) -> np.ndarray:
         """The share of its stage's peak rate that each step of the run is taken with."""
-        return np.array([self.rate_factor(leg, step) for leg in self.legs for step in range(leg.begin, leg.end)])
+        return np.array([self.rate_factor(plan, step) for plan in self.stages for step in range(plan.begin, plan.end)])
 
     def early_decay(self) -> Iterator[str]:
         """Say of a rate that stays at its peak and falls in the end if it falls before the run's last growth."""
-        schedule, (begin, _) = self._recipe.schedule, self.bounds(self.legs[-1].phase)
+        schedule, (begin, _) = self._recipe.schedule, self.bounds(self.stages[-1].phase)
         if schedule.name == "wsd" and schedule.span == "run" and begin:
             falls = self.steps - decay_steps(schedule, self.steps)
             if falls < begin:
@@ -181,30 +181,30 @@ class Timeline:
                     f"after step {begin:,}; what it adds never learns at the full rate"
                 )
 
-    def rate_factor(self, leg: Leg, step: int) -> float:
+    def rate_factor(self, plan: StagePlan, step: int) -> float:
         """Return the share of the stage's peak rate that a step of the run is taken with."""
-        _, schedule, begin, end = self.scheduled(leg)
-        return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - leg.begin, leg.stage.warmup_steps)
+        _, schedule, begin, end = self.scheduled(plan)
+        return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - plan.begin, plan.stage.warmup_steps)
 
 
-def step_flops(recipe: Recipe, forward: ForwardFlops, leg: Leg, section: Section, scored: int) -> StepFlops:
-    """FLOPs of one step of a leg in which the head scores `scored` positions."""
+def step_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, section: Section, scored: int) -> StepFlops:
+    """FLOPs of one step of a plan in which the head scores `scored` positions."""
     return training_step(
         forward,
-        leg.stream.sequence_length,
-        leg.tokens,
+        plan.mix.sequence_length,
+        plan.tokens,
         scored=scored,
         section=section,
         recomputed=recipe.activation_checkpointing,
-        zero_linear=leg.zero_linear,
+        zero_linear=plan.zero_linear,
         causal_scores=recipe.flops.causal_scores,
         pairs=recipe.data.pairs is not None,
     )
 
 
-def expected_flops(recipe: Recipe, forward: ForwardFlops, leg: Leg, section: Section) -> StepFlops:
+def expected_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, section: Section) -> StepFlops:
     """FLOPs of a step before its text is read."""
-    return step_flops(recipe, forward, leg, section, expected_scored(forward.family, leg.tokens))
+    return step_flops(recipe, forward, plan, section, expected_scored(forward.family, plan.tokens))
 
 
 def expected_scored(family: Family, tokens: int) -> int:
@@ -212,34 +212,34 @@ def expected_scored(family: Family, tokens: int) -> int:
     return round(tokens * MASKED_SHARE) if family.objective == "mlm" else tokens
 
 
-def lay_out(
+def plan_training(
     recipe: Recipe,
     configs: Mapping[int, PretrainedConfig],
-    windows: Callable[[Stream], int],
+    windows: Callable[[DataMix], int],
     ds_config: Mapping[str, Any],
     world_size: int,
-) -> Timeline:
-    """Return the timeline of a recipe.
+) -> TrainingPlan:
+    """Return the training_plan of a recipe.
 
-    `configs` has each phase's model; `windows` counts the training windows of a stream; `ds_config` is DeepSpeed's, as
+    `configs` has each phase's model; `windows` counts the training windows of a mix; `ds_config` is DeepSpeed's, as
     resolved. Raises UserError naming a stage whose batch does not divide.
     """
-    legs: list[Leg] = []
+    stages: list[StagePlan] = []
     for phase in phases_of(recipe):
         graph = graph_of(configs[phase.number])
         for stage in phase.stages:
-            stream = Stream.of(recipe, stage.sequence_length, stage.weights)
+            mix = DataMix.of(recipe, stage.sequence_length, stage.weights)
             batch_size = stage.train_batch_size or ds_config["train_batch_size"]
             most = stage.train_micro_batch_size_per_gpu or ds_config["train_micro_batch_size_per_gpu"]
             micro, accumulation = division(batch_size, most, data_parallel_size(ds_config, world_size), f"stages.{stage.name}")
-            begin = legs[-1].end if legs else 0
-            leg = Leg(
+            begin = stages[-1].end if stages else 0
+            plan = StagePlan(
                 stage,
                 phase.number,
                 begin,
                 begin + 1,
                 len(graph.layers),
-                stream,
+                mix,
                 batch_size,
                 micro,
                 accumulation,
@@ -247,35 +247,35 @@ def lay_out(
                 has_zero_linear(ds_config),
                 graph.mixtures,
             )
-            steps = _steps(recipe, configs[phase.number], leg, windows)
-            legs.append(replace(leg, end=begin + steps))
-    return Timeline(recipe, legs)
+            steps = _steps(recipe, configs[phase.number], plan, windows)
+            stages.append(replace(plan, end=begin + steps))
+    return TrainingPlan(recipe, stages)
 
 
-def _steps(recipe: Recipe, config: PretrainedConfig, leg: Leg, windows: Callable[[Stream], int]) -> int:
+def _steps(recipe: Recipe, config: PretrainedConfig, plan: StagePlan, windows: Callable[[DataMix], int]) -> int:
     """The optimizer steps of a stage: enough of them to reach its length."""
-    unit, number = leg.stage.length
+    unit, number = plan.stage.length
     if unit == "epochs":
-        return max(1, math.ceil(number * windows(leg.stream) / leg.batch_size))
+        return max(1, math.ceil(number * windows(plan.mix) / plan.batch_size))
     if unit == "tokens":
-        return math.ceil(number / leg.tokens)
+        return math.ceil(number / plan.tokens)
     if unit == "flops":
-        return _steps_to_reach(number, recipe, config, leg)
+        return _steps_to_reach(number, recipe, config, plan)
     return int(number)
 
 
-def _steps_to_reach(flops: float, recipe: Recipe, config: PretrainedConfig, leg: Leg) -> int:
+def _steps_to_reach(flops: float, recipe: Recipe, config: PretrainedConfig, plan: StagePlan) -> int:
     """The first number of steps whose model FLOPs are at least `flops`."""
     forward = ForwardFlops.of(config)
-    if leg.stage.submodel_layers is None:
-        return math.ceil(flops / expected_flops(recipe, forward, leg, leg.section(leg.begin)).model_total)
-    trained = leg.stage.submodel_layers
-    cost = np.zeros(leg.layers + 1)
-    for depth in range(trained, leg.layers + 1, trained):
-        cost[depth] = expected_flops(recipe, forward, leg, Section.top(depth, trained)).model_total
+    if plan.stage.submodel_layers is None:
+        return math.ceil(flops / expected_flops(recipe, forward, plan, plan.section(plan.begin)).model_total)
+    trained = plan.stage.submodel_layers
+    cost = np.zeros(plan.layers + 1)
+    for depth in range(trained, plan.layers + 1, trained):
+        cost[depth] = expected_flops(recipe, forward, plan, Section.top(depth, trained)).model_total
     steps, spent = 0, 0.0
     while True:
-        reached = spent + np.cumsum(cost[_depths(leg.stage, leg.layers, leg.seed, steps, _DRAWN_AT_ONCE)])
+        reached = spent + np.cumsum(cost[_depths(plan.stage, plan.layers, plan.seed, steps, _DRAWN_AT_ONCE)])
         if reached[-1] >= flops:
             return steps + int(np.searchsorted(reached, flops)) + 1
         steps, spent = steps + _DRAWN_AT_ONCE, float(reached[-1])

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.beside import Beside
+from pipeline.common.background import Beside
 from pipeline.common.files import write_json
 from pipeline.growth.certificate import certify
 from pipeline.growth.probe import compare
 from pipeline.growth.state import Source
 from pipeline.runs.records import CertificateRecord
-from pipeline.training.beside import begin_on_first_rank
-from pipeline.training.preparation import Growth
-from pipeline.training.watchdog import Watchdog, watched
+from pipeline.training.background import begin_on_first_rank
+from pipeline.training.monitoring.watchdog import Watchdog, watched
+from pipeline.training.preparation.preparation import Growth
 
 
 class Certifying:

@@ -10,7 +10,7 @@ from pipeline.growth.token_rows import over_both
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs.records import ParametersRecord, SummaryRecord, duplicates_of, reasons_of
 from pipeline.runs.steps import missing_words
-from pipeline.training.utilization import tera
+from pipeline.training.monitoring.utilization import tera
 
 
 def render(summary: SummaryRecord) -> str:

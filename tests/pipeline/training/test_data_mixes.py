@@ -7,7 +7,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
 from pipeline.recipe import load_recipe
-from pipeline.training.streams import Streams
+from pipeline.training.preparation.data_mixes import DataMixes
 from tests.shards import write_prepared
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
@@ -25,10 +25,10 @@ def test_padding_tokens_in_a_text_are_refused_where_positions_would_be_counted_w
     recipe = load_recipe(QUICKSTART, ["data.sequence_length=8", "evaluation.windows=2", f"data.attention={attention}"])
     if refused:
         with pytest.raises(UserError, match="corpus 'wiki' holds the padding token, id 1"):
-            Streams(recipe, FAMILIES[family], data, print)
+            DataMixes(recipe, FAMILIES[family], data, print)
     else:
-        streams = Streams(recipe, FAMILIES[family], data, print)
-        assert len(streams.training(streams.own)) > 4
+        mixes = DataMixes(recipe, FAMILIES[family], data, print)
+        assert len(mixes.training(mixes.own)) > 4
 
 
 @pytest.mark.parametrize("windows", [3, 4])
@@ -37,7 +37,7 @@ def test_more_held_out_windows_than_there_are_are_told(tmp_path, windows):
     data = write_prepared(tmp_path, {"wiki": ([[[[10] * 50]]], [[[[11] * 25]]])})
     said: list[str] = []
     recipe = load_recipe(QUICKSTART, ["data.sequence_length=8", f"evaluation.windows={windows}"])
-    streams = Streams(recipe, FAMILIES["gpt2"], data, said.append)
-    assert len(streams.heldout) == 3
+    mixes = DataMixes(recipe, FAMILIES["gpt2"], data, said.append)
+    assert len(mixes.heldout) == 3
     told = ["evaluation.windows: 4 are wanted, and the held-out text has 3; all of them are taken"]
     assert said == (told if windows == 4 else [])

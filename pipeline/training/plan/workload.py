@@ -6,35 +6,37 @@ from transformers import PretrainedConfig
 
 from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.recipe import Recipe
-from pipeline.training.timeline import Leg, Timeline, expected_flops
+from pipeline.training.plan.training_plan import StagePlan, TrainingPlan, expected_flops
 
 _HALF_LIFE = 60.0
 """Seconds after which what was seen of the speed counts half: models of other sizes run at other speeds."""
 
 
-def leg_flops(recipe: Recipe, config: PretrainedConfig, leg: Leg, *, every_expert: bool = False) -> StepFlops:
+def stage_flops(recipe: Recipe, config: PretrainedConfig, plan: StagePlan, *, every_expert: bool = False) -> StepFlops:
     """Return the FLOPs that all steps of a stage are expected to come to; of sub-models, those that will be drawn.
 
     `every_expert`: as if each token went through all experts of a mixture.
     """
     whole, forward = StepFlops(), ForwardFlops.of(config, every_expert=every_expert)
-    for section, steps in leg.sections().items():
-        whole += expected_flops(recipe, forward, leg, section) * steps
+    for section, steps in plan.sections().items():
+        whole += expected_flops(recipe, forward, plan, section) * steps
     return whole
 
 
 class Workload:
     """The executed FLOPs of a run that are still to come, by the step that it stands at."""
 
-    def __init__(self, recipe: Recipe, timeline: Timeline, config: Callable[[int], PretrainedConfig]) -> None:
+    def __init__(self, recipe: Recipe, training_plan: TrainingPlan, config: Callable[[int], PretrainedConfig]) -> None:
         """`config` has each phase's model."""
-        self.steps = timeline.steps
-        self._legs = [(leg, leg_flops(recipe, config(leg.phase), leg).executed_total) for leg in timeline.legs]
+        self.steps = training_plan.steps
+        self._stages = [(plan, stage_flops(recipe, config(plan.phase), plan).executed_total) for plan in training_plan.stages]
 
     def left(self, step: int) -> float:
         """Return the FLOPs of the steps from `step` on."""
         return sum(
-            flops * (leg.end - max(step, leg.begin)) / (leg.end - leg.begin) for leg, flops in self._legs if step < leg.end
+            flops * (plan.end - max(step, plan.begin)) / (plan.end - plan.begin)
+            for plan, flops in self._stages
+            if step < plan.end
         )
 
 

@@ -26,8 +26,8 @@ from pipeline.runs.records import (
     read_recipe,
     read_record,
 )
-from pipeline.training.begun import Begun, lengths
-from pipeline.training.checkpoints import Saved
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.recorded_settings import RecordedSettings, lengths
 
 _VISIBLE_SECONDS = 120
 """How long a network's file system may keep a new file from another node: NFS does for up to a minute."""
@@ -61,7 +61,7 @@ class RunDirectory(RunPaths):
         with tempfile.TemporaryFile(dir=self.path):
             pass
 
-    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: Saved | None) -> list[str]:
+    def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: CheckpointMetadata | None) -> list[str]:
         """Check that this recipe may run here, from the checkpoint that `saved` describes, writing nothing.
 
         Returns what there is to say: files that are made again, and what is rounded otherwise than before. Raises UserError
@@ -73,7 +73,11 @@ class RunDirectory(RunPaths):
             self._check_empty()
             self._free = True
             return []
-        made = None if saved is None or saved.run is None else Begun.of_checkpoint(saved.run, str(self.checkpoints / saved.tag))
+        made = (
+            None
+            if saved is None or saved.run is None
+            else RecordedSettings.of_checkpoint(saved.run, str(self.checkpoints / saved.tag))
+        )
         own, remarks = self._own(saved)
         if made is not None and None not in (own.id, made.id) and own.id != made.id:
             raise UserError(
@@ -93,7 +97,7 @@ class RunDirectory(RunPaths):
         self._check_records()
         return remarks
 
-    def _own(self, saved: Saved | None) -> tuple[Begun, list[str]]:
+    def _own(self, saved: CheckpointMetadata | None) -> tuple[RecordedSettings, list[str]]:
         """What the directory's own files say, and which of them are made again; raises UserError where one cannot be."""
         remarks: list[str] = []
 
@@ -117,7 +121,7 @@ class RunDirectory(RunPaths):
         recipe = read(self.recipe, lambda: read_recipe(self))
         ds_config = read(self.ds_config, lambda: self._there(self.ds_config, DsConfigRecord))
         data = read(self.data, lambda: self._there(self.data, DataRecord))
-        return Begun(str(self.recipe), str(self.ds_config), recipe, ds_config, data), remarks
+        return RecordedSettings(str(self.recipe), str(self.ds_config), recipe, ds_config, data), remarks
 
     @staticmethod
     def _there(path: Path, kind: type[Typed]) -> Typed:
@@ -167,7 +171,7 @@ class RunDirectory(RunPaths):
         """Return what `claim` was told, if the run was begun, as `check` found it."""
         return self._recorded
 
-    def begun_annealing(self, number: int, saved: Saved | None) -> int | None:
+    def begun_annealing(self, number: int, saved: CheckpointMetadata | None) -> int | None:
         """Return the steps over which a growth that the run has been through by a checkpoint anneals its norms.
 
         None where the growth is still to come. Raises UserError where the checkpoint does not say it, being of an older
@@ -222,7 +226,9 @@ class RunDirectory(RunPaths):
                 path.unlink()
         return found
 
-    def finished_summary(self, recipe: Recipe, saved: Saved | None, say: Callable[[str], None]) -> SummaryRecord | None:
+    def finished_summary(
+        self, recipe: Recipe, saved: CheckpointMetadata | None, say: Callable[[str], None]
+    ) -> SummaryRecord | None:
         """Return the summary if it is of this run's last step: that of a run since lengthened is not.
 
         One that is damaged, or another run's, is said and made again; raises UserError where there is no checkpoint for that.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch.distributed
 
-from pipeline.common.beside import Beside
+from pipeline.common.background import Beside
 from pipeline.common.errors import UserError
 from pipeline.common.files import HeldError, locked, write_json
 from pipeline.common.keyed import DRAWS
@@ -38,31 +38,31 @@ from pipeline.runs.records import (
 )
 from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
-from pipeline.training.begun import check_model, lengths
-from pipeline.training.beside import begin_on_first_rank
+from pipeline.training.background import begin_on_first_rank
 from pipeline.training.blocks import cut
-from pipeline.training.branching import branch_off
-from pipeline.training.certifying import Certifying
-from pipeline.training.checkpoints import Checkpoints, Saved, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, restore_engine
+from pipeline.training.directory.export import export
+from pipeline.training.directory.inherited import read_inherited
+from pipeline.training.directory.recorded_settings import check_model, lengths
+from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, for_engine, sequence_parallel_size
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.export import export
-from pipeline.training.guard import GuardStoppedError
-from pipeline.training.inherited import read_inherited
-from pipeline.training.loop import Position, Records, RewindError, Trainer, peak_memory
-from pipeline.training.measure import CarriedText, Text, measure_all, measure_grown, measure_growth
-from pipeline.training.monitors import Monitors, without_monitors
-from pipeline.training.preparation import Growth, Preparation, prepare_run
-from pipeline.training.progress import Progress
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.loop.certifying import Certifying
+from pipeline.training.loop.guard import GuardStoppedError
+from pipeline.training.loop.loop import Records, RewindError, Trainer, TrainState, peak_memory
+from pipeline.training.loop.measure import CarriedText, Text, measure_all, measure_grown, measure_growth
+from pipeline.training.loop.tasks import Tasks
+from pipeline.training.monitoring.monitors import Monitors, without_monitors
+from pipeline.training.monitoring.progress import Progress
+from pipeline.training.monitoring.utilization import Utilization, speeds
+from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.plan.training_plan import phases_of
+from pipeline.training.plan.workload import Workload
+from pipeline.training.preparation.preparation import Growth, Preparation, prepare_run
+from pipeline.training.run.branching import branch_off
+from pipeline.training.run.summary import render
 from pipeline.training.sequence_parallel import SequenceGroup
 from pipeline.training.signals import StopRequest
-from pipeline.training.summary import render
-from pipeline.training.tasks import Tasks
-from pipeline.training.timeline import phases_of
-from pipeline.training.utilization import Utilization, speeds
-from pipeline.training.watchdog import Watchdog
-from pipeline.training.workload import Workload
 
 UNTRAINED = "random initialization"
 """What certificates name as the source where it was not trained."""
@@ -157,7 +157,7 @@ class Run:
     def _branch_off(self) -> None:
         branch_off(self._branch_from, self._recipe, self._ds_config, self._directory, distributed.world_size(), self._say)
 
-    def _finished(self, saved: Saved | None) -> SummaryRecord | None:
+    def _finished(self, saved: CheckpointMetadata | None) -> SummaryRecord | None:
         """Return the summary of a run that is finished, its certificates in order; one rank's work."""
         summary = self._directory.finished_summary(self._recipe, saved, self._say)
         if summary is not None:
@@ -165,7 +165,7 @@ class Run:
             self._directory.certified(len(growths), growths, str(self._directory.summary), self._say)
         return summary
 
-    def _claim(self, prepared: Preparation, saved: Saved | None) -> tuple[DataRecord, list[CertificateRecord]]:
+    def _claim(self, prepared: Preparation, saved: CheckpointMetadata | None) -> tuple[DataRecord, list[CertificateRecord]]:
         """Make the directory this run's; return what data.json says and the certificates of its growths; one rank's work."""
         begun = self._directory.claim(self._recipe, self._ds_config, _begun_with(prepared))
         known = [] if saved is None or saved.run is None else saved.run["certificates"]
@@ -175,7 +175,7 @@ class Run:
             self._say(f"warning: there is no checkpoint: the run begins anew, and {steps:,} steps on record are lost")
         return begun, certificates
 
-    def _is_whole(self, summary: SummaryRecord, saved: Saved | None) -> bool:
+    def _is_whole(self, summary: SummaryRecord, saved: CheckpointMetadata | None) -> bool:
         """Whether all that a finished run exported is as it was written, a collective call; says what is to be made again.
 
         The source's is not, and that is only said. Raises UserError where the model's is to be and there is no checkpoint
@@ -200,60 +200,64 @@ class Run:
             return False
         return True
 
-    def _carry_out(self, prepared: Preparation, saved: Saved | None) -> dict[str, Any]:
+    def _carry_out(self, prepared: Preparation, saved: CheckpointMetadata | None) -> dict[str, Any]:
         """Do what is left, going back where the guard says so; return the summary."""
-        position = self._position(prepared, saved)
+        state = self._state(prepared, saved)
         while True:
             try:
-                with closing(self._open_records(prepared, position)) as records, records.watchdog:
-                    return self._train(prepared, saved, position, records)
+                with closing(self._open_records(prepared, state)) as records, records.watchdog:
+                    return self._train(prepared, saved, state, records)
             except RewindError as rewind:
                 self._checkpoints.finish(self._say)
                 saved = self._checkpoints.last
-                position = self._rewound(prepared, saved, position.rewinds, rewind)
+                state = self._rewound(prepared, saved, state.rewinds, rewind)
 
-    def _position(self, prepared: Preparation, saved: Saved | None) -> Position:
-        position = Position() if saved is None else Position.restored(saved)
+    def _state(self, prepared: Preparation, saved: CheckpointMetadata | None) -> TrainState:
+        state = TrainState() if saved is None else TrainState.restored(saved)
         rewound = distributed.on_first_rank(self._directory.rewound_record)
         # Later checkpoints say it themselves.
-        if rewound is not None and rewound["step"] == position.step:
-            position.rewinds = rewound["rewinds"]
-            position.samples |= rewound["samples"]
+        if rewound is not None and rewound["step"] == state.step:
+            state.rewinds = rewound["rewinds"]
+            state.samples |= rewound["samples"]
         # A source may have trained on, or be gone, when the run that began from it is resumed.
         if prepared.given is not None and saved is None:
             origin = prepared.given.directory
-            position.ledger.inherit(str(origin), distributed.on_first_rank(lambda: read_inherited(origin)))
-        return position
+            state.ledger.inherit(str(origin), distributed.on_first_rank(lambda: read_inherited(origin)))
+        return state
 
-    def _rewound(self, prepared: Preparation, saved: Saved | None, rewinds: int, rewind: RewindError) -> Position:
+    def _rewound(
+        self, prepared: Preparation, saved: CheckpointMetadata | None, rewinds: int, rewind: RewindError
+    ) -> TrainState:
         """Return where a run stands that goes back to a checkpoint: past the data that it had read by then."""
         if rewinds >= self._recipe.guard.rewinds:
             raise GuardStoppedError(rewind.seen, rewind.step, rewinds)
-        position = self._position(prepared, saved)
-        position.samples[rewind.stream] = rewind.samples
-        position.rewinds = rewinds + 1
+        state = self._state(prepared, saved)
+        state.samples[rewind.mix] = rewind.samples
+        state.rewinds = rewinds + 1
         # The checkpoint does not say it: started again, the run would go the same way for ever.
-        rewound = {"step": position.step, "rewinds": position.rewinds, "samples": position.samples}
+        rewound = {"step": state.step, "rewinds": state.rewinds, "samples": state.samples}
         distributed.on_first_rank(lambda: write_json(self._directory.rewound, rewound))
         self._say(
-            f"warning: step {rewind.step}: {rewind.seen}; going back to step {position.step}, and past the data in between "
-            f"({position.rewinds} of {self._recipe.guard.rewinds} times)"
+            f"warning: step {rewind.step}: {rewind.seen}; going back to step {state.step}, and past the data in between "
+            f"({state.rewinds} of {self._recipe.guard.rewinds} times)"
         )
-        return position
+        return state
 
-    def _train(self, prepared: Preparation, saved: Saved | None, position: Position, records: Records) -> dict[str, Any]:
+    def _train(
+        self, prepared: Preparation, saved: CheckpointMetadata | None, state: TrainState, records: Records
+    ) -> dict[str, Any]:
         """Train what is left, model after model; return the summary."""
         source, final = _watched(prepared.given or self._untrained(prepared), records), 0.0
         digest = prepared.digest
         for phase in phases_of(self._recipe):
-            begin, end = prepared.timeline.bounds(phase.number)
+            begin, end = prepared.training_plan.bounds(phase.number)
             if saved is not None and saved.phase > phase.number:
                 continue
             goes_on = saved is not None and saved.phase == phase.number
-            last = end == prepared.timeline.steps
+            last = end == prepared.training_plan.steps
             if begin == end:
                 continue
-            if not goes_on or position.step < end or last:
+            if not goes_on or state.step < end or last:
                 if phase.number == 0:
                     # An export from before the source was lengthened must not pass for this one.
                     distributed.on_first_rank(lambda: shutil.rmtree(self._directory.source_model, ignore_errors=True))
@@ -261,15 +265,15 @@ class Run:
                 if goes_on:
                     model = self._resumed(prepared, saved, records)
                 else:
-                    model, certifying = self._begun(prepared, phase.number, source, digest, records, position)
+                    model, certifying = self._begun(prepared, phase.number, source, digest, records, state)
                 with closing(model), closing(certifying) if certifying is not None else nullcontext():
                     final = Trainer(
                         phase.number,
                         model,
-                        prepared.timeline,
+                        prepared.training_plan,
                         self._recipe,
-                        prepared.streams,
-                        position,
+                        prepared.mixes,
+                        state,
                         Tasks(self._recipe, prepared.data.tokenizer),
                         records,
                         self._stop,
@@ -277,13 +281,13 @@ class Run:
                         certifying,
                     ).train()
             else:
-                self._say(f"going on from step {position.step}")
+                self._say(f"going on from step {state.step}")
             source, digest = self._opened(prepared, self._checkpoints.last, records), None
             if phase.number == 0:
-                self._export(source, self._directory.source_model, prepared, position, records)
-        prepared.watch.finish(position.step, records.watchdog.beat, self._say)
-        self._export(source, self._directory.model, prepared, position, records)
-        return self._summarize(prepared, records, position, final)
+                self._export(source, self._directory.source_model, prepared, state, records)
+        prepared.watch.finish(state.step, records.watchdog.beat, self._say)
+        self._export(source, self._directory.model, prepared, state, records)
+        return self._summarize(prepared, records, state, final)
 
     def _begun(
         self,
@@ -292,7 +296,7 @@ class Run:
         source: Source,
         digest: Beside[str] | None,
         records: Records,
-        position: Position,
+        state: TrainState,
     ) -> tuple[TrainedModel, Certifying | None]:
         """Return the model that a phase begins with: the source itself, or what it is grown into with what certifies that.
 
@@ -308,7 +312,7 @@ class Run:
         kept = growth.plan.begin_optimizer(source.optimizer)
         model = self._build(prepared, phase, growth.plan.grow(source.state), kept)
         records.watchdog.on_first_rank(lambda: digest.result(records.watchdog.beat))
-        return model, self._certifying(prepared, growth, source, digest, model, records, position.step)
+        return model, self._certifying(prepared, growth, source, digest, model, records, state.step)
 
     def _with_gates(self, prepared: Preparation, growth: Growth, source: Source, records: Records) -> Growth:
         """Return the growth in which experts have the shares of Adam's state that held-out text gives them, where that matters.
@@ -320,8 +324,8 @@ class Run:
             return growth
 
         def measured() -> Gates:
-            windows = min(len(prepared.streams.heldout), max(1, _GATE_TOKENS // self._recipe.data.sequence_length))
-            text = prepared.streams.heldout.heldout(np.arange(windows)).input_ids
+            windows = min(len(prepared.mixes.heldout), max(1, _GATE_TOKENS // self._recipe.data.sequence_length))
+            text = prepared.mixes.heldout.heldout(np.arange(windows)).input_ids
             return plan.upcycling.measure(source, text[:, : source.family.usable_positions(sizes_of(source.config))])
 
         return replace(growth, plan=plan.with_gates(records.watchdog.on_first_rank(measured)))
@@ -332,7 +336,7 @@ class Run:
         family = family_of(config)
         return Source(Path(UNTRAINED), config, family, initialized(family, config, self._recipe.seed))
 
-    def _resumed(self, prepared: Preparation, saved: Saved, records: Records) -> TrainedModel:
+    def _resumed(self, prepared: Preparation, saved: CheckpointMetadata, records: Records) -> TrainedModel:
         """Return the model as a checkpoint left it."""
         opened = self._opened(prepared, saved, records)
         model = self._build(prepared, saved.phase, opened.state, opened.optimizer)
@@ -349,7 +353,7 @@ class Run:
             state,
             for_engine(self._ds_config, distributed.world_size()),
             recipe.optimizer,
-            cut(len(graph.layers), [leg.stage for leg in prepared.timeline.of_phase(phase)], graph.mixtures),
+            cut(len(graph.layers), [plan.stage for plan in prepared.training_plan.of_phase(phase)], graph.mixtures),
             recipe.attn_implementation,
             optimizer_state,
             activation_checkpointing=recipe.activation_checkpointing,
@@ -366,7 +370,7 @@ class Run:
             self._weigh_norms(model, plan)
         return model
 
-    def _opened(self, prepared: Preparation, saved: Saved, records: Records) -> Source:
+    def _opened(self, prepared: Preparation, saved: CheckpointMetadata, records: Records) -> Source:
         """Return a checkpoint's model; raises UserError, on every rank, where it is not the one that the phase trains."""
 
         def opened() -> Source:
@@ -377,17 +381,15 @@ class Run:
 
         return _watched(distributed.on_every_rank(opened), records)
 
-    def _export(self, source: Source, directory: Path, prepared: Preparation, position: Position, records: Records) -> None:
+    def _export(self, source: Source, directory: Path, prepared: Preparation, state: TrainState, records: Records) -> None:
         """Leave a model as a Hugging Face directory; the source's is there already where the run goes on."""
 
         def work() -> None:
             if directory == self._directory.model or not directory.is_dir():
                 growths = 0 if directory == self._directory.source_model else len(prepared.growths)
-                known = known_of_run(
-                    self._directory, source.config, "float32", _COMMAND, position.ledger, growths, position.step
-                )
+                known = known_of_run(self._directory, source.config, "float32", _COMMAND, state.ledger, growths, state.step)
                 card = model_card(replace(known, remarks=_remarks(prepared)))
-                export(source, directory, prepared.data.tokenizer, position.ledger, card)
+                export(source, directory, prepared.data.tokenizer, state.ledger, card)
 
         records.watchdog.on_first_rank(work)
 
@@ -397,15 +399,15 @@ class Run:
             residual, steps = plan.maps[RESIDUAL], plan.growth.norm_anneal_steps
             model.norms = WeightedNorms(model.module, plan.graph, residual, steps)
 
-    def _open_records(self, prepared: Preparation, position: Position) -> Records:
-        """Return the run's records, cut back to a position; what is cut off is booked in its ledger as waste."""
-        directory, step = self._directory, position.step
+    def _open_records(self, prepared: Preparation, state: TrainState) -> Records:
+        """Return the run's records, cut back to a state; what is cut off is booked in its ledger as waste."""
+        directory, step = self._directory, state.step
         records = Records(
             StepLines(directory.metrics),
             JsonLines(directory.evaluations, EvaluationRecord),
             JsonLines(directory.scores, ScoreRecord),
             self._checkpoints,
-            Progress(Workload(self._recipe, prepared.timeline, prepared.config), step, shown=distributed.rank() == 0),
+            Progress(Workload(self._recipe, prepared.training_plan, prepared.config), step, shown=distributed.rank() == 0),
             Utilization.measured(compute_dtype(self._ds_config), self._recipe.flops.peak_tflops),
             Monitors.opened(self._ds_config, directory.path, step),
             Watchdog(60 * self._recipe.guard.stall_minutes, step),
@@ -431,7 +433,7 @@ class Run:
                 records.scores.keep(lambda record: record["step"] is None or record["step"] <= step)
             return sum(record["flops_executed"] for record in _distinct(lost.read()))
 
-        position.ledger.wasted = distributed.on_first_rank(cut_back)
+        state.ledger.wasted = distributed.on_first_rank(cut_back)
         return records
 
     def _certifying(
@@ -448,7 +450,7 @@ class Run:
         name, number = growth.phase.name, growth.phase.number
         batch_size = grown.engine.train_micro_batch_size_per_gpu()
         carried = growth.plan.carried
-        text = Text(prepared.streams.heldout, self._recipe.evaluation.windows, batch_size, records.watchdog.beat)
+        text = Text(prepared.mixes.heldout, self._recipe.evaluation.windows, batch_size, records.watchdog.beat)
         whole = None
         if growth.plan.tokenizer is not None:
             # What is trained later is measured on all of the text.
@@ -481,12 +483,12 @@ class Run:
             certified,
         )
 
-    def _summarize(self, prepared: Preparation, records: Records, position: Position, final: float) -> dict[str, Any]:
+    def _summarize(self, prepared: Preparation, records: Records, state: TrainState, final: float) -> dict[str, Any]:
         directory = self._directory
         peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
         torch.distributed.all_gather_object(peaks, peak_memory())
         certificates = self._certificates
-        own = prepared.streams.weights[prepared.streams.own.name]
+        own = prepared.mixes.weights[prepared.mixes.own.name]
         graph = graph_of(prepared.growths[-1].target)
         steps = distributed.on_first_rank(records.metrics.read)
         return {
@@ -500,14 +502,14 @@ class Run:
                 "final": final,
             },
             "parameters": {"total": graph.parameters, "active": graph.active_parameters},
-            "steps": position.step,
+            "steps": state.step,
             "lengths": lengths(self._recipe),
-            "tokens": position.tokens,
-            "flops": position.ledger.to_json(),
-            "seconds": position.seconds,
-            "tokens_per_second": position.tokens / position.seconds,
+            "tokens": state.tokens,
+            "flops": state.ledger.to_json(),
+            "seconds": state.seconds,
+            "tokens_per_second": state.tokens / state.seconds,
             "speeds": speeds(steps),
-            "missing_steps": missing_steps(steps, position.step),
+            "missing_steps": missing_steps(steps, state.step),
             "peak": records.utilization.device.words,
             "peak_memory": peaks,
             "paths": {
@@ -551,7 +553,7 @@ def _begun_with(prepared: Preparation) -> dict[str, Any]:
     return {
         "prepared": str(prepared.data.directory),
         "fingerprint": prepared.data.manifest.fingerprint,
-        "weights": prepared.streams.weights,
-        "steps": {leg.stage.name: leg.end - leg.begin for leg in prepared.timeline.legs},
+        "weights": prepared.mixes.weights,
+        "steps": {plan.stage.name: plan.end - plan.begin for plan in prepared.training_plan.stages},
         "draws": DRAWS,
     }

@@ -1,4 +1,4 @@
-"""The text that a run reads: a stream for each sequence length and blend that its stages name."""
+"""The text that a run reads: a mix for each sequence length and blend that its stages name."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,7 +8,7 @@ from pipeline.data.corpora import effective_weights, open_batches
 from pipeline.data.objectives import objective_for
 from pipeline.families import Family
 from pipeline.recipe import Recipe, TrainStage
-from pipeline.training.timeline import Stream
+from pipeline.training.plan.training_plan import DataMix
 
 
 def corpora_read(recipe: Recipe, data: PreparedData) -> set[str]:
@@ -18,7 +18,7 @@ def corpora_read(recipe: Recipe, data: PreparedData) -> set[str]:
     return {name for weights in chosen for name in ([corpus.name for corpus in data.corpora] if weights is None else weights)}
 
 
-class Streams:
+class DataMixes:
     """Opened once each; raises UserError for what cannot be read."""
 
     def __init__(self, recipe: Recipe, family: Family, data: PreparedData, say: Callable[[str], None]) -> None:
@@ -26,30 +26,30 @@ class Streams:
         self._family = family
         self._data = data
         self._say = say
-        self._opened: dict[Stream, tuple[Batches, Batches]] = {}
+        self._opened: dict[DataMix, tuple[Batches, Batches]] = {}
         self.weights: dict[str, dict[str, float]] = {}
-        """Each corpus's share of the samples, by stream."""
-        self.own = Stream.of(recipe, None, None)
+        """Each corpus's share of the samples, by mix."""
+        self.own = DataMix.of(recipe, None, None)
         """What the recipe's data section describes."""
         self.open([self.own])
         wanted, there = recipe.evaluation.windows, len(self.heldout)
         if wanted > there:
             say(f"evaluation.windows: {wanted:,} are wanted, and the held-out text has {there:,}; all of them are taken")
 
-    def open(self, streams: Iterable[Stream]) -> None:
-        """Open streams, and say which corpora have no share of one."""
-        for stream in streams:
-            if stream in self._opened:
+    def open(self, mixes: Iterable[DataMix]) -> None:
+        """Open mixes, and say which corpora have no share of one."""
+        for mix in mixes:
+            if mix in self._opened:
                 continue
-            objective = objective_for(self._family.objective, self._data.tokenizer, stream.sequence_length)
-            chosen = None if stream.weights is None else dict(stream.weights)
+            objective = objective_for(self._family.objective, self._data.tokenizer, mix.sequence_length)
+            chosen = None if mix.weights is None else dict(mix.weights)
             pairs = self._recipe.data.pairs
             # A pair is of two tokens or more, however short its shard.
             weights, left_out = effective_weights(self._data, chosen, objective.window[0] if pairs is None else 2)
             for name, reason in left_out.items():
                 self._say(f"data: the corpus {name!r} is left out, {reason}")
             apart = self._recipe.data.attention == "document"
-            self._opened[stream] = open_batches(
+            self._opened[mix] = open_batches(
                 self._data,
                 weights,
                 objective,
@@ -59,16 +59,16 @@ class Streams:
                 # Within documents positions are counted here, whatever token stands there.
                 padding_id=None if apart else self._family.padding_id,
             )
-            self.weights[stream.name] = weights
+            self.weights[mix.name] = weights
 
-    def windows(self, stream: Stream) -> int:
-        """Training windows of a stream: the samples of an epoch."""
-        self.open([stream])
-        return len(self.training(stream))
+    def windows(self, mix: DataMix) -> int:
+        """Training windows of a mix: the samples of an epoch."""
+        self.open([mix])
+        return len(self.training(mix))
 
-    def training(self, stream: Stream) -> Batches:
-        """The training batches of a stream."""
-        return self._opened[stream][0]
+    def training(self, mix: DataMix) -> Batches:
+        """The training batches of a mix."""
+        return self._opened[mix][0]
 
     @property
     def heldout(self) -> Batches:

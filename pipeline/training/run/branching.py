@@ -13,13 +13,13 @@ from pipeline.common.files import write_json
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord
-from pipeline.training.begun import Begun, differing, differing_whole
-from pipeline.training.checkpoints import Checkpoints, Saved
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
+from pipeline.training.directory.recorded_settings import RecordedSettings, differing, differing_whole
+from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import same_run
-from pipeline.training.monitors import without_monitors
-from pipeline.training.preparation import Planned, Preparation, foresee_run
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.timeline import Leg, Timeline, phases_of
+from pipeline.training.monitoring.monitors import without_monitors
+from pipeline.training.plan.training_plan import StagePlan, TrainingPlan, phases_of
+from pipeline.training.preparation.preparation import Planned, Preparation, preview_run
 
 _BY_RATE = ("schedule", "warmup_steps")
 """Keys of a stage that change a step by its learning rate alone, which is compared itself."""
@@ -33,9 +33,9 @@ class Course:
     planned: Planned
 
     @property
-    def timeline(self) -> Timeline:
+    def training_plan(self) -> TrainingPlan:
         """Its stages, with their steps."""
-        return self.planned.timeline
+        return self.planned.training_plan
 
 
 def common_steps(one: Course, other: Course) -> tuple[int, str]:
@@ -47,7 +47,7 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
     if whole:
         return 0, whole[0]
     steps, phase = 0, 0
-    for mine, its in zip(one.timeline.legs, other.timeline.legs, strict=False):
+    for mine, its in zip(one.training_plan.stages, other.training_plan.stages, strict=False):
         for number in range(phase + 1, mine.phase + 1):
             key = _differing_growth(one, other, number)
             if key is not None:
@@ -57,10 +57,10 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
         if key is not None:
             return steps, f"stages.{mine.stage.name}.{key}"
         end = min(mine.end, its.end)
-        rates = (course.timeline.rate_factors[mine.begin : end] for course in (one, other))
+        rates = (course.training_plan.rate_factors[mine.begin : end] for course in (one, other))
         (unlike,) = np.nonzero(np.not_equal(*rates))
         if unlike.size:
-            return mine.begin + int(unlike[0]), one.timeline.scheduled(mine)[0]
+            return mine.begin + int(unlike[0]), one.training_plan.scheduled(mine)[0]
         steps = end
         if mine.end != its.end:
             return steps, f"stages.{mine.stage.name}.{mine.stage.length[0]}"
@@ -85,10 +85,10 @@ def _differing_growth(one: Course, other: Course, number: int) -> str | None:
     return None
 
 
-def _settings(leg: Leg) -> dict[str, Any]:
+def _settings(plan: StagePlan) -> dict[str, Any]:
     """What a stage's steps depend on but for their rates; its name is that of the ledger's line, and of sub-models' draws."""
     left_out = (*UNITS, *_BY_RATE)
-    return {key: value for key, value in leg.stage.model_dump(mode="json").items() if key not in left_out}
+    return {key: value for key, value in plan.stage.model_dump(mode="json").items() if key not in left_out}
 
 
 def branch_off(
@@ -110,11 +110,11 @@ def branch_off(
     newest = checkpoints.newest(say) if its.checkpoints.is_dir() else None
     if newest is None or newest.run is None:
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
-    begun = Begun.of_checkpoint(newest.run, str(origin))
+    begun = RecordedSettings.of_checkpoint(newest.run, str(origin))
     for key in differing(same_run(begun.ds_config), same_run(ds_config)):
         raise UserError(f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration")
     mine, other = (
-        Course(one, foresee_run(one, ds_config, place, world_size, None, lambda _: None, saved))
+        Course(one, preview_run(one, ds_config, place, world_size, None, lambda _: None, saved))
         for one, place, saved in ((recipe, directory, None), (begun.recipe, RunDirectory(origin), newest))
     )
     if not isinstance(mine.planned, Preparation) or mine.planned.data.manifest.fingerprint != begun.data["fingerprint"]:
@@ -141,7 +141,12 @@ def branch_off(
 
 
 def _adopt(
-    its: RunPaths, checkpoint: Path, saved: Saved, course: Course, ds_config: dict[str, Any], directory: RunDirectory
+    its: RunPaths,
+    checkpoint: Path,
+    saved: CheckpointMetadata,
+    course: Course,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
 ) -> None:
     # Without a checkpoint, which comes last, all of this is done again.
     data = directory.claim(course.recipe, ds_config, {key: value for key, value in saved.run["data"].items() if key != "run"})

@@ -6,8 +6,8 @@ import time
 from tqdm import tqdm
 
 from pipeline.common.progress import LINE_SECONDS, duration, say_above
-from pipeline.training.utilization import Speed
-from pipeline.training.workload import Outlook, Workload
+from pipeline.training.monitoring.utilization import Speed
+from pipeline.training.plan.workload import Outlook, Workload
 
 
 class Progress:

@@ -14,9 +14,9 @@ from pipeline.growth.state import Source
 from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
 from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
-from pipeline.training.checkpoints import Saved
+from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.ds_config import rounds_alike, same_run
-from pipeline.training.timeline import Phase, phases_of
+from pipeline.training.plan.training_plan import Phase, phases_of
 
 _MAY_CHANGE = (
     "run_dir",
@@ -44,7 +44,7 @@ _ROUNDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class RecordedSettings:
     """What a run directory, or a checkpoint, says of how its run was begun; None where it does not say it."""
 
     origin: str
@@ -57,7 +57,7 @@ class Begun:
     checkpoint: bool = False
 
     @classmethod
-    def of_checkpoint(cls, record: RunRecord, path: str) -> "Begun":
+    def of_checkpoint(cls, record: RunRecord, path: str) -> "RecordedSettings":
         """What a checkpoint's own words say; raises UserError where its recipe is none."""
         return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"], checkpoint=True)
 
@@ -66,12 +66,12 @@ class Begun:
         """The run's id; runs of older versions have none."""
         return None if self.data is None else self.data.get("run")
 
-    def completed(self, other: "Begun") -> "Begun":
+    def completed(self, other: "RecordedSettings") -> "RecordedSettings":
         """Return the same, with what `other` says where this says nothing."""
         ours = {key: value for key in ("recipe", "ds_config", "data") if (value := getattr(self, key)) is not None}
         return replace(other, **ours)
 
-    def check(self, recipe: Recipe, ds_config: Mapping[str, Any], saved: Saved | None) -> None:
+    def check(self, recipe: Recipe, ds_config: Mapping[str, Any], saved: CheckpointMetadata | None) -> None:
         """Raise UserError where a recipe and a configuration are not of this run.
 
         Stages may be longer as long as they are not over, and what changes no step of the run may differ.
@@ -97,7 +97,7 @@ class Begun:
             return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
         return f"name another run_dir, or go on with {what} it was begun with"
 
-    def _check_lengths(self, recipe: Recipe, saved: Saved | None) -> None:
+    def _check_lengths(self, recipe: Recipe, saved: CheckpointMetadata | None) -> None:
         """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
 
         Likewise where one that was trained is not trained any more, or the other way round.
@@ -144,7 +144,7 @@ class Begun:
             "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
         ]
 
-    def drawing(self, recipe: Recipe, saved: Saved | None) -> list[str]:
+    def drawing(self, recipe: Recipe, saved: CheckpointMetadata | None) -> list[str]:
         """Return a sentence where growths that are still to come draw other random values than when the run was begun."""
         # Without a checkpoint everything is drawn anew.
         ahead = [phase.name for phase in phases_of(recipe) if saved is not None and phase.number > saved.phase]
@@ -198,7 +198,7 @@ def _without_courses(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def _sizes_made(recipe: Recipe, saved: Saved | None) -> dict[str, str]:
+def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, str]:
     """The sizes of the models that a run has grown by a checkpoint, by the keys that name them in its recipe."""
     if saved is None or saved.run is None:
         return {}

@@ -20,7 +20,7 @@ Kind = tuple[str, int | None]
 """Steps whose losses can be compared: of one stage, and of one depth where it trains sub-models."""
 
 
-class Verdict(Enum):
+class StepOutcome(Enum):
     """What becomes of a step."""
 
     TRAINED = "trained"
@@ -67,7 +67,7 @@ class Guard:
         """Whether the last step was without a finite loss and gradient."""
         return self._skipped > 0
 
-    def observe(self, kind: Kind, loss: float, finite: bool) -> Verdict:
+    def observe(self, kind: Kind, loss: float, finite: bool) -> StepOutcome:
         """Judge a step by its loss over all ranks, in nats, and by whether its gradient was finite on all of them.
 
         A spike is looked for among losses of the step's own kind, once `spike_window` of them have been seen: the first
@@ -78,15 +78,15 @@ class Guard:
             self._skipped += 1
             what = "gradient" if math.isfinite(loss) else "loss"
             self.seen = f"{self._skipped} steps in a row without a finite {what} (the last loss was {loss:.4g})"
-            return Verdict.REWIND if self._skipped >= self._config.skipped_steps else Verdict.SKIPPED
+            return StepOutcome.REWIND if self._skipped >= self._config.skipped_steps else StepOutcome.SKIPPED
         self._skipped = 0
         if self._config.spike is not None and len(window) == self._config.spike_window:
             mean = sum(window) / len(window)
             if loss > self._config.spike * mean:
                 self.seen = f"a loss of {loss:.4g} where the {len(window)} before it have a mean of {mean:.4g}"
-                return Verdict.REWIND
+                return StepOutcome.REWIND
         window.append(loss)
-        return Verdict.TRAINED
+        return StepOutcome.TRAINED
 
 
 def with_poison(loss: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.common.beside import Beside, Tick
+from pipeline.common.background import Beside, Tick
 from pipeline.training import distributed
 
 Result = TypeVar("Result")

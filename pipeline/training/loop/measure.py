@@ -16,9 +16,9 @@ from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import HeldOut, Model, Scoring, heldout_loss
+from pipeline.training.loop.evaluate import HeldOut, Model, Scoring, heldout_loss
+from pipeline.training.loop.running import scoring
 from pipeline.training.losses import Logits, logits_of
-from pipeline.training.running import scoring
 
 _PROBE_POSITIONS = 32
 """Positions of one held-out window whose logits are compared."""

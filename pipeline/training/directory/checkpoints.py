@@ -24,9 +24,9 @@ from pipeline.growth.zero_checkpoint import PROGRESS, read_zero_checkpoint
 from pipeline.recipe import CheckpointingConfig
 from pipeline.runs.records import ProgressRecord, RunRecord, read_record
 from pipeline.training import distributed
+from pipeline.training.directory.snapshot import on_host
 from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import TrainedModel
-from pipeline.training.snapshot import on_host
 
 Say = Callable[[str], None]
 """Shows a person a line; called on every rank, for one of them to show."""
@@ -39,7 +39,7 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class CheckpointMetadata:
     """Where a run stands: what a checkpoint says beside DeepSpeed's own files."""
 
     phase: int
@@ -128,7 +128,7 @@ class _Pending:
 
     writer: _Writer
     config: PretrainedConfig
-    saved: Saved
+    saved: CheckpointMetadata
     zero_stage: int
     thread: threading.Thread | None
 
@@ -144,15 +144,15 @@ class Checkpoints:
         """What each checkpoint says of its run."""
         self.beside: Callable[[Path], None] = lambda _: None
         """Writes what goes into each checkpoint's folder beside the model: the tokenizer."""
-        self.last: Saved | None = None
+        self.last: CheckpointMetadata | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
-    def newest(self, say: Say, until: int | None = None) -> Saved | None:
+    def newest(self, say: Say, until: int | None = None) -> CheckpointMetadata | None:
         """Return what `newest_whole` would, by this process alone; of the checkpoints up to a step where `until` names one."""
         tags = [tag for tag in self._tags() if until is None or _step(tag) <= until]
         return self._newest(say, tags, lambda tag: damage(self._directory / tag), self._read)
 
-    def adopt(self, origin: Path, saved: Saved) -> None:
+    def adopt(self, origin: Path, saved: CheckpointMetadata) -> None:
         """Take another run's checkpoint, whole and in `origin`, as one of this run's; one rank's work.
 
         `saved` is what it then says, of this run. Raises OSError where it cannot be written.
@@ -166,7 +166,7 @@ class Checkpoints:
         publish_directory(aside, path)
         write_atomically(self._directory / LATEST, saved.tag + "\n")
 
-    def newest_whole(self, say: Say) -> Saved | None:
+    def newest_whole(self, say: Say) -> CheckpointMetadata | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
 
         Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
@@ -181,7 +181,9 @@ class Checkpoints:
         return self.last
 
     @staticmethod
-    def _newest(say: Say, tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], Saved]) -> Saved | None:
+    def _newest(
+        say: Say, tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], CheckpointMetadata]
+    ) -> CheckpointMetadata | None:
         damaged: list[str] = []
         for tag in tags:
             fault = fault_of(tag)
@@ -197,7 +199,7 @@ class Checkpoints:
             )
         return None
 
-    def save(self, model: TrainedModel, saved: Saved, say: Say, *, must: bool) -> bool:
+    def save(self, model: TrainedModel, saved: CheckpointMetadata, say: Say, *, must: bool) -> bool:
         """Save the model, its optimizer and where it stands; a collective call. Returns whether that went well.
 
         A checkpoint that cannot be written is said, its folder removed, and the last one stays. Where there `must` be one
@@ -262,7 +264,7 @@ class Checkpoints:
         say(f"warning: {failure}: the checkpoint of step {pending.saved.step} could not be written; make room for the next one")
         return False
 
-    def open(self, saved: Saved) -> Source:
+    def open(self, saved: CheckpointMetadata) -> Source:
         """Return the model and the optimizer's state in the checkpoint that `saved` describes, found whole before."""
         # Weighted norms are no hindrance: the run that goes on has them too.
         return read_zero_checkpoint(self._directory / saved.tag)
@@ -278,13 +280,13 @@ class Checkpoints:
                 raise UserError(f"{latest}: {error.strerror}; remove it, the next checkpoint writes it again") from None
         return sorted(filter(_TAG.fullmatch, tags), key=_step, reverse=True)
 
-    def _read(self, tag: str) -> Saved:
+    def _read(self, tag: str) -> CheckpointMetadata:
         path = self._directory / tag / PROGRESS
         progress = read_record(path, ProgressRecord, "put the checkpoint back, or remove its folder")
         if progress is None:
             raise UserError(f"{path}: no such file; put the checkpoint back, or remove its folder")
         try:
-            return Saved(**progress)
+            return CheckpointMetadata(**progress)
         except TypeError as error:
             raise UserError(f"{path}: not of this version's making ({error}); name another run_dir") from None
 
@@ -339,7 +341,7 @@ class Checkpoints:
 
 
 def engine_state(engine: DeepSpeedEngine) -> dict[str, Any]:
-    """Return what a checkpoint says of the engine besides weights and moments: fields of Saved."""
+    """Return what a checkpoint says of the engine besides weights and moments: fields of CheckpointMetadata."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     return {
         "counters": {name: getattr(engine, name) for name in _COUNTERS},
@@ -347,7 +349,7 @@ def engine_state(engine: DeepSpeedEngine) -> dict[str, Any]:
     }
 
 
-def restore_engine(engine: DeepSpeedEngine, saved: Saved) -> None:
+def restore_engine(engine: DeepSpeedEngine, saved: CheckpointMetadata) -> None:
     """Set DeepSpeed's counters and fp16's dynamic loss scale to where a checkpoint's engine stood."""
     for name, value in saved.counters.items():
         setattr(engine, name, value)

@@ -25,33 +25,33 @@ from pipeline.runs import JsonLines
 from pipeline.runs.records import ROUTER_KEYS, StepRecord
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
-from pipeline.training.balance import Balance
 from pipeline.training.blocks import Block, setting_of
-from pipeline.training.certifying import Certifying
-from pipeline.training.checkpoints import Checkpoints, Saved
-from pipeline.training.data_watch import DamagedDataError, DataWatch
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import TrainedModel
-from pipeline.training.evaluate import HeldOut, heldout_loss
-from pipeline.training.guard import Gradients, Guard, Kind, Verdict, is_number, with_poison
+from pipeline.training.loop.balance import Balance
+from pipeline.training.loop.certifying import Certifying
+from pipeline.training.loop.data_watch import DamagedDataError, DataWatch
+from pipeline.training.loop.evaluate import HeldOut, heldout_loss
+from pipeline.training.loop.guard import Gradients, Guard, Kind, StepOutcome, is_number, with_poison
+from pipeline.training.loop.running import running, scoring
+from pipeline.training.loop.tasks import Tasks
 from pipeline.training.losses import summed_losses
-from pipeline.training.monitors import Monitors
-from pipeline.training.progress import Progress
-from pipeline.training.running import running, scoring
+from pipeline.training.monitoring.monitors import Monitors
+from pipeline.training.monitoring.progress import Progress
+from pipeline.training.monitoring.utilization import Utilization
+from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.plan.training_plan import StagePlan, TrainingPlan, step_flops
+from pipeline.training.preparation.data_mixes import DataMixes
 from pipeline.training.signals import Stopped, StopRequest
-from pipeline.training.streams import Streams
-from pipeline.training.tasks import Tasks
-from pipeline.training.timeline import Leg, Timeline, step_flops
-from pipeline.training.utilization import Utilization
-from pipeline.training.watchdog import Watchdog
 
 
 @dataclass
-class Position:
+class TrainState:
     """How far a run has come; what a checkpoint restores."""
 
     step: int = 0
     samples: dict[str, int] = field(default_factory=dict)
-    """Samples taken of each stream."""
+    """Samples taken of each mix."""
     tokens: int = 0
     seconds: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
@@ -60,14 +60,14 @@ class Position:
     """Where a checkpoint left them."""
 
     @classmethod
-    def restored(cls, saved: Saved) -> "Position":
-        """The position that a checkpoint describes."""
+    def restored(cls, saved: CheckpointMetadata) -> "TrainState":
+        """The state that a checkpoint describes."""
         ledger = Ledger.from_json(saved.ledger)
         return cls(saved.step, dict(saved.samples), saved.tokens, saved.seconds, ledger, saved.rewinds, saved.expert_loads)
 
-    def saved(self, phase: int, norms_weighted_until: int | None, expert_loads: list[list[int]] | None) -> Saved:
-        """This position as a checkpoint describes it."""
-        return Saved(
+    def saved(self, phase: int, norms_weighted_until: int | None, expert_loads: list[list[int]] | None) -> CheckpointMetadata:
+        """This state as a checkpoint describes it."""
+        return CheckpointMetadata(
             phase=phase,
             step=self.step,
             samples=dict(self.samples),
@@ -146,11 +146,11 @@ _KEYS = tuple(StepRecord.__annotations__)
 class RewindError(Exception):
     """The run is to go back to its last checkpoint, and past the data in between."""
 
-    def __init__(self, step: int, stream: str, samples: int, seen: str) -> None:
-        """`samples` of the stream have been taken by `step`, at which `seen` was seen."""
+    def __init__(self, step: int, mix: str, samples: int, seen: str) -> None:
+        """`samples` of the mix have been taken by `step`, at which `seen` was seen."""
         super().__init__(seen)
         self.step = step
-        self.stream = stream
+        self.mix = mix
         self.samples = samples
         self.seen = seen
 
@@ -168,9 +168,9 @@ class _Launched:
     """Its loss, the norm of its gradient, and of a mixture of experts the numbers of `ROUTER_KEYS`."""
     forgiven: bool
     """Whether its gradient may be no number."""
-    stream: str
+    mix: str
     samples: int
-    """Of the stream, the step's own among them."""
+    """Of the mix, the step's own among them."""
 
 
 def steps_ahead() -> int:
@@ -189,10 +189,10 @@ class Trainer:
         self,
         phase: int,
         model: TrainedModel,
-        timeline: Timeline,
+        training_plan: TrainingPlan,
         recipe: Recipe,
-        streams: Streams,
-        position: Position,
+        mixes: DataMixes,
+        state: TrainState,
         tasks: Tasks,
         records: Records,
         stop: StopRequest,
@@ -203,19 +203,19 @@ class Trainer:
         self._watch = watch
         self._certifying = certifying
         self._phase = phase
-        self._first_step, _ = timeline.bounds(phase)
+        self._first_step, _ = training_plan.bounds(phase)
         self._model = model
-        self._timeline = timeline
+        self._plan = training_plan
         self._recipe = recipe
-        self._streams = streams
-        self._position = position
+        self._mixes = mixes
+        self._state = state
         self._tasks = tasks
         self._records = records
         self._stop = stop
         self._forward_flops = ForwardFlops.of(model.config)
         # Loads are those of the model that was saved: one that has been grown since begins anew.
-        resumed = position.step > self._first_step
-        self._balance = Balance.of(model, recipe.router, position.expert_loads if resumed else None)
+        resumed = state.step > self._first_step
+        self._balance = Balance.of(model, recipe.router, state.expert_loads if resumed else None)
         self._gradients = Gradients(model.engine)
         model.optimizer.refuses = self._gradients.refused
         self._guard = Guard.seeded(recipe.guard, distributed.on_first_rank(self._steps_before))
@@ -233,12 +233,12 @@ class Trainer:
         """
         self._stop.defer()
         self._records.progress.rest()
-        self._model.reach(self._position.step - self._first_step)
+        self._model.reach(self._state.step - self._first_step)
         loss = None
         try:
-            for leg in self._timeline.of_phase(self._phase):
-                if self._position.step < leg.end:
-                    loss = self._train_leg(leg)
+            for plan in self._plan.of_phase(self._phase):
+                if self._state.step < plan.end:
+                    loss = self._train_stage(plan)
         finally:
             self._next.close()
         return self.evaluate(None) if loss is None else loss
@@ -264,7 +264,7 @@ class Trainer:
             heldout = heldout_loss(
                 self._model.logits,
                 partial(scoring, self._model.module, self._model.family),
-                self._streams.heldout,
+                self._mixes.heldout,
                 windows,
                 engine.train_micro_batch_size_per_gpu(),
                 self._records.watchdog.beat,
@@ -276,18 +276,18 @@ class Trainer:
         finally:
             engine.train()
         if stage is not None:
-            self._records.evaluation(self._position.step, stage, heldout)
+            self._records.evaluation(self._state.step, stage, heldout)
         return heldout.loss
 
-    def _train_leg(self, leg: Leg) -> float:
+    def _train_stage(self, plan: StagePlan) -> float:
         """Run what is left of a stage; return the held-out loss at its end."""
-        recipe, position = self._recipe, self._position
-        self._model.divide_batch(leg.micro_batch_size, leg.accumulation)
-        self._model.set_decays(lambda block: self._decay(leg, block))
-        peaks = {block: self._peak_rate(leg, block) for block in self._model.blocks}
+        recipe, state = self._recipe, self._state
+        self._model.divide_batch(plan.micro_batch_size, plan.accumulation)
+        self._model.set_decays(lambda block: self._decay(plan, block))
+        peaks = {block: self._peak_rate(plan, block) for block in self._model.blocks}
         while True:
             try:
-                stopping, due = self._step(leg, peaks)
+                stopping, due = self._step(plan, peaks)
             except DamagedDataError as error:
                 self._judge(0)
                 # Nothing of the step was done; what was done before is worth keeping where it is beyond doubt.
@@ -296,39 +296,39 @@ class Trainer:
                 else:
                     self._save_before_a_fault()
                 raise
-            done, ended = position.step - self._first_step, position.step == leg.end
-            evaluates = ended or position.step % recipe.evaluation.every == 0
-            scores = ended or self._tasks.due(position.step)
+            done, ended = state.step - self._first_step, state.step == plan.end
+            evaluates = ended or state.step % recipe.evaluation.every == 0
+            scores = ended or self._tasks.due(state.step)
             certifies = self._certifying is not None and not self._certifying.begun
-            due |= position.step % recipe.checkpointing.every == 0
+            due |= state.step % recipe.checkpointing.every == 0
             self._judge(0 if certifies or evaluates or scores or due or stopping else self._steps_ahead)
             self._model.reach(done)
             if certifies:
                 self._next.wait()
                 self._certifying.begin()
             if evaluates:
-                loss = self.evaluate(leg.stage.name)
+                loss = self.evaluate(plan.stage.name)
             if scores:
                 self._certify()
-                window, beat = leg.stream.sequence_length, self._records.watchdog.beat
+                window, beat = plan.mix.sequence_length, self._records.watchdog.beat
                 self._next.wait()
-                self._records.scored(self._tasks.score(self._model, leg.stage.name, position.step, window, beat))
+                self._records.scored(self._tasks.score(self._model, plan.stage.name, state.step, window, beat))
             # A run that goes back is to find what was there before it went wrong.
             if stopping or ended or (due and not self._guard.skipping):
                 self._save(must=stopping or ended)
-            if stopping and position.step < self._timeline.steps:
+            if stopping and state.step < self._plan.steps:
                 raise Stopped
             if ended:
                 return loss
 
     def _save(self, *, must: bool) -> None:
         self._certify()
-        position, records = self._position, self._records
+        state, records = self._state, self._records
         if distributed.rank() == 0:
             # On disk before the checkpoint is: a run that goes on from there finds all steps up to it.
             records.flush()
         loads = None if self._balance is None else self._balance.loads
-        saved = position.saved(self._phase, self._weighted_until(position.step - self._first_step), loads)
+        saved = state.saved(self._phase, self._weighted_until(state.step - self._first_step), loads)
         records.checkpoints.save(self._model, saved, records.progress.say, must=must)
         self._watch.remember()
         self._saved_at = time.monotonic()
@@ -341,7 +341,7 @@ class Trainer:
 
     def _save_before_a_fault(self) -> None:
         """Save what is not saved yet, if it can be: it is not why the run ends."""
-        checkpoints, step = self._records.checkpoints, self._position.step
+        checkpoints, step = self._records.checkpoints, self._state.step
         if step > self._first_step and (checkpoints.last is None or checkpoints.last.step < step):
             self._save(must=False)
         checkpoints.finish(self._records.progress.say)
@@ -351,56 +351,56 @@ class Trainer:
         norms = self._model.norms
         return None if norms is None or done >= norms.steps else self._first_step + norms.steps
 
-    def _peak_rate(self, leg: Leg, block: Block) -> float:
+    def _peak_rate(self, plan: StagePlan, block: Block) -> float:
         """The rate of a block at the top of the schedule."""
-        own = setting_of(leg.stage, "lr", block, leg.layers, leg.mixtures)
-        return own or leg.stage.lr or self._recipe.optimizer.lr
+        own = setting_of(plan.stage, "lr", block, plan.layers, plan.mixtures)
+        return own or plan.stage.lr or self._recipe.optimizer.lr
 
-    def _decay(self, leg: Leg, block: Block) -> float:
-        own = setting_of(leg.stage, "weight_decay", block, leg.layers, leg.mixtures)
+    def _decay(self, plan: StagePlan, block: Block) -> float:
+        own = setting_of(plan.stage, "weight_decay", block, plan.layers, plan.mixtures)
         return self._recipe.optimizer.weight_decay if own is None else own
 
-    def _step(self, leg: Leg, peaks: Mapping[Block, float]) -> tuple[bool, bool]:
+    def _step(self, plan: StagePlan, peaks: Mapping[Block, float]) -> tuple[bool, bool]:
         """Launch one optimizer step; return whether any rank was asked to stop, and whether a checkpoint is due by the clock.
 
         `peaks` are the rates of the stage's blocks at the top of the schedule.
         """
         if not self._launched:
             self._judged_at = time.monotonic()
-        position, model, stage = self._position, self._model, leg.stage
-        section = leg.section(position.step)
+        state, model, stage = self._state, self._model, plan.stage
+        section = plan.section(state.step)
         model.learn(section)
-        factor = self._timeline.rate_factor(leg, position.step)
+        factor = self._plan.rate_factor(plan, state.step)
         model.set_rates(lambda block: factor * peaks[block])
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
-        key = ("dropout", self._recipe.seed, position.step, distributed.rank())
+        key = ("dropout", self._recipe.seed, state.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
-        loss, scored, stopping, due, of_routers = self._forward_backward(leg, section)
+        loss, scored, stopping, due, of_routers = self._forward_backward(plan, section)
         norm, forgiven = self._gradients.last()
         if self._balance is not None:
             self._balance.move_biases(norm)
 
-        flops = step_flops(self._recipe, self._forward_flops, leg, section, scored)
-        position.step += 1
-        position.samples[leg.stream.name] = position.samples.get(leg.stream.name, 0) + leg.batch_size
-        position.tokens += leg.tokens
-        position.ledger.add(stage.name, flops)
-        depth = self._depth(leg, section)
+        flops = step_flops(self._recipe, self._forward_flops, plan, section, scored)
+        state.step += 1
+        state.samples[plan.mix.name] = state.samples.get(plan.mix.name, 0) + plan.batch_size
+        state.tokens += plan.tokens
+        state.ledger.add(stage.name, flops)
+        depth = self._depth(plan, section)
         record = {
-            "step": position.step,
+            "step": state.step,
             "stage": stage.name,
             "submodel_layers": depth,
             "lr": factor * (stage.lr or self._recipe.optimizer.lr),
-            "tokens": position.tokens,
+            "tokens": state.tokens,
             "flops_model": flops.model_total,
             "flops_executed": flops.executed_total,
-            "flops_total": position.ledger.total,
+            "flops_total": state.ledger.total,
         }
         arriving = distributed.HostCopy(loss, norm, *of_routers)
-        name, samples = leg.stream.name, position.samples[leg.stream.name]
+        name, samples = plan.mix.name, state.samples[plan.mix.name]
         kind = stage.name, depth
-        self._launched.append(_Launched(kind, record, leg.tokens, flops, arriving, forgiven, name, samples))
+        self._launched.append(_Launched(kind, record, plan.tokens, flops, arriving, forgiven, name, samples))
         return stopping, due
 
     def _judge(self, but: int) -> None:
@@ -413,20 +413,20 @@ class Trainer:
             step = self._launched.popleft()
             verdict = self._recorded(step)
             number = step.record["step"]
-            if rewind is None and verdict is Verdict.SKIPPED:
+            if rewind is None and verdict is StepOutcome.SKIPPED:
                 self._records.progress.say(f"warning: step {number} is skipped: {self._guard.seen}")
-            if rewind is None and verdict is Verdict.REWIND:
-                rewind, but = RewindError(number, step.stream, step.samples, self._guard.seen), 0
+            if rewind is None and verdict is StepOutcome.REWIND:
+                rewind, but = RewindError(number, step.mix, step.samples, self._guard.seen), 0
         if rewind is not None:
             raise rewind
 
-    def _recorded(self, step: _Launched) -> Verdict:
+    def _recorded(self, step: _Launched) -> StepOutcome:
         """Wait for a step's loss and norm; tell of it, and return what the guard makes of it."""
         loss, norm, *of_routers = step.arriving.read()
         verdict = self._guard.observe(step.kind, loss, step.forgiven or is_number(norm))
         began, self._judged_at = self._judged_at, time.monotonic()
         seconds = self._judged_at - began
-        self._position.seconds += seconds
+        self._state.seconds += seconds
         speed = self._records.utilization.speed(step.flops.model_total, step.tokens, seconds)
         # Without ZeRO, in fp32, DeepSpeed tells none.
         normed = self._model.engine.get_global_grad_norm() is not None
@@ -442,16 +442,16 @@ class Trainer:
         return verdict
 
     @staticmethod
-    def _depth(leg: Leg, section: Section) -> int | None:
+    def _depth(plan: StagePlan, section: Section) -> int | None:
         """The depth of the sub-model that a step trains, where it is one."""
-        return None if leg.stage.submodel_layers is None else section.depth
+        return None if plan.stage.submodel_layers is None else section.depth
 
-    def _read(self, request: tuple[Leg, int]) -> PackedBatches | UnpackedBatches:
-        """Return this rank's micro-batches of a leg's step that begins behind so many samples; on any thread."""
-        leg, taken = request
-        batches, sequences = self._streams.training(leg.stream), self._model.sequences
+    def _read(self, request: tuple[StagePlan, int]) -> PackedBatches | UnpackedBatches:
+        """Return this rank's micro-batches of a plan's step that begins behind so many samples; on any thread."""
+        plan, taken = request
+        batches, sequences = self._mixes.training(plan.mix), self._model.sequences
         rank, ranks = sequences.data_parallel_rank, sequences.data_parallel_size
-        mine = rank_samples(taken, leg.batch_size, leg.micro_batch_size, rank, ranks)
+        mine = rank_samples(taken, plan.batch_size, plan.micro_batch_size, rank, ranks)
         read = [sequences.sliced(batches.training(samples)) for samples in mine]
         if self._model.family.objective == "mlm":
             read = [batch.located() for batch in read]
@@ -460,7 +460,9 @@ class Trainer:
         distributed.bind()
         return PackedBatches(read, pinned=True)
 
-    def _forward_backward(self, leg: Leg, section: Section) -> tuple[torch.Tensor, int, bool, bool, Collection[torch.Tensor]]:
+    def _forward_backward(
+        self, plan: StagePlan, section: Section
+    ) -> tuple[torch.Tensor, int, bool, bool, Collection[torch.Tensor]]:
         """Launch this step's micro-batches.
 
         Returns the loss over all ranks, on the device, the scored tokens over all ranks, whether any is to stop, whether
@@ -468,8 +470,8 @@ class Trainer:
         DamagedDataError, with nothing done, where the data of any rank is damaged.
         """
         model, ranks, family = self._model, distributed.world_size(), self._model.family
-        taken = self._position.samples.get(leg.stream.name, 0)
-        shipments = self._watch.read(lambda: [self._next.take((leg, taken))])
+        taken = self._state.samples.get(plan.mix.name, 0)
+        shipments = self._watch.read(lambda: [self._next.take((plan, taken))])
         checkpoints = self._records.checkpoints
         minutes = self._recipe.checkpointing.every_minutes
         late = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
@@ -481,11 +483,11 @@ class Trainer:
             *self._watch.signs,
         )
         if faults:
-            raise self._watch.agreed(self._position.step, used=used > 0)
+            raise self._watch.agreed(self._state.step, used=used > 0)
         if written == ranks:
             checkpoints.finish(self._records.progress.say)
-        if self._position.step + 1 < leg.end and not asked:
-            self._next.begin((leg, taken + leg.batch_size))
+        if self._state.step + 1 < plan.end and not asked:
+            self._next.begin((plan, taken + plan.batch_size))
         losses, micro_batches, balance = [], shipments[0].on(distributed.device()), self._balance
         for batch in micro_batches:
             with (
@@ -495,9 +497,9 @@ class Trainer:
             ):
                 logits = model.logits(**batch.inputs(distributed.device()))
             # Of a pair batch every sequence is a pair.
-            loss = summed_losses(logits, labels, batch.pair_labels).mean(scored, leg.batch_size)
+            loss = summed_losses(logits, labels, batch.pair_labels).mean(scored, plan.batch_size)
             # DeepSpeed averages over ranks and micro-batches; the means are over the global batch.
-            minimized = loss if balance is None else loss + balance.loss(leg.tokens)
+            minimized = loss if balance is None else loss + balance.loss(plan.tokens)
             model.engine.backward(with_poison(minimized) * (ranks * len(micro_batches)))
             model.engine.step()
             losses.append(loss.detach())

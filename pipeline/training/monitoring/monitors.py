@@ -24,8 +24,8 @@ from pipeline.common.files import read_bytes, write_atomically
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
-from pipeline.training.evaluate import HeldOut
-from pipeline.training.utilization import Speed
+from pipeline.training.loop.evaluate import HeldOut
+from pipeline.training.monitoring.utilization import Speed
 
 AUTO = "auto"
 

@@ -20,17 +20,17 @@ from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.growth.memory import RankBytes
 from pipeline.growth.reasons import promises
 from pipeline.recipe import Recipe, TrainStage
-from pipeline.training.balance import router_weights
-from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.directory.checkpoints import Checkpoints
+from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, data_parallel_size, sequence_parallel_size, zero_stage
 from pipeline.training.footprint import memory_by_stage, parameters_by_kind
-from pipeline.training.preparation import Planned, Preparation, foresee_run
-from pipeline.training.progress import duration
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.timeline import Leg, expected_scored, phases_of
-from pipeline.training.utilization import Device
+from pipeline.training.loop.balance import router_weights
+from pipeline.training.monitoring.progress import duration
+from pipeline.training.monitoring.utilization import Device
+from pipeline.training.plan.training_plan import StagePlan, expected_scored, phases_of
+from pipeline.training.plan.workload import stage_flops
+from pipeline.training.preparation.preparation import Planned, Preparation, preview_run
 from pipeline.training.width_rates import described
-from pipeline.training.workload import leg_flops
 
 _UNITS = {"GiB": 2**30, "MiB": 2**20}
 
@@ -45,7 +45,7 @@ _RATES_LOOKED_AT = 1000
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """A run as foreseen."""
+    """A run as preview."""
 
     recipe: Recipe
     ds_config: dict[str, Any]
@@ -74,27 +74,27 @@ class DryRun:
         if directory.path.exists():
             for remark in directory.check(recipe, ds_config, saved):
                 say(remark)
-        planned = foresee_run(recipe, ds_config, directory, ranks, corpus_tokens, say, saved)
+        planned = preview_run(recipe, ds_config, directory, ranks, corpus_tokens, say, saved)
         device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
         return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)
 
-    def resolved(self, leg: Leg) -> bool:
+    def resolved(self, plan: StagePlan) -> bool:
         """Whether the steps of a stage are known."""
-        return leg.stage.epochs is None or self.planned.windows is not None
+        return plan.stage.epochs is None or self.planned.windows is not None
 
     def flops(self, *, every_expert: bool = False) -> list[StepFlops]:
         """FLOPs by stage; of one step, on average, where the steps are not known.
 
         `every_expert`: as if each token went through all experts of a mixture.
         """
-        return [self._leg_flops(leg, every_expert) for leg in self.planned.timeline.legs]
+        return [self._stage_flops(plan, every_expert) for plan in self.planned.training_plan.stages]
 
-    def _leg_flops(self, leg: Leg, every_expert: bool) -> StepFlops:
-        config = self.planned.config(leg.phase)
-        if self.resolved(leg):
-            return leg_flops(self.recipe, config, leg, every_expert=every_expert)
-        shorter = replace(leg, end=leg.begin + _STEPS_ON_AVERAGE)
-        some = leg_flops(self.recipe, config, shorter, every_expert=every_expert)
+    def _stage_flops(self, plan: StagePlan, every_expert: bool) -> StepFlops:
+        config = self.planned.config(plan.phase)
+        if self.resolved(plan):
+            return stage_flops(self.recipe, config, plan, every_expert=every_expert)
+        shorter = replace(plan, end=plan.begin + _STEPS_ON_AVERAGE)
+        some = stage_flops(self.recipe, config, shorter, every_expert=every_expert)
         model, executed = ({part: each[part] // _STEPS_ON_AVERAGE for part in PARTS} for each in (some.model, some.executed))
         return StepFlops(model, executed)
 
@@ -102,21 +102,21 @@ class DryRun:
         """The time of so many model FLOPs at the MFU asked about."""
         return flops.model_total / (self.mfu * self.ranks * self.device.peak.flops_per_second)
 
-    def activations(self, leg: Leg) -> int:
+    def activations(self, plan: StagePlan) -> int:
         """Bytes that a rank keeps of a micro-batch for its backward pass; of a sub-model of any depth they are as many."""
-        config = copy.copy(self.planned.config(leg.phase))
+        config = copy.copy(self.planned.config(plan.phase))
         family = family_of(config)
         config._attn_implementation = self.recipe.attn_implementation
         config._experts_implementation = self.recipe.experts_implementation
         # Of sequences that ranks share each keeps what belongs to its own positions.
-        tokens = leg.micro_batch_size * leg.stream.sequence_length // sequence_parallel_size(self.ds_config)
+        tokens = plan.micro_batch_size * plan.mix.sequence_length // sequence_parallel_size(self.ds_config)
         return activation_bytes(
             family,
             config,
-            leg.stream.sequence_length,
+            plan.mix.sequence_length,
             tokens,
             scored=expected_scored(family, tokens),
-            section=leg.section(leg.begin),
+            section=plan.section(plan.begin),
             dtype=compute_dtype(self.ds_config),
             recomputed=self.recipe.activation_checkpointing,
             with_loss=self.recipe.fused_linear_cross_entropy,
@@ -124,14 +124,14 @@ class DryRun:
             router_losses=sum(weight > 0 for weight in router_weights(self.recipe.router, config)),
         )
 
-    def rates(self, leg: Leg) -> tuple[float, float, float]:
+    def rates(self, plan: StagePlan) -> tuple[float, float, float]:
         """The learning rate at a stage's first step, at its highest, and at its last step."""
-        timeline = self.planned.timeline
-        _, schedule, first, _ = timeline.scheduled(leg)
-        climbed = {first + schedule.warmup_steps - 1, first + schedule.warmup_steps, leg.begin + leg.stage.warmup_steps - 1}
-        evenly = np.linspace(leg.begin, leg.end - 1, _RATES_LOOKED_AT).round().astype(int).tolist()
-        steps = sorted({step for step in climbed | set(evenly) if leg.begin <= step < leg.end})
-        rates = [timeline.rate_factor(leg, step) * (leg.stage.lr or self.recipe.optimizer.lr) for step in steps]
+        training_plan = self.planned.training_plan
+        _, schedule, first, _ = training_plan.scheduled(plan)
+        climbed = {first + schedule.warmup_steps - 1, first + schedule.warmup_steps, plan.begin + plan.stage.warmup_steps - 1}
+        evenly = np.linspace(plan.begin, plan.end - 1, _RATES_LOOKED_AT).round().astype(int).tolist()
+        steps = sorted({step for step in climbed | set(evenly) if plan.begin <= step < plan.end})
+        rates = [training_plan.rate_factor(plan, step) * (plan.stage.lr or self.recipe.optimizer.lr) for step in steps]
         return rates[0], max(rates), rates[-1]
 
     def render(self) -> str:
@@ -215,53 +215,53 @@ class DryRun:
         return line + ("  <- this run's" if stage == zero_stage(self.ds_config) else "")
 
     def _stages(self, flops: list[StepFlops]) -> Iterator[str]:
-        legs = self.planned.timeline.legs
-        width = max(len(leg.stage.name) for leg in legs) + 2
+        stages = self.planned.training_plan.stages
+        width = max(len(plan.stage.name) for plan in stages) + 2
         yield (
             f"{'stage':<{width}}{'steps':>10}{'tokens':>18}{'epochs':>10}  {'batch':<18}{'activations':>12}{'model FLOPs':>13}"
             f"{'executed':>12}{'time':>12}  learning rate: first, highest, last step"
         )
-        known = all(map(self.resolved, legs))
-        for leg, came in zip(legs, flops, strict=True):
+        known = all(map(self.resolved, stages))
+        for plan, came in zip(stages, flops, strict=True):
             groups = data_parallel_size(self.ds_config, self.ranks)
-            batch = f"{leg.micro_batch_size} x {leg.accumulation} x {groups} = {leg.batch_size}"
-            steps = leg.end - leg.begin
-            line = [f"{leg.stage.name:<{width}}"]
-            if self.resolved(leg):
-                windows = None if self.planned.windows is None else self.planned.windows(leg.stream)
-                epochs = "?" if windows is None else f"{steps * leg.batch_size / windows:.3g}"
-                line += [f"{steps:>10,}{steps * leg.tokens:>18,}{epochs:>10}"]
+            batch = f"{plan.micro_batch_size} x {plan.accumulation} x {groups} = {plan.batch_size}"
+            steps = plan.end - plan.begin
+            line = [f"{plan.stage.name:<{width}}"]
+            if self.resolved(plan):
+                windows = None if self.planned.windows is None else self.planned.windows(plan.mix)
+                epochs = "?" if windows is None else f"{steps * plan.batch_size / windows:.3g}"
+                line += [f"{steps:>10,}{steps * plan.tokens:>18,}{epochs:>10}"]
             else:
-                line += [f"{'?':>10}{'?':>18}{leg.stage.epochs:>10g}"]
-            line += [f"  {batch:<18}{self._bytes(self.activations(leg)):>12}"]
+                line += [f"{'?':>10}{'?':>18}{plan.stage.epochs:>10g}"]
+            line += [f"  {batch:<18}{self._bytes(self.activations(plan)):>12}"]
             line += [f"{came.model_total:>13.3e}{came.executed_total:>12.3e}"]
-            line += [f"{duration(self.seconds(came)) if self.resolved(leg) else 'each step':>12}"]
+            line += [f"{duration(self.seconds(came)) if self.resolved(plan) else 'each step':>12}"]
             # A rate depends on all steps of the span of its schedule.
             rates = (
-                " -> ".join(f"{rate:.2e}" for rate in self.rates(leg))
+                " -> ".join(f"{rate:.2e}" for rate in self.rates(plan))
                 if known
-                else f"peak {leg.stage.lr or self.recipe.optimizer.lr:.2e}"
+                else f"peak {plan.stage.lr or self.recipe.optimizer.lr:.2e}"
             )
             yield "".join(line) + f"  {rates}"
         if known:
             whole = sum(flops, StepFlops())
-            tokens = sum((leg.end - leg.begin) * leg.tokens for leg in legs)
+            tokens = sum((plan.end - plan.begin) * plan.tokens for plan in stages)
             yield (
-                f"{'total':<{width}}{legs[-1].end:>10,}{tokens:>18,}{'':>10}  {'':<30}{whole.model_total:>13.3e}"
+                f"{'total':<{width}}{stages[-1].end:>10,}{tokens:>18,}{'':>10}  {'':<30}{whole.model_total:>13.3e}"
                 f"{whole.executed_total:>12.3e}{duration(self.seconds(whole)):>12}"
             )
         yield ""
 
     def _trained(self, flops: list[StepFlops]) -> Iterator[str]:
         """What each stage trains and its share of the whole, and what the last model from scratch would cost beside it."""
-        legs = self.planned.timeline.legs
-        known = all(map(self.resolved, legs))
+        stages = self.planned.training_plan.stages
+        known = all(map(self.resolved, stages))
         whole = sum(came.model_total for came in flops)
         rows = [("stage", "model", "parameters", "learns", "of all FLOPs" if known else "")]
-        for leg, came in zip(legs, flops, strict=True):
-            config = self.planned.config(leg.phase)
+        for plan, came in zip(stages, flops, strict=True):
+            config = self.planned.config(plan.phase)
             share = f"{came.model_total / whole:.1%}" if known else ""
-            rows.append((leg.stage.name, _size(config), f"{_parameters(config):,}", _learns(leg.stage), share))
+            rows.append((plan.stage.name, _size(config), f"{_parameters(config):,}", _learns(plan.stage), share))
         widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
         for name, model, parameters, learns, share in rows:
             line = f"{name:<{widths[0]}}{model:<{widths[1]}}{parameters:>{widths[2] - 2}}  {learns:<{widths[3]}}"
@@ -270,31 +270,31 @@ class DryRun:
         if known and scratch != whole:
             aside = "" if self.planned.given is None else ", its source's own training aside"
             yield (
-                f"scratch   {_size(self.planned.config(legs[-1].phase))} for as many tokens: {scratch:.3e} model "
+                f"scratch   {_size(self.planned.config(stages[-1].phase))} for as many tokens: {scratch:.3e} model "
                 f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{aside}"
             )
         yield ""
 
     def scratch_flops(self) -> int:
         """Model FLOPs of the last model trained from scratch, all of it, on the tokens of all stages."""
-        legs = self.planned.timeline.legs
-        config = self.planned.config(legs[-1].phase)
+        stages = self.planned.training_plan.stages
+        config = self.planned.config(stages[-1].phase)
         whole = {"submodel_layers": None, "trainable": None}
-        model = {"phase": legs[-1].phase, "layers": legs[-1].layers, "mixtures": legs[-1].mixtures}
-        alike = [replace(leg, stage=leg.stage.model_copy(update=whole), **model) for leg in legs]
-        return sum(leg_flops(self.recipe, config, leg).model_total for leg in alike)
+        model = {"phase": stages[-1].phase, "layers": stages[-1].layers, "mixtures": stages[-1].mixtures}
+        alike = [replace(plan, stage=plan.stage.model_copy(update=whole), **model) for plan in stages]
+        return sum(stage_flops(self.recipe, config, plan).model_total for plan in alike)
 
     def _largest(self) -> str:
         """The stage that asks a rank for most memory, and for how much."""
         stage, dtype = zero_stage(self.ds_config), compute_dtype(self.ds_config)
 
-        def kept(leg: Leg) -> int:
-            return memory_by_stage(self.planned.config(leg.phase), self.recipe.optimizer, dtype, self.ranks)[stage].total
+        def kept(plan: StagePlan) -> int:
+            return memory_by_stage(self.planned.config(plan.phase), self.recipe.optimizer, dtype, self.ranks)[stage].total
 
-        leg = max(self.planned.timeline.legs, key=lambda leg: kept(leg) + self.activations(leg))
+        plan = max(self.planned.training_plan.stages, key=lambda plan: kept(plan) + self.activations(plan))
         return (
-            f"largest   stage {leg.stage.name}: {self._bytes(kept(leg))} a rank of weights, gradients and optimizer, what is "
-            f"offloaded included (ZeRO {stage}), and {self._bytes(self.activations(leg))} of activations"
+            f"largest   stage {plan.stage.name}: {self._bytes(kept(plan))} a rank of weights, gradients and optimizer, what is "
+            f"offloaded included (ZeRO {stage}), and {self._bytes(self.activations(plan))} of activations"
         )
 
     @staticmethod
@@ -303,10 +303,10 @@ class DryRun:
         return f"{count / _UNITS[unit]:.2f} {unit}"
 
     def _by_part(self, flops: list[StepFlops]) -> Iterator[str]:
-        legs = self.planned.timeline.legs
-        names = [leg.stage.name if self.resolved(leg) else f"{leg.stage.name}, a step" for leg in legs]
+        stages = self.planned.training_plan.stages
+        names = [plan.stage.name if self.resolved(plan) else f"{plan.stage.name}, a step" for plan in stages]
         rows = list(zip(names, flops, strict=True))
-        if all(map(self.resolved, legs)):
+        if all(map(self.resolved, stages)):
             rows.append(("total", sum(flops, StepFlops())))
         width = max(24, *(len(name) + 2 for name, _ in rows))
         tables = [("model FLOPs by part", "model"), ("executed FLOPs by part", "executed")]
@@ -318,11 +318,13 @@ class DryRun:
 
     def _dense_equivalent(self, flops: list[StepFlops]) -> Iterator[str]:
         """What stages of mixtures of experts would come to that ran every expert for every token."""
-        for leg, came, all_of_them in zip(self.planned.timeline.legs, flops, self.flops(every_expert=True), strict=True):
+        for plan, came, all_of_them in zip(
+            self.planned.training_plan.stages, flops, self.flops(every_expert=True), strict=True
+        ):
             if came != all_of_them:
-                step = "" if self.resolved(leg) else ", a step"
+                step = "" if self.resolved(plan) else ", a step"
                 yield (
-                    f"experts   {leg.stage.name}{step}: {came.model_total:.3e} model FLOPs by the experts that are chosen, "
+                    f"experts   {plan.stage.name}{step}: {came.model_total:.3e} model FLOPs by the experts that are chosen, "
                     f"{all_of_them.model_total:.3e} by all of them"
                 )
 
@@ -330,7 +332,7 @@ class DryRun:
         here = "" if self.device.peak.origin == "recipe" else " (set flops.peak_tflops for another device)"
         yield f"time      at an MFU of {self.mfu:.0%} on {self.ranks} x {self.device.words}{here}; evaluation and saving aside"
         dtype = self.device.dtype
-        most = max(_parameters(self.planned.config(leg.phase)) for leg in self.planned.timeline.legs)
+        most = max(_parameters(self.planned.config(plan.phase)) for plan in self.planned.training_plan.stages)
         bucket = min(self.ds_config.get("zero_optimization", {}).get("reduce_bucket_size", _BUCKET), most) * dtype.itemsize
         yield (
             f"memory    weights and gradients in {str(dtype).removeprefix('torch.')}; aside: a micro-batch's activations, "
@@ -345,7 +347,7 @@ class DryRun:
 
     def _disk(self) -> Iterator[str]:
         """What the checkpoints take, of the room that there is; one is written before the oldest goes."""
-        largest = max((self.planned.config(leg.phase) for leg in self.planned.timeline.legs), key=_parameters)
+        largest = max((self.planned.config(plan.phase) for plan in self.planned.training_plan.stages), key=_parameters)
         kept = memory_by_stage(largest, self.recipe.optimizer, compute_dtype(self.ds_config), 1)[3]
         # Masters are written in float32 even where they are the weights themselves.
         one = kept.moments + max(kept.masters + kept.weights, 4 * _parameters(largest))
@@ -370,7 +372,7 @@ class DryRun:
             )
         if self.corpus_tokens is not None:
             return f"not looked at; taken to be {self.corpus_tokens:,} tokens to train on"
-        unknown = [leg.stage.name for leg in planned.timeline.legs if not self.resolved(leg)]
+        unknown = [plan.stage.name for plan in planned.training_plan.stages if not self.resolved(plan)]
         told = "the text is there and not prepared yet"
         if not unknown:
             return f"{told}: how many epochs the stages are is not known"

@@ -13,7 +13,7 @@ from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.tokenizer import Tokenizer, given_tokenizer
-from pipeline.common.beside import Beside
+from pipeline.common.background import Beside
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.common.hub import commit_of, find_directory
@@ -39,19 +39,19 @@ from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training import distributed
-from pipeline.training.balance import check_experts
-from pipeline.training.beside import begin_on_first_rank
+from pipeline.training.background import begin_on_first_rank
 from pipeline.training.blocks import check_learns, cut, naming_added
-from pipeline.training.checkpoints import Saved
-from pipeline.training.data_watch import DataWatch, Remembered
+from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype, sequence_parallel_size
 from pipeline.training.head import check_head
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.loop.balance import check_experts
+from pipeline.training.loop.data_watch import DataWatch, Remembered
+from pipeline.training.loop.tasks import check_tasks, encoder_of
+from pipeline.training.plan.training_plan import DataMix, Phase, TrainingPlan, phases_of, plan_training
+from pipeline.training.preparation.data_mixes import DataMixes, corpora_read
+from pipeline.training.preparation.tokenizers import check_source, check_training
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
-from pipeline.training.streams import Streams, corpora_read
-from pipeline.training.tasks import check_tasks, encoder_of
-from pipeline.training.timeline import Phase, Stream, Timeline, lay_out, phases_of
-from pipeline.training.tokenizers import check_source, check_training
 from pipeline.training.width_rates import check_proportions
 
 
@@ -73,9 +73,9 @@ class Planned:
     """The source, where it came trained."""
     source: PretrainedConfig
     growths: list[Growth]
-    timeline: Timeline
-    windows: Callable[[Stream], int] | None
-    """The training windows of a stream; None where the text is not prepared, and a stage of epochs is one step long."""
+    training_plan: TrainingPlan
+    windows: Callable[[DataMix], int] | None
+    """The training windows of a mix; None where the text is not prepared, and a stage of epochs is one step long."""
 
     def config(self, phase: int) -> PretrainedConfig:
         """The model of a phase."""
@@ -87,7 +87,7 @@ class Preparation(Planned):
     """What a run is carried out with."""
 
     data: PreparedData
-    streams: Streams
+    mixes: DataMixes
     watch: DataWatch | None
     """Over what is left to be compared of the data; None where nothing is trained."""
     digest: Beside[str] | None = None
@@ -98,7 +98,7 @@ def prepare_run(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
-    saved: Saved | None,
+    saved: CheckpointMetadata | None,
     say: Callable[[str], None],
 ) -> Preparation:
     """Return what the run is carried out with, from a checkpoint on where one is `saved`; a collective call.
@@ -133,14 +133,14 @@ def prepare_run(
     return replace(opened, digest=digest)
 
 
-def foresee_run(
+def preview_run(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
     world_size: int,
     corpus_tokens: int | None,
     say: Callable[[str], None],
-    saved: Saved | None = None,
+    saved: CheckpointMetadata | None = None,
 ) -> Planned:
     """Return what `prepare_run` would, by the same checks, and prepare no text; no collective call.
 
@@ -149,7 +149,7 @@ def foresee_run(
     # Alone: no other rank reads the rest of a checkpoint.
     begun = directory.recorded_data() is not None
     place = _place(recipe, weights=False)
-    given = _begin(recipe, ds_config, directory, saved, place, world_size, part=0, parts=1, begun=begun, foreseen=True)
+    given = _begin(recipe, ds_config, directory, saved, place, world_size, part=0, parts=1, begun=begun, preview=True)
     if given is not None and not given.without_weights:
         inspect(given.state, str(given.directory))
     if corpus_tokens is None:
@@ -160,12 +160,12 @@ def foresee_run(
     vocabulary, eos_id = _vocabulary(recipe, given)
     source = _source_config(recipe, given, vocabulary, eos_id)
     recipe, growths, configs = _models(recipe, source, given)
-    windows = None if corpus_tokens is None else lambda stream: max(1, corpus_tokens // stream.sequence_length)
-    timeline = lay_out(recipe, configs, windows or (lambda stream: 0), ds_config, world_size)
-    if windows is not None or all(leg.stage.epochs is None for leg in timeline.legs):
-        growths = _annealed(growths, timeline, directory, saved)
-        _say_rates(timeline, growths, say)
-    return Planned(given=given, source=source, growths=growths, timeline=timeline, windows=windows)
+    windows = None if corpus_tokens is None else lambda mix: max(1, corpus_tokens // mix.sequence_length)
+    training_plan = plan_training(recipe, configs, windows or (lambda mix: 0), ds_config, world_size)
+    if windows is not None or all(plan.stage.epochs is None for plan in training_plan.stages):
+        growths = _annealed(growths, training_plan, directory, saved)
+        _say_rates(training_plan, growths, say)
+    return Planned(given=given, source=source, growths=growths, training_plan=training_plan, windows=windows)
 
 
 def prepared_text(recipe: Recipe, say: Callable[[str], None]) -> PreparedData | None:
@@ -193,23 +193,23 @@ def _begin(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
-    saved: Saved | None,
+    saved: CheckpointMetadata | None,
     place: Path | None,
     world_size: int,
     part: int,
     parts: int,
     *,
     begun: bool,
-    foreseen: bool = False,
+    preview: bool = False,
 ) -> Source | None:
     """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
 
     Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests. A source that is only
-    `foreseen` may be a config.json without weights.
+    `preview` may be a config.json without weights.
     """
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
-    given = _given_source(recipe, place, part, parts, foreseen=foreseen)
+    given = _given_source(recipe, place, part, parts, preview=preview)
     # A run that goes on has its text, and needs no tokenizer to prepare it with.
     tokenizer = None if begun else _known_tokenizer(recipe, given)
     vocabulary, eos_id = _known_vocabulary(recipe, tokenizer)
@@ -230,9 +230,9 @@ def _begin(
     check_tasks(recipe, family_of(source))
     if tokenizer is not None:
         _check_tokenizer(recipe, given, tokenizer, source)
-    timeline = lay_out(recipe, configs, lambda stream: 0, ds_config, world_size)
-    if all(leg.stage.epochs is None for leg in timeline.legs):
-        _annealed(growths, timeline, directory, saved)
+    training_plan = plan_training(recipe, configs, lambda mix: 0, ds_config, world_size)
+    if all(plan.stage.epochs is None for plan in training_plan.stages):
+        _annealed(growths, training_plan, directory, saved)
     return given
 
 
@@ -281,7 +281,7 @@ def _open(
     recipe: Recipe,
     ds_config: dict[str, Any],
     directory: RunDirectory,
-    saved: Saved | None,
+    saved: CheckpointMetadata | None,
     given: Source | None,
     data: PreparedData,
     world_size: int,
@@ -295,20 +295,20 @@ def _open(
     recipe, growths, configs = _models(recipe, source, given)
     _check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
     _check_tokenizer(recipe, given, data.tokenizer, source)
-    streams = Streams(recipe, family_of(source), data, say)
-    timeline = lay_out(recipe, configs, streams.windows, ds_config, world_size)
-    streams.open(leg.stream for leg in timeline.legs)
-    directory.check_data({"prepared": str(data.directory), "weights": streams.weights})
-    growths = _annealed(growths, timeline, directory, saved)
-    _say_rates(timeline, growths, say)
+    mixes = DataMixes(recipe, family_of(source), data, say)
+    training_plan = plan_training(recipe, configs, mixes.windows, ds_config, world_size)
+    mixes.open(plan.mix for plan in training_plan.stages)
+    directory.check_data({"prepared": str(data.directory), "weights": mixes.weights})
+    growths = _annealed(growths, training_plan, directory, saved)
+    _say_rates(training_plan, growths, say)
     return Preparation(
         given=given,
         source=source,
         growths=growths,
-        timeline=timeline,
-        windows=streams.windows,
+        training_plan=training_plan,
+        windows=mixes.windows,
         data=data,
-        streams=streams,
+        mixes=mixes,
         watch=watch,
     )
 
@@ -334,7 +334,7 @@ def _vocabulary(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     return known, eos_id
 
 
-def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, foreseen: bool) -> Source | None:
+def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, preview: bool) -> Source | None:
     source = recipe.source
     if place is None:
         return None
@@ -344,7 +344,7 @@ def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, 
             "DeepSpeed checkpoint or a folder of those"
         )
     config = None if source.config is None else Path(source.config)
-    if foreseen:
+    if preview:
         given = foresee_source(place, config=config, foreign=source.foreign)
     else:
         given = open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
@@ -464,14 +464,16 @@ def _check_final(recipe: Recipe, source: PretrainedConfig, grown: PretrainedConf
             )
 
 
-def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory, saved: Saved | None) -> list[Growth]:
+def _annealed(
+    growths: list[Growth], training_plan: TrainingPlan, directory: RunDirectory, saved: CheckpointMetadata | None
+) -> list[Growth]:
     """Return the growths, norms that `auto` weighted turning to stock norms within the steps that their model is trained for.
 
     Raises UserError where norms that the recipe weights are annealed for longer than that.
     """
     settled = []
     for growth in growths:
-        begin, end = timeline.bounds(growth.phase.number)
+        begin, end = training_plan.bounds(growth.phase.number)
         annealed = growth.plan.growth.norm_anneal_steps
         if growth.plan.growth.norm_statistics == "weighted":
             if growth.phase.growth.width == "auto":
@@ -487,12 +489,12 @@ def _annealed(growths: list[Growth], timeline: Timeline, directory: RunDirectory
     return settled
 
 
-def _say_rates(timeline: Timeline, growths: Sequence[Growth], say: Callable[[str], None]) -> None:
+def _say_rates(training_plan: TrainingPlan, growths: Sequence[Growth], say: Callable[[str], None]) -> None:
     """Say what warms up for longer than its steps, or falls too early; no refusal, since trials of long recipes are common."""
-    for warning in (*timeline.long_warmups(), *timeline.early_decay()):
+    for warning in (*training_plan.long_warmups(), *training_plan.early_decay()):
         say(warning)
     for growth in growths:
-        (begin, end), steps = timeline.bounds(growth.phase.number), growth.plan.growth.added.steps
+        (begin, end), steps = training_plan.bounds(growth.phase.number), growth.plan.growth.added.steps
         if begin < end < begin + steps:
             say(
                 f"warning: growth.added: {steps:,} steps are more than the {end - begin:,} that the grown model is trained "

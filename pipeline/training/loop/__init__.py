@@ -1,0 +1,1 @@
+"""The steps of one model: batches, losses, evaluations, what becomes of a step that went wrong."""

@@ -1,0 +1,1 @@
+"""All that a run needs before its first step; whatever may be refused is refused here."""
