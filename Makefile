@@ -8,7 +8,7 @@ INSTALL := PYTHON=$(PYTHON) sh tests/install.sh
 # Extensions of DeepSpeed's whose tests are skipped unless they are compiled.
 EXTENSIONS := from deepspeed.ops.op_builder import *; [builder().load() for builder in (AsyncIOBuilder, CPUAdamBuilder)]
 
-.PHONY: .venv pretrain test test-full test-slurm test-lowest gpu bench bench-tools lint clean before-test before-test-full \
+.PHONY: .venv pretrain check test test-full test-slurm test-lowest gpu bench bench-tools lint clean before-test before-test-full \
 	before-test-slurm
 
 # The stamp comes last: a half-installed environment is not taken for whole.
@@ -23,6 +23,10 @@ $(VENV)/installed: constraints.txt pyproject.toml setup.py
 # ARGS: further arguments, for instance ARGS="--recipe launch/recipes/nai.yaml"
 pretrain: .venv
 	$(BIN)/deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json $(ARGS)
+
+# What a developer runs at every change: a case or two of each test, and nothing that starts several processes.
+check: lint
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --few-cases -n $(WORKERS) --dist worksteal $(ARGS)
 
 before-test:
 	@echo "make test: some 18 minutes on two cores, and the first time some 3 minutes before to install .venv (2 GB)."

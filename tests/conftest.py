@@ -25,6 +25,9 @@ from pipeline.recipe import ModelConfig
 # Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
 os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
 
+_SEVERAL_PROCESSES = ("distributed", "end_to_end", "slurm")
+"""The folders whose tests start processes, most of them several."""
+
 _WORDS = (
     "the a of and to in is that it was for on are with as his they be at one have this from or had by hot but some "
     "what there we can out other were all your when up use word how said an each she which do their time if will way "
@@ -34,15 +37,30 @@ _WORDS = (
 ).split()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--few-cases`, by which `make check` ends within some minutes."""
+    parser.addoption(
+        "--few-cases",
+        action="store_true",
+        help="of each parametrized test the first and the last case; nothing that starts several processes",
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long tests, and those that want a Slurm, unless `-m` asks for some."""
+    """Leave out the long tests, and those that want a Slurm, unless `-m` asks for some; with `--few-cases` more."""
+    left_out = set() if config.option.markexpr else {item for item in items if _is_marked(item, "full", "slurm")}
+    if config.option.few_cases:
+        left_out |= {item for item in items if _is_marked(item, "slow") or item.path.parts[-2] in _SEVERAL_PROCESSES}
+        cases: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        left_out |= {item for of_one_test in cases.values() for item in of_one_test[1:-1]}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
-    def left_out(item: pytest.Item) -> bool:
-        return any(item.get_closest_marker(name) for name in ("full", "slurm"))
 
-    if not config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
-        items[:] = [item for item in items if not left_out(item)]
+def _is_marked(item: pytest.Item, *names: str) -> bool:
+    return any(item.get_closest_marker(name) for name in names)
 
 
 def make_documents(count: int, seed: int = 0) -> list[str]:
