@@ -33,11 +33,11 @@ def run(arguments: argparse.Namespace) -> None:
             dtype=arguments.dtype,
             world_size=arguments.world_size,
             out=arguments.out,
-            foreign=arguments.foreign,
+            untrusted=arguments.foreign,
             config=arguments.config,
             tokenizer=arguments.tokenizer,
         ),
-        foreseen=arguments.dry_run,
+        preview=arguments.dry_run,
     )
     # Before the source is read, for hours where it is large: a damaged record of its run is refused.
     known = known_model(growth, shlex.join(["python", *sys.argv]))

@@ -23,15 +23,15 @@ from pipeline.evaluation.encoding import Encoder, open_tokenizer
 from pipeline.evaluation.scoring import Scorer
 from pipeline.families import Family, held_by
 from pipeline.families.routing import choose_products, route_in_float32
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.huggingface_sink import write_huggingface
 from pipeline.growth.inspection import inspect
-from pipeline.growth.joined import parameters_of
 from pipeline.growth.offline import files_beside
 from pipeline.growth.probe import elements
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, model_in, open_source
 from pipeline.growth.state import Source
-from pipeline.growth.surroundings import CONFIG
+from pipeline.growth.trainer_checkpoints import CONFIG
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs import RunPaths, StepLines

@@ -13,9 +13,9 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families.graph import Attention, Model, Rotary
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis
-from pipeline.growth.axes import AxisMap
 from pipeline.growth.facts import Fact
 from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap
+from pipeline.growth.port_maps import PortMap
 from pipeline.growth.positions import repeated_positions
 from pipeline.operators.base import Content, Stream, Units
 from pipeline.recipe import GrowthConfig
@@ -42,7 +42,7 @@ class AxisRules:
     target: Model
     growth: GrowthConfig
     operator: Content
-    maps: Mapping[str, AxisMap]
+    maps: Mapping[str, PortMap]
     """By port."""
     position_offset: int
     tokens: AxisIndexMap
@@ -51,9 +51,9 @@ class AxisRules:
     """Whether several experts are made of the same one, so that new units of theirs are to differ."""
 
     @property
-    def silent(self) -> bool:
+    def zero_output(self) -> bool:
         """Whether new heads and units write nothing, whatever they are made of."""
-        return self.operator.units in (Units.SILENT, Units.SILENT_NEXT)
+        return self.operator.zero_output_units
 
     @property
     def weighted(self) -> bool:
@@ -145,7 +145,7 @@ class AxisRules:
             return AxisIndexMap(torch.where(x.copied, x.index, fill), repeats=repeats)
         places = torch.where(x.copied, x.index, torch.where(x.index == ZERO, INIT, ZERO))
         counts = x.counts
-        if self.silent and RESIDUAL not in axis.ports and not x.scaled and bool((counts == 1).all()):
+        if self.zero_output and RESIDUAL not in axis.ports and not x.scaled and bool((counts == 1).all()):
             return AxisIndexMap(places, repeats=repeats)
         return AxisIndexMap(places, 1 / (x.scale * counts), counts, repeats)
 
@@ -203,7 +203,9 @@ class AxisRules:
             return AxisIndexMap.identity(axis_map.source_size)
         if self.operator.units is Units.COPY:
             rows = AxisIndexMap(indices, None, axis_map.counts, ~own, ~own if self.operator.next_layer else None)
-        elif self.operator.units is Units.SILENT_NEXT and not (self.copies_experts and port == self.target.expert_port):
+        elif self.operator.units is Units.ZERO_OUTPUT_NEXT_LAYER and not (
+            self.copies_experts and port == self.target.expert_port
+        ):
             rows = AxisIndexMap(indices, None, None, ~own, ~own)
         else:
             fill = _FILLS.get(self.operator.units, INIT)

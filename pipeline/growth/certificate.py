@@ -7,8 +7,9 @@ from typing import Any
 from pipeline.common.keyed import DRAWS
 from pipeline.families import context_of
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.reasons import Verdict, predict, predict_duplicates, predict_moments, predict_steps, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict, predict_duplicates, predict_moments, predict_steps
 from pipeline.growth.token_rows import tokens_counted
+from pipeline.operators import Origin
 
 _ROUNDING = {"float64": 1e-11, "float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how much rounding alone may move a logit. Measured floors are 1e-14 in float64, 2e-5 in float32, 0.3 in bfloat16."""
@@ -37,7 +38,7 @@ def certify(
     predicted to be exact was seen to be: logits moved by no more than rounding in the dtype of each.
     """
     reasons = predict(plan)
-    found = verdict(reasons)
+    found = exactness(reasons)
     seen = [measured] if in_training is None else [measured, in_training]
     return {
         "family": plan.family.name,
@@ -62,7 +63,7 @@ def certify(
         },
         "tokens": tokens_counted(plan.tokens, plan.source.vocab_size),
         "tokenizers": None if plan.tokenizer is None else plan.tokenizer.record(),
-        "layers": [asdict(origin) for origin in plan.layers],
+        "layers": [_layer(origin) for origin in plan.layers],
         "upcycling": None if plan.upcycling is None else plan.upcycling.record(),
         "verdict": found,
         "departures": [asdict(reason) for reason in reasons],
@@ -72,8 +73,14 @@ def certify(
         "steps_departures": predict_steps(plan) if plan.growth.optimizer_state == "grow" else None,
         "measured": dict(measured),
         "in_training": None if in_training is None else dict(in_training),
-        "measured_agrees": found is not Verdict.EXACT or all(_is_rounding(one) for one in seen),
+        "measured_agrees": found is not Exactness.EXACT or all(_is_rounding(one) for one in seen),
     }
+
+
+def _layer(origin: Origin) -> dict[str, Any]:
+    """Return what a certificate says of a layer, whose output is zero at first where it is `silent`."""
+    fields = asdict(origin)
+    return {"silent" if key == "zero_output" else key: value for key, value in fields.items()}
 
 
 def moved_by_position(measured: Mapping[str, Any]) -> str:

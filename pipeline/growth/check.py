@@ -26,11 +26,11 @@ from pipeline.families import (
     held_by,
     target_config,
 )
-from pipeline.growth.joined import parameters_of, stored_of
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.state import Rows, State
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 EXACT = 1e-11
@@ -109,7 +109,7 @@ class Outcome:
     """What a growth of a random model came to."""
 
     growth: str
-    verdict: Verdict
+    verdict: Exactness
     moved: float
     """The most that a logit moved."""
     largest: float
@@ -118,7 +118,7 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Whether what was called exact is, and what was not is not."""
-        return (self.moved <= EXACT * max(1.0, self.largest)) is (self.verdict is Verdict.EXACT)
+        return (self.moved <= EXACT * max(1.0, self.largest)) is (self.verdict is Exactness.EXACT)
 
 
 class Whole:
@@ -185,7 +185,7 @@ def grown_model(plan: GrowthPlan, model: PreTrainedModel) -> PreTrainedModel:
 @torch.no_grad()
 def logits(family: Family, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """Return a model's logits, computed in float64 throughout."""
-    with Float64Islands():
+    with Float64Casts():
         return model(**family.inputs(input_ids))[family.logits]
 
 
@@ -209,7 +209,7 @@ def outcomes(family: Family, **changed: Any) -> Iterator[Outcome]:
             print(f"{family.name:12} {'':7} {name:16} not possible, and not counted: {error}")
             continue
         after = logits(family, grown_model(plan, model), input_ids)
-        yield Outcome(name, verdict(predict(plan)), (after - before).abs().max().item(), before.abs().max().item())
+        yield Outcome(name, exactness(predict(plan)), (after - before).abs().max().item(), before.abs().max().item())
 
 
 def main() -> int:

@@ -94,19 +94,19 @@ class Deadlock:
         graph: Model,
         tensors: Mapping[str, Tensor],
         maps: Mapping[str, tuple[AxisIndexMap, ...]],
-        silenced: Mapping[str, float],
+        zero_output_values: Mapping[str, float],
         origins: Sequence[Origin],
         *,
         small: bool,
     ) -> None:
-        """`silenced` tensors have one value; `small` says whether small values are other than zero."""
-        self.graph, self._tensors, self._maps, self._silenced, self._small = graph, tensors, maps, silenced, small
+        """Tensors of `zero_output_values` have one value; `small` says whether small values are other than zero."""
+        self.graph, self._tensors, self._maps, self._constants, self._small = graph, tensors, maps, zero_output_values, small
         # Layers that are made alike learn alike: what one writes into the stream the next one reads.
         self._layers: list[list[Layer]] = []
         for stack, numbers in zip(graph.stacks, graph.ranges, strict=True):
             alike: dict[tuple[int, bool], Layer] = {}
             for number, layer in zip(numbers, stack.layers, strict=True):
-                alike.setdefault((id(maps.get(layer.branches[0].writers[0].weight)), origins[number].silent), layer)
+                alike.setdefault((id(maps.get(layer.branches[0].writers[0].weight)), origins[number].zero_output), layer)
             self._layers.append(list(alike.values()))
         self._parameters: dict[str, _Parameter] = {}
         self._tape: list[Callable[[], None]] = []
@@ -359,8 +359,8 @@ class Deadlock:
         """Where a tensor is not zero at first: as the growth fills it, zeros before initial values before small ones."""
         initial = tensor.init != "zeros" or tensor.offset != 0.0
         maps = self._maps.get(tensor.name)
-        if tensor.name in self._silenced or maps is None:
-            value = self._silenced.get(tensor.name)
+        if tensor.name in self._constants or maps is None:
+            value = self._constants.get(tensor.name)
             any_of_it = initial if value is None else value + tensor.offset != 0.0
             return [tuple(np.full(size, any_of_it) for size in tensor.shape(self.graph.sizes))]
         codes = [each.indices.numpy() for each in maps]

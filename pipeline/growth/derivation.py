@@ -63,7 +63,7 @@ class Derivation:
         if self.target.pooler is not None:
             self._pooler(stream)
         self._depth()
-        self._silent_layers()
+        self._zero_output_layers()
 
     def _stack(self, old_stack: Stack, new_stack: Stack, origins: Sequence[Origin]) -> Fact:
         """What the layers of a stack give, each of which has an origin."""
@@ -85,7 +85,7 @@ class Derivation:
                     if known in self.maps:
                         self.maps[tensor] = self.maps[known]
                 continue
-            if old.form != layer.form and not origin.silent:
+            if old.form != layer.form and not origin.zero_output:
                 self._break(names[0], Break("layer_kinds_differ"))
             stream = self._layer(old, layer, stream)
             # ModernBERT's first layer lacks a norm that the others have.
@@ -100,7 +100,7 @@ class Derivation:
         """What added layers do to what passes through."""
         layers, own = self.target.layers, list(range(len(self.source.layers)))
         added = [number for number, origin in enumerate(self.origins) if origin.added]
-        active = [None if origin.average else origin.source for origin in self.origins if not origin.silent]
+        active = [None if origin.average else origin.source for origin in self.origins if not origin.zero_output]
         if active == own:
             # Each of them ends in a norm, whatever it adds.
             if added and self.target.writes_by_norms:
@@ -110,18 +110,18 @@ class Derivation:
         if kept != own:
             self._break(_tensors(layers[0])[0], Break("layers_reordered"))
         if added:
-            # A layer that is silent passes on what comes.
-            for number in [number for number in added if not self.origins[number].silent]:
+            # A zero-output layer passes on what comes.
+            for number in [number for number in added if not self.origins[number].zero_output]:
                 origin = self.origins[number]
                 code = "random_layers" if origin.source is None else "averaged_layers" if origin.average else "repeated_layers"
                 self._break(_tensors(layers[number])[0], Break(code))
 
-    def _silent_layers(self) -> None:
+    def _zero_output_layers(self) -> None:
         """Rows at zero under a gain of zero would never have a gradient: a branch that its norm silences may hold anything."""
         filled: dict[int, Maps] = {}
         for origin, layer in zip(self.origins, self.target.layers, strict=True):
-            silent = [branch for branch in layer.branches if origin.silent and branch.post is not None]
-            for last in [each for branch in silent for each in branch.writers]:
+            normed = [branch for branch in layer.branches if origin.zero_output and branch.post is not None]
+            for last in [each for branch in normed for each in branch.writers]:
                 maps = self.maps[last.weight]
                 if id(maps) not in filled:
                     rows = maps[1 if last.transposed else 0]
@@ -283,7 +283,7 @@ class Derivation:
         columns = self.rules.reader(linear.into, x)
         chosen = [rows[part.name] for part in linear.out.parts]
         self._put(linear, chosen, columns)
-        if not self.rules.silent and any(each.reads_next_layer for each in chosen):
+        if not self.rules.zero_output and any(each.reads_next_layer for each in chosen):
             self._break(linear.weight, Break("next_layer"))
         factor = self._read(linear, x, columns)
         return {
@@ -292,8 +292,7 @@ class Derivation:
 
     def _activation(self, ports: tuple[str, ...], rows: AxisIndexMap, factor: float) -> Fact:
         fact = Fact.given(rows, numel(ports, self.source.sizes), factor)
-        silent = self.rules.silent and rows.next_layer is not None
-        return fact.noisy(rows.next_layer) if silent else fact
+        return fact.noisy(rows.next_layer) if self.rules.zero_output and rows.next_layer is not None else fact
 
     def _norm(
         self,

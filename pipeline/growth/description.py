@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.families.tensors import Axis
-from pipeline.growth.grown import Noise
-from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap
+from pipeline.growth.grown_tensor import Noise
+from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap
 from pipeline.growth.plan import GrowthPlan
 
 _NOISE = {
@@ -17,7 +17,7 @@ _CODES = {
     INIT: "at the model's initialization",
     MEAN: "at the mean",
     SMALL: "small values",
-    PIECES: "at the mean of their pieces",
+    MEAN_OF_SOME: "at the mean of their pieces",
 }
 
 
@@ -27,9 +27,9 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     if tensor.layer is None:
         return [plan.source_name(tensor)]
     origin = plan.layers[tensor.layer].source
-    if name in plan.silenced or name not in plan.index_maps:
+    if name in plan.zero_output_values or name not in plan.index_maps:
         return []
-    if name in plan.passing:
+    if name in plan.identity_norms:
         end = plan.layer_end(origin)
         return [end.gain, end.bias]
     read = plan.source_names(tensor)
@@ -42,8 +42,8 @@ def describe(plan: GrowthPlan, name: str) -> str:
     """Return what a target tensor is made of: its source tensors, and each axis's map and scale, and noise."""
     tensor, sources = plan.tensors[name], source_tensors(plan, name)
     if not sources:
-        return _silenced(plan, name) if name in plan.silenced else "at the model's initialization"
-    if name in plan.passing:
+        return _zero_output(plan, name) if name in plan.zero_output_values else "at the model's initialization"
+    if name in plan.identity_norms:
         return f"{', '.join(sources)}; one value, such that the norm gives back what comes in on average"
     maps, sizes = plan.index_maps[name], plan.source_graph.sizes
     parts = [
@@ -61,9 +61,9 @@ def describe(plan: GrowthPlan, name: str) -> str:
     return f"{', '.join(named)}; {'; '.join(parts)}"
 
 
-def _silenced(plan: GrowthPlan, name: str) -> str:
+def _zero_output(plan: GrowthPlan, name: str) -> str:
     offset = plan.tensors[name].offset
-    stored = f"{plan.silenced[name]:g}, to which the norm adds {offset:g}" if offset else "zero"
+    stored = f"{plan.zero_output_values[name]:g}, to which the norm adds {offset:g}" if offset else "zero"
     return f"{stored}: the layer writes nothing"
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 
 from pipeline.common import keyed
-from pipeline.growth.grown import MeasuredTensor
+from pipeline.growth.grown_tensor import MeasuredTensor
 from pipeline.growth.state import Rows
 
 

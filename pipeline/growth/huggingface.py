@@ -9,15 +9,15 @@ from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.families import QUANTIZATION, family_of, read_config
-from pipeline.growth.foreign_weights import (
-    forget_stale,
-    quantized_by,
-    refuse_foreign_files,
-    refuse_foreign_values,
-)
 from pipeline.growth.language_model import LanguageModel, names_head
 from pipeline.growth.state import Described, Source, State
-from pipeline.growth.surroundings import CONFIG
+from pipeline.growth.trainer_checkpoints import CONFIG
+from pipeline.growth.untrusted_weights import (
+    forget_stale,
+    quantized_by,
+    refuse_untrusted_files,
+    refuse_untrusted_values,
+)
 from pipeline.growth.weight_files import has_weights, stored_tensors, weight_files
 
 
@@ -45,14 +45,14 @@ def open_huggingface(directory: Path) -> Source:
     them. All that is said in the source's remarks. Raises UserError where the directory holds no configuration or weights,
     is of an unknown family, or lacks, misshapes, repeats or adds a tensor, or stores one in no floating-point dtype.
     """
-    refuse_foreign_files(directory, has_weights(directory))
+    refuse_untrusted_files(directory, has_weights(directory))
     config = read_config(directory / CONFIG, lambda: _names(directory))
     model = LanguageModel(config, family_of(config, f"{directory}/{CONFIG}"), CONFIG)
     files = weight_files(directory)
     for path, published, tensor in stored_tensors(files):
         name = model.name(path, published)
         if name is not None:
-            refuse_foreign_values(path, published, tensor)
+            refuse_untrusted_values(path, published, tensor)
             model.add(path, published, name, MappedTensor(tensor))
     state, said = model.settle(directory)
     unindexed = len(files) > 1 and not list(directory.glob("*.index.json"))
@@ -72,7 +72,7 @@ def describe_huggingface(directory: Path) -> Source:
     none. Raises UserError where the directory holds no configuration of a known family, weights in another format alone,
     or where config.json says that they are quantized.
     """
-    refuse_foreign_files(directory, usable=False)
+    refuse_untrusted_files(directory, usable=False)
     config = read_config(directory / CONFIG)
     method = quantized_by(config)
     if method is not None:

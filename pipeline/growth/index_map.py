@@ -12,7 +12,7 @@ from pipeline.families.tensors import Axis
 Sizes = Mapping[str, int]
 """By port."""
 
-ZERO, INIT, MEAN, SMALL, PIECES = -1, -2, -3, -4, -5
+ZERO, INIT, MEAN, SMALL, MEAN_OF_SOME = -1, -2, -3, -4, -5
 """In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values; the mean
 over some of the source's indices, which `AxisIndexMap.pieces` names."""
 
@@ -29,7 +29,7 @@ class Run:
     start: int
     stop: int
     code: int
-    """ZERO, INIT, MEAN, SMALL, PIECES, or 0 for copies."""
+    """ZERO, INIT, MEAN, SMALL, MEAN_OF_SOME, or 0 for copies."""
     indices: slice | torch.Tensor
     """The source indices of copies."""
     scale: float | torch.Tensor
@@ -37,8 +37,8 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Which source indices the target indices at PIECES are the mean of, one behind the other."""
+class MeanSources:
+    """Which source indices the target indices at MEAN_OF_SOME are the mean of, one behind the other."""
 
     begins: torch.Tensor
     """Where those of each target index begin; int64, for every index of the axis."""
@@ -68,8 +68,8 @@ class AxisIndexMap:
     """Which are read from the source's next layer; None for none."""
     fresh: torch.Tensor | None = None
     """Which start without moments, whatever they copy; None for none."""
-    pieces: Pieces | None = None
-    """What those at PIECES are made of."""
+    pieces: MeanSources | None = None
+    """What those at MEAN_OF_SOME are made of."""
 
     @classmethod
     def identity(cls, size: int) -> "AxisIndexMap":

@@ -8,10 +8,10 @@ from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.families import Family, place
-from pipeline.growth.foreign_weights import refuse_foreign_name
 from pipeline.growth.initialization import initialized
 from pipeline.growth.output_matrix import settle_output, settle_shared
 from pipeline.growth.state import Rows, State
+from pipeline.growth.untrusted_weights import refuse_untrusted_name
 
 _LANGUAGE_MODELS = (
     *("ForCausalLM", "LMHeadModel", "DoubleHeadsModel", "ForMaskedLM", "ForPreTraining"),
@@ -59,7 +59,7 @@ class LanguageModel:
         Raises UserError where the family has no such tensor at these sizes, where it has been found before, and where the
         name says that the weights are an adapter's, quantized or flattened.
         """
-        refuse_foreign_name(path, published)
+        refuse_untrusted_name(path, published)
         beyond = self._layer_beyond(published)
         if beyond is not None:
             self._beyond.add(beyond)

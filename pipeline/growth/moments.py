@@ -14,11 +14,11 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families.tensors import Tensor
-from pipeline.growth.added import LEFT
-from pipeline.growth.grown import GrownTensor, MeasuredTensor
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.index_map import INIT, ZERO, AxisIndexMap
+from pipeline.growth.row_views import Replaced
 from pipeline.growth.state import Constant, OptimizerState, Rows, default_value
-from pipeline.growth.units import Replaced
 from pipeline.recipe.growth import AUTO
 
 Kept = Mapping[str, Rows | float]
@@ -34,7 +34,7 @@ _MOMENTS: Mapping[str, tuple[str, ...]] = {
 _AGE = "step"
 """The key of how many steps an element has seen. Adam needs it; the others may keep one."""
 
-_OTHERS = (_AGE, "lr_factor", "eps_factor", LEFT)
+_OTHERS = (_AGE, "lr_factor", "eps_factor", ADDED_STEPS_LEFT)
 """Keys that are no moments."""
 
 

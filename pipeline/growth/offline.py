@@ -33,7 +33,7 @@ from pipeline.growth.inspection import inspect, inspect_optimizer
 from pipeline.growth.new_tokenizer import NewTokenizer, open_new_tokenizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.growth.tokenizer_length import write_tokenizer_length
@@ -62,7 +62,7 @@ class Request:
     """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
     out: Path | None
     """None where nothing will be written."""
-    foreign: bool = False
+    untrusted: bool = False
     """Whether the source may be a checkpoint that has lost the list of what its files should be."""
     tokenizer: str | None = None
     """The target's, where it is another than the source's: a directory, or a name on the hub."""
@@ -80,16 +80,16 @@ class Request:
 class OfflineGrowth:
     """A request whose source is open and whose plan is made; nothing is computed or written yet."""
 
-    def __init__(self, request: Request, *, foreseen: bool = False) -> None:
+    def __init__(self, request: Request, *, preview: bool = False) -> None:
         """Raises UserError where something is wrong with the request that can be known without reading the weights.
 
-        A growth that is only `foreseen` and never executed needs no more of its source than a config.json.
+        A growth that is only a `preview` and never executed needs no more of its source than a config.json.
         """
         self.request = request
         if request.out is not None:
             _check_absent(request.out)
-        opened = foresee_source if foreseen else open_source
-        source = opened(request.source, config=request.config, foreign=request.foreign)
+        opened = preview_source if preview else open_source
+        source = opened(request.source, config=request.config, untrusted=request.untrusted)
         wanted = request.target if isinstance(request.target, TargetConfig) else _read_target(request.target)
         where = "target." if wanted is request.target else f"{request.target}: "
         self.source = source

@@ -11,23 +11,23 @@ from pipeline.common.errors import UserError
 from pipeline.families import Change, Family, Sizes, carry_layer_lists, context_changes, drop_intervals, family_of, sizes_of
 from pipeline.families.graph import Branch, Experts, Model, Norm
 from pipeline.families.tensors import Tensor
-from pipeline.growth.added import LEFT, left_of
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT, added_steps_left
+from pipeline.growth.auto_operators import resolve_auto
 from pipeline.growth.averages import AveragedRows
-from pipeline.growth.axes import AxisMap, build_maps
 from pipeline.growth.axis_rules import AxisRules
-from pipeline.growth.choice import resolve
 from pipeline.growth.deadlock import Deadlock
 from pipeline.growth.derivation import Derivation
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Departure
 from pipeline.growth.gates import Gates
-from pipeline.growth.grown import GrownTensor, MeasuredTensor, Noise
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor, Noise
+from pipeline.growth.identity_norms import IdentityNorm
 from pipeline.growth.index_map import INIT, SMALL, AxisIndexMap
 from pipeline.growth.initialization import drawing, initial_state
 from pipeline.growth.layer_origins import layer_origins
 from pipeline.growth.moments import Kept, MomentMaps, fresh_adam, grown_kept, moment_maps, optimizers_of, stepped
 from pipeline.growth.new_tokenizer import NewTokenizer
-from pipeline.growth.passing_norms import PassingNorm
+from pipeline.growth.port_maps import PortMap, build_maps
 from pipeline.growth.positions import StretchedPositions
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State
 from pipeline.growth.token_rows import CarriedTokens, TokenRows, describe_tokens
@@ -57,7 +57,7 @@ class GrowthPlan:
     seed: int
     content: Content
     """What the width operator makes of the ports."""
-    maps: Mapping[str, AxisMap]
+    maps: Mapping[str, PortMap]
     """By port."""
     layers: list[Origin]
     """Of each of the target's layers; both models' are numbered through all of their stacks."""
@@ -97,7 +97,7 @@ class GrowthPlan:
         steps = float(self.growth.added.steps)
         if not steps:
             return {}
-        before = {name: kept.get(LEFT, 0.0) for name, kept in optimizer.items()}
+        before = {name: kept.get(ADDED_STEPS_LEFT, 0.0) for name, kept in optimizer.items()}
         before = before if self.upcycling is None else self.upcycling.added_steps_left(before, steps)
         made: dict[tuple[int, ...], tuple[AxisIndexMap, ...]] = {}
         found: dict[str, Kept] = {}
@@ -106,14 +106,14 @@ class GrowthPlan:
                 continue
             left: Rows | float = steps
             if not self._is_new(tensor):
-                left = left_of(
+                left = added_steps_left(
                     before.get(self.source_name(tensor), 0.0),
                     tensor.shape(self.source_graph.sizes),
                     self.index_maps[name],
                     steps,
                     made,
                 )
-            found |= {} if left == 0.0 else {name: {LEFT: left}}
+            found |= {} if left == 0.0 else {name: {ADDED_STEPS_LEFT: left}}
         return found
 
     def _is_new(self, tensor: Tensor) -> bool:
@@ -247,7 +247,7 @@ class GrowthPlan:
         return found
 
     @cached_property
-    def silenced(self) -> Mapping[str, float]:
+    def zero_output_values(self) -> Mapping[str, float]:
         """The tensors that have one value so that an added layer adds nothing: its last matrices and their biases.
 
         Where a norm reads what a branch gives it is that norm's gain: it would blow the first update of a zero matrix up to
@@ -255,18 +255,18 @@ class GrowthPlan:
         """
         values: dict[str, float] = {}
         for origin, layer in zip(self.layers, self.graph.layers, strict=True):
-            for branch in layer.branches if origin.silent else []:
+            for branch in layer.branches if origin.zero_output else []:
                 values |= dict.fromkeys(_writers(branch), 0.0)
                 if branch.post is not None:
                     values[branch.post.gain] = 0.0 - branch.post.offset
         return values
 
     @cached_property
-    def passing(self) -> Mapping[str, str]:
+    def identity_norms(self) -> Mapping[str, str]:
         """The gains and biases of norms that are to give back what comes in, in layers that add nothing: name -> which."""
         found: dict[str, str] = {}
         for origin, layer in zip(self.layers, self.graph.layers, strict=True):
-            for norm in [branch.ends for branch in layer.branches if origin.silent and branch.ends is not None]:
+            for norm in [branch.ends for branch in layer.branches if origin.zero_output and branch.ends is not None]:
                 found |= {norm.gain: "gain", norm.bias: "bias"}
         return found
 
@@ -276,17 +276,17 @@ class GrowthPlan:
 
     def _grown(self, tensor: Tensor, state: Mapping[str, MeasuredTensor], dtype: torch.dtype) -> Rows:
         name = tensor.name
-        if name in self.silenced:
-            return Constant(tensor.shape(self.graph.sizes), self.silenced[name])
+        if name in self.zero_output_values:
+            return Constant(tensor.shape(self.graph.sizes), self.zero_output_values[name])
         if name not in self.index_maps:
             return self.initial[name]
         maps = self.index_maps[name]
         own = following = state[self.source_name(tensor)] if tensor.layer is None else _summed(state, self.source_names(tensor))
         if any(each.reads_next_layer for each in maps):
             following = _summed(state, self.source_names(tensor, following=True))
-        if name in self.passing:
+        if name in self.identity_norms:
             end = self.layer_end(self.layers[tensor.layer].source)
-            own = following = MeasuredTensor(PassingNorm(self.passing[name], state[end.gain], state[end.bias]))
+            own = following = MeasuredTensor(IdentityNorm(self.identity_norms[name], state[end.gain], state[end.bias]))
         if self.stretches(tensor):
             size = self.target.max_position_embeddings
             own = following = MeasuredTensor(StretchedPositions(own, size, self.family.position_offset))
@@ -338,7 +338,7 @@ class GrowthPlan:
     def draws_experts_units(self) -> bool:
         """Whether new units of experts are drawn at random, so that copies of an expert differ."""
         port = self.graph.expert_port
-        return port is not None and self.maps[port].grows and self.content.units in (Units.SILENT, Units.SILENT_NEXT)
+        return port is not None and self.maps[port].grows and self.content.zero_output_units
 
     @property
     def copies_experts(self) -> bool:
@@ -362,7 +362,7 @@ class GrowthPlan:
         made = tensor.name in self.index_maps and not self.stretches(tensor)
         if tensor.layer is not None and self.layers[tensor.layer].added:
             takes = self.growth.new_moments in ("copied", "scaled") and not self.layers[tensor.layer].average
-            made = made and takes and tensor.name not in self.silenced and tensor.name not in self.passing
+            made = made and takes and tensor.name not in self.zero_output_values and tensor.name not in self.identity_norms
         if not made:
             return {}, {}
         source = optimizer.get(self.source_name(tensor), {})
@@ -454,7 +454,7 @@ def plan_growth(
     family = family_of(source, "source")
     old = family.graph(source)
     growth = _filling(growth, tokenizer)
-    growth, choices = resolve(growth, old, sizes_of(source), sizes_of(target), stock=stock)
+    growth, choices = resolve_auto(growth, old, sizes_of(source), sizes_of(target), stock=stock)
     operator = WIDTH[growth.width]
     layers = layer_origins(growth, old, sizes_of(target).depths)
     _refuse_unlike_averages(old, layers)
@@ -473,7 +473,7 @@ def plan_growth(
     said += [] if tokenizer is None else describe_tokens(tokens, old.sizes["vocab"], growth.vocabulary)
     rules = AxisRules(old, new, growth, content, maps, family.position_offset, tokens, copies_experts=experts)
     derivation = Derivation(old, new, rules, layers)
-    if experts and rules.silent and maps[new.expert_port].grows:
+    if experts and rules.zero_output and maps[new.expert_port].grows:
         said.append("new units of experts are drawn, others in each, and write nothing at first: copies learn different things")
     plan = GrowthPlan(
         family=family,
@@ -566,7 +566,7 @@ _NAMED = 4
 def _refuse_deadlock(plan: GrowthPlan) -> None:
     """Zeros on both sides of a product have no gradient, ever."""
     growth = plan.growth
-    walk = Deadlock(plan.graph, plan.tensors, plan.index_maps, plan.silenced, plan.layers, small=growth.noise != 0)
+    walk = Deadlock(plan.graph, plan.tensors, plan.index_maps, plan.zero_output_values, plan.layers, small=growth.noise != 0)
     dead = walk.dead()
     if not dead:
         return

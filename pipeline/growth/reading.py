@@ -8,13 +8,13 @@ import torch
 
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.expert_copies import OpposedCopy
-from pipeline.growth.grown import GrownTensor, MeasuredTensor
+from pipeline.growth.fused_parameters import ConcatenatedRows
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
+from pipeline.growth.identity_norms import IdentityNorm
 from pipeline.growth.initialization import InitializedTensor
-from pipeline.growth.joined import JoinedRows
-from pipeline.growth.passing_norms import PassingNorm
 from pipeline.growth.positions import StretchedPositions
+from pipeline.growth.row_views import DrawnRows, RepeatedRows, Replaced, TensorSlice
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
-from pipeline.growth.units import Drawn, Piece, Repeated, Replaced
 
 _NONE, _ALL = -1, -2
 """In place of a row."""
@@ -127,18 +127,18 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Go through what only passes rows on, to what is stored."""
     if isinstance(source, MeasuredTensor | Shifted):
         yield from _beneath(source.tensor, asked)
-    elif isinstance(source, Piece | Repeated | Replaced | OpposedCopy):
+    elif isinstance(source, TensorSlice | RepeatedRows | Replaced | OpposedCopy):
         yield from _beneath(source.tensor, asked.all_where_any())
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())
-    elif isinstance(source, JoinedRows):
+    elif isinstance(source, ConcatenatedRows):
         for tensor in source.parts:
             yield from _beneath(tensor, asked.all_where_any())
     elif isinstance(source, AveragedRows):
         for tensor, _ in source.parts:
             yield from _beneath(tensor, asked)
-    elif isinstance(source, PassingNorm):
+    elif isinstance(source, IdentityNorm):
         for vector in source.read:
             yield from _beneath(vector, asked.all_where_any())
-    elif not isinstance(source, Constant | InitializedTensor | Drawn):
+    elif not isinstance(source, Constant | InitializedTensor | DrawnRows):
         yield source, asked

@@ -19,7 +19,7 @@ from pipeline.growth.token_rows import few_tokens_warning, over_both, tokens_cou
 from pipeline.operators import Stream, Units
 
 
-class Verdict(StrEnum):
+class Exactness(StrEnum):
     """How the grown model's function relates to the source's."""
 
     EXACT = "exact"
@@ -223,11 +223,11 @@ _CONSEQUENCES = {
 """Breaks of the stream, after which what reads it breaks too."""
 
 
-def verdict(reasons: Sequence[Reason]) -> Verdict:
+def exactness(reasons: Sequence[Reason]) -> Exactness:
     """Return what the reasons come to."""
     if not reasons:
-        return Verdict.EXACT
-    return Verdict.BY_DESIGN if any(reason.by_design for reason in reasons) else Verdict.APPROXIMATE
+        return Exactness.EXACT
+    return Exactness.BY_DESIGN if any(reason.by_design for reason in reasons) else Exactness.APPROXIMATE
 
 
 def predict(plan: GrowthPlan) -> list[Reason]:
@@ -485,7 +485,7 @@ def promises(plan: GrowthPlan) -> list[str]:
     lines = [
         *plan.remarks,
         *plan.choices,
-        f"function: {verdict(reasons)}{over_both({'tokenizers': plan.tokenizer, 'tokens': counts})}",
+        f"function: {exactness(reasons)}{over_both({'tokenizers': plan.tokenizer, 'tokens': counts})}",
         *(f"  {reason.cause}" for reason in reasons),
     ]
     lines += [f"warning: {line}" for line in duplicates_warning(predict_duplicates(plan))]

@@ -9,7 +9,7 @@ from pipeline.common.hub import told_by_hub
 from pipeline.growth.deepspeed_files import is_zero_checkpoint
 from pipeline.growth.huggingface import describe_huggingface, open_huggingface
 from pipeline.growth.state import Source
-from pipeline.growth.surroundings import CONFIG, newest_of_trainer, told_by_trainer
+from pipeline.growth.trainer_checkpoints import CONFIG, newest_of_trainer, trainer_remarks
 from pipeline.growth.weight_files import has_weights
 from pipeline.growth.zero_checkpoint import open_zero_checkpoint
 
@@ -25,17 +25,17 @@ RECIPE = "recipe.yaml"
 _LONGEST_NAME = 255
 
 
-def open_source(path: Path, *, config: Path | None = None, foreign: bool = False, part: int = 0, parts: int = 1) -> Source:
+def open_source(path: Path, *, config: Path | None = None, untrusted: bool = False, part: int = 0, parts: int = 1) -> Source:
     """Return the model in `path`: a Hugging Face directory, a checkpoint, a folder of checkpoints, or a run directory.
 
     Of several checkpoints it is the newest. A checkpoint is ours, or of transformers' Trainer, accelerate or DeepSpeed
     alone; `config` is the config.json, or a directory with one, of a checkpoint that has none in it or one folder up. The
-    files of one of ours are compared with the digests that it was written with; `foreign` also takes one that has lost
+    files of one of ours are compared with the digests that it was written with; `untrusted` also takes one that has lost
     them. Of `parts` processes that open it together each reads its `part` of them for that. Raises UserError where there
     is none, or none that can be read.
     """
     place = model_in(path)
-    checkpoint, remarks = checkpoint_in(place), (*told_by_hub(path), *told_by_trainer(place))
+    checkpoint, remarks = checkpoint_in(place), (*told_by_hub(path), *trainer_remarks(place))
     if checkpoint is not None and not checkpoint.is_dir():
         if not has_weights(place):
             raise UserError(f"{checkpoint.parent / LATEST}: names {checkpoint.name!r}, which is not there; copy it again")
@@ -44,8 +44,8 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
         )
         checkpoint = None
     if checkpoint is not None:
-        remarks = told_by_trainer(checkpoint.absolute().parent)
-        source = open_zero_checkpoint(checkpoint, config, foreign=foreign, part=part, parts=parts)
+        remarks = trainer_remarks(checkpoint.absolute().parent)
+        source = open_zero_checkpoint(checkpoint, config, foreign=untrusted, part=part, parts=parts)
     elif config is not None:
         raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
     elif (place / RECIPE).is_file() and not (place / CONFIG).exists():
@@ -55,15 +55,15 @@ def open_source(path: Path, *, config: Path | None = None, foreign: bool = False
     return _with_remarks(source, *remarks)
 
 
-def foresee_source(path: Path, *, config: Path | None = None, foreign: bool = False) -> Source:
+def preview_source(path: Path, *, config: Path | None = None, untrusted: bool = False) -> Source:
     """Return what `open_source` would, or of a directory with a config.json and no weights what that describes.
 
     Raises UserError where there is neither.
     """
     place = model_in(path)
     if checkpoint_in(place) is None and config is None and (place / CONFIG).is_file() and not has_weights(place):
-        return _with_remarks(describe_huggingface(place), *told_by_hub(place), *told_by_trainer(place))
-    return open_source(path, config=config, foreign=foreign)
+        return _with_remarks(describe_huggingface(place), *told_by_hub(place), *trainer_remarks(place))
+    return open_source(path, config=config, untrusted=untrusted)
 
 
 def model_in(path: Path) -> Path:

@@ -15,10 +15,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families import Family
 from pipeline.families.routing import route_in_float32
-from pipeline.growth.joined import PartRows, parameters_of
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import FlatSlice, parameters_of
 from pipeline.growth.state import Rows, State
 from pipeline.growth.streaming import row_chunks
-from pipeline.growth.wide import Float64Islands
 
 _REGISTERING = threading.Lock()
 """Held by the thread that has its own way of registering parameters in place."""
@@ -68,7 +68,7 @@ class StreamedMatrices(TorchFunctionMode):
         if (weight, number) not in self._slices:
             shape = weight.shape[1:]
             held = nn.Parameter(torch.empty(shape, dtype=self._dtype, device="meta"), requires_grad=False)
-            self._matrices[held] = PartRows(self._matrices[weight], number * shape.numel(), tuple(shape))
+            self._matrices[held] = FlatSlice(self._matrices[weight], number * shape.numel(), tuple(shape))
             self._slices[weight, number] = held
         return self._slices[weight, number]
 
@@ -161,7 +161,7 @@ def streamed_model(
     def streamed(*args: Any, **options: Any) -> Any:
         with ExitStack() as modes:
             if dtype is torch.float64:
-                modes.enter_context(Float64Islands())
+                modes.enter_context(Float64Casts())
             modes.enter_context(StreamedMatrices(matrices, dtype))
             return forward(*args, **options)
 

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.token_meaning import Meanings, Token
 from data_prep.tokenizer import Tokenizer
-from pipeline.growth.index_map import INIT, MEAN, PIECES, AxisIndexMap, Pieces
+from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, AxisIndexMap, MeanSources
 
 _COUNTERPARTS = {"eos": ("sep",), "sep": ("eos",), "bos": ("cls", "eos", "sep"), "cls": ("bos", "eos", "sep")}
 """Which roles take the place of one that a tokenizer does not have, in order of preference.
@@ -67,12 +67,12 @@ class TokenRows:
         rows[rows < 0] = INIT if vocabulary == "random" else MEAN
         if vocabulary != "pieces" or not self.pieces:
             return AxisIndexMap(rows, fresh=fresh)
-        rows[list(self.pieces)] = PIECES
+        rows[list(self.pieces)] = MEAN_OF_SOME
         lengths = torch.zeros(size, dtype=torch.int64)
         lengths[list(self.pieces)] = torch.tensor([len(made) for made in self.pieces.values()], dtype=torch.int64)
         sources = [row for number in sorted(self.pieces) for row in self.pieces[number]]
         return AxisIndexMap(
-            rows, fresh=fresh, pieces=Pieces(lengths.cumsum(0) - lengths, torch.tensor(sources, dtype=torch.int64))
+            rows, fresh=fresh, pieces=MeanSources(lengths.cumsum(0) - lengths, torch.tensor(sources, dtype=torch.int64))
         )
 
 
@@ -101,7 +101,7 @@ def of_tokens(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def tokens_counted(tokens: AxisIndexMap, source: int) -> dict[str, int]:
     """Return how many rows of a vocabulary are carried from one of `source` rows, what others are, and how many are left."""
     carried = tokens.indices[tokens.indices >= 0]
-    codes = {"pieces": PIECES, "mean": MEAN, "random": INIT}
+    codes = {"pieces": MEAN_OF_SOME, "mean": MEAN, "random": INIT}
     found = {name: int((tokens.indices == code).sum()) for name, code in codes.items()}
     return {"carried": len(carried)} | found | {"dropped": source - len(carried.unique())}
 

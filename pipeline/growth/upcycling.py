@@ -20,13 +20,13 @@ from pipeline.families.graph import Experts, Mlp, Model
 from pipeline.growth import gates
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Break, Departure
+from pipeline.growth.fused_parameters import ConcatenatedRows
 from pipeline.growth.gates import Gates
-from pipeline.growth.grown import MeasuredTensor
+from pipeline.growth.grown_tensor import MeasuredTensor
 from pipeline.growth.initialization import InitializedTensor, drawing, initialized
-from pipeline.growth.joined import JoinedRows
 from pipeline.growth.moments import Kept
+from pipeline.growth.row_views import DrawnRows, RepeatedRows, Replaced, TensorSlice, drawn_units
 from pipeline.growth.state import Constant, OptimizerState, Rows, Source, State
-from pipeline.growth.units import Drawn, Piece, Repeated, Replaced, drawn_units
 from pipeline.operators import UPCYCLING
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AUTO
@@ -138,7 +138,7 @@ class Upcycling:
             shape = self._sizes_of_source[rows]
             parts = [Constant(shape, held) if isinstance(held, float) else held]
             parts += [Constant(shape, steps)] * (self.pieces - 1)
-            found[body.router.weight] = JoinedRows((shape[0] * self.pieces, *shape[1:]), parts)
+            found[body.router.weight] = ConcatenatedRows((shape[0] * self.pieces, *shape[1:]), parts)
         return found
 
     def _left_of_part(self, name: str, part: _Part, before: Rows | float, steps: float) -> Rows | float:
@@ -146,7 +146,7 @@ class Upcycling:
         if isinstance(before, float) and not redraws:
             return before
         shape = (part.rows.stop - part.rows.start, part.columns.stop - part.columns.start)
-        own = Constant(shape, before) if isinstance(before, float) else Piece(before, part.rows, part.columns)
+        own = Constant(shape, before) if isinstance(before, float) else TensorSlice(before, part.rows, part.columns)
         return Replaced(own, Constant(shape, steps), self._redrawn(name, shape[part.units]), part.units) if redraws else own
 
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
@@ -330,7 +330,7 @@ class Upcycling:
         whole = part.factor == 1.0 and (part.rows.stop - part.rows.start, part.columns.stop - part.columns.start)
         tensor: Rows = measured.tensor
         if whole != tuple(measured.shape):
-            tensor = Piece(tensor, part.rows, part.columns, part.factor)
+            tensor = TensorSlice(tensor, part.rows, part.columns, part.factor)
         if part.expert is None or self.splits:
             return tensor
         if self._opposes(part):
@@ -339,7 +339,7 @@ class Upcycling:
             everywhere = torch.ones(tensor.shape[1], dtype=torch.bool)
             tensor = OpposedCopy(tensor, measured, everywhere, key, sign * self.growth.noise * part.factor)
         if self.growth.drop_upcycling:
-            drawn = Drawn(tensor.shape, measured, part.factor, ("drop_upcycling", self.seed, name))
+            drawn = DrawnRows(tensor.shape, measured, part.factor, ("drop_upcycling", self.seed, name))
             tensor = Replaced(tensor, drawn, self._redrawn(name, tensor.shape[part.units]), part.units)
         return tensor
 
@@ -362,7 +362,7 @@ class Upcycling:
         moved: dict[str, Rows | float] = {}
         for key, held in kept.items():
             factor = factors.get(key, 1.0)
-            moved[key] = held * factor if isinstance(held, float) else Piece(held, part.rows, part.columns, factor)
+            moved[key] = held * factor if isinstance(held, float) else TensorSlice(held, part.rows, part.columns, factor)
         if part.expert is None or not self.growth.drop_upcycling:
             return moved
         where = self._redrawn(name, shape[part.units])
@@ -375,7 +375,7 @@ class Upcycling:
 
     def _in_turn(self, tensor: Rows) -> Rows:
         """The rows of the source's experts, once for each part."""
-        return JoinedRows((tensor.shape[0] * self.pieces, *tensor.shape[1:]), [tensor] * self.pieces)
+        return ConcatenatedRows((tensor.shape[0] * self.pieces, *tensor.shape[1:]), [tensor] * self.pieces)
 
     def _router(self, network: Mlp | Experts, body: Experts, source: State) -> Rows:
         """A router: rows of its own, one for all that are to be chosen together."""
@@ -389,7 +389,7 @@ class Upcycling:
             return Constant((len(body.each), shape[1]), 0.0)
         std = body.router.init if growth.router_std is None else growth.router_std
         rows = InitializedTensor(shape, "normal", std, ("init", self.seed, name))
-        return rows if together == 1 else Repeated(rows, together)
+        return rows if together == 1 else RepeatedRows(rows, together)
 
 
 def plan_upcycling(

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from pipeline.families.graph import Model, Norm
-from pipeline.growth.axes import AxisMap
+from pipeline.growth.port_maps import PortMap
 
 
 class WeightedNorms:
     """The norms over a model's residual stream, made to weigh their channels."""
 
-    def __init__(self, model: nn.Module, graph: Model, residual: AxisMap, steps: int) -> None:
+    def __init__(self, model: nn.Module, graph: Model, residual: PortMap, steps: int) -> None:
         """Take over the norms of `model`; they are stock again from `steps` on."""
         self._begin = 1.0 / (residual.counts * residual.source_size)
         self.steps = steps

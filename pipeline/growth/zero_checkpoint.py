@@ -14,13 +14,13 @@ from pipeline.common.files import MISSING, irregular
 from pipeline.families import Family, family_of, read_config
 from pipeline.families.graph import Model
 from pipeline.growth.deepspeed_files import read_parameters
-from pipeline.growth.foreign_weights import forget_stale
+from pipeline.growth.fused_parameters import split_kept, split_parameter, stored_of, stored_optimizer
 from pipeline.growth.integrity import FILES, damage
-from pipeline.growth.joined import kept_of_parts, parts_of, stored_of, stored_optimizer
 from pipeline.growth.language_model import LanguageModel
 from pipeline.growth.partitioned import Parameter
 from pipeline.growth.state import Rows, Source
-from pipeline.growth.surroundings import CONFIG, config_of
+from pipeline.growth.trainer_checkpoints import CONFIG, config_of
+from pipeline.growth.untrusted_weights import forget_stale
 
 PROGRESS = "progress.json"
 """The file that says where a checkpoint's run stands."""
@@ -105,8 +105,8 @@ def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, _Stored]:
             found[name] = _Stored(parameter.tensor, parameter.optimizer_state)
             continue
         parts = tensors[name[begin:]], graph.sizes
-        kept = kept_of_parts(*parts, parameter.optimizer_state)
-        for part, tensor in parts_of(*parts, parameter.tensor).items():
+        kept = split_kept(*parts, parameter.optimizer_state)
+        for part, tensor in split_parameter(*parts, parameter.tensor).items():
             found[name[:begin] + part] = _Stored(tensor, kept.get(part, {}))
     return found
 

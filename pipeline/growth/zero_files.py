@@ -23,9 +23,9 @@ from pipeline.common.files import write_json
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.graph import Model
 from pipeline.growth import streaming
+from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters_of
 from pipeline.growth.huggingface_sink import Progress, no_room
 from pipeline.growth.integrity import seal
-from pipeline.growth.joined import optimizer_of_parameters, parameters_of
 from pipeline.growth.state import OptimizerState, Rows, State, flat
 from pipeline.growth.streaming import raw_bytes, stored_as
 

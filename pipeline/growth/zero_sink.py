@@ -19,11 +19,11 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
 from pipeline.common.progress import Advance, Meter
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.state import OptimizerState, Rows, State, default_value, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 
-SCALARS = ("step", "lr_factor", "eps_factor", LEFT)
+SCALARS = ("step", "lr_factor", "eps_factor", ADDED_STEPS_LEFT)
 """What the optimizer may keep as one number for a whole master; all else has one per element."""
 
 _GROUP_PARTITIONS = {

@@ -24,8 +24,8 @@ class Units(StrEnum):
     """What new heads and FFN units do."""
 
     COPY = "copies"
-    SILENT_NEXT = "read as the next layer's, write nothing"
-    SILENT = "read at random, write nothing"
+    ZERO_OUTPUT_NEXT_LAYER = "read as the next layer's, write nothing"
+    ZERO_OUTPUT = "read at random, write nothing"
     SMALL = "small values"
     INIT = "random values"
 
@@ -61,6 +61,11 @@ class Content:
     units: Units
     next_layer: bool = False
     """Rows of new outputs come from the source's next layer."""
+
+    @property
+    def zero_output_units(self) -> bool:
+        """Whether new heads and units write nothing, whatever they are made of."""
+        return self.units in (Units.ZERO_OUTPUT, Units.ZERO_OUTPUT_NEXT_LAYER)
 
     @property
     def fills(self) -> bool:
@@ -113,8 +118,8 @@ class Origin:
 
     source: int | None
     """The source layer; of an average the one that counts most; None for the model's own initialization."""
-    silent: bool = False
-    """It adds nothing to the residual stream."""
+    zero_output: bool = False
+    """Whether it adds nothing to the residual stream at first; certificates call it `silent`."""
     added: bool = False
     """The source has no layer in this place: a repetition, or a layer of its own."""
     average: tuple[tuple[int, float], ...] = ()

@@ -9,8 +9,8 @@ from pipeline.operators.options import COPYING
 
 def _content(options: Mapping[str, Any], norms: StreamNorms) -> Content:
     if norms.write:
-        return Content(Stream.COPY, Units.SILENT_NEXT)
-    return Content(Stream.MEAN if norms.kind == "layer" else Stream.ZERO, Units.SILENT_NEXT)
+        return Content(Stream.COPY, Units.ZERO_OUTPUT_NEXT_LAYER)
+    return Content(Stream.MEAN if norms.kind == "layer" else Stream.ZERO, Units.ZERO_OUTPUT_NEXT_LAYER)
 
 
 OPERATOR = WidthOperator(

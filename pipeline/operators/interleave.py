@@ -11,7 +11,7 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
     """LEMON: copies that add nothing right after the layer they copy, spread evenly over the stack."""
     layers = [i * source // target for i in range(target)]
     repeats = [False, *(before == here for before, here in itertools.pairwise(layers))]
-    return [Origin(layer, silent=again, added=again) for layer, again in zip(layers, repeats, strict=True)]
+    return [Origin(layer, zero_output=again, added=again) for layer, again in zip(layers, repeats, strict=True)]
 
 
 OPERATOR = DepthOperator(

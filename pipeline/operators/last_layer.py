@@ -8,7 +8,7 @@ from pipeline.operators.base import DepthOperator, Origin
 
 def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origin]:
     """NAI algorithm 1: copies of the last layer on top, their output projections zero."""
-    return [Origin(min(i, source - 1), silent=i >= source, added=i >= source) for i in range(target)]
+    return [Origin(min(i, source - 1), zero_output=i >= source, added=i >= source) for i in range(target)]
 
 
 OPERATOR = DepthOperator(

@@ -61,7 +61,7 @@ def _origins(source: int, target: int, options: Mapping[str, Any]) -> list[Origi
         # An average is no layer of the source's, and has no place there.
         added = len(weights) > 1 or any(origin.source == most and not origin.average for origin in origins)
         average = tuple(sorted(weights.items())) if len(weights) > 1 else ()
-        origins.append(Origin(most, added=added, silent=number in options["silent"], average=average))
+        origins.append(Origin(most, added=added, zero_output=number in options["silent"], average=average))
     wrong = [i for i in options["silent"] if i >= target or not origins[i].added]
     if wrong:
         raise UserError(

@@ -16,7 +16,7 @@ _SCALED = Option(
 
 
 def _content(options: Mapping[str, Any], norms: StreamNorms) -> Content:
-    return Content(Stream.ZERO, Units.SILENT) if options["scaled"] else Content(Stream.SMALL, Units.SMALL)
+    return Content(Stream.ZERO, Units.ZERO_OUTPUT) if options["scaled"] else Content(Stream.SMALL, Units.SMALL)
 
 
 def _check(options: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.families import graph_of, scratch_config, sizes_of, target_config
-from pipeline.growth.choice import resolve
+from pipeline.growth.auto_operators import resolve_auto
 from pipeline.planning.question import setting_of_recipe
 from pipeline.planning.record import check_stage, growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
@@ -80,7 +80,7 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
             continue
         if sizes:
             before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
-            growth, _ = resolve(
+            growth, _ = resolve_auto(
                 phase.growth, graph_of(sizes[-1].config), *(sizes_of(each.config) for each in (sizes[-1], size))
             )
             section = growth.model_dump(mode="json")

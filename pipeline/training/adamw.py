@@ -10,7 +10,7 @@ import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch import nn
 
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.training.freezing import Freezable
 from pipeline.training.plan.schedule import added_share
@@ -75,7 +75,9 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     def _is_mixed(self, parameter: torch.Tensor) -> bool:
         state = self.state.get(parameter, {})
-        return not state.keys().isdisjoint(("lr_factor", "eps_factor", LEFT)) or ("step" in state and state["step"].dim() > 0)
+        return not state.keys().isdisjoint(("lr_factor", "eps_factor", ADDED_STEPS_LEFT)) or (
+            "step" in state and state["step"].dim() > 0
+        )
 
     @torch.no_grad()
     def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.routing import routers
-from pipeline.growth.joined import optimizer_of_parameters, parameters_of, pieces_of
+from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters_of, slices_of
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
@@ -222,7 +222,7 @@ def build(
                 [
                     Piece(tensor.name, first, stop, fragment.place + place)
                     for fragment in master.fragments
-                    for tensor, first, stop, place in pieces_of(held[fragment.name], graph.sizes, fragment.start, fragment.stop)
+                    for tensor, first, stop, place in slices_of(held[fragment.name], graph.sizes, fragment.start, fragment.stop)
                 ],
             )
             for master in masters_of(engine)

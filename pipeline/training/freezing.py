@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.state import default_value
 from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe.growth import AddedConfig
@@ -46,7 +46,7 @@ class Freezable(torch.optim.Optimizer):
 
         What an earlier growth added and has more steps left than the last growth gives begins that one's warmup.
         """
-        left = self.state.get(parameter, {}).get(LEFT)
+        left = self.state.get(parameter, {}).get(ADDED_STEPS_LEFT)
         return None if left is None else left.sub_(moved).clamp_(min=0, max=self.added.steps)
 
     @property
@@ -76,12 +76,12 @@ class Freezable(torch.optim.Optimizer):
         """Keep nothing more of what a growth added in parameters where no steps are left; to be called before a step."""
         for parameter in itertools.chain.from_iterable(group["params"] for group in groups):
             state = self.state.get(parameter, {})
-            if LEFT not in state:
+            if ADDED_STEPS_LEFT not in state:
                 continue
             # The device is waited for when it may be so, and not in each step.
             due = self._looks.get(parameter, 1) - 1
-            if due == 0 and (due := min(int(state[LEFT].max()), self.added.steps)) == 0:
-                del state[LEFT]
+            if due == 0 and (due := min(int(state[ADDED_STEPS_LEFT].max()), self.added.steps)) == 0:
+                del state[ADDED_STEPS_LEFT]
             self._looks[parameter] = due
 
     @cached_property

@@ -11,7 +11,7 @@ from transformers.initialization import no_init_weights
 
 from pipeline.common.errors import UserError
 from pipeline.families.routing import choose_products, route_in_float32
-from pipeline.growth.joined import parameters_of
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.state import Source, flat
 from pipeline.growth.streaming import CHUNK_ELEMENTS, CONSTRUCTING
 from pipeline.growth.zero_sink import fill_buffers

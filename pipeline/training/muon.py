@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 
 from pipeline.families.tensors import Tensor, numel
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.moments import muon_scale
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
@@ -183,9 +183,9 @@ class FreezableMuon(FreezableAdamW):
     def _kept(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """A copy of what the state holds of each element, for rows that stand still and count no steps."""
         state = self.state[parameter]
-        if LEFT in state:
-            state[LEFT] = state[LEFT].expand_as(parameter).clone()
-        return {key: state[key].clone() for key in ("momentum_buffer", LEFT) if key in state}
+        if ADDED_STEPS_LEFT in state:
+            state[ADDED_STEPS_LEFT] = state[ADDED_STEPS_LEFT].expand_as(parameter).clone()
+        return {key: state[key].clone() for key in ("momentum_buffer", ADDED_STEPS_LEFT) if key in state}
 
     def _move_rows(
         self, parameter: torch.Tensor, update: torch.Tensor, before: Mapping[str, torch.Tensor], group: dict[str, Any]

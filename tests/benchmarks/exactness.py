@@ -13,7 +13,7 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, family_of, scratch_config
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import ModelConfig
 from tests.pipeline.growth.models import FAMILY_NAMES, grown_tensors, loaded, plan_of, small_model, tokens
 
@@ -37,7 +37,7 @@ WIDTH = {
 WIDTH_TARGETS = {"x2": {"hidden_size": 64}, "x1.5": {"hidden_size": 48}, "x2.5": {"hidden_size": 80}}
 DEPTH = {name: {"depth": name} for name in ("stack", "random", "last_layer", "interleave")}
 DEPTH_TARGETS = {"x2": {"num_hidden_layers": 8}, "x1.5": {"num_hidden_layers": 6}}
-LETTER = {Verdict.EXACT: "E", Verdict.APPROXIMATE: "a", Verdict.BY_DESIGN: "d"}
+LETTER = {Exactness.EXACT: "E", Exactness.APPROXIMATE: "a", Exactness.BY_DESIGN: "d"}
 
 
 TRAINED = ("bert", "roberta")
@@ -54,7 +54,7 @@ def cell(model, ids, target, growth) -> str:
     except UserError:
         return "r"
     moved = (outputs(loaded(grown_tensors(plan, model), config), ids) - outputs(model, ids)).abs().max().item()
-    return f"{moved:.0e} {LETTER[verdict(predict(plan))]}"
+    return f"{moved:.0e} {LETTER[exactness(predict(plan))]}"
 
 
 def outputs(model, ids) -> torch.Tensor:

@@ -102,7 +102,7 @@ def both_whole(directory: Path, layers: int, hidden: int) -> dict[str, torch.Ten
     held, written = dict(small.named_parameters()), dict(large.named_parameters())
     with torch.no_grad():
         for name, tensor in plan.tensors.items():
-            if name in plan.silenced:
+            if name in plan.zero_output_values:
                 written[name].zero_()
                 continue
             values = held[plan.source_name(tensor)]

@@ -17,7 +17,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, Section
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.initialization import initialized
 from pipeline.growth.integrity import FILES
 from pipeline.growth.sources import open_source
@@ -113,9 +113,9 @@ def mixed_state(state) -> dict:
             kept[name] = {"step": 7.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-4}
         elif ".1." in name:
             # Of a fresh state: what was added is known, and nothing else.
-            kept[name] = {LEFT: Filled(rows.shape, 0.0, float(ADDED.steps))}
+            kept[name] = {ADDED_STEPS_LEFT: Filled(rows.shape, 0.0, float(ADDED.steps))}
         elif ".2." in name:
-            kept[name] = {LEFT: float(ADDED.steps), "step": 7.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-4}
+            kept[name] = {ADDED_STEPS_LEFT: float(ADDED.steps), "step": 7.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-4}
     return kept
 
 
@@ -573,8 +573,8 @@ def test_a_checkpoint_without_digests_is_refused_unless_it_is_called_foreign(wri
         with pytest.raises(
             UserError, match=f"{OPTIMIZER_FILE}: its bytes are not those that were written; the checkpoint is damaged"
         ):
-            open_source(tmp_path / "checkpoints", foreign=foreign)
+            open_source(tmp_path / "checkpoints", untrusted=foreign)
     (tag / FILES).unlink()
     with pytest.raises(UserError, match=r"has no files\.json, .* source\.foreign=true"):
         open_source(tmp_path / "checkpoints")
-    assert open_source(tmp_path / "checkpoints", foreign=True).state
+    assert open_source(tmp_path / "checkpoints", untrusted=True).state

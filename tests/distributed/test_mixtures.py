@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from pipeline.families import FAMILIES, Section, family_of, graph_of, has_key, scratch_config
 from pipeline.growth import check
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
-from pipeline.growth.joined import parameters_of
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut, section_of

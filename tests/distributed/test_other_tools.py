@@ -13,7 +13,7 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.distributed.other_tools import LAYOUTS, STEPS, make, small
 from tests.ranks import run_ranks
@@ -62,7 +62,7 @@ def same(source, expected, layout) -> None:
 def test_weights_and_moments_are_those_that_deepspeed_gathers(made, layout, place):
     root, truth = made
     path, config = (found and root / layout / found for found in PLACES[place])
-    for opened in (open_source, foresee_source):
+    for opened in (open_source, preview_source):
         same(opened(path, config=config), truth[layout], layout)
 
 
@@ -226,7 +226,7 @@ def test_one_with_a_configuration_inside_may_be_ours_without_its_digests(made, c
     shutil.copyfile(place / "config.json", place / TAG / "config.json")
     with pytest.raises(UserError, match=r"has no files\.json, .* source\.foreign=true \(launch/grow\.py: --foreign\)"):
         open_source(place)
-    same(open_source(place, foreign=True), made[1]["zero1"], "zero1")
+    same(open_source(place, untrusted=True), made[1]["zero1"], "zero1")
 
 
 OTHER_LAYOUTS = {

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, Section, scratch_config, target_config
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
-from pipeline.growth.joined import parameters_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint

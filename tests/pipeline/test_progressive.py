@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.common.errors import UserError
 from pipeline.families import TRAINED, layer_kind, scratch_config, sizes_of
-from pipeline.growth.reasons import predict, verdict
+from pipeline.growth.reasons import exactness, predict
 from pipeline.recipe import ModelConfig, Recipe, TrainStage, load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.auto import auto_growth, auto_sizes
 from pipeline.recipe.progressive import written_out
@@ -296,7 +296,7 @@ def test_what_auto_chooses_is_exact_where_norms_stand_before_branches_or_behind_
     model = MODEL | {"family": family, "num_hidden_layers": 11}
     model |= {"num_key_value_heads": 2} if TRAINED[family].grouped else {}
     for growth in planned(read_recipe(content(model, sizes=[{"num_hidden_layers": 6}]), "r"), tmp_path).growths[1:]:
-        assert verdict(predict(growth.plan)).value == "exact"
+        assert exactness(predict(growth.plan)).value == "exact"
 
 
 @pytest.mark.parametrize("enough", [1, 6])

@@ -12,8 +12,8 @@ from data_prep.tokenizer import load_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.families.tensors import RESIDUAL
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.joined import parameters_of
 from pipeline.growth.plan import GrowthPlan
 from pipeline.growth.state import Source, State
 from pipeline.growth.weighted_norms import WeightedNorms

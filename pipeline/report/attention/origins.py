@@ -43,11 +43,11 @@ def _origin(plan: GrowthPlan, layer: Origin, head: int) -> HeadOrigin:
     copied = int(heads.indices[head])
     if not heads.grows or bool(heads.own[head]):
         return HeadOrigin("own", layer.source, copied, None)
-    if plan.content.units not in (Units.COPY, Units.SILENT_NEXT):
+    if plan.content.units not in (Units.COPY, Units.ZERO_OUTPUT_NEXT_LAYER):
         return HeadOrigin("random", None, None, None)
     duplicate = next(i for i in range(len(heads.indices)) if heads.own[i] and int(heads.indices[i]) == copied)
     following = plan.next_layer(layer.source)
-    takes_next = plan.content.next_layer or plan.content.units is Units.SILENT_NEXT
+    takes_next = plan.content.next_layer or plan.content.units is Units.ZERO_OUTPUT_NEXT_LAYER
     if not takes_next or following == layer.source:
         return HeadOrigin("copy", layer.source, copied, duplicate)
     group = head * plan.target.num_key_value_heads // plan.target.num_attention_heads

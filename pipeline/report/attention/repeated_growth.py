@@ -14,7 +14,7 @@ from pipeline.growth.integrity import FILES
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.sources import CHECKPOINTS, checkpoint_in, open_source
 from pipeline.growth.state import Source
-from pipeline.growth.surroundings import CONFIG, config_of
+from pipeline.growth.trainer_checkpoints import CONFIG, config_of
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.runs import RunPaths
 from pipeline.runs.records import CertificateRecord, read_certificates, read_recipe
@@ -112,7 +112,7 @@ def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_para
             continue
         check_size(config, max_parameters)
         # A checkpoint without digests is no worse here: the certificate's own digest is compared.
-        source = open_source(place, config=given, foreign=True)
+        source = open_source(place, config=given, untrusted=True)
         if inspect(source.state, str(place)) == certificate["source_digest"]:
             return source
         reason = f"{place} is not the source that was grown: its digest differs from the certificate's"

@@ -34,7 +34,7 @@ from pipeline.families import (
 from pipeline.growth.inspection import inspect
 from pipeline.growth.new_tokenizer import open_new_tokenizer, tokenizer_directory
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import Source
 from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.recipe import Recipe, TrainStage
@@ -345,9 +345,9 @@ def _given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, 
         )
     config = None if source.config is None else Path(source.config)
     if preview:
-        given = foresee_source(place, config=config, foreign=source.foreign)
+        given = preview_source(place, config=config, untrusted=source.foreign)
     else:
-        given = open_source(place, config=config, foreign=source.foreign, part=part, parts=parts)
+        given = open_source(place, config=config, untrusted=source.foreign, part=part, parts=parts)
     check_trained(given.family, f"source.path: {source.path}")
     return given
 

@@ -262,4 +262,4 @@ def test_a_dry_run_of_a_configuration_alone_says_what_the_class_would_have(tmp_p
     (tmp_path / "config.json").write_text(json.dumps(base_of(family)))
     target, growth = TargetConfig(num_hidden_layers=5, dropout=None), GrowthConfig(width="fpi", depth="stack")
     request = Request(tmp_path, target, growth, 1, "hf", None, None, tmp_path / "out")
-    assert "function: inexact by design" in listing(OfflineGrowth(request, foreseen=True))
+    assert "function: inexact by design" in listing(OfflineGrowth(request, preview=True))

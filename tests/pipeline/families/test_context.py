@@ -12,7 +12,7 @@ from pipeline.families import FAMILIES, context, target_config
 from pipeline.growth import check, listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
@@ -49,7 +49,7 @@ def test_sequences_change_from_the_length_that_is_told(name, options, target, le
     wanted = target_config(config, validate(TargetConfig, target, "target"))
     plan = plan_growth(config, wanted, GrowthConfig(), 1, stock=True)
     assert [change.length for change in plan.context] == [length]
-    assert verdict(predict(plan)) is Verdict.BY_DESIGN
+    assert exactness(predict(plan)) is Exactness.BY_DESIGN
     first = family.objective == "clm" and (length == 1 or "rope_parameters" not in target)
     words = f"position {length} is the first" if first else f"texts of more than {length} tokens"
     assert words in predict(plan)[0].cause

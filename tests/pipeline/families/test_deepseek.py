@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, held_by, read_config, target_config
 from pipeline.growth import check
-from pipeline.growth.grown import GrownTensor, MeasuredTensor
-from pipeline.growth.joined import stored_of
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import stored_of
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.moments import moment_maps
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict
 from pipeline.growth.sources import open_source
-from pipeline.growth.wide import Float64Islands
 from pipeline.growth.zero_files import write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -107,7 +107,7 @@ def test_the_norms_over_latents_add_the_same_whatever_the_configuration_says():
 
 def gradients(graph, model):
     """The gradient of each stored parameter."""
-    with Float64Islands():
+    with Float64Casts():
         model(input_ids=tokens(), labels=tokens()).loss.backward()
     found = stored_of(graph, {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()})
     return {name: tensor.rows(0, tensor.shape[0]) for name, tensor in found.items()}

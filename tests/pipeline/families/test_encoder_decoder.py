@@ -18,7 +18,7 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.listing import listing
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 from pipeline.report.card import Known, model_card
 
@@ -44,7 +44,7 @@ def grown(config, model, sizes, **growth):
     """By how much logits move, and what was said of them."""
     plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth), 1, stock=True)
     found = check.grown_model(plan, model)
-    return (logits(found) - logits(model)).abs().max().item(), verdict(predict(plan)), found
+    return (logits(found) - logits(model)).abs().max().item(), exactness(predict(plan)), found
 
 
 @pytest.mark.parametrize("depth", ["interleave", "last_layer", "stack", "random"])
@@ -57,7 +57,7 @@ def test_each_stack_grows_in_depth_by_itself(depth, sizes):
         sizes.get("num_decoder_layers", 2),
     )
     exact = depth in ("interleave", "last_layer")
-    assert told is (Verdict.EXACT if exact else Verdict.BY_DESIGN)
+    assert told is (Exactness.EXACT if exact else Exactness.BY_DESIGN)
     assert (moved < EXACT) is exact
 
 
@@ -66,7 +66,7 @@ def test_a_list_names_the_layers_of_both_stacks_by_numbers_that_go_on():
     config, model = small(**V11)
     layers = [0, 2, 1, 1, 4, 3, 3]
     moved, told, found = grown(config, model, {"num_hidden_layers": 4, "num_decoder_layers": 3}, depth="list", layers=layers)
-    assert told is Verdict.BY_DESIGN and moved > 1e-3
+    assert told is Exactness.BY_DESIGN and moved > 1e-3
     stock = T5.model(found.config).double().eval()
     held, by_hand = model.state_dict(), {}
     for name in stock.state_dict():
@@ -82,7 +82,7 @@ def test_a_list_names_the_layers_of_both_stacks_by_numbers_that_go_on():
         *(config, model, {"num_hidden_layers": 4, "num_decoder_layers": 4}),
         **{"depth": "list", "layers": [0, 1, 1, 2, 3, 3, 4, 4], "silent": [2, 5, 7]},
     )
-    assert silent[:2] == (0.0, Verdict.EXACT)
+    assert silent[:2] == (0.0, Exactness.EXACT)
 
 
 @pytest.mark.parametrize("layers", [[0, 1, 2, 3, 3, 4, 4], [0, 1, 2, 2, 3, 4, 0], [0, 1, 2, {2: 0.5, 3: 0.5}, 3, 4, 4]])
@@ -206,7 +206,7 @@ def test_what_the_pipeline_does_not_do_is_refused_before_anything_is_done(tmp_pa
     with pytest.raises(UserError, match=rf"^source\.model\.family: {says}"):
         scratch_config(ModelConfig(family="t5", hidden_size=32, num_hidden_layers=2, num_attention_heads=4), 50, 0, 16)
     request = Request(tmp_path / "source", *grow, "hf", None, None, tmp_path / "out")
-    said = listing(OfflineGrowth(request, foreseen=True))
+    said = listing(OfflineGrowth(request, preview=True))
     assert "parameters)" in said and "ZeRO" not in said and "memory" not in said
 
 

@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
 from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.sources import open_source
 from pipeline.operators import WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -35,7 +35,7 @@ def test_no_operator_is_exact_for_modernbert_off_whole_multiples(width, norm_bia
     """The trap: the norm behind the embeddings writes what new channels hold, and cannot write the mean of the others."""
     options = {"width": width, "scaled": True} if width == "zero_pad" else {"width": width}
     plan, moved = grown({"hidden_size": 96}, options, norm_bias=norm_bias, intermediate_size=96)
-    assert verdict(predict(plan)) is not Verdict.EXACT
+    assert exactness(predict(plan)) is not Exactness.EXACT
     assert moved > 1e-2
 
 
@@ -43,7 +43,7 @@ def test_no_operator_is_exact_for_modernbert_off_whole_multiples(width, norm_bia
 def test_copies_are_exact_for_modernbert_at_whole_multiples(width):
     for sizes in ({"hidden_size": 128}, {"hidden_size": 192, "intermediate_size": 192}):
         plan, moved = grown(sizes, {"width": width}, norm_bias=True, classifier_bias=True, intermediate_size=96)
-        assert verdict(predict(plan)) is Verdict.EXACT
+        assert exactness(predict(plan)) is Exactness.EXACT
         assert moved < 1e-11
 
 

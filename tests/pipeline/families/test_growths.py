@@ -10,10 +10,10 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of, target_config
 from pipeline.growth import check
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
-from pipeline.growth.wide import Float64Islands
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
@@ -84,7 +84,7 @@ def _hold(name, options, capsys):
             exact |= {"heads", "head dimension"}
         else:
             assert "not possible, and not counted: target.head_dim" in capsys.readouterr().out
-    assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Verdict.EXACT}
+    assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Exactness.EXACT}
 
 
 def moved(name, change, sizes, **options):
@@ -246,7 +246,7 @@ def trained(model, steps=10):
     ids, others = (torch.randint(4, 61, (4, 24), generator=torch.Generator().manual_seed(seed)) for seed in (2, 3))
     read, others = map(family_of(model.config).inputs, (ids, others))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    with Float64Islands():
+    with Float64Casts():
         before = model(**others).logits.detach()
         for _ in range(steps):
             optimizer.zero_grad()
@@ -267,7 +267,7 @@ def test_layers_of_a_list_that_are_silent_keep_the_function_and_others_do_not(na
         growth = GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=silent)
         plan = plan_growth(config, target, growth, 1, stock=True)
         moved = (check.logits(family, check.grown_model(plan, model), ids) - before).abs().max().item()
-        assert (verdict(predict(plan)) is Verdict.EXACT) is exact is (moved < 1e-11), (silent, moved)
+        assert (exactness(predict(plan)) is Exactness.EXACT) is exact is (moved < 1e-11), (silent, moved)
     with pytest.raises(UserError, match=r"growth\.silent: target layer 2 repeats no layer before it"):
         plan_growth(config, target, GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=[2]), 1)
 

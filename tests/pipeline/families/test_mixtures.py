@@ -10,14 +10,14 @@ from safetensors import safe_open
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
 from pipeline.growth import check
-from pipeline.growth.grown import GrownTensor, MeasuredTensor
-from pipeline.growth.joined import parameters_of, stored_of
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import parameters_of, stored_of
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.listing import listing
 from pipeline.growth.moments import moment_maps
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, predict_duplicates, verdict
-from pipeline.growth.wide import Float64Islands
+from pipeline.growth.reasons import Exactness, exactness, predict, predict_duplicates
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
@@ -54,7 +54,7 @@ def test_experts_that_are_copied_are_exact_where_as_many_more_are_chosen(name, s
     if name == "olmoe" and "hidden_size" in sizes:
         sizes = sizes | {"hidden_size": 128}
     plan, _, _, moved = grown(name, sizes)
-    assert (verdict(predict(plan)) is Verdict.EXACT) is exact is (moved < check.EXACT), moved
+    assert (exactness(predict(plan)) is Exactness.EXACT) is exact is (moved < check.EXACT), moved
     if not exact:
         assert [reason.code for reason in predict(plan)] == ["routing_changed"] and moved > 1e-2
 
@@ -94,7 +94,7 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
     plan, model, after, _ = grown(name, {"num_experts": 8}, {"symmetry": "none", "width": "exact_aki"})
     gradients = []
     for one, graph in ((model, plan.source_graph), (after, plan.graph)):
-        with Float64Islands():
+        with Float64Casts():
             one(input_ids=tokens(), labels=tokens()).loss.backward()
         found = {key: check.Whole(parameter.grad) for key, parameter in one.named_parameters()}
         gradients.append(stored_of(graph, found))
@@ -161,7 +161,7 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
     assert certificate["measured"]["max_logit_difference"] < check.EXACT
     options = {"attn_implementation": "eager", "dtype": torch.float64, "experts_implementation": "eager"}
     model = FAMILIES[mixture].model_class.from_pretrained(tmp_path / "grown", **options).eval()
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         moved = model(input_ids=tokens()).logits - dense(input_ids=tokens()).logits
     assert moved.abs().max() < check.EXACT
     assert read_config(tmp_path / "grown" / "config.json").rope_parameters["rope_theta"] == 7e3
@@ -282,7 +282,7 @@ QWEN_MOE |= {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5
 def test_published_mixtures_are_planned_from_the_dense_models_beneath_them(source, target, stored, total, active, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(source | {"tie_word_embeddings": False}))
     request = Request(tmp_path, TargetConfig(**target, dropout=None), GrowthConfig(), 1, "hf", None, None, None)
-    said = listing(OfflineGrowth(request, foreseen=True))
+    said = listing(OfflineGrowth(request, preview=True))
     assert f"({stored:,} parameters)" in said and f"({total:,} parameters, {active:,} of them for each token)" in said
     assert "function: exact" in said
 

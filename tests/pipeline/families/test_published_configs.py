@@ -9,7 +9,7 @@ from pipeline.families import family_of, read_config, target_config
 from pipeline.families.consistency import check_config
 from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.recipe.models import OWN_KEYS
 
@@ -285,7 +285,7 @@ def test_a_published_configuration_grows_exactly_at_its_size_and_shrunk(tmp_path
     target = target_config(
         config, TargetConfig(hidden_size=2 * config.hidden_size, num_hidden_layers=config.num_hidden_layers + 4)
     )
-    assert verdict(predict(plan_growth(config, target, GrowthConfig(), 1, stock=True))) is Verdict.EXACT
+    assert exactness(predict(plan_growth(config, target, GrowthConfig(), 1, stock=True))) is Exactness.EXACT
 
     family, config = read(tmp_path / "config.json", shrunk(PUBLISHED[name]))
     model = check.random_model(family, config, 1)
@@ -293,6 +293,6 @@ def test_a_published_configuration_grows_exactly_at_its_size_and_shrunk(tmp_path
     before = check.logits(family, model, ids)
     for sizes in ({"hidden_size": 2 * config.hidden_size}, {"num_hidden_layers": 6}):
         plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(), 1, stock=True)
-        assert verdict(predict(plan)) is Verdict.EXACT
+        assert exactness(predict(plan)) is Exactness.EXACT
         moved = (check.logits(family, check.grown_model(plan, model), ids) - before).abs().max().item()
         assert moved < check.EXACT * max(1.0, before.abs().max().item()), sizes

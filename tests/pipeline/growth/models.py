@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from pipeline.families import family_of, graph_of, target_config
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import State
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 VOCAB, WINDOW = 50, 16
@@ -150,7 +150,7 @@ def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Return the logits of the source's vocabulary; where there is a head on pairs its logits too, all of them in one row."""
     family = family_of(model.config)
     # Rotary angles, norms and softmaxes too, which the classes take in float32.
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         outputs = model(input_ids=ids)
     tokens = outputs[family.logits][..., :VOCAB]
     return tokens if family.pair_logits is None else torch.cat([tokens.flatten(), outputs[family.pair_logits].flatten()])

@@ -16,7 +16,7 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, depth_keys, has_key, target_config
 from pipeline.growth import check
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.operators import DEPTH, WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
 
@@ -119,7 +119,7 @@ def outcome(drawn: Drawn) -> tuple[str, float]:
     before = check.logits(family, model, input_ids)
     after = check.logits(family, check.grown_model(plan, model), input_ids)[..., :61]
     moved = (after - before).abs().max().item() / max(1.0, before.abs().max().item())
-    return verdict(predict(plan)).value, moved
+    return exactness(predict(plan)).value, moved
 
 
 def main() -> int:
@@ -136,10 +136,10 @@ def main() -> int:
             failed += 1
             continue
         counts[told] += 1
-        if told == Verdict.EXACT and not moved <= check.EXACT:
+        if told == Exactness.EXACT and not moved <= check.EXACT:
             print(f"{seed}: {drawn} is called exact and moves a logit by {moved:.2g}", flush=True)
             failed += 1
-        if told != Verdict.EXACT and told != "refused" and moved <= check.EXACT:
+        if told != Exactness.EXACT and told != "refused" and moved <= check.EXACT:
             print(f"{seed}: {drawn} is called {told} and moves nothing", flush=True)
     print(f"{last - first} growths: {dict(counts)}, {failed} wrong")
     return 1 if failed else 0

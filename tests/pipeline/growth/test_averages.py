@@ -14,7 +14,7 @@ from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Verdict, predict, verdict
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.report.attention.repeated_growth import growth_of
@@ -71,7 +71,7 @@ def test_the_stack_can_be_damped():
 def test_an_average_in_a_layers_own_place_is_told():
     """Each source layer stands where it did by number, and the model is not the source's all the same."""
     plan, model = planned("llama", {"depth": "list", "layers": [0, {1: 0.9, 2: 0.1}, 2]})
-    assert verdict(predict(plan)) is Verdict.BY_DESIGN
+    assert exactness(predict(plan)) is Exactness.BY_DESIGN
     assert "averaged_layers" in {reason.code for reason in predict(plan)}
     ids = torch.randint(4, 61, (1, 16), generator=torch.Generator().manual_seed(2))
     before, after = (check.logits(plan.family, one, ids) for one in (model, check.grown_model(plan, model)))

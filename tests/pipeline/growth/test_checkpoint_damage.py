@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.zero_files import TAG, write_zero3
 from tests.pipeline.growth.models import small_model
 
@@ -97,7 +97,7 @@ def test_it_is_one_sentence_that_names_the_file(ours, tmp_path, theirs, file, da
     assert open_source(tmp_path / "copy").state
     (tmp_path / "copy" / file).unlink()
     damage(tmp_path / "copy" / file)
-    for open_ in (open_source, foresee_source):
+    for open_ in (open_source, preview_source):
         assert str(tmp_path / "copy" / file) in refused(open_, tmp_path / "copy")
 
 
@@ -110,7 +110,7 @@ def test_calling_it_foreign_hides_no_damage(ours, tmp_path, file, damage):
         (tmp_path / "copy" / OURS["digests"]).unlink()
     path.unlink()
     damage(path)
-    assert str(path) in refused(lambda place: open_source(place, foreign=True), tmp_path / "copy")
+    assert str(path) in refused(lambda place: open_source(place, untrusted=True), tmp_path / "copy")
 
 
 @pytest.mark.parametrize("content", ["", " \n", ".", "..", f"../checkpoints/{TAG}", "/etc", "a\0b", "n" * 300, "gone"])

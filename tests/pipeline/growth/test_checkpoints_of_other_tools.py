@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, PAIR_FAMILIES, read_config
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.sources import open_source
-from pipeline.growth.surroundings import told_by_trainer
+from pipeline.growth.trainer_checkpoints import trainer_remarks
 from pipeline.growth.zero_files import TAG, write_zero3
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model
 
@@ -148,11 +148,11 @@ def test_endless_nesting_in_what_a_checkpoint_says_of_its_run_is_refused(tmp_pat
 def test_a_learning_rate_that_is_no_number_is_not_shown(tmp_path, rate):
     file = tmp_path / "trainer_state.json"
     file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"step": 5, "learning_rate": ' + rate + "}]}")
-    assert told_by_trainer(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)
+    assert trainer_remarks(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)
 
 
 @pytest.mark.parametrize("step", ["null", '"x"', "true", "1.5"])
 def test_a_learning_rate_of_no_step_is_not_shown(tmp_path, step):
     file = tmp_path / "trainer_state.json"
     file.write_text('{"global_step": 7, "max_steps": 9, "log_history": [{"learning_rate": 0.1, "step": ' + step + "}]}")
-    assert told_by_trainer(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)
+    assert trainer_remarks(tmp_path) == ("a checkpoint of transformers' Trainer at step 7 of 9",)

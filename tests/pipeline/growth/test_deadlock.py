@@ -11,10 +11,10 @@ from pipeline.families.tensors import RESIDUAL
 from pipeline.growth import check
 from pipeline.growth import plan as planning
 from pipeline.growth.deadlock import Deadlock
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.index_map import ZERO
-from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 STEPS = 4
@@ -70,7 +70,9 @@ def planned(monkeypatch):
 
 
 def walk(plan):
-    return Deadlock(plan.graph, plan.tensors, plan.index_maps, plan.silenced, plan.layers, small=plan.growth.noise != 0)
+    return Deadlock(
+        plan.graph, plan.tensors, plan.index_maps, plan.zero_output_values, plan.layers, small=plan.growth.noise != 0
+    )
 
 
 def derived(plan):
@@ -88,7 +90,7 @@ def measured(plan, grown):
     largest = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for _ in range(STEPS):
         optimizer.zero_grad()
-        with Float64Islands():
+        with Float64Casts():
             output = grown(**inputs)[plan.family.logits]
             torch.nn.functional.cross_entropy(output.flatten(0, 1), read.roll(-1, 1).flatten()).backward()
         for name, parameter in parameters.items():

@@ -11,7 +11,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.families import target_config
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import predict, verdict
+from pipeline.growth.reasons import exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     FAMILY_NAMES,
@@ -110,7 +110,7 @@ def check(model, target, growth, expected):
     for name, tensor in reference.items():
         assert grown[name].shape == tensor.shape, name
         assert (grown[name] - tensor).abs().max() <= SAME_TENSOR * tensor.abs().max(), name
-    assert verdict(predict(plan)).value == expected
+    assert exactness(predict(plan)).value == expected
     moved = (logits(loaded(grown, config), tokens()) - logits(model, tokens())).abs().max()
     assert moved <= EXACT if expected == "exact" else moved > DIFFERENT
 
@@ -251,13 +251,13 @@ def test_what_is_not_named_is_exact_where_anything_is(family, target):
     plan, difference = moved(source(family), target, {}, stock=True)
     post_norm = family in POST_LAYER_NORM
     exact = not post_norm or (target.get("hidden_size") != 48 and "num_hidden_layers" not in target)
-    assert verdict(predict(plan)).value == ("exact" if exact else "approximate")
+    assert exactness(predict(plan)).value == ("exact" if exact else "approximate")
     assert (difference <= EXACT) == exact
     told = [choice.split(":")[0] for choice in plan.choices]
     assert told == (["depth"] if "num_hidden_layers" in target else ["width"] if target else [])
     if post_norm and "hidden_size" in target and not exact:
         in_training, _ = moved(source(family), target, {})
-        assert verdict(predict(in_training)).value == "exact" and in_training.growth.norm_statistics == "weighted"
+        assert exactness(predict(in_training)).value == "exact" and in_training.growth.norm_statistics == "weighted"
 
 
 OTHER_WIDTHS = [

@@ -29,12 +29,12 @@ from data_prep.settings import TokenizerConfig
 from data_prep.tokenizer import load_tokenizer
 from data_prep.tokenizer_training import train_tokenizer
 from pipeline.common.errors import UserError
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.reasons import promises
 from pipeline.growth.state import Constant
 from pipeline.growth.token_rows import rows_by_token
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 GPT2, BERT = (Path(__file__).parents[4] / "shared" / "data" / "tokenizers" / name for name in ("gpt2", "bert-base-uncased"))
@@ -76,7 +76,7 @@ def grown(source: Path, tokenizer: Path, out: Path, growth: dict | None = None, 
 
 def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         return model(ids).logits
 
 

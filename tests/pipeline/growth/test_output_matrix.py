@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from pipeline.families import FAMILIES, PAIR_FAMILIES
 from pipeline.growth import streaming
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.output_matrix import settle_output
 from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model, tokens, without_casts
 
@@ -59,7 +59,7 @@ def computed(source):
 
 def same_as_stock(source, directory):
     model = stock(directory, source.family)
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         theirs = model(input_ids=tokens())[source.family.logits]
     return (computed(source) - theirs).abs().max().item() <= ROUNDING
 
@@ -189,7 +189,7 @@ def test_what_is_written_says_what_is_true_and_computes_the_same(tmp_path, name,
         json.loads((tmp_path / "out/config.json").read_text()).get("tie_word_embeddings") == source.config.tie_word_embeddings
     )
     written = stock(tmp_path / "out", source.family)
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         theirs = written(input_ids=tokens())[source.family.logits]
     # The grown weights are rounded to float32.
     assert torch.allclose(theirs, computed(source), atol=2e-4 if target else ROUNDING)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.common import keyed
-from pipeline.growth.grown import GrownTensor
+from pipeline.growth.grown_tensor import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.partitioned import PartitionedTensor, Piece
 from pipeline.growth.state import flat

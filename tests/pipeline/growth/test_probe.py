@@ -10,12 +10,12 @@ from pipeline.families import FAMILIES, family_of, target_config
 from pipeline.growth import check, streaming
 from pipeline.growth import probe as probing
 from pipeline.growth.certificate import certify
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, probe
 from pipeline.growth.streamed_model import streamed_model
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.fp16 import FP16
 from tests.pipeline.growth.models import FAMILY_NAMES, small_model, state_of, tokens
@@ -60,7 +60,7 @@ def test_streamed_logits_are_the_whole_models(saved, family, tied, monkeypatch):
     monkeypatch.setattr(streaming, "HOST_CHUNK_ELEMENTS", 200)
     model, source = saved(family, tied=tied)
     input_ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         expected = model(**source.family.inputs(input_ids)).logits
     logits = probe(source.family, source.config, source.state, input_ids)
     assert logits.dtype == torch.float64

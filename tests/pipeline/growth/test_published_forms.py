@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.probe import probe
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.streamed_model import streamed_model
-from pipeline.growth.wide import Float64Islands
 from tests.pipeline.growth.models import logits, small_model, tokens, without_casts
 
 TOLERANCE = 1e-10
@@ -58,7 +58,7 @@ def saved_by(directory, family, class_name, *, tied=True):
 
 
 def hidden(model, base):
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         return base(model)(input_ids=tokens(), output_hidden_states=True).hidden_states[-1]
 
 
@@ -126,7 +126,7 @@ def test_a_missing_head_is_as_the_class_initializes_it_and_the_same_at_every_ope
 def test_of_a_configuration_alone_a_head_that_will_be_made_is_told(tmp_path, family, class_name, tied, told):
     saved_by(tmp_path, family, class_name, tied=tied)
     (tmp_path / "model.safetensors").unlink()
-    remarks = foresee_source(tmp_path).remarks
+    remarks = preview_source(tmp_path).remarks
     assert any(f"a {class_name} has none" in remark for remark in remarks) is told
 
 
@@ -324,7 +324,7 @@ def test_a_missing_model_type_is_refused_with_the_family_that_it_looks_like(tmp_
         (tmp_path / "model.safetensors").unlink()
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"config\.json: has no model_type; ") as refused:
-        (foresee_source if by == "nothing" else open_source)(tmp_path)
+        (preview_source if by == "nothing" else open_source)(tmp_path)
     said = str(refused.value)
     if by == "architectures":
         assert said.endswith(f'add "model_type": "{family}", the family of its architectures ({class_name})')

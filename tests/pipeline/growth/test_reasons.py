@@ -10,7 +10,7 @@ from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
 from pipeline.growth.axis_rules import AxisRules
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import _WORDS, Verdict, predict, predict_duplicates, verdict
+from pipeline.growth.reasons import _WORDS, Exactness, exactness, predict, predict_duplicates
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 WIDER, HEADS = {"hidden_size": 96}, {"num_attention_heads": 8, "num_key_value_heads": 4}
@@ -227,6 +227,6 @@ def test_every_code_has_its_case():
 @pytest.mark.parametrize("growth", [{"width": "direct_copy"}, {"width": "zero_pad", "noise": 0.1}])
 def test_random_heads_under_one_norm_over_all_of_them_are_no_copies_and_change_the_function_on_purpose(growth):
     plan, _ = grown(Case("", "olmo2", HEADS, growth))
-    assert verdict(predict(plan)) is Verdict.BY_DESIGN
+    assert exactness(predict(plan)) is Exactness.BY_DESIGN
     assert predict_duplicates(plan) == []
     assert (plan.index_maps["model.layers.0.self_attn.q_proj.weight"][0].indices[64:] < 0).all()

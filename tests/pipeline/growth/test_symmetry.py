@@ -5,9 +5,9 @@ import torch
 
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
+from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import (
     POST_LAYER_NORM,
@@ -178,7 +178,7 @@ def test_heads_under_one_norm_over_all_of_them_are_copies_that_auto_makes_unlike
         assert (check.logits(family, grown, ids) - before).abs().max() < 1e-11
         optimizer = torch.optim.AdamW(grown.parameters(), lr=1e-3)
         for _ in range(10):
-            with Float64Islands():
+            with Float64Casts():
                 grown(input_ids=ids, labels=ids).loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -10,12 +10,12 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
 from pipeline.growth.description import describe
+from pipeline.growth.float64_casts import Float64Casts
+from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.gates import Gates, Share
-from pipeline.growth.joined import stored_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict, predict_duplicates, predict_moments, predict_steps
 from pipeline.growth.state import Source
-from pipeline.growth.wide import Float64Islands
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
@@ -57,7 +57,7 @@ def opened(model, optimizer=None):
 def gradients(graph, model):
     """The gradient of each stored tensor."""
     model.zero_grad()
-    with Float64Islands():
+    with Float64Casts():
         model(input_ids=tokens(), labels=tokens()).loss.backward()
     held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
     return {name: whole(tensor) for name, tensor in stored_of(graph, held).items()}
@@ -274,7 +274,7 @@ def test_gates_that_are_measured_are_those_of_the_stock_router():
     adam = adam_of(model, plan.stored_graph)
     measured = plan.with_gates(plan.upcycling.measure(opened(model), tokens(5)))
     after = check.grown_model(plan, model)
-    with torch.no_grad(), Float64Islands():
+    with torch.no_grad(), Float64Casts():
         scores = after(input_ids=tokens(5), output_router_logits=True).router_logits
     assert plan.takes_gates and len(scores) == 2 and "48 tokens of held-out text" in measured.upcycling.shares
     for layer, logits in zip((0, 2), scores, strict=True):

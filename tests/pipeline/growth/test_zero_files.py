@@ -9,8 +9,8 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, graph_of, target_config
 from pipeline.growth import streaming
+from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.joined import parameters_of
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training import adamw as adamw_module
@@ -44,7 +44,7 @@ def steps_taken(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> to
         parameter.grad = gradient.clone().reshape(parameter.shape)
         optimizer.step()
     # Nothing is kept of it where every element moves by the common rate.
-    assert LEFT not in optimizer.state[parameter]
+    assert ADDED_STEPS_LEFT not in optimizer.state[parameter]
     return parameter.detach().flatten()
 
 
@@ -56,7 +56,7 @@ def test_adamw_moves_each_element_by_its_share_of_the_rate_whatever_its_moments_
     parameter = WEIGHTS.clone().reshape(12, 5).requires_grad_()
     adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
     adamw.added = ADDED
-    adamw.state[parameter] = {LEFT: LEFT_AT_FIRST.clone().reshape(12, 5)}
+    adamw.state[parameter] = {ADDED_STEPS_LEFT: LEFT_AT_FIRST.clone().reshape(12, 5)}
     if age:
         moments = {key: held.clone().reshape(12, 5) for key, held in zip(("exp_avg", "exp_avg_sq"), MOMENTS, strict=True)}
         adamw.state[parameter] |= {"step": torch.tensor(age)} | moments
@@ -70,7 +70,7 @@ def test_lion_moves_each_element_by_its_share_of_the_rate():
     group = {"params": [parameter, plain], "frozen": False, "weight_decay": 0.1}
     lion = FreezableLion([group], lr=1e-2, betas=(0.9, 0.98))
     lion.added = ADDED
-    lion.state[parameter] = {LEFT: LEFT_AT_FIRST.clone()}
+    lion.state[parameter] = {ADDED_STEPS_LEFT: LEFT_AT_FIRST.clone()}
     for gradient in GRADIENTS:
         plain.grad = gradient.clone()
         parameter.grad = gradient.clone()
@@ -84,7 +84,7 @@ def test_lion_moves_each_element_by_its_share_of_the_rate():
         torch.testing.assert_close(parameter.detach()[elements], expected, **CLOSE)
         if elements == OLD:
             torch.testing.assert_close(plain.detach()[elements], expected, **CLOSE)
-    assert LEFT not in lion.state[parameter]
+    assert ADDED_STEPS_LEFT not in lion.state[parameter]
 
 
 def test_muon_orthogonalizes_a_matrix_whole_and_moves_each_element_by_its_share_of_the_rate():
@@ -93,7 +93,7 @@ def test_muon_orthogonalizes_a_matrix_whole_and_moves_each_element_by_its_share_
     muon = FreezableMuon([group], {"w": Matrix((12, 5), 0)}, torch.bfloat16, **OPTIONS | {"lr": 0.02})
     muon.locate([(parameter, [Piece("w", 0, SIZE, 0)])])
     muon.added = ADDED
-    muon.state[parameter] = {LEFT: LEFT_AT_FIRST.clone().reshape(12, 5)}
+    muon.state[parameter] = {ADDED_STEPS_LEFT: LEFT_AT_FIRST.clone().reshape(12, 5)}
     moved = steps_taken(muon, parameter)
     # The updates of torch's own, which do not depend on the weights.
     summed = torch.zeros(12, 5).requires_grad_()
@@ -117,7 +117,7 @@ def test_what_an_earlier_growth_left_more_steps_to_begins_the_last_ones_warmup()
     parameter = WEIGHTS.clone().requires_grad_()
     adamw = FreezableAdamW([{"params": [parameter], "frozen": False}], **OPTIONS)
     adamw.added = ADDED
-    adamw.state[parameter] = {LEFT: torch.where(torch.arange(SIZE) < 20, 500.0, float(ADDED.steps))}
+    adamw.state[parameter] = {ADDED_STEPS_LEFT: torch.where(torch.arange(SIZE) < 20, 500.0, float(ADDED.steps))}
     moved = steps_taken(adamw, parameter)
     for elements, shares in ((OLD, [0.0, *SHARES[:-1]]), (NEW, SHARES)):
         torch.testing.assert_close(moved[elements], adamw_of_torch(elements, shares, 0.0), **CLOSE)
@@ -128,13 +128,13 @@ def test_a_parameter_that_is_new_as_a_whole_counts_once_a_step_and_not_where_it_
     group = {"params": [parameter], "frozen": True}
     adamw = FreezableAdamW([group], **OPTIONS)
     adamw.added = ADDED
-    adamw.state[parameter] = {LEFT: torch.tensor(float(ADDED.steps))}
+    adamw.state[parameter] = {ADDED_STEPS_LEFT: torch.tensor(float(ADDED.steps))}
     parameter.grad = GRADIENTS[0].clone()
     adamw.step()
     adamw.param_groups[0]["frozen"] = False
     adamw.refuses = lambda: torch.tensor(1.0)
     adamw.step()
-    assert torch.equal(parameter, WEIGHTS) and adamw.state[parameter][LEFT] == ADDED.steps
+    assert torch.equal(parameter, WEIGHTS) and adamw.state[parameter][ADDED_STEPS_LEFT] == ADDED.steps
     adamw.refuses = None
     torch.testing.assert_close(steps_taken(adamw, parameter), adamw_of_torch(slice(None), SHARES, 0.0), **CLOSE)
 
@@ -150,7 +150,7 @@ def half_new_matrix() -> tuple[FreezableMuon, torch.Tensor]:
     first = torch.arange(SIZE) < 30
     muon.row_blocks = {parameter: {"first": first, "other": ~first}}
     muon.added = ADDED
-    muon.state[parameter] = {LEFT: torch.tensor(float(ADDED.steps))}
+    muon.state[parameter] = {ADDED_STEPS_LEFT: torch.tensor(float(ADDED.steps))}
     return muon, parameter
 
 
@@ -163,7 +163,10 @@ def test_experts_that_stand_still_count_no_steps_and_others_of_their_parameter_d
         if number < 2:
             parameter.grad[0] = 0
         muon.step()
-    assert muon.state[parameter][LEFT].view(2, 30).unique(dim=1).flatten().tolist() == [ADDED.steps - 4, ADDED.steps - 6]
+    assert muon.state[parameter][ADDED_STEPS_LEFT].view(2, 30).unique(dim=1).flatten().tolist() == [
+        ADDED.steps - 4,
+        ADDED.steps - 6,
+    ]
     alone, expected = half_new_matrix()
     for gradient in GRADIENTS[2:6]:
         expected.grad = gradient.clone().reshape(2, 6, 5)
@@ -183,7 +186,7 @@ def test_the_device_is_asked_whether_steps_are_left_once_when_there_may_be_none(
             asked.append(len(taken))
             return torch.Tensor.max(self.as_subclass(torch.Tensor))
 
-    lion.state[parameter] = {LEFT: LEFT_AT_FIRST.clone().as_subclass(Watched)}
+    lion.state[parameter] = {ADDED_STEPS_LEFT: LEFT_AT_FIRST.clone().as_subclass(Watched)}
     for gradient in (*GRADIENTS, *GRADIENTS):
         parameter.grad = gradient.clone()
         lion.step()

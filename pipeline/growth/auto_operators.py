@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     """Whether channels of the residual stream are copied."""
 
 
-def resolve(
+def resolve_auto(
     growth: GrowthConfig, model: Model, source: Sizes, target: Sizes, *, stock: bool = False
 ) -> tuple[GrowthConfig, list[str]]:
     """Return the growth with `auto` replaced, and the reasons, of what grows; `stock` rules weighted norms out."""

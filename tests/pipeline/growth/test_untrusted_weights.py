@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.common.errors import UserError
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.sources import foresee_source, open_source
+from pipeline.growth.sources import open_source, preview_source
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.pipeline.growth.models import small_model
 
@@ -68,7 +68,7 @@ def test_weights_in_another_format_alone_are_refused_by_it(saved, files, what, r
     if not configured:
         (saved / "config.json").unlink()
     # A dry run refuses what the run would.
-    for open in (open_source, foresee_source):
+    for open in (open_source, preview_source):
         said = refusal(saved, open)
         assert what in said and remedy in said, said
 
@@ -86,7 +86,7 @@ def test_an_adapter_is_refused_with_the_command_that_merges_it(saved, with_model
         (saved / "model.safetensors").unlink()
     (saved / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base", "peft_type": "LORA"}))
     (saved / "adapter_model.safetensors").write_bytes(b"x")
-    for open in (open_source, foresee_source):
+    for open in (open_source, preview_source):
         said = refusal(saved, open)
         assert "adapter_config.json: a PEFT adapter of 'some/base' and no model" in said and "merge_and_unload" in said
 
@@ -155,7 +155,7 @@ def test_code_of_a_models_own_is_said_not_run_and_not_written(saved, tmp_path):
 def test_of_a_configuration_alone_quantized_weights_are_refused(saved, method):
     describe(saved, quantization_config=QUANTIZED[method])
     (saved / "model.safetensors").unlink()
-    assert f"quantization_config says that the weights are quantized ({method}" in refusal(saved, foresee_source)
+    assert f"quantization_config says that the weights are quantized ({method}" in refusal(saved, preview_source)
 
 
 def test_a_targets_quantization_is_refused(saved, tmp_path):
@@ -292,7 +292,7 @@ def test_a_file_that_is_none_or_holds_nothing_is_refused_by_name(saved, form, na
     if form == "adapter":
         (saved / name).write_text("{}")
     spoil(saved / name)
-    for open in (open_source, foresee_source):
+    for open in (open_source, preview_source):
         assert refusal(saved, open).startswith(f"{saved / name}: ")
 
 
@@ -304,7 +304,7 @@ def test_a_file_beside_the_weights_that_is_none_is_refused_before_anything_is_co
     request = Request(saved, TargetConfig(dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "out")
     for foreseen in (True, False):
         with pytest.raises(UserError, match=rf"{name}: .*; copy it again, or remove it"):
-            OfflineGrowth(request, foreseen=foreseen)
+            OfflineGrowth(request, preview=foreseen)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pipeline.families.tensors import Tensor
 from pipeline.growth.state import Constant, OptimizerState, Rows, State, default_value, flat
 
 
-class JoinedRows:
+class ConcatenatedRows:
     """A parameter that holds the elements of several tensors, one behind the other."""
 
     def __init__(self, shape: tuple[int, ...], parts: Sequence[Rows]) -> None:
@@ -33,7 +33,7 @@ class JoinedRows:
         return torch.cat(found)
 
 
-class PartRows:
+class FlatSlice:
     """One of the tensors whose elements a parameter holds, from element `first` on."""
 
     def __init__(self, whole: Rows, first: int, shape: tuple[int, ...]) -> None:
@@ -51,7 +51,7 @@ def parameters_of(model: Model, state: State) -> State:
     """Return the class's parameters, by its own names, of a state of stored tensors."""
     stored = {part for joined in model.joined for part in joined.parts}
     plain = {name: tensor for name, tensor in state.items() if name not in stored}
-    return plain | {each.name: JoinedRows(each.shape, [state[part] for part in each.parts]) for each in model.joined}
+    return plain | {each.name: ConcatenatedRows(each.shape, [state[part] for part in each.parts]) for each in model.joined}
 
 
 def optimizer_of_parameters(model: Model, state: OptimizerState) -> OptimizerState:
@@ -72,14 +72,14 @@ def _joined(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], values: S
     if all(isinstance(value, float) for value in values) and len(set(values)) == 1:
         return values[0]
     parts = [Constant(of, each) if isinstance(each, float) else each for of, each in zip(shapes, values, strict=True)]
-    return JoinedRows(shape, parts)
+    return ConcatenatedRows(shape, parts)
 
 
 def stored_of(model: Model, parameters: State) -> State:
     """Return the stored tensors of a state of the class's parameters."""
     tensors, held, found = model.tensors(), model.held(), dict(parameters)
     for each in model.joined:
-        found |= parts_of(held[each.name], model.sizes, found.pop(each.name))
+        found |= split_parameter(held[each.name], model.sizes, found.pop(each.name))
     # Gradients and moments are of parameters alone.
     return {name: found[name] for name, tensor in tensors.items() if not tensor.buffer or name in found}
 
@@ -88,31 +88,31 @@ def stored_optimizer(model: Model, state: OptimizerState) -> OptimizerState:
     """Return what an optimizer keeps of stored tensors, where `state` is of the class's parameters."""
     found, held = dict(state), model.held()
     for each in model.joined:
-        found |= kept_of_parts(held[each.name], model.sizes, found.pop(each.name, {}))
+        found |= split_kept(held[each.name], model.sizes, found.pop(each.name, {}))
     return found
 
 
-def kept_of_parts(
+def split_kept(
     tensors: Sequence[Tensor], sizes: Mapping[str, int], kept: Mapping[str, Rows | float]
 ) -> dict[str, dict[str, Rows | float]]:
     """Return what is kept of the stored tensors that one of the class's parameters holds, of what is kept of that."""
     found: dict[str, dict[str, Rows | float]] = {}
     for key, value in kept.items():
         of_parts = dict.fromkeys((tensor.name for tensor in tensors), value)
-        for part, of_part in (of_parts if isinstance(value, float) else parts_of(tensors, sizes, value)).items():
+        for part, of_part in (of_parts if isinstance(value, float) else split_parameter(tensors, sizes, value)).items():
             found.setdefault(part, {})[key] = of_part
     return found
 
 
-def parts_of(tensors: Sequence[Tensor], sizes: Mapping[str, int], whole: Rows) -> dict[str, Rows]:
+def split_parameter(tensors: Sequence[Tensor], sizes: Mapping[str, int], whole: Rows) -> dict[str, Rows]:
     """Return the stored tensors whose elements one of the class's parameters holds."""
     size = math.prod(whole.shape)
     return {
-        tensor.name: PartRows(whole, place, tensor.shape(sizes)) for tensor, _, _, place in pieces_of(tensors, sizes, 0, size)
+        tensor.name: FlatSlice(whole, place, tensor.shape(sizes)) for tensor, _, _, place in slices_of(tensors, sizes, 0, size)
     }
 
 
-def pieces_of(
+def slices_of(
     tensors: Sequence[Tensor], sizes: Mapping[str, int], start: int, stop: int
 ) -> Iterator[tuple[Tensor, int, int, int]]:
     """Yield what elements [start, stop) of a parameter that holds these tensors are of each of them.

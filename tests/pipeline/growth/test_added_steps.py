@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.growth.added import LEFT
+from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.reasons import promises
 from pipeline.growth.state import Constant
 from tests.pipeline.growth.models import FAMILY_NAMES, OTHERS, plan_of, small_model
@@ -18,7 +18,7 @@ def left(plan, before=None) -> dict[str, torch.Tensor]:
     told = plan.begin_optimizer(before) or {}
     found = {}
     for name, tensor in plan.tensors.items():
-        value = told.get(name, {}).get(LEFT, 0.0)
+        value = told.get(name, {}).get(ADDED_STEPS_LEFT, 0.0)
         shape = tensor.shape(plan.graph.sizes)
         found[name] = torch.full(shape, value) if isinstance(value, float) else value.rows(0, shape[0])
     return {name: value for name, value in found.items() if not plan.tensors[name].buffer}
@@ -101,7 +101,7 @@ def test_what_the_source_had_not_finished_goes_on_and_nothing_is_said_where_noth
     model = small_model("gpt2")
     name = "transformer.wte.weight"
     rows = Constant((50, 32), 3.0)
-    kept = {name: {LEFT: rows}, "transformer.h.0.ln_1.weight": {LEFT: 2.0}}
+    kept = {name: {ADDED_STEPS_LEFT: rows}, "transformer.h.0.ln_1.weight": {ADDED_STEPS_LEFT: 2.0}}
     plan, _ = plan_of(model, {"hidden_size": 48}, ADDED)
     found = left(plan, kept)
     assert bool((found[name][:, :32] == 3).all() and (found[name][:, 32:] == STEPS).all())

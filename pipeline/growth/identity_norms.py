@@ -13,7 +13,7 @@ import torch
 from pipeline.growth.state import Rows
 
 
-class PassingNorm:
+class IdentityNorm:
     """The gain or the bias, at the source's width."""
 
     def __init__(self, part: Literal["gain", "bias"], gain: Rows, bias: Rows) -> None:

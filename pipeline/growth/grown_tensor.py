@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.common import keyed
-from pipeline.growth.index_map import INIT, MEAN, PIECES, SMALL, ZERO, AxisIndexMap, Run, product
+from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap, Run, product
 from pipeline.growth.state import Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
 
@@ -126,7 +126,7 @@ class GrownTensor:
             SMALL in self.column_map.codes or (self._noise is not None and self._noise.kind != "split")
         ):
             return torch.ones(len(rows), dtype=torch.bool)
-        return (rows == MEAN) | (rows == PIECES) | ((rows == SMALL) & (len(self.shape) > 1))
+        return (rows == MEAN) | (rows == MEAN_OF_SOME) | ((rows == SMALL) & (len(self.shape) > 1))
 
     def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""
@@ -154,7 +154,7 @@ class GrownTensor:
         """The source rows that target rows [first, last) of a run copy."""
         if run.code == MEAN:
             return self.own.mean_row.to(self._dtype).expand(last - first, -1)
-        if run.code == PIECES:
+        if run.code == MEAN_OF_SOME:
             sources, begins = self.row_map.pieces.of(first, last)
             values = _gathered(source, sources).reshape(len(sources), -1).double().numpy()
             # Each row is summed by itself, whatever rows it is asked for with.

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 _CASTS = (torch.Tensor.to, torch.Tensor.type)
 
 
-class Float64Islands(TorchFunctionMode):
+class Float64Casts(TorchFunctionMode):
     """Within it what casts to float32 casts to float64.
 
     Classes take norms, softmaxes and rotary angles in float32, which is good to 1e-6 alone.

@@ -51,7 +51,7 @@ def config_of(tag: Path, given: Path | None = None) -> Path:
     )
 
 
-def told_by_trainer(directory: Path) -> tuple[str, ...]:
+def trainer_remarks(directory: Path) -> tuple[str, ...]:
     """Return what the Trainer says of its training beside a model, as a remark; nothing where it is not the Trainer's."""
     path = directory / TRAINER_STATE
     fault = irregular(path)

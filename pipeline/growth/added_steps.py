@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.growth.grown import GrownTensor, MeasuredTensor
+from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.index_map import INIT, AxisIndexMap
 from pipeline.growth.state import Constant, Rows
 
-LEFT = "added_steps_left"
+ADDED_STEPS_LEFT = "added_steps_left"
 """The optimizer's key: the steps after which an element moves by its group's rate; 0 of what no growth added."""
 
 
-def left_of(
+def added_steps_left(
     before: Rows | float,
     source_shape: tuple[int, ...],
     maps: Sequence[AxisIndexMap],

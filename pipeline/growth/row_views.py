@@ -5,11 +5,11 @@ import math
 import torch
 
 from pipeline.common import keyed
-from pipeline.growth.grown import MeasuredTensor
+from pipeline.growth.grown_tensor import MeasuredTensor
 from pipeline.growth.state import Rows
 
 
-class Piece:
+class TensorSlice:
     """Some rows and columns of a tensor, times a factor."""
 
     def __init__(self, tensor: Rows, rows: slice, columns: slice, factor: float = 1.0) -> None:
@@ -22,7 +22,7 @@ class Piece:
         return values if self._factor == 1.0 else values * self._factor
 
 
-class Repeated:
+class RepeatedRows:
     """Each row of a tensor several times, one behind the other."""
 
     def __init__(self, tensor: Rows, times: int) -> None:
@@ -36,7 +36,7 @@ class Repeated:
         return whole[start - first * self._times : stop - first * self._times]
 
 
-class Drawn:
+class DrawnRows:
     """Normal values with the mean and the deviation of a tensor, times a factor."""
 
     def __init__(self, shape: tuple[int, ...], like: MeasuredTensor, factor: float, key: tuple[object, ...]) -> None:

@@ -95,7 +95,7 @@ _TENSORS = (
 """Names of tensors, what the weights are then, and what to do."""
 
 
-def refuse_foreign_files(directory: Path, usable: bool) -> None:
+def refuse_untrusted_files(directory: Path, usable: bool) -> None:
     """Refuse a directory of an adapter, and one that holds weights in other formats alone.
 
     `usable` says whether it has weights that can be read. Raises UserError.
@@ -113,14 +113,14 @@ def refuse_foreign_files(directory: Path, usable: bool) -> None:
             raise UserError(f"{directory / found}: {what}; {remedy.format(directory=directory, name=found)}")
 
 
-def refuse_foreign_name(path: Path, name: str) -> None:
+def refuse_untrusted_name(path: Path, name: str) -> None:
     """Refuse a tensor whose name says that the weights are an adapter's, quantized or flattened; raises UserError."""
     for pattern, what, remedy in _TENSORS:
         if pattern.search(name):
             raise UserError(f"{path}: tensor {name!r}: the weights are {what}; {remedy.format(directory=path.parent)}")
 
 
-def refuse_foreign_values(path: Path, name: str, tensor: torch.Tensor) -> None:
+def refuse_untrusted_values(path: Path, name: str, tensor: torch.Tensor) -> None:
     """Refuse a tensor that is not plain numbers of a floating-point dtype; raises UserError naming it."""
     if tensor.device.type == "meta":
         raise UserError(

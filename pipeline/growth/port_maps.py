@@ -13,7 +13,7 @@ from pipeline.recipe import GrowthConfig
 
 
 @dataclass(frozen=True)
-class AxisMap:
+class PortMap:
     """The map g of one port: target index i copies source index g(i). Attention's maps count heads."""
 
     indices: torch.Tensor
@@ -45,7 +45,7 @@ class AxisMap:
 
 def build_maps(
     source: Mapping[str, int], target: Mapping[str, int], operator: WidthOperator, growth: GrowthConfig, seed: int
-) -> Mapping[str, AxisMap]:
+) -> Mapping[str, PortMap]:
     """Return the maps by port: of the residual stream, of FFN units, of query and key-value heads, and of latents.
 
     `source` and `target` are sizes by port. Raises UserError where an operator's blocks do not divide.
@@ -55,9 +55,9 @@ def build_maps(
     def pick(old: int, new: int, what: str, block: int = 1) -> np.ndarray:
         return operator.pick(Request(old, new, what, block, seed, options))
 
-    def plain(port: str) -> AxisMap:
+    def plain(port: str) -> PortMap:
         old, new = source[port], target[port]
-        return AxisMap(torch.from_numpy(pick(old, new, port, source["head_dim"])), torch.arange(new) < old, old)
+        return PortMap(torch.from_numpy(pick(old, new, port, source["head_dim"])), torch.arange(new) < old, old)
 
     heads, kv_heads = _head_maps(source, target, pick)
     units = {port: plain(port) for port in source if port.endswith("ffn")}
@@ -66,15 +66,15 @@ def build_maps(
     return {"residual": plain("residual"), "heads": heads, "kv_heads": kv_heads, **units, **latents}
 
 
-def _appended(old: int, new: int) -> AxisMap:
+def _appended(old: int, new: int) -> PortMap:
     """The source's indices, and behind them new ones, each beside the one that it stands for."""
     index = torch.arange(new)
-    return AxisMap(index % old, index < old, old)
+    return PortMap(index % old, index < old, old)
 
 
 def _head_maps(
     source: Mapping[str, int], target: Mapping[str, int], pick: Callable[[int, int, str], np.ndarray]
-) -> tuple[AxisMap, AxisMap]:
+) -> tuple[PortMap, PortMap]:
     """Maps of query heads and key-value heads: whole groups of query heads move with the key-value head that they share.
 
     Group-major order: within each target group stand the heads of one source group, so that every query
@@ -92,6 +92,6 @@ def _head_maps(
     own_group = np.arange(target["kv_heads"]) < groups
     own_heads = (own_group[:, None] & (np.arange(new_group) < size)).reshape(-1)
     return (
-        AxisMap(torch.from_numpy(heads), torch.from_numpy(own_heads), source["heads"]),
-        AxisMap(torch.from_numpy(group_map // split), torch.from_numpy(own_group), source["kv_heads"]),
+        PortMap(torch.from_numpy(heads), torch.from_numpy(own_heads), source["heads"]),
+        PortMap(torch.from_numpy(group_map // split), torch.from_numpy(own_group), source["kv_heads"]),
     )

@@ -7,8 +7,8 @@ import torch
 
 from pipeline.families import graph_of
 from pipeline.growth import streaming
+from pipeline.growth.fused_parameters import optimizer_of_parameters, slices_of, stored_optimizer
 from pipeline.growth.huggingface import open_huggingface
-from pipeline.growth.joined import optimizer_of_parameters, pieces_of, stored_optimizer
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant
 from pipeline.growth.zero_files import TAG, write_zero3
@@ -68,7 +68,7 @@ def test_pieces_of_a_parameter_are_each_element_once_in_its_order(source):
     borders = [0, 5, 64 * 32, 64 * 32 + 1, 3 * 64 * 32, size]
     found = []
     for start, stop in itertools.pairwise(borders):
-        pieces = list(pieces_of(tensors, graph.sizes, start, stop))
+        pieces = list(slices_of(tensors, graph.sizes, start, stop))
         assert [place for *_, place in pieces] == [0, *torch.tensor([b - a for _, a, b, _ in pieces]).cumsum(0).tolist()[:-1]]
         found += [(tensor.name, number) for tensor, first, last, _ in pieces for number in range(first, last)]
     assert found == [(tensor.name, number) for tensor in tensors for number in range(64 * 32)]
