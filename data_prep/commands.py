@@ -14,10 +14,11 @@ from data_prep.verify import damaged
 from data_prep.workers import Alone, Workers, started_workers
 from pipeline.common.command import refusal
 from pipeline.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from pipeline.common.logs import show_messages
 
 
 def _run(arguments: argparse.Namespace, workers: Workers) -> None:
-    prepare_together(arguments.config, workers, lambda line: print(line, flush=True))
+    prepare_together(arguments.config, workers)
 
 
 def _check(arguments: argparse.Namespace, workers: Workers) -> None:
@@ -69,6 +70,7 @@ def work(arguments: argparse.Namespace) -> int:
     workers: Workers = Alone()
     try:
         workers = started_workers()
+        show_messages(first=workers.rank == 0)
         _COMMANDS[arguments.command](arguments, workers)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr, flush=True)

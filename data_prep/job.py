@@ -6,6 +6,7 @@ is done where its record is there and the hashes match, so that a killed job goe
 """
 
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from data_prep.workers import Workers, share
 from pipeline.common.files import file_digest, fsync_directory, json_digest, write_json
 from pipeline.common.progress import Advance, Meter
+
+logger = logging.getLogger(__name__)
 
 WORK = "work"
 """The folder of what is needed only until the job is done."""
@@ -105,16 +108,10 @@ class Stage(Protocol):
 class Job:
     """A folder, the digest of the plan that fills it, and the processes at work."""
 
-    def __init__(self, root: Path, plan_digest: str, workers: Workers, say: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, plan_digest: str, workers: Workers) -> None:
         self.root = root
         self.workers = workers
         self._plan_digest = plan_digest
-        self._say = say
-
-    def say(self, line: str) -> None:
-        """Print a line, once for all processes."""
-        if self.workers.rank == 0:
-            self._say(line)
 
     def run(self, stage: Stage) -> list[Facts]:
         """Do what is left of a stage and return the facts of its items, in their order; every process calls this."""
@@ -123,7 +120,7 @@ class Job:
         mine = share(items, self.workers.rank, self.workers.count)
         whose = "" if self.workers.count == 1 else f" of the first of {self.workers.count} processes"
         size = sum(item.size for item in mine)
-        with Meter(f"data: {stage.name}", size, stage.unit, shown=self.workers.rank == 0, say=self._say) as meter:
+        with Meter(f"data: {stage.name}", size, stage.unit, shown=self.workers.rank == 0) as meter:
             for number, item in enumerate(mine):
                 meter.note = f"{number} of {len(mine)} items{whose}"
                 if self._is_done(stage, item):
@@ -135,7 +132,7 @@ class Job:
             self.workers.barrier()
         facts = self.workers.tell([self._facts(stage, item) for item in items] if self.workers.rank == 0 else None)
         if items:
-            self.say(_line(stage.name, time.perf_counter() - began, facts))
+            logger.info(_line(stage.name, time.perf_counter() - began, facts))
         return facts
 
     def _do(self, stage: Stage, item: Item, advance: Advance) -> None:

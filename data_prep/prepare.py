@@ -3,8 +3,9 @@
 A folder with `manifest.json` in it is whole; one without is work in progress, which the same preparation goes on with.
 """
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import locked, text_digest
 from pipeline.common.progress import Meter
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 _DRAFT = "draft.json"
@@ -43,24 +44,23 @@ _REFUSED = "refused"
 """Left where the input was wrong: what is mended then, settings or files, may be another plan."""
 
 
-def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
+def prepare(config: DataPrepConfig) -> PreparedData:
     """Return the prepared data that `config` asks for, made by this process alone unless they are there.
 
-    They lie in a folder below `output_dir` that is named by everything they depend on. `say` takes lines of progress.
-    Raises UserError.
+    They lie in a folder below `output_dir` that is named by everything they depend on. Raises UserError.
     """
     draft = draft_plan(config)
-    _say_left_out(draft, say)
-    plan, root = _placed(config, draft, say)
+    _log_left_out(draft)
+    plan, root = _placed(config, draft)
     if _is_whole(root):
-        say(f"data: {root} is prepared already")
+        logger.info("data: %s is prepared already", root)
         return PreparedData(root)
     with _at_work(root, wait=True):
         # Another process may have made it while this one waited.
         if not _is_whole(root):
             write_plan(root / PLAN, plan)
             try:
-                _carry_out(plan, _modified(draft), root, Alone(), say)
+                _carry_out(plan, _modified(draft), root, Alone())
             except UnreachableError:
                 raise
             except UserError:
@@ -70,33 +70,33 @@ def prepare(config: DataPrepConfig, say: Say) -> PreparedData:
     return PreparedData(root)
 
 
-def _say_left_out(plan: Plan, say: Say) -> None:
+def _log_left_out(plan: Plan) -> None:
     for line in plan.left_out:
-        say(f"data: {line}")
+        logger.info("data: %s", line)
 
 
-def find_prepared(config: DataPrepConfig, say: Say) -> PreparedData | None:
+def find_prepared(config: DataPrepConfig) -> PreparedData | None:
     """Return what `prepare` would give back without preparing anything, None where it would; nothing is written.
 
-    `say` takes lines of progress. Raises UserError where an input is missing.
+    Raises UserError where an input is missing.
     """
     draft = draft_plan(config)
     # Where nothing was ever prepared the inputs need not be read for the name that it would have.
     if not any(map(_is_whole, Path(config.output_dir).glob("*"))):
         return None
-    _, root = _placed(config, draft, say)
+    _, root = _placed(config, draft)
     return PreparedData(root) if _is_whole(root) else None
 
 
-def _placed(config: DataPrepConfig, draft: Plan, say: Say) -> tuple[Plan, Path]:
+def _placed(config: DataPrepConfig, draft: Plan) -> tuple[Plan, Path]:
     """Return the plan of a draft, which names all that its inputs hold, and the folder that is named by it."""
     files = [item for item in draft.inputs if not item.digest]
-    with Meter("data: inputs hashed", sum(item.size for item in files), say=say) as meter:
+    with Meter("data: inputs hashed", sum(item.size for item in files)) as meter:
         plan = freeze(draft, [content_digest(source_of(item.name), meter.advance) for item in files])
     return plan, Path(config.output_dir) / plan.digest[:12]
 
 
-def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None:
+def prepare_together(config: DataPrepConfig, workers: Workers) -> None:
     """Prepare into `output_dir` itself, by all of `workers`, each of which calls this; at a store, by a folder here.
 
     Raises UserError, also where another job is at work there or the folder was begun with other settings.
@@ -104,32 +104,29 @@ def prepare_together(config: DataPrepConfig, workers: Workers, say: Say) -> None
     root, target = config.folder, Remote(config.output_dir) if is_url(config.output_dir) else None
     with _at_work(root, wait=False) if workers.rank == 0 else nullcontext():
         if target is not None and workers.tell(is_published(config) if workers.rank == 0 else None):
-            if workers.rank == 0:
-                say(f"data: {target} is published already")
+            logger.info("data: %s is published already", target)
             return
-        _prepare_at(root, config, workers, say)
+        _prepare_at(root, config, workers)
         if target is not None:
-            publish(root, target, workers, say)
+            publish(root, target, workers)
 
 
-def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers, say: Say) -> None:
+def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers) -> None:
     # The first process looks at everything that may be refused, alone, so that it is said once.
     begun = workers.tell(_begun(config, root) if workers.rank == 0 else None)
     if begun is None:
-        if workers.rank == 0:
-            say(f"data: {root} is prepared already; the text that it was made of is not compared again")
+        logger.info("data: %s is prepared already; the text that it was made of is not compared again", root)
         return
     plan, modified = begun
-    if workers.rank == 0:
-        _say_left_out(plan, say)
+    _log_left_out(plan)
     if not plan.digest:
-        hashed = Job(root, text_digest(plan.model_dump_json()), workers, say).run(HashInputs(plan))
+        hashed = Job(root, text_digest(plan.model_dump_json()), workers).run(HashInputs(plan))
         plan = freeze(plan, [facts.counts["digest"] for facts in hashed])
         if workers.rank == 0:
             _begin(plan, root)
         workers.barrier()
     try:
-        _carry_out(plan, modified, root, workers, say)
+        _carry_out(plan, modified, root, workers)
     except UnreachableError:
         raise
     except UserError:
@@ -193,9 +190,9 @@ def _is_whole(root: Path) -> bool:
     return (root / MANIFEST).is_file()
 
 
-def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Workers, say: Say) -> None:
+def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Workers) -> None:
     """Do what is left of the stages; the manifest comes last."""
-    job = Job(root, plan.digest, workers, say)
+    job = Job(root, plan.digest, workers)
     clean = Clean(plan, modified)
     cleaned = job.run(clean)
     if workers.rank == 0:
@@ -212,11 +209,11 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     (tokenizer,) = job.run(ProvideTokenizer(plan, parts, fates))
     provided = Provided.model_validate(tokenizer.counts)
     for remark in provided.remarks:
-        job.say(f"data: {remark}")
+        logger.info("data: %s", remark)
     tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned, provided))
     if any((facts.counts.get("encoding") or {}).get("refused") for facts in tokenized):
         # Of what a library encodes one document in many is compared: one that was wrong in a part may be in all of them.
-        job.say("data: parts that a library encoded which was wrong in one are encoded again, by Hugging Face's")
+        logger.info("data: parts that a library encoded which was wrong in one are encoded again, by Hugging Face's")
         again = Tokenize(root, plan, parts, fates, cleaned, provided, fast=False)
         if workers.rank == 0:
             for item in again.items():
@@ -225,7 +222,7 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         tokenized = job.run(again)
     encoding = encoding_of(provided.encoding, {facts.item: facts.counts.get("encoding") for facts in tokenized})
     for line in encoding.lines() if encoding else []:
-        job.say(f"data: {line}")
+        logger.info("data: %s", line)
     accepted = job.run(Accept(plan, provided.vocab_size))
     written = job.run(WriteText(plan, parts, fates))
     job.run(Verify(root, tokenized))
@@ -233,5 +230,5 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         finished = [tokenizer, *tokenized, *accepted, *written]
         write_summary(root, plan, cleaned, provided, encoding, finished, deduplicated)
         for line in outcome(PreparedData(root)):
-            say(f"data: {line}")
+            logger.info("data: %s", line)
     workers.barrier()

@@ -1,6 +1,7 @@
 """A finished folder at a store, and back from it: whole where `manifest.json` is, which comes last."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from data_prep.workers import Workers
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, json_digest, locked, write_atomically
 from pipeline.common.progress import BYTES, Advance, Meter
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _TRIED = ".writable"
@@ -51,7 +54,7 @@ def _plan(source: Remote) -> Plan:
     return plan_of(content, str(source))
 
 
-def publish(root: Path, target: Remote, workers: Workers, say: Any) -> None:
+def publish(root: Path, target: Remote, workers: Workers) -> None:
     """Upload a finished folder by all of `workers`, the plan first and the manifest last; what is there stays.
 
     Raises UserError where another preparation is there, or another job uploads to the same place.
@@ -59,7 +62,7 @@ def publish(root: Path, target: Remote, workers: Workers, say: Any) -> None:
     folder = root.resolve()
     records = folder.with_name(f"{folder.name}.published")
     stage = Publish(root, target)
-    job = Job(records, PreparedData(root).manifest.digest + str(target), workers, say)
+    job = Job(records, PreparedData(root).manifest.digest + str(target), workers)
     if workers.rank == 0:
         _begin(root, target)
         there = target.fingerprints()
@@ -71,7 +74,7 @@ def publish(root: Path, target: Remote, workers: Workers, say: Any) -> None:
         _check_uploaded(root, target, {facts.counts["name"]: facts.counts["fingerprint"] for facts in uploaded})
         target.below_it(MANIFEST).upload(root / MANIFEST)
         shutil.rmtree(records)
-        say(f"data: {target} is published, out of {root}, which is no longer needed")
+        logger.info("data: %s is published, out of %s, which is no longer needed", target, root)
     workers.barrier()
 
 

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import json
 import queue
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from data_prep.manifest import PreparedData
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.common import progress
+from pipeline.common.logs import RANK_VARIABLES
 from pipeline.families import FAMILIES, config_key, has_key, held_by, scratch_config
 from pipeline.recipe import ModelConfig
+from tests.messages import taken_by
 
 # Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
 os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
@@ -78,14 +81,14 @@ def make_documents(count: int, seed: int = 0) -> list[str]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
     """The lines of meters (`pipeline.common.progress`), which come every hundredth of a second."""
     lines: queue.Queue[str] = queue.Queue()
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
-    monkeypatch.setattr(progress, "say_above", lines.put)
-    for name in progress._RANKS:
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return lines
+    with taken_by(lines.put, of=progress.__name__):
+        yield lines
 
 
 def next_line(said: queue.Queue[str], part: str) -> str:
@@ -130,7 +133,7 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared
         corpora=[CorpusConfig(files=[str(corpus)], heldout_fraction=0.1)],
         tokenizer=TokenizerConfig(vocab_size=406),
     )
-    return prepare(config, lambda _: None)
+    return prepare(config)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import yaml
 from pipeline.common.config import read_json, typed
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
+from pipeline.common.logs import show_messages
 from pipeline.planning.forecast import Forecast
 from pipeline.planning.judge import against_plan, fit_alone, judged_table, left_out, most_off, predicted_by
 from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         _compare(arguments.compare[0], arguments.compare[1:], arguments.record or [_OWN])
         return
     recipe = of_target(arguments.loaded, arguments.sizes)
-    prepared = prepared_text(recipe, _say)
+    prepared = prepared_text(recipe)
     if prepared is None and arguments.pilot is None:
         raise UserError(
             f"--recipe: its text has not been prepared in {recipe.data.output_dir}, so which runs of the record are of it is "
@@ -226,4 +227,5 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
 
 def work(arguments: argparse.Namespace) -> int:
     """Plan; return the exit status."""
+    show_messages(first=True, on_stderr=True)
     return status_of_runs(lambda: run(arguments))

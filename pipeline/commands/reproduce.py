@@ -97,7 +97,7 @@ def _check_known(known: Mapping[str, KnownEnd], trials: Sequence[Task]) -> None:
             "wrote, or leave --known out"
         )
     print(f"--known: {taken} of {len(trials)} trials, and {len(known) - taken} other runs", flush=True)
-    text, prepared = check_one_text(known.values(), "--known"), prepared_text(trials[0].recipe, print)
+    text, prepared = check_one_text(known.values(), "--known"), prepared_text(trials[0].recipe)
     if prepared is not None and text not in (None, prepared.manifest.fingerprint):
         raise UserError(
             f"--known: its runs were made with the text {text}, and here it is {prepared.manifest.fingerprint}, so that losses "

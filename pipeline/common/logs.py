@@ -1,20 +1,29 @@
-"""What a command says while it works: Python's logging, each message a line on standard output."""
+"""The messages of a command at work: Python's logging, each message a line on standard output."""
 
 import logging
+import os
 import sys
 
 from tqdm import tqdm
 
 _OWN = ("data_prep", "pipeline")
 """The packages whose messages are shown."""
+RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+"""Where launchers write a process's number."""
 
 
-def show_messages(*, first: bool) -> None:
+def is_first_process() -> bool:
+    """Whether no launcher has given this process a number above 0."""
+    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
+
+
+def show_messages(*, first: bool, on_stderr: bool = False) -> None:
     """Print the messages of the project's loggers from now on; of several processes, only the `first` prints any.
 
-    A warning begins with "warning: ". Calling it again replaces what an earlier call set.
+    A warning begins with "warning: ". A command whose result is its standard output has them `on_stderr`. Calling it again
+    replaces what an earlier call set.
     """
-    handler = _LineHandler()
+    handler = _LineHandler(on_stderr=on_stderr)
     handler.setFormatter(_LineFormatter())
     for name in _OWN:
         logger = logging.getLogger(name)
@@ -31,9 +40,14 @@ class _LineFormatter(logging.Formatter):
 
 
 class _LineHandler(logging.Handler):
-    """Prints above the progress bar where there is one, to what standard output is at that moment."""
+    """Prints above the progress bar where there is one, to what standard output or error is at that moment."""
+
+    def __init__(self, *, on_stderr: bool) -> None:
+        super().__init__()
+        self._on_stderr = on_stderr
 
     def emit(self, record: logging.LogRecord) -> None:
+        file = sys.stderr if self._on_stderr else sys.stdout
         # Not caught: whoever reads the output may have gone, which the command handles like any other broken pipe.
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(self.format(record), file=file)
+        file.flush()

@@ -1,6 +1,6 @@
-"""What a person sees while something long goes on: a bar on a terminal, else a line at a steady interval."""
+"""What a person sees while something long goes on: a bar on a terminal, else a message at a steady interval."""
 
-import os
+import logging
 import sys
 import threading
 import time
@@ -10,12 +10,14 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from pipeline.common.logs import is_first_process
+
+logger = logging.getLogger(__name__)
+
 LINE_SECONDS = 15.0
 """Between two lines of one operation in a log."""
 _BAR_SECONDS = 1.0
 """Between two looks at a bar, and before the first: what is over by then shows none."""
-_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
-"""Where launchers write a process's number."""
 
 BYTES = "B"
 """The unit of amounts that are bytes."""
@@ -30,23 +32,14 @@ class Meter:
     A thread shows it, so that an operation in which nothing can be counted for minutes is still seen to go on.
     """
 
-    def __init__(
-        self,
-        name: str,
-        total: int = 0,
-        unit: str = BYTES,
-        *,
-        shown: bool | None = None,
-        say: Callable[[str], object] | None = None,
-    ) -> None:
-        """`total` is in `unit`, 0 where it is not known. By default the first process alone shows it, on standard output."""
+    def __init__(self, name: str, total: int = 0, unit: str = BYTES, *, shown: bool | None = None) -> None:
+        """`total` is in `unit`, 0 where it is not known. By default the first process alone shows it."""
         self.note = ""
         """What else is to be said of where the operation is."""
         self._name, self._total, self._unit = name, total, unit
         self._done = self._skipped = 0
-        self._shown = _is_first_process() if shown is None else shown
-        self._say = say or say_above
-        self._said = False
+        self._shown = is_first_process() if shown is None else shown
+        self._logged = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
         self._bar: tqdm | None = None
@@ -94,15 +87,15 @@ class Meter:
         self._thread.join()
         if self._bar is not None:
             self._bar.close()
-        elif self._said and kind is None:
-            self._say(f"{self._name}: done in {duration(time.monotonic() - self._began)}")
+        elif self._logged and kind is None:
+            logger.info("%s: done in %s", self._name, duration(time.monotonic() - self._began))
 
     def _show(self) -> None:
         while not self._over.wait(LINE_SECONDS if self._bar is None else _BAR_SECONDS):
             try:
                 if self._bar is None:
-                    self._say(self._line())
-                    self._said = True
+                    logger.info(self._line())
+                    self._logged = True
                 elif time.monotonic() - self._began > _BAR_SECONDS:
                     self._bar.set_postfix_str(self.note)
             except OSError:
@@ -113,25 +106,19 @@ class Meter:
         """As a log has it: 'NAME: 45 %, 1.20 GB of 2.67 GB, 0:35 so far, 0:43 left'."""
         elapsed, done = time.monotonic() - self._began, min(self._done, self._total)
         unit = "" if self._unit == BYTES else f" {self._unit}"
-        told = [f"{duration(elapsed)} so far"]
+        facts = [f"{duration(elapsed)} so far"]
         if self._total:
-            told = [f"{100 * done // self._total} %", f"{self._amount(done)} of {self._amount(self._total)}{unit}", *told]
+            facts = [f"{100 * done // self._total} %", f"{self._amount(done)} of {self._amount(self._total)}{unit}", *facts]
             worked = done - self._skipped
             if worked > 0 and done < self._total:
-                told.append(f"{duration(elapsed * (self._total - done) / worked)} left")
-        return f"{self._name}: {', '.join(filter(None, [*told, self.note]))}"
+                facts.append(f"{duration(elapsed * (self._total - done) / worked)} left")
+        return f"{self._name}: {', '.join(filter(None, [*facts, self.note]))}"
 
     def _amount(self, amount: int) -> str:
         if self._unit != BYTES:
             return f"{amount:,}"
         number = tqdm.format_sizeof(amount)
         return f"{number.rstrip('kMGTPE')} {number.lstrip('0123456789.')}B"
-
-
-def say_above(line: str) -> None:
-    """Print a line on standard output, above the bar where there is one."""
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:
@@ -142,8 +129,3 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours:02d} h"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _is_first_process() -> bool:
-    """Whether no launcher has given this process a number above 0."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)

@@ -52,6 +52,7 @@ def _start(parse: Callable[[], Any], module: str) -> int:
             # What libraries say while they are imported, DeepSpeed's logger among them, is no part of what a command prints.
             with redirect_stdout(sys.stderr):
                 command = import_module(module).work
+                from pipeline.common.logs import is_first_process, show_messages
     except ImportError as error:
         sentence = unfit_environment(error)
         if sentence is None:
@@ -59,6 +60,7 @@ def _start(parse: Callable[[], Any], module: str) -> int:
         return refuse(sentence)
     except UserError as error:
         return refuse(str(error))
+    show_messages(first=is_first_process())
     return command(arguments)
 
 

@@ -131,7 +131,7 @@ def configured(files: Path, output: Path, dedupe: str, tokenizer: TokenizerConfi
 
 def prepare_alone(settings: DataPrepConfig) -> None:
     """Prepare by this process, from the inputs' digests to the manifest."""
-    prepare(settings, lambda line: None)
+    prepare(settings)
 
 
 # --- tokenizing, on one core ----------------------------------------------------------------------
@@ -145,7 +145,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
     draft = draft_plan(configured(source, root, "none", trained))
     plan = freeze(draft, [file_digest(source / "text.jsonl")])
     job, stage = (
-        Job(root, plan.digest, Alone(), lambda line: None),
+        Job(root, plan.digest, Alone()),
         Clean(plan, {item.name: item.modified for item in draft.inputs}),
     )
     cleaned = job.run(stage)

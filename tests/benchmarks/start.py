@@ -88,7 +88,7 @@ def prepared_text(place: Path) -> PreparedData:
     text.write_text("\n\n".join(" ".join(each.split()) for each in made_up_texts(200)), encoding="utf-8")
     corpus = CorpusConfig(files=[str(text)], heldout_fraction=0.3)
     tokenizer = TokenizerConfig(vocab_size=400, algorithm="byte_level_bpe", family="gpt2")
-    return prepare(DataPrepConfig(output_dir=str(place / "data"), corpora=[corpus], tokenizer=tokenizer), lambda line: None)
+    return prepare(DataPrepConfig(output_dir=str(place / "data"), corpora=[corpus], tokenizer=tokenizer))
 
 
 def first_steps(case: Case, place: Path, prepared: PreparedData, rounds: int) -> dict[str, list[tuple[float, float]]]:

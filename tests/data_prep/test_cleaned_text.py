@@ -63,7 +63,7 @@ def records_of(directory) -> list[dict]:
 def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, name, format):
     all_records = [*RECORDS, *COPIES, SHORT]
     asked = config(tmp_path, write(tmp_path / name, all_records))
-    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}), lambda _: None)
+    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}))
     found = records_of(data.directory)
     assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in all_records)
     fates = {}
@@ -87,19 +87,19 @@ def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, na
 
 def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_read_again(tmp_path):
     asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", [*RECORDS, *COPIES, SHORT]))
-    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}), lambda _: None)
+    data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}))
     found = records_of(data.directory)
     assert {record["dropped"] for record in found} == {""} and len(found) == 45
     again = config(tmp_path, str(data.directory / "text"), where='split == "train"', columns=["source"], heldout_fraction=0.6)
     assert all(kind_of(path) is not None for path in data.directory.glob("text/web/*"))
-    (corpus,) = prepare(again.model_copy(update={"output_dir": str(tmp_path / "again")}), lambda _: None).corpora
+    (corpus,) = prepare(again.model_copy(update={"output_dir": str(tmp_path / "again")})).corpora
     assert corpus.dropped["where"] == sum(record["split"] == "heldout" for record in found)
 
 
 def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
     """It takes types from the first file, in which every document was dropped."""
     records = [*RECORDS, *COPIES, SHORT]
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)), lambda _: None)
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)))
     files = str(data.directory / "text/web/*.jsonl.zst")
     read = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(map(int, read["id"])) == sorted(record["id"] for record in records)
@@ -107,7 +107,7 @@ def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
 
 def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
     records = [*RECORDS, *COPIES, SHORT]
-    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)), lambda _: None)
+    data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)))
     told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
     copy = next(line for line in told if line["kind"] == "exact")
     assert copy["where"] == f"{tmp_path / 'a.jsonl'}: line 61" and copy["kept_where"] == f"{tmp_path / 'a.jsonl'}: line 6"
@@ -120,25 +120,25 @@ def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
 def test_values_that_a_condition_does_not_fit_are_bad_records_up_to_the_limit(tmp_path):
     records = [record | {"meta": {"score": "high" if record["id"] % 20 == 0 else 2}} for record in RECORDS]
     path = write_jsonl(tmp_path / "a.jsonl", records)
-    (corpus,) = prepare(config(tmp_path, path, columns=["id"], max_bad_records=3), lambda _: None).corpora
+    (corpus,) = prepare(config(tmp_path, path, columns=["id"], max_bad_records=3)).corpora
     assert corpus.dropped["bad record"] == 3
     with pytest.raises(UserError, match=r"a.jsonl: line 41: where: 'meta.score >= 1' cannot be asked of meta.score: 'high'"):
-        prepare(config(tmp_path, path, columns=["id"], max_bad_records=2), lambda _: None)
+        prepare(config(tmp_path, path, columns=["id"], max_bad_records=2))
 
 
 def test_columns_that_a_file_has_not_are_refused(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", RECORDS)
     with pytest.raises(UserError, match=r"a.parquet: no column 'meta.points'; it has text, id, meta.score, meta.url"):
-        prepare(config(tmp_path, path, where="meta.points > 3"), lambda _: None)
+        prepare(config(tmp_path, path, where="meta.points > 3"))
     (tmp_path / "a.txt").write_text("plain\n")
     with pytest.raises(UserError, match=r"a.txt: plain text has no 'id'"):
-        prepare(config(tmp_path, str(tmp_path / "a.txt"), where=None), lambda _: None)
+        prepare(config(tmp_path, str(tmp_path / "a.txt"), where=None))
 
 
 def test_documents_are_written_in_the_order_in_which_they_are_read(tmp_path):
     records = random.Random(3).sample(RECORDS, len(RECORDS))
     path = write_jsonl(tmp_path / "a.jsonl", records)
-    whole = records_of(prepare(config(tmp_path, path), lambda _: None).directory)
+    whole = records_of(prepare(config(tmp_path, path)).directory)
     assert [record["id"] for record in whole if record["split"]] == [
         str(record["id"]) for record in records if record["meta"]["score"] >= 1
     ]
@@ -161,7 +161,7 @@ def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
     asked = config(
         tmp_path, str(tmp_path / "a.parquet"), where='day >= "2024-01-03" and price < 7', columns=table.column_names[1:]
     )
-    found = [record for record in records_of(prepare(asked, lambda _: None).directory) if record["split"]]
+    found = [record for record in records_of(prepare(asked).directory) if record["split"]]
     assert [record["metadata"]["price"] for record in found] == [row / 4 for row in range(2, 28)]
     one = {key: value for key, value in found[0]["metadata"].items() if key not in ("price", "score")}
     assert one == {
@@ -179,7 +179,7 @@ def test_what_json_itself_has_no_words_for_in_a_column_is_null_or_a_question_mar
     ]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="big > 7", columns=["id", "score"], min_length=1)
-    for record in records_of(prepare(asked, lambda _: None).directory):
+    for record in records_of(prepare(asked).directory):
         assert (record["id"], record["metadata"]) == ("lone ?", {"score": None, "big": 10**18})
 
 
@@ -189,7 +189,7 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_an
     steps = [{"length": {"max": 650}}]
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", columns=["id"], min_length=1, heldout_fraction=0.4)
     corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
-    found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]}), lambda _: None).directory)
+    found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]})).directory)
     assert {record["dropped"] for record in found} == {"", "where", "too long"}
     assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)
 
@@ -198,11 +198,11 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_an
 def test_a_column_that_no_record_has_is_refused_by_name(tmp_path, keys):
     name = "scor" if "where" in keys else "urll"
     with pytest.raises(UserError, match=f"corpora.web: no record has '{name}'"):
-        prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", RECORDS), **keys), lambda _: None)
+        prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", RECORDS), **keys))
 
 
 def test_a_column_that_is_nested_too_deeply_is_a_bad_record(tmp_path):
     deep = "[" * 900 + "]" * 900
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {json.dumps(text)}, "id": {deep}}}\n' for text in made_up_texts(3)))
     with pytest.raises(UserError, match=r"a\.jsonl: line 1: .* deep in `columns` or `where`; mend the file"):
-        prepare(config(tmp_path, str(tmp_path / "a.jsonl"), where=None, max_bad_records=0), lambda _: None)
+        prepare(config(tmp_path, str(tmp_path / "a.jsonl"), where=None, max_bad_records=0))

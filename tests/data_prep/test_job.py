@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,8 @@ class Letters:
         return {"documents_out": 1, "documents_in": 2}
 
 
-def run(root, stage, digest="p", say=lambda line: None):
-    return Job(root, digest, Alone(), say).run(stage)
+def run(root, stage, digest="p"):
+    return Job(root, digest, Alone()).run(stage)
 
 
 def files(root):
@@ -89,10 +90,10 @@ def test_the_record_names_outputs_by_hash(tmp_path):
     assert set(record["outputs"]) == {"out/a0", "out/a1"} and record["counts"]["documents_in"] == 2
 
 
-def test_the_line_of_a_stage_adds_its_items_up(tmp_path):
-    said = []
-    run(tmp_path, Letters(), say=said.append)
-    assert "letters" in said[-1] and "6 -> 3 documents" in said[-1]
+def test_the_line_of_a_stage_adds_its_items_up(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "data_prep")
+    run(tmp_path, Letters())
+    assert "letters" in caplog.text and "6 -> 3 documents" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from data_prep.shards import Shard
 from data_prep.workers import Alone
 from pipeline.common.errors import UserError
 from tests.conftest import make_documents
+from tests.messages import taken_by
 
 
 def config(corpus: Path, output: Path, **text: object) -> DataPrepConfig:
@@ -22,10 +24,6 @@ def config(corpus: Path, output: Path, **text: object) -> DataPrepConfig:
         corpora=[CorpusConfig(files=[str(corpus)], **text)],
         tokenizer=TokenizerConfig(vocab_size=406),
     )
-
-
-def quiet(_: str) -> None:
-    pass
 
 
 def shards(data: PreparedData, split: str) -> list[Shard]:
@@ -53,34 +51,34 @@ def test_about_the_asked_share_is_held_out(prepared):
     assert abs(prepared.corpora[0].splits[HELDOUT].documents - 40) <= 24
 
 
-def test_a_folder_is_prepared_as_its_files_are_and_what_is_left_out_is_said(corpus, tmp_path):
+def test_a_folder_is_prepared_as_its_files_are_and_what_is_left_out_is_logged(corpus, tmp_path, caplog):
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     shutil.copyfile(corpus, folder / "deep" / "text.ndjson")
     (folder / "README.md").touch()
-    said: list[str] = []
-    whole, named = (prepare(config(path, tmp_path / path.name), said.append) for path in (folder, corpus))
-    assert said[0] == f"data: {folder}: left out are 1 .md files (the first: README.md)"
+    caplog.set_level(logging.INFO, "data_prep")
+    whole, named = (prepare(config(path, tmp_path / path.name)) for path in (folder, corpus))
+    assert caplog.messages[0] == f"data: {folder}: left out are 1 .md files (the first: README.md)"
     assert [decoded(whole, split) for split in SPLITS] == [decoded(named, split) for split in SPLITS]
 
 
-def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path):
-    said: list[str] = []
-    first = prepare(config(corpus, tmp_path / "a"), said.append)
+def test_equal_input_is_prepared_once_and_equal_twice(corpus, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "data_prep")
+    first = prepare(config(corpus, tmp_path / "a"))
     written = {path: path.stat().st_mtime_ns for path in first.directory.rglob("*")}
-    again = prepare(config(corpus, tmp_path / "a"), said.append)
+    again = prepare(config(corpus, tmp_path / "a"))
     assert again.directory == first.directory
     assert {path: path.stat().st_mtime_ns for path in first.directory.rglob("*")} == written
-    assert "prepared already" in said[-1]
+    assert "prepared already" in caplog.messages[-1]
 
-    elsewhere = prepare(config(corpus, tmp_path / "b"), quiet)
+    elsewhere = prepare(config(corpus, tmp_path / "b"))
     for path in first.directory.rglob("*.*"):
         assert path.read_bytes() == (elsewhere.directory / path.relative_to(first.directory)).read_bytes(), path.name
 
 
 def test_other_input_goes_elsewhere(corpus, tmp_path):
-    first = prepare(config(corpus, tmp_path), quiet)
-    other = prepare(config(corpus, tmp_path, min_length=400), quiet)
+    first = prepare(config(corpus, tmp_path))
+    other = prepare(config(corpus, tmp_path, min_length=400))
     assert other.directory != first.directory
     assert other.corpora[0].dropped["too short"] > 0
 
@@ -105,7 +103,7 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(corpus.read_bytes() + b"not json\n" * 200)
     with pytest.raises(UserError, match=r"broken\.jsonl: line"):
-        prepare(config(broken, tmp_path / "out"), quiet)
+        prepare(config(broken, tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -114,16 +112,17 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_read_as_what_it_was(corp
     shutil.copyfile(corpus, text)
     asked = config(text, tmp_path / "out")
 
-    def say(line: str) -> None:
+    def change(line: str) -> None:
         if line.startswith("data: plan"):
             text.write_bytes(text.read_bytes().replace(b" a", b" b"))
             os.utime(text, ns=(1, 1))
 
-    with pytest.raises(UserError, match=r"text\.jsonl: has changed since it was hashed"):
-        prepare_together(asked, Alone(), say)
+    with pytest.raises(UserError, match=r"text\.jsonl: has changed since it was hashed"), taken_by(change):
+        prepare_together(asked, Alone())
     assert not list((tmp_path / "out" / "work").glob("clean/*"))
     # What it holds now is another plan, and written again as it was it is the same.
-    prepare_together(asked, Alone(), lambda line: os.utime(text) if line.startswith("data: plan") else None)
+    with taken_by(lambda line: os.utime(text) if line.startswith("data: plan") else None):
+        prepare_together(asked, Alone())
     assert PreparedData(tmp_path / "out").corpora
 
 
@@ -131,7 +130,7 @@ def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
     heldout = tmp_path / "heldout.jsonl"
     texts = make_documents(20, seed=5)
     heldout.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    data = prepare(config(corpus, tmp_path / "out", heldout_files=[str(heldout)]), quiet)
+    data = prepare(config(corpus, tmp_path / "out", heldout_files=[str(heldout)]))
     assert decoded(data, HELDOUT) == texts
     assert data.corpora[0].splits[TRAIN].documents == 400
 
@@ -142,7 +141,7 @@ def test_a_glob_that_covers_a_heldout_file_does_not_train_on_it(corpus, tmp_path
     (folder / "train.jsonl").write_bytes(corpus.read_bytes())
     (folder / "heldout.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in make_documents(20, seed=5)))
     request = config(folder / "*.jsonl", tmp_path / "out", heldout_files=[str(folder / "heldout.jsonl")])
-    assert prepare(request, quiet).corpora[0].splits[TRAIN].documents == 400
+    assert prepare(request).corpora[0].splits[TRAIN].documents == 400
 
 
 def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
@@ -150,7 +149,7 @@ def test_a_tokenizer_without_text_for_its_vocabulary_is_refused(tmp_path):
     path.write_text("\n\n".join(f"{number} words" for number in range(300)))
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 30000"):
         request = config(path, tmp_path / "out").model_copy(update={"tokenizer": TokenizerConfig(vocab_size=30_000)})
-        prepare(request, quiet)
+        prepare(request)
 
 
 def test_what_is_found_prepared_is_what_would_be_prepared(corpus, tmp_path):
@@ -158,20 +157,20 @@ def test_what_is_found_prepared_is_what_would_be_prepared(corpus, tmp_path):
     text = tmp_path / "text.jsonl"
     text.write_bytes(corpus.read_bytes())
     request = config(text, tmp_path / "out")
-    assert find_prepared(request, quiet) is None
-    made = prepare(request, quiet)
-    assert find_prepared(request, quiet).directory == made.directory
+    assert find_prepared(request) is None
+    made = prepare(request)
+    assert find_prepared(request).directory == made.directory
     content = text.read_bytes()
     changed = content.replace(b"the", b"eht", 1)
     assert len(changed) == len(content) and changed != content
     text.write_bytes(changed)
-    assert find_prepared(request, quiet) is None
-    other = prepare(request, quiet)
+    assert find_prepared(request) is None
+    other = prepare(request)
     assert other.directory != made.directory
-    assert find_prepared(request, quiet).directory == other.directory
+    assert find_prepared(request).directory == other.directory
     text.write_bytes(content)
-    assert find_prepared(request, quiet).directory == made.directory
-    assert find_prepared(config(text, tmp_path / "elsewhere"), quiet) is None
+    assert find_prepared(request).directory == made.directory
+    assert find_prepared(config(text, tmp_path / "elsewhere")) is None
     text.unlink()
     with pytest.raises(UserError, match="no such file"):
-        find_prepared(request, quiet)
+        find_prepared(request)

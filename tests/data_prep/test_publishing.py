@@ -16,6 +16,7 @@ from data_prep.workers import Alone
 from pipeline.common.errors import UserError
 from pipeline.common.files import json_digest
 from tests.data_prep.prose import made_up_texts
+from tests.messages import taken_by
 
 URL = "s3://bucket/prepared/books"
 
@@ -50,12 +51,13 @@ def work(prepared, tmp_path) -> str:
 
 
 def run(text: Path, output: str, **options: object) -> list[str]:
-    said: list[str] = []
+    lines: list[str] = []
     tokenizer = {"vocab_size": 300, "algorithm": "byte_level_bpe", "family": "gpt2"}
     corpora = [{"files": [str(text)], "heldout_fraction": 0.2}]
     config = DataPrepConfig(output_dir=output, corpora=corpora, tokenizer=tokenizer, **options)
-    prepare_together(config, Alone(), said.append)
-    return said
+    with taken_by(lines.append):
+        prepare_together(config, Alone())
+    return lines
 
 
 def uploads(monkeypatch, fails_at: int | None = None) -> list[str]:

@@ -51,7 +51,7 @@ def records_of(directory) -> list[dict]:
 
 
 def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     found = records_of(data.directory)
     assert len(found) == 66
     for record in found:
@@ -77,4 +77,4 @@ def test_where_nothing_is_left_what_was_dropped_behind_deduplication_is_said(con
     steps = [*corpus.steps[:2], Length(min=10**6)]
     config = config.model_copy(update={"corpora": [corpus.model_copy(update={"steps": steps})]})
     with pytest.raises(UserError, match=r"passed cleaning \(dropped: too short: 60, exact copy: 6\)"):
-        prepare(config, lambda _: None)
+        prepare(config)

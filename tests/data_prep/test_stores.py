@@ -29,6 +29,7 @@ from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
 from tests.hub import Hub, ask
 from tests.hub import serving as serving_hub
+from tests.messages import taken_by
 from tests.stores import S3_SECRET, Web, serving
 
 TEXTS = made_up_texts(400)
@@ -285,7 +286,8 @@ def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path
         ("here", [str(tmp_path / name) for name in names]),
         ("there", ["s3://bucket/all/" + n for n in names]),
     ):
-        prepare_together(preparation(tmp_path / folder, files), Alone(), search)
+        with taken_by(search):
+            prepare_together(preparation(tmp_path / folder, files), Alone())
         search("")
         shards.append({path.name: path.read_bytes() for path in (tmp_path / folder / "shards").rglob("*.bin")})
     assert shards[0] == shards[1]
@@ -297,13 +299,13 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
     web.tags = False  # so that the plan has a stage, after which the store fails
     web.files |= {"a.jsonl": LINES * 8, "b.jsonl": LINES}
 
-    def say(line: str) -> None:
+    def fail(line: str) -> None:
         if line.startswith("data: plan"):
             web.breaks["b.jsonl"] = 1000
 
     config = preparation(tmp_path / "there", [web.url("a.jsonl"), web.url("b.jsonl")])
-    with pytest.raises(UserError, match=r"b\.jsonl: cannot be read, tried 4 times"):
-        prepare_together(config, Alone(), say)
+    with pytest.raises(UserError, match=r"b\.jsonl: cannot be read, tried 4 times"), taken_by(fail):
+        prepare_together(config, Alone())
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "work" / "clean").glob("*.json")}
     assert done
     # The input was not at fault: the plan stays frozen.
@@ -316,7 +318,8 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
         if line.startswith("data: clean"):
             kept.update({path: path.stat().st_mtime_ns for path in done})
 
-    prepare_together(config, Alone(), look)
+    with taken_by(look):
+        prepare_together(config, Alone())
     assert kept == done
     # Its content is hashed again, for want of an ETag, and its last piece, which shares a slice with the other file, read.
     assert web.sent["a.jsonl"] - sent < len(LINES) * 8 * 1.2

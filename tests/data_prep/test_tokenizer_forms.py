@@ -67,7 +67,7 @@ def test_shards_hold_the_ids_of_autotokenizer(tmp_path, name, split):
         corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")], dedupe="none", heldout_fraction=0.3)],
         tokenizer=TokenizerConfig(path=str(directory), split_special_tokens=split),
     )
-    data = prepare(settings, lambda _: None)
+    data = prepare(settings)
     documents = []
     for part in (TRAIN, HELDOUT):
         for prefix in data.shards(data.corpora[0], part):

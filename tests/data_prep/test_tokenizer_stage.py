@@ -46,7 +46,7 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
         part_mib=1,
     )
     plan = draft_plan(config)
-    job = Job(folder / "out", "digest", Alone(), lambda _: None)
+    job = Job(folder / "out", "digest", Alone())
     clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
     parts = Parts(job.root, clean.parts(job.run(clean)))
     fates = deduplicate(job, plan, parts)
@@ -127,7 +127,7 @@ def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_
             tokenizer=TokenizerConfig(vocab_size=300),
         )
     )
-    job = Job(tmp_path / "out", "digest", Alone(), lambda _: None)
+    job = Job(tmp_path / "out", "digest", Alone())
     job.run(ProvideTokenizer(plan, Parts(job.root, []), None))
     (folder,) = folders
     assert folder.is_relative_to(tmp_path / "out" / "work") and not folder.exists()

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +51,7 @@ def of_sentences(stories, tmp_path_factory):
         tokenizer=TokenizerConfig(vocab_size=200, algorithm="wordpiece", family="bert"),
         sequences="sentence",
     )
-    return prepare(config, lambda _: None)
+    return prepare(config)
 
 
 def test_a_sentence_is_a_sequence_and_a_document_keeps_its_sentences(of_sentences, stories):
@@ -84,7 +85,6 @@ def test_sentences_end_by_the_rules_of_the_corpus_s_one_language(tmp_path, monke
             tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
             sequences="sentence",
         ),
-        lambda _: None,
     )
     assert asked == {expected}
 
@@ -111,7 +111,7 @@ class WrongOnOne(libraries.Fastokens):
 
 @pytest.mark.parametrize("sequences", ["document", "sentence"])
 def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_part_and_unseen_in_another(
-    tmp_path, monkeypatch, sequences
+    tmp_path, monkeypatch, caplog, sequences
 ):
     for name in ("_MIXED", "_OF_BYTES", "_OF_UNICODE", "_OF_IDS"):
         monkeypatch.setattr(stress, name, 50)
@@ -124,10 +124,12 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
     for name, some in (("heldout", texts[:100]), ("train", texts[100:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
 
+    caplog.set_level(logging.INFO, "data_prep")
+
     def prepared(worth, library):
         monkeypatch.setattr(tokenizer_stage, "_WORTH_CHOOSING", worth)
         monkeypatch.setitem(libraries.LIBRARIES, "fastokens", library)
-        said = []
+        caplog.clear()
         config = DataPrepConfig(
             output_dir=str(tmp_path / f"{worth}-{library.__name__}"),
             corpora=[
@@ -138,9 +140,9 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
             tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe", family="gpt2"),
             sequences=sequences,
         )
-        data = prepare(config, said.append)
+        data = prepare(config)
         files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*")}
-        return data, files, "\n".join(said)
+        return data, files, caplog.text
 
     slow, expected, _ = prepared(10**9, libraries.Fastokens)
     assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 9
@@ -180,7 +182,7 @@ def old_shards(prepared, tmp_path):
 def accepted(folder, **changes):
     corpus = {"name": "old", "shards": [str(folder / "a")], "heldout_shards": [str(folder / "b.idx")]} | changes
     config = {"output_dir": str(folder / "out"), "corpora": [corpus], "tokenizer": {"path": str(folder / "tokenizer")}}
-    return prepare(DataPrepConfig.model_validate(config), lambda _: None)
+    return prepare(DataPrepConfig.model_validate(config))
 
 
 def test_shards_made_elsewhere_stay_where_they_are(old_shards):
@@ -250,7 +252,7 @@ def test_shards_and_text_make_one_blend(old_shards, corpus):
         ],
         "tokenizer": {"path": str(old_shards / "tokenizer")},
     }
-    data = prepare(DataPrepConfig.model_validate(config), lambda _: None)
+    data = prepare(DataPrepConfig.model_validate(config))
     assert [(entry.name, entry.weight) for entry in data.corpora] == [("old", 1), ("new", 3)]
     tokens = [np.concatenate([Shard(path).tokens for path in data.shards(entry, TRAIN)]) for entry in data.corpora]
     old, new = (np.bincount(ids, minlength=406) / len(ids) for ids in tokens)

@@ -27,7 +27,7 @@ def blended(tmp_path_factory) -> PreparedData:
         (directory / f"{name}.jsonl").write_text("".join(lines))
     corpora = [CorpusConfig(name=n, files=[str(directory / f"{n}.jsonl")], heldout_fraction=0.1) for n in ("wiki", "books")]
     config = DataPrepConfig(output_dir=str(directory), corpora=corpora, tokenizer=TokenizerConfig(vocab_size=406))
-    return prepare(config, lambda _: None)
+    return prepare(config)
 
 
 def test_a_blend_gives_the_same_losses_on_two_ranks_and_is_part_of_the_run(launch, recipe, blended, tmp_path):
@@ -70,7 +70,7 @@ def test_a_folder_some_of_whose_corpora_have_nothing_to_train_on_is_trained_on(l
     corpora = [CorpusConfig(name="wiki", files=[str(tmp_path / "wiki.jsonl")], heldout_fraction=0.1)]
     corpora += [CorpusConfig(name=name, files=[str(tmp_path / f"{name}.jsonl")]) for name in ("copies", "note")]
     config = DataPrepConfig(output_dir=str(tmp_path / "data"), corpora=corpora, tokenizer=TokenizerConfig(vocab_size=406))
-    data = prepare(config, lambda _: None)
+    data = prepare(config)
     path = recipe(data={"shards": str(data.directory), "sequence_length": 32}, source=SHORT, stages=STAGES)
     finished = launch(path, ranks=ranks).wait()
     assert finished.status == 0, finished.error

@@ -73,7 +73,7 @@ def test_text_is_not_prepared_and_epochs_are_known_once_it_is(launch, recipe, tm
 
     corpora = [CorpusConfig(**text)]
     tokenizer = TokenizerConfig(vocab_size=406)
-    prepared = prepare(DataPrepConfig(output_dir=data["output_dir"], corpora=corpora, tokenizer=tokenizer), lambda _: None)
+    prepared = prepare(DataPrepConfig(output_dir=data["output_dir"], corpora=corpora, tokenizer=tokenizer))
     known = launch(path, "--dry_run", PEAK).wait()
     assert known.status == 0, known.error
     windows = (prepared.corpora[0].splits["train"].tokens - 1) // 32

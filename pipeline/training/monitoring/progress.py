@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from pipeline.common.progress import LINE_SECONDS, duration, say_above
+from pipeline.common.progress import LINE_SECONDS, duration
 from pipeline.training.monitoring.utilization import Speed
 from pipeline.training.plan.workload import Outlook, Workload
 
@@ -51,7 +51,8 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
         if self._shown:
-            say_above(line)
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Let go of the terminal's line."""

@@ -120,7 +120,7 @@ def prepare_run(
         if digest is not None:
             # Preparing may take hours.
             digest.result()
-        return prepare(config, say)
+        return prepare(config)
 
     prepared = distributed.on_first_rank(lambda: str(_find_data(recipe, directory, given, provide).directory))
     remembered = distributed.on_first_rank(lambda: Remembered.read(directory.checked))
@@ -153,7 +153,7 @@ def preview_run(
     if given is not None and not given.without_weights:
         inspect(given.state, str(given.directory))
     if corpus_tokens is None:
-        data = _find_data(recipe, directory, given, lambda config: find_prepared(config, say))
+        data = _find_data(recipe, directory, given, find_prepared)
         if data is not None:
             _check(recipe, data, Remembered.read(directory.checked), 0, 1, say)
             return _open(recipe, ds_config, directory, saved, given, data, world_size, say, None)
@@ -168,9 +168,9 @@ def preview_run(
     return Planned(given=given, source=source, growths=growths, training_plan=training_plan, windows=windows)
 
 
-def prepared_text(recipe: Recipe, say: Callable[[str], None]) -> PreparedData | None:
+def prepared_text(recipe: Recipe) -> PreparedData | None:
     """Return the prepared text of a recipe whose source is a model to build; None where it is still to be prepared."""
-    return _find_data(recipe, RunDirectory(Path(recipe.run_dir)), None, lambda config: find_prepared(config, say))
+    return _find_data(recipe, RunDirectory(Path(recipe.run_dir)), None, find_prepared)
 
 
 def _place(recipe: Recipe, commit: str | None = None, *, weights: bool = True) -> Path | None:

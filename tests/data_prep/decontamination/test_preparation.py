@@ -13,7 +13,7 @@ from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.text.rejects import CONTAMINATED
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.test_prepare import decoded, quiet
+from tests.data_prep.test_prepare import decoded
 
 EXAMPLES_OF_SET = made_up_texts(30, seed=9, words=30)
 CLEAN = made_up_texts(300, seed=8, words=60)
@@ -31,8 +31,7 @@ def prepared(root: Path, remove: str, clean: list[str] = CLEAN[30:], **corpus: o
             decontamination=DecontaminationConfig(sets={"exam": [str(root / "set.jsonl")]}, remove=remove),
             tokenizer=TokenizerConfig(vocab_size=406),
             part_mib=1,
-        ),
-        quiet,
+        )
     )
 
 

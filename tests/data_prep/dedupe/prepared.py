@@ -20,6 +20,7 @@ from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts, PartWriter
 from data_prep.text.slice_writer import text_hash
 from data_prep.workers import Alone
+from tests.messages import taken_by
 
 _LIMIT_SECONDS = 120
 Result = TypeVar("Result")
@@ -103,10 +104,11 @@ class Prepared:
         self.lines: list[str] = []
 
         def of_rank(workers: Alone | Rank) -> Result:
-            return stages(Job(self.root, self.plan.digest, workers, self.lines.append))
+            return stages(Job(self.root, self.plan.digest, workers))
 
         if workers == 1:
-            return of_rank(Alone())
+            with taken_by(self.lines.append):
+                return of_rank(Alone())
         meeting, told = threading.Barrier(workers), []
         with ThreadPoolExecutor(workers) as pool:
             first, *_ = pool.map(of_rank, [Rank(rank, workers, meeting, told) for rank in range(workers)])

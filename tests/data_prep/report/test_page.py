@@ -22,7 +22,6 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
-from tests.data_prep.test_prepare import quiet
 from tests.data_prep.tokenizer_forms import FORMS
 
 REPEATED = [f"{line} that stands in many documents, over and over" for line in ("The first line", "A second line", "One more")]
@@ -83,7 +82,6 @@ def data(tmp_path_factory) -> PreparedData:
             decontamination=DecontaminationConfig(sets={"exam": [str(root / "exam.jsonl")]}),
             tokenizer=TokenizerConfig(vocab_size=406),
         ),
-        quiet,
     )
 
 
@@ -239,8 +237,7 @@ def test_the_same_folder_gives_the_same_page_and_is_whole_after_it(data):
     assert damaged(PreparedData(data.directory)) == []
     assert (data.directory / MANIFEST).read_bytes() == manifest
     assert (
-        prepare(data.manifest.config.model_copy(update={"output_dir": str(data.directory.parent)}), quiet).directory
-        == data.directory
+        prepare(data.manifest.config.model_copy(update={"output_dir": str(data.directory.parent)})).directory == data.directory
     )
 
 
@@ -323,7 +320,7 @@ def test_the_least_that_can_be_prepared_is_shown(tmp_path, documents):
         tokenizer=TokenizerConfig(path=str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))),
     )
     (tmp_path / "c.txt").write_text("Something else of some words")
-    data = prepare(request, quiet)
+    data = prepare(request)
     page = Tables(build(data))
     assert page.numbers("a: documents")["of these to train on"] == documents
     assert ("a: nothing is left to train on." in page.text) == (documents == 0)
@@ -340,7 +337,6 @@ def test_shards_that_were_taken_as_they_are_have_tokens_and_no_documents_read(da
             corpora=[CorpusConfig(name="given", shards=[str(shard)], heldout_shards=[str(held)])],
             tokenizer=TokenizerConfig(path=str(data.directory / "tokenizer")),
         ),
-        quiet,
     )
     page = Tables(build(taken))
     assert "No text was read: all shards were taken as they are." in page.text

@@ -31,7 +31,7 @@ def plan_of(*corpora: CorpusConfig, part_mib: int = 1) -> Plan:
 
 def clean(root: Path, plan: Plan) -> tuple[list[Facts], Parts]:
     stage = Clean(plan, {item.name: item.modified for item in plan.inputs})
-    facts = Job(root, "digest", Alone(), lambda _: None).run(stage)
+    facts = Job(root, "digest", Alone()).run(stage)
     return facts, Parts(root, stage.parts(facts))
 
 

@@ -208,7 +208,7 @@ def test_a_tokenizer_of_the_hub_prepares_the_shards_that_its_directory_does(corp
             "corpora": [{"files": [str(corpus)], "heldout_fraction": 0.1}],
             "tokenizer": tokenizer,
         }
-        return prepare(DataPrepConfig.model_validate(request), lambda _: None)
+        return prepare(DataPrepConfig.model_validate(request))
 
     tokenizer = prepared.directory / "tokenizer"
     with serving(Hub({"someone/tokenizer": {"main": tokenizer}})) as hub:

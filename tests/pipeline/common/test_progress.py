@@ -14,9 +14,11 @@ from data_prep.settings import DataPrepConfig
 from data_prep.verify import damaged
 from data_prep.workers import Alone
 from pipeline.common import progress
+from pipeline.common.logs import RANK_VARIABLES
 from pipeline.common.progress import Meter
 from tests.conftest import next_line
 from tests.data_prep.prose import made_up_texts
+from tests.messages import taken_by
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_what_fails_does_not_say_that_it_is_done(said):
     assert all("done" not in said.get() for _ in range(said.qsize()))
 
 
-@pytest.mark.parametrize("name", progress._RANKS)
+@pytest.mark.parametrize("name", RANK_VARIABLES)
 def test_the_first_process_alone_says_something(said, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     with Meter("second"), Meter("first", shown=True):
@@ -106,7 +108,7 @@ def test_a_reader_that_has_gone_does_not_end_the_operation(said):
         said.put(line)
         raise BrokenPipeError
 
-    with Meter("name", say=broken) as meter:
+    with taken_by(broken, of=progress.__name__), Meter("name") as meter:
         next_line(said, "name")
         meter.advance(1)
 
@@ -143,11 +145,11 @@ def test_progress_within_an_item_is_told(said, tmp_path):
             return {}
 
     seen: list[str] = []
-    Job(tmp_path, "plan", Alone(), said.put).run(Slow())
+    Job(tmp_path, "plan", Alone()).run(Slow())
     assert seen[0].startswith("data: slow: 30 %, 30 of 100 documents, 0:00 so far, 0:0")
     assert seen[0].endswith(" left, 0 of 2 items")
     # What is done is passed over by the next start.
-    Job(tmp_path, "plan", Alone(), said.put).run(Slow())
+    Job(tmp_path, "plan", Alone()).run(Slow())
     assert len(seen) == 1
 
 
@@ -180,7 +182,7 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
         "tokenizer": {"vocab_size": 300, "sample_characters": 50_000},
     }
     config = DataPrepConfig.model_validate(request)
-    prepare_together(config, Alone(), lambda line: None)
+    prepare_together(config, Alone())
     stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept text verify"
     assert list(counted) == stages.split()
     for name, (size, told) in counted.items():
@@ -196,7 +198,7 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
         "tokenizer": {"path": str(tmp_path / "out/tokenizer")},
     }
     counted.clear()
-    data = prepare(DataPrepConfig.model_validate(again), lambda line: None)
+    data = prepare(DataPrepConfig.model_validate(again))
     assert sum(counted["accept"][1]) >= counted["accept"][0] > 0
     assert damaged(data) == []
     check_inputs(read_plan(data.directory / PLAN), {}, data.directory)
