@@ -1,16 +1,20 @@
 """Digests of a file's blocks, in a file beside it: any part of it is compared without reading the rest."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from pipeline.common.errors import UserError
 
 BLOCK = 1 << 16
 """Bytes of a block: what Linux reads of a mapped file around one access anyway; 80 microseconds to hash."""
 _DIGEST = 16
+Digests = bytes | np.ndarray
+"""Of a file's blocks, one behind the other: bytes, or an array of uint8."""
 _READ = 1 << 20
 """Bytes that are read at a time: a multiple of BLOCK."""
 
@@ -60,7 +64,7 @@ class Blocks:
         """Return which of the blocks of bytes [begin, end) were not compared before."""
         return [number for number in range(begin // BLOCK, -(-end // BLOCK)) if self._left[number]]
 
-    def compare(self, numbers: Iterable[int], digests: Sequence[int]) -> None:
+    def compare(self, numbers: Iterable[int], digests: Digests) -> None:
         """Compare blocks by their numbers with what `read_digests` returns.
 
         Raises UserError, naming the file and the bytes, for the first block that is another than was prepared.
@@ -72,12 +76,12 @@ class Blocks:
                 file.seek(number * BLOCK)
                 self._compare(number, file.read(BLOCK), digests)
 
-    def compare_piece(self, begin: int, piece: bytes, digests: Sequence[int]) -> None:
+    def compare_piece(self, begin: int, piece: bytes, digests: Digests) -> None:
         """Compare bytes of the file from `begin` on, a multiple of BLOCK; raises UserError as `compare` does."""
         for number, block in enumerate(_split(piece), begin // BLOCK):
             self._compare(number, block, digests)
 
-    def _compare(self, number: int, block: bytes | memoryview, digests: Sequence[int]) -> None:
+    def _compare(self, number: int, block: bytes | memoryview, digests: Digests) -> None:
         if _digest(block) != bytes(digests[number * _DIGEST : (number + 1) * _DIGEST]):
             begin = number * BLOCK
             raise UserError(

@@ -16,6 +16,7 @@ from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.job import Item, Outputs
 from data_prep.manifest import HELDOUT, TEXT, TRAIN
 from data_prep.plan import Plan
+from data_prep.settings import CleanedTextConfig
 from data_prep.text.cleaning import dropped_file
 from data_prep.text.document import Document
 from data_prep.text.document_files import read_documents
@@ -37,16 +38,14 @@ class WriteText:
     name = "text"
     unit = BYTES
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
-        self._config = plan.config.cleaned_text
+    def __init__(self, config: CleanedTextConfig, plan: Plan, parts: Parts, fates: Fates) -> None:
+        self._config = config
         self._slices = {item.name: item for item in plan.slices}
         self._parts = parts
         self._fates = fates
 
     def items(self) -> list[Item]:
         """The parts, and the slices that documents were dropped from."""
-        if self._config is None:
-            return []
         dropped = self._slices.values() if self._config.dropped else ()
         return [
             *(Item(part.name, part.size) for part in self._parts),
@@ -79,7 +78,7 @@ class WriteText:
 
     def _dropped(self, slice_name: str) -> Iterator[dict[str, Any]]:
         for _, document in read_documents(self._parts.root / dropped_file(slice_name)):
-            yield _record(document, "", document.dropped)
+            yield _record(document, "", document.dropped or "")
 
 
 def _record(document: Document, split: str, dropped: str) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class HuggingFaceTokenizer:
         self.sep_id = eos if sep is None else sep
         self.cls_id, self.mask_id, self.bos_id = self._id("cls"), self._id("mask"), self._id("bos")
         special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
-        named = {backend.token_to_id(token) for token in tokenizer.all_special_tokens} - {None}
-        self.special_ids = sorted({eos} | special | named)
-        self.special_tokens = [backend.id_to_token(number) for number in self.special_ids]
+        named = (backend.token_to_id(token) for token in tokenizer.all_special_tokens)
+        self.special_ids: list[int] = sorted({eos, *special, *(number for number in named if number is not None)})
+        self.special_tokens = [str(backend.id_to_token(number)) for number in self.special_ids]
         self.remarks: tuple[str, ...] = ()
         try:
             with _one_thread():
@@ -191,11 +191,11 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Return the text that `ids` stand for."""
-        return self.hugging_face.decode(ids)
+        return str(self.hugging_face.decode(ids))
 
     def token(self, number: int) -> str:
         """Return how the vocabulary spells an id."""
-        return self.hugging_face.convert_ids_to_tokens(number)
+        return str(self.hugging_face.convert_ids_to_tokens(number))
 
     def meanings(self) -> Meanings:
         """Return what each id stands for."""

@@ -9,13 +9,13 @@ from data_prep.samples import QUANTILES, sample_windows, sequence_lengths
 def outcome(data: PreparedData) -> list[str]:
     """Return what a finished preparation has come to, in lines."""
     lines = [f"{corpus.name}: nothing is left to train on" for corpus in data.corpora if not corpus.splits[TRAIN].tokens]
+    config = data.manifest.config.decontamination
     for name, sizes in data.manifest.evaluation_sets.items():
         found = sum(corpus.contaminated[name] for corpus in data.corpora)
         if sizes["texts"]:
             lines.append(f"decontamination: {found:,} documents share words with {name}")
-        else:
-            words = data.manifest.config.decontamination.ngram
-            lines.append(f"warning: decontamination: no text of {name} has {words} words, so that it was not looked for")
+        elif config is not None:
+            lines.append(f"warning: decontamination: no text of {name} has {config.ngram} words, so that it was not looked for")
     tokens = {split: sum(corpus.splits[split].tokens for corpus in data.corpora) for split in SPLITS}
     return [*lines, f"{data.directory}: " + ", ".join(f"{split} {count:,} tokens" for split, count in tokens.items())]
 

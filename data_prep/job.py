@@ -130,7 +130,7 @@ class Job:
                     self._do(stage, item, advance)
             meter.note = f"{len(mine)} of {len(mine)} items{whose}, and the others are waited for" if whose else ""
             self.workers.barrier()
-        facts = self.workers.tell([self._facts(stage, item) for item in items] if self.workers.rank == 0 else None)
+        facts = self.workers.from_first(lambda: [self._facts(stage, item) for item in items])
         if items:
             logger.info(_line(stage.name, time.perf_counter() - began, facts))
         return facts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -27,6 +27,8 @@ from pipeline.common.config import StrictModel
 from pipeline.common.errors import UserError
 from pipeline.common.files import text_digest
 from pipeline.common.progress import BYTES, Advance, Meter
+
+Found = TypeVar("Found", Source, Path)
 
 
 class Input(BaseModel):
@@ -101,8 +103,11 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
     """
     files: dict[Source, None] = {}
     for pattern in patterns:
-        hint = f"{key} takes existing files, folders, or globs that match some"
-        for path in _existing(pattern, hint, lambda path: path.is_file() or path.is_dir()):
+        found: list[Source] = [*Remote(pattern).named()] if is_url(pattern) else [*_existing(pattern)]
+        paths = [path for path in found if isinstance(path, Remote) or path.is_file() or path.is_dir()]
+        if not paths:
+            raise UserError(f"{pattern}: no such file; {key} takes existing files, folders, or globs that match some")
+        for path in paths:
             if path.is_dir():
                 below, others = files_below(path, key)
                 files.update(dict.fromkeys(below))
@@ -112,17 +117,10 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
     return list(files)
 
 
-def _existing(pattern: str, hint: str, wanted: Callable[[Path], bool]) -> list[Source]:
-    """What is `wanted` of what a path or glob names; raises UserError, which ends with `hint`, where there is nothing."""
-    if is_url(pattern):
-        found: list[Source] = [*Remote(pattern).named()]
-    else:
-        # A file whose name looks like a pattern is meant by that name.
-        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in map(Path, names) if wanted(path)]
-    if not found:
-        raise UserError(f"{pattern}: no such file; {hint}")
-    return found
+def _existing(pattern: str) -> list[Path]:
+    """What a path or glob names."""
+    # A file whose name looks like a pattern is meant by that name.
+    return [Path(name) for name in ([pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True)))]
 
 
 def draft_plan(config: DataPrepConfig) -> Plan:
@@ -157,7 +155,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
                 inputs.append(Input(name=corpus.corpus, size=0, digest=text_digest(python_docs.identity())))
             if split == TRAIN and corpus.dataset is not None:
                 with Meter(f"data: {corpus.dataset} opened"):
-                    found, size, digest = pieces_of_dataset(corpus, part_bytes)
+                    found, size, digest = pieces_of_dataset(corpus.dataset, corpus, part_bytes)
                 pieces += found
                 inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
             for group in _grouped(pieces, part_bytes):
@@ -205,9 +203,8 @@ def settled(path: Path) -> Path:
 
 
 def _tokenizer(config: TokenizerConfig) -> str | None:
-    if config.path is None:
-        return None
-    return tokenizer_digest(given_tokenizer(config.directory, config.split_special_tokens))
+    directory = config.directory
+    return None if directory is None else tokenizer_digest(given_tokenizer(directory, config.split_special_tokens))
 
 
 def _input(path: Source) -> Input:
@@ -264,8 +261,8 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
 
 
 def _named(
-    train: list[str], heldout: list[str], split: str, key: str, expanded: Callable[[list[str], str], list[Source]]
-) -> list[Source]:
+    train: list[str], heldout: list[str], split: str, key: str, expanded: Callable[[list[str], str], list[Found]]
+) -> list[Found]:
     """What is named for a split; a glob of what is trained on may cover what is held out."""
     kept_out = expanded(heldout, f"heldout_{key}")
     if split == HELDOUT:
@@ -280,8 +277,11 @@ def expand_shards(patterns: list[str], key: str) -> list[Path]:
     for pattern in patterns:
         if is_url(pattern):
             raise UserError(f"{pattern}: shards are taken where they lie, in a file system; download them, and name them here")
-        hint = f"{key} takes prefixes of existing shards, or globs of .idx files"
-        indices.update(dict.fromkeys(_existing(pattern.removesuffix(".idx") + ".idx", hint, Path.is_file)))
+        name = pattern.removesuffix(".idx") + ".idx"
+        found = [path for path in _existing(name) if path.is_file()]
+        if not found:
+            raise UserError(f"{name}: no such file; {key} takes prefixes of existing shards, or globs of .idx files")
+        indices.update(dict.fromkeys(found))
     return [index.with_name(index.name.removesuffix(".idx")) for index in indices]
 
 

@@ -103,7 +103,7 @@ def prepare_together(config: DataPrepConfig, workers: Workers) -> None:
     """
     root, target = config.folder, Remote(config.output_dir) if is_url(config.output_dir) else None
     with _at_work(root, wait=False) if workers.rank == 0 else nullcontext():
-        if target is not None and workers.tell(is_published(config) if workers.rank == 0 else None):
+        if target is not None and workers.from_first(lambda: is_published(config)):
             logger.info("data: %s is published already", target)
             return
         _prepare_at(root, config, workers)
@@ -113,7 +113,7 @@ def prepare_together(config: DataPrepConfig, workers: Workers) -> None:
 
 def _prepare_at(root: Path, config: DataPrepConfig, workers: Workers) -> None:
     # The first process looks at everything that may be refused, alone, so that it is said once.
-    begun = workers.tell(_begun(config, root) if workers.rank == 0 else None)
+    begun = workers.from_first(lambda: _begun(config, root))
     if begun is None:
         logger.info("data: %s is prepared already; the text that it was made of is not compared again", root)
         return
@@ -224,7 +224,8 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     for line in encoding.lines() if encoding else []:
         logger.info("data: %s", line)
     accepted = job.run(Accept(plan, provided.vocab_size))
-    written = job.run(WriteText(plan, parts, fates))
+    text = plan.config.cleaned_text
+    written = [] if text is None else job.run(WriteText(text, plan, parts, fates))
     job.run(Verify(root, tokenized))
     if workers.rank == 0:
         finished = [tokenizer, *tokenized, *accepted, *written]

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -62,7 +61,7 @@ def publish(root: Path, target: Remote, workers: Workers) -> None:
     folder = root.resolve()
     records = folder.with_name(f"{folder.name}.published")
     stage = Publish(root, target)
-    job = Job(records, PreparedData(root).manifest.digest + str(target), workers)
+    job = Job(records, f"{PreparedData(root).manifest.digest}{target}", workers)
     if workers.rank == 0:
         _begin(root, target)
         there = target.fingerprints()
@@ -169,7 +168,7 @@ def _fetch(source: Remote, directory: Path, text: bytes, files: dict[str, str]) 
     manifest = directory / MANIFEST
     if manifest.exists() and manifest.read_bytes() != text:
         raise UserError(f"{directory}: holds another preparation than {source}; name another directory")
-    sizes = {name: int(re.match(r"\d*", told).group() or 0) for name, told in source.fingerprints().items()}
+    sizes = {name: _size_in(fingerprint) for name, fingerprint in source.fingerprints().items()}
     with Meter(f"data: {source} fetched", sum(sizes.get(name, 0) for name in files)) as meter:
         for name, digest in files.items():
             path = directory / name
@@ -177,6 +176,12 @@ def _fetch(source: Remote, directory: Path, text: bytes, files: dict[str, str]) 
                 if not path.is_file() or file_digest(path) != digest:
                     _download(source.below_it(name), path, digest, advance)
     write_atomically(manifest, text.decode())
+
+
+def _size_in(fingerprint: str) -> int:
+    """The size with which a store's fingerprint of a file begins; 0 where the store gives none."""
+    size = fingerprint.partition(" ")[0]
+    return int(size) if size.isdecimal() else 0
 
 
 def _download(file: Remote, path: Path, digest: str, advance: Advance) -> None:

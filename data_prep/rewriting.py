@@ -75,7 +75,7 @@ class Rewriting(ABC):
             for row, document in staying:
                 if document.dropped is not None:
                     fates[row] = self.fate
-                    rejects.add_document(document)
+                    rejects.add_document(document, document.dropped)
             for _, document in batch:
                 size = utf8_bytes(document.text)
                 written.add(document, size)

@@ -256,8 +256,13 @@ class TokenizerConfig(StrictModel):
         return self
 
     @property
-    def directory(self) -> Path:
-        """Where the tokenizer to load lies, downloaded if need be; raises UserError as `find_directory` does."""
+    def directory(self) -> Path | None:
+        """Where the tokenizer to load lies, downloaded if need be, None for one to train.
+
+        Raises UserError as `find_directory` does.
+        """
+        if self.path is None:
+            return None
         return find_directory(self.path, self.revision, f"tokenizer.path: {self.path!r} is no directory here", weights=False)
 
 

@@ -203,7 +203,7 @@ class Shard:
         """
         maps, itemsize = _maps(self), self.dtype.itemsize
         if self.blocks is not None and (left := self.blocks.left(begin * itemsize, end * itemsize)):
-            self.blocks.compare(left, maps.digests)
+            self.blocks.compare(left, maps.digests(self.blocks))
         ids = maps.tokens[begin:end].astype(np.int64)
         # Seen without a sign an id below 0 is beyond any vocabulary.
         if self._vocab_size is not None and len(ids) and (unsigned := ids.view(np.uint64)).max() >= self._vocab_size:
@@ -232,15 +232,17 @@ class _Maps:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._digests: np.ndarray | None = None
 
     @cached_property
     def tokens(self) -> np.ndarray:
         dtype = self._shard.dtype
         return np.frombuffer(_mapped(bin_path(self._shard.prefix)), dtype) if self._shard.size else np.empty(0, dtype)
 
-    @cached_property
-    def digests(self) -> np.ndarray:
-        return np.frombuffer(_mapped(self._shard.blocks.digests), np.uint8)
+    def digests(self, blocks: Blocks) -> np.ndarray:
+        if self._digests is None:
+            self._digests = np.frombuffer(_mapped(blocks.digests), np.uint8)
+        return self._digests
 
     @cached_property
     def _index(self) -> pyarrow.Buffer:

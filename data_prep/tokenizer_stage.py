@@ -54,11 +54,13 @@ class ProvideTokenizer:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as aside:
             folder = Path(aside)
-            if self._config.path is not None:
-                tokenizer, remarks = self._copy(self._config.directory, folder)
-            else:
+            directory = self._config.directory
+            remarks: tuple[str, ...] = ()
+            if directory is None:
                 train_tokenizer(self._sample(advance), self._config, folder)
-                tokenizer, remarks = load_tokenizer(folder, self._config.split_special_tokens), ()
+                tokenizer = load_tokenizer(folder, self._config.split_special_tokens)
+            else:
+                tokenizer, remarks = self._copy(directory, folder)
             description = tokenizer.description()
             if description is None:
                 reference: Reference = SentencePiece(folder / SENTENCEPIECE)

@@ -50,6 +50,9 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     fit the text.
     """
     special = SPECIAL_TOKENS[config.family]
+    vocab_size = config.vocab_size
+    if vocab_size is None:
+        raise ValueError(f"{config.path}: a tokenizer to load is not trained")
     if config.algorithm.startswith("sentencepiece"):
         path = folder / SENTENCEPIECE
         path.write_bytes(_sentencepiece_model(texts, config, special))
@@ -58,11 +61,13 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
             _save(_sentencepiece_bpe_as_json(path), special, folder)
         return
     tokenizer = (
-        _byte_level_bpe(texts, config, special) if config.algorithm == "byte_level_bpe" else _wordpiece(texts, config, special)
+        _byte_level_bpe(texts, vocab_size, special, qwen=config.family in _QWEN)
+        if config.algorithm == "byte_level_bpe"
+        else _wordpiece(texts, vocab_size, special)
     )
     size = tokenizer.get_vocab_size()
-    if size != config.vocab_size:
-        few = size < config.vocab_size
+    if size != vocab_size:
+        few = size < vocab_size
         raise _unfit(config, f"it takes {size} pieces at {'most' if few else 'least'}", too_large=few)
     _save(tokenizer, special, folder, "Qwen2Tokenizer" if config.family in _QWEN else "PreTrainedTokenizerFast")
 
@@ -153,11 +158,11 @@ def _sentencepiece_bpe_as_json(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _byte_level_bpe(texts: Iterable[str], config: TokenizerConfig, special: dict[str, str]) -> Tokenizer:
+def _byte_level_bpe(texts: Iterable[str], vocab_size: int, special: dict[str, str], *, qwen: bool) -> Tokenizer:
     """GPT-2's: bytes for an alphabet, words parted by its expression, or Qwen's by its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if config.family in _QWEN:
+    if qwen:
         # As transformers' class has them, by which every tokenizer of a qwen2 model is rebuilt.
         from transformers import Qwen2Tokenizer
 
@@ -165,7 +170,7 @@ def _byte_level_bpe(texts: Iterable[str], config: TokenizerConfig, special: dict
         tokenizer.normalizer, tokenizer.pre_tokenizer = own.normalizer, own.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
         special_tokens=list(dict.fromkeys(special.values())),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -174,7 +179,7 @@ def _byte_level_bpe(texts: Iterable[str], config: TokenizerConfig, special: dict
     return tokenizer
 
 
-def _wordpiece(texts: Iterable[str], config: TokenizerConfig, special: dict[str, str]) -> Tokenizer:
+def _wordpiece(texts: Iterable[str], vocab_size: int, special: dict[str, str]) -> Tokenizer:
     """BERT's uncased.
 
     The library numbers the pieces inside words as it meets them in a hash table, and equally frequent pairs merge in the
@@ -187,14 +192,14 @@ def _wordpiece(texts: Iterable[str], config: TokenizerConfig, special: dict[str,
         counts.update(tokenizer.normalizer.normalize_str(text))
     del counts[" "]
     frequent = sorted(counts, key=lambda character: (-counts[character], character))[:_ALPHABET]
-    alphabet = {"initial_alphabet": frequent, "limit_alphabet": len(frequent), "show_progress": False}
+    alphabet: dict[str, Any] = {"initial_alphabet": frequent, "limit_alphabet": len(frequent), "show_progress": False}
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=0, **alphabet))
     inner = sorted(piece for piece in tokenizer.get_vocab() if piece.startswith(_INNER) and len(piece) == len(_INNER) + 1)
 
     tokenizer = _untrained_wordpiece(special)
     names = list(special.values())
     tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=config.vocab_size, special_tokens=names + inner, **alphabet)
+        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=names + inner, **alphabet)
     )
     trained = _untrained_wordpiece(special, tokenizer.get_vocab())
     trained.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])

@@ -4,7 +4,7 @@ import heapq
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,10 @@ _LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
 class Sized(Protocol):
     """Something whose size says how long it takes."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """In any unit."""
+        ...
 
 
 Task = TypeVar("Task", bound=Sized)
@@ -37,9 +40,9 @@ class Alone:
     def barrier(self) -> None:
         """Wait for nobody."""
 
-    def tell(self, value: Value) -> Value:
-        """Return the first process's value: this one's."""
-        return value
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Return what `make` returns in the first process: this one."""
+        return make()
 
     def abort(self, status: int) -> None:
         """End every other process: there is none."""
@@ -60,11 +63,12 @@ class MPIRanks:
         while not request.Test():
             time.sleep(_POLL_SECONDS)
 
-    def tell(self, value: Value) -> Value:
-        """Return the first rank's value; the others give None, and wait for it asleep.
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Return what `make` returns in the first rank, which alone calls it; the others wait for it asleep.
 
-        What one rank wrote another may not see at once on a network's file system, so what decides the way is told.
+        What one rank wrote another may not see at once on a network's file system, so what decides the way is sent.
         """
+        value = make() if self.rank == 0 else None
         self.barrier()
         return self._world.bcast(value)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
@@ -90,13 +90,13 @@ def _content(path: Source) -> bytes:
         return file.read()
 
 
-def _texts(content: bytes, kind: str) -> Iterator[str]:
+def _texts(content: bytes, kind: str | None) -> Iterator[str]:
     if kind in _RECORDS:
         yield from _strings(_records(content))
     elif kind in _TABLES:
         # A quotation mark of a tab-separated file is a character like others (GLUE's).
-        quoting = csv.QUOTE_MINIMAL if kind == ".csv" else csv.QUOTE_NONE
         lines = content.decode("utf-8-sig").splitlines(keepends=True)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if kind == ".csv" else csv.QUOTE_NONE
         yield from _strings(csv.reader(lines, delimiter=_TABLES[kind], quoting=quoting))
     else:
         yield content.decode("utf-8-sig")

@@ -5,13 +5,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from data_prep.decontamination.evaluation_sets import texts_of
 from data_prep.dedupe.kernels import among, mark, shingle_hashes
 from data_prep.dedupe.shingles import word_table
+from data_prep.stores import Source
 from pipeline.common.progress import Meter
 
 _BITS_A_KEY = 16
@@ -33,7 +33,7 @@ class Passage:
 class Passages:
     """The n-grams of evaluation sets. In memory are 20 bytes for each."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Path]], ngram: int) -> None:
+    def __init__(self, sets: Mapping[str, Iterable[Source]], ngram: int) -> None:
         """Read the files of each set; raises UserError naming one that cannot be read."""
         self._ngram = ngram
         self.sizes: dict[str, dict[str, int]] = {name: {"texts": 0, "short": 0} for name in sets}
@@ -48,7 +48,7 @@ class Passages:
         self._bits = np.zeros((1 << bits) // 8, np.uint8)
         mark(self._keys, self._bits, self._shift)
 
-    def _read(self, name: str, files: Iterable[Path]) -> np.ndarray:
+    def _read(self, name: str, files: Iterable[Source]) -> np.ndarray:
         found = [np.empty(0, np.uint64)]
         for path in files:
             for text in texts_of(path):

@@ -100,6 +100,6 @@ def deduplicate(job: Job, plan: Plan, parts: Parts) -> Fates:
         for stage in (minhash, neighbours, cluster, choose):
             job.run(stage)
         near = choose.copies()
-    stage = Filter(plan, parts, exact.copies(), near)
-    job.run(stage)
-    return Fates(plan.config.dedupe.examples, parts, stage, {EXACT_COPY: exact.copies(), NEAR_COPY: near})
+    filtered = Filter(plan, parts, exact.copies(), near)
+    job.run(filtered)
+    return Fates(plan.config.dedupe.examples, parts, filtered, {EXACT_COPY: exact.copies(), NEAR_COPY: near})

@@ -196,7 +196,7 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def agreeing(left: np.ndarray, right: np.ndarray, needed: int) -> int:
+def agreeing(left: np.ndarray, right: np.ndarray, needed: int) -> np.int64:
     """Return in how many rows two signatures agree, or 0 where it is fewer than `needed`.
 
     All rows are compared: a loop without an exit, counting in the rows' own width, is vectorized, and 20 times as fast as
@@ -286,7 +286,7 @@ def choose(
         if kept[member] < 0:
             place = count
             if count == len(staying):
-                place = np.argmin(used)
+                place = int(np.argmin(used))
             else:
                 count += 1
             staying[place] = used[place] = members[member]

@@ -37,7 +37,7 @@ class Repeats:
         self._parts = parts
         self._hashes = hashes
         self._examples = plan.config.dedupe.examples
-        options = [plan.corpus(part.corpus).dedupe_spans for part in hashes.searched]
+        options = [hashes.options[part.corpus] for part in hashes.searched]
         self._least = np.array([each.min_documents for each in options], dtype=np.int64)
         self._keeps = np.array([each.keep == "first" for each in options], dtype=bool)
         self._firsts = np.cumsum([0, *(facts.counts["different"] for facts in hashed)])

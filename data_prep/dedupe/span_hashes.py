@@ -30,10 +30,11 @@ class SpanHashes:
     unit = BYTES
 
     def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
-        self._plan = plan
         self._parts = parts
         self._fates = fates
-        self.searched = [part for part in parts if plan.corpus(part.corpus).dedupe_spans is not None]
+        self.options = {each.name: each.dedupe_spans for each in plan.config.corpora if each.dedupe_spans is not None}
+        """What is asked for, by corpus."""
+        self.searched = [part for part in parts if part.corpus in self.options]
 
     def items(self) -> list[Item]:
         """The parts."""
@@ -45,12 +46,12 @@ class SpanHashes:
         find = self.finder(part)
         highs, lows, rows = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         staying = self._fates.of(part) < EXACT_COPY
-        for first, texts in self._parts.texts(part):
-            wanted = np.flatnonzero(staying[first : first + len(texts)])
+        for begin, texts in self._parts.texts(part):
+            wanted = np.flatnonzero(staying[begin : begin + len(texts)])
             spans = find([texts[place] for place in wanted.tolist()])
             highs.append(spans.high)
             lows.append(spans.low)
-            rows.append(np.repeat(wanted + first, spans.counts))
+            rows.append(np.repeat(wanted + begin, spans.counts))
             advance(part.size * len(texts) // part.documents)
         high, low, row = np.concatenate(highs), np.concatenate(lows), np.concatenate(rows)
         order = np.lexsort((low, high))  # stable: rows ascend within a hash
@@ -65,7 +66,7 @@ class SpanHashes:
 
     def finder(self, part: Part) -> SpanFinder:
         """Return what finds the spans of a part."""
-        options = self._plan.corpus(part.corpus).dedupe_spans
+        options = self.options[part.corpus]
         return SpanFinder(options.unit, options.min_words)
 
     def between(self, part: Part, start: int, stop: int) -> tuple[int, np.ndarray]:

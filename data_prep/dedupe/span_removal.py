@@ -35,12 +35,13 @@ class Rewrite(Rewriting):
         """Return what removes the spans that the part loses."""
         lost = _Lost(self._hashes.table(part), *self._repeats.of(part))
         corpus = self._plan.corpus(part.corpus)
-        return _WithoutSpans(corpus, self._hashes.finder(part), lost)
+        return _WithoutSpans(corpus, self._hashes.options[part.corpus].unit, self._hashes.finder(part), lost)
 
 
 class _WithoutSpans:
-    def __init__(self, corpus: CorpusConfig, find: SpanFinder, lost: "_Lost") -> None:
+    def __init__(self, corpus: CorpusConfig, unit: str, find: SpanFinder, lost: "_Lost") -> None:
         self._corpus = corpus
+        self._unit = unit
         self._find = find
         self._lost = lost
         self._removed: Counter[str] = Counter()
@@ -57,7 +58,7 @@ class _WithoutSpans:
                 document.dropped = REASONS[REPEATED_TEXT]
                 continue
             self._changed += 1
-            self._removed[f"{self._corpus.dedupe_spans.unit}s"] += len(found[row])
+            self._removed[f"{self._unit}s"] += len(found[row])
             self._removed["characters"] += len(document.text) - len(rest.text)
             document.text = rest.text
 

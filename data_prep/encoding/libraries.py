@@ -36,7 +36,7 @@ class Library(Protocol):
 class Fastokens:
     """Byte-level BPE."""
 
-    name = "fastokens"
+    name: ClassVar[str] = "fastokens"
 
     def __init__(self, described: str) -> None:
         from fastokens import Tokenizer
@@ -51,7 +51,7 @@ class Fastokens:
 class Splintr:
     """BPE of both kinds, and unigram."""
 
-    name = "splintr-rs"
+    name: ClassVar[str] = "splintr-rs"
     _process: ClassVar[int | None] = None
 
     def __init__(self, described: str) -> None:
@@ -71,7 +71,7 @@ class Splintr:
 class Nanotoken:
     """WordPiece."""
 
-    name = "nanotoken"
+    name: ClassVar[str] = "nanotoken"
 
     def __init__(self, described: str) -> None:
         from nanotoken import WordPieceTokenizer
@@ -84,7 +84,11 @@ class Nanotoken:
         return from_bytes(ids.tobytes(), starts.tobytes())
 
 
-LIBRARIES: dict[str, type[Library]] = {library.name: library for library in (Fastokens, Splintr, Nanotoken)}
+LIBRARIES: dict[str, type[Library]] = {
+    Fastokens.name: Fastokens,
+    Splintr.name: Splintr,
+    Nanotoken.name: Nanotoken,
+}
 
 
 def fitting(described: dict[str, Any]) -> list[str]:
@@ -130,15 +134,13 @@ def load(name: str, described: dict[str, Any]) -> Library:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Set what says how many threads a library starts, and put it back: a training run in this process has its own number."""
-    before = {variable: os.environ.get(variable) for variable in _THREADS}
-    for variable, value in _THREADS.items():
-        os.environ.setdefault(variable, value)
+    added = {variable: count for variable, count in _THREADS.items() if variable not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for variable, value in before.items():
-            if value is None:
-                del os.environ[variable]
+        for variable in added:
+            del os.environ[variable]
 
 
 def installed(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Literal
 
 # Over UTF-8's bytes: deleting there is ten times as fast as an expression over characters.
 _CONTROL = bytes([*range(9), *range(14, 32), 127])
@@ -9,7 +10,7 @@ _WIDE_CONTROL = re.compile(rb"\xc2[\x80-\x9f]|\xef\xbb\xbf")
 """U+0080 to U+009F, and U+FEFF, which opens a file or stands where two were joined."""
 
 
-def clean(text: str, form: str = "NFC") -> str:
+def clean(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
     """Return `text` in a normal form, with Unix line ends, without control characters or outer white space."""
     # Some controls end a line, as U+0085 and the form feed: were they removed, the words on both sides would join.
     text = "\n".join(text.splitlines())

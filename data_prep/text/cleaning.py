@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from data_prep.frozen import files_among, is_same
@@ -41,6 +40,8 @@ class Clean:
         self._files = {item.name: item for item in files}
         self._of_all = [item.name for item in files if item.name not in read]
         """What every slice depends on: evaluation sets, a step's files."""
+        self._passages: Passages | None = None
+        """The n-grams of the evaluation sets, once they are read."""
 
     def items(self) -> list[Item]:
         """The plan's slices."""
@@ -75,7 +76,7 @@ class Clean:
                 if document.dropped is None:
                     written.add(document)
                     continue
-                rejects.add_document(document)
+                rejects.add_document(document, document.dropped)
                 if dropped is not None:
                     dropped.add(document, utf8_bytes(document.text))
         if dropped is not None:
@@ -106,22 +107,19 @@ class Clean:
         text = self._plan.config.cleaned_text
         return DocumentWriter(outputs.path(dropped_file(name))) if text is not None and text.dropped else None
 
-    @cached_property
-    def _passages(self) -> "Passages | None":
-        """The n-grams of the evaluation sets; numba, which they need, takes half a second."""
-        if self._plan.config.decontamination is None:
-            return None
-        from data_prep.decontamination.passages import Passages
-
-        sets = {name: list(map(source_of, files)) for name, files in self._plan.evaluation_sets.items()}
-        return Passages(sets, self._plan.config.decontamination.ngram)
-
     def _removal(self) -> "Removal | None":
-        if self._passages is None:
+        """What removes passages of evaluation sets from documents, where it is asked for."""
+        config = self._plan.config.decontamination
+        if config is None:
             return None
+        # For numba, which they need, and which takes half a second.
+        from data_prep.decontamination.passages import Passages
         from data_prep.decontamination.removal import Removal
 
-        return Removal(self._passages, self._plan.config.decontamination.remove)
+        if self._passages is None:
+            sets = {name: list(map(source_of, files)) for name, files in self._plan.evaluation_sets.items()}
+            self._passages = Passages(sets, config.ngram)
+        return Removal(self._passages, config.remove)
 
     def parts(self, facts: list[Facts]) -> list[Part]:
         """Number the parts that the slices gave."""

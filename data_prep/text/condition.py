@@ -29,7 +29,7 @@ class Condition:
         except (SyntaxError, ValueError, RecursionError) as error:
             raise ConditionError(f"{expression!r} is no condition ({error})") from None
         nodes = list(ast.walk(self._parsed))
-        called = {node.func for node in nodes if isinstance(node, ast.Call)}
+        called: set[ast.AST] = {node.func for node in nodes if isinstance(node, ast.Call)}
         unknown = [name.id for name in called if isinstance(name, ast.Name) and name.id not in _FUNCTIONS]
         if unknown:
             raise ConditionError(f"{expression!r} calls {unknown[0]}; what can be called is {', '.join(_FUNCTIONS)}")

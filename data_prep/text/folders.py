@@ -2,21 +2,24 @@
 
 import os
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path, PurePath, PurePosixPath
 
 from data_prep.stores import Remote, Source
-from data_prep.text.kinds import KNOWN, kind_of
+from data_prep.text.kinds import KNOWN, find_kind
 from pipeline.common.errors import UserError
 
 
-def files_below(folder: Source, key: str) -> tuple[list[Source], str | None]:
+def files_below(folder: Source, key: str) -> tuple[Sequence[Source], str | None]:
     """Return the files of text in a folder and in those below it, sorted by path, and what of it is left out, in words.
 
     Left out are hidden files and folders, links to folders, and files of other types. Raises UserError, which names `key`,
     where no file is left, and where the folder is a saved dataset.
     """
-    others: dict[str, list[PurePosixPath]] = defaultdict(list)
-    files = _files_at_store(folder, key, others) if isinstance(folder, Remote) else _files_here(folder, key, others)
+    others: dict[str, list[PurePath]] = defaultdict(list)
+    files: Sequence[Source] = (
+        _files_at_store(folder, key, others) if isinstance(folder, Remote) else _files_here(folder, key, others)
+    )
     left_out = ", ".join(f"{len(paths)} {what} (the first: {min(paths)})" for what, paths in sorted(others.items()))
     if not files:
         told = f"; it holds {left_out}" if left_out else ""
@@ -24,7 +27,7 @@ def files_below(folder: Source, key: str) -> tuple[list[Source], str | None]:
     return files, f"{folder}: left out are {left_out}" if left_out else None
 
 
-def _files_here(folder: Path, key: str, others: dict[str, list[PurePosixPath]]) -> list[Path]:
+def _files_here(folder: Path, key: str, others: dict[str, list[PurePath]]) -> list[Path]:
     files: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         _refuse_dataset(place, names, key)
@@ -46,9 +49,9 @@ def _files_here(folder: Path, key: str, others: dict[str, list[PurePosixPath]]) 
     return sorted(files)
 
 
-def _files_at_store(folder: Remote, key: str, others: dict[str, list[PurePosixPath]]) -> list[Remote]:
+def _files_at_store(folder: Remote, key: str, others: dict[str, list[PurePath]]) -> list[Remote]:
     files: list[Remote] = []
-    hidden: set[PurePosixPath] = set()
+    hidden: set[PurePath] = set()
     found = folder.below()
     _refuse_dataset(folder, [path.name for path in found], key)
     for path in found:
@@ -74,7 +77,7 @@ def _other(path: Source) -> str | None:
     """Why a file is left out by its name, None where it is read."""
     if path.name.startswith("."):
         return "hidden"
-    if kind_of(path) is None:
+    if find_kind(path) is None:
         return f"{path.suffix} files" if path.suffix else "files without an ending"
     return None
 

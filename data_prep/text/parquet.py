@@ -65,7 +65,7 @@ def _opened(path: Source, corpus: CorpusConfig) -> tuple[pyarrow.parquet.Parquet
         buffered = _REMOTE_BUFFER if remote else _BUFFER
         file = pyarrow.parquet.ParquetFile(source, buffer_size=buffered, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and is_the_systems(error):
+        if isinstance(error, OSError) and error.errno is not None:
             # pyarrow leaves out which file it was.
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         if is_the_systems(error):

@@ -17,6 +17,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from email.message import Message
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipeline.common.progress import Advance
@@ -87,8 +89,8 @@ def _entries() -> Iterator[str]:
             yield from texts
     yield from _pydoc_topics(roots[0])
     for distribution in sorted(_distributions(), key=lambda d: (d.metadata["Name"] or "").lower()):
-        description = distribution.metadata.get_payload()
-        if isinstance(description, str):
+        metadata = distribution.metadata
+        if isinstance(metadata, Message) and isinstance(description := metadata.get_payload(), str):
             yield description
 
 
@@ -104,11 +106,11 @@ def _distributions() -> Iterator[importlib.metadata.Distribution]:
 def _end_with_parent() -> None:
     """Have this worker leave with the process that started it: killed, that one leaves it waiting for work for ever."""
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
+    def wait(parent: BaseProcess) -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=wait, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _python_files(root: Path) -> Iterator[Path]:

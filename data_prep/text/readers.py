@@ -15,7 +15,7 @@ from data_prep.text.condition import Condition, ConditionError
 from data_prep.text.document import Document
 from data_prep.text.frames import cuts
 from data_prep.text.jsonl import is_whole, read_jsonl, read_whole
-from data_prep.text.kinds import KNOWN, Kind, check_content, kind_of
+from data_prep.text.kinds import Kind, check_content, kind_of
 from data_prep.text.lines import COMPRESSION_RATIO
 from data_prep.text.parquet import pieces_of_parquet, read_parquet
 from data_prep.text.pieces import Piece, byte_ranges
@@ -45,8 +45,6 @@ def pieces_of_file(path: Source, corpus: CorpusConfig, piece_bytes: int) -> list
     Raises UserError for an unknown type, and, where bad files are refused, for an empty or unreadable file.
     """
     kind = kind_of(path)
-    if kind is None:
-        raise UserError(f"{path}: unknown type of text file; known are {KNOWN}")
     if kind.format == "txt" and corpus.read_columns:
         raise UserError(f"{path}: plain text has no {corpus.read_columns[0]!r}; leave `columns` and `where` out of this corpus")
     if isinstance(path, Path):
@@ -130,7 +128,7 @@ def read_piece(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Ad
         rejects.add(BAD_FILE, f"{piece.path}: {told}")
 
 
-def _refusal(path: Path | str, told: object) -> UserError:
+def _refusal(path: Source | str, told: object) -> UserError:
     return UserError(f"{path}: {told}; mend it, or set bad_files: skip")
 
 

@@ -40,11 +40,11 @@ class Rejects:
         if self.counts[reason] <= EXAMPLES:
             self.examples.setdefault(reason, []).append(where)
 
-    def add_document(self, document: Document) -> None:
+    def add_document(self, document: Document, reason: str) -> None:
         """Count a document that is dropped, and keep how the first of a reason begin."""
-        self.add(document.dropped, document.where)
-        if self.counts[document.dropped] <= EXAMPLES:
-            self.shown.setdefault(document.dropped, []).append(document.shown())
+        self.add(reason, document.where)
+        if self.counts[reason] <= EXAMPLES:
+            self.shown.setdefault(reason, []).append(document.shown())
 
 
 class BadRecords:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 128
 
 
-def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
+def pieces_of_dataset(name: str, corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
     """Return (pieces, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
-    dataset, columns = _loaded(corpus)
+    dataset, columns = _loaded(name, corpus)
     size, rows, fingerprint = dataset.select_columns([columns.text.top]).data.nbytes, len(dataset), dataset._fingerprint
     step = max(1, rows * piece_bytes // max(size, 1))
     pieces = [
         Piece(
-            path=corpus.dataset,
+            path=name,
             start=begin,
             stop=min(begin + step, rows),
             size=min(step, rows - begin) * size // rows,
@@ -39,12 +39,12 @@ def pieces_of_dataset(corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piec
 
 def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of the piece's rows; raises UserError where the dataset is not the planned one."""
-    dataset, columns = _planned(corpus.model_dump_json(), piece.fingerprint)
+    dataset, columns = _planned(piece.path, corpus.model_dump_json(), piece.fingerprint)
     row = piece.start
     for table in dataset.select(range(piece.start, piece.stop)).iter(_BATCH_ROWS):
         for text, values in columns.documents(table):
             if isinstance(text, str):
-                yield Document(text, f"{corpus.dataset}: row {row}", values)
+                yield Document(text, f"{piece.path}: row {row}", values)
             else:
                 bad.add(f"row {row}", str(text))
             row += 1
@@ -52,23 +52,22 @@ def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: A
 
 
 @lru_cache(maxsize=4)
-def _planned(corpus_json: str, fingerprint: str) -> tuple["Dataset", Columns]:
+def _planned(name: str, corpus_json: str, fingerprint: str | None) -> tuple["Dataset", Columns]:
     """The dataset's columns as arrow's tables, opened once for all pieces: one of the hub asks the network each time."""
     corpus = CorpusConfig.model_validate_json(corpus_json)
-    dataset, columns = _loaded(corpus)
+    dataset, columns = _loaded(name, corpus)
     if dataset._fingerprint != fingerprint:
         raise UserError(
-            f"{corpus.dataset}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin "
-            "anew"
+            f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin anew"
         )
     tops = list(dict.fromkeys(column.top for column in columns.all))
     return dataset.select_columns(tops).with_format("arrow"), columns
 
 
-def _loaded(corpus: CorpusConfig) -> tuple["Dataset", Columns]:
+def _loaded(name: str, corpus: CorpusConfig) -> tuple["Dataset", Columns]:
     import datasets  # slow to import, and seldom needed
 
-    name, split = corpus.dataset, corpus.dataset_split
+    split = corpus.dataset_split
     try:
         local = Path(name).is_dir()
         dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, corpus.dataset_config, split=split)

@@ -55,7 +55,7 @@ def _paragraphs(piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[
             if not blank:
                 begin = begin if size else place
                 size += length
-                if size <= longest:
+                if line is not None and size <= longest:
                     content += line
                 else:
                     content.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.settings import CorpusConfig
-from data_prep.text.kinds import Kind, kind_of
+from data_prep.text.kinds import Kind, find_kind
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, text_digest
@@ -253,7 +253,7 @@ def _from_hub(task: str, known: _Published) -> list[str]:
 
 
 def _own_text(path: Path) -> Corpus:
-    if kind_of(path) not in (None, Kind("txt", None)):
+    if find_kind(path) not in (None, Kind("txt", None)):
         # Imports pyarrow, which no task's name needs.
         from data_prep.text.readers import pieces_of_file, read_piece
 

@@ -13,7 +13,7 @@ from datasets import load_dataset
 
 from data_prep.prepare import prepare
 from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig, TokenizerConfig
-from data_prep.text.kinds import kind_of
+from data_prep.text.kinds import find_kind
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
@@ -91,7 +91,7 @@ def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_r
     found = records_of(data.directory)
     assert {record["dropped"] for record in found} == {""} and len(found) == 45
     again = config(tmp_path, str(data.directory / "text"), where='split == "train"', columns=["source"], heldout_fraction=0.6)
-    assert all(kind_of(path) is not None for path in data.directory.glob("text/web/*"))
+    assert all(find_kind(path) is not None for path in data.directory.glob("text/web/*"))
     (corpus,) = prepare(again.model_copy(update={"output_dir": str(tmp_path / "again")})).corpora
     assert corpus.dropped["where"] == sum(record["split"] == "heldout" for record in found)
 

@@ -242,7 +242,8 @@ def _known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:
     if recipe.data.text is None or (config is not None and config.path is None):
         return None
     config = _tokenizer_of_text(recipe, given)
-    return given_tokenizer(config.directory, config.split_special_tokens)
+    directory = config.directory
+    return None if directory is None else given_tokenizer(directory, config.split_special_tokens)
 
 
 def _tokenizer_of_text(recipe: Recipe, given: Source | None) -> TokenizerConfig:

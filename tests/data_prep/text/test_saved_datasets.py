@@ -28,7 +28,7 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
 
     def read_dataset(piece_bytes: int, **options: object) -> list[list[str]]:
         corpus = config(**options)
-        pieces, size, digest = pieces_of_dataset(corpus, piece_bytes)
+        pieces, size, digest = pieces_of_dataset(corpus.dataset, corpus, piece_bytes)
         assert size >= sum(len(text.encode()) for text in texts[3:4])
         assert digest
         return [[document.text for document in read_piece(piece, corpus, Rejects())] for piece in pieces]
@@ -55,13 +55,14 @@ def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, 
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "two")
     options = {"dataset": "{}/two"} | options
     with pytest.raises(UserError, match=message) as refused:
-        pieces_of_dataset(config(**options | {"dataset": options["dataset"].format(tmp_path)}), 100)
+        name = options["dataset"].format(tmp_path)
+        pieces_of_dataset(name, config(**options | {"dataset": name}), 100)
     assert str(tmp_path) in str(refused.value)
 
 
 def test_a_dataset_is_opened_once_for_all_of_its_pieces(tmp_path, monkeypatch):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(40)))
-    pieces, _, _ = pieces_of_dataset(corpus, 5000)
+    pieces, _, _ = pieces_of_dataset(corpus.dataset, corpus, 5000)
     opened = []
     load = datasets.load_from_disk
     monkeypatch.setattr(datasets, "load_from_disk", lambda name: opened.append(name) or load(name))
@@ -71,19 +72,19 @@ def test_a_dataset_is_opened_once_for_all_of_its_pieces(tmp_path, monkeypatch):
 
 def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", ["a", "b"]))
-    (piece,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    (piece,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
     saved(tmp_path / "other", ["a", "c"])
     (tmp_path / "one").rename(tmp_path / "put away")
     (tmp_path / "other").rename(tmp_path / "one")
     with pytest.raises(UserError, match=r"one: the dataset has changed since the plan .*; put it back, or remove output_dir"):
         list(read_piece(piece, corpus, Rejects()))
-    (again,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    (again,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
     assert [document.text for document in read_piece(again, corpus, Rejects())] == ["a", "c"]
 
 
 def test_rows_without_text_are_bad_records(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", ["a", None]))
-    (piece,), _, _ = pieces_of_dataset(corpus, 1 << 20)
+    (piece,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
     rejects = Rejects()
     assert [document.text for document in read_piece(piece, corpus, rejects)] == ["a"]
     assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}
@@ -102,7 +103,7 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
     features = datasets.Features({"meta.body": datasets.Value("large_string")}) if kind == "large_string" else None
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
     corpus = config(dataset=str(tmp_path / "one"), text_field="meta.body")
-    pieces, _, _ = pieces_of_dataset(corpus, 1)
+    pieces, _, _ = pieces_of_dataset(corpus.dataset, corpus, 1)
     assert [document.text for piece in pieces for document in read_piece(piece, corpus, Rejects())] == texts
 
 
@@ -118,12 +119,13 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
 def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, values, field, message):
     datasets.Dataset.from_dict({"text": values}).save_to_disk(tmp_path / "one")
     with pytest.raises(UserError, match=f"one: {message}"):
-        pieces_of_dataset(config(dataset=str(tmp_path / "one"), text_field=field), 100)
+        name = str(tmp_path / "one")
+        pieces_of_dataset(name, config(dataset=name, text_field=field), 100)
 
 
 def test_what_is_read_of_a_dataset_is_told(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(1000)))
-    (piece,), size, _ = pieces_of_dataset(corpus, 1 << 30)
+    (piece,), size, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 30)
     told: list[int] = []
     assert len(list(read_piece(piece, corpus, Rejects(), told.append))) == 1000
     assert len(told) == 8 and sum(told) == pytest.approx(size, abs=8)

@@ -183,11 +183,11 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     }
     config = DataPrepConfig.model_validate(request)
     prepare_together(config, Alone())
-    stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept text verify"
+    stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept verify"
     assert list(counted) == stages.split()
     for name, (size, told) in counted.items():
-        # `filter` takes no time, and there is no shard to accept and no text to write yet.
-        if name not in ("filter", "accept", "text"):
+        # `filter` takes no time, and there is no shard to accept yet.
+        if name not in ("filter", "accept"):
             assert 0.5 * size <= sum(told), (name, size, told)
     # Given shards, a tokenizer, and the folder's verification.
     shards = str(next((tmp_path / "out" / "shards" / "text").glob("train-*.idx")))
