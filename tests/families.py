@@ -13,6 +13,6 @@ WITH_A_MIXTURE = [*DENSE, "qwen2_moe"]
 def learns(section: Section, tensor: Tensor) -> bool:
     """Whether all of a tensor learns."""
     if tensor.layer is None:
-        return section.embeddings if tensor.block == "embeddings" else section.head
+        return section.embeddings if tensor.group == "embeddings" else section.head
     experts = set() if tensor.expert is None else {tensor.expert}
     return tensor.layer in section.layers or section.part_learns(tensor.mixture, experts)

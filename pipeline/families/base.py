@@ -85,7 +85,7 @@ class Sizes:
         """Units of the network that every token goes through."""
         if self.n_shared_experts is None:
             return self.shared_expert_intermediate_size
-        return self.n_shared_experts * self.moe_intermediate_size
+        return self.n_shared_experts * (self.moe_intermediate_size or self.intermediate_size)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -102,10 +102,7 @@ class Sizes:
 class Family:
     """A model family."""
 
-    name: str
-    """Its `model_type`."""
     model_class: type[PreTrainedModel]
-    config_class: type[PretrainedConfig]
     objective: Literal["clm", "mlm", "span_corruption"]
     """Causal or masked language modelling, or filling in spans that are left out (T5), which models are not trained by here."""
     graph: Callable[[PretrainedConfig], Model]
@@ -120,10 +117,10 @@ class Family:
     """The output matrix of a model that is not tied."""
     output_bias: str | None = None
     """Its bias, which is untied with it."""
-    lm_head: tuple[str, ...]
+    tied_output_bias: str | None = None
+    """What a tied model has in its place."""
+    lm_head: tuple[str, ...] = ("lm_head",)
     """The modules of the language model's head: a model that was saved without it, or under another head, has none."""
-    head_alias: Mapping[str, str]
-    """Names that a tied model's files may carry beside the tensors they are tied to."""
     shared: Mapping[str, str] = field(default_factory=dict)
     """Names under which the class and its files have a tensor once more, tied or not."""
     position_offset: int = 0
@@ -132,9 +129,9 @@ class Family:
     """Spellings in published files -> ours, applied in turn."""
     buffers: re.Pattern[str]
     """Names in published files (after `published`) of what is computed and not learnt, which older versions saved."""
-    other_heads: re.Pattern[str]
+    other_heads: re.Pattern[str] = re.compile(TASK_HEADS)
     """Names (after `published`) of heads for other tasks; what is matched names the head's module."""
-    scratch: Mapping[str, Any]
+    scratch: Mapping[str, Any] = field(default_factory=dict)
     """Configuration keys of a model from scratch that differ from the class's defaults."""
     dropout: tuple[str, ...]
     """Configuration keys that are dropout probabilities."""
@@ -163,6 +160,22 @@ class Family:
     tokens further on)."""
     pooler: str | None = None
     """The module that such a head reads, which runs before `head_module`."""
+
+    @property
+    def config_class(self) -> type[PretrainedConfig]:
+        """The class of its configurations."""
+        return self.model_class.config_class or PretrainedConfig
+
+    @property
+    def name(self) -> str:
+        """Its `model_type`."""
+        return self.config_class.model_type
+
+    @property
+    def head_alias(self) -> dict[str, str]:
+        """Names that a tied model's files may carry beside the tensors they are tied to."""
+        bias = {} if self.output_bias is None or self.tied_output_bias is None else {self.output_bias: self.tied_output_bias}
+        return {self.output: self.words} | bias
 
     @property
     def untrained(self) -> str | None:
@@ -251,7 +264,7 @@ class Family:
     @cached_property
     def forms(self) -> list[Mapping[str, bool]]:
         """Of each form of its models: the names of all tensors, without numbers of layers, and whether they are of layers."""
-        found = []
+        found: list[Mapping[str, bool]] = []
         for options in ({}, *self.variants):
             for tied in (True, False):
                 # The first layer may lack what the others have.
@@ -296,7 +309,7 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
         keys["max_position_embeddings"] = sizes.max_position_embeddings
     if hasattr(family.config_class, "num_key_value_heads"):
         keys["num_key_value_heads"] = sizes.num_key_value_heads
-    if sizes.kv_lora_rank is not None:
+    if sizes.qk_nope_head_dim is not None:
         # The class works these out of each other when it is made, and no more.
         turned = sizes.head_dim
         keys |= {"qk_rope_head_dim": turned, "head_dim": turned, "qk_head_dim": turned + sizes.qk_nope_head_dim}
@@ -315,6 +328,11 @@ def config_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> s
     """Return the word under which a configuration, or its class, has a size."""
     known = hasattr(config, key) or key in config.attribute_map
     return key if known else _OTHER_WORDS.get(key, key)
+
+
+def size_of(config: PretrainedConfig, key: str) -> int:
+    """Return a size that a configuration has, by the word that all families share."""
+    return getattr(config, config_key(config, key))
 
 
 def initializer_range(chosen: float | Literal["width"], hidden_size: int) -> float:

@@ -2,12 +2,12 @@
 
 from functools import partial
 
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
+from transformers import BertForMaskedLM, BertForPreTraining
 
 from pipeline.families.encoder import encoder
 
 _encoder = partial(encoder, head="cls.predictions.", transform="transform.dense", transform_norm="transform.LayerNorm")
 
-BERT = _encoder("bert", BertForMaskedLM, BertConfig)
+BERT = _encoder(BertForMaskedLM)
 
-BERT_PAIRS = _encoder("bert", BertForPreTraining, BertConfig, pair_head="cls.seq_relationship")
+BERT_PAIRS = _encoder(BertForPreTraining, pair_head="cls.seq_relationship")

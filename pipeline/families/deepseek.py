@@ -5,13 +5,13 @@ Tensors go by the names of published files, one for each expert's matrix.
 
 from dataclasses import replace
 
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV3ForCausalLM, PretrainedConfig
 
-from pipeline.families.base import sizes_of
-from pipeline.families.decoder import decoder, decoder_graph
+from pipeline.families.base import head_dim_of
+from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
 from pipeline.families.graph import Attention, Experts, Latent, Layer, Model
 from pipeline.families.layer_lists import is_sparse
-from pipeline.families.mixture import EXPERT_NAMES, experts, joined, mixture_layer
+from pipeline.families.mixture import EXPERT_NAMES, experts, joined, layer_number
 from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
 from pipeline.families.tensors import Axis, Part
 
@@ -22,7 +22,7 @@ _QUERY_LATENT = Axis.of("q_lora_rank", part="latent")
 _KEY_LATENT = Axis((Part(("kv_lora_rank",), "latent"), Part((_TURNED,), "key_rope")))
 
 
-def latent_attention(prefix: str, config: DeepseekV3Config) -> Attention:
+def latent_attention(prefix: str, config: PretrainedConfig) -> Attention:
     """Multi-head latent attention (DeepSeek-V2, 2405.04434).
 
     The latents' norms add 1e-6 whatever `rms_norm_eps` says. Scores are over sqrt of all channels of a head; the class
@@ -35,22 +35,20 @@ def latent_attention(prefix: str, config: DeepseekV3Config) -> Attention:
 
     key_latent = latent("kv_a_proj_with_mqa", "kv_a_layernorm", _KEY_LATENT)
     keys = linear(prefix + "kv_b_proj", _KEYS_AND_VALUES, key_latent.axis, init=std)
-    if config.q_lora_rank is None:
-        latents, queries = (key_latent,), linear(prefix + "q_proj", _QUERIES, init=std)
-    else:
-        query_latent = latent("q_a_proj", "q_a_layernorm", _QUERY_LATENT)
-        latents = query_latent, key_latent
+    query_latents = () if config.q_lora_rank is None else (latent("q_a_proj", "q_a_layernorm", _QUERY_LATENT),)
+    queries = linear(prefix + "q_proj", _QUERIES, init=std)
+    for query_latent in query_latents:
         queries = linear(prefix + "q_b_proj", _QUERIES, query_latent.axis, init=std)
     return Attention(
         (queries, keys),
         linear(prefix + "o_proj", into=Axis.of("heads", _VALUE, part="value"), out=Axis.of("residual"), init=std, bias=biased),
-        latents,
+        (*query_latents, key_latent),
         rotary=rotary(config, interleaved=config.rope_interleave, joined=True),
         score=(config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5,
     )
 
 
-def _experts(prefix: str, config: DeepseekV3Config) -> Experts:
+def _experts(prefix: str, config: PretrainedConfig) -> Experts:
     """Gates are sigmoids, and a bias that no loss teaches chooses experts with them, in the groups that score best."""
     return replace(
         experts(prefix, config, EXPERT_NAMES, "expert_ffn", renormalized=config.norm_topk_prob),
@@ -63,26 +61,24 @@ def _experts(prefix: str, config: DeepseekV3Config) -> Experts:
     )
 
 
-def deepseek_v3_graph(config: DeepseekV3Config) -> Model:
+def _layer(prefix: str, config: PretrainedConfig) -> Layer:
+    sparse = is_sparse(config, layer_number(prefix))
+    mlp = _experts(prefix + "mlp.", config) if sparse else gated_mlp(prefix + "mlp.", init=config.initializer_range)
+    return pre_norm_layer(prefix, latent_attention(prefix + "self_attn.", config), mlp)
+
+
+def deepseek_v3_graph(config: PretrainedConfig) -> Model:
     """transformers' DeepseekV3ForCausalLM."""
-    sizes = sizes_of(config)
-    ports = {key: size for key in ("q_lora_rank", "kv_lora_rank", _NOT_TURNED, _VALUE) if (size := getattr(sizes, key))}
+    ports = {key: size for key in ("q_lora_rank", "kv_lora_rank", _NOT_TURNED, _VALUE) if (size := getattr(config, key))}
     # All channels of a head's queries and keys.
-    ports |= {_TURNED: sizes.head_dim, "head_dim": sizes.head_dim + sizes.qk_nope_head_dim}
-
-    def layer(prefix: str) -> Layer:
-        sparse = is_sparse(config, int(prefix.split(".")[-2]))
-        mlp = _experts(prefix + "mlp.", config) if sparse else gated_mlp(prefix + "mlp.", init=config.initializer_range)
-        return mixture_layer(prefix, latent_attention(prefix + "self_attn.", config), mlp)
-
-    graph = decoder_graph(config, layer, rms_norm("model.norm"))
+    turned = head_dim_of(config)
+    ports |= {_TURNED: turned, "head_dim": turned + ports[_NOT_TURNED]}
+    graph = decoder_graph(config, _layer)
     return joined(replace(graph, sizes={**graph.sizes, **ports}))
 
 
 DEEPSEEK_V3 = decoder(
-    "deepseek_v3",
     DeepseekV3ForCausalLM,
-    DeepseekV3Config,
     deepseek_v3_graph,
     variants=(
         {"first_k_dense_replace": 1},

@@ -1,8 +1,9 @@
 """DistilBERT: BERT's layers under names of their own, without segments, and a head of three modules."""
 
 import re
+from typing import Any
 
-from transformers import DistilBertConfig, DistilBertForMaskedLM
+from transformers import DistilBertForMaskedLM, PretrainedConfig
 
 from pipeline.families.base import TASK_HEADS, Family
 from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
@@ -13,23 +14,21 @@ _EMBEDDINGS = "distilbert.embeddings."
 _WORDS, _OUTPUT = f"{_EMBEDDINGS}word_embeddings.weight", "vocab_projector.weight"
 
 
-def graph(config: DistilBertConfig) -> Model:
+def graph(config: PretrainedConfig) -> Model:
     """transformers' DistilBertForMaskedLM."""
     std, tied = config.initializer_range, config.tie_word_embeddings
 
     def layer(prefix: str) -> Layer:
-        options = {"init": std, "bias": True}
+        options: dict[str, Any] = {"init": std, "bias": True}
         attention = Attention(
             query_key_value(prefix + "attention.", ("q_lin", "k_lin", "v_lin"), **options),
             attention_output(prefix + "attention.out_lin", **options),
             score=score(config),
         )
         mlp = plain_mlp(prefix + "ffn.lin1", prefix + "ffn.lin2", **options)
-        return Layer(
-            (
-                (Branch(attention, ends=layer_norm(prefix + "sa_layer_norm")),),
-                (Branch(mlp, ends=layer_norm(prefix + "output_layer_norm")),),
-            )
+        return Layer.sequential(
+            Branch(attention, ends=layer_norm(prefix + "sa_layer_norm")),
+            Branch(mlp, ends=layer_norm(prefix + "output_layer_norm")),
         )
 
     return Model(
@@ -51,9 +50,7 @@ def graph(config: DistilBertConfig) -> Model:
 
 
 DISTILBERT = Family(
-    name="distilbert",
     model_class=DistilBertForMaskedLM,
-    config_class=DistilBertConfig,
     objective="mlm",
     graph=graph,
     layers="distilbert.transformer.layer",
@@ -61,13 +58,11 @@ DISTILBERT = Family(
     words=_WORDS,
     output=_OUTPUT,
     lm_head=("vocab_transform", "vocab_layer_norm", "vocab_projector"),
-    head_alias={_OUTPUT: _WORDS},
     published=((re.compile(r"^(?=(embeddings|transformer)\.)"), "distilbert."),),
     # A range.
     buffers=re.compile(r"\.position_ids$"),
     # Its classifiers have a layer before the last.
     other_heads=re.compile(TASK_HEADS + r"|^pre_classifier(?=\.)"),
-    scratch={},
     dropout=("dropout", "attention_dropout"),
     kept=("activation",),
     # A table of sines is made and not learnt.

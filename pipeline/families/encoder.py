@@ -15,9 +15,7 @@ _POOLED = Axis.of("pooled")
 
 
 def encoder(
-    name: str,
     model_class: type[PreTrainedModel],
-    config_class: type[PretrainedConfig],
     *,
     head: str,
     transform: str,
@@ -28,26 +26,25 @@ def encoder(
     kept: tuple[str, ...] = (),
     refused: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Family:
-    """Return the family whose base model is called `name` and whose head's tensors have the names given.
+    """Return the family of a class, whose head's tensors have the names given.
 
     `pair_head` judges pairs of sentences by the pooled first token; without one, published poolers are no part of the model.
     """
+    name = model_class.base_model_prefix
     embeddings = f"{name}.embeddings."
     words, matrix, bias = f"{embeddings}word_embeddings.weight", f"{head}decoder.weight", f"{head}decoder.bias"
 
     def layer(prefix: str, config: PretrainedConfig) -> Layer:
-        options = {"init": config.initializer_range, "bias": True}
+        options: dict[str, Any] = {"init": config.initializer_range, "bias": True}
         attention = Attention(
             query_key_value(prefix + "attention.self.", ("query", "key", "value"), **options),
             attention_output(prefix + "attention.output.dense", **options),
             score=score(config),
         )
         mlp = plain_mlp(prefix + "intermediate.dense", prefix + "output.dense", **options)
-        return Layer(
-            (
-                (Branch(attention, ends=layer_norm(prefix + "attention.output.LayerNorm")),),
-                (Branch(mlp, ends=layer_norm(prefix + "output.LayerNorm")),),
-            )
+        return Layer.sequential(
+            Branch(attention, ends=layer_norm(prefix + "attention.output.LayerNorm")),
+            Branch(mlp, ends=layer_norm(prefix + "output.LayerNorm")),
         )
 
     def pooler(std: float) -> Pooler:
@@ -85,9 +82,7 @@ def encoder(
         )
 
     return Family(
-        name=name,
         model_class=model_class,
-        config_class=config_class,
         objective="mlm",
         graph=graph,
         layers=f"{name}.encoder.layer",
@@ -96,7 +91,7 @@ def encoder(
         output=matrix,
         output_bias=bias,
         lm_head=(head.removesuffix("."),),
-        head_alias={matrix: words, bias: head + "bias"},
+        tied_output_bias=head + "bias",
         position_offset=position_offset,
         published=(
             (re.compile(r"^(?=(embeddings|encoder|pooler)\.)"), name + "."),

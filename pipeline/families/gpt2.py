@@ -3,32 +3,31 @@
 import math
 import re
 
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, PretrainedConfig
 
-from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.base import Family
 from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
-from pipeline.families.nodes import layer_norm, linear, plain_mlp, port_sizes, score
-from pipeline.families.tensors import MIXED, QUERY_PORTS, STREAM, Axis, Part
+from pipeline.families.nodes import fused_heads, layer_norm, linear, plain_mlp, port_sizes, score
+from pipeline.families.tensors import MIXED, STREAM
 
-_QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
-_WORDS = "transformer.wte.weight"
+_WORDS, _OUTPUT = "transformer.wte.weight", "lm_head.weight"
 
 
-def graph(config: GPT2Config) -> Model:
+def graph(config: PretrainedConfig) -> Model:
     """transformers' GPT2LMHeadModel."""
-    std = config.initializer_range
+    std, tied = config.initializer_range, config.tie_word_embeddings
     # GPT-2's own initialization makes what writes the stream smaller by sqrt(2 L).
     written = std / math.sqrt(2 * config.num_hidden_layers)
 
     def layer(prefix: str) -> Layer:
         attention = Attention(
-            (linear(prefix + "attn.c_attn", _QKV, init=std, bias=True, transposed=True),),
+            (linear(prefix + "attn.c_attn", fused_heads(), init=std, bias=True, transposed=True),),
             linear(prefix + "attn.c_proj", STREAM, MIXED, init=written, bias=True, transposed=True),
             score=score(config),
         )
         mlp = plain_mlp(prefix + "mlp.c_fc", prefix + "mlp.c_proj", init=std, down_init=written, bias=True, transposed=True)
-        return Layer(
-            ((Branch(attention, pre=layer_norm(prefix + "ln_1")),), (Branch(mlp, pre=layer_norm(prefix + "ln_2")),)),
+        return Layer.sequential(
+            Branch(attention, pre=layer_norm(prefix + "ln_1")), Branch(mlp, pre=layer_norm(prefix + "ln_2"))
         )
 
     return Model(
@@ -38,26 +37,21 @@ def graph(config: GPT2Config) -> Model:
             tuple(layer(f"transformer.h.{number}.") for number in range(config.num_hidden_layers)),
             final=layer_norm("transformer.ln_f"),
         ),
-        Head(_WORDS if config.tie_word_embeddings else "lm_head.weight", config.tie_word_embeddings, init=std),
+        Head(_WORDS if tied else _OUTPUT, tied, init=std),
     )
 
 
 GPT2 = Family(
-    name="gpt2",
     model_class=GPT2LMHeadModel,
-    config_class=GPT2Config,
     objective="clm",
     graph=graph,
     layers="transformer.h",
     head_module="transformer.ln_f",
     words=_WORDS,
-    output="lm_head.weight",
-    lm_head=("lm_head",),
-    head_alias={"lm_head.weight": _WORDS},
+    output=_OUTPUT,
     published=((re.compile(r"^(?=(h\.|wte\.|wpe\.|ln_f\.))"), "transformer."),),
     # The causal mask.
     buffers=re.compile(r"\.attn\.(bias|masked_bias)$"),
-    other_heads=re.compile(TASK_HEADS),
     # The same function as the default gelu_new, in one kernel.
     scratch={"activation_function": "gelu_pytorch_tanh"},
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),

@@ -23,6 +23,8 @@ from pipeline.families.tensors import (
     STREAM,
     Axis,
     Init,
+    ParameterGroup,
+    Role,
     Tensor,
 )
 
@@ -235,6 +237,16 @@ class Layer:
     kind: Mapping[str, Any] = field(default_factory=dict)
     """What the configuration's lists say of this layer."""
 
+    @classmethod
+    def sequential(cls, *branches: Branch) -> "Layer":
+        """Branches one after the other."""
+        return cls(tuple((branch,) for branch in branches))
+
+    @classmethod
+    def parallel(cls, *branches: Branch) -> "Layer":
+        """Branches that read the same stream."""
+        return cls((branches,))
+
     @property
     def branches(self) -> list[Branch]:
         """All of them."""
@@ -330,12 +342,7 @@ class Model:
 
     def stack_of(self, layer: int) -> range:
         """Return the numbers of all layers of the stack that a layer is of."""
-        first = 0
-        for stack in self.stacks:
-            if layer < first + len(stack.layers):
-                return range(first, first + len(stack.layers))
-            first += len(stack.layers)
-        raise IndexError(layer)
+        return next(numbers for numbers in self.ranges if layer in numbers)
 
     @staticmethod
     def of_expert(name: str, expert: int) -> str:
@@ -388,19 +395,27 @@ class Model:
         return list(dict.fromkeys(norm for norm in norms if norm is not None))
 
     @property
+    def experts(self) -> list[tuple[int, Experts]]:
+        """Its mixtures of experts, each with the number of its layer."""
+        return [
+            (number, branch.body)
+            for number, layer in enumerate(self.layers)
+            for branch in layer.branches
+            if isinstance(branch.body, Experts)
+        ]
+
+    @property
     def expert_port(self) -> str | None:
         """The port of the units of experts; None where there are none."""
-        bodies = (branch.body for layer in self.layers for branch in layer.branches)
-        return next((body.each[0].last.into.parts[0].ports[0] for body in bodies if isinstance(body, Experts)), None)
+        return next((body.each[0].last.into.parts[0].ports[0] for _, body in self.experts), None)
 
     @property
     def active_parameters(self) -> int:
         """How many of them a token meets: of a mixture the experts that are chosen alone."""
-        active = self.parameters
-        for body in [branch.body for layer in self.layers for branch in layer.branches]:
-            for network in body.each[body.per_token :] if isinstance(body, Experts) else ():
-                active -= sum(math.prod(tensor.shape(self.sizes)) for tensor in network_tensors(network, 0))
-        return active
+        unused = (network for _, body in self.experts for network in body.each[body.per_token :])
+        return self.parameters - sum(
+            math.prod(tensor.shape(self.sizes)) for network in unused for tensor in network_tensors(network, 0)
+        )
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the class's own parameters, and of the buffers that files hold, by name."""
@@ -417,12 +432,7 @@ class Model:
     @property
     def mixtures(self) -> Mixtures | None:
         """Its mixtures of experts; None where it has none."""
-        found = {
-            number: branch.body
-            for number, layer in enumerate(self.layers)
-            for branch in layer.branches
-            if isinstance(branch.body, Experts)
-        }
+        found = dict(self.experts)
         if not found:
             return None
         return Mixtures(
@@ -451,12 +461,11 @@ class Model:
         head = self.head
         for stack, numbers in zip(self.stacks, self.ranges, strict=True):
             for table in stack.embeddings:
-                block = "head" if head.tied and table.weight == head.matrix else "embeddings"
-                yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, block)
+                group: ParameterGroup = "head" if head.tied and table.weight == head.matrix else "embeddings"
+                yield Tensor(table.weight, (Axis.of(table.port), STREAM), ("index", "out"), table.init, group)
             yield from norm_tensors(stack.embedding_norm, "embeddings")
-            table = stack.relative_positions
-            if table is not None:
-                yield Tensor(table.weight, (Axis.of(table.port), Axis.of("heads")), ("index", "out"), table.init, "embeddings")
+            if (bias := stack.relative_positions) is not None:
+                yield Tensor(bias.weight, (Axis.of(bias.port), Axis.of("heads")), ("index", "out"), bias.init, "embeddings")
             for number, layer in zip(numbers, stack.layers, strict=True):
                 for branch in layer.branches:
                     yield from branch_tensors(branch, number)
@@ -467,29 +476,28 @@ class Model:
         yield from norm_tensors(head.norm, "head")
         if not head.tied:
             yield Tensor(head.matrix, (LOGITS, STREAM), ("out", "in"), head.init, "head")
-        for bias in head.biases:
-            yield Tensor(bias, (LOGITS,), ("out",), "zeros", "head")
+        for name in head.biases:
+            yield Tensor(name, (LOGITS,), ("out",), "zeros", "head")
         if self.pooler is not None:
             yield from linear_tensors(self.pooler.dense, "head")
             yield from linear_tensors(self.pooler.classes, "head")
 
 
-def norm_tensors(norm: Norm | None, block: str, layer: int | None = None, axis: Axis = STREAM) -> Iterator[Tensor]:
+def norm_tensors(norm: Norm | None, group: ParameterGroup, layer: int | None = None, axis: Axis = STREAM) -> Iterator[Tensor]:
     """Yield the tensors of a norm."""
     if norm is not None:
-        yield Tensor(norm.gain, (axis,), ("out",), "zeros" if norm.offset else "ones", block, layer, norm.offset)
+        yield Tensor(norm.gain, (axis,), ("out",), "zeros" if norm.offset else "ones", group, layer, norm.offset)
         if norm.bias is not None:
-            yield Tensor(norm.bias, (axis,), ("out",), "zeros", block, layer)
+            yield Tensor(norm.bias, (axis,), ("out",), "zeros", group, layer)
 
 
-def linear_tensors(linear: Linear, block: str, layer: int | None = None) -> Iterator[Tensor]:
+def linear_tensors(linear: Linear, group: ParameterGroup, layer: int | None = None) -> Iterator[Tensor]:
     """Yield the tensors of a linear."""
-    axes, roles = (linear.out, linear.into), ("out", "in")
-    if linear.transposed:
-        axes, roles = axes[::-1], roles[::-1]
-    yield Tensor(linear.weight, axes, roles, linear.init, block, layer)
+    axes: tuple[tuple[Axis, Role], ...] = ((linear.out, "out"), (linear.into, "in"))
+    stored, roles = zip(*(axes[::-1] if linear.transposed else axes), strict=True)
+    yield Tensor(linear.weight, stored, roles, linear.init, group, layer)
     if linear.bias is not None:
-        yield Tensor(linear.bias, (linear.out,), ("out",), "zeros", block, layer)
+        yield Tensor(linear.bias, (linear.out,), ("out",), "zeros", group, layer)
 
 
 def head_norms(body: Attention) -> Iterator[tuple[Norm, str, Axis]]:

@@ -4,24 +4,22 @@ Tensors go by the names of published files, one for each expert's matrix; the cl
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from transformers import (
-    MixtralConfig,
     MixtralForCausalLM,
-    OlmoeConfig,
     OlmoeForCausalLM,
     PretrainedConfig,
-    Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
-    Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
-from pipeline.families.base import sizes_of
-from pipeline.families.decoder import decoder, decoder_graph, head_norms_of, self_attention
-from pipeline.families.graph import Attention, Branch, Experts, Joined, Layer, Mlp, Model
+from pipeline.families.base import size_of
+from pipeline.families.decoder import HEAD_NORM, decoder, decoder_graph, pre_norm_layer, self_attention
+from pipeline.families.graph import Experts, Joined, Layer, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.nodes import gated_mlp, linear, rms_norm
 from pipeline.families.tensors import Axis
@@ -35,7 +33,7 @@ def experts(prefix: str, config: PretrainedConfig, names: tuple[str, str, str], 
     std = config.initializer_range
     return Experts(
         linear(prefix + "gate", _ROUTER, init=std),
-        tuple(gated_mlp(f"{prefix}experts.{e}.", names, port=port, init=std) for e in range(sizes_of(config).num_experts)),
+        tuple(gated_mlp(f"{prefix}experts.{e}.", names, port=port, init=std) for e in range(size_of(config, "num_experts"))),
         config.num_experts_per_tok,
         renormalized,
     )
@@ -44,71 +42,54 @@ def experts(prefix: str, config: PretrainedConfig, names: tuple[str, str, str], 
 def joined(model: Model) -> Model:
     """Return the model with the parameters that its class joins: [experts, gate and unit, stream], [experts, stream, unit]."""
     found = []
-    for number, layer in enumerate(model.stack.layers):
-        for body in [branch.body for branch in layer.branches if isinstance(branch.body, Experts)]:
-            inside, count = f"model.layers.{number}.mlp.", len(body.each)
-            units, channels = body.each[0].last.into.size(model.sizes), model.sizes["residual"]
-            read = tuple(each.weight for network in body.each for each in network.inputs)
-            found += [
-                Joined(inside + "experts.gate_up_proj", read, (count, 2 * units, channels)),
-                Joined(
-                    inside + "experts.down_proj", tuple(network.last.weight for network in body.each), (count, channels, units)
-                ),
-            ]
-            if body.router.weight != inside + "gate.weight":
-                found.append(Joined(inside + "gate.weight", (body.router.weight,), (count, channels)))
+    for number, body in model.experts:
+        inside, count = f"model.layers.{number}.mlp.", len(body.each)
+        units, channels = body.each[0].last.into.size(model.sizes), model.sizes["residual"]
+        read = tuple(each.weight for network in body.each for each in network.inputs)
+        written = tuple(network.last.weight for network in body.each)
+        found += [
+            Joined(inside + "experts.gate_up_proj", read, (count, 2 * units, channels)),
+            Joined(inside + "experts.down_proj", written, (count, channels, units)),
+        ]
+        if body.router.weight != inside + "gate.weight":
+            found.append(Joined(inside + "gate.weight", (body.router.weight,), (count, channels)))
     return replace(model, joined=tuple(found))
 
 
-def mixture_layer(prefix: str, attention: Attention, mlp: Mlp | Experts) -> Layer:
-    """Llama's layer of these two."""
-    return Layer(
-        (
-            (Branch(attention, pre=rms_norm(prefix + "input_layernorm")),),
-            (Branch(mlp, pre=rms_norm(prefix + "post_attention_layernorm")),),
-        )
-    )
+def mixture_graph(config: PretrainedConfig, layer: Callable[[str, PretrainedConfig], Layer]) -> Model:
+    """Return Llama's decoder of such layers."""
+    return joined(decoder_graph(config, layer))
 
 
-def mixtral_graph(config: MixtralConfig) -> Model:
-    """transformers' MixtralForCausalLM."""
-
-    def layer(prefix: str) -> Layer:
-        mlp = experts(prefix + "block_sparse_moe.", config, ("w1", "w3", "w2"), "ffn", renormalized=True)
-        return mixture_layer(prefix, self_attention(prefix + "self_attn.", config), mlp)
-
-    return joined(decoder_graph(config, layer, rms_norm("model.norm")))
+def mixtral_layer(prefix: str, config: PretrainedConfig) -> Layer:
+    """Of transformers' MixtralForCausalLM."""
+    mlp = experts(prefix + "block_sparse_moe.", config, ("w1", "w3", "w2"), "ffn", renormalized=True)
+    return pre_norm_layer(prefix, self_attention(prefix + "self_attn.", config), mlp)
 
 
-def qwen_graph(config: Qwen2MoeConfig | Qwen3MoeConfig) -> Model:
-    """transformers' Qwen2MoeForCausalLM, which has a shared expert, and Qwen3MoeForCausalLM."""
-    shared = hasattr(type(config), "shared_expert_intermediate_size")
-
-    def layer(prefix: str) -> Layer:
-        inside, options = prefix + "self_attn.", {} if shared else head_norms_of(prefix + "self_attn.")
-        attention = self_attention(inside, config, **({"bias": config.qkv_bias} if shared else options))
-        number, std = int(prefix.split(".")[-2]), config.initializer_range
-        if not is_sparse(config, number):
-            return mixture_layer(prefix, attention, gated_mlp(prefix + "mlp.", init=std))
-        mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "expert_ffn", renormalized=config.norm_topk_prob)
-        if shared:
-            network = gated_mlp(prefix + "mlp.shared_expert.", port="shared_ffn", init=std)
-            mlp = replace(mlp, shared=network, shared_gate=linear(prefix + "mlp.shared_expert_gate", Axis.of("one"), init=std))
-        return mixture_layer(prefix, attention, mlp)
-
-    return joined(decoder_graph(config, layer, rms_norm("model.norm")))
+def qwen_layer(prefix: str, config: PretrainedConfig) -> Layer:
+    """Of transformers' Qwen2MoeForCausalLM, which has a shared expert, and Qwen3MoeForCausalLM."""
+    shared, std = hasattr(type(config), "shared_expert_intermediate_size"), config.initializer_range
+    options: dict[str, Any] = {"bias": config.qkv_bias} if shared else {"norms": HEAD_NORM}
+    attention = self_attention(prefix + "self_attn.", config, **options)
+    if not is_sparse(config, layer_number(prefix)):
+        return pre_norm_layer(prefix, attention, gated_mlp(prefix + "mlp.", init=std))
+    mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "expert_ffn", renormalized=config.norm_topk_prob)
+    if shared:
+        network = gated_mlp(prefix + "mlp.shared_expert.", port="shared_ffn", init=std)
+        mlp = replace(mlp, shared=network, shared_gate=linear(prefix + "mlp.shared_expert_gate", Axis.of("one"), init=std))
+    return pre_norm_layer(prefix, attention, mlp)
 
 
-def olmoe_graph(config: OlmoeConfig) -> Model:
-    """transformers' OlmoeForCausalLM."""
+def olmoe_layer(prefix: str, config: PretrainedConfig) -> Layer:
+    """Of transformers' OlmoeForCausalLM."""
+    mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "ffn", renormalized=config.norm_topk_prob)
+    return pre_norm_layer(prefix, self_attention(prefix + "self_attn.", config, norms=rms_norm), mlp)
 
-    def layer(prefix: str) -> Layer:
-        inside = prefix + "self_attn."
-        norms = {"query_norm": rms_norm(inside + "q_norm"), "key_norm": rms_norm(inside + "k_norm")}
-        mlp = experts(prefix + "mlp.", config, EXPERT_NAMES, "ffn", renormalized=config.norm_topk_prob)
-        return mixture_layer(prefix, self_attention(inside, config, **norms), mlp)
 
-    return joined(decoder_graph(config, layer, rms_norm("model.norm")))
+def layer_number(prefix: str) -> int:
+    """The number of the layer whose tensors' names begin so."""
+    return int(prefix.split(".")[-2])
 
 
 _PUBLISHED = (re.compile(r"^(?=(embed_tokens|layers|norm|rotary_emb)\.)"), "model.")
@@ -117,40 +98,29 @@ _OLD_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (_PUBLISHED, (re.compile(r
 _KEPT = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
 MIXTRAL = decoder(
-    "mixtral",
     MixtralForCausalLM,
-    MixtralConfig,
-    mixtral_graph,
+    partial(mixture_graph, layer=mixtral_layer),
     published=_OLD_NAMES,
     kept=_KEPT,
     refused={"router_jitter_noise": (0.0, None)},
 )
 
-_QWEN: Mapping[str, tuple[str, ...]] = {"kept": (*_KEPT, "use_sliding_window", "norm_topk_prob")}
-
-QWEN2_MOE = decoder(
-    "qwen2_moe",
-    Qwen2MoeForCausalLM,
-    Qwen2MoeConfig,
-    qwen_graph,
-    variants=({"qkv_bias": False}, {"mlp_only_layers": [0]}),
-    **_QWEN,
-)
-
-QWEN3_MOE = decoder(
-    "qwen3_moe",
-    Qwen3MoeForCausalLM,
-    Qwen3MoeConfig,
-    qwen_graph,
-    variants=({"attention_bias": True}, {"mlp_only_layers": [0]}),
-    **_QWEN,
+QWEN2_MOE, QWEN3_MOE = (
+    decoder(
+        model_class,
+        partial(mixture_graph, layer=qwen_layer),
+        variants=(variant, {"mlp_only_layers": [0]}),
+        kept=(*_KEPT, "use_sliding_window", "norm_topk_prob"),
+    )
+    for model_class, variant in (
+        (Qwen2MoeForCausalLM, {"qkv_bias": False}),
+        (Qwen3MoeForCausalLM, {"attention_bias": True}),
+    )
 )
 
 OLMOE = decoder(
-    "olmoe",
     OlmoeForCausalLM,
-    OlmoeConfig,
-    olmoe_graph,
+    partial(mixture_graph, layer=olmoe_layer),
     own_head_dim=False,
     variants=({"attention_bias": True},),
     kept=("hidden_act", "rms_norm_eps", "rope_parameters", "norm_topk_prob"),

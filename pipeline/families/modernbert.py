@@ -4,21 +4,27 @@ import math
 import re
 from dataclasses import replace
 
-from transformers import ModernBertConfig, ModernBertForMaskedLM
+from transformers import ModernBertForMaskedLM, PretrainedConfig
 
-from pipeline.families.base import TASK_HEADS, Family
+from pipeline.families.base import Family
 from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Mlp, Model, Norm, Stack
 from pipeline.families.layer_lists import layer_kind
-from pipeline.families.nodes import attention_output, layer_norm, linear, port_sizes, rotary, score
-from pipeline.families.tensors import QUERY_PORTS, STREAM, UNITS, Axis, Part
+from pipeline.families.nodes import (
+    GATE_AND_UP,
+    attention_output,
+    fused_heads,
+    layer_norm,
+    linear,
+    port_sizes,
+    rotary,
+    score,
+)
+from pipeline.families.tensors import STREAM, UNITS
 
-_QKV = Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")))
-# The activation reads the first half.
-_WI = Axis((Part(("ffn",), "gate"), Part(("ffn",), "up")))
 _WORDS, _OUTPUT = "model.embeddings.tok_embeddings.weight", "decoder.weight"
 
 
-def graph(config: ModernBertConfig) -> Model:
+def graph(config: PretrainedConfig) -> Model:
     """transformers' ModernBertForMaskedLM."""
     tied = config.tie_word_embeddings
     std = config.initializer_range * _truncated(config.initializer_cutoff_factor)
@@ -28,19 +34,19 @@ def graph(config: ModernBertConfig) -> Model:
         return layer_norm(name, bias=config.norm_bias)
 
     def layer(number: int) -> Layer:
-        prefix, biased = f"model.layers.{number}.", {"bias": config.attention_bias}
+        prefix, biased = f"model.layers.{number}.", config.attention_bias
         attention = Attention(
-            (linear(prefix + "attn.Wqkv", _QKV, init=std, **biased),),
-            attention_output(prefix + "attn.Wo", init=written, **biased),
+            (linear(prefix + "attn.Wqkv", fused_heads(), init=std, bias=biased),),
+            attention_output(prefix + "attn.Wo", init=written, bias=biased),
             rotary=rotary(config),
             score=score(config),
         )
         mlp = Mlp(
-            (linear(prefix + "mlp.Wi", _WI, init=std, bias=config.mlp_bias),),
+            (linear(prefix + "mlp.Wi", GATE_AND_UP, init=std, bias=config.mlp_bias),),
             linear(prefix + "mlp.Wo", STREAM, UNITS, init=written, bias=config.mlp_bias),
         )
         before = norm(prefix + "attn_norm") if number else None
-        return Layer(((Branch(attention, pre=before),), (Branch(mlp, pre=norm(prefix + "mlp_norm")),)))
+        return Layer.sequential(Branch(attention, pre=before), Branch(mlp, pre=norm(prefix + "mlp_norm")))
 
     return Model(
         port_sizes(config),
@@ -68,9 +74,7 @@ def _truncated(cutoff: float) -> float:
 
 
 MODERNBERT = Family(
-    name="modernbert",
     model_class=ModernBertForMaskedLM,
-    config_class=ModernBertConfig,
     objective="mlm",
     graph=graph,
     layers="model.layers",
@@ -78,11 +82,9 @@ MODERNBERT = Family(
     words=_WORDS,
     output=_OUTPUT,
     lm_head=("head", "decoder"),
-    head_alias={_OUTPUT: _WORDS},
     published=((re.compile(r"^(?=(embeddings|layers|final_norm)\.)"), "model."),),
     # The rotary frequencies.
     buffers=re.compile(r"\.rotary_emb\.(\w+_)?inv_freq$"),
-    other_heads=re.compile(TASK_HEADS),
     scratch={"cls_token_id": None, "sep_token_id": None},
     dropout=("attention_dropout", "embedding_dropout", "mlp_dropout"),
     kept=("hidden_activation", "classifier_activation", "norm_eps", "rope_parameters", "local_attention", "decoder_bias"),

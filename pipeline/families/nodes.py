@@ -7,13 +7,16 @@ from transformers import PretrainedConfig
 from pipeline.families.base import head_dim_of, sizes_of
 from pipeline.families.graph import Linear, Mlp, Norm, Rotary
 from pipeline.families.rope import rope_sets
-from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, Init
+from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, Init, Part
 
 _QUERY_KEY_VALUE = (
     Axis.of(*QUERY_PORTS, part="query"),
     Axis.of(*KEY_PORTS, part="key"),
     Axis.of(*KEY_PORTS, part="value"),
 )
+GATE_AND_UP = Axis((Part(("ffn",), "gate"), Part(("ffn",), "up")))
+"""Both in one matrix; the activation reads the first half."""
+
 _GATED = {
     port: (Axis.of(port, part="gate"), Axis.of(port, part="up"), Axis.of(port)) for port in ("ffn", "expert_ffn", "shared_ffn")
 }
@@ -50,6 +53,11 @@ def query_key_value(
     """Three linears of their own, keys and values over key-value heads."""
     query, key, value = (linear(prefix + name, axis, **options) for name, axis in zip(names, _QUERY_KEY_VALUE, strict=True))
     return query, key, value
+
+
+def fused_heads(*, outer: int = 0) -> Axis:
+    """Return the axis of queries, keys and values of one matrix, `outer` as Axis has it."""
+    return Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")), outer)
 
 
 def attention_output(name: str, **options: Any) -> Linear:

@@ -2,34 +2,26 @@
 
 from functools import partial
 
-from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
+from transformers import Olmo2ForCausalLM, Olmo3ForCausalLM, PretrainedConfig
 
 from pipeline.families.decoder import decoder, decoder_graph, self_attention
-from pipeline.families.graph import Branch, Layer, Model
+from pipeline.families.graph import Branch, Layer
 from pipeline.families.nodes import gated_mlp, rms_norm
 
 _norm = partial(rms_norm, gain_in_float32=True)
 
 
-def graph(config: Olmo2Config | Olmo3Config) -> Model:
-    """transformers' Olmo2ForCausalLM and Olmo3ForCausalLM, which differ in how layers attend."""
-
-    def layer(prefix: str) -> Layer:
-        inside = prefix + "self_attn."
-        norms = {"query_norm": _norm(inside + "q_norm"), "key_norm": _norm(inside + "k_norm")}
-        attention, mlp = self_attention(inside, config, **norms), gated_mlp(prefix + "mlp.", init=config.initializer_range)
-        return Layer(
-            (
-                (Branch(attention, post=_norm(prefix + "post_attention_layernorm")),),
-                (Branch(mlp, post=_norm(prefix + "post_feedforward_layernorm")),),
-            )
-        )
-
-    return decoder_graph(config, layer, _norm("model.norm"))
+def layer(prefix: str, config: PretrainedConfig) -> Layer:
+    """Of both classes, which differ in how layers attend."""
+    attention = self_attention(prefix + "self_attn.", config, norms=_norm)
+    mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range)
+    return Layer.sequential(
+        Branch(attention, post=_norm(prefix + "post_attention_layernorm")),
+        Branch(mlp, post=_norm(prefix + "post_feedforward_layernorm")),
+    )
 
 
-_OPTIONS = {"variants": ({"attention_bias": True},)}
-
-OLMO2 = decoder("olmo2", Olmo2ForCausalLM, Olmo2Config, graph, **_OPTIONS)
-
-OLMO3 = decoder("olmo3", Olmo3ForCausalLM, Olmo3Config, graph, **_OPTIONS)
+OLMO2, OLMO3 = (
+    decoder(model_class, partial(decoder_graph, layer=layer, norm=_norm), variants=({"attention_bias": True},))
+    for model_class in (Olmo2ForCausalLM, Olmo3ForCausalLM)
+)

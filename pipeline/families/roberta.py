@@ -1,6 +1,6 @@
 """RoBERTa: BERT's encoder, whose positions are counted from behind the padding token's id."""
 
-from transformers import RobertaConfig, RobertaForMaskedLM
+from transformers import RobertaForMaskedLM
 
 from pipeline.families.encoder import encoder
 
@@ -9,9 +9,7 @@ _PADDING = 1
 and counts the others' positions from the row behind it."""
 
 ROBERTA = encoder(
-    "roberta",
     RobertaForMaskedLM,
-    RobertaConfig,
     head="lm_head.",
     transform="dense",
     transform_norm="layer_norm",

@@ -22,10 +22,9 @@ class Router(NamedTuple):
 def routers(graph: Model) -> Iterator[Router]:
     """Yield the routers of a model, from the lowest layer up; a dense model has none."""
     own_name = {joined.parts[0]: joined.name for joined in graph.joined}
-    for number, layer in enumerate(graph.layers):
-        for body in [branch.body for branch in layer.branches if isinstance(branch.body, Experts)]:
-            weight = body.router.weight
-            yield Router(number, own_name.get(weight, weight).rpartition(".")[0], body)
+    for number, body in graph.experts:
+        weight = body.router.weight
+        yield Router(number, own_name.get(weight, weight).rpartition(".")[0], body)
 
 
 def route_in_float32(model: PreTrainedModel, graph: Model) -> None:

@@ -1,33 +1,28 @@
 """StableLM: Llama under LayerNorms."""
 
-from transformers import StableLmConfig, StableLmForCausalLM
+from functools import partial
 
-from pipeline.families.decoder import decoder, decoder_graph, self_attention
-from pipeline.families.graph import Branch, Layer, Model
+from transformers import PretrainedConfig, StableLmForCausalLM
+
+from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer, self_attention
+from pipeline.families.graph import Branch, Layer
 from pipeline.families.nodes import gated_mlp, layer_norm, rotary
 
 
-def graph(config: StableLmConfig) -> Model:
-    """transformers' StableLmForCausalLM."""
-
-    def layer(prefix: str) -> Layer:
-        turned = rotary(config, joined=True)
-        attention = self_attention(prefix + "self_attn.", config, bias=config.use_qkv_bias, rotary=turned)
-        mlp, norm = gated_mlp(prefix + "mlp.", init=config.initializer_range), layer_norm(prefix + "input_layernorm")
-        if config.use_parallel_residual:
-            return Layer(((Branch(attention, pre=norm), Branch(mlp, pre=norm)),))
-        return Layer(
-            ((Branch(attention, pre=norm),), (Branch(mlp, pre=layer_norm(prefix + "post_attention_layernorm")),)),
-        )
-
-    return decoder_graph(config, layer, layer_norm("model.norm"))
+def layer(prefix: str, config: PretrainedConfig) -> Layer:
+    """Branches side by side read one norm."""
+    turned = rotary(config, joined=True)
+    attention = self_attention(prefix + "self_attn.", config, bias=config.use_qkv_bias, rotary=turned)
+    mlp = gated_mlp(prefix + "mlp.", init=config.initializer_range)
+    if config.use_parallel_residual:
+        norm = layer_norm(prefix + "input_layernorm")
+        return Layer.parallel(Branch(attention, pre=norm), Branch(mlp, pre=norm))
+    return pre_norm_layer(prefix, attention, mlp, layer_norm)
 
 
 STABLELM = decoder(
-    "stablelm",
     StableLmForCausalLM,
-    StableLmConfig,
-    graph,
+    partial(decoder_graph, layer=layer, norm=layer_norm),
     kept=("hidden_act", "layer_norm_eps", "rope_parameters", "use_parallel_residual", "use_qkv_bias"),
     # Its norms over queries and keys are a module a head.
     refused={"qk_layernorm": (False,)},

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PretrainedConfig, T5ForConditionalGeneration
 
 from pipeline.families.base import TASK_HEADS, Family, sizes_of
 from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Mlp, Model, Stack
@@ -12,7 +12,7 @@ from pipeline.families.nodes import attention_output, gated_mlp, plain_mlp, port
 _WORDS, _OUTPUT = "shared.weight", "lm_head.weight"
 
 
-def graph(config: T5Config) -> Model:
+def graph(config: PretrainedConfig) -> Model:
     """transformers' T5ForConditionalGeneration."""
     sizes, tied, std = port_sizes(config), config.tie_word_embeddings, config.initializer_factor
     shrunk = sizes["residual"] ** -0.5
@@ -38,7 +38,7 @@ def graph(config: T5Config) -> Model:
         if reads_encoder:
             bodies.append(attention(prefix + "1.EncDecAttention.", cross=True))
         bodies.append(mlp(f"{prefix}{len(bodies)}.DenseReluDense."))
-        return Layer(tuple((Branch(body, pre=rms_norm(f"{prefix}{i}.layer_norm")),) for i, body in enumerate(bodies)))
+        return Layer.sequential(*(Branch(body, pre=rms_norm(f"{prefix}{i}.layer_norm")) for i, body in enumerate(bodies)))
 
     def stack(name: str, depth: int, *, reads_encoder: bool) -> Stack:
         # Stored with the first layer's attention, and added in all layers.
@@ -61,24 +61,19 @@ def graph(config: T5Config) -> Model:
 
 
 T5 = Family(
-    name="t5",
     model_class=T5ForConditionalGeneration,
-    config_class=T5Config,
     objective="span_corruption",
     graph=graph,
     layers="decoder.block",
     head_module="decoder.final_layer_norm",
     words=_WORDS,
     output=_OUTPUT,
-    lm_head=("lm_head",),
-    head_alias={_OUTPUT: _WORDS},
     shared={"encoder.embed_tokens.weight": _WORDS, "decoder.embed_tokens.weight": _WORDS},
     # Hugging Face's classifiers call the model `transformer`.
     published=((re.compile(r"^transformer\.(?=(shared|encoder|decoder)\.)"), ""),),
     # A table that earlier versions had for cross-attention, and never read.
     buffers=re.compile(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"),
     other_heads=re.compile(TASK_HEADS + r"|^classification_head(?=\.)"),
-    scratch={},
     dropout=("dropout_rate",),
     kept=(
         "feed_forward_proj",

@@ -21,6 +21,9 @@ units of feed-forward networks, which end in ffn, and of attention over latents 
 Role = Literal["out", "in", "index"]
 """Of an axis: produced by the forward pass; summed over in it; rows that are looked up."""
 
+ParameterGroup = Literal["embeddings", "layer", "head"]
+"""What a tensor is trained and frozen with."""
+
 Init = float | Literal["zeros", "ones"]
 """The model's own initialization; a number is a normal distribution's standard deviation."""
 
@@ -94,8 +97,7 @@ class Tensor:
     """In the order of storage."""
     roles: tuple[Role, ...]
     init: Init
-    block: Literal["embeddings", "layer", "head"]
-    """Which block it is trained and frozen with."""
+    group: ParameterGroup
     layer: int | None = None
     """Counted over all stacks, as `Model.layers` has them."""
     offset: float = 0.0

@@ -126,7 +126,7 @@ class ForwardFlops:
             normed=stack.final is not None,
             ends_in_norm=branches[-1].post is not None or branches[-1].ends is not None,
             # A tied embedding stands still with the head.
-            embeds=any(tensor.block == "embeddings" for tensor in graph.tensors().values()),
+            embeds=any(tensor.group == "embeddings" for tensor in graph.tensors().values()),
         )
 
 

@@ -40,7 +40,7 @@ _OTHERS = (_AGE, "lr_factor", "eps_factor", ADDED_STEPS_LEFT)
 
 def steps_as_matrix(tensor: Tensor) -> bool:
     """Whether Muon steps a tensor: the matrices of layers; embeddings, heads, norms and biases go by AdamW."""
-    return tensor.block == "layer" and len(tensor.axes) == 2
+    return tensor.group == "layer" and len(tensor.axes) == 2
 
 
 def muon_scale(outputs: int, inputs: int, *, spectral: bool = False) -> float:

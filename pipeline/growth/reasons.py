@@ -364,7 +364,7 @@ def predict_steps(plan: GrowthPlan) -> list[str]:
         if tensor.buffer or (tensor.layer is not None and plan.layers[tensor.layer].added):
             continue
         # Layers, and experts, are made alike.
-        alike = (*map(id, maps), tensor.axes, tensor.roles, tensor.block)
+        alike = (*map(id, maps), tensor.axes, tensor.roles, tensor.group)
         if alike not in kinds:
             kinds[alike] = _step(plan, tensor, maps)
         if kinds[alike] is not None:

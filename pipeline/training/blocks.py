@@ -211,11 +211,11 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
             "target.vocab_size, or leave it out"
         )
     learnt = section_of(stage.trainable or (), layers, where, mixtures)
-    tables = {tensor.block for tensor in token_tables(graph)}
+    tables = {tensor.group for tensor in token_tables(graph)}
     if learnt.new_tokens and all(Block(table).learns(learnt) for table in tables):
         whole = " and ".join(sorted(tables))
         raise UserError(f"{where}.trainable: `new_tokens` are rows of what learns as a whole with {whole}; leave it out")
-    there = {tensor.block for tensor in graph.tensors().values()}
+    there = {tensor.group for tensor in graph.tensors().values()}
     if EMBEDDINGS in there:
         return
     tied = "this model's only embedding is tied to the head and learns with it; name head"
@@ -250,7 +250,7 @@ def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, tup
         if tensor.layer is not None:
             found[name] = tuple(of_layer.get((tensor.layer, tensor.mixture)) or of_layer[tensor.layer, None])
             continue
-        block = of_name[tensor.block]
+        block = of_name[tensor.group]
         rows = block.new_tokens
         found[name] = (block, rows) if name in tables and rows in blocks else (block,)
     return found

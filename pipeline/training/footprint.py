@@ -44,8 +44,8 @@ def _kind(tensor: Tensor) -> str:
         return _OF_MIXTURES[tensor.mixture]
     if "index" in tensor.roles:
         return "embeddings"
-    if tensor.block != "layer":
-        return tensor.block
+    if tensor.group != "layer":
+        return tensor.group
     return "ffn" if any("ffn" in axis.ports for axis in tensor.axes) else "attention"
 
 

@@ -66,7 +66,7 @@ def test_weights_without_the_head_that_the_configuration_names_are_refused(tmp_p
 
 def test_the_head_learns_with_the_head():
     paired, plain = (families["bert"].graph(BertConfig(**SIZES)).tensors() for families in (PAIR_FAMILIES, FAMILIES))
-    blocks = {name: paired[name].block for name in paired.keys() - plain.keys()}
+    blocks = {name: paired[name].group for name in paired.keys() - plain.keys()}
     modules = ("bert.pooler.dense", "cls.seq_relationship")
     assert blocks == {f"{module}.{kind}": "head" for module in modules for kind in ("weight", "bias")}
 

@@ -34,7 +34,7 @@ def learn(model, family, section: Section) -> None:
     """Let the parameters of a section learn, and no others."""
     tensors = family.graph(model.config).tensors()
     for name, parameter in model.named_parameters():
-        block, layer = tensors[name].block, tensors[name].layer
+        block, layer = tensors[name].group, tensors[name].layer
         parameter.requires_grad_({"embeddings": section.embeddings, "head": section.head}.get(block, layer in section.layers))
 
 

@@ -75,7 +75,7 @@ def test_factors_are_those_of_the_table_by_hand(family, tied):
                 config = OptimizerConfig(name=optimizer, width_rates=rule, base_width=BASE)
                 assert rate_factor(tensor, graph, config) == factor, name
             muon = OptimizerConfig(name="muon", width_rates=rule, base_width=BASE)
-            by_muon = tensor.block == "layer" and len(tensor.axes) == 2
+            by_muon = tensor.group == "layer" and len(tensor.axes) == 2
             assert rate_factor(tensor, graph, muon) == (1.0 if by_muon else factor), name
         assert rate_factor(tensor, graph, OptimizerConfig()) == 1.0
     assert met == table.keys()
