@@ -1,10 +1,9 @@
 """How any configuration of the project is read and refused."""
 
 import difflib
-import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -21,6 +20,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -72,18 +73,15 @@ def typed(kind: type[Typed], content: Any, origin: str) -> Typed:
     person wrote, nothing is converted: "3" is no number.
     """
     try:
-        _adapter(kind).validate_python(content, strict=True)
+        if kind not in _ADAPTERS:
+            _ADAPTERS[kind] = TypeAdapter(kind)
+        _ADAPTERS[kind].validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         got = "" if isinstance(first["input"], dict | list) else f" (got {str(first['input'])[:80]!r})"
         raise UserError(": ".join([origin, *filter(None, [where]), first["msg"]]) + got) from None
     return content
-
-
-@functools.cache
-def _adapter(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
 
 
 def _reason(error: Exception) -> str:
@@ -133,7 +131,7 @@ def _alike(typed: str, key: str) -> bool:
     return all(difflib.SequenceMatcher(None, *pair).ratio() >= 0.4 for pair in zip(*words, strict=True))
 
 
-def _written(model: type[BaseModel], content: Any, place: tuple[int | str, ...]) -> tuple[list[int | str], type[BaseModel]]:
+def _written(model: type[StrictModel], content: Any, place: tuple[int | str, ...]) -> tuple[list[int | str], type[StrictModel]]:
     """Return where in the file an error is, and the model whose keys are known there.
 
     pydantic's own places name, besides, which of several models it took: by its class here.
@@ -163,9 +161,9 @@ def _called(items: list[Any], number: int) -> int | str:
     return name if isinstance(name, str) and _NAME.fullmatch(name) and names.count(name) == 1 else number
 
 
-def _models_in(annotation: Any):
+def _models_in(annotation: Any) -> Iterator[type[StrictModel]]:
     """The pydantic models inside an annotation such as `list[Stage] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)

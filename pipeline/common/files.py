@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from typing_extensions import Buffer
+
 from pipeline.common.errors import UserError
 from pipeline.common.progress import Advance
 
@@ -159,7 +161,7 @@ class WatchedFile(io.FileIO):
         super().__init__(path)
         self._advance = advance
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         """Fill what can be filled; return how many bytes."""
         count = super().readinto(buffer)
         self._advance(count)

@@ -138,7 +138,7 @@ class Batches:
         for number, corpus in enumerate(self._corpora):
             here = corpora == number
             taken[here] = own_windows(len(corpus.examples), (self._seed, corpus.name), own[here])
-        keys = [(self._seed, self._corpora[c].name, o) for c, o in zip(corpora.tolist(), own.tolist(), strict=True)]
+        keys: list[Key] = [(self._seed, self._corpora[c].name, o) for c, o in zip(corpora.tolist(), own.tolist(), strict=True)]
         return self._batch(corpora, taken, keys)
 
     def heldout(self, indices: np.ndarray) -> Batch:
@@ -147,7 +147,7 @@ class Batches:
             sizes, weights = zip(*((len(corpus.examples), corpus.weight) for corpus in self._corpora), strict=True)
             self._heldout_order = spread(sizes, weights, max(count, 2 * known))
         corpora, numbers = (order[indices] for order in self._heldout_order)
-        keys = [
+        keys: list[Key] = [
             (self._seed, self._corpora[c].name, "heldout", n) for c, n in zip(corpora.tolist(), numbers.tolist(), strict=True)
         ]
         return self._batch(corpora, numbers, keys)

@@ -70,16 +70,16 @@ class CheckedFile:
     def compare(self, after_piece: Callable[[int], None] = lambda size: None) -> None:
         """Compare the whole file; raises UserError naming it. `after_piece` is called with the size of what was just read."""
         digest, begin = hashlib.blake2b(digest_size=16), 0
-        digests = None if self.blocks is None else self.blocks.read_digests()
+        blocks = None if self.blocks is None else (self.blocks, self.blocks.read_digests())
         with readable(self.path), open(self.path, "rb") as file:
             for piece in pieces(file):
-                if digests is None:
+                if blocks is None:
                     digest.update(piece)
                 else:
-                    self.blocks.compare_piece(begin, piece, digests)
+                    blocks[0].compare_piece(begin, piece, blocks[1])
                 begin += len(piece)
                 after_piece(len(piece))
-        if begin != self.size if digests is not None else digest.hexdigest() != self.digest:
+        if begin != self.size if blocks is not None else digest.hexdigest() != self.digest:
             raise UserError(f"{self.path}: its bytes are not those that were prepared; {_PUT_BACK}")
 
     def compare_some(self, key: tuple[object, ...]) -> None:
@@ -168,6 +168,6 @@ def _files(data: PreparedData, corpora: list[CorpusEntry]) -> Iterator[CheckedFi
             for entry, shard in zip(entries.shards, data.open(corpus, split), strict=True):
                 prefix, size = Path(entry.prefix), shard.size * shard.dtype.itemsize
                 yield described(str(idx_path(prefix)), shard.index_size)
-                if entry.blocks is not None:
+                if entry.blocks is not None and shard.blocks is not None:
                     yield described(entry.blocks, shard.blocks.digests_size)
                 yield described(str(bin_path(prefix)), size, is_shard=True, blocks=shard.blocks)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -87,17 +88,16 @@ def open_batches(
     UserError for a shard that is missing, damaged or another than was prepared, where the text is too short, and for pairs
     where the objective masks nothing, or the shards' sequences are documents or make no pair.
     """
-    if pairs is not None:
-        _refuse_without_sentences(data, weights, objective)
-    for name in weights if padding_id is not None else ():
-        if data.unigrams(name)[padding_id]:
-            raise holds_padding(name, padding_id)
-
-    def examples(shards: list[Shard]) -> Examples:
-        if pairs is None:
-            return WindowExamples(Windows(shards, *objective.window), objective, apart=apart)
-        return SentencePairs(shards, pairs, objective, data.tokenizer.sep_id)
-
+    if padding_id is not None:
+        for name in weights:
+            if data.unigrams(name)[padding_id]:
+                raise holds_padding(name, padding_id)
+    examples: Callable[[list[Shard]], Examples]
+    if pairs is None:
+        examples = partial(_windows, objective=objective, apart=apart)
+    else:
+        masked = _masked_sentences(data, weights, objective)
+        examples = partial(SentencePairs, kind=pairs, objective=masked, sep_id=data.tokenizer.sep_id)
     training, heldout = (_open(data, split, weights, examples) for split in (TRAIN, HELDOUT))
     # Every corpus has a share of the training; what is held out is taken together.
     for corpora, split in [*(([corpus], TRAIN) for corpus in training), (heldout, HELDOUT)]:
@@ -111,7 +111,12 @@ def open_batches(
     return Batches(training, seed, padding_id), Batches(heldout, seed, padding_id)
 
 
-def _refuse_without_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> None:
+def _windows(shards: list[Shard], objective: Objective, *, apart: bool) -> Examples:
+    return WindowExamples(Windows(shards, *objective.window), objective, apart=apart)
+
+
+def _masked_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> MaskedObjective:
+    """Return the objective of pairs; raises UserError where nothing is masked, or the text is not of sentences."""
     if not isinstance(objective, MaskedObjective):
         raise UserError("data.pairs: a causal model reads no sentence pairs; leave the key out, or take a bert")
     for entry in data.corpora:
@@ -121,6 +126,7 @@ def _refuse_without_sentences(data: PreparedData, weights: Mapping[str, float], 
                 f"data.pairs: the sequences of the corpus {entry.name!r} in {data.directory} are whole documents, not "
                 "sentences; prepare the text again with `sequences: sentence`, or leave data.pairs out"
             )
+    return objective
 
 
 def _open(

@@ -53,7 +53,7 @@ class SentencePairs:
         self._sep_id = sep_id
         self._ends = np.cumsum([shard.sequences for shard in shards], dtype=np.int64)
         self._room = objective.sequence_length - 3
-        self._scattered = Permutation(len(self), ("pairs",)) if len(self) else None
+        self._scattered = Permutation(len(self), ("pairs",))
 
     def __len__(self) -> int:
         """Return as many as there are sentences."""

@@ -124,7 +124,7 @@ def _constructed(path: Path, model_type: str, content: dict[str, Any]) -> Pretra
     try:
         return FAMILIES[model_type].configuration(**content)
     except StrictDataclassFieldValidationError as error:
-        field = re.search(r"field '(\w+)'", str(error))[1]
+        field = str(error).split("'")[1]
         raise UserError(f"{path}: {field}: {_short(error.__cause__)}; put the model's own value there") from None
     except StrictDataclassClassValidationError as error:
         raise UserError(f"{path}: {_short(error.__cause__).rstrip('.')}; put the model's own values there") from None
@@ -133,5 +133,5 @@ def _constructed(path: Path, model_type: str, content: dict[str, Any]) -> Pretra
         raise UserError(f"{path}: no configuration that {name} takes ({_short(error)}); copy the file again") from None
 
 
-def _short(error: BaseException) -> str:
+def _short(error: BaseException | None) -> str:
     return " ".join(str(error).split())[:200]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import PretrainedConfig
@@ -218,10 +218,10 @@ def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 
 def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    layers = config.num_hidden_layers
-    said = getattr(config, "no_rope_layers", None)
-    if hasattr(type(config), "no_rope_layers") and (set(said) - {0, 1} or len(said) != layers):
-        yield "no_rope_layers", said, f"a list of {layers} entries, each 0 or 1,"
+    if hasattr(type(config), "no_rope_layers"):
+        layers, said = config.num_hidden_layers, config.no_rope_layers
+        if set(said) - {0, 1} or len(said) != layers:
+            yield "no_rope_layers", said, f"a list of {layers} entries, each 0 or 1,"
 
 
 def _build(family: Family, config: PretrainedConfig) -> None:
@@ -241,9 +241,9 @@ def _build(family: Family, config: PretrainedConfig) -> None:
             raise ValueError(f"rope_parameters {config.rope_parameters} make frequencies that are no numbers")
 
 
-def _whole(value: Any, most: int) -> bool:
+def _whole(value: Any, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -160,7 +160,7 @@ def _check_numbers(rope: Mapping[str, Any], where: str) -> None:
         "factor": (factor is not None and factor < 1, "a number from 1"),
         "attention_factor": (scaling is not None and scaling <= 0, "a number above 0"),
         "beta_fast": (fast < slow, f"a number from beta_slow {slow}"),
-        "high_freq_factor": (None not in (low, high) and high <= low, f"a number above low_freq_factor {low}"),
+        "high_freq_factor": (low is not None and high is not None and high <= low, f"a number above low_freq_factor {low}"),
         _PRETRAINED: (
             pretrained is not None and not (isinstance(pretrained, int) and pretrained > 0),
             "a whole number of positions from 1",
@@ -208,9 +208,10 @@ def context_changes(family: Family, source: PretrainedConfig, target: Pretrained
         if length is not None:
             yield Change(", ".join(_differences(source, target)), length, positions=True)
     key, types = window_key(source), getattr(source, "layer_types", None)
-    slides = key is not None and (types is None or "sliding_attention" in types)
+    if key is None or not (types is None or "sliding_attention" in types):
+        return
     # ModernBERT's class takes the half of what its key says.
-    if slides and source.sliding_window != target.sliding_window:
+    if source.sliding_window != target.sliding_window:
         windows = [config.sliding_window for config in (source, target) if config.sliding_window is not None]
         # A causal window counts the token itself; ModernBERT's half does not.
         length = min(windows) + (family.objective == "mlm")

@@ -253,6 +253,11 @@ class Layer:
         return [branch for group in self.groups for branch in group]
 
     @property
+    def experts(self) -> list[Experts]:
+        """The mixtures of experts among them."""
+        return [branch.body for branch in self.branches if isinstance(branch.body, Experts)]
+
+    @property
     def form(self) -> tuple[Any, ...]:
         """What it does whatever its weights are: what the lists say of it, and which norms it has."""
         norms = [tuple(norm is not None for norm in (each.pre, each.post, each.ends)) for each in self.branches]
@@ -397,12 +402,7 @@ class Model:
     @property
     def experts(self) -> list[tuple[int, Experts]]:
         """Its mixtures of experts, each with the number of its layer."""
-        return [
-            (number, branch.body)
-            for number, layer in enumerate(self.layers)
-            for branch in layer.branches
-            if isinstance(branch.body, Experts)
-        ]
+        return [(number, body) for number, layer in enumerate(self.layers) for body in layer.experts]
 
     @property
     def expert_port(self) -> str | None:

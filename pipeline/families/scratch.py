@@ -53,15 +53,13 @@ def scratch_config(
         tied=model.tie_word_embeddings,
         **of_experts,
     )
-    if sizes.num_experts is not None and sizes.num_experts_per_tok > sizes.num_experts:
+    chosen, experts = (of_experts.get(key, 0) for key in ("num_experts_per_tok", "num_experts"))
+    if chosen > experts:
+        raise UserError(f"source.model.num_experts_per_tok: {chosen} of {experts} experts; name at most as many")
+    if (last := max(model.mlp_only_layers or [0])) >= sizes.num_hidden_layers:
         raise UserError(
-            f"source.model.num_experts_per_tok: {sizes.num_experts_per_tok} of {sizes.num_experts} experts; name at "
-            "most as many"
-        )
-    if max(model.mlp_only_layers or [0]) >= sizes.num_hidden_layers:
-        raise UserError(
-            f"source.model.mlp_only_layers: {max(model.mlp_only_layers)} where the model has layers 0 to "
-            f"{sizes.num_hidden_layers - 1}; name some of those"
+            f"source.model.mlp_only_layers: {last} where the model has layers 0 to {sizes.num_hidden_layers - 1}; name some "
+            "of those"
         )
     check_heads(family, sizes, "source.model.")
     settings = {
@@ -74,7 +72,7 @@ def scratch_config(
         **family.scratch,
     }
     with class_rules(family, "source.model"):
-        config = family.config_class(**config_keys(family, sizes, family.config_class), **settings)
+        config = family.configuration(**config_keys(family, sizes, family.config_class), **settings)
     config.architectures = [family.model_class.__name__]
     family.set_dropout(config, model.dropout)
     return config

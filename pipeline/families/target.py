@@ -1,6 +1,8 @@
 """Which models a model can grow into, and the sizes that a target leaves unsaid."""
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -169,29 +171,27 @@ def _target_sizes(family: Family, old: Sizes, target: TargetConfig, where: str) 
             raise UserError(f"{where}{key}: {whose} has no such size; {become}leave the key out")
     hidden = target.hidden_size or old.hidden_size
     heads, head_dim = _heads(family, old, target, hidden, where)
-    return Sizes(
+    as_they_were = ("num_hidden_layers", "num_decoder_layers", "vocab_size", "max_position_embeddings")
+    sizes: dict[str, Any] = {
+        **{key: getattr(old, key) for key in (*as_they_were, "num_experts", "n_shared_experts", *LATENT_KEYS)},
+        **{key: _ffn(key, old, hidden, target.ffn_multiple_of) for key in FFN_KEYS},
+        **{key: _groups(key, old, target.num_experts) for key in ("n_group", "topk_group")},
+    }
+    return replace(
+        old,
         hidden_size=hidden,
-        num_hidden_layers=target.num_hidden_layers or old.num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=target.num_key_value_heads or _key_value_heads(old, heads, where),
         head_dim=head_dim,
-        **{key: getattr(target, key) or _ffn(key, old, hidden, target.ffn_multiple_of) for key in FFN_KEYS},
-        vocab_size=target.vocab_size or old.vocab_size,
-        max_position_embeddings=target.max_position_embeddings or old.max_position_embeddings,
-        segments=old.segments,
         tied=old.tied if target.tie_word_embeddings is None else target.tie_word_embeddings,
-        num_decoder_layers=target.num_decoder_layers or old.num_decoder_layers,
-        num_experts=target.num_experts or old.num_experts,
         num_experts_per_tok=target.num_experts_per_tok or _experts_per_token(old, target.num_experts, where),
-        n_shared_experts=target.n_shared_experts or old.n_shared_experts,
-        **{key: getattr(target, key) or _groups(key, old, target.num_experts) for key in ("n_group", "topk_group")},
-        **{key: getattr(target, key) or getattr(old, key) for key in LATENT_KEYS},
+        **{key: getattr(target, key) or size for key, size in sizes.items()},
     )
 
 
 def _experts_per_token(old: Sizes, experts: int | None, where: str) -> int | None:
     """Return how many of so many experts a token goes through, in the source's ratio."""
-    if experts is None or old.num_experts is None:
+    if experts is None or old.num_experts is None or old.num_experts_per_tok is None:
         return old.num_experts_per_tok
     if experts < old.num_experts:
         raise UserError(f"{where}num_experts: {experts} is smaller than the source's {old.num_experts}; growth only adds")
@@ -210,7 +210,7 @@ def _groups(key: str, old: Sizes, experts: int | None) -> int | None:
     Where experts are of any group, or their number grows by no whole number, it is the source's.
     """
     size = getattr(old, key)
-    if size is None or experts is None or experts % old.num_experts or old.topk_group == old.n_group:
+    if experts is None or old.num_experts is None or experts % old.num_experts or old.topk_group == old.n_group:
         return size
     return size * (experts // old.num_experts)
 

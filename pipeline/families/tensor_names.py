@@ -61,7 +61,8 @@ def likely(families: Iterable[Family], names: Iterable[str]) -> list[str]:
 
 def _kinds_missing(family: Family, names: list[str]) -> int:
     """How many tensors of a family's layers are not there, or there and not its, in the form of it that comes nearest."""
-    placed = {family.kind(one.name) for one in (place(family, name) for name in names) if one.name is not None}
+    places = (place(family, name) for name in names)
+    placed = {family.kind(one.name) for one in places if one is not None and one.name is not None}
     return min(
         sum(of_layer and name not in placed for name, of_layer in form.items()) + len(placed - form.keys())
         for form in family.forms

@@ -47,8 +47,8 @@ def read_as(
     experts of fewer units: one whose experts are cut into equal parts. Else the source itself. Without a growth its options
     are the defaults. Raises UserError naming the key.
     """
-    if target.model_type not in (None, source.model_type):
-        return _upcycled(source, target, growth is not None and growth.shared_expert == "ffn", where)
+    if target.model_type is not None and target.model_type != source.model_type:
+        return _upcycled(source, target, target.model_type, growth is not None and growth.shared_expert == "ffn", where)
     return _split(source, target, where)
 
 
@@ -89,11 +89,11 @@ def _split(source: PretrainedConfig, target: TargetConfig | PretrainedConfig, wh
 
 
 def _upcycled(
-    source: PretrainedConfig, target: TargetConfig | PretrainedConfig, shared_of_ffn: bool, where: str
+    source: PretrainedConfig, target: TargetConfig | PretrainedConfig, mixture: str, shared_of_ffn: bool, where: str
 ) -> PretrainedConfig:
     """Return the configuration of a dense model made into a mixture of its own sizes."""
-    _check_pair(source.model_type, target.model_type, where)
-    family, sizes = FAMILIES[target.model_type], sizes_of(source)
+    _check_pair(source.model_type, mixture, where)
+    family, sizes = FAMILIES[mixture], sizes_of(source)
     made = family.config_class
     wanted = {key: getattr(target, key, None) for key in _KEYS}
     for key, value in wanted.items():

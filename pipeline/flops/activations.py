@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import Family, Section
-from pipeline.families.graph import Attention, Branch, Experts, Layer, Mlp, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, Norm, head_norms
 from pipeline.families.tensors import RESIDUAL
 
 _FLOAT, _INT64 = 4, 8
@@ -44,7 +44,8 @@ def activation_bytes(
     (stack,) = graph.stacks
     section = section or Section.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
-    run = range(section.lowest or 0, section.depth)
+    lowest = section.lowest
+    run = range(lowest or 0, section.depth)
     layers = [
         tokens * _layer(graph, number, config, family, sequence_length, size, section)
         + _widened(graph, stack.layers[number], size) * _passes(section, number)
@@ -54,7 +55,7 @@ def activation_bytes(
         layers = [tokens * hidden * size] * len(layers) + [max(layers, default=0)]
     # What losses keep of routers that learn is not run again.
     learning = [n for n in run if n in section.layers or (section.routers and n in section.mixtures)]
-    experts = sum(len(branch.body.each) for n in learning for branch in stack.layers[n].branches if _is_mixture(branch))
+    experts = sum(len(body.each) for n in learning for body in stack.layers[n].experts)
     layers.append(tokens * experts * _FLOAT * router_losses)
     vocabulary = rows + -rows % vocab_divisible_by
     kept = sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
@@ -67,21 +68,21 @@ def activation_bytes(
     if section.new_tokens and not (section.head or with_loss):
         # What the output matrix reads.
         kept += scored * hidden * size
-    if section.embeddings or section.new_tokens:
+    if lowest is None:
         return kept + tokens * _embeddings(graph, size, learns=section.embeddings)
     # The lowest norm need not hand a gradient down.
-    in_layers = section.lowest < section.depth
-    lowest = stack.layers[section.lowest].branches[0].pre if in_layers else stack.final
-    if lowest is None or (in_layers and (recomputed or section.lowest not in section.layers)):
+    in_layers = lowest < section.depth
+    norm = stack.layers[lowest].branches[0].pre if in_layers else stack.final
+    if norm is None or (in_layers and (recomputed or lowest not in section.layers)):
         return kept
-    return kept - tokens * (_norm(lowest, hidden, size, learns=True) - _norm(lowest, hidden, size, learns=True, passes=False))
+    return kept - tokens * (_norm(norm, hidden, size, learns=True) - _norm(norm, hidden, size, learns=True, passes=False))
 
 
 def _slides(config: PretrainedConfig, layer: Layer, sequence_length: int) -> bool:
     """Whether a layer attends within a window that is shorter than the sequence."""
     window = getattr(config, "sliding_window", None)
     kind = layer.kind.get("layer_types", "full_attention" if window is None else "sliding_attention")
-    return kind == "sliding_attention" and window < sequence_length
+    return window is not None and kind == "sliding_attention" and window < sequence_length
 
 
 def _norm(norm: Norm, channels: int, size: int, *, learns: bool, passes: bool = True) -> int:
@@ -104,13 +105,9 @@ def _passes(section: Section, layer: int) -> bool:
     return section.lowest is None or layer > section.lowest or layer in section.layers
 
 
-def _is_mixture(branch: Branch) -> bool:
-    return isinstance(branch.body, Experts)
-
-
 def _widened(graph: Model, layer: Layer, size: int) -> int:
     """Of one layer, by how many tokens it may be read: a router's matrix in float32."""
-    routers = [branch.body.router for branch in layer.branches if _is_mixture(branch)] if size < _FLOAT else []
+    routers = [body.router for body in layer.experts] if size < _FLOAT else []
     return sum(_FLOAT * router.out.size(graph.sizes) * router.into.size(graph.sizes) for router in routers)
 
 
@@ -120,7 +117,7 @@ def _layer(
     """Of one layer and one token, its output left out."""
     hidden, activation, learns = graph.sizes[RESIDUAL], getattr(config, family.activation_key), number in section.layers
     if not _passes(section, number):
-        (body,) = [branch.body for branch in graph.stack.layers[number].branches if _is_mixture(branch)]
+        (body,) = graph.stack.layers[number].experts
         return _experts(graph, body, config._experts_implementation, activation, size, section, number)
     eager = config._attn_implementation == "eager"
     # Fused attention makes numbers of a mask, in each layer anew.
@@ -132,7 +129,7 @@ def _layer(
         total += sum(_norm(norm, hidden, size, learns=learns) for norm in norms)
         total -= hidden * size * (sum(norm is not None and _one_kernel(norm) for norm in read) - 1) if len(read) > 1 else 0
         # The input of the first matrices.
-        total += hidden * size * len(read) * learns * (not any(map(_is_mixture, group)))
+        total += hidden * size * len(read) * learns * (not any(isinstance(branch.body, Experts) for branch in group))
         for branch in group:
             if isinstance(branch.body, Attention):
                 total += _attention(graph, branch.body, sequence_length, size, eager=eager, learns=learns)

@@ -140,7 +140,8 @@ def _layer(graph: Model, layer: Layer, every_expert: bool) -> _Layer:
     (attention,) = [body for body in bodies if isinstance(body, Attention)]
     (network,) = [body for body in bodies if not isinstance(body, Attention)]
     # What the last product of a mixture gives is added as it is where a shared network runs last, behind no gate.
-    plain = network
+    plain: Mlp | None
+    networks: tuple[_Network, ...]
     if isinstance(network, Experts):
         plain = network.shared if network.shared_gate is None else None
         gates = [linear for linear in (network.router, network.shared_gate) if linear is not None]
@@ -150,7 +151,7 @@ def _layer(graph: Model, layer: Layer, every_expert: bool) -> _Layer:
             _network(graph, "shared_expert", *([network.shared] if network.shared else [])),
         )
     else:
-        networks = (_network(graph, None, network),)
+        plain, networks = network, (_network(graph, None, network),)
     return _Layer(
         inputs=_product(graph, *attention.matrices),
         mixed=_product(graph, attention.last),

@@ -1,6 +1,6 @@
 """The recipe's growth: the operators, by name, and their options."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, create_model, model_validator
 
@@ -10,8 +10,12 @@ from pipeline.recipe.models import InitializerRange, Positive
 
 AUTO = "auto"
 
-WidthName = Literal[AUTO, *WIDTH]
-DepthName = Literal[AUTO, *DEPTH]
+if TYPE_CHECKING:
+    WidthName: TypeAlias = str
+    DepthName: TypeAlias = str
+else:
+    WidthName = Literal[AUTO, *WIDTH]
+    DepthName = Literal[AUTO, *DEPTH]
 
 
 class AddedConfig(StrictModel):
@@ -54,7 +58,7 @@ class _Growth(StrictModel):
     moves logits least, and says which."""
     depth: DepthName = AUTO
     """The depth operator, likewise."""
-    vocabulary: Literal[AUTO, "pieces", "mean", "random"] = AUTO
+    vocabulary: Literal["auto", "pieces", "mean", "random"] = "auto"
     """Rows of new tokens: the mean of the rows of the pieces that the source's tokenizer makes of the token's text (where the
     target has another, and `auto` then), the mean of all rows (`auto` else), or the model's own initialization."""
     positions: Literal["copy", "interpolate"] = "copy"
@@ -65,7 +69,7 @@ class _Growth(StrictModel):
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
     have it (a run, a ZeRO checkpoint), of the same optimizer."""
-    new_moments: Literal[AUTO, "fresh", "copied", "scaled"] = AUTO
+    new_moments: Literal["auto", "fresh", "copied", "scaled"] = "auto"
     """With `optimizer_state: grow`: what copies get that do not share their source's gradient (layers that are there once
     more, rows of the next layer, copies with `noise`). `fresh`: nothing, at age 0; `copied`: what is kept of the element that
     they copy, its age with it; `scaled`: the same, times what copies get that do share one. `auto`: scaled for copies with
@@ -111,18 +115,27 @@ class _Growth(StrictModel):
         """Whether the operators have an option; `auto` takes those of the operators that it may become."""
         if self.width == AUTO and option.name in ("symmetry", "noise", "norm_anneal_steps"):
             return True
-        taken = [*([] if self.width == AUTO else [WIDTH[self.width]]), *([] if self.depth == AUTO else [DEPTH[self.depth]])]
-        return any(option in operator.options for operator in taken)
+        of_width = () if self.width == AUTO else WIDTH[self.width].options
+        of_depth = () if self.depth == AUTO else DEPTH[self.depth].options
+        return option in (*of_width, *of_depth)
 
 
 def _field(option: Option) -> tuple[Any, Any]:
     return option.annotation, Field(option.default, description=option.description)
 
 
-GrowthConfig = create_model(
-    "GrowthConfig",
-    __base__=_Growth,
-    __module__=__name__,
-    **{name: _field(option) for name, option in OPTIONS.items()},
-)
-"""The growth section, the operators' options among its keys."""
+if TYPE_CHECKING:
+
+    class GrowthConfig(_Growth):
+        """The growth section, the operators' options among its keys."""
+
+        def __getattr__(self, name: str) -> Any:
+            """An operator's option."""
+
+else:
+    GrowthConfig = create_model(
+        "GrowthConfig",
+        __base__=_Growth,
+        __module__=__name__,
+        **{name: _field(option) for name, option in OPTIONS.items()},
+    )

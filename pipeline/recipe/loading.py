@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.common.config import read_yaml, validate
 from pipeline.common.errors import UserError
-from pipeline.recipe.models import OWN_KEYS
+from pipeline.recipe.models import shared_word
 from pipeline.recipe.progressive import written_out
 from pipeline.recipe.recipe import Recipe
 
@@ -62,7 +62,7 @@ def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]
 def _shared(key: str) -> str:
     """A dotted key, its last part in the word that all families share."""
     section, dot, last = key.rpartition(".")
-    return f"{section}{dot}{OWN_KEYS.get(last, last)}"
+    return f"{section}{dot}{shared_word(last)}"
 
 
 def _instead(written: dict[str, Any], overrides: list[str]) -> str:

@@ -39,6 +39,11 @@ OWN_KEYS = {
 """A family's own keys (GPT-2's, DistilBERT's, T5's) -> those that all families share, which stand for the same sizes."""
 
 
+def shared_word(key: str) -> str:
+    """Return the word that all families share for a key."""
+    return OWN_KEYS.get(key, key)
+
+
 ROTARY_KEYS = {"rope_theta", "rope_scaling"}
 """What transformers 4 called keys of `rope_parameters`, and the mapping itself."""
 
@@ -58,9 +63,9 @@ class _Sizes(StrictModel):
             return content
         shared: dict[str, Any] = {}
         for key, value in content.items():
-            name = OWN_KEYS.get(key, key)
+            name = shared_word(key)
             if str(shared.setdefault(name, value)) != str(value):
-                words = [other for other in content if OWN_KEYS.get(other, other) == name]
+                words = [other for other in content if shared_word(other) == name]
                 own, same = sorted(words, key=lambda word: word == name)[:2]
                 raise ValueError(
                     f"`{own}` is another word for `{same}`, and they are {content[own]} and {content[same]}; leave one out"

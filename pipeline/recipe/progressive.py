@@ -59,9 +59,15 @@ class ProgressiveConfig(LengthConfig):
 
     @model_validator(mode="after")
     def _has_length(self) -> "ProgressiveConfig":
+        _ = self.whole
+        return self
+
+    @property
+    def whole(self) -> tuple[str, float]:
+        """The unit of the run's length, and the number."""
         if self.length is None:
             raise ValueError("the length of the whole run is missing: steps, epochs, tokens or flops")
-        return self
+        return self.length
 
 
 class _Holder(StrictModel):
@@ -94,7 +100,7 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
     shares, of_shares = _shares(section, len(patches), where)
     lengths = _lengths(section, shares, where)
     schedule, of_schedule = _schedule(content, section, shares, origin)
-    unit, _ = section.length
+    unit, _ = section.whole
     # Dropout is 0 in a grown model unless it is said to be as it was.
     kept = {"dropout": None} if section.model.dropout else {}
     stages: list[dict[str, Any]] = []
@@ -137,7 +143,7 @@ def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tu
 def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[float], list[str]]:
     """The share of the run of each smaller size, and why."""
     if section.shares is None:
-        if section.length[0] == "flops":
+        if section.whole[0] == "flops":
             raise UserError(
                 f"{where}shares: auto is of tokens, and as much of the FLOPs would be far more tokens at the first size; name "
                 "shares of the FLOPs, or give the length in steps, tokens or epochs"
@@ -163,7 +169,7 @@ def _shares(section: ProgressiveConfig, sizes: int, where: str) -> tuple[list[fl
 
 def _lengths(section: ProgressiveConfig, shares: Sequence[float], where: str) -> list[float]:
     """The length of each stage, in the unit of the whole."""
-    unit, whole = section.length
+    unit, whole = section.whole
     if unit not in ("steps", "tokens"):
         lengths = [share * whole for share in shares]
         return [*lengths, whole - sum(lengths)]
@@ -188,7 +194,7 @@ def _schedule(
     if schedule["name"] == "wsd":
         schedule = {"decay_ratio": _DECAY} | schedule
         decay, left = schedule["decay_ratio"], 1 - sum(shares)
-        unit, _ = section.length
+        unit, _ = section.whole
         # FLOPs fall to later stages more than steps do: that is known when the models are.
         if schedule["span"] == "run" and unit != "flops" and isinstance(decay, int | float) and decay > left + 1e-9:
             raise UserError(
@@ -204,7 +210,7 @@ def _schedule(
 
 
 def _warmup(content: Mapping[str, Any], section: ProgressiveConfig) -> int:
-    unit, whole = section.length
+    unit, whole = section.whole
     data = content.get("data")
     batch, length = content.get("train_batch_size", 32), data.get("sequence_length", 128) if isinstance(data, dict) else 128
     if unit == "tokens" and isinstance(batch, int) and isinstance(length, int):

@@ -69,16 +69,17 @@ def check_order(small: Mapping[str, Any], large: Mapping[str, Any], number: int,
     """Raise UserError for a size that is larger than the next one, or is the next one."""
     old, new = sizes_said(small), sizes_said(large)
     for key in _KEYS:
-        if old[key] is not None and old[key] > new[key]:
+        before, after = old[key], new[key]
+        if before is not None and after is not None and before > after:
             raise UserError(
-                f"{where}sizes.{number}: its {key} {old[key]} is larger than the next size's {new[key]}; sizes go from small "
-                "to large, up to the model itself"
+                f"{where}sizes.{number}: its {key} {before} is larger than the next size's {after}; sizes go from small to "
+                "large, up to the model itself"
             )
     if old == new:
         raise UserError(f"{where}sizes.{number}: it is the next size, so that nothing would grow; leave it out")
 
 
-def differing(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, int]:
+def differing(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, int | None]:
     """The sizes that a growth names: those that change, and with the width all that would else be derived from it."""
     new = sizes_said(large)
     said = [key for key in _KEYS if key in small or key in large]

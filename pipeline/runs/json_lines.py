@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic
 
@@ -15,13 +15,13 @@ from pipeline.common.files import read_bytes, write_atomically
 class JsonLines(Generic[Typed]):
     """A file of JSON objects of one kind, appended to a line at a time."""
 
-    def __init__(self, path: Path, kind: type[Typed] = dict[str, Any]) -> None:
+    def __init__(self, path: Path, kind: type[Typed]) -> None:
         """`kind` is a TypedDict of `pipeline.runs.records`."""
         self.path = path
         self._kind = kind
         self._unwritten = b""
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Mapping[str, Any]) -> None:
         """Add one object; numbers that are none become null, JSON having no others.
 
         Where the disk is full the line waits for the next one: a run goes on while a checkpoint does not fit.
@@ -72,7 +72,7 @@ class JsonLines(Generic[Typed]):
             reason = f"{where}: not JSON ({' '.join(str(error).split())[:200]})"
         raise UserError(f"{reason}; put the file back as it was written, or remove that line") from None
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    def keep(self, wanted: Callable[[Typed], bool]) -> list[Typed]:
         """Drop the records that are not wanted, and return them: what they tell of is done again."""
         records = self.read()
         kept = [record for record in records if wanted(record)]

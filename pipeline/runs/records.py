@@ -4,15 +4,15 @@ Keys that are only shown, and those that a later version adds, are not listed.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from pipeline.common.config import Typed, read_json, read_yaml, typed, validate
 from pipeline.common.errors import UserError
-from pipeline.flops.counts import PARTS
 from pipeline.recipe import GrowthConfig, Recipe
 from pipeline.runs.paths import RunPaths
 
@@ -217,15 +217,19 @@ class ComparisonRecord(TypedDict):
 
 _OPERATORS = ("width", "depth")
 
-GrowthRecord = with_config(ConfigDict(extra="forbid"))(
-    TypedDict(
-        "GrowthRecord",
-        {
-            name: field.annotation if name in _OPERATORS else NotRequired[field.annotation]
-            for name, field in GrowthConfig.model_fields.items()
-        },
+if TYPE_CHECKING:
+    GrowthRecord = dict[str, Any]
+else:
+    # The operators' options are among its keys.
+    GrowthRecord = with_config(ConfigDict(extra="forbid"))(
+        TypedDict(
+            "GrowthRecord",
+            {
+                name: field.annotation if name in _OPERATORS else NotRequired[field.annotation]
+                for name, field in GrowthConfig.model_fields.items()
+            },
+        )
     )
-)
 """A growth's options as they were resolved; those that came later were at their defaults."""
 
 
@@ -285,7 +289,7 @@ def reasons_of(certificate: CertificateRecord) -> list[ReasonRecord]:
     ]
 
 
-def duplicates_of(certificate: CertificateRecord) -> list[str]:
+def duplicates_of(certificate: CertificateRecord) -> Sequence[str]:
     """Return the ports whose new indices are copies that learn the same; earlier versions had another key."""
     return certificate["duplicates"] if "duplicates" in certificate else certificate.get("twins", [])
 
@@ -325,14 +329,21 @@ class ProgressRecord(TypedDict):
     run: NotRequired[RunRecord | None]
 
 
-_PartsRecord = TypedDict("_PartsRecord", dict.fromkeys(PARTS, Count))
+class PartsRecord(TypedDict):
+    """FLOPs by `flops.counts.PARTS`."""
+
+    embedding: Count
+    attention_projections: Count
+    attention_scores: Count
+    ffn: Count
+    head: Count
 
 
 class FlopsRecord(TypedDict):
-    """FLOPs by part."""
+    """Model and executed FLOPs."""
 
-    model: _PartsRecord
-    executed: _PartsRecord
+    model: PartsRecord
+    executed: PartsRecord
 
 
 class InheritedRecord(TypedDict):
@@ -432,6 +443,7 @@ def read_certificates(run: RunPaths) -> list[CertificateRecord]:
     for number, path in enumerate(sorted(run.certificates.glob("[0-9][0-9].json")), 1):
         if path != run.certificate(number):
             raise UserError(f"{run.certificate(number)}: no such file, and {path.name} is there; put it back")
-        certificate = read_record(path, CertificateRecord)
-        found.append(certificate | {"growth": GrowthConfig().model_dump() | certificate["growth"]})
+        if (certificate := read_record(path, CertificateRecord)) is not None:
+            certificate["growth"] = GrowthConfig().model_dump() | certificate["growth"]
+            found.append(certificate)
     return found

@@ -15,12 +15,12 @@ class StepLines(JsonLines[StepRecord]):
     def __init__(self, path: Path) -> None:
         super().__init__(path, StepRecord)
 
-    def read(self) -> list[StepRecord]:
-        """Return the steps on record.
+    def read(self, *, ended: bool = False) -> list[StepRecord]:
+        """Return the steps on record, as JsonLines does.
 
         Raises UserError, which names the line, where one is damaged or does not come after the one before.
         """
-        records = super().read()
+        records = super().read(ended=ended)
         last = 0
         for number, record in enumerate(records, 1):
             if record["step"] <= last:

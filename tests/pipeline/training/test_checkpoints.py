@@ -204,7 +204,7 @@ def test_a_checkpoint_is_saved_though_an_older_one_cannot_be_removed(tmp_path, p
 
 
 def test_records_that_are_dropped_are_returned_and_numbers_that_are_none_are_null(tmp_path):
-    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines = JsonLines(tmp_path / "metrics.jsonl", dict)
     for step, loss in ((1, 2.0), (2, float("nan")), (3, float("inf"))):
         lines.append({"step": step, "loss": loss})
     assert [record["loss"] for record in lines.read()] == [2.0, None, None]
@@ -215,7 +215,7 @@ def test_records_that_are_dropped_are_returned_and_numbers_that_are_none_are_nul
 def test_lines_that_a_full_disk_refuses_are_written_once_there_is_room(tmp_path):
     import resource
 
-    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines = JsonLines(tmp_path / "metrics.jsonl", dict)
     lines.append({"step": 1})
     try:
         for step in (2, 3):
@@ -252,7 +252,7 @@ def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path):
 def test_a_flush_writes_what_waits_for_room_and_has_it_on_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
-    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines = JsonLines(tmp_path / "metrics.jsonl", dict)
     lines.append({"step": 1})
     lines._unwritten = b'{"step": 2}\n'
     assert not synced

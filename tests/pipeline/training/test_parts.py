@@ -27,7 +27,7 @@ def test_sub_models_are_drawn_uniformly_by_step():
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
-    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines = JsonLines(tmp_path / "metrics.jsonl", dict)
     lines.append({"step": 1})
     lines.append({"step": 2})
     with open(lines.path, "a", encoding="utf-8") as file:
