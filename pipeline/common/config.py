@@ -32,7 +32,7 @@ _NO_NUMBER = "a number is expected, for instance 32 or 1.0e+10"
 class StrictModel(BaseModel):
     """A section of a configuration file; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
     def other_words(cls) -> list[str]:

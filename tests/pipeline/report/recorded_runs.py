@@ -88,7 +88,7 @@ class Made:
         write_json(
             paths.data, {"prepared": "somewhere", "fingerprint": "same", "weights": {"32": {"web": 1.0}}, "steps": steps}
         )
-        metrics, evaluations, ledger = JsonLines(paths.metrics), JsonLines(paths.evaluations), Ledger()
+        metrics, evaluations, ledger = JsonLines(paths.metrics, dict), JsonLines(paths.evaluations, dict), Ledger()
         if self.given:
             ledger.inherit(self.given, self.inherited)
         recorded = len(stages) if self.recorded is None else self.recorded
@@ -107,7 +107,7 @@ class Made:
             if self.growths == 2 and stage == "submodels" and stages[step] == "full":
                 evaluations.append(self._evaluation(step, "deeper", 5.4))
         for number in range(self.lost):
-            JsonLines(paths.lost).append(self._step(recorded + 1 + number, "full", 1, Ledger()))
+            JsonLines(paths.lost, dict).append(self._step(recorded + 1 + number, "full", 1, Ledger()))
         if self.half_a_line:
             with open(paths.metrics, "a", encoding="utf-8") as file:
                 file.write('{"step": 99, "sta')

@@ -34,7 +34,7 @@ def run(tmp_path):
     certificate["measured"] |= {"tokens": "random", "source_loss": 4.0, "grown_loss": 4.5}
     run.certificate(1).write_text(json.dumps(certificate))
     for step, stage, loss in ((10, "source", 4.25), (10, "grown", 4.75), (30, "full", 3.5)):
-        JsonLines(run.evaluations).append({"step": step, "stage": stage, "loss": loss})
+        JsonLines(run.evaluations, dict).append({"step": step, "stage": stage, "loss": loss})
     return run
 
 
@@ -69,7 +69,7 @@ def test_scores_of_one_task_say_what_each_is_of(run):
         data = {"source": "a.txt", "digest": "f00d", "examples": examples, "note": note}
         score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
         score |= {"model": "run", "model_digest": None, "seconds": 1.0}
-        JsonLines(run.scores).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
+        JsonLines(run.scores, dict).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
     text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
     row = "| lambada | full, step 30 | accuracy | 0.5000 |"
     assert f"{row} 50 examples, the first 50 of 1234 examples, a.txt, digest f00d, window 32 |" in text
