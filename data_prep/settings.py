@@ -47,6 +47,7 @@ class CorpusConfig(StrictModel):
     """Which documents to read, what is dropped from them, and their share of the blend."""
 
     name: Annotated[str, Field(pattern=_NAME)] = "text"
+    """What the corpus is called, in reports and in `data.weights`."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of the training samples, relative to the other corpora's; where none is given, each by its tokens."""
 
@@ -61,10 +62,13 @@ class CorpusConfig(StrictModel):
     dataset: str | None = None
     """A directory written by `save_to_disk` of Hugging Face's datasets, or a dataset's name on the hub."""
     dataset_config: str | None = None
+    """The configuration of a dataset on the hub that has several."""
     dataset_split: str = "train"
+    """The split of the dataset that is read."""
     shards: list[str] = []
     """Prefixes (or globs of .idx files) of Megatron shards, taken as they are."""
     heldout_shards: list[str] = []
+    """The same, of held-out documents."""
 
     text_field: str = "text"
     """The key (JSON) or column (parquet, datasets) that holds a document: a string, UTF-8 in bytes, or a list of these, which
@@ -93,6 +97,7 @@ class CorpusConfig(StrictModel):
     min_length: NonNegativeInt = 1
     """Shorter documents are dropped (step `length`); NAI drops those under 128."""
     length_unit: Literal["characters", "words"] = "characters"
+    """What `min_length` counts."""
     languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
     """Codes (ISO 639) of the languages that are kept (step `language`); all where none is named."""
     dedupe: Literal["none", "exact", "near"] = "exact"
@@ -184,9 +189,11 @@ class DedupeConfig(StrictModel):
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Estimated Jaccard similarity from which a document counts as another's copy."""
     permutations: PositiveInt = 128
+    """Hashes of a document's signature."""
     bands: PositiveInt = 16
     """Signatures that agree in all rows of a band are compared: 16 bands of 8 rows find 99.98 % of the pairs at .9."""
     ngram: PositiveInt = 5
+    """Words of an n-gram."""
     memory_mib: PositiveInt = 1024
     """What one process may hold of hashes and bands at a time; what is more stays on disk."""
     examples: NonNegativeInt = 20
@@ -235,6 +242,7 @@ class TokenizerConfig(StrictModel):
     vocab_size: PositiveInt | None = None
     """Size of the vocabulary to train."""
     algorithm: Literal["sentencepiece_bpe", "sentencepiece_unigram", "byte_level_bpe", "wordpiece"] = "sentencepiece_bpe"
+    """How a tokenizer is trained."""
     family: Literal["gpt2", "bert", "roberta", "llama", "mistral", "qwen2", "qwen3"] = "roberta"
     """Whose special tokens a trained one has; RoBERTa's serve every family."""
     sample_characters: PositiveInt = 10_000_000
@@ -275,10 +283,15 @@ class DataPrepConfig(StrictModel):
     """Where a folder is prepared that goes to a store, shared by all processes; by default one of the output's name with
     `.prepared` behind it, in the current directory."""
     corpora: Annotated[list[CorpusConfig], Field(min_length=1)]
+    """What is prepared, in order."""
     dedupe: DedupeConfig = DedupeConfig()
+    """How near-duplicates are found."""
     decontamination: DecontaminationConfig | None = None
+    """What is removed since evaluation sets hold it."""
     cleaned_text: CleanedTextConfig | None = None
+    """Whether, and how, the text that is left is written too."""
     tokenizer: TokenizerConfig
+    """The tokenizer that makes ids of text."""
     sequences: Literal["document", "sentence"] = "document"
     """What a sequence of a shard is: a document (GPT's shards), or a sentence of one (BERT's)."""
     part_mib: PositiveInt = 16

@@ -30,7 +30,9 @@ class C4(Step):
     filter_no_terminal_punct: bool = True
     """Whether a line must end with one of . ? ! " ' and not with an ellipsis."""
     min_words_per_line: PositiveInt | None = 3
+    """A line with fewer words is removed."""
     filter_lorem_ipsum: bool = True
+    """Whether a document with the words lorem ipsum is dropped."""
     filter_javascript: bool = True
     """Whether a line that mentions it is removed."""
     filter_curly_bracket: bool = True

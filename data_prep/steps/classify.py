@@ -27,7 +27,9 @@ class Classify(Step):
     label: str
     """Of the model's labels, the one whose probability counts; with or without `__label__`."""
     min_score: Share | None = None
+    """A document whose label is less probable is dropped."""
     max_score: Share | None = None
+    """A document whose label is more probable is dropped."""
     column: str | None = None
     """A column that the probability is written to."""
 

@@ -27,6 +27,7 @@ class FineWeb(Step):
     short_line_thr: Share | None = 0.67
     """Most lines of `short_line_length` characters or fewer."""
     short_line_length: PositiveInt = 30
+    """Characters up to which a line is short."""
     char_duplicates_ratio: Share | None = 0.01
     """Most characters in lines that are copies of an earlier one."""
     new_line_ratio: NonNegative | None = 0.3

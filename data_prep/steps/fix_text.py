@@ -19,19 +19,33 @@ class FixText(Step):
     name: ClassVar[str] = "fix_text"
 
     fix_encoding: bool = True
+    """Decode again what was decoded by a wrong encoding."""
     restore_byte_a0: bool = True
+    """Take a space for the byte A0 where that makes mojibake readable."""
     replace_lossy_sequences: bool = True
+    """Put � for the characters of which only a part of the bytes is left."""
     decode_inconsistent_utf8: bool = True
+    """Decode sequences of UTF-8 in text that is otherwise well decoded."""
     fix_c1_controls: bool = True
+    """Read C1 control characters as the characters of Windows-1252."""
     fix_surrogates: bool = True
+    """Join pairs of UTF-16 surrogates; put � for single ones."""
     unescape_html: bool | Literal["auto"] = False
+    """Replace HTML's entities by their characters; `auto`: where the text holds no tag."""
     remove_terminal_escapes: bool = False
+    """Remove the escape sequences of terminals' colours."""
     remove_control_chars: bool = False
+    """Remove control characters that have no use in text."""
     fix_line_breaks: bool = False
+    """Make all line breaks line feeds."""
     fix_latin_ligatures: bool = False
+    """Write ligatures of Latin letters as these letters."""
     fix_character_width: bool = False
+    """Write full-width and half-width characters in the common width."""
     uncurl_quotes: bool = False
+    """Write curly quotation marks as straight ones."""
     normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+    """The normal form of Unicode that text is brought into at last; null: none."""
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -25,9 +25,13 @@ class GopherQuality(Step):
     name: ClassVar[str] = "gopher_quality"
 
     min_doc_words: PositiveInt | None = 50
+    """Fewest words of a document."""
     max_doc_words: PositiveInt | None = 100_000
+    """Most words of a document."""
     min_avg_word_length: NonNegative | None = 3
+    """Least mean length of words, in characters."""
     max_avg_word_length: NonNegative | None = 10
+    """Greatest mean length of words, in characters."""
     max_symbol_word_ratio: NonNegative | None = 0.1
     """Most number signs, and most ellipses, per word."""
     max_bullet_lines_ratio: Share | None = 0.9
@@ -39,6 +43,7 @@ class GopherQuality(Step):
     min_stop_words: PositiveInt | None = 2
     """Fewest different ones of `stop_words`."""
     stop_words: list[str] = ["the", "be", "to", "of", "and", "that", "have", "with"]
+    """The words of which `min_stop_words` are asked."""
 
     def __call__(self, document: Document) -> str | None:
         """Return which rule drops the document."""

@@ -16,7 +16,9 @@ class Length(Step):
     name: ClassVar[str] = "length"
 
     min: NonNegativeInt = 1
+    """A shorter document is dropped."""
     max: PositiveInt | None = None
+    """A longer document is dropped; null: none is."""
     unit: Literal["characters", "words"] = "characters"
     """Words are what white space separates."""
 

@@ -43,13 +43,17 @@ class MaskPII(Step):
     name: ClassVar[str] = "mask_pii"
 
     emails: bool = True
+    """Whether e-mail addresses are replaced."""
     ips: bool = True
+    """Whether IP addresses are replaced."""
     phones: bool = False
+    """Whether phone numbers are replaced."""
     public_ips_only: bool = True
     """Whether addresses of private, local and reserved networks stay."""
     phone_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None
     """The country (ISO 3166, as US) whose numbers are found without a country code too; without one, +1 and so on is needed."""
     email_replacement: Replacements = ["email@example.com", "firstname.lastname@example.org"]
+    """What stands in the place of e-mail addresses, in turn."""
     ip_replacement: Replacements = [
         "22.214.171.124",
         "126.96.36.199",
@@ -58,7 +62,9 @@ class MaskPII(Step):
         "220.127.116.11",
         "18.104.22.168",
     ]
+    """What stands in the place of IP addresses, in turn."""
     phone_replacement: Replacements = ["+1 555 0100"]
+    """What stands in the place of phone numbers, in turn."""
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ class Normalize(Step):
     name: ClassVar[str] = "normalize"
 
     form: Literal["NFC", "NFKC"] = "NFC"
+    """The normal form: NFC, or NFKC, which also replaces variants of characters by the common ones."""
 
     def __call__(self, document: Document) -> None:
         """Normalize the text."""

@@ -16,6 +16,7 @@ class RemoveLines(Step):
     name: ClassVar[str] = "remove_lines"
 
     patterns: Annotated[list[str], Field(min_length=1)]
+    """Regular expressions of Python."""
 
     @field_validator("patterns")
     @classmethod

@@ -41,7 +41,7 @@ def work(arguments: argparse.Namespace) -> int:
             if distributed.rank() == 0:
                 for reason in taken_by_auto(arguments.recipe, arguments.overrides):
                     print(f"# {reason}")
-                print(recipe.to_yaml())
+                print(recipe.to_short_yaml())
                 # Commented out, so that what is printed is a recipe as it stands.
                 print("# The DeepSpeed configuration:")
                 print("\n".join(f"# {line}" for line in json.dumps(ds_config, indent=2).splitlines()))

@@ -23,9 +23,11 @@ class DataConfig(StrictModel):
     """The corpora of `shards` to train on, each with its share of the training samples, relative to the others'; one that is
     not named is left out. Where not given: all, by the weights that they were prepared with, or by their tokens."""
     text: CorpusConfig | None = None
+    """A corpus to prepare where the run starts, instead of `shards`."""
     tokenizer: TokenizerConfig | None = None
     """The target's tokenizer where not given: `target.tokenizer`, or the source directory's own."""
     sequence_length: PositiveInt = 128
+    """Tokens of a sequence."""
     attention: Literal["window", "document"] = "window"
     """What a token sees: its window, or of that its own document, whose positions then count from its first token there.
     Either way the last token of a document is scored on the first of the next."""

@@ -127,7 +127,7 @@ def _field(option: Option) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class GrowthConfig(_Growth):
-        """The growth section, the operators' options among its keys."""
+        """How the source becomes the target: the operators, and their options."""
 
         def __getattr__(self, name: str) -> Any:
             """An operator's option."""
@@ -136,6 +136,7 @@ else:
     GrowthConfig = create_model(
         "GrowthConfig",
         __base__=_Growth,
+        __doc__="How the source becomes the target: the operators, and their options.",
         __module__=__name__,
         **{name: _field(option) for name, option in OPTIONS.items()},
     )

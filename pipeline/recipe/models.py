@@ -79,8 +79,11 @@ class ModelConfig(_Sizes):
     family: str
     """The `model_type` of one of the families in docs/growth.md."""
     hidden_size: PositiveInt
+    """Channels of the residual stream."""
     num_hidden_layers: PositiveInt
+    """Layers."""
     num_attention_heads: PositiveInt
+    """Query heads of a layer."""
     num_key_value_heads: PositiveInt | None = None
     """Query heads share them in groups (Llama, Mistral, Qwen); `num_attention_heads` where not given."""
     head_dim: PositiveInt | None = None
@@ -104,7 +107,9 @@ class ModelConfig(_Sizes):
     max_position_embeddings: PositiveInt | None = None
     """The training sequence length where not given."""
     tie_word_embeddings: bool = True
+    """Whether the output matrix is the embedding."""
     dropout: Fraction = 0.0
+    """Every dropout probability of the model."""
     initializer_range: InitializerRange = 0.02
     """The standard deviation of random weights, or `width`, by which it follows from `hidden_size`: 0.02 at 768."""
 
@@ -119,20 +124,25 @@ class SizeConfig(_Sizes):
     """A smaller size of a model that a run trains from small to large: what differs from it."""
 
     hidden_size: PositiveInt | None = None
+    """Channels of the residual stream; the model's where not given."""
     num_hidden_layers: PositiveInt | None = None
+    """Layers; the model's where not given."""
     num_attention_heads: PositiveInt | None = None
     """In the model's ratio to `hidden_size` where not given: heads keep their size."""
     num_key_value_heads: PositiveInt | None = None
     """Where not given: in the model's ratio to the query heads, or, where that does not divide, as many as the model's."""
     head_dim: PositiveInt | None = None
+    """Channels of a head; the model's where not given."""
     intermediate_size: PositiveInt | None = None
     """In the model's ratio to `hidden_size` where not given."""
     num_experts: Experts | None = None
+    """Experts of a mixture; the model's where not given."""
     num_experts_per_tok: Experts | None = None
     """In the model's ratio to `num_experts` where not given."""
     moe_intermediate_size: PositiveInt | None = None
     """In the model's ratio to `hidden_size` where not given, and so the next."""
     shared_expert_intermediate_size: PositiveInt | None = None
+    """Units of the expert that every token goes through; in the model's ratio to `hidden_size` where not given."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "SizeConfig":
@@ -162,7 +172,9 @@ class TargetConfig(_Sizes):
     """That of a mixture of experts which a dense source is made into: each of its FFNs becomes `num_experts`, copies of it or
     of its parts."""
     hidden_size: PositiveInt | None = None
+    """Channels of the residual stream; the source's where not given."""
     num_hidden_layers: PositiveInt | None = None
+    """Layers; the source's where not given."""
     num_decoder_layers: PositiveInt | None = None
     """Of a model with an encoder, whose layers `num_hidden_layers` counts: those of its decoder."""
     num_attention_heads: PositiveInt | None = None

@@ -1,7 +1,7 @@
 """What a run is, whole: typed, validated, printable."""
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -44,6 +44,7 @@ class SourceConfig(LengthConfig):
     foreign: bool = False
     """Whether a checkpoint with a config.json of its own may be there that does not say what its files should be."""
     model: ModelConfig | None = None
+    """A model to build here, and to train for the length that is given beside it."""
     lr: Positive | None = None
     """Peak learning rate of that training; the optimizer's where not given."""
 
@@ -65,12 +66,15 @@ class Recipe(StrictModel):
     """One run, whole; `read_recipe` reads one whose stages are left to `progressive`."""
 
     run_dir: str
+    """The folder of the run, which everything is written to."""
     seed: NonNegativeInt = 1234
+    """What all random numbers follow from."""
     train_batch_size: PositiveInt = 32
     """Sequences in a step, all ranks together. Used where the DeepSpeed file says "auto"."""
     train_micro_batch_size_per_gpu: PositiveInt = 32
     """Most sequences that one rank runs at once; accumulation follows. Used where the DeepSpeed file says "auto"."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """The kernels that compute attention."""
     experts_implementation: Literal["grouped_mm", "eager"] = "grouped_mm"
     """Experts of a mixture run by torch's grouped products, or (eager) one after the other."""
     activation_checkpointing: bool = False
@@ -83,8 +87,11 @@ class Recipe(StrictModel):
     """Round the rows of the output matrix up to a multiple of this inside its product, while training: tensor cores are slow
     at others than multiples of 64. Weights, checkpoints and exported models have the true vocabulary."""
     data: DataConfig
+    """What is trained on."""
     source: SourceConfig
+    """The small model, which grows."""
     target: TargetConfig
+    """The large model, as far as it differs."""
     growth: GrowthConfig = GrowthConfig()
     """How the source becomes the target, and how later stages grow that do not say otherwise."""
     stages: Annotated[list[Stage], Field(min_length=1)]
@@ -93,13 +100,19 @@ class Recipe(StrictModel):
     """The model that the run is to end with, where it was named before its smaller sizes were; a run whose growths come to
     another is refused."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """What steps the parameters."""
     router: RouterConfig | None = None
     """Of mixtures of experts."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the steps."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured while training goes on."""
     checkpointing: CheckpointingConfig = CheckpointingConfig()
+    """When the run is saved."""
     guard: GuardConfig = GuardConfig()
+    """What is done when something goes wrong."""
     flops: FlopsConfig = FlopsConfig()
+    """How FLOPs are counted."""
 
     @classmethod
     def other_words(cls) -> list[str]:
@@ -161,3 +174,18 @@ class Recipe(StrictModel):
     def to_yaml(self) -> str:
         """The recipe with every default filled in."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def to_short_yaml(self) -> str:
+        """The same recipe without keys that are null by default."""
+        whole, given = self.model_dump(mode="json"), self.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(_without_nulls(whole, given), sort_keys=False)
+
+
+def _without_nulls(value: Any, given: Any) -> Any:
+    """Leave out what is null and not among what is `given`, the same without defaults."""
+    if isinstance(value, dict):
+        given = given if isinstance(given, dict) else {}
+        return {key: _without_nulls(each, given.get(key)) for key, each in value.items() if each is not None or key in given}
+    if isinstance(value, list) and isinstance(given, list):
+        return [_without_nulls(each, other) for each, other in zip(value, given, strict=True)]
+    return value

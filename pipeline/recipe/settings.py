@@ -14,9 +14,13 @@ class OptimizerConfig(StrictModel):
     name: Literal["adamw", "lion", "muon"] = "adamw"
     """`muon` steps the matrices of layers by orthogonalized momentum, and everything else as adamw does."""
     lr: Positive = 1e-3
+    """Peak learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    """adamw, lion: decay of the running means of gradients and of their squares."""
     eps: Positive = 1e-8
+    """adamw: what is added to the root of the mean square."""
     weight_decay: NonNegative = 0.01
+    """Decoupled weight decay of matrices."""
     decay_embeddings: bool = True
     """Whether embedding matrices decay, a tied head's among them."""
     momentum: Fraction = 0.95

@@ -41,7 +41,9 @@ class ScheduleConfig(StrictModel):
     """How the rate falls after the warmup, to `final_ratio` of the peak. `wsd` stays at the peak and falls over the last
     `decay_ratio` of the steps; `inverse_sqrt` falls with the square root of the steps."""
     warmup_steps: NonNegativeInt = 0
+    """Steps over which the rate climbs from 0."""
     final_ratio: Fraction = 0.0
+    """The share of the peak that the rate falls to."""
     decay: Literal["linear", "cosine", "sqrt"] = "linear"
     """wsd: how the rate falls in the end."""
     decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -63,9 +65,11 @@ class LengthConfig(StrictModel):
     """A number of optimizer steps, in one of several units."""
 
     steps: PositiveInt | None = None
+    """Steps of the optimizer."""
     epochs: Positive | None = None
     """Passes over the training windows of the stage's corpora."""
     tokens: PositiveInt | None = None
+    """Tokens that are read, those that are not scored among them."""
     flops: Positive | None = None
     """Model FLOPs; the stage ends with the step that reaches them. Of a masked model that is only
     expected: 15 % of all positions, the padding of pairs among them, are taken to be scored, and what is booked is what was."""
@@ -90,6 +94,7 @@ class GroupConfig(StrictModel):
     """A learning rate or a decay of their own for some parameters."""
 
     parameters: Annotated[list[Selector], Field(min_length=1)]
+    """Which parameters: embeddings, head, layers, layers.3, layers.6-11, added, new_tokens, router, experts or experts.0-3."""
     lr: Positive | None = None
     """Peak learning rate; the stage's where not given."""
     weight_decay: NonNegative | None = None
@@ -106,6 +111,7 @@ class TrainStage(LengthConfig):
     """Training of the model that is there."""
 
     name: Name
+    """The name of the stage in logs and files."""
     submodel_layers: PositiveInt | None = None
     """Layers per block l_b: each step trains the top block of one random sub-model and the head
     (bert2BERT algorithm 2). Where not given the full model is run."""
@@ -121,9 +127,11 @@ class TrainStage(LengthConfig):
     warmup_steps: NonNegativeInt = 0
     """Steps over which the schedule's rate is climbed to again, at the beginning of this stage."""
     sequence_length: PositiveInt | None = None
+    """Tokens of a sequence in this stage; `data.sequence_length` where not given."""
     weights: Weights | None = None
     """The data blend of this stage, as `data.weights`."""
     train_batch_size: PositiveInt | None = None
+    """Sequences in a step of this stage; the run's where not given."""
     train_micro_batch_size_per_gpu: PositiveInt | None = None
     """Most sequences that one rank runs at once; the run's micro-batch where not given."""
 
@@ -142,6 +150,7 @@ class GrowStage(StrictModel):
     """Growth of the model that is there."""
 
     name: Name
+    """The name of the growth in logs and files."""
     grow: TargetConfig
     """The sizes that change."""
     growth: GrowthConfig | None = None

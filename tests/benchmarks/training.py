@@ -296,9 +296,9 @@ def the_loop(
     batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
     training_plan = plan_training(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
     records = Records(
-        JsonLines(directory / "metrics.jsonl"),
-        JsonLines(directory / "eval.jsonl"),
-        JsonLines(directory / "scores.jsonl"),
+        JsonLines(directory / "metrics.jsonl", dict),
+        JsonLines(directory / "eval.jsonl", dict),
+        JsonLines(directory / "scores.jsonl", dict),
         Checkpoints(directory / "checkpoints", recipe.checkpointing),
         Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=distributed.rank() == 0),
         Utilization.measured(torch.float32, given_tflops=1.0),

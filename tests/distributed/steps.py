@@ -87,9 +87,9 @@ def trainer(
     loaded = batches([text], objective, apart=apart)
     training_plan = plan_training(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
     records = Records(
-        JsonLines(directory / "metrics.jsonl"),
-        JsonLines(directory / "eval.jsonl"),
-        JsonLines(directory / "scores.jsonl"),
+        JsonLines(directory / "metrics.jsonl", dict),
+        JsonLines(directory / "eval.jsonl", dict),
+        JsonLines(directory / "scores.jsonl", dict),
         Checkpoints(directory / "checkpoints", recipe.checkpointing),
         Progress(Workload(recipe, training_plan, {0: config, 1: config}.__getitem__), 0, shown=False),
         Utilization.measured(torch.float32, given_tflops=1.0),

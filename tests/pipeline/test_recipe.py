@@ -15,8 +15,10 @@ QUICKSTART = next(path for path in RECIPES if path.stem == "quickstart")
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_shipped_recipes_are_valid_and_print_as_themselves(path):
-    recipe = load_recipe(path, [])
-    assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
+    recipe = load_recipe(path, [] if "progressive" in path.read_text() else ["target.dropout=null"])
+    for text in (recipe.to_yaml(), recipe.to_short_yaml()):
+        assert Recipe.model_validate(yaml.safe_load(text)) == recipe
+    assert "null" not in recipe.to_short_yaml().replace("dropout: null", "")
 
 
 def test_a_shipped_recipe_grows_by_a_ratio_that_is_no_integer():
