@@ -19,17 +19,16 @@ from pipeline.common.starting import start
 def parse() -> argparse.Namespace:
     """Read the command line and the configuration that it names; raises UserError."""
     from data_prep.settings import DataPrepConfig
+    from pipeline.common.built_in import find_file
     from pipeline.common.command import OneSentenceParser
     from pipeline.common.config import read_yaml, validate
 
-    parser = OneSentenceParser(
-        prog="python -m data_prep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneSentenceParser(description=__doc__.splitlines()[-1])
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     run = commands.add_parser("run", help="prepare what a configuration asks for, or go on with it")
-    run.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    run.add_argument("config", type=find_file, metavar="CONFIG.yaml")
     check = commands.add_parser("check", help="look for what a configuration names, and print the folder that it would fill")
-    check.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    check.add_argument("config", type=find_file, metavar="CONFIG.yaml")
     inspect = commands.add_parser("inspect", help="print what a prepared folder holds")
     inspect.add_argument("directory", type=Path, metavar="DIR")
     inspect.add_argument("--windows", type=int, default=3, help="windows of each split to show as text (default: %(default)s)")

@@ -31,7 +31,8 @@ WELL_FORMED = {
 
 _CALLED = """
 import runpy, sys
-command, *sys.argv[1:] = sys.argv[1:]
+del sys.argv[0]
+command = sys.argv[0]
 found = runpy.run_path(command) if command.endswith(".py") else runpy.run_module(f"{command}.__main__")
 try:
     status = found["main"]()
@@ -64,7 +65,8 @@ def test_these_are_all_the_commands():
 def test_help_imports_neither_torch_nor_transformers_nor_deepspeed(command):
     done = called(command, "--help")
     assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "imported:"
+    typed = command if command == DATA_PREP else f"python {command}"
+    assert f"usage: {typed} " in done.stdout and done.stdout.splitlines()[-1] == "imported:"
 
 
 def judged(tmp_path: Path, text: str, name: str = "ds.json") -> Path:
@@ -220,11 +222,14 @@ def test_an_older_python_is_refused(monkeypatch, capsys):
         (False, "{root}/.venv", "run `make .venv` in {root}"),
         (False, "/usr", "run `make .venv` in {root}"),
         (False, "/somebodys/venv", "-m pip install --constraint constraints.txt --editable .` in {root}"),
+        (None, "/usr", "install the project's wheel for it with all that it depends on"),
     ],
 )
 def test_the_remedy_is_what_this_interpreter_lacks(made, prefix, words, module, tmp_path, monkeypatch, capsys):
-    """A Python of the system, the project's environment whole or half installed, or another one."""
+    """A Python of the system, the project's environment whole or half installed, another one, or no checkout at all."""
     (tmp_path / ".venv").mkdir()
+    if made is not None:
+        (tmp_path / "pyproject.toml").touch()
     if made:
         (tmp_path / ".venv" / "installed").touch()
     monkeypatch.setattr(starting, "_ROOT", tmp_path)

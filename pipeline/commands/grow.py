@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from pipeline.common.command import typed_command
 from pipeline.common.hub import find_directory
 from pipeline.common.quiet import status_of
 from pipeline.flops.ledger import LEDGER
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         preview=arguments.dry_run,
     )
     # Before the source is read, for hours where it is large: a damaged record of its run is refused.
-    known = known_model(growth, shlex.join(["python", *sys.argv]))
+    known = known_model(growth, shlex.join([*typed_command(), *sys.argv[1:]]))
     if arguments.dry_run:
         print(listing(growth))
         return

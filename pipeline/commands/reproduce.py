@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.common.built_in import BUILT_IN
 from pipeline.common.errors import UserError
 from pipeline.reproduction.ends import next_runs, write_ended
 from pipeline.reproduction.ends_results import EndsComparison, write_ends
@@ -15,8 +16,6 @@ from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
 from pipeline.training.preparation.preparation import prepared_text
 from pipeline.training.signals import Stopped
-
-_DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
 
 Key = TypeVar("Key", bound=Hashable)
 Runs = Mapping[Any, Sequence[Task]]
@@ -30,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.text:
         data = {"text": {"files": arguments.text, "heldout_files": arguments.heldout_text or []}}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
-    ds_config = _DS_CONFIGS / f"{suite.ds_config}.json"
+    ds_config = BUILT_IN / "ds_configs" / f"{suite.ds_config}.json"
     known = read_known(arguments.known or [])
     tasks = Tasks(suite, directory, data, ds_config, known)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)

@@ -2,8 +2,10 @@
 
 import argparse
 import errno
+import shlex
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from pipeline.common.errors import UserError, full_disk, is_full_disk
 from pipeline.common.starting import refuse, unfit_environment
@@ -23,11 +25,24 @@ _UNUSABLE = (
 
 
 class OneSentenceParser(argparse.ArgumentParser):
-    """A command line whose refusals are one sentence, as all others are."""
+    """A command line whose refusals are one sentence, as all others are, and whose help names the command as it was typed."""
+
+    def __init__(self, prog: str | None = None, **settings: Any) -> None:
+        super().__init__(prog=prog or shlex.join(typed_command()), **settings)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave."""
         self.exit(refuse(f"{self.prog}: {message}; --help tells more"))
+
+
+def typed_command() -> list[str]:
+    """The command as a person would type it: `growth-grow`, `python launch/grow.py` or `python -m pipeline.cli.grow`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.origin == sys.argv[0]:
+        return ["python", "-m", spec.name.removesuffix(".__main__")]
+    if sys.argv[0].endswith(".py"):
+        return ["python", sys.argv[0]]
+    return [Path(sys.argv[0]).name]
 
 
 def refusal(error: Exception) -> str | None:

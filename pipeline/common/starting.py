@@ -20,7 +20,7 @@ from pipeline.common.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
 _PYTHON = (3, 11)
 _OWN = ("data_prep", "pipeline")
@@ -45,7 +45,7 @@ def start(parse: Callable[[], Any], module: str) -> int:
 def _start(parse: Callable[[], Any], module: str) -> int:
     if sys.version_info < _PYTHON:
         return refuse(f"{sys.executable}: Python {'.'.join(map(str, _PYTHON))} or later is needed; {_remedy()}")
-    _speak_utf8(itself=parse.__module__ == "__main__")
+    _speak_utf8()
     try:
         with _all_kept():
             arguments = parse()
@@ -75,12 +75,13 @@ def _all_kept() -> Iterator[None]:
         gc.enable()
 
 
-def _speak_utf8(*, itself: bool) -> None:
+def _speak_utf8() -> None:
     """Begin anew in Python's UTF-8 mode where the locale has another encoding, in which not every file can be named.
 
     Only a process that is the command itself can, and none of MPI's. What cannot be printed is printed as an escape.
     """
     typed = sys.argv[1:]
+    itself = os.path.abspath(sys.argv[0]) == getattr(sys.modules["__main__"], "__file__", None)
     itself = itself and sys.orig_argv[len(sys.orig_argv) - len(typed) :] == typed and "mpi4py" not in sys.modules
     if itself and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
@@ -101,6 +102,8 @@ def unfit_environment(error: ImportError) -> str | None:
 
 
 def _remedy() -> str:
+    if not (_ROOT / "pyproject.toml").is_file():
+        return "install the project's wheel for it with all that it depends on"
     environment = _ROOT / ".venv"
     whole, used = (environment / "installed").is_file(), Path(sys.prefix).resolve() == environment.resolve()
     if whole and not used:
@@ -108,6 +111,13 @@ def _remedy() -> str:
     if sys.prefix != sys.base_prefix and (whole or not used):
         return f"run `{sys.executable} -m pip install --constraint constraints.txt --editable .` in {_ROOT}"
     return f"run `make .venv` in {_ROOT}, and start the command with {environment}/bin/python"
+
+
+def leave(status: int) -> NoReturn:
+    """End the process without the interpreter's shutdown, which gloo's threads abort now and then; all work is on disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def refuse(sentence: str) -> int:

@@ -13,7 +13,8 @@ from pipeline.common.quiet import EXIT_DIVERGED, status_of
 from pipeline.reproduction.task import Task
 from pipeline.training.signals import EXIT_STOPPED, Stopped
 
-_PRETRAIN = Path(__file__).parents[2] / "launch" / "pretrain.py"
+_PACKAGES = Path(__file__).resolve().parents[2]
+_PRETRAIN = ("-m", "pipeline.cli.pretrain")
 _POLL_SECONDS = 0.5
 _OF_A_STOP = (EXIT_STOPPED, -signal.SIGTERM)
 """Statuses of runs that were asked to stop; the signal itself ends one that has just begun, when there is nothing to save."""
@@ -35,7 +36,12 @@ class Runner:
         """`threads` is what each may use of a CPU; what its libraries choose where None."""
         self._ds_config = ds_config
         self._jobs = jobs
-        self._environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+        # The same packages as here, also where they are not installed.
+        self._environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
+        }
+        if threads is not None:
+            self._environment["OMP_NUM_THREADS"] = str(threads)
         self._say = say
         self._stopping = False
         self._running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
@@ -111,7 +117,7 @@ class Runner:
 
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         task.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(_PRETRAIN), "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
+        command = [sys.executable, "-P", *_PRETRAIN, "--ds_config", str(self._ds_config), "--recipe", str(task.recipe_file)]
         if task.trunk is not None and not task.trunk.rewound:
             command += ["--branch_from", str(task.trunk.run)]
         with open(task.log, "ab") as log:

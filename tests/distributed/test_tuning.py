@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import evaluate
+from pipeline.cli import evaluate
 from pipeline.evaluation.scores import read_scores
 from tests.pipeline.evaluation.tuning.conftest import bert, reviews  # noqa: F401 - fixtures
 from tests.ranks import run_ranks

@@ -1,6 +1,5 @@
 """launch/grow.py as a person starts it: what it writes, what it refuses, what it leaves when it is killed."""
 
-import importlib.util
 import json
 import resource
 import subprocess
@@ -24,6 +23,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from pipeline.cli import grow as launched
 from pipeline.flops.counts import StepFlops
 from pipeline.flops.ledger import Ledger, write_ledger
 from pipeline.growth import offline, zero_files
@@ -52,16 +52,13 @@ def start(*words):
 @pytest.fixture
 def grow(monkeypatch):
     """Run the command in this process, which spares importing torch again; returns (status, output, error)."""
-    spec = importlib.util.spec_from_file_location("launch_grow", ROOT / "launch" / "grow.py")
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["grow.py", *map(str, words)])
         output, error = StringIO(), StringIO()
         with redirect_stdout(output), redirect_stderr(error):
             try:
-                status = command.main()
+                status = launched.main()
             except SystemExit as left:
                 status = left.code
         return status, output.getvalue(), error.getvalue()

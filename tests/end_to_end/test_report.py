@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from launch.report import main
+from pipeline.cli.report import main
 from tests.end_to_end.conftest import ROOT
 from tests.pipeline.report.recorded_runs import Made
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from launch import reproduce
+from pipeline.cli import reproduce
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.reproduction import runner
@@ -25,7 +25,7 @@ def pretended(tmp_path, monkeypatch):
     spent.add("full", StepFlops(*[dict.fromkeys(PARTS, 10**9) for _ in range(2)]))
     Made(folder / "scratch", scratch=True).write()
     Made(folder / "grown", given="small", inherited=spent).write()
-    monkeypatch.setattr(runner, "_PRETRAIN", ROOT / "tests" / "pipeline" / "reproduction" / "pretend.py")
+    monkeypatch.setattr(runner, "_PRETRAIN", (str(ROOT / "tests" / "pipeline" / "reproduction" / "pretend.py"),))
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
     monkeypatch.setenv("PRETEND", str(folder))
     suites(monkeypatch, tmp_path, ("submodels",))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from launch import evaluate as launched
+from pipeline.cli import evaluate as launched
 from pipeline.commands import evaluate as module
 from pipeline.common.files import locked, write_atomically
 from pipeline.evaluation.models import huggingface_directory

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from launch import plan
+from pipeline.cli import plan
 from pipeline.commands import plan as command
 from pipeline.common.errors import UserError
 from pipeline.families import scratch_config, target_config

@@ -26,7 +26,7 @@ from tests.pipeline.report.recorded_runs import Made
 def templates(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "templates"
     Made(folder / "scratch", scratch=True).write()
-    monkeypatch.setattr(runner, "_PRETRAIN", Path(__file__).with_name("pretend.py"))
+    monkeypatch.setattr(runner, "_PRETRAIN", (str(Path(__file__).with_name("pretend.py")),))
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
     monkeypatch.setenv("PRETEND", str(folder))
     return folder

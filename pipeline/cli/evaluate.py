@@ -1,0 +1,89 @@
+"""Score models on tasks: perplexity of texts, LAMBADA, fine-tuning, and those of EleutherAI's lm_eval.
+
+growth-evaluate --model DIR|RUN [...] --task wikitext2 lambada ... [--data DIR ...] [--out FILE.jsonl]
+deepspeed --module pipeline.cli.evaluate ... [--ds_config ds_configs/zero3.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.common.starting import start
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; raises UserError where there is no such task, or an option cannot be used."""
+    from data_prep.workers import on_one_node
+    from pipeline.common.built_in import find_file
+    from pipeline.common.command import OneSentenceParser
+    from pipeline.evaluation.task_names import DTYPES, TUNED, check_task
+    from pipeline.evaluation.tuning.options import add_arguments, options_of
+    from pipeline.recipe import read_ds_config
+
+    parser = OneSentenceParser(
+        description=__doc__.splitlines()[0],
+        epilog="%(prog)s starts one process. Several: deepspeed --module pipeline.cli.evaluate ..., or in a checkout "
+        "deepspeed launch/evaluate.py ...",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="Hugging Face directories or hub names, runs (their newest), checkpoints",
+    )
+    parser.add_argument("--revision", help="a branch, tag or commit of the models on the hub (default: main)")
+    parser.add_argument(
+        "--config", type=Path, help="a model's config.json, or its directory, where a DeepSpeed checkpoint comes without"
+    )
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        required=True,
+        help=f"wikitext2, wikitext103, ptb, lambada, text:FILE; {', '.join(TUNED)}; lm_eval:NAME",
+    )
+    parser.add_argument("--data", type=Path, nargs="+", help="folders with the tasks' files (default: the hub)")
+    parser.add_argument("--out", type=Path, help="append to this file, and to no run's scores.jsonl")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 without)")
+    parser.add_argument("--batch_size", type=_positive, default=8, help="rows at once on each rank (default: %(default)s)")
+    parser.add_argument("--limit", type=_positive, help="score the first so many examples of each task alone")
+    parser.add_argument(
+        "--split_special_tokens",
+        choices=("true", "false"),
+        default="true",
+        help="texts, lambada, lm_eval: whether a special token that a text spells is text (default: %(default)s)",
+    )
+    zero_shot = parser.add_argument_group("texts and lambada")
+    zero_shot.add_argument("--window", type=_positive, help="positions read at once (default: as many as the model has)")
+    zero_shot.add_argument("--stride", type=_positive, help="tokens that each further window scores (default: half a window)")
+    zero_shot.add_argument("--every", type=_positive, default=1, help="masked models: score every N-th token (default: 1)")
+    zero_shot.add_argument("--ds_config", type=find_file, help="DeepSpeed's JSON of ZeRO stage 3, to partition the model")
+    harness = parser.add_argument_group("lm_eval")
+    harness.add_argument("--include_path", type=Path, help="a folder with task files of your own")
+    add_arguments(parser)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    for task in arguments.task:
+        check_task(task, "--task")
+    arguments.tuning = options_of(arguments)
+    if arguments.ds_config is not None and on_one_node():
+        read_ds_config(arguments.ds_config)
+    return arguments
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def main() -> int:
+    """Do what the command line asks; return the exit status."""
+    return start(parse, "pipeline.commands.evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
