@@ -1,15 +1,14 @@
 """AdamW that can leave parameter groups out of a step, and whose elements may have ages and rates of their own."""
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
-from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch import nn
 
+from pipeline.deepspeed.kernels import CPUAdam
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 from pipeline.training.freezing import Freezable
@@ -175,18 +174,9 @@ class OffloadedAdamW(FreezableAdamW):
     Raises RuntimeError where its kernel is not built and cannot be.
     """
 
-    _numbers = itertools.count(1 << 20)
-    """Names of the kernel's objects; DeepSpeed's own optimizers count from 0."""
-
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, **options)
-        self._kernel = CPUAdamBuilder().load(verbose=False)
-        self._number = next(self._numbers)
-        self._kernel.create_adam(self._number, 0.0, 0.0, 0.0, 0.0, 0.0, True, False)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_number"):
-            self._kernel.destroy_adam(self._number)
+        self._kernel = CPUAdam()
 
     @torch.no_grad()
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
@@ -206,17 +196,6 @@ class OffloadedAdamW(FreezableAdamW):
         # what it divides by goes into rate and eps instead, and out of the decay again.
         root = math.sqrt(1 - beta2**step)
         corrected = rate * root / (1 - beta1**step)
-        self._kernel.adam_update(
-            self._number,
-            step,
-            corrected,
-            beta1,
-            beta2,
-            group["eps"] * root,
-            decay * rate / corrected if rate else 0.0,
-            False,
-            parameter.detach(),
-            parameter.grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-        )
+        tensors = parameter.detach(), parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+        decayed = decay * rate / corrected if rate else 0.0
+        self._kernel.update(step, group["betas"], corrected, group["eps"] * root, decayed, *tensors)

@@ -7,18 +7,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
-from deepspeed.comm import mpi_discovery
-from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 from torch.distributed.elastic.utils.store import synchronize
 
 from data_prep.workers import started_by_mpi
 from pipeline.common.command import refusal
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.ranks import discover_mpi, init_distributed
 
 Result = TypeVar("Result")
 
@@ -56,16 +54,13 @@ def join() -> None:
     """
     if "RANK" not in os.environ and started_by_mpi():
         # `deepspeed --launcher openmpi` says no rank.
-        mpi_discovery(int(os.environ.get("MASTER_PORT", TORCH_DISTRIBUTED_DEFAULT_PORT)), verbose=False)
+        discover_mpi(os.environ.get("MASTER_PORT"))
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        # Shared-memory collectives are compiled at the first start, for up to 90 s and only where there is a C++ compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
         # On rank 0 this is the server: kept, so that the group below finds it there.
         store = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))[0]
@@ -73,7 +68,7 @@ def join() -> None:
         # Before the ranks bind their devices: where one has none, the others would wait for it.
         seats = synchronize(store, json.dumps(seat).encode(), rank(), world_size(), "seats/", TIMEOUT.total_seconds())
         _check_seats([Seat(*json.loads(seat)) for seat in seats])
-        deepspeed.init_distributed(accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=TIMEOUT)
+        init_distributed(TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         if "EADDR" not in str(error):
             raise

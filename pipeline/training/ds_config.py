@@ -7,33 +7,17 @@ from typing import Any
 
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.comm.config import CommsLoggerConfig
-from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
-from deepspeed.ops.op_builder import AsyncIOBuilder
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError, DtypeEnum
-from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pipeline.common.config import unknown_key
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.config import SECTIONS as DEEPSPEED_SECTIONS
+from pipeline.deepspeed.config import dtype_named, refusal
+from pipeline.deepspeed.kernels import compiles_async_io
 from pipeline.recipe import AUTO, GrowStage, Recipe, TrainStage, read_ds_config
 from pipeline.training.monitoring.monitors import SECTIONS, resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "bf16": DeepSpeedBF16Config,
-    "fp16": DeepSpeedFP16Config,
-    "zero_optimization": DeepSpeedZeroConfig,
-    "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
-    "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
-    "comms_logger": CommsLoggerConfig,
-    "tensorboard": TensorBoardConfig,
-    "wandb": WandbConfig,
-    "csv_monitor": CSVConfig,
-    "comet": CometConfig,
-}
 _SETTLED_HERE = (
     "bf16.enabled",
     "fp16.enabled",
@@ -182,7 +166,7 @@ def rounds_alike(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_sections(config: dict[str, Any], origin: str) -> None:
     """Let DeepSpeed's own models judge their sections, and put what they read there in the place of what was written."""
-    for section, model in _SECTIONS.items():
+    for section, model in DEEPSPEED_SECTIONS.items():
         written = _section(config, section)
         if not isinstance(written, dict):
             raise UserError(f"{origin}: {section}: an object of keys is expected (got {written!r})")
@@ -225,10 +209,9 @@ def _check_whole(config: dict[str, Any], origin: str) -> None:
     """Let DeepSpeed judge what goes together, before anything is begun."""
     # By how many ranks it divides is settled, and these may be yet to come.
     judged = {key: value for key, value in config.items() if key not in _DIVISION}
-    try:
-        DeepSpeedConfig(copy.deepcopy(judged))
-    except (AssertionError, ValueError, TypeError, DeepSpeedConfigError) as error:
-        raise UserError(f"{origin}: DeepSpeed refuses it: {' '.join(str(error).split())}") from None
+    refused = refusal(judged)
+    if refused is not None:
+        raise UserError(f"{origin}: DeepSpeed refuses it: {refused}")
 
 
 def _section(config: dict[str, Any], section: str) -> Any:
@@ -286,6 +269,10 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
     "zero_optimization.compute_grad_norm": (True, "steps are skipped, and metrics recorded, by the gradient's norm"),
     "zero_optimization.legacy_stage1": (False, "DeepSpeed has had another stage 1 since 0.5.9"),
     "zero_optimization.mics_shard_size": (-1, "weights replicated over shard groups cannot be filled by growth"),
+    "zero_optimization.round_robin_gradients": (
+        False,
+        "DeepSpeed then writes into checkpoints where parameters would lie without it, so that a run that goes on reads others",
+    ),
     "zero_optimization.zero_quantized_nontrainable_weights": (
         False,
         "weights that are frozen now learn later, and would have been rounded to 8 bits",
@@ -334,7 +321,7 @@ def _check_disk(offload: dict[str, Any], origin: str) -> None:
             f"{where}.device: nvme needs ninja, by which DeepSpeed compiles; pip install ninja, or install Debian's package "
             "ninja-build, or choose cpu"
         )
-    if not AsyncIOBuilder().is_compatible(verbose=False):
+    if not compiles_async_io():
         raise UserError(
             f"{where}.device: nvme needs libaio's headers, which DeepSpeed compiles against; install them (Debian's package is "
             "libaio-dev), or choose cpu"
@@ -414,9 +401,7 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
 def _check_dtypes(config: dict[str, Any], origin: str) -> None:
     """Refuse dtypes that DeepSpeed does not bring together with the one that the model runs in."""
     computed, where = compute_dtype(config), f"{origin}: data_types"
-    chosen = {
-        key: DtypeEnum(name).value for key, name in config.get("data_types", {}).items() if key.endswith("dtype") and name
-    }
+    chosen = {key: dtype_named(name) for key, name in config.get("data_types", {}).items() if key.endswith("dtype") and name}
     if chosen.get("param_dtype", computed) != computed:
         raise UserError(f"{where}.param_dtype: the model runs in {computed}, as bf16 and fp16 say; remove the key")
     if zero_stage(config) == 0 and chosen.get("grad_accum_dtype", computed) != computed:

@@ -2,18 +2,19 @@
 
 import gc
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import deepspeed
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils import groups
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from pipeline.deepspeed import engine as deepspeed_engine
+from pipeline.deepspeed.masters import masters_of, optimizer_of
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.routing import routers
@@ -21,22 +22,18 @@ from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters
 from pipeline.growth.state import OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING
 from pipeline.growth.weighted_norms import WeightedNorms
-from pipeline.growth.zero_sink import fill_engine, masters_of
+from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.blocks import Block, blocks_of_parameters
-from pipeline.training.disk import mend_swapping
 from pipeline.training.ds_config import fetched_by_module, zero_stage
 from pipeline.training.freezing import Freezable
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
-from pipeline.training.muon import FreezableMuon, Piece
-from pipeline.training.norms import stay_on_the_device
+from pipeline.training.muon import FreezableMuon
 from pipeline.training.optimizer import build_optimizer, parameter_groups
-from pipeline.training.ranges import exact_arange
 from pipeline.training.row_blocks import RowBlocks, elements_of
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
-from pipeline.training.traces import TraceCache
 
 
 @dataclass
@@ -134,14 +131,7 @@ class TrainedModel:
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""
-        config = self.engine._config
-        config.train_micro_batch_size_per_gpu = micro_batch_size
-        config.gradient_accumulation_steps = accumulation
-        config.train_batch_size = micro_batch_size * accumulation * self.engine.dp_world_size
-        if hasattr(self.engine.optimizer, "gradient_accumulation_steps"):
-            self.engine.optimizer.gradient_accumulation_steps = accumulation
-        # DeepSpeed takes a step at each multiple.
-        self.engine.micro_steps = 0
+        deepspeed_engine.divide_batch(self.engine, micro_batch_size, accumulation)
 
     def close(self) -> None:
         """Give back the engine's memory."""
@@ -150,6 +140,40 @@ class TrainedModel:
         self.engine.destroy()
         self.engine = None
         gc.collect()
+
+
+def build_engine(
+    family: Family,
+    config: PretrainedConfig,
+    state: State,
+    ds_config: dict[str, Any],
+    prepare: Callable[[PreTrainedModel], Freezable | None],
+    optimizer_state: OptimizerState | None = None,
+) -> DeepSpeedEngine:
+    """Return an engine around a model of this configuration, its weights and masters filled from a state of stored tensors.
+
+    `prepare` has the model run as it is to, and returns its optimizer: none where it is only run. Under ZeRO-3 no rank ever
+    holds the model whole. A collective call; raises UserError where a disk's blocks do not fit the ranks.
+    """
+    graph = family.graph(config)
+    with (
+        CONSTRUCTING,
+        deepspeed_engine.partitioned_construction(ds_config, partitioned=zero_stage(ds_config) == 3),
+        no_init_weights(),
+    ):
+        model = family.model_class(config)
+    # no_init_weights leaves out the tying too.
+    model.tie_weights()
+    optimizer = prepare(model)
+    if optimizer is not None:
+        # One of DeepSpeed's wrappers steps while it is made.
+        optimizer.refuses = lambda: True
+    engine = deepspeed_engine.initialize(model, ds_config, optimizer, family.layers)
+    if optimizer is not None:
+        optimizer.refuses = None
+    kept = None if optimizer_state is None else optimizer_of_parameters(graph, optimizer_state)
+    fill_engine(engine, parameters_of(graph, state), kept)
+    return engine
 
 
 def build(
@@ -169,69 +193,53 @@ def build(
     make_vocab_size_divisible_by: int = 1,
     experts_implementation: str = "grouped_mm",
 ) -> TrainedModel:
-    """Return a model of this configuration, its weights and fp32 masters filled from `state`, which is of stored tensors.
+    """Return a model of this configuration that learns, filled from `state`, which is of stored tensors.
 
     The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows blocks of new tokens have.
     Raises RuntimeError where the family's
-    table does not match the model class, UserError where a disk's blocks do not fit the ranks.
+    table does not match the model class, UserError as `build_engine` does.
     """
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
-    if any(routers(family.graph(config))):
-        config._experts_implementation = experts_implementation
-    partitioned, ds_config = zero_stage(ds_config) == 3, fetched_by_module(ds_config)
-    # hpZ's groups of ranks are made anew with each model, and DeepSpeed refuses to where a former model's are left.
-    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
-    with (
-        CONSTRUCTING,
-        deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=partitioned),
-        exact_arange(),
-        no_init_weights(),
-    ):
-        model = family.model_class(config)
-    # no_init_weights leaves out the tying too.
-    model.tie_weights()
-    prepare_model(
-        model,
-        family,
-        activation_checkpointing=activation_checkpointing,
-        compile=compile,
-        fused_linear_cross_entropy=fused_linear_cross_entropy,
-        make_vocab_size_divisible_by=make_vocab_size_divisible_by,
-    )
     graph = family.graph(config)
+    if any(routers(graph)):
+        config._experts_implementation = experts_implementation
+    ds_config = fetched_by_module(ds_config)
     blocks_of = blocks_of_parameters(graph, blocks)
-    rows = _row_blocks(model, graph, blocks_of, new_tokens)
-    stepper = build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
-    # One of DeepSpeed's wrappers steps while it is made.
-    stepper.refuses = lambda: True
-    engine, *_ = deepspeed.initialize(model=model, optimizer=stepper, config=ds_config)
-    stepper.refuses = None
-    stay_on_the_device(engine)
-    mend_swapping(engine)
-    kept = None if optimizer_state is None else optimizer_of_parameters(graph, optimizer_state)
-    fill_engine(engine, parameters_of(graph, state), kept)
-    stepper.row_blocks = elements_of(masters_of(engine), rows)
-    if partitioned:
-        TraceCache(engine, family)
-    if isinstance(stepper, FreezableMuon):
-        held = graph.held()
-        stepper.locate(
-            (
-                master.stepped,
-                [
-                    Piece(tensor.name, first, stop, fragment.place + place)
-                    for fragment in master.fragments
-                    for tensor, first, stop, place in slices_of(held[fragment.name], graph.sizes, fragment.start, fragment.stop)
-                ],
-            )
-            for master in masters_of(engine)
+    rows: dict[str, RowBlocks] = {}
+
+    def prepare(model: PreTrainedModel) -> Freezable:
+        prepare_model(
+            model,
+            family,
+            activation_checkpointing=activation_checkpointing,
+            compile=compile,
+            fused_linear_cross_entropy=fused_linear_cross_entropy,
+            make_vocab_size_divisible_by=make_vocab_size_divisible_by,
         )
+        rows.update(_row_blocks(model, graph, blocks_of, new_tokens))
+        return build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
+
+    engine = build_engine(family, config, state, ds_config, prepare, optimizer_state)
+    stepper = optimizer_of(engine)
+    stepper.row_blocks = elements_of(masters_of(engine), rows)
+    if isinstance(stepper, FreezableMuon):
+        stepper.locate((master.stepped, _of_stored_tensors(graph, master.slices)) for master in masters_of(engine))
     by_block: dict[Block, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in engine.module.named_parameters():
         for block in blocks_of[name]:
             by_block.setdefault(block, []).append(parameter)
     return TrainedModel(family, config, engine, stepper, by_block, rows)
+
+
+def _of_stored_tensors(graph: Model, slices: Iterable[PartitionSlice]) -> list[PartitionSlice]:
+    """Return what slices of a class's parameters are of the stored tensors that these hold."""
+    held = graph.held()
+    return [
+        PartitionSlice(tensor.name, first, stop, each.place + place)
+        for each in slices
+        for tensor, first, stop, place in slices_of(held[each.name], graph.sizes, each.start, each.stop)
+    ]
 
 
 def _row_blocks(

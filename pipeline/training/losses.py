@@ -3,12 +3,12 @@
 from typing import Any, NamedTuple
 
 import torch
-from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
 from pipeline.data.objectives import IGNORED
+from pipeline.deepspeed.kernels import chunked_cross_entropy
 from pipeline.families import Family
 from pipeline.training.toolchain import triton_runs
 

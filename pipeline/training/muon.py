@@ -1,4 +1,4 @@
-"""Muon over flat pieces: matrices are put together, orthogonalized on one rank each, and handed back in pieces.
+"""Muon over partitions: matrices are put together, orthogonalized on one rank each, and handed back in slices.
 
 DeepSpeed's own Muon orthogonalizes inside its ZeRO optimizers, before clipping (so that the gradient norm is
 one of updates) and with momentum that goes on in frozen groups. Here every ZeRO stage and offload runs the
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families.tensors import Tensor, numel
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.moments import muon_scale
@@ -107,20 +108,10 @@ def orthogonalize(parts: Iterable[tuple[torch.Tensor, float]], dtype: torch.dtyp
             torch._foreach_copy_(some, list(stepped.view(len(some), *shape).unbind()))
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Elements [start, stop) of a flattened matrix, which begin at `place` of a flat master."""
-
-    name: str
-    start: int
-    stop: int
-    place: int
-
-
 class FreezableMuon(FreezableAdamW):
     """Groups with `muon` set step by orthogonalized momentum (Nesterov's), all others by AdamW.
 
-    `locate` has to be told where this rank's pieces are before the first step.
+    `locate` has to be called with this rank's slices before the first step.
     """
 
     def __init__(
@@ -131,23 +122,26 @@ class FreezableMuon(FreezableAdamW):
         self._dtype = dtype
         self._exchanges: dict[torch.Tensor, _Exchange] = {}
 
-    def locate(self, masters: Iterable[tuple[torch.Tensor, list[Piece]]]) -> None:
-        """Take in which pieces each stepped tensor holds on this rank; a collective call, the same tensors on all ranks."""
-        held = [(stepped, [p for p in pieces if p.name in self._matrices]) for stepped, pieces in masters]
-        of_all: list[Any] = [None] * distributed.world_size()
-        mine = [[(p.name, p.start, p.stop, p.place) for p in pieces] for _, pieces in held]
+    def locate(self, masters: Iterable[tuple[torch.Tensor, list[PartitionSlice]]]) -> None:
+        """Take in what of which matrices each stepped tensor holds on this rank.
+
+        A collective call, of the same tensors on all ranks.
+        """
+        held = [(stepped, [each for each in slices if each.name in self._matrices]) for stepped, slices in masters]
+        of_all: list[list[list[PartitionSlice]]] = [[]] * distributed.world_size()
+        mine = [slices for _, slices in held]
         if len(of_all) == 1:
             of_all = [mine]
         else:
             torch.distributed.all_gather_object(of_all, mine)
         for number, (stepped, _) in enumerate(held):
-            pieces = [[Piece(*piece) for piece in rank[number]] for rank in of_all]
-            if any(pieces):
-                self._exchanges[stepped] = _Exchange(pieces, self._matrices)
+            slices = [rank[number] for rank in of_all]
+            if any(slices):
+                self._exchanges[stepped] = _Exchange(slices, self._matrices)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update the groups that are not frozen; a collective call where matrices lie in pieces."""
+        """Update the groups that are not frozen; a collective call where matrices lie in slices."""
         moving = self.moving()
         self.forget_added([group for group in moving if group["muon"]])
         self.step_groups([group for group in moving if not group["muon"]])
@@ -216,52 +210,50 @@ def _together(parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]
 
 
 class _Exchange:
-    """Takes one master's matrices from pieces to whole ones, each on the rank that it is dealt to, and back."""
+    """Takes one master's matrices from slices to whole ones, each on the rank that it is dealt to, and back."""
 
-    def __init__(self, pieces: list[list[Piece]], matrices: Mapping[str, Matrix]) -> None:
-        rank, ranks = distributed.rank(), len(pieces)
-        names = list(dict.fromkeys(piece.name for held in pieces for piece in held))
-        whole = all(piece.stop - piece.start == matrices[piece.name].numel for held in pieces for piece in held)
+    def __init__(self, slices: list[list[PartitionSlice]], matrices: Mapping[str, Matrix]) -> None:
+        rank, ranks = distributed.rank(), len(slices)
+        names = list(dict.fromkeys(each.name for held in slices for each in held))
+        whole = all(each.numel == matrices[each.name].numel for held in slices for each in held)
         # Without ZeRO every rank has every matrix whole, and all do the same.
-        replicated = whole and all(len(held) == len(names) for held in pieces)
+        replicated = whole and all(len(held) == len(names) for held in slices)
         owners = {name: rank if replicated else number % ranks for number, name in enumerate(names)}
         self._exchanged = ranks > 1 and not replicated
         self._matrices = {name: matrices[name] for name in names if owners[name] == rank}
-        self._mine = [piece for owner in range(ranks) for piece in pieces[rank] if owners[piece.name] == owner]
+        self._mine = [each for owner in range(ranks) for each in slices[rank] if owners[each.name] == owner]
         sources = [rank] if replicated else range(ranks)
-        self._owned = [piece for source in sources for piece in pieces[source] if owners[piece.name] == rank]
-        self._sent = [sum(p.stop - p.start for p in pieces[rank] if owners[p.name] == owner) for owner in range(ranks)]
-        self._received = [sum(p.stop - p.start for p in held if owners[p.name] == rank) for held in pieces]
+        self._owned = [each for source in sources for each in slices[source] if owners[each.name] == rank]
+        self._sent = [sum(each.numel for each in slices[rank] if owners[each.name] == owner) for owner in range(ranks)]
+        self._received = [sum(each.numel for each in held if owners[each.name] == rank) for held in slices]
 
     def gather(self, update: torch.Tensor) -> "_Whole":
         """Return the matrices that are dealt to this rank, of a flat master's update.
 
-        A collective call where they lie in pieces.
+        A collective call where they lie in slices.
         """
-        device = distributed.device()
-        sent = torch.cat([update[p.place : p.place + p.stop - p.start] for p in self._mine] or [update[:0]]).to(device)
+        sent = torch.cat([update[each.place : each.end] for each in self._mine] or [update[:0]]).to(distributed.device())
         received = sent
         if self._exchanged:
             received = sent.new_empty(sum(self._received))
             torch.distributed.all_to_all_single(received, sent, self._received, self._sent)
         sizes = [matrix.numel for matrix in self._matrices.values()]
         whole = dict(zip(self._matrices, received.new_empty(sum(sizes)).split(sizes), strict=True))
-        pieces = received.split([piece.stop - piece.start for piece in self._owned])
-        places = [whole[piece.name][piece.start : piece.stop] for piece in self._owned]
-        # Copies of many pieces are one kernel each way.
-        _copy(places, pieces)
+        slices = received.split([each.numel for each in self._owned])
+        places = [whole[each.name][each.start : each.stop] for each in self._owned]
+        # Copies of many slices are one kernel each way.
+        _copy(places, slices)
         parts = [part for name, matrix in self._matrices.items() for part in matrix.parts_of(whole[name])]
-        return _Whole(sent, received, pieces, places, parts)
+        return _Whole(sent, received, slices, places, parts)
 
     def hand_back(self, whole: "_Whole", update: torch.Tensor) -> torch.Tensor:
-        """Return this rank's pieces of orthogonalized matrices in their places of a flat master; likewise collective."""
-        _copy(whole.pieces, whole.places)
+        """Return this rank's slices of orthogonalized matrices in their places of a flat master; likewise collective."""
+        _copy(whole.slices, whole.places)
         if self._exchanged:
             torch.distributed.all_to_all_single(whole.sent, whole.received, self._sent, self._received)
         result = torch.zeros_like(update)
-        lengths = [piece.stop - piece.start for piece in self._mine]
-        places = [result[piece.place : piece.place + length] for piece, length in zip(self._mine, lengths, strict=True)]
-        _copy(places, whole.sent.to(result.device).split(lengths))
+        places = [result[each.place : each.end] for each in self._mine]
+        _copy(places, whole.sent.to(result.device).split([each.numel for each in self._mine]))
         return result
 
 
@@ -270,13 +262,13 @@ class _Whole:
     """Whole matrices on the rank that they are dealt to."""
 
     sent: torch.Tensor
-    """This rank's pieces, as they lie one after the other."""
+    """This rank's slices, one after the other."""
     received: torch.Tensor
     """Those of the matrices that are dealt to it."""
-    pieces: Sequence[torch.Tensor]
+    slices: Sequence[torch.Tensor]
     """Views of `received`."""
     places: Sequence[torch.Tensor]
-    """Views of the matrices, where each piece belongs."""
+    """Views of the matrices, where each slice belongs."""
     parts: Sequence[tuple[torch.Tensor, float]]
     """Views of the matrices as they are orthogonalized, with the scale of each."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import nn
 
-from pipeline.growth.zero_sink import Master
+from pipeline.deepspeed.masters import Master
 
 
 class RowBlocks:
@@ -41,19 +41,18 @@ def elements_of(masters: Iterable[Master], rows: Mapping[str, RowBlocks]) -> dic
     """
     found: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for master in masters:
-        fragments = [each for each in master.fragments if each.name in rows and each.start < each.stop]
+        slices = [held for held in master.slices if held.name in rows and held.numel]
         # A master that lies on a disk does not tell its size.
-        size = max((each.place + each.stop - each.start for each in fragments), default=0)
+        size = max((held.end for held in slices), default=0)
         masks: dict[str, torch.Tensor] = {}
-        for fragment in fragments:
-            width = rows[fragment.name].width
-            first, last = fragment.start // width, -(-fragment.stop // width)
-            begin, count = fragment.start - first * width, fragment.stop - fragment.start
-            for name, mask in rows[fragment.name].masks.items():
-                elements = mask[first:last].repeat_interleave(width)[begin : begin + count]
+        for held in slices:
+            width = rows[held.name].width
+            first, last = held.start // width, -(-held.stop // width)
+            begin = held.start - first * width
+            for name, mask in rows[held.name].masks.items():
+                elements = mask[first:last].repeat_interleave(width)[begin : begin + held.numel]
                 if bool(elements.any()):
-                    of_block = masks.setdefault(name, torch.zeros(size, dtype=torch.bool))
-                    of_block[fragment.place : fragment.place + count] = elements
+                    masks.setdefault(name, torch.zeros(size, dtype=torch.bool))[held.place : held.end] = elements
         if masks:
             found[master.stepped] = {name: mask.to(master.stepped.device) for name, mask in masks.items()}
     return found

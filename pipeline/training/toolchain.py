@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy, triton_backend_available
 
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.kernels import chunked_cross_entropy, triton_backend_available
 
 
 def check_toolchain(origin: str, otherwise: str, *, device: str = "cpu") -> None:

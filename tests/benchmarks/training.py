@@ -189,7 +189,7 @@ def depth_times(size: Size) -> dict[str, list[list[float]]]:
     drawn = draw_depths(LAYERS, PER_BLOCK, (1, "benchmark"), 0, DRAWN_STEPS).tolist()
     engines = []
     for whose, _ in WAYS:
-        with nullcontext() if whose == "one for each way" else patch("pipeline.training.engine.TraceCache"):
+        with nullcontext() if whose == "one for each way" else patch("pipeline.deepspeed.engine.TraceCache"):
             engines.append(model("gpt2", size.hidden, length, sequences, 3))
     ids, labels = batch(engines[0], length, sequences)
     taken: dict[str, list[list[float]]] = {clock: [] for clock in CLOCKS}

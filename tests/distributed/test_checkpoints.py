@@ -16,6 +16,7 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import FAMILIES, Section
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.initialization import initialized
@@ -26,7 +27,7 @@ from pipeline.growth.zero_sink import SCALARS
 from pipeline.recipe import CheckpointingConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Writer, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Writer
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
@@ -150,7 +151,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     trained = build(FAMILY, config, state, ds_config(layout, accumulation), OPTIMIZER, BLOCKS, "sdpa", kept)
     trained.optimizer.added = ADDED
     if saved is not None:
-        restore_engine(trained.engine, saved)
+        restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
     assert trained.engine.global_steps == begin
     steps = list(zip(depths, batches(), strict=False))[begin:end]
     losses = [take_step(trained, depth, inputs, labels, accumulation) for depth, (inputs, labels) in steps]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import FAMILIES, Section, family_of, graph_of, has_key, scratch_config
 from pipeline.growth import check
 from pipeline.growth.fused_parameters import parameters_of
@@ -14,7 +15,7 @@ from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut, section_of
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
@@ -123,7 +124,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             trained.close()
             source = checkpoints.open(saved)
             trained = build(table, made, source.state, *settings, source.optimizer)
-            restore_engine(trained.engine, saved)
+            restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
         learning = section(selectors, made)
         trained.learn(learning)
         rated = {block for block in trained.blocks if own and block.experts == range(1, 3)}

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import FAMILIES, Section, family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
@@ -95,7 +96,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             trained.close()
             source = checkpoints.open(saved)
             trained = made(source.state, *settings, source.optimizer)
-            restore_engine(trained.engine, saved)
+            restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
         trained.learn(section)
         trained.set_rates(lambda block, own=own: OWN_RATE if own and block.holds else config.lr)
         trained.set_decays(lambda block, own=own: OWN_DECAY if own and block.holds else DECAY)

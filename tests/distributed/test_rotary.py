@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
+from pipeline.deepspeed.ranges import exact_arange
 from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
@@ -12,7 +13,6 @@ from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.inference import load_partitioning, partitioned_engine
-from pipeline.training.ranges import exact_arange
 from tests.fp16 import FP16
 from tests.ranks import run_ranks
 

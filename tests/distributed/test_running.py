@@ -37,7 +37,7 @@ SECTIONS = [
 def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all", traces: bool = True):
     """Return the losses of a step of each section, the weights after it, and the passes that fetched ahead."""
     table, config = FAMILIES[family], model_config(family, True)
-    with nullcontext() if traces else patch("pipeline.training.engine.TraceCache"):
+    with nullcontext() if traces else patch("pipeline.deepspeed.engine.TraceCache"):
         trained = build(table, config, initialized(table, config, 5), ds_config(stage, 1), OPTIMIZER, BLOCKS, "sdpa", **how)
     generator = torch.Generator().manual_seed(4)
     mine = slice(distributed.rank() * BATCH // 2, (distributed.rank() + 1) * BATCH // 2)

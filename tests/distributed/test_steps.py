@@ -139,7 +139,7 @@ def operations(stage: int) -> tuple[int, int]:
                 made = trainer(Path(directory), "gpt2", stage, layers=12)
             else:
                 defaults = {"bf16": {"enabled": True}, "timers": {}}
-                with patch("pipeline.training.engine.stay_on_the_device"):
+                with patch("pipeline.deepspeed.engine.stay_on_the_device"):
                     made = trainer(Path(directory), "gpt2", stage, layers=12, ds_config=defaults)
             for _ in range(2):
                 take_step(made)

@@ -9,6 +9,7 @@ from deepspeed.runtime.swap_tensor import optimizer_utils
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.disk import saved_from_disk
 from pipeline.families import FAMILIES, Section, scratch_config, target_config
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
@@ -18,7 +19,6 @@ from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig, TrainStage
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
-from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from tests.distributed.engines import full_weight, is_built

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed import DeepSpeedEngine
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import publish_directory, read_bytes, write_atomically, write_json
+from pipeline.deepspeed.loss_scale import counters_and_scale
+from pipeline.deepspeed.saving import saving_by
 from pipeline.growth.deepspeed_files import missing_files
 from pipeline.growth.integrity import Digest, HashedFile, damage, seal, sealed
 from pipeline.growth.sources import LATEST
@@ -25,7 +25,6 @@ from pipeline.recipe import CheckpointingConfig
 from pipeline.runs.records import ProgressRecord, RunRecord, read_record
 from pipeline.training import distributed
 from pipeline.training.directory.snapshot import on_host
-from pipeline.training.disk import saved_from_disk
 from pipeline.training.engine import TrainedModel
 
 Say = Callable[[str], None]
@@ -33,9 +32,6 @@ Say = Callable[[str], None]
 
 _DOOMED = ".deleted"
 _TAG = re.compile(r"step-(\d{8,})")
-
-_COUNTERS = ("global_steps", "global_samples", "skipped_steps")
-_LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +68,14 @@ class CheckpointMetadata:
         return f"step-{self.step:08d}"
 
 
-class _Writer(TorchCheckpointEngine):
-    """DeepSpeed's writer for one checkpoint: hashes what it writes, and keeps a failure to itself.
+class _Writer:
+    """Writes one checkpoint: hashes what it writes, and keeps a failure to itself.
 
     Raised inside `save_checkpoint` it would leave the other ranks waiting in a barrier. `later`: what is to be written is
     copied, and written by `write`, on any thread.
     """
 
-    def __init__(self, replaced: TorchCheckpointEngine, directory: Path, *, later: bool) -> None:
-        self.name = replaced.name
+    def __init__(self, directory: Path, *, later: bool) -> None:
         self.failure: str | None = None
         self.digests: dict[str, Digest] = {}
         self._directory = directory
@@ -209,17 +204,11 @@ class Checkpoints:
         self.finish(say)
         engine, aside = model.engine, self._directory / (saved.tag + ".partial")
         later = self._config.asynchronous and not must
-        saved = replace(saved, run=self.run, **engine_state(engine))
+        saved = replace(saved, run=self.run, **counters_and_scale(engine))
         distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
-        writer = _Writer(engine.checkpoint_engine, aside, later=later)
-        engine.checkpoint_engine, replaced = writer, engine.checkpoint_engine
-        # DeepSpeed copies two scripts beside every checkpoint; on a full disk that raises on one rank alone.
-        engine._copy_recovery_script = lambda save_path: None
-        try:
-            with saved_from_disk(engine):
-                engine.save_checkpoint(str(self._directory), tag=aside.name, save_latest=False)
-        finally:
-            engine.checkpoint_engine = replaced
+        writer = _Writer(aside, later=later)
+        with saving_by(engine, writer.save):
+            engine.save_checkpoint(str(self._directory), tag=aside.name, save_latest=False)
         thread = threading.Thread(target=writer.write, daemon=True, name="checkpoint") if later else None
         self._pending = _Pending(writer, model.config, saved, engine.zero_optimization_stage(), thread)
         if thread is None:
@@ -338,23 +327,6 @@ class Checkpoints:
         except OSError as error:
             return f"{error.filename or self._directory}: {error.strerror}"
         return None
-
-
-def engine_state(engine: DeepSpeedEngine) -> dict[str, Any]:
-    """Return what a checkpoint says of the engine besides weights and moments: fields of CheckpointMetadata."""
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    return {
-        "counters": {name: getattr(engine, name) for name in _COUNTERS},
-        "loss_scale": {name: getattr(scaler, name) for name in _LOSS_SCALE} if getattr(scaler, "dynamic", False) else {},
-    }
-
-
-def restore_engine(engine: DeepSpeedEngine, saved: CheckpointMetadata) -> None:
-    """Set DeepSpeed's counters and fp16's dynamic loss scale to where a checkpoint's engine stood."""
-    for name, value in saved.counters.items():
-        setattr(engine, name, value)
-    for name, value in saved.loss_scale.items():
-        setattr(engine.optimizer.loss_scaler, name, value)
 
 
 def _step(tag: str) -> int:

@@ -13,8 +13,9 @@ from enum import Enum
 import torch
 from deepspeed import DeepSpeedEngine
 
+from pipeline.deepspeed.loss_scale import may_lower_scale, stay_at_the_least_scale
+from pipeline.deepspeed.norms import known_on_the_host, norm_before_step, norm_of_step
 from pipeline.recipe import GuardConfig
-from pipeline.training.norms import waits, whole_norm
 
 Kind = tuple[str, int | None]
 """Steps whose losses can be compared: of one stage, and of one depth where it trains sub-models."""
@@ -106,21 +107,19 @@ class Gradients:
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
-        self._waits = waits(engine)
+        self._waits = known_on_the_host(engine)
         self._norm: torch.Tensor | float | None = None
         self._judged: torch.Tensor | float | None = None
         self._refused: torch.Tensor | bool = False
-        self._scaler = engine.optimizer.loss_scaler if engine.fp16_enabled() else None
-        if self._scaler is not None:
-            # At its least DeepSpeed's ends the run, which may still go back.
-            self._scaler.raise_error_at_min_scale = False
+        # The run may still go back.
+        stay_at_the_least_scale(engine)
 
     def refused(self) -> torch.Tensor | bool:
         """Whether the gradient at hand is to be left alone; asked within the optimizer's step, by every part of it.
 
         On the device, float32 and 1 for yes, but for an engine whose host knows the norm by then.
         """
-        norm = self._at_hand()
+        norm = norm_before_step(self._engine)
         if norm is not self._judged:
             self._norm = self._judged = norm
             self._refused = self._waits and not is_number(float(norm))
@@ -129,29 +128,13 @@ class Gradients:
                 self._refused = ((norm >= 0) & (norm < math.inf)).logical_not().float()
         return self._refused
 
-    def _at_hand(self) -> torch.Tensor | float:
-        """The norm over all ranks of the gradient that the optimizer is about to use; no collective call.
-
-        ZeRO has set it by then, before any part of the optimizer is stepped; without it every rank holds the averaged
-        gradient whole.
-        """
-        wrapper = self._engine.optimizer
-        if hasattr(wrapper, "_global_grad_norm"):
-            assert wrapper._global_grad_norm is not None, "zero_optimization.compute_grad_norm is off"
-            return wrapper._global_grad_norm
-        gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
-        return whole_norm(gradients) if gradients else torch.zeros((), device=self._engine.device)
-
     def last(self) -> tuple[torch.Tensor | float, bool]:
         """The norm of the last step's gradient, `is_number` where it moved something, and whether it is forgiven if not.
 
         The norm may lie on the device; it is the same on all ranks. Asked once after each step.
         """
-        wrapper, self._judged = self._engine.optimizer, None
-        norm = getattr(wrapper, "_global_grad_norm", self._norm)
-        scaler = self._scaler
-        forgiven = scaler is not None and scaler.dynamic and not (wrapper.overflow and scaler.cur_scale <= scaler.min_scale)
-        return norm, forgiven
+        self._judged = None
+        return norm_of_step(self._engine, self._norm), may_lower_scale(self._engine)
 
 
 def is_number(norm: float) -> bool:

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepspeed.monitor.config import get_monitor_config
-from deepspeed.monitor.monitor import MonitorMaster
 from tqdm import tqdm
 
 from pipeline.common.errors import UserError, is_full_disk
 from pipeline.common.files import read_bytes, write_atomically
+from pipeline.deepspeed.monitors import MonitorWriters
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
@@ -84,7 +83,7 @@ class Monitors:
         if ds_config.get("wandb", {}).get("enabled"):
             self._continue_wandb()
         try:
-            self._monitor = MonitorMaster(get_monitor_config({key: ds_config.get(key, {}) for key in SECTIONS}))
+            self._monitors = MonitorWriters({key: ds_config.get(key, {}) for key in SECTIONS})
         except Exception as error:
             # Their services' own refusals: nobody is logged in, nothing can be reached.
             service = type(error).__module__.split(".")[0]
@@ -111,38 +110,34 @@ class Monitors:
         W&B takes no step twice, and shows the first: the same values again, but where the guard had the run go back.
         """
         begun_anew = step == 0
-        board, table = self._monitor.tb_monitor, self._monitor.csv_monitor
-        if board is not None and not (begun_anew and self._is_foreign(board.summary_writer.log_dir)):
+        board, table = self._monitors.board, self._monitors.table
+        if board is not None and not (begun_anew and self._is_foreign(board.log_dir)):
             # What SummaryWriter(purge_step=...) writes, which DeepSpeed's monitor has no way to ask for.
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
             again = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-            board.summary_writer.file_writer.add_event(again)
-        if table is not None and not (begun_anew and self._is_foreign(table.log_dir)):
-            for path in _curves(table.log_dir):
-                _cut_back(path, step)
+            board.file_writer.add_event(again)
         if table is not None:
-            # DeepSpeed's monitor writes a header for each file that it has not written to itself.
-            table.filenames = [path.stem for path in Path(table.log_dir).glob("*.csv")]
+            for path in [] if begun_anew and self._is_foreign(table) else _curves(table):
+                _cut_back(path, step)
+            self._monitors.headed = [path.stem for path in table.glob("*.csv")]
 
     def close(self) -> None:
         """Write what is still in memory."""
-        if self._monitor.tb_monitor is not None:
+        if self._monitors.board is not None:
             with self._though_full():
-                self._monitor.tb_monitor.summary_writer.close()
-        if self._monitor.wandb_monitor is not None:
+                self._monitors.board.close()
+        if self._monitors.uses_wandb:
             import wandb
 
             wandb.finish()
 
     def _write(self, prefix: str, values: dict[str, float | None], step: int) -> None:
         events = [(prefix + key, value, step) for key, value in values.items() if value is not None]
-        monitors = self._monitor
-        for monitor in (monitors.tb_monitor, monitors.wandb_monitor, monitors.csv_monitor, monitors.comet_monitor):
-            if monitor is not None:
-                # Each by itself: TensorBoard's writer, once it has failed, fails for good.
-                with self._though_full():
-                    monitor.write_events(events)
+        for writer in self._monitors.writers:
+            # Each by itself: TensorBoard's, once it has failed, fails for good.
+            with self._though_full():
+                writer.write_events(events)
 
     @contextmanager
     def _though_full(self) -> Iterator[None]:
@@ -152,24 +147,23 @@ class Monitors:
         except OSError as error:
             if not is_full_disk(error):
                 raise
-            if self._monitor.csv_monitor is not None:
-                self._mend_table()
+            if self._monitors.table is not None:
+                self._mend_table(self._monitors.table)
             if not self._warned:
                 self._warned = True
                 tqdm.write(f"warning: {error.strerror}: the monitors' curves have gaps from here on", file=sys.stdout)
                 sys.stdout.flush()
 
-    def _mend_table(self) -> None:
+    def _mend_table(self, table: Path) -> None:
         """Drop a last row that was cut short; a file that is left with nothing gets its header once more."""
-        table = self._monitor.csv_monitor
-        for path in _curves(table.log_dir):
+        for path in _curves(table):
             with open(path, "r+b") as file:
                 whole = file.read().rfind(b"\n") + 1
                 file.truncate(whole)
-            if whole == 0 and path.stem in table.filenames:
-                table.filenames.remove(path.stem)
+            if whole == 0 and path.stem in self._monitors.headed:
+                self._monitors.headed.remove(path.stem)
 
-    def _is_foreign(self, directory: str) -> bool:
+    def _is_foreign(self, directory: str | Path) -> bool:
         """Whether a folder may hold another run's curves: one that a person named."""
         return self._run_dir.resolve() not in Path(directory).resolve().parents
 
@@ -189,10 +183,10 @@ class Monitors:
             os.environ.setdefault(key, value)
 
 
-def _curves(directory: str) -> list[Path]:
+def _curves(directory: Path) -> list[Path]:
     """The CSV files of a folder that monitors write."""
     own = (_TRAIN.replace("/", "_"), _EVAL.replace("/", "_"))
-    return [path for path in Path(directory).glob("*.csv") if path.name.startswith(own)]
+    return [path for path in directory.glob("*.csv") if path.name.startswith(own)]
 
 
 def _cut_back(path: Path, step: int) -> None:

@@ -16,6 +16,7 @@ from pipeline.common.background import Beside
 from pipeline.common.errors import UserError
 from pipeline.common.files import HeldError, locked, write_json
 from pipeline.common.keyed import DRAWS
+from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.gates import Gates
@@ -40,7 +41,7 @@ from pipeline.runs.steps import missing_steps, missing_words
 from pipeline.training import distributed
 from pipeline.training.background import begin_on_first_rank
 from pipeline.training.blocks import cut
-from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.directory.export import export
 from pipeline.training.directory.inherited import read_inherited
 from pipeline.training.directory.recorded_settings import check_model, lengths
@@ -340,7 +341,7 @@ class Run:
         """Return the model as a checkpoint left it."""
         opened = self._opened(prepared, saved, records)
         model = self._build(prepared, saved.phase, opened.state, opened.optimizer)
-        restore_engine(model.engine, saved)
+        restore_counters_and_scale(model.engine, saved.counters, saved.loss_scale)
         self._say(f"going on from step {saved.step}")
         return model
 

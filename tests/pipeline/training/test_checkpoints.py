@@ -4,7 +4,6 @@ import json
 import os
 import threading
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +96,7 @@ def test_whatever_keeps_a_file_from_being_written_is_a_failure_and_leaves_no_dig
             raise unwritable
 
     bad = Unwritable() if isinstance(unwritable, Exception) else unwritable
-    writer = _Writer(SimpleNamespace(name="torch"), tmp_path, later=True)
+    writer = _Writer(tmp_path, later=True)
     writer.save({"whole": torch.zeros(3)}, str(tmp_path / "b.pt"))
     writer._copies.append(({"tensor": torch.zeros(1000), "bad": bad}, str(tmp_path / "a.pt")))
     thread = threading.Thread(target=writer.write)
@@ -156,7 +155,7 @@ def publish(tmp_path, monkeypatch):
 
     def work(stage, names, step=2):
         aside = tmp_path / f"step-{step:08d}.partial"
-        writer = _Writer(SimpleNamespace(name="torch"), aside, later=False)
+        writer = _Writer(aside, later=False)
         aside.mkdir()
         for name in names:
             writer.save({}, str(aside / name))

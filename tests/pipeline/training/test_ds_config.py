@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 def resolve(tmp_path, monkeypatch):
     """Resolve a configuration for the quickstart's recipe on two ranks, on a machine that lacks nothing for compiling."""
     monkeypatch.setattr(ds_config, "check_toolchain", lambda *_, **__: None)
-    monkeypatch.setattr(ds_config.AsyncIOBuilder, "is_compatible", lambda *_, **__: True)
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda *_, **__: True)
 
     def load(config: dict, *overrides: str, ranks: int = 2) -> dict:
         path = tmp_path / "ds.json"
@@ -193,7 +193,7 @@ def keys() -> list[tuple[str, ...]]:
     found = [(name,) for name in _DeepSpeedFile.model_fields]
     for name, field in _DeepSpeedFile.model_fields.items():
         found += [(name, key) for key in getattr(field.annotation, "model_fields", ())]
-    for section, model in ds_config._SECTIONS.items():
+    for section, model in SECTIONS.items():
         found += [(*section.split("."), field.alias or name) for name, field in model.model_fields.items()]
     return found
 
@@ -273,7 +273,7 @@ def test_fp16_goes_with_partitions_and_bf16_with_every_stage(resolve, monkeypatc
 
 
 def without_libaio(monkeypatch):
-    monkeypatch.setattr(ds_config.AsyncIOBuilder, "is_compatible", lambda *_, **__: False)
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda *_, **__: False)
 
 
 def without_compiler(monkeypatch):

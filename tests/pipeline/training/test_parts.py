@@ -8,9 +8,10 @@ import pytest
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.loss_scale import counters_and_scale, restore_counters_and_scale
 from pipeline.recipe import load_recipe
 from pipeline.runs import JsonLines
-from pipeline.training.directory.checkpoints import CheckpointMetadata, engine_state, restore_engine
+from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.ds_config import load_ds_config
 from pipeline.training.loop.running import draw_depths
 
@@ -75,9 +76,10 @@ def test_the_dynamic_loss_scale_goes_through_a_checkpoint(monkeypatch):
         return SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler), **counters)
 
     stopped = engine([False, True, True, False, True])
-    saved = CheckpointMetadata(1, 5, {}, 0, 0.0, {}, **engine_state(stopped))
+    saved = CheckpointMetadata(1, 5, {}, 0, 0.0, {}, **counters_and_scale(stopped))
     resumed = engine([])
-    restore_engine(resumed, CheckpointMetadata(**json.loads(json.dumps(asdict(saved)))))
+    read = CheckpointMetadata(**json.loads(json.dumps(asdict(saved))))
+    restore_counters_and_scale(resumed, read.counters, read.loss_scale)
     assert vars(resumed.optimizer.loss_scaler) == vars(stopped.optimizer.loss_scaler)
     assert resumed.optimizer.loss_scaler.cur_scale == 2.0**14
     assert (resumed.global_steps, resumed.global_samples, resumed.skipped_steps) == (5, 40, 3)

@@ -14,7 +14,7 @@ _ALIGNMENT = 512
 """Bytes to which direct reads are aligned."""
 
 
-def mend_swapping(engine: DeepSpeedEngine) -> None:
+def spare_frozen_masters(engine: DeepSpeedEngine) -> None:
     """Spare masters on a disk that got no gradient, as those of frozen groups, the scaling of one, on which DeepSpeed fails.
 
     Raises UserError where a gradient would be read to an unaligned place: DeepSpeed loses parts of it without a word.

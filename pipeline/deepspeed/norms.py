@@ -2,7 +2,7 @@
 
 DeepSpeed 0.19 takes the norm by several operations on every gradient and looks on the host whether it is a number: at each
 parameter group under ZeRO 1 and 2, once under ZeRO 3, at each parameter without ZeRO in bf16. Here one call takes the norms of
-all gradients, and who steps is told on the device. The methods that are replaced are private (DeepSpeed 0.19.8).
+all gradients, and the optimizer learns on the device whether they are finite.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,6 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-import deepspeed
 import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
@@ -23,9 +22,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.runtime.zero.utils import get_norm_dtype
 from deepspeed.utils.bwc import bwc_tensor_model_parallel_world_size
 
-from pipeline.common.errors import UserError
-
-_REPLACED: tuple[tuple[Any, str], ...] = (
+NAMES: tuple[tuple[Any, str], ...] = (
     (stage_1_and_2, "is_invalid_grad_norm"),
     (stage3, "is_invalid_grad_norm"),
     (DeepSpeedZeroOptimizer, "scaled_global_norm"),
@@ -34,7 +31,7 @@ _REPLACED: tuple[tuple[Any, str], ...] = (
     (FP16_UnfusedOptimizer, "step"),
     (DeepSpeedEngine, "clip_fp32_gradients"),
 )
-"""What is replaced or called here and is not for others to use: another release may have it under another name."""
+"""What is replaced or called here and is not for others to use: a replacement that nobody calls has no effect."""
 
 
 def stay_on_the_device(engine: DeepSpeedEngine) -> None:
@@ -42,15 +39,7 @@ def stay_on_the_device(engine: DeepSpeedEngine) -> None:
 
     Left as they are: fp16, whose loss scale the host must know; an optimizer in the host's memory; parameters that several
     ranks of a model-parallel group hold; ZeRO 1 in bf16 with fp32 accumulation (`data_types.grad_accum_dtype`).
-
-    Raises UserError where the installed DeepSpeed lacks what is replaced: a replacement that nobody calls has no effect.
     """
-    lacking = [f"{holder.__name__}.{name}" for holder, name in _REPLACED if not hasattr(holder, name)]
-    if lacking:
-        raise UserError(
-            f"deepspeed {deepspeed.__version__}: has no {', '.join(lacking)}, which taking the gradient's norm needs; install "
-            "deepspeed 0.19.8"
-        )
     wrapper = engine.optimizer
     if engine.fp16_enabled() or bwc_tensor_model_parallel_world_size(engine.mpu) > 1:
         return
@@ -66,11 +55,30 @@ def stay_on_the_device(engine: DeepSpeedEngine) -> None:
         engine.clip_fp32_gradients = partial(_clip, engine)
 
 
-def waits(engine: DeepSpeedEngine) -> bool:
-    """Whether the host knows of an engine's gradient before the optimizer moves anything, having waited for the device."""
+def known_on_the_host(engine: DeepSpeedEngine) -> bool:
+    """Whether the host knows an engine's gradient norm before the optimizer moves anything, having waited for the device."""
     wrapper = engine.optimizer
     offloads = getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False)
     return engine.fp16_enabled() or bool(offloads)
+
+
+def norm_before_step(engine: DeepSpeedEngine) -> torch.Tensor | float:
+    """Return the norm over all ranks of the gradient that the optimizer is about to use; no collective call.
+
+    ZeRO has set it by then, before any part of the optimizer is stepped; without it every rank holds the averaged
+    gradient whole.
+    """
+    wrapper = engine.optimizer
+    if hasattr(wrapper, "_global_grad_norm"):
+        assert wrapper._global_grad_norm is not None, "zero_optimization.compute_grad_norm is off"
+        return wrapper._global_grad_norm
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return whole_norm(gradients) if gradients else torch.zeros((), device=engine.device)
+
+
+def norm_of_step(engine: DeepSpeedEngine, before: torch.Tensor | float | None) -> torch.Tensor | float | None:
+    """Return the norm of the last step's gradient; `before` is what `norm_before_step` returned, if it was asked."""
+    return getattr(engine.optimizer, "_global_grad_norm", before)
 
 
 def whole_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

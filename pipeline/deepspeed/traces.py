@@ -8,8 +8,6 @@ import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.zero.partitioned_param_coordinator import ZeRoTraceMode
 
-from pipeline.families import Family
-
 
 class TraceCache:
     """Gives ZeRO-3 back the order of modules that it recorded when the model last ran as it is about to run.
@@ -17,12 +15,12 @@ class TraceCache:
     DeepSpeed fetches parameters ahead in the order of the last forward and backward pass. Where the order changes, as with
     each other depth of a sub-model, it drops what it has, takes one pass to notice and another to record, and fetches nothing
     ahead in either: changing depths would hardly ever fetch ahead. Kept here are the structures of
-    `PartitionedParameterCoordinator` that are frozen at the end of a recorded pass; they are private (DeepSpeed 0.19).
+    `PartitionedParameterCoordinator` that are frozen at the end of a recorded pass.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, family: Family) -> None:
-        """`engine` has ZeRO stage 3."""
-        self._model, self._family = engine.module, family
+    def __init__(self, engine: DeepSpeedEngine, layers: str) -> None:
+        """`engine` has ZeRO stage 3; `layers` is the name of the list of layers in its model."""
+        self._model, self._layers = engine.module, layers
         self._parameters = list(engine.module.parameters())
         self._coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
         self._recorded: dict[Hashable, tuple[Any, Any]] = {}
@@ -48,7 +46,7 @@ class TraceCache:
 
     def _way(self) -> Hashable:
         """What the order of modules depends on: the layers that run, and those that gradients go through."""
-        depth = len(self._model.get_submodule(self._family.layers))
+        depth = len(self._model.get_submodule(self._layers))
         return depth, torch.is_grad_enabled(), tuple(parameter.requires_grad for parameter in self._parameters)
 
     def _get(self, name: str) -> Any:
