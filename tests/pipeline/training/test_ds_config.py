@@ -13,6 +13,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from deepspeed.runtime.config import DeepSpeedConfig
 
 from pipeline.common.errors import UserError
+from pipeline.deepspeed.config import SECTIONS
 from pipeline.recipe import load_recipe
 from pipeline.recipe.ds_features import ABSENT
 from pipeline.recipe.ds_file import _DeepSpeedFile
