@@ -17,11 +17,12 @@ from torch import nn
 from pipeline.common.quiet import quieten
 from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
 from pipeline.training.blocks import cut
-from pipeline.training.muon import FreezableMuon, Piece
+from pipeline.training.muon import FreezableMuon
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.plan.schedule import rate_factor
 from tests.benchmarks.made_up import batches
@@ -101,7 +102,7 @@ class Trial:
         if isinstance(stepper, FreezableMuon):
             names = {parameter: name for name, parameter in model.named_parameters()}
             matrices = [parameter for group in stepper.param_groups if group["muon"] for parameter in group["params"]]
-            stepper.locate([(each, [Piece(names[each], 0, each.numel(), 0)]) for each in matrices])
+            stepper.locate([(each, [PartitionSlice(names[each], 0, each.numel(), 0)]) for each in matrices])
         return model, stepper
 
     def _train(

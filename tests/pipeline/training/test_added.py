@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.recipe import GrowthConfig
 from pipeline.recipe.growth import AddedConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix, Piece
+from pipeline.training.muon import FreezableMuon, Matrix
 from tests.pipeline.training.test_optimizer import COMPILER, GRADIENTS, MOMENTS, OPTIONS, SIZE, WEIGHTS
 
 ADDED = AddedConfig(warmup_steps=4, lr_ratio=2.0, decay_steps=5)
@@ -91,7 +92,7 @@ def test_muon_orthogonalizes_a_matrix_whole_and_moves_each_element_by_its_share_
     parameter = WEIGHTS.clone().reshape(12, 5).requires_grad_()
     group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
     muon = FreezableMuon([group], {"w": Matrix((12, 5), 0)}, torch.bfloat16, **OPTIONS | {"lr": 0.02})
-    muon.locate([(parameter, [Piece("w", 0, SIZE, 0)])])
+    muon.locate([(parameter, [PartitionSlice("w", 0, SIZE, 0)])])
     muon.added = ADDED
     muon.state[parameter] = {ADDED_STEPS_LEFT: LEFT_AT_FIRST.clone().reshape(12, 5)}
     moved = steps_taken(muon, parameter)
@@ -146,7 +147,7 @@ def half_new_matrix() -> tuple[FreezableMuon, torch.Tensor]:
     group = {"params": [parameter], "block": "first", "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
     matrices = {name: Matrix((6, 5), 0) for name in rows}
     muon = FreezableMuon([group | {"rows": rows}], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
-    muon.locate([(parameter, [Piece(name, 0, 30, 30 * number) for number, name in enumerate(rows)])])
+    muon.locate([(parameter, [PartitionSlice(name, 0, 30, 30 * number) for number, name in enumerate(rows)])])
     first = torch.arange(SIZE) < 30
     muon.row_blocks = {parameter: {"first": first, "other": ~first}}
     muon.added = ADDED

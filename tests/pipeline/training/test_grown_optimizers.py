@@ -6,6 +6,7 @@ Of both the gradients, and so the losses, are the same as long as their steps ar
 import pytest
 import torch
 
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import graph_of
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
@@ -14,7 +15,7 @@ from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix, Piece
+from pipeline.training.muon import FreezableMuon, Matrix
 from pipeline.training.optimizer import parameter_groups
 from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, tokens
 
@@ -52,7 +53,7 @@ class Run:
             options = {"lr": config.lr, "betas": config.betas, "eps": 1e-15}
             self.optimizer = FreezableMuon(groups, matrices, torch.float64, **options)
             self.optimizer.locate(
-                (self.names[name], [Piece(name, 0, self.names[name].numel(), 0)])
+                (self.names[name], [PartitionSlice(name, 0, self.names[name].numel(), 0)])
                 for group in groups
                 if group["muon"]
                 for name in group["names"]

@@ -9,6 +9,7 @@ import torch
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.check import small_config
 from pipeline.recipe import ModelConfig, OptimizerConfig
@@ -17,7 +18,7 @@ from pipeline.training import muon as muon_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
 from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
-from pipeline.training.muon import FreezableMuon, Matrix, Piece, newton_schulz, orthogonalize
+from pipeline.training.muon import FreezableMuon, Matrix, newton_schulz, orthogonalize
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from tests.distributed.engines import can_compile, is_built
 
@@ -164,7 +165,7 @@ def test_muon_orthogonalizes_each_matrix_of_experts_that_one_parameter_joins_and
     matrices = {name: Matrix((12, 8), 0) for name in names}
     rows = {"first": dict(still), "others": dict(learning)}
     muon = FreezableMuon([group | {"rows": rows}], matrices, torch.bfloat16, **OPTIONS | {"lr": 0.02})
-    muon.locate([(parameter, [Piece(name, 0, 96, 96 * number) for number, name in enumerate(names)])])
+    muon.locate([(parameter, [PartitionSlice(name, 0, 96, 96 * number) for number, name in enumerate(names)])])
     first = torch.zeros(3, 24, 8, dtype=torch.bool)
     first[0] = True
     muon.row_blocks = {parameter: {"first": first.flatten(), "others": ~first.flatten()}}
@@ -194,7 +195,7 @@ def test_muon_is_torchs_on_linear_layers_and_on_gpt2s_transposed_and_fused_ones(
         torch.bfloat16,
         **OPTIONS | {"lr": 0.02},
     )
-    muon.locate([(parameter, [Piece("w", 0, weight.numel(), 0)])])
+    muon.locate([(parameter, [PartitionSlice("w", 0, weight.numel(), 0)])])
     for gradient in gradients:
         parameter.grad = gradient.clone()
         muon.step()
@@ -245,7 +246,12 @@ def muon_over(layers: int):
     group = {"params": [parameter], "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
     muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
     muon.locate(
-        [(parameter, [Piece(name, 0, matrices[name].numel, place) for name, place in zip(matrices, ends, strict=False)])]
+        [
+            (
+                parameter,
+                [PartitionSlice(name, 0, matrices[name].numel, place) for name, place in zip(matrices, ends, strict=False)],
+            )
+        ]
     )
     return muon, parameter
 
@@ -285,7 +291,7 @@ def test_matrices_that_are_parameters_of_their_own_are_multiplied_at_once_as_tho
         group = {"params": own, "frozen": False, "muon": True, "momentum": 0.95, "weight_decay": 0.1}
         muon = FreezableMuon([group], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
         muon.locate(
-            [(each, [Piece(name, 0, each.numel(), 0)]) for each, name in zip(own, matrices, strict=True)],
+            [(each, [PartitionSlice(name, 0, each.numel(), 0)]) for each, name in zip(own, matrices, strict=True)],
         )
         for each, gradient in zip(own, expected.grad.split(sizes), strict=True):
             each.grad = gradient.clone()

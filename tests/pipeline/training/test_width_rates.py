@@ -8,11 +8,12 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.data.objectives import CausalObjective
+from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.blocks import cut
-from pipeline.training.muon import Matrix, Piece
+from pipeline.training.muon import Matrix
 from pipeline.training.optimizer import build_optimizer, parameter_groups
 from pipeline.training.width_rates import check_proportions, described, rate_factor
 from tests.benchmarks.made_up import batches
@@ -171,7 +172,7 @@ def test_muons_steps_have_the_spectral_norm_of_the_rule():
     stepper = build_optimizer(graph, parameter_groups(model, graph, cut(2, []), chosen), chosen, {})
     matrices = [p for group in stepper.param_groups if group["muon"] for p in group["params"]]
     names = {parameter: name for name, parameter in model.named_parameters()}
-    stepper.locate([(p, [Piece(names[p], 0, p.numel(), 0)]) for p in matrices])
+    stepper.locate([(p, [PartitionSlice(names[p], 0, p.numel(), 0)]) for p in matrices])
     before = [parameter.detach().clone() for parameter in matrices]
     for parameter in matrices:
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
