@@ -6,12 +6,12 @@ import sys
 import traceback
 
 from data_prep.inspection import describe
+from data_prep.jobs.workers import Alone, Workers, started_workers
 from data_prep.manifest import PreparedData
-from data_prep.plan import draft_plan
+from data_prep.plans.drafting import draft_plan
 from data_prep.prepare import prepare_together
-from data_prep.publishing import fetch
-from data_prep.verify import damaged
-from data_prep.workers import Alone, Workers, started_workers
+from data_prep.stages.publish import fetch
+from data_prep.stages.verify import damaged
 from pipeline.common.command import refusal
 from pipeline.common.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from pipeline.common.logs import show_messages

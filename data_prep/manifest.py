@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from data_prep.encoding.outcome import Encoding
 from data_prep.settings import DataPrepConfig
 from data_prep.shards import Shard, idx_path
-from data_prep.tokenizer import Tokenizer, load_tokenizer
-from data_prep.tokenizer_files import JSON
+from data_prep.tokenizers.files import JSON
+from data_prep.tokenizers.loading import Tokenizer, load_tokenizer
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
 from pipeline.common.files import json_digest, read_bytes
@@ -44,7 +44,7 @@ class ShardEntry(BaseModel):
     sequences: int
     tokens: int
     blocks: str | None = None
-    """The digests of its ids by blocks (`data_prep.blocks`), below the folder; None where an earlier version prepared it."""
+    """The digests of its ids by blocks (`storage.block_digests`), below the folder; None where an earlier version wrote it."""
 
 
 class SplitEntry(BaseModel):

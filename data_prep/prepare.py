@@ -9,29 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from data_prep.accepting import Accept
-from data_prep.cleaned_text import WriteText
 from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.encoding.libraries import LIBRARIES
 from data_prep.encoding.outcome import encoding_of
 from data_prep.encoding.provided import Provided
-from data_prep.frozen import check_inputs, check_settings, check_step_files, read_plan, write_plan
 from data_prep.inspection import outcome
-from data_prep.job import WORK, Job
+from data_prep.jobs.job import WORK, Job
+from data_prep.jobs.workers import Alone, Workers
 from data_prep.manifest import MANIFEST, PLAN, TEXT, TOKENIZER, PreparedData
-from data_prep.plan import HashInputs, Plan, draft_plan, freeze
-from data_prep.publishing import is_published, publish
-from data_prep.refining import Refine
+from data_prep.plans.drafting import draft_plan
+from data_prep.plans.freezing import HashInputs, freeze
+from data_prep.plans.frozen_plan import check_inputs, check_settings, check_step_files, read_plan, write_plan
+from data_prep.plans.plan import Plan
 from data_prep.settings import DataPrepConfig
-from data_prep.stores import Remote, UnreachableError, content_digest, is_url, source_of
+from data_prep.stages.accept import Accept
+from data_prep.stages.clean import Clean
+from data_prep.stages.provide_tokenizer import ProvideTokenizer
+from data_prep.stages.publish import is_published, publish
+from data_prep.stages.refine import Refine
+from data_prep.stages.tokenize import SHARDS, Tokenize
+from data_prep.stages.verify import Verify
+from data_prep.stages.write_text import WriteText
+from data_prep.storage.stores import Remote, UnreachableError, content_digest, is_url, source_of
 from data_prep.summary import check_cleaned, check_splits, write_summary
-from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
-from data_prep.tokenizer_stage import ProvideTokenizer
-from data_prep.tokenizing import SHARDS, Tokenize
-from data_prep.verify import Verify
-from data_prep.workers import Alone, Workers
 from pipeline.common.errors import UserError
 from pipeline.common.files import locked, text_digest
 from pipeline.common.progress import Meter

@@ -12,7 +12,7 @@ from data_prep.steps.length import Length
 from data_prep.steps.normalize import Normalize
 from data_prep.steps.registry import StepEntry
 from data_prep.steps.remove_lines import RemoveLines
-from data_prep.stores import Remote, is_url
+from data_prep.storage.stores import Remote, is_url
 from data_prep.text.condition import Condition
 from pipeline.common.config import Fraction, NonNegativeInt, PositiveInt, StrictModel
 from pipeline.common.hub import find_directory

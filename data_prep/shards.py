@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow
 
-from data_prep.blocks import Blocks, readable
+from data_prep.storage.block_digests import Blocks, readable
 from pipeline.common.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"

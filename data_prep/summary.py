@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import write_array
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
 from data_prep.encoding.outcome import Encoding
 from data_prep.encoding.provided import Provided
-from data_prep.job import WORK, Facts, Outputs
+from data_prep.jobs.job import WORK, Facts, Outputs
 from data_prep.manifest import (
     HELDOUT,
     MANIFEST,
@@ -26,11 +25,13 @@ from data_prep.manifest import (
     ShardEntry,
     SplitEntry,
 )
-from data_prep.plan import Plan, settled
+from data_prep.plans.drafting import settled
+from data_prep.plans.plan import Plan
 from data_prep.shards import bin_path, idx_path
+from data_prep.stages.tokenize import HISTOGRAM
 from data_prep.steps.sequence import MOST_REASONS
+from data_prep.storage.arrays import write_array
 from data_prep.text.rejects import EXAMPLES
-from data_prep.tokenizing import HISTOGRAM
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, json_digest, text_digest, write_json
 

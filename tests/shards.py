@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import write_array
-from data_prep.blocks import write_block_digests
 from data_prep.manifest import (
     FORMAT,
     HELDOUT,
@@ -19,6 +17,8 @@ from data_prep.manifest import (
     PreparedData,
 )
 from data_prep.shards import Shard, ShardWriter, bin_path, idx_path
+from data_prep.storage.arrays import write_array
+from data_prep.storage.block_digests import write_block_digests
 from pipeline.common.files import file_digest, json_digest, write_json
 
 Document = Sequence[Sequence[int]]

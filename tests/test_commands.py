@@ -10,7 +10,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from data_prep.workers import on_one_node
+from data_prep.jobs.workers import on_one_node
 from pipeline.common import starting
 from pipeline.common.command import refusal
 from pipeline.common.errors import UserError

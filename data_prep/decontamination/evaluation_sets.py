@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.stores import Remote, Source, is_url, raw_file
+from data_prep.storage.stores import Remote, Source, is_url, raw_file
 from pipeline.common.errors import UserError
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.decontamination.evaluation_sets import texts_of
 from data_prep.dedupe.kernels import among, mark, shingle_hashes
 from data_prep.dedupe.shingles import word_table
-from data_prep.stores import Source
+from data_prep.storage.stores import Source
 from pipeline.common.progress import Meter
 
 _BITS_A_KEY = 16

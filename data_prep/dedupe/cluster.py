@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array, write_blocks
 from data_prep.dedupe.kernels import flatten, join
 from data_prep.dedupe.neighbours import Neighbours
 from data_prep.dedupe.records import distinct
-from data_prep.job import WORK, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.parts import Parts
 from pipeline.common.progress import Advance
 

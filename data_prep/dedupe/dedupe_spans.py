@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_prep.dedupe.deduplicate import Fates
-from data_prep.job import Facts, Job
-from data_prep.plan import Plan
-from data_prep.rewriting import Rewriting
+from data_prep.jobs.job import Facts, Job
+from data_prep.plans.plan import Plan
+from data_prep.stages.rewriting import Rewriting
 from data_prep.text.parts import Parts
 from data_prep.text.rejects import EXAMPLES
 

@@ -7,8 +7,8 @@ import numpy as np
 from data_prep.dedupe.exact import Exact
 from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, Filter
 from data_prep.dedupe.records import Copies
-from data_prep.job import Job
-from data_prep.plan import Plan
+from data_prep.jobs.job import Job
+from data_prep.plans.plan import Plan
 from data_prep.text.parts import Part, Parts
 
 

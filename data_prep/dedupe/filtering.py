@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array
 from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.records import Copies
-from data_prep.job import WORK, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.parts import Part, Parts
 from data_prep.text.rejects import EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED
 from pipeline.common.progress import Advance

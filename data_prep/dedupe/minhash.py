@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array, write_blocks
 from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.kernels import band_keys
 from data_prep.dedupe.records import Copies, between
 from data_prep.dedupe.signatures import Signer
-from data_prep.job import WORK, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.parts import Parts
 from pipeline.common.progress import BYTES, Advance
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array
 from data_prep.dedupe.kernels import agreeing_pairs
 from data_prep.dedupe.minhash import MinHash
 from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_count
 from data_prep.dedupe.signatures import rows_needed
-from data_prep.job import WORK, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.parts import Parts
 from pipeline.common.progress import Advance
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.arrays import mapped
+from data_prep.storage.arrays import mapped
 
 COPY = np.dtype([("document", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A document that is dropped, or may be, the one that stays instead, and their estimated similarity."""

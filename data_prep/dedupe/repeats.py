@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array
 from data_prep.dedupe.records import begins, between, key_range, range_count
 from data_prep.dedupe.span_hashes import SpanHashes
-from data_prep.job import WORK, Facts, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Facts, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
 from pipeline.common.progress import Advance

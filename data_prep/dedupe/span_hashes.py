@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.dedupe.records import begins, places_between
 from data_prep.dedupe.spans import SpanFinder
-from data_prep.job import WORK, Item, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts
 from pipeline.common.progress import BYTES, Advance

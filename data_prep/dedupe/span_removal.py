@@ -12,9 +12,9 @@ from data_prep.dedupe.records import begins
 from data_prep.dedupe.repeats import Repeats
 from data_prep.dedupe.span_hashes import SpanHashes
 from data_prep.dedupe.spans import SpanFinder, Spans, without_lines
-from data_prep.plan import Plan
-from data_prep.rewriting import Rewriting
+from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig
+from data_prep.stages.rewriting import Rewriting
 from data_prep.steps.sequence import is_short
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts

@@ -6,9 +6,9 @@ from pydantic import BaseModel
 
 from data_prep.encoding.choice import Choice
 from data_prep.encoding.reference import HuggingFace, Reference, SentencePiece
-from data_prep.job import WORK
+from data_prep.jobs.job import WORK
 from data_prep.manifest import TOKENIZER
-from data_prep.tokenizer_files import SENTENCEPIECE
+from data_prep.tokenizers.files import SENTENCEPIECE
 
 DESCRIPTION = f"{WORK}/tokenizer/description.json"
 """What AutoTokenizer made of the files, as tokenizer.json has it, so that it is made once."""

@@ -4,7 +4,7 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
-from data_prep.tokenizer_probes import PROBES, spelled
+from data_prep.tokenizers.probes import PROBES, spelled
 
 _SEED = 20_261
 _MIXED = 12_000

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from data_prep.stores import Remote, Source
+from data_prep.storage.stores import Remote, Source
 from data_prep.text.kinds import KNOWN, find_kind
 from pipeline.common.errors import UserError
 

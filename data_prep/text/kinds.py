@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from data_prep.stores import Source, raw_file
+from data_prep.storage.stores import Source, raw_file
 from data_prep.text.rejects import DamagedError
 from pipeline.common.errors import UserError
 

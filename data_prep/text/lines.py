@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
-from data_prep.stores import raw_file, source_of
+from data_prep.storage.stores import raw_file, source_of
 from data_prep.text.kinds import kind_of
 from data_prep.text.pieces import Piece
 from data_prep.text.rejects import DamagedError

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 
 from data_prep.settings import CorpusConfig
-from data_prep.stores import Remote, Source, raw_file, source_of
+from data_prep.storage.stores import Remote, Source, raw_file, source_of
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
 from data_prep.text.pieces import Piece

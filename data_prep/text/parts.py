@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import mapped, write_array
-from data_prep.job import WORK, Outputs
+from data_prep.jobs.job import WORK, Outputs
+from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
 from data_prep.text.document_files import DocumentWriter, read_chosen_texts, read_documents, read_texts
 

@@ -10,7 +10,7 @@ import pyarrow
 import zstandard
 
 from data_prep.settings import CorpusConfig
-from data_prep.stores import Remote, Source, raw_file, size_of, source_of
+from data_prep.storage.stores import Remote, Source, raw_file, size_of, source_of
 from data_prep.text.condition import Condition, ConditionError
 from data_prep.text.document import Document
 from data_prep.text.frames import cuts

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.job import Outputs
+from data_prep.jobs.job import Outputs
 from data_prep.text.document import Document
 from data_prep.text.hashing import text_hash
 from data_prep.text.parts import PartWriter

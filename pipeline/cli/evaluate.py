@@ -15,7 +15,7 @@ from pipeline.common.starting import start
 
 def parse() -> argparse.Namespace:
     """Read the command line; raises UserError where there is no such task, or an option cannot be used."""
-    from data_prep.workers import on_one_node
+    from data_prep.jobs.workers import on_one_node
     from pipeline.common.built_in import find_file
     from pipeline.common.command import OneSentenceParser
     from pipeline.evaluation.task_names import DTYPES, TUNED, check_task

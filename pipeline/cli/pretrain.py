@@ -16,7 +16,7 @@ _QUICKSTART = "launch/recipes/quickstart.yaml"
 
 def parse() -> argparse.Namespace:
     """Read the command line and the files that it names; raises UserError."""
-    from data_prep.workers import on_one_node
+    from data_prep.jobs.workers import on_one_node
     from pipeline.common.built_in import find_file, names_in
     from pipeline.common.command import OneSentenceParser
     from pipeline.recipe import load_recipe, read_ds_config

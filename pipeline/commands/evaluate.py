@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from data_prep.workers import started_by_mpi
+from data_prep.jobs.workers import started_by_mpi
 from pipeline.common.errors import UserError
 from pipeline.common.files import HeldError, locked
 from pipeline.common.hub import commit_of, find_directory

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.blocks import Blocks, pieces, readable
+from data_prep.jobs.workers import share
 from data_prep.manifest import MANIFEST, SHARDS, TOKENIZER, TRAIN, UNIGRAMS, CorpusEntry, PreparedData
 from data_prep.shards import bin_path, idx_path
-from data_prep.workers import share
+from data_prep.storage.block_digests import Blocks, pieces, readable
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
 

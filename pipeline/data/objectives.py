@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.tokenizer import Tokenizer
+from data_prep.tokenizers.loading import Tokenizer
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
 

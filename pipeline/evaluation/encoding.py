@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, load_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import Family, check_trained, family_of
 

@@ -14,8 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
-from data_prep.tokenizer import Tokenizer, tokenizer_digest
-from data_prep.tokenizer_files import copy_files
+from data_prep.tokenizers.files import copy_files
+from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
 from pipeline.common.errors import UserError
 from pipeline.common.files import text_digest
 from pipeline.common.progress import Meter

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PretrainedConfig
 
-from data_prep.tokenizer import find_tokenizer
+from data_prep.tokenizers.loading import find_tokenizer
 from pipeline.families import family_of
 
 GENERATION = "generation_config.json"

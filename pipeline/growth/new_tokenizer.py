@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import Tokenizer, find_tokenizer, load_tokenizer, tokenizer_digest
+from data_prep.tokenizers.loading import Tokenizer, find_tokenizer, load_tokenizer, tokenizer_digest
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
 from pipeline.common.hub import find_directory

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer_files import copy_files, tokenizer_files
+from data_prep.tokenizers.files import copy_files, tokenizer_files
 from pipeline.common.background import Beside
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from data_prep.token_meaning import Meanings, Token
-from data_prep.tokenizer import Tokenizer
+from data_prep.tokenizers.loading import Tokenizer
+from data_prep.tokenizers.meanings import Meanings, Token
 from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, AxisIndexMap, MeanSources
 
 _COUNTERPARTS = {"eos": ("sep",), "sep": ("eos",), "bos": ("cls", "eos", "sep"), "cls": ("bos", "eos", "sep")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import Tokenizer, difference, load_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, difference, load_tokenizer
 from pipeline.common.errors import UserError
 
 

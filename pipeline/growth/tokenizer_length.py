@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer_files import CONFIG, has_tokenizer, is_bare_sentencepiece
+from data_prep.tokenizers.files import CONFIG, has_tokenizer, is_bare_sentencepiece
 from pipeline.common.config import read_json
 from pipeline.common.files import write_json
 from pipeline.families import family_of, sizes_of

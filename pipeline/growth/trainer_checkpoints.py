@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_prep.tokenizer_files import MODEL_CONFIG as CONFIG
+from data_prep.tokenizers.files import MODEL_CONFIG as CONFIG
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
 from pipeline.common.files import MISSING, irregular

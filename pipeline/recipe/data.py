@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_prep.settings import CorpusConfig, TokenizerConfig
-from data_prep.stores import is_url
+from data_prep.storage.stores import is_url
 from pipeline.common.config import PositiveInt, StrictModel
 from pipeline.recipe.models import Positive
 

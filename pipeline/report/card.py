@@ -11,7 +11,7 @@ import yaml
 from transformers import PretrainedConfig
 
 from data_prep.manifest import FORMAT, PreparedData
-from data_prep.sentencepiece_tokenizer import SentencePieceTokenizer
+from data_prep.tokenizers.bare_sentencepiece import SentencePieceTokenizer
 from pipeline.common.errors import UserError
 from pipeline.common.files import read_bytes
 from pipeline.families import family_of, graph_of, sizes_of

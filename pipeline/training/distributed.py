@@ -13,7 +13,7 @@ import torch.distributed
 from deepspeed.accelerator import get_accelerator
 from torch.distributed.elastic.utils.store import synchronize
 
-from data_prep.workers import started_by_mpi
+from data_prep.jobs.workers import started_by_mpi
 from pipeline.common.command import refusal
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.ranks import discover_mpi, init_distributed

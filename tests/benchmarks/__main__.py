@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from data_prep.plan import expand
+from data_prep.plans.drafting import expand
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from tests.benchmarks.measuring import GIB, ROOT, add_text, run_within, table

@@ -30,18 +30,19 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.encoding.provided import Provided
-from data_prep.job import Job
-from data_prep.plan import draft_plan, expand, freeze
+from data_prep.jobs.job import Job
+from data_prep.jobs.workers import Alone
+from data_prep.plans.drafting import draft_plan, expand
+from data_prep.plans.freezing import freeze
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.stages.clean import Clean
+from data_prep.stages.provide_tokenizer import ProvideTokenizer
+from data_prep.stages.tokenize import Tokenize
 from data_prep.text.clean import clean
-from data_prep.text.cleaning import Clean
 from data_prep.text.parts import Parts
 from data_prep.text.readers import pieces_of_file, read_piece
 from data_prep.text.rejects import Rejects
-from data_prep.tokenizer_stage import ProvideTokenizer
-from data_prep.tokenizing import Tokenize
-from data_prep.workers import Alone
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
 from tests.benchmarks import loader, signatures

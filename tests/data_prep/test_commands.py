@@ -6,7 +6,8 @@ from pipeline.common.command import refusal
 
 IMPORTED = """
 import sys
-from data_prep import commands, tokenizing
+from data_prep import commands
+from data_prep.stages import tokenize as tokenizing
 from data_prep.encoding.libraries import LIBRARIES
 print(*sorted({"torch", "transformers", "numba", "datasets", *LIBRARIES, "splintr"} & set(sys.modules)))
 """
@@ -23,4 +24,4 @@ def test_the_commands_are_imported_without_what_takes_long_to_import():
 def test_a_package_that_is_missed_where_it_is_needed_is_named_in_one_sentence():
     missing = ModuleNotFoundError("No module named 'not_a_package'", name="not_a_package")
     assert "the Python package not_a_package is not installed for this interpreter" in refusal(missing)
-    assert refusal(ImportError("cannot import name 'x'", name="data_prep.job")) is None
+    assert refusal(ImportError("cannot import name 'x'", name="data_prep.jobs.job")) is None

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from data_prep.frozen import read_plan
 from data_prep.inspection import describe
+from data_prep.jobs.workers import Alone
 from data_prep.manifest import FORMAT, MANIFEST, PLAN, TOKENIZER, PreparedData
-from data_prep.plan import freeze
+from data_prep.plans.freezing import freeze
+from data_prep.plans.frozen_plan import read_plan
 from data_prep.prepare import prepare, prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.text.language import known_languages
-from data_prep.workers import Alone
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.tokenizer_forms import FORMS, saved
+from tests.data_prep.tokenizers.forms import FORMS, saved
 
 
 @pytest.fixture

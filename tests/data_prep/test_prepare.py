@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.jobs.workers import Alone
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import find_prepared, prepare, prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
-from data_prep.workers import Alone
 from pipeline.common.errors import UserError
 from tests.conftest import make_documents
 from tests.messages import taken_by

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from data_prep.blocks import BLOCK
+from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.recipe import load_recipe

@@ -19,7 +19,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer_training import train_tokenizer
+from data_prep.tokenizers.training import train_tokenizer
 from pipeline.training import distributed
 from pipeline.training.loop import certifying, loop
 from pipeline.training.preparation import preparation

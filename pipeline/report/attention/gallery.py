@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import load_tokenizer
+from data_prep.tokenizers.loading import load_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.families.tensors import RESIDUAL

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.tokenizer import Tokenizer
+from data_prep.tokenizers.loading import Tokenizer
 from pipeline.common.files import whole_directory
 from pipeline.common.progress import Meter
 from pipeline.flops.ledger import Ledger, write_ledger

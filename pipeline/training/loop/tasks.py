@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from data_prep.tokenizer import Tokenizer, tokenizer_digest
+from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
 from pipeline.common.files import text_digest
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.models import config_digest

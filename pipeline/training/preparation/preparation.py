@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.prepare import find_prepared, prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizer import Tokenizer, given_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, given_tokenizer
 from pipeline.common.background import Beside
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import Tokenizer, difference, find_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, difference, find_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import Family
 from pipeline.growth.state import Source

@@ -8,7 +8,8 @@ import pytest
 from data_prep.decontamination.removal import EXAMPLES
 from data_prep.inspection import describe, outcome
 from data_prep.manifest import HELDOUT, TRAIN, PreparedData
-from data_prep.plan import draft_plan, freeze
+from data_prep.plans.drafting import draft_plan
+from data_prep.plans.freezing import freeze
 from data_prep.prepare import prepare
 from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
 from data_prep.text.rejects import CONTAMINATED

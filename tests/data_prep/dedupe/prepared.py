@@ -13,13 +13,13 @@ import numpy as np
 from data_prep.dedupe.dedupe_spans import Deduplicated, dedupe_spans
 from data_prep.dedupe.deduplicate import Fates, deduplicate
 from data_prep.dedupe.filtering import EXACT_COPY
-from data_prep.job import WORK, Job, Outputs
-from data_prep.plan import Plan
+from data_prep.jobs.job import WORK, Job, Outputs
+from data_prep.jobs.workers import Alone
+from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, DedupeConfig, TokenizerConfig
 from data_prep.text.document import Document
 from data_prep.text.parts import Part, Parts, PartWriter
 from data_prep.text.slice_writer import text_hash
-from data_prep.workers import Alone
 from tests.messages import taken_by
 
 _LIMIT_SECONDS = 120

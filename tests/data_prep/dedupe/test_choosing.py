@@ -10,7 +10,7 @@ from data_prep.dedupe.filtering import EXACT_COPY, KEPT_TRAIN
 from data_prep.dedupe.kernels import choose
 from data_prep.dedupe.records import COPY, begins
 from data_prep.dedupe.signatures import Signer
-from data_prep.job import Item, Outputs
+from data_prep.jobs.job import Item, Outputs
 from tests.benchmarks.memory import Watched
 from tests.data_prep.dedupe.planted import Writer, plant, prose
 from tests.data_prep.dedupe.prepared import Corpus, Prepared

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.arrays import write_array
 from data_prep.dedupe.records import COPY, Copies, holds
+from data_prep.storage.arrays import write_array
 from tests.data_prep.dedupe.planted import plant
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
 

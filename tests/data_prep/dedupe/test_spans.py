@@ -10,7 +10,7 @@ from data_prep.dedupe import repeats
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, REPEATED_TEXT
 from data_prep.dedupe.spans import SpanFinder, without_lines
-from data_prep.job import Facts
+from data_prep.jobs.job import Facts
 from tests.data_prep.dedupe.prepared import Corpus, Prepared
 
 _PIECES = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from data_prep.tokenizer_probes import PROBES
+from data_prep.tokenizers.probes import PROBES
 from tests.data_prep.prose import made_up_texts
 
 _CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

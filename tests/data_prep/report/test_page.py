@@ -16,13 +16,13 @@ from data_prep.prepare import prepare
 from data_prep.report.output import write_page
 from data_prep.report.page import build
 from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
+from data_prep.stages.verify import damaged
 from data_prep.summary import REPORT
-from data_prep.verify import damaged
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_earlier_versions import edit
-from tests.data_prep.tokenizer_forms import FORMS
+from tests.data_prep.tokenizers.forms import FORMS
 
 REPEATED = [f"{line} that stands in many documents, over and over" for line in ("The first line", "A second line", "One more")]
 HOSTILE = "<script>alert(1)</script> \u202e turned \u2066 \x00\x07 &amp; <b> \"' </style> {{ 7 * 7 }} " + "W" * 3000

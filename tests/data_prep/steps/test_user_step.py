@@ -3,12 +3,12 @@ import logging
 
 import pytest
 
-from data_prep.plan import draft_plan
+from data_prep.jobs.workers import Alone
+from data_prep.plans.drafting import draft_plan
 from data_prep.prepare import prepare_together
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
-from data_prep.workers import Alone
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts

@@ -107,5 +107,5 @@ def test_a_language_that_cannot_be_told_is_refused():
 
 
 def test_the_language_model_is_loaded_only_where_it_is_asked_for():
-    code = "import sys, data_prep.text.cleaning; assert not {'fasttext', 'datasets', 'mpi4py'} & set(sys.modules)"
+    code = "import sys, data_prep.stages.clean; assert not {'fasttext', 'datasets', 'mpi4py'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

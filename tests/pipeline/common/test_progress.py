@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from data_prep.frozen import check_inputs, read_plan
-from data_prep.job import Item, Job
+from data_prep.jobs.job import Item, Job
+from data_prep.jobs.workers import Alone
 from data_prep.manifest import PLAN
+from data_prep.plans.frozen_plan import check_inputs, read_plan
 from data_prep.prepare import prepare, prepare_together
 from data_prep.settings import DataPrepConfig
-from data_prep.verify import damaged
-from data_prep.workers import Alone
+from data_prep.stages.verify import damaged
 from pipeline.common import progress
 from pipeline.common.logs import RANK_VARIABLES
 from pipeline.common.progress import Meter
@@ -168,7 +168,7 @@ def counted(monkeypatch):
             with super().part(size) as advance:
                 yield lambda amount: (self._told.append(amount), advance(amount))
 
-    monkeypatch.setattr("data_prep.job.Meter", Recording)
+    monkeypatch.setattr("data_prep.jobs.job.Meter", Recording)
     return found
 
 

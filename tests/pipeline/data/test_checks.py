@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data_prep import blocks
-from data_prep.blocks import BLOCK
 from data_prep.manifest import MANIFEST, TRAIN, PreparedData
 from data_prep.shards import Shard, bin_path, idx_path
-from data_prep.verify import damaged
+from data_prep.stages.verify import damaged
+from data_prep.storage import block_digests as blocks
+from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, json_digest
 from pipeline.data.checks import CheckedFile, DataChecks
@@ -298,7 +298,7 @@ def test_head_and_tail_are_among_what_is_sampled(folder):
 def test_what_was_compared_is_not_read_again_while_the_process_lives(folder, monkeypatch):
     data = PreparedData(folder)
     DataChecks(data, ("wiki", "books")).at_start((), (), 1 << 30)
-    monkeypatch.setattr("data_prep.blocks._digest", lambda block: pytest.fail("hashed again"))
+    monkeypatch.setattr("data_prep.storage.block_digests._digest", lambda block: pytest.fail("hashed again"))
     data.open(data.corpora[0], TRAIN)[0].read(6 * A_BLOCK, 7 * A_BLOCK)
 
 

@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import load_tokenizer
-from data_prep.tokenizer_training import train_tokenizer
+from data_prep.tokenizers.loading import load_tokenizer
+from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.moments import fresh_adam

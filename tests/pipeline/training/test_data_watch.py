@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from data_prep.blocks import BLOCK
 from data_prep.manifest import PreparedData
+from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.training import distributed

@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from data_prep.settings import TokenizerConfig
-from data_prep.tokenizer import load_tokenizer
-from data_prep.tokenizer_training import train_tokenizer
+from data_prep.tokenizers.loading import load_tokenizer
+from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, TRAINED
 from pipeline.flops.ledger import Ledger
@@ -17,7 +17,7 @@ from pipeline.growth.tokenizer_beside import check_beside
 from pipeline.training.directory.export import export
 from pipeline.training.preparation.tokenizers import check_source, check_training
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.tokenizer_forms import FORMS, TEXTS, write
+from tests.data_prep.tokenizers.forms import FORMS, TEXTS, write
 from tests.pipeline.growth.models import small_model
 
 _OWN = [name for name, form in FORMS.items() if "slow" in name and "class alone" in name]

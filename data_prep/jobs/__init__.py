@@ -1,0 +1,1 @@
+"""Stages over a plan, their items shared among processes."""

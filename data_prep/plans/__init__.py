@@ -1,0 +1,1 @@
+"""What a preparation does: drafted, frozen, and held against what there is."""

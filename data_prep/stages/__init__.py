@@ -1,0 +1,1 @@
+"""The stages of a preparation, but for those of deduplication."""

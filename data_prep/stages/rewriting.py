@@ -1,0 +1,124 @@
+"""Stages that write parts anew."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from data_prep.dedupe.deduplicate import Fates
+from data_prep.dedupe.filtering import EXACT_COPY
+from data_prep.jobs.job import WORK, Facts, Item, Outputs
+from data_prep.plans.plan import Plan
+from data_prep.settings import CorpusConfig
+from data_prep.storage.arrays import write_array
+from data_prep.text.batches import batches
+from data_prep.text.document import Document
+from data_prep.text.document_files import DocumentWriter
+from data_prep.text.parts import Part, Parts, documents_file
+from data_prep.text.rejects import Rejects
+from data_prep.text.slice_writer import utf8_bytes
+from pipeline.common.progress import BYTES, Advance
+
+
+class Change(Protocol):
+    """What is done to the documents of a part."""
+
+    def __call__(self, batch: list[tuple[int, Document]]) -> None:
+        """Change documents, (row, document) each, in place, and say in `dropped` why one goes; it may be empty."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was done, beside the documents that were dropped."""
+        ...
+
+
+class Rewriting(ABC):
+    """A stage that writes some corpora's parts anew, each document in its row, and what becomes of the documents.
+
+    One that is dropped stands there as it was when it went, with the reason.
+    """
+
+    name: str
+    unit = BYTES
+    fate: int
+    """What becomes of the documents that it drops."""
+
+    def __init__(self, plan: Plan, parts: Parts, fates: Fates, applies: Callable[[CorpusConfig], bool]) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._fates = fates
+        self._rewritten = {corpus.name for corpus in plan.config.corpora if applies(corpus)}
+
+    @abstractmethod
+    def change(self, part: Part) -> Change:
+        """Return what is done to a part's documents."""
+
+    def items(self) -> list[Item]:
+        """The parts that are rewritten."""
+        return [Item(part.name, part.size) for part in self._parts if part.corpus in self._rewritten]
+
+    def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
+        """Write one part."""
+        part = self._parts.named(item.name)
+        change, rejects = self.change(part), Rejects()
+        fates = self._fates.of(part)
+        read = bytes_ = characters = 0
+        written = DocumentWriter(outputs.path(documents_file(self._folder, part.name)))
+        for batch in batches(self._parts.read_documents(part), lambda item: len(item[1].text)):
+            size = sum(utf8_bytes(document.text) for _, document in batch)
+            advance(size)
+            read += size
+            staying = [(row, document) for row, document in batch if fates[row] < EXACT_COPY]
+            change(staying)
+            for row, document in staying:
+                if document.dropped is not None:
+                    fates[row] = self.fate
+                    rejects.add_document(document, document.dropped)
+            for _, document in batch:
+                size = utf8_bytes(document.text)
+                written.add(document, size)
+                characters += len(document.text)
+                bytes_ += size
+        written.close()
+        write_array(outputs.path(self._fates_file(part.name)), fates)
+        stayed = int((fates < EXACT_COPY).sum())
+        return {
+            "corpus": part.corpus,
+            "documents_in": stayed + sum(rejects.counts.values()),
+            "documents_out": stayed,
+            "bytes_in": read,
+            "bytes_out": bytes_,
+            "characters": characters,
+            "dropped": dict(rejects.counts),
+            "examples": rejects.examples,
+            "shown": rejects.shown,
+            **change.facts(),
+        }
+
+    def parts(self, rewritten: list[Facts]) -> Parts:
+        """Return the parts with what the stage wrote in place of what it read."""
+        counts = {facts.item: facts.counts for facts in rewritten}
+        return Parts(
+            self._parts.root,
+            [
+                replace(part, folder=self._folder, bytes=told["bytes_out"], characters=told["characters"])
+                if (told := counts.get(part.name))
+                else part
+                for part in self._parts
+            ],
+        )
+
+    def fates(self, part: Part) -> np.ndarray:
+        """Return the fates of a part that was rewritten or not, uint8."""
+        if part.corpus in self._rewritten:
+            return np.load(self._parts.root / self._fates_file(part.name))
+        return self._fates.of(part)
+
+    @property
+    def _folder(self) -> str:
+        return f"{WORK}/{self.name}"
+
+    def _fates_file(self, name: str) -> str:
+        return f"{self._folder}/{name}.npy"

@@ -1,0 +1,1 @@
+"""Files: arrays on disk, digests of blocks, and those at stores."""

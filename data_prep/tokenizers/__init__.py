@@ -1,0 +1,1 @@
+"""Tokenizers: loaded, held against their files, trained, and compared."""
