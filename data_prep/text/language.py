@@ -7,13 +7,10 @@ arXiv:1612.03651). Of that package the file alone is used: its functions may dow
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
-
-if TYPE_CHECKING:
-    from data_prep.text.fasttext_model import FastTextModel
 
 _SAMPLES = 4
 _SAMPLE = 125
@@ -36,7 +33,7 @@ def language(text: str) -> tuple[str, float]:
 
     Evenly spaced samples are looked at, some 500 characters in all. The code is UNKNOWN, with 0, where nothing is known.
     """
-    found = _model().predict(_sampled(text).lower())
+    found = _predicted(_sampled(text).lower())
     return (UNKNOWN, 0.0) if found == _prior() else found
 
 
@@ -53,18 +50,26 @@ def _sampled(text: str) -> str:
     return " ".join(text[start : start + _SAMPLE] for start in starts)
 
 
+def _predicted(text: str) -> tuple[str, float]:
+    """(the most probable label, its probability) of a text, whose line ends count as blanks: fastText reads one line."""
+    line = text.encode("utf-8", "replace").decode().replace("\n", " ")
+    (label,), (probability,) = _model().predict(line)
+    # In float32 the largest probability may be a little more than 1.
+    return label.removeprefix("__label__"), min(probability, 1.0)
+
+
 @cache
 def _prior() -> tuple[str, float]:
     """What the model says of nothing."""
-    return _model().predict("")
+    return _predicted("")
 
 
 @cache
-def _model() -> "FastTextModel":
+def _model() -> Any:
     """The model, read when it is first needed; raises UserError as `model_file` does."""
-    from data_prep.text.fasttext_model import FastTextModel  # numba, which it needs, takes half a second
+    import fasttext
 
-    return FastTextModel(model_file())
+    return fasttext.load_model(str(model_file()))
 
 
 def model_file() -> Path:
