@@ -47,8 +47,8 @@ def _describe(data: PreparedData, corpus: CorpusEntry, windows: int) -> list[str
     for name, count in corpus.changed.items():
         lines.append(f"  {name + ' changed':<20} {count:,} documents")
     if corpus.removed:
-        told = ", ".join(f"{count:,} {name}" for name, count in corpus.removed.items())
-        lines.append(f"  repeated      {told} removed that other documents hold")
+        amounts = ", ".join(f"{count:,} {name}" for name, count in corpus.removed.items())
+        lines.append(f"  repeated      {amounts} removed that other documents hold")
     if corpus.languages:
         lines.append("  languages     " + ", ".join(f"{name}: {count:,}" for name, count in corpus.languages.most_common(10)))
     for name, count in corpus.contaminated.items():

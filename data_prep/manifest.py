@@ -110,7 +110,7 @@ class Manifest(BaseModel):
     files: dict[str, str]
     """BLAKE2b-128 of every file, by its path (below the folder, or absolute)."""
     digest: str | None = None
-    """Of all that the manifest says besides (`json_digest`); None where an earlier version wrote it."""
+    """Of everything else in the manifest (`json_digest`); None where an earlier version wrote it."""
 
 
 class PreparedData:
@@ -124,8 +124,8 @@ class PreparedData:
             self.manifest = Manifest.model_validate(content)
         except FileNotFoundError:
             begun = (directory / PLAN).exists()
-            told = "the preparation was begun and not finished, start it again" if begun else "prepare the text first"
-            raise UserError(f"{path}: no such file; {told}") from None
+            hint = "the preparation was begun and not finished, start it again" if begun else "prepare the text first"
+            raise UserError(f"{path}: no such file; {hint}") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); put it back, or prepare the text again") from None
         except (ValueError, RecursionError) as error:
@@ -143,8 +143,8 @@ class PreparedData:
         """The tokenizer of the shards; raises UserError where it does not load, or is not the one that made them."""
         path = self.directory / TOKENIZER / JSON
         if self.manifest.format < FORMAT and path.is_file():
-            told = read_json(path, "prepare the text again")
-            saved = [key for key in ("truncation", "padding") if told.get(key)]
+            description = read_json(path, "prepare the text again")
+            saved = [key for key in ("truncation", "padding") if description.get(key)]
             if saved:
                 raise UserError(
                     f"{path}: has {' and '.join(saved)} saved, and the shards were made by a version that cut or padded every "

@@ -76,7 +76,7 @@ class CorpusConfig(StrictModel):
     txt_documents: Literal["blank_line", "file"] = "blank_line"
     """What separates the documents of a .txt file."""
     max_bad_records: NonNegativeInt = 100
-    """Records of one file, or of one piece of a large one, that may be skipped, and counted, before it is refused."""
+    """Records of one file, or of one range of a large one, that may be skipped, and counted, before it is refused."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What to do with a file that is empty, breaks off or has no such column: `skip` counts it and keeps what could be read."""
 

@@ -145,10 +145,10 @@ class Shard:
             raise UserError(f"{self._index}: not an MMIDIDX index")
         _, version, code, self.sequences, starts = _HEADER.unpack(header)
         if version != 1 or code not in _DTYPES:
-            raise UserError(f"{self._index}: version {version} with dtype code {code} is not supported; version 1 would do")
+            raise UserError(f"{self._index}: version {version} with dtype code {code} is not supported; use version 1")
         self.dtype = np.dtype(_DTYPES[code])
         if self.dtype.kind == "f":
-            raise UserError(f"{self._index}: holds {self.dtype} values, no token ids; shards of an integer dtype would do")
+            raise UserError(f"{self._index}: holds {self.dtype} values, no token ids; use shards of an integer dtype")
         self.documents = starts - 1
         self.index_size = _HEADER.size + 12 * self.sequences + 8 * starts
         if (size := os.fstat(file.fileno()).st_size) != self.index_size:

@@ -70,10 +70,10 @@ def check_splits(plan: Plan, cleaned: list[Facts], deduplicated: Deduplicated) -
             dropped = sum((Counter(facts.counts["dropped"]) for facts in [*cleaned, *deduplicated.rewritten]), Counter())
             for part in parts:
                 dropped.update(REASONS[fate] for fate in fates.of(part).tolist() if fate in (EXACT_COPY, NEAR_COPY))
-            told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items()) or "none"
             raise UserError(
                 f"corpora: no document is left for the {split} split, of {parts.documents} that passed cleaning (dropped: "
-                f"{told}); give more text, or see {key}, and what drops documents"
+                f"{reasons}); give more text, or see {key}, and what drops documents"
             )
 
 
@@ -173,7 +173,7 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         entry.documents_read += facts.counts["documents_in"]
         entry.dropped.update(facts.counts["dropped"])
         entry.lengths.update(facts.counts["lengths"])
-        # Of an item that an earlier version finished nothing is told.
+        # An earlier version recorded nothing of an item that it finished.
         for key in ("contaminated", "changed", "languages", "domains"):
             getattr(entry, key).update(facts.counts.get(key, {}))
         for step, reasons in facts.counts.get("dropped_by", {}).items():

@@ -27,7 +27,7 @@ class Choose:
     more of a cluster stay, with those that stayed, or that a document was dropped for, last. Beyond that number two similar
     documents may both stay, never one be dropped that has none; n documents take no more than STAYERS n comparisons.
 
-    Memory: half of `memory_mib` for a piece's signatures, STAYERS more of them, and 56 bytes a document of the piece, which
+    Memory: half of `memory_mib` for a batch's signatures, STAYERS more of them, and 56 bytes a document of the batch, which
     is never less than a whole cluster.
     """
 
@@ -42,19 +42,19 @@ class Choose:
         self._cluster = cluster
 
     def items(self) -> list[Item]:
-        """Pieces of the clusters' members."""
-        return [Item(f"{index:05d}", stop - start) for index, (start, stop) in enumerate(self._cluster.pieces())]
+        """Batches of the clusters' members."""
+        return [Item(f"{index:05d}", stop - start) for index, (start, stop) in enumerate(self._cluster.batches())]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
-        """Write a piece's copies."""
-        begin, end = self._cluster.pieces()[int(item.name)]
+        """Write a batch's copies."""
+        begin, end = self._cluster.batches()[int(item.name)]
         staying, used = np.empty(STAYERS, np.int64), np.empty(STAYERS, np.int64)
         stayers = np.empty((STAYERS, self._permutations), np.uint32)
         count = 0
         found = [np.empty(0, COPY)]
-        # More than one round where a single cluster is larger than a piece should be.
-        for start in range(begin, end, self._cluster.piece):
-            members = self._cluster.members(start, min(start + self._cluster.piece, end))
+        # More than one round where a single cluster is larger than a batch should be.
+        for start in range(begin, end, self._cluster.batch):
+            members = self._cluster.members(start, min(start + self._cluster.batch, end))
             document, starts = np.ascontiguousarray(members["document"]), begins(members["cluster"])
             starts[0] = start == begin
             signatures = self._minhash.signatures(document)

@@ -16,8 +16,8 @@ from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.parts import Parts
 from pipeline.common.progress import Advance
 
-PIECE = 1 << 16
-"""Documents of a piece at most, but for a cluster that is larger: some seconds of work, enough to share out."""
+BATCH = 1 << 16
+"""Documents of a batch at most, but for a cluster that is larger: some seconds of work, enough to share out."""
 MEMBER = np.dtype([("cluster", "<i8"), ("document", "<i8")])
 """A document that has a similar one; clusters are numbered in the order of their smallest document, with gaps."""
 _BLOCK = 1 << 16
@@ -25,9 +25,9 @@ _ITEM = "all"
 
 
 class Cluster:
-    """Finds the connected components of the similar pairs, and cuts them into pieces for the next stage.
+    """Finds the connected components of the similar pairs, and cuts them into batches for the next stage.
 
-    The members of all clusters are sorted by (cluster, document); a piece is a run of whole clusters.
+    The members of all clusters are sorted by (cluster, document); a batch is a run of whole clusters.
 
     One process does it all, in time that is linear in the pairs but for sorting. Memory, whatever `memory_mib`: 48 bytes a
     document that has a similar one, and 40 a pair of the largest range of pairs.
@@ -41,8 +41,8 @@ class Cluster:
         config = plan.config.dedupe
         self._root = parts.root
         self._neighbours = neighbours
-        self.piece = max(1, min(PIECE, (config.memory_mib << 19) // (4 * config.permutations)))
-        """Documents of a piece: half of `memory_mib` holds their signatures."""
+        self.batch = max(1, min(BATCH, (config.memory_mib << 19) // (4 * config.permutations)))
+        """Documents of a batch: half of `memory_mib` holds their signatures."""
 
     def items(self) -> list[Item]:
         """The whole, in one."""
@@ -67,8 +67,8 @@ class Cluster:
         write_array(outputs.path(self._file("cuts")), self._cuts(np.cumsum(sizes)))
         return {"documents_out": len(documents), "clusters": len(sizes), "largest": int(sizes.max(initial=0))}
 
-    def pieces(self) -> list[tuple[int, int]]:
-        """Return where each piece begins and ends among the members."""
+    def batches(self) -> list[tuple[int, int]]:
+        """Return where each batch begins and ends among the members."""
         return list(pairwise(np.load(self._path("cuts")).tolist()))
 
     def members(self, start: int, stop: int) -> np.ndarray:
@@ -96,11 +96,11 @@ class Cluster:
         return parents
 
     def _cuts(self, ends: np.ndarray) -> np.ndarray:
-        """As many clusters together as a piece takes, and one at least; `ends` is where each cluster ends."""
+        """As many clusters together as a batch takes, and one at least; `ends` is where each cluster ends."""
         cuts = [0]
         while len(ends) and cuts[-1] < ends[-1]:
             last = max(
-                np.searchsorted(ends, cuts[-1] + self.piece, side="right") - 1,
+                np.searchsorted(ends, cuts[-1] + self.batch, side="right") - 1,
                 np.searchsorted(ends, cuts[-1], side="right"),
             )
             cuts.append(int(ends[last]))

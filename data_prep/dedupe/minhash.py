@@ -19,8 +19,8 @@ _BLOCK = 1024
 """Signatures that are copied at a time."""
 BYTES_PER_KEY = 8
 BYTES_PER_DOCUMENT = 56
-"""What a document takes while its group is signed, besides its keys: its number, twice (16), and while a band is sorted the
-key again (8), the order (8, and 8 in sorting) and the record (16)."""
+"""What a document takes in addition to its keys while its group is signed: its number, twice (16), and while a band is sorted
+the key again (8), the order (8, and 8 in sorting) and the record (16)."""
 BAND = np.dtype([("key", "<u8"), ("document", "<i8")])
 """The hash of a band's rows, and whose they are."""
 

@@ -22,8 +22,8 @@ SPAN = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("documents", 
 class SpanHashes:
     """Hashes the spans of the parts whose corpus has `dedupe_spans`, of the documents that are no copies.
 
-    A part leaves SPAN records, sorted by hash, one for each different span: one that stands in many documents takes the room of
-    one in every part. In memory are about 100 bytes a span of the part, and nine a character of the longest document.
+    A part leaves SPAN records, sorted by hash, one for each different span: one that stands in many documents takes the space
+    of one in every part. In memory are about 100 bytes a span of the part, and nine a character of the longest document.
     """
 
     name = "spans"

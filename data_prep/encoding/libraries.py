@@ -21,7 +21,7 @@ _STARTING = ["a " * 10_000] * 2
 
 
 class Library(Protocol):
-    """A library, ready to encode by one tokenizer; raises exceptions of its own for a tokenizer that it does not read."""
+    """A library, ready to encode by one tokenizer; raises its own exceptions for a tokenizer that it does not read."""
 
     name: ClassVar[str]
     """As the package index calls it."""
@@ -123,7 +123,7 @@ def left_out(described: dict[str, Any]) -> tuple[str, ...]:
 def load(name: str, described: dict[str, Any]) -> Library:
     """Return a library ready to encode, on one thread, by a tokenizer that is described as `bare` does.
 
-    Raises ImportError where it is not installed, and exceptions of its own.
+    Raises ImportError where it is not installed, and the library's exceptions.
     """
     with _one_thread():
         library = LIBRARIES[name](json.dumps(described, ensure_ascii=False))

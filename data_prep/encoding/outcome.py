@@ -43,11 +43,11 @@ def encoding_of(choice: Choice, parts: Mapping[str, Any]) -> Encoding | None:
     """
     if not parts:
         return None
-    # Of a part that an earlier version finished nothing is told: it had Hugging Face's alone.
-    told = {name: PartEncoding.model_validate(part) for name, part in parts.items() if part is not None}
-    for name, part in told.items():
+    # An earlier version recorded nothing of a part that it finished: it had Hugging Face's alone.
+    known = {name: PartEncoding.model_validate(part) for name, part in parts.items() if part is not None}
+    for name, part in known.items():
         if part.refused:
             refused = {library: f"{reason} (part {name})" for library, reason in part.refused.items()}
             choice = Choice(library=part.library, version=part.version, refused=choice.refused | refused)
             break
-    return Encoding(choice=choice, compared=sum(part.compared for part in told.values()))
+    return Encoding(choice=choice, compared=sum(part.compared for part in known.values()))

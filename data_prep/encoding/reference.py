@@ -53,7 +53,7 @@ class HuggingFace:
 
 
 class SentencePiece:
-    """The sentencepiece library, on a model of its own."""
+    """The sentencepiece library, on a model in its format."""
 
     name = "sentencepiece"
 

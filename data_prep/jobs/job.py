@@ -1,8 +1,9 @@
 """A job: stages over a frozen plan, their items shared among processes, each item whole or absent.
 
 What an item leaves is named after the item, never after a process: any number of processes leaves the same bytes.
-Outputs are written aside, synced and renamed; the item's record, which holds their hashes and its own, comes last. An item
-is done where its record is there and the hashes match, so that a killed job goes on with the items it had not finished.
+Outputs are written under another name, synced and renamed; the item's record, which holds their hashes and its own, comes
+last. An item is done where its record is there and the hashes match, so that a killed job goes on with the items it had not
+finished.
 """
 
 import json
@@ -28,9 +29,9 @@ WORK = "work"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A piece of a stage's work: its name, unique in the stage, and its size, by which processes share the stage.
+    """A unit of a stage's work: its name, unique in the stage, and its size, by which processes share the stage.
 
-    The size is in the stage's unit: progress is told in it too.
+    The size is in the stage's unit: progress is counted in it too.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Outputs:
     def path(self, name: str) -> Path:
         """Return where to write the file that becomes `name` below the job's folder."""
         self._names.append(name)
-        path = self._aside(name)
+        path = self._partial(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -67,11 +68,11 @@ class Outputs:
         """Put every file in its place, on disk; return their hashes by name."""
         digests = {}
         for name in self._names:
-            aside, path = self._aside(name), self._root / name
-            with open(aside, "rb") as file:
+            partial, path = self._partial(name), self._root / name
+            with open(partial, "rb") as file:
                 os.fsync(file.fileno())
-            digests[name] = file_digest(aside)
-            os.replace(aside, path)
+            digests[name] = file_digest(partial)
+            os.replace(partial, path)
         folders = {(self._root / name).parent for name in self._names}
         for folder in folders | {folder.parent for folder in folders}:
             fsync_directory(folder)
@@ -83,9 +84,9 @@ class Outputs:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         # What was committed has its own name by now.
         for name in self._names:
-            self._aside(name).unlink(missing_ok=True)
+            self._partial(name).unlink(missing_ok=True)
 
-    def _aside(self, name: str) -> Path:
+    def _partial(self, name: str) -> Path:
         return self._root / f"{name}.partial"
 
 
@@ -101,7 +102,7 @@ class Stage(Protocol):
         ...
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
-        """Do one item and return its counts; `advance` is told how much of its size is done, in steps."""
+        """Do one item and return its counts; `advance` is called with how much of its size was done."""
         ...
 
 
@@ -126,7 +127,7 @@ class Job:
                 if self._is_done(stage, item):
                     meter.skip(item.size)
                     continue
-                with meter.part(item.size) as advance:
+                with meter.item(item.size) as advance:
                     self._do(stage, item, advance)
             meter.note = f"{len(mine)} of {len(mine)} items{whose}, and the others are waited for" if whose else ""
             self.workers.barrier()
@@ -148,7 +149,7 @@ class Job:
     def _is_done(self, stage: Stage, item: Item) -> bool:
         try:
             record = json.loads(self._record(stage, item).read_bytes())
-            # A record of an earlier version, which has no digest of its own, is done again.
+            # A record of an earlier version, which has no digest, is done again.
             return (
                 record["digest"] == json_digest(record)
                 and record["plan"] == self._plan_digest

@@ -16,9 +16,9 @@ from data_prep.shards import bin_path, idx_path
 from data_prep.storage.stores import Remote, Source, is_url, source_of
 from data_prep.text import python_docs
 from data_prep.text.folders import files_below
-from data_prep.text.pieces import Piece
-from data_prep.text.readers import pieces_of_file
-from data_prep.text.saved_datasets import pieces_of_dataset
+from data_prep.text.input_ranges import InputRange
+from data_prep.text.readers import ranges_of_file
+from data_prep.text.saved_datasets import ranges_of_dataset
 from data_prep.tokenizers.loading import given_tokenizer, tokenizer_digest
 from pipeline.common.errors import UserError
 from pipeline.common.files import text_digest
@@ -30,7 +30,7 @@ Found = TypeVar("Found", Source, Path)
 def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
     """Return the files that paths, URLs, globs and folders name, in a fixed order; raises UserError where one names none.
 
-    A folder stands for all files of text in it and below it, by their paths; what it holds besides is added to `left_out`.
+    A folder stands for all files of text in it and below it, by their paths; what else it holds is added to `left_out`.
     """
     files: dict[Source, None] = {}
     for pattern in patterns:
@@ -69,7 +69,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
         step.check()
     for split in (HELDOUT, TRAIN):
         for corpus in config.corpora:
-            pieces: list[Piece] = []
+            ranges: list[InputRange] = []
             if corpus.shards:
                 prefixes = _named(corpus.shards, corpus.heldout_shards, split, "shards", expand_shards)
                 shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(settled(prefix))) for prefix in prefixes]
@@ -79,17 +79,17 @@ def draft_plan(config: DataPrepConfig) -> Plan:
                 inputs += [_input(path) for path in files]
                 with Meter(f"data: files of {corpus.name} looked at", len(files), "files") as meter:
                     for path in files:
-                        pieces += pieces_of_file(path, corpus, part_bytes)
+                        ranges += ranges_of_file(path, corpus, part_bytes)
                         meter.advance(1)
             if split == TRAIN and corpus.corpus is not None:
-                pieces.append(Piece(path=corpus.corpus, start=0, stop=1, size=python_docs.SIZE))
+                ranges.append(InputRange(path=corpus.corpus, start=0, stop=1, size=python_docs.SIZE))
                 inputs.append(Input(name=corpus.corpus, size=0, digest=text_digest(python_docs.identity())))
             if split == TRAIN and corpus.dataset is not None:
                 with Meter(f"data: {corpus.dataset} opened"):
-                    found, size, digest = pieces_of_dataset(corpus.dataset, corpus, part_bytes)
-                pieces += found
+                    found, size, digest = ranges_of_dataset(corpus.dataset, corpus, part_bytes)
+                ranges += found
                 inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
-            for group in _grouped(pieces, part_bytes):
+            for group in _grouped(ranges, part_bytes):
                 slices.append(Slice(name=f"{len(slices):05d}", corpus=corpus.name, heldout=split == HELDOUT, pieces=group))
     sets = {
         name: [str(path) for path in files_of(patterns, f"decontamination.sets.{name}")]
@@ -145,8 +145,8 @@ def _input(path: Source) -> Input:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        told = os.fsencode(path).decode(errors="backslashreplace")
-        raise UserError(f"{told}: its name is not UTF-8, in which plan and manifest are written; rename it") from None
+        spelled = os.fsencode(path).decode(errors="backslashreplace")
+        raise UserError(f"{spelled}: its name is not UTF-8, in which plan and manifest are written; rename it") from None
     status = path.stat()
     return Input(name=str(path), size=status.st_size, digest="", modified=status.st_mtime_ns)
 
@@ -176,14 +176,14 @@ def expand_shards(patterns: list[str], key: str) -> list[Path]:
     return [index.with_name(index.name.removesuffix(".idx")) for index in indices]
 
 
-def _grouped(pieces: list[Piece], part_bytes: int) -> list[list[Piece]]:
+def _grouped(ranges: list[InputRange], part_bytes: int) -> list[list[InputRange]]:
     """Small neighbours together, up to `part_bytes`."""
-    groups: list[list[Piece]] = []
-    room = 0
-    for piece in pieces:
-        if not groups or piece.size > room:
+    groups: list[list[InputRange]] = []
+    left = 0
+    for input_range in ranges:
+        if not groups or input_range.size > left:
             groups.append([])
-            room = part_bytes
-        groups[-1].append(piece)
-        room -= piece.size
+            left = part_bytes
+        groups[-1].append(input_range)
+        left -= input_range.size
     return groups

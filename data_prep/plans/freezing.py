@@ -35,17 +35,17 @@ def freeze(draft: Plan, digests: Iterable[str]) -> Plan:
     hashes = iter(digests)
     inputs = [item.model_copy(update={"digest": item.digest or next(hashes), "modified": 0}) for item in draft.inputs]
     # A tokenizer counts by its files' hashes, not by where it lies.
-    told = draft.config.model_dump(exclude={"output_dir": True, "work_dir": True, "tokenizer": {"path"}})
+    settings = draft.config.model_dump(exclude={"output_dir": True, "work_dir": True, "tokenizer": {"path"}})
     # What is not asked for counts for nothing, as before there were such keys.
     for key in ("decontamination", "cleaned_text"):
-        if told[key] is None:
-            del told[key]
-    for corpus in told["corpora"]:
+        if settings[key] is None:
+            del settings[key]
+    for corpus in settings["corpora"]:
         for key in ("where", "columns", "steps", "dedupe_spans"):
             if not corpus[key]:
                 del corpus[key]
-    slices = [(piece.corpus, piece.heldout, [(p.start, p.stop) for p in piece.pieces]) for piece in draft.slices]
-    depends = [draft.format, told, draft.tokenizer, [item.identity for item in inputs], slices]
+    slices = [(each.corpus, each.heldout, [(run.start, run.stop) for run in each.pieces]) for each in draft.slices]
+    depends = [draft.format, settings, draft.tokenizer, [item.identity for item in inputs], slices]
     if draft.libraries:
         depends.append(draft.libraries)
     return draft.model_copy(update={"inputs": inputs, "digest": text_digest(json.dumps(depends, sort_keys=True))})

@@ -14,7 +14,7 @@ from pipeline.common.files import json_digest, write_json
 from pipeline.common.progress import Advance, Meter
 
 _WRITTEN = "written"
-"""The key of the digest of all that a plan's file says besides; an earlier version's has none."""
+"""The key of the digest of everything else in a plan's file; an earlier version's has none."""
 
 
 def write_plan(path: Path, plan: Plan) -> None:
@@ -88,7 +88,7 @@ def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[
         for item in inputs:
             if not is_url(item.name) and Path(item.name).is_file():
                 found[item.name] = Path(item.name).stat().st_mtime_ns
-            with meter.part(item.size) as advance:
+            with meter.item(item.size) as advance:
                 if not is_same(item, modified.get(item.name), advance):
                     raise UserError(
                         f"{item.name}: is not what it was when {root} was begun; put the file back, name another output_dir, "

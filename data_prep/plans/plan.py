@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 
 from data_prep.settings import CorpusConfig, DataPrepConfig
 from data_prep.storage.stores import is_url
-from data_prep.text.pieces import Piece
+from data_prep.text.input_ranges import InputRange
 from pipeline.common.config import StrictModel
 
 
@@ -35,17 +35,17 @@ class GivenShard(BaseModel):
 
 
 class Slice(BaseModel):
-    """What one process reads at a time: neighbouring pieces of one corpus's inputs."""
+    """What one process reads at a time: neighbouring ranges of one corpus's inputs."""
 
     name: str
     corpus: str
     heldout: bool
-    pieces: list[Piece]
+    pieces: list[InputRange]
 
     @property
     def size(self) -> int:
         """About how many bytes of text there are."""
-        return sum(piece.size for piece in self.pieces)
+        return sum(input_range.size for input_range in self.pieces)
 
 
 class Plan(StrictModel):

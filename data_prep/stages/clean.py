@@ -12,7 +12,7 @@ from data_prep.steps.sequence import Sequence, is_short
 from data_prep.storage.stores import is_url, source_of
 from data_prep.text.document_files import DocumentWriter
 from data_prep.text.parts import FOLDER, Part
-from data_prep.text.readers import read_piece
+from data_prep.text.readers import read_range
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
 from data_prep.text.slice_writer import SliceWriter, utf8_bytes
 from data_prep.text.values import as_json
@@ -35,7 +35,7 @@ class Clean:
         self._plan = plan
         self._modified = modified
         self._slices = {item.name: item for item in plan.slices}
-        read = {piece.path for part_slice in plan.slices for piece in part_slice.pieces}
+        read = {input_range.path for part_slice in plan.slices for input_range in part_slice.pieces}
         files = [item for item in files_among(plan) if not is_url(item.name)]
         self._files = {item.name: item for item in files}
         self._of_all = [item.name for item in files if item.name not in read]
@@ -45,7 +45,7 @@ class Clean:
 
     def items(self) -> list[Item]:
         """The plan's slices."""
-        return [Item(piece.name, piece.size) for piece in self._plan.slices]
+        return [Item(each.name, each.size) for each in self._plan.slices]
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Write a slice's parts."""
@@ -62,8 +62,8 @@ class Clean:
         )
         read = 0
         seen: set[str] = set()
-        for piece in part_slice.pieces:
-            for document in read_piece(piece, corpus, rejects, advance):
+        for input_range in part_slice.pieces:
+            for document in read_range(input_range, corpus, rejects, advance):
                 read += utf8_bytes(document.text)
                 seen.update(document.columns)
                 document.dropped = document.dropped or sequence(document)
@@ -97,8 +97,8 @@ class Clean:
         }
 
     def _check_unchanged(self, part_slice: Slice) -> None:
-        """Raise UserError where a file here has changed since it was hashed; of a store's file its piece's reader finds out."""
-        for name in dict.fromkeys([*(piece.path for piece in part_slice.pieces), *self._of_all]):
+        """Raise UserError where a file here has changed since it was hashed; of a store's file its range's reader finds out."""
+        for name in dict.fromkeys([*(input_range.path for input_range in part_slice.pieces), *self._of_all]):
             if name in self._files and not is_same(self._files[name], self._modified.get(name)):
                 raise UserError(f"{name}: has changed since it was hashed; leave it as it is, and start the same command again")
 

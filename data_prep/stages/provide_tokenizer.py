@@ -49,11 +49,11 @@ class ProvideTokenizer:
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:
         """Copy or train."""
-        # Below the job's folder: the disk that has room is the one that was named.
+        # Below the job's folder: the disk with enough space is the one that was named.
         work = self._parts.root / WORK / self.name
         work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=work) as aside:
-            folder = Path(aside)
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            folder = Path(name)
             directory = self._config.directory
             remarks: tuple[str, ...] = ()
             if directory is None:

@@ -92,7 +92,7 @@ def _begin(root: Path, target: Remote) -> None:
 def _check_uploaded(root: Path, target: Remote, uploaded: dict[str, str]) -> None:
     there = target.fingerprints()
     # A listing may say less of a file than the file itself.
-    others = [name for name, told in uploaded.items() if there.get(name) != told and target.below_it(name).draft()[2] != told]
+    others = [name for name, mine in uploaded.items() if there.get(name) != mine and target.below_it(name).draft()[2] != mine]
     if target.below_it(PLAN).content() != (root / PLAN).read_bytes():
         others = [PLAN, *others]
     if others:
@@ -172,7 +172,7 @@ def _fetch(source: Remote, directory: Path, text: bytes, files: dict[str, str]) 
     with Meter(f"data: {source} fetched", sum(sizes.get(name, 0) for name in files)) as meter:
         for name, digest in files.items():
             path = directory / name
-            with meter.part(sizes.get(name, 0)) as advance:
+            with meter.item(sizes.get(name, 0)) as advance:
                 if not path.is_file() or file_digest(path) != digest:
                     _download(source.below_it(name), path, digest, advance)
     write_atomically(manifest, text.decode())
@@ -186,12 +186,12 @@ def _size_in(fingerprint: str) -> int:
 
 def _download(file: Remote, path: Path, digest: str, advance: Advance) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    with raw_file(file, advance, file.size) as source, open(aside, "wb") as target:
+    partial = path.with_name(path.name + ".partial")
+    with raw_file(file, advance, file.size) as source, open(partial, "wb") as target:
         shutil.copyfileobj(source, target, _CHUNK)
         target.flush()
         os.fsync(target.fileno())
-    if file_digest(aside) != digest:
-        aside.unlink()
+    if file_digest(partial) != digest:
+        partial.unlink()
         raise UserError(f"{file}: is not what was published, by its hash in {MANIFEST}; publish the folder again")
-    os.replace(aside, path)
+    os.replace(partial, path)

@@ -103,8 +103,8 @@ class Rewriting(ABC):
         return Parts(
             self._parts.root,
             [
-                replace(part, folder=self._folder, bytes=told["bytes_out"], characters=told["characters"])
-                if (told := counts.get(part.name))
+                replace(part, folder=self._folder, bytes=found["bytes_out"], characters=found["characters"])
+                if (found := counts.get(part.name))
                 else part
                 for part in self._parts
             ],

@@ -193,13 +193,13 @@ class Tokenize:
         paths: dict[str, Path],
     ) -> None:
         read, cleaned = self._slices[part.slice]
-        told = {
+        content = {
             "plan": self._plan.digest,
             "tokenizer": self._tokenizer.digest,
             "slice": {
                 "inputs": [
-                    {**piece.model_dump(include={"path", "start", "stop"}), "digest": self._digests[piece.path]}
-                    for piece in read.pieces
+                    {**input_range.model_dump(include={"path", "start", "stop"}), "digest": self._digests[input_range.path]}
+                    for input_range in read.pieces
                 ],
                 "documents_in": cleaned.counts["documents_in"],
                 "dropped": cleaned.counts["dropped"],
@@ -212,4 +212,4 @@ class Tokenize:
             "splits": splits,
             "files": {name: file_digest(file) for name, file in paths.items()},
         }
-        write_json(path, told)
+        write_json(path, content)

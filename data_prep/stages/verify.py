@@ -61,7 +61,7 @@ def damaged(data: PreparedData) -> list[str]:
             except OSError as error:
                 lines.append(f"{path}: cannot be read ({error.strerror})")
     if not lines:
-        # An earlier version's manifest has no digest of its own: what it counts is held against the shards.
+        # An earlier version's manifest has no digest: what it counts is held against the shards.
         try:
             for corpus in data.corpora:
                 for split in corpus.splits:

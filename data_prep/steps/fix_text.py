@@ -69,5 +69,5 @@ class FixText(Step):
     def _config(self) -> Any:
         from ftfy import TextFixerConfig
 
-        # Without `explain`, ftfy leaves the options below `fix_encoding` aside.
+        # Without `explain`, ftfy ignores the options below `fix_encoding`.
         return TextFixerConfig(explain=True, **self.model_dump())

@@ -89,7 +89,7 @@ class GopherQuality(Step):
 
 
 def _kind(word: str) -> tuple[bool, bool]:
-    # A long word is seldom seen twice, and remembered it would take room.
+    # A long word is seldom seen twice, and would only fill the cache.
     return _remembered_kind(word) if len(word) <= LONGEST_REMEMBERED else _remembered_kind.__wrapped__(word)
 
 

@@ -30,12 +30,12 @@ class Language(Step):
         return (PACKAGE,)
 
     def check(self) -> None:
-        """Raise UserError for a language that cannot be told, and where the model is not there."""
+        """Raise UserError for a language that the model does not know, and where the model is not there."""
         model_file()
         for code in self.keep:
             if code not in known_languages():
                 known = " ".join(known_languages())
-                raise UserError(f"step language: {code!r} is not among those that can be told: {known}")
+                raise UserError(f"step language: {code!r} is not among those that the model knows: {known}")
 
     def __call__(self, document: Document) -> str | None:
         """Return OTHER_LANGUAGE or UNCERTAIN_LANGUAGE."""

@@ -70,7 +70,7 @@ class UserStep(Step):
             raise UserError(f"steps: {self.path}: its check() fails ({_told(error)})") from None
 
     def anew(self) -> "UserStep":
-        """Return the step with an object of its own: what a class counts must not depend on what a process did before."""
+        """Return the step with a new object: what a class counts must not depend on what a process did before."""
         return UserStep(path=self.path, options=self.options)
 
     def entry(self) -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ class UserStep(Step):
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # the class's own code runs
-            raise UserError(f"steps: {self.path}: fails at {where} ({_told(error)}); mend the class") from error
+            raise UserError(f"steps: {self.path}: fails at {where} ({_told(error)}); correct the class") from error
         if not isinstance(document.text, str):
             raise self._refused(where, f"leaves {document.text!r} as the text", "it is a string")
         if not isinstance(document.columns, dict):

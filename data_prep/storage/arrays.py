@@ -16,7 +16,7 @@ def write_blocks(path: Path, dtype: np.dtype, row: tuple[int, ...], blocks: Iter
             file.write(np.ascontiguousarray(block, dtype=dtype).data)
             count += len(block)
         file.seek(0)
-        _write_header(file, dtype, (count, *row))  # as long as before: numpy leaves room for the first axis to grow
+        _write_header(file, dtype, (count, *row))  # as long as before: numpy pads for the first axis to grow
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:

@@ -22,14 +22,14 @@ _READ = 1 << 20
 def write_block_digests(data: Path, digests: Path) -> None:
     """Write BLAKE2b-128 of each block of `data`, one behind the other: a 4096th of its size."""
     with open(data, "rb") as file, open(digests, "wb") as out:
-        for piece in pieces(file):
-            out.write(b"".join(map(_digest, _split(piece))))
+        for chunk in chunks(file):
+            out.write(b"".join(map(_digest, _split(chunk))))
 
 
-def pieces(file: BinaryIO) -> Iterator[bytes]:
+def chunks(file: BinaryIO) -> Iterator[bytes]:
     """Yield what is left of a file, a mebibyte at a time."""
-    while piece := file.read(_READ):
-        yield piece
+    while chunk := file.read(_READ):
+        yield chunk
 
 
 @contextmanager
@@ -76,9 +76,9 @@ class Blocks:
                 file.seek(number * BLOCK)
                 self._compare(number, file.read(BLOCK), digests)
 
-    def compare_piece(self, begin: int, piece: bytes, digests: Digests) -> None:
+    def compare_chunk(self, begin: int, chunk: bytes, digests: Digests) -> None:
         """Compare bytes of the file from `begin` on, a multiple of BLOCK; raises UserError as `compare` does."""
-        for number, block in enumerate(_split(piece), begin // BLOCK):
+        for number, block in enumerate(_split(chunk), begin // BLOCK):
             self._compare(number, block, digests)
 
     def _compare(self, number: int, block: bytes | memoryview, digests: Digests) -> None:
@@ -97,9 +97,9 @@ class Blocks:
             )
 
 
-def _split(piece: bytes) -> Iterator[memoryview]:
-    view = memoryview(piece)
-    return (view[begin : begin + BLOCK] for begin in range(0, len(piece), BLOCK))
+def _split(chunk: bytes) -> Iterator[memoryview]:
+    view = memoryview(chunk)
+    return (view[begin : begin + BLOCK] for begin in range(0, len(chunk), BLOCK))
 
 
 def _digest(block: bytes | memoryview) -> bytes:

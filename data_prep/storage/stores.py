@@ -245,7 +245,7 @@ def size_of(source: Source) -> int:
 
 
 def raw_file(source: Source, advance: Advance, ahead: int = 0) -> io.RawIOBase:
-    """Open a file; `advance` is told what is read of it.
+    """Open a file; `advance` is called with the bytes that are read of it.
 
     Of a store's, what lies before `ahead` is asked for in large blocks.
     """
@@ -271,9 +271,9 @@ def patiently(url: str, ask: Callable[[], Value], done: str = "read") -> Value:
         except UserError:
             raise
         except Exception as error:  # the libraries of the stores have errors of their own
-            told = _final(error)
-            if told is not None:
-                raise UserError(f"{url}: {told}") from None
+            reason = _final(error)
+            if reason is not None:
+                raise UserError(f"{url}: {reason}") from None
             if pause is None:
                 raise UnreachableError(
                     f"{url}: cannot be {done}, tried {len(_PAUSES) + 1} times ({_spelled(error)}); start the same command "
@@ -291,8 +291,8 @@ def _final(error: Exception) -> str | None:
     if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         return "no credentials for this store; set them as its library reads them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
     if status in (401, 403) or isinstance(error, PermissionError):
-        told = f"status {status}" if status else _spelled(error)
-        return f"the store does not give it ({told}); check the credentials and what they permit"
+        reason = f"status {status}" if status else _spelled(error)
+        return f"the store does not give it ({reason}); check the credentials and what they permit"
     if "FileExpired" in kinds:
         return "has changed while it was read; put it back, or remove output_dir to begin anew"
     # fsspec says of a web server that cannot be reached that it has no such file, and why is the cause.

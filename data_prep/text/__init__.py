@@ -1,1 +1,1 @@
-"""From inputs to parts: bounded pieces of cleaned documents."""
+"""From inputs to parts: bounded runs of cleaned documents."""

@@ -24,7 +24,7 @@ class DocumentWriter:
     def __init__(self, path: Path) -> None:
         self._waiting: list[tuple[str, str, str | None, str | None]] = []
         self._waiting_bytes = 0
-        # Texts are unique and never looked up by value: a dictionary and statistics would only take room.
+        # Texts are unique and never looked up by value: a dictionary and statistics would only take space.
         self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False)
 
     def add(self, document: Document, size: int) -> None:

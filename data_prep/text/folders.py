@@ -22,8 +22,8 @@ def files_below(folder: Source, key: str) -> tuple[Sequence[Source], str | None]
     )
     left_out = ", ".join(f"{len(paths)} {what} (the first: {min(paths)})" for what, paths in sorted(others.items()))
     if not files:
-        told = f"; it holds {left_out}" if left_out else ""
-        raise UserError(f"{folder}: no file of text is in this folder or below it{told}; {key} reads {KNOWN}")
+        holds = f"; it holds {left_out}" if left_out else ""
+        raise UserError(f"{folder}: no file of text is in this folder or below it{holds}; {key} reads {KNOWN}")
     return files, f"{folder}: left out are {left_out}" if left_out else None
 
 

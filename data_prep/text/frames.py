@@ -22,7 +22,7 @@ _BZ2_LOOK = 4 << 20
 
 
 def cuts(read: ReadAt, size: int, compression: str, step: int, *, walks: bool) -> list[int]:
-    """Return the places at which a file is cut into pieces of up to `step` bytes, or of one frame where that is longer.
+    """Return the places at which a file is cut into ranges of up to `step` bytes, or of one frame where that is longer.
 
     The first is 0, and the only one where the file has a single frame, or frames that cannot be found. With `walks` false
     only what is found in few reads counts, for stores at which each is a request.
@@ -65,7 +65,7 @@ def _zst_end(read: ReadAt, *, walks: bool) -> Callable[[int], int | None]:
     def end_of(place: int) -> int | None:
         head = read(place, 18)
         if head.startswith(_PZSTD) and len(head) >= 16:
-            # With the frame whose length it tells, so that a piece begins with it.
+            # With the frame whose length it tells, so that a range begins with it.
             end = place + 12 + struct.unpack_from("<I", head, 8)[0]
             if struct.unpack_from("<I", head, 12)[0] == _ZST and _is_zst(read(end, 4)):
                 return end
@@ -95,8 +95,8 @@ def _zst_blocks(read: ReadAt, place: int, head: bytes) -> int | None:
         block = read(place, 3)
         if len(block) < 3:
             return None
-        told = int.from_bytes(block, "little")
-        last, kind, length = told & 1, told >> 1 & 3, told >> 3
+        header = int.from_bytes(block, "little")
+        last, kind, length = header & 1, header >> 1 & 3, header >> 3
         place += 3 + (1 if kind == 1 else length)  # kind 1 repeats one byte
     return place + 4 * (about >> 2 & 1)
 

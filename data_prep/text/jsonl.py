@@ -9,8 +9,8 @@ import orjson
 
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
-from data_prep.text.lines import opened, piece_lines, read_at_most, read_line
-from data_prep.text.pieces import Piece
+from data_prep.text.input_ranges import InputRange
+from data_prep.text.lines import opened, range_lines, read_at_most, read_line
 from data_prep.text.rejects import BadRecords, DamagedError
 from data_prep.text.values import NoTextError, NotJsonError, as_json, as_text, field_of
 from pipeline.common.progress import Advance
@@ -23,11 +23,11 @@ _LARGEST_WHOLE = 128 << 20
 """Bytes of a file that is one array or object: parsed, it takes several times as many."""
 
 
-def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    """Yield the texts of the lines that begin in the piece."""
-    behind = f" behind byte {piece.start}" if piece.start else ""
+def read_jsonl(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    """Yield the texts of the lines that begin in the range."""
+    behind = f" behind byte {input_range.start}" if input_range.start else ""
     names = corpus.read_columns
-    for number, line in enumerate(piece_lines(piece, _longest(corpus), advance), start=1):
+    for number, line in enumerate(range_lines(input_range, _longest(corpus), advance), start=1):
         where = f"line {number}{behind}"
         if line is None:
             bad.add_long(where)
@@ -42,7 +42,7 @@ def read_jsonl(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
             bad.add(where, f"not JSON ({error})")
             continue
         del line  # a document may be long
-        yield from _document(record, piece, where, corpus.text_field, names, bad)
+        yield from _document(record, input_range, where, corpus.text_field, names, bad)
 
 
 def is_whole(path: str, corpus: CorpusConfig) -> bool:
@@ -58,9 +58,9 @@ def is_whole(path: str, corpus: CorpusConfig) -> bool:
     return line == b"{" or (line.startswith(b"{") and line.endswith((b",", b"[", b"{", b":")) and not _parses(line))
 
 
-def read_whole(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+def read_whole(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
     """Yield the texts of a file that `is_whole`; raises DamagedError where it is too large to be parsed at once."""
-    with opened(piece.path, advance) as file:
+    with opened(input_range.path, advance) as file:
         content = read_at_most(file, _LARGEST_WHOLE).removeprefix(codecs.BOM_UTF8)
     if len(content) > _LARGEST_WHOLE:
         values = ".[]" if content.lstrip().startswith(b"[") else "."
@@ -76,21 +76,23 @@ def read_whole(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Adv
     names = corpus.read_columns
     del content, value
     for number, record in enumerate(records, start=1):
-        yield from _document(record, piece, f"record {number}", corpus.text_field, names, bad)
+        yield from _document(record, input_range, f"record {number}", corpus.text_field, names, bad)
 
 
 def _longest(corpus: CorpusConfig) -> int:
     return corpus.max_characters * _JSON_BYTES + _OTHER_FIELDS
 
 
-def _document(record: Any, piece: Piece, where: str, text_field: str, names: list[str], bad: BadRecords) -> Iterator[Document]:
+def _document(
+    record: Any, input_range: InputRange, where: str, text_field: str, names: list[str], bad: BadRecords
+) -> Iterator[Document]:
     """The record's text and named columns, where it has a text; else it is counted as bad."""
     text = field_of(record, text_field)
     # One that no record has is missed at the end: it may be misspelled.
     found = {name: value for name in names if (value := field_of(record, name, _ABSENT)) is not _ABSENT}
     del record
     try:
-        yield Document(as_text(text), f"{piece.path}: {where}", as_json(found))
+        yield Document(as_text(text), f"{input_range.path}: {where}", as_json(found))
     except NotJsonError as error:
         bad.add(where, f"{error} in `columns` or `where`")
     except NoTextError as error:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Protocol
 import zstandard
 
 from data_prep.storage.stores import raw_file, source_of
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.kinds import kind_of
-from data_prep.text.pieces import Piece
 from data_prep.text.rejects import DamagedError
 from pipeline.common.progress import Advance
 
@@ -22,46 +22,46 @@ COMPRESSION_RATIO = 4
 _COMPRESSED_CHUNK = 1 << 14
 """Compressed bytes taken at a time; small, for what zstandard makes of them has no limit."""
 _CHUNK = 1 << 20
-"""Bytes that come of them at a time, where a library can be told."""
+"""Bytes that come of them at a time, where a library takes a limit."""
 _ZST_WINDOW = 1 << 31
 """The farthest that a frame may look back: `zstd --long=31`, as in Reddit's dumps. A frame's header says how far its own
 does, 8 MiB at most at the usual levels; so much is allocated, and only what the text fills becomes memory in use."""
 _BUFFER = 1 << 18
 
 
-class PieceText:
-    """The text in which a piece lies, decompressed: of the whole file, or from the frame on at which the piece begins.
+class RangeText:
+    """The text in which a range lies, decompressed: of the whole file, or from the frame on at which the range begins.
 
-    Of plain text what begins in the piece is the piece's. Of frames, what begins behind the first line end in it, up to what
-    begins behind the first line end in the next piece: nothing before the piece need be decompressed.
+    Of plain text what begins in the range is the range's. Of frames, what begins behind the first line end in it, up to what
+    begins behind the first line end in the next range: nothing before the range need be decompressed.
     """
 
-    def __init__(self, piece: Piece, advance: Advance, *, ahead: bool = True) -> None:
-        source = source_of(piece.path)
+    def __init__(self, input_range: InputRange, advance: Advance, *, ahead: bool = True) -> None:
+        source = source_of(input_range.path)
         compression = kind_of(source).compression
-        self._piece = piece
+        self._input_range = input_range
         self.framed = compression is not None
-        """Whether what stands before the piece cannot be read."""
+        """Whether what stands before the range cannot be read."""
         if compression is None:
-            self.file: BinaryIO = io.BufferedReader(raw_file(source, advance, piece.stop * ahead), _BUFFER)
+            self.file: BinaryIO = io.BufferedReader(raw_file(source, advance, input_range.stop * ahead), _BUFFER)
         else:
-            raw = raw_file(source, _bounded(advance, piece.size), piece.stop * ahead)
-            raw.seek(piece.start)
-            self._frames = _Frames(io.BufferedReader(raw), compression, piece)
+            raw = raw_file(source, _bounded(advance, input_range.size), input_range.stop * ahead)
+            raw.seek(input_range.start)
+            self._frames = _Frames(io.BufferedReader(raw), compression, input_range)
             self.file = io.BufferedReader(self._frames, _BUFFER)
 
     @property
     def stop(self) -> int:
-        """The place in the text from which on no line is the piece's, as far as is known."""
-        return self._frames.stop if self.framed else self._piece.stop
+        """The place in the text from which on no line is the range's, as far as is known."""
+        return self._frames.stop if self.framed else self._input_range.stop
 
     def first_line(self) -> int:
-        """Go to the first line that begins in the piece, or behind it; return where that is."""
-        if not self._piece.start:
+        """Go to the first line that begins in the range, or behind it; return where that is."""
+        if not self._input_range.start:
             return 0
         place = 0
         if not self.framed:
-            place = self._piece.start - 1
+            place = self._input_range.start - 1
             self.file.seek(place)
         while place < self.stop and (rest := self.file.readline(_BUFFER)):
             place += len(rest)
@@ -69,16 +69,16 @@ class PieceText:
                 break
         return place
 
-    def __enter__(self) -> "PieceText":
+    def __enter__(self) -> "RangeText":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
 
-def piece_lines(piece: Piece, longest: int, advance: Advance) -> Iterator[bytes | None]:
-    """Yield the lines that are the piece's, None for those of more than `longest` bytes."""
-    with PieceText(piece, advance) as text:
+def range_lines(input_range: InputRange, longest: int, advance: Advance) -> Iterator[bytes | None]:
+    """Yield the lines that are the range's, None for those of more than `longest` bytes."""
+    with RangeText(input_range, advance) as text:
         place = text.first_line()
         while place < text.stop:
             line, length = read_line(text.file, longest)
@@ -89,21 +89,21 @@ def piece_lines(piece: Piece, longest: int, advance: Advance) -> Iterator[bytes 
 
 
 def opened(path: str, advance: Advance, *, ahead: bool = True) -> BinaryIO:
-    """Return a whole file's content, uncompressed; `advance` is told about how many bytes of text were read.
+    """Return a whole file's content, uncompressed; `advance` is called with about how many bytes of text were read.
 
     With `ahead` false no more is asked of a store than is read.
     """
-    return PieceText(Piece(path=path, start=0, stop=sys.maxsize, size=sys.maxsize), advance, ahead=ahead).file
+    return RangeText(InputRange(path=path, start=0, stop=sys.maxsize, size=sys.maxsize), advance, ahead=ahead).file
 
 
 def _bounded(advance: Advance, most: int) -> Advance:
-    """Tell of compressed bytes as text, up to the piece's size: what is read behind it is another's."""
-    told = 0
+    """Tell of compressed bytes as text, up to the range's size: what is read behind it is another's."""
+    counted = 0
 
     def tell(count: int) -> None:
-        nonlocal told
-        text = min(count * COMPRESSION_RATIO, most - told)
-        told += text
+        nonlocal counted
+        text = min(count * COMPRESSION_RATIO, most - counted)
+        counted += text
         advance(text)
 
     return tell
@@ -125,7 +125,7 @@ def read_line(file: BinaryIO, longest: int) -> tuple[bytes | None, int]:
 def read_at_most(file: BinaryIO, most: int) -> bytearray:
     """Return the file's content, or where it is longer than `most` bytes somewhat more than these."""
     content = bytearray()
-    # In steps: a read of so many bytes would first make room for them.
+    # In steps: a read of so many bytes would first allocate memory for them.
     while len(content) <= most and (chunk := file.read(_BUFFER)):
         content += chunk
     return content
@@ -136,12 +136,12 @@ _PADDED = (".gz", ".xz")
 
 
 class _Frames(io.RawIOBase):
-    """The text of the frames from a piece's first one on to the end of the file."""
+    """The text of the frames from a range's first one on to the end of the file."""
 
-    def __init__(self, file: BinaryIO, compression: str, piece: Piece) -> None:
+    def __init__(self, file: BinaryIO, compression: str, input_range: InputRange) -> None:
         self.stop = sys.maxsize
-        """Behind the first byte of the frame at which the next piece begins, once that is come to."""
-        self._text = self._decompressed(file, _STREAMS[compression], piece, padded=compression in _PADDED)
+        """Behind the first byte of the frame at which the next range begins, once that is come to."""
+        self._text = self._decompressed(file, _STREAMS[compression], input_range, padded=compression in _PADDED)
         self._file = file
         self._rest = memoryview(b"")
 
@@ -165,20 +165,24 @@ class _Frames(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def _decompressed(self, file: BinaryIO, begun: Callable[[], "_Stream"], piece: Piece, *, padded: bool) -> Iterator[bytes]:
+    def _decompressed(
+        self, file: BinaryIO, begun: Callable[[], "_Stream"], input_range: InputRange, *, padded: bool
+    ) -> Iterator[bytes]:
         # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
         # the file: only the streams tell.
         stream = begun()
-        place, length = piece.start, 0
+        place, length = input_range.start, 0
         while chunk := file.read(_COMPRESSED_CHUNK):
             place += len(chunk)
             while chunk:
                 if stream.eof:
                     if padded and not (chunk := chunk.lstrip(b"\0")):
                         break
-                    if self.stop == sys.maxsize and (begins := place - len(chunk)) >= piece.stop:
-                        if begins > piece.stop:
-                            raise DamagedError(f"no frame begins at byte {piece.stop}, where one began when the plan was made")
+                    if self.stop == sys.maxsize and (begins := place - len(chunk)) >= input_range.stop:
+                        if begins > input_range.stop:
+                            raise DamagedError(
+                                f"no frame begins at byte {input_range.stop}, where one began when the plan was made"
+                            )
                         self.stop = length + 1
                     stream = begun()
                 text = stream.decompress(chunk, _CHUNK)
@@ -209,7 +213,7 @@ class _Stream(Protocol):
 
 
 class _ZstFrame:
-    """zstandard's, which cannot be told how much it may return."""
+    """zstandard's, which takes no limit of what it returns."""
 
     needs_input = True
 

@@ -10,7 +10,7 @@ from data_prep.settings import CorpusConfig
 from data_prep.storage.stores import Remote, Source, raw_file, source_of
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
-from data_prep.text.pieces import Piece
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.rejects import BadRecords, DamagedError, is_the_systems
 from pipeline.common.progress import Advance
 
@@ -20,29 +20,29 @@ _REMOTE_BUFFER = 4 << 20
 """Of a store's file, where each is a request."""
 
 
-def pieces_of_parquet(path: Source, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
-    """Return the pieces in which a file is read: row groups, together up to `piece_bytes`.
+def ranges_of_parquet(path: Source, corpus: CorpusConfig, range_bytes: int) -> list[InputRange]:
+    """Return the ranges in which a file is read: row groups, together up to `range_bytes`.
 
     Raises DamagedError where there are no such columns (`find_columns`).
     """
     file, _ = _opened(path, corpus)
     with file:
-        pieces: list[Piece] = []
+        ranges: list[InputRange] = []
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).total_byte_size
-            if pieces and pieces[-1].size + size <= piece_bytes:
-                pieces[-1].stop, pieces[-1].size = group + 1, pieces[-1].size + size
+            if ranges and ranges[-1].size + size <= range_bytes:
+                ranges[-1].stop, ranges[-1].size = group + 1, ranges[-1].size + size
             else:
-                pieces.append(Piece(path=str(path), start=group, stop=group + 1, size=size))
-        return pieces
+                ranges.append(InputRange(path=str(path), start=group, stop=group + 1, size=size))
+        return ranges
 
 
-def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    """Yield the documents of the piece's row groups."""
-    file, columns = _opened(source_of(piece.path), corpus)
+def read_parquet(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    """Yield the documents of the range's row groups."""
+    file, columns = _opened(source_of(input_range.path), corpus)
     with file:
-        groups = range(piece.start, piece.stop)
-        row = sum(file.metadata.row_group(group).num_rows for group in range(piece.start))
+        groups = range(input_range.start, input_range.stop)
+        row = sum(file.metadata.row_group(group).num_rows for group in range(input_range.start))
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
         names = list(dict.fromkeys(column.whole for column in columns.all))
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
@@ -50,10 +50,10 @@ def read_parquet(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: A
                 where = f"row {row}"
                 row += 1
                 if isinstance(text, str):
-                    yield Document(text, f"{piece.path}: {where}", values)
+                    yield Document(text, f"{input_range.path}: {where}", values)
                 else:
                     bad.add(where, str(text))
-            advance(piece.size * batch.num_rows // rows)
+            advance(input_range.size * batch.num_rows // rows)
 
 
 def _opened(path: Source, corpus: CorpusConfig) -> tuple[pyarrow.parquet.ParquetFile, Columns]:

@@ -14,11 +14,11 @@ from data_prep.storage.stores import Remote, Source, raw_file, size_of, source_o
 from data_prep.text.condition import Condition, ConditionError
 from data_prep.text.document import Document
 from data_prep.text.frames import cuts
+from data_prep.text.input_ranges import InputRange, byte_ranges
 from data_prep.text.jsonl import is_whole, read_jsonl, read_whole
 from data_prep.text.kinds import Kind, check_content, kind_of
 from data_prep.text.lines import COMPRESSION_RATIO
-from data_prep.text.parquet import pieces_of_parquet, read_parquet
-from data_prep.text.pieces import Piece, byte_ranges
+from data_prep.text.parquet import ranges_of_parquet, read_parquet
 from data_prep.text.python_docs import read_python_docs
 from data_prep.text.rejects import BAD_FILE, WHERE, BadRecords, DamagedError, Rejects, is_the_systems
 from data_prep.text.saved_datasets import read_dataset
@@ -39,8 +39,8 @@ _DAMAGE = (
 """What the readers raise for a damaged file; pyarrow and bz2 have plain OSErrors too."""
 
 
-def pieces_of_file(path: Source, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
-    """Return the pieces in which a file is read.
+def ranges_of_file(path: Source, corpus: CorpusConfig, range_bytes: int) -> list[InputRange]:
+    """Return the ranges in which a file is read.
 
     Raises UserError for an unknown type, and, where bad files are refused, for an empty or unreadable file.
     """
@@ -48,13 +48,13 @@ def pieces_of_file(path: Source, corpus: CorpusConfig, piece_bytes: int) -> list
     if kind.format == "txt" and corpus.read_columns:
         raise UserError(f"{path}: plain text has no {corpus.read_columns[0]!r}; leave `columns` and `where` out of this corpus")
     if isinstance(path, Path):
-        return _pieces(path, path.stat().st_size, kind, corpus, piece_bytes)
+        return _ranges(path, path.stat().st_size, kind, corpus, range_bytes)
     size, _, fingerprint = path.draft()
-    pieces = _pieces(path, size, kind, corpus, piece_bytes)
-    return [piece.model_copy(update={"fingerprint": fingerprint}) for piece in pieces]
+    ranges = _ranges(path, size, kind, corpus, range_bytes)
+    return [input_range.model_copy(update={"fingerprint": fingerprint}) for input_range in ranges]
 
 
-def _pieces(path: Source, size: int, kind: Kind, corpus: CorpusConfig, piece_bytes: int) -> list[Piece]:
+def _ranges(path: Source, size: int, kind: Kind, corpus: CorpusConfig, range_bytes: int) -> list[InputRange]:
     try:
         if size == 0:
             raise DamagedError("the file is empty")
@@ -63,19 +63,19 @@ def _pieces(path: Source, size: int, kind: Kind, corpus: CorpusConfig, piece_byt
         if kind.format == "parquet":
             if not ranges:
                 raise UserError(f"{path}: the server gives no parts of a file, and parquet is read by parts; download it")
-            return pieces_of_parquet(path, corpus, piece_bytes)
+            return ranges_of_parquet(path, corpus, range_bytes)
         if kind.compression is not None:
-            cut = ranges and size * COMPRESSION_RATIO > piece_bytes and not _is_whole(path, kind, corpus)
-            starts = _cuts(path, size, kind.compression, piece_bytes // COMPRESSION_RATIO) if cut else [0]
+            cut = ranges and size * COMPRESSION_RATIO > range_bytes and not _is_whole(path, kind, corpus)
+            starts = _cuts(path, size, kind.compression, range_bytes // COMPRESSION_RATIO) if cut else [0]
             return [
-                Piece(path=str(path), start=start, stop=stop, size=(stop - start) * COMPRESSION_RATIO)
+                InputRange(path=str(path), start=start, stop=stop, size=(stop - start) * COMPRESSION_RATIO)
                 for start, stop in zip(starts, [*starts[1:], size], strict=True)
             ]
-        return byte_ranges(str(path), size, piece_bytes if ranges and not _is_whole(path, kind, corpus) else size)
+        return byte_ranges(str(path), size, range_bytes if ranges and not _is_whole(path, kind, corpus) else size)
     except DamagedError as error:
         if corpus.bad_files == "refuse":
             raise _refusal(path, error) from None
-        return [Piece(path=str(path), start=0, stop=0, size=0)]
+        return [InputRange(path=str(path), start=0, stop=0, size=0)]
 
 
 def _is_whole(path: Source, kind: Kind, corpus: CorpusConfig) -> bool:
@@ -85,7 +85,7 @@ def _is_whole(path: Source, kind: Kind, corpus: CorpusConfig) -> bool:
     except _DAMAGE as error:
         if is_the_systems(error):
             raise
-        # Told when it is read.
+        # Refused when it is read.
         return True
 
 
@@ -102,42 +102,44 @@ def _cuts(path: Source, size: int, compression: str, step: int) -> list[int]:
         return cuts(read, size, compression, step, walks=isinstance(path, Path))
 
 
-def read_piece(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance = lambda _: None) -> Iterator[Document]:
-    """Yield a piece's documents in order; what is skipped is counted in `rejects`, `advance` told what is read of its size.
+def read_range(
+    input_range: InputRange, corpus: CorpusConfig, rejects: Rejects, advance: Advance = lambda _: None
+) -> Iterator[Document]:
+    """Yield a range's documents in order; `rejects` counts what is skipped, `advance` is called with what is read of its size.
 
     Memory is bounded by `max_characters`; parquet's, instead, by 128 rows and a page of the column, for its library
     gives no part of a row. Raises UserError, naming file and record, where a file is gone, is bad and bad files are
     refused, or has too many bad records; the system's errors as they come, whatever `bad_files` says.
     """
-    source = source_of(piece.path)
+    source = source_of(input_range.path)
     try:
         if isinstance(source, Remote):
-            source.check(piece.fingerprint)
-        yield from _read(piece, corpus, rejects, advance)
+            source.check(input_range.fingerprint)
+        yield from _read(input_range, corpus, rejects, advance)
         if isinstance(source, Remote):
             # What was read is known to be of one file only now.
-            source.check(piece.fingerprint)
+            source.check(input_range.fingerprint)
     except FileNotFoundError:
-        raise UserError(f"{piece.path}: no such file any more; put it back") from None
+        raise UserError(f"{input_range.path}: no such file any more; put it back") from None
     except _DAMAGE as error:
         if is_the_systems(error):
             raise
-        told = str(error) if isinstance(error, DamagedError) else f"the file is damaged ({' '.join(str(error).split())})"
+        reason = str(error) if isinstance(error, DamagedError) else f"the file is damaged ({' '.join(str(error).split())})"
         if corpus.bad_files == "refuse":
-            raise _refusal(piece.path, told) from None
-        rejects.add(BAD_FILE, f"{piece.path}: {told}")
+            raise _refusal(input_range.path, reason) from None
+        rejects.add(BAD_FILE, f"{input_range.path}: {reason}")
 
 
-def _refusal(path: Source | str, told: object) -> UserError:
-    return UserError(f"{path}: {told}; mend it, or set bad_files: skip")
+def _refusal(path: Source | str, reason: object) -> UserError:
+    return UserError(f"{path}: {reason}; correct it, or set bad_files: skip")
 
 
-def _read(piece: Piece, corpus: CorpusConfig, rejects: Rejects, advance: Advance) -> Iterator[Document]:
-    if piece.path == corpus.corpus:
-        return (Document(text, piece.path) for text in read_python_docs(rejects.counts, advance))
-    bad = BadRecords(piece.path, corpus.max_bad_records, rejects)
-    reader = read_dataset if piece.path == corpus.dataset else _of_file
-    documents = reader(piece, corpus, bad, advance)
+def _read(input_range: InputRange, corpus: CorpusConfig, rejects: Rejects, advance: Advance) -> Iterator[Document]:
+    if input_range.path == corpus.corpus:
+        return (Document(text, input_range.path) for text in read_python_docs(rejects.counts, advance))
+    bad = BadRecords(input_range.path, corpus.max_bad_records, rejects)
+    reader = read_dataset if input_range.path == corpus.dataset else _of_file
+    documents = reader(input_range, corpus, bad, advance)
     return documents if corpus.where is None else _judged(Condition(corpus.where), documents, bad)
 
 
@@ -153,15 +155,15 @@ def _judged(condition: Condition, documents: Iterator[Document], bad: BadRecords
         yield document
 
 
-def _of_file(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    path = source_of(piece.path)
+def _of_file(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    path = source_of(input_range.path)
     if size_of(path) == 0:
         raise DamagedError("the file is empty")
     kind = kind_of(path)
     format: str = kind.format
-    if piece.start == 0:
+    if input_range.start == 0:
         check_content(path, kind)
-        if format == "json" and is_whole(piece.path, corpus):
+        if format == "json" and is_whole(input_range.path, corpus):
             format = "whole"
     readers = {"txt": read_txt, "jsonl": read_jsonl, "json": read_jsonl, "whole": read_whole, "parquet": read_parquet}
-    return readers[format](piece, corpus, bad, advance)
+    return readers[format](input_range, corpus, bad, advance)

@@ -48,7 +48,7 @@ class Rejects:
 
 
 class BadRecords:
-    """Counts the records of one piece that are skipped, up to a limit."""
+    """Counts the records of one range that are skipped, up to a limit."""
 
     def __init__(self, path: str, most: int, rejects: Rejects) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class BadRecords:
         self._count += 1
         if self._count > self._most:
             before = f", and {self._most} records before it were skipped" if self._most else ""
-            raise UserError(f"{self.path}: {where}: {reason}{before}; mend the file, or set text_field or max_bad_records")
+            raise UserError(f"{self.path}: {where}: {reason}{before}; correct the file, or set text_field or max_bad_records")
         self._rejects.add(BAD_RECORD, f"{self.path}: {where}: {reason}")
 
     def add_long(self, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from data_prep.settings import CorpusConfig
 from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
-from data_prep.text.pieces import Piece
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.rejects import BadRecords, DamagedError
 from pipeline.common.errors import UserError
 from pipeline.common.progress import Advance
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 128
 
 
-def pieces_of_dataset(name: str, corpus: CorpusConfig, piece_bytes: int) -> tuple[list[Piece], int, str]:
-    """Return (pieces, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
+def ranges_of_dataset(name: str, corpus: CorpusConfig, range_bytes: int) -> tuple[list[InputRange], int, str]:
+    """Return (ranges, bytes, fingerprint) of a corpus's dataset; raises UserError where it does not load."""
     dataset, columns = _loaded(name, corpus)
     size, rows, fingerprint = dataset.select_columns([columns.text.top]).data.nbytes, len(dataset), dataset._fingerprint
-    step = max(1, rows * piece_bytes // max(size, 1))
-    pieces = [
-        Piece(
+    step = max(1, rows * range_bytes // max(size, 1))
+    ranges = [
+        InputRange(
             path=name,
             start=begin,
             stop=min(begin + step, rows),
@@ -34,26 +34,26 @@ def pieces_of_dataset(name: str, corpus: CorpusConfig, piece_bytes: int) -> tupl
         )
         for begin in range(0, rows, step)
     ]
-    return pieces, size, fingerprint
+    return ranges, size, fingerprint
 
 
-def read_dataset(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    """Yield the texts of the piece's rows; raises UserError where the dataset is not the planned one."""
-    dataset, columns = _planned(piece.path, corpus.model_dump_json(), piece.fingerprint)
-    row = piece.start
-    for table in dataset.select(range(piece.start, piece.stop)).iter(_BATCH_ROWS):
+def read_dataset(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    """Yield the texts of the range's rows; raises UserError where the dataset is not the planned one."""
+    dataset, columns = _planned(input_range.path, corpus.model_dump_json(), input_range.fingerprint)
+    row = input_range.start
+    for table in dataset.select(range(input_range.start, input_range.stop)).iter(_BATCH_ROWS):
         for text, values in columns.documents(table):
             if isinstance(text, str):
-                yield Document(text, f"{piece.path}: row {row}", values)
+                yield Document(text, f"{input_range.path}: row {row}", values)
             else:
                 bad.add(f"row {row}", str(text))
             row += 1
-        advance(piece.size * table.num_rows // (piece.stop - piece.start))
+        advance(input_range.size * table.num_rows // (input_range.stop - input_range.start))
 
 
 @lru_cache(maxsize=4)
 def _planned(name: str, corpus_json: str, fingerprint: str | None) -> tuple["Dataset", Columns]:
-    """The dataset's columns as arrow's tables, opened once for all pieces: one of the hub asks the network each time."""
+    """The dataset's columns as arrow's tables, opened once for all ranges: one of the hub asks the network each time."""
     corpus = CorpusConfig.model_validate_json(corpus_json)
     dataset, columns = _loaded(name, corpus)
     if dataset._fingerprint != fingerprint:

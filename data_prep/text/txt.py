@@ -1,12 +1,12 @@
-"""Plain text: documents parted by blank lines, or a file that is one."""
+"""Plain text: documents separated by blank lines, or a file that is one."""
 
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from data_prep.settings import CorpusConfig
 from data_prep.text.document import Document
-from data_prep.text.lines import PieceText, opened, read_at_most, read_line
-from data_prep.text.pieces import Piece
+from data_prep.text.input_ranges import InputRange
+from data_prep.text.lines import RangeText, opened, read_at_most, read_line
 from data_prep.text.rejects import BadRecords
 from pipeline.common.progress import Advance
 
@@ -15,34 +15,34 @@ _UTF8_BYTES = 4
 _LOOK_BACK = 4096
 
 
-def read_txt(piece: Piece, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
-    """Yield the documents that begin in the piece."""
+def read_txt(input_range: InputRange, corpus: CorpusConfig, bad: BadRecords, advance: Advance) -> Iterator[Document]:
+    """Yield the documents that begin in the range."""
     longest = corpus.max_characters * _UTF8_BYTES
     divided = _paragraphs if corpus.txt_documents == "blank_line" else _whole
-    for where, content in divided(piece, longest, advance):
+    for where, content in divided(input_range, longest, advance):
         if content is None:
             bad.add_long(where)
             continue
         try:
-            yield Document(content.decode(), f"{piece.path}: {where}")
+            yield Document(content.decode(), f"{input_range.path}: {where}")
         except UnicodeDecodeError as error:
             bad.add(where, f"not UTF-8 ({error.reason} at its byte {error.start})")
 
 
-def _whole(piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
+def _whole(input_range: InputRange, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
     """A file as one document: (where, content, None where it is longer)."""
-    with opened(piece.path, advance) as file:
+    with opened(input_range.path, advance) as file:
         content = read_at_most(file, longest)
     yield "the file", content if len(content) <= longest else None
 
 
-def _paragraphs(piece: Piece, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
-    """The documents, separated by blank lines, that begin in the piece: (where, content, None where it is longer).
+def _paragraphs(input_range: InputRange, longest: int, advance: Advance) -> Iterator[tuple[str, bytearray | None]]:
+    """The documents, separated by blank lines, that begin in the range: (where, content, None where it is longer).
 
-    Of frames, what begins behind the first blank line that is the piece's: whether the line before it is blank is not known.
+    Of frames, what begins behind the first blank line that is the range's: whether the line before it is blank is not known.
     """
-    behind = f" of the text behind byte {piece.start}" if piece.start else ""
-    with PieceText(piece, advance) as text:
+    behind = f" of the text behind byte {input_range.start}" if input_range.start else ""
+    with RangeText(input_range, advance) as text:
         place = text.first_line()
         behind_blank = not place or (not text.framed and _behind_blank_line(text.file, place))
         if not behind_blank:
@@ -83,8 +83,8 @@ def _behind_blank_line(file: BinaryIO, place: int) -> bool:
     return blank
 
 
-def _skip_paragraph(text: PieceText, place: int, longest: int) -> tuple[int, bool]:
-    """Read on behind the next blank line, but not far behind the piece; return where that is, and whether there was one."""
+def _skip_paragraph(text: RangeText, place: int, longest: int) -> tuple[int, bool]:
+    """Read on behind the next blank line, but not far behind the range; return where that is, and whether there was one."""
     blank = False
     while place < text.stop and not blank:
         line, length = read_line(text.file, longest)

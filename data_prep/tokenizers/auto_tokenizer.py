@@ -13,14 +13,14 @@ from pipeline.common.errors import UserError
 END = "<|endoftext|>"
 
 
-def read_told(directory: Path) -> dict[str, Any]:
-    """Return what tokenizer_config.json says, nothing where it is absent; raises UserError where it is no JSON."""
+def read_tokenizer_config(directory: Path) -> dict[str, Any]:
+    """Return the keys of tokenizer_config.json, none where it is absent; raises UserError where it is no JSON."""
     path = directory / CONFIG
     return read_json(path, "copy the tokenizer again") if path.is_file() else {}
 
 
 def open_auto_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Return what AutoTokenizer makes of a directory; no code of its own is run, and nothing is looked for elsewhere.
+    """Return what AutoTokenizer makes of a directory; no code in it is run, and nothing is looked for elsewhere.
 
     Where no file says what it is, a vocabulary that can be one family's alone does. Raises UserError where it does not load
     or has no fast backend, and where its class makes up a vocabulary because the files are missing.
@@ -30,8 +30,8 @@ def open_auto_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
-        told = " ".join(str(error).split())[:200]
-        raise UserError(f"{directory}: the tokenizer does not load ({told}); put it there as tokenizer.json") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: the tokenizer does not load ({reason}); put it there as tokenizer.json") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"{directory}: {type(tokenizer).__name__} has no fast backend in transformers; put the tokenizer there as "
@@ -58,8 +58,8 @@ def _check_vocabulary(directory: Path, tokenizer: PreTrainedTokenizerBase) -> No
 def _type(directory: Path) -> dict[str, str]:
     """AutoTokenizer's `tokenizer_type` where no file says what the tokenizer is, and its vocabulary does."""
     config = directory / MODEL_CONFIG
-    told = (read_json(config, "copy the model again") if config.is_file() else {}) | read_told(directory)
-    if any(told.get(key) for key in ("model_type", "tokenizer_class", "auto_map")) or (directory / JSON).is_file():
+    keys = (read_json(config, "copy the model again") if config.is_file() else {}) | read_tokenizer_config(directory)
+    if any(keys.get(key) for key in ("model_type", "tokenizer_class", "auto_map")) or (directory / JSON).is_file():
         return {}
     if (directory / "vocab.txt").is_file():
         return {"tokenizer_type": "bert"}

@@ -1,4 +1,4 @@
-"""Which files of a directory are a tokenizer's: whatever transformers' AutoTokenizer reads, config.json aside."""
+"""Which files of a directory are a tokenizer's: what transformers' AutoTokenizer reads, without config.json."""
 
 import shutil
 from collections.abc import Iterable

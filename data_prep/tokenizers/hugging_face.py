@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.tokenizers.auto_tokenizer import END, open_auto_tokenizer, read_told
+from data_prep.tokenizers.auto_tokenizer import END, open_auto_tokenizer, read_tokenizer_config
 from data_prep.tokenizers.files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizers.meanings import Meanings, hugging_face_meanings
 from data_prep.tokenizers.probes import PROBES, differing, spelled
@@ -108,15 +108,15 @@ class HuggingFaceTokenizer:
             # What is spelled may be made of unknown pieces.
             if (number != unknown or number == self.eos_id) and any(number in numbers for numbers in read):
                 raise UserError(
-                    f"{self.directory}: makes the special token {token!r} of a text that spells it, even where it is told to "
+                    f"{self.directory}: makes the special token {token!r} of a text that spells it, even where it is to "
                     "read it as text; set tokenizer.split_special_tokens: false to have every such token read so"
                 )
 
     def _check_case(self) -> None:
         """Raise UserError where a cased vocabulary is lower-cased because nothing says otherwise."""
         normalizer = self._backend.normalizer
-        told = "do_lower_case" in read_told(self.directory) or (self.directory / JSON).is_file()
-        if told or not getattr(normalizer, "lowercase", False):
+        given = "do_lower_case" in read_tokenizer_config(self.directory) or (self.directory / JSON).is_file()
+        if given or not getattr(normalizer, "lowercase", False):
             return
         pieces = self._backend.get_vocab(with_added_tokens=False).keys() - set(self.special_tokens)
         cased = sum(any("A" <= letter <= "Z" for letter in piece) for piece in pieces)
@@ -141,24 +141,24 @@ class HuggingFaceTokenizer:
         differs = differing(texts, theirs, ids)
         if differs is None:
             return
-        told = f"{self.directory}: transformers' {self.kind} gives other ids than {name} by itself ({differs})"
+        wrong = f"{self.directory}: transformers' {self.kind} gives other ids than {name} by itself ({differs})"
         more = self.encode_batch([f" {text}" for text in texts])
         less = self.encode_batch([text.removeprefix(" ") for text in texts])
         if all(own in others for own, others in zip(theirs, zip(ids, more, less, strict=True), strict=True)):
-            self.remarks = (f"{told}; they differ in the blank in front of a text, and {self.kind}'s are taken",)
+            self.remarks = (f"{wrong}; they differ in the blank in front of a text, and {self.kind}'s are taken",)
             return
         if name == SENTENCEPIECE:
             raise UserError(
-                f"{told}; name the right tokenizer_class in {CONFIG} (LlamaTokenizer, for instance), or name a directory that "
+                f"{wrong}; name the right tokenizer_class in {CONFIG} (LlamaTokenizer, for instance), or name a directory that "
                 "has tokenizer.model alone, to have it read by sentencepiece"
             )
         if self.kind == _QWEN2:
             raise UserError(
-                f"{told}; transformers builds this class beside every qwen2 model: take a published Qwen2 tokenizer, or train "
+                f"{wrong}; transformers builds this class beside every qwen2 model: take a published Qwen2 tokenizer, or train "
                 "one of its form (tokenizer: {algorithm: byte_level_bpe, family: qwen2})"
             )
         raise UserError(
-            f"{told}; name tokenizer_class: {_VERBATIM} in {CONFIG} to have tokenizer.json read as it is, or save the "
+            f"{wrong}; name tokenizer_class: {_VERBATIM} in {CONFIG} to have tokenizer.json read as it is, or save the "
             "tokenizer anew with the version that wrote it"
         )
 
@@ -213,17 +213,17 @@ class HuggingFaceTokenizer:
         That is what the directory has, the class that was loaded in tokenizer_config.json, and tokenizer.json.
         """
         copy_files(self.files, self.directory, folder)
-        told = given = read_told(self.directory)
+        keys = given = read_tokenizer_config(self.directory)
         if not (folder / JSON).exists():
             # Not by `save`: it tells of a full disk by a bare Exception.
             (folder / JSON).write_text(self.description(), encoding="utf-8")
             # A sentencepiece model names its own.
             names = {f"{name}_token": getattr(self.hugging_face, f"{name}_token") for name in _NAMES}
-            told = {key: token for key, token in names.items() if token} | told
-        if _stem(told.get("tokenizer_class")) != _stem(self.kind):
-            told = told | {"tokenizer_class": self.kind}
-        if told != given:
-            write_json(folder / CONFIG, told)
+            keys = {key: token for key, token in names.items() if token} | keys
+        if _stem(keys.get("tokenizer_class")) != _stem(self.kind):
+            keys = keys | {"tokenizer_class": self.kind}
+        if keys != given:
+            write_json(folder / CONFIG, keys)
 
 
 def _stem(kind: str | None) -> str | None:

@@ -122,25 +122,25 @@ def given_tokenizer(directory: Path, split_special_tokens: bool) -> Tokenizer:
     path = directory / MODEL_CONFIG
     if not path.is_file():
         return tokenizer
-    told = read_json(path, "copy the model again").get("eos_token_id")
+    named = read_json(path, "copy the model again").get("eos_token_id")
     # A class's default that is no id of the vocabulary (GPT-2's 50256) names nothing.
-    ends = [end for end in _listed(told) if isinstance(end, int) and 0 <= end < tokenizer.vocab_size]
+    ends = [end for end in _listed(named) if isinstance(end, int) and 0 <= end < tokenizer.vocab_size]
     generation = directory / _GENERATION_CONFIG
     if ends and generation.is_file():
         # Chat models end a turn otherwise than a text, and list both there.
         ends += _listed(read_json(generation, "copy the model again").get("eos_token_id"))
     if ends and tokenizer.eos_id not in ends:
         raise UserError(
-            f"{path}: eos_token_id is {told}, and the tokenizer there ends a text with {tokenizer.token(tokenizer.eos_id)!r}, "
+            f"{path}: eos_token_id is {named}, and the tokenizer there ends a text with {tokenizer.token(tokenizer.eos_id)!r}, "
             f"{tokenizer.eos_id}; copy the directory, and make the two agree there, so that documents "
             "end as the model knows it"
         )
     return tokenizer
 
 
-def _listed(told: Any) -> list[Any]:
+def _listed(named: Any) -> list[Any]:
     """What a key says that may hold one value or a list."""
-    return told if isinstance(told, list) else [told]
+    return named if isinstance(named, list) else [named]
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:

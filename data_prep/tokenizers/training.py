@@ -159,7 +159,7 @@ def _sentencepiece_bpe_as_json(path: Path) -> Tokenizer:
 
 
 def _byte_level_bpe(texts: Iterable[str], vocab_size: int, special: dict[str, str], *, qwen: bool) -> Tokenizer:
-    """GPT-2's: bytes for an alphabet, words parted by its expression, or Qwen's by its own."""
+    """GPT-2's: bytes for an alphabet, words split by its expression, or by Qwen's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if qwen:
@@ -215,14 +215,14 @@ def _untrained_wordpiece(special: dict[str, str], vocabulary: dict[str, int] | N
 
 
 def _save(tokenizer: Tokenizer, special: dict[str, str], folder: Path, kind: str = "PreTrainedTokenizerFast") -> None:
-    told = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **special}
+    config = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **special}
     if special is _BERT:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
         )
-        told["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     # Not by `save`: it tells of a full disk by a bare Exception.
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

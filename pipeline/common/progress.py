@@ -23,7 +23,7 @@ BYTES = "B"
 """The unit of amounts that are bytes."""
 
 Advance = Callable[[int], object]
-"""Told how much of an operation was done since it was told last."""
+"""Called with how much of an operation was done since the last call."""
 
 
 class Meter:
@@ -35,7 +35,7 @@ class Meter:
     def __init__(self, name: str, total: int = 0, unit: str = BYTES, *, shown: bool | None = None) -> None:
         """`total` is in `unit`, 0 where it is not known. By default the first process alone shows it."""
         self.note = ""
-        """What else is to be said of where the operation is."""
+        """What else a line says of how far the operation is."""
         self._name, self._total, self._unit = name, total, unit
         self._done = self._skipped = 0
         self._shown = is_first_process() if shown is None else shown
@@ -56,8 +56,8 @@ class Meter:
         self.advance(amount)
 
     @contextmanager
-    def part(self, size: int) -> Iterator[Advance]:
-        """Yield what a part of the operation counts by: never more than its `size`, and all of it behind the block."""
+    def item(self, size: int) -> Iterator[Advance]:
+        """Yield what an item of the operation counts by: never more than its `size`, and all of it behind the block."""
         left = size
 
         def advance(amount: int) -> None:

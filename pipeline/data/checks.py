@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep.jobs.workers import share
 from data_prep.manifest import MANIFEST, SHARDS, TOKENIZER, TRAIN, UNIGRAMS, CorpusEntry, PreparedData
 from data_prep.shards import bin_path, idx_path
-from data_prep.storage.block_digests import Blocks, pieces, readable
+from data_prep.storage.block_digests import Blocks, chunks, readable
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
 
@@ -72,13 +72,13 @@ class CheckedFile:
         digest, begin = hashlib.blake2b(digest_size=16), 0
         blocks = None if self.blocks is None else (self.blocks, self.blocks.read_digests())
         with readable(self.path), open(self.path, "rb") as file:
-            for piece in pieces(file):
+            for chunk in chunks(file):
                 if blocks is None:
-                    digest.update(piece)
+                    digest.update(chunk)
                 else:
-                    blocks[0].compare_piece(begin, piece, blocks[1])
-                begin += len(piece)
-                after_piece(len(piece))
+                    blocks[0].compare_chunk(begin, chunk, blocks[1])
+                begin += len(chunk)
+                after_piece(len(chunk))
         if begin != self.size if blocks is not None else digest.hexdigest() != self.digest:
             raise UserError(f"{self.path}: its bytes are not those that were prepared; {_PUT_BACK}")
 

@@ -255,12 +255,12 @@ def _from_hub(task: str, known: _Published) -> list[str]:
 def _own_text(path: Path) -> Corpus:
     if find_kind(path) not in (None, Kind("txt", None)):
         # Imports pyarrow, which no task's name needs.
-        from data_prep.text.readers import pieces_of_file, read_piece
+        from data_prep.text.readers import ranges_of_file, read_range
 
         # However long a record is, it is scored.
         config = CorpusConfig(files=[str(path)], max_bad_records=0, max_characters=sys.maxsize >> 8, txt_documents="file")
-        pieces = pieces_of_file(path, config, path.stat().st_size + 1)
-        texts = [document.text for piece in pieces for document in read_piece(piece, config, Rejects())]
+        ranges = ranges_of_file(path, config, path.stat().st_size + 1)
+        texts = [document.text for each in ranges for document in read_range(each, config, Rejects())]
     else:
         texts = [_read_text(path)]
     examples = [Document(text, len(text.split()), len(text.encode())) for text in texts if text.strip()]

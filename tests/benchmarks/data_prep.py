@@ -41,7 +41,7 @@ from data_prep.stages.provide_tokenizer import ProvideTokenizer
 from data_prep.stages.tokenize import Tokenize
 from data_prep.text.clean import clean
 from data_prep.text.parts import Parts
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest
@@ -54,7 +54,7 @@ STAGES = Path(__file__).parent / "theirs" / "datatrove_stages.py"
 CHARACTERS = 3300
 """Of a document: a web page's."""
 _READ = 2**26
-"""Bytes of a file that are read as one piece."""
+"""Bytes of a file that are read as one range."""
 _MOST_SECONDS = 3600
 COPIED = 20
 """Every so manieth document is another's copy but for a word."""
@@ -86,7 +86,7 @@ def documents(megabytes: float, files: list[str]) -> list[str]:
     Pieces of what the files hold, made up where none are named. Raises UserError where they hold less.
     """
     taken, size = [], 0
-    for text in _pieces(files) if files else _made_up():
+    for text in _ranges(files) if files else _made_up():
         if size >= megabytes * 1e6:
             break
         # Not of the one right before it, which would be in the same file.
@@ -98,11 +98,11 @@ def documents(megabytes: float, files: list[str]) -> list[str]:
     return taken
 
 
-def _pieces(files: list[str]) -> Iterator[str]:
+def _ranges(files: list[str]) -> Iterator[str]:
     corpus = CorpusConfig(files=files)
     for path in expand(files, "--text", []):
-        for piece in pieces_of_file(path, corpus, _READ):
-            for document in read_piece(piece, corpus, Rejects()):
+        for input_range in ranges_of_file(path, corpus, _READ):
+            for document in read_range(input_range, corpus, Rejects()):
                 text = document.text
                 yield from (text[start : start + CHARACTERS] for start in range(0, len(text) - CHARACTERS, CHARACTERS))
 

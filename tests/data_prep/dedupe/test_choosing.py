@@ -27,7 +27,7 @@ def _members(root: Path) -> np.ndarray:
 
 
 def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PIECE", 5)
+    monkeypatch.setattr(cluster, "BATCH", 5)
     corpora = [Corpus("a", "near", [*plant(300).texts, *_windows(12), *plant(200, 1).texts])]
     alone, together = (Prepared(tmp_path / name, corpora, per_part=40) for name in ("alone", "together"))
     alone.deduplicate()
@@ -40,15 +40,15 @@ def test_pieces_are_cut_between_clusters_and_shared_out(tmp_path: Path, monkeypa
     assert np.array_equal(members, members[np.lexsort((members["document"], members["cluster"]))])
     large = np.flatnonzero(np.diff(cuts) > 5)
     assert len(cuts) > 6
-    # Only a cluster is a piece above the limit: that of the windows.
+    # Only a cluster is a batch above the limit: that of the windows.
     assert np.diff(cuts)[large].tolist() == [12]
     assert len(set(members["cluster"][cuts[large[0]] : cuts[large[0] + 1]].tolist())) == 1
 
 
-@pytest.mark.parametrize(("memory_mib", "piece"), [(1, 1024), (8, 8192), (1024, cluster.PIECE)])
-def test_a_pieces_signatures_take_half_of_the_memory_at_most(tmp_path: Path, memory_mib: int, piece: int) -> None:
+@pytest.mark.parametrize(("memory_mib", "batch"), [(1, 1024), (8, 8192), (1024, cluster.BATCH)])
+def test_a_batchs_signatures_take_half_of_the_memory_at_most(tmp_path: Path, memory_mib: int, batch: int) -> None:
     prepared = Prepared(tmp_path, [Corpus("a", "near", ["one"])], memory_mib=memory_mib)
-    assert Cluster(prepared.plan, prepared.parts, SimpleNamespace()).piece == piece
+    assert Cluster(prepared.plan, prepared.parts, SimpleNamespace()).batch == batch
 
 
 def test_without_similar_documents_there_is_no_piece(tmp_path: Path) -> None:

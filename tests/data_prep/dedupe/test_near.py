@@ -196,7 +196,7 @@ def test_clusters_larger_than_a_batch_are_chosen_from_as_if_whole(
     corpora = [Corpus("a", "near", [*plant(100, 3).texts, *sliding, *_chain()])]
     whole = Prepared(tmp_path / "whole", corpora)
     fates = whole.deduplicate()
-    monkeypatch.setattr(cluster, "PIECE", batch)
+    monkeypatch.setattr(cluster, "BATCH", batch)
     cut = Prepared(tmp_path / "cut", corpora)
     others = cut.deduplicate()
     assert [fates.kept_for(document) for document in range(133)] == [others.kept_for(document) for document in range(133)]
@@ -211,7 +211,7 @@ def test_documents_of_different_clusters_are_not_compared(tmp_path: Path, monkey
     words = writer.words(400)
     texts = [prose(words), prose(writer.edited(words, 0.005))]
     assert 0.8 < _estimated(*texts) < 1
-    monkeypatch.setattr(cluster, "PIECE", batch)
+    monkeypatch.setattr(cluster, "BATCH", batch)
     prepared = Prepared(tmp_path, [Corpus("a", "near", texts + [f"{text} !" for text in texts])], bands=1)
     assert prepared.fates(prepared.deduplicate()) == [KEPT_TRAIN, KEPT_TRAIN, NEAR_COPY, NEAR_COPY]
 

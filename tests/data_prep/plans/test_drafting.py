@@ -100,7 +100,7 @@ def test_held_out_files_are_left_out_of_the_folder_that_is_trained_on(folder):
     (folder / "notes.md").touch()
     corpus = CorpusConfig(files=[str(folder)], heldout_files=[str(folder / "deep")])
     drafted = draft_plan(DataPrepConfig(output_dir="-", corpora=[corpus], tokenizer=TokenizerConfig(vocab_size=300)))
-    read = {part.heldout: [Path(piece.path).name for piece in part.pieces] for part in drafted.slices}
+    read = {part.heldout: [Path(input_range.path).name for input_range in part.pieces] for part in drafted.slices}
     assert read == {True: ["c.txt"], False: ["1.txt", "[1].txt", "a.txt", "b.txt"]}
     assert drafted.left_out == [f"{folder}: left out are 1 .md files (the first: notes.md)"]
 
@@ -131,7 +131,7 @@ def test_heldout_slices_come_first_over_all_corpora_and_are_named_in_order(folde
         ("00002", "a", False),
         ("00003", "b", False),
     ]
-    assert [[piece.path[-5:] for piece in part.pieces] for part in drafted.slices] == [
+    assert [[input_range.path[-5:] for input_range in part.pieces] for part in drafted.slices] == [
         ["a.txt"], ["b.txt"], ["1.txt", "b.txt"], ["1.txt", "a.txt"],
     ]  # fmt: skip
 

@@ -204,5 +204,5 @@ def test_a_column_that_no_record_has_is_refused_by_name(tmp_path, keys):
 def test_a_column_that_is_nested_too_deeply_is_a_bad_record(tmp_path):
     deep = "[" * 900 + "]" * 900
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {json.dumps(text)}, "id": {deep}}}\n' for text in made_up_texts(3)))
-    with pytest.raises(UserError, match=r"a\.jsonl: line 1: .* deep in `columns` or `where`; mend the file"):
+    with pytest.raises(UserError, match=r"a\.jsonl: line 1: .* deep in `columns` or `where`; correct the file"):
         prepare(config(tmp_path, str(tmp_path / "a.jsonl"), where=None, max_bad_records=0))

@@ -22,7 +22,7 @@ from data_prep.prepare import prepare_together
 from data_prep.settings import DataPrepConfig
 from data_prep.storage import stores
 from data_prep.storage.stores import Remote, content_digest, raw_file
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
@@ -79,11 +79,11 @@ def s3(bucket):
     return bucket
 
 
-def read(url: str, piece_bytes: int, rejects: Rejects | None = None, **options: object) -> list[str]:
+def read(url: str, range_bytes: int, rejects: Rejects | None = None, **options: object) -> list[str]:
     corpus = config(**options)
     rejects = Rejects() if rejects is None else rejects
-    pieces = pieces_of_file(Remote(url), corpus, piece_bytes)
-    return [document.text for piece in pieces for document in read_piece(piece, corpus, rejects)]
+    ranges = ranges_of_file(Remote(url), corpus, range_bytes)
+    return [document.text for input_range in ranges for document in read_range(input_range, corpus, rejects)]
 
 
 def stripped(texts: list[str]) -> list[str]:
@@ -98,8 +98,8 @@ def expected(name: str) -> list[str]:
 def test_a_bucket_s_files_give_the_documents_of_local_ones_by_pieces(s3, name):
     url = f"s3://bucket/all/{name}"
     assert stripped(read(url, 100_000)) == expected(name)
-    pieces = len(pieces_of_file(Remote(url), config(), 100_000))
-    assert pieces > 1 or name in ("a.json", "a.jsonl.gz", "a.jsonl.bz2")
+    ranges = len(ranges_of_file(Remote(url), config(), 100_000))
+    assert ranges > 1 or name in ("a.json", "a.jsonl.gz", "a.jsonl.bz2")
 
 
 def test_the_hub_s_files_give_the_documents_of_local_ones_by_their_blobs(tmp_path, monkeypatch):
@@ -114,13 +114,13 @@ def test_the_hub_s_files_give_the_documents_of_local_ones_by_their_blobs(tmp_pat
         assert [file.name for file in files] == ["a.jsonl", "a.jsonl.zst", "a.parquet"]
         assert files[:1] == expand(["hf://datasets/owner/texts/**/*.jsonl"], "files", [])
         for file in files:
-            assert len(pieces_of_file(file, config(), 100_000)) > 1
+            assert len(ranges_of_file(file, config(), 100_000)) > 1
             assert stripped(read(str(file), 100_000)) == stripped(TEXTS)
-        piece, *_ = pieces_of_file(files[0], config(), 1 << 20)
-        assert "blob:" in piece.fingerprint
+        input_range, *_ = ranges_of_file(files[0], config(), 1 << 20)
+        assert "blob:" in input_range.fingerprint
         (tmp_path / "data" / "a.jsonl").write_bytes(LINES[:-1] + b" ")
         with pytest.raises(UserError, match=r"a\.jsonl: has changed since the plan was made"):
-            list(read_piece(piece, config(), Rejects()))
+            list(read_range(input_range, config(), Rejects()))
         with pytest.raises(UserError, match=r"hf://datasets/owner/none/a\.txt: no such file, bucket or repository"):
             expand(["hf://datasets/owner/none/a.txt"], "files", [])
     file_system.clear_instance_cache()
@@ -135,8 +135,8 @@ def test_a_web_server_s_files_give_the_documents_of_local_ones(web, name, ranges
             read(web.url(name), 100_000)
         return
     assert stripped(read(web.url(name), 100_000)) == expected(name)
-    # A server that gives no parts sends a whole file for each piece: it is to be one.
-    assert ranges or len(pieces_of_file(Remote(web.url(name)), config(), 100_000)) == 1
+    # A server that gives no parts sends a whole file for each range: it is to be one.
+    assert ranges or len(ranges_of_file(Remote(web.url(name)), config(), 100_000)) == 1
 
 
 def test_only_the_column_of_the_text_is_asked_for(web):
@@ -170,11 +170,11 @@ def test_an_answer_that_is_shorter_than_was_asked_for_is_asked_for_again(web):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
 def test_a_store_that_fails_is_no_damaged_file(web, name, bad_files):
     corpus = config(bad_files=bad_files)
-    piece, *_ = pieces_of_file(Remote(web.url(name)), corpus, 1 << 30)
+    input_range, *_ = ranges_of_file(Remote(web.url(name)), corpus, 1 << 30)
     web.breaks[name] = 1000
     rejects = Rejects()
     with pytest.raises(UserError, match=f"{name}: cannot be read, tried 4 times"):
-        list(read_piece(piece, corpus, rejects))
+        list(read_range(input_range, corpus, rejects))
     assert not rejects.counts
 
 
@@ -184,14 +184,14 @@ def test_a_file_that_changes_is_noticed(web, s3):
         ("s3://bucket/all/a.jsonl", lambda: s3.pipe("bucket/all/a.jsonl", LINES[:-1] + b" ")),
     ):
         corpus = config()
-        piece, *_ = pieces_of_file(Remote(url), corpus, 1 << 17)
-        documents = read_piece(piece, corpus, Rejects())
+        input_range, *_ = ranges_of_file(Remote(url), corpus, 1 << 17)
+        documents = read_range(input_range, corpus, Rejects())
         next(documents)
         change()
         with pytest.raises(UserError, match=r"a\.jsonl: has changed"):
             list(documents)
         with pytest.raises(UserError, match=r"a\.jsonl: has changed since the plan was made"):
-            list(read_piece(piece, corpus, Rejects()))
+            list(read_range(input_range, corpus, Rejects()))
     s3.pipe("bucket/all/a.jsonl", LINES)
 
 
@@ -321,7 +321,7 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
     with taken_by(look):
         prepare_together(config, Alone())
     assert kept == done
-    # Its content is hashed again, for want of an ETag, and its last piece, which shares a slice with the other file, read.
+    # Its content is hashed again, for want of an ETag, and its last range, which shares a slice with the other file, read.
     assert web.sent["a.jsonl"] - sent < len(LINES) * 8 * 1.2
 
 
@@ -332,12 +332,12 @@ import re, sys
 from data_prep.storage import stores
 from data_prep.storage.stores import Remote
 from data_prep.settings import CorpusConfig
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 stores._BLOCK = 1 << 20
 corpus = CorpusConfig(files=["-"])
 def read(url):
-    return sum(1 for piece in pieces_of_file(Remote(url), corpus, 1 << 30) for _ in read_piece(piece, corpus, Rejects()))
+    return sum(1 for range in ranges_of_file(Remote(url), corpus, 1 << 30) for _ in read_range(range, corpus, Rejects()))
 read(sys.argv[1].replace("large", "small"))
 def peak():  # of this process alone: getrusage has that of the one that began it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])

@@ -102,7 +102,7 @@ def test_a_language_of_which_the_model_is_not_sure_enough_is_dropped_for_that():
 
 
 def test_a_language_that_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match=r"language: 'xx' is not among those that can be told: .* en "):
+    with pytest.raises(UserError, match=r"language: 'xx' is not among those that the model knows: .* en "):
         Language(keep=["en", "xx"]).check()
 
 

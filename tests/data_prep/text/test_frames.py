@@ -12,8 +12,8 @@ import pytest
 import zstandard
 
 from data_prep.text.frames import cuts
-from data_prep.text.pieces import Piece
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.input_ranges import InputRange
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
@@ -74,7 +74,7 @@ def test_pieces_of_frames_give_the_documents_of_the_whole_whatever_their_size(tm
     monkeypatch.setattr("data_prep.text.lines._COMPRESSED_CHUNK", chunk)
     monkeypatch.setattr("data_prep.text.lines._BUFFER", 16)
     draw = random.Random(f"{packed} {chunk}")
-    pieces = 0
+    ranges = 0
     for _ in range(40):
         content = random_lines(draw)
         texts = [text[: draw.randrange(1, 60)] for text in made_up_texts(12, draw.randrange(1 << 30))]
@@ -85,8 +85,8 @@ def test_pieces_of_frames_give_the_documents_of_the_whole_whatever_their_size(tm
         for step in (1, 200, 1 << 20):
             assert read(txt, step * 4) == paragraphs(content), (step, content)
             assert read(jsonl, step * 4) == texts
-            pieces += len(pieces_of_file(txt, config(), step * 4))
-    assert pieces > 40 * 5
+            ranges += len(ranges_of_file(txt, config(), step * 4))
+    assert ranges > 40 * 5
 
 
 def test_a_file_of_one_frame_or_of_no_more_than_a_piece_stays_one_piece(tmp_path):
@@ -94,12 +94,16 @@ def test_a_file_of_one_frame_or_of_no_more_than_a_piece_stays_one_piece(tmp_path
     one = {".zst": zstandard.compress(text), ".gz": gzip.compress(text), ".bz2": bz2.compress(text)}
     for ending, content in one.items():
         path = write(tmp_path / f"one.txt{ending}", content)
-        assert [(piece.start, piece.stop) for piece in pieces_of_file(path, config(), 4)] == [(0, len(content))]
+        assert [(input_range.start, input_range.stop) for input_range in ranges_of_file(path, config(), 4)] == [
+            (0, len(content))
+        ]
         several = write(tmp_path / f"a.txt{ending}", content * 3)
-        assert [(piece.start, piece.stop) for piece in pieces_of_file(several, config(), 1 << 20)] == [(0, len(content) * 3)]
+        assert [(input_range.start, input_range.stop) for input_range in ranges_of_file(several, config(), 1 << 20)] == [
+            (0, len(content) * 3)
+        ]
     # Where the members of gzip begin is known only by decompressing them.
-    assert len(pieces_of_file(tmp_path / "a.txt.gz", config(), 4)) == 1
-    assert len(pieces_of_file(tmp_path / "a.txt.zst", config(), 4)) == 3
+    assert len(ranges_of_file(tmp_path / "a.txt.gz", config(), 4)) == 1
+    assert len(ranges_of_file(tmp_path / "a.txt.zst", config(), 4)) == 3
 
 
 @pytest.mark.parametrize("packed", ["pzstd", "seekable"])
@@ -122,17 +126,17 @@ def test_frames_are_found_in_few_reads_where_the_file_tells_their_lengths(packed
 def test_a_damaged_chain_of_frames_is_one_piece_and_told_when_it_is_read(tmp_path):
     content = zst([b"a\n\n" * 900, b"b\n\n" * 900], random.Random(0))
     path = write(tmp_path / "a.txt.zst", content[:-9])
-    (piece,) = pieces_of_file(path, config(), 4)
+    (input_range,) = ranges_of_file(path, config(), 4)
     with pytest.raises(UserError, match=r"a\.txt\.zst: the compressed file breaks off"):
-        list(read_piece(piece, config(), Rejects()))
+        list(read_range(input_range, config(), Rejects()))
 
 
 def test_frames_that_no_longer_begin_where_they_did_are_refused(tmp_path):
     path = write(tmp_path / "a.txt.zst", zstandard.compress(b"a\n" * 99) * 2)
-    first, _ = pieces_of_file(path, config(), 4)
-    moved = Piece(path=str(path), start=0, stop=first.stop - 1, size=4)
+    first, _ = ranges_of_file(path, config(), 4)
+    moved = InputRange(path=str(path), start=0, stop=first.stop - 1, size=4)
     with pytest.raises(UserError, match=f"no frame begins at byte {moved.stop}, where one began when the plan was made"):
-        list(read_piece(moved, config(), Rejects()))
+        list(read_range(moved, config(), Rejects()))
 
 
 @pytest.mark.skipif(shutil.which("pzstd") is None, reason="pzstd is not installed")
@@ -142,6 +146,6 @@ def test_the_frames_of_pzstd_itself_are_found(tmp_path):
     path.write_text("\n\n".join(texts), encoding="utf-8")
     subprocess.run(["pzstd", "-q", "-p", "4", "-1", str(path)], check=True)
     packed = Path(f"{path}.zst")
-    pieces = pieces_of_file(packed, config(), 4 << 20)
-    assert len(pieces) > 2
+    ranges = ranges_of_file(packed, config(), 4 << 20)
+    assert len(ranges) > 2
     assert [text.strip() for text in read(packed, 4 << 20)] == texts

@@ -20,8 +20,8 @@ import zstandard
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
 from data_prep.text.columns import find_columns
-from data_prep.text.pieces import Piece
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.input_ranges import InputRange
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_LONG, DamagedError, Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
@@ -34,11 +34,13 @@ def config(**options: object) -> CorpusConfig:
     return CorpusConfig(**({"files": ["-"]} | options))
 
 
-def read(path: Path, piece_bytes: int = 1 << 20, rejects: Rejects | None = None, **options: object) -> list[str]:
+def read(path: Path, range_bytes: int = 1 << 20, rejects: Rejects | None = None, **options: object) -> list[str]:
     corpus = config(**options)
     rejects = Rejects() if rejects is None else rejects
     return [
-        document.text for piece in pieces_of_file(path, corpus, piece_bytes) for document in read_piece(piece, corpus, rejects)
+        document.text
+        for input_range in ranges_of_file(path, corpus, range_bytes)
+        for document in read_range(input_range, corpus, rejects)
     ]
 
 
@@ -251,14 +253,14 @@ def test_what_is_read_of_a_piece_is_told_on_the_way_and_sums_up_to_its_size(tmp_
     else:
         lines = "".join((json.dumps({"text": text}) if ".jsonl" in name else text + "\n") + "\n" for text in texts)
         write(tmp_path / name, COMPRESSED[Path(name).suffix if Path(name).suffix in COMPRESSED else ""](lines.encode()))
-    (piece,) = pieces_of_file(tmp_path / name, config(), 1 << 30)
+    (input_range,) = ranges_of_file(tmp_path / name, config(), 1 << 30)
     told: list[int] = []
-    before = [sum(told) for _ in read_piece(piece, config(), Rejects(), told.append)]
+    before = [sum(told) for _ in read_range(input_range, config(), Rejects(), told.append)]
     # Parquet's batches are rounded down.
-    assert sum(told) == pytest.approx(piece.size, abs=20)
+    assert sum(told) == pytest.approx(input_range.size, abs=20)
     # bzip2 gives nothing before it has read 900 kB of text, which is nearly all here.
     assert len(set(before)) >= (2 if name.endswith(".bz2") else 3)
-    assert name.endswith(".bz2") or before[len(before) // 2] == pytest.approx(piece.size / 2, rel=0.6)
+    assert name.endswith(".bz2") or before[len(before) // 2] == pytest.approx(input_range.size / 2, rel=0.6)
 
 
 def test_another_key_or_column_holds_the_text(tmp_path):
@@ -313,7 +315,7 @@ def test_each_piece_is_read_without_the_others(tmp_path):
     found = {
         start: [
             document.text
-            for document in read_piece(Piece(path=str(path), start=start, stop=start + 5, size=5), corpus, Rejects())
+            for document in read_range(InputRange(path=str(path), start=start, stop=start + 5, size=5), corpus, Rejects())
         ]
         for start in range(0, 25, 5)
     }
@@ -330,8 +332,8 @@ def test_parquet_is_read_by_row_group(tmp_path):
     texts = made_up_texts(300)
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=50)
     group_bytes = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).total_byte_size
-    for size, pieces in ((1, 6), (group_bytes * 5 // 2, 3), (1 << 30, 1)):
-        assert len(pieces_of_file(tmp_path / "a.parquet", config(), size)) == pieces
+    for size, ranges in ((1, 6), (group_bytes * 5 // 2, 3), (1 << 30, 1)):
+        assert len(ranges_of_file(tmp_path / "a.parquet", config(), size)) == ranges
         assert read(tmp_path / "a.parquet", size) == texts
 
 
@@ -397,7 +399,7 @@ DAMAGED = {
 def test_a_damaged_or_empty_file_is_refused_by_name_or_counted(tmp_path, name):
     content, message = DAMAGED[name]
     path = write(tmp_path / name, content)
-    with pytest.raises(UserError, match=f"{name}: {message}.*; mend it, or set bad_files: skip$"):
+    with pytest.raises(UserError, match=f"{name}: {message}.*; correct it, or set bad_files: skip$"):
         read(path)
     rejects = Rejects()
     read(path, rejects=rejects, bad_files="skip")
@@ -410,16 +412,16 @@ import os, resource, sys
 from pathlib import Path
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
-from data_prep.text.pieces import Piece
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.ranges import InputRange
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 
 corpus, path = CorpusConfig(files=["-"], bad_files="skip"), Path(sys.argv[1])
-(piece,) = pieces_of_file(path, corpus, 1 << 20)
-len(list(read_piece(piece, corpus, Rejects())))  # what is imported late is here now
+(range,) = ranges_of_file(path, corpus, 1 << 20)
+len(list(read_range(range, corpus, Rejects())))  # what is imported late is here now
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (os.open(os.devnull, os.O_RDONLY) + 1, limit[1]))
-for attempt in (lambda: pieces_of_file(path, corpus, 1 << 20), lambda: list(read_piece(piece, corpus, Rejects()))):
+for attempt in (lambda: ranges_of_file(path, corpus, 1 << 20), lambda: list(read_range(range, corpus, Rejects()))):
     try:
         print(attempt())
     except OSError as error:
@@ -448,15 +450,15 @@ WITHOUT_MEMORY = """
 import resource, sys
 from pathlib import Path
 from data_prep.settings import CorpusConfig
-from data_prep.text.readers import pieces_of_file, read_piece
+from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 
 corpus = CorpusConfig(files=["-"], bad_files="skip")
-(piece,) = pieces_of_file(Path(sys.argv[1]), corpus, 1 << 20)
+(range,) = ranges_of_file(Path(sys.argv[1]), corpus, 1 << 20)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
 try:
-    print(list(read_piece(piece, corpus, Rejects())))
+    print(list(read_range(range, corpus, Rejects())))
 except MemoryError as error:
     print(error)
 """
@@ -588,9 +590,9 @@ def test_memory_is_that_of_a_parquets_pages_and_not_of_its_row_groups(tmp_path):
     )
     column = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
     assert column.total_compressed_size > 25e6
-    (piece,) = pieces_of_file(tmp_path / "a.parquet", config(), 1 << 30)
+    (input_range,) = ranges_of_file(tmp_path / "a.parquet", config(), 1 << 30)
     before = pyarrow.total_allocated_bytes()
-    most = max(pyarrow.total_allocated_bytes() for _ in read_piece(piece, config(), Rejects())) - before
+    most = max(pyarrow.total_allocated_bytes() for _ in read_range(input_range, config(), Rejects())) - before
     assert most < column.total_compressed_size / 3
 
 
@@ -622,7 +624,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
 
 
 @pytest.mark.parametrize("piece_bytes", [7, 100, 1 << 20])
-def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, monkeypatch, piece_bytes):
+def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, monkeypatch, range_bytes):
     monkeypatch.setattr("data_prep.text.jsonl._OTHER_FIELDS", 20)
     long = b"x" * 5000
     jsonl = b"".join(b'{"text": "%s"}\n' % text for text in (b"a", long, b"b", long))
@@ -632,7 +634,7 @@ def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, mon
     write(tmp_path / "a.txt", b"a\n\n" + long + b"\n\nb\n\n" + b"many lines\n" * 500)
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"):
         rejects = Rejects()
-        assert [text.strip() for text in read(tmp_path / name, piece_bytes, rejects, max_characters=10)] == ["a", "b"], name
+        assert [text.strip() for text in read(tmp_path / name, range_bytes, rejects, max_characters=10)] == ["a", "b"], name
         assert rejects.counts == {TOO_LONG: 2}
     rejects = Rejects()
     assert read(tmp_path / "a.txt", rejects=rejects, max_characters=10, txt_documents="file") == []
@@ -641,15 +643,15 @@ def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, mon
 
 def test_an_unknown_type_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"what\.pdf: unknown type of text file; known are \.txt, \.jsonl"):
-        pieces_of_file(write(tmp_path / "what.pdf", b"%PDF"), config(), 100)
+        ranges_of_file(write(tmp_path / "what.pdf", b"%PDF"), config(), 100)
 
 
 def test_a_file_that_vanished_is_named(tmp_path):
     path = write(tmp_path / "a.txt", b"text")
-    (piece,) = pieces_of_file(path, config(), 100)
+    (input_range,) = ranges_of_file(path, config(), 100)
     path.unlink()
     with pytest.raises(UserError, match=r"a\.txt: no such file any more"):
-        list(read_piece(piece, config(), Rejects()))
+        list(read_range(input_range, config(), Rejects()))
 
 
 def test_examples_are_few_however_many_are_rejected(tmp_path):

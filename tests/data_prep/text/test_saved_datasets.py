@@ -4,9 +4,9 @@ import datasets
 import pytest
 
 from data_prep.settings import CorpusConfig
-from data_prep.text.readers import read_piece
+from data_prep.text.readers import read_range
 from data_prep.text.rejects import Rejects
-from data_prep.text.saved_datasets import pieces_of_dataset
+from data_prep.text.saved_datasets import ranges_of_dataset
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
@@ -26,18 +26,18 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
     saved.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": saved, "test": saved.select([3])}).save_to_disk(tmp_path / "two")
 
-    def read_dataset(piece_bytes: int, **options: object) -> list[list[str]]:
+    def read_dataset(range_bytes: int, **options: object) -> list[list[str]]:
         corpus = config(**options)
-        pieces, size, digest = pieces_of_dataset(corpus.dataset, corpus, piece_bytes)
+        ranges, size, digest = ranges_of_dataset(corpus.dataset, corpus, range_bytes)
         assert size >= sum(len(text.encode()) for text in texts[3:4])
         assert digest
-        return [[document.text for document in read_piece(piece, corpus, Rejects())] for piece in pieces]
+        return [[document.text for document in read_range(input_range, corpus, Rejects())] for input_range in ranges]
 
     for name in ("one", "two"):
         assert read_dataset(1 << 30, dataset=str(tmp_path / name)) == [texts]
         by_piece = read_dataset(5000, dataset=str(tmp_path / name))
         assert len(by_piece) > 5
-        assert [text for piece in by_piece for text in piece] == texts
+        assert [text for input_range in by_piece for text in input_range] == texts
     assert read_dataset(1, dataset=str(tmp_path / "two"), dataset_split="test") == [[texts[3]]]
 
 
@@ -56,37 +56,37 @@ def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, 
     options = {"dataset": "{}/two"} | options
     with pytest.raises(UserError, match=message) as refused:
         name = options["dataset"].format(tmp_path)
-        pieces_of_dataset(name, config(**options | {"dataset": name}), 100)
+        ranges_of_dataset(name, config(**options | {"dataset": name}), 100)
     assert str(tmp_path) in str(refused.value)
 
 
 def test_a_dataset_is_opened_once_for_all_of_its_pieces(tmp_path, monkeypatch):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(40)))
-    pieces, _, _ = pieces_of_dataset(corpus.dataset, corpus, 5000)
+    ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 5000)
     opened = []
     load = datasets.load_from_disk
     monkeypatch.setattr(datasets, "load_from_disk", lambda name: opened.append(name) or load(name))
-    assert sum(len(list(read_piece(piece, corpus, Rejects()))) for piece in pieces) == 40
-    assert len(pieces) > 5 and opened == [corpus.dataset]
+    assert sum(len(list(read_range(input_range, corpus, Rejects()))) for input_range in ranges) == 40
+    assert len(ranges) > 5 and opened == [corpus.dataset]
 
 
 def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", ["a", "b"]))
-    (piece,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
+    (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
     saved(tmp_path / "other", ["a", "c"])
     (tmp_path / "one").rename(tmp_path / "put away")
     (tmp_path / "other").rename(tmp_path / "one")
     with pytest.raises(UserError, match=r"one: the dataset has changed since the plan .*; put it back, or remove output_dir"):
-        list(read_piece(piece, corpus, Rejects()))
-    (again,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
-    assert [document.text for document in read_piece(again, corpus, Rejects())] == ["a", "c"]
+        list(read_range(input_range, corpus, Rejects()))
+    (again,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
+    assert [document.text for document in read_range(again, corpus, Rejects())] == ["a", "c"]
 
 
 def test_rows_without_text_are_bad_records(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", ["a", None]))
-    (piece,), _, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 20)
+    (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
     rejects = Rejects()
-    assert [document.text for document in read_piece(piece, corpus, rejects)] == ["a"]
+    assert [document.text for document in read_range(input_range, corpus, rejects)] == ["a"]
     assert rejects.examples == {"bad record": [f"{tmp_path}/one: row 1: no text"]}
 
 
@@ -103,8 +103,8 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
     features = datasets.Features({"meta.body": datasets.Value("large_string")}) if kind == "large_string" else None
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
     corpus = config(dataset=str(tmp_path / "one"), text_field="meta.body")
-    pieces, _, _ = pieces_of_dataset(corpus.dataset, corpus, 1)
-    assert [document.text for piece in pieces for document in read_piece(piece, corpus, Rejects())] == texts
+    ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 1)
+    assert [document.text for input_range in ranges for document in read_range(input_range, corpus, Rejects())] == texts
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, values, fie
     datasets.Dataset.from_dict({"text": values}).save_to_disk(tmp_path / "one")
     with pytest.raises(UserError, match=f"one: {message}"):
         name = str(tmp_path / "one")
-        pieces_of_dataset(name, config(dataset=name, text_field=field), 100)
+        ranges_of_dataset(name, config(dataset=name, text_field=field), 100)
 
 
 def test_what_is_read_of_a_dataset_is_told(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(1000)))
-    (piece,), size, _ = pieces_of_dataset(corpus.dataset, corpus, 1 << 30)
+    (input_range,), size, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 30)
     told: list[int] = []
-    assert len(list(read_piece(piece, corpus, Rejects(), told.append))) == 1000
+    assert len(list(read_range(input_range, corpus, Rejects(), told.append))) == 1000
     assert len(told) == 8 and sum(told) == pytest.approx(size, abs=8)

@@ -58,14 +58,14 @@ def test_what_an_earlier_start_did_says_nothing_of_the_time_left(said, clock):
         assert next_line(said, "1:00 so far") == "name: 90 %, 90 of 100 items, 1:00 so far, 1:00 left"
 
 
-def test_a_part_counts_no_more_than_its_size_and_all_of_it_behind_the_block(said):
+def test_an_item_counts_no_more_than_its_size_and_all_of_it_behind_the_block(said):
     with Meter("name", 30, "items") as meter:
-        with meter.part(10) as advance:
+        with meter.item(10) as advance:
             advance(4)
             assert next_line(said, " 4 of").startswith("name: 13 %")
             advance(40)
             assert next_line(said, "10 of").startswith("name: 33 %")
-        with meter.part(20):
+        with meter.item(20):
             pass
         assert next_line(said, "30 of").startswith("name: 100 %")
 
@@ -164,8 +164,8 @@ def counted(monkeypatch):
             self._told = found.setdefault(name.removeprefix("data: "), (total, []))[1]
 
         @contextmanager
-        def part(self, size):
-            with super().part(size) as advance:
+        def item(self, size):
+            with super().item(size) as advance:
                 yield lambda amount: (self._told.append(amount), advance(amount))
 
     monkeypatch.setattr("data_prep.jobs.job.Meter", Recording)

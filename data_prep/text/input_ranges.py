@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 
-class Piece(BaseModel):
+class InputRange(BaseModel):
     """A run of one input: bytes of .txt and .jsonl, row groups of parquet, rows of a dataset; else the whole file."""
 
     path: str
@@ -15,9 +15,9 @@ class Piece(BaseModel):
     """A dataset's, by which it is known again; files are hashed as a whole."""
 
 
-def byte_ranges(path: str, size: int, step: int) -> list[Piece]:
-    """Return pieces of `step` bytes that cover a file of `size` bytes."""
+def byte_ranges(path: str, size: int, step: int) -> list[InputRange]:
+    """Return ranges of `step` bytes that cover a file of `size` bytes."""
     return [
-        Piece(path=path, start=begin, stop=min(begin + step, size), size=min(step, size - begin))
+        InputRange(path=path, start=begin, stop=min(begin + step, size), size=min(step, size - begin))
         for begin in range(0, size, step)
     ]
