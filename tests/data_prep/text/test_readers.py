@@ -623,7 +623,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}\n')) == ["a"]
 
 
-@pytest.mark.parametrize("piece_bytes", [7, 100, 1 << 20])
+@pytest.mark.parametrize("range_bytes", [7, 100, 1 << 20])
 def test_documents_far_too_long_are_passed_over_without_being_held(tmp_path, monkeypatch, range_bytes):
     monkeypatch.setattr("data_prep.text.jsonl._OTHER_FIELDS", 20)
     long = b"x" * 5000
