@@ -8,7 +8,7 @@ INSTALL := PYTHON=$(PYTHON) sh tests/install.sh
 # Extensions of DeepSpeed's whose tests are skipped unless they are compiled.
 EXTENSIONS := from deepspeed.ops.op_builder import *; [builder().load() for builder in (AsyncIOBuilder, CPUAdamBuilder)]
 
-.PHONY: .venv pretrain check test test-full test-slurm test-lowest gpu bench bench-tools lint clean before-test before-test-full \
+.PHONY: .venv pretrain check test test-full test-slurm test-lowest gpu bench bench-tools lint docs clean before-test before-test-full \
 	before-test-slurm
 
 # The stamp comes last: a half-installed environment is not taken for whole.
@@ -88,5 +88,9 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# The documentation, into site/; a broken link or a page that is nowhere listed is an error.
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .venv-bench .venv-lowest bench build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-lowest bench build site *.egg-info .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Print the operators as docs/growth.md has them: `python -m pipeline.operators`."""
+"""Print the tables of operators that the documentation has: `python -m pipeline.operators`."""
 
 from collections.abc import Mapping
 

@@ -238,7 +238,7 @@ def test_a_lengthened_source_is_exported_anew(undisturbed, launch, recipe, tmp_p
 
 @pytest.mark.parametrize("name", ["zero1", "zero3_offload"])
 def test_the_shipped_deepspeed_configurations_run_and_resume(launch, recipe, tmp_path, name):
-    """README's commands run zero2 and zero3."""
+    """The commands of the documents run zero2 and zero3."""
     ds_config = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
     first = launch(recipe(), ds_config=ds_config).wait()
     assert first.status == 0, first.error

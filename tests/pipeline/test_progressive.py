@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -128,14 +127,6 @@ def test_one_schedule_spans_the_run_and_what_is_said_of_it_is_kept():
     assert schedule({"warmup_steps": 7}).items() >= (wsd | {"warmup_steps": 7}).items()
     assert schedule({"name": "cosine"}).items() >= {"name": "cosine", "span": "run", "decay_ratio": 0.1}.items()
     assert schedule({"name": "constant", "span": "model"})["span"] == "model"
-
-
-def test_the_example_of_the_readme_is_a_recipe():
-    readme = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "progressive:" in block]
-    assert example.count("\n") <= 10
-    recipe = read_recipe(yaml.safe_load(example), "README.md")
-    assert [stage.name for stage in recipe.stages] == ["size-1", "grow-1", "size-2", "grow-2", "size-3", "grow-3", "target"]
 
 
 def test_dropout_is_that_of_the_model_in_every_size(tmp_path):

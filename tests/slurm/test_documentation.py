@@ -1,15 +1,15 @@
-"""The commands of the README and of docs/cluster.md are ones that Slurm takes."""
+"""The commands of the documents that need Slurm are ones that Slurm takes."""
 
 import re
 
 import pytest
 
+from tests.documentation import blocks
 from tests.slurm.cluster import ROOT
 
 pytestmark = pytest.mark.slurm
 
-TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/cluster.md")]
-CODE = [line.strip() for text in TEXTS for line in text.splitlines() if line.startswith("    ")]
+CODE = [line for block in blocks("bash") if block.title == "Needs Slurm" for line in block.text.splitlines()]
 SBATCH = [words for line in CODE for words in re.findall(r"sbatch ([^;]*)", line)]
 PIPELINE = [line for line in CODE if line.startswith("launch/slurm/pipeline.sh")]
 
