@@ -30,7 +30,7 @@ class GrownModel:
     """The Hugging Face directory: weights, config.json, tokenizer, model card, certificate.json."""
     certificate: dict[str, Any]
     """The content of certificate.json. `verdict` is `exact`, `approximate` or `inexact by design`, `departures` has the
-    reasons, `measured` what was seen before and after in float64; docs/growth.md says more."""
+    reasons, `measured` what was seen before and after in float64; docs/explanation/growth.md says more."""
 
 
 def grow(

@@ -1,6 +1,7 @@
 """Pages that mkdocs makes of the code while it builds the site: keys, command lines, operators."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,15 +12,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-from keys import keys
-
-from data_prep.settings import DataPrepConfig
 from pipeline.operators import DEPTH, UPCYCLING, WIDTH
 from pipeline.operators.__main__ import table
-from pipeline.recipe import Recipe
-from pipeline.recipe.progressive import ProgressiveConfig
+from pipeline.recipe.reference import anchor, reference
 
 COMMANDS = (
     *(
@@ -34,29 +31,16 @@ COMMANDS = (
 )
 
 
-def recipe() -> str:
-    """Return the page of a recipe's keys."""
-    return "\n\n".join(
-        (
-            "# Keys of a recipe",
-            "A recipe is a YAML file for `launch/pretrain.py`. `Recipe` is its top level; a key whose value is a link takes a "
-            "section with the keys described there. A key on the command line (`optimizer.lr=3e-4`) overrides the file's. An "
-            "unknown key is refused. `--print_config` prints a recipe with every default.",
-            keys(Recipe, ProgressiveConfig),
-        )
-    )
+def keys() -> dict[str, str]:
+    """Return the pages of a recipe's keys and of those of data preparation, whose sections link to each other."""
+    recipe, heading, data = reference().partition("# Keys of a data preparation\n")
+    pages = {"recipe.md": recipe, "data-keys.md": heading + data}
+    places = {anchor(title): page for page, text in pages.items() for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
+    def linked(match: re.Match[str]) -> str:
+        return f"({places[match[1]]}#{match[1]})"
 
-def data_keys() -> str:
-    """Return the page of a data preparation's keys."""
-    return "\n\n".join(
-        (
-            "# Keys of data preparation",
-            "A configuration of `python -m data_prep` is a YAML file. `DataPrep` is its top level. "
-            "[Inputs, steps and filters](data-preparation.md) says what they do, and has the options of each step.",
-            keys(DataPrepConfig),
-        )
-    )
+    return {page: re.sub(r"\(#([\w-]+)\)", linked, text) for page, text in pages.items()}
 
 
 def operators() -> str:
@@ -101,15 +85,14 @@ def command_lines() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "reference/recipe.md": recipe,
-    "reference/data-keys.md": data_keys,
-    "reference/operators.md": operators,
-    "reference/command-lines.md": command_lines,
+    "operators.md": operators,
+    "command-lines.md": command_lines,
 }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages to the site."""
-    for path, page in PAGES.items():
-        files.append(File.generated(config, path, content=page()))
+    pages = keys() | {name: page() for name, page in PAGES.items()}
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}", content=text))
     return files

@@ -44,7 +44,7 @@ requeue() {
     fi
     # Said beforehand: the requeue ends this shell.
     echo "job $job: $1; requeueing"
-    scontrol requeue "$job" || echo "job $job: may not be requeued; submit it again, or a chain (docs/cluster.md)"
+    scontrol requeue "$job" || echo "job $job: may not be requeued; submit it again, or a chain (docs/how-to/cluster.md)"
 }
 
 # answers NODES [SRUN_OPTION...]: whether so many nodes of this job start a process.

@@ -23,7 +23,8 @@ def parse() -> argparse.Namespace:
     from pipeline.recipe import load_recipe
 
     parser = OneSentenceParser(
-        description=__doc__.splitlines()[0], epilog="docs/planning.md says what law is fitted, on what, and what it is worth."
+        description=__doc__.splitlines()[0],
+        epilog="docs/explanation/planning.md says what law is fitted, on what, and what it is worth.",
     )
     parser.add_argument(
         "--recipe",

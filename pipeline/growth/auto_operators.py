@@ -1,7 +1,7 @@
 """What `auto` comes to: an operator that is exact for the family's norms at the ratio asked for, and why.
 
 Where none is exact it is the one that moves logits least, as measured on trained and random models of both post-LN families
-(`python -m tests.benchmarks.exactness`; docs/growth.md has the figures).
+(`python -m tests.benchmarks.exactness`; docs/explanation/growth.md has the figures).
 """
 
 from typing import NamedTuple

@@ -2,8 +2,8 @@
 
 Where W' = a W[g, g] and n target elements share a source element, a gradient is G[g, g] / (a n). So a mean of gradients
 (exp_avg, momentum_buffer) becomes m / (a n), exp_avg_sq v / (a n)^2, and the step stays. Under Adam the source's own
-dynamics go on at the rate a lr and at eps / (a n); decay, which is lr wd, stays what it is. docs/growth.md says what holds
-under Lion and Muon.
+dynamics go on at the rate a lr and at eps / (a n); decay, which is lr wd, stays what it is. docs/explanation/optimizer-state.md
+says what holds under Lion and Muon.
 """
 
 import math

@@ -419,7 +419,7 @@ def _check_options(upcycling: Upcycling) -> None:
     if growth.new_moments != AUTO:
         raise UserError(
             "growth.new_moments: an expert made of a dense model's FFN has the share of its moments that its gate gives it, as "
-            "docs/growth.md says; leave the key out"
+            "docs/how-to/mixtures.md says; leave the key out"
         )
     experts, chosen = upcycling.config.num_experts, upcycling.config.num_experts_per_tok
     if growth.piece_routing == "independent" and pieces == 1:

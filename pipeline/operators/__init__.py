@@ -1,7 +1,7 @@
 """The operators: one file each. What is here is declared, so that reading a recipe imports no torch.
 
-A file whose module has `OPERATOR` is found by itself; the recipe's keys, the command line, the table in docs/growth.md and the
-report's words follow from it.
+A file whose module has `OPERATOR` is found by itself; the recipe's keys, the command line, the tables of the documentation and
+the report's words follow from it.
 """
 
 from pipeline.operators.base import DepthOperator, Option, Origin, Stream, Units, WidthOperator

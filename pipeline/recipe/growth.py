@@ -54,8 +54,8 @@ class _Growth(StrictModel):
     """How the source becomes the target."""
 
     width: WidthName = AUTO
-    """The width operator; docs/growth.md says what each does. `auto` takes one that is exact, or where none is the one that
-    moves logits least, and says which."""
+    """The width operator; docs/explanation/operators.md says what each does. `auto` takes one that is exact, or where none
+    is the one that moves logits least, and says which."""
     depth: DepthName = AUTO
     """The depth operator, likewise."""
     vocabulary: Literal["auto", "pieces", "mean", "random"] = "auto"

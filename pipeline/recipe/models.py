@@ -77,7 +77,7 @@ class ModelConfig(_Sizes):
     """A model to build from scratch; keys as in Hugging Face's configurations."""
 
     family: str
-    """The `model_type` of one of the families in docs/growth.md."""
+    """The `model_type` of one of the families in docs/reference/families.md."""
     hidden_size: PositiveInt
     """Channels of the residual stream."""
     num_hidden_layers: PositiveInt
@@ -222,7 +222,7 @@ class TargetConfig(_Sizes):
     """The tokenizer's size, where that is named; larger for rows that no token has."""
     tokenizer: str | None = None
     """A directory with the target's tokenizer, or the name of a model on the Hugging Face hub, where it is another than the
-    source's: tokens are added, or all are others. Rows go by token; docs/growth.md says how."""
+    source's: tokens are added, or all are others. Rows go by token; docs/how-to/tokenizer.md says how."""
     max_position_embeddings: PositiveInt | None = None
     """RoBERTa's counts two rows more than it has positions."""
     tie_word_embeddings: bool | None = None

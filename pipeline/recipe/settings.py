@@ -28,8 +28,8 @@ class OptimizerConfig(StrictModel):
     muon_lr: Positive | None = None
     """muon: the matrices' peak rate, scaled as `lr` is over the steps; `lr` where not given."""
     width_rates: Literal["none", "mup", "spectral"] = "none"
-    """How a tensor's rate follows from the model's width, so that one `lr` serves models of several widths; docs/training.md
-    says what each does."""
+    """How a tensor's rate follows from the model's width, so that one `lr` serves models of several widths; see
+    docs/how-to/stages.md."""
     base_width: PositiveInt | None = None
     """width_rates: the hidden_size of the model for which `lr` was found."""
     gradient_clipping: NonNegative = 1.0
