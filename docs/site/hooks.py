@@ -78,7 +78,9 @@ def command_lines() -> str:
         helps = list(pool.map(_help, COMMANDS))
     sections = [f"## python {command}\n\n```text\n{text.rstrip()}\n```" for command, text in zip(COMMANDS, helps, strict=True)]
     about = (
-        "Each command prints this with `--help`. `launch/pretrain.py` and `launch/evaluate.py` are started by `deepspeed` or "
+        "Each command prints this with `--help`. Where the package is installed, `growth-pretrain`, `growth-grow`, "
+        "`growth-evaluate`, `growth-report`, `growth-plan`, `growth-reproduce` and `growth-prepare` are the same commands, in "
+        "any directory. `launch/pretrain.py` and `launch/evaluate.py` are started by `deepspeed` or "
         "`torchrun` to run on several ranks. [Exit statuses](../how-to/resume.md#exit-status)."
     )
     return "\n\n".join(("# Command lines", about, *sections))
