@@ -41,7 +41,7 @@ class Block:
 def blocks(language: str) -> list[Block]:
     """Return the blocks of a language, in the order of the pages."""
     found = [
-        Block(str(page.relative_to(ROOT)), *match.groups()[1:])
+        Block(str(page.relative_to(ROOT)), *(group or "" for group in match.groups()[1:]))
         for page in PAGES
         for match in _FENCED.finditer(page.read_text(encoding="utf-8"))
     ]

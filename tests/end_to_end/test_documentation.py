@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,25 +12,23 @@ import pytest
 import yaml
 
 from data_prep.manifest import PreparedData
-from tests.documentation import Block, blocks
+from tests.documentation import blocks
 from tests.end_to_end.conftest import ROOT, Finished, Launcher
 from tests.forked import Program
 from tests.ranks import environments
 from tests.typed import typed
 
 RUN = [(block.page, words) for block in blocks("bash") if not block.title for words in block.commands]
-COMMANDS = list({" ".join(words): (page, words) for page, words in reversed(RUN)}.values())[::-1]
-"""Each command once, in the order of the pages, where it stands first."""
-QUICKSTART = COMMANDS[0][1]
-FILES: dict[str, Block] = {
-    f"{block.page}:{block.name}": block for language in ("yaml", "python") for block in blocks(language) if block.name
-}
+FIRST = {shlex.join(words): page for page, words in reversed(RUN)}
+PAGES = {page: [words for at, words in RUN if at == page == FIRST[shlex.join(words)]] for page in dict.fromkeys(FIRST.values())}
+"""The commands of each page that are on no earlier one."""
+QUICKSTART = RUN[0][1]
+FILES = {(block.page, block.name): block.text for language in ("yaml", "python") for block in blocks(language) if block.name}
 
 
 def file_of(page: str, name: str) -> str:
     """Return the content of a file that a page tells its reader to save, or of a recipe of the project."""
-    block = FILES.get(f"{page}:{name}")
-    return (ROOT / name).read_text(encoding="utf-8") if block is None else block.text
+    return FILES.get((page, name)) or (ROOT / name).read_text(encoding="utf-8")
 
 
 def smaller(page: str, words: list[str], prepared: PreparedData) -> list[str]:
@@ -46,10 +45,11 @@ def smaller(page: str, words: list[str], prepared: PreparedData) -> list[str]:
     return overrides
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory, undisturbed: Finished, corpus: Path) -> Path:
+@pytest.fixture
+def workspace(tmp_path, undisturbed: Finished, corpus: Path) -> Path:
     """A folder as a reader has it after the quickstart, whose run is that of the toy recipe; its source is `models/small`."""
-    folder = tmp_path_factory.mktemp("reader")
+    folder = tmp_path / "reader"
+    folder.mkdir()
     for name in ("launch", "ds_configs", "docs", "pipeline"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "README.md", folder)
@@ -65,45 +65,40 @@ def workspace(tmp_path_factory, undisturbed: Finished, corpus: Path) -> Path:
     return folder
 
 
-def trained(page: str, words: list[str], workspace: Path, prepared: PreparedData, launch: Launcher) -> None:
-    """Run a training command; one of them by DeepSpeed's own launcher, as it is typed."""
+def train(page: str, words: list[str], workspace: Path, prepared: PreparedData, launch: Launcher) -> None:
+    """Run a training command; the quickstart by DeepSpeed's own launcher, as it is typed."""
     at = words.index("launch/pretrain.py")
     planned = {"--print_config", "--dry_run"} & set(words)
     overrides = [] if "--corpus_tokens" in words else smaller(page, words, prepared)
-    run_dir = workspace / "runs" / "new"
-    if words[at + 1 :] == QUICKSTART[at + 1 :]:
-        shutil.rmtree(run_dir, ignore_errors=True)
-        finished = launch.command([*words, *overrides, f"run_dir={run_dir}"], run_dir).wait()
+    if not planned and (page, words[-1]) not in FILES:
+        overrides.append(f"run_dir={workspace / 'runs' / 'new'}")
+    if words == QUICKSTART:
+        finished = launch.command([*words, *overrides], workspace / "runs" / "new").wait()
     else:
-        if "--recipe" in words and "/" in words[words.index("--recipe") + 1]:
-            overrides += [] if planned else [f"run_dir={run_dir}-{page.replace('/', '-')}"]
         ranks = int(words[words.index("--num_accelerators") + 1]) if "--num_accelerators" in words else words[0] == "deepspeed"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         program = Program([*words[at:], *overrides], workspace, environment, environments(ranks))
         output, error = program.communicate(240)
-        finished = Finished(program.returncode, output, error, run_dir)
+        finished = Finished(program.returncode, output, error, workspace)
     assert finished.status == 0, finished.error
     assert ("after training" in finished.output) == (not planned)
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60]
-)
-def test_a_command_runs(page, words, workspace, prepared, launch):
-    for key, block in FILES.items():
-        if key.startswith(f"{page}:"):
-            (workspace / block.name).write_text(block.text, encoding="utf-8")
-    if "launch/pretrain.py" in words:
-        trained(page, words, workspace, prepared, launch)
-        return
-    if "--out" in words:
-        shutil.rmtree(workspace / words[words.index("--out") + 1], ignore_errors=True)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page, workspace, prepared, launch):
+    for (at, name), text in FILES.items():
+        if at == page:
+            (workspace / name).write_text(text, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(typed(words), cwd=workspace, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    if "--out" in words:
-        assert (workspace / words[words.index("--out") + 1]).exists()
+    for words in PAGES[page]:
+        if "launch/pretrain.py" in words:
+            train(page, words, workspace, prepared, launch)
+            continue
+        done = subprocess.run(typed(words), cwd=workspace, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0 and done.stdout, done.stderr
+        if "--out" in words:
+            assert (workspace / words[words.index("--out") + 1]).exists()
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("python") if "grow(" in block.text and block.page == "README.md"])
