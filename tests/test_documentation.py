@@ -82,6 +82,12 @@ def test_examples_are_recipes_and_configurations(block):
         assert [stage.name for stage in recipe.stages] == stages
 
 
+def test_modules_that_are_named_exist():
+    for page in PAGES:
+        for path in re.findall(r"`((?:pipeline|data_prep|launch|tests|docs)/[\w./-]+)`", page.read_text(encoding="utf-8")):
+            assert page.name == "CHANGELOG.md" or (ROOT / path).exists(), (page, path)
+
+
 def test_every_block_of_yaml_and_python_is_read():
     for block in blocks("yaml"):
         yaml.safe_load(block.text)

@@ -1,7 +1,6 @@
 """launch/reproduce.py from its command line to its results, on runs that are made up."""
 
 import json
-import shlex
 import shutil
 import sys
 
@@ -12,8 +11,8 @@ from pipeline.cli import reproduce
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.reproduction import runner
+from tests.documentation import blocks
 from tests.end_to_end.conftest import ROOT
-from tests.end_to_end.test_readme import COMMANDS
 from tests.pipeline.report.recorded_runs import Made
 from tests.pipeline.reproduction.test_progressive import SUITE
 
@@ -42,8 +41,8 @@ def suites(monkeypatch, folder, ablations: tuple[str, ...]) -> None:
 
 
 def reproduced(monkeypatch, out, *arguments: str) -> int:
-    (command,) = (command for command in COMMANDS if "launch/reproduce.py" in command)
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command)[1:], "--out", str(out), *arguments])
+    (words,) = (words for block in blocks("bash") if block.page == "docs/how-to/compare.md" for words in block.commands)
+    monkeypatch.setattr(sys, "argv", [*words[1:], "--out", str(out), *arguments])
     return reproduce.main()
 
 
