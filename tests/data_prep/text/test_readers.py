@@ -412,7 +412,7 @@ import os, resource, sys
 from pathlib import Path
 from data_prep.settings import CorpusConfig
 from data_prep.text.clean import clean
-from data_prep.text.ranges import InputRange
+from data_prep.text.input_ranges import InputRange
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 
