@@ -31,7 +31,7 @@ from data_prep.shards import bin_path, idx_path
 from data_prep.stages.tokenize import HISTOGRAM
 from data_prep.steps.sequence import MOST_REASONS
 from data_prep.storage.arrays import write_array
-from data_prep.text.rejects import EXAMPLES
+from data_prep.text.rejects import EXAMPLES, dropped_examples
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, json_digest, text_digest, write_json
 
@@ -106,7 +106,9 @@ def write_summary(
             elif not name.startswith(f"{WORK}/"):
                 files[name] = digest
     with Outputs(root) as outputs:
-        examples = [*deduplicated.fates.report(), *deduplicated.report(), *_contaminated(cleaned), *_dropped(plan, cleaned)]
+        shown = ((read.corpus, facts.counts.get("shown", {})) for read, facts in zip(plan.slices, cleaned, strict=True))
+        dropped = dropped_examples(shown)
+        examples = [*deduplicated.fates.report(), *deduplicated.report(), *_contaminated(cleaned), *dropped]
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         outputs.path(REPORT).write_text("".join(lines), encoding="utf-8")
         for name, histogram in histograms.items():
@@ -140,20 +142,6 @@ def _contaminated(cleaned: list[Facts]) -> list[dict[str, Any]]:
     return [{"kind": "contaminated", "set": name} | example for name, examples in found.items() for example in examples]
 
 
-def _dropped(plan: Plan, cleaned: list[Facts]) -> list[dict[str, Any]]:
-    """The first documents that each corpus lost for each reason."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for read, facts in zip(plan.slices, cleaned, strict=True):
-        for reason, documents in facts.counts.get("shown", {}).items():
-            key = read.corpus, reason
-            found[key] = (found.get(key, []) + documents)[:EXAMPLES]
-    return [
-        {"kind": "dropped", "corpus": corpus, "reason": reason} | document
-        for (corpus, reason), documents in found.items()
-        for document in documents
-    ]
-
-
 def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]:
     """Each corpus as cleaning left it, without shards yet."""
     entries = {
@@ -173,13 +161,7 @@ def _cleaned_corpora(plan: Plan, cleaned: list[Facts]) -> dict[str, CorpusEntry]
         entry.documents_read += facts.counts["documents_in"]
         entry.dropped.update(facts.counts["dropped"])
         entry.lengths.update(facts.counts["lengths"])
-        # An earlier version recorded nothing of an item that it finished.
-        for key in ("contaminated", "changed", "languages", "domains"):
-            getattr(entry, key).update(facts.counts.get(key, {}))
-        for step, reasons in facts.counts.get("dropped_by", {}).items():
-            entry.dropped_by.setdefault(step, Counter()).update(reasons)
-        for reason, places in facts.counts["examples"].items():
-            entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
+        _add_losses(entry, facts)
     return entries
 
 
@@ -187,11 +169,16 @@ def _add_rewritten(entries: dict[str, CorpusEntry], rewritten: list[Facts]) -> N
     """What the corpora lost behind deduplication; documents dropped for repeated text are counted with the copies."""
     for facts in rewritten:
         entry = entries[facts.counts["corpus"]]
-        entry.changed.update(facts.counts["changed"])
-        entry.removed.update(facts.counts.get("removed", {}))
-        entry.languages.update(facts.counts.get("languages", {}))
         entry.dropped.update({name: count for name, count in facts.counts["dropped"].items() if name not in REASONS.values()})
-        for step, reasons in facts.counts.get("dropped_by", {}).items():
-            entry.dropped_by.setdefault(step, Counter()).update(reasons)
-        for reason, places in facts.counts["examples"].items():
-            entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]
+        _add_losses(entry, facts)
+
+
+def _add_losses(entry: CorpusEntry, facts: Facts) -> None:
+    """Add what cleaning, or a stage behind deduplication, counted by name."""
+    # An earlier version recorded nothing of an item that it finished, and no stage records all of these.
+    for key in ("contaminated", "changed", "removed", "languages", "domains"):
+        getattr(entry, key).update(facts.counts.get(key, {}))
+    for step, reasons in facts.counts.get("dropped_by", {}).items():
+        entry.dropped_by.setdefault(step, Counter()).update(reasons)
+    for reason, places in facts.counts["examples"].items():
+        entry.examples[reason] = (entry.examples.get(reason, []) + places)[:EXAMPLES]

@@ -1,7 +1,6 @@
 """The texts of evaluation sets, out of the files in which they are published."""
 
 import csv
-import glob
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.storage.stores import Remote, Source, is_url, raw_file
+from data_prep.storage.stores import Remote, Source, is_url, paths_of, raw_file
 from pipeline.common.errors import UserError
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -54,11 +53,9 @@ def files_of(patterns: Iterable[str], key: str) -> list[Source]:
 
 
 def _here(pattern: str) -> list[Path]:
-    # A file whose name looks like a pattern is meant by that name.
-    named = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
     return [
         path
-        for name in map(Path, named)
+        for name in paths_of(pattern)
         for path in (sorted(below for below in name.rglob("*") if format_of(below)) if name.is_dir() else [name])
         if path.is_file()
     ]

@@ -8,7 +8,7 @@ from data_prep.jobs.job import Facts, Job
 from data_prep.plans.plan import Plan
 from data_prep.stages.rewriting import Rewriting
 from data_prep.text.parts import Parts
-from data_prep.text.rejects import EXAMPLES
+from data_prep.text.rejects import dropped_examples
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,7 @@ class Deduplicated:
 
     def report(self) -> list[dict[str, Any]]:
         """Return those spans, and the first documents that each corpus lost."""
-        dropped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for facts in self.rewritten:
-            for reason, shown in facts.counts["shown"].items():
-                key = facts.counts["corpus"], reason
-                dropped[key] = (dropped.get(key, []) + shown)[:EXAMPLES]
-        return self.repeated + [
-            {"kind": "dropped", "corpus": corpus, "reason": reason} | document
-            for (corpus, reason), documents in dropped.items()
-            for document in documents
-        ]
+        return self.repeated + dropped_examples((each.counts["corpus"], each.counts["shown"]) for each in self.rewritten)
 
     def and_rewritten(self, stage: Rewriting, rewritten: list[Facts]) -> "Deduplicated":
         """Return what a further stage leaves."""

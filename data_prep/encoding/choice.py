@@ -15,6 +15,7 @@ from data_prep.encoding.libraries import LIBRARIES, bare, fitting, installed, le
 from data_prep.encoding.ragged import Ragged, first_difference, interleaved
 from data_prep.encoding.reference import HuggingFace, Reference
 from data_prep.encoding.stress import stress_texts
+from pipeline.common.errors import one_line
 
 _SHOWN = 60
 
@@ -69,13 +70,9 @@ def _unfit_where_it_fails() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except ImportError as error:
-        raise UnfitError(f"cannot be imported ({_line(error)})") from None
+        raise UnfitError(f"cannot be imported ({one_line(error)})") from None
     except BaseException as error:  # a panic in Rust is no Exception
-        raise UnfitError(f"fails ({_line(error)})") from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+        raise UnfitError(f"fails ({one_line(error)})") from None
 
 
 def choose(reference: Reference) -> tuple[Choice, Fast | None]:

@@ -1,6 +1,5 @@
 """The draft of a plan: the inputs that a configuration names, looked at and not hashed yet."""
 
-import glob
 import os
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from data_prep.manifest import FORMAT, HELDOUT, TRAIN
 from data_prep.plans.plan import GivenShard, Input, Plan, Slice
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
-from data_prep.storage.stores import Remote, Source, is_url, source_of
+from data_prep.storage.stores import Remote, Source, is_url, paths_of, source_of
 from data_prep.text import python_docs
 from data_prep.text.folders import files_below
 from data_prep.text.input_ranges import InputRange
@@ -34,7 +33,7 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
     """
     files: dict[Source, None] = {}
     for pattern in patterns:
-        found: list[Source] = [*Remote(pattern).named()] if is_url(pattern) else [*_existing(pattern)]
+        found: list[Source] = [*Remote(pattern).named()] if is_url(pattern) else [*paths_of(pattern)]
         paths = [path for path in found if isinstance(path, Remote) or path.is_file() or path.is_dir()]
         if not paths:
             raise UserError(f"{pattern}: no such file; {key} takes existing files, folders, or globs that match some")
@@ -46,12 +45,6 @@ def expand(patterns: list[str], key: str, left_out: list[str]) -> list[Source]:
             else:
                 files[path] = None
     return list(files)
-
-
-def _existing(pattern: str) -> list[Path]:
-    """What a path or glob names."""
-    # A file whose name looks like a pattern is meant by that name.
-    return [Path(name) for name in ([pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True)))]
 
 
 def draft_plan(config: DataPrepConfig) -> Plan:
@@ -169,7 +162,7 @@ def expand_shards(patterns: list[str], key: str) -> list[Path]:
         if is_url(pattern):
             raise UserError(f"{pattern}: shards are taken where they lie, in a file system; download them, and name them here")
         name = pattern.removesuffix(".idx") + ".idx"
-        found = [path for path in _existing(name) if path.is_file()]
+        found = [path for path in paths_of(name) if path.is_file()]
         if not found:
             raise UserError(f"{name}: no such file; {key} takes prefixes of existing shards, or globs of .idx files")
         indices.update(dict.fromkeys(found))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from data_prep.steps.base import Step
 from data_prep.text.document import Document
 from data_prep.text.values import NotJsonError, as_json
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 
 
 class UserStep(Step):
@@ -28,7 +28,7 @@ class UserStep(Step):
             return getattr(import_module(module), name)
         except Exception as error:  # the module's own code runs
             raise UserError(
-                f"steps: {self.path}: cannot be imported ({_told(error)}); name a class of a module that Python finds from "
+                f"steps: {self.path}: cannot be imported ({_named(error)}); name a class of a module that Python finds from "
                 "here, for instance by PYTHONPATH"
             ) from None
 
@@ -38,7 +38,7 @@ class UserStep(Step):
         try:
             made = asked(**self.options)
         except Exception as error:  # the class's own code runs
-            raise UserError(f"steps: {self.path}: does not take the options {self.options} ({_told(error)})") from None
+            raise UserError(f"steps: {self.path}: does not take the options {self.options} ({_named(error)})") from None
         if not callable(made):
             raise UserError(f"steps: {self.path}: has no __call__(document); see data_prep/steps/base.py")
         return made
@@ -67,7 +67,7 @@ class UserStep(Step):
         except UserError:
             raise
         except Exception as error:  # the class's own code runs
-            raise UserError(f"steps: {self.path}: its check() fails ({_told(error)})") from None
+            raise UserError(f"steps: {self.path}: its check() fails ({_named(error)})") from None
 
     def anew(self) -> "UserStep":
         """Return the step with a new object: what a class counts must not depend on what a process did before."""
@@ -85,7 +85,7 @@ class UserStep(Step):
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # the class's own code runs
-            raise UserError(f"steps: {self.path}: fails at {where} ({_told(error)}); correct the class") from error
+            raise UserError(f"steps: {self.path}: fails at {where} ({_named(error)}); correct the class") from error
         if not isinstance(document.text, str):
             raise self._refused(where, f"leaves {document.text!r} as the text", "it is a string")
         if not isinstance(document.columns, dict):
@@ -110,5 +110,5 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -94,13 +94,7 @@ class Remote:
 
     def info(self) -> dict[str, Any]:
         """Return what the store says of it now; raises UserError where it is not there, not given or not to be reached."""
-        file_system, path = self.opened
-
-        def asked() -> dict[str, Any]:
-            file_system.invalidate_cache()
-            return file_system.info(path)
-
-        return patiently(self.url, asked)
+        return self._fresh(lambda store, path: store.info(path))
 
     @property
     def size(self) -> int:
@@ -143,24 +137,13 @@ class Remote:
 
     def exists(self) -> bool:
         """Whether there is such a file."""
-        file_system, path = self.opened
-
-        def asked() -> bool:
-            file_system.invalidate_cache()
-            return file_system.exists(path)
-
-        return patiently(self.url, asked)
+        return self._fresh(lambda store, path: store.exists(path))
 
     def fingerprints(self) -> dict[str, str]:
         """Return by what a change of each file of this folder is noticed, by its name below the folder."""
-        file_system, path = self.opened
-
-        def asked() -> dict[str, dict[str, Any]]:
-            file_system.invalidate_cache()
-            return file_system.find(path, detail=True)
-
-        found = {self._sibling(name).parts[len(self.parts) :]: info for name, info in patiently(self.url, asked).items()}
-        return {"/".join(parts): _fingerprint(info) for parts, info in found.items()}
+        found = self._fresh(lambda store, path: store.find(path, detail=True))
+        begin = len(self.parts)
+        return {"/".join(self._sibling(name).parts[begin:]): _fingerprint(info) for name, info in found.items()}
 
     def content(self) -> bytes:
         """Return all of the file; it is to be small."""
@@ -216,6 +199,16 @@ class Remote:
         """Whether it is a folder."""
         return not self.is_web and self.info()["type"] == "directory"
 
+    def _fresh(self, ask: Callable[[Any, str], Value]) -> Value:
+        """Ask the store as it is now, and not fsspec's memory of it."""
+        file_system, path = self.opened
+
+        def asked() -> Value:
+            file_system.invalidate_cache()
+            return ask(file_system, path)
+
+        return patiently(self.url, asked)
+
     def _sibling(self, path: str) -> "Remote":
         _, chained, outer = self.url.partition("::")
         return Remote(self.opened[0].unstrip_protocol(path) + chained + outer)
@@ -237,6 +230,11 @@ Source = Path | Remote
 def source_of(name: str) -> Source:
     """Return the file of a name: a URL, or a path."""
     return Remote(name) if is_url(name) else Path(name)
+
+
+def paths_of(pattern: str) -> list[Path]:
+    """Return what a path or glob names here, sorted; a file whose name looks like a pattern is meant by that name."""
+    return [Path(name) for name in ([pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True)))]
 
 
 def size_of(source: Source) -> int:

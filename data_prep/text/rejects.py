@@ -1,6 +1,7 @@
 """What is not taken, and why: documents, records and whole files."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data_prep.text.document import Document
@@ -45,6 +46,19 @@ class Rejects:
         self.add(reason, document.where)
         if self.counts[reason] <= EXAMPLES:
             self.shown.setdefault(reason, []).append(document.shown())
+
+
+def dropped_examples(shown: Iterable[tuple[str, Mapping[str, list[dict[str, Any]]]]]) -> list[dict[str, Any]]:
+    """Return the first documents that each corpus lost for each reason, of (corpus, documents by reason)."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for corpus, documents in shown:
+        for reason, more in documents.items():
+            found[corpus, reason] = (found.get((corpus, reason), []) + more)[:EXAMPLES]
+    return [
+        {"kind": "dropped", "corpus": corpus, "reason": reason} | document
+        for (corpus, reason), documents in found.items()
+        for document in documents
+    ]
 
 
 class BadRecords:

@@ -10,7 +10,7 @@ from data_prep.text.columns import Columns, find_columns
 from data_prep.text.document import Document
 from data_prep.text.input_ranges import InputRange
 from data_prep.text.rejects import BadRecords, DamagedError
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.progress import Advance
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _loaded(name: str, corpus: CorpusConfig) -> tuple["Dataset", Columns]:
         dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, corpus.dataset_config, split=split)
     except Exception as error:  # the library raises whatever its file systems and its network raise
         raise UserError(
-            f"{name}: does not load as a dataset ({' '.join(str(error).split())[:200]}); name a directory that "
+            f"{name}: does not load as a dataset ({one_line(error)}); name a directory that "
             "save_to_disk wrote, or a dataset of the hub where there is a network"
         ) from None
     if isinstance(dataset, datasets.DatasetDict):

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from data_prep.tokenizers.files import CONFIG, JSON, MODEL_CONFIG, SENTENCEPIECE, tokenizer_files
 from pipeline.common.config import read_json
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 
 END = "<|endoftext|>"
 
@@ -30,8 +30,9 @@ def open_auto_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises plain Exception for files it cannot use
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{directory}: the tokenizer does not load ({reason}); put it there as tokenizer.json") from None
+        raise UserError(
+            f"{directory}: the tokenizer does not load ({one_line(error)}); put it there as tokenizer.json"
+        ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"{directory}: {type(tokenizer).__name__} has no fast backend in transformers; put the tokenizer there as "

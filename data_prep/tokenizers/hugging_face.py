@@ -13,7 +13,7 @@ from data_prep.tokenizers.auto_tokenizer import END, open_auto_tokenizer, read_t
 from data_prep.tokenizers.files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizers.meanings import Meanings, hugging_face_meanings
 from data_prep.tokenizers.probes import PROBES, differing, spelled
-from pipeline.common.errors import UserError
+from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import write_json
 
 _QWEN2 = "Qwen2Tokenizer"
@@ -74,7 +74,7 @@ class HuggingFaceTokenizer:
         except UserError:
             raise
         except Exception as error:  # the tokenizers library raises plain Exception for what it cannot do
-            raise UserError(f"{directory}: the tokenizer encodes no text ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{directory}: the tokenizer encodes no text ({one_line(error)})") from None
         starts = (at for at in range(len(framed) - len(bare) + 1) if framed[at : at + len(bare)] == bare)
         self.front: tuple[int, ...] = tuple(framed[: next(starts, 0)])
         """What the tokenizer puts in front of a text by itself (Llama's does)."""

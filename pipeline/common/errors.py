@@ -15,6 +15,11 @@ class UserError(Exception):
     """The user's input is wrong: one sentence naming the file, key or tensor and what would do."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return how an error begins, in one line."""
+    return " ".join(str(error).split())[:200]
+
+
 def is_full_disk(error: OSError) -> bool:
     """Whether a file could not be written for want of room."""
     return error.errno in _FULL
