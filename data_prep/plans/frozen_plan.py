@@ -91,7 +91,7 @@ def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[
             with meter.item(item.size) as advance:
                 if not is_same(item, modified.get(item.name), advance):
                     raise UserError(
-                        f"{item.name}: is not what it was when {root} was begun; put the file back, name another output_dir, "
+                        f"{item.name}: has changed since {root} was begun; put the file back, name another output_dir, "
                         f"or remove {root} to begin anew"
                     )
     return found

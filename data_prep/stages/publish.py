@@ -49,7 +49,7 @@ def _plan(source: Remote) -> Plan:
     try:
         content = dict(json.loads(source.content()))
     except (ValueError, TypeError):
-        raise UserError(f"{source}: not a plan as it was written; remove that folder, or name another output_dir") from None
+        raise UserError(f"{source}: the plan is damaged; remove that folder, or name another output_dir") from None
     return plan_of(content, str(source))
 
 
@@ -155,7 +155,7 @@ def _files(text: bytes, origin: str) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise UserError(f"{origin}: not a manifest as it was written; publish the folder again")
+        raise UserError(f"{origin}: the manifest is damaged; publish the folder again")
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(

@@ -156,7 +156,7 @@ class Tokenize:
     def _compare(
         self, part: Part, rows: np.ndarray, sequences: list[str], counts: np.ndarray, ids: Ragged, checked: np.ndarray
     ) -> int:
-        """Encode some documents by the reference too; return how many, or raise UnfitError where the ids are others."""
+        """Encode some documents by the reference too; return how many, or raise UnfitError where the ids differ."""
         ends = np.cumsum(counts)
         for place in np.flatnonzero(checked):
             own = slice(int(ends[place] - counts[place]), int(ends[place]))

@@ -31,7 +31,7 @@ class Verify:
         for name, digest in facts.outputs.items():
             if file_digest(self._root / name, advance) != digest:
                 raise UserError(
-                    f"{self._root / name}: reads back otherwise than it was written; check the disk and start again"
+                    f"{self._root / name}: reads back differently from what was written; check the disk and start again"
                 )
         documents = tokens = 0
         for split in facts.counts["splits"].values():

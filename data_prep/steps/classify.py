@@ -36,7 +36,7 @@ class Classify(Step):
     @model_validator(mode="after")
     def _has_an_effect(self) -> "Classify":
         if self.min_score is None and self.max_score is None and self.column is None:
-            raise ValueError("name one of `min_score`, `max_score` and `column`: without any, nothing comes of the score")
+            raise ValueError("name one of `min_score`, `max_score` and `column`: without one of them the score has no effect")
         return self
 
     @property

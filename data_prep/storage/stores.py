@@ -90,7 +90,7 @@ class Remote:
             name = package.group(1) if package else error.name
             raise UserError(f"{self.url}: needs the Python package {name}; run pip install {name}") from None
         except ValueError as error:
-            raise UserError(f"{self.url}: no store that is known ({error}); fsspec's names of stores are taken") from None
+            raise UserError(f"{self.url}: unknown kind of store ({error}); use a URL that fsspec knows") from None
 
     def info(self) -> dict[str, Any]:
         """Return what the store says of it now; raises UserError where it is not there, not given or not to be reached."""
@@ -326,7 +326,7 @@ def _spelled(error: Exception) -> str:
 
 def _size(url: str, info: dict[str, Any]) -> int:
     if info.get("size") is None:
-        raise UserError(f"{url}: the store does not say how long it is, so that a part of it could pass for all; download it")
+        raise UserError(f"{url}: the store gives no length, so that a file that breaks off would not be noticed; download it")
     return int(info["size"])
 
 

@@ -46,7 +46,7 @@ class Condition:
             return bool(_Evaluation(values).eval(self._expression, self._parsed))
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, InvalidExpression) as error:
             shown = ", ".join(f"{name}: {str(value)[:40]!r}" for name, value in values.items())
-            raise ConditionError(f"{self._expression!r} cannot be asked of {shown} ({error})") from None
+            raise ConditionError(f"{self._expression!r} cannot be evaluated for {shown} ({error})") from None
 
 
 def _columns(node: ast.AST, called: set[ast.AST]) -> list[str]:

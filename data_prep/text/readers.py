@@ -120,7 +120,7 @@ def read_range(
             # What was read is known to be of one file only now.
             source.check(input_range.fingerprint)
     except FileNotFoundError:
-        raise UserError(f"{input_range.path}: no such file any more; put it back") from None
+        raise UserError(f"{input_range.path}: is no longer there; put it back") from None
     except _DAMAGE as error:
         if is_the_systems(error):
             raise

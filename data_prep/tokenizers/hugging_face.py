@@ -47,8 +47,8 @@ class HuggingFaceTokenizer:
             )
         if getattr(backend.model, "dropout", None):
             raise UserError(
-                f"{directory}: the tokenizer has BPE dropout ({backend.model.dropout:g}), by which a text's ids are others "
-                f"every time; set model.dropout to null in {JSON}"
+                f"{directory}: the tokenizer has BPE dropout ({backend.model.dropout:g}), which gives a text other ids "
+                f"each time; set model.dropout to null in {JSON}"
             )
         eos, sep = self._id("eos"), self._id("sep")
         eos = sep if eos is None else eos

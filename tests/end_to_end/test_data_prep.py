@@ -360,7 +360,7 @@ def test_inputs_that_changed_since_the_plan_are_refused(corpus_folder, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"more", b"less"))  # of equal length
     done = run(ALONE, "run", config)
-    assert done.returncode == 2 and f"{path}: is not what it was when" in done.stderr
+    assert done.returncode == 2 and f"{path}: has changed since" in done.stderr
     path.write_bytes(content)  # back, if with another time
     assert run(ALONE, "run", config).returncode == 0
 

@@ -156,7 +156,7 @@ def test_a_work_dir_that_is_no_folder_s_name_here_is_refused_when_it_is_read(tex
     [
         ("s3://nobucket/books", "s3://nobucket/books/.writable: no such file, bucket"),
         ("https://127.0.0.1:1/books", "output_dir: https://127.0.0.1:1/books: a web server takes no files"),
-        ("nostore://books/books", "no store that is known"),
+        ("nostore://books/books", "unknown kind of store"),
     ],
 )
 def test_a_store_that_takes_nothing_is_refused_before_anything_is_prepared(text, tmp_path, url, message):
@@ -191,7 +191,7 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(text, work, bucket, 
             fetch(URL, tmp_path / "back")
         del manifest["files"][name]
     bucket.pipe(f"{URL}/{MANIFEST}", json.dumps(manifest).encode())
-    with pytest.raises(UserError, match="not a manifest as it was written"):
+    with pytest.raises(UserError, match="the manifest is damaged"):
         fetch(URL, tmp_path / "back")
 
 

@@ -122,7 +122,7 @@ def test_values_that_a_condition_does_not_fit_are_bad_records_up_to_the_limit(tm
     path = write_jsonl(tmp_path / "a.jsonl", records)
     (corpus,) = prepare(config(tmp_path, path, columns=["id"], max_bad_records=3)).corpora
     assert corpus.dropped["bad record"] == 3
-    with pytest.raises(UserError, match=r"a.jsonl: line 41: where: 'meta.score >= 1' cannot be asked of meta.score: 'high'"):
+    with pytest.raises(UserError, match=r"a.jsonl: line 41: where: .* cannot be evaluated for meta.score: 'high'"):
         prepare(config(tmp_path, path, columns=["id"], max_bad_records=2))
 
 

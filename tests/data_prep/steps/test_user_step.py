@@ -121,5 +121,5 @@ def test_a_finished_folder_is_refused_when_the_class_has_changed(tmp_path, monke
     assert "is prepared already" in caplog.messages[-1]
     with open(tmp_path / "steps_of_mine.py", "a", encoding="utf-8") as file:
         file.write("# another\n")
-    with pytest.raises(UserError, match=r"steps_of_mine\.py: is not what it was"):
+    with pytest.raises(UserError, match=r"steps_of_mine\.py: has changed since"):
         prepare_together(asked, Alone())

@@ -209,7 +209,7 @@ REFUSED = {
     "s3://bucket/gone.txt": "no such file, bucket or repository at the store",
     "s3://nobucket/a.txt": "no such file, bucket or repository at the store",
     "s3://bucket/all/*.csv": "no such file; files takes",
-    "nostore://a/a.txt": "no store that is known",
+    "nostore://a/a.txt": "unknown kind of store",
 }
 
 

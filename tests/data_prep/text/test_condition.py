@@ -60,12 +60,12 @@ def test_what_is_no_condition_is_refused(expression):
 
 @pytest.mark.parametrize("expression", ["score >= 3", 'score.startswith("x")', "score[9] == 1", "1 / score > 2"])
 def test_values_that_a_condition_does_not_fit_are_named(expression):
-    with pytest.raises(ConditionError, match=r"cannot be asked of score: "):
+    with pytest.raises(ConditionError, match=r"cannot be evaluated for score: "):
         Condition(expression)({"score": "4" if ">= 3" in expression or "/" in expression else []})
 
 
 def test_a_condition_reaches_nothing_of_pythons_own():
     assert Condition("x.__class__ == 1").columns == ["x.__class__"]  # a column, and no attribute
     for expression in ("x.__class__() == 1", "x.__init__.__globals__() == 1", '("s").__class__ == 1 or x', 'x.format("a")'):
-        with pytest.raises(ConditionError, match="cannot be asked of"):
+        with pytest.raises(ConditionError, match="cannot be evaluated for"):
             Condition(expression)({"x": "s"})

@@ -650,7 +650,7 @@ def test_a_file_that_vanished_is_named(tmp_path):
     path = write(tmp_path / "a.txt", b"text")
     (input_range,) = ranges_of_file(path, config(), 100)
     path.unlink()
-    with pytest.raises(UserError, match=r"a\.txt: no such file any more"):
+    with pytest.raises(UserError, match=r"a\.txt: is no longer there"):
         list(read_range(input_range, config(), Rejects()))
 
 
