@@ -33,7 +33,7 @@ from data_prep.stages.verify import Verify
 from data_prep.stages.write_text import WriteText
 from data_prep.storage.stores import Remote, UnreachableError, content_digest, is_url, source_of
 from data_prep.summary import check_cleaned, check_splits, write_summary
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.errors import UserError
 from pipeline.common.files import locked, text_digest
 from pipeline.common.progress import Meter
@@ -199,7 +199,7 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
     cleaned = job.run(clean)
     if workers.rank == 0:
         check_cleaned(plan, cleaned)
-    parts = Parts(root, clean.parts(cleaned))
+    parts = DocumentParts(root, clean.parts(cleaned))
     deduplicated = dedupe_spans(job, plan, parts, deduplicate(job, plan, parts))
     refine = Refine(plan, deduplicated.parts, deduplicated.fates)
     if refine.items():

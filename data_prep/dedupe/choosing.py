@@ -12,7 +12,7 @@ from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import Advance
 
 STAYERS = 1024
@@ -34,7 +34,7 @@ class Choose:
     name = "choose"
     unit = "documents"
 
-    def __init__(self, plan: Plan, parts: Parts, minhash: MinHash, cluster: Cluster) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, minhash: MinHash, cluster: Cluster) -> None:
         self._permutations = plan.config.dedupe.permutations
         self._needed = rows_needed(self._permutations, plan.config.dedupe.threshold)
         self._parts = parts

@@ -13,7 +13,7 @@ from data_prep.dedupe.records import distinct
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import Advance
 
 BATCH = 1 << 16
@@ -37,7 +37,7 @@ class Cluster:
     unit = "pairs"
     """Each is read twice."""
 
-    def __init__(self, plan: Plan, parts: Parts, neighbours: Neighbours) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, neighbours: Neighbours) -> None:
         config = plan.config.dedupe
         self._root = parts.root
         self._neighbours = neighbours

@@ -7,7 +7,7 @@ from data_prep.dedupe.deduplicate import Fates
 from data_prep.jobs.job import Facts, Job
 from data_prep.plans.plan import Plan
 from data_prep.stages.rewriting import Rewriting
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from data_prep.text.rejects import dropped_examples
 
 
@@ -15,7 +15,7 @@ from data_prep.text.rejects import dropped_examples
 class Deduplicated:
     """What the stages left."""
 
-    parts: Parts
+    parts: DocumentParts
     """Some are rewritten."""
     fates: Fates
     """What became of their documents."""
@@ -34,7 +34,7 @@ class Deduplicated:
         return replace(self, parts=parts, fates=self.fates.of_stage(stage, parts), rewritten=[*self.rewritten, *rewritten])
 
 
-def dedupe_spans(job: Job, plan: Plan, parts: Parts, fates: Fates) -> Deduplicated:
+def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, fates: Fates) -> Deduplicated:
     """Carry out the stages that corpora with `dedupe_spans` ask for, in every process.
 
     Copies have gone by then: removed is what documents that stay have in common, and no copy is taken apart line by line.

@@ -9,13 +9,13 @@ from data_prep.dedupe.filtering import EXACT_COPY, NEAR_COPY, Filter
 from data_prep.dedupe.records import Copies
 from data_prep.jobs.job import Job
 from data_prep.plans.plan import Plan
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 
 
 class Stage(Protocol):
     """A stage that says what becomes of documents."""
 
-    def fates(self, part: Part) -> np.ndarray:
+    def fates(self, part: DocumentPart) -> np.ndarray:
         """Return the fates of a part's documents, uint8."""
         ...
 
@@ -23,17 +23,17 @@ class Stage(Protocol):
 class Fates:
     """What became of the documents."""
 
-    def __init__(self, examples: int, parts: Parts, stage: Stage, copies: dict[int, Copies]) -> None:
+    def __init__(self, examples: int, parts: DocumentParts, stage: Stage, copies: dict[int, Copies]) -> None:
         self._examples = examples
         self._parts = parts
         self._stage = stage
         self._copies = copies
 
-    def of(self, part: Part) -> np.ndarray:
+    def of(self, part: DocumentPart) -> np.ndarray:
         """Return KEPT_TRAIN, KEPT_HELDOUT, EXACT_COPY, NEAR_COPY, REPEATED_TEXT or REFINED of each document, uint8."""
         return self._stage.fates(part)
 
-    def of_stage(self, stage: Stage, parts: Parts) -> "Fates":
+    def of_stage(self, stage: Stage, parts: DocumentParts) -> "Fates":
         """Return what became of the documents after a later stage, which left `parts`."""
         return Fates(self._examples, parts, stage, self._copies)
 
@@ -80,7 +80,7 @@ class Fates:
         return int(self.of(part)[document - part.first])
 
 
-def deduplicate(job: Job, plan: Plan, parts: Parts) -> Fates:
+def deduplicate(job: Job, plan: Plan, parts: DocumentParts) -> Fates:
     """Carry out the stages that the corpora ask for, in every process, and return what became of the documents."""
     # Of no use to a run whose text is prepared, and numba, which they need, takes half a second.
     from data_prep.dedupe.choosing import Choose

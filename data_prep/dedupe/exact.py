@@ -9,7 +9,7 @@ from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, r
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import Advance
 
 BYTES_PER_DOCUMENT = 96
@@ -30,7 +30,7 @@ class Exact:
     name = "exact"
     unit = "documents"
 
-    def __init__(self, plan: Plan, parts: Parts) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts) -> None:
         self._parts = parts
         self._dedupe = {corpus.name: corpus.dedupe for corpus in plan.config.corpora}
         self._hashed = [part for part in parts if self._dedupe[part.corpus] != "none"]

@@ -9,7 +9,7 @@ from data_prep.dedupe.records import Copies
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from data_prep.text.rejects import EXACT_DUPLICATE, NEAR_DUPLICATE, REPEATED
 from pipeline.common.progress import Advance
 
@@ -26,7 +26,7 @@ class Filter:
     name = "filter"
     unit = "documents"
 
-    def __init__(self, plan: Plan, parts: Parts, exact: Copies, near: Copies) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, exact: Copies, near: Copies) -> None:
         self._parts = parts
         self._exact = exact
         self._near = near
@@ -64,7 +64,7 @@ class Filter:
             "near": near,
         }
 
-    def fates(self, part: Part) -> np.ndarray:
+    def fates(self, part: DocumentPart) -> np.ndarray:
         """Return the part's fates, uint8."""
         group = self._group_of[part.name]
         start = part.first - group.first

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_prep.text.parts import Part
+from data_prep.text.document_parts import DocumentPart
 
 GROUPS = 1024
 """About as many at most: other stages open a file of each for a range of keys, or for some thousand documents."""
@@ -13,7 +13,7 @@ GROUPS = 1024
 class Group:
     """Parts in ascending order; others may lie between them."""
 
-    parts: Sequence[Part]
+    parts: Sequence[DocumentPart]
 
     @property
     def name(self) -> str:
@@ -41,10 +41,10 @@ class Group:
         return sum(part.bytes for part in self.parts)
 
 
-def grouped(parts: Sequence[Part], documents: int) -> list[Group]:
+def grouped(parts: Sequence[DocumentPart], documents: int) -> list[Group]:
     """Return the parts in groups of equally many, about GROUPS in all; none but a single part has more than `documents`."""
     most = -(-len(parts) // GROUPS)
-    groups: list[list[Part]] = []
+    groups: list[list[DocumentPart]] = []
     held = 0
     for part in parts:
         held += part.documents

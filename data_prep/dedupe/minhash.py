@@ -12,7 +12,7 @@ from data_prep.dedupe.signatures import Signer
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import BYTES, Advance
 
 _BLOCK = 1024
@@ -41,7 +41,7 @@ class MinHash:
     name = "minhash"
     unit = BYTES
 
-    def __init__(self, plan: Plan, parts: Parts, exact: Copies) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, exact: Copies) -> None:
         self._config = plan.config.dedupe
         self._parts = parts
         self._exact = exact

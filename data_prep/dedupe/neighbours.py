@@ -12,7 +12,7 @@ from data_prep.dedupe.signatures import rows_needed
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from pipeline.common.progress import Advance
 
 BYTES_PER_RECORD = 72
@@ -36,7 +36,7 @@ class Neighbours:
     name = "neighbours"
     unit = "bands of documents"
 
-    def __init__(self, plan: Plan, parts: Parts, minhash: MinHash) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, minhash: MinHash) -> None:
         self._config = plan.config.dedupe
         self._parts = parts
         self._minhash = minhash

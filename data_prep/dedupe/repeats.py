@@ -10,7 +10,7 @@ from data_prep.jobs.job import WORK, Facts, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from pipeline.common.progress import Advance
 
 BYTES_PER_SPAN = 80
@@ -33,7 +33,7 @@ class Repeats:
     name = "repeats"
     unit = "spans"
 
-    def __init__(self, plan: Plan, parts: Parts, hashes: SpanHashes, hashed: list[Facts]) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, hashes: SpanHashes, hashed: list[Facts]) -> None:
         self._parts = parts
         self._hashes = hashes
         self._examples = plan.config.dedupe.examples
@@ -73,7 +73,7 @@ class Repeats:
             "most": [[int(documents[each]), int(span[first][each])] for each in most],
         }
 
-    def of(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, part: DocumentPart) -> tuple[np.ndarray, np.ndarray]:
         """Return (places in its table of the spans that a part loses, ascending; whether its first document keeps each)."""
         start, stop = self._firsts[self._places[part.name]], self._firsts[self._places[part.name] + 1]
         found = [between(mapped(self._parts.root / self._file(item)), "span", start, stop) for item in self.items()]

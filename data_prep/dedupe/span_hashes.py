@@ -12,7 +12,7 @@ from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from pipeline.common.progress import BYTES, Advance
 
 SPAN = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("documents", "<u4")])
@@ -29,7 +29,7 @@ class SpanHashes:
     name = "spans"
     unit = BYTES
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
         self._parts = parts
         self._fates = fates
         self.options = {each.name: each.dedupe_spans for each in plan.config.corpora if each.dedupe_spans is not None}
@@ -64,22 +64,22 @@ class SpanHashes:
         write_array(outputs.path(self._file(part)), table)
         return {"documents_out": int(staying.sum()), "spans": len(row), "different": len(table)}
 
-    def finder(self, part: Part) -> SpanFinder:
+    def finder(self, part: DocumentPart) -> SpanFinder:
         """Return what finds the spans of a part."""
         options = self.options[part.corpus]
         return SpanFinder(options.unit, options.min_words)
 
-    def between(self, part: Part, start: int, stop: int) -> tuple[int, np.ndarray]:
+    def between(self, part: DocumentPart, start: int, stop: int) -> tuple[int, np.ndarray]:
         """Return (the place of the first, a copy) of a part's records whose hash's upper half lies in [start, stop)."""
         table = self.table(part)
         places = places_between(table, "high", start, stop)
         return places.start, np.array(table[places])
 
-    def table(self, part: Part) -> np.ndarray:
+    def table(self, part: DocumentPart) -> np.ndarray:
         """Return a part's records, SPAN, memory-mapped."""
         return mapped(self._parts.root / self._file(part))
 
-    def text(self, part: Part, place: int) -> tuple[Document, str]:
+    def text(self, part: DocumentPart, place: int) -> tuple[Document, str]:
         """Return the first document of a part that holds one of its spans, given by its place in the table, and the span."""
         record = self.table(part)[place]
         document = self._parts.document(part.first + int(record["row"]))
@@ -88,5 +88,5 @@ class SpanHashes:
         begin, stop = spans.lines[found].tolist()
         return document, "\n".join(document.text.split("\n")[begin:stop])
 
-    def _file(self, part: Part) -> str:
+    def _file(self, part: DocumentPart) -> str:
         return f"{WORK}/{self.name}/{part.name}.npy"

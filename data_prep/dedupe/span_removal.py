@@ -17,7 +17,7 @@ from data_prep.settings import CorpusConfig
 from data_prep.stages.rewriting import Rewriting
 from data_prep.steps.sequence import is_short
 from data_prep.text.document import Document
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 
 
 class Rewrite(Rewriting):
@@ -26,12 +26,12 @@ class Rewrite(Rewriting):
     name = "rewrite"
     fate = REPEATED_TEXT
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates, hashes: SpanHashes, repeats: Repeats) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates, hashes: SpanHashes, repeats: Repeats) -> None:
         super().__init__(plan, parts, fates, lambda corpus: corpus.dedupe_spans is not None)
         self._hashes = hashes
         self._repeats = repeats
 
-    def change(self, part: Part) -> "_WithoutSpans":
+    def change(self, part: DocumentPart) -> "_WithoutSpans":
         """Return what removes the spans that the part loses."""
         lost = _Lost(self._hashes.table(part), *self._repeats.of(part))
         corpus = self._plan.corpus(part.corpus)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from data_prep.decontamination.evaluation_sets import files_of
 from data_prep.manifest import FORMAT, HELDOUT, TRAIN
-from data_prep.plans.plan import GivenShard, Input, Plan, Slice
+from data_prep.plans.plan import GivenShard, Input, InputSlice, Plan
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.shards import bin_path, idx_path
 from data_prep.storage.stores import Remote, Source, is_url, paths_of, source_of
@@ -53,7 +53,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
     Raises UserError where an input is missing, unreadable or of no known type.
     """
     inputs: list[Input] = []
-    slices: list[Slice] = []
+    slices: list[InputSlice] = []
     shards: list[GivenShard] = []
     left_out: list[str] = []
     part_bytes = config.part_mib << 20
@@ -83,7 +83,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
                 ranges += found
                 inputs.append(Input(name=corpus.dataset, size=size, digest=digest))
             for group in _grouped(ranges, part_bytes):
-                slices.append(Slice(name=f"{len(slices):05d}", corpus=corpus.name, heldout=split == HELDOUT, pieces=group))
+                slices.append(InputSlice(name=f"{len(slices):05d}", corpus=corpus.name, heldout=split == HELDOUT, pieces=group))
     sets = {
         name: [str(path) for path in files_of(patterns, f"decontamination.sets.{name}")]
         for name, patterns in (config.decontamination.sets if config.decontamination else {}).items()

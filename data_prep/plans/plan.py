@@ -34,7 +34,7 @@ class GivenShard(BaseModel):
     prefix: str
 
 
-class Slice(BaseModel):
+class InputSlice(BaseModel):
     """What one process reads at a time: neighbouring ranges of one corpus's inputs."""
 
     name: str
@@ -58,7 +58,7 @@ class Plan(StrictModel):
     tokenizer: str | None
     """The given tokenizer's class, and hashes of its files."""
     inputs: list[Input]
-    slices: list[Slice]
+    slices: list[InputSlice]
     """Held-out ones first: documents are numbered in this order, and of duplicates the first stays."""
     shards: list[GivenShard]
     evaluation_sets: dict[str, list[str]] = Field(default_factory=dict)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.jobs.job import Facts, Item, Outputs
 from data_prep.plans.frozen_plan import files_among, is_same
-from data_prep.plans.plan import Plan, Slice
+from data_prep.plans.plan import InputSlice, Plan
 from data_prep.settings import CorpusConfig
 from data_prep.steps.sequence import Sequence, is_short
 from data_prep.storage.stores import is_url, source_of
 from data_prep.text.document_files import DocumentWriter
-from data_prep.text.parts import FOLDER, Part
+from data_prep.text.document_parts import FOLDER, DocumentPart
 from data_prep.text.readers import read_range
 from data_prep.text.rejects import BAD_FILE, CONTAMINATED, Rejects
 from data_prep.text.slice_writer import SliceWriter, utf8_bytes
@@ -96,7 +96,7 @@ class Clean:
             **({} if removal is None else removal.facts()),
         }
 
-    def _check_unchanged(self, part_slice: Slice) -> None:
+    def _check_unchanged(self, part_slice: InputSlice) -> None:
         """Raise UserError where a file here has changed since it was hashed; of a store's file its range's reader finds out."""
         for name in dict.fromkeys([*(input_range.path for input_range in part_slice.pieces), *self._of_all]):
             if name in self._files and not is_same(self._files[name], self._modified.get(name)):
@@ -121,15 +121,15 @@ class Clean:
             self._passages = Passages(sets, config.ngram)
         return Removal(self._passages, config.remove)
 
-    def parts(self, facts: list[Facts]) -> list[Part]:
+    def parts(self, facts: list[Facts]) -> list[DocumentPart]:
         """Number the parts that the slices gave."""
-        parts: list[Part] = []
+        parts: list[DocumentPart] = []
         indices: Counter[str] = Counter()
         first = 0
         for fact in facts:
             corpus = self._slices[fact.item].corpus
             for written in fact.counts["parts"]:
-                parts.append(Part(corpus=corpus, index=indices[corpus], first=first, **written))
+                parts.append(DocumentPart(corpus=corpus, index=indices[corpus], first=first, **written))
                 indices[corpus] += 1
                 first += written["documents"]
         return parts
@@ -140,7 +140,7 @@ def dropped_file(slice_name: str) -> str:
     return f"{FOLDER}/{slice_name}.dropped.parquet"
 
 
-def _heldout_below(corpus: CorpusConfig, part_slice: Slice) -> float:
+def _heldout_below(corpus: CorpusConfig, part_slice: InputSlice) -> float:
     """The draw from which on a document is trained on."""
     if part_slice.heldout:
         return 1.0

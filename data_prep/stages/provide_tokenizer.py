@@ -18,7 +18,7 @@ from data_prep.encoding.reference import HuggingFace, Reference, SentencePiece
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.manifest import TOKENIZER
 from data_prep.plans.plan import Plan
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from data_prep.tokenizers.files import SENTENCEPIECE, tokenizer_files
 from data_prep.tokenizers.loading import Tokenizer, difference, load_tokenizer, tokenizer_digest
 from data_prep.tokenizers.probes import PROBES, spelled
@@ -36,7 +36,7 @@ class ProvideTokenizer:
     name = "tokenizer"
     unit = "characters"
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
         self._config = plan.config.tokenizer
         self._given = plan.tokenizer
         self._parts = parts
@@ -123,5 +123,5 @@ class ProvideTokenizer:
         if not before:
             raise UserError("corpora: no text is left to train a tokenizer on; give more text, or a tokenizer (path)")
 
-    def _trained_on(self, part: Part) -> np.ndarray:
+    def _trained_on(self, part: DocumentPart) -> np.ndarray:
         return self._fates.of(part) == KEPT_TRAIN

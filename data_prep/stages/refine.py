@@ -11,7 +11,7 @@ from data_prep.stages.rewriting import Rewriting
 from data_prep.steps.language import Language
 from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from data_prep.text.values import as_json
 
 
@@ -21,10 +21,10 @@ class Refine(Rewriting):
     name = "refine"
     fate = REFINED
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
         super().__init__(plan, parts, fates, lambda corpus: bool(corpus.late_steps))
 
-    def change(self, part: Part) -> "_LateSteps":
+    def change(self, part: DocumentPart) -> "_LateSteps":
         """Return the corpus's late steps."""
         corpus = self._plan.corpus(part.corpus)
         return _LateSteps(Sequence(corpus, corpus.late_steps), _language_is_new(corpus))

@@ -16,7 +16,7 @@ from data_prep.storage.arrays import write_array
 from data_prep.text.batches import batches
 from data_prep.text.document import Document
 from data_prep.text.document_files import DocumentWriter
-from data_prep.text.parts import Part, Parts, documents_file
+from data_prep.text.document_parts import DocumentPart, DocumentParts, documents_file
 from data_prep.text.rejects import Rejects
 from data_prep.text.slice_writer import utf8_bytes
 from pipeline.common.progress import BYTES, Advance
@@ -45,14 +45,14 @@ class Rewriting(ABC):
     fate: int
     """What becomes of the documents that it drops."""
 
-    def __init__(self, plan: Plan, parts: Parts, fates: Fates, applies: Callable[[CorpusConfig], bool]) -> None:
+    def __init__(self, plan: Plan, parts: DocumentParts, fates: Fates, applies: Callable[[CorpusConfig], bool]) -> None:
         self._plan = plan
         self._parts = parts
         self._fates = fates
         self._rewritten = {corpus.name for corpus in plan.config.corpora if applies(corpus)}
 
     @abstractmethod
-    def change(self, part: Part) -> Change:
+    def change(self, part: DocumentPart) -> Change:
         """Return what is done to a part's documents."""
 
     def items(self) -> list[Item]:
@@ -97,10 +97,10 @@ class Rewriting(ABC):
             **change.facts(),
         }
 
-    def parts(self, rewritten: list[Facts]) -> Parts:
+    def parts(self, rewritten: list[Facts]) -> DocumentParts:
         """Return the parts with what the stage wrote in place of what it read."""
         counts = {facts.item: facts.counts for facts in rewritten}
-        return Parts(
+        return DocumentParts(
             self._parts.root,
             [
                 replace(part, folder=self._folder, bytes=found["bytes_out"], characters=found["characters"])
@@ -110,7 +110,7 @@ class Rewriting(ABC):
             ],
         )
 
-    def fates(self, part: Part) -> np.ndarray:
+    def fates(self, part: DocumentPart) -> np.ndarray:
         """Return the fates of a part that was rewritten or not, uint8."""
         if part.corpus in self._rewritten:
             return np.load(self._parts.root / self._fates_file(part.name))

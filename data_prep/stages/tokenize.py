@@ -21,7 +21,7 @@ from data_prep.shards import ShardWriter
 from data_prep.storage.arrays import write_array
 from data_prep.storage.block_digests import write_block_digests
 from data_prep.text.batches import batches
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from data_prep.text.sentences import split_sentences
 from pipeline.common.files import file_digest, write_json
 from pipeline.common.progress import BYTES, Advance
@@ -43,7 +43,7 @@ class Tokenize:
         self,
         root: Path,
         plan: Plan,
-        parts: Parts,
+        parts: DocumentParts,
         fates: Fates,
         cleaned: list[Facts],
         tokenizer: Provided,
@@ -119,7 +119,7 @@ class Tokenize:
         }
 
     def _write(
-        self, part: Part, fates: np.ndarray, shards: dict[int, tuple[Path, Path]], fast: Fast | None, advance: Advance
+        self, part: DocumentPart, fates: np.ndarray, shards: dict[int, tuple[Path, Path]], fast: Fast | None, advance: Advance
     ) -> tuple[dict[int, ShardWriter], int, int]:
         """Write the part's shards by fate; return what wrote them, bytes of text, and documents that were compared.
 
@@ -154,7 +154,7 @@ class Tokenize:
         return (split_sentences(text, language) or [text]) if self._plan.config.sequences == "sentence" else [text]
 
     def _compare(
-        self, part: Part, rows: np.ndarray, sequences: list[str], counts: np.ndarray, ids: Ragged, checked: np.ndarray
+        self, part: DocumentPart, rows: np.ndarray, sequences: list[str], counts: np.ndarray, ids: Ragged, checked: np.ndarray
     ) -> int:
         """Encode some documents by the reference too; return how many, or raise UnfitError where the ids differ."""
         ends = np.cumsum(counts)
@@ -180,14 +180,14 @@ class Tokenize:
                 sequences = np.repeat(chosen, counts)
                 writer.add_documents(ended[np.repeat(sequences, lengths)], lengths[sequences], counts[chosen])
 
-    def _language(self, part: Part) -> str:
+    def _language(self, part: DocumentPart) -> str:
         """Whose rules end a sentence: the corpus's language where it has a single one."""
         return self._plan.corpus(part.corpus).language or "en"
 
     def _write_manifest(
         self,
         path: Path,
-        part: Part,
+        part: DocumentPart,
         dropped: dict[str, int],
         splits: dict[str, Any],
         paths: dict[str, Path],

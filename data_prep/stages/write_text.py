@@ -20,7 +20,7 @@ from data_prep.stages.clean import dropped_file
 from data_prep.text.batches import batches
 from data_prep.text.document import Document
 from data_prep.text.document_files import read_documents
-from data_prep.text.parts import Part, Parts
+from data_prep.text.document_parts import DocumentPart, DocumentParts
 from pipeline.common.progress import BYTES, Advance
 
 _SPLITS = {KEPT_TRAIN: TRAIN, KEPT_HELDOUT: HELDOUT}
@@ -38,7 +38,7 @@ class WriteText:
     name = "text"
     unit = BYTES
 
-    def __init__(self, config: CleanedTextConfig, plan: Plan, parts: Parts, fates: Fates) -> None:
+    def __init__(self, config: CleanedTextConfig, plan: Plan, parts: DocumentParts, fates: Fates) -> None:
         self._config = config
         self._slices = {item.name: item for item in plan.slices}
         self._parts = parts
@@ -69,7 +69,7 @@ class WriteText:
         advance(item.size)
         return {"documents_out": count}
 
-    def _of_part(self, part: Part) -> Iterator[dict[str, Any]]:
+    def _of_part(self, part: DocumentPart) -> Iterator[dict[str, Any]]:
         fates = self._fates.of(part)
         wanted = np.isin(fates, list(_SPLITS)) | self._config.dropped
         for row, document in self._parts.read_documents(part, wanted):

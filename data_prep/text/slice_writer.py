@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from data_prep.jobs.job import Outputs
 from data_prep.text.document import Document
+from data_prep.text.document_parts import DocumentPartWriter
 from data_prep.text.hashing import text_hash
-from data_prep.text.parts import PartWriter
 
 _SHOWN = 100
 """Languages and domains whose documents are counted, of a slice: the most frequent ones."""
@@ -25,7 +25,7 @@ class SliceWriter:
         self._hashed = hashed
         self._heldout_below = heldout_below
         self._part_bytes = part_bytes
-        self._writer: PartWriter | None = None
+        self._writer: DocumentPartWriter | None = None
         self._parts: list[dict[str, Any]] = []
         self._lengths: Counter[int] = Counter()
         self._languages: Counter[str] = Counter()
@@ -40,7 +40,7 @@ class SliceWriter:
         self._lengths[len(document.text).bit_length()] += 1
         self._count(document.columns)
         if self._writer is None:
-            self._writer = PartWriter(self._outputs, f"{self._name}-{len(self._parts):03d}", hashed=self._hashed)
+            self._writer = DocumentPartWriter(self._outputs, f"{self._name}-{len(self._parts):03d}", hashed=self._hashed)
         self._writer.add(document, size, digest, _draw(digest) < self._heldout_below)
         if self._writer.bytes >= self._part_bytes:
             self._finish()

@@ -40,7 +40,7 @@ from data_prep.stages.clean import Clean
 from data_prep.stages.provide_tokenizer import ProvideTokenizer
 from data_prep.stages.tokenize import Tokenize
 from data_prep.text.clean import clean
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
@@ -150,7 +150,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
         Clean(plan, {item.name: item.modified for item in draft.inputs}),
     )
     cleaned = job.run(stage)
-    parts = Parts(root, stage.parts(cleaned))
+    parts = DocumentParts(root, stage.parts(cleaned))
     fates = deduplicate(job, plan, parts)
     (provided,) = job.run(ProvideTokenizer(plan, parts, fates))
     encoder = Provided.model_validate(provided.counts)

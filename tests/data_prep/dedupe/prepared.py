@@ -18,7 +18,7 @@ from data_prep.jobs.workers import Alone
 from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, DedupeConfig, TokenizerConfig
 from data_prep.text.document import Document
-from data_prep.text.parts import Part, Parts, PartWriter
+from data_prep.text.document_parts import DocumentPart, DocumentParts, DocumentPartWriter
 from data_prep.text.slice_writer import text_hash
 from tests.messages import taken_by
 
@@ -79,14 +79,14 @@ class Prepared:
         for corpus in corpora:
             for start in range(0, len(corpus.texts), per_part):
                 facts = self._write(f"{len(parts):05d}-000", corpus, range(start, min(start + per_part, len(corpus.texts))))
-                parts.append(Part(corpus=corpus.name, index=indices[corpus.name], first=len(self.texts), **facts))
+                parts.append(DocumentPart(corpus=corpus.name, index=indices[corpus.name], first=len(self.texts), **facts))
                 indices[corpus.name] += 1
                 self.texts += corpus.texts[start : start + per_part]
-        self.parts = Parts(root, parts)
+        self.parts = DocumentParts(root, parts)
 
     def _write(self, name: str, corpus: Corpus, rows: range) -> dict[str, object]:
         outputs = Outputs(self.root)
-        writer = PartWriter(outputs, name, hashed=corpus.dedupe != "none")
+        writer = DocumentPartWriter(outputs, name, hashed=corpus.dedupe != "none")
         for row in rows:
             text = corpus.texts[row]
             writer.add(Document(text, f"row {row}"), len(text.encode()), text_hash(text), row in corpus.heldout)

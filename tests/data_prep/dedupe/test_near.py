@@ -7,7 +7,7 @@ from data_prep.dedupe import cluster, exact, neighbours
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY
 from data_prep.dedupe.groups import grouped
 from data_prep.dedupe.signatures import Signer
-from data_prep.text.parts import Part
+from data_prep.text.document_parts import DocumentPart
 from tests.data_prep.dedupe.planted import (
     Planted,
     Writer,
@@ -180,7 +180,9 @@ def test_any_groups_of_parts_give_the_same(tmp_path: Path, monkeypatch: pytest.M
 def test_a_group_of_parts_is_no_larger_than_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.dedupe.groups.GROUPS", 2)
     sizes = [4, 4, 4, 9, 1, 1, 1, 1]
-    parts = [Part(f"{number:05d}-000", "text", number, sum(sizes[:number]), size, 0, 0) for number, size in enumerate(sizes)]
+    parts = [
+        DocumentPart(f"{number:05d}-000", "text", number, sum(sizes[:number]), size, 0, 0) for number, size in enumerate(sizes)
+    ]
     groups = grouped(parts, 8)
     assert [[part.documents for part in group.parts] for group in groups] == [[4, 4], [4], [9], [1, 1, 1, 1]]
     assert [(group.first, group.stop, group.documents) for group in groups] == [(0, 8, 8), (8, 12, 4), (12, 21, 9), (21, 25, 4)]

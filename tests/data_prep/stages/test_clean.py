@@ -15,7 +15,7 @@ from data_prep.plans.drafting import draft_plan
 from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.stages.clean import Clean
-from data_prep.text.parts import FOLDER, Parts
+from data_prep.text.document_parts import FOLDER, DocumentParts
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_SHORT
 from data_prep.text.slice_writer import text_hash
 from pipeline.common.errors import UserError
@@ -30,13 +30,13 @@ def plan_of(*corpora: CorpusConfig, part_mib: int = 1) -> Plan:
     )
 
 
-def clean(root: Path, plan: Plan) -> tuple[list[Facts], Parts]:
+def clean(root: Path, plan: Plan) -> tuple[list[Facts], DocumentParts]:
     stage = Clean(plan, {item.name: item.modified for item in plan.inputs})
     facts = Job(root, "digest", Alone()).run(stage)
-    return facts, Parts(root, stage.parts(facts))
+    return facts, DocumentParts(root, stage.parts(facts))
 
 
-def texts_of(parts: Parts) -> list[str]:
+def texts_of(parts: DocumentParts) -> list[str]:
     return [text for part in parts for _, texts in parts.texts(part) for text in texts]
 
 
@@ -46,7 +46,7 @@ def jsonl(path: Path, texts: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def cleaned(tmp_path_factory) -> tuple[Path, list[Facts], Parts]:
+def cleaned(tmp_path_factory) -> tuple[Path, list[Facts], DocumentParts]:
     root = tmp_path_factory.mktemp("cleaned")
     files = [jsonl(root / "a.jsonl", TEXTS)]
     return root, *clean(root / "out", plan_of(CorpusConfig(files=files, heldout_fraction=0.1)))

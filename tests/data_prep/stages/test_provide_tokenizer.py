@@ -15,7 +15,7 @@ from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.stages import provide_tokenizer as tokenizer_stage
 from data_prep.stages.clean import Clean
 from data_prep.stages.provide_tokenizer import ProvideTokenizer
-from data_prep.text.parts import Parts
+from data_prep.text.document_parts import DocumentParts
 from tests.data_prep.prose import made_up_texts
 from tests.shards import SPECIAL
 
@@ -48,7 +48,7 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
     plan = draft_plan(config)
     job = Job(folder / "out", "digest", Alone())
     clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
-    parts = Parts(job.root, clean.parts(job.run(clean)))
+    parts = DocumentParts(job.root, clean.parts(job.run(clean)))
     fates = deduplicate(job, plan, parts)
     job.run(ProvideTokenizer(plan, parts, fates))
     return found
@@ -128,6 +128,6 @@ def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_
         )
     )
     job = Job(tmp_path / "out", "digest", Alone())
-    job.run(ProvideTokenizer(plan, Parts(job.root, []), None))
+    job.run(ProvideTokenizer(plan, DocumentParts(job.root, []), None))
     (folder,) = folders
     assert folder.is_relative_to(tmp_path / "out" / "work") and not folder.exists()

@@ -23,7 +23,7 @@ FOLDER = f"{WORK}/clean"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DocumentPart:
     """A part: `first` is the number of its first document among all documents, `index` its own among its corpus's parts."""
 
     name: str
@@ -52,16 +52,16 @@ def documents_file(folder: str, name: str) -> str:
     return f"{folder}/{name}.parquet"
 
 
-class Parts:
+class DocumentParts:
     """The parts of a preparation, in order, and their files."""
 
-    def __init__(self, root: Path, parts: list[Part]) -> None:
+    def __init__(self, root: Path, parts: list[DocumentPart]) -> None:
         self.root = root
         self.all = parts
         self._named = {part.name: part for part in parts}
         self._firsts = np.array([part.first for part in parts], dtype=np.int64)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[DocumentPart]:
         return iter(self.all)
 
     @property
@@ -69,7 +69,7 @@ class Parts:
         """Documents in all parts."""
         return sum(part.documents for part in self.all)
 
-    def named(self, name: str) -> Part:
+    def named(self, name: str) -> DocumentPart:
         """Return a part by name."""
         return self._named[name]
 
@@ -77,18 +77,18 @@ class Parts:
         """Return the place in `all` of the part that holds each document."""
         return np.searchsorted(self._firsts, documents, side="right") - 1
 
-    def texts(self, part: Part) -> Iterator[tuple[int, list[str]]]:
+    def texts(self, part: DocumentPart) -> Iterator[tuple[int, list[str]]]:
         """Yield (row of the first, texts) of about a megabyte at a time."""
         row = 0
         for texts in read_texts(self._path(part)):
             yield row, texts.to_pylist()
             row += len(texts)
 
-    def chosen(self, part: Part, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
+    def chosen(self, part: DocumentPart, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
         """Yield (row, text) of the rows that `wanted` (bool, one a document) names; the rest is not even read."""
         return read_chosen_texts(self._path(part), wanted)
 
-    def read_documents(self, part: Part, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
+    def read_documents(self, part: DocumentPart, wanted: np.ndarray | None = None) -> Iterator[tuple[int, Document]]:
         """Yield (row, document) of all rows, or of those that `wanted` (bool, one a document) names."""
         return read_documents(self._path(part), wanted)
 
@@ -98,23 +98,23 @@ class Parts:
         ((_, document),) = self.read_documents(part, np.arange(part.documents) == number - part.first)
         return document
 
-    def part(self, document: int) -> Part:
+    def part(self, document: int) -> DocumentPart:
         """Return the part that holds a document."""
         return self.all[int(self.holding(np.array([document]))[0])]
 
-    def exact(self, part: Part) -> np.ndarray:
+    def exact(self, part: DocumentPart) -> np.ndarray:
         """Return the part's sorted hashes, EXACT, memory-mapped."""
         return mapped(self.root / FOLDER / f"{part.name}.exact.npy")
 
-    def heldout(self, part: Part) -> np.ndarray:
+    def heldout(self, part: DocumentPart) -> np.ndarray:
         """Return whether each document is held out, bool."""
         return np.load(self.root / FOLDER / f"{part.name}.heldout.npy")
 
-    def _path(self, part: Part) -> Path:
+    def _path(self, part: DocumentPart) -> Path:
         return self.root / documents_file(part.folder, part.name)
 
 
-class PartWriter:
+class DocumentPartWriter:
     """Write one part, a document at a time."""
 
     def __init__(self, outputs: Outputs, name: str, *, hashed: bool) -> None:
@@ -136,7 +136,7 @@ class PartWriter:
         self._heldout.append(heldout)
 
     def close(self) -> dict[str, Any]:
-        """Finish the files; return what a Part is made from."""
+        """Finish the files; return what a DocumentPart is made from."""
         self._documents.close()
         if self._hashed:
             table = np.zeros(len(self._hashes), dtype=EXACT)
