@@ -107,7 +107,7 @@ except OSError as error:
 def test_a_full_disk_is_told_from_a_fault(tmp_path, algorithm, family):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, algorithm, family, tmp_path],
-        capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.stdout.startswith("True File too large; make room")
 

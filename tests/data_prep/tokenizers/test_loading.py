@@ -13,7 +13,7 @@ from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
-GIVEN = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+GIVEN = Path(__file__).parents[4] / "shared" / "data" / "tokenizers"
 TEXTS = [*made_up_texts(20), "", " leading  and  double ", "line\n\nline", "😀 日本語"]
 
 

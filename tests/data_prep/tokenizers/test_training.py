@@ -139,7 +139,7 @@ def test_the_same_texts_give_the_same_files_in_other_processes_with_other_thread
         environment = os.environ | {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
         subprocess.run(
             [sys.executable, "-c", TRAIN_ALL, tmp_path / threads],
-            cwd=Path(__file__).parents[2], env=environment, check=True, timeout=120,
+            cwd=Path(__file__).parents[3], env=environment, check=True, timeout=120,
         )  # fmt: skip
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*"))
     assert len(files) >= 2 * len(MADE)
