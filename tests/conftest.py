@@ -23,7 +23,7 @@ from pipeline.common import progress
 from pipeline.common.logs import RANK_VARIABLES
 from pipeline.families import FAMILIES, config_key, has_key, held_by, scratch_config
 from pipeline.recipe import ModelConfig
-from tests.messages import taken_by
+from tests.messages import collected, taken_by
 
 # Of this process alone: on the standard error of the programs that tests start, warnings of libraries would stand too.
 os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
@@ -88,6 +88,13 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with taken_by(lines.put, of=progress.__name__):
+        yield lines
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """The lines that the project's loggers have said so far."""
+    with collected() as lines:
         yield lines
 
 

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+from pipeline.common.logs import _LineFormatter
 
 
 class _Taking(logging.Handler):
@@ -11,7 +13,7 @@ class _Taking(logging.Handler):
         self._take = take
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._take(record.getMessage())
+        self._take(_LineFormatter().format(record))
 
 
 @contextmanager
@@ -26,3 +28,13 @@ def taken_by(take: Callable[[str], object], of: str = "data_prep") -> Iterator[N
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Yield the messages of all of the project's loggers within the block, as they are printed; the list grows."""
+    lines: list[str] = []
+    with ExitStack() as stack:
+        for name in ("data_prep", "pipeline"):
+            stack.enter_context(taken_by(lines.append, of=name))
+        yield lines

@@ -48,7 +48,7 @@ def work(arguments: argparse.Namespace) -> int:
             return 0
         if arguments.dry_run:
             if distributed.rank() == 0:
-                dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens, print)
+                dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens)
                 print(dry_run.render())
             return 0
         Run(recipe, ds_config, stop, arguments.branch_from).execute()

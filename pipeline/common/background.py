@@ -1,28 +1,33 @@
 """Work that goes on in a thread while the main one does something else."""
 
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
+from pipeline.common.heartbeat import beat, watched_by
+
 Result = TypeVar("Result")
-Tick = Callable[[], None]
 
 _POLL_SECONDS = 1.0
 
 
-class Beside(Generic[Result]):
-    """Work in a thread, which ends with the process where that ends before it."""
+class Background(Generic[Result]):
+    """Work in a thread, which ends with the process where that ends before it.
 
-    def __init__(self, work: Callable[[Tick], Result]) -> None:
-        """`work` is given what it calls whenever it has come further."""
+    Its heartbeats reach nobody but who waits for it: a main thread that stands still is not well because its threads are.
+    """
+
+    def __init__(self, work: Callable[[], Result]) -> None:
         self._future: Future[Result] = Future()
-        self._ticks = 0
-        threading.Thread(target=self._run, args=(work,), daemon=True, name="beside").start()
+        self._beats = 0
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run, work), daemon=True, name="background").start()
 
-    def result(self, beat: Tick = lambda: None) -> Result:
-        """Wait for the work, `beat` called while it comes further; return what it returned, or raise what it raised."""
-        self.wait(beat)
+    def result(self) -> Result:
+        """Wait for the work; return what it returned, or raise what it raised."""
+        self.wait()
         return self._future.result()
 
     @property
@@ -30,20 +35,21 @@ class Beside(Generic[Result]):
         """Whether it has ended in an error."""
         return self._future.done() and self._future.exception() is not None
 
-    def wait(self, beat: Tick = lambda: None) -> None:
-        """Wait for the work, `beat` called while it comes further, whatever comes of it."""
+    def wait(self) -> None:
+        """Wait for the work, however it ends; its heartbeats meanwhile are those of the thread that waits."""
         seen = -1
         while not self._future.done():
-            if self._ticks != seen:
-                seen = self._ticks
+            if self._beats != seen:
+                seen = self._beats
                 beat()
             wait([self._future], timeout=_POLL_SECONDS)
 
-    def _run(self, work: Callable[[Tick], Result]) -> None:
-        try:
-            self._future.set_result(work(self._tick))
-        except BaseException as error:
-            self._future.set_exception(error)
+    def _run(self, work: Callable[[], Result]) -> None:
+        with watched_by(self._count):
+            try:
+                self._future.set_result(work())
+            except BaseException as error:
+                self._future.set_exception(error)
 
-    def _tick(self) -> None:
-        self._ticks += 1
+    def _count(self) -> None:
+        self._beats += 1

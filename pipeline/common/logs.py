@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -29,6 +31,20 @@ def show_messages(*, first: bool, on_stderr: bool = False) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO if first else logging.CRITICAL)
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Show no message within the block."""
+    loggers = [logging.getLogger(name) for name in _OWN]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class _LineFormatter(logging.Formatter):

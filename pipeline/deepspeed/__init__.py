@@ -21,7 +21,7 @@ replaces.
 | `config` | the models of JSON sections, `DeepSpeedConfig` | a file is refused before a run | test_ds_config |
 | `kernels` | builders of CPU Adam and async_io, the Triton loss | they may not compile | test_losses, test_optimizer |
 | `ranks` | `__compatible_ops__`, `mpi_discovery` | no compilation at the start; mpirun | test_launchers |
-| `monitors` | `MonitorMaster` and its writers | a run has one set of curves | test_monitors |
+| `monitors` | the four monitors and their configurations | a run has one set of curves | test_monitors |
 | `zero_layout` | how ZeRO divides parameters | checkpoints and growth by slices | test_zero_layout |
 
 `zero_layout` and `release` import nothing of DeepSpeed.

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from deepspeed.comm.config import CommsLoggerConfig
-from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError, DtypeEnum
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -19,12 +18,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
     "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
     "comms_logger": CommsLoggerConfig,
-    "tensorboard": TensorBoardConfig,
-    "wandb": WandbConfig,
-    "csv_monitor": CSVConfig,
-    "comet": CometConfig,
 }
-"""The sections that have a model, those within others behind them."""
+"""The sections that have a model, those within others behind them; those of `monitors` have theirs there."""
 
 
 def refusal(config: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
+from pipeline.common.heartbeat import beat
 from pipeline.families import QUANTIZATION, family_of, read_config
 from pipeline.growth.language_model import LanguageModel, names_head
 from pipeline.growth.state import Described, Source, State
@@ -33,6 +34,7 @@ class MappedTensor:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as float32 or wider."""
+        beat()
         return self._tensor[start:stop].to(self._dtype)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -12,12 +12,12 @@ from pipeline.growth.state import Constant, OptimizerState, State
 from pipeline.growth.streaming import CONSTRUCTING, raw_bytes, row_chunks
 
 
-def inspect(state: State, origin: str, after_chunk: Callable[[], None] = lambda: None) -> str:
+def inspect(state: State, origin: str) -> str:
     """Return the digest of a state's content: BLAKE2b-128 over names, shapes and values, in hex.
 
     Values are taken as they are read (float32, or float64 where stored so), so that the digest depends
     neither on the files they are spread over nor on a narrower dtype they are stored in. Raises
-    UserError, which begins with `origin`, for a tensor that holds NaN or infinity. `after_chunk` is called after each chunk.
+    UserError, which begins with `origin`, for a tensor that holds NaN or infinity.
     It may run in a thread beside the construction of a model.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -32,7 +32,6 @@ def inspect(state: State, origin: str, after_chunk: Callable[[], None] = lambda:
                     raise _not_finite(origin, name, start, rows)
                 digest.update(raw_bytes(rows))
                 meter.advance(rows.numel())
-                after_chunk()
     return digest.hexdigest()
 
 

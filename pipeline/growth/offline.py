@@ -10,7 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from data_prep.tokenizers.files import copy_files, tokenizer_files
-from pipeline.common.background import Beside
+from pipeline.common.background import Background
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
 from pipeline.common.files import regular_files, whole_directory, write_json
@@ -171,8 +171,8 @@ class OfflineGrowth:
                 # Another growth may have put its own there while the source was opened.
                 _check_absent(request.out)
                 # Both beside the writing: what is written is not there before they have ended well.
-                looked = Beside(lambda _: self._looked_through())
-                compared = Beside(lambda _: compare(self.source, self.plan, self.target))
+                looked = Background(self._looked_through)
+                compared = Background(lambda: compare(self.source, self.plan, self.target))
                 try:
                     self._write(aside, record, looked)
                     digests = looked.result()
@@ -214,7 +214,7 @@ class OfflineGrowth:
             )
         return certificate
 
-    def _write(self, directory: Path, record: Mapping[str, Any] | None, looked: Beside[Any]) -> None:
+    def _write(self, directory: Path, record: Mapping[str, Any] | None, looked: Background[Any]) -> None:
         """Write the grown model; raises what `looked` has raised as soon as that is known."""
         with Meter(f"{self.request.out}: writing", self.bytes_written) as meter:
 

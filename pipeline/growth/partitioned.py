@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.common.heartbeat import beat
 from pipeline.growth.state import Rows, default_value
 
 
@@ -36,6 +37,7 @@ class PartitionedTensor:
 
     def flat(self, first: int, last: int) -> torch.Tensor:
         """Return elements [first, last) of the tensor flattened, as float32."""
+        beat()
         values = torch.empty(last - first, dtype=torch.float32)
         number = bisect_right(self._starts, first) - 1
         while number < len(self._pieces) and self._pieces[number].start < last:

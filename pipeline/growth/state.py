@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from transformers import PretrainedConfig
 
+from pipeline.common.heartbeat import beat
 from pipeline.families import Family
 
 
@@ -114,6 +115,7 @@ def stored_dtype(tensor: Rows) -> torch.dtype:
 
 def flat(tensor: Rows, start: int, stop: int) -> torch.Tensor:
     """Return elements [start, stop) of the tensor flattened row-major, reading whole rows and cutting the ragged ends."""
+    beat()
     if hasattr(tensor, "flat"):
         # A tensor of three axes, whose rows are whole matrices, reads less.
         return tensor.flat(start, stop)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.common.errors import UserError
+from pipeline.common.heartbeat import beat
 from pipeline.growth.state import Rows
 
 CONSTRUCTING = threading.RLock()
@@ -33,6 +34,7 @@ def row_chunks(
     step = max(1, elements // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], step):
         stop = min(start + step, tensor.shape[0])
+        beat()
         yield start, tensor.rows(start, stop) if stored is None or stored.dtype is not dtype else stored[start:stop]
 
 

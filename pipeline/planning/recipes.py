@@ -12,7 +12,6 @@ from pipeline.planning.record import check_stage, growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
 from pipeline.recipe import Recipe, TrainStage
-from pipeline.training.plan.training_plan import phases_of
 
 
 def recipe_of(base: Recipe, schedule: Schedule, run_dir: str, given: str | None = None) -> Recipe:
@@ -68,7 +67,7 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
     kinds: list[Kind] = []
     vocab_size = sizes_of(question.target.config).vocab_size
     config = scratch_config(recipe.source.model, vocab_size, 0, recipe.data.sequence_length)
-    for phase in phases_of(recipe):
+    for phase in recipe.phases:
         if phase.target is not None:
             config = target_config(config, phase.target, growth=phase.growth)
         if not phase.stages:

@@ -18,7 +18,6 @@ from pipeline.recipe.growth import DepthName, WidthName
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import Count
-from pipeline.training.plan.training_plan import phases_of
 
 _ANY_OTHERS = ConfigDict(extra="allow")
 _SPENT = ("tokens", "flops")
@@ -115,9 +114,8 @@ def entry_of(path: Path) -> RunEntry:
     run = read_run(path)
     if not run.ended or run.final_loss is None:
         raise UserError(f"{path}: the run has not ended with a held-out loss; start it again to finish it, or leave it out")
-    for stage in run.recipe.stages:
-        if isinstance(stage, TrainStage):
-            check_stage(stage, str(path))
+    for stage in run.recipe.train_stages:
+        check_stage(stage, str(path))
     phases, growths = _phases(run)
     given = run.recipe.source.path
     # Weights that were given were drawn when their own run began.
@@ -190,7 +188,7 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
         phases, growths = list(source["phases"]), list(source["growths"])
         config = read_config(RunPaths(given).model / "config.json")
     stages = {name: (begin, end) for name, begin, end in run.stages}
-    for phase in phases_of(recipe):
+    for phase in recipe.phases:
         if phase.target is not None:
             config = target_config(config, phase.target, growth=phase.growth)
         spent = [stages[stage.name] for stage in phase.stages if stage.name in stages]

@@ -5,7 +5,8 @@ from pipeline.recipe.ds_file import AUTO, read_ds_config
 from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
 from pipeline.recipe.loading import load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.models import ModelConfig, TargetConfig
-from pipeline.recipe.recipe import GROWN_STAGE, SOURCE_STAGE, Recipe, SourceConfig
+from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, ModelPhase
+from pipeline.recipe.recipe import Recipe, SourceConfig
 from pipeline.recipe.settings import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "GuardConfig",
     "LengthConfig",
     "ModelConfig",
+    "ModelPhase",
     "OptimizerConfig",
     "Recipe",
     "RouterConfig",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from pipeline.common.config import PositiveInt, StrictModel, read_json, validate
 from pipeline.common.errors import UserError
@@ -59,6 +59,10 @@ Count = Annotated[Any, AfterValidator(_count_or_auto)]
 Section = Annotated[dict[str, Any], BeforeValidator(_object)]
 """What DeepSpeed's own model of the section judges."""
 Dtype = Literal["fp32", "float32", "float", "bf16", "bfloat16", "fp16", "float16", "half"]
+
+
+MONITORS = ("tensorboard", "wandb", "csv_monitor", "comet")
+"""Sections that say where a run's curves go; each is a module of its name in `pipeline.training.monitoring`."""
 
 
 class _Judged(StrictModel):
@@ -130,10 +134,6 @@ class _DeepSpeedFile(_Judged):
     disable_python_gc: bool = False
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None = None
     comms_logger: Section = {}
-    tensorboard: Section = {}
-    wandb: Section = {}
-    csv_monitor: Section = {}
-    comet: Section = {}
     checkpoint: _Checkpoint = _Checkpoint()
 
     @model_validator(mode="after")
@@ -161,5 +161,6 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     if (found := take_absent(config)) is not None:
         key, reason = found
         raise UserError(f"{path}: {key}: not supported: {reason}; remove the key")
-    validate(_DeepSpeedFile, config, str(path))
+    monitors: dict[str, Any] = dict.fromkeys(MONITORS, (Section, {}))
+    validate(create_model("DeepSpeedFile", __base__=_DeepSpeedFile, **monitors), config, str(path))
     return config

@@ -1,15 +1,15 @@
 """What a run is, whole: typed, validated, printable."""
 
-import itertools
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import ModelConfig, Positive, TargetConfig
+from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, ModelPhase, PhasesInTheMaking
 from pipeline.recipe.settings import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -18,13 +18,7 @@ from pipeline.recipe.settings import (
     OptimizerConfig,
     RouterConfig,
 )
-from pipeline.recipe.stages import GrowStage, LengthConfig, ScheduleConfig, TrainStage, kind_of
-
-SOURCE_STAGE = "source"
-"""The name under which the source's own training is logged."""
-
-GROWN_STAGE = "grown"
-"""The name under which the evaluation right after the first growth is logged."""
+from pipeline.recipe.stages import STAGE_KINDS, LengthConfig, ScheduleConfig, TrainStage, any_stage
 
 
 class SourceConfig(LengthConfig):
@@ -59,9 +53,6 @@ class SourceConfig(LengthConfig):
         return self
 
 
-Stage = Annotated[Annotated[TrainStage, Tag("TrainStage")] | Annotated[GrowStage, Tag("GrowStage")], Discriminator(kind_of)]
-
-
 class Recipe(StrictModel):
     """One run, whole; `read_recipe` reads one whose stages are left to `progressive`."""
 
@@ -94,7 +85,7 @@ class Recipe(StrictModel):
     """The large model, as far as it differs."""
     growth: GrowthConfig = GrowthConfig()
     """How the source becomes the target, and how later stages grow that do not say otherwise."""
-    stages: Annotated[list[Stage], Field(min_length=1)]
+    stages: Annotated[list[any_stage(STAGE_KINDS)], Field(min_length=1)]
     """What is done with the target: train stages, and between them, where there are any, grow stages."""
     final_model: ModelConfig | None = None
     """The model that the run is to end with, where it was named before its smaller sizes were; a run whose growths come to
@@ -119,6 +110,20 @@ class Recipe(StrictModel):
         """The section that is written out before the recipe is read."""
         return ["progressive"]
 
+    @property
+    def phases(self) -> list[ModelPhase]:
+        """The models that the recipe trains, in turn; the source's own phase is empty where it is not trained here."""
+        phases, unit = PhasesInTheMaking(self.growth), self.source.length
+        if unit is not None:
+            phases.train(TrainStage(name=SOURCE_STAGE, lr=self.source.lr, **dict([unit])))
+        phases.grow(GROWN_STAGE, self.target, self.growth)
+        return phases.apply(self.stages)
+
+    @property
+    def train_stages(self) -> list[TrainStage]:
+        """What the grown models are trained by, the source's own training left out."""
+        return [stage for phase in self.phases[1:] for stage in phase.stages]
+
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         names = [SOURCE_STAGE, GROWN_STAGE, *(stage.name for stage in self.stages)]
@@ -128,12 +133,11 @@ class Recipe(StrictModel):
                     f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training, {GROWN_STAGE!r} the "
                     "moment after growth)"
                 )
-        kinds = ["GrowStage", *(kind_of(stage) for stage in self.stages), "GrowStage"]
-        if ("GrowStage", "GrowStage") in itertools.pairwise(kinds):
+        if not all(phase.stages for phase in self.phases[1:]):
             raise ValueError(
                 "stages: something is trained after each growth; begin and end with a train stage, one between two"
             )
-        growths = [self.growth, *(stage.growth for stage in self.stages if isinstance(stage, GrowStage) and stage.growth)]
+        growths = [phase.growth for phase in self.phases if phase.growth is not None]
         if self.optimizer.name != "adamw" and any(growth.element_rates for growth in growths):
             raise ValueError(
                 f"growth.element_rates: adamw alone has rates of elements; with {self.optimizer.name} leave the key out"
@@ -147,7 +151,7 @@ class Recipe(StrictModel):
         if self.data.text is not None and self.data.tokenizer is None and self.source.path is None:
             raise ValueError("data.tokenizer: name one to load (path) or to train (vocab_size)")
         self._check_tokenizers()
-        if self.data.text is not None and any(stage.weights for stage in self.stages if isinstance(stage, TrainStage)):
+        if self.data.text is not None and any(stage.weights for stage in self.train_stages):
             raise ValueError("stages: `weights` goes with data.shards; `data.text` is a single corpus")
         if self.data.attention == "document" and self.attn_implementation == "flash_attention_2":
             raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; sdpa would do")
@@ -155,10 +159,10 @@ class Recipe(StrictModel):
 
     def _check_tokenizers(self) -> None:
         """Raise ValueError for a target's tokenizer that cannot be that of the run's text, of which there is one."""
-        for stage in self.stages:
-            if isinstance(stage, GrowStage) and stage.grow.tokenizer is not None:
+        for phase in self.phases[2:]:
+            if phase.target is not None and phase.target.tokenizer is not None:
                 raise ValueError(
-                    f"stages.{stage.name}.grow.tokenizer: the text of a run has one tokenizer; name it as target.tokenizer, or "
+                    f"stages.{phase.name}.grow.tokenizer: the text of a run has one tokenizer; name it as target.tokenizer, or "
                     "start another run from this one's model"
                 )
         if self.target.tokenizer is None:

@@ -1,9 +1,10 @@
 """The recipe's stages: how long each is, what it trains and how."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from pipeline.common.config import Fraction, NonNegative, NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import Weights
@@ -107,11 +108,33 @@ class GroupConfig(StrictModel):
         return self
 
 
-class TrainStage(LengthConfig):
-    """Training of the model that is there."""
+class Phases(Protocol):
+    """What a stage applies itself to."""
+
+    def train(self, stage: "TrainStage") -> None:
+        """Train the model that is there."""
+
+    def grow(self, name: str, target: TargetConfig, growth: GrowthConfig | None) -> None:
+        """Grow the model that is there; in the recipe's own way where `growth` is None."""
+
+
+class Stage(StrictModel):
+    """A stage of a recipe, of whatever kind: a class, which is known by a key that no other kind has, in `STAGE_KINDS`."""
+
+    key: ClassVar[str | None] = None
+    """None of the kind that a stage without such a key is of."""
 
     name: Name
     """The name of the stage in logs and files."""
+
+    def apply(self, phases: Phases) -> None:
+        """Have done what the stage stands for."""
+        raise NotImplementedError
+
+
+class TrainStage(Stage, LengthConfig):
+    """Training of the model that is there."""
+
     submodel_layers: PositiveInt | None = None
     """Layers per block l_b: each step trains the top block of one random sub-model and the head
     (bert2BERT algorithm 2). Where not given the full model is run."""
@@ -145,18 +168,37 @@ class TrainStage(LengthConfig):
             raise ValueError("schedule.span: a stage's own schedule spans that stage; leave the key out")
         return self
 
+    def apply(self, phases: Phases) -> None:
+        """Train."""
+        phases.train(self)
 
-class GrowStage(StrictModel):
+
+class GrowStage(Stage):
     """Growth of the model that is there."""
 
-    name: Name
-    """The name of the growth in logs and files."""
+    key: ClassVar[str | None] = "grow"
+
     grow: TargetConfig
     """The sizes that change."""
     growth: GrowthConfig | None = None
     """Instead of the recipe's, whole; the recipe's where not given."""
 
+    def apply(self, phases: Phases) -> None:
+        """Grow."""
+        phases.grow(self.name, self.grow, self.growth)
 
-def kind_of(stage: object) -> str:
-    """The class of a stage, given as a mapping or as itself."""
-    return "GrowStage" if isinstance(stage, GrowStage) or (isinstance(stage, dict) and "grow" in stage) else "TrainStage"
+
+STAGE_KINDS: tuple[type[Stage], ...] = (TrainStage, GrowStage)
+"""The first one has no `key`."""
+
+
+def any_stage(kinds: Sequence[type[Stage]]) -> Any:
+    """Return the type of a stage that is of one of the `kinds`, by its key."""
+
+    def kind_of(stage: object) -> str:
+        if isinstance(stage, Stage):
+            return type(stage).__name__
+        keys = stage if isinstance(stage, dict) else ()
+        return next((kind for kind in kinds if kind.key in keys), kinds[0]).__name__
+
+    return Annotated[Union[tuple(Annotated[kind, Tag(kind.__name__)] for kind in kinds)], Discriminator(kind_of)]  # noqa: UP007

@@ -3,7 +3,6 @@
 import statistics
 
 from data_prep.report.numbers import counted
-from pipeline.recipe import GrowStage
 from pipeline.report import tables
 from pipeline.report.comparison import VIEWS, savings
 from pipeline.report.figures import Plot, amount
@@ -152,9 +151,7 @@ def _start(method: Method) -> float | None:
 
 def _target_steps(run: RecordedRun) -> int | None:
     """How many steps a run's target is trained for, by its recipe; None where a length is not in steps."""
-    stages = []
-    for stage in run.recipe.stages:
-        stages = [] if isinstance(stage, GrowStage) else [*stages, stage]
+    stages = run.recipe.phases[-1].stages
     # From scratch the source is the target, which may be trained as either.
     lengths = [stage.steps for stage in (stages if not run.from_scratch else [run.recipe.source, *stages])]
     if run.from_scratch and lengths[0] is None:
@@ -168,7 +165,7 @@ def _end(run: RecordedRun) -> tuple[str, int, int] | None:
         last = run.planned[-1]
         return run.recipe.source.model.family, last.num_hidden_layers, last.hidden_size
     # Of a model on the way nothing follows for the last one.
-    if len(run.certificates) <= sum(isinstance(stage, GrowStage) for stage in run.recipe.stages):
+    if len(run.certificates) <= len(run.recipe.phases) - 2:
         return None
     last = run.certificates[-1]
     return last["family"], last["target"]["num_hidden_layers"], last["target"]["hidden_size"]

@@ -12,7 +12,7 @@ from pipeline.families import Sizes, scratch_config, sizes_of, target_config
 from pipeline.flops.ledger import Ledger
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
-from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowStage, Recipe
+from pipeline.recipe import SOURCE_STAGE, Recipe
 from pipeline.runs import JsonLines, RunPaths, StepLines
 from pipeline.runs.records import (
     CertificateRecord,
@@ -86,9 +86,8 @@ class RecordedRun:
         if model is None:
             return None
         configs = [scratch_config(model, 1, 0, self.recipe.data.sequence_length)]
-        later = [(stage.grow, stage.growth) for stage in self.recipe.stages if isinstance(stage, GrowStage)]
-        for target, growth in [(self.recipe.target, None), *later]:
-            configs.append(target_config(configs[-1], target, growth=growth or self.recipe.growth))
+        for phase in self.recipe.phases[1:]:
+            configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         return [sizes_of(config) for config in configs]
 
     @property
@@ -152,9 +151,8 @@ class RecordedRun:
         """Evaluations of the model that the recipe ends with: from the last growth on; of a run from scratch all."""
         if self.from_scratch:
             return self.grown_evaluations
-        names = [GROWN_STAGE]
-        for stage in self.recipe.stages:
-            names = [stage.name] if isinstance(stage, GrowStage) else [*names, stage.name]
+        last = self.recipe.phases[-1]
+        names = {last.name, *(stage.name for stage in last.stages)}
         return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
 
     @property
@@ -192,7 +190,7 @@ class RecordedRun:
         """Evaluations right after a growth."""
         if self.from_scratch:
             return []
-        names = {GROWN_STAGE, *(stage.name for stage in self.recipe.stages if isinstance(stage, GrowStage))}
+        names = {phase.name for phase in self.recipe.phases[1:]}
         return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
 
 

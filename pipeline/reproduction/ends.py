@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.recipe import GrowStage
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.report.savings import Curve, Saving
 from pipeline.reproduction.known import KnownEnd, settings_of, write_known
@@ -109,9 +108,7 @@ def _grown_at(run: RecordedRun) -> int:
     """The step at which the model that the run ends with was made."""
     if run.from_scratch:
         return 0
-    names: list[str] = []
-    for stage in run.recipe.stages:
-        names = [] if isinstance(stage, GrowStage) else [*names, stage.name]
+    names = [stage.name for stage in run.recipe.phases[-1].stages]
     return min(begin for name, begin, _ in run.stages if name in names)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from data_prep.manifest import PreparedData
 from pipeline.common.errors import UserError
+from pipeline.common.logs import without_messages
 from pipeline.recipe import Recipe, read_ds_config
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.plan.workload import stage_flops
@@ -19,7 +20,8 @@ def planned(recipe: Recipe, ds_config: Path) -> Planned:
         model = model.model_copy(update={"vocab_size": PreparedData(Path(recipe.data.shards)).tokenizer.vocab_size})
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"model": model})})
     # A suite's lengths are in steps, so that the size of the text, one token here, does not matter.
-    return preview_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1, lambda _: None)
+    with without_messages():
+        return preview_run(recipe, read_ds_config(ds_config) | batch, RunDirectory(Path(recipe.run_dir)), 1, 1)
 
 
 def flops_by_stage(recipe: Recipe, ds_config: Path) -> dict[str, int]:

@@ -49,15 +49,15 @@ def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], leas
 
 def _steps(recipe: Recipe) -> int:
     """The steps of a trunk, all of whose lengths are in steps."""
-    return sum(stage.steps for stage in recipe.stages if not isinstance(stage, GrowStage))
+    return sum(stage.steps for stage in recipe.train_stages)
 
 
 def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
     """The first steps of a run as a run of its own, at the peak rate once warm; None where that would not be the same steps."""
-    stages = {plan.stage.name: plan for plan in course.training_plan.stages}
+    plans = {plan.stage.name: plan for plan in course.training_plan.stages}
     stages = []
     for stage in task.recipe.stages:
-        plan = stages.get(stage.name)
+        plan = plans.get(stage.name)
         if plan is None or plan.begin < depth:
             stages.append(stage if plan is None else _cut(plan, depth))
     while stages and isinstance(stages[-1], GrowStage):

@@ -14,15 +14,17 @@ from pipeline.common.errors import UserError
 from pipeline.deepspeed.config import SECTIONS as DEEPSPEED_SECTIONS
 from pipeline.deepspeed.config import dtype_named, refusal
 from pipeline.deepspeed.kernels import compiles_async_io
-from pipeline.recipe import AUTO, GrowStage, Recipe, TrainStage, read_ds_config
-from pipeline.training.monitoring.monitors import SECTIONS, resolve_monitors, without_monitors
+from pipeline.deepspeed.monitors import monitor_of
+from pipeline.recipe import AUTO, Recipe, read_ds_config
+from pipeline.recipe.ds_file import MONITORS
+from pipeline.training.monitoring.monitors import resolve_monitors, without_monitors
 from pipeline.training.toolchain import check_toolchain, reach_ninja
 
 _SETTLED_HERE = (
     "bf16.enabled",
     "fp16.enabled",
     "zero_optimization.offload_optimizer.nvme_path",
-    *(f"{section}.{key}" for section in SECTIONS for key in ("output_path", "job_name")),
+    *(f"{section}.{key}" for section in MONITORS for key in ("output_path", "job_name")),
 )
 """Keys of those sections whose "auto" stands for what the recipe or the machine says."""
 
@@ -166,7 +168,8 @@ def rounds_alike(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_sections(config: dict[str, Any], origin: str) -> None:
     """Let DeepSpeed's own models judge their sections, and put what they read there in the place of what was written."""
-    for section, model in DEEPSPEED_SECTIONS.items():
+    monitors = {section: monitor_of(section).settings for section in MONITORS}
+    for section, model in (DEEPSPEED_SECTIONS | monitors).items():
         written = _section(config, section)
         if not isinstance(written, dict):
             raise UserError(f"{origin}: {section}: an object of keys is expected (got {written!r})")
@@ -297,9 +300,7 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
 def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
     """Raise UserError where layers are fetched as wholes of which some stand still: DeepSpeed fails in the backward pass."""
     asked = [key for key in _LEAVES if _section(config, "zero_optimization").get(key)]
-    parts = [
-        stage.name for stage in recipe.stages if isinstance(stage, TrainStage) and (stage.submodel_layers or stage.trainable)
-    ]
+    parts = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
     if asked and parts:
         raise UserError(
             f"{origin}: zero_optimization.{asked[0]}: goes with stages that train the whole model, and stages.{parts[0]} "
@@ -333,7 +334,7 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
     offload = _section(config, "zero_optimization.offload_optimizer")
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
-    growths = [recipe.growth, *(stage.growth for stage in recipe.stages if isinstance(stage, GrowStage) and stage.growth)]
+    growths = [phase.growth for phase in recipe.phases if phase.growth is not None]
     if offload.get("device") != "nvme":
         return
     if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):

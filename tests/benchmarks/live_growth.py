@@ -15,9 +15,9 @@ from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
+from pipeline.training.certifying.measure import Text, measure_grown, measure_growth
 from pipeline.training.engine import build
 from pipeline.training.loop.evaluate import heldout_loss
-from pipeline.training.loop.measure import Text, measure_grown, measure_growth
 from pipeline.training.loop.running import scoring
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.optimizer import build_optimizer, parameter_groups

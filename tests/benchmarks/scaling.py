@@ -178,7 +178,7 @@ def save_and_load(folder: Path, layers: int, hidden: int) -> tuple[float, float,
     directory.mkdir()
     began = time.perf_counter()
     saved = CheckpointMetadata(phase=0, step=1, samples={}, tokens=0, seconds=0.0, ledger={})
-    Checkpoints(directory, CheckpointingConfig()).save(model, saved, print, must=True)
+    Checkpoints(directory, CheckpointingConfig()).save(model, saved, must=True)
     saving = time.perf_counter() - began
     began = time.perf_counter()
     source = open_source(directory)

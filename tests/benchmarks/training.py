@@ -27,15 +27,19 @@ from pipeline.families import FAMILIES, Section, scratch_config
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
-from pipeline.runs import JsonLines
+from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.engine import TrainedModel, build
+from pipeline.training.loop.certification import Certification
+from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.data_watch import DataWatch, Remembered
-from pipeline.training.loop.loop import Records, Trainer, TrainState
+from pipeline.training.loop.loop import Trainer
+from pipeline.training.loop.records import Records
 from pipeline.training.loop.running import draw_depths, running, scoring
 from pipeline.training.loop.tasks import Tasks
+from pipeline.training.loop.train_state import TrainState
 from pipeline.training.losses import summed_loss
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
@@ -296,26 +300,24 @@ def the_loop(
     batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
     training_plan = plan_training(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
     records = Records(
-        JsonLines(directory / "metrics.jsonl", dict),
+        StepLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl", dict),
         JsonLines(directory / "scores.jsonl", dict),
-        Checkpoints(directory / "checkpoints", recipe.checkpointing),
         Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=distributed.rank() == 0),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
-        Watchdog(1800),
     )
     streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
     watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
-    trainer = Trainer(
-        0, trained, training_plan, recipe, streams, TrainState(), Tasks(recipe, None), records, StopRequest(), watch
-    )
+    checkpoints = Checkpoints(directory / "checkpoints", recipe.checkpointing)
+    of_run = recipe, training_plan, streams, watch, Tasks(recipe, None), StopRequest(), checkpoints
+    trainer = Trainer(0, trained, LoopContext(*of_run, Watchdog(1800), records, TrainState()), Certification())
     (plan,) = training_plan.of_phase(0)
-    rates = dict.fromkeys(trained.blocks, recipe.optimizer.lr)
+    trainer.steps.begin_stage(plan)
 
     def take() -> None:
-        trainer._step(plan, rates)
-        trainer._judge(0)
+        trainer.steps.launch()
+        trainer.steps.judge()
 
     return take
 

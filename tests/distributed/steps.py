@@ -10,15 +10,19 @@ from pipeline.data.objectives import CausalObjective, MaskedObjective
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, Recipe
-from pipeline.runs import JsonLines
+from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.ds_config import for_engine, sequence_parallel_size
 from pipeline.training.engine import build
+from pipeline.training.loop.certification import Certification
+from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.data_watch import DataWatch, Remembered
-from pipeline.training.loop.loop import Records, Trainer, TrainState
+from pipeline.training.loop.loop import Trainer
+from pipeline.training.loop.records import Records
 from pipeline.training.loop.tasks import Tasks
+from pipeline.training.loop.train_state import TrainState
 from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization
@@ -87,22 +91,24 @@ def trainer(
     loaded = batches([text], objective, apart=apart)
     training_plan = plan_training(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
     records = Records(
-        JsonLines(directory / "metrics.jsonl", dict),
+        StepLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl", dict),
         JsonLines(directory / "scores.jsonl", dict),
-        Checkpoints(directory / "checkpoints", recipe.checkpointing),
         Progress(Workload(recipe, training_plan, {0: config, 1: config}.__getitem__), 0, shown=False),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
-        Watchdog(1800),
     )
     mixes = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
     watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
     stop = SimpleNamespace(asked=False, defer=lambda: None)
-    return Trainer(0, model, training_plan, recipe, mixes, TrainState(), Tasks(recipe, None), records, stop, watch)
+    checkpoints = Checkpoints(directory / "checkpoints", recipe.checkpointing)
+    of_run = recipe, training_plan, mixes, watch, Tasks(recipe, None), stop, checkpoints
+    return Trainer(0, model, LoopContext(*of_run, Watchdog(1800), records, TrainState()), Certification())
 
 
 def take_step(made: Trainer) -> None:
     """Launch the next step of the only stage."""
-    (plan,) = made._plan.of_phase(0)
-    made._step(plan, dict.fromkeys(made._model.blocks, 1e-3))
+    (plan,) = made.context.plan.of_phase(0)
+    made.steps.begin_stage(plan)
+    made.steps._peaks = dict.fromkeys(made.model.blocks, 1e-3)
+    made.steps.launch()

@@ -42,9 +42,9 @@ def told(cases):
                 take_step(made)
             with Waits() as launched:
                 take_step(made)
-            made._judge(0)
-            records = made._records.metrics.read() if distributed.rank() == 0 else []
-            made._model.close()
+            made.steps.judge()
+            records = made.context.records.metrics.read() if distributed.rank() == 0 else []
+            made.model.close()
         found.append(([{key: record[key] for key in KEYS} for record in records], launched.seen))
     return found
 

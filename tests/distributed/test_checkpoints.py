@@ -33,6 +33,7 @@ from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import BLOCKS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
+from tests.messages import collected
 from tests.ranks import run_ranks
 
 FAMILY = FAMILIES["gpt2"]
@@ -140,7 +141,7 @@ def take_step(trained, depth: int | None, inputs, labels, accumulation: int = 1)
 def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, accumulation: int = 1):
     """Go on from the newest checkpoint in `folder`, or begin; return the losses and the trained model."""
     checkpoints = Checkpoints(folder, CheckpointingConfig(keep=9))
-    saved = checkpoints.newest_whole(print)
+    saved = checkpoints.newest_whole()
     config = model_config("gpt2", True)
     if saved is None:
         state = initialized(FAMILY, config, 5)
@@ -155,7 +156,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     assert trained.engine.global_steps == begin
     steps = list(zip(depths, batches(), strict=False))[begin:end]
     losses = [take_step(trained, depth, inputs, labels, accumulation) for depth, (inputs, labels) in steps]
-    checkpoints.save(trained, CheckpointMetadata(1, end, {}, 0, 0.0, {}), print, must=True)
+    checkpoints.save(trained, CheckpointMetadata(1, end, {}, 0, 0.0, {}), must=True)
     return losses, trained
 
 
@@ -432,14 +433,14 @@ def save_within(folder, layout, asynchronous):
         patch.setattr(_Writer, "write", lambda writer: (gate.wait(60), write(writer)))
         for inputs, labels in batches()[:3]:
             take_step(trained, None, inputs, labels)
-        assert checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), print, must=False)
+        assert checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), must=False)
         take_step(trained, None, *batches()[3])
         assert (checkpoints.last is None) == asynchronous and not checkpoints.written
         assert (folder / "step-00000003").exists() != asynchronous and (folder / "latest").exists() != asynchronous
         gate.set()
         while asynchronous and not checkpoints.written:
             time.sleep(0.01)
-    assert checkpoints.finish(print) and checkpoints.last.step == 3 and not checkpoints.written
+    assert checkpoints.finish() and checkpoints.last.step == 3 and not checkpoints.written
     trained.close()
 
 
@@ -454,11 +455,18 @@ def test_a_checkpoint_written_while_training_goes_on_is_that_of_the_moment_to_th
     assert at_once == behind
 
 
+def telling(work, *arguments):
+    """Return what a rank says within some work, and what that returns."""
+    with collected() as said:
+        returned = work(*arguments)
+    return said, returned
+
+
 def save_where_there_is_no_room(folder):
-    """Save once with room, once where rank 1 has none, once again with room; return what was said and what was there."""
+    """Save once with room, once where rank 1 has none, once again with room; return what was there."""
     config = model_config("gpt2", True)
     trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config("zero3", 1), OPTIMIZER, BLOCKS, "sdpa")
-    said, listed = [], []
+    listed = []
     for asynchronous in (False, True):
         checkpoints = Checkpoints(folder, CheckpointingConfig(keep=1, asynchronous=asynchronous))
         for step, room in ((1, True), (2, False), (3, True)):
@@ -466,9 +474,9 @@ def save_where_there_is_no_room(folder):
             if not room and distributed.rank() == 1:
                 # Writing past the limit fails as on a full disk, in the middle of a file.
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-            begun = checkpoints.save(trained, CheckpointMetadata(1, step, {}, 0, 0.0, {}), said.append, must=False)
+            begun = checkpoints.save(trained, CheckpointMetadata(1, step, {}, 0, 0.0, {}), must=False)
             assert begun == (room or asynchronous)
-            assert checkpoints.finish(said.append) == (room or not asynchronous)
+            assert checkpoints.finish() == (room or not asynchronous)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             distributed.total(0)
             listed.append(sorted(path.name for path in folder.iterdir()))
@@ -476,18 +484,18 @@ def save_where_there_is_no_room(folder):
         if distributed.rank() == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
         with pytest.raises(UserError, match=r"zero_pp_rank_1.*File too large: the checkpoint could not be written; make room"):
-            checkpoints.save(trained, CheckpointMetadata(1, 4, {}, 0, 0.0, {}), said.append, must=True)
+            checkpoints.save(trained, CheckpointMetadata(1, 4, {}, 0, 0.0, {}), must=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        assert Checkpoints(folder, CheckpointingConfig()).newest_whole(said.append).step == 3
+        assert Checkpoints(folder, CheckpointingConfig()).newest_whole().step == 3
         shutil.rmtree(folder, ignore_errors=True)
         distributed.total(0)
         folder.mkdir(exist_ok=True)
-    return said, listed
+    return listed
 
 
 def test_one_rank_without_room_is_said_by_all_and_the_next_checkpoint_is_tried(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    for said, listed in run_ranks(save_where_there_is_no_room, 2, tmp_path / "checkpoints"):
+    for said, listed in run_ranks(telling, 2, save_where_there_is_no_room, tmp_path / "checkpoints"):
         assert listed == [["latest", f"step-0000000{step}"] for step in (1, 1, 3, 1, 1, 3)]
         assert len(said) == 2
         for line in said:
@@ -500,12 +508,12 @@ def test_one_rank_without_room_is_said_by_all_and_the_next_checkpoint_is_tried(t
 
 
 def newest(folder):
-    said = []
-    try:
-        saved = Checkpoints(folder, CheckpointingConfig()).newest_whole(said.append)
-        return None if saved is None else saved.step, said
-    except UserError as error:
-        return str(error), said
+    with collected() as said:
+        try:
+            saved = Checkpoints(folder, CheckpointingConfig()).newest_whole()
+            return None if saved is None else saved.step, said
+        except UserError as error:
+            return str(error), said
 
 
 def flip(path, place):

@@ -53,7 +53,7 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
             trained.engine.step()
         path = folder / folder_of(case)
         checkpoints = Checkpoints(path, CheckpointingConfig())
-        checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), print, must=True)
+        checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), must=True)
         trained.module.eval()
         with torch.no_grad():
             logits[folder_of(case)] = trained.logits(tokens()).tokens.float()

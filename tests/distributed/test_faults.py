@@ -122,6 +122,7 @@ def test_the_rank_that_holds_the_others_up_is_named(reports, named):
 STALLING = """
 import os, sys, time
 import torch
+from pipeline.common.heartbeat import beat
 from pipeline.training import distributed
 from pipeline.training.monitoring.watchdog import Watchdog
 distributed.join()
@@ -130,7 +131,7 @@ def fall_asleep():
 def work():
     for _ in range(4):
         time.sleep(0.8)
-        watchdog.beat()
+        beat()
 with Watchdog(2.0) as watchdog:
     # Longer than the bound, but rank 0 gets on; the other has nothing to tell.
     watchdog.on_first_rank(work)
@@ -141,7 +142,7 @@ with Watchdog(2.0) as watchdog:
                 fall_asleep()
             time.sleep(0.5)
         distributed.total(1.0)
-        watchdog.beat(step)
+        watchdog.reached(step)
         # Longer in all than the bound, but no step is.
         time.sleep(0.8)
 """

@@ -20,8 +20,8 @@ from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
 from pipeline.training.blocks import cut
+from pipeline.training.certifying.measure import CarriedText, Text, measure_grown, measure_growth
 from pipeline.training.engine import build
-from pipeline.training.loop.measure import CarriedText, Text, measure_grown, measure_growth
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 

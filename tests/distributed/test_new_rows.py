@@ -92,7 +92,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     for number, ((section, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
         if number == GOES_ON and folder is not None:
             checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), CheckpointMetadata(1, number, {}, 0, 0.0, {})
-            checkpoints.save(trained, saved, print, must=True)
+            checkpoints.save(trained, saved, must=True)
             trained.close()
             source = checkpoints.open(saved)
             trained = made(source.state, *settings, source.optimizer)

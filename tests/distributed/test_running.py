@@ -159,10 +159,10 @@ def graphs_of_leaves() -> tuple[int, int, list[float]]:
         made = trainer(Path(directory), "gpt2", 3, half=False, compiled=True, ds_config={"zero_optimization": zero})
         for _ in range(2):
             take_step(made)
-            made._judge(0)
-        losses = [record["loss"] for record in made._records.metrics.read()]
-        made._next.wait()
-        made._model.close()
+            made.steps.judge()
+        losses = [record["loss"] for record in made.context.records.metrics.read()]
+        made.steps.wait_for_reader()
+        made.model.close()
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values()), losses
 
 

@@ -55,10 +55,10 @@ def losses(cases: list[tuple], sharing: int) -> list[tuple[list[float], list[flo
             )
             for _ in range(4):
                 take_step(made)
-            made._judge(0)
-            records = made._records.metrics.read() if distributed.rank() == 0 else []
+            made.steps.judge()
+            records = made.context.records.metrics.read() if distributed.rank() == 0 else []
             heldout = made.evaluate(None)
-            made._model.close()
+            made.model.close()
         found.append(([record["loss"] for record in records], [record["grad_norm"] for record in records], heldout))
     return found
 

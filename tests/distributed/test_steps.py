@@ -13,7 +13,7 @@ from pipeline.families import FAMILIES, scratch_config
 from pipeline.recipe import ModelConfig
 from pipeline.training import distributed
 from pipeline.training.attention import packing_known, seen_alone, within_documents
-from pipeline.training.loop.loop import RewindError
+from pipeline.training.loop.steps import RewindError
 from tests.distributed.steps import VOCABULARY, take_step, trainer
 from tests.families import WITH_A_MIXTURE
 from tests.ranks import run_ranks
@@ -68,13 +68,13 @@ def waits_of_steps(families: list[str], stages: list[int], half: bool) -> dict[t
                 made = trainer(Path(directory), family, stage, half=half)
                 for _ in range(3):
                     take_step(made)
-                    made._judge(0)
+                    made.steps.judge()
                 with Waits() as launched:
                     take_step(made)
                 with Waits() as judged:
-                    made._judge(0)
-                made._next.wait()
-                made._model.close()
+                    made.steps.judge()
+                made.steps.wait_for_reader()
+                made.model.close()
             seen[family, stage] = launched.seen, judged.seen
     return seen
 
@@ -143,11 +143,11 @@ def operations(stage: int) -> tuple[int, int]:
                     made = trainer(Path(directory), "gpt2", stage, layers=12, ds_config=defaults)
             for _ in range(2):
                 take_step(made)
-                made._judge(0)
+                made.steps.judge()
             with Waits() as launched:
                 take_step(made)
-            made._next.wait()
-            made._model.close()
+            made.steps.wait_for_reader()
+            made.model.close()
         counts.append(launched.operations)
     return tuple(counts)
 
@@ -163,7 +163,7 @@ def test_a_step_is_less_than_half_of_the_operations_that_it_is_by_deepspeeds_def
 
 def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
     """Return what a run records that is judged so many steps later, and how it ends; steps `bad` have no number for a loss."""
-    import pipeline.training.loop.loop as loop
+    import pipeline.training.loop.steps as loop
 
     plain, calls = loop.summed_losses, []
 
@@ -184,11 +184,11 @@ def trained(ahead: int, bad: list[int], **changes: object) -> tuple:
             end = made.train()
         except RewindError as rewind:
             end = str(rewind), rewind.step, rewind.samples
-        made._records.metrics.flush()
+        made.context.records.metrics.flush()
         records = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
-        weights = [parameter.detach().clone().numpy() for parameter in made._model.module.parameters()]
-        saved = made._records.checkpoints.last.step if made._records.checkpoints.last else None
-        made._model.close()
+        weights = [parameter.detach().clone().numpy() for parameter in made.model.module.parameters()]
+        saved = made.context.checkpoints.last.step if made.context.checkpoints.last else None
+        made.model.close()
     timeless = [{key: value for key, value in record.items() if key not in ("seconds", "mfu")} for record in records]
     assert all(record["seconds"] > 0 for record in records)
     return timeless, end, weights, saved
@@ -252,10 +252,10 @@ def losses_of_a_few_steps(leaves: dict[str, object]) -> list[float]:
         made = trainer(Path(directory), "gpt2", 3, half=False, layers=4, ds_config=zero)
         for _ in range(5):
             take_step(made)
-            losses += made._launched[-1].arriving.read()
-            made._judge(0)
-        made._next.wait()
-        made._model.close()
+            losses += made.steps._launched[-1].arriving.read()
+            made.steps.judge()
+        made.steps.wait_for_reader()
+        made.model.close()
     return losses
 
 

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerFast
 from data_prep.settings import TokenizerConfig
 from data_prep.tokenizers.training import train_tokenizer
 from pipeline.training import distributed
-from pipeline.training.loop import certifying, loop
+from pipeline.training.certifying import certifying
+from pipeline.training.loop import steps as loop_steps
 from pipeline.training.preparation import preparation
-from pipeline.training.run import pretraining as run
+from pipeline.training.run import model_phases
 from tests.end_to_end.conftest import FP32, ROOT
 
 
@@ -219,9 +220,9 @@ DUE = ("checkpointing.every=1", "checkpointing.every_minutes=1.0e-9", "evaluatio
 )
 def test_a_faulty_growth_ends_before_anything_rests_on_it(main, recipe, source, monkeypatch, capsys, tmp_path, where, due):
     """A fault and no wrong input; here one of the two comparisons is made to find one."""
-    place, name = (certifying, "compare") if where == "in float64" else (run, "measure_growth")
-    plain = getattr(place, name)
-    monkeypatch.setattr(place, name, lambda *given: plain(*given) | {"max_logit_difference": 0.5})
+    name = "compare" if where == "in float64" else "measure_growth"
+    plain = getattr(certifying, name)
+    monkeypatch.setattr(certifying, name, lambda *given: plain(*given) | {"max_logit_difference": 0.5})
     growth = {"width": "fpi", "depth": "last_layer"}
     path = recipe(
         source={"path": str(source)}, target={"hidden_size": 64}, growth=growth, stages=[{"name": "full", "steps": 3}]
@@ -248,7 +249,7 @@ def test_a_source_found_to_hold_no_numbers_while_the_engine_is_built_is_refused_
 ):
     """The directory that the run had made its own by then is removed: another source may be named for it."""
     built, steps = threading.Event(), []
-    looked_through, build = preparation.inspect, run.build
+    looked_through, build = preparation.inspect, model_phases.build
 
     def late(*given: object) -> str:
         assert built.wait(60)
@@ -259,8 +260,8 @@ def test_a_source_found_to_hold_no_numbers_while_the_engine_is_built_is_refused_
         return build(*given, **named)
 
     monkeypatch.setattr(preparation, "inspect", late)
-    monkeypatch.setattr(run, "build", building)
-    monkeypatch.setattr(loop.Trainer, "_step", lambda *_: steps.append(1))
+    monkeypatch.setattr(model_phases, "build", building)
+    monkeypatch.setattr(loop_steps.Steps, "launch", lambda *_: steps.append(1))
     spoil_tensor(source, lambda tensors: tensors["transformer.h.1.ln_2.bias"][5:6].fill_(value))
     told = refused(
         "data.sequence_length=16",

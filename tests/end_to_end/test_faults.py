@@ -225,16 +225,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
 ASKED = """
 import os, runpy, signal, sys
 sys.path.insert(0, os.getcwd())
-import pipeline.training.loop.loop as loop
+import pipeline.training.loop.steps as loop
 
-plain = loop.Trainer._step
+plain = loop.Steps.launch
 
 def step(self, *arguments):
-    if self._state.step == LAST - 1:
+    if self._context.state.step == LAST - 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return plain(self, *arguments)
 
-loop.Trainer._step = step
+loop.Steps.launch = step
 sys.argv[0] = "launch/pretrain.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -175,13 +175,13 @@ for family in ("gpt2", "bert"):
         made = trainer(Path(directory), family, int(sys.argv[1]))
         for _ in range(3):
             take_step(made)
-            made._judge(0)
+            made.steps.judge()
         # A second one behind it, as in a run.
         with unwaiting(streams=sys.argv[1] == "3") if torch.cuda.is_available() else nullcontext():
             take_step(made)
             take_step(made)
-        made._judge(0)
-        made._next.wait()
+        made.steps.judge()
+        made.steps.wait_for_reader()
         made._model.close()
 """
 

@@ -33,10 +33,10 @@ def content(model: dict, changes: dict | None = None, **section: object) -> dict
     return recipe | {"progressive": {"model": model, "steps": 100} | section} | (changes or {})
 
 
-def planned(recipe: Recipe, tmp_path: Path, say=lambda _: None) -> Planned:
+def planned(recipe: Recipe, tmp_path: Path) -> Planned:
     """The run of a recipe whose text is not looked at."""
     ds_config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8}
-    return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 10_000, say)
+    return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 10_000)
 
 
 def models(run: Planned) -> list[tuple[int, int, int, int]]:
@@ -247,13 +247,13 @@ def test_growths_that_come_to_another_model_are_refused_with_the_plan(model, sec
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path):
+def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path, messages):
     """Of FLOPs half are far fewer steps of the whole model than of its first size."""
 
     def said(recipe: dict) -> list[str]:
-        lines: list[str] = []
-        planned(read_recipe(recipe, "r"), tmp_path, lines.append)
-        return [line for line in lines if "decay_ratio" in line]
+        messages.clear()
+        planned(read_recipe(recipe, "r"), tmp_path)
+        return [line for line in messages if "decay_ratio" in line]
 
     sizes = {"sizes": [{"num_hidden_layers": 1}], "shares": [0.5]}
     (line,) = said(content(MODEL, steps=None, flops=3e9, **sizes))

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent: written aside, checked, renamed; `latest` names the newest, last of all."""
 
+import logging
 import os
 import re
 import shutil
@@ -27,8 +28,7 @@ from pipeline.training import distributed
 from pipeline.training.directory.snapshot import on_host
 from pipeline.training.engine import TrainedModel
 
-Say = Callable[[str], None]
-"""Shows a person a line; called on every rank, for one of them to show."""
+logger = logging.getLogger(__name__)
 
 _DOOMED = ".deleted"
 _TAG = re.compile(r"step-(\d{8,})")
@@ -142,10 +142,10 @@ class Checkpoints:
         self.last: CheckpointMetadata | None = None
         """Where the newest checkpoint stands that is known to be whole."""
 
-    def newest(self, say: Say, until: int | None = None) -> CheckpointMetadata | None:
+    def newest(self, until: int | None = None) -> CheckpointMetadata | None:
         """Return what `newest_whole` would, by this process alone; of the checkpoints up to a step where `until` names one."""
         tags = [tag for tag in self._tags() if until is None or _step(tag) <= until]
-        return self._newest(say, tags, lambda tag: damage(self._directory / tag), self._read)
+        return self._newest(tags, lambda tag: damage(self._directory / tag), self._read)
 
     def adopt(self, origin: Path, saved: CheckpointMetadata) -> None:
         """Take another run's checkpoint, whole and in `origin`, as one of this run's; one rank's work.
@@ -161,7 +161,7 @@ class Checkpoints:
         publish_directory(aside, path)
         write_atomically(self._directory / LATEST, saved.tag + "\n")
 
-    def newest_whole(self, say: Say) -> CheckpointMetadata | None:
+    def newest_whole(self) -> CheckpointMetadata | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
 
         Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
@@ -172,19 +172,19 @@ class Checkpoints:
             return distributed.first_found(damage(self._directory / tag, distributed.rank(), distributed.world_size()))
 
         tags = distributed.on_first_rank(self._tags)
-        self.last = self._newest(say, tags, fault_on_any_rank, lambda tag: distributed.on_first_rank(lambda: self._read(tag)))
+        self.last = self._newest(tags, fault_on_any_rank, lambda tag: distributed.on_first_rank(lambda: self._read(tag)))
         return self.last
 
     @staticmethod
     def _newest(
-        say: Say, tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], CheckpointMetadata]
+        tags: list[str], fault_of: Callable[[str], str | None], read: Callable[[str], CheckpointMetadata]
     ) -> CheckpointMetadata | None:
         damaged: list[str] = []
         for tag in tags:
             fault = fault_of(tag)
             if fault is None:
                 for other in damaged:
-                    say(f"a checkpoint is damaged ({other}); {tag} is taken, the newest whole one")
+                    logger.info(f"a checkpoint is damaged ({other}); {tag} is taken, the newest whole one")
                 return read(tag)
             damaged.append(fault)
         if damaged:
@@ -194,14 +194,14 @@ class Checkpoints:
             )
         return None
 
-    def save(self, model: TrainedModel, saved: CheckpointMetadata, say: Say, *, must: bool) -> bool:
+    def save(self, model: TrainedModel, saved: CheckpointMetadata, *, must: bool) -> bool:
         """Save the model, its optimizer and where it stands; a collective call. Returns whether that went well.
 
         A checkpoint that cannot be written is said, its folder removed, and the last one stays. Where there `must` be one
         (at the end, or when asked to stop), UserError is raised on every rank instead, and the checkpoint is on disk when
         this returns. Where there need not and saving is asynchronous it is begun, and `finish` tells how it went.
         """
-        self.finish(say)
+        self.finish()
         engine, aside = model.engine, self._directory / (saved.tag + ".partial")
         later = self._config.asynchronous and not must
         saved = replace(saved, run=self.run, **counters_and_scale(engine))
@@ -212,7 +212,7 @@ class Checkpoints:
         thread = threading.Thread(target=writer.write, daemon=True, name="checkpoint") if later else None
         self._pending = _Pending(writer, model.config, saved, engine.zero_optimization_stage(), thread)
         if thread is None:
-            return self.finish(say, must=must)
+            return self.finish(must=must)
         thread.start()
         return True
 
@@ -221,7 +221,7 @@ class Checkpoints:
         """Whether a checkpoint is being saved whose files on this rank are written; once they are on all, `finish` it."""
         return self._pending is not None and not self._pending.thread.is_alive()
 
-    def finish(self, say: Say, *, must: bool = False) -> bool:
+    def finish(self, *, must: bool = False) -> bool:
         """Wait for the checkpoint that is being saved, if one is, and publish it; a collective call.
 
         Returns and raises as `save` does. To be called at the latest when nothing is trained any more.
@@ -241,7 +241,7 @@ class Checkpoints:
             self.last = pending.saved
             untidy = distributed.on_first_rank(lambda: self._remove_old(pending.saved.tag))
             if untidy is not None:
-                say(f"warning: {untidy}: older checkpoints could not be removed")
+                logger.warning(f"{untidy}: older checkpoints could not be removed")
             return True
         aside = self._directory / (pending.saved.tag + ".partial")
         distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
@@ -250,7 +250,9 @@ class Checkpoints:
                 f"{failure}: the checkpoint could not be written; make room and start the same command again, "
                 "which goes on from the last complete one"
             )
-        say(f"warning: {failure}: the checkpoint of step {pending.saved.step} could not be written; make room for the next one")
+        logger.warning(
+            f"{failure}: the checkpoint of step {pending.saved.step} could not be written; make room for the next one"
+        )
         return False
 
     def open(self, saved: CheckpointMetadata) -> Source:

@@ -11,12 +11,11 @@ from pipeline.common.errors import UserError
 from pipeline.common.keyed import DRAWS
 from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
-from pipeline.recipe import SOURCE_STAGE, UNITS, GrowStage, Recipe, TrainStage
+from pipeline.recipe import SOURCE_STAGE, UNITS, ModelPhase, Recipe
 from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.ds_config import rounds_alike, same_run
-from pipeline.training.plan.training_plan import Phase, phases_of
 
 _MAY_CHANGE = (
     "run_dir",
@@ -111,7 +110,7 @@ class RecordedSettings:
                     f"{self._instead('the recipe')}"
                 )
         steps = {} if self.data is None else self.data["steps"]
-        for phase in phases_of(recipe):
+        for phase in recipe.phases:
             for stage in phase.stages:
                 reached += steps.get(stage.name, 0)
                 old, new = before.get(stage.name), now[stage.name]
@@ -147,7 +146,7 @@ class RecordedSettings:
     def drawing(self, recipe: Recipe, saved: CheckpointMetadata | None) -> list[str]:
         """Return a sentence where growths that are still to come draw other random values than when the run was begun."""
         # Without a checkpoint everything is drawn anew.
-        ahead = [phase.name for phase in phases_of(recipe) if saved is not None and phase.number > saved.phase]
+        ahead = [phase.name for phase in recipe.phases if saved is not None and phase.number > saved.phase]
         if not ahead or self.data is None or self.data.get("draws") == DRAWS:
             return []
         return [
@@ -159,11 +158,11 @@ class RecordedSettings:
 
 def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
     """Return how long the source and each train stage are: unit and number."""
-    named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage)}
+    named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.train_stages}
     return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
 
 
-def check_model(opened: Source, config: PretrainedConfig, phase: Phase) -> None:
+def check_model(opened: Source, config: PretrainedConfig, phase: ModelPhase) -> None:
     """Raise UserError where a checkpoint's model is not of the sizes and the class that its phase of the run trains."""
     before, now = (asdict(sizes_of(one)) | {"class": family_of(one).model_class.__name__} for one in (opened.config, config))
     otherwise = [key for key in before if before[key] != now[key]]
@@ -202,7 +201,8 @@ def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, s
     """The sizes of the models that a run has grown by a checkpoint, by the keys that name them in its recipe."""
     if saved is None or saved.run is None:
         return {}
-    places = ["target", *(f"stages.{number}.grow" for number, one in enumerate(recipe.stages) if isinstance(one, GrowStage))]
+    numbers = {stage.name: number for number, stage in enumerate(recipe.stages)}
+    places = ["target", *(f"stages.{numbers.get(phase.name)}.grow" for phase in recipe.phases[2:])]
     made = saved.run["certificates"][: saved.phase]
     return {
         f"{place}.{key}": repr(size)

@@ -1,6 +1,7 @@
 """The run directory: whose it is, what it holds, whether a recipe may go on in it."""
 
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -28,6 +29,8 @@ from pipeline.runs.records import (
 )
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.recorded_settings import RecordedSettings, lengths
+
+logger = logging.getLogger(__name__)
 
 _VISIBLE_SECONDS = 120
 """How long a network's file system may keep a new file from another node: NFS does for up to a minute."""
@@ -194,9 +197,7 @@ class RunDirectory(RunPaths):
                     "those, or name another run_dir"
                 )
 
-    def certified(
-        self, growths: int, known: Sequence[CertificateRecord], origin: str, say: Callable[[str], None]
-    ) -> list[CertificateRecord]:
+    def certified(self, growths: int, known: Sequence[CertificateRecord], origin: str) -> list[CertificateRecord]:
         """Return the certificates of the growths that a run has been through.
 
         Those that are damaged, missing or no more what they were are written again as `origin`, where they are `known` from,
@@ -217,7 +218,7 @@ class RunDirectory(RunPaths):
                 same = False
             if not same:
                 certificate = known[number - 1]
-                say(f"{path}: missing, or no more what the run wrote; it is written again, as {origin} has it")
+                logger.info(f"{path}: missing, or no more what the run wrote; it is written again, as {origin} has it")
                 self.certificates.mkdir(exist_ok=True)
                 write_json(path, certificate)
             found.append(certificate)
@@ -226,9 +227,7 @@ class RunDirectory(RunPaths):
                 path.unlink()
         return found
 
-    def finished_summary(
-        self, recipe: Recipe, saved: CheckpointMetadata | None, say: Callable[[str], None]
-    ) -> SummaryRecord | None:
+    def finished_summary(self, recipe: Recipe, saved: CheckpointMetadata | None) -> SummaryRecord | None:
         """Return the summary if it is of this run's last step: that of a run since lengthened is not.
 
         One that is damaged, or another run's, is said and made again; raises UserError where there is no checkpoint for that.
@@ -239,12 +238,12 @@ class RunDirectory(RunPaths):
             if saved is None:
                 reason = str(fault).rpartition("; ")[0]
                 raise UserError(f"{reason}; there is no checkpoint to make it again from: {_AGAIN}") from None
-            say(str(fault))
+            logger.info(str(fault))
             return None
         if summary is None or summary["lengths"] != lengths(recipe):
             return None
         if None not in (self._id, summary.get("run")) and summary["run"] != self._id:
-            say(f"{self.summary}: of another run (run id {summary['run']}, and not {self._id}); it is made again")
+            logger.info(f"{self.summary}: of another run (run id {summary['run']}, and not {self._id}); it is made again")
             return None
         return summary
 

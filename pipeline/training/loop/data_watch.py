@@ -1,7 +1,8 @@
-"""The prepared data that a run reads, compared with its digests while steps run; a fault on one rank is told on all."""
+"""The prepared data that a run reads, compared with its digests while steps run; a fault on one rank is raised on all."""
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -14,9 +15,12 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import read_bytes, write_json
+from pipeline.common.heartbeat import beat
 from pipeline.data.checks import CheckedFile, DataChecks, Found
 from pipeline.training import distributed
 from pipeline.training.distributed import Result
+
+logger = logging.getLogger(__name__)
 
 _BYTES_A_SECOND = 128 << 20
 """Bytes that a rank compares in a second: a sixth of a core, and what a storage that all ranks share can spare."""
@@ -116,18 +120,18 @@ class DataWatch:
     def agreed(self, step: int, *, used: bool) -> DamagedDataError:
         """Return the error of the fault that a rank has met after `step` steps, the same on every rank; a collective call."""
 
-        def tell() -> None:
+        def fault() -> None:
             if self._fault is not None and used == (self._fault.whole_at is not None):
-                raise self._told(self._fault, step)
+                raise self._error(self._fault, step)
 
         try:
-            distributed.on_every_rank(tell)
+            distributed.on_every_rank(fault)
         except UserError as error:
             return DamagedDataError(str(error), used=used)
         raise AssertionError("no rank has met a fault")
 
     @staticmethod
-    def _told(fault: _Fault, step: int) -> Exception:
+    def _error(fault: _Fault, step: int) -> Exception:
         if not isinstance(fault.error, UserError):
             return fault.error
         if fault.whole_at is None or fault.whole_at >= step:
@@ -150,10 +154,10 @@ class DataWatch:
                 with contextlib.suppress(OSError):
                     self._now.write(self._path)
 
-    def finish(self, step: int, beat: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Wait until all is compared that may have been used uncompared; a collective call. `beat` is called meanwhile.
+    def finish(self, step: int) -> None:
+        """Wait until all is compared that may have been used uncompared; a collective call.
 
-        A fault in what no step was trained on is a warning to `say`, on every rank. Raises DamagedDataError on every rank
+        A fault in what no step was trained on is a warning. Raises DamagedDataError on every rank
         where steps may have been trained on data that is damaged.
         """
         self._hurry.set()
@@ -164,7 +168,7 @@ class DataWatch:
         if used:
             raise self.agreed(step, used=True)
         if faults:
-            say(f"warning: {self.agreed(step, used=False)}")
+            logger.warning(str(self.agreed(step, used=False)))
         self.remember()
 
     def _run(self) -> None:

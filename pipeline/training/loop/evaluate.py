@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.common.heartbeat import beat
 from pipeline.common.progress import Meter
 from pipeline.data.batches import Batch, Batches
 from pipeline.training import distributed
@@ -45,12 +46,11 @@ def heldout_loss(
     batches: Batches,
     windows: int,
     batch_size: int,
-    after_batch: Callable[[], None] = lambda: None,
     sequences: SequenceGroup = ALONE,
 ) -> HeldOut:
     """Return what the model makes of the first `windows` held-out windows; a collective call.
 
-    `after_batch` is called after each batch. `sequences` are the ranks that share a window. Raises UserError on every rank
+    `sequences` are the ranks that share a window. Raises UserError on every rank
     where one reads data that is damaged.
     """
     windows = min(windows, len(batches))
@@ -72,7 +72,7 @@ def heldout_loss(
             sums[: len(found)] += torch.stack([one.double() for one in found])
             tokens, pairs = tokens + batch.scored, pairs + batch.scored_pairs
             meter.advance(len(batch.input_ids))
-            after_batch()
+            beat()
     loss, accurate, pair_loss, judged, tokens, pairs = distributed.total(*sums.tolist(), tokens, pairs)
     of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
     return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)

@@ -1,6 +1,5 @@
-"""Zero-shot tasks amid training, scored with the engine itself."""
+"""Zero-shot tasks during training, scored with the engine itself."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from transformers import PretrainedConfig
 
 from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
 from pipeline.common.files import text_digest
+from pipeline.common.heartbeat import beat
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.models import config_digest
 from pipeline.evaluation.scores import Score
@@ -21,7 +21,7 @@ from pipeline.training.engine import TrainedModel
 
 
 def check_tasks(recipe: Recipe, family: Family) -> None:
-    """Raise UserError where a recipe names a task that is none, that is not done amid training, or whose data is not here."""
+    """Raise UserError where a recipe names a task that is none, that is not done during training, or whose data is not here."""
     for task in recipe.evaluation.tasks:
         check_zero_shot(task, family, "evaluation.tasks")
         read_corpus(task, _data(recipe))
@@ -48,8 +48,8 @@ class Tasks:
         every = self._recipe.evaluation.tasks_every
         return every is not None and step % every == 0
 
-    def score(self, model: TrainedModel, stage: str, step: int, window: int, after_batch: Callable[[], None]) -> list[Score]:
-        """Return what the tasks make of the model as it stands, a collective call; `after_batch` is called after each batch.
+    def score(self, model: TrainedModel, stage: str, step: int, window: int) -> list[Score]:
+        """Return what the tasks make of the model as it stands, a collective call.
 
         `window` is the stage's sequence length: positions beyond it may not have been trained yet.
         """
@@ -65,7 +65,7 @@ class Tasks:
         )
         model.engine.eval()
         scorer, data = _scorer(model, f"{stage}: step {step}"), _data(self._recipe)
-        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options, after_batch)
+        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options, beat)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
         digests = {

@@ -1,5 +1,6 @@
 """What a person sees while steps run: a bar on a terminal, else a line now and then."""
 
+import logging
 import sys
 import time
 
@@ -9,13 +10,14 @@ from pipeline.common.progress import LINE_SECONDS, duration
 from pipeline.training.monitoring.utilization import Speed
 from pipeline.training.plan.workload import Outlook, Workload
 
+logger = logging.getLogger(__name__)
+
 
 class Progress:
     """Progress over a run's steps, with the time that is left."""
 
     def __init__(self, workload: Workload, done: int, *, shown: bool) -> None:
         """Begin at `done` steps; `shown` on one rank only."""
-        self._shown = shown
         self._bar = tqdm(
             total=workload.steps,
             initial=done,
@@ -36,23 +38,17 @@ class Progress:
         now = time.monotonic()
         self._outlook.step(flops, seconds if self._last_step is None else now - self._last_step)
         self._last_step = now
-        told = f"loss {loss:.3f}, {speed.words}, {duration(self._outlook.seconds_left(number))} left"
+        speed_and_rest = f"loss {loss:.3f}, {speed.words}, {duration(self._outlook.seconds_left(number))} left"
         self._bar.set_description(stage, refresh=False)
-        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.set_postfix_str(speed_and_rest, refresh=False)
         self._bar.update()
         if self._bar.disable and (now - self._last_line > LINE_SECONDS or number == self._total):
             self._last_line = now
-            self.say(f"{stage}: step {number}/{self._total}, {told}")
+            logger.info(f"{stage}: step {number}/{self._total}, {speed_and_rest}")
 
     def rest(self) -> None:
         """Leave out what passes until the next step, a model's growth for instance, where the time left is estimated."""
         self._last_step = None
-
-    def say(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
-        if self._shown:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
 
     def close(self) -> None:
         """Let go of the terminal's line."""

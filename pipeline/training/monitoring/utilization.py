@@ -1,10 +1,13 @@
 """How fast a run goes, against what its devices could do."""
 
+import resource
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from pipeline.flops.peaks import Peak, find_peak
 from pipeline.runs.records import StepRecord
@@ -110,3 +113,13 @@ def speeds(records: Iterable[StepRecord]) -> dict[str, dict[str, float]]:
         stage: asdict(Speed(tokens[stage] / took, flops[stage] / took / TERA, used[stage] / took))
         for stage, took in seconds.items()
     }
+
+
+def peak_memory() -> dict[str, float]:
+    """Return this rank's peak resident memory, and its accelerator's where there is one, in GiB."""
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    if get_accelerator().device_name() != "cpu":
+        peaks["device_gib"] = get_accelerator().max_memory_allocated() / 2**30
+    return peaks

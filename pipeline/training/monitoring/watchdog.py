@@ -8,13 +8,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-import torch
 from torch.distributed import PrefixStore
 from torch.distributed.distributed_c10d import _get_default_store
 
-from pipeline.growth.state import Rows, State
+from pipeline.common.heartbeat import watched_by
 from pipeline.training import distributed
 from pipeline.training.distributed import Result
 
@@ -41,7 +41,7 @@ class Report:
 class Watchdog:
     """Ends this process where nothing gets on for `seconds`; to be used from the first model's building on, on every rank.
 
-    Threads of its own count: the main one may be in a collective, and stay there. Within half a minute of the bound,
+    Its threads count: the main one may be in a collective, and stay there. Within half a minute of the bound,
     standard error has a line that names the ranks that did not arrive, and a traceback of each rank that still can give
     one; the status is EXIT_STALLED.
     """
@@ -53,6 +53,7 @@ class Watchdog:
         self._step = step
         self._beaten = time.monotonic()
         self._rests = False
+        self._stack = ExitStack()
         self._ended = threading.Event()
         self._ending = threading.Lock()
         self._main = threading.main_thread().ident
@@ -67,11 +68,13 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         self._beaten = time.monotonic()
+        self._stack.enter_context(watched_by(self.beat))
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._stack.close()
         # Where the others have ended already, a collective fails here before the line is out: let it come first.
         self._ended.set()
         for thread in self._threads:
@@ -79,19 +82,14 @@ class Watchdog:
             thread.join(6 * _ANSWER_SECONDS)
         faulthandler.cancel_dump_traceback_later()
 
-    def beat(self, step: int | None = None) -> None:
-        """Say that this rank has finished `step`, or is well in some other way: an evaluation's batch is done.
-
-        Of threads beside the main one it says nothing: they get on where that one is stuck.
-        """
-        if threading.get_ident() != self._main:
-            return
-        self._step = self._step if step is None else step
+    def beat(self) -> None:
+        """Take note that this rank gets on: within the block every heartbeat of its thread comes here."""
         self._beaten = time.monotonic()
 
-    def watched(self, state: State) -> State:
-        """Return the state as one of which every read is a beat: a large model is a long time under way."""
-        return watched(state, self.beat)
+    def reached(self, step: int) -> None:
+        """Take note that this rank has finished `step`."""
+        self._step = step
+        self.beat()
 
     def on_first_rank(self, work: Callable[[], Result]) -> Result:
         """Return what `distributed.on_first_rank` does of work whose length is rank 0's to answer for."""
@@ -137,7 +135,7 @@ class Watchdog:
         os._exit(EXIT_STALLED)
 
     def _ask(self, own: Report, reports: dict[int, Report]) -> None:
-        """Tell the other ranks of this one, and collect what they tell."""
+        """Give the other ranks this one's report, and collect theirs."""
         self._store.set(str(distributed.rank()), json.dumps(asdict(own)))
         self._store.set("alarm", "")
         deadline = time.monotonic() + 2 * self._interval + _ANSWER_SECONDS
@@ -150,38 +148,19 @@ class Watchdog:
             time.sleep(0.1)
 
 
-def watched(state: State, beat: Callable[[], None]) -> State:
-    """Return the state as one of which every read calls `beat` first."""
-    return {name: _Heard(tensor, beat) for name, tensor in state.items()}
-
-
-class _Heard:
-    """A tensor of a state whose reading is watched."""
-
-    def __init__(self, tensor: Rows, beat: Callable[[], None]) -> None:
-        self.shape = tensor.shape
-        self._tensor = tensor
-        self._beat = beat
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop)."""
-        self._beat()
-        return self._tensor.rows(start, stop)
-
-
 def message(reports: Mapping[int, Report], world_size: int, seconds: float) -> str:
-    """Return one line that names the ranks that hold the others up, as far as `reports` of those that answered tell.
+    """Return one line that names the ranks that hold the others up, by the `reports` of those that answered.
 
     Those that do not answer (stopped, or their machine is gone), else those that are a step behind, else those that are
     not in a collective where others wait in one.
     """
-    silent = [rank for rank in range(world_size) if rank not in reports]
+    unanswered = [rank for rank in range(world_size) if rank not in reports]
     newest = max(report.step for report in reports.values())
     behind = [rank for rank, report in sorted(reports.items()) if report.step < newest]
     outside = [rank for rank, report in sorted(reports.items()) if not report.waits]
     began = f"nothing done for {_span(seconds)} (guard.stall_minutes) after step {newest}: "
-    if silent:
-        return began + f"{_ranks(silent)} does not answer: stopped, or its machine is gone"
+    if unanswered:
+        return began + f"{_ranks(unanswered)} does not answer: stopped, or its machine is gone"
     guilty = behind or (outside if len(outside) < world_size else [])
     if guilty:
         places = "; ".join(f"rank {rank} is in {reports[rank].where}, after step {reports[rank].step}" for rank in guilty)

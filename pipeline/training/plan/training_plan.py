@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from pipeline.data.objectives import MASKED_SHARE
 from pipeline.families import Family, Mixtures, Section, graph_of
 from pipeline.flops.counts import ForwardFlops, StepFlops, training_step
-from pipeline.recipe import GROWN_STAGE, SOURCE_STAGE, GrowthConfig, Recipe, ScheduleConfig, TargetConfig, TrainStage
+from pipeline.recipe import Recipe, ScheduleConfig, TrainStage
 from pipeline.training.blocks import section_of
 from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
 from pipeline.training.loop.running import draw_depths
@@ -41,36 +41,6 @@ class DataMix:
         """The name under which the position in it is kept."""
         blend = "" if self.weights is None else " " + " ".join(f"{corpus}={weight:g}" for corpus, weight in self.weights)
         return f"{self.sequence_length}{blend}"
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """The training of one model, from its growth (or beginning) to the next."""
-
-    number: int
-    """How often the model has been grown: 0 is the source."""
-    name: str
-    """Of the growth that it begins with."""
-    target: TargetConfig | None
-    growth: GrowthConfig | None
-    stages: tuple[TrainStage, ...]
-
-
-def phases_of(recipe: Recipe) -> list[Phase]:
-    """Return the models that a recipe trains, in turn; the source's own phase is empty where it is not trained here."""
-    unit = recipe.source.length
-    own = () if unit is None else (TrainStage(name=SOURCE_STAGE, lr=recipe.source.lr, **dict([unit])),)
-    phases = [Phase(0, SOURCE_STAGE, None, None, own)]
-    begun: tuple[str, TargetConfig, GrowthConfig] = (GROWN_STAGE, recipe.target, recipe.growth)
-    stages: list[TrainStage] = []
-    for stage in [*recipe.stages, None]:
-        if isinstance(stage, TrainStage):
-            stages.append(stage)
-            continue
-        phases.append(Phase(len(phases), *begun, tuple(stages)))
-        if stage is not None:
-            begun, stages = (stage.name, stage.grow, stage.growth or recipe.growth), []
-    return phases
 
 
 @dataclass(frozen=True)
@@ -161,7 +131,7 @@ class TrainingPlan:
         for key, warmup, begin, end in dict.fromkeys(warmups):
             if warmup > end - begin:
                 yield (
-                    f"warning: {key}.warmup_steps: {warmup:,} steps are more than the {end - begin:,} that they belong to, "
+                    f"{key}.warmup_steps: {warmup:,} steps are more than the {end - begin:,} that they belong to, "
                     f"{begin + 1:,} to {end:,} of the run; the peak rate is not reached there"
                 )
 
@@ -177,7 +147,7 @@ class TrainingPlan:
             falls = self.steps - decay_steps(schedule, self.steps)
             if falls < begin:
                 yield (
-                    f"warning: schedule.decay_ratio: the rate falls from step {falls + 1:,} on, and the last growth comes "
+                    f"schedule.decay_ratio: the rate falls from step {falls + 1:,} on, and the last growth comes "
                     f"after step {begin:,}; what it adds never learns at the full rate"
                 )
 
@@ -225,7 +195,7 @@ def plan_training(
     resolved. Raises UserError naming a stage whose batch does not divide.
     """
     stages: list[StagePlan] = []
-    for phase in phases_of(recipe):
+    for phase in recipe.phases:
         graph = graph_of(configs[phase.number])
         for stage in phase.stages:
             mix = DataMix.of(recipe, stage.sequence_length, stage.weights)

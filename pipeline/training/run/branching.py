@@ -1,7 +1,7 @@
 """A run that begins with another run's steps: it takes a checkpoint of that one as its own, and goes on from there."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
+from pipeline.common.logs import without_messages
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord
@@ -18,8 +19,10 @@ from pipeline.training.directory.recorded_settings import RecordedSettings, diff
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import same_run
 from pipeline.training.monitoring.monitors import without_monitors
-from pipeline.training.plan.training_plan import StagePlan, TrainingPlan, phases_of
-from pipeline.training.preparation.preparation import Planned, Preparation, preview_run
+from pipeline.training.plan.training_plan import StagePlan, TrainingPlan
+from pipeline.training.preparation.preparation import Planned, PlannedOnText, preview_run
+
+logger = logging.getLogger(__name__)
 
 _BY_RATE = ("schedule", "warmup_steps")
 """Keys of a stage that change a step by its learning rate alone, which is compared itself."""
@@ -69,7 +72,7 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
 
 def _differing_growth(one: Course, other: Course, number: int) -> str | None:
     """The key in which the growth with a number, from 1 on, differs."""
-    phases = [next((phase for phase in phases_of(each.recipe) if phase.number == number), None) for each in (one, other)]
+    phases = [next((phase for phase in each.recipe.phases if phase.number == number), None) for each in (one, other)]
     if None in phases:
         return "stages"
     mine, its = phases
@@ -97,7 +100,6 @@ def branch_off(
     ds_config: dict[str, Any],
     directory: RunDirectory,
     world_size: int,
-    say: Callable[[str], None],
 ) -> None:
     """Give a run that has no checkpoint the newest one of the run in `origin` whose steps are all its own; one rank's work.
 
@@ -107,23 +109,24 @@ def branch_off(
     directory.check(recipe, ds_config, None)
     its = RunPaths(origin)
     checkpoints = Checkpoints(its.checkpoints, recipe.checkpointing)
-    newest = checkpoints.newest(say) if its.checkpoints.is_dir() else None
+    newest = checkpoints.newest() if its.checkpoints.is_dir() else None
     if newest is None or newest.run is None:
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
     begun = RecordedSettings.of_checkpoint(newest.run, str(origin))
     for key in differing(same_run(begun.ds_config), same_run(ds_config)):
         raise UserError(f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration")
-    mine, other = (
-        Course(one, preview_run(one, ds_config, place, world_size, None, lambda _: None, saved))
-        for one, place, saved in ((recipe, directory, None), (begun.recipe, RunDirectory(origin), newest))
-    )
-    if not isinstance(mine.planned, Preparation) or mine.planned.data.manifest.fingerprint != begun.data["fingerprint"]:
+    with without_messages():
+        mine, other = (
+            Course(one, preview_run(one, ds_config, place, world_size, None, saved))
+            for one, place, saved in ((recipe, directory, None), (begun.recipe, RunDirectory(origin), newest))
+        )
+    if not isinstance(mine.planned, PlannedOnText) or mine.planned.data.manifest.fingerprint != begun.data["fingerprint"]:
         raise UserError(
             f"--branch_from: {origin}: was trained on other text than the recipe's, or on shards that are elsewhere; name "
             "its shards as data.shards"
         )
     steps, key = common_steps(mine, other)
-    saved = checkpoints.newest(say, until=steps)
+    saved = checkpoints.newest(until=steps)
     if saved is None:
         raise UserError(
             f"--branch_from: {origin}: has no checkpoint of the steps that it has in common with this run, which are "
@@ -135,9 +138,9 @@ def branch_off(
             "those of this run; name a run that did not go back, or start this one without --branch_from"
         )
     for remark in begun.rounding(recipe, ds_config):
-        say(remark)
+        logger.info(remark)
     _adopt(its, checkpoint=its.checkpoints / saved.tag, saved=saved, course=mine, ds_config=ds_config, directory=directory)
-    say(f"{origin}: its first {saved.step:,} steps are those of this run, which goes on from them")
+    logger.info(f"{origin}: its first {saved.step:,} steps are those of this run, which goes on from them")
 
 
 def _adopt(
@@ -150,7 +153,7 @@ def _adopt(
 ) -> None:
     # Without a checkpoint, which comes last, all of this is done again.
     data = directory.claim(course.recipe, ds_config, {key: value for key, value in saved.run["data"].items() if key != "run"})
-    phases = [phase for phase in phases_of(course.recipe) if phase.number <= saved.phase]
+    phases = [phase for phase in course.recipe.phases if phase.number <= saved.phase]
     stages = {GROWN_STAGE, *(phase.name for phase in phases), *(stage.name for phase in phases for stage in phase.stages)}
     records = (
         (its.metrics, directory.metrics, StepRecord),

@@ -2,10 +2,11 @@
 
 import copy
 import errno
+import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from pipeline.training.footprint import memory_by_stage, parameters_by_kind
 from pipeline.training.loop.balance import router_weights
 from pipeline.training.monitoring.progress import duration
 from pipeline.training.monitoring.utilization import Device
-from pipeline.training.plan.training_plan import StagePlan, expected_scored, phases_of
+from pipeline.training.plan.training_plan import StagePlan, expected_scored
 from pipeline.training.plan.workload import stage_flops
-from pipeline.training.preparation.preparation import Planned, Preparation, preview_run
+from pipeline.training.preparation.preparation import Planned, PlannedOnText, preview_run
 from pipeline.training.width_rates import described
+
+logger = logging.getLogger(__name__)
 
 _UNITS = {"GiB": 2**30, "MiB": 2**20}
 
@@ -65,16 +68,15 @@ class DryRun:
         ranks: int,
         mfu: float,
         corpus_tokens: int | None,
-        say: Callable[[str], None],
     ) -> "DryRun":
         """Look at all that a run needs, and write nothing; raises UserError as the run would."""
         directory = RunDirectory(Path(recipe.run_dir))
         _check_place(directory.path)
-        saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest(say)
+        saved = Checkpoints(directory.checkpoints, recipe.checkpointing).newest()
         if directory.path.exists():
             for remark in directory.check(recipe, ds_config, saved):
-                say(remark)
-        planned = preview_run(recipe, ds_config, directory, ranks, corpus_tokens, say, saved)
+                logger.info(remark)
+        planned = preview_run(recipe, ds_config, directory, ranks, corpus_tokens, saved)
         device = Device.here(compute_dtype(ds_config), recipe.flops.peak_tflops)
         return cls(recipe, ds_config, planned, ranks, mfu, device, corpus_tokens, 0 if saved is None else saved.step)
 
@@ -152,7 +154,7 @@ class DryRun:
         dtype = compute_dtype(self.ds_config)
         zero = self.ds_config.get("zero_optimization", {})
         to_host = {key: zero.get(f"offload_{key}", {}).get("device", "none") != "none" for key in ("optimizer", "param")}
-        phases = phases_of(self.recipe)
+        phases = self.recipe.phases
         from_scratch = self._from_scratch()
         for phase in phases[1:] if from_scratch else phases:
             config = self.planned.config(phase.number)
@@ -192,7 +194,7 @@ class DryRun:
 
     def _from_scratch(self) -> bool:
         """Whether the first model is trained at its own sizes only, so that it is not grown."""
-        if self.planned.given is not None or phases_of(self.recipe)[0].stages:
+        if self.planned.given is not None or self.recipe.phases[0].stages:
             return False
         return self.planned.config(0).to_dict() == self.planned.config(1).to_dict()
 
@@ -362,7 +364,7 @@ class DryRun:
 
     def _data(self) -> str:
         planned = self.planned
-        if isinstance(planned, Preparation):
+        if isinstance(planned, PlannedOnText):
             tokens = Counter({corpus.name: corpus.splits[TRAIN].tokens for corpus in planned.data.corpora})
             shards = sum(len(split.shards) for corpus in planned.data.corpora for split in corpus.splits.values())
             return (

@@ -25,7 +25,7 @@ from pipeline.planning.rules import growth_tokens, rules
 from pipeline.planning.schedules import Given, Schedule, kinds_of
 from pipeline.planning.search import Search
 from pipeline.recipe import load_recipe
-from pipeline.training.plan.training_plan import phases_of, plan_training
+from pipeline.training.plan.training_plan import plan_training
 from pipeline.training.plan.workload import stage_flops
 from tests.pipeline.planning.made import STEP, VOCABULARY, entry, question, recipe, record, sized, true_law
 
@@ -83,7 +83,7 @@ def test_what_a_schedule_costs_is_what_the_ledger_of_its_run_will_say(searched):
     for row in searched[1][:4]:
         planned = recipe_of(recipe(), row.schedule, "runs/planned")
         configs = [scratch_config(planned.source.model, VOCABULARY, 0, 32)]
-        for phase in phases_of(planned)[1:]:
+        for phase in planned.phases[1:]:
             configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         ds_config = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 16}
         training_plan = plan_training(planned, dict(enumerate(configs)), lambda stream: 0, ds_config, 1)

@@ -8,7 +8,6 @@ from pipeline.common.errors import UserError
 from pipeline.recipe import GrowStage, Recipe
 from pipeline.reproduction.suite import Suite, load_suite
 from pipeline.reproduction.tasks import Tasks
-from pipeline.training.plan.training_plan import phases_of
 from tests.end_to_end.conftest import ROOT
 
 SUITES = sorted((ROOT / "launch" / "suites").glob("*.yaml"))
@@ -41,7 +40,7 @@ def test_every_method_names_the_operators_that_it_is_about(recipes):
     """What `auto` takes may change; what a published figure was made with may not."""
     for name, of_one in recipes.items():
         for recipe in of_one:
-            for phase in phases_of(recipe)[1:]:
+            for phase in recipe.phases[1:]:
                 assert phase.target.hidden_size is None or phase.growth.width != "auto", (name, phase.name)
                 assert phase.target.num_hidden_layers is None or phase.growth.depth != "auto", (name, phase.name)
 

@@ -18,7 +18,7 @@ from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.engine import TrainedModel
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.balance import Balance, check_experts
-from pipeline.training.loop.loop import TrainState
+from pipeline.training.loop.train_state import TrainState
 
 SEQUENCES, LENGTH, LAYERS, EXPERTS = 4, 12, 3, 4
 TOKENS = SEQUENCES * LENGTH

@@ -22,7 +22,7 @@ def course(*overrides: str) -> Course:
     own = ["run_dir=no/where", WSD, stages(), *overrides]
     recipe = load_recipe(ROOT / "launch" / "recipes" / "stackbert.yaml", own)
     batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6, lambda _: None)
+    planned = preview_run(recipe, batch, RunDirectory(Path(recipe.run_dir)), 1, 10**6)
     return Course(recipe, planned)
 
 

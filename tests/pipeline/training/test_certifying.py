@@ -1,7 +1,6 @@
-"""The certificate beside the steps: what the watchdog hears of it, and when."""
+"""The certificate beside the steps: whose heartbeats count, and when."""
 
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,26 +8,15 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from pipeline.common.heartbeat import beat, watched_by
+from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.state import Source
-from pipeline.training.loop import certifying
-from pipeline.training.loop.certifying import Certifying
+from pipeline.training.certifying import certifying
+from pipeline.training.certifying.certifying import Certifying, GrowthCertification
 from pipeline.training.monitoring import watchdog
-from pipeline.training.monitoring.watchdog import Watchdog, watched
+from pipeline.training.monitoring.watchdog import Watchdog
 
 READS = 3
-
-
-@dataclass
-class Listening:
-    """A watchdog that counts on which threads it is told that the rank is well."""
-
-    threads: list[int] = field(default_factory=list)
-
-    def beat(self) -> None:
-        self.threads.append(threading.get_ident())
-
-    def on_first_rank(self, work):
-        return work()
 
 
 @pytest.fixture
@@ -44,71 +32,70 @@ def made(monkeypatch, tmp_path):
 
     monkeypatch.setattr(certifying, "compare", compare)
     monkeypatch.setattr(certifying, "certify", lambda *_, **__: {"measured_agrees": True})
-    state = {"a": SimpleNamespace(shape=(1,), rows=lambda start, stop: torch.zeros(stop - start))}
-    source = Source(Path("source"), None, None, state)
-    growth, listening = SimpleNamespace(plan=None, target=None), Listening()
-    digest = SimpleNamespace(result=lambda beat: "digest")
-    making = Certifying(
-        tmp_path / "certificate.json", growth, source, digest, lambda: {"dtype": "float32"}, (), listening, lambda _: None
+    of = Certifying(
+        path=tmp_path / "certificate.json",
+        growth=SimpleNamespace(plan=None, target=None),
+        source=Source(Path("source"), None, None, {"a": MappedTensor(torch.zeros(1))}),
+        digest=SimpleNamespace(result=lambda: "digest"),
+        remarks=(),
+        watchdog=SimpleNamespace(on_first_rank=lambda work: work()),
+        certified=lambda _: None,
     )
-    return making, listening, reads
+    return GrowthCertification(of, lambda: {"dtype": "float32"}), reads
 
 
 def test_a_comparison_beside_the_steps_does_not_pass_for_steps(made):
-    making, listening, reads = made
-    making.begin()
-    reads.release(READS)
-    making.close()
-    assert set(listening.threads) <= {threading.get_ident()}
+    making, reads = made
+    threads = []
+    with watched_by(lambda: threads.append(threading.get_ident())):
+        making.begin()
+        reads.release(READS)
+        making.close()
+    assert set(threads) <= {threading.get_ident()}
 
 
-@pytest.mark.parametrize("end", [Certifying.finish, Certifying.close])
-def test_a_comparison_that_gets_on_is_heard_where_it_is_waited_for(made, end, monkeypatch):
-    making, listening, reads = made
+@pytest.mark.parametrize("end", [GrowthCertification.finish, GrowthCertification.close])
+def test_a_comparison_that_gets_on_is_watched_where_it_is_waited_for(made, end, monkeypatch):
+    making, reads = made
     monkeypatch.setattr("pipeline.common.background._POLL_SECONDS", 0.01)
-    making.begin()
-    assert not listening.threads
-    went_on = []
+    threads = []
 
-    def beat() -> None:
-        went_on.append(threading.get_ident())
+    def take_note() -> None:
+        threads.append(threading.get_ident())
+        # Each beat lets it read once more: it would stand still if none of its reads were watched.
         reads.release()
 
-    # Each beat lets it read once more: it would stand still if none of its reads were heard.
-    listening.beat = beat
-    end(making)
-    assert len(went_on) >= READS and set(went_on) == {threading.get_ident()}
+    with watched_by(take_note):
+        making.begin()
+        assert not threads
+        end(making)
+    assert len(threads) >= READS and set(threads) == {threading.get_ident()}
 
 
-def test_a_comparison_that_stands_still_is_not_heard(made, monkeypatch):
-    making, listening, reads = made
+def test_a_comparison_that_stands_still_gives_no_sign_of_life(made, monkeypatch):
+    making, reads = made
     monkeypatch.setattr("pipeline.common.background._POLL_SECONDS", 0.001)
-    making.begin()
-    threading.Timer(0.2, reads.release, [READS]).start()
-    making.close()
+    beats = []
+    with watched_by(lambda: beats.append(1)):
+        making.begin()
+        threading.Timer(0.2, reads.release, [READS]).start()
+        making.close()
     # Once when it is waited for, and once for each read at most.
-    assert 1 <= len(listening.threads) <= 1 + READS
+    assert 1 <= len(beats) <= 1 + READS
 
 
-def test_only_the_main_thread_tells_the_watchdog_that_a_rank_is_well(monkeypatch):
+def test_only_the_main_threads_heartbeats_reach_the_watchdog(monkeypatch):
     store = HashStore()
     monkeypatch.setattr(watchdog, "_get_default_store", lambda: SimpleNamespace(clone=lambda: store))
-    made = Watchdog(60.0, 5)
-    tensor = SimpleNamespace(shape=(1,), rows=lambda start, stop: torch.ones(stop - start))
-    reads = [lambda: made.watched({"a": tensor})["a"].rows(0, 1), made.beat, lambda: made.beat(7)]
-    for read in reads:
-        made._beaten, made._step = 0.0, 5
-        thread = threading.Thread(target=read)
-        thread.start()
-        thread.join()
-        assert (made._beaten, made._step) == (0.0, 5)
-        read()
-        assert made._beaten > 0
+    made, tensor = Watchdog(60.0, 5), MappedTensor(torch.ones(1))
+    with made:
+        for work in (beat, lambda: tensor.rows(0, 1)):
+            made._beaten = 0.0
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            assert made._beaten == 0.0
+            work()
+            assert made._beaten > 0
+        made.reached(7)
     assert made._step == 7
-
-
-def test_a_state_that_is_heard_reads_as_the_state():
-    beats = []
-    tensor = SimpleNamespace(shape=(4,), rows=lambda start, stop: torch.arange(4)[start:stop])
-    (one,) = watched({"a": tensor}, lambda: beats.append(1)).values()
-    assert one.shape == (4,) and torch.equal(one.rows(1, 3), torch.tensor([1, 2])) and beats == [1]

@@ -16,6 +16,7 @@ from pipeline.recipe import CheckpointingConfig
 from pipeline.runs import JsonLines
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints, _Pending, _Writer
 from pipeline.training.directory.snapshot import on_host
+from tests.messages import collected
 
 
 @pytest.fixture
@@ -159,9 +160,10 @@ def publish(tmp_path, monkeypatch):
         aside.mkdir()
         for name in names:
             writer.save({}, str(aside / name))
-        checkpoints, said = Checkpoints(tmp_path, CheckpointingConfig(keep=1)), []
+        checkpoints = Checkpoints(tmp_path, CheckpointingConfig(keep=1))
         checkpoints._pending = _Pending(writer, GPT2Config(), CheckpointMetadata(0, step, {}, 0, 0.0, {}), stage, None)
-        return checkpoints.finish(said.append), said
+        with collected() as said:
+            return checkpoints.finish(), said
 
     return work
 
@@ -228,24 +230,24 @@ def test_lines_that_a_full_disk_refuses_are_written_once_there_is_room(tmp_path)
     assert [record["step"] for record in lines.read()] == [1, 2, 3, 4]
 
 
-def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path):
-    checkpoints, said = Checkpoints(tmp_path, CheckpointingConfig()), []
-    assert checkpoints.newest(said.append) is None
+def test_the_newest_is_the_newest_that_is_whole_and_that_is_said(tmp_path, messages):
+    checkpoints = Checkpoints(tmp_path, CheckpointingConfig())
+    assert checkpoints.newest() is None
     for step in (3, 5, 7):
         tag = tmp_path / f"step-{step:08d}"
         tag.mkdir()
         saved = CheckpointMetadata(phase=0, step=step, samples={}, tokens=0, seconds=0.0, ledger={})
         (tag / "progress.json").write_text(json.dumps(asdict(saved)))
         seal(tag)
-    assert checkpoints.newest(said.append).step == 7 and not said
+    assert checkpoints.newest().step == 7 and not messages
     (tmp_path / "step-00000007" / "progress.json").write_text("{")
-    assert checkpoints.newest(said.append).step == 5
-    (line,) = said
+    assert checkpoints.newest().step == 5
+    (line,) = messages
     assert "step-00000007" in line and "step-00000005 is taken" in line
     for step in (3, 5):
         (tmp_path / f"step-{step:08d}" / "progress.json").unlink()
     with pytest.raises(UserError, match="no checkpoint there is whole"):
-        checkpoints.newest(said.append)
+        checkpoints.newest()
 
 
 def test_a_flush_writes_what_waits_for_room_and_has_it_on_disk(tmp_path, monkeypatch):

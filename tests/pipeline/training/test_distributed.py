@@ -12,14 +12,11 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import HeldError, locked
-from pipeline.recipe import load_recipe
 from pipeline.training import distributed
+from pipeline.training.certifying.measure import _probe
 from pipeline.training.directory import run_directory
 from pipeline.training.directory.run_directory import RunDirectory
-from pipeline.training.loop.measure import _probe
-from pipeline.training.run import pretraining as run
-from pipeline.training.run.pretraining import Run
-from pipeline.training.signals import StopRequest
+from pipeline.training.run import resume
 from tests.ranks import run_ranks
 
 QUICKSTART = Path(__file__).parents[3] / "launch" / "recipes" / "quickstart.yaml"
@@ -120,30 +117,30 @@ def lock(tmp_path, monkeypatch):
     """Lock a run directory as the first rank does, started again by Slurm so many times."""
 
     def lock(restarts: int) -> None:
-        monkeypatch.setattr(run, "_POLL_SECONDS", 0.01)
+        monkeypatch.setattr(resume, "_POLL_SECONDS", 0.01)
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         with ExitStack() as stack:
-            Run(load_recipe(QUICKSTART, [f"run_dir={tmp_path}"]), {}, StopRequest())._lock(stack)
+            resume.hold(RunDirectory(tmp_path), stack)
 
     return lock
 
 
-def test_a_job_that_was_started_again_waits_for_what_its_last_attempt_left(tmp_path, lock, capsys):
+def test_a_job_that_was_started_again_waits_for_what_its_last_attempt_left(tmp_path, lock, messages):
     # A lock is an open file's: this process can hold it against itself.
     held = open(tmp_path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed by the timer
     fcntl.flock(held, fcntl.LOCK_EX)
     threading.Timer(0.5, held.close).start()
     lock(restarts=1)
     assert held.closed
-    assert "waiting up to 300 s" in capsys.readouterr().out
+    assert messages[0].startswith("waiting up to 300 s")
 
 
-def test_it_waits_no_longer_than_it_says_and_a_first_attempt_not_at_all(tmp_path, lock, monkeypatch, capsys):
+def test_it_waits_no_longer_than_it_says_and_a_first_attempt_not_at_all(tmp_path, lock, monkeypatch, messages):
     with locked(tmp_path / ".lock", wait=False):
         with pytest.raises(HeldError):
             lock(restarts=0)
-        assert not capsys.readouterr().out
-        monkeypatch.setattr(run, "_DYING_SECONDS", 0.1)
+        assert not messages
+        monkeypatch.setattr(resume, "_DYING_SECONDS", 0.1)
         with pytest.raises(HeldError):
             lock(restarts=1)
 

@@ -98,17 +98,17 @@ def test_optimizers_keep_what_they_need():
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared):
+def test_a_long_warmup_is_told_before_the_run(tmp_path, prepared, messages):
     """Of prepared text by what a run is prepared with, too."""
     data = write_prepared(tmp_path, {"wiki": ([[[[10] * 50]]], [[[[11] * 50]]])})
     of_shards = [f"data={{shards: {data.directory}, sequence_length: 8}}", "evaluation.windows=1"] if prepared else []
 
     def said(*overrides: str) -> list[str]:
-        lines: list[str] = []
+        messages.clear()
         recipe = load_recipe(QUICKSTART, [*of_shards, *overrides])
         ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000, lines.append)
-        return lines
+        preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, None if prepared else 100_000)
+        return messages
 
     assert said() == []
     (line,) = said("stages.full.warmup_steps=161")
@@ -123,7 +123,7 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
     )
     recipe = load_recipe(QUICKSTART, [growth, stages])
     ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None)
+    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000)
     first, second = (plan for plan in planned.training_plan.stages if plan.phase == 1)
     section = first.section(first.begin)
     assert section.layers == {2, 5} and not section.embeddings and not section.head
@@ -144,7 +144,7 @@ def test_a_dry_run_of_a_mixture_tells_what_a_token_meets_and_what_all_experts_ca
     ]
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
     told, lost = (
-        DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000, print) for given in (changes, [*changes, weights])
+        DryRun.of(load_recipe(QUICKSTART, given), ds_config, 1, 0.5, 100_000) for given in (changes, [*changes, weights])
     )
     page, config = told.render(), told.planned.config(1)
     assert f"  active      {graph_of(config).active_parameters:,}: a token goes through 2 of 8 experts a layer" in page
@@ -162,14 +162,14 @@ def told(name: str, *overrides: str) -> DryRun:
     """The dry run of a shipped recipe, its text not looked at."""
     recipe = load_recipe(RECIPES / f"{name}.yaml", list(overrides))
     batch = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
-    return DryRun.of(recipe, batch, 1, 0.5, 1_000_000, print)
+    return DryRun.of(recipe, batch, 1, 0.5, 1_000_000)
 
 
 def test_the_numbers_of_a_stage_stand_apart_whatever_their_size():
     """Nine digits of tokens beside three digits of an epoch that is a small part of one."""
     recipe = load_recipe(RECIPES / "paper" / "progressive_124m.yaml", ["flops.peak_tflops=1"])
     batch = {"train_batch_size": 512, "train_micro_batch_size_per_gpu": 32, "gradient_accumulation_steps": 2}
-    page = DryRun.of(recipe, batch, 8, 0.5, 3_300_000_000_000, print).render()
+    page = DryRun.of(recipe, batch, 8, 0.5, 3_300_000_000_000).render()
     assert re.search(r"^size-1 +2,862 +1,500,512,256 +0\.000455 +32 x 2 x 8 = 512 ", page, re.MULTILINE)
 
 
@@ -226,7 +226,7 @@ def anneal_steps(tmp_path, growth: str, *, steps: int, saved: CheckpointMetadata
     """The steps over which norms become stock in a run of so many, and what is told of the growth."""
     recipe = load_recipe(QUICKSTART, [*BERT_WIDER, f"growth={growth}", f"stages=[{{name: full, steps: {steps}}}]"])
     ds_config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}
-    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, lambda _: None, saved)
+    planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, saved)
     plan = planned.growths[0].plan
     assert plan.growth.norm_statistics == "weighted"
     return plan.growth.norm_anneal_steps, plan.choices
@@ -281,7 +281,7 @@ def test_all_of_a_source_is_looked_at_whatever_the_rank(name, tmp_path, monkeypa
     (tag / name).write_bytes(b"AS WRITTEN")
     recipe = load_recipe(QUICKSTART, ["source.model=null", "source.steps=null", f"source.path={tag}"])
     with pytest.raises(UserError, match=f"{name}: its bytes are not those that were written"):
-        preview_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000, print)
+        preview_run(recipe, {}, RunDirectory(tmp_path / "run"), 1, 1000)
 
 
 def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_path, tiny_model):
@@ -296,7 +296,7 @@ def test_a_checkpoint_without_a_configuration_takes_that_of_source_config(tmp_pa
         path = [f"source.path={tmp_path / 'checkpoint'}", "source.model=null", "source.steps=null"]
         recipe = load_recipe(QUICKSTART, [*path, "target.hidden_size=64", "data.sequence_length=8", *overrides])
         ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
-        return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000, print)
+        return preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000)
 
     with pytest.raises(UserError, match=r"add source\.config=DIR"):
         planned("data.tokenizer.vocab_size=50")

@@ -14,9 +14,10 @@ from deepspeed.runtime.config import DeepSpeedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.config import SECTIONS
+from pipeline.deepspeed.monitors import monitor_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.ds_features import ABSENT
-from pipeline.recipe.ds_file import _DeepSpeedFile
+from pipeline.recipe.ds_file import MONITORS, _DeepSpeedFile
 from pipeline.training import ds_config, toolchain
 from pipeline.training.ds_config import (
     compute_dtype,
@@ -194,7 +195,7 @@ def keys() -> list[tuple[str, ...]]:
     found = [(name,) for name in _DeepSpeedFile.model_fields]
     for name, field in _DeepSpeedFile.model_fields.items():
         found += [(name, key) for key in getattr(field.annotation, "model_fields", ())]
-    for section, model in SECTIONS.items():
+    for section, model in (SECTIONS | {name: monitor_of(name).settings for name in MONITORS}).items():
         found += [(*section.split("."), field.alias or name) for name, field in model.model_fields.items()]
     return found
 

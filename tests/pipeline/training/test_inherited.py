@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +10,6 @@ from pipeline.common.files import write_json
 from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import LEDGER, Ledger, write_ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
-from pipeline.recipe import load_recipe
 from pipeline.report.card import Known, model_card
 from pipeline.report.compute import stage_rows
 from pipeline.report.recorded import read_run
@@ -19,10 +17,9 @@ from pipeline.report.standing import source_cost, warnings
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.inherited import read_inherited
-from pipeline.training.run.pretraining import Run
+from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.run.resume import restored
 from pipeline.training.run.summary import render
-from pipeline.training.signals import StopRequest
-from tests.end_to_end.conftest import ROOT
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
 from tests.pipeline.training.test_summary import growth
@@ -167,15 +164,12 @@ def test_the_report_says_what_the_ledger_says(begun):
 def test_a_run_that_goes_on_inherits_nothing_anew(tmp_path, monkeypatch):
     """Its source may have come to later checkpoints meanwhile, which are other directories."""
     monkeypatch.setattr(distributed, "on_first_rank", lambda work: work())
-    recipe = load_recipe(ROOT / "launch" / "recipes" / "quickstart.yaml", [f"run_dir={tmp_path / 'run'}"])
-    going_on = Run(recipe, {}, StopRequest())
-    first, later = (
-        SimpleNamespace(given=SimpleNamespace(directory=checkpoint(tmp_path / name, whole_ledger()))) for name in ("7", "8")
-    )
-    begun = going_on._state(first, None)
+    directory = RunDirectory(tmp_path / "run")
+    first, later = (checkpoint(tmp_path / name, whole_ledger()) for name in ("7", "8"))
+    begun = restored(directory, first, None)
     assert begun.ledger.sources.spent == 674 * GIGA
     saved = CheckpointMetadata(0, 3, {}, 96, 1.0, begun.ledger.to_json())
-    assert going_on._state(later, saved).ledger == begun.ledger
+    assert restored(directory, later, saved).ledger == begun.ledger
 
 
 def test_before_the_first_checkpoint_it_is_not_on_record_yet(tmp_path):

@@ -1,9 +1,7 @@
 """Curves as TensorBoard's own reader and csv read them, of a run that broke off and went on."""
 
-import contextlib
 import csv
 import importlib.util
-import io
 import json
 import resource
 from pathlib import Path
@@ -15,9 +13,9 @@ from pipeline.common.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training.ds_config import load_ds_config, same_run
-from pipeline.training.loop.evaluate import HeldOut
 from pipeline.training.monitoring.monitors import Monitors, without_monitors
 from pipeline.training.monitoring.utilization import Speed
+from tests.messages import collected
 from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +41,7 @@ def take_steps(monitors: Monitors, steps: range) -> None:
     for step in steps:
         record = {"step": step, "loss": 1 / step, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": 0.25}
         monitors.step(record, Speed(100.0, 2.0, 0.25))
-    monitors.evaluation(steps[-1], HeldOut(0.5, 0.75, 9))
+    monitors.evaluation({"step": steps[-1], "loss": 0.5, "perplexity": 1.6, "accuracy": 0.75})
     monitors.close()
 
 
@@ -76,21 +74,20 @@ def test_a_run_that_goes_on_has_each_step_once(tmp_path):
     assert not (tmp_path / "run" / "csv" / "train_grad_norm.csv").exists()
 
 
-def fill_the_disk_for_a_while(config: dict, run_dir: Path) -> str:
+def fill_the_disk_for_a_while(config: dict, run_dir: Path) -> list[str]:
     run_dir.mkdir()
     monitors = Monitors.opened(config, run_dir, 0)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    with collected() as said:
         for steps, limit in ((range(1, 4), 4), (range(4, 7), None), (range(7, 10), 36), (range(10, 13), None)):
             # Writing past the limit on a file's size fails as on a full disk: here within a header, and within a row.
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             for step in steps:
                 record = {"step": step, "loss": 0.5, "lr": 0.1, "grad_norm": None, "submodel_layers": None, "mfu": None}
                 monitors.step(record, Speed(100.0, 2.0, 0.25))
-                monitors.evaluation(step, HeldOut(0.5, 0.75, 9, 0.25, 0.125))
+                monitors.evaluation({"step": step, "loss": 0.5, "pair_loss": 0.25, "pair_accuracy": 0.125})
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
         monitors.close()
-    return said.getvalue()
+    return said
 
 
 def test_what_is_told_of_routers_is_a_curve_where_there_are_any(tmp_path):
@@ -103,7 +100,7 @@ def test_what_is_told_of_routers_is_a_curve_where_there_are_any(tmp_path):
 @pytest.mark.parametrize("section", ["csv_monitor", "tensorboard"])
 def test_a_run_goes_on_without_curves_while_the_disk_is_full(tmp_path, section):
     (said,) = run_ranks(fill_the_disk_for_a_while, 1, resolved(tmp_path, **{section: {"enabled": True}}), tmp_path / "run")
-    assert said == "warning: File too large: the monitors' curves have gaps from here on\n"
+    assert said == ["warning: File too large: the monitors' curves have gaps from here on"]
     if section == "csv_monitor":
         for name, value in (("train_loss", "0.5"), ("eval_pair_loss", "0.25"), ("eval_pair_accuracy", "0.125")):
             header, *rows = csv.reader((tmp_path / "run" / "csv" / f"{name}.csv").read_text().splitlines())

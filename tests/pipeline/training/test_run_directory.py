@@ -19,7 +19,6 @@ from pipeline.runs.records import read_record
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.recorded_settings import check_model
 from pipeline.training.directory.run_directory import RunDirectory
-from pipeline.training.plan.training_plan import phases_of
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made
 
@@ -130,7 +129,7 @@ def test_a_size_that_was_derived_may_be_named_since_as_the_checkpoint_has_it_and
 def test_a_checkpoint_of_other_sizes_than_the_run_would_now_train_is_refused(change, told, named):
     made = {"n_embd": 80, "n_head": 4, "n_layer": 3, "n_inner": 224, "vocab_size": 48, "n_positions": 16}
     config, opened = GPT2Config(**made), GPT2Config(**made | change)
-    phase = phases_of(load_recipe(QUICKSTART, ["target={hidden_size: 80, num_hidden_layers: 3}"]))[1]
+    phase = load_recipe(QUICKSTART, ["target={hidden_size: 80, num_hidden_layers: 3}"]).phases[1]
     place = Path("run/checkpoints/step-00000005")
     check_model(SimpleNamespace(config=config, directory=place), config, phase)
     with pytest.raises(UserError) as refused:
@@ -143,7 +142,7 @@ def test_a_checkpoint_of_another_kind_of_model_is_refused():
     config = small_model("gpt2").config
     opened = SimpleNamespace(config=small_model("bert").config, directory=Path("step-00000005"))
     with pytest.raises(UserError, match="class BertForMaskedLM where recipe and source now give GPT2LMHeadModel"):
-        check_model(opened, config, phases_of(load_recipe(QUICKSTART, []))[0])
+        check_model(opened, config, load_recipe(QUICKSTART, []).phases[0])
 
 
 @pytest.mark.parametrize("override", CHANGES)
@@ -317,52 +316,50 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_damaged_certificate_is_written_again_where_it_stands_elsewhere_and_else_named(grown, damage, number):
+def test_a_damaged_certificate_is_written_again_where_it_stands_elsewhere_and_else_named(grown, damage, number, messages):
     known = [json.loads(grown.certificate(one).read_text()) for one in (1, 2)]
-    path, said = grown.certificate(number), []
+    path = grown.certificate(number)
     DAMAGES[damage](path)
-    assert grown.certified(2, known, "the checkpoint", said.append) == known
-    (line,) = said
+    assert grown.certified(2, known, "the checkpoint") == known
+    (line,) = messages
     assert line.startswith(f"{path}: missing, or no more what the run wrote; it is written again, as the checkpoint")
     assert json.loads(path.read_text()) == known[number - 1]
     if damage != "another value":
         DAMAGES[damage](path)
         with pytest.raises(UserError, match=rf"{path.name}: .*put it back"):
-            grown.certified(2, [], "", said.append)
+            grown.certified(2, [], "")
 
 
 def test_the_certificate_of_a_growth_that_is_done_again_goes(grown):
     known = json.loads(grown.certificate(1).read_text())
     grown.certificate(2).write_text("{")
-    assert grown.certified(1, [], "", print) == [known]
+    assert grown.certified(1, [], "") == [known]
     assert not grown.certificate(2).exists()
 
 
 def summary_of(directory: RunDirectory, saved: CheckpointMetadata | None):
-    said: list[str] = []
     recipe = Made(directory.path).recipe
     written = read_record(directory.summary, dict)
     lengths = {"source": ["steps", 20], "submodels": ["steps", 30], "full": ["steps", 30]}
     if isinstance(written, dict) and "lengths" in written:
         write_json(directory.summary, written | {"lengths": lengths})
-    return directory.finished_summary(recipe, saved, said.append), said
+    return directory.finished_summary(recipe, saved)
 
 
-def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path):
+def test_a_summary_is_that_of_its_run_whole_or_made_again(tmp_path, messages):
     directory = RunDirectory(Made(tmp_path / "run").write())
     saved = CheckpointMetadata(1, 80, {}, 0, 0.0, {})
-    found, said = summary_of(directory, None)
-    assert found["steps"] == 80 and said == []
+    found = summary_of(directory, None)
+    assert found["steps"] == 80 and messages == []
     directory._id = "this"
     write_json(directory.summary, found | {"run": "other"})
-    found, said = summary_of(directory, saved)
-    assert found is None and "of another run" in said[0]
+    assert summary_of(directory, saved) is None and "of another run" in messages[0]
     for content in ('{"steps": 80}', "{", "null"):
         directory.summary.write_text(content)
-        found, said = directory.finished_summary(Made(directory.path).recipe, saved, said.append), said
-        assert found is None and "made again from the last checkpoint" in said[-1]
+        assert directory.finished_summary(Made(directory.path).recipe, saved) is None
+        assert "made again from the last checkpoint" in messages[-1]
         with pytest.raises(UserError, match=r"summary\.json: .*; there is no checkpoint to make it again from"):
-            directory.finished_summary(Made(directory.path).recipe, None, said.append)
+            directory.finished_summary(Made(directory.path).recipe, None)
 
 
 def test_a_directory_that_is_moved_is_the_same_run(begun, tmp_path):

@@ -48,4 +48,4 @@ def test_options_of_tasks_want_tasks():
 def test_a_dry_run_looks_for_the_tasks_files(tmp_path):
     asked = recipe({"tasks": ["ptb"], "data": [str(tmp_path)]})
     with pytest.raises(UserError, match="no file of ptb there"):
-        preview_run(asked, {"train_batch_size": 1}, RunDirectory(tmp_path / "run"), 1, 1000, print)
+        preview_run(asked, {"train_batch_size": 1}, RunDirectory(tmp_path / "run"), 1, 1000)

@@ -7,14 +7,14 @@ from pipeline.common.errors import UserError
 from pipeline.families import Section, scratch_config, target_config
 from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import load_recipe
-from pipeline.training.plan.training_plan import DataMix, expected_flops, phases_of, plan_training
+from pipeline.training.plan.training_plan import DataMix, expected_flops, plan_training
 
 RECIPES = Path(__file__).parents[3] / "launch" / "recipes"
 
 
 def plan_of(name: str, *overrides: str, windows: int = 1000, ranks: int = 1):
     recipe = load_recipe(RECIPES / f"{name}.yaml", list(overrides))
-    phases = phases_of(recipe)
+    phases = recipe.phases
     configs = {0: scratch_config(recipe.source.model, 4096, 0, 512)}
     for phase in phases[1:]:
         configs[phase.number] = target_config(configs[phase.number - 1], phase.target)
@@ -31,7 +31,7 @@ def test_growths_divide_a_run_into_phases():
     ]
     assert [configs[number].num_hidden_layers for number in range(3)] == [3, 6, 12]
     assert training_plan.bounds(2) == (120, 400) and training_plan.steps == 400
-    assert phases_of(recipe)[2].growth == recipe.growth
+    assert recipe.phases[2].growth == recipe.growth
 
 
 def test_lengths_are_what_it_takes_to_reach_them():

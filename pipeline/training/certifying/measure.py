@@ -1,6 +1,5 @@
 """The grown model beside its source, on held-out text."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -45,8 +44,10 @@ class Text:
     windows: int
     batch_size: int
     """Windows that a rank reads at a time."""
-    after_batch: Callable[[], None] = lambda: None
-    """Called after each batch."""
+
+    def carried(self, carried: CarriedTokens, size: int) -> "Text":
+        """The same text in the tokens that source and target both have, where growth changes the tokenizer."""
+        return replace(self, batches=CarriedText(self.batches, carried, size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def measure_all(grown: TrainedModel, text: Text) -> HeldOut:
     grown.engine.eval()
     try:
         scored = partial(scoring, grown.module, grown.family)
-        return heldout_loss(grown.logits, scored, text.batches, text.windows, text.batch_size, text.after_batch)
+        return heldout_loss(grown.logits, scored, text.batches, text.windows, text.batch_size)
     finally:
         grown.engine.train()
 
@@ -162,7 +163,7 @@ def _of_source(source: Source, carried: CarriedTokens, dtype: torch.dtype, atten
 
 
 def _measured(model: Model, scored: Scoring, text: Text) -> Measured:
-    heldout = heldout_loss(model, scored, text.batches, text.windows, text.batch_size, text.after_batch)
+    heldout = heldout_loss(model, scored, text.batches, text.windows, text.batch_size)
     return Measured(heldout, _probe(model, text.batches))
 
 

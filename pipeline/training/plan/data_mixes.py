@@ -1,31 +1,32 @@
 """The text that a run reads: a mix for each sequence length and blend that its stages name."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 
 from data_prep.manifest import PreparedData
 from pipeline.data.batches import Batches
 from pipeline.data.corpora import effective_weights, open_batches
 from pipeline.data.objectives import objective_for
 from pipeline.families import Family
-from pipeline.recipe import Recipe, TrainStage
+from pipeline.recipe import Recipe
 from pipeline.training.plan.training_plan import DataMix
+
+logger = logging.getLogger(__name__)
 
 
 def corpora_read(recipe: Recipe, data: PreparedData) -> set[str]:
     """Return the names of the corpora that a run may read."""
-    stages = [stage.weights for stage in recipe.stages if isinstance(stage, TrainStage)]
-    chosen = [recipe.data.weights, *(weights for weights in stages if weights is not None)]
+    chosen = [recipe.data.weights, *(stage.weights for stage in recipe.train_stages if stage.weights is not None)]
     return {name for weights in chosen for name in ([corpus.name for corpus in data.corpora] if weights is None else weights)}
 
 
 class DataMixes:
     """Opened once each; raises UserError for what cannot be read."""
 
-    def __init__(self, recipe: Recipe, family: Family, data: PreparedData, say: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, family: Family, data: PreparedData) -> None:
         self._recipe = recipe
         self._family = family
         self._data = data
-        self._say = say
         self._opened: dict[DataMix, tuple[Batches, Batches]] = {}
         self.weights: dict[str, dict[str, float]] = {}
         """Each corpus's share of the samples, by mix."""
@@ -34,7 +35,9 @@ class DataMixes:
         self.open([self.own])
         wanted, there = recipe.evaluation.windows, len(self.heldout)
         if wanted > there:
-            say(f"evaluation.windows: {wanted:,} are wanted, and the held-out text has {there:,}; all of them are taken")
+            logger.info(
+                f"evaluation.windows: {wanted:,} are wanted, and the held-out text has {there:,}; all of them are taken"
+            )
 
     def open(self, mixes: Iterable[DataMix]) -> None:
         """Open mixes, and say which corpora have no share of one."""
@@ -47,7 +50,7 @@ class DataMixes:
             # A pair is of two tokens or more, however short its shard.
             weights, left_out = effective_weights(self._data, chosen, objective.window[0] if pairs is None else 2)
             for name, reason in left_out.items():
-                self._say(f"data: the corpus {name!r} is left out, {reason}")
+                logger.info(f"data: the corpus {name!r} is left out, {reason}")
             apart = self._recipe.data.attention == "document"
             self._opened[mix] = open_batches(
                 self._data,

@@ -1,0 +1,125 @@
+"""The certificate of a growth in a run, made beside the first steps of the grown model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.common.background import Background
+from pipeline.common.files import write_json
+from pipeline.growth.certificate import certify
+from pipeline.growth.probe import compare
+from pipeline.growth.state import Source
+from pipeline.runs.records import CertificateRecord
+from pipeline.training import distributed
+from pipeline.training.background import begin_on_first_rank
+from pipeline.training.certifying.measure import Text, measure_all, measure_grown, measure_growth
+from pipeline.training.engine import TrainedModel
+from pipeline.training.loop.certification import Certification
+from pipeline.training.loop.records import Records
+from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.preparation.models import Growth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifying:
+    """A growth, and what its certificate is made of."""
+
+    path: Path
+    """Of the certificate."""
+    growth: Growth
+    source: Source
+    digest: Background[str] | None
+    """Of the source, on rank 0."""
+    remarks: tuple[str, ...]
+    watchdog: Watchdog
+    certified: Callable[[CertificateRecord], None]
+    """Given the certificate, on every rank, once it is written."""
+
+    def after_measuring(
+        self, grown: TrainedModel, text: Text, dtype: torch.dtype, records: Records, step: int
+    ) -> "GrowthCertification":
+        """Evaluate the grown model before its first step; return what makes the certificate beside the next; a collective call.
+
+        `dtype` is the one that the engine computes in.
+        """
+        name, plan = self.growth.phase.name, self.growth.plan
+        whole = None
+        if plan.tokenizer is not None:
+            # What is trained later is measured on all of the text.
+            whole = measure_all(grown, text)
+            text = text.carried(plan.carried, plan.target.vocab_size)
+        after = measure_grown(grown, plan.carried, text)
+        distributed.on_first_rank(lambda: records.evaluations.keep(lambda record: record["stage"] != name))
+        records.evaluation(step, name, whole or after.heldout)
+        attention = grown.module.config._attn_implementation
+        return GrowthCertification(self, partial(measure_growth, self.source, plan.carried, after, text, dtype, attention))
+
+
+class GrowthCertification(Certification):
+    """What is left of a growth's certificate when its engine has been measured and is to be trained.
+
+    The source is measured behind the first step, whose model is no longer needed for that. The comparison in float64, on the
+    host of the first rank, goes on in a thread while steps run.
+    """
+
+    def __init__(self, certifying: Certifying, in_training: Callable[[], dict[str, Any]]) -> None:
+        """`in_training` measures the growth in the engine's precision, a collective call."""
+        self._of = certifying
+        self._measure = in_training
+        self._in_training: dict[str, Any] | None = None
+        self._compared: Background[dict[str, Any]] | None = None
+        self._finished = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the source is still to be measured."""
+        return self._in_training is None
+
+    def begin(self) -> None:
+        """Measure the source, and have it compared with the grown model, unless that was begun; a collective call."""
+        if self.due:
+            source, growth = self._of.source, self._of.growth
+            # Not while a model is built: DeepSpeed partitions what any thread constructs by then.
+            self._compared = begin_on_first_rank(lambda: compare(source, growth.plan, growth.target))
+            self._in_training = self._measure()
+
+    def finish(self) -> None:
+        """Write the certificate, unless that was done; a collective call.
+
+        Raises RuntimeError on every rank where a growth that is to preserve the function was seen not to.
+        """
+        if self._finished:
+            return
+        self.begin()
+        certificate = self._of.watchdog.on_first_rank(self._write)
+        self._finished = True
+        self._of.certified(certificate)
+        if not certificate["measured_agrees"]:
+            in_training = certificate["in_training"]
+            moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
+            raise RuntimeError(
+                f"{self._of.path}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
+                f"in float64, by {moved[1]:.2g} in {in_training['dtype']}; please report it"
+            )
+
+    def close(self) -> None:
+        """Wait for what was begun, however it ends: another model must not be built meanwhile."""
+        if self._compared is not None:
+            self._compared.wait()
+
+    def _write(self) -> CertificateRecord:
+        of = self._of
+        certificate = certify(
+            of.growth.plan,
+            str(of.source.directory),
+            of.digest.result(),
+            self._compared.result(),
+            self._in_training,
+            remarks=of.remarks,
+        )
+        write_json(of.path, certificate)
+        return certificate

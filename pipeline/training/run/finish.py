@@ -1,0 +1,85 @@
+"""What a run leaves: its models as Hugging Face directories, and its summary."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+
+from pipeline.families import graph_of
+from pipeline.growth.integrity import digests_of
+from pipeline.growth.state import Source
+from pipeline.report.card import CARD, known_of_run, model_card
+from pipeline.runs.steps import missing_steps
+from pipeline.training import distributed
+from pipeline.training.directory.export import export
+from pipeline.training.directory.recorded_settings import lengths
+from pipeline.training.loop.context import LoopContext
+from pipeline.training.monitoring.utilization import peak_memory, speeds
+from pipeline.training.run.context import RunContext
+
+_COMMAND = "deepspeed launch/pretrain.py --ds_config ds_config.json --recipe recipe.yaml"
+"""How a run is done again: with the two files that it leaves of its settings."""
+
+
+def export_model(run: RunContext, loop: LoopContext, source: Source, directory: Path) -> None:
+    """Leave a model as a Hugging Face directory; the source's is there already where the run goes on."""
+
+    def work() -> None:
+        if directory == run.directory.model or not directory.is_dir():
+            growths = 0 if directory == run.directory.source_model else len(run.prepared.growths)
+            ledger, step = loop.state.ledger, loop.state.step
+            known = known_of_run(run.directory, source.config, "float32", _COMMAND, ledger, growths, step)
+            card = model_card(replace(known, remarks=run.source_remarks))
+            export(source, directory, run.prepared.data.tokenizer, ledger, card)
+
+    loop.watchdog.on_first_rank(work)
+
+
+def summarize(run: RunContext, loop: LoopContext, final: float) -> dict[str, Any]:
+    """Return the summary of a run whose last held-out loss is `final`; a collective call."""
+    directory, state, data = run.directory, loop.state, run.prepared.data
+    peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
+    torch.distributed.all_gather_object(peaks, peak_memory())
+    first = run.certificates[0]
+    graph = graph_of(run.prepared.growths[-1].target)
+    steps = distributed.on_first_rank(loop.records.metrics.read)
+    return {
+        "run": run.data["run"],
+        "family": first["family"],
+        "growths": run.certificates,
+        "losses": {
+            "unigram": data.unigram_entropy(loop.mixes.weights[loop.mixes.own.name]),
+            "source": first["in_training"]["source_loss"],
+            "grown": first["in_training"]["grown_loss"],
+            "final": final,
+        },
+        "parameters": {"total": graph.parameters, "active": graph.active_parameters},
+        "steps": state.step,
+        "lengths": lengths(run.recipe),
+        "tokens": state.tokens,
+        "flops": state.ledger.to_json(),
+        "seconds": state.seconds,
+        "tokens_per_second": state.tokens / state.seconds,
+        "speeds": speeds(steps),
+        "missing_steps": missing_steps(steps, state.step),
+        "peak": loop.records.utilization.device.words,
+        "peak_memory": peaks,
+        "paths": {
+            "model": str(directory.model),
+            "checkpoints": str(directory.checkpoints),
+            "certificates": str(directory.certificate(1).parent),
+            "metrics": str(directory.metrics),
+            "data": str(data.directory),
+        },
+        "files": loop.watchdog.on_first_rank(lambda: _exported([directory.model, directory.source_model])),
+    }
+
+
+def _exported(folders: list[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each exported file is, by folder; the card is for people to write on."""
+    return {
+        folder.name: {name: asdict(digest) for name, digest in digests_of(folder, leave_out=[CARD]).items()}
+        for folder in folders
+        if folder.is_dir()
+    }
