@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.recipe import load_recipe
-from pipeline.training.preparation.preparation import _downloaded
+from pipeline.training.preparation.given_source import downloaded
 from tests.end_to_end.conftest import ROOT
 from tests.hub import Hub, ask, serving
 from tests.ranks import run_ranks
@@ -16,7 +16,7 @@ def fetch(endpoint, cache):
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
         ask(monkeypatch, endpoint, cache)
-        return _downloaded(recipe)
+        return downloaded(recipe)
 
 
 def test_a_source_is_downloaded_once_for_all_ranks_of_a_node(tmp_path):

@@ -188,7 +188,7 @@ def test_a_run_that_goes_on_learns_by_the_loads_of_the_step_before():
     trained = mixture()
     balance = Balance.of(trained, WEIGHTS, None)
     step(trained, balance, ids())
-    saved = json.dumps(asdict(TrainState(step=1).saved(0, None, balance.loads)))
+    saved = json.dumps(asdict(TrainState(step=1).metadata(0, None, balance.loads)))
     expected, *_ = step(trained, balance, ids(4))
     again = Balance.of(trained, WEIGHTS, TrainState.restored(CheckpointMetadata(**json.loads(saved))).expert_loads)
     gradients, *_ = step(trained, again, ids(4))

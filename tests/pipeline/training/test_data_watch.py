@@ -11,6 +11,7 @@ import torch
 from data_prep.manifest import PreparedData
 from data_prep.storage.block_digests import BLOCK
 from pipeline.common.errors import UserError
+from pipeline.common.heartbeat import watched_by
 from pipeline.data.checks import CheckedFile, DataChecks
 from pipeline.training import distributed
 from pipeline.training.loop.data_watch import DamagedDataError, DataWatch, Remembered
@@ -146,19 +147,19 @@ def test_what_cannot_be_read_is_held_back_until_all_ranks_know(folder):
     assert str(told) == "a.bin: damaged; no step was trained on it"
 
 
-def test_the_end_waits_for_files_that_may_have_been_used_uncompared_and_for_no_others(folder, monkeypatch):
+def test_the_end_waits_for_files_that_may_have_been_used_uncompared_and_for_no_others(folder, monkeypatch, messages):
     going_on = threading.Event()
     monkeypatch.setattr(CheckedFile, "compare", lambda file, after_piece=None: after_piece and going_on.wait(30))
     watched = watch(folder)
-    with watched.from_step(0):
-        watched.finish(5, lambda: pytest.fail("has waited"), pytest.fail)
+    with watched.from_step(0), watched_by(lambda: pytest.fail("has waited")):
+        watched.finish(5)
         going_on.set()
     going_on.clear()
     beats = []
     watched = watch(as_earlier_versions_wrote_it(folder), remembered=Remembered())
-    with watched.from_step(0):
-        watched.finish(5, lambda: (beats.append(1), going_on.set()), pytest.fail)
-    assert beats
+    with watched.from_step(0), watched_by(lambda: (beats.append(1), going_on.set())):
+        watched.finish(5)
+    assert beats and not messages
 
 
 def test_the_thread_keeps_to_its_rate_and_ends_with_the_run(folder, monkeypatch):
@@ -175,21 +176,21 @@ def test_the_thread_keeps_to_its_rate_and_ends_with_the_run(folder, monkeypatch)
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["blocks", "whole files"])
-def test_a_fault_that_is_found_after_the_last_step_is_told(folder, earlier):
+def test_a_fault_that_is_found_after_the_last_step_is_told(folder, earlier, messages):
     """Where no step can have read it the run has ended well, and the next one would be refused."""
     if earlier:
         as_earlier_versions_wrote_it(folder)
-    watched, said = watch(folder), []
+    watched = watch(folder)
     flip(folder / f"{WIKI}.bin", BLOCK + 1)
     with watched.from_step(0):
         watched._thread.join(30)
         if earlier:
             with pytest.raises(DamagedDataError, match="steps 1 to 7 may have been trained on it"):
-                watched.finish(7, lambda: None, said.append)
+                watched.finish(7)
         else:
-            watched.finish(7, lambda: None, said.append)
+            watched.finish(7)
     if earlier:
-        assert said == []
+        assert messages == []
     else:
-        (line,) = said
+        (line,) = messages
         assert line.startswith("warning: ") and f"{WIKI}.bin" in line and line.endswith("; no step was trained on it")

@@ -4,14 +4,20 @@ import csv
 import importlib.util
 import json
 import resource
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from pydantic import create_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.common.errors import UserError
-from pipeline.recipe import load_recipe
+from pipeline.deepspeed.monitors.monitor import Event, Monitor
+from pipeline.recipe import ds_file, load_recipe
 from pipeline.runs.records import ROUTER_KEYS
+from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config, same_run
 from pipeline.training.monitoring.monitors import Monitors, without_monitors
 from pipeline.training.monitoring.utilization import Speed
@@ -141,6 +147,30 @@ def test_a_section_without_its_package_is_refused(tmp_path, monkeypatch, section
     with pytest.raises(UserError, match=rf"ds\.json: {section}\.enabled: .* {package} is not installed; pip install {package}"):
         resolved(tmp_path, **{section: {"enabled": True}})
     resolved(tmp_path, **{section: {"enabled": False}})
+
+
+class InMemory(Monitor):
+    """A monitor that keeps what it is told, by a section of its own."""
+
+    settings = create_model("InMemoryConfig", enabled=(bool, False))
+    told: ClassVar[list[Event]] = []
+
+    def __init__(self, settings: object, run_dir: Path) -> None:
+        super().__init__(settings, run_dir)
+        self.writer = SimpleNamespace(write_events=self.told.extend)
+
+
+def test_another_monitor_is_a_module_of_its_own_and_a_name_in_a_list(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pipeline.deepspeed.monitors.memory", SimpleNamespace(MONITOR=InMemory))
+    monkeypatch.setattr(ds_file, "MONITORS", (*ds_file.MONITORS, "memory"))
+    monkeypatch.setattr(distributed, "on_first_rank", lambda work: work())
+    config = resolved(tmp_path, memory={"enabled": True})
+    monitors = Monitors.opened(config, tmp_path, 0)
+    monitors.evaluation({"step": 3, "loss": 0.5})
+    monitors.close()
+    assert InMemory.told == [("eval/loss", 0.5, 3)] and same_run(config) == same_run(resolved(tmp_path))
+    with pytest.raises(UserError, match=r"unknown key 'memory\.enable'"):
+        resolved(tmp_path, memory={"enable": True})
 
 
 def test_a_misspelt_key_of_a_section_is_refused(tmp_path):

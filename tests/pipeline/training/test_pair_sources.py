@@ -6,7 +6,7 @@ from transformers import BertForMaskedLM, BertForPreTraining
 from pipeline.common.errors import UserError
 from pipeline.growth.sources import open_source
 from pipeline.recipe import Recipe
-from pipeline.training.preparation.preparation import _source_config
+from pipeline.training.preparation.given_source import source_config
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def asked(tmp_path, tiny_model):
             target={"hidden_size": 64},
             stages=[{"name": "all", "steps": 1}],
         )
-        return _source_config(recipe, open_source(tmp_path), 1, 0)
+        return source_config(recipe, open_source(tmp_path), 1, 0)
 
     return ask
 

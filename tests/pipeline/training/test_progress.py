@@ -75,17 +75,16 @@ def test_the_time_left_follows_a_change_of_speed():
     assert outlook.seconds_left(15) == pytest.approx(50.0, rel=0.01)
 
 
-def test_the_last_step_is_told_where_there_is_no_terminal(capsys):
+def test_the_last_step_is_told_where_there_is_no_terminal(messages):
     progress = Progress(Uneven(), 18, shown=True)
     speed = Speed(tokens_per_second=123_400, tflops=12.34, mfu=0.4321)
     progress.step(19, "full", 2.5, speed, 100, 1.0)
     progress.step(20, "full", 2.25, speed, 100, 1.0)
     progress.close()
-    told = capsys.readouterr().out
-    assert told == "full: step 20/20, loss 2.250, 123.4k tokens/s, 12.3 TFLOP/s, MFU 43.2%, 0:00 left\n"
+    assert messages == ["full: step 20/20, loss 2.250, 123.4k tokens/s, 12.3 TFLOP/s, MFU 43.2%, 0:00 left"]
 
 
-def test_a_rest_is_no_part_of_the_time_left(capsys, monkeypatch):
+def test_a_rest_is_no_part_of_the_time_left(messages, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pipeline.training.monitoring.progress.time.monotonic", lambda: now[0])
     progress = Progress(Uneven(), 10, shown=True)
@@ -96,7 +95,7 @@ def test_a_rest_is_no_part_of_the_time_left(capsys, monkeypatch):
         now[0] += passed
         progress.step(step, "full", 2.0, speed, 100, 1.0)
     progress.close()
-    assert "step 13/20" in (told := capsys.readouterr().out) and told.endswith(", 0:07 left\n")
+    assert "step 13/20" in messages[-1] and messages[-1].endswith(", 0:07 left")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_schedule_spans_a_model_the_run_or_its_stage():
 
 def told(*overrides: str, name: str = "quickstart") -> list[tuple[str, ...]]:
     """Key, warmup, steps and where they are, of each warmup that is too long."""
-    sentence = r"warning: (\S+): (\S+) steps are more than the (\S+) that they belong to, (\S+ to \S+) of the run;"
+    sentence = r"(\S+): (\S+) steps are more than the (\S+) that they belong to, (\S+ to \S+) of the run;"
     *_, training_plan = plan_of(name, *overrides)
     return [re.match(sentence, warning).groups() for warning in training_plan.long_warmups()]
 
