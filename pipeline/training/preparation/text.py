@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from data_prep.manifest import MANIFEST, PreparedData
 from data_prep.settings import DataPrepConfig, TokenizerConfig
-from data_prep.tokenizer import Tokenizer, given_tokenizer
+from data_prep.tokenizers.loading import Tokenizer, given_tokenizer
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
