@@ -5,7 +5,9 @@
 #
 #   docker build --tag growth-pretraining .
 #   docker run --gpus all --ipc=host --volume "$PWD/runs:/workspace/runs" growth-pretraining \
-#       deepspeed launch/pretrain.py --ds_config ds_configs/zero3.json
+#       deepspeed --module pipeline.cli.pretrain --ds_config ds_configs/zero3.json
+#
+# The names of the project's own recipes and DeepSpeed configurations are understood everywhere.
 #
 # `--ipc=host` (or `--shm-size=8g`) gives NCCL the shared memory that it needs.
 
@@ -23,6 +25,9 @@ FROM base AS wheel
 COPY pyproject.toml setup.py README.md LICENSE /source/
 COPY data_prep /source/data_prep
 COPY pipeline /source/pipeline
+# pipeline/built_in links to recipes and configurations there, which become files of the wheel.
+COPY launch /source/launch
+COPY ds_configs /source/ds_configs
 RUN pip wheel --no-deps --wheel-dir /wheels /source
 
 FROM base
@@ -30,8 +35,5 @@ COPY constraints.txt /tmp/constraints.txt
 RUN pip install --no-cache-dir --constraint /tmp/constraints.txt torch
 COPY --from=wheel /wheels /tmp/wheels
 RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(ls /tmp/wheels/*.whl)[monitors]"
-# The command lines, recipes and DeepSpeed configurations, which are no part of the wheel.
 WORKDIR /workspace
-COPY launch /workspace/launch
-COPY ds_configs /workspace/ds_configs
-CMD ["python", "launch/pretrain.py", "--help"]
+CMD ["growth-pretrain", "--help"]
