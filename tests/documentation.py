@@ -32,10 +32,14 @@ class Block:
         return found[1] if found else None
 
     @property
+    def lines(self) -> list[str]:
+        """The commands of a block of commands."""
+        return re.sub(r" *\\\n *", " ", self.text).splitlines()
+
+    @property
     def commands(self) -> list[list[str]]:
-        """The words of each command of a block of commands."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [shlex.split(line) for line in lines if line.strip()]
+        """The words of each command."""
+        return [shlex.split(line) for line in self.lines if line]
 
 
 def blocks(language: str) -> list[Block]:

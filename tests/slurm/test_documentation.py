@@ -9,7 +9,7 @@ from tests.slurm.cluster import ROOT
 
 pytestmark = pytest.mark.slurm
 
-CODE = [line for block in blocks("bash") if block.title == "Needs Slurm" for line in block.text.splitlines()]
+CODE = [line for block in blocks("bash") if block.title == "Needs Slurm" for line in block.lines]
 SBATCH = [words for line in CODE for words in re.findall(r"sbatch ([^;]*)", line)]
 PIPELINE = [line for line in CODE if line.startswith("launch/slurm/pipeline.sh")]
 
