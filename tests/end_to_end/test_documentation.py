@@ -35,9 +35,12 @@ def smaller(page: str, words: list[str], prepared: PreparedData) -> list[str]:
     """Return overrides that leave a training command's path through the code and shrink what it works on."""
     name = words[words.index("--recipe") + 1] if "--recipe" in words else "launch/recipes/quickstart.yaml"
     content = yaml.safe_load(file_of(page, name))
-    trained = [stage["name"] for stage in content["stages"]]
     overrides = ["data.text=null", "data.tokenizer=null", f"data.shards={prepared.directory}", "train_batch_size=4"]
-    overrides += ["evaluation.windows=4", "data.sequence_length=32", *(f"stages.{name}.steps=2" for name in trained)]
+    overrides += [
+        "evaluation.windows=4",
+        f"data.sequence_length={32 if name == 'my.yaml' else 64}",
+        *(f"stages.{stage['name']}.steps=2" for stage in content["stages"]),
+    ]
     if name == "my.yaml":
         overrides += ["target.hidden_size=64", "target.num_hidden_layers=6"]
     if "steps" in content["source"]:
