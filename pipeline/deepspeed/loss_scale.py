@@ -21,10 +21,10 @@ def counters_and_scale(engine: DeepSpeedEngine) -> dict[str, dict[str, Any]]:
 
 def restore_counters_and_scale(engine: DeepSpeedEngine, counters: Mapping[str, int], loss_scale: Mapping[str, float]) -> None:
     """Set them to where a checkpoint's engine stood."""
-    for name, value in counters.items():
-        setattr(engine, name, value)
-    for name, value in loss_scale.items():
-        setattr(engine.optimizer.loss_scaler, name, value)
+    for name, count in counters.items():
+        setattr(engine, name, count)
+    for name, number in loss_scale.items():
+        setattr(engine.optimizer.loss_scaler, name, number)
 
 
 def stay_at_the_least_scale(engine: DeepSpeedEngine) -> None:

@@ -8,7 +8,6 @@ all gradients, and the optimizer learns on the device whether they are finite.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import deepspeed.comm as dist
@@ -81,12 +80,12 @@ def norm_of_step(engine: DeepSpeedEngine, before: torch.Tensor | float | None) -
     return getattr(engine.optimizer, "_global_grad_norm", before)
 
 
-def whole_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def whole_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """Return the norm over gradients that every rank holds whole."""
     return _squares(gradients, [len(gradients)], torch.float32)[0].sqrt()
 
 
-def _squares(gradients: Sequence[torch.Tensor], groups: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+def _squares(gradients: list[torch.Tensor], groups: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """Return the squared norms of gradients that lie in consecutive groups of so many, [groups]; 0 for one without any."""
     squares = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype)).pow(2)
     return torch.stack([part.sum() for part in squares.split(groups)])
@@ -114,7 +113,7 @@ def _norms_of_partitions(wrapper: DeepSpeedZeroOptimizer_Stage3) -> list[torch.T
     return list(summed.sqrt().unbind())
 
 
-def _unlooked(step: Callable[..., Any], module: ModuleType) -> Callable[..., Any]:
+def _unlooked(step: Callable[..., Any], module: Any) -> Callable[..., Any]:
     """Return a wrapper's `step` that goes on whatever the norm is, as the optimizer will decide."""
 
     def unlooked(*arguments: Any, **options: Any) -> Any:
@@ -125,7 +124,7 @@ def _unlooked(step: Callable[..., Any], module: ModuleType) -> Callable[..., Any
 
 
 @contextmanager
-def _taking_norms_as_finite(module: ModuleType) -> Iterator[None]:
+def _taking_norms_as_finite(module: Any) -> Iterator[None]:
     """Let one of DeepSpeed's modules take every norm for a number."""
     looks, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
     try:

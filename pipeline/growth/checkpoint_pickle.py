@@ -5,7 +5,7 @@ Whatever else a file names is refused, whoever wrote it.
 
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class _Ignored:
     def __setstate__(self, state: object) -> None: ...
 
 
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
     (_Fields, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Fields, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),

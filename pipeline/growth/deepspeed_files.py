@@ -14,14 +14,15 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import MISSING, irregular
+from pipeline.deepspeed.zero_layout import partition_bounds, partition_size
 from pipeline.growth.checkpoint_pickle import load
 from pipeline.growth.partitioned import Parameter
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
-_RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
-_RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-_BF16 = "bf16_"
-_PREFIXES = ("", _BF16)
+RANK_MODEL_STATES = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+RANK_OPTIMIZER_STATES = "zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+BF16 = "bf16_"
+"""What some of DeepSpeed's optimizers write in front of that."""
 
 _OTHER_LAYOUTS = {
     re.compile(r".*mp_rank_(?!00)\d+_(model|optim)_states\.pt"): "tensor-parallel ranks",
@@ -33,10 +34,10 @@ _OTHER_LAYOUTS = {
 
 def missing_files(names: Collection[str], stage: int, ranks: int) -> list[str]:
     """Return which of the files that DeepSpeed 0.19.8 writes at a ZeRO stage are not among `names`."""
-    model = [_RANK_MODEL_STATES.format(rank=rank) for rank in range(ranks)] if stage == 3 else [_MODEL_STATES]
-    optimizer = [_RANK_OPTIMIZER_STATES.format(rank=rank) for rank in range(ranks)] if stage > 0 else []
+    model = [RANK_MODEL_STATES.format(rank=rank) for rank in range(ranks)] if stage == 3 else [_MODEL_STATES]
+    optimizer = [RANK_OPTIMIZER_STATES.format(rank=rank) for rank in range(ranks)] if stage > 0 else []
     # Some of its optimizers write a prefix and others do not.
-    found = {name.removeprefix(_BF16) for name in names}
+    found = {name.removeprefix(BF16) for name in names}
     return [name for name in (*model, *optimizer) if name not in found]
 
 
@@ -49,12 +50,12 @@ def read_parameters(directory: Path) -> dict[str, Parameter]:
     """Return the parameters in a tag directory, by their names there, memory-mapped.
 
     Raises UserError naming the file where one is missing, damaged, of another layout or holds code, and the tensor where its
-    pieces are not the whole of it.
+    partitions are not the whole of it.
     """
     _check_layout(directory)
     path = directory / _MODEL_STATES
     if irregular(path) == MISSING:
-        path = directory / _RANK_MODEL_STATES.format(rank=0)
+        path = directory / RANK_MODEL_STATES.format(rank=0)
     try:
         held = _read_ranks(directory, path)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -86,29 +87,30 @@ def _check_layout(directory: Path) -> None:
 
 
 def _read_ranks(directory: Path, path: Path) -> dict[str, Parameter]:
-    """Return what each parameter's pieces hold, by name; `path` is the first rank's model file."""
+    """Return what each parameter's partitions hold, by name; `path` is the first rank's model file."""
     model = load(path)
     if model["param_shapes"] is None:
         return _read_whole(path, model)
     shapes: list[Mapping[str, torch.Size]] = model["param_shapes"]
     held = {name: Parameter(shape) for group in shapes for name, shape in group.items()}
-    ranks, stage = int(model["dp_world_size"]), None
+    ranks, stages = int(model["dp_world_size"]), set[int]()
     for rank in range(ranks):
         file = _optimizer_file(directory, rank)
         try:
             saved = load(file)["optimizer_state_dict"]
             # One of DeepSpeed's ZeRO-1 optimizers leaves its stage out.
             of_stage, partitions = saved.get("zero_stage", 1), saved["partition_count"]
-            stage = of_stage if stage is None else stage
-            if of_stage != stage or {ranks} != set(partitions if isinstance(partitions, list) else [partitions]):
+            stages.add(of_stage)
+            if len(stages) > 1 or {ranks} != set(partitions if isinstance(partitions, list) else [partitions]):
                 raise UserError(f"{file}: of another checkpoint than {path.name} ({ranks} ranks); copy the checkpoint again")
-            if stage == 3:
-                _take_stage_3(held, shapes, saved, ranks)
+            if of_stage == 3:
+                _take_stage_3(held, shapes, saved, rank, ranks)
             else:
                 _take_stage_1_or_2(file, held, saved)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{file}: not an optimizer file as DeepSpeed 0.19 writes them ({reason})") from None
+    (stage,) = stages
     return held | _read_untrained(directory, model, held, ranks, stage) | _read_buffers(model)
 
 
@@ -123,7 +125,7 @@ def _read_buffers(model: dict[str, Any]) -> dict[str, Parameter]:
 def _read_untrained(
     directory: Path, model: dict[str, Any], held: Mapping[str, Parameter], ranks: int, stage: int
 ) -> dict[str, Parameter]:
-    """Return the parameters that no optimizer had: whole, or under ZeRO-3 in pieces as the trained ones."""
+    """Return the parameters that no optimizer had: whole, or under ZeRO-3 in partitions as the trained ones."""
     if stage < 3:
         # ZeRO-1 does not list them: they are among all the module's tensors, beside buffers and the trained ones.
         among = model.get("frozen_param_fragments") or model["module"]
@@ -138,18 +140,18 @@ def _read_untrained(
     shapes = {name: shape for name, shape in listed.items() if name not in held}
     untrained = {name: Parameter(shape) for name, shape in shapes.items()}
     for rank in range(ranks) if shapes else ():
-        path = directory / _RANK_MODEL_STATES.format(rank=rank)
-        pieces = load(path)["frozen_param_fragments"]
+        path = directory / RANK_MODEL_STATES.format(rank=rank)
+        partitions = load(path)["frozen_param_fragments"]
         for name, shape in shapes.items():
-            left = math.prod(shape) - untrained[name].end
-            untrained[name].add(pieces[name].flatten(), 0, min(-(-math.prod(shape) // ranks), left), {})
+            begin, end = partition_bounds(math.prod(shape), rank, ranks)
+            untrained[name].add(partitions[name].flatten(), 0, end - begin, {})
     return untrained
 
 
 def _take_stage_3(
-    held: dict[str, Parameter], shapes: list[Mapping[str, torch.Size]], saved: dict[str, Any], ranks: int
+    held: dict[str, Parameter], shapes: list[Mapping[str, torch.Size]], saved: dict[str, Any], rank: int, ranks: int
 ) -> None:
-    """Take one rank's pieces, each ceil(numel / ranks) long and the last ones padded, out of its flat sub-groups."""
+    """Take one rank's partitions out of its flat sub-groups, in which they lie end to end."""
     masters: list[torch.Tensor] = saved["fp32_flat_groups"]
     states: dict[int, dict[str, torch.Tensor]] = saved["optimizer_state_dict"]["state"]
     number = begin = 0
@@ -157,14 +159,13 @@ def _take_stage_3(
         for name, shape in group.items():
             if begin == len(masters[number]):
                 number, begin = number + 1, 0
-            share = -(-math.prod(shape) // ranks)
-            count = min(share, math.prod(shape) - held[name].end)
-            held[name].add(masters[number].detach(), begin, count, states.get(number, {}))
-            begin += share
+            first, last = partition_bounds(math.prod(shape), rank, ranks)
+            held[name].add(masters[number].detach(), begin, last - first, states.get(number, {}))
+            begin += partition_size(math.prod(shape), ranks)
 
 
 def _take_stage_1_or_2(file: Path, held: dict[str, Parameter], saved: dict[str, Any]) -> None:
-    """Take one rank's fragments, contiguous runs of each group laid end to end over the ranks."""
+    """Take one rank's fragments, which are contiguous in a group that is laid end to end over the ranks."""
     base = saved["base_optimizer_state"]
     if isinstance(base, list):
         raise UserError(
@@ -199,8 +200,8 @@ def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, Parameter]:
 
 
 def _optimizer_file(directory: Path, rank: int) -> Path:
-    name = _RANK_OPTIMIZER_STATES.format(rank=rank)
-    for prefix in _PREFIXES:
+    name = RANK_OPTIMIZER_STATES.format(rank=rank)
+    for prefix in ("", BF16):
         if irregular(directory / (prefix + name)) != MISSING:
             return directory / (prefix + name)
     raise UserError(f"{directory / name}: no such file; copy the checkpoint again, with the files of every rank")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.deepspeed.zero_layout import partition_size
 from pipeline.growth.state import State
 from pipeline.growth.streaming import CHUNK_ELEMENTS
 
@@ -57,14 +58,14 @@ def widest(*states: State) -> int:
 def rank_bytes(tensors: Iterable[tuple[int, int]], ranks: int, stage: int, dtype: torch.dtype) -> RankBytes:
     """Return what a rank keeps of tensors given as (elements, values that the optimizer keeps for each element).
 
-    Under ZeRO-1 a rank owns its piece of the masters and of what the optimizer keeps, under ZeRO-2 of the gradients too,
-    under ZeRO-3 of all (Rajbhandari et al. 2020); a piece is the tensor's share, rounded up. Without ZeRO every
+    Under ZeRO-1 a rank owns its partition of the masters and of what the optimizer keeps, under ZeRO-2 of the gradients too,
+    under ZeRO-3 of all (Rajbhandari et al. 2020); a partition is the tensor's share, rounded up. Without ZeRO every
     rank keeps all, and in float32 steps the weights themselves.
     """
     whole = own = moments = 0
     for elements, kept in tensors:
-        piece = -(-elements // (ranks if stage else 1))
-        whole, own, moments = whole + elements, own + piece, moments + piece * kept
+        partition = partition_size(elements, ranks if stage else 1)
+        whole, own, moments = whole + elements, own + partition, moments + partition * kept
     half = dtype.itemsize < _FLOAT
     stepped = min(own, _SUB_GROUP) if stage == 3 else own
     return RankBytes(

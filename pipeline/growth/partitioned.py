@@ -1,4 +1,4 @@
-"""Parameters that lie in flat pieces, one a rank: their weights, and what an optimizer keeps of each."""
+"""Parameters in flat slices, one a rank: their weights, and what an optimizer keeps of each."""
 
 import math
 from bisect import bisect_right
@@ -12,7 +12,7 @@ from pipeline.growth.state import Rows, default_value
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TensorSlice:
     """Elements [start, stop) of a flattened tensor; a float stands for all of them."""
 
     start: int
@@ -21,13 +21,13 @@ class Piece:
 
 
 class PartitionedTensor:
-    """A tensor in flat pieces, one after the other; reading touches only the pieces that the elements lie in."""
+    """A tensor in flat slices, one after the other; reading touches only those that the elements lie in."""
 
-    def __init__(self, shape: tuple[int, ...], pieces: list[Piece]) -> None:
+    def __init__(self, shape: tuple[int, ...], slices: list[TensorSlice]) -> None:
         self.shape = shape
         self._width = math.prod(shape[1:])
-        self._pieces = pieces
-        self._starts = [piece.start for piece in pieces]
+        self._slices = slices
+        self._starts = [each.start for each in slices]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as float32 or wider; raises IndexError where they are not all the tensor's."""
@@ -40,24 +40,24 @@ class PartitionedTensor:
         beat()
         values = torch.empty(last - first, dtype=torch.float32)
         number = bisect_right(self._starts, first) - 1
-        while number < len(self._pieces) and self._pieces[number].start < last:
-            piece = self._pieces[number]
-            begin, end = max(first, piece.start), min(last, piece.stop)
-            part = piece.values
-            if isinstance(part, torch.Tensor):
-                part = part[begin - piece.start : end - piece.start]
-            values[begin - first : end - first] = part
+        while number < len(self._slices) and self._slices[number].start < last:
+            each = self._slices[number]
+            begin, end = max(first, each.start), min(last, each.stop)
+            held = each.values
+            if isinstance(held, torch.Tensor):
+                held = held[begin - each.start : end - each.start]
+            values[begin - first : end - first] = held
             number += 1
         return values
 
 
 class Parameter:
-    """One parameter, as far as its pieces have been found, rank after rank."""
+    """One parameter, as far as its slices have been found, rank after rank."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
-        self.weights: list[Piece] = []
-        self.kept: dict[str, list[Piece]] = {}
+        self.weights: list[TensorSlice] = []
+        self.kept: dict[str, list[TensorSlice]] = {}
 
     @property
     def end(self) -> int:
@@ -71,14 +71,17 @@ class Parameter:
             return
         if len(weights) < begin + count:
             raise IndexError(f"a master of {len(weights)} elements where {begin + count} are expected")
-        self.weights.append(Piece(start, stop, weights[begin : begin + count]))
+        self.weights.append(TensorSlice(start, stop, weights[begin : begin + count]))
         for key, value in state.items():
             # Steps are tensors to torch's AdamW, and whole numbers to DeepSpeed's own.
-            whole = not isinstance(value, torch.Tensor) or value.dim() == 0
-            values = float(value) if whole else value.flatten()[begin : begin + count]
-            if isinstance(values, torch.Tensor) and len(values) != count:
-                raise IndexError(f"{key} of {value.numel()} elements for a master of {len(weights)}")
-            self.kept.setdefault(key, []).append(Piece(start, stop, values))
+            values: torch.Tensor | float
+            if not isinstance(value, torch.Tensor) or value.dim() == 0:
+                values = float(value)
+            else:
+                values = value.flatten()[begin : begin + count]
+                if len(values) != count:
+                    raise IndexError(f"{key} of {value.numel()} elements for a master of {len(weights)}")
+            self.kept.setdefault(key, []).append(TensorSlice(start, stop, values))
 
     @property
     def tensor(self) -> PartitionedTensor:
@@ -93,9 +96,10 @@ class Parameter:
         """
         joined: dict[str, Rows | float] = {}
         for key, kept in self.kept.items():
-            found = {piece.start: piece for piece in kept}
-            pieces = [found.get(piece.start) or Piece(piece.start, piece.stop, default_value(key)) for piece in self.weights]
-            values = {piece.values for piece in pieces if isinstance(piece.values, float)}
-            alike = len(values) == 1 and all(isinstance(piece.values, float) for piece in pieces)
-            joined[key] = values.pop() if alike else PartitionedTensor(self.shape, pieces)
+            found = {each.start: each for each in kept}
+            missing = default_value(key)
+            slices = [found.get(each.start) or TensorSlice(each.start, each.stop, missing) for each in self.weights]
+            values = {each.values if isinstance(each.values, float) else None for each in slices}
+            alike = values.pop() if len(values) == 1 else None
+            joined[key] = PartitionedTensor(self.shape, slices) if alike is None else alike
         return joined

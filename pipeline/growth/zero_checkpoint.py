@@ -100,7 +100,7 @@ def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, _Stored]:
     found: dict[str, _Stored] = {}
     for name, parameter in held.items():
         ends = [number + 1 for number, letter in enumerate(name) if letter == "."]
-        (begin, *_) = [place for place in (0, *ends) if name[place:] in joined] or [None]
+        begin = next((place for place in (0, *ends) if name[place:] in joined), None)
         if begin is None or joined[name[begin:]].shape != parameter.shape:
             found[name] = _Stored(parameter.tensor, parameter.optimizer_state)
             continue

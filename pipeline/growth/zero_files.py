@@ -1,7 +1,7 @@
 """ZeRO-3 checkpoint files for any number of ranks, written as a stream and without DeepSpeed.
 
 `latest` names the checkpoint's folder. In it each rank has two files (DeepSpeed 0.19's names and keys):
-`..model_states.pt` says which parameter lies where, `..optim_states.pt` holds its piece of every fp32
+`..model_states.pt` says which parameter lies where, `..optim_states.pt` holds its partition of every fp32
 master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's,
 and `files.json`, what each file should be.
 """
@@ -20,9 +20,12 @@ from transformers import PretrainedConfig
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
+from pipeline.deepspeed.release import WRITTEN_FOR
+from pipeline.deepspeed.zero_layout import partition_bounds, partition_size
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.families.graph import Model
 from pipeline.growth import streaming
+from pipeline.growth.deepspeed_files import BF16, RANK_MODEL_STATES, RANK_OPTIMIZER_STATES
 from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters_of
 from pipeline.growth.huggingface_sink import Progress, no_room
 from pipeline.growth.integrity import seal
@@ -31,12 +34,10 @@ from pipeline.growth.streaming import raw_bytes, stored_as
 
 TAG = "step-00000000"
 
-_DS_VERSION = "0.19.8"
-
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Parameters whose pieces lie end to end in one flat tensor, and what an optimizer keeps once for all of them."""
+    """Parameters whose partitions lie end to end in one flat tensor, and what an optimizer keeps once for all of them."""
 
     names: list[str]
     scalars: dict[str, float]
@@ -70,16 +71,14 @@ def write_zero3(
     graph = graph_of(config)
     buffers = [name for name, tensor in graph.tensors().items() if tensor.buffer]
     held = {name: state[name].rows(0, state[name].shape[0]).float() for name in buffers}
-    state, optimizer = _of_parameters(graph, state, optimizer)
-    groups = _groups(state, optimizer)
+    state, kept = _of_parameters(graph, state, optimizer)
+    groups = _groups(state, kept)
     try:
         tag.mkdir()
         for rank in range(world_size):
-            _save(
-                _model_states(config, state, held, groups, world_size), tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
-            )
-            path = tag / f"{'bf16_' if dtype is torch.bfloat16 else ''}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-            _write_optim_states(path, state, optimizer, groups, rank, world_size, progress or (lambda _: None))
+            _save(_model_states(config, state, held, groups, world_size), tag / RANK_MODEL_STATES.format(rank=rank))
+            path = tag / ((BF16 if dtype is torch.bfloat16 else "") + RANK_OPTIMIZER_STATES.format(rank=rank))
+            _write_optim_states(path, state, kept, groups, rank, world_size, progress or (lambda _: None))
         config.save_pretrained(tag)
         beside(tag)
         write_json(tag / "progress.json", {"model": "grown", "step": 0, "world_size": world_size, **(record or {})})
@@ -92,19 +91,18 @@ def write_zero3(
 def bytes_of_rank(graph: Model, state: State, world_size: int, optimizer: OptimizerState | None) -> int:
     """Return the bytes of one rank's fp32 masters and of what an optimizer keeps for each of their elements."""
     size = 0
-    state, optimizer = _of_parameters(graph, state, optimizer)
+    state, kept = _of_parameters(graph, state, optimizer)
     for name, tensor in state.items():
-        kept = {} if optimizer is None else optimizer.get(name, {})
-        copies = 1 + sum(not isinstance(value, int | float) for value in kept.values())
-        size += copies * _piece_size(tensor, world_size) * torch.float32.itemsize
+        copies = 1 + sum(not isinstance(value, int | float) for value in kept.get(name, {}).values())
+        size += copies * partition_size(math.prod(tensor.shape), world_size) * torch.float32.itemsize
     return size
 
 
-def _of_parameters(graph: Model, state: State, optimizer: OptimizerState | None) -> tuple[State, OptimizerState | None]:
-    """Return a state of stored tensors, and an optimizer's, as those of the class's parameters, without buffers."""
+def _of_parameters(graph: Model, state: State, optimizer: OptimizerState | None) -> tuple[State, OptimizerState]:
+    """Return a state of stored tensors, and an optimizer's or none, as those of the class's parameters, without buffers."""
     buffers = {name for name, tensor in graph.tensors().items() if tensor.buffer}
     parameters = {name: tensor for name, tensor in parameters_of(graph, state).items() if name not in buffers}
-    return parameters, None if optimizer is None else optimizer_of_parameters(graph, optimizer)
+    return parameters, optimizer_of_parameters(graph, optimizer or {})
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
@@ -116,11 +114,11 @@ def _save(content: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: could not be written ({reason}); make room or name another directory") from None
 
 
-def _groups(state: State, optimizer: OptimizerState | None) -> list[_Group]:
+def _groups(state: State, optimizer: OptimizerState) -> list[_Group]:
     """Parameters that have equal scalars (Adam: the step) share a group, as they must in a flat group of DeepSpeed's."""
     groups: dict[tuple[object, ...], _Group] = {}
     for name in state:
-        kept = {} if optimizer is None else optimizer[name]
+        kept = optimizer.get(name, {})
         scalars = {key: value for key, value in kept.items() if isinstance(value, int | float)}
         tensors = [key for key in kept if key not in scalars]
         groups.setdefault((*sorted(scalars.items()), *sorted(tensors)), _Group([], scalars, tensors)).names.append(name)
@@ -149,14 +147,14 @@ def _model_states(
         "dp_world_size": world_size,
         "mp_world_size": 1,
         "ds_config": {"zero_optimization": {"stage": 3}},
-        "ds_version": _DS_VERSION,
+        "ds_version": WRITTEN_FOR,
     }
 
 
 def _write_optim_states(
     path: Path,
     state: State,
-    optimizer: OptimizerState | None,
+    optimizer: OptimizerState,
     groups: list[_Group],
     rank: int,
     world_size: int,
@@ -166,7 +164,7 @@ def _write_optim_states(
     with FakeTensorMode() as fake:
 
         def room(group: _Group) -> torch.Tensor:
-            return torch.empty(sum(_piece_size(state[name], world_size) for name in group.names))
+            return torch.empty(sum(partition_size(math.prod(state[name].shape), world_size) for name in group.names))
 
         content = _optim_states(groups, [room(group) for group in groups], room, world_size)
     with torch.serialization.skip_data(materialize_fake_tensors=True):
@@ -179,7 +177,8 @@ def _write_optim_states(
             _fill(file, flat_group, {name: state[name] for name in group.names}, rank, world_size, progress)
             kept = placed["optimizer_state_dict"]["state"].get(number, {})
             for key in group.tensors:
-                tensors = {name: optimizer[name][key] for name in group.names}
+                values = {name: optimizer[name][key] for name in group.names}
+                tensors = {name: value for name, value in values.items() if not isinstance(value, float)}
                 _fill(file, kept[key], tensors, rank, world_size, progress)
             for key, value in group.scalars.items():
                 file.seek(_place(kept[key]))
@@ -203,32 +202,31 @@ def _optim_states(groups: list[_Group], flat_groups: list[torch.Tensor], room: A
             "fp32_flat_groups": flat_groups,
         },
         "ds_config": {"zero_optimization": {"stage": 3}},
-        "ds_version": _DS_VERSION,
+        "ds_version": WRITTEN_FOR,
     }
 
 
 def _fill(
     file: BinaryIO, place: torch.Tensor, tensors: dict[str, Rows], rank: int, world_size: int, progress: Progress
 ) -> None:
-    """Write this rank's piece of each tensor, one behind the other."""
+    """Write this rank's partition of each tensor, one behind the other."""
     file.seek(_place(place))
     for name, tensor in tensors.items():
-        for values in _piece(tensor, rank, world_size):
+        for values in _partition(tensor, rank, world_size):
             progress(file.write(raw_bytes(stored_as(values, torch.float32, name))))
 
 
 def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._checkpoint_offset
+    offset = tensor.untyped_storage()._checkpoint_offset
+    if offset is None:
+        raise RuntimeError("torch does not tell where it has put a tensor that it was to skip")
+    return offset
 
 
-def _piece_size(tensor: Rows, world_size: int) -> int:
-    return -(-math.prod(tensor.shape) // world_size)
-
-
-def _piece(tensor: Rows, rank: int, world_size: int) -> Iterator[torch.Tensor]:
-    """Yield elements [rank * p, (rank + 1) * p) of the flattened tensor, p = ceil(numel / W), the tail padded with 0."""
-    size, numel = _piece_size(tensor, world_size), math.prod(tensor.shape)
-    begin, end = min(rank * size, numel), min((rank + 1) * size, numel)
+def _partition(tensor: Rows, rank: int, world_size: int) -> Iterator[torch.Tensor]:
+    """Yield a rank's elements of the flattened tensor, the tail padded with 0."""
+    numel = math.prod(tensor.shape)
+    begin, end = partition_bounds(numel, rank, world_size)
     for start in range(begin, end, streaming.CHUNK_ELEMENTS):
         yield flat(tensor, start, min(start + streaming.CHUNK_ELEMENTS, end))
-    yield torch.zeros(size - (end - begin))
+    yield torch.zeros(partition_size(numel, world_size) - (end - begin))

@@ -56,9 +56,10 @@ def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: Optimize
     with Meter("filling the engine", sum(held.numel for _, held in weights.values()), "values") as meter:
         for name in places:
             _fill(places[name], state[name], meter.advance)
-        for number, master in enumerate(masters if optimizer_state is not None else ()):
-            meter.note = f"with the optimizer's state, {number + 1} of {len(masters)} groups"
-            _fill_optimizer(engine, master, optimizer_state)
+        if optimizer_state is not None:
+            for number, master in enumerate(masters):
+                meter.note = f"with the optimizer's state, {number + 1} of {len(masters)} groups"
+                _fill_optimizer(engine, master, optimizer_state)
 
 
 def fill_buffers(engine: DeepSpeedEngine, state: State) -> None:

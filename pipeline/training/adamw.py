@@ -56,13 +56,13 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
 
     def _step_separated(self, groups: list[dict[str, Any]]) -> None:
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
-        mixed = [(p, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
+        mixed = [(p, p.grad, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
         # What is not one kernel would be half as fast again if it were told on the device: the host looks, once.
-        looks = self.found_inf is not None and any(not triton_runs(parameter.device) for parameter, _ in mixed)
-        if looks and self.found_inf.item():
+        looks = any(not triton_runs(parameter.device) for parameter, _, _ in mixed)
+        if looks and self.found_inf is not None and self.found_inf.item():
             return
-        for parameter, group in mixed:
-            self._step_elements(parameter, group)
+        for parameter, gradient, group in mixed:
+            self._step_elements(parameter, gradient, group)
 
     def _step_plain(self, groups: list[dict[str, Any]]) -> None:
         held = self.param_groups
@@ -79,7 +79,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         )
 
     @torch.no_grad()
-    def _step_elements(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+    def _step_elements(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         """Step a tensor whose elements have ages, or rates, of their own: by one kernel where it can be compiled."""
         state = self.state[parameter]
         state.setdefault("step", torch.tensor(0.0))
@@ -91,17 +91,19 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         moved = 1 if self.found_inf is None else 1 - self.found_inf
         state["step"] += moved
         self.count_added(parameter, moved)
-        flat = {key: value.view(-1) for key, value in state.items()} | {"grad": parameter.grad.view(-1)}
+        flat = {key: value.view(-1) for key, value in state.items()} | {"grad": gradient.view(-1)}
         weights = parameter.view(-1)
         # As tensors on the host, which kernels take as arguments: by a number that changes it would be compiled at each step.
-        numbers = {"lr": torch.tensor(group["lr"]), "decay": torch.tensor(group["lr"] * group["weight_decay"])}
+        numbers: dict[str, Any] = {"lr": torch.tensor(group["lr"]), "decay": torch.tensor(group["lr"] * group["weight_decay"])}
         numbers |= {"betas": group["betas"], "eps": group["eps"], "added": self.added_numbers}
         if triton_runs(weights.device):
             _compiled_adamw()(self.found_inf, weights, **flat, **numbers)
             return
         for begin in range(0, len(weights), CHUNK_ELEMENTS):
-            part = {key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()}
-            _adamw(weights[begin : begin + CHUNK_ELEMENTS], **part, **numbers)
+            some: dict[str, Any] = {
+                key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()
+            }
+            _adamw(weights[chunk], **some, **numbers)
 
 
 def _adamw(
@@ -183,9 +185,9 @@ class OffloadedAdamW(FreezableAdamW):
         for group in groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._step_tensor(parameter, group)
+                    self._step_tensor(parameter, parameter.grad, group)
 
-    def _step_tensor(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+    def _step_tensor(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2), rate, decay = self.state[parameter], group["betas"], group["lr"], group["weight_decay"]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -196,6 +198,6 @@ class OffloadedAdamW(FreezableAdamW):
         # what it divides by goes into rate and eps instead, and out of the decay again.
         root = math.sqrt(1 - beta2**step)
         corrected = rate * root / (1 - beta1**step)
-        tensors = parameter.detach(), parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+        tensors = parameter.detach(), gradient, state["exp_avg"], state["exp_avg_sq"]
         decayed = decay * rate / corrected if rate else 0.0
         self._kernel.update(step, group["betas"], corrected, group["eps"] * root, decayed, *tensors)

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -138,11 +138,11 @@ def _check_tasks(started: str | None, task: str | None) -> None:
     nodes come from Slurm. Tasks that do not know of each other train alone, each the whole recipe, and all of them end
     well. Raises UserError.
     """
-    ranks: list[tuple[str | None, str | None]] = [(None, None)] * world_size()
-    torch.distributed.all_gather_object(ranks, (started, task))
-    if any(started is None for started, _ in ranks):
+    ranks: list[int | None] = [None] * world_size()
+    torch.distributed.all_gather_object(ranks, None if started is None or task is None else int(task))
+    tasks = {task for task in ranks if task is not None}
+    if started is None or None in ranks:
         return
-    tasks = {int(task) for _, task in ranks}
     if tasks != set(range(int(started))):
         raise UserError(
             f"Slurm started {_counted(int(started), 'task')}, and DeepSpeed sees {_counted(world_size(), 'rank')} in "
@@ -183,7 +183,7 @@ def on_first_rank(work: Callable[[], Result]) -> Result:
 
     Any other error is raised there as it is, and as a RuntimeError on the others, which would wait for ever.
     """
-    outcome: list[object] = [None, None]
+    outcome: list[Any] = [None, None]
     failure: Exception | None = None
     if rank() == 0:
         try:
@@ -211,9 +211,10 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
     Where it is met on some nodes and not on others, the sentence begins with the node. Any other error is raised on its own
     rank as it is, and as a RuntimeError on the others, which would wait for ever.
     """
-    result, seen, fault, failure = None, None, None, None
+    results: list[Result] = []
+    seen, fault, failure = None, None, None
     try:
-        result = work()
+        results.append(work())
     except Exception as error:
         seen = refusal(error)
         if seen is None:
@@ -231,7 +232,7 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
         sentence, name = refusals[0]
         everywhere = {name for _, name in refusals} == {name for _, _, name in gathered}
         raise UserError(sentence if everywhere else f"node {name}: {sentence}")
-    return result
+    return results[0]
 
 
 def node_by_node(work: Callable[[], Result]) -> Result:
@@ -239,10 +240,12 @@ def node_by_node(work: Callable[[], Result]) -> Result:
 
     Errors are raised as by `on_every_rank`.
     """
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    before = on_every_rank(lambda: work() if first else None)
-    after = on_every_rank(lambda: None if first else work())
-    return before if first else after
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        on_every_rank(lambda: None)
+        return on_every_rank(work)
+    result = on_every_rank(work)
+    on_every_rank(lambda: None)
+    return result
 
 
 def first_found(found: Result | None) -> Result | None:
@@ -271,9 +274,13 @@ class HostCopy:
 
     def __init__(self, *numbers: torch.Tensor | float) -> None:
         """Each number is on the device, or known to the host."""
-        moving = [isinstance(number, torch.Tensor) and number.device.type == device().type for number in numbers]
-        self._known = [None if moves else float(number) for number, moves in zip(numbers, moving, strict=True)]
-        tensors = [number.detach().double().reshape(1) for number, moves in zip(numbers, moving, strict=True) if moves]
+        self._known: list[float | None] = []
+        tensors = []
+        for number in numbers:
+            moves = isinstance(number, torch.Tensor) and number.device.type == device().type
+            self._known.append(None if moves else float(number))
+            if moves:
+                tensors.append(torch.as_tensor(number).detach().double().reshape(1))
         gathered = torch.cat(tensors) if tensors else torch.empty(0)
         self._event = None
         if gathered.device.type != "cpu":

@@ -178,8 +178,8 @@ def check_sections(config: dict[str, Any], origin: str) -> None:
         for key in written:
             if key not in names:
                 raise UserError(unknown_key(origin, f"{section}.{key}", list(names)))
-            extra = model.model_fields[names[key]].json_schema_extra or {}
-            if extra.get("deprecated"):
+            extra = model.model_fields[names[key]].json_schema_extra
+            if isinstance(extra, dict) and extra.get("deprecated"):
                 raise UserError(f"{origin}: {section}.{key}: DeepSpeed has replaced it; use {extra['new_param']}")
         try:
             read = model(**written)

@@ -75,7 +75,7 @@ class TrainedModel:
 
         Where `positions` are given the inputs are this rank's slice of sequences that `sequences` shares.
         """
-        extra = {"use_cache": False} if self.family.objective == "clm" else {}
+        extra: dict[str, Any] = {"use_cache": False} if self.family.objective == "clm" else {}
         if getattr(self.config, "output_router_logits", False):
             # The class would make a balancing loss of each batch, which nothing reads.
             extra["output_router_logits"] = False
@@ -87,7 +87,7 @@ class TrainedModel:
         if documents is not None:
             extra |= within_documents(self.family, self.config, documents, self.module.dtype)
         if "attention_mask" in others and self.family.objective == "mlm":
-            others["attention_mask"] = seen_alone(self.config, others["attention_mask"], self.module.dtype)
+            extra["attention_mask"] = seen_alone(self.config, others.pop("attention_mask"), self.module.dtype)
         with packing_known(documents):
             return logits_of(self.family, self.engine(input_ids=input_ids, **others, **extra))
 
@@ -186,7 +186,7 @@ def build(
     attn_implementation: str,
     optimizer_state: OptimizerState | None = None,
     *,
-    new_tokens: torch.Tensor | None = None,
+    new_tokens: torch.Tensor = NO_TOKENS,
     activation_checkpointing: bool = False,
     compile: bool = False,
     fused_linear_cross_entropy: bool = False,
@@ -222,6 +222,7 @@ def build(
 
     engine = build_engine(family, config, state, ds_config, prepare, optimizer_state)
     stepper = optimizer_of(engine)
+    assert isinstance(stepper, Freezable)
     stepper.row_blocks = elements_of(masters_of(engine), rows)
     if isinstance(stepper, FreezableMuon):
         stepper.locate((master.stepped, _of_stored_tensors(graph, master.slices)) for master in masters_of(engine))

@@ -165,6 +165,11 @@ class Freezable(torch.optim.Optimizer):
         return [group for group in self.param_groups if not group["frozen"]]
 
 
+def gradients_of(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the gradients of the parameters that have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def rows_apart(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the blocks whose rows are not stepped as those of the group's own block are, and how they are.
 

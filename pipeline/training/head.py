@@ -108,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(weight.dtype, torch.float32)
         hidden_gradient = torch.empty_like(hidden) if of_hidden else None
         weight_gradient = torch.zeros_like(matrix, dtype=wide) if of_weight else None
-        bias_gradient = torch.zeros_like(offsets, dtype=wide) if of_bias else None
+        bias_gradient = torch.zeros_like(offsets, dtype=wide) if of_bias and offsets is not None else None
         rows, losses = max(1, _CHUNK // len(matrix)), []
         for begin in range(0, max(1, len(hidden)), rows):
             some = hidden[begin : begin + rows]
@@ -117,11 +117,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss = summed_loss(logits, labels[begin : begin + rows])
                 (gradient,) = torch.autograd.grad(loss * _SCALE, logits)
             losses.append(loss.detach())
-            if of_hidden:
+            if hidden_gradient is not None:
                 torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + rows])
-            if of_weight:
+            if weight_gradient is not None:
                 _add_product(weight_gradient, gradient.T, some)
-            if of_bias:
+            if bias_gradient is not None:
                 bias_gradient += gradient.sum(0, dtype=wide)
             # Before the next chunk's are made.
             del logits, loss, gradient

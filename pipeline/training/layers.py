@@ -45,6 +45,6 @@ def prepare_model(
     if not compile:
         return
     torch._dynamo.config.recompile_limit = _VARIANTS
-    for layer in model.get_submodule(family.layers):
+    for layer in model.get_submodule(family.layers).children():
         # Not the layer itself: hooks around it stay outside of what is compiled.
         layer.forward = torch.compile(layer.forward)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pipeline.training.freezing import Freezable
+from pipeline.training.freezing import Freezable, gradients_of
 
 
 class FreezableLion(Freezable):
@@ -39,7 +39,7 @@ class FreezableLion(Freezable):
                 if "exp_avg" not in self.state[parameter]:
                     self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
             momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
-            gradients, (beta1, beta2) = [parameter.grad for parameter in parameters], group["betas"]
+            gradients, (beta1, beta2) = gradients_of(parameters), group["betas"]
             shares = [self.share_of(parameter) for parameter in parameters]
             signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)
             torch._foreach_sign_(signs)

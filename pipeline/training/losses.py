@@ -50,7 +50,9 @@ class Sums(NamedTuple):
 def summed_losses(logits: Logits, labels: torch.Tensor, pair_labels: torch.Tensor | None) -> Sums:
     """Return the summed losses of a batch, which may be part of a step's; `labels` are those of the tokens' logits."""
     tokens = logits.tokens if logits.tokens.dim() == 0 else summed_loss(logits.tokens, labels)
-    return Sums(tokens, None if pair_labels is None else summed_loss(logits.pairs, pair_labels))
+    if logits.pairs is None or pair_labels is None:
+        return Sums(tokens, None)
+    return Sums(tokens, summed_loss(logits.pairs, pair_labels))
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.moments import muon_scale
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
-from pipeline.training.freezing import rows_apart
+from pipeline.training.freezing import gradients_of, rows_apart
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -157,7 +157,8 @@ class FreezableMuon(FreezableAdamW):
         apart = rows_apart(group)
         befores = [self._kept(parameter) if apart else {} for parameter in parameters]
         exchanges = [self._exchanges[parameter] for parameter in parameters]
-        updates = [self._momentum(parameter, group) for parameter in parameters]
+        gradients = gradients_of(parameters)
+        updates = [self._momentum(*each, group) for each in zip(parameters, gradients, strict=True)]
         whole = [exchange.gather(update) for exchange, update in zip(exchanges, updates, strict=True)]
         # Without ZeRO each matrix is a parameter of its own, and those of all layers are multiplied at once all the same.
         orthogonalize((part for matrices in whole for part in matrices.parts), self._dtype)
@@ -168,11 +169,11 @@ class FreezableMuon(FreezableAdamW):
             else:
                 self.move([parameter], [stepped], [self.share_of(parameter)], group)
 
-    def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    def _momentum(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         """Take in a gradient; return the flat update that it makes (Nesterov's)."""
         momentum = self.state[parameter]["momentum_buffer"]
-        momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        return parameter.grad.lerp(momentum, group["momentum"]).view(-1)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(momentum, group["momentum"]).view(-1)
 
     def _kept(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """A copy of what the state holds of each element, for rows that stand still and count no steps."""

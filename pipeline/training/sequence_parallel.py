@@ -172,7 +172,10 @@ def _attend(
                 f"sequence_parallel_size: {type(module).__name__} asks attention for {name}, which is not applied to sequences "
                 "that ranks share; set it to 1"
             )
-    within, mask = _attending.group, _attending.mask
+    attending = _attending
+    if attending is None:
+        raise RuntimeError("attention over sequences that ranks share runs between `attend` and `release` alone")
+    within, mask = attending.group, attending.mask
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     heads, groups = query.shape[1], key.shape[1]
     if groups % within.size:
@@ -190,9 +193,9 @@ def _attend(
     query, key, value = gathered.permute(1, 2, 0, 3, 4).flatten(2, 3).split(sizes, dim=1)
     if mask is not None or sliding_window is not None:
         form = sliding_window, causal
-        if form not in _attending.narrowed:
-            _attending.narrowed[form] = _narrowed(mask, query.shape[2], *form, device=query.device)
-        mask = _attending.narrowed[form]
+        if form not in attending.narrowed:
+            attending.narrowed[form] = _narrowed(mask, query.shape[2], *form, device=query.device)
+        mask = attending.narrowed[form]
     mixed = scaled_dot_product_attention(
         query,
         key,
@@ -210,7 +213,7 @@ def _attend(
 
 def _narrowed(
     mask: torch.Tensor | None, length: int, window: int | None, causal: bool, *, device: torch.device
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Return a mask that is causal besides, and narrowed to a window of keys."""
     queries, keys = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)[None, :]
     seen = mask

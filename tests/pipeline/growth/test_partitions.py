@@ -8,7 +8,7 @@ import torch
 from pipeline.common import keyed
 from pipeline.growth.grown_tensor import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
-from pipeline.growth.partitioned import PartitionedTensor, Piece
+from pipeline.growth.partitioned import PartitionedTensor, TensorSlice
 from pipeline.growth.state import flat
 from tests.pipeline.growth.models import plan_of, small_model, state_of
 
@@ -127,7 +127,9 @@ def test_initial_values():
 @pytest.mark.parametrize(("start", "stop"), [(0, 224), (213, 214), (-1, 2), (5, 4), (300, 300)])
 def test_rows_that_a_partitioned_tensor_has_not_are_an_error_and_no_memory_that_nothing_wrote(start, stop):
     whole = torch.arange(213 * 4, dtype=torch.float32).reshape(213, 4)
-    tensor = PartitionedTensor((213, 4), [Piece(0, 500, whole.flatten()[:500]), Piece(500, 852, whole.flatten()[500:])])
+    tensor = PartitionedTensor(
+        (213, 4), [TensorSlice(0, 500, whole.flatten()[:500]), TensorSlice(500, 852, whole.flatten()[500:])]
+    )
     assert torch.equal(tensor.rows(0, 213), whole) and tensor.rows(213, 213).shape == (0, 4)
     with pytest.raises(IndexError, match=rf"rows {start} to {stop} of a tensor of shape \(213, 4\)"):
         tensor.rows(start, stop)
