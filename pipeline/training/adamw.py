@@ -100,9 +100,8 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
             _compiled_adamw()(self.found_inf, weights, **flat, **numbers)
             return
         for begin in range(0, len(weights), CHUNK_ELEMENTS):
-            some: dict[str, Any] = {
-                key: value[begin : begin + CHUNK_ELEMENTS] if len(value) > 1 else value for key, value in flat.items()
-            }
+            chunk = slice(begin, begin + CHUNK_ELEMENTS)
+            some: dict[str, Any] = {key: value[chunk] if len(value) > 1 else value for key, value in flat.items()}
             _adamw(weights[chunk], **some, **numbers)
 
 

@@ -186,7 +186,7 @@ def build(
     attn_implementation: str,
     optimizer_state: OptimizerState | None = None,
     *,
-    new_tokens: torch.Tensor = NO_TOKENS,
+    new_tokens: torch.Tensor | None = None,
     activation_checkpointing: bool = False,
     compile: bool = False,
     fused_linear_cross_entropy: bool = False,
@@ -217,7 +217,7 @@ def build(
             fused_linear_cross_entropy=fused_linear_cross_entropy,
             make_vocab_size_divisible_by=make_vocab_size_divisible_by,
         )
-        rows.update(_row_blocks(model, graph, blocks_of, new_tokens))
+        rows.update(_row_blocks(model, graph, blocks_of, torch.empty(0) if new_tokens is None else new_tokens))
         return build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
 
     engine = build_engine(family, config, state, ds_config, prepare, optimizer_state)
@@ -244,7 +244,7 @@ def _of_stored_tensors(graph: Model, slices: Iterable[PartitionSlice]) -> list[P
 
 
 def _row_blocks(
-    model: PreTrainedModel, graph: Model, blocks_of: Mapping[str, Sequence[Block]], new_tokens: torch.Tensor | None
+    model: PreTrainedModel, graph: Model, blocks_of: Mapping[str, Sequence[Block]], new_tokens: torch.Tensor
 ) -> dict[str, RowBlocks]:
     """Return the parameters with rows of several blocks, by name."""
     shapes, found = graph.parameter_shapes(), {}
