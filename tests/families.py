@@ -1,6 +1,6 @@
 """Families that tests go through."""
 
-from pipeline.families import TRAINED, Section, has_key
+from pipeline.families import TRAINED, ActiveLayers, has_key
 from pipeline.families.tensors import Tensor
 
 DENSE = [name for name, family in TRAINED.items() if not has_key(family.config_class, "num_experts")]
@@ -10,9 +10,9 @@ WITH_A_MIXTURE = [*DENSE, "qwen2_moe"]
 """The same and one mixture, for what does not depend on how experts are chosen."""
 
 
-def learns(section: Section, tensor: Tensor) -> bool:
+def learns(active: ActiveLayers, tensor: Tensor) -> bool:
     """Whether all of a tensor learns."""
     if tensor.layer is None:
-        return section.embeddings if tensor.group == "embeddings" else section.head
+        return active.embeddings if tensor.group == "embeddings" else active.head
     experts = set() if tensor.expert is None else {tensor.expert}
-    return tensor.layer in section.layers or section.part_learns(tensor.mixture, experts)
+    return tensor.layer in active.layers or active.part_learns(tensor.mixture, experts)

@@ -75,7 +75,7 @@ def norm_before_step(engine: DeepSpeedEngine) -> torch.Tensor | float:
     return whole_norm(gradients) if gradients else torch.zeros((), device=engine.device)
 
 
-def norm_of_step(engine: DeepSpeedEngine, before: torch.Tensor | float | None) -> torch.Tensor | float | None:
+def norm_of_step(engine: DeepSpeedEngine, before: torch.Tensor | float) -> torch.Tensor | float:
     """Return the norm of the last step's gradient; `before` is what `norm_before_step` returned, if it was asked."""
     return getattr(engine.optimizer, "_global_grad_norm", before)
 

@@ -1,5 +1,6 @@
 """The families that can be grown, and how a model of one is configured, checked and described."""
 
+from pipeline.families.active_layers import NO_MIXTURES, ActiveLayers, Mixtures
 from pipeline.families.base import (
     EXPERT_KEYS,
     GROUP_KEYS,
@@ -27,7 +28,6 @@ from pipeline.families.registry import (
     held_by,
 )
 from pipeline.families.scratch import scratch_config
-from pipeline.families.section import Mixtures, Section
 from pipeline.families.target import FFN_KEYS, check_growth, derived_sizes, target_config
 from pipeline.families.tensor_names import place
 from pipeline.families.upcycling import MIXTURE_FORMS, read_as
@@ -41,13 +41,14 @@ __all__ = [
     "LATENT_KEYS",
     "LAYER_LISTS",
     "MIXTURE_FORMS",
+    "NO_MIXTURES",
     "PAIR_FAMILIES",
     "QUANTIZATION",
     "TRAINED",
+    "ActiveLayers",
     "Change",
     "Family",
     "Mixtures",
-    "Section",
     "Sizes",
     "carry_layer_lists",
     "check_growth",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.section import Mixtures
+from pipeline.families.active_layers import NO_MIXTURES, Mixtures
 from pipeline.families.tensors import (
     EXPERT_NUMBER,
     KEY_PORTS,
@@ -430,11 +430,11 @@ class Model:
         return plain | {joined.name: tuple(tensors[part] for part in joined.parts) for joined in self.joined}
 
     @property
-    def mixtures(self) -> Mixtures | None:
-        """Its mixtures of experts; None where it has none."""
+    def mixtures(self) -> Mixtures:
+        """Its mixtures of experts, if it has any."""
         found = dict(self.experts)
         if not found:
-            return None
+            return NO_MIXTURES
         return Mixtures(
             frozenset(found), max(len(body.each) for body in found.values()), any(body.shared for body in found.values())
         )

@@ -7,7 +7,7 @@ norms, activations, softmax and the loss keep what their derivatives are made of
 import torch
 from transformers import PretrainedConfig
 
-from pipeline.families import Family, Section
+from pipeline.families import ActiveLayers, Family
 from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, Norm, head_norms
 from pipeline.families.tensors import RESIDUAL
 
@@ -24,7 +24,7 @@ def activation_bytes(
     tokens: int,
     *,
     scored: int,
-    section: Section | None = None,
+    active: ActiveLayers | None = None,
     dtype: torch.dtype = torch.float32,
     recomputed: bool = False,
     with_loss: bool = False,
@@ -33,7 +33,7 @@ def activation_bytes(
 ) -> int:
     """Bytes kept of a forward pass over `tokens` tokens in sequences of `sequence_length`, without dropout.
 
-    `scored` positions reach the head. `section` says what runs and what of it learns; None is the whole model. `dtype` is
+    `scored` positions reach the head. `active` says what runs and what of it learns; None is the whole model. `dtype` is
     what the model computes in, and the logits are kept in. `recomputed`: layers keep their input alone, and the one that
     is run again keeps all of its own. `with_loss`: the output matrix runs with the loss, and keeps gradients instead of logits.
     `vocab_divisible_by`: what its rows are rounded up to a multiple of. `router_losses`: how many losses there are of the
@@ -42,38 +42,38 @@ def activation_bytes(
     graph = family.graph(config)
     # Of a model with an encoder besides this would be a part.
     (stack,) = graph.stacks
-    section = section or Section.whole(len(stack.layers))
+    active = active or ActiveLayers.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]
-    lowest = section.lowest
-    run = range(lowest or 0, section.depth)
+    lowest = active.lowest
+    run = range(lowest or 0, active.depth)
     layers = [
-        tokens * _layer(graph, number, config, family, sequence_length, size, section)
-        + _widened(graph, stack.layers[number], size) * _passes(section, number)
+        tokens * _layer(graph, number, config, family, sequence_length, size, active)
+        + _widened(graph, stack.layers[number], size) * _passes(active, number)
         for number in run
     ]
     if recomputed:
         layers = [tokens * hidden * size] * len(layers) + [max(layers, default=0)]
     # What losses keep of routers that learn is not run again.
-    learning = [n for n in run if n in section.layers or (section.routers and n in section.mixtures)]
+    learning = [n for n in run if n in active.layers or (active.routers and n in active.mixtures)]
     experts = sum(len(body.each) for n in learning for body in stack.layers[n].experts)
     layers.append(tokens * experts * _FLOAT * router_losses)
     vocabulary = rows + -rows % vocab_divisible_by
-    kept = sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=section.head)
+    kept = sum(layers) + scored * _head(graph, size, 0 if with_loss else vocabulary, learns=active.head)
     if with_loss:
         # The matrix's gradient, and the bias's of a masked model, in the sum of its chunks.
-        offsets = family.objective == "mlm" and section.head
-        kept += _FLOAT * vocabulary * (hidden * (section.head or section.new_tokens) + offsets)
+        offsets = family.objective == "mlm" and active.head
+        kept += _FLOAT * vocabulary * (hidden * (active.head or active.new_tokens) + offsets)
     elif vocabulary > rows:
         kept += size * vocabulary * hidden
-    if section.new_tokens and not (section.head or with_loss):
+    if active.new_tokens and not (active.head or with_loss):
         # What the output matrix reads.
         kept += scored * hidden * size
     if lowest is None:
-        return kept + tokens * _embeddings(graph, size, learns=section.embeddings)
+        return kept + tokens * _embeddings(graph, size, learns=active.embeddings)
     # The lowest norm need not hand a gradient down.
-    in_layers = lowest < section.depth
+    in_layers = lowest < active.depth
     norm = stack.layers[lowest].branches[0].pre if in_layers else stack.final
-    if norm is None or (in_layers and (recomputed or lowest not in section.layers)):
+    if norm is None or (in_layers and (recomputed or lowest not in active.layers)):
         return kept
     return kept - tokens * (_norm(norm, hidden, size, learns=True) - _norm(norm, hidden, size, learns=True, passes=False))
 
@@ -100,9 +100,9 @@ def _one_kernel(norm: Norm) -> bool:
     return norm.kind == "layer" and not norm.gain_in_float32
 
 
-def _passes(section: Section, layer: int) -> bool:
+def _passes(active: ActiveLayers, layer: int) -> bool:
     """Whether gradients go through all of a layer: of the lowest one parts of a mixture may learn, and nothing below them."""
-    return section.lowest is None or layer > section.lowest or layer in section.layers
+    return active.lowest is None or layer > active.lowest or layer in active.layers
 
 
 def _widened(graph: Model, layer: Layer, size: int) -> int:
@@ -112,13 +112,13 @@ def _widened(graph: Model, layer: Layer, size: int) -> int:
 
 
 def _layer(
-    graph: Model, number: int, config: PretrainedConfig, family: Family, sequence_length: int, size: int, section: Section
+    graph: Model, number: int, config: PretrainedConfig, family: Family, sequence_length: int, size: int, active: ActiveLayers
 ) -> int:
     """Of one layer and one token, its output left out."""
-    hidden, activation, learns = graph.sizes[RESIDUAL], getattr(config, family.activation_key), number in section.layers
-    if not _passes(section, number):
+    hidden, activation, learns = graph.sizes[RESIDUAL], getattr(config, family.activation_key), number in active.layers
+    if not _passes(active, number):
         (body,) = graph.stack.layers[number].experts
-        return _experts(graph, body, config._experts_implementation, activation, size, section, number)
+        return _experts(graph, body, config._experts_implementation, activation, size, active, number)
     eager = config._attn_implementation == "eager"
     # Fused attention makes numbers of a mask, in each layer anew.
     total = sequence_length * size * (not eager and _slides(config, graph.stack.layers[number], sequence_length))
@@ -134,7 +134,7 @@ def _layer(
             if isinstance(branch.body, Attention):
                 total += _attention(graph, branch.body, sequence_length, size, eager=eager, learns=learns)
             elif isinstance(branch.body, Experts):
-                total += _experts(graph, branch.body, config._experts_implementation, activation, size, section, number)
+                total += _experts(graph, branch.body, config._experts_implementation, activation, size, active, number)
             else:
                 total += _network(graph, branch.body, activation, size, learns=learns)
     return total
@@ -148,11 +148,11 @@ def _network(graph: Model, body: Mlp, activation: str, size: int, *, learns: boo
 
 
 def _experts(
-    graph: Model, body: Experts, implementation: str, activation: str, size: int, section: Section, number: int
+    graph: Model, body: Experts, implementation: str, activation: str, size: int, active: ActiveLayers, number: int
 ) -> int:
     """Of one token in a mixture, what its matrices read among it."""
-    whole, passes, parts = number in section.layers, _passes(section, number), number in section.mixtures
-    selected = map(section.part_learns, ("router", "expert", "shared_expert"))
+    whole, passes, parts = number in active.layers, _passes(active, number), number in active.mixtures
+    selected = map(active.part_learns, ("router", "expert", "shared_expert"))
     router, experts, shared = (whole or (parts and learns) for learns in selected)
     chosen, hidden = body.per_token, graph.sizes[RESIDUAL]
     gated, flows, total = passes or router, passes or experts, 0

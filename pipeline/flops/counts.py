@@ -9,7 +9,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from pipeline.families import Family, Section, family_of
+from pipeline.families import ActiveLayers, Family, family_of
 from pipeline.families.graph import Attention, Experts, Layer, Linear, Mlp, Model
 from pipeline.families.tensors import RESIDUAL
 
@@ -59,9 +59,9 @@ class _Network:
     last: int
     """The last products, which alone owe their input a gradient where nothing below the first ones learns."""
 
-    def learns(self, section: Section, layer: int) -> bool:
+    def learns(self, active: ActiveLayers, layer: int) -> bool:
         """Whether any of their matrices learn; the gradient of one that joins experts is computed whole, whichever learn."""
-        return layer in section.layers or (layer in section.mixtures and section.part_learns(self.mixture))
+        return layer in active.layers or (layer in active.mixtures and active.part_learns(self.mixture))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def training_step(
     tokens: int,
     *,
     scored: int,
-    section: Section | None = None,
+    active: ActiveLayers | None = None,
     recomputed: bool = False,
     zero_linear: bool = False,
     causal_scores: Literal["full", "half"] = "full",
@@ -182,7 +182,7 @@ def training_step(
 ) -> StepFlops:
     """FLOPs of forward and backward over `tokens` tokens, in sequences of `sequence_length`, all ranks together.
 
-    `scored` is the number of positions that the head scores. `section` says what runs and what of it learns; None is the
+    `scored` is the number of positions that the head scores. `active` says what runs and what of it learns; None is the
     whole model. `recomputed`: activations are checkpointed by layer; `zero_linear`: by DeepSpeed's linear in the place of
     torch's. `causal_scores` halves the scores and the mix of causal models. `pairs`: BERT's pooler and its two classes, on
     one position of each sequence.
@@ -190,14 +190,14 @@ def training_step(
     Backward, a matrix product costs its forward once for the gradient of its input, where anything below learns, and once
     for that of its weight, where it learns itself; scores and mix cost theirs twice wherever gradients pass.
     """
-    section = section or Section.whole(len(forward.layers))
-    reaches = section.new_tokens or (section.embeddings and (section.head or forward.embeds))
+    active = active or ActiveLayers.whole(len(forward.layers))
+    reaches = active.new_tokens or (active.embeddings and (active.head or forward.embeds))
     # The first layer that gradients go through.
-    lowest = 0 if reaches else min(section.layers | section.mixtures, default=section.depth)
+    lowest = 0 if reaches else min(active.layers | active.mixtures, default=active.depth)
     halved = causal_scores == "half" and forward.family.objective == "clm"
     model, again = _nothing(), _nothing()
-    for number, layer in enumerate(forward.layers[: section.depth]):
-        whole, runs_again = number in section.layers, number >= lowest
+    for number, layer in enumerate(forward.layers[: active.depth]):
+        whole, runs_again = number in active.layers, number >= lowest
         # Of the lowest layer parts of a mixture may learn, and nothing below them.
         passes = runs_again and (number > lowest or reaches or whole)
         products = {
@@ -208,7 +208,7 @@ def training_step(
         model["attention_projections"] += tokens * products["attention_projections"] * (1 + passes + whole)
         model["attention_scores"] += tokens * products["attention_scores"] * (1 + 2 * passes)
         for network in layer.networks:
-            learns = network.learns(section, number)
+            learns = network.learns(active, number)
             owed = network.all if passes else network.last * learns
             model["ffn"] += tokens * (network.all * (1 + learns) + owed)
         if number == lowest and whole and not reaches and layer.reads_stream:
@@ -221,14 +221,14 @@ def training_step(
         stops = not forward.ends_in_norm and not (zero_linear and layer.added_by_linear)
         for part, flops in products.items():
             again[part] += tokens * (flops - layer.added * (stops and part == "ffn")) * runs_again
-    passes = lowest < section.depth
+    passes = lowest < active.depth
     model["head"] = (
-        scored * _head(forward.transform, forward.output, learns=section.head, passes=passes, normed=forward.normed)
+        scored * _head(forward.transform, forward.output, learns=active.head, passes=passes, normed=forward.normed)
         # The gradient of an output matrix is computed whole, whichever of its rows learn.
-        + scored * (forward.output if section.new_tokens and not section.head else 0)
+        + scored * (forward.output if active.new_tokens and not active.head else 0)
     )
     if pairs:
-        model["head"] += tokens // sequence_length * _head(*forward.pairs, learns=section.head, passes=passes, normed=False)
+        model["head"] += tokens // sequence_length * _head(*forward.pairs, learns=active.head, passes=passes, normed=False)
     executed = {part: model[part] + again[part] for part in PARTS} if recomputed else dict(model)
     return StepFlops(model, executed)
 

@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 from pipeline.deepspeed import engine as deepspeed_engine
 from pipeline.deepspeed.masters import masters_of, optimizer_of
 from pipeline.deepspeed.zero_layout import PartitionSlice
-from pipeline.families import Family, Section, Sizes, check_parameters, sizes_of
+from pipeline.families import ActiveLayers, Family, Sizes, check_parameters, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.routing import routers
 from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters_of, slices_of
@@ -25,33 +25,33 @@ from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
-from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.ds_config import fetched_by_module, zero_stage
 from pipeline.training.freezing import Freezable
 from pipeline.training.layers import prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon
-from pipeline.training.optimizer import build_optimizer, parameter_groups
-from pipeline.training.row_blocks import RowBlocks, elements_of
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
+from pipeline.training.parameter_groups import ParameterGroup, groups_of_parameters
+from pipeline.training.row_groups import RowGroups, elements_of
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup, mask_of
 
 
 @dataclass
 class TrainedModel:
-    """A model in its engine, its parameters known by block."""
+    """A model in its engine, its parameters known by group."""
 
     family: Family
     config: PretrainedConfig
     engine: DeepSpeedEngine
     optimizer: Freezable
-    blocks: dict[Block, list[nn.Parameter]]
-    rows: Mapping[str, RowBlocks] = field(default_factory=dict)
-    """The parameters with rows of several blocks, by name."""
+    parameter_groups: dict[ParameterGroup, list[nn.Parameter]]
+    rows: Mapping[str, RowGroups] = field(default_factory=dict)
+    """The parameters with rows of several groups, by name."""
     norms: WeightedNorms | None = None
     """Where growth is exact through weighted norm statistics only."""
     sequences: SequenceGroup = ALONE
     """The ranks that this one shares its sequences with."""
-    learning: Section | None = None
+    learning: ActiveLayers | None = None
     """What `learn` was last told."""
 
     @property
@@ -96,38 +96,39 @@ class TrainedModel:
         if self.norms is not None:
             self.norms.at(step)
 
-    def learn(self, section: Section) -> None:
-        """Let only what the section lets learn; all else stands still."""
-        if section == self.learning:
+    def learn(self, active: ActiveLayers) -> None:
+        """Let only these learn; all else stands still."""
+        if active == self.learning:
             return
-        self.learning = section
+        self.learning = active
         # Both switches are needed: without the first, ZeRO-3 steps a parameter by its previous gradient
         # and counts that in the norm; without the second, momentum and decay go on.
-        learning = {block.name for block in self.blocks if block.learns(section)}
-        with_gradient = {parameter for block, held in self.blocks.items() if block.name in learning for parameter in held}
-        for parameter in itertools.chain.from_iterable(self.blocks.values()):
+        learning = {group.name for group in self.parameter_groups if group.learns(active)}
+        in_groups = self.parameter_groups.items()
+        with_gradient = {parameter for group, held in in_groups if group.name in learning for parameter in held}
+        for parameter in itertools.chain.from_iterable(self.parameter_groups.values()):
             parameter.requires_grad_(parameter in with_gradient)
         for each in self.rows.values():
             each.learn(learning)
-        for group in self.optimizer.param_groups:
-            rows = group.get("rows", {})
+        for stepped in self.optimizer.param_groups:
+            rows = stepped.get("rows", {})
             for name, own in rows.items():
                 own["frozen"] = name not in learning
-            group["frozen"] = learning.isdisjoint([group["block"], *rows])
+            stepped["frozen"] = learning.isdisjoint([stepped["block"], *rows])
 
-    def set_rates(self, rate: Callable[[Block], float]) -> None:
-        """Set the learning rate of every group, and of rows of other blocks in it, by their blocks."""
-        rates = {block.name: rate(block) for block in self.blocks}
-        for group in self.optimizer.param_groups:
-            for name, own in ((group["block"], group), *group.get("rows", {}).items()):
-                own["lr"] = rates[name] * group["rate_ratio"]
+    def set_rates(self, rate: Callable[[ParameterGroup], float]) -> None:
+        """Set the learning rate of every group of the optimizer, and of rows in it that are of other parameter groups."""
+        rates = {group.name: rate(group) for group in self.parameter_groups}
+        for stepped in self.optimizer.param_groups:
+            for name, own in ((stepped["block"], stepped), *stepped.get("rows", {}).items()):
+                own["lr"] = rates[name] * stepped["rate_ratio"]
 
-    def set_decays(self, decay: Callable[[Block], float]) -> None:
+    def set_decays(self, decay: Callable[[ParameterGroup], float]) -> None:
         """Set the weight decay of every group that decays, as `set_rates` sets rates."""
-        decays = {block.name: decay(block) for block in self.blocks}
-        for group in self.optimizer.param_groups:
-            for name, own in ((group["block"], group), *group.get("rows", {}).items()):
-                own["weight_decay"] = decays[name] * group["decays"]
+        decays = {group.name: decay(group) for group in self.parameter_groups}
+        for stepped in self.optimizer.param_groups:
+            for name, own in ((stepped["block"], stepped), *stepped.get("rows", {}).items()):
+                own["weight_decay"] = decays[name] * stepped["decays"]
 
     def divide_batch(self, micro_batch_size: int, accumulation: int) -> None:
         """Take steps of so many micro-batches of so many sequences a rank; between two steps only."""
@@ -136,7 +137,7 @@ class TrainedModel:
     def close(self) -> None:
         """Give back the engine's memory."""
         self.sequences.release(self.config)
-        self.learn(Section.whole(self.sizes.num_hidden_layers))
+        self.learn(ActiveLayers.whole(self.sizes.num_hidden_layers))
         self.engine.destroy()
         self.engine = None
         gc.collect()
@@ -182,7 +183,7 @@ def build(
     state: State,
     ds_config: dict[str, Any],
     optimizer: OptimizerConfig,
-    blocks: Sequence[Block],
+    parameter_groups: Sequence[ParameterGroup],
     attn_implementation: str,
     optimizer_state: OptimizerState | None = None,
     *,
@@ -195,7 +196,7 @@ def build(
 ) -> TrainedModel:
     """Return a model of this configuration that learns, filled from `state`, which is of stored tensors.
 
-    The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows blocks of new tokens have.
+    The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows groups of new tokens have.
     Raises RuntimeError where the family's
     table does not match the model class, UserError as `build_engine` does.
     """
@@ -205,8 +206,8 @@ def build(
     if any(routers(graph)):
         config._experts_implementation = experts_implementation
     ds_config = fetched_by_module(ds_config)
-    blocks_of = blocks_of_parameters(graph, blocks)
-    rows: dict[str, RowBlocks] = {}
+    groups_of = groups_of_parameters(graph, parameter_groups)
+    rows: dict[str, RowGroups] = {}
 
     def prepare(model: PreTrainedModel) -> Freezable:
         prepare_model(
@@ -217,20 +218,20 @@ def build(
             fused_linear_cross_entropy=fused_linear_cross_entropy,
             make_vocab_size_divisible_by=make_vocab_size_divisible_by,
         )
-        rows.update(_row_blocks(model, graph, blocks_of, torch.empty(0) if new_tokens is None else new_tokens))
-        return build_optimizer(graph, parameter_groups(model, graph, blocks, optimizer), optimizer, ds_config)
+        rows.update(_row_groups(model, graph, groups_of, torch.empty(0) if new_tokens is None else new_tokens))
+        return build_optimizer(graph, optimizer_groups(model, graph, parameter_groups, optimizer), optimizer, ds_config)
 
     engine = build_engine(family, config, state, ds_config, prepare, optimizer_state)
     stepper = optimizer_of(engine)
     assert isinstance(stepper, Freezable)
-    stepper.row_blocks = elements_of(masters_of(engine), rows)
+    stepper.row_groups = elements_of(masters_of(engine), rows)
     if isinstance(stepper, FreezableMuon):
         stepper.locate((master.stepped, _of_stored_tensors(graph, master.slices)) for master in masters_of(engine))
-    by_block: dict[Block, list[nn.Parameter]] = {}
+    by_group: dict[ParameterGroup, list[nn.Parameter]] = {}
     for name, parameter in engine.module.named_parameters():
-        for block in blocks_of[name]:
-            by_block.setdefault(block, []).append(parameter)
-    return TrainedModel(family, config, engine, stepper, by_block, rows)
+        for group in groups_of[name]:
+            by_group.setdefault(group, []).append(parameter)
+    return TrainedModel(family, config, engine, stepper, by_group, rows)
 
 
 def _of_stored_tensors(graph: Model, slices: Iterable[PartitionSlice]) -> list[PartitionSlice]:
@@ -243,14 +244,14 @@ def _of_stored_tensors(graph: Model, slices: Iterable[PartitionSlice]) -> list[P
     ]
 
 
-def _row_blocks(
-    model: PreTrainedModel, graph: Model, blocks_of: Mapping[str, Sequence[Block]], new_tokens: torch.Tensor
-) -> dict[str, RowBlocks]:
-    """Return the parameters with rows of several blocks, by name."""
+def _row_groups(
+    model: PreTrainedModel, graph: Model, groups_of: Mapping[str, Sequence[ParameterGroup]], new_tokens: torch.Tensor
+) -> dict[str, RowGroups]:
+    """Return the parameters with rows of several groups, by name."""
     shapes, found = graph.parameter_shapes(), {}
     for name, parameter in model.named_parameters():
-        if len(blocks_of[name]) > 1:
+        if len(groups_of[name]) > 1:
             numbers = torch.arange(shapes[name][0])
-            rows = {block.name: block.rows(numbers, new_tokens) for block in blocks_of[name]}
-            found[name] = RowBlocks(parameter, shapes[name], rows)
+            rows = {group.name: group.rows(numbers, new_tokens) for group in groups_of[name]}
+            found[name] = RowGroups(parameter, shapes[name], rows)
     return found

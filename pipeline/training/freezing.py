@@ -29,8 +29,8 @@ class Freezable(torch.optim.Optimizer):
     added: AddedConfig = AddedConfig()
     """The rate of the elements of which `added_steps_left` is kept."""
 
-    row_blocks: Mapping[torch.Tensor, Mapping[str, torch.Tensor]] = {}
-    """Of each parameter with rows of different blocks, which of its first elements are of which; bool, flat."""
+    row_groups: Mapping[torch.Tensor, Mapping[str, torch.Tensor]] = {}
+    """Of each parameter with rows of different parameter groups, which of its first elements are of which; bool, flat."""
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
@@ -91,7 +91,7 @@ class Freezable(torch.optim.Optimizer):
 
     @contextmanager
     def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the groups to step where rows of other blocks stand still, or have a rate and a decay of their own.
+        """Yield the groups to step where rows of other parameter groups stand still, or have a rate and a decay of their own.
 
         Such rows are taken out as parameters of their own, with their share of the state, stepped like any other or not at
         all, and put back, also where the step fails. All other rows are stepped as if there were no such rows.
@@ -111,25 +111,26 @@ class Freezable(torch.optim.Optimizer):
         """Return the groups to step; add to `taken` each parameter, the mask of rows in it, and the parameter of those."""
         stepped = []
         for group in groups:
-            apart = rows_apart(group)
-            if not apart:
+            separate = separate_rows(group)
+            if not separate:
                 self._join_again(self._split.intersection(group["params"]))
-            parts: dict[str, list[torch.Tensor]] = {name: [] for name in apart}
-            for parameter in group["params"] if apart else ():
+            parts: dict[str, list[torch.Tensor]] = {name: [] for name in separate}
+            for parameter in group["params"] if separate else ():
                 if parameter.grad is None:
                     continue
                 state = self.elementwise(parameter)
                 self._split.add(parameter)
-                masks = self.row_blocks.get(parameter, {})
-                for name in filter(masks.__contains__, apart):
+                masks = self.row_groups.get(parameter, {})
+                for name in filter(masks.__contains__, separate):
                     mask = masks[name].to(parameter.device)
                     part = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
                     part.grad = _first(parameter.grad, mask)[mask]
                     self.state[part] = {key: _first(value, mask)[mask] for key, value in state.items()}
                     parts[name].append(part)
                     taken.append((parameter, mask, part))
-            stepped += [group | apart[name] | {"params": some} for name, some in parts.items() if not apart[name]["frozen"]]
-            if not apart or not group["rows"][group["block"]]["frozen"]:
+            moving = {name: some for name, some in parts.items() if not separate[name]["frozen"]}
+            stepped += [group | separate[name] | {"params": some} for name, some in moving.items()]
+            if not separate or not group["rows"][group["block"]]["frozen"]:
                 stepped.append(group)
         return stepped
 
@@ -141,8 +142,8 @@ class Freezable(torch.optim.Optimizer):
     def _join_again(self, parameters: set[torch.Tensor]) -> None:
         """Keep as one number what is the same for all elements, as it is kept where a run goes on from a checkpoint."""
         self._split.difference_update(parameters)
-        for parameter in filter(self.row_blocks.__contains__, parameters):
-            state, masks = self.state.get(parameter, {}), torch.stack([*self.row_blocks[parameter].values()])
+        for parameter in filter(self.row_groups.__contains__, parameters):
+            state, masks = self.state.get(parameter, {}), torch.stack([*self.row_groups[parameter].values()])
             # Padding counts for nothing.
             held = masks.any(0)
             for key in [key for key in SCALARS if key in state and state[key].dim()]:
@@ -170,10 +171,10 @@ def gradients_of(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def rows_apart(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the blocks whose rows are not stepped as those of the group's own block are, and how they are.
+def separate_rows(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parameter groups whose rows are not stepped as those of the optimizer group's own are, and how they are.
 
-    Of a group whose parameters have rows of different blocks `rows` has `frozen`, `lr` and `weight_decay` of each block.
+    Of a group whose parameters have rows of different parameter groups `rows` has `frozen`, `lr` and `weight_decay` of each.
     """
     rows = group.get("rows", {})
     own = rows.get(group.get("block"))

@@ -19,7 +19,7 @@ from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.moments import muon_scale
 from pipeline.training import distributed
 from pipeline.training.adamw import FreezableAdamW
-from pipeline.training.freezing import gradients_of, rows_apart
+from pipeline.training.freezing import gradients_of, separate_rows
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -154,8 +154,8 @@ class FreezableMuon(FreezableAdamW):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        apart = rows_apart(group)
-        befores = [self._kept(parameter) if apart else {} for parameter in parameters]
+        separate = separate_rows(group)
+        befores = [self._kept(parameter) if separate else {} for parameter in parameters]
         exchanges = [self._exchanges[parameter] for parameter in parameters]
         gradients = gradients_of(parameters)
         updates = [self._momentum(*each, group) for each in zip(parameters, gradients, strict=True)]
@@ -164,7 +164,7 @@ class FreezableMuon(FreezableAdamW):
         orthogonalize((part for matrices in whole for part in matrices.parts), self._dtype)
         for parameter, exchange, update, matrices, before in zip(parameters, exchanges, updates, whole, befores, strict=True):
             stepped = exchange.hand_back(matrices, update).view(parameter.shape)
-            if apart:
+            if separate:
                 self._move_rows(parameter, stepped, before, group)
             else:
                 self.move([parameter], [stepped], [self.share_of(parameter)], group)
@@ -187,7 +187,7 @@ class FreezableMuon(FreezableAdamW):
     ) -> None:
         """Move a matrix, which is orthogonalized whole, by the rates of its rows."""
         share = self.share_of(parameter)
-        for name, mask in self.row_blocks.get(parameter, {}).items():
+        for name, mask in self.row_groups.get(parameter, {}).items():
             own, count = group["rows"][name], len(mask)
             if own["frozen"]:
                 for key, then in before.items():

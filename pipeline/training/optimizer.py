@@ -13,11 +13,11 @@ from pipeline.families.tensors import Tensor
 from pipeline.growth.moments import steps_as_matrix
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
-from pipeline.training.blocks import Block, blocks_of_parameters
 from pipeline.training.ds_config import compute_dtype, offloads_optimizer
 from pipeline.training.freezing import Freezable
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix
+from pipeline.training.parameter_groups import ParameterGroup, groups_of_parameters
 from pipeline.training.toolchain import reach_ninja
 from pipeline.training.width_rates import rate_factor
 
@@ -27,17 +27,19 @@ def decays(tensor: Tensor, config: OptimizerConfig) -> bool:
     return tensor.decays and (config.decay_embeddings or "index" not in tensor.roles)
 
 
-def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], config: OptimizerConfig) -> list[dict[str, Any]]:
+def optimizer_groups(
+    model: nn.Module, graph: Model, parameter_groups: Sequence[ParameterGroup], config: OptimizerConfig
+) -> list[dict[str, Any]]:
     """Return the model's parameters in groups that freeze, decay and are stepped alike, in a fixed order, nothing frozen.
 
-    Parameters with rows of different blocks are in one group where they have the same ones.
+    Parameters with rows of different parameter groups are in one group where they have the same ones.
     """
-    held, blocks_of = graph.held(), blocks_of_parameters(graph, blocks)
-    groups: dict[tuple[tuple[Block, ...], bool, bool, float], dict[str, Any]] = {}
+    held, groups_of = graph.held(), groups_of_parameters(graph, parameter_groups)
+    groups: dict[tuple[tuple[ParameterGroup, ...], bool, bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         # What one parameter joins is alike.
         tensor = held[name][0]
-        own, decaying, muon = blocks_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
+        own, decaying, muon = groups_of[name], decays(tensor, config), config.name == "muon" and steps_as_matrix(tensor)
         # A rate that is multiplied leaves lr x weight_decay as it is: what a step keeps of a weight depends on no width.
         factor = rate_factor(tensor, graph, config)
         decay_ratio = 1.0 / factor if decaying else 0.0
@@ -59,7 +61,7 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
             } | ({"momentum": config.momentum} if muon else {})
             if len(own) > 1:
                 settings = {"frozen": False, "lr": config.lr, "weight_decay": groups[key]["weight_decay"]}
-                groups[key]["rows"] = {block.name: dict(settings) for block in own}
+                groups[key]["rows"] = {each.name: dict(settings) for each in own}
         groups[key]["params"].append(parameter)
         groups[key]["names"].append(name)
     return list(groups.values())
@@ -68,7 +70,7 @@ def parameter_groups(model: nn.Module, graph: Model, blocks: Sequence[Block], co
 def build_optimizer(
     graph: Model, groups: list[dict[str, Any]], config: OptimizerConfig, ds_config: dict[str, Any]
 ) -> Freezable:
-    """Return the recipe's optimizer over `parameter_groups`."""
+    """Return the recipe's optimizer over `optimizer_groups`."""
     if config.name == "lion":
         return FreezableLion(groups, lr=config.lr, betas=config.betas)
     options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}

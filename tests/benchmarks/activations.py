@@ -11,16 +11,16 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Family, Section, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, Family, scratch_config
+from pipeline.families.active_layers import Mixtures
 from pipeline.families.base import has_key
-from pipeline.families.section import Mixtures
 from pipeline.flops.activations import activation_bytes
 from pipeline.growth import check
 from pipeline.recipe import ModelConfig
-from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import logits_of, summed_losses
+from pipeline.training.parameter_groups import token_tables
 from tests.families import learns
 from tests.saved import saved_bytes
 
@@ -39,19 +39,19 @@ class Shape:
     vocabulary: int = 8000
 
 
-def sections(layers: int) -> dict[str, Section]:
+def sections(layers: int) -> dict[str, ActiveLayers]:
     """Return what may learn of a model."""
     return {
-        "whole": Section.whole(layers),
-        "top 2": Section.top(layers, 2),
-        "top 2 of a sub-model": Section.top(layers - 1, 2),
-        "layers 1, 3": Section(layers, frozenset({1, 3}), embeddings=False, head=False),
-        "head": Section(layers, frozenset(), embeddings=False, head=True),
-        "rows of new tokens": Section(layers, frozenset(), embeddings=False, head=False, new_tokens=True),
+        "whole": ActiveLayers.whole(layers),
+        "top 2": ActiveLayers.top(layers, 2),
+        "top 2 of a sub-model": ActiveLayers.top(layers - 1, 2),
+        "layers 1, 3": ActiveLayers(layers, frozenset({1, 3}), embeddings=False, head=False),
+        "head": ActiveLayers(layers, frozenset(), embeddings=False, head=True),
+        "rows of new tokens": ActiveLayers(layers, frozenset(), embeddings=False, head=False, new_tokens=True),
     }
 
 
-def parts_of_mixtures(layers: int, mixtures: Mixtures) -> dict[str, Section]:
+def parts_of_mixtures(layers: int, mixtures: Mixtures) -> dict[str, ActiveLayers]:
     """Return what may learn of a model's mixtures alone."""
     parts = {
         "routers": {"routers": True},
@@ -62,7 +62,7 @@ def parts_of_mixtures(layers: int, mixtures: Mixtures) -> dict[str, Section]:
     if mixtures.shared:
         parts["shared experts"] = {"shared_experts": True}
     still = {"layers": frozenset(), "embeddings": False, "head": False, "mixtures": mixtures.layers}
-    return {name: Section(layers, **still | learns) for name, learns in parts.items()}
+    return {name: ActiveLayers(layers, **still | learns) for name, learns in parts.items()}
 
 
 def small(family: Family, shape: Shape) -> PretrainedConfig:
@@ -127,12 +127,12 @@ def measured(
     extra = {"use_cache": False} if family.objective == "clm" else {}
     rows = []
     tables = {tensor.name for tensor in token_tables(graph)}
-    ways = sections(shape.layers) | ({} if mixtures is None else parts_of_mixtures(shape.layers, mixtures))
-    for name, section in ways.items():
+    ways = sections(shape.layers) | (parts_of_mixtures(shape.layers, mixtures) if mixtures.layers else {})
+    for name, active in ways.items():
         for tensor_name, tensor in model.named_parameters():
-            learning = any(learns(section, tensor) for tensor in held[tensor_name])
-            tensor.requires_grad_(learning or (section.new_tokens and tensor_name in tables))
-        with running(model, family, section), scoring(model, family, labels) as targets:
+            learning = any(learns(active, tensor) for tensor in held[tensor_name])
+            tensor.requires_grad_(learning or (active.new_tokens and tensor_name in tables))
+        with running(model, family, active), scoring(model, family, labels) as targets:
             kept = saved_bytes(
                 model,
                 lambda targets=targets: summed_losses(logits_of(family, model(input_ids=ids, **extra)), targets, None).tokens,
@@ -143,7 +143,7 @@ def measured(
             shape.length,
             ids.numel(),
             scored=scored,
-            section=section,
+            active=active,
             dtype=dtype,
             with_loss=with_loss,
             vocab_divisible_by=vocab_divisible_by,

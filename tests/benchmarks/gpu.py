@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Family, Section, scratch_config, target_config
+from pipeline.families import FAMILIES, ActiveLayers, Family, scratch_config, target_config
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.flops.peaks import find_peak
@@ -191,15 +191,15 @@ def sequences_that_fit(model: Model, device: torch.device) -> int:
 def our_step(model: Model, batch: Batch, way: Way) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return what takes a step of our engine in bf16, and what gives its memory back."""
     # Here alone, so that the bare loop is measured where DeepSpeed is not installed.
-    from pipeline.training.blocks import cut
     from pipeline.training.engine import build
+    from pipeline.training.parameter_groups import cut
     from tests.benchmarks.training import take_step
 
     family, config = configuration(model)
     ds_config = zero_json(way.zero, len(batch.ids), half=True)
     optimizer, blocks = OptimizerConfig(lr=LEARNING_RATE), cut(model.layers, [])
     trained = build(family, config, initialized(family, config, 1), ds_config, optimizer, blocks, "sdpa", compile=way.compiled)
-    whole = Section.whole(model.layers)
+    whole = ActiveLayers.whole(model.layers)
     return lambda: take_step(trained, whole, batch.ids, batch.labels, batch.places), trained.close
 
 
@@ -454,9 +454,9 @@ def growing(size: Size, device: torch.device, out: Path | None) -> int:
     """Publish the peak of growing into ZeRO-3 partitions against a fresh engine's; return the difference in bytes."""
     import deepspeed
 
-    from pipeline.training.blocks import cut
     from pipeline.training.engine import build
-    from pipeline.training.optimizer import build_optimizer, parameter_groups
+    from pipeline.training.optimizer import build_optimizer, optimizer_groups
+    from pipeline.training.parameter_groups import cut
 
     model, (layers, hidden) = size.growth
     family, small = configuration(model)
@@ -472,7 +472,7 @@ def growing(size: Size, device: torch.device, out: Path | None) -> int:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 plain = family.model_class(config)
             graph = family.graph(config)
-            groups = parameter_groups(plain, graph, blocks, OptimizerConfig())
+            groups = optimizer_groups(plain, graph, blocks, OptimizerConfig())
             optimizer = build_optimizer(graph, groups, OptimizerConfig(), ds_config)
             engine, *_ = deepspeed.initialize(model=plain, optimizer=optimizer, config=ds_config)
             return engine.module, engine.destroy

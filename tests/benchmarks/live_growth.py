@@ -14,13 +14,13 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.sources import open_source
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.certifying.measure import Text, measure_grown, measure_growth
 from pipeline.training.engine import build
 from pipeline.training.loop.evaluate import heldout_loss
 from pipeline.training.loop.running import scoring
 from pipeline.training.losses import Logits, logits_of
-from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
+from pipeline.training.parameter_groups import cut
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import Cost, zero_json
 from tests.benchmarks.memory import Watched
@@ -49,7 +49,7 @@ def start(directory: Path, layers: int, hidden: int, fresh: bool) -> Cost:
             with deepspeed.zero.Init(config_dict_or_path=ds_config):
                 model = source.family.model_class(config)
             graph = source.family.graph(config)
-            groups = parameter_groups(model, graph, cut(layers, []), OptimizerConfig())
+            groups = optimizer_groups(model, graph, cut(layers, []), OptimizerConfig())
             optimizer = build_optimizer(graph, groups, OptimizerConfig(), ds_config)
             engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
             engine.eval()

@@ -23,9 +23,9 @@ from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.benchmarks.made_up import batches, corpus
 from tests.benchmarks.measuring import MIB, publish, table, zero_json
 from tests.ranks import run_ranks

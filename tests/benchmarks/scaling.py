@@ -26,9 +26,9 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant, OptimizerState
 from pipeline.growth.zero_sink import fill_engine
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, OptimizerConfig, TargetConfig
-from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
+from pipeline.training.parameter_groups import cut
 from tests.benchmarks.data_prep import documents, prepare_alone, write_jsonl
 from tests.benchmarks.growth import gpt2, write_source
 from tests.benchmarks.live_growth import started

@@ -23,13 +23,12 @@ from transformers import PretrainedConfig
 from pipeline.common import keyed
 from pipeline.data.batches import Batches, rank_samples
 from pipeline.data.objectives import IGNORED, CausalObjective
-from pipeline.families import FAMILIES, Section, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
 from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop.certification import Certification
@@ -45,6 +44,7 @@ from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization
 from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.training_plan import plan_training
 from pipeline.training.plan.workload import Workload
 from pipeline.training.signals import StopRequest
@@ -103,20 +103,20 @@ def batch(trained: TrainedModel, length: int, sequences: int) -> tuple[torch.Ten
 
 
 def take_step(
-    trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+    trained: TrainedModel, active: ActiveLayers, ids: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
 ) -> None:
     """Take one step, as the loop does; `places` are those of the scored positions, for which a device is else waited for."""
-    trained.learn(section)
-    with running(trained.module, trained.family, section), scoring(trained.module, trained.family, labels, places) as targets:
+    trained.learn(active)
+    with running(trained.module, trained.family, active), scoring(trained.module, trained.family, labels, places) as targets:
         loss = summed_loss(trained.logits(ids).tokens, targets)
     trained.engine.backward(loss / len(labels.flatten()))
     trained.engine.step()
 
 
-def step(trained: TrainedModel, section: Section, ids: torch.Tensor, labels: torch.Tensor) -> float:
+def step(trained: TrainedModel, active: ActiveLayers, ids: torch.Tensor, labels: torch.Tensor) -> float:
     """Take one step; return the CPU seconds of this rank."""
     began = time.process_time()
-    take_step(trained, section, ids, labels)
+    take_step(trained, active, ids, labels)
     return time.process_time() - began
 
 
@@ -148,19 +148,22 @@ def section_times(family_name: str, precision: str, size: Size) -> list[list[obj
     length, sequences = size.length, 2 * size.sequences
     trained = model(family_name, size.hidden, length, sequences, 1, precision)
     ids, labels = batch(trained, length, sequences)
-    ways = [Section.whole(LAYERS), *(Section.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK))]
-    _, *times = over_the_first([lambda section=section: step(trained, section, ids, labels) for section in ways], size.rounds)
+    ways = [
+        ActiveLayers.whole(LAYERS),
+        *(ActiveLayers.top(depth, PER_BLOCK) for depth in range(PER_BLOCK, LAYERS + 1, PER_BLOCK)),
+    ]
+    _, *times = over_the_first([lambda active=active: step(trained, active, ids, labels) for active in ways], size.rounds)
     whole, *flops = (
         training_step(
             ForwardFlops.of(trained.config),
             length,
             ids.numel(),
             scored=int((labels != IGNORED).sum()),
-            section=section,
+            active=active,
         ).executed_total
-        for section in ways
+        for active in ways
     )
-    rows = [(str(section.depth), taken, count / whole) for section, taken, count in zip(ways[1:], times, flops, strict=True)]
+    rows = [(str(active.depth), taken, count / whole) for active, taken, count in zip(ways[1:], times, flops, strict=True)]
     # Each depth is drawn as often as the others.
     rows.append(("drawn", statistics.mean(times), statistics.mean(flops) / whole))
     return [[f"{family_name}, {precision}", depth, taken, share, taken / share] for depth, taken, share in rows]
@@ -205,7 +208,7 @@ def depth_times(size: Size) -> dict[str, list[list[float]]]:
                 depth = (sorted(drawn) if WAYS[way][1] == "sorted" else drawn)[number]
                 torch.distributed.barrier()
                 began = time.perf_counter()
-                seconds["CPU"][way] += step(engines[way], Section.top(depth, PER_BLOCK), ids, labels)
+                seconds["CPU"][way] += step(engines[way], ActiveLayers.top(depth, PER_BLOCK), ids, labels)
                 seconds["wall"][way] += time.perf_counter() - began
         for clock, rows in taken.items():
             rows.append(seconds[clock])

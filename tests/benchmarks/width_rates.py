@@ -21,9 +21,9 @@ from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
-from pipeline.training.blocks import cut
 from pipeline.training.muon import FreezableMuon
-from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
+from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.schedule import rate_factor
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.measuring import add_text, described, part_parser, publish, say, table, table_row
@@ -98,7 +98,7 @@ class Trial:
         with torch.no_grad():
             for name, rows in initialized(_FAMILY, config, 1).items():
                 model.get_parameter(name).copy_(rows.rows(0, rows.shape[0]))
-        stepper = build_optimizer(graph, parameter_groups(model, graph, cut(_LAYERS, []), self.optimizer), self.optimizer, {})
+        stepper = build_optimizer(graph, optimizer_groups(model, graph, cut(_LAYERS, []), self.optimizer), self.optimizer, {})
         if isinstance(stepper, FreezableMuon):
             names = {parameter: name for name, parameter in model.named_parameters()}
             matrices = [parameter for group in stepper.param_groups if group["muon"] for parameter in group["params"]]

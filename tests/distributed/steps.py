@@ -12,7 +12,6 @@ from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, Recipe
 from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.ds_config import for_engine, sequence_parallel_size
 from pipeline.training.engine import build
@@ -27,6 +26,7 @@ from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization
 from pipeline.training.monitoring.watchdog import Watchdog
+from pipeline.training.parameter_groups import cut
 from pipeline.training.plan.training_plan import plan_training
 from pipeline.training.plan.workload import Workload
 from pipeline.training.sequence_parallel import SequenceGroup
@@ -110,5 +110,5 @@ def take_step(made: Trainer) -> None:
     """Launch the next step of the only stage."""
     (plan,) = made.context.plan.of_phase(0)
     made.steps.begin_stage(plan)
-    made.steps._peaks = dict.fromkeys(made.model.blocks, 1e-3)
+    made.steps._peaks = dict.fromkeys(made.model.parameter_groups, 1e-3)
     made.steps.launch()

@@ -17,7 +17,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.loss_scale import restore_counters_and_scale
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.initialization import initialized
 from pipeline.growth.integrity import FILES
@@ -123,14 +123,14 @@ def mixed_state(state) -> dict:
 
 def take_step(trained, depth: int | None, inputs, labels, accumulation: int = 1) -> float:
     """Train the full model, or the top of a sub-model; return the loss over all ranks."""
-    section = Section.whole(LAYERS) if depth is None else Section.top(depth, PER_BLOCK)
+    active = ActiveLayers.whole(LAYERS) if depth is None else ActiveLayers.top(depth, PER_BLOCK)
     share = BATCH // distributed.world_size() // accumulation
-    trained.learn(section)
+    trained.learn(active)
     total = 0.0
     for number in range(accumulation):
         begin = (distributed.rank() * accumulation + number) * share
         part = slice(begin, begin + share)
-        with running(trained.module, FAMILY, section):
+        with running(trained.module, FAMILY, active):
             loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
         trained.engine.backward(loss * (distributed.world_size() * accumulation / (BATCH * LENGTH)))
         trained.engine.step()
@@ -174,7 +174,7 @@ def write_and_gather(folder, layouts) -> dict:
     gathered = {}
     for layout in layouts:
         _, trained = walk(folder / layout, layout, 0, 4, False, READ_DEPTHS)
-        trained.learn(Section.whole(LAYERS))
+        trained.learn(ActiveLayers.whole(LAYERS))
         if hasattr(trained.engine.optimizer, "_hp_optimizer_states_linked"):
             # DeepSpeed links the moments after the first step, and finds none of what began later.
             trained.engine.optimizer._hp_optimizer_states_linked = False

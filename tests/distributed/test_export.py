@@ -6,15 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.growth.initialization import initialized
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, TargetConfig
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.distributed.test_freezing import LAYERS, LENGTH, OPTIMIZER, VOCAB, model_config
 from tests.ranks import run_ranks
 
@@ -44,7 +44,7 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
         }
         family, config = FAMILIES[name], model_config(name, True)
         trained = build(family, config, initialized(family, config, 5), ds_config, OPTIMIZER, cut(LAYERS, []), "sdpa", None)
-        trained.learn(Section.whole(LAYERS))
+        trained.learn(ActiveLayers.whole(LAYERS))
         share = BATCH // distributed.world_size()
         own = tokens()[distributed.rank() * share :][:share]
         for _ in range(3):

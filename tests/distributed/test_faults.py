@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
 from pipeline.training.engine import build
@@ -41,7 +41,7 @@ def train(layout: str, clipping: float, faults: list[str | None]):
     trained = build(FAMILY, config, initialized(FAMILY, config, 5), settings, OPTIMIZER, BLOCKS, "sdpa")
     gradients = Gradients(trained.engine)
     trained.optimizer.refuses = gradients.refused
-    trained.learn(Section.whole(LAYERS))
+    trained.learn(ActiveLayers.whole(LAYERS))
     share = BATCH // 2
     part = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     losses, batch = [], iter(batches())

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.families import FAMILIES, Section, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import full_weight
 from tests.ranks import run_ranks
 
@@ -151,7 +151,7 @@ def frozen_state(trained) -> list:
         if group["frozen"]:
             for master in masters:
                 copies.append((master.detach().clone(), copy.deepcopy(dict(trained.optimizer.state.get(master, {})))))
-    for parameters in trained.blocks.values():
+    for parameters in trained.parameter_groups.values():
         copies.extend(
             getattr(parameter, "ds_tensor", parameter).detach().clone()
             for parameter in parameters
@@ -178,14 +178,14 @@ def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
     micro = BATCH // 2 // accumulation
     losses, watched = [], 0
     for depth, (inputs, labels) in zip(DEPTHS, batches(), strict=True):
-        section = Section.whole(LAYERS) if depth is None else Section.top(depth, PER_BLOCK)
-        trained.learn(section)
+        active = ActiveLayers.whole(LAYERS) if depth is None else ActiveLayers.top(depth, PER_BLOCK)
+        trained.learn(active)
         before = frozen_state(trained)
         summed = 0.0
         for number in range(accumulation):
             begin = distributed.rank() * BATCH // 2 + number * micro
             part = slice(begin, begin + micro)
-            with running(trained.module, table, section):
+            with running(trained.module, table, active):
                 loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
             trained.engine.backward(loss * (2 * accumulation / SCORED))
             trained.engine.step()
@@ -193,7 +193,7 @@ def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
         assert identical(before, frozen_state(trained)), f"frozen state moved at depth {depth}"
         watched += sum("exp_avg" in held[1] for held in before if isinstance(held, tuple))
         losses.append(distributed.total(summed)[0] / SCORED)
-    trained.learn(Section.whole(LAYERS))
+    trained.learn(ActiveLayers.whole(LAYERS))
     weights = {name: full_weight(p) for name, p in trained.module.named_parameters()}
     trained.close()
     return losses, weights, watched

@@ -9,9 +9,9 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.ranks import run_ranks
 
 FAMILY = FAMILIES["gpt2"]

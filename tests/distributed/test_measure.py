@@ -19,9 +19,9 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.recipe import GrowthConfig, OptimizerConfig, TargetConfig
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.certifying.measure import CarriedText, Text, measure_grown, measure_growth
 from pipeline.training.engine import build
+from pipeline.training.parameter_groups import cut
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 

@@ -8,9 +8,9 @@ import torch
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.footprint import memory_by_stage
+from pipeline.training.parameter_groups import cut
 from tests.ranks import run_ranks
 
 RANKS = 2

@@ -8,17 +8,17 @@ from torch import nn
 from torch.func import functional_call
 
 from pipeline.deepspeed.loss_scale import restore_counters_and_scale
-from pipeline.families import FAMILIES, Section, family_of, graph_of, has_key, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, family_of, graph_of, has_key, scratch_config
 from pipeline.growth import check
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
-from pipeline.training.blocks import cut, section_of
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import active_layers_of, cut
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import BATCH, LENGTH, OPTIMIZER, VOCAB, ds_config
 from tests.ranks import run_ranks
@@ -47,8 +47,10 @@ def described(family: str):
     return scratch_config(model, VOCAB, 0, LENGTH)
 
 
-def section(selectors: list[str] | None, config) -> Section:
-    return Section.whole(LAYERS) if selectors is None else section_of(selectors, LAYERS, "", graph_of(config).mixtures)
+def active(selectors: list[str] | None, config) -> ActiveLayers:
+    return (
+        ActiveLayers.whole(LAYERS) if selectors is None else active_layers_of(selectors, LAYERS, "", graph_of(config).mixtures)
+    )
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -125,9 +127,9 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             source = checkpoints.open(saved)
             trained = build(table, made, source.state, *settings, source.optimizer)
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
-        learning = section(selectors, made)
+        learning = active(selectors, made)
         trained.learn(learning)
-        rated = {block for block in trained.blocks if own and block.experts == range(1, 3)}
+        rated = {block for block in trained.parameter_groups if own and block.experts == range(1, 3)}
         trained.set_rates(lambda block, rated=rated: OWN_RATE if block in rated else config.lr)
         trained.set_decays(lambda block, rated=rated: OWN_DECAY if block in rated else config.weight_decay)
         begin = distributed.rank() * BATCH // 2
@@ -138,7 +140,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
         trained.engine.step()
         losses.append(distributed.total(loss.item())[0] / (BATCH * LENGTH))
         # What stands still is not gathered.
-        trained.learn(Section.whole(LAYERS))
+        trained.learn(ActiveLayers.whole(LAYERS))
         seen.append({name: full_weight(parameter).clone() for name, parameter in trained.module.named_parameters()})
     trained.close()
     return losses, seen

@@ -9,24 +9,24 @@ from torch import nn
 from torch.func import functional_call
 
 from pipeline.deepspeed.loss_scale import restore_counters_and_scale
-from pipeline.families import FAMILIES, Section, family_of
+from pipeline.families import FAMILIES, ActiveLayers, family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, OptimizerConfig, TrainStage
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import full_weight
 from tests.distributed.test_freezing import BATCH, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
 from tests.ranks import run_ranks
 
 NEW = torch.tensor([3, 17, 18, VOCAB - 1])
 BLOCKS = cut(LAYERS, [TrainStage(name="rows", steps=1, trainable=["new_tokens", "layers.1"])])
-WHOLE = Section.whole(LAYERS)
-ROWS = Section(LAYERS, frozenset(), embeddings=False, head=False, new_tokens=True)
-WITH_A_LAYER = Section(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True)
+WHOLE = ActiveLayers.whole(LAYERS)
+ROWS = ActiveLayers(LAYERS, frozenset(), embeddings=False, head=False, new_tokens=True)
+WITH_A_LAYER = ActiveLayers(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True)
 DECAY = OPTIMIZER.weight_decay
 OWN_RATE, OWN_DECAY = 9e-3, 0.0
 STEPS = [(WHOLE, False), (ROWS, False), (ROWS, True), (WITH_A_LAYER, False), (WHOLE, True), (WHOLE, False)]
@@ -58,7 +58,7 @@ def plain_loop(family: str, config: OptimizerConfig) -> tuple[list[float], list[
         [{"params": [part], "name": name} for name, part in parts.items()], lr=config.lr, betas=config.betas, eps=config.eps
     )
     losses, seen = [], []
-    for (section, own), (inputs, labels) in zip(STEPS, batches(), strict=True):
+    for (active, own), (inputs, labels) in zip(STEPS, batches(), strict=True):
         tables = {name: torch.cat([parts[f"{name} old"], parts[f"{name} new"]])[order] for name in TABLES[family]}
         weights = {name: part for name, part in parts.items() if " " not in name} | tables
         logits = functional_call(model, weights, (inputs,)).logits
@@ -67,8 +67,8 @@ def plain_loop(family: str, config: OptimizerConfig) -> tuple[list[float], list[
         loss.backward()
         for group in optimizer.param_groups:
             name, (part,) = group["name"], group["params"]
-            of_layer = any(f".{layer}." in name for layer in section.layers)
-            if not (section == WHOLE or (section.new_tokens and name.endswith(" new")) or of_layer):
+            of_layer = any(f".{layer}." in name for layer in active.layers)
+            if not (active == WHOLE or (active.new_tokens and name.endswith(" new")) or of_layer):
                 part.grad = None
             rated = own and name.endswith(" new")
             group["lr"] = OWN_RATE if rated else config.lr
@@ -89,7 +89,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     settings = ds_config(stage, 1), config, BLOCKS, "sdpa"
     trained = made(initialized(table, described, 5), *settings)
     losses, seen = [], []
-    for number, ((section, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
+    for number, ((active, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
         if number == GOES_ON and folder is not None:
             checkpoints, saved = Checkpoints(folder, CheckpointingConfig()), CheckpointMetadata(1, number, {}, 0, 0.0, {})
             checkpoints.save(trained, saved, must=True)
@@ -97,12 +97,12 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             source = checkpoints.open(saved)
             trained = made(source.state, *settings, source.optimizer)
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
-        trained.learn(section)
+        trained.learn(active)
         trained.set_rates(lambda block, own=own: OWN_RATE if own and block.holds else config.lr)
         trained.set_decays(lambda block, own=own: OWN_DECAY if own and block.holds else DECAY)
         begin = distributed.rank() * BATCH // 2
         part = slice(begin, begin + BATCH // 2)
-        with running(trained.module, table, section):
+        with running(trained.module, table, active):
             loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
         trained.engine.backward(loss * (2 / (BATCH * LENGTH)))
         trained.engine.step()
@@ -126,11 +126,11 @@ def test_rows_of_new_tokens_learn_alone_and_nothing_else_moves_under_any_zero_st
         # fp32 sums in another order, magnified by Adam's division where a gradient is near 0; a row that moves by one step of
         # its momentum or decay moves by 1e-3 or 1e-4.
         assert max(abs(one - other) for one, other in zip(losses, theirs, strict=True)) < 2e-6
-        for number, (section, _) in enumerate(STEPS):
+        for number, (active, _) in enumerate(STEPS):
             assert all(torch.equal(seen[number][name], on_another[number][name]) for name in seen[number])
             for name, weight in seen[number].items():
                 assert (weight - expected[number][name]).abs().max() < 2e-5
-                if section == ROWS:
+                if active == ROWS:
                     still = torch.ones(len(weight), dtype=torch.bool)
                     still[NEW if name in TABLES[family] else []] = False
                     assert torch.equal(weight[still], seen[number - 1][name][still])

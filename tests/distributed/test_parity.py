@@ -17,13 +17,13 @@ from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
 from deepspeed.runtime.swap_tensor import optimizer_utils
 from torch import nn
 
-from pipeline.families import FAMILIES, Section, scratch_config
+from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
 from pipeline.training import distributed, optimizer
-from pipeline.training.blocks import EMBEDDINGS, HEAD, Block
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import EMBEDDINGS, HEAD, ParameterGroup
 from pipeline.training.plan.schedule import rate_factor
 from tests.distributed.engines import full_weight, is_built
 from tests.ranks import run_ranks
@@ -72,9 +72,9 @@ class Way:
         )
 
 
-BLOCKS = [Block(EMBEDDINGS), Block.of_layers(0, 2), Block.of_layers(2, 4), Block(HEAD)]
+BLOCKS = [ParameterGroup(EMBEDDINGS), ParameterGroup.of_layers(0, 2), ParameterGroup.of_layers(2, 4), ParameterGroup(HEAD)]
 RATES = {"embeddings": 0.5, "layers.0-1": 1.0, "layers.2-3": 2.0, "head": 1.0}
-WHOLE, UPPER = Section.whole(LAYERS), Section(LAYERS, frozenset({2, 3}), embeddings=False, head=True)
+WHOLE, UPPER = ActiveLayers.whole(LAYERS), ActiveLayers(LAYERS, frozenset({2, 3}), embeddings=False, head=True)
 
 
 def rates(name: str) -> float:

@@ -10,9 +10,9 @@ from pipeline.families import FAMILIES, scratch_config, sizes_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.sources import open_source
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.inference import load_partitioning, partitioned_engine
+from pipeline.training.parameter_groups import cut
 from tests.fp16 import FP16
 from tests.ranks import run_ranks
 

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.training import distributed
@@ -24,32 +24,32 @@ from tests.distributed.test_freezing import BATCH, BLOCKS, LAYERS, LENGTH, OPTIM
 from tests.ranks import run_ranks
 
 SECTIONS = [
-    Section.top(2, 2),
-    Section.whole(LAYERS),
+    ActiveLayers.top(2, 2),
+    ActiveLayers.whole(LAYERS),
     # Gradients go through layers 2 and 3, which stand still.
-    Section(LAYERS, frozenset({0, 1}), embeddings=False, head=False),
-    Section(LAYERS, frozenset(), embeddings=False, head=True),
-    *[Section.top(4, 2), Section.top(2, 2)] * 2,
-    Section.whole(LAYERS),
+    ActiveLayers(LAYERS, frozenset({0, 1}), embeddings=False, head=False),
+    ActiveLayers(LAYERS, frozenset(), embeddings=False, head=True),
+    *[ActiveLayers.top(4, 2), ActiveLayers.top(2, 2)] * 2,
+    ActiveLayers.whole(LAYERS),
 ]
 
 
 def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all", traces: bool = True):
-    """Return the losses of a step of each section, the weights after it, and the passes that fetched ahead."""
+    """Return the losses of a step of each active, the weights after it, and the passes that fetched ahead."""
     table, config = FAMILIES[family], model_config(family, True)
     with nullcontext() if traces else patch("pipeline.deepspeed.engine.TraceCache"):
         trained = build(table, config, initialized(table, config, 5), ds_config(stage, 1), OPTIMIZER, BLOCKS, "sdpa", **how)
     generator = torch.Generator().manual_seed(4)
     mine = slice(distributed.rank() * BATCH // 2, (distributed.rank() + 1) * BATCH // 2)
     losses, ahead = [], 0
-    for section in SECTIONS:
+    for active in SECTIONS:
         ids, labels = torch.randint(0, VOCAB, (2, BATCH, LENGTH), generator=generator)
         # The first rank scores a little, the second nothing.
         labels[:, 3:] = IGNORED
         labels[BATCH // 2 :] = IGNORED
-        trained.learn(section)
+        trained.learn(active)
         chosen = labels[mine]
-        with running(trained.module, table, section):
+        with running(trained.module, table, active):
             if scored == "all":
                 loss = summed_loss(trained.logits(ids[mine]).tokens, chosen)
             else:
@@ -87,20 +87,20 @@ def test_checkpointed_activations_change_nothing(family):
 
 
 def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
-    """Return what torch counts of a rank's step of each section under ZeRO 3, layers run again, and what the formula does."""
+    """Return what torch counts of a rank's step of each active under ZeRO 3, layers run again, and what the formula does."""
     table, config, cases = FAMILIES[family], model_config(family, True), []
     trained = build(
         table, config, initialized(table, config, 5), ds_config(3, 1), OPTIMIZER, BLOCKS, "eager", activation_checkpointing=True
     )
     ids = torch.randint(0, VOCAB, (BATCH // 2, LENGTH), generator=torch.Generator().manual_seed(4))
     tokens = ids.numel()
-    for section in SECTIONS[:4]:
-        trained.learn(section)
-        with FlopCounterMode(display=False) as counter, running(trained.module, table, section):
+    for active in SECTIONS[:4]:
+        trained.learn(active)
+        with FlopCounterMode(display=False) as counter, running(trained.module, table, active):
             trained.engine.backward(summed_loss(trained.logits(ids).tokens, ids) / BATCH)
         trained.engine.step()
         again = {"recomputed": True, "zero_linear": True}
-        formula = training_step(ForwardFlops.of(config), LENGTH, tokens, scored=tokens, section=section, **again)
+        formula = training_step(ForwardFlops.of(config), LENGTH, tokens, scored=tokens, active=active, **again)
         cases.append((counter.get_total_flops(), formula.executed_total))
     trained.close()
     return cases

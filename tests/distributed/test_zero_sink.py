@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.disk import saved_from_disk
-from pipeline.families import FAMILIES, Section, scratch_config, target_config
+from pipeline.families import FAMILIES, ActiveLayers, scratch_config, target_config
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.growth.plan import plan_growth
@@ -18,9 +18,9 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig, TrainStage
 from pipeline.training import distributed
-from pipeline.training.blocks import cut
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
+from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import full_weight, is_built
 from tests.ranks import run_ranks
 
@@ -193,7 +193,7 @@ def steps(trained, begin, end) -> list[float]:
     draws = torch.randint(0, 35, (6, 2, 13), generator=torch.Generator().manual_seed(3))
     losses = []
     for step in range(begin, end):
-        trained.learn(Section.top(2, 1) if step == 1 else Section.whole(2))
+        trained.learn(ActiveLayers.top(2, 1) if step == 1 else ActiveLayers.whole(2))
         ids = draws[step, distributed.rank()][None]
         loss = summed_loss(trained.logits(ids).tokens, ids) / 12
         trained.engine.backward(loss)

@@ -108,7 +108,7 @@ class Gradients:
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._waits = known_on_the_host(engine)
-        self._norm: torch.Tensor | float | None = None
+        self._norm: torch.Tensor | float = math.nan
         self._judged: torch.Tensor | float | None = None
         self._refused: torch.Tensor | bool = False
         # The run may still go back.
@@ -122,10 +122,12 @@ class Gradients:
         norm = norm_before_step(self._engine)
         if norm is not self._judged:
             self._norm = self._judged = norm
-            self._refused = self._waits and not is_number(float(norm))
-            if not self._waits:
+            if self._waits:
+                self._refused = not is_number(float(norm))
+            else:
                 # A negative one stands for NaN.
-                self._refused = ((norm >= 0) & (norm < math.inf)).logical_not().float()
+                known = torch.as_tensor(norm)
+                self._refused = ((known >= 0) & (known < math.inf)).logical_not().float()
         return self._refused
 
     def last(self) -> tuple[torch.Tensor | float, bool]:

@@ -1,4 +1,4 @@
-"""How a model runs inside a step: the section that a step asks for, and the positions that are scored."""
+"""How a model runs inside a step: the active that a step asks for, and the positions that are scored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pipeline.common import keyed
 from pipeline.data.objectives import IGNORED
-from pipeline.families import Family, Section
+from pipeline.families import ActiveLayers, Family
 from pipeline.training.head import labelled
 
 
@@ -24,8 +24,8 @@ def draw_depths(layers: int, per_block: int, key: tuple[object, ...], start: int
 
 
 @contextmanager
-def running(model: PreTrainedModel, family: Family, section: Section) -> Iterator[None]:
-    """Run only the bottom layers of `section`, and record a graph from the lowest one that learns.
+def running(model: PreTrainedModel, family: Family, active: ActiveLayers) -> Iterator[None]:
+    """Run only the bottom layers of `active`, and record a graph from the lowest one that learns.
 
     What is below runs without gradients and keeps no activations: a tied embedding would otherwise pull gradients through
     every frozen layer, and so learns from the head's side only.
@@ -39,13 +39,13 @@ def running(model: PreTrainedModel, family: Family, section: Section) -> Iterato
         torch.set_grad_enabled(True)
 
     hooks = []
-    if section.lowest is not None:
+    if active.lowest is not None:
         behind = family.pooler or family.head_module
-        lowest = layers[section.lowest] if section.lowest < section.depth else model.get_submodule(behind)
+        lowest = layers[active.lowest] if active.lowest < active.depth else model.get_submodule(behind)
         hooks = [model.base_model.register_forward_pre_hook(stop_recording), lowest.register_forward_pre_hook(record)]
-    whole = section.depth == len(layers)
+    whole = active.depth == len(layers)
     if not whole:
-        model.set_submodule(family.layers, layers[: section.depth])
+        model.set_submodule(family.layers, layers[: active.depth])
     try:
         with torch.enable_grad():
             yield

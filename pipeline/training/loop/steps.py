@@ -11,18 +11,18 @@ import torch
 
 from pipeline.common import keyed
 from pipeline.data.batches import PackedBatches, UnpackedBatches, rank_samples
-from pipeline.families import Section
+from pipeline.families import ActiveLayers
 from pipeline.flops.counts import ForwardFlops, StepFlops
 from pipeline.runs.records import ROUTER_KEYS
 from pipeline.training import distributed
 from pipeline.training.ahead import Ahead
-from pipeline.training.blocks import Block, setting_of
 from pipeline.training.engine import TrainedModel
 from pipeline.training.loop.balance import Balance
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.guard import Gradients, Guard, Kind, StepOutcome, is_number, with_poison
 from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import summed_losses
+from pipeline.training.parameter_groups import ParameterGroup, setting_of
 from pipeline.training.plan.training_plan import StagePlan, step_flops
 
 logger = logging.getLogger(__name__)
@@ -137,17 +137,17 @@ class Steps:
         self._plan = plan
         self._model.divide_batch(plan.micro_batch_size, plan.accumulation)
         self._model.set_decays(self._decay)
-        self._peaks = {block: self._peak_rate(block) for block in self._model.blocks}
+        self._peaks = {group: self._peak_rate(group) for group in self._model.parameter_groups}
 
-    def _peak_rate(self, block: Block) -> float:
-        """The rate of a block at the top of the schedule."""
+    def _peak_rate(self, group: ParameterGroup) -> float:
+        """The rate of a group at the top of the schedule."""
         plan = self._plan
-        own = setting_of(plan.stage, "lr", block, plan.layers, plan.mixtures)
+        own = setting_of(plan.stage, "lr", group, plan.layers, plan.mixtures)
         return own or plan.stage.lr or self._context.recipe.optimizer.lr
 
-    def _decay(self, block: Block) -> float:
+    def _decay(self, group: ParameterGroup) -> float:
         plan = self._plan
-        own = setting_of(plan.stage, "weight_decay", block, plan.layers, plan.mixtures)
+        own = setting_of(plan.stage, "weight_decay", group, plan.layers, plan.mixtures)
         return self._context.recipe.optimizer.weight_decay if own is None else own
 
     def launch(self) -> tuple[bool, bool]:
@@ -159,26 +159,26 @@ class Steps:
             self._judged_at = time.monotonic()
         context, model, plan, stage = self._context, self._model, self._plan, self._plan.stage
         state, recipe = context.state, context.recipe
-        section = plan.section(state.step)
-        model.learn(section)
+        active = plan.active_layers(state.step)
+        model.learn(active)
         factor = context.plan.rate_factor(plan, state.step)
-        model.set_rates(lambda block: factor * self._peaks[block])
+        model.set_rates(lambda group: factor * self._peaks[group])
         # Dropout, where a recipe sets any, is a function of the step, so that a resumed run draws the same.
         key = ("dropout", recipe.seed, state.step, distributed.rank())
         torch.manual_seed(int(keyed.words(key, 0, 1)[0]) >> 1)
 
         batches = self._next_batches()
-        loss, of_routers = self._forward_backward(batches, section)
+        loss, of_routers = self._forward_backward(batches, active)
         norm, forgiven = self._gradients.last()
         if self._balance is not None:
             self._balance.move_biases(norm)
 
-        flops = step_flops(recipe, self._forward_flops, plan, section, int(batches.scored))
+        flops = step_flops(recipe, self._forward_flops, plan, active, int(batches.scored))
         state.step += 1
         samples = state.samples[plan.mix.name] = state.samples.get(plan.mix.name, 0) + plan.batch_size
         state.tokens += plan.tokens
         state.ledger.add(stage.name, flops)
-        depth = None if stage.submodel_layers is None else section.depth
+        depth = None if stage.submodel_layers is None else active.depth
         known: dict[str, object] = {
             "step": state.step,
             "stage": stage.name,
@@ -264,7 +264,7 @@ class Steps:
             self._reader.begin((plan, taken + plan.batch_size))
         return _Batches(read[0], scored, asked > 0, due > 0)
 
-    def _forward_backward(self, batches: _Batches, section: Section) -> tuple[torch.Tensor, Collection[torch.Tensor]]:
+    def _forward_backward(self, batches: _Batches, active: ActiveLayers) -> tuple[torch.Tensor, Collection[torch.Tensor]]:
         """Launch this step's micro-batches.
 
         Returns the loss over all ranks, and of a mixture the numbers of `ROUTER_KEYS`; all on the device.
@@ -273,7 +273,7 @@ class Steps:
         losses, micro_batches = [], batches.here.on(distributed.device())
         for batch in micro_batches:
             with (
-                running(model.module, family, section),
+                running(model.module, family, active),
                 scoring(model.module, family, batch.labels, batch.scored_positions) as labels,
                 nullcontext() if balance is None else balance.watching(),
             ):

@@ -11,12 +11,12 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from pipeline.data.objectives import MASKED_SHARE
-from pipeline.families import Family, Mixtures, Section, graph_of
+from pipeline.families import NO_MIXTURES, ActiveLayers, Family, Mixtures, graph_of
 from pipeline.flops.counts import ForwardFlops, StepFlops, training_step
 from pipeline.recipe import Recipe, ScheduleConfig, TrainStage
-from pipeline.training.blocks import section_of
 from pipeline.training.ds_config import data_parallel_size, division, has_zero_linear
 from pipeline.training.loop.running import draw_depths
+from pipeline.training.parameter_groups import active_layers_of
 from pipeline.training.plan.schedule import decay_steps, rate_factor, stage_warmup
 
 _DRAWN_AT_ONCE = 1 << 16
@@ -60,7 +60,7 @@ class StagePlan:
     seed: int
     zero_linear: bool
     """Whether DeepSpeed's linear stands in for torch's."""
-    mixtures: Mixtures | None = None
+    mixtures: Mixtures = NO_MIXTURES
     """Of the model that it trains."""
 
     @property
@@ -68,24 +68,24 @@ class StagePlan:
         """Tokens of one step."""
         return self.batch_size * self.mix.sequence_length
 
-    def section(self, step: int) -> Section:
+    def active_layers(self, step: int) -> ActiveLayers:
         """What runs and learns in a step of the run: of sub-models (bert2BERT algorithm 2, line 5) a draw by seed and step."""
         if self.stage.submodel_layers is not None:
             (depth,) = _depths(self.stage, self.layers, self.seed, step - self.begin, 1)
-            return Section.top(int(depth), self.stage.submodel_layers)
+            return ActiveLayers.top(int(depth), self.stage.submodel_layers)
         if self.stage.trainable is not None:
-            return section_of(self.stage.trainable, self.layers, f"stages.{self.stage.name}.trainable", self.mixtures)
-        return Section.whole(self.layers)
+            return active_layers_of(self.stage.trainable, self.layers, f"stages.{self.stage.name}.trainable", self.mixtures)
+        return ActiveLayers.whole(self.layers)
 
-    def sections(self) -> dict[Section, int]:
+    def steps_by_active_layers(self) -> dict[ActiveLayers, int]:
         """What runs and learns in the steps of the stage, and in how many of them."""
         steps, trained = self.end - self.begin, self.stage.submodel_layers
         if trained is None:
-            return {self.section(self.begin): steps}
+            return {self.active_layers(self.begin): steps}
         drawn: Counter[int] = Counter()
         for start in range(0, steps, _DRAWN_AT_ONCE):
             drawn.update(_depths(self.stage, self.layers, self.seed, start, min(_DRAWN_AT_ONCE, steps - start)).tolist())
-        return {Section.top(depth, trained): count for depth, count in sorted(drawn.items())}
+        return {ActiveLayers.top(depth, trained): count for depth, count in sorted(drawn.items())}
 
 
 def _depths(stage: TrainStage, layers: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -157,14 +157,14 @@ class TrainingPlan:
         return rate_factor(schedule, step - begin, end - begin) * stage_warmup(step - plan.begin, plan.stage.warmup_steps)
 
 
-def step_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, section: Section, scored: int) -> StepFlops:
+def step_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, active: ActiveLayers, scored: int) -> StepFlops:
     """FLOPs of one step of a plan in which the head scores `scored` positions."""
     return training_step(
         forward,
         plan.mix.sequence_length,
         plan.tokens,
         scored=scored,
-        section=section,
+        active=active,
         recomputed=recipe.activation_checkpointing,
         zero_linear=plan.zero_linear,
         causal_scores=recipe.flops.causal_scores,
@@ -172,9 +172,9 @@ def step_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, section: 
     )
 
 
-def expected_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, section: Section) -> StepFlops:
+def expected_flops(recipe: Recipe, forward: ForwardFlops, plan: StagePlan, active: ActiveLayers) -> StepFlops:
     """FLOPs of a step before its text is read."""
-    return step_flops(recipe, forward, plan, section, expected_scored(forward.family, plan.tokens))
+    return step_flops(recipe, forward, plan, active, expected_scored(forward.family, plan.tokens))
 
 
 def expected_scored(family: Family, tokens: int) -> int:
@@ -238,11 +238,11 @@ def _steps_to_reach(flops: float, recipe: Recipe, config: PretrainedConfig, plan
     """The first number of steps whose model FLOPs are at least `flops`."""
     forward = ForwardFlops.of(config)
     if plan.stage.submodel_layers is None:
-        return math.ceil(flops / expected_flops(recipe, forward, plan, plan.section(plan.begin)).model_total)
+        return math.ceil(flops / expected_flops(recipe, forward, plan, plan.active_layers(plan.begin)).model_total)
     trained = plan.stage.submodel_layers
     cost = np.zeros(plan.layers + 1)
     for depth in range(trained, plan.layers + 1, trained):
-        cost[depth] = expected_flops(recipe, forward, plan, Section.top(depth, trained)).model_total
+        cost[depth] = expected_flops(recipe, forward, plan, ActiveLayers.top(depth, trained)).model_total
     steps, spent = 0, 0.0
     while True:
         reached = spent + np.cumsum(cost[_depths(plan.stage, plan.layers, plan.seed, steps, _DRAWN_AT_ONCE)])

@@ -18,8 +18,8 @@ def stage_flops(recipe: Recipe, config: PretrainedConfig, plan: StagePlan, *, ev
     `every_expert`: as if each token went through all experts of a mixture.
     """
     whole, forward = StepFlops(), ForwardFlops.of(config, every_expert=every_expert)
-    for section, steps in plan.sections().items():
-        whole += expected_flops(recipe, forward, plan, section) * steps
+    for active, steps in plan.steps_by_active_layers().items():
+        whole += expected_flops(recipe, forward, plan, active) * steps
     return whole
 
 

@@ -21,9 +21,9 @@ from pipeline.growth.new_tokenizer import open_new_tokenizer
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import Source
 from pipeline.recipe import ModelPhase, Recipe, TrainStage
-from pipeline.training.blocks import check_learns, cut, naming_added
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.parameter_groups import check_learns, cut, naming_added
 from pipeline.training.plan.training_plan import TrainingPlan
 from pipeline.training.preparation.given_source import sequence_lengths
 from pipeline.training.width_rates import check_proportions

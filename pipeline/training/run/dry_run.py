@@ -118,7 +118,7 @@ class DryRun:
             plan.mix.sequence_length,
             tokens,
             scored=expected_scored(family, tokens),
-            section=plan.section(plan.begin),
+            active=plan.active_layers(plan.begin),
             dtype=compute_dtype(self.ds_config),
             recomputed=self.recipe.activation_checkpointing,
             with_loss=self.recipe.fused_linear_cross_entropy,

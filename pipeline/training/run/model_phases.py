@@ -21,7 +21,6 @@ from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import ModelPhase
 from pipeline.training import distributed
 from pipeline.training.background import begin_on_first_rank
-from pipeline.training.blocks import cut
 from pipeline.training.certifying.certifying import Certifying
 from pipeline.training.certifying.measure import Text
 from pipeline.training.directory.checkpoints import CheckpointMetadata
@@ -31,6 +30,7 @@ from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop.certification import Certification
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.loop import Trainer
+from pipeline.training.parameter_groups import cut
 from pipeline.training.preparation.models import Growth
 from pipeline.training.run.context import RunContext
 from pipeline.training.run.finish import export_model

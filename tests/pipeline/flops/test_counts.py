@@ -10,13 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, bmm_flop, mm_f
 from transformers import BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, TRAINED, Section, sizes_of
+from pipeline.families import FAMILIES, TRAINED, ActiveLayers, sizes_of
 from pipeline.families.base import has_key
 from pipeline.flops.counts import PARTS, ForwardFlops, StepFlops, training_step
 from pipeline.growth import check
-from pipeline.training.blocks import token_tables
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running, scoring
+from pipeline.training.parameter_groups import token_tables
 from tests.families import learns
 
 SEQUENCES, LENGTH, LAYERS = 2, 15, 4
@@ -33,30 +33,30 @@ ALL = frozenset(range(LAYERS))
 NONE = frozenset()
 SECTIONS = {
     "everything": None,
-    "top half of the whole": Section.top(LAYERS, 2),
-    "lowest sub-model": Section.top(2, 2),
-    "one layer of three": Section.top(3, 1),
-    "layers and head, embeddings frozen": Section(LAYERS, ALL, embeddings=False, head=True),
-    "middle layers, frozen top": Section(LAYERS, frozenset({1, 2}), embeddings=False, head=True),
-    "layers apart, frozen head": Section(LAYERS, frozenset({1, 3}), embeddings=False, head=False),
-    "layer 0 alone": Section(LAYERS, frozenset({0}), embeddings=False, head=False),
-    "head alone": Section(3, NONE, embeddings=False, head=True),
-    "embeddings alone": Section(3, NONE, embeddings=True, head=False),
-    "embeddings and head": Section(LAYERS, NONE, embeddings=True, head=True),
-    "embeddings and a layer above": Section(LAYERS, frozenset({2}), embeddings=True, head=False),
-    "rows of new tokens alone": Section(LAYERS, NONE, embeddings=False, head=False, new_tokens=True),
-    "rows of new tokens and a layer": Section(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True),
-    "embeddings and the lowest layer": Section(LAYERS, frozenset({0}), embeddings=True, head=True),
+    "top half of the whole": ActiveLayers.top(LAYERS, 2),
+    "lowest sub-model": ActiveLayers.top(2, 2),
+    "one layer of three": ActiveLayers.top(3, 1),
+    "layers and head, embeddings frozen": ActiveLayers(LAYERS, ALL, embeddings=False, head=True),
+    "middle layers, frozen top": ActiveLayers(LAYERS, frozenset({1, 2}), embeddings=False, head=True),
+    "layers apart, frozen head": ActiveLayers(LAYERS, frozenset({1, 3}), embeddings=False, head=False),
+    "layer 0 alone": ActiveLayers(LAYERS, frozenset({0}), embeddings=False, head=False),
+    "head alone": ActiveLayers(3, NONE, embeddings=False, head=True),
+    "embeddings alone": ActiveLayers(3, NONE, embeddings=True, head=False),
+    "embeddings and head": ActiveLayers(LAYERS, NONE, embeddings=True, head=True),
+    "embeddings and a layer above": ActiveLayers(LAYERS, frozenset({2}), embeddings=True, head=False),
+    "rows of new tokens alone": ActiveLayers(LAYERS, NONE, embeddings=False, head=False, new_tokens=True),
+    "rows of new tokens and a layer": ActiveLayers(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True),
+    "embeddings and the lowest layer": ActiveLayers(LAYERS, frozenset({0}), embeddings=True, head=True),
 }
 
 
-def let_learn(model, family, section):
-    """Set requires_grad as the section says."""
+def let_learn(model, family, active):
+    """Set requires_grad as the active says."""
     graph = family.graph(model.config)
     held = graph.held()
-    tables = {tensor.name for tensor in token_tables(graph)} if section.new_tokens else set()
+    tables = {tensor.name for tensor in token_tables(graph)} if active.new_tokens else set()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(learns(section, tensor) for tensor in held[name]) or name in tables)
+        parameter.requires_grad_(any(learns(active, tensor) for tensor in held[name]) or name in tables)
 
 
 MIXTURES = {name: family for name, family in FAMILIES.items() if has_key(family.config_class, "num_experts")}
@@ -70,17 +70,17 @@ EACH_FAMILY = [
 
 
 @contextmanager
-def plainly(model, family, section, scored):
-    """Run what the section says; nothing keeps gradients from what is frozen but a detached embedding."""
+def plainly(model, family, active, scored):
+    """Run what the active says; nothing keeps gradients from what is frozen but a detached embedding."""
     hooks = []
-    if not (section.embeddings or section.new_tokens):
+    if not (active.embeddings or active.new_tokens):
         hooks.append(model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach()))
     if family.objective == "mlm":
         places = torch.arange(scored) * 2
         head = model.get_submodule(HEADS[family.name])
         hooks.append(head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[places], *inputs[1:])))
     layers = model.get_submodule(family.layers)
-    model.set_submodule(family.layers, nn.ModuleList(list(layers)[: section.depth]))
+    model.set_submodule(family.layers, nn.ModuleList(list(layers)[: active.depth]))
     yield
     model.set_submodule(family.layers, layers)
     for hook in hooks:
@@ -88,17 +88,17 @@ def plainly(model, family, section, scored):
 
 
 @contextmanager
-def as_in_training(model, family, section, scored):
-    """Run what the section says as the pipeline does."""
+def as_in_training(model, family, active, scored):
+    """Run what the active says as the pipeline does."""
     labels = torch.full((SEQUENCES, LENGTH), IGNORED)
     labels.view(-1)[torch.arange(scored)] = 1
-    with running(model, family, section), scoring(model, family, labels):
+    with running(model, family, active), scoring(model, family, labels):
         yield
 
 
-def counted(model, family, section, scored, run=plainly):
+def counted(model, family, active, scored, run=plainly):
     """Return torch's count of one step by part, each product told by its shape."""
-    let_learn(model, family, section)
+    let_learn(model, family, active)
     sizes, parts = sizes_of(model.config), Counter(dict.fromkeys(PARTS, 0))
 
     def product(flops, *shapes):
@@ -128,7 +128,7 @@ def counted(model, family, section, scored, run=plainly):
     }
     input_ids = torch.arange(TOKENS).reshape(SEQUENCES, LENGTH)
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        with run(model, family, section, scored):
+        with run(model, family, active, scored):
             logits = model(input_ids=input_ids, use_cache=False).logits
         if logits.requires_grad:
             logits.sum().backward()
@@ -144,40 +144,40 @@ def small(tiny_model, family, *, tied=True):
     return model
 
 
-@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("active", SECTIONS.values(), ids=SECTIONS)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", EACH_FAMILY)
-def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, section):
+def test_the_formula_counts_what_torch_counts(tiny_model, family, tied, active):
     model = small(tiny_model, family.name, tied=tied)
     scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, section=section)
+    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, active=active)
     # Equal to the last operation: both count matrix products, and only those.
-    assert formula.model == counted(model, family, section or Section.whole(LAYERS), scored)
+    assert formula.model == counted(model, family, active or ActiveLayers.whole(LAYERS), scored)
     assert formula.executed == formula.model
 
 
-@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("active", SECTIONS.values(), ids=SECTIONS)
 @pytest.mark.parametrize("family", [FAMILIES["bert"], FAMILIES["gpt2"], FAMILIES["llama"]], ids=["bert", "gpt2", "llama"])
-def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, section):
+def test_training_runs_no_more_than_the_formula_counts(tiny_model, family, active):
     model = small(tiny_model, family.name)
     scored = SCORED if family.objective == "mlm" else TOKENS
-    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, section=section)
-    assert formula.executed == counted(model, family, section or Section.whole(LAYERS), scored, as_in_training)
+    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=scored, active=active)
+    assert formula.executed == counted(model, family, active or ActiveLayers.whole(LAYERS), scored, as_in_training)
 
 
-@pytest.mark.parametrize("section", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
+@pytest.mark.parametrize("active", ["everything", "layers apart, frozen head", "embeddings and a layer above", "head alone"])
 @pytest.mark.parametrize("family", COUNTED.values(), ids=COUNTED)
-def test_recomputed_layers_are_executed_again(tiny_model, family, section):
+def test_recomputed_layers_are_executed_again(tiny_model, family, active):
     model = small(tiny_model, family.name, tied=False)
     prepare_model(model, family, activation_checkpointing=True, compile=False)
-    section = SECTIONS[section]
+    active = SECTIONS[active]
     scored = SCORED if family.objective == "mlm" else TOKENS
     forward = ForwardFlops.of(model.config)
     plain, recomputed = (
-        training_step(forward, LENGTH, TOKENS, scored=scored, section=section, recomputed=recomputed)
+        training_step(forward, LENGTH, TOKENS, scored=scored, active=active, recomputed=recomputed)
         for recomputed in (False, True)
     )
-    assert recomputed.executed == counted(model, family, section or Section.whole(LAYERS), scored)
+    assert recomputed.executed == counted(model, family, active or ActiveLayers.whole(LAYERS), scored)
     assert recomputed.model == plain.model
 
 
@@ -193,25 +193,25 @@ def test_causal_models_may_be_counted_by_half_their_scores(tiny_model, family):
         assert halved == whole | {"attention_scores": whole["attention_scores"] // share}
 
 
-@pytest.mark.parametrize("section", [None, Section.top(3, 1), SECTIONS["head alone"], SECTIONS["layer 0 alone"]])
-def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, section):
+@pytest.mark.parametrize("active", [None, ActiveLayers.top(3, 1), SECTIONS["head alone"], SECTIONS["layer 0 alone"]])
+def test_sentence_pairs_cost_a_pooler_and_two_classes(tiny_model, active):
     family, config = FAMILIES["bert"], small(tiny_model, "bert").config
     model = BertForPreTraining(config).train()
-    section = section or Section.whole(LAYERS)
+    active = active or ActiveLayers.whole(LAYERS)
     for name, parameter in model.named_parameters():
         if name.startswith("bert.encoder.layer."):
-            parameter.requires_grad_(int(name.split(".")[3]) in section.layers)
+            parameter.requires_grad_(int(name.split(".")[3]) in active.layers)
         else:
             tied = name == family.words
-            own = section.embeddings if "embeddings" in name and not tied else section.head
+            own = active.embeddings if "embeddings" in name and not tied else active.head
             parameter.requires_grad_(own)
-    if not section.embeddings:
+    if not active.embeddings:
         model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].detach())
-    model.bert.encoder.layer = model.bert.encoder.layer[: section.depth]
+    model.bert.encoder.layer = model.bert.encoder.layer[: active.depth]
     with FlopCounterMode(display=False) as counter:
         output = model(input_ids=torch.arange(TOKENS).reshape(SEQUENCES, LENGTH))
         (output.prediction_logits.sum() + output.seq_relationship_logits.sum()).backward()
-    formula = training_step(ForwardFlops.of(config), LENGTH, TOKENS, scored=TOKENS, section=section, pairs=True)
+    formula = training_step(ForwardFlops.of(config), LENGTH, TOKENS, scored=TOKENS, active=active, pairs=True)
     assert formula.model_total == counter.get_total_flops()
 
 
@@ -224,10 +224,10 @@ def test_layers_without_experts_are_counted_as_they_are(options, recomputed):
     config._attn_implementation = "eager"
     model, forward = family.model(config).train(), ForwardFlops.of(config)
     prepare_model(model, family, activation_checkpointing=recomputed)
-    sections = [Section.whole(LAYERS), SECTIONS["layer 0 alone"], SECTIONS["layers apart, frozen head"]]
-    for section in sections:
-        formula = training_step(forward, LENGTH, TOKENS, scored=TOKENS, section=section, recomputed=recomputed)
-        assert formula.executed == counted(model, family, section, TOKENS)
+    sections = [ActiveLayers.whole(LAYERS), SECTIONS["layer 0 alone"], SECTIONS["layers apart, frozen head"]]
+    for active in sections:
+        formula = training_step(forward, LENGTH, TOKENS, scored=TOKENS, active=active, recomputed=recomputed)
+        assert formula.executed == counted(model, family, active, TOKENS)
 
 
 PARTS_OF_MIXTURES = [
@@ -247,13 +247,11 @@ def test_parts_of_mixtures_that_learn_alone_are_counted_by_themselves(tiny_model
     model = small(tiny_model, family.name, tied=False)
     prepare_model(model, family, activation_checkpointing=recomputed)
     chosen = {"layers": NONE, "embeddings": False, "head": False} | learns
-    section = Section(LAYERS, mixtures=ALL, **chosen)
-    formula = training_step(
-        ForwardFlops.of(model.config), LENGTH, TOKENS, scored=TOKENS, section=section, recomputed=recomputed
-    )
+    active = ActiveLayers(LAYERS, mixtures=ALL, **chosen)
+    formula = training_step(ForwardFlops.of(model.config), LENGTH, TOKENS, scored=TOKENS, active=active, recomputed=recomputed)
     # In the lowest layer the gate of a shared expert is not run again where nothing that it multiplies learns.
     rel = 2e-4 if recomputed else 0
-    assert formula.executed == pytest.approx(counted(model, family, section, TOKENS), rel=rel, abs=0)
+    assert formula.executed == pytest.approx(counted(model, family, active, TOKENS), rel=rel, abs=0)
 
 
 @pytest.mark.parametrize("family", MIXTURES.values(), ids=MIXTURES)

@@ -149,7 +149,7 @@ def half_new_matrix() -> tuple[FreezableMuon, torch.Tensor]:
     muon = FreezableMuon([group | {"rows": rows}], matrices, torch.float32, **OPTIONS | {"lr": 0.02})
     muon.locate([(parameter, [PartitionSlice(name, 0, 30, 30 * number) for number, name in enumerate(rows)])])
     first = torch.arange(SIZE) < 30
-    muon.row_blocks = {parameter: {"first": first, "other": ~first}}
+    muon.row_groups = {parameter: {"first": first, "other": ~first}}
     muon.added = ADDED
     muon.state[parameter] = {ADDED_STEPS_LEFT: torch.tensor(float(ADDED.steps))}
     return muon, parameter

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import masking_utils
 
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.training.attention import packing_known, within_documents
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running
@@ -58,7 +58,7 @@ def test_mistrals_sliding_window_stays(tiny_model):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_a_section_learns_from_documents_as_from_each_alone(tiny_model, family, attention, checkpointed):
-    table, section = FAMILIES[family], Section.top(3, 2)
+    table, active = FAMILIES[family], ActiveLayers.top(3, 2)
     cached = {"use_cache": False} if table.objective == "clm" else {}
     documents = torch.tensor(DOCUMENTS)
     ids, labels = torch.randint(5, 50, (2, *documents.shape), generator=torch.Generator().manual_seed(1))
@@ -70,13 +70,13 @@ def test_a_section_learns_from_documents_as_from_each_alone(tiny_model, family, 
 
     together, alone = prepared(), prepared()
     prepare_model(together, table, activation_checkpointing=checkpointed, compile=False)
-    with running(together, table, section):
+    with running(together, table, active):
         apart = within_documents(table, together.config, documents, torch.float64)
         summed_loss(together(input_ids=ids, **apart, **cached).logits, labels).backward()
     for row in range(len(ids)):
         for number in documents[row].unique():
             mine = documents[row] == number
-            with running(alone, table, section):
+            with running(alone, table, active):
                 loss = summed_loss(alone(input_ids=ids[row : row + 1, mine], **cached).logits, labels[row : row + 1, mine])
             loss.backward()
     for (name, one), other in zip(together.named_parameters(), alone.parameters(), strict=True):

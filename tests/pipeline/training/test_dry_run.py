@@ -125,8 +125,8 @@ def test_only_the_layers_that_a_growth_added_learn_where_a_stage_says_so(tmp_pat
     ds_config = {"train_batch_size": recipe.train_batch_size, "train_micro_batch_size_per_gpu": 8}
     planned = preview_run(recipe, ds_config, RunDirectory(tmp_path / "run"), 1, 100_000)
     first, second = (plan for plan in planned.training_plan.stages if plan.phase == 1)
-    section = first.section(first.begin)
-    assert section.layers == {2, 5} and not section.embeddings and not section.head
+    active = first.active_layers(first.begin)
+    assert active.layers == {2, 5} and not active.embeddings and not active.head
     assert second.stage.groups[0].parameters == ["layers.2", "layers.5"]
 
 

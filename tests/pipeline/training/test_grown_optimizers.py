@@ -13,10 +13,10 @@ from pipeline.growth.moments import steps_as_matrix
 from pipeline.growth.reasons import predict_moments, predict_steps
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW
-from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix
-from pipeline.training.optimizer import parameter_groups
+from pipeline.training.optimizer import optimizer_groups
+from pipeline.training.parameter_groups import cut
 from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, tokens
 
 STEPS = 10
@@ -35,7 +35,7 @@ class Run:
         options |= {"muon_lr": 0.02} if name == "muon" else {}
         config = OptimizerConfig(name=name, lr=RATES[name], weight_decay=0.1, **options)
         graph = graph_of(model.config)
-        groups = parameter_groups(model, graph, cut(len(graph.layers), []), config)
+        groups = optimizer_groups(model, graph, cut(len(graph.layers), []), config)
         for group in groups:
             group["lr"] = config.lr * group["rate_ratio"]
         self.model, self.names = model, dict(model.named_parameters())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from pipeline.families import FAMILIES, Section
+from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.flops.activations import activation_bytes
 from pipeline.training.layers import prepare_model
 from pipeline.training.loop.running import running
@@ -29,7 +29,7 @@ def test_checkpointed_layers_keep_their_input_alone_and_learn_the_same(tiny_mode
             return summed_loss(model(input_ids=IDS, **extra).logits, IDS)
 
         layers = saved_bytes(model, forward)
-        with running(model, table, Section(0, frozenset(), embeddings=True, head=True)):
+        with running(model, table, ActiveLayers(0, frozenset(), embeddings=True, head=True)):
             kept.append(layers - saved_bytes(model, forward))
         forward().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])

@@ -56,7 +56,7 @@ def with_new_rows(name: str) -> tuple[Freezable, torch.nn.Parameter]:
     optimizer = OPTIMIZERS[name]([group | {"rows": {block: {"frozen": False, **SAME} for block in ("old", "new")}}])
     mask = torch.zeros(ROWS, dtype=torch.bool)
     mask[NEW] = True
-    optimizer.row_blocks = {table: {"old": ~mask.repeat_interleave(WIDTH), "new": mask.repeat_interleave(WIDTH)}}
+    optimizer.row_groups = {table: {"old": ~mask.repeat_interleave(WIDTH), "new": mask.repeat_interleave(WIDTH)}}
     return optimizer, table
 
 

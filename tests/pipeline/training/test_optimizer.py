@@ -16,10 +16,10 @@ from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training import adamw as adamw_module
 from pipeline.training import muon as muon_module
 from pipeline.training.adamw import FreezableAdamW, OffloadedAdamW
-from pipeline.training.blocks import cut
 from pipeline.training.lion import FreezableLion
 from pipeline.training.muon import FreezableMuon, Matrix, newton_schulz, orthogonalize
-from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
+from pipeline.training.parameter_groups import cut
 from tests.distributed.engines import can_compile, is_built
 
 OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.1}
@@ -168,7 +168,7 @@ def test_muon_orthogonalizes_each_matrix_of_experts_that_one_parameter_joins_and
     muon.locate([(parameter, [PartitionSlice(name, 0, 96, 96 * number) for number, name in enumerate(names)])])
     first = torch.zeros(3, 24, 8, dtype=torch.bool)
     first[0] = True
-    muon.row_blocks = {parameter: {"first": first.flatten(), "others": ~first.flatten()}}
+    muon.row_groups = {parameter: {"first": first.flatten(), "others": ~first.flatten()}}
     for number, gradient in enumerate(gradients):
         rows["first"]["frozen"] = number < 2
         # As the hook on the parameter leaves it.
@@ -447,7 +447,7 @@ def test_norms_biases_and_by_choice_embeddings_do_not_decay(family, tied):
     embeddings = {name + ".weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     for choice in (True, False):
         optimizer = OptimizerConfig(name="muon", muon_lr=0.02, decay_embeddings=choice)
-        groups = parameter_groups(model, graph_of(config), cut(2, []), optimizer)
+        groups = optimizer_groups(model, graph_of(config), cut(2, []), optimizer)
         decaying = {name for group in groups if group["weight_decay"] for name in group["names"]}
         matrices = {name for name, parameter in model.named_parameters() if parameter.dim() == 2}
         assert decaying == (matrices if choice else matrices - embeddings)

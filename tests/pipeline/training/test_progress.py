@@ -37,7 +37,7 @@ def test_what_is_left_is_the_sum_of_the_steps_to_come():
     recipe, configs, training_plan = plan_of()
     workload = Workload(recipe, training_plan, lambda phase: configs[phase])
     costs = [
-        expected_flops(recipe, ForwardFlops.of(configs[plan.phase]), plan, plan.section(step)).executed_total
+        expected_flops(recipe, ForwardFlops.of(configs[plan.phase]), plan, plan.active_layers(step)).executed_total
         for plan in training_plan.stages
         for step in range(plan.begin, plan.end)
     ]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertForPreTraining
 
 from pipeline.data.objectives import IGNORED
-from pipeline.families import FAMILIES, PAIR_FAMILIES, Section
+from pipeline.families import FAMILIES, PAIR_FAMILIES, ActiveLayers
 from pipeline.training.loop.running import draw_depths, running, scoring
 from pipeline.training.losses import summed_loss
 from tests.families import DENSE
@@ -21,45 +21,45 @@ LABELS = torch.randint(5, VOCAB, (3, 16), generator=torch.Generator().manual_see
 MASKED = LABELS.where(torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.3, IGNORED)
 ENCODERS = [name for name, family in FAMILIES.items() if family.objective == "mlm"]
 SECTIONS = {
-    "whole": Section.whole(LAYERS),
-    "top of a sub-model": Section.top(3, 1),
-    "all of a sub-model's layers": Section.top(2, 2),
-    "layers apart": Section(LAYERS, frozenset({1, 3}), embeddings=False, head=False),
-    "head alone": Section(LAYERS, frozenset(), embeddings=False, head=True),
-    "embeddings and head": Section(LAYERS, frozenset(), embeddings=True, head=True),
+    "whole": ActiveLayers.whole(LAYERS),
+    "top of a sub-model": ActiveLayers.top(3, 1),
+    "all of a sub-model's layers": ActiveLayers.top(2, 2),
+    "layers apart": ActiveLayers(LAYERS, frozenset({1, 3}), embeddings=False, head=False),
+    "head alone": ActiveLayers(LAYERS, frozenset(), embeddings=False, head=True),
+    "embeddings and head": ActiveLayers(LAYERS, frozenset(), embeddings=True, head=True),
 }
 
 
-def learn(model, family, section: Section) -> None:
-    """Let the parameters of a section learn, and no others."""
+def learn(model, family, active: ActiveLayers) -> None:
+    """Let the parameters of a active learn, and no others."""
     tensors = family.graph(model.config).tensors()
     for name, parameter in model.named_parameters():
         block, layer = tensors[name].group, tensors[name].layer
-        parameter.requires_grad_({"embeddings": section.embeddings, "head": section.head}.get(block, layer in section.layers))
+        parameter.requires_grad_({"embeddings": active.embeddings, "head": active.head}.get(block, layer in active.layers))
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("active", SECTIONS.values(), ids=SECTIONS)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "qwen3"])
-def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, family, tied, section):
+def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, family, tied, active):
     model, table = tiny_model(family, tied=tied, layers=LAYERS), FAMILIES[family]
     expected = copy.deepcopy(model)
     for each in (model, expected):
-        learn(each, table, section)
-    with running(model, table, section):
+        learn(each, table, active)
+    with running(model, table, active):
         loss = summed_loss(model(input_ids=IDS).logits, LABELS)
     loss.backward()
 
     layers = expected.get_submodule(table.layers)
-    expected.set_submodule(table.layers, nn.ModuleList(list(layers)[: section.depth]))
+    expected.set_submodule(table.layers, nn.ModuleList(list(layers)[: active.depth]))
     words = expected.get_input_embeddings()(IDS)
     # RoBERTa counts positions from the ids, which tell of padding.
     positions = {"position_ids": torch.arange(16)[None] + table.position_offset} if table.objective == "mlm" else {}
-    logits = expected(inputs_embeds=words if section.embeddings else words.detach(), **positions).logits
+    logits = expected(inputs_embeds=words if active.embeddings else words.detach(), **positions).logits
     written_out = nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten(), reduction="sum")
     written_out.backward()
     expected.set_submodule(table.layers, layers)
@@ -77,20 +77,25 @@ def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, fa
 def test_layers_below_what_learns_keep_no_activations(tiny_model, family):
     model, table = tiny_model(family, layers=8), FAMILIES[family]
 
-    def kept(section: Section) -> int:
-        learn(model, table, section)
-        with running(model, table, section):
+    def kept(active: ActiveLayers) -> int:
+        learn(model, table, active)
+        with running(model, table, active):
             return saved_bytes(model, lambda: summed_loss(model(input_ids=IDS).logits, LABELS))
 
-    head = Section(8, frozenset(), embeddings=False, head=True)
-    assert kept(Section.top(8, 2)) == kept(Section.top(4, 2)) < kept(Section.top(8, 4)) < kept(Section.whole(8))
-    assert kept(head) == kept(Section(2, frozenset(), embeddings=False, head=True)) < kept(Section.top(8, 2))
+    head = ActiveLayers(8, frozenset(), embeddings=False, head=True)
+    assert (
+        kept(ActiveLayers.top(8, 2))
+        == kept(ActiveLayers.top(4, 2))
+        < kept(ActiveLayers.top(8, 4))
+        < kept(ActiveLayers.whole(8))
+    )
+    assert kept(head) == kept(ActiveLayers(2, frozenset(), embeddings=False, head=True)) < kept(ActiveLayers.top(8, 2))
 
 
 def test_a_section_leaves_the_model_as_it_was(tiny_model):
     model, table = tiny_model("gpt2", layers=LAYERS), FAMILIES["gpt2"]
     before = model(input_ids=IDS).logits
-    with pytest.raises(RuntimeError), running(model, table, Section.top(2, 1)):
+    with pytest.raises(RuntimeError), running(model, table, ActiveLayers.top(2, 1)):
         assert not torch.equal(model(input_ids=IDS).logits, before)
         model.transformer.h[1].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError))
         model(input_ids=IDS)
@@ -149,8 +154,8 @@ def test_sub_models_are_drawn_uniformly_by_step():
     assert draw_depths(12, 3, (1, "b"), 0, 50).tolist() != depths[:50].tolist()
 
 
-@pytest.mark.parametrize("section", [Section.top(2, 1), SECTIONS["head alone"]], ids=["top of a sub-model", "head alone"])
-def test_a_head_on_pairs_learns_in_any_section_as_in_the_whole_model(section):
+@pytest.mark.parametrize("active", [ActiveLayers.top(2, 1), SECTIONS["head alone"]], ids=["top of a sub-model", "head alone"])
+def test_a_head_on_pairs_learns_in_any_section_as_in_the_whole_model(active):
     torch.manual_seed(4)
     config = BertConfig(
         vocab_size=VOCAB,
@@ -169,10 +174,10 @@ def test_a_head_on_pairs_learns_in_any_section_as_in_the_whole_model(section):
         outputs = each(input_ids=IDS)
         return summed_loss(outputs.prediction_logits, LABELS) + summed_loss(outputs.seq_relationship_logits, judged)
 
-    learn(model, table, section)
-    with running(model, table, section):
+    learn(model, table, active)
+    with running(model, table, active):
         loss(model).backward()
-    expected.bert.encoder.layer = expected.bert.encoder.layer[: section.depth]
+    expected.bert.encoder.layer = expected.bert.encoder.layer[: active.depth]
     loss(expected).backward()
     theirs = gradients(expected)
     for name in ("bert.pooler.dense.weight", "cls.seq_relationship.weight", "cls.predictions.transform.dense.weight"):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.families import Section, scratch_config, target_config
+from pipeline.families import ActiveLayers, scratch_config, target_config
 from pipeline.flops.counts import ForwardFlops
 from pipeline.recipe import load_recipe
 from pipeline.training.plan.training_plan import DataMix, expected_flops, plan_training
@@ -48,7 +48,9 @@ def test_a_stage_of_flops_ends_with_the_step_that_reaches_them(name, per_block):
     recipe, configs, training_plan = plan_of(name, f"stages=[{{name: f, flops: 3e12{sub}}}]")
     plan = training_plan.stages[-1]
     forward = ForwardFlops.of(configs[1])
-    spent = [expected_flops(recipe, forward, plan, plan.section(step)).model_total for step in range(plan.begin, plan.end)]
+    spent = [
+        expected_flops(recipe, forward, plan, plan.active_layers(step)).model_total for step in range(plan.begin, plan.end)
+    ]
     assert sum(spent[:-1]) < 3e12 <= sum(spent)
     assert (len(set(spent)) == 1) == (per_block is None)
 
@@ -91,11 +93,11 @@ def test_a_warmup_that_is_longer_than_its_span_is_told():
 def test_what_a_step_trains_is_a_function_of_seed_and_step():
     *_, training_plan = plan_of("quickstart")
     plan = training_plan.stages[1]
-    sections = [plan.section(step) for step in range(plan.begin, plan.end)]
-    assert {section.depth for section in sections} == {2, 4, 6}
-    assert all(section == Section.top(section.depth, 2) for section in sections)
+    sections = [plan.active_layers(step) for step in range(plan.begin, plan.end)]
+    assert {active.depth for active in sections} == {2, 4, 6}
+    assert all(active == ActiveLayers.top(active.depth, 2) for active in sections)
     *_, longer = plan_of("quickstart", "source.steps=401")
-    assert [longer.stages[1].section(step + 1) for step in range(plan.begin, plan.end)] == sections
+    assert [longer.stages[1].active_layers(step + 1) for step in range(plan.begin, plan.end)] == sections
 
 
 def test_stages_of_the_same_text_and_length_share_a_stream():

@@ -12,9 +12,9 @@ from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import FAMILIES, graph_of, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig
-from pipeline.training.blocks import cut
 from pipeline.training.muon import Matrix
-from pipeline.training.optimizer import build_optimizer, parameter_groups
+from pipeline.training.optimizer import build_optimizer, optimizer_groups
+from pipeline.training.parameter_groups import cut
 from pipeline.training.width_rates import check_proportions, described, rate_factor
 from tests.benchmarks.made_up import batches
 from tests.benchmarks.width_rates import MODULES, Trial
@@ -109,7 +109,7 @@ def test_ten_steps_are_those_of_a_plain_loop_with_a_rate_for_each_tensor(rule, o
         for name, rows in initialized(FAMILIES["llama"], config, 3).items():
             model.get_parameter(name).data.copy_(rows.rows(0, rows.shape[0]))
     ours, theirs = models
-    stepper = build_optimizer(graph, parameter_groups(ours, graph, cut(2, []), chosen), chosen, {})
+    stepper = build_optimizer(graph, optimizer_groups(ours, graph, cut(2, []), chosen), chosen, {})
     for group in stepper.param_groups:
         group["lr"] = chosen.lr * group["rate_ratio"]
     column = {"none": None, "mup": 0, "spectral": 1}[rule]
@@ -149,7 +149,7 @@ def test_groups_are_split_where_rates_differ_and_nowhere_else(optimizer):
     model, graph = FAMILIES["gpt2"].model_class(config), graph_of(config)
 
     def groups(**options):
-        made = parameter_groups(model, graph, cut(2, []), OptimizerConfig(name=optimizer, weight_decay=0.1, **options))
+        made = optimizer_groups(model, graph, cut(2, []), OptimizerConfig(name=optimizer, weight_decay=0.1, **options))
         return [{key: value for key, value in group.items() if key != "params"} for group in made]
 
     plain, mup = groups(), groups(width_rates="mup", base_width=BASE)
@@ -169,7 +169,7 @@ def test_muons_steps_have_the_spectral_norm_of_the_rule():
     config = config_of("llama")
     chosen = OptimizerConfig(name="muon", lr=1.0, weight_decay=0.0, momentum=0.0, width_rates="spectral", base_width=BASE)
     graph, model = graph_of(config), FAMILIES["llama"].model_class(config)
-    stepper = build_optimizer(graph, parameter_groups(model, graph, cut(2, []), chosen), chosen, {})
+    stepper = build_optimizer(graph, optimizer_groups(model, graph, cut(2, []), chosen), chosen, {})
     matrices = [p for group in stepper.param_groups if group["muon"] for p in group["params"]]
     names = {parameter: name for name, parameter in model.named_parameters()}
     stepper.locate([(p, [PartitionSlice(names[p], 0, p.numel(), 0)]) for p in matrices])

@@ -1,4 +1,4 @@
-"""A model's parameters in blocks, each of which learns or stands still as one."""
+"""A model's parameters in groups, each of which learns or stands still as one."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.families import Mixtures, Section
+from pipeline.families import NO_MIXTURES, ActiveLayers, Mixtures
 from pipeline.families.graph import Model
 from pipeline.families.tensors import Tensor
 from pipeline.recipe import TrainStage
@@ -23,7 +23,7 @@ NEW_TOKENS = "new_tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ParameterGroup:
     """The embeddings, the head (with a tied embedding), or consecutive layers; or parts of one of these."""
 
     name: str
@@ -32,40 +32,44 @@ class Block:
     """What of these layers' mixtures of experts it is, where it is a part of the layers."""
     experts: range = range(0)
     """Of the experts, those with these numbers."""
-    holds: "Block | None" = None
-    """The block of the matrices that hold its rows, where it is the rows of new tokens."""
+    holds: "ParameterGroup | None" = None
+    """The group of the matrices that hold its rows, where it is the rows of new tokens."""
 
     @classmethod
-    def of_layers(cls, first: int, stop: int) -> "Block":
+    def of_layers(cls, first: int, stop: int) -> "ParameterGroup":
         """The layers [first, stop)."""
         return cls(f"layers.{first}-{stop - 1}", range(first, stop))
 
     @property
-    def new_tokens(self) -> "Block":
+    def new_tokens(self) -> "ParameterGroup":
         """The rows of new tokens in its matrices."""
-        return Block(f"{self.name}.{NEW_TOKENS}", holds=self)
+        return ParameterGroup(f"{self.name}.{NEW_TOKENS}", holds=self)
 
     def rows(self, numbers: torch.Tensor, new_tokens: torch.Tensor) -> torch.Tensor:
-        """Return its own among the rows of a parameter that it shares with other blocks."""
+        """Return its own among the rows of a parameter that it shares with other groups."""
         if self.mixture is not None:
             return numbers[self.experts.start : self.experts.stop]
         return numbers[torch.isin(numbers, new_tokens, invert=self.holds is None)]
 
-    def parts(self, mixtures: Mixtures, *, routers: bool, experts: Sequence[range]) -> list["Block"]:
+    def parts(self, mixtures: Mixtures, *, routers: bool, experts: Sequence[range]) -> list["ParameterGroup"]:
         """Return the parts of its mixtures: the routers, by choice, and the experts in ranges, where any are given."""
         if mixtures.layers.isdisjoint(self.layers):
             return []
-        each = [Block(f"{self.name}.experts.{some.start}-{some.stop - 1}", self.layers, "expert", some) for some in experts]
-        shared = [Block(f"{self.name}.shared_expert", self.layers, "shared_expert")] if each and mixtures.shared else []
-        return [*([Block(f"{self.name}.router", self.layers, "router")] if routers else []), *each, *shared]
+        each = [
+            ParameterGroup(f"{self.name}.experts.{some.start}-{some.stop - 1}", self.layers, "expert", some) for some in experts
+        ]
+        shared = (
+            [ParameterGroup(f"{self.name}.shared_expert", self.layers, "shared_expert")] if each and mixtures.shared else []
+        )
+        return [*([ParameterGroup(f"{self.name}.router", self.layers, "router")] if routers else []), *each, *shared]
 
-    def learns(self, section: Section) -> bool:
-        """Whether a section lets this block learn."""
+    def learns(self, active: ActiveLayers) -> bool:
+        """Whether all of it learns with these."""
         if self.holds is not None:
-            return section.new_tokens or self.holds.learns(section)
+            return active.new_tokens or self.holds.learns(active)
         if self.name in (EMBEDDINGS, HEAD):
-            return section.embeddings if self.name == EMBEDDINGS else section.head
-        return section.layers.issuperset(self.layers) or section.part_learns(self.mixture, self.experts)
+            return active.embeddings if self.name == EMBEDDINGS else active.head
+        return active.layers.issuperset(self.layers) or active.part_learns(self.mixture, self.experts)
 
 
 def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
@@ -80,28 +84,28 @@ def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
         return [one for each in selectors for one in ([f"layers.{layer}" for layer in added] if each == ADDED else [each])]
 
     where = f"stages.{stage.name}"
-    groups = [
-        group.model_copy(update={"parameters": named(group.parameters, f"{where}.groups.{number}")})
-        for number, group in enumerate(stage.groups)
+    settings = [
+        each.model_copy(update={"parameters": named(each.parameters, f"{where}.groups.{number}")})
+        for number, each in enumerate(stage.groups)
     ]
     trainable = None if stage.trainable is None else named(stage.trainable, f"{where}.trainable")
-    return stage.model_copy(update={"groups": groups, "trainable": trainable})
+    return stage.model_copy(update={"groups": settings, "trainable": trainable})
 
 
 def selects(stage: TrainStage, selector: str) -> bool:
     """Whether a stage trains, or rates, parameters by a selector."""
-    return any(selector in each for each in (stage.trainable or (), *(group.parameters for group in stage.groups)))
+    return any(selector in each for each in (stage.trainable or (), *(each.parameters for each in stage.groups)))
 
 
-def section_of(selectors: Sequence[str], layers: int, where: str, mixtures: Mixtures | None = None) -> Section:
-    """Return the section that lets the selected parameters of a whole model learn.
+def active_layers_of(selectors: Sequence[str], layers: int, where: str, mixtures: Mixtures = NO_MIXTURES) -> ActiveLayers:
+    """Return what runs and learns where the selected parameters of a whole model learn.
 
     Raises UserError, which begins with `where`, for a layer or an expert that the model does not have.
     """
     chosen: dict[str, set[int]] = {LAYERS: set(), EXPERTS: set()}
-    counts = {LAYERS: layers, EXPERTS: 0 if mixtures is None else mixtures.experts}
+    counts = {LAYERS: layers, EXPERTS: mixtures.experts}
     of_mixture = [selector for selector in selectors if selector.partition(".")[0] in (ROUTER, EXPERTS)]
-    if of_mixture and mixtures is None:
+    if of_mixture and not mixtures.layers:
         raise UserError(f"{where}: {of_mixture[0]!r} where the model is no mixture of experts; leave it out")
     for selector in selectors:
         kind, _, numbers = selector.partition(".")
@@ -113,7 +117,7 @@ def section_of(selectors: Sequence[str], layers: int, where: str, mixtures: Mixt
         if not begin < stop <= count:
             raise UserError(f"{where}: {selector!r} where the model has {kind} 0 to {count - 1}; name some of those")
         chosen[kind] |= set(range(begin, stop))
-    return Section(
+    return ActiveLayers(
         layers,
         frozenset(chosen[LAYERS]),
         embeddings=EMBEDDINGS in selectors,
@@ -126,8 +130,8 @@ def section_of(selectors: Sequence[str], layers: int, where: str, mixtures: Mixt
     )
 
 
-def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures | None = None) -> list[Block]:
-    """Return the fewest blocks of which all is made up that any of the stages trains, or rates by itself.
+def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures = NO_MIXTURES) -> list[ParameterGroup]:
+    """Return the fewest groups of which all is made up that any of the stages trains, or rates by itself.
 
     Raises UserError naming the stage's key where sub-models do not divide the layers, or groups overlap or have no effect.
     """
@@ -141,33 +145,33 @@ def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures | None = N
                     "divisor"
                 )
             cuts |= set(range(0, layers, stage.submodel_layers))
-        sections = [
-            section_of(group.parameters, layers, f"{where}.groups.{n}", mixtures) for n, group in enumerate(stage.groups)
+        chosen_groups = [
+            active_layers_of(each.parameters, layers, f"{where}.groups.{n}", mixtures) for n, each in enumerate(stage.groups)
         ]
-        for one, other in itertools.combinations(sections, 2):
+        for one, other in itertools.combinations(chosen_groups, 2):
             if _meet(one, other, mixtures):
                 raise UserError(f"{where}.groups: two of them claim the same parameters; name each once")
         learning = _learning(stage, layers, mixtures)
-        for number, section in enumerate(sections):
+        for number, active in enumerate(chosen_groups):
             # Where all of a matrix learns, its new rows do.
-            rows = section.new_tokens and (learning.embeddings or learning.head)
-            if not (rows or _meet(section, learning, mixtures)):
+            rows = active.new_tokens and (learning.embeddings or learning.head)
+            if not (rows or _meet(active, learning, mixtures)):
                 raise UserError(f"{where}.groups.{number}: the stage trains none of these parameters; leave the group out")
-            if (section.embeddings or section.new_tokens) and stage.submodel_layers is not None:
+            if (active.embeddings or active.new_tokens) and stage.submodel_layers is not None:
                 raise UserError(f"{where}.groups.{number}: embeddings stand still beside submodel_layers; leave them out")
-        for section in (*sections, learning):
-            cuts |= _borders(section.layers, layers)
-            routers |= section.routers
-            if section.experts:
-                experts |= {0, mixtures.experts} | _borders(section.experts, mixtures.experts)
-    blocks, ranges = [Block(EMBEDDINGS)], list(itertools.starmap(range, itertools.pairwise(sorted(experts))))
+        for active in (*chosen_groups, learning):
+            cuts |= _borders(active.layers, layers)
+            routers |= active.routers
+            if active.experts:
+                experts |= {0, mixtures.experts} | _borders(active.experts, mixtures.experts)
+    groups, ranges = [ParameterGroup(EMBEDDINGS)], list(itertools.starmap(range, itertools.pairwise(sorted(experts))))
     for first, stop in itertools.pairwise(sorted(cuts)):
-        block = Block.of_layers(first, stop)
-        blocks += [block, *(block.parts(mixtures, routers=routers, experts=ranges) if routers or experts else [])]
-    blocks.append(Block(HEAD))
+        group = ParameterGroup.of_layers(first, stop)
+        groups += [group, *(group.parts(mixtures, routers=routers, experts=ranges) if routers or experts else [])]
+    groups.append(ParameterGroup(HEAD))
     if any(selects(stage, NEW_TOKENS) for stage in stages):
-        blocks += [blocks[0].new_tokens, blocks[-1].new_tokens]
-    return blocks
+        groups += [groups[0].new_tokens, groups[-1].new_tokens]
+    return groups
 
 
 def _borders(chosen: frozenset[int], count: int) -> set[int]:
@@ -175,28 +179,28 @@ def _borders(chosen: frozenset[int], count: int) -> set[int]:
     return {number for number in range(1, count) if (number in chosen) != (number - 1 in chosen)}
 
 
-def _meet(one: Section, other: Section, mixtures: Mixtures | None) -> bool:
+def _meet(one: ActiveLayers, other: ActiveLayers, mixtures: Mixtures) -> bool:
     """Whether something learns in both."""
     alike = (one.head and other.head, one.embeddings and other.embeddings, one.new_tokens and other.new_tokens)
     return bool(_in_layers(one, mixtures) & _in_layers(other, mixtures)) or any(alike)
 
 
-def _in_layers(section: Section, mixtures: Mixtures | None) -> set[tuple[int, str | int | None]]:
+def _in_layers(active: ActiveLayers, mixtures: Mixtures) -> set[tuple[int, str | int | None]]:
     """What of each layer learns: its mixture's router, its experts by number, and the rest."""
-    found = {(layer, None) for layer in section.layers}
-    for layer in () if mixtures is None else mixtures.layers:
-        whole = layer in section.layers
-        found |= {(layer, expert) for expert in (range(mixtures.experts) if whole else section.experts)}
-        found |= {(layer, ROUTER)} if whole or section.routers else set()
-        found |= {(layer, EXPERTS)} if whole or section.shared_experts else set()
+    found: set[tuple[int, str | int | None]] = {(layer, None) for layer in active.layers}
+    for layer in mixtures.layers:
+        whole = layer in active.layers
+        found |= {(layer, expert) for expert in (range(mixtures.experts) if whole else active.experts)}
+        found |= {(layer, ROUTER)} if whole or active.routers else set()
+        found |= {(layer, EXPERTS)} if whole or active.shared_experts else set()
     return found
 
 
-def _learning(stage: TrainStage, layers: int, mixtures: Mixtures | None) -> Section:
+def _learning(stage: TrainStage, layers: int, mixtures: Mixtures) -> ActiveLayers:
     """All that learns in any step of a stage."""
     if stage.trainable is not None:
-        return section_of(stage.trainable, layers, f"stages.{stage.name}.trainable", mixtures)
-    return replace(Section.whole(layers), embeddings=stage.submodel_layers is None)
+        return active_layers_of(stage.trainable, layers, f"stages.{stage.name}.trainable", mixtures)
+    return replace(ActiveLayers.whole(layers), embeddings=stage.submodel_layers is None)
 
 
 def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -> None:
@@ -210,9 +214,9 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
             f"{where}: `new_tokens` where the model's growth adds no rows to its vocabulary; name target.tokenizer or a larger "
             "target.vocab_size, or leave it out"
         )
-    learnt = section_of(stage.trainable or (), layers, where, mixtures)
+    learnt = active_layers_of(stage.trainable or (), layers, where, mixtures)
     tables = {tensor.group for tensor in token_tables(graph)}
-    if learnt.new_tokens and all(Block(table).learns(learnt) for table in tables):
+    if learnt.new_tokens and all(ParameterGroup(table).learns(learnt) for table in tables):
         whole = " and ".join(sorted(tables))
         raise UserError(f"{where}.trainable: `new_tokens` are rows of what learns as a whole with {whole}; leave it out")
     there = {tensor.group for tensor in graph.tensors().values()}
@@ -222,9 +226,9 @@ def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -
     learning = _learning(stage, layers, mixtures)
     if not (learning.layers or learning.mixtures or learning.head or learning.new_tokens):
         raise UserError(f"{where}.trainable: {tied}")
-    for number, group in enumerate(stage.groups):
-        section = section_of(group.parameters, layers, f"{where}.groups.{number}", mixtures)
-        if not (section.new_tokens or _meet(replace(section, embeddings=False), learning, mixtures)):
+    for number, each in enumerate(stage.groups):
+        active = active_layers_of(each.parameters, layers, f"{where}.groups.{number}", mixtures)
+        if not (active.new_tokens or _meet(replace(active, embeddings=False), learning, mixtures)):
             raise UserError(f"{where}.groups.{number}: {tied}, or leave the group out")
 
 
@@ -233,37 +237,39 @@ def token_tables(graph: Model) -> list[Tensor]:
     return [tensor for tensor in graph.tensors().values() if tensor.axes[0].ports == {"vocab"} and len(tensor.axes) > 1]
 
 
-def blocks_of_parameters(graph: Model, blocks: Sequence[Block]) -> dict[str, tuple[Block, ...]]:
-    """Return the block of each of the class's parameters, by its name; several where rows of it are of different ones.
+def groups_of_parameters(graph: Model, groups: Sequence[ParameterGroup]) -> dict[str, tuple[ParameterGroup, ...]]:
+    """Return the group of each of the class's parameters, by its name; several where its rows are of different ones.
 
-    Rows of new tokens come behind the block of the other rows, and experts in their order.
+    Rows of new tokens come behind the group of the other rows, and experts in their order.
     """
-    of_name, tables = {block.name: block for block in blocks}, {tensor.name for tensor in token_tables(graph)}
-    of_layer: dict[tuple[int, str | None], list[Block]] = {}
-    for block in blocks:
-        for layer in block.layers:
-            of_layer.setdefault((layer, block.mixture), []).append(block)
-    found: dict[str, tuple[Block, ...]] = {}
+    of_name, tables = {group.name: group for group in groups}, {tensor.name for tensor in token_tables(graph)}
+    of_layer: dict[tuple[int, str | None], list[ParameterGroup]] = {}
+    for group in groups:
+        for layer in group.layers:
+            of_layer.setdefault((layer, group.mixture), []).append(group)
+    found: dict[str, tuple[ParameterGroup, ...]] = {}
     for name, (tensor, *_) in graph.held().items():
         if tensor.buffer:
             continue
         if tensor.layer is not None:
             found[name] = tuple(of_layer.get((tensor.layer, tensor.mixture)) or of_layer[tensor.layer, None])
             continue
-        block = of_name[tensor.group]
-        rows = block.new_tokens
-        found[name] = (block, rows) if name in tables and rows in blocks else (block,)
+        group = of_name[tensor.group]
+        rows = group.new_tokens
+        found[name] = (group, rows) if name in tables and rows in groups else (group,)
     return found
 
 
-def setting_of(stage: TrainStage, key: str, block: Block, layers: int, mixtures: Mixtures | None = None) -> float | None:
-    """Return what a group of a stage says of a block under a key; None where none says anything.
+def setting_of(
+    stage: TrainStage, key: str, group: ParameterGroup, layers: int, mixtures: Mixtures = NO_MIXTURES
+) -> float | None:
+    """Return what a stage's settings of groups say of this one under a key; None where none says anything.
 
-    A group that names new tokens comes before that of the matrices that hold their rows.
+    Settings that name new tokens come before those of the matrices that hold their rows.
     """
-    said: list[tuple[bool, float]] = []
-    for group in stage.groups:
-        section, value = section_of(group.parameters, layers, stage.name, mixtures), getattr(group, key)
-        if value is not None and block.learns(section):
-            said.append((section.new_tokens, value))
-    return max(said, key=lambda each: each[0])[1] if said else None
+    found: list[tuple[bool, float]] = []
+    for each in stage.groups:
+        active, value = active_layers_of(each.parameters, layers, stage.name, mixtures), getattr(each, key)
+        if value is not None and group.learns(active):
+            found.append((active.new_tokens, value))
+    return max(found, key=lambda each: each[0])[1] if found else None

@@ -1,4 +1,4 @@
-"""Parameters with rows of different blocks: matrices of tokens with new ones among them, experts that one parameter joins."""
+"""Parameters with rows of several parameter groups: matrices of tokens with new ones among them, fused experts."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -9,11 +9,11 @@ from torch import nn
 from pipeline.deepspeed.masters import Master
 
 
-class RowBlocks:
-    """Which rows of a parameter are of which block; those of a block that stands still have no gradient."""
+class RowGroups:
+    """Which rows of a parameter are of which group; those of a group that stands still have no gradient."""
 
     def __init__(self, parameter: nn.Parameter, shape: tuple[int, ...], rows: Mapping[str, torch.Tensor]) -> None:
-        """`shape` is that of the whole parameter; `rows` are the numbers of each block's rows, by the block's name."""
+        """`shape` is that of the whole parameter; `rows` are the numbers of each group's rows, by the group's name."""
         self.width = math.prod(shape[1:])
         self.masks = {name: torch.zeros(shape[0], dtype=torch.bool) for name in rows}
         for name, numbers in rows.items():
@@ -22,9 +22,9 @@ class RowBlocks:
         # Before ranks' gradients are summed: neither a norm nor a momentum then knows of the others.
         parameter.register_hook(self._of_learning)
 
-    def learn(self, blocks: Collection[str]) -> None:
-        """Let the rows of these blocks learn."""
-        still = torch.stack([mask for name, mask in self.masks.items() if name not in blocks] or [torch.zeros(1)])
+    def learn(self, groups: Collection[str]) -> None:
+        """Let the rows of these groups learn."""
+        still = torch.stack([mask for name, mask in self.masks.items() if name not in groups] or [torch.zeros(1)])
         self._still = still.any(0) if bool(still.any()) else None
 
     def _of_learning(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -34,8 +34,8 @@ class RowBlocks:
         return gradient.masked_fill(self._still.view(-1, *[1] * (gradient.dim() - 1)), 0)
 
 
-def elements_of(masters: Iterable[Master], rows: Mapping[str, RowBlocks]) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return, of each master with rows of such parameters, which of its elements are of which block; bool, flat.
+def elements_of(masters: Iterable[Master], rows: Mapping[str, RowGroups]) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return, of each master with rows of such parameters, which of its elements are of which group; bool, flat.
 
     A master may begin and end within a row. Padding behind the last row is left out.
     """

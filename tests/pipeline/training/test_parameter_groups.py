@@ -3,9 +3,16 @@ import contextlib
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, Mixtures, Section, graph_of
+from pipeline.families import FAMILIES, ActiveLayers, Mixtures, graph_of
 from pipeline.recipe import TrainStage
-from pipeline.training.blocks import blocks_of_parameters, check_learns, cut, naming_added, section_of, setting_of
+from pipeline.training.parameter_groups import (
+    active_layers_of,
+    check_learns,
+    cut,
+    groups_of_parameters,
+    naming_added,
+    setting_of,
+)
 from tests.families import WITH_A_MIXTURE
 
 
@@ -36,11 +43,11 @@ def test_blocks_are_the_fewest_that_every_stage_is_made_of(stages, names):
 
 
 def test_a_section_is_what_its_selectors_name():
-    assert section_of(["layers.2-3", "head"], 4, "") == Section(4, frozenset({2, 3}), embeddings=False, head=True)
-    assert section_of(["layers", "embeddings"], 2, "") == Section(2, frozenset({0, 1}), embeddings=True, head=False)
-    assert section_of(["layers.2-3"], 4, "").lowest == 2
-    assert section_of(["head"], 4, "").lowest == 4
-    assert section_of(["head", "embeddings"], 4, "").lowest is None
+    assert active_layers_of(["layers.2-3", "head"], 4, "") == ActiveLayers(4, frozenset({2, 3}), embeddings=False, head=True)
+    assert active_layers_of(["layers", "embeddings"], 2, "") == ActiveLayers(2, frozenset({0, 1}), embeddings=True, head=False)
+    assert active_layers_of(["layers.2-3"], 4, "").lowest == 2
+    assert active_layers_of(["head"], 4, "").lowest == 4
+    assert active_layers_of(["head", "embeddings"], 4, "").lowest is None
 
 
 @pytest.mark.parametrize(
@@ -102,10 +109,10 @@ def test_a_group_of_a_tied_embedding_alone_is_refused(tiny_model, family, tied, 
 @pytest.mark.parametrize("family", WITH_A_MIXTURE)
 def test_every_parameter_is_in_one_block(tiny_model, family, tied):
     model = tiny_model(family, tied=tied, layers=4)
-    block_of = blocks_of_parameters(graph_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))
+    block_of = groups_of_parameters(graph_of(model.config), cut(4, [stage(trainable=["layers.1-2"])]))
     assert block_of.keys() == {name for name, _ in model.named_parameters()}
-    section = Section(4, frozenset({1, 2}), embeddings=False, head=False)
-    learning = {id(p) for name, p in model.named_parameters() if block_of[name][0].learns(section)}
+    active = ActiveLayers(4, frozenset({1, 2}), embeddings=False, head=False)
+    learning = {id(p) for name, p in model.named_parameters() if block_of[name][0].learns(active)}
     layers = model.get_submodule(FAMILIES[family].layers)
     assert learning == {id(p) for layer in list(layers)[1:3] for p in layer.parameters()}
 
@@ -124,9 +131,9 @@ def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_r
     alone = stage(trainable=["new_tokens"])
     rows = ["embeddings.new_tokens", "head.new_tokens"]
     assert [block.name for block in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", *rows]
-    section = section_of(["new_tokens", "layers.2"], 4, "")
-    assert section == Section(4, frozenset({2}), embeddings=False, head=False, new_tokens=True)
-    assert section.lowest is None
+    active = active_layers_of(["new_tokens", "layers.2"], 4, "")
+    assert active == ActiveLayers(4, frozenset({2}), embeddings=False, head=False, new_tokens=True)
+    assert active.lowest is None
 
 
 @pytest.mark.parametrize(
@@ -181,19 +188,19 @@ def test_a_selector_of_mixtures_names_their_parameters_in_all_layers_and_a_layer
     tiny_model, selectors, words, experts
 ):
     graph = graph_of(tiny_model("qwen2_moe").config)
-    section = section_of([*selectors, "layers.1"], 3, "", graph.mixtures)
-    blocks = blocks_of_parameters(graph, cut(3, [stage(trainable=[*selectors, "layers.1"])], graph.mixtures))
-    learning = {name: [block for block in some if block.learns(section)] for name, some in blocks.items()}
+    active = active_layers_of([*selectors, "layers.1"], 3, "", graph.mixtures)
+    blocks = groups_of_parameters(graph, cut(3, [stage(trainable=[*selectors, "layers.1"])], graph.mixtures))
+    learning = {name: [block for block in some if block.learns(active)] for name, some in blocks.items()}
     assert {name for name, some in learning.items() if some} == {
         name for name in blocks if name.startswith("model.layers.1.") or any(word in name for word in words)
     }
     some = learning["model.layers.0.mlp.experts.down_proj"]
     assert {number for block in some for number in block.experts} == experts
-    assert section.lowest == 0
+    assert active.lowest == 0
 
 
 def test_gradients_end_at_the_first_layer_that_has_a_mixture():
-    assert section_of(["experts.2"], 3, "", MIXTURES).lowest == 1
+    assert active_layers_of(["experts.2"], 3, "", MIXTURES).lowest == 1
 
 
 def test_experts_are_cut_into_the_fewest_ranges_and_layers_without_a_mixture_are_not():
@@ -205,7 +212,7 @@ def test_experts_are_cut_into_the_fewest_ranges_and_layers_without_a_mixture_are
 
 def test_a_joined_parameter_has_the_blocks_of_its_rows_and_every_other_one_has_one(tiny_model):
     graph = graph_of(tiny_model("qwen2_moe").config)
-    of_parameters = blocks_of_parameters(graph, cut(3, [stage(trainable=["experts.1-2", "router"])], graph.mixtures))
+    of_parameters = groups_of_parameters(graph, cut(3, [stage(trainable=["experts.1-2", "router"])], graph.mixtures))
     names = {name.removeprefix("model.layers.0."): [block.name for block in of] for name, of in of_parameters.items()}
     ranges = [f"layers.0-2.experts.{some}" for some in ("0-0", "1-2", "3-3")]
     assert names["mlp.experts.gate_up_proj"] == names["mlp.experts.down_proj"] == ranges

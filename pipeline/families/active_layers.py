@@ -16,8 +16,12 @@ class Mixtures:
     """Whether there is an expert besides that every token goes through."""
 
 
+NO_MIXTURES = Mixtures(frozenset(), 0, shared=False)
+"""Those of a dense model."""
+
+
 @dataclass(frozen=True, slots=True)
-class Section:
+class ActiveLayers:
     """The bottom `depth` layers and the head run; of them `layers`, and by choice embeddings and head, learn.
 
     A tied embedding belongs to the head: where the embeddings stand still it learns from the head's side only. Parts of
@@ -40,12 +44,12 @@ class Section:
     """The layers with mixtures of experts, where one of the three above is chosen."""
 
     @classmethod
-    def whole(cls, depth: int) -> "Section":
+    def whole(cls, depth: int) -> "ActiveLayers":
         """A model of `depth` layers, all of it learning."""
         return cls(depth, frozenset(range(depth)), embeddings=True, head=True)
 
     @classmethod
-    def top(cls, depth: int, trained: int) -> "Section":
+    def top(cls, depth: int, trained: int) -> "ActiveLayers":
         """A sub-model of `depth` layers whose top `trained` ones learn, with the head (bert2BERT algorithm 2)."""
         return cls(depth, frozenset(range(depth - trained, depth)), embeddings=False, head=True)
 
@@ -62,4 +66,4 @@ class Section:
         Of experts: all of these, or any at all where none are named.
         """
         chosen = bool(self.experts) if experts is None else self.experts.issuperset(experts)
-        return {"router": self.routers, "expert": chosen, "shared_expert": self.shared_experts}.get(mixture, False)
+        return {"router": self.routers, "expert": chosen, "shared_expert": self.shared_experts}.get(mixture or "", False)
