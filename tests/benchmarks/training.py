@@ -88,8 +88,8 @@ def model(family_name: str, hidden: int, length: int, sequences: int, stage: int
     described = ModelConfig(family=family_name, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=heads(hidden))
     config = scratch_config(described, VOCABULARY, 0, length)
     ds_config = zero_json(stage, sequences, distributed.world_size(), half=PRECISIONS[precision])
-    blocks = cut(LAYERS, [TrainStage(name="submodels", submodel_layers=PER_BLOCK, steps=1)])
-    return build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), blocks, "sdpa")
+    groups = cut(LAYERS, [TrainStage(name="submodels", submodel_layers=PER_BLOCK, steps=1)])
+    return build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), groups, "sdpa")
 
 
 def heads(hidden: int) -> int:

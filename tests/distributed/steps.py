@@ -73,7 +73,7 @@ def trainer(
     )
     batch = {"train_batch_size": 2 * SEQUENCES * ranks, "gradient_accumulation_steps": 2}
     ds_config = zero_json(stage, SEQUENCES, ranks, half=half) | batch | (ds_config or {})
-    blocks = cut(layers, [])
+    groups = cut(layers, [])
     engine = for_engine(ds_config, ranks)
     state = initialized(family, config, 1)
     options = {
@@ -82,7 +82,7 @@ def trainer(
         "fused_linear_cross_entropy": fused,
         "make_vocab_size_divisible_by": padded,
     }
-    model = build(family, config, state, engine, recipe.optimizer, blocks, "sdpa", **options)
+    model = build(family, config, state, engine, recipe.optimizer, groups, "sdpa", **options)
     model.sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
     objective = CausalObjective(LENGTH)
     if family.objective == "mlm":

@@ -23,7 +23,7 @@ from tests.distributed.engines import full_weight
 from tests.ranks import run_ranks
 
 LAYERS, PER_BLOCK, BATCH, LENGTH, VOCAB = 4, 2, 8, 12, 40
-BLOCKS = cut(LAYERS, [TrainStage(name="submodels", steps=1, submodel_layers=PER_BLOCK)])
+GROUPS = cut(LAYERS, [TrainStage(name="submodels", steps=1, submodel_layers=PER_BLOCK)])
 DEPTHS = [2, 4, 4, 2, None, 4, None, None, 2, None]
 # Clipped gradients are of order 1e-3. With eps at 1e-8 a first gradient near 0 moves a weight by whole steps in either
 # direction: the plain loop then differs from itself in four micro-batches by 7e-4 (Qwen3), at 1e-6 by 3e-6.
@@ -174,7 +174,7 @@ def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
     """Return each step's loss, the final parameters, and how many frozen Adam states were looked at."""
     config = model_config(family, tied)
     table = FAMILIES[family]
-    trained = build(table, config, initialized(table, config, 5), ds_config(stage, accumulation), OPTIMIZER, BLOCKS, "sdpa")
+    trained = build(table, config, initialized(table, config, 5), ds_config(stage, accumulation), OPTIMIZER, GROUPS, "sdpa")
     micro = BATCH // 2 // accumulation
     losses, watched = [], 0
     for depth, (inputs, labels) in zip(DEPTHS, batches(), strict=True):

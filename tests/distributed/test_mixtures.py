@@ -115,8 +115,8 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     """Return each step's loss and the parameters behind it; with a `folder` go through a checkpoint there at GOES_ON."""
     made = described(family)
     table, mixtures = family_of(made), graph_of(made).mixtures
-    blocks = cut(LAYERS, [TrainStage(name="s", steps=1, trainable=chosen) for chosen, _ in STEPS if chosen], mixtures)
-    settings = ds_config(stage, 1), config, blocks, "sdpa"
+    groups = cut(LAYERS, [TrainStage(name="s", steps=1, trainable=chosen) for chosen, _ in STEPS if chosen], mixtures)
+    settings = ds_config(stage, 1), config, groups, "sdpa"
     trained = build(table, made, initialized(table, made, 5), *settings)
     losses, seen = [], []
     for number, ((selectors, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
@@ -129,9 +129,9 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
         learning = active(selectors, made)
         trained.learn(learning)
-        rated = {block for block in trained.parameter_groups if own and block.experts == range(1, 3)}
-        trained.set_rates(lambda block, rated=rated: OWN_RATE if block in rated else config.lr)
-        trained.set_decays(lambda block, rated=rated: OWN_DECAY if block in rated else config.weight_decay)
+        rated = {group for group in trained.parameter_groups if own and group.experts == range(1, 3)}
+        trained.set_rates(lambda group, rated=rated: OWN_RATE if group in rated else config.lr)
+        trained.set_decays(lambda group, rated=rated: OWN_DECAY if group in rated else config.weight_decay)
         begin = distributed.rank() * BATCH // 2
         part = slice(begin, begin + BATCH // 2)
         with running(trained.module, table, learning):

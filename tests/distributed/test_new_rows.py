@@ -23,7 +23,7 @@ from tests.distributed.test_freezing import BATCH, LAYERS, LENGTH, OPTIMIZER, VO
 from tests.ranks import run_ranks
 
 NEW = torch.tensor([3, 17, 18, VOCAB - 1])
-BLOCKS = cut(LAYERS, [TrainStage(name="rows", steps=1, trainable=["new_tokens", "layers.1"])])
+GROUPS = cut(LAYERS, [TrainStage(name="rows", steps=1, trainable=["new_tokens", "layers.1"])])
 WHOLE = ActiveLayers.whole(LAYERS)
 ROWS = ActiveLayers(LAYERS, frozenset(), embeddings=False, head=False, new_tokens=True)
 WITH_A_LAYER = ActiveLayers(LAYERS, frozenset({1}), embeddings=False, head=False, new_tokens=True)
@@ -86,7 +86,7 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
     described = model_config(family, family == "gpt2")
     table = family_of(described)
     made = partial(build, table, described, new_tokens=NEW)
-    settings = ds_config(stage, 1), config, BLOCKS, "sdpa"
+    settings = ds_config(stage, 1), config, GROUPS, "sdpa"
     trained = made(initialized(table, described, 5), *settings)
     losses, seen = [], []
     for number, ((active, own), (inputs, labels)) in enumerate(zip(STEPS, batches(), strict=True)):
@@ -98,8 +98,8 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             trained = made(source.state, *settings, source.optimizer)
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
         trained.learn(active)
-        trained.set_rates(lambda block, own=own: OWN_RATE if own and block.holds else config.lr)
-        trained.set_decays(lambda block, own=own: OWN_DECAY if own and block.holds else DECAY)
+        trained.set_rates(lambda group, own=own: OWN_RATE if own and group.holds else config.lr)
+        trained.set_decays(lambda group, own=own: OWN_DECAY if own and group.holds else DECAY)
         begin = distributed.rank() * BATCH // 2
         part = slice(begin, begin + BATCH // 2)
         with running(trained.module, table, active):

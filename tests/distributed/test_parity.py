@@ -1,6 +1,6 @@
 """Two DeepSpeed ranks against a plain PyTorch loop: every optimizer, schedule, ZeRO stage and offload.
 
-A small GPT-2 learns under clipping while blocks of it freeze and thaw, with rates and decays that differ by group.
+A small GPT-2 learns under clipping while groups of it freeze and thaw, with rates and decays that differ by group.
 The plain loop has torch's AdamW, Lion written out, and Muon by singular value decomposition; it shares no code with
 the pipeline but the model and its weights at the start.
 """
@@ -72,7 +72,7 @@ class Way:
         )
 
 
-BLOCKS = [ParameterGroup(EMBEDDINGS), ParameterGroup.of_layers(0, 2), ParameterGroup.of_layers(2, 4), ParameterGroup(HEAD)]
+GROUPS = [ParameterGroup(EMBEDDINGS), ParameterGroup.of_layers(0, 2), ParameterGroup.of_layers(2, 4), ParameterGroup(HEAD)]
 RATES = {"embeddings": 0.5, "layers.0-1": 1.0, "layers.2-3": 2.0, "head": 1.0}
 WHOLE, UPPER = ActiveLayers.whole(LAYERS), ActiveLayers(LAYERS, frozenset({2, 3}), embeddings=False, head=True)
 
@@ -232,16 +232,16 @@ def deepspeed_loop(way: Way, directory: Path):
         **widths,
     )
     schedule = ScheduleConfig(warmup_steps=WARMUP, **SCHEDULES[way.schedule][0])
-    trained = build(GPT2, config, initialized(GPT2, config, 5), ds_config(way, directory), chosen, BLOCKS, "sdpa")
+    trained = build(GPT2, config, initialized(GPT2, config, 5), ds_config(way, directory), chosen, GROUPS, "sdpa")
     named = dict(trained.module.named_parameters())
-    trained.set_decays(lambda block: DECAY / 4 if block.name == "layers.2-3" else DECAY)
+    trained.set_decays(lambda group: DECAY / 4 if group.name == "layers.2-3" else DECAY)
     share = BATCH // distributed.world_size()
     micro = share // way.accumulation
     losses, device = [], distributed.device()
     for step, (inputs, labels) in enumerate(batches()):
         trained.learn(WHOLE if step % 4 < 2 else UPPER)
         rate = chosen.lr * rate_factor(schedule, step, STEPS)
-        trained.set_rates(lambda block, rate=rate: rate * RATES[block.name])
+        trained.set_rates(lambda group, rate=rate: rate * RATES[group.name])
         summed = 0.0
         for number in range(way.accumulation):
             begin = distributed.rank() * share + number * micro

@@ -51,8 +51,8 @@ def trained(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor
     }
     for rope in ROPES:
         config = configuration(rope)
-        blocks = cut(sizes_of(config).num_hidden_layers, [])
-        model = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), blocks, "sdpa")
+        groups = cut(sizes_of(config).num_hidden_layers, [])
+        model = build(family, config, initialized(family, config, 1), ds_config, OptimizerConfig(), groups, "sdpa")
         held[rope] = model.module.model.rotary_emb.inv_freq.clone()
         model.close()
     return held

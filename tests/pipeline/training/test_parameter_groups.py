@@ -3,7 +3,7 @@ import contextlib
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, ActiveLayers, Mixtures, graph_of
+from pipeline.families import FAMILIES, NO_MIXTURES, ActiveLayers, Mixtures, graph_of
 from pipeline.recipe import TrainStage
 from pipeline.training.parameter_groups import (
     active_layers_of,
@@ -20,7 +20,7 @@ def stage(**keys) -> TrainStage:
     return TrainStage(name="s", steps=1, **keys)
 
 
-def group(*parameters: str) -> dict:
+def settings(*parameters: str) -> dict:
     return {"parameters": [*parameters], "lr": 1.0}
 
 
@@ -32,17 +32,17 @@ def group(*parameters: str) -> dict:
         ([stage(trainable=["layers.6-11", "head"])], ["layers.0-5", "layers.6-11"]),
         ([stage(trainable=["layers.3"])], ["layers.0-2", "layers.3-3", "layers.4-11"]),
         (
-            [stage(trainable=["head"], groups=[group("head")]), stage(submodel_layers=12, groups=[group("layers")])],
+            [stage(trainable=["head"], groups=[settings("head")]), stage(submodel_layers=12, groups=[settings("layers")])],
             ["layers.0-11"],
         ),
-        ([stage(groups=[group("embeddings", "layers.0-1")])], ["layers.0-1", "layers.2-11"]),
+        ([stage(groups=[settings("embeddings", "layers.0-1")])], ["layers.0-1", "layers.2-11"]),
     ],
 )
-def test_blocks_are_the_fewest_that_every_stage_is_made_of(stages, names):
-    assert [block.name for block in cut(12, stages)] == ["embeddings", *names, "head"]
+def test_groups_are_the_fewest_that_every_stage_is_made_of(stages, names):
+    assert [group.name for group in cut(12, stages)] == ["embeddings", *names, "head"]
 
 
-def test_a_section_is_what_its_selectors_name():
+def test_active_layers_is_what_its_selectors_name():
     assert active_layers_of(["layers.2-3", "head"], 4, "") == ActiveLayers(4, frozenset({2, 3}), embeddings=False, head=True)
     assert active_layers_of(["layers", "embeddings"], 2, "") == ActiveLayers(2, frozenset({0, 1}), embeddings=True, head=False)
     assert active_layers_of(["layers.2-3"], 4, "").lowest == 2
@@ -57,17 +57,17 @@ def test_a_section_is_what_its_selectors_name():
         ({"trainable": ["layers.9-12"]}, "stages.s.trainable: 'layers.9-12' where the model has layers 0 to 11"),
         ({"trainable": ["layers.5-4"]}, "stages.s.trainable: 'layers.5-4'"),
         (
-            {"groups": [group("layers.0-3"), group("layers.3-5", "head")]},
+            {"groups": [settings("layers.0-3"), settings("layers.3-5", "head")]},
             "stages.s.groups: two of them claim the same parameters",
         ),
         (
-            {"trainable": ["layers.6-11"], "groups": [group("layers.5-6"), group("layers.0-4", "head", "embeddings")]},
+            {"trainable": ["layers.6-11"], "groups": [settings("layers.5-6"), settings("layers.0-4", "head", "embeddings")]},
             "stages.s.groups.1: the stage trains none of these parameters",
         ),
-        ({"trainable": ["head"], "groups": [group("embeddings")]}, "stages.s.groups.0: the stage trains none"),
-        ({"submodel_layers": 4, "groups": [group("embeddings")]}, "stages.s.groups.0: the stage trains none"),
+        ({"trainable": ["head"], "groups": [settings("embeddings")]}, "stages.s.groups.0: the stage trains none"),
+        ({"submodel_layers": 4, "groups": [settings("embeddings")]}, "stages.s.groups.0: the stage trains none"),
         (
-            {"submodel_layers": 4, "groups": [group("head", "embeddings")]},
+            {"submodel_layers": 4, "groups": [settings("head", "embeddings")]},
             "groups.0: embeddings stand still beside submodel_la",
         ),
     ],
@@ -89,10 +89,10 @@ def test_a_tied_embedding_alone_has_nothing_to_learn(tiny_model, family, tied):
 @pytest.mark.parametrize(
     ("keys", "refused"),
     [
-        ({"groups": [group("layers.0"), group("embeddings")]}, 1),
-        ({"trainable": ["embeddings", "layers.2"], "groups": [group("embeddings", "layers.0")]}, 0),
-        ({"groups": [group("embeddings", "layers.0")]}, None),
-        ({"groups": [group("embeddings", "head")]}, None),
+        ({"groups": [settings("layers.0"), settings("embeddings")]}, 1),
+        ({"trainable": ["embeddings", "layers.2"], "groups": [settings("embeddings", "layers.0")]}, 0),
+        ({"groups": [settings("embeddings", "layers.0")]}, None),
+        ({"groups": [settings("embeddings", "head")]}, None),
     ],
 )
 @pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True)])
@@ -118,7 +118,7 @@ def test_every_parameter_is_in_one_block(tiny_model, family, tied):
 
 
 def test_added_layers_are_selected_by_the_growth_that_added_them():
-    chosen = stage(trainable=["added", "head"], groups=[group("added"), group("head")])
+    chosen = stage(trainable=["added", "head"], groups=[settings("added"), settings("head")])
     named = naming_added(chosen, [2, 5])
     assert named.trainable == ["layers.2", "layers.5", "head"]
     assert [each.parameters for each in named.groups] == [["layers.2", "layers.5"], ["head"]]
@@ -130,7 +130,7 @@ def test_added_layers_are_selected_by_the_growth_that_added_them():
 def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_reach_the_embeddings():
     alone = stage(trainable=["new_tokens"])
     rows = ["embeddings.new_tokens", "head.new_tokens"]
-    assert [block.name for block in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", *rows]
+    assert [group.name for group in cut(4, [alone])] == ["embeddings", "layers.0-3", "head", *rows]
     active = active_layers_of(["new_tokens", "layers.2"], 4, "")
     assert active == ActiveLayers(4, frozenset({2}), embeddings=False, head=False, new_tokens=True)
     assert active.lowest is None
@@ -140,18 +140,18 @@ def test_rows_of_new_tokens_are_a_block_where_a_stage_names_them_and_gradients_r
     ("tied", "keys", "words"),
     [
         (True, {"trainable": ["new_tokens"]}, None),
-        (True, {"trainable": ["new_tokens", "layers.0"], "groups": [group("new_tokens")]}, None),
-        (True, {"groups": [group("embeddings"), group("new_tokens")]}, None),
+        (True, {"trainable": ["new_tokens", "layers.0"], "groups": [settings("new_tokens")]}, None),
+        (True, {"groups": [settings("embeddings"), settings("new_tokens")]}, None),
         (False, {"trainable": ["new_tokens", "embeddings"]}, None),
-        (False, {"trainable": ["head"], "groups": [group("new_tokens")]}, None),
+        (False, {"trainable": ["head"], "groups": [settings("new_tokens")]}, None),
         (True, {"trainable": ["new_tokens", "head"]}, "trainable: `new_tokens` are rows of what learns as a whole with head"),
         (False, {"trainable": ["new_tokens", "head", "embeddings"]}, "as a whole with embeddings and head; leave it out"),
-        (True, {"trainable": ["layers.1"], "groups": [group("new_tokens")]}, "groups.0: the stage trains none"),
-        (True, {"trainable": ["new_tokens"], "groups": [group("embeddings")]}, "groups.0: the stage trains none"),
-        (True, {"groups": [group("new_tokens"), group("new_tokens", "head")]}, "two of them claim the same parameters"),
+        (True, {"trainable": ["layers.1"], "groups": [settings("new_tokens")]}, "groups.0: the stage trains none"),
+        (True, {"trainable": ["new_tokens"], "groups": [settings("embeddings")]}, "groups.0: the stage trains none"),
+        (True, {"groups": [settings("new_tokens"), settings("new_tokens", "head")]}, "two of them claim the same parameters"),
         (
             True,
-            {"submodel_layers": 1, "groups": [group("new_tokens")]},
+            {"submodel_layers": 1, "groups": [settings("new_tokens")]},
             "groups.0: embeddings stand still beside submodel_layers",
         ),
     ],
@@ -189,13 +189,13 @@ def test_a_selector_of_mixtures_names_their_parameters_in_all_layers_and_a_layer
 ):
     graph = graph_of(tiny_model("qwen2_moe").config)
     active = active_layers_of([*selectors, "layers.1"], 3, "", graph.mixtures)
-    blocks = groups_of_parameters(graph, cut(3, [stage(trainable=[*selectors, "layers.1"])], graph.mixtures))
-    learning = {name: [block for block in some if block.learns(active)] for name, some in blocks.items()}
+    groups = groups_of_parameters(graph, cut(3, [stage(trainable=[*selectors, "layers.1"])], graph.mixtures))
+    learning = {name: [group for group in some if group.learns(active)] for name, some in groups.items()}
     assert {name for name, some in learning.items() if some} == {
-        name for name in blocks if name.startswith("model.layers.1.") or any(word in name for word in words)
+        name for name in groups if name.startswith("model.layers.1.") or any(word in name for word in words)
     }
     some = learning["model.layers.0.mlp.experts.down_proj"]
-    assert {number for block in some for number in block.experts} == experts
+    assert {number for group in some for number in group.experts} == experts
     assert active.lowest == 0
 
 
@@ -204,16 +204,16 @@ def test_gradients_end_at_the_first_layer_that_has_a_mixture():
 
 
 def test_experts_are_cut_into_the_fewest_ranges_and_layers_without_a_mixture_are_not():
-    stages = [stage(trainable=["experts.1-2", "layers.0"]), stage(groups=[group("router")])]
-    names = [block.name for block in cut(3, stages, MIXTURES)]
+    stages = [stage(trainable=["experts.1-2", "layers.0"]), stage(groups=[settings("router")])]
+    names = [group.name for group in cut(3, stages, MIXTURES)]
     of_mixtures = ["router", "experts.0-0", "experts.1-2", "experts.3-3", "shared_expert"]
     assert names == ["embeddings", "layers.0-0", "layers.1-2", *(f"layers.1-2.{part}" for part in of_mixtures), "head"]
 
 
-def test_a_joined_parameter_has_the_blocks_of_its_rows_and_every_other_one_has_one(tiny_model):
+def test_a_joined_parameter_has_the_groups_of_its_rows_and_every_other_one_has_one(tiny_model):
     graph = graph_of(tiny_model("qwen2_moe").config)
     of_parameters = groups_of_parameters(graph, cut(3, [stage(trainable=["experts.1-2", "router"])], graph.mixtures))
-    names = {name.removeprefix("model.layers.0."): [block.name for block in of] for name, of in of_parameters.items()}
+    names = {name.removeprefix("model.layers.0."): [group.name for group in of] for name, of in of_parameters.items()}
     ranges = [f"layers.0-2.experts.{some}" for some in ("0-0", "1-2", "3-3")]
     assert names["mlp.experts.gate_up_proj"] == names["mlp.experts.down_proj"] == ranges
     assert names["mlp.gate.weight"] == names["mlp.shared_expert_gate.weight"] == ["layers.0-2.router"]
@@ -226,13 +226,17 @@ def test_a_joined_parameter_has_the_blocks_of_its_rows_and_every_other_one_has_o
     ("keys", "mixtures", "words"),
     [
         ({"trainable": ["experts.4"]}, MIXTURES, "trainable: 'experts.4' where the model has experts 0 to 3"),
-        ({"groups": [group("experts.2-4")]}, MIXTURES, "groups.0: 'experts.2-4' where the model has experts 0 to 3"),
-        ({"trainable": ["head", "router"]}, None, "trainable: 'router' where the model is no mixture of experts"),
-        ({"groups": [group("experts.1")]}, None, "groups.0: 'experts.1' where the model is no mixture of experts"),
-        ({"groups": [group("experts.1"), group("experts.0-1")]}, MIXTURES, "groups: two of them claim the same parameters"),
-        ({"groups": [group("layers.2"), group("router")]}, MIXTURES, "groups: two of them claim the same parameters"),
-        ({"groups": [group("layers.0"), group("experts.0"), group("experts.1-3", "router")]}, MIXTURES, None),
-        ({"trainable": ["router", "layers.0"], "groups": [group("experts")]}, MIXTURES, "groups.0: the stage trains none"),
+        ({"groups": [settings("experts.2-4")]}, MIXTURES, "groups.0: 'experts.2-4' where the model has experts 0 to 3"),
+        ({"trainable": ["head", "router"]}, NO_MIXTURES, "trainable: 'router' where the model is no mixture of experts"),
+        ({"groups": [settings("experts.1")]}, NO_MIXTURES, "groups.0: 'experts.1' where the model is no mixture of experts"),
+        (
+            {"groups": [settings("experts.1"), settings("experts.0-1")]},
+            MIXTURES,
+            "groups: two of them claim the same parameters",
+        ),
+        ({"groups": [settings("layers.2"), settings("router")]}, MIXTURES, "groups: two of them claim the same parameters"),
+        ({"groups": [settings("layers.0"), settings("experts.0"), settings("experts.1-3", "router")]}, MIXTURES, None),
+        ({"trainable": ["router", "layers.0"], "groups": [settings("experts")]}, MIXTURES, "groups.0: the stage trains none"),
     ],
 )
 def test_selectors_of_mixtures_fit_the_model_and_meet_where_they_name_the_same(keys, mixtures, words):
@@ -240,16 +244,16 @@ def test_selectors_of_mixtures_fit_the_model_and_meet_where_they_name_the_same(k
         cut(3, [stage(**keys)], mixtures)
 
 
-def test_a_group_says_what_holds_of_its_blocks_and_that_of_new_tokens_comes_before_their_matrix():
+def test_a_group_says_what_holds_of_its_groups_and_that_of_new_tokens_comes_before_their_matrix():
     chosen = stage(
         groups=[
             {"parameters": ["new_tokens"], "lr": 3.0},
             {"parameters": ["embeddings", "experts.1-3"], "lr": 2.0, "weight_decay": 0.5},
         ]
     )
-    blocks = {block.name: block for block in cut(3, [chosen], MIXTURES)}
-    told = {name: setting_of(chosen, "lr", block, 3, MIXTURES) for name, block in blocks.items()}
+    groups = {group.name: group for group in cut(3, [chosen], MIXTURES)}
+    told = {name: setting_of(chosen, "lr", group, 3, MIXTURES) for name, group in groups.items()}
     assert told["embeddings"] == told["layers.0-2.experts.1-3"] == 2.0
     assert told["embeddings.new_tokens"] == told["head.new_tokens"] == 3.0
     assert told["head"] is told["layers.0-2"] is told["layers.0-2.experts.0-0"] is None
-    assert setting_of(chosen, "weight_decay", blocks["embeddings.new_tokens"], 3, MIXTURES) == 0.5
+    assert setting_of(chosen, "weight_decay", groups["embeddings.new_tokens"], 3, MIXTURES) == 0.5

@@ -1,4 +1,4 @@
-"""Sections of a model against the same written out: truncated stacks, inputs cut by hand, every position scored."""
+"""Active layers of a model against the same written out: truncated stacks, inputs cut by hand, every position scored."""
 
 import copy
 from collections import Counter
@@ -20,7 +20,7 @@ IDS = torch.randint(5, VOCAB, (3, 16), generator=torch.Generator().manual_seed(1
 LABELS = torch.randint(5, VOCAB, (3, 16), generator=torch.Generator().manual_seed(2))
 MASKED = LABELS.where(torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.3, IGNORED)
 ENCODERS = [name for name, family in FAMILIES.items() if family.objective == "mlm"]
-SECTIONS = {
+ACTIVE = {
     "whole": ActiveLayers.whole(LAYERS),
     "top of a sub-model": ActiveLayers.top(3, 1),
     "all of a sub-model's layers": ActiveLayers.top(2, 2),
@@ -34,18 +34,18 @@ def learn(model, family, active: ActiveLayers) -> None:
     """Let the parameters of a active learn, and no others."""
     tensors = family.graph(model.config).tensors()
     for name, parameter in model.named_parameters():
-        block, layer = tensors[name].group, tensors[name].layer
-        parameter.requires_grad_({"embeddings": active.embeddings, "head": active.head}.get(block, layer in active.layers))
+        group, layer = tensors[name].group, tensors[name].layer
+        parameter.requires_grad_({"embeddings": active.embeddings, "head": active.head}.get(group, layer in active.layers))
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("active", SECTIONS.values(), ids=SECTIONS)
+@pytest.mark.parametrize("active", ACTIVE.values(), ids=ACTIVE)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "qwen3"])
-def test_a_section_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, family, tied, active):
+def test_active_layers_learns_as_a_truncated_model_whose_input_is_cut(tiny_model, family, tied, active):
     model, table = tiny_model(family, tied=tied, layers=LAYERS), FAMILIES[family]
     expected = copy.deepcopy(model)
     for each in (model, expected):
@@ -92,7 +92,7 @@ def test_layers_below_what_learns_keep_no_activations(tiny_model, family):
     assert kept(head) == kept(ActiveLayers(2, frozenset(), embeddings=False, head=True)) < kept(ActiveLayers.top(8, 2))
 
 
-def test_a_section_leaves_the_model_as_it_was(tiny_model):
+def test_active_layers_leaves_the_model_as_it_was(tiny_model):
     model, table = tiny_model("gpt2", layers=LAYERS), FAMILIES["gpt2"]
     before = model(input_ids=IDS).logits
     with pytest.raises(RuntimeError), running(model, table, ActiveLayers.top(2, 1)):
@@ -154,8 +154,8 @@ def test_sub_models_are_drawn_uniformly_by_step():
     assert draw_depths(12, 3, (1, "b"), 0, 50).tolist() != depths[:50].tolist()
 
 
-@pytest.mark.parametrize("active", [ActiveLayers.top(2, 1), SECTIONS["head alone"]], ids=["top of a sub-model", "head alone"])
-def test_a_head_on_pairs_learns_in_any_section_as_in_the_whole_model(active):
+@pytest.mark.parametrize("active", [ActiveLayers.top(2, 1), ACTIVE["head alone"]], ids=["top of a sub-model", "head alone"])
+def test_a_head_on_pairs_learns_with_any_active_layers_as_in_the_whole_model(active):
     torch.manual_seed(4)
     config = BertConfig(
         vocab_size=VOCAB,
