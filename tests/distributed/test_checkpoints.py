@@ -32,7 +32,7 @@ from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
 from tests.distributed.engines import full_weight
-from tests.distributed.test_freezing import BLOCKS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
+from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
 from tests.messages import collected
 from tests.ranks import run_ranks
 
@@ -149,7 +149,7 @@ def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, 
     else:
         source = checkpoints.open(saved)
         state, kept = source.state, source.optimizer
-    trained = build(FAMILY, config, state, ds_config(layout, accumulation), OPTIMIZER, BLOCKS, "sdpa", kept)
+    trained = build(FAMILY, config, state, ds_config(layout, accumulation), OPTIMIZER, GROUPS, "sdpa", kept)
     trained.optimizer.added = ADDED
     if saved is not None:
         restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
@@ -426,7 +426,7 @@ def test_another_zero_stage_and_micro_batch_at_every_step_give_the_uninterrupted
 def save_within(folder, layout, asynchronous):
     """Take three steps and save; in the background nothing is written before one more step is taken."""
     config = model_config("gpt2", True)
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config(layout, 1), OPTIMIZER, BLOCKS, "sdpa")
+    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config(layout, 1), OPTIMIZER, GROUPS, "sdpa")
     checkpoints = Checkpoints(folder, CheckpointingConfig(asynchronous=asynchronous))
     gate, write = threading.Event(), _Writer.write
     with pytest.MonkeyPatch.context() as patch:
@@ -465,7 +465,7 @@ def telling(work, *arguments):
 def save_where_there_is_no_room(folder):
     """Save once with room, once where rank 1 has none, once again with room; return what was there."""
     config = model_config("gpt2", True)
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config("zero3", 1), OPTIMIZER, BLOCKS, "sdpa")
+    trained = build(FAMILY, config, initialized(FAMILY, config, 5), ds_config("zero3", 1), OPTIMIZER, GROUPS, "sdpa")
     listed = []
     for asynchronous in (False, True):
         checkpoints = Checkpoints(folder, CheckpointingConfig(keep=1, asynchronous=asynchronous))

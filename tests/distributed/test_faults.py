@@ -17,7 +17,7 @@ from pipeline.training.losses import summed_loss
 from pipeline.training.monitoring.watchdog import EXIT_STALLED, Report, message
 from tests.distributed.engines import full_weight
 from tests.distributed.test_checkpoints import BATCH, LAYOUTS, LENGTH, batches, ds_config
-from tests.distributed.test_freezing import BLOCKS, LAYERS, OPTIMIZER, identical, masters_by_group, model_config
+from tests.distributed.test_freezing import GROUPS, LAYERS, OPTIMIZER, identical, masters_by_group, model_config
 from tests.end_to_end.conftest import ROOT
 from tests.ranks import free_port, run_ranks
 
@@ -38,7 +38,7 @@ def train(layout: str, clipping: float, faults: list[str | None]):
     """Train, one fault after the other on rank 1 alone; return the losses and weights of the steps without any."""
     config = model_config("gpt2", True)
     settings = ds_config(layout, 1) | {"gradient_clipping": clipping}
-    trained = build(FAMILY, config, initialized(FAMILY, config, 5), settings, OPTIMIZER, BLOCKS, "sdpa")
+    trained = build(FAMILY, config, initialized(FAMILY, config, 5), settings, OPTIMIZER, GROUPS, "sdpa")
     gradients = Gradients(trained.engine)
     trained.optimizer.refuses = gradients.refused
     trained.learn(ActiveLayers.whole(LAYERS))

@@ -20,7 +20,7 @@ from pipeline.training.loop.running import running, scoring
 from pipeline.training.losses import summed_loss, summed_losses
 from tests.distributed.engines import can_compile, full_weight
 from tests.distributed.steps import take_step, trainer
-from tests.distributed.test_freezing import BATCH, BLOCKS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
+from tests.distributed.test_freezing import BATCH, GROUPS, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
 from tests.ranks import run_ranks
 
 SECTIONS = [
@@ -38,7 +38,7 @@ def train(family: str, stage: int, how: dict[str, bool], *, scored: str = "all",
     """Return the losses of a step of each active, the weights after it, and the passes that fetched ahead."""
     table, config = FAMILIES[family], model_config(family, True)
     with nullcontext() if traces else patch("pipeline.deepspeed.engine.TraceCache"):
-        trained = build(table, config, initialized(table, config, 5), ds_config(stage, 1), OPTIMIZER, BLOCKS, "sdpa", **how)
+        trained = build(table, config, initialized(table, config, 5), ds_config(stage, 1), OPTIMIZER, GROUPS, "sdpa", **how)
     generator = torch.Generator().manual_seed(4)
     mine = slice(distributed.rank() * BATCH // 2, (distributed.rank() + 1) * BATCH // 2)
     losses, ahead = [], 0
@@ -90,7 +90,7 @@ def counted_and_reckoned(family: str) -> list[tuple[int, int]]:
     """Return what torch counts of a rank's step of each active under ZeRO 3, layers run again, and what the formula does."""
     table, config, cases = FAMILIES[family], model_config(family, True), []
     trained = build(
-        table, config, initialized(table, config, 5), ds_config(3, 1), OPTIMIZER, BLOCKS, "eager", activation_checkpointing=True
+        table, config, initialized(table, config, 5), ds_config(3, 1), OPTIMIZER, GROUPS, "eager", activation_checkpointing=True
     )
     ids = torch.randint(0, VOCAB, (BATCH // 2, LENGTH), generator=torch.Generator().manual_seed(4))
     tokens = ids.numel()
