@@ -15,4 +15,4 @@ def learns(active: ActiveLayers, tensor: Tensor) -> bool:
     if tensor.layer is None:
         return active.embeddings if tensor.group == "embeddings" else active.head
     experts = set() if tensor.expert is None else {tensor.expert}
-    return tensor.layer in active.layers or active.part_learns(tensor.mixture, experts)
+    return tensor.layer in active.layers or active.mixture_learns(tensor.mixture, experts)

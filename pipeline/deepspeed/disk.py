@@ -17,7 +17,7 @@ _ALIGNMENT = 512
 def spare_frozen_masters(engine: DeepSpeedEngine) -> None:
     """Spare masters on a disk that got no gradient, as those of frozen groups, the scaling of one, on which DeepSpeed fails.
 
-    Raises UserError where a gradient would be read to an unaligned place: DeepSpeed loses parts of it without a word.
+    Raises UserError where a gradient would be read to an unaligned place: DeepSpeed loses some of it without an error.
     """
     wrapper = engine.optimizer
     if getattr(wrapper, "swap_optimizer", False):

@@ -1,6 +1,6 @@
-"""The gradient's norm and its clipping under DeepSpeed without a look on the host: the device is never waited for.
+"""The gradient's norm and its clipping under DeepSpeed on the device: the host never waits for it.
 
-DeepSpeed 0.19 takes the norm by several operations on every gradient and looks on the host whether it is a number: at each
+DeepSpeed 0.19 takes the norm by several operations on every gradient and checks on the host that it is a number: at each
 parameter group under ZeRO 1 and 2, once under ZeRO 3, at each parameter without ZeRO in bf16. Here one call takes the norms of
 all gradients, and the optimizer learns on the device whether they are finite.
 """
@@ -44,10 +44,10 @@ def stay_on_the_device(engine: DeepSpeedEngine) -> None:
         return
     if isinstance(wrapper, DeepSpeedZeroOptimizer) and not wrapper.cpu_offload:
         wrapper.scaled_global_norm = partial(_norm_of_groups, wrapper)
-        wrapper.step = _unlooked(wrapper.step, stage_1_and_2)
+        wrapper.step = _without_check(wrapper.step, stage_1_and_2)
     elif isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3) and not wrapper.offload_optimizer:
         wrapper._get_norm_groups = partial(_norms_of_partitions, wrapper)
-        wrapper.step = _unlooked(wrapper.step, stage3)
+        wrapper.step = _without_check(wrapper.step, stage3)
     elif isinstance(wrapper, FP16_UnfusedOptimizer):
         wrapper.step = partial(_step_masters, wrapper)
     elif not engine.zero_optimization():
@@ -64,7 +64,7 @@ def known_on_the_host(engine: DeepSpeedEngine) -> bool:
 def norm_before_step(engine: DeepSpeedEngine) -> torch.Tensor | float:
     """Return the norm over all ranks of the gradient that the optimizer is about to use; no collective call.
 
-    ZeRO has set it by then, before any part of the optimizer is stepped; without it every rank holds the averaged
+    ZeRO has set it by then, before the optimizer steps anything; without it every rank holds the averaged
     gradient whole.
     """
     wrapper = engine.optimizer
@@ -88,7 +88,7 @@ def whole_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
 def _squares(gradients: list[torch.Tensor], groups: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """Return the squared norms of gradients that lie in consecutive groups of so many, [groups]; 0 for one without any."""
     squares = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype)).pow(2)
-    return torch.stack([part.sum() for part in squares.split(groups)])
+    return torch.stack([group.sum() for group in squares.split(groups)])
 
 
 def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _norm_of_groups(wrapper: DeepSpeedZeroOptimizer, norm_type: int = 2) -> torc
         for number in range(len(wrapper.bit16_groups))
     ]
     if not any(groups):
-        # One of many ranks, whose part is padding alone.
+        # One of many ranks, whose partition is padding alone.
         groups[0].append(torch.zeros(1, device=wrapper.device))
     summed = _squares([gradient for group in groups for gradient in group], list(map(len, groups)), get_norm_dtype()).float()
     dist.all_reduce(summed, group=wrapper.dp_process_group)
@@ -113,24 +113,24 @@ def _norms_of_partitions(wrapper: DeepSpeedZeroOptimizer_Stage3) -> list[torch.T
     return list(summed.sqrt().unbind())
 
 
-def _unlooked(step: Callable[..., Any], module: Any) -> Callable[..., Any]:
-    """Return a wrapper's `step` that goes on whatever the norm is, as the optimizer will decide."""
+def _without_check(step: Callable[..., Any], module: Any) -> Callable[..., Any]:
+    """Return a wrapper's `step` that goes on with any norm, since the optimizer decides."""
 
-    def unlooked(*arguments: Any, **options: Any) -> Any:
+    def unchecked(*arguments: Any, **options: Any) -> Any:
         with _taking_norms_as_finite(module):
             return step(*arguments, **options)
 
-    return unlooked
+    return unchecked
 
 
 @contextmanager
 def _taking_norms_as_finite(module: Any) -> Iterator[None]:
     """Let one of DeepSpeed's modules take every norm for a number."""
-    looks, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
+    original, module.is_invalid_grad_norm = module.is_invalid_grad_norm, lambda norm: False
     try:
         yield
     finally:
-        module.is_invalid_grad_norm = looks
+        module.is_invalid_grad_norm = original
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Ranges inside DeepSpeed's zero.Init: exact, whatever the model's dtype."""
+"""Ranges inside DeepSpeed's zero.Init: exact for every dtype of the model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -13,7 +13,7 @@ WRITTEN_FOR = "0.19.8"
 def check_release(installed: str, names: Iterable[tuple[Any, str]]) -> None:
     """Raise UserError where the installed release is not one that this package knows, or lacks one of these (holder, name).
 
-    What is replaced under another name has no effect, and nothing else would say so.
+    What is replaced under a name that DeepSpeed no longer uses has no effect, and no error is raised then.
     """
     known, found = Version(WRITTEN_FOR), Version(installed)
     instead = f"install deepspeed {WRITTEN_FOR}"

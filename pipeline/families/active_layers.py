@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mixtures:
-    """A model's mixtures of experts, as far as parts of them can be selected."""
+    """A model's mixtures of experts, as far as some of them can be selected."""
 
     layers: frozenset[int]
     """Those that have one."""
     experts: int
     """In each."""
     shared: bool
-    """Whether there is an expert besides that every token goes through."""
+    """Whether there is also an expert that every token goes through."""
 
 
 NO_MIXTURES = Mixtures(frozenset(), 0, shared=False)
@@ -24,8 +24,8 @@ NO_MIXTURES = Mixtures(frozenset(), 0, shared=False)
 class ActiveLayers:
     """The bottom `depth` layers and the head run; of them `layers`, and by choice embeddings and head, learn.
 
-    A tied embedding belongs to the head: where the embeddings stand still it learns from the head's side only. Parts of
-    mixtures of experts may learn in layers that do not learn as a whole.
+    A tied embedding belongs to the head: where the embeddings are frozen it learns from the head's side only. Routers and
+    experts of mixtures may learn in layers that do not learn as a whole.
     """
 
     depth: int
@@ -33,7 +33,7 @@ class ActiveLayers:
     embeddings: bool
     head: bool
     new_tokens: bool = False
-    """Whether the rows of tokens that growth added learn, in the embedding and the output matrix, where those stand still."""
+    """Whether the rows of tokens that growth added learn, in the embedding and the output matrix, where those are frozen."""
     routers: bool = False
     """Whether the routers of all layers learn, with the gates of shared experts."""
     experts: frozenset[int] = frozenset()
@@ -60,8 +60,8 @@ class ActiveLayers:
             return None
         return min(self.layers | self.mixtures, default=self.depth)
 
-    def part_learns(self, mixture: str | None, experts: Collection[int] | None = None) -> bool:
-        """Whether a part of mixtures, in a tensor's words, learns in layers that do not learn as a whole.
+    def mixture_learns(self, mixture: str | None, experts: Collection[int] | None = None) -> bool:
+        """Whether a kind of a mixture's tensors learns in layers that do not learn as a whole.
 
         Of experts: all of these, or any at all where none are named.
         """

@@ -152,7 +152,7 @@ def _experts(
 ) -> int:
     """Of one token in a mixture, what its matrices read among it."""
     whole, passes, parts = number in active.layers, _passes(active, number), number in active.mixtures
-    selected = map(active.part_learns, ("router", "expert", "shared_expert"))
+    selected = map(active.mixture_learns, ("router", "expert", "shared_expert"))
     router, experts, shared = (whole or (parts and learns) for learns in selected)
     chosen, hidden = body.per_token, graph.sizes[RESIDUAL]
     gated, flows, total = passes or router, passes or experts, 0

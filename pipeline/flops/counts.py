@@ -61,7 +61,7 @@ class _Network:
 
     def learns(self, active: ActiveLayers, layer: int) -> bool:
         """Whether any of their matrices learn; the gradient of one that joins experts is computed whole, whichever learn."""
-        return layer in active.layers or (layer in active.mixtures and active.part_learns(self.mixture))
+        return layer in active.layers or (layer in active.mixtures and active.mixture_learns(self.mixture))
 
 
 @dataclass(frozen=True, slots=True)

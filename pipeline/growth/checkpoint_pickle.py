@@ -21,7 +21,7 @@ class _Fields:
 
 
 class _Ignored:
-    """Stands for an object of which nothing is read, whatever it is made of."""
+    """Stands for an object of which nothing is read."""
 
     def __init__(self, *parts: object) -> None: ...
 
@@ -45,7 +45,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         )
     ),
 ]
-"""All that a checkpoint's files hold besides tensors and plain values."""
+"""All that a checkpoint's files may hold beside tensors and plain values."""
 
 
 @contextmanager
@@ -70,13 +70,13 @@ def load(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        # What torch says of every such file stands in front.
+        # torch's general advice stands in front.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2]
         what = f"it names {found[1]}" if found else " ".join(reason.split())[:160]
         raise UserError(f"{path}: holds more than tensors and plain values, and is not opened ({what})") from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({said}); copy it again") from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: damaged, or not a file of a checkpoint ({reason}); copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a file of a DeepSpeed checkpoint; it holds {type(content).__name__}")
     return content

@@ -179,7 +179,7 @@ def _take_stage_1_or_2(file: Path, held: dict[str, Parameter], saved: dict[str, 
 
 
 def _read_whole(path: Path, model: dict[str, Any]) -> dict[str, Parameter]:
-    """Stage 0: whole parameters, in the order of the optimizer's groups, which say their names."""
+    """Stage 0: whole parameters, in the order of the optimizer's groups, which hold their names."""
     held: dict[str, Parameter] = {}
     saved = model["optimizer"]
     # In bf16 the masters lie beside the optimizer's own state, group by group as there.

@@ -45,7 +45,7 @@ def open_source(path: Path, *, config: Path | None = None, untrusted: bool = Fal
         checkpoint = None
     if checkpoint is not None:
         remarks = trainer_remarks(checkpoint.absolute().parent)
-        source = open_zero_checkpoint(checkpoint, config, foreign=untrusted, part=part, parts=parts)
+        source = open_zero_checkpoint(checkpoint, config, untrusted=untrusted, part=part, parts=parts)
     elif config is not None:
         raise UserError(f"source.config: {place} is no DeepSpeed checkpoint and has its own {CONFIG}; leave it out (--config)")
     elif (place / RECIPE).is_file() and not (place / CONFIG).exists():

@@ -23,20 +23,20 @@ from pipeline.growth.trainer_checkpoints import CONFIG, config_of
 from pipeline.growth.untrusted_weights import forget_stale
 
 PROGRESS = "progress.json"
-"""The file that says where a checkpoint's run stands."""
+"""The file with a checkpoint's metadata."""
 
 
 def open_zero_checkpoint(
-    directory: Path, config: Path | None = None, *, foreign: bool = False, part: int = 0, parts: int = 1
+    directory: Path, config: Path | None = None, *, untrusted: bool = False, part: int = 0, parts: int = 1
 ) -> Source:
     """Return the model and the optimizer's state in a tag directory of DeepSpeed's, memory-mapped.
 
     `config` is the model's config.json or a directory with it, where it is not to be looked for (`config_of`). All
     checkpoints that are written here have their own, and the list of what their files should be (`integrity.damage`,
-    which `part` and `parts` are for); one that has its own and no such list is opened where it is `foreign` by the
+    which `part` and `parts` are for); one that has its own and no such list is opened where it is `untrusted` by the
     caller's word. Raises UserError otherwise, as `read_zero_checkpoint` does, and where its norms are not stock ones yet.
     """
-    compared = _compare_digests(directory, foreign, part, parts)
+    compared = _compare_digests(directory, untrusted, part, parts)
     _check_norms(directory / PROGRESS)
     if not compared:
         return _read_of_another_tool(directory, config_of(directory, config))
@@ -46,7 +46,7 @@ def open_zero_checkpoint(
 
 
 def read_zero_checkpoint(directory: Path) -> Source:
-    """Return what is in a checkpoint that was written here, whatever norms the weights are meant for; compare no digests.
+    """Return what is in a checkpoint that was written here, for models with any norms; compare no digests.
 
     Its config.json names all of its tensors. Raises UserError naming the file where one is missing, damaged, of another
     kind or holds code, and the tensor where one is missing or misshapen.
@@ -69,7 +69,7 @@ def _read_of_another_tool(directory: Path, path: Path) -> Source:
     held = _stored(read_parameters(directory), model.family.graph(config))
     named = {name: published for published in held if (name := model.name(directory, published)) is not None}
     found: dict[Rows, _Stored] = {}
-    # In the family's order: in a checkpoint biases may come before the matrices, which say more where one is misshapen.
+    # In the family's order: in a checkpoint biases may come before the matrices, whose shapes tell more where one is wrong.
     for name in filter(named.__contains__, model.names):
         parameter = held[named[name]]
         tensor = parameter.tensor
@@ -104,17 +104,17 @@ def _stored(held: Mapping[str, Parameter], graph: Model) -> dict[str, _Stored]:
         if begin is None or joined[name[begin:]].shape != parameter.shape:
             found[name] = _Stored(parameter.tensor, parameter.optimizer_state)
             continue
-        parts = tensors[name[begin:]], graph.sizes
-        kept = split_kept(*parts, parameter.optimizer_state)
-        for part, tensor in split_parameter(*parts, parameter.tensor).items():
-            found[name[:begin] + part] = _Stored(tensor, kept.get(part, {}))
+        fused = tensors[name[begin:]], graph.sizes
+        kept = split_kept(*fused, parameter.optimizer_state)
+        for stored, tensor in split_parameter(*fused, parameter.tensor).items():
+            found[name[:begin] + stored] = _Stored(tensor, kept.get(stored, {}))
     return found
 
 
-def _compare_digests(directory: Path, foreign: bool, part: int, parts: int) -> bool:
+def _compare_digests(directory: Path, untrusted: bool, part: int, parts: int) -> bool:
     """Return whether there are digests of the files; raises UserError where they differ, or where there should be some."""
     if directory.is_dir() and irregular(directory / FILES) == MISSING:
-        if (directory / CONFIG).exists() and not foreign:
+        if (directory / CONFIG).exists() and not untrusted:
             raise UserError(
                 f"{directory}: has no {FILES}, which every checkpoint written here has; if you know where it comes from, say "
                 "source.foreign=true (launch/grow.py: --foreign)"

@@ -1,7 +1,7 @@
 """ZeRO-3 checkpoint files for any number of ranks, written as a stream and without DeepSpeed.
 
 `latest` names the checkpoint's folder. In it each rank has two files (DeepSpeed 0.19's names and keys):
-`..model_states.pt` says which parameter lies where, `..optim_states.pt` holds its partition of every fp32
+`..model_states.pt` lists which parameter lies where, `..optim_states.pt` holds its partition of every fp32
 master and of Adam's moments, end to end in flat groups. Beside them lies `config.json`, Hugging Face's,
 and `files.json`, what each file should be.
 """
@@ -61,8 +61,8 @@ def write_zero3(
 
     To be read by row range (`open_source`) or by DeepSpeed's zero_to_fp32; a running engine has groups of
     its own and takes such a checkpoint as a source of growth. Masters are float32; `dtype` is the engine's, by
-    which DeepSpeed names the files, and which config.json says. `beside` writes what goes beside the weights, a tokenizer;
-    progress.json takes up what `record` says of the model. Raises UserError where the disk is full or a value is beyond
+    which DeepSpeed names the files, and which config.json names. `beside` writes what goes beside the weights, a tokenizer;
+    progress.json takes up `record`. Raises UserError where the disk is full or a value is beyond
     float32.
     """
     tag = directory / TAG
@@ -109,7 +109,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
     try:
         torch.save(content, path)
     except RuntimeError as error:
-        # torch's own writer: what it writes here is plain, so only the disk can fail, and it does not say how.
+        # torch's own writer: what it writes here is plain, so only the disk can fail, and it does not give the reason.
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{path}: could not be written ({reason}); make room or name another directory") from None
 
@@ -160,13 +160,13 @@ def _write_optim_states(
     world_size: int,
     progress: Progress,
 ) -> None:
-    """Write the file with room where its tensors will be, then each tensor in its place."""
+    """Write the file without the values of its tensors, then each tensor in its place."""
     with FakeTensorMode() as fake:
 
-        def room(group: _Group) -> torch.Tensor:
+        def empty(group: _Group) -> torch.Tensor:
             return torch.empty(sum(partition_size(math.prod(state[name].shape), world_size) for name in group.names))
 
-        content = _optim_states(groups, [room(group) for group in groups], room, world_size)
+        content = _optim_states(groups, [empty(group) for group in groups], empty, world_size)
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         _save(content, path)
     with fake:
@@ -185,9 +185,9 @@ def _write_optim_states(
                 file.write(raw_bytes(torch.tensor([value], dtype=torch.float32)))
 
 
-def _optim_states(groups: list[_Group], flat_groups: list[torch.Tensor], room: Any, world_size: int) -> dict[str, Any]:
+def _optim_states(groups: list[_Group], flat_groups: list[torch.Tensor], empty: Any, world_size: int) -> dict[str, Any]:
     kept = {
-        number: {key: torch.empty(()) for key in group.scalars} | {key: room(group) for key in group.tensors}
+        number: {key: torch.empty(()) for key in group.scalars} | {key: empty(group) for key in group.tensors}
         for number, group in enumerate(groups)
         if group.scalars or group.tensors
     }
@@ -219,7 +219,7 @@ def _fill(
 def _place(tensor: torch.Tensor) -> int:
     offset = tensor.untyped_storage()._checkpoint_offset
     if offset is None:
-        raise RuntimeError("torch does not tell where it has put a tensor that it was to skip")
+        raise RuntimeError("torch gives no offset of a tensor whose values were left out")
     return offset
 
 

@@ -36,8 +36,8 @@ _Place = tuple[torch.Tensor, PartitionSlice]
 def fill_engine(engine: DeepSpeedEngine, state: State, optimizer_state: OptimizerState | None) -> None:
     """Write the state into the engine's weights and masters, and the optimizer's state where one is given.
 
-    Of a tensor that `optimizer_state` says nothing about the optimizer keeps nothing; where it shares a
-    master with others, its elements are as old as their `step` says: 0.
+    Of a tensor that is not in `optimizer_state` the optimizer keeps nothing; where it shares a master with others, the
+    `step` of its elements is 0.
     """
     masters, weights = masters_of(engine), weights_of(engine)
     fill_buffers(engine, state)

@@ -52,7 +52,7 @@ _AS_IT_IS: dict[str, Any] = {
     "managed_gradient_accumulation": True,
     "tensor_parallel": {"autotp_size": 0},
 }
-"""What a key may say that is not merely switched off: what is done without it."""
+"""Values that ask for what is done without the key, although they are not merely off."""
 
 
 def take_absent(config: dict[str, Any]) -> tuple[str, str] | None:

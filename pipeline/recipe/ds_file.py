@@ -1,6 +1,6 @@
 """DeepSpeed's own JSON as it stands in the file: its keys, and the values of those that DeepSpeed itself does not check.
 
-Nothing of DeepSpeed is imported: what its own models say of their sections comes later (`pipeline/training/ds_config.py`).
+Nothing of DeepSpeed is imported: its own models judge their sections later (`pipeline/training/ds_config.py`).
 """
 
 import sys
@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.recipe.ds_features import take_absent
 
 AUTO = "auto"
-"""Stands for what the recipe or the machine says."""
+"""Is resolved from the recipe or the machine."""
 
 _BELONG_TO_RECIPE = {
     "optimizer": "`optimizer` of the recipe, which freezes by parameter group",

@@ -29,7 +29,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         super().__init__(groups, fused=True, **options)
 
     found_inf: torch.Tensor | None = None
-    """1 on the device where nothing is to move; torch's fused AdamW looks there, so that the host need not wait."""
+    """1 on the device where nothing is to move; torch's fused AdamW reads it there, so that the host need not wait."""
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the groups that are not frozen."""
@@ -40,7 +40,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         self.step_groups(self.unfrozen())
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameter's state with an age for each element, as what stands still now and then needs."""
+        """Return the parameter's state with an age for each element, which is needed where some elements are frozen at times."""
         state = self.state[parameter]
         for key in ("exp_avg", "exp_avg_sq"):
             state.setdefault(key, torch.zeros_like(parameter))
@@ -57,9 +57,9 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     def _step_separated(self, groups: list[dict[str, Any]]) -> None:
         self._step_plain([group | {"params": [p for p in group["params"] if not self._is_mixed(p)]} for group in groups])
         mixed = [(p, p.grad, group) for group in groups for p in group["params"] if p.grad is not None and self._is_mixed(p)]
-        # What is not one kernel would be half as fast again if it were told on the device: the host looks, once.
-        looks = any(not triton_runs(parameter.device) for parameter, _, _ in mixed)
-        if looks and self.found_inf is not None and self.found_inf.item():
+        # Several kernels would take half as long again with a condition on the device: the host reads it, once.
+        on_host = any(not triton_runs(parameter.device) for parameter, _, _ in mixed)
+        if on_host and self.found_inf is not None and self.found_inf.item():
             return
         for parameter, gradient, group in mixed:
             self._step_elements(parameter, gradient, group)

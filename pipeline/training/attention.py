@@ -71,14 +71,14 @@ def packing_known(documents: torch.Tensor | None) -> Iterator[None]:
 
     It would look for them in the positions, and wait for the device in every forward pass to know whether it found any.
     """
-    looks, here = masking_utils.find_packed_sequence_indices, threading.get_ident()
+    original, here = masking_utils.find_packed_sequence_indices, threading.get_ident()
 
     def known(position_ids: torch.Tensor) -> torch.Tensor | None:
         # A model that another thread runs meanwhile has other documents.
-        return documents if threading.get_ident() == here else looks(position_ids)
+        return documents if threading.get_ident() == here else original(position_ids)
 
     masking_utils.find_packed_sequence_indices = known
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = looks
+        masking_utils.find_packed_sequence_indices = original

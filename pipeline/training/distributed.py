@@ -53,7 +53,7 @@ def join() -> None:
     Slurm started tasks that are none of the ranks; on the first rank where the port is taken.
     """
     if "RANK" not in os.environ and started_by_mpi():
-        # `deepspeed --launcher openmpi` says no rank.
+        # `deepspeed --launcher openmpi` sets no RANK.
         discover_mpi(os.environ.get("MASTER_PORT"))
     if "RANK" not in os.environ:
         with socket.socket() as free:
@@ -132,7 +132,7 @@ def _check_seats(seats: list[Seat]) -> None:
 
 
 def _check_tasks(started: str | None, task: str | None) -> None:
-    """Check that each of the tasks that Slurm started is one rank or several, and say whose job this is; a collective call.
+    """Check that each of the tasks that Slurm started is one rank or several, and print whose job this is; a collective call.
 
     `started` tasks, of which this rank is one; None where something else started it: under `mpirun` only the ranks of other
     nodes come from Slurm. Tasks that do not know of each other train alone, each the whole recipe, and all of them end

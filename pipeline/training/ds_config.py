@@ -25,7 +25,7 @@ _SETTLED_HERE = (
     "zero_optimization.offload_optimizer.nvme_path",
     *(f"{section}.{key}" for section in ds_file.MONITORS for key in ("output_path", "job_name")),
 )
-"""Keys of those sections whose "auto" stands for what the recipe or the machine says."""
+"""Keys of those sections whose "auto" is resolved from the recipe or the machine."""
 
 _DIVISION = ("train_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
 
@@ -72,14 +72,14 @@ def load_ds_config(path: Path, recipe: Recipe, world_size: int) -> dict[str, Any
     if recipe.compile:
         check_toolchain("compile: torch.compile", "leave `compile` out", device=get_accelerator().device_name())
     resolve_monitors(config, Path(recipe.run_dir), str(path))
-    # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed must be told to accept.
+    # The optimizer is the pipeline's own (it can leave groups out of a step), which DeepSpeed accepts only by this key.
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
     config.setdefault("steps_per_print", _NEVER_PRINT)
-    # Each step's speed is told here; DeepSpeed's timer waits for the device twice in each micro-batch to know it.
+    # The pipeline measures each step's speed; DeepSpeed's timer waits for the device twice in each micro-batch to know it.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     if compute_dtype(config) is torch.bfloat16:
-        # The gradient's norm, which the guard looks at, tells the same without two operations a parameter.
+        # The gradient's norm, which the guard checks, shows the same without two operations a parameter.
         config["bf16"].setdefault("check_grad_overflow", False)
     _check_whole(config, str(path))
     return config
@@ -101,7 +101,7 @@ def data_parallel_size(config: Mapping[str, Any], world_size: int) -> int:
 
 
 def for_engine(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """Return a resolved configuration as DeepSpeed's engine takes it: it tells the monitors nothing, and shares no sequences.
+    """Return a resolved configuration as DeepSpeed's engine takes it: without monitors, and without shared sequences.
 
     To the engine each rank has micro-batches of its own, whoever else has other positions of the same sequences.
     """
@@ -113,7 +113,7 @@ def for_engine(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
 def fetched_by_module(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration by which ZeRO-3 fetches as wholes no modules but those that it names.
 
-    DeepSpeed else takes the blocks of some mixtures of experts for such leaves, and fails where a part of one stands still.
+    Otherwise DeepSpeed takes the blocks of some mixtures of experts for such leaves, and fails where some of one is frozen.
     They are for experts that are modules of their own, of which ranks may run different ones; here every rank fetches the one
     parameter that joins them.
     """
@@ -141,12 +141,12 @@ def compute_dtype(config: dict[str, Any]) -> torch.dtype:
 def same_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that may not change during a run.
 
-    All but how a batch is divided, where weights, gradients and optimizer state lie and how they are moved, and who is told
-    what: every start fills the engine from a checkpoint, whatever engine wrote it.
+    All but how a batch is divided, where weights, gradients and optimizer state lie and how they are moved, and the monitors:
+    every start fills the engine from a checkpoint, which any engine may have written.
     """
     same = {key: copy.deepcopy(value) for key, value in without_monitors(config).items() if key not in _MAY_CHANGE}
     if isinstance(same.get("bf16"), dict):
-        # Whoever looks, a step whose gradient is not finite is left out.
+        # With and without DeepSpeed's check, a step whose gradient is not finite is left out.
         same["bf16"].pop("check_grad_overflow", None)
     zero = config.get("zero_optimization", {})
     return same | ({key: zero[key] for key in _QUANTIZES if zero.get(key)} if isinstance(zero, dict) else {})
@@ -218,13 +218,13 @@ def _check_whole(config: dict[str, Any], origin: str) -> None:
 
 def _section(config: dict[str, Any], section: str) -> Any:
     value: Any = config
-    for part in section.split("."):
-        value = value.get(part, {})
+    for key in section.split("."):
+        value = value.get(key, {})
     return value
 
 
 def _check_supported(config: dict[str, Any], world_size: int, origin: str) -> None:
-    """Refuse what DeepSpeed knows and cannot be had here, each with what would do."""
+    """Refuse keys of DeepSpeed's that are not supported, each with what to do instead."""
     zero = _section(config, "zero_optimization")
     for key, (stays, reason) in _NOT_HERE.items():
         section, _, name = key.rpartition(".")
@@ -297,12 +297,12 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
 
 
 def _check_leaves(config: dict[str, Any], recipe: Recipe, origin: str) -> None:
-    """Raise UserError where layers are fetched as wholes of which some stand still: DeepSpeed fails in the backward pass."""
+    """Raise UserError where layers are fetched as wholes of which some are frozen: DeepSpeed fails in the backward pass."""
     asked = [key for key in _LEAVES if _section(config, "zero_optimization").get(key)]
-    parts = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
-    if asked and parts:
+    partial = [stage.name for stage in recipe.train_stages if stage.submodel_layers or stage.trainable]
+    if asked and partial:
         raise UserError(
-            f"{origin}: zero_optimization.{asked[0]}: goes with stages that train the whole model, and stages.{parts[0]} "
+            f"{origin}: zero_optimization.{asked[0]}: goes with stages that train the whole model, and stages.{partial[0]} "
             "trains a part of it; remove the key"
         )
 
@@ -329,7 +329,7 @@ def _check_disk(offload: dict[str, Any], origin: str) -> None:
 
 
 def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
-    """Give optimizer state on a disk a place, and as many buffers as it has tensors, where the file does not say."""
+    """Give optimizer state on a disk a place, and as many buffers as it has tensors, where the file names none."""
     offload = _section(config, "zero_optimization.offload_optimizer")
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
@@ -351,7 +351,7 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
 def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, int]:
     """Return (micro-batch, accumulation) by which `batch` sequences divide over the ranks, at most `most` at once on each.
 
-    Raises UserError naming `origin`, where the batch is said, if it does not divide.
+    Raises UserError naming `origin`, where the batch is given, if it does not divide.
     """
     if batch % world_size:
         raise UserError(
@@ -365,8 +365,8 @@ def division(batch: int, most: int, world_size: int, origin: str) -> tuple[int, 
 def _resolve_batch(config: dict[str, Any], recipe: Recipe, world_size: int, origin: str) -> None:
     batch = _or_of_recipe(config, "train_batch_size", recipe.train_batch_size)
     most = _or_of_recipe(config, "train_micro_batch_size_per_gpu", recipe.train_micro_batch_size_per_gpu)
-    said = "recipe" if config.get("train_batch_size", AUTO) == AUTO else origin
-    micro, accumulation = division(batch, most, world_size, said)
+    given_in = "recipe" if config.get("train_batch_size", AUTO) == AUTO else origin
+    micro, accumulation = division(batch, most, world_size, given_in)
     steps = _or_of_recipe(config, "gradient_accumulation_steps", accumulation)
     if steps != accumulation:
         raise UserError(
@@ -390,7 +390,7 @@ def _resolve_precision(config: dict[str, Any], origin: str) -> None:
     if bf16.get("enabled") == AUTO:
         bf16["enabled"] = not config.get("fp16", {}).get("enabled") and _has_bf16()
     if config.get("fp16", {}).get("enabled") and not get_accelerator().is_fp16_supported():
-        raise UserError(f"{origin}: fp16.enabled: this device does not run fp16; bf16 or fp32 would do")
+        raise UserError(f"{origin}: fp16.enabled: this device does not run fp16; use bf16 or fp32")
     if zero_stage(config) == 0 and compute_dtype(config) is torch.float16:
         raise UserError(
             f"{origin}: zero_optimization.stage: stage 0 runs in bf16 or fp32 here, since a run that goes on would not have "

@@ -52,7 +52,7 @@ class TrainedModel:
     sequences: SequenceGroup = ALONE
     """The ranks that this one shares its sequences with."""
     learning: ActiveLayers | None = None
-    """What `learn` was last told."""
+    """What `learn` was last called with."""
 
     @property
     def module(self) -> PreTrainedModel:
@@ -71,7 +71,7 @@ class TrainedModel:
         positions: torch.Tensor | None = None,
         **others: torch.Tensor,
     ) -> Logits:
-        """Run the model on a batch's inputs; `documents`, where given, are kept apart.
+        """Run the model on a batch's inputs; no token sees another document's where `documents` are given.
 
         Where `positions` are given the inputs are this rank's slice of sequences that `sequences` shares.
         """
@@ -97,7 +97,7 @@ class TrainedModel:
             self.norms.at(step)
 
     def learn(self, active: ActiveLayers) -> None:
-        """Let only these learn; all else stands still."""
+        """Let only these learn, and freeze all else."""
         if active == self.learning:
             return
         self.learning = active

@@ -18,7 +18,7 @@ _ZERO_STAGES = range(4)
 def parameters_by_kind(config: PretrainedConfig) -> dict[str, int]:
     """Return a model's parameters: embeddings (a tied head's matrix among them), attention, ffn, head, norms and biases.
 
-    Mixtures of experts have experts, shared experts and routers, the gates of shared experts among these, besides.
+    Of mixtures of experts also experts, shared experts and routers, which include the gates of shared experts.
     """
     counts = dict.fromkeys(("embeddings", "attention", "ffn", "head", "norms and biases"), 0)
     for tensor, elements in _tensors(config):

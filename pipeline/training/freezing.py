@@ -16,14 +16,14 @@ from pipeline.training.plan.schedule import added_share
 
 
 class Freezable(torch.optim.Optimizer):
-    """An optimizer whose groups with `frozen` set stand still: weights, moments and step counters.
+    """An optimizer that moves nothing of groups with `frozen` set: weights, moments and step counters.
 
     `requires_grad = False` alone would not do: a partition without a new gradient still moves by its
     momentum and its decay.
     """
 
     refuses: Callable[[], torch.Tensor | bool] | None = None
-    """Asked at the start of a step; where it says True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
+    """Called at the start of a step; where it returns True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
     it is asked several times a step and has to give every rank the same answer each time."""
 
     added: AddedConfig = AddedConfig()
@@ -51,7 +51,7 @@ class Freezable(torch.optim.Optimizer):
 
     @property
     def added_numbers(self) -> tuple[float, float, float]:
-        """What `added_share` takes besides the steps that are left."""
+        """What `added_share` takes behind the steps that are left."""
         return float(self.added.warmup_steps), self.added.lr_ratio, float(self.added.decay_steps)
 
     @staticmethod
@@ -91,7 +91,7 @@ class Freezable(torch.optim.Optimizer):
 
     @contextmanager
     def with_separate_rows(self, groups: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the groups to step where rows of other parameter groups stand still, or have a rate and a decay of their own.
+        """Yield the groups to step where rows of other parameter groups are frozen, or have a rate and a decay of their own.
 
         Such rows are taken out as parameters of their own, with their share of the state, stepped like any other or not at
         all, and put back, also where the step fails. All other rows are stepped as if there were no such rows.
@@ -100,9 +100,9 @@ class Freezable(torch.optim.Optimizer):
         try:
             yield self._separated(groups, taken)
         finally:
-            for parameter, mask, part in taken:
-                _first(parameter.detach(), mask)[mask] = part.detach()
-                for key, value in self.state.pop(part).items():
+            for parameter, mask, some in taken:
+                _first(parameter.detach(), mask)[mask] = some.detach()
+                for key, value in self.state.pop(some).items():
                     _first(self.state[parameter][key], mask)[mask] = value
 
     def _separated(
@@ -114,7 +114,7 @@ class Freezable(torch.optim.Optimizer):
             separate = separate_rows(group)
             if not separate:
                 self._join_again(self._split.intersection(group["params"]))
-            parts: dict[str, list[torch.Tensor]] = {name: [] for name in separate}
+            separated: dict[str, list[torch.Tensor]] = {name: [] for name in separate}
             for parameter in group["params"] if separate else ():
                 if parameter.grad is None:
                     continue
@@ -123,12 +123,12 @@ class Freezable(torch.optim.Optimizer):
                 masks = self.row_groups.get(parameter, {})
                 for name in filter(masks.__contains__, separate):
                     mask = masks[name].to(parameter.device)
-                    part = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
-                    part.grad = _first(parameter.grad, mask)[mask]
-                    self.state[part] = {key: _first(value, mask)[mask] for key, value in state.items()}
-                    parts[name].append(part)
-                    taken.append((parameter, mask, part))
-            moving = {name: some for name, some in parts.items() if not separate[name]["frozen"]}
+                    some = torch.nn.Parameter(_first(parameter.detach(), mask)[mask])
+                    some.grad = _first(parameter.grad, mask)[mask]
+                    self.state[some] = {key: _first(value, mask)[mask] for key, value in state.items()}
+                    separated[name].append(some)
+                    taken.append((parameter, mask, some))
+            moving = {name: some for name, some in separated.items() if not separate[name]["frozen"]}
             stepped += [group | separate[name] | {"params": some} for name, some in moving.items()]
             if not separate or not group["rows"][group["block"]]["frozen"]:
                 stepped.append(group)
@@ -182,5 +182,5 @@ def separate_rows(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The elements that a mask tells of, flat."""
+    """The elements that a mask covers, flat."""
     return values.view(-1)[: len(mask)]

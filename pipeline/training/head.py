@@ -17,8 +17,8 @@ from pipeline.training.losses import summed_loss
 _CHUNK = 2**28
 """Logits that are there at a time where the matrix runs with the loss: enough rows to keep a device busy."""
 _SCALE = 2.0**8
-"""By which gradients are multiplied until the loss's own gradient is known: fp16 has no room for small probabilities. A power
-of two rounds nothing, and leaves room for weights up to 100."""
+"""By which gradients are multiplied until the loss's own gradient is known: fp16 cannot hold small probabilities. A power
+of two rounds nothing, and suits weights up to 100."""
 
 
 class OutputMatrix:
@@ -30,7 +30,7 @@ class OutputMatrix:
     def __init__(self, layer: nn.Linear, divisible_by: int, scale: float, *, with_loss: bool) -> None:
         """Round the rows up to a multiple of `divisible_by`; `with_loss`: return the loss where the labels are known.
 
-        `scale` is what the model multiplies by whatever the layer gives.
+        `scale` is what the model multiplies the layer's output by.
         """
         self._layer, self._scale = layer, scale
         self._padding = -layer.out_features % divisible_by

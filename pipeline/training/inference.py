@@ -18,9 +18,9 @@ _SWITCHES = {torch.bfloat16: {"bf16": {"enabled": True}}, torch.float16: {"fp16"
 
 
 def load_partitioning(path: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what a DeepSpeed configuration says of partitioned weights, for a model that runs in `dtype`.
+    """Return the settings of partitioned weights in a DeepSpeed configuration, for a model that runs in `dtype`.
 
-    What it says of training is left out. Raises UserError where its ZeRO stage is not 3, which alone partitions weights.
+    Its settings of training are left out. Raises UserError where its ZeRO stage is not 3, which alone partitions weights.
     """
     config = read_ds_config(path)
     check_sections(config, str(path))

@@ -18,7 +18,7 @@ of a kernel."""
 
 
 class Logits(NamedTuple):
-    """What a model says of a batch."""
+    """A model's outputs for a batch."""
 
     tokens: torch.Tensor
     """[sequences, S, vocab], or [scored, vocab] of the scored positions alone, in their order; of a head that runs with the
@@ -48,7 +48,7 @@ class Sums(NamedTuple):
 
 
 def summed_losses(logits: Logits, labels: torch.Tensor, pair_labels: torch.Tensor | None) -> Sums:
-    """Return the summed losses of a batch, which may be part of a step's; `labels` are those of the tokens' logits."""
+    """Return the summed losses of a batch, which may be some of a step's; `labels` are those of the tokens' logits."""
     tokens = logits.tokens if logits.tokens.dim() == 0 else summed_loss(logits.tokens, labels)
     if logits.pairs is None or pair_labels is None:
         return Sums(tokens, None)
@@ -93,11 +93,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         # A row of factor 0 takes any class.
         classes = labels.clamp(min=0).unsqueeze(1)
         ones = logits.new_ones(1, 1, dtype=torch.float32)
-        parts = (tensor.split(rows) for tensor in (logits, classes, factors, returned))
-        for some, theirs, factor, into in zip(*parts, strict=True):
+        chunks = (tensor.split(rows) for tensor in (logits, classes, factors, returned))
+        for some, theirs, factor, into in zip(*chunks, strict=True):
             chunk = torch.softmax(some, dim=-1, dtype=torch.float32)
             chunk.scatter_add_(1, theirs, -ones.expand_as(theirs))
-            # In fp32 up to here: fp16 has no room for a probability that a loss scale has not multiplied yet.
+            # In fp32 up to here: fp16 cannot hold a probability that a loss scale has not multiplied yet.
             into.copy_(chunk.mul_(factor))
         return returned, None
 

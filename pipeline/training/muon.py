@@ -33,11 +33,11 @@ class Matrix:
 
     shape: tuple[int, ...]
     output_axis: int
-    parts: tuple[int, ...] = ()
+    fused: tuple[int, ...] = ()
     """Rows of each of the matrices in one tensor (query, key and value), which are orthogonalized by themselves."""
-    parts_axis: int = 0
+    fused_axis: int = 0
     within: int = 1
-    """The parts lie side by side within each of so many blocks of rows (GPT-NeoX: heads)."""
+    """These matrices lie side by side within each of so many blocks of rows (GPT-NeoX: heads)."""
     spectral: bool = False
     """Whether steps of matrices with fewer outputs than inputs are smaller too (`width_rates: spectral`)."""
 
@@ -50,29 +50,29 @@ class Matrix:
         within = numel(axis.parts[0].ports[: axis.outer], sizes)
         if within > 1 and axis_number > 0:
             raise RuntimeError(f"{tensor.name}: Muon knows blocks of rows, and not of columns")
-        parts = tuple(numel(part.ports, sizes) // within for part in axis.parts) if len(axis.parts) > 1 else ()
-        return cls(tensor.shape(sizes), 1 if tensor.roles[0] == "in" else 0, parts, axis_number, within, spectral)
+        fused = tuple(numel(part.ports, sizes) // within for part in axis.parts) if len(axis.parts) > 1 else ()
+        return cls(tensor.shape(sizes), 1 if tensor.roles[0] == "in" else 0, fused, axis_number, within, spectral)
 
     @property
     def numel(self) -> int:
         """Elements in all."""
         return math.prod(self.shape)
 
-    def parts_of(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
+    def matrices_in(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
         """Return the matrices in flat values, as views, and the scale of each one's step.
 
         That is sqrt(max(1, outputs / inputs)), or sqrt(outputs / inputs) where `spectral`, the norm of updates in condition 1
         of Yang, Simon and Bernstein 2023 (2310.17813). A matrix whose rows stand in blocks is a view [blocks, rows, columns].
         """
         whole = values.view(self.shape)
-        if not self.parts:
+        if not self.fused:
             return [(whole, self._scale(*self.shape))]
-        blocks = whole.unflatten(self.parts_axis, (self.within, -1))
+        blocks = whole.unflatten(self.fused_axis, (self.within, -1))
         found = []
-        for part, rows in zip(blocks.split(self.parts, self.parts_axis + 1), self.parts, strict=True):
+        for matrix, rows in zip(blocks.split(self.fused, self.fused_axis + 1), self.fused, strict=True):
             sides = [*self.shape]
-            sides[self.parts_axis] = rows * self.within
-            plain = part.flatten(self.parts_axis, self.parts_axis + 1) if self.within == 1 else part
+            sides[self.fused_axis] = rows * self.within
+            plain = matrix.flatten(self.fused_axis, self.fused_axis + 1) if self.within == 1 else matrix
             found.append((plain, self._scale(*sides)))
         return found
 
@@ -93,11 +93,11 @@ def newton_schulz(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (x.mT if tall else x).view(matrices.shape)
 
 
-def orthogonalize(parts: Iterable[tuple[torch.Tensor, float]], dtype: torch.dtype) -> None:
+def orthogonalize(scaled: Iterable[tuple[torch.Tensor, float]], dtype: torch.dtype) -> None:
     """Give matrices singular values near 1, times the number beside each, in place: those of a shape together."""
     alike: dict[tuple[torch.Size, float], list[torch.Tensor]] = {}
-    for part, scale in parts:
-        alike.setdefault((part.shape, scale), []).append(part)
+    for matrix, scale in scaled:
+        alike.setdefault((matrix.shape, scale), []).append(matrix)
     for (shape, scale), matrices in alike.items():
         at_once = max(1, _TOGETHER // shape.numel())
         for begin in range(0, len(matrices), at_once):
@@ -161,7 +161,7 @@ class FreezableMuon(FreezableAdamW):
         updates = [self._momentum(*each, group) for each in zip(parameters, gradients, strict=True)]
         whole = [exchange.gather(update) for exchange, update in zip(exchanges, updates, strict=True)]
         # Without ZeRO each matrix is a parameter of its own, and those of all layers are multiplied at once all the same.
-        orthogonalize((part for matrices in whole for part in matrices.parts), self._dtype)
+        orthogonalize((each for matrices in whole for each in matrices.scaled), self._dtype)
         for parameter, exchange, update, matrices, before in zip(parameters, exchanges, updates, whole, befores, strict=True):
             stepped = exchange.hand_back(matrices, update).view(parameter.shape)
             if separate:
@@ -176,7 +176,7 @@ class FreezableMuon(FreezableAdamW):
         return gradient.lerp(momentum, group["momentum"]).view(-1)
 
     def _kept(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A copy of what the state holds of each element, for rows that stand still and count no steps."""
+        """A copy of what the state holds of each element, for rows that are frozen and count no steps."""
         state = self.state[parameter]
         if ADDED_STEPS_LEFT in state:
             state[ADDED_STEPS_LEFT] = state[ADDED_STEPS_LEFT].expand_as(parameter).clone()
@@ -244,8 +244,8 @@ class _Exchange:
         places = [whole[each.name][each.start : each.stop] for each in self._owned]
         # Copies of many slices are one kernel each way.
         _copy(places, slices)
-        parts = [part for name, matrix in self._matrices.items() for part in matrix.parts_of(whole[name])]
-        return _Whole(sent, received, slices, places, parts)
+        scaled = [each for name, matrix in self._matrices.items() for each in matrix.matrices_in(whole[name])]
+        return _Whole(sent, received, slices, places, scaled)
 
     def hand_back(self, whole: "_Whole", update: torch.Tensor) -> torch.Tensor:
         """Return this rank's slices of orthogonalized matrices in their places of a flat master; likewise collective."""
@@ -270,7 +270,7 @@ class _Whole:
     """Views of `received`."""
     places: Sequence[torch.Tensor]
     """Views of the matrices, where each slice belongs."""
-    parts: Sequence[tuple[torch.Tensor, float]]
+    scaled: Sequence[tuple[torch.Tensor, float]]
     """Views of the matrices as they are orthogonalized, with the scale of each."""
 
 

@@ -47,7 +47,7 @@ def optimizer_groups(
         if key not in groups:
             groups[key] = {
                 "params": [],
-                # Without ZeRO a checkpoint says by nothing else whose state it keeps.
+                # Without ZeRO a checkpoint has nothing else that assigns state to parameters.
                 "names": [],
                 # By name: a checkpoint holds nothing but tensors and plain values.
                 "block": own[0].name,

@@ -1,4 +1,4 @@
-"""A model's parameters in groups, each of which learns or stands still as one."""
+"""A model's parameters in groups, each of which learns or is frozen as one."""
 
 import itertools
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ NEW_TOKENS = "new_tokens"
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """The embeddings, the head (with a tied embedding), or consecutive layers; or parts of one of these."""
+    """The embeddings, the head (with a tied embedding), or consecutive layers; or some of one of these."""
 
     name: str
     layers: range = range(0)
     mixture: Literal["router", "expert", "shared_expert"] | None = None
-    """What of these layers' mixtures of experts it is, where it is a part of the layers."""
+    """What of these layers' mixtures of experts it is, where it is not the layers as a whole."""
     experts: range = range(0)
     """Of the experts, those with these numbers."""
     holds: "ParameterGroup | None" = None
@@ -51,8 +51,8 @@ class ParameterGroup:
             return numbers[self.experts.start : self.experts.stop]
         return numbers[torch.isin(numbers, new_tokens, invert=self.holds is None)]
 
-    def parts(self, mixtures: Mixtures, *, routers: bool, experts: Sequence[range]) -> list["ParameterGroup"]:
-        """Return the parts of its mixtures: the routers, by choice, and the experts in ranges, where any are given."""
+    def of_mixtures(self, mixtures: Mixtures, *, routers: bool, experts: Sequence[range]) -> list["ParameterGroup"]:
+        """Return the groups within its mixtures: the routers, by choice, and the experts in ranges, where any are given."""
         if mixtures.layers.isdisjoint(self.layers):
             return []
         each = [
@@ -69,7 +69,7 @@ class ParameterGroup:
             return active.new_tokens or self.holds.learns(active)
         if self.name in (EMBEDDINGS, HEAD):
             return active.embeddings if self.name == EMBEDDINGS else active.head
-        return active.layers.issuperset(self.layers) or active.part_learns(self.mixture, self.experts)
+        return active.layers.issuperset(self.layers) or active.mixture_learns(self.mixture, self.experts)
 
 
 def naming_added(stage: TrainStage, added: Sequence[int]) -> TrainStage:
@@ -167,7 +167,7 @@ def cut(layers: int, stages: Sequence[TrainStage], mixtures: Mixtures = NO_MIXTU
     groups, ranges = [ParameterGroup(EMBEDDINGS)], list(itertools.starmap(range, itertools.pairwise(sorted(experts))))
     for first, stop in itertools.pairwise(sorted(cuts)):
         group = ParameterGroup.of_layers(first, stop)
-        groups += [group, *(group.parts(mixtures, routers=routers, experts=ranges) if routers or experts else [])]
+        groups += [group, *(group.of_mixtures(mixtures, routers=routers, experts=ranges) if routers or experts else [])]
     groups.append(ParameterGroup(HEAD))
     if any(selects(stage, NEW_TOKENS) for stage in stages):
         groups += [groups[0].new_tokens, groups[-1].new_tokens]
@@ -206,7 +206,7 @@ def _learning(stage: TrainStage, layers: int, mixtures: Mixtures) -> ActiveLayer
 def check_learns(graph: Model, stage: TrainStage, *, new_tokens: bool = False) -> None:
     """Raise UserError where nothing of what a stage trains, or rates by itself, is there, for stages that `cut` takes.
 
-    `new_tokens` says whether the model's growth added any.
+    `new_tokens`: whether the model's growth added any.
     """
     where, layers, mixtures = f"stages.{stage.name}", len(graph.layers), graph.mixtures
     if selects(stage, NEW_TOKENS) and not new_tokens:
@@ -263,7 +263,7 @@ def groups_of_parameters(graph: Model, groups: Sequence[ParameterGroup]) -> dict
 def setting_of(
     stage: TrainStage, key: str, group: ParameterGroup, layers: int, mixtures: Mixtures = NO_MIXTURES
 ) -> float | None:
-    """Return what a stage's settings of groups say of this one under a key; None where none says anything.
+    """Return a group's setting under a key in a stage; None where no group of the recipe's gives one.
 
     Settings that name new tokens come before those of the matrices that hold their rows.
     """

@@ -10,7 +10,7 @@ from pipeline.deepspeed.masters import Master
 
 
 class RowGroups:
-    """Which rows of a parameter are of which group; those of a group that stands still have no gradient."""
+    """Which rows of a parameter are of which group; those of a frozen group have no gradient."""
 
     def __init__(self, parameter: nn.Parameter, shape: tuple[int, ...], rows: Mapping[str, torch.Tensor]) -> None:
         """`shape` is that of the whole parameter; `rows` are the numbers of each group's rows, by the group's name."""
@@ -18,20 +18,20 @@ class RowGroups:
         self.masks = {name: torch.zeros(shape[0], dtype=torch.bool) for name in rows}
         for name, numbers in rows.items():
             self.masks[name][numbers] = True
-        self._still: torch.Tensor | None = None
+        self._frozen: torch.Tensor | None = None
         # Before ranks' gradients are summed: neither a norm nor a momentum then knows of the others.
         parameter.register_hook(self._of_learning)
 
     def learn(self, groups: Collection[str]) -> None:
         """Let the rows of these groups learn."""
-        still = torch.stack([mask for name, mask in self.masks.items() if name not in groups] or [torch.zeros(1)])
-        self._still = still.any(0) if bool(still.any()) else None
+        frozen = torch.stack([mask for name, mask in self.masks.items() if name not in groups] or [torch.zeros(1)])
+        self._frozen = frozen.any(0) if bool(frozen.any()) else None
 
     def _of_learning(self, gradient: torch.Tensor) -> torch.Tensor:
-        if self._still is None:
+        if self._frozen is None:
             return gradient
-        self._still = self._still.to(gradient.device)
-        return gradient.masked_fill(self._still.view(-1, *[1] * (gradient.dim() - 1)), 0)
+        self._frozen = self._frozen.to(gradient.device)
+        return gradient.masked_fill(self._frozen.view(-1, *[1] * (gradient.dim() - 1)), 0)
 
 
 def elements_of(masters: Iterable[Master], rows: Mapping[str, RowGroups]) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
@@ -42,7 +42,7 @@ def elements_of(masters: Iterable[Master], rows: Mapping[str, RowGroups]) -> dic
     found: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
     for master in masters:
         slices = [held for held in master.slices if held.name in rows and held.numel]
-        # A master that lies on a disk does not tell its size.
+        # A master that lies on a disk is empty.
         size = max((held.end for held in slices), default=0)
         masks: dict[str, torch.Tensor] = {}
         for held in slices:

@@ -140,7 +140,7 @@ _attending: _Attending | None = None
 
 
 def mask_of(documents: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Return which keys each query may see besides what is causal, bool [sequences, 1, S or 1, S]; None for all of them.
+    """Return which keys each query may see where that is not causal alone, bool [sequences, 1, S or 1, S]; None for all of them.
 
     `documents` and `attention_mask` are [sequences, S], of whole sequences.
     """
@@ -187,9 +187,9 @@ def _attend(
     channels, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
     widest = max(query.shape[-1], channels)
     query, key, value = (pad(tensor, (0, widest - tensor.shape[-1])) for tensor in (query, key, value))
-    parts = [tensor.unflatten(1, (within.size, size)) for tensor, size in zip((query, key, value), sizes, strict=True)]
+    by_rank = [tensor.unflatten(1, (within.size, size)) for tensor, size in zip((query, key, value), sizes, strict=True)]
     # [sequences, ranks, heads, S / ranks, d] -> [sequences, heads, S, d]
-    gathered = _Exchange.apply(torch.cat(parts, dim=2).transpose(0, 1), within.group)
+    gathered = _Exchange.apply(torch.cat(by_rank, dim=2).transpose(0, 1), within.group)
     query, key, value = gathered.permute(1, 2, 0, 3, 4).flatten(2, 3).split(sizes, dim=1)
     if mask is not None or sliding_window is not None:
         form = sliding_window, causal
@@ -214,7 +214,7 @@ def _attend(
 def _narrowed(
     mask: torch.Tensor | None, length: int, window: int | None, causal: bool, *, device: torch.device
 ) -> torch.Tensor | None:
-    """Return a mask that is causal besides, and narrowed to a window of keys."""
+    """Return a mask that is made causal, and narrowed to a window of keys."""
     queries, keys = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)[None, :]
     seen = mask
     narrowings = [queries >= keys] if causal else []

@@ -1,4 +1,4 @@
-"""What compiling needs of the system: looked for before it is needed, since what compiles says little of what it misses."""
+"""What compiling needs of the system: checked before it is needed, since the errors of compilers hardly name it."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def missing_tool(device: str) -> str | None:
 def reach_ninja() -> bool:
     """Put the Python package's ninja on PATH where none is; return whether there is one.
 
-    DeepSpeed builds its extensions by it, and looks for it there alone.
+    DeepSpeed builds its extensions by it, and searches PATH alone.
     """
     if shutil.which("ninja") is None and find_spec("ninja") is not None:
         import ninja
@@ -62,7 +62,7 @@ def reach_ninja() -> bool:
 
 @cache
 def triton_runs(device: torch.device) -> bool:
-    """Whether kernels can be compiled by Triton for a device and run there; where not, it is said once.
+    """Whether kernels can be compiled by Triton for a device and run there; where not, a warning is logged once.
 
     Never on a CPU, where kernels are fused otherwise.
     """

@@ -252,7 +252,7 @@ OPTIMIZER_FILE = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
 
 def refusal(directory) -> str:
     with pytest.raises(UserError) as refused:
-        open_zero_checkpoint(directory, foreign=True)
+        open_zero_checkpoint(directory, untrusted=True)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 

@@ -385,7 +385,7 @@ def test_muon_takes_the_matrices_of_a_fused_one_apart_as_its_family_lays_them_ou
         rows = torch.tensor([*rows])
         scale = math.sqrt(max(1.0, len(rows) / matrix.shape[1]))
         expected[rows] = newton_schulz(values[rows], torch.float32) * scale
-    orthogonalize(matrix.parts_of(values.view(-1)), torch.float32)
+    orthogonalize(matrix.matrices_in(values.view(-1)), torch.float32)
     # In place, several at once: the products sum in another order.
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-4)
 

@@ -188,9 +188,9 @@ def test_parts_of_one_matrix_have_each_the_scale_of_their_own_outputs():
     config = config_of("phi3", num_key_value_heads=1)
     graph = graph_of(config)
     tensor = graph.tensors()["model.layers.0.self_attn.qkv_proj.weight"]
-    scales = [scale for _, scale in Matrix.of(tensor, graph.sizes, spectral=True).parts_of(torch.zeros(96 * WIDTH))]
+    scales = [scale for _, scale in Matrix.of(tensor, graph.sizes, spectral=True).matrices_in(torch.zeros(96 * WIDTH))]
     assert scales == [1.0, 0.5, 0.5]
-    assert [scale for _, scale in Matrix.of(tensor, graph.sizes).parts_of(torch.zeros(96 * WIDTH))] == [1.0, 1.0, 1.0]
+    assert [scale for _, scale in Matrix.of(tensor, graph.sizes).matrices_in(torch.zeros(96 * WIDTH))] == [1.0, 1.0, 1.0]
 
 
 def test_mup_refuses_a_growth_that_changes_the_proportions_and_the_spectral_rule_takes_it():
