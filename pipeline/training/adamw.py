@@ -40,7 +40,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
         self.step_groups(self.unfrozen())
 
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameter's state with an age for each element, which is needed where some elements are frozen at times."""
+        """Return the parameter's state with an age for each element, as it is needed where some elements are frozen."""
         state = self.state[parameter]
         for key in ("exp_avg", "exp_avg_sq"):
             state.setdefault(key, torch.zeros_like(parameter))

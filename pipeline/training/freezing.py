@@ -23,8 +23,8 @@ class Freezable(torch.optim.Optimizer):
     """
 
     refuses: Callable[[], torch.Tensor | bool] | None = None
-    """Called at the start of a step; where it returns True, or 1 on the device, nothing moves. ZeRO steps each group by itself, so
-    it is asked several times a step and has to give every rank the same answer each time."""
+    """Called at the start of a step; where it returns True, or 1 on the device, nothing moves. ZeRO steps each group by itself,
+    so it is asked several times a step and has to give every rank the same answer each time."""
 
     added: AddedConfig = AddedConfig()
     """The rate of the elements of which `added_steps_left` is kept."""

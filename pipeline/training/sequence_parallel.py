@@ -140,7 +140,7 @@ _attending: _Attending | None = None
 
 
 def mask_of(documents: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Return which keys each query may see where that is not causal alone, bool [sequences, 1, S or 1, S]; None for all of them.
+    """Return which keys each query may see beside what is causal, bool [sequences, 1, S or 1, S]; None for all of them.
 
     `documents` and `attention_mask` are [sequences, S], of whole sequences.
     """

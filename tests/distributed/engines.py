@@ -1,12 +1,28 @@
 """What the tests of live engines share."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch.utils.cpp_extension import _get_build_directory
 
+from pipeline.training import distributed
 from pipeline.training.toolchain import missing_tool
+
+
+def engine_config(zero: int | dict[str, Any], batch: int, *, bf16: bool = False, accumulation: int = 1, **others: Any) -> dict:
+    """Return an engine's configuration: its ZeRO stage or section, and the sequences of a step over all ranks."""
+    return {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch // distributed.world_size() // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "bf16": {"enabled": bf16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": zero} if isinstance(zero, int) else zero,
+        "steps_per_print": 1 << 40,
+    } | others
 
 
 def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -31,7 +31,7 @@ from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoi
 from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
-from tests.distributed.engines import full_weight
+from tests.distributed.engines import engine_config, full_weight
 from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, learns, model_config
 from tests.messages import collected
 from tests.ranks import run_ranks
@@ -71,17 +71,9 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def ds_config(layout: str, accumulation: int) -> dict:
-    return {
-        "train_batch_size": BATCH,
-        "train_micro_batch_size_per_gpu": BATCH // distributed.world_size() // accumulation,
-        "gradient_clipping": OPTIMIZER.gradient_clipping,
-        "bf16": {"enabled": "bf16" in layout},
-        "data_types": {"grad_accum_dtype": "fp32" if "summed" in layout else None},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": LAYOUTS[layout],
-        "steps_per_print": 1 << 40,
-    }
+    dtypes = {"grad_accum_dtype": "fp32" if "summed" in layout else None}
+    others = {"gradient_clipping": OPTIMIZER.gradient_clipping, "data_types": dtypes}
+    return engine_config(LAYOUTS[layout], BATCH, bf16="bf16" in layout, accumulation=accumulation, **others)
 
 
 class Filled:

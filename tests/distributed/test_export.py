@@ -15,6 +15,7 @@ from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoi
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
+from tests.distributed.engines import engine_config
 from tests.distributed.test_freezing import LAYERS, LENGTH, OPTIMIZER, VOCAB, model_config
 from tests.ranks import run_ranks
 
@@ -33,15 +34,7 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
     logits = {}
     for case in cases:
         name, stage, half = case
-        ds_config = {
-            "train_batch_size": BATCH,
-            "train_micro_batch_size_per_gpu": BATCH // distributed.world_size(),
-            "bf16": {"enabled": half},
-            "zero_optimization": {"stage": stage},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 1 << 40,
-        }
+        ds_config = engine_config(stage, BATCH, bf16=half)
         family, config = FAMILIES[name], model_config(name, True)
         trained = build(family, config, initialized(family, config, 5), ds_config, OPTIMIZER, cut(LAYERS, []), "sdpa", None)
         trained.learn(ActiveLayers.whole(LAYERS))

@@ -19,7 +19,7 @@ from pipeline.training.engine import build
 from pipeline.training.loop.running import running
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import full_weight
+from tests.distributed.engines import engine_config, full_weight
 from tests.ranks import run_ranks
 
 LAYERS, PER_BLOCK, BATCH, LENGTH, VOCAB = 4, 2, 8, 12, 40
@@ -119,16 +119,9 @@ def plain_loop(family: str, tied: bool):
 
 
 def ds_config(stage: int, accumulation: int) -> dict:
-    return {
-        "train_batch_size": BATCH,
-        "train_micro_batch_size_per_gpu": BATCH // 2 // accumulation,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": OPTIMIZER.gradient_clipping,
-        "zero_allow_untested_optimizer": True,
-        # Parameters as small as these would otherwise stay whole.
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-        "steps_per_print": 1 << 40,
-    }
+    # Parameters as small as these would otherwise stay whole.
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    return engine_config(zero, BATCH, accumulation=accumulation, gradient_clipping=OPTIMIZER.gradient_clipping)
 
 
 def masters_by_group(trained) -> list[list[torch.Tensor]]:

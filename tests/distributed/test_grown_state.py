@@ -12,6 +12,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
+from tests.distributed.engines import engine_config
 from tests.ranks import run_ranks
 
 FAMILY = FAMILIES["gpt2"]
@@ -43,15 +44,8 @@ def train(trained, begin, end) -> list[float]:
 
 
 def built(config, state, name, stage, kept=None):
-    ranks = distributed.world_size()
-    ds_config = {
-        "train_batch_size": BATCH,
-        "train_micro_batch_size_per_gpu": BATCH // ranks,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage},
-    }
-    return build(FAMILY, config, state, ds_config, OPTIMIZERS[name], cut(config.num_hidden_layers, []), "sdpa", kept)
+    ds_config, groups = engine_config(stage, BATCH), cut(config.num_hidden_layers, [])
+    return build(FAMILY, config, state, ds_config, OPTIMIZERS[name], groups, "sdpa", kept)
 
 
 def save(trained, config, folder):

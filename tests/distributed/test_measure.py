@@ -22,6 +22,7 @@ from pipeline.training import distributed
 from pipeline.training.certifying.measure import CarriedText, Text, measure_grown, measure_growth
 from pipeline.training.engine import build
 from pipeline.training.parameter_groups import cut
+from tests.distributed.engines import engine_config
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -52,15 +53,9 @@ def measure(directory, stage, half=False):
     source = open_source(directory)
     config = target_config(source.config, TargetConfig(hidden_size=64, vocab_size=80))
     plan = plan_growth(source.config, config, GrowthConfig(width="fpi", depth="last_layer"), 3)
-    ranks = distributed.world_size()
-    ds_config = {
-        "train_batch_size": 2 * ranks,
-        "train_micro_batch_size_per_gpu": 2,
-        "zero_allow_untested_optimizer": True,
-        # Small matrices too are let go of after use.
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-        "bf16": {"enabled": half},
-    }
+    # Small matrices too are let go of after use.
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    ds_config = engine_config(zero, 2 * distributed.world_size(), bf16=half)
     grown = build(
         source.family,
         config,

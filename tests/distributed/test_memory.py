@@ -11,6 +11,7 @@ from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.engine import build
 from pipeline.training.footprint import memory_by_stage
 from pipeline.training.parameter_groups import cut
+from tests.distributed.engines import engine_config
 from tests.ranks import run_ranks
 
 RANKS = 2
@@ -30,14 +31,7 @@ def measure(stage: int, half: bool) -> int:
     """Bytes of all tensors of a rank after the first of a step's two micro-batches; the optimizer has stepped before."""
     config, family = described(), FAMILIES["gpt2"]
     # A bucket is as large as DeepSpeed's file says, whatever the model: here, as its largest tensor.
-    ds_config = {
-        "train_batch_size": 2 * RANKS,
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": BUCKET},
-        "bf16": {"enabled": half},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
+    ds_config = engine_config({"stage": stage, "reduce_bucket_size": BUCKET}, 2 * RANKS, bf16=half, accumulation=2)
     gc.collect()
     before = bytes_there()
     model = build(family, config, initialized(family, config, 0), ds_config, OptimizerConfig(), cut(4, []), "sdpa")

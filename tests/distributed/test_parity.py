@@ -25,7 +25,7 @@ from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import EMBEDDINGS, HEAD, ParameterGroup
 from pipeline.training.plan.schedule import rate_factor
-from tests.distributed.engines import full_weight, is_built
+from tests.distributed.engines import engine_config, full_weight, is_built
 from tests.ranks import run_ranks
 
 LAYERS, BATCH, LENGTH, VOCAB, STEPS, WARMUP = 4, 8, 12, 40, 12, 3
@@ -201,18 +201,8 @@ def ds_config(way: Way, directory: Path) -> dict:
     for key, device in zip(("offload_optimizer", "offload_param"), way.offload.split("/"), strict=False):
         if device:
             zero[key] = {"device": device} | ({"nvme_path": str(directory)} if device == "nvme" else {})
-    return {
-        "train_batch_size": BATCH,
-        "train_micro_batch_size_per_gpu": BATCH // distributed.world_size() // way.accumulation,
-        "gradient_accumulation_steps": way.accumulation,
-        "gradient_clipping": CLIPPING,
-        "bf16": {"enabled": way.dtype == "bf16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": zero,
-        "aio": {"block_size": 1024},
-        "steps_per_print": 1 << 40,
-    }
+    others = {"gradient_clipping": CLIPPING, "aio": {"block_size": 1024}}
+    return engine_config(zero, BATCH, bf16=way.dtype == "bf16", accumulation=way.accumulation, **others)
 
 
 def deepspeed_loop(way: Way, directory: Path):

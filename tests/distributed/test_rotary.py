@@ -13,6 +13,7 @@ from pipeline.recipe import ModelConfig, OptimizerConfig
 from pipeline.training.engine import build
 from pipeline.training.inference import load_partitioning, partitioned_engine
 from pipeline.training.parameter_groups import cut
+from tests.distributed.engines import engine_config
 from tests.fp16 import FP16
 from tests.ranks import run_ranks
 
@@ -42,13 +43,7 @@ def configuration(rope: str) -> PretrainedConfig:
 def trained(directory, stage: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The frequencies of engines that train, by kind."""
     held, family = {}, FAMILIES["llama"]
-    ds_config = {
-        "train_batch_size": 1,
-        "train_micro_batch_size_per_gpu": 1,
-        HALVES[dtype]: {"enabled": True},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage},
-    }
+    ds_config = engine_config(stage, 1, **{HALVES[dtype]: {"enabled": True}})
     for rope in ROPES:
         config = configuration(rope)
         groups = cut(sizes_of(config).num_hidden_layers, [])

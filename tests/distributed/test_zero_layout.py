@@ -6,6 +6,7 @@ import torch
 from pipeline.deepspeed.engine import initialize, partitioned_construction
 from pipeline.deepspeed.masters import masters_of
 from pipeline.deepspeed.zero_layout import PartitionSlice, group_slices, partition_bounds, partition_size
+from tests.distributed.engines import engine_config
 from tests.ranks import run_ranks
 
 CASES = {
@@ -20,15 +21,10 @@ NUMELS = {"0.weight": 15, "0.bias": 5, "1.weight": 35, "1.bias": 7}
 
 def divided(zero, others) -> dict[str, tuple[int, int]]:
     """Hold the masters of a new engine against its weights; return the elements that this rank has, by name."""
-    config = {
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": True},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-    }
-    with partitioned_construction(config | others, partitioned=zero["stage"] == 3):
+    config = engine_config(zero, 3, bf16=True, **others)
+    with partitioned_construction(config, partitioned=zero["stage"] == 3):
         model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
-    engine = initialize(model, config | others, torch.optim.AdamW(model.parameters(), fused=True), "0")
+    engine = initialize(model, config, torch.optim.AdamW(model.parameters(), fused=True), "0")
     named, found = dict(model.named_parameters()), {}
     for master in masters_of(engine):
         for held in master.slices:

@@ -21,7 +21,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import build
 from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import full_weight, is_built
+from tests.distributed.engines import engine_config, full_weight, is_built
 from tests.ranks import run_ranks
 
 
@@ -51,14 +51,7 @@ def grown(directory):
 def check_engine(directory, stage, bf16):
     family, config, state = grown(directory)
     watched = {name: Watched(tensor) for name, tensor in state.items()}
-    ranks = distributed.world_size()
-    ds_config = {
-        "train_batch_size": ranks,
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": bf16},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage},
-    }
+    ds_config = engine_config(stage, distributed.world_size(), bf16=bf16)
     trained = build(family, config, watched, ds_config, OptimizerConfig(), cut(3, []), "sdpa")
     dtype = torch.bfloat16 if bf16 else torch.float32
     without_zero = {}
@@ -131,13 +124,7 @@ def grow_at_size(directory):
     growth = GrowthConfig(width="fpi", depth="last_layer")
     plan = plan_growth(source.config, config, growth, 3)
     watched = {name: Watched(tensor) for name, tensor in plan.grow(source.state).items()}
-    ds_config = {
-        "train_batch_size": distributed.world_size(),
-        "train_micro_batch_size_per_gpu": 1,
-        "bf16": {"enabled": True},
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 3},
-    }
+    ds_config = engine_config(3, distributed.world_size(), bf16=True)
     trained = build(source.family, config, watched, ds_config, OptimizerConfig(), cut(16, []), "sdpa")
     trained.engine.eval()
     with torch.no_grad():
@@ -209,15 +196,7 @@ def go_on(directory, ways) -> dict:
     for number, (way, (name, zero, bf16)) in enumerate(ways.items()):
         if zero.get("offload_optimizer", {}).get("device") == "nvme":
             zero = zero | {"offload_optimizer": {"device": "nvme", "nvme_path": str(directory / f"disk{number}")}}
-        ds_config = {
-            "train_batch_size": 2,
-            "train_micro_batch_size_per_gpu": 1,
-            "bf16": {"enabled": bf16},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "aio": {"block_size": 1024},
-            "zero_optimization": zero,
-        }
+        ds_config = engine_config(zero, 2, bf16=bf16, aio={"block_size": 1024})
         config = scratch_config(SMALL, 35, 0, 13)
         trained = build(
             FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS[name], CUT, "sdpa"
@@ -263,13 +242,8 @@ def build_unaligned(directory) -> str:
     """Return why masters on a disk are refused whose gradients would lie across the disk's blocks."""
     optimizer_utils.MIN_AIO_BYTES = 1024
     config = scratch_config(SMALL.model_copy(update={"hidden_size": 24}), 35, 0, 13)
-    ds_config = {
-        "train_batch_size": 2,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "aio": {"block_size": 1024},
-        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": str(directory)}},
-    }
+    zero = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": str(directory)}}
+    ds_config = engine_config(zero, 2, aio={"block_size": 1024})
     with pytest.raises(UserError) as refusal:
         build(FAMILIES["gpt2"], config, initialized(FAMILIES["gpt2"], config, 5), ds_config, OPTIMIZERS["adamw"], CUT, "sdpa")
     return str(refusal.value)
