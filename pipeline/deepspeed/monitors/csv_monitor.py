@@ -18,6 +18,7 @@ class CsvFiles(Monitor):
 
     folder = "csv"
     settings = CSVConfig
+    writer: csvMonitor
 
     def __init__(self, settings: Any, run_dir: Path) -> None:
         super().__init__(settings, run_dir)

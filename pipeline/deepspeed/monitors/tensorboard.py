@@ -15,6 +15,7 @@ class TensorBoard(Monitor):
     package = "tensorboard"
     folder = "tensorboard"
     settings = TensorBoardConfig
+    writer: TensorBoardMonitor
 
     def __init__(self, settings: Any, run_dir: Path) -> None:
         super().__init__(settings, run_dir)
