@@ -12,11 +12,14 @@ _CONTROLS = re.compile(
 
 
 def environment(*packages: str) -> jinja2.Environment:
-    """Return the templates of `packages`, each of which comes before those behind it, and of this package at last."""
+    """Return the templates of `packages`, each of which comes before those behind it, and of this package at last.
+
+    What stands in HTML is escaped, what stands in plain text (`.txt`) is not.
+    """
     loaders = [jinja2.PackageLoader(package) for package in (*packages, "data_prep.report")]
     return jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         finalize=_visible,

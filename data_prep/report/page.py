@@ -1,14 +1,13 @@
 """The page of a prepared folder: what stands where, and the HTML that it becomes."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, CorpusEntry, PreparedData
 from data_prep.report import about, flow, spread, tokens
 from data_prep.report.html import environment
 from data_prep.report.numbers import counted, percent
-from data_prep.report.parts import Tile
+from data_prep.report.parts import Section, Tile
 from data_prep.report.recorded import Examples, recorded_plan
 from data_prep.samples import sample_windows
 
@@ -17,15 +16,6 @@ _ROWS = 60
 _FLOWS = 12
 """Corpora that have a table of their own, and whose windows are shown."""
 _WINDOWS = 3
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section: the name of its template, and what stands in it."""
-
-    name: str
-    title: str
-    content: dict[str, Any]
 
 
 def build(data: PreparedData) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,21 @@ class Tile:
     name: str
     value: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its name, its title, and what its template shows."""
+
+    name: str
+    title: str
+    content: dict[str, Any]
+    template: str = ""
+    """A file in templates/sections, without its ending; the section's name where it is empty."""
+
+
+def table(title: str, rows: Sequence[dict[str, str]], words: Sequence[str] = (), notes: Sequence[str] = ()) -> Grid:
+    """Return a table of rows that all have the keys of the first, which are its head; `words` are columns that hold words."""
+    head = list(rows[0])
+    columns = frozenset(number for number, name in enumerate(head) if name in words)
+    return Grid(title, head, [list(row.values()) for row in rows], columns, notes)

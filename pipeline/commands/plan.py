@@ -38,7 +38,7 @@ from pipeline.planning.rules import rules
 from pipeline.planning.schedules import Kind, Question, kinds_of
 from pipeline.planning.search import Search
 from pipeline.recipe import AUTO, Recipe, read_ds_config
-from pipeline.report.output import write_figures, write_rows
+from pipeline.report.figures import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.training.preparation.preparation import prepared_text

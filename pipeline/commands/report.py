@@ -7,7 +7,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.common.quiet import status_of
 from pipeline.report.attention.options import SENTENCE, AttentionOptions
-from pipeline.report.output import write_figures, write_rows
+from pipeline.report.figures import write_figures, write_rows
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 

@@ -9,13 +9,12 @@ from typing import Any
 import matplotlib
 from typing_extensions import TypedDict
 
-from data_prep.report.parts import Grid
+from data_prep.report.parts import Grid, Section
 from pipeline.planning.forecast import Forecast, Row
 from pipeline.planning.judge import Judged, judged_table
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
 from pipeline.report.markdown import table, whole_percent
 from pipeline.report.page import rendered
-from pipeline.report.parts import Part, Section
 
 _SHOWN = 10
 """Schedules of the table."""
@@ -71,8 +70,8 @@ def to_html(answer: Answer) -> str:
         "warnings": list(warnings(answer)),
     }
     sections = [
-        Section("figure", "Loss and compute", [Part(plots=[figure(answer)])]),
-        *(Section(f"table-{number}", grid.title, [Part(tables=[grid])]) for number, grid in enumerate(grids(answer))),
+        Section("figure", "Loss and compute", {"plots": [figure(answer)]}, "plain"),
+        *(Section(f"table-{number}", grid.title, {"tables": [grid]}, "plain") for number, grid in enumerate(grids(answer))),
     ]
     footer = (
         "Losses are in nats per scored token. FLOPs are matrix products, executed ones, counted as the ledger of a run does."

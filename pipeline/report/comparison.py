@@ -1,19 +1,19 @@
-"""Several methods in the same axes: their loss curves, and what each saved."""
+"""Several methods side by side: what limits the comparison, where each starts, and what each saved."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
+from data_prep.report.parts import Grid, table
+from pipeline.report import prose
+from pipeline.report.figures import amount
+from pipeline.report.methods import Method, mixed, spread
+from pipeline.report.recorded import QUANTITIES, RecordedRun
+from pipeline.report.savings import Reference, Saving, percent, saving
 
-from pipeline.report.curves import axis_label, widen
-from pipeline.report.figures import BASELINE, GREY, Look, Plot, blank, legend_above, look, unit
-from pipeline.report.methods import Method
-from pipeline.report.savings import Curve, Reference, Saving, saved_at, saving
-
-_POINTS = 120
-"""Of a mean over runs whose evaluations stand at different places."""
+_FALLING = ("cosine", "linear", "wsd")
+"""Schedules whose rate falls over all the steps of a model; those that do not reach their end with it."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +29,12 @@ class View:
         return f"{self.quantity}-with-source" if self.with_source else self.quantity
 
     @property
-    def words(self) -> str:
+    def counted(self) -> str:
         """What it counts, in words."""
         return "with the source's own training" if self.with_source else "from the growth on"
 
 
-VIEWS = (
-    View("flops", False),
-    View("flops", True),
-    View("tokens", False),
-    View("steps", False),
-    View("seconds", False),
-    View("seconds", True),
-)
-"""Those that are drawn."""
-
-_TITLES = {"flops": "compute", "tokens": "tokens", "steps": "steps", "seconds": "time"}
-
-
-def looks(methods: Sequence[Method], baseline: Method | None) -> dict[str, Look]:
-    """Return each method's look, the baseline in grey."""
-    others = [method.name for method in methods if method is not baseline]
-    return {method.name: BASELINE if method is baseline else look(others.index(method.name)) for method in methods}
-
-
-def compared(methods: Sequence[Method], baseline: Method | None) -> list[Plot]:
-    """Return the figures of a comparison; those of which there is nothing to show are left out."""
-    plots = [_curves(methods, baseline, view) for view in VIEWS]
-    if baseline is not None:
-        plots += [_saved_along(methods, baseline, view) for view in VIEWS[:2]]
-    return [plot for plot in plots if plot is not None]
+COMPUTE, COMPUTE_WITH_SOURCE = View("flops", False), View("flops", True)
 
 
 def savings(methods: Sequence[Method], baseline: Method, view: View) -> dict[str, Saving | None]:
@@ -72,157 +48,167 @@ def savings(methods: Sequence[Method], baseline: Method, view: View) -> dict[str
     return found
 
 
-def _curves(methods: Sequence[Method], baseline: Method | None, view: View) -> Plot | None:
-    drawn = [
-        (method, [curve for curve in method.curves(view.quantity, with_source=view.with_source, whole=True) if curve.losses])
-        for method in methods
-    ]
-    drawn = [(method, curves) for method, curves in drawn if curves]
-    if not drawn:
-        return None
-    name, scale = unit(view.quantity, max(curve.spent[-1] for _, curves in drawn for curve in curves))
-    figure, axes = blank()
-    rows: list[dict[str, Any]] = []
-    against = None if baseline is None else baseline.reference(view.quantity, with_source=view.with_source)
-    if against is not None:
-        axes.axhline(against.loss, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)))
-    styles, several = looks(methods, baseline), False
-    for method, curves in drawn:
-        several |= len(curves) > 1
-        _draw(axes, curves, styles[method.name], scale, method.name)
-        rows += [
-            {"method": method.name, "run": str(run.path), view.quantity: spent, "loss": loss}
-            for run, curve in zip(
-                method.runs, method.curves(view.quantity, with_source=view.with_source, whole=True), strict=True
-            )
-            for spent, loss in zip(curve.spent, curve.losses, strict=True)
-        ]
-        if against is not None and method is not baseline:
-            _mark_crossings(axes, method, view, against, styles[method.name], scale)
-    widen(axes, max(curve.spent[-1] for _, curves in drawn for curve in curves) / scale)
-    cut = None if against is None else _cut(axes, baseline.settled.curves(view.quantity, with_source=view.with_source))
-    axes.set_xlabel(axis_label(view.quantity, name))
-    axes.set_ylabel("held-out loss (nats per scored token)")
-    legend_above(figure, axes)
-    caption = f"Held-out loss of each method against {_TITLES[view.quantity]}, counted {view.words}."
-    if several:
-        caption += (
-            " Of several seeds the line is the mean, as far as all of them have come, and the band goes from the lowest to "
-            "the highest."
-        )
-    if against is not None:
-        caption += (
-            f" The dashed line is {baseline.name}'s final loss, {against.loss:.4f}; a ring marks where a run first reaches it."
-        )
-    if cut is not None:
-        caption += f" Losses above {cut:.2f}, which untrained models have, lie outside the figure."
-    title = f"Held-out loss against {_TITLES[view.quantity]}" + (", source included" if view.with_source else "")
-    return Plot(f"compare-{view.name}", title, caption, figure, rows, _spoken(drawn, caption))
+def limits(methods: Sequence[Method], baseline: Method | None) -> list[str]:
+    """Return what limits a comparison."""
+    runs = [run for method in methods for run in method.runs]
+    summaries = [run.summary for run in runs if run.summary is not None]
+    facts = {
+        "mixed": {method.name: keys for method in methods if (keys := mixed(method))},
+        "going": 0 if baseline is None else sum(not run.ended for run in baseline.runs),
+        "texts": len(_fingerprints(runs)),
+        "windows": len({(run.recipe.evaluation.windows, run.recipe.data.sequence_length) for run in runs}),
+        "ranks": len({len(summary["peak_memory"]) for summary in summaries}),
+        "devices": len({_device(summary["peak"]) for summary in summaries if "peak" in summary}),
+        "ends": len({end for run in runs if (end := _end(run)) is not None}),
+        "lengths": list(dict.fromkeys(steps for run in runs if (steps := _target_steps(run)) is not None)),
+        "falling": any(run.recipe.schedule.name in _FALLING for run in runs),
+    }
+    return prose.lines("comparison", "limits", methods, baseline, facts)
 
 
-def _early_loss(baseline: list[Curve]) -> float:
-    """The baseline's loss at a tenth of its cost: above it untrained models differ."""
-    return float(np.mean([np.interp(curve.spent[-1] / 10, curve.spent, curve.losses) for curve in baseline if curve.losses]))
+def starts(methods: Sequence[Method], baseline: Method | None) -> list[str]:
+    """Return where each method starts, and what it needs for the baseline's loss, as far as both are on record.
 
-
-def _cut(axes: Axes, baseline: list[Curve]) -> float | None:
-    """Leave out losses above the baseline's early one, and return that one, where they would fill the figure."""
-    top = _early_loss(baseline)
-    lowest, highest = axes.dataLim.intervaly
-    if highest - lowest < 2 * (top - lowest):
-        return None
-    axes.set_ylim(lowest - 0.05 * (top - lowest), top)
-    return top
-
-
-def _draw(axes: Axes, curves: list[Curve], style: Look, scale: float, label: str) -> None:
-    kind = {"color": style.color, "linestyle": style.dash, "label": label}
-    if len(curves) == 1:
-        x = [spent / scale for spent in curves[0].spent]
-        every = max(1, len(x) // 8)
-        axes.plot(x, curves[0].losses, marker=style.marker, markevery=every, **kind)
-        return
-    begin, end = max(curve.spent[0] for curve in curves), min(curve.spent[-1] for curve in curves)
-    if begin >= end:
-        for curve in curves:
-            axes.plot([spent / scale for spent in curve.spent], curve.losses, marker=style.marker, **kind)
-            kind["label"] = None
-        return
-    grid = np.linspace(begin, end, _POINTS)
-    losses = np.array([np.interp(grid, curve.spent, curve.losses) for curve in curves])
-    axes.fill_between(grid / scale, losses.min(axis=0), losses.max(axis=0), color=style.color, alpha=0.18, linewidth=0)
-    axes.plot(grid / scale, losses.mean(axis=0), marker=style.marker, markevery=_POINTS // 8, **kind)
-
-
-def _mark_crossings(axes: Axes, method: Method, view: View, against: Reference, style: Look, scale: float) -> None:
-    reached = [curve.first_reached(against.loss) for curve in method.curves(view.quantity, with_source=view.with_source)]
-    x = [spent / scale for spent in reached if spent is not None]
-    axes.plot(
-        x,
-        [against.loss] * len(x),
-        linestyle="",
-        marker="o",
-        markersize=9,
-        markerfacecolor="none",
-        markeredgewidth=1.4,
-        color=style.color,
-    )
-
-
-def _saved_along(methods: Sequence[Method], baseline: Method, view: View) -> Plot | None:
-    bases = [curve for curve in baseline.settled.curves(view.quantity, with_source=view.with_source) if curve.losses]
-    if not bases:
-        return None
-    easiest, hardest = _early_loss(bases), max(min(curve.losses) for curve in bases)
-    targets = np.linspace(easiest, hardest, _POINTS)
-    figure, axes = blank()
-    styles, rows, lowest = looks(methods, baseline), [], 0.0
+    Nothing is said of a method on other data than the baseline's.
+    """
+    against = None if baseline is None else baseline.reference("flops", with_source=False)
+    if baseline is None or against is None or not against.spent:
+        return []
+    lines = []
     for method in methods:
-        if method is baseline:
-            continue
-        curves = [curve for curve in method.curves(view.quantity, with_source=view.with_source) if curve.losses]
-        shares = [saved_at(curves, bases, target) for target in targets]
-        known = [number for number, one in enumerate(shares) if one]
-        if not known:
-            continue
-        style, x = styles[method.name], targets[known]
-        mean = np.array([100 * np.mean(shares[number]) for number in known])
-        if len(curves) > 1:
-            low, high = ([100 * f(shares[number]) for number in known] for f in (min, max))
-            axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
-        axes.plot(
-            x, mean, color=style.color, linestyle=style.dash, marker=style.marker, markevery=_POINTS // 8, label=method.name
-        )
-        lowest = min(lowest, mean.min())
-        rows += [
-            {"method": method.name, "loss": float(loss), "saved_percent": float(value)}
-            for loss, value in zip(x, mean, strict=True)
-        ]
-    if not rows:
+        own = savings([method], baseline, COMPUTE).get(method.name)
+        start = _start(method)
+        if start is not None and own is not None and len(_fingerprints([*method.runs, *baseline.runs])) <= 1:
+            facts = {"start": start, "baseline_start": _start(baseline), "against": against, "own": own}
+            lines.append(prose.text("comparison", "start", method, baseline, facts | {"needed": _needed(method, against)}))
+    return lines
+
+
+def saved(methods: Sequence[Method], baseline: Method | None, reason: str) -> dict[str, Any]:
+    """Return what each method saved as lines, points and tables, or `reason` where there is no baseline."""
+    if baseline is None:
+        return {"lines": [reason]}
+    against = baseline.reference("flops", with_source=False)
+    others = [method for method in methods if method is not baseline]
+    if against is None or not against.spent or not others:
+        return {"lines": prose.lines("comparison", "no_saving", baseline)}
+    ends = [(curve.first_reached(curve.losses[-1]), curve.spent[-1]) for curve in baseline.final_curves if curve.spent[-1]]
+    early = statistics.fmean(1 - first / last for first, last in ends if first is not None)
+    own, whole = (savings(methods, baseline, view) for view in (COMPUTE, COMPUTE_WITH_SOURCE))
+    return {
+        "lines": prose.lines("comparison", "definition", baseline, against, early),
+        "points": [
+            prose.text("comparison", "saved", method, own[method.name], whole[method.name], _needed(method, against))
+            for method in others
+        ],
+        "tables": [_savings_table(methods, baseline)],
+    }
+
+
+def _needed(method: Method, against: Reference) -> float | None:
+    """What those of a method's runs that reached a loss spent until then, on average."""
+    reached = [curve.first_reached(against.loss) for curve in method.curves("flops", with_source=False)]
+    known = [spent for spent in reached if spent is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _fingerprints(runs: Sequence[RecordedRun]) -> set[str]:
+    return {run.data["fingerprint"] for run in runs if run.data is not None}
+
+
+def _start(method: Method) -> float | None:
+    """The mean loss of the untrained or just grown target over a method's runs; None where it is not on record of all."""
+    losses = []
+    for run in method.runs:
+        first = next(iter(run.evaluations if run.from_scratch else run.target_evaluations), None)
+        if first is None or not (first.step == 0 if run.from_scratch else first in run.growth_points):
+            return None
+        losses.append(first.loss)
+    return statistics.fmean(losses)
+
+
+def _target_steps(run: RecordedRun) -> int | None:
+    """How many steps a run's target is trained for, by its recipe; None where a length is not in steps."""
+    lengths = [stage.steps for stage in run.recipe.phases[-1].stages]
+    # From scratch the source is the target, which may be trained as either.
+    if run.from_scratch and run.recipe.source.steps is not None:
+        lengths.insert(0, run.recipe.source.steps)
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
+
+
+def _end(run: RecordedRun) -> tuple[str, int, int] | None:
+    """The family, layers and hidden size of the model that a run ends with; None where they are not known yet."""
+    if run.recipe.source.model is not None and run.planned is not None:
+        return run.recipe.source.model.family, run.planned[-1].num_hidden_layers, run.planned[-1].hidden_size
+    # Of a model on the way nothing follows for the last one.
+    if len(run.certificates) <= len(run.recipe.phases) - 2:
         return None
-    axes.axhline(0, color=GREY, linewidth=0.9)
-    axes.set_ylim(max(lowest * 1.1, -100) if lowest < 0 else -5, 105)
-    axes.set_xlim(easiest, hardest)
-    axes.set_xlabel("held-out loss to reach (lower is harder)")
-    axes.set_ylabel("executed compute saved (%)")
-    legend_above(figure, axes)
-    caption = (
-        f"Compute saved against {baseline.name} by the time each held-out loss is first reached, counted {view.words}. "
-        "The right "
-        f"end is the lowest loss that {baseline.name} reached; a line ends before it where not all of a method's runs got "
-        "so far."
-    )
-    caption += (
-        " What the grown model can do from the start costs nothing: 100 %."
-        if not view.with_source
-        else " Below 0 the grown model cost more; where it cost more than twice as much lies outside the figure."
-    )
-    title = "Compute saved by target loss" + (", source included" if view.with_source else "")
-    return Plot(f"saved-{view.name}", title, caption, figure, rows)
+    last = run.certificates[-1]
+    return last["family"], last["target"]["num_hidden_layers"], last["target"]["hidden_size"]
 
 
-def _spoken(drawn: list[tuple[Method, list[Curve]]], caption: str) -> str:
-    ends = "; ".join(
-        f"{method.name} {method.is_at} {np.mean([curve.losses[-1] for curve in curves]):.4f}" for method, curves in drawn
-    )
-    return f"{caption} {ends}."
+def _device(peak: str) -> str:
+    """What a summary says of the device, without a speed that was measured, which is another each time."""
+    _, rest = peak.split(maxsplit=1)
+    return rest if "measured" in rest else peak
+
+
+def _savings_table(methods: Sequence[Method], baseline: Method) -> Grid:
+    heads = {"flops": "executed compute", "tokens": "tokens", "steps": "steps", "seconds": "time"}
+    found = {
+        (quantity, with_source): savings(methods, baseline, View(quantity, with_source))
+        for quantity in QUANTITIES
+        for with_source in (False, True)
+    }
+    rows = [
+        {"method": method.name, "counted": counted}
+        | {heads[quantity]: percent(found[quantity, with_source][method.name]) for quantity in QUANTITIES}
+        for method in methods
+        if method is not baseline
+        for with_source, counted in ((False, "from the growth on"), (True, "with the source's training"))
+    ]
+    waste = [f"{one.name} {amount('flops', sum(run.wasted + run.inherited_waste for run in one.runs))}" for one in methods]
+    title = f"Saved until {baseline.name}'s final held-out loss is first reached"
+    return table(title, rows, ["counted"], prose.lines("comparison", "notes", waste))
+
+
+def overview(methods: Sequence[Method], baseline: Method | None) -> Grid:
+    """Return the methods with their main figures, means over runs."""
+    found = [{} if baseline is None else savings(methods, baseline, view) for view in (COMPUTE, COMPUTE_WITH_SOURCE)]
+    rows = []
+    for method in methods:
+        mean, deviation = spread(method.final_losses) if method.final_losses else (None, None)
+        count, ended = len(method.runs), sum(run.ended for run in method.runs)
+        going = f"{ended} of {count} ended" if count > 1 else "not ended"
+        flops, _ = spread([run.spent(run.last_step)["flops"] - run.source_spent["flops"] for run in method.runs])
+        own, whole = (
+            percent(each[method.name]) if method.name in each else "baseline" if method is baseline else "–" for each in found
+        )
+        rows.append(
+            {
+                "method": method.name,
+                "runs": str(count),
+                "state": "ended" if ended == count else going,
+                "growth": exactness(method),
+                "final held-out loss": "none yet" if mean is None else with_deviation(mean, deviation),
+                "compute on the target": amount("flops", flops),
+                "compute saved": own,
+                "saved, source included": whole,
+            }
+        )
+    return table("Methods", rows, ["state", "growth"])
+
+
+def with_deviation(mean: float, deviation: float | None) -> str:
+    """Return a loss with its standard deviation, where there is one."""
+    return f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+
+
+def exactness(method: Method) -> str:
+    """Return how exact the growths of a method's first run that grows were predicted to be."""
+    if method.from_scratch:
+        return "none: from scratch"
+    found = ", ".join(dict.fromkeys(certificate["verdict"] for certificate in method.grown_run.certificates))
+    without = sum(run.from_scratch for run in method.runs)
+    return (found or "not grown yet") + (f" (nothing is grown in {without} of {len(method.runs)} runs)" if without else "")

@@ -1,18 +1,25 @@
-"""Where the compute went: FLOPs by stage and part."""
+"""Where the compute went: what each stage of each run cost, in rows, tables and bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from data_prep.report.parts import Grid, table
 from pipeline.flops.counts import PARTS
 from pipeline.recipe import SOURCE_STAGE
+from pipeline.report import prose
 from pipeline.report.figures import LOOKS, SIZE, Look, Plot, amount, blank, legend_above, unit
 from pipeline.report.methods import Method
 from pipeline.report.recorded import RecordedRun
 
-_WASTE = "taken again"
+Named = Sequence[tuple[str, RecordedRun]]
+"""Runs and what a page calls them."""
+
+_COSTS = {"steps": "steps", "tokens": "tokens", "seconds": "seconds", "model": "flops", "executed": "flops"}
+"""What a stage costs, and the quantity that it is."""
+_KINDS = {"inherited": "given source", "source": "source trained here", "stage": "target", "waste": "taken again"}
 
 
 def part_name(part: str) -> str:
@@ -30,28 +37,29 @@ def stage_rows(run: RecordedRun) -> list[dict[str, Any]]:
     for stage, begin, end in run.stages:
         records = [record for record in run.steps if begin < record["step"] <= end]
         row: dict[str, Any] = {"stage": stage, "kind": "source" if stage == SOURCE_STAGE else "stage", "steps": end - begin}
-        row["tokens"] = run.spent(end)["tokens"] - run.spent(begin)["tokens"]
-        row["seconds"] = run.spent(end)["seconds"] - run.spent(begin)["seconds"]
-        for kind in ("model", "executed"):
-            row[kind] = sum(record[f"flops_{kind}"] for record in records)
-            parts = getattr(run.ledger.stages[stage], kind) if by_part and stage in run.ledger.stages else {}
-            row |= {f"{kind}_{part}": parts.get(part) for part in PARTS}
+        row |= {key: run.spent(end)[key] - run.spent(begin)[key] for key in ("tokens", "seconds")}
+        known = run.ledger.stages.get(stage) if by_part and run.ledger is not None else None
+        for kind, flops in (("model", "flops_model"), ("executed", "flops_executed")):
+            parts = {} if known is None else getattr(known, kind)
+            row |= {kind: sum(record[flops] for record in records), **_by_part(kind, parts)}
         rows.append(row)
     for origin, line in ({} if run.ledger is None else run.ledger.inherited).items():
         least = ", at least" if line.spent and not line.complete else ""
         row = {"stage": f"pre-training of {origin}{least}", "kind": "inherited", "steps": None, "tokens": None, "seconds": None}
         for kind in ("model", "executed"):
             parts = getattr(line.flops, kind) if line.complete or line.spent else {}
-            row[kind] = sum(parts.values()) if parts else None
-            row |= {f"{kind}_{part}": parts.get(part) for part in PARTS}
+            row |= {kind: sum(parts.values()) if parts else None, **_by_part(kind, parts)}
         rows.append(row)
     if run.wasted or run.inherited_waste:
-        empty = {f"{kind}_{part}": None for kind in ("model", "executed") for part in PARTS}
-        steps = {"steps": len(run.lost), "tokens": None, "seconds": sum(record["seconds"] for record in run.lost)}
-        rows.append(
-            {"stage": _WASTE, "kind": "waste", **steps, "model": 0, "executed": run.wasted + run.inherited_waste, **empty}
-        )
+        row = {"stage": _KINDS["waste"], "kind": "waste", "steps": len(run.lost), "tokens": None}
+        row |= {"seconds": sum(record["seconds"] for record in run.lost), "model": 0}
+        row |= {"executed": run.wasted + run.inherited_waste, **_by_part("model", {}), **_by_part("executed", {})}
+        rows.append(row)
     return rows
+
+
+def _by_part(kind: str, parts: Mapping[str, int]) -> dict[str, int | None]:
+    return {f"{kind}_{part}": parts.get(part) for part in PARTS}
 
 
 def ledger_figure(run: RecordedRun) -> Plot | None:
@@ -59,35 +67,23 @@ def ledger_figure(run: RecordedRun) -> Plot | None:
     rows = [row for row in stage_rows(run) if row["executed"]]
     if not rows:
         return None
-    name, scale = unit("flops", max(row["executed"] for row in rows))
-    figure, axes = blank((SIZE[0], max(1.9, 0.9 + 0.42 * len(rows))))
-    places = list(range(len(rows)))[::-1]
-    left = np.zeros(len(rows))
+    layers = {
+        part_name(part): ([row[f"executed_{part}"] or 0 for row in rows], LOOKS[number])
+        for number, part in enumerate(part for part in PARTS if any(row[f"executed_{part}"] for row in rows))
+    }
+    whole = [0 if any(row[f"executed_{part}"] for part in PARTS) else row["executed"] for row in rows]
+    layers |= {"not divided by part": (whole, None)} if any(whole) else {}
     differs = any(row["model"] != row["executed"] for row in rows if row["kind"] != "waste")
-    shown = [part for part in PARTS if any(row[f"executed_{part}"] for row in rows)]
-    for number, part in enumerate(shown):
-        widths = np.array([(row[f"executed_{part}"] or 0) / scale for row in rows])
-        _stack(axes, places, widths, left, LOOKS[number], part_name(part))
-        left += widths
-    whole = np.array([0 if any(row[f"executed_{part}"] for part in PARTS) else row["executed"] / scale for row in rows])
-    if whole.any():
-        axes.barh(places, whole, height=0.62, color="#bbbbbb", label="not told apart")
+    ends = [row["executed"] for row in rows]
+    figure, axes = blank((SIZE[0], max(1.9, 0.9 + 0.42 * len(rows))))
+    places, scale = _bars(axes, [row["stage"] for row in rows], layers, ends)
     if differs:
         model = [row["model"] / scale if row["model"] else np.nan for row in rows]
         axes.plot(model, places, linestyle="", marker="|", markersize=16, markeredgewidth=2, color="black", label="model FLOPs")
-    axes.set_yticks(places, [_short(row["stage"]) for row in rows])
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, max(row["executed"] for row in rows) / scale * 1.16)
-    for place, row in zip(places, rows, strict=True):
-        _write_beside(axes, row["executed"] / scale, place, amount("flops", row["executed"]))
-    axes.set_xlabel(f"executed compute ({name})")
     legend_above(figure, axes)
-    caption = "Executed FLOPs of each stage, divided by the parts of the model. Evaluation is not counted."
-    if differs:
-        caption += " The black marks are model FLOPs, without what was computed again to save memory."
-    told = "; ".join(f"{row['stage']}: {amount('flops', row['executed'])}" for row in rows)
-    return Plot("ledger", "Compute by stage and part", caption, figure, rows, f"{caption} {told}.")
+    caption = prose.text("captions", "ledger", differs)
+    spoken = f"{caption} {prose.text('captions', 'ends', [(row['stage'], row['executed']) for row in rows])}"
+    return Plot("ledger", "Compute by stage and part", caption, figure, rows, spoken)
 
 
 def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
@@ -95,63 +91,93 @@ def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
     runs = [(method, run) for method in methods for run in method.runs if run.steps]
     if not runs:
         return None
-    kinds = {"inherited": "given source", "source": "source trained here", "stage": "target", "waste": _WASTE}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method, run in runs:
-        sums = dict.fromkeys(kinds, 0)
+        sums = dict.fromkeys(_KINDS.values(), 0)
         for row in stage_rows(run):
             kind = "stage" if row["kind"] == "source" and run.from_scratch else row["kind"]
-            sums[kind] += row["executed"] or 0
-        rows.append({"method": method.name, "run": str(run.path), **{kinds[kind]: value for kind, value in sums.items()}})
-    largest = max(sum(row[kind] for kind in kinds.values()) for row in rows)
-    name, scale = unit("flops", largest)
+            sums[_KINDS[kind]] += row["executed"] or 0
+        rows.append({"method": method.name, "run": str(run.path), **sums})
+    looks = zip(_KINDS.values(), (LOOKS[number] for number in (3, 1, 0, 6)), strict=True)
+    layers = {kind: ([row[kind] for row in rows], look) for kind, look in looks if any(row[kind] for row in rows)}
+    ends = [sum(row[kind] for kind in _KINDS.values()) for row in rows]
+    labels = [method.name if len(method.runs) == 1 else f"{method.name}, seed {run.recipe.seed}" for method, run in runs]
     figure, axes = blank((SIZE[0], max(1.9, 0.9 + 0.3 * len(rows))))
-    places, left = list(range(len(rows)))[::-1], np.zeros(len(rows))
-    for number, kind in enumerate(kinds.values()):
-        widths = np.array([row[kind] / scale for row in rows])
-        if widths.any():
-            _stack(axes, places, widths, left, LOOKS[(3, 1, 0, 6)[number]], kind)
-        left += widths
-    axes.set_yticks(places, [_label(method, run) for method, run in runs])
+    _bars(axes, labels, layers, ends)
+    legend_above(figure, axes)
+    caption = prose.text("captions", "compared_ledgers")
+    told = prose.text("captions", "ends", [(row["method"], end) for row, end in zip(rows, ends, strict=True)])
+    return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {told}")
+
+
+def _bars(
+    axes: Axes, labels: Sequence[str], layers: Mapping[str, tuple[Sequence[float], Look | None]], ends: Sequence[float]
+) -> tuple[list[int], float]:
+    """Draw bars of FLOPs, one below the other, each made of layers; return where they lie, and the unit."""
+    name, scale = unit("flops", max(ends))
+    places = list(range(len(labels)))[::-1]
+    left = np.zeros(len(labels))
+    for label, (flops, look) in layers.items():
+        kind: dict[str, Any] = {"color": "#bbbbbb"}
+        if look is not None:
+            kind = {"color": look.color, "alpha": 0.85, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0.4}
+        widths = np.array(flops) / scale
+        axes.barh(places, widths, left=left, height=0.62, label=label, **kind)
+        left = left + widths
+    axes.set_yticks(places, [text if len(text) <= 24 else f"{text[:10]}…{text[-13:]}" for text in labels])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, largest / scale * 1.16)
-    for place, end in zip(places, left, strict=True):
-        _write_beside(axes, end, place, amount("flops", end * scale))
+    axes.set_xlim(0, max(ends) / scale * 1.16)
+    for place, end in zip(places, ends, strict=True):
+        how = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        axes.annotate(amount("flops", end), (end / scale, place), **how)
     axes.set_xlabel(f"executed compute ({name})")
-    legend_above(figure, axes)
-    caption = (
-        "Executed FLOPs of each run: what its source cost, what was spent on the target, and steps that were lost and "
-        "taken again."
-    )
-    told = "; ".join(f"{row['method']}: {amount('flops', end * scale)}" for row, end in zip(rows, left, strict=True))
-    return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {told}.")
+    return places, scale
 
 
-def _stack(axes: Axes, places: list[int], widths: np.ndarray, left: np.ndarray, look: Look, label: str) -> None:
-    """Draw one kind of cost in every bar, where what was drawn before it ends."""
-    axes.barh(
-        places,
-        widths,
-        left=left,
-        height=0.62,
-        color=look.color,
-        alpha=0.85,
-        hatch=look.hatch,
-        edgecolor="white",
-        linewidth=0.4,
-        label=label,
-    )
+def ledger_tables(runs: Named) -> list[Grid]:
+    """Return what each stage of each run cost, whole, and by part where that is known."""
+    whole, known = [], []
+    for name, run in runs:
+        rows = stage_rows(run)
+        whole += [(name, row) for row in rows]
+        known += [(name, row) for row in rows if row[f"executed_{PARTS[0]}"] is not None]
+        own = [row for row in rows if row["kind"] in ("source", "stage")]
+        if len(own) > 1:
+            whole.append((name, {key: sum(row[key] for row in own) for key in _COSTS} | {"stage": "all stages"}))
+
+    def head(name: str, stage: str) -> dict[str, str]:
+        return {"stage": stage} if len(runs) == 1 else {"run": name, "stage": stage}
+
+    names = {"seconds": "time", "model": "model FLOPs", "executed": "executed FLOPs"}
+    cells = [
+        head(name, row["stage"]) | {names.get(key, key): _cell(row[key], of) for key, of in _COSTS.items()}
+        for name, row in whole
+    ]
+    grids = [table("Cost of each stage", cells, ["stage"])]
+    if known:
+        parts = [part for part in PARTS if any(row[f"executed_{part}"] for _, row in known)]
+        alike = all(row["model"] == row["executed"] for _, row in known)
+        cells = [
+            head(name, row["stage"] + ("" if alike else f", {kind}"))
+            | {part_name(part): _cell(row[f"{kind}_{part}"], "flops") for part in parts}
+            for name, row in known
+            for kind in (("executed",) if alike else ("model", "executed"))
+        ]
+        grids.append(table("Executed FLOPs by part" if alike else "FLOPs by part", cells, ["stage"]))
+    return grids
 
 
-def _write_beside(axes: Axes, end: float, place: float, text: str) -> None:
-    """Write beside the end of a bar."""
-    axes.annotate(text, (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+def _cell(value: float | None, quantity: str) -> str:
+    return amount(quantity, value) if value is not None else "not known" if quantity == "flops" else "–"
 
 
-def _label(method: Method, run: RecordedRun) -> str:
-    return _short(method.name if len(method.runs) == 1 else f"{method.name}, seed {run.recipe.seed}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:10]}…{text[-13:]}"
+def memory_tables(runs: Named) -> list[Grid]:
+    """Return the peak memory of each rank, on record once a run has ended."""
+    rows = [
+        {"run": name, "rank": str(rank), "memory": ", ".join(f"{gib:.2f} GiB {at.removesuffix('_gib')}" for at, gib in peaks)}
+        for name, run in runs
+        if run.summary is not None
+        for rank, peaks in enumerate(peak.items() for peak in run.summary["peak_memory"])
+    ]
+    return [table("Peak memory of each rank", rows, ["memory"])] if rows else []

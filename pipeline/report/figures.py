@@ -1,19 +1,25 @@
-"""Figures of the report: what one carries, how all of them look, and how they become files and parts of a page."""
+"""Figures of the report: what one carries, how all of them look, and how they become files and elements of a page."""
 
+import csv
 import io
 import math
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.common.files import write_atomically
+
 SIZE = (4.4, 3.1)
 """Inches: on a phone of 360 px the text of a figure stays readable."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.labelsize": 9,
     "axes.edgecolor": "#555555",
@@ -36,7 +42,7 @@ STYLE = {
     # Names and sentences are a person's own: a dollar is a dollar.
     "text.parse_math": False,
 }
-"""What matplotlib is told while figures are made and saved: `matplotlib.rc_context(STYLE)`."""
+"""matplotlib's settings while figures are made and saved: `matplotlib.rc_context(STYLE)`."""
 
 GREY = "#555555"
 PALE = "#b9b9b9"
@@ -44,7 +50,7 @@ PALE = "#b9b9b9"
 
 @dataclass(frozen=True)
 class Look:
-    """How a line or an area looks: told apart without colour too."""
+    """How a line or an area looks, distinct without colour too."""
 
     color: str
     dash: Any
@@ -61,7 +67,7 @@ LOOKS = (
     Look("#56B4E9", (0, (8, 2)), "P", "----"),
     Look("#000000", (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)), "X", "++++"),
 )
-"""Okabe and Ito's colours, told apart by all kinds of colour vision, without the yellow, which is too pale for lines."""
+"""Okabe and Ito's colours, distinct for all kinds of colour vision, without the yellow, which is too pale for lines."""
 
 BASELINE = Look("#555555", "-", "*", "")
 
@@ -71,6 +77,12 @@ def look(number: int) -> Look:
     around, place = divmod(number, len(LOOKS))
     other = LOOKS[(place + 3 * around) % len(LOOKS)]
     return Look(LOOKS[place].color, other.dash, other.marker, other.hatch)
+
+
+def look_of(one: Any, all_of_them: Sequence[Any], baseline: Any) -> Look:
+    """The look of one of several methods, of which the baseline is grey."""
+    others = [other for other in all_of_them if other is not baseline]
+    return BASELINE if one is baseline else look(next(place for place, other in enumerate(others) if other is one))
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,24 @@ def legend_above(figure: Figure, axes: Axes) -> None:
         figure.set_size_inches(width, height + _ROW * max(0, math.ceil(len(handles) / columns) - _ROWS))
 
 
+_AXIS = {
+    "flops": "executed compute",
+    "tokens": "training tokens",
+    "steps": "optimizer steps",
+    "seconds": "time in training steps",
+}
+
+
+def axis_label(quantity: str, name: str) -> str:
+    """Return the words below an axis in a unit."""
+    return _AXIS[quantity] + (f" ({name})" if name else "")
+
+
+def widen(axes: Axes, largest: float) -> None:
+    """Let an axis begin at 0 and end at the largest value, with space for markers that stand there."""
+    axes.set_xlim(*((-0.02 * largest, 1.02 * largest) if largest else (0, 1)))
+
+
 _UNITS = {
     "flops": (("FLOP", 1), ("GFLOP", 1e9), ("TFLOP", 1e12), ("PFLOP", 1e15), ("EFLOP", 1e18), ("ZFLOP", 1e21), ("YFLOP", 1e24)),
     "tokens": (("", 1), ("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)),
@@ -158,14 +188,29 @@ def to_svg(plot: Plot) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{plot.name}-\1"', text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{plot.name}-", text)
     opening, _, rest = text.partition(">")
-    view_box = re.search(r'viewBox="[^"]+"', opening).group()
+    view_box = opening[opening.index("viewBox=") :].split('"')[1]
     names = f'role="img" aria-labelledby="{plot.name}-alt" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f'<svg class="drawing" {view_box} {names}>{rest}'
+    return f'<svg class="drawing" viewBox="{view_box}" {names}>{rest}'
 
 
-def to_png(plot: Plot) -> bytes:
-    """Return a figure as a PNG file, two pixels for each of the page's."""
-    file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        plot.figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
-    return file.getvalue()
+def write_figures(directory: Path, plots: Sequence[Plot]) -> None:
+    """Write each figure into a directory as NAME.png, whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        path = directory / f"{plot.name}.png"
+        partial = path.with_name(path.name + ".partial")
+        with matplotlib.rc_context(STYLE):
+            plot.figure.savefig(partial, format="png", dpi=200, metadata={"Software": None})
+        os.replace(partial, path)
+
+
+def write_rows(directory: Path, plots: Sequence[Plot]) -> None:
+    """Write the rows behind each figure into a directory as NAME.csv, whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        if plot.rows:
+            file = io.StringIO()
+            writer = csv.DictWriter(file, list(plot.rows[0]))
+            writer.writeheader()
+            writer.writerows(plot.rows)
+            write_atomically(directory / f"{plot.name}.csv", file.getvalue())

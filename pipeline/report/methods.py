@@ -17,7 +17,7 @@ _OF_CHANCE = ("seed", "run_dir")
 _OF_DEEPSPEED = ("train_batch_size", "bf16", "fp16", "gradient_clipping")
 """Keys of DeepSpeed's configuration in which they may not: what the others say changes no loss but by rounding."""
 
-NOTHING = ("null", "[]", "{}")
+_NOTHING = ("null", "[]", "{}")
 """Settings that say nothing, as JSON."""
 
 
@@ -44,11 +44,6 @@ class Method:
         return any(run.ended for run in self.runs)
 
     @property
-    def is_at(self) -> str:
-        """How its last loss is told."""
-        return "ends at" if self.ended else "stands at"
-
-    @property
     def settled(self) -> "Method":
         """This method with the runs that its final loss is a mean over: of those that have ended, or of all where none has,
         those that have one."""
@@ -58,7 +53,12 @@ class Method:
     @property
     def final_losses(self) -> list[float]:
         """The last held-out loss of each settled run."""
-        return [run.final_loss for run in self.settled.runs]
+        return [run.final_loss for run in self.settled.runs if run.final_loss is not None]
+
+    @property
+    def final_curves(self) -> list[Curve]:
+        """The curves over compute, from the growth on, of settled runs that were evaluated."""
+        return [curve for curve in self.settled.curves("flops", with_source=False) if curve.losses]
 
     def reference(self, quantity: str, *, with_source: bool) -> Reference | None:
         """Return what savings are measured against where this method is the baseline; None where nothing was evaluated."""
@@ -79,7 +79,7 @@ class Method:
                     return []
                 before = known
             records = run.grown_evaluations if whole else run.target_evaluations
-            points = [(run.spent(record["step"])[quantity] + before, record["loss"]) for record in records]
+            points = [(run.spent(record.step)[quantity] + before, record.loss) for record in records]
             curves.append(Curve(tuple(spent for spent, _ in points), tuple(loss for _, loss in points)))
         return curves
 
@@ -165,13 +165,31 @@ def _partial(settings: Sequence[dict[str, str]]) -> set[str]:
     return {
         parent
         for parent in set.union(*parents) - set.intersection(*parents)
-        if parent.startswith("stage ") or any(one.get(parent) in NOTHING for one in settings)
+        if parent.startswith("stage ") or any(one.get(parent) in _NOTHING for one in settings)
     }
 
 
 def _parents(key: str) -> list[str]:
     """A path and all that it lies in, the outermost first."""
     return [".".join(key.split(".")[:length]) for length in range(1, key.count(".") + 2)]
+
+
+def differing_settings(methods: Sequence[Method]) -> list[dict[str, str]]:
+    """Return the settings in which the methods' recipes differ, a row each: what it is in each method, by its name."""
+    settings = [settings_of(method.runs[0]) for method in methods]
+    names = [method.name for method in methods]
+    return [
+        {"setting": key} | {name: _chosen(one, key) for name, one in zip(names, settings, strict=True)}
+        for key in differing(settings)
+    ]
+
+
+def _chosen(settings: dict[str, str], key: str) -> str:
+    """A setting, or all that a stage or another object says where other methods have none."""
+    inner = {path.removeprefix(f"{key}."): value for path, value in settings.items() if path.startswith(f"{key}.")}
+    if inner:
+        return ", ".join(f"{path} {value}" for path, value in inner.items() if value not in _NOTHING)
+    return settings.get(key, "absent" if key.startswith("stage ") and "." not in key else "–")
 
 
 def mixed(method: Method) -> list[str]:

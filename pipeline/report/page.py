@@ -1,27 +1,30 @@
 """The page: what stands where, and the HTML that it becomes."""
 
+import json
+import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-import jinja2
 import matplotlib
 from markupsafe import Markup
 
-from data_prep.report.html import environment
-from data_prep.report.parts import Grid
-from pipeline.report import contrast, standing, tables
+from data_prep.report.numbers import counted
+from data_prep.report.parts import Grid, Section, Tile, table
+from pipeline.evaluation.perplexity import perplexity
+from pipeline.growth.reasons import duplicates_warning
+from pipeline.report import comparison, compute, prose
 from pipeline.report.attention.gallery import Absent, attention_section
 from pipeline.report.attention.options import AttentionOptions
-from pipeline.report.comparison import compared
-from pipeline.report.compute import compared_ledgers, ledger_figure
-from pipeline.report.curves import loss_curves
-from pipeline.report.figures import STYLE, Plot, to_svg
-from pipeline.report.growths import ExplainedGrowth, explain
-from pipeline.report.methods import Method, baseline_of, group
-from pipeline.report.parts import Part, Section
+from pipeline.report.comparison_figures import compared_curves, saved_by_loss
+from pipeline.report.figures import STYLE, Plot, amount, to_svg
+from pipeline.report.growths import explain, size
+from pipeline.report.methods import Method, baseline_of, differing_settings, group
 from pipeline.report.recorded import RecordedRun
-from pipeline.report.repeat import repeat_section
-from pipeline.report.speed import speed_figures
+from pipeline.report.run_figures import loss_curves, step_figures
+from pipeline.report.scores import score_tables
+from pipeline.runs.records import duplicates_of
 
 _FOOTER = (
     "Losses are in nats per scored token. FLOPs are matrix products, counted step by step; executed ones include what was "
@@ -38,211 +41,207 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Judged:
+class OtherSavings:
     """What methods saved by another measure than where their curves first reach the baseline's last loss."""
 
     overview: Grid
-    saved: Part
+    content: dict[str, Any]
+    """Lines, tables and plots of the section on savings."""
 
 
 def build(
     named: Sequence[tuple[str | None, RecordedRun]],
     baseline_name: str | None = None,
     attention: AttentionOptions | None = None,
-    judged: Judged | None = None,
+    savings: OtherSavings | None = None,
 ) -> Page:
     """Return the report of one run or of several; the same runs give the same bytes.
 
-    `attention` says what of a single run's attention is shown; `judged` stands in place of what is else said of savings.
+    `attention` says what of a single run's attention is shown; `savings` stands in place of what is else said of savings.
     Raises UserError where a run is given twice, or where `baseline_name` is none of the methods.
     """
     methods = group(named)
     baseline, reason = baseline_of(methods, baseline_name)
     with matplotlib.rc_context(STYLE):
         if len(named) == 1:
-            content, sections = _one(methods[0], attention or AttentionOptions())
+            return rendered(*_one(methods[0], attention or AttentionOptions()), _FOOTER)
+        if savings is None:
+            content = comparison.saved(methods, baseline, reason) | {"plots": saved_by_loss(methods, baseline)}
+            savings = OtherSavings(comparison.overview(methods, baseline), content)
+            lead = comparison.starts(methods, baseline)
         else:
-            content, sections = _several(methods, baseline, reason, judged)
-        return rendered(content, sections, _FOOTER)
+            lead = []
+        return rendered(*_several(methods, baseline, lead, savings), _FOOTER)
 
 
-def rendered(content: dict[str, object], sections: Sequence[Section], footer: str) -> Page:
+def rendered(content: dict[str, Any], sections: Sequence[Section], footer: str) -> Page:
     """Return the page of sections under a head (`kind`, `title`, `lead`, `tiles`, `overview`, `warnings`)."""
+    drawn: list[Plot] = []
+
+    def svg(plot: Plot) -> Markup:
+        drawn.append(plot)
+        return Markup(to_svg(plot))
+
+    templates = prose.templates()
+    templates.filters["svg"] = svg
     with matplotlib.rc_context(STYLE):
-        html = _environment().get_template("page.html").render(**content, sections=sections, footer=footer)
-    return Page(html, [plot for section in sections for plot in section.plots])
+        html = templates.get_template("layout.html").render(content, sections=sections, footer=footer)
+    return Page(html, drawn)
 
 
-def _environment() -> jinja2.Environment:
-    templates = environment("pipeline.report")
-    templates.filters["svg"] = lambda plot: Markup(to_svg(plot))
-    return templates
-
-
-def _one(method: Method, attention: AttentionOptions) -> tuple[dict[str, object], list[Section]]:
+def _one(method: Method, options: AttentionOptions) -> tuple[dict[str, Any], list[Section]]:
     run = method.runs[0]
-    content = {
+    found = attention_section(run.path, options)
+    attention = {"reason": found.reason} if isinstance(found, Absent) else {"lines": found.sentences, "plots": found.plots}
+    return {
         "kind": f"Report of the run {run.path}",
-        "title": f"{method.name}: {standing.grown(run)}",
-        "lead": [standing.state(run), *standing.told(run)],
-        "tiles": standing.tiles(run),
+        "title": f"{method.name}: {models(run)}",
+        "lead": [*prose.lines("run", "state", run), *prose.lines("run", "growths", run)],
+        "tiles": tiles(run),
         "overview": None,
-        "warnings": standing.warnings(run),
-    }
-    return content, [
-        Section("loss", "Loss", [_or_absent(loss_curves(run), "No step is on record, so there is no curve yet.")]),
-        Section(
-            "saved",
-            "Compute saved",
-            [Part(lines=["A saving takes a comparison: name a run that was trained from scratch beside this one."])],
-        ),
+        "warnings": warnings(run),
+    }, [
+        Section("loss", "Loss", {"plots": loss_curves(run), "one": True}),
+        Section("saved", "Compute saved", {"lines": [_NOTHING_TO_COMPARE]}, "plain"),
         _compute([method], None),
-        Section("growth", "Growth", _growth_parts(method, "growth")),
-        _attention(run, attention),
-        _evaluation([method]),
-        repeat_section([method]),
+        _growth([method]),
+        Section("attention", "Attention", attention),
+        *_last_sections([method]),
     ]
+
+
+_NOTHING_TO_COMPARE = "A saving takes a comparison: name a run that was trained from scratch beside this one."
 
 
 def _several(
-    methods: list[Method], baseline: Method | None, reason: str, judged: Judged | None
-) -> tuple[dict[str, object], list[Section]]:
-    runs = [run for method in methods for run in method.runs]
-    content = {
-        "kind": f"Report of {len(runs)} runs of {len(methods)} methods"
-        if len(methods) > 1
-        else f"Report of {len(runs)} runs of one method",
+    methods: Sequence[Method], baseline: Method | None, lead: Sequence[str], savings: OtherSavings
+) -> tuple[dict[str, Any], list[Section]]:
+    runs = _named_runs(methods)
+    of = f"{len(methods)} methods" if len(methods) > 1 else "one method"
+    return {
+        "kind": f"Report of {len(runs)} runs of {of}",
         "title": " / ".join(method.name for method in methods),
-        "lead": [
-            *(contrast.lead(methods, baseline) if judged is None else ()),
-            *(f"{method.name}: {standing.grown(method.grown_run)}." for method in methods),
-        ],
+        "lead": [*lead, *(f"{method.name}: {models(method.grown_run)}." for method in methods)],
         "tiles": [],
-        "overview": tables.overview_table(methods, baseline) if judged is None else judged.overview,
+        "overview": savings.overview,
         "warnings": [
-            *contrast.incomparable(methods, baseline),
-            *(
-                f"{_run_name(method, run)}: {line}"
-                for method in methods
-                for run in method.runs
-                for line in standing.warnings(run)
-            ),
+            *comparison.limits(methods, baseline),
+            *(f"{name}: {line}" for name, run in runs for line in warnings(run)),
         ],
-    }
-    plots = compared(methods, baseline)
-    loss = [plot for plot in plots if plot.name.startswith("compare")]
-    saved = (
-        contrast.saved(methods, baseline, reason, [plot for plot in plots if plot not in loss])
-        if judged is None
-        else judged.saved
-    )
-    sections = [
-        Section("loss", "Held-out loss", [_or_absent(loss, "No run has a held-out loss on record yet, so there is no curve.")]),
-        Section("saved", "Compute saved", [saved]),
+    }, [
+        Section("loss", "Held-out loss", {"plots": compared_curves(methods, baseline), "one": False}),
+        Section("saved", "Compute saved", savings.content, "plain"),
         _compute(methods, baseline),
-        Section(
-            "growth",
-            "Growth",
-            [part for number, method in enumerate(methods) for part in _growth_parts(method, f"growth-{number}", named=True)],
-        ),
-        Section("attention", "Attention", [Part(lines=["Attention is shown in the report of a single run."])]),
-        _evaluation(methods),
-        repeat_section(methods),
+        _growth(methods),
+        Section("attention", "Attention", {"several": True}),
+        *_last_sections(methods),
     ]
-    return content, sections
 
 
-def _or_absent(plots: list[Plot], reason: str) -> Part:
-    return Part(plots=plots) if plots else Part(lines=[reason])
+def _named_runs(methods: Sequence[Method]) -> list[tuple[str, RecordedRun]]:
+    """All runs, and what the page calls them."""
+    return [(_name(method, run), run) for method in methods for run in method.runs]
 
 
-def _run_name(method: Method, run: RecordedRun) -> str:
+def _name(method: Method, run: RecordedRun) -> str:
     return method.name if len(method.runs) == 1 else f"{method.name} ({run.path})"
 
 
-def _compute(methods: list[Method], baseline: Method | None) -> Section:
-    runs = [(_run_name(method, run), run) for method in methods for run in method.runs if run.steps]
-    if not runs:
-        return Section("compute", "Where the compute went", [Part(lines=["No step is on record, so nothing has been spent."])])
-    one = len(runs) == 1
-    figure = ledger_figure(runs[0][1]) if one else compared_ledgers(methods)
-    plots = [*([figure] if figure else []), *speed_figures(methods, baseline)]
-    grids = tables.ledger_tables(runs)
-    lines = []
-    if one and runs[0][1].summary is not None and "peak" in runs[0][1].summary:
-        lines.append(f"MFU is model FLOPs against {runs[0][1].summary['peak']}.")
-    if any(run.ledger is None or run.ledger_step != run.last_step for _, run in runs):
-        lines.append("FLOPs by part appear after the next checkpoint.")
-    lines += [
-        f"What the source of {name}, {run.recipe.source.path}, cost is {cost}."
-        for name, run in runs
-        if (cost := standing.source_cost(run)) is not None
+def _compute(methods: Sequence[Method], baseline: Method | None) -> Section:
+    runs = [(name, run) for name, run in _named_runs(methods) if run.steps]
+    content: dict[str, Any] = {"runs": [(name, run, source_cost(run)) for name, run in runs]}
+    if runs:
+        one = len(runs) == 1
+        figure = compute.ledger_figure(runs[0][1]) if one else compute.compared_ledgers(methods)
+        summary = runs[0][1].summary
+        content |= {
+            "peak": summary.get("peak") if one and summary is not None else None,
+            "parts_later": any(run.ledger is None or run.ledger_step != run.last_step for _, run in runs),
+            "plots": [*([] if figure is None else [figure]), *step_figures(methods, baseline)],
+            "tables": compute.ledger_tables(runs),
+            "memory": compute.memory_tables(runs),
+        }
+    return Section("compute", "Where the compute went", content)
+
+
+def _growth(methods: Sequence[Method]) -> Section:
+    several = len(methods) > 1 or len(methods[0].runs) > 1
+    prefixes = [f"growth-{number}" if several else "growth" for number in range(len(methods))]
+    explained = [
+        (method, [] if method.grown_run.from_scratch else explain(method.grown_run, prefix))
+        for method, prefix in zip(methods, prefixes, strict=True)
     ]
-    memory = tables.memory_table(runs)
-    absent = [] if memory else ["Peak memory is on record once a run has ended."]
-    return Section(
-        "compute",
-        "Where the compute went",
-        [Part(lines=[*lines, *absent], plots=plots), Part(tables=[*grids, *([memory] if memory else [])])],
-    )
+    return Section("growth", "Growth", {"methods": explained})
 
 
-def _growth_parts(method: Method, prefix: str, *, named: bool = False) -> list[Part]:
-    run = method.grown_run
-    if run.from_scratch:
-        return [
-            Part(
-                heading=method.name if named else "",
-                lines=["Nothing is grown: the model is trained from scratch at the target's own sizes."],
-            )
-        ]
-    grown = explain(run, prefix)
-    if not grown:
-        return [Part(heading=method.name if named else "", lines=["There is no certificate yet: nothing has been grown."])]
-    parts = [part for one in grown for part in _growth(one, f"{method.name}, " if named else "")]
-    if len(method.runs) > 1:
-        parts[0] = replace(
-            parts[0],
-            lines=[f"This is the growth of {run.path}, the first that grows of {len(method.runs)} runs.", *parts[0].lines],
-        )
-    return parts
-
-
-def _growth(one: ExplainedGrowth, name: str) -> list[Part]:
-    before = Grid("Sizes", ["", "source", "grown", ""], one.sizes)
-    measured = Grid(
-        "The grown model beside its source",
-        ["compared", "precision", "source's loss", "grown model's loss", "difference", "largest change of a logit"],
-        [[row[key] for key in ("where", "precision", "source", "grown", "gap", "logit")] for row in one.measured],
-        frozenset({1}),
-    )
-    causes = [f"“{cause}”. {meaning}" if meaning else f"“{cause}”." for cause, meaning in one.departures]
+def _last_sections(methods: Sequence[Method]) -> list[Section]:
+    """What tasks made of the models, the settings, and how each run is repeated."""
+    runs = _named_runs(methods)
+    settings = differing_settings(methods)
+    first = [("" if len(methods) == 1 else f", {_name(method, method.runs[0])}", method.runs[0]) for method in methods]
+    content = {
+        "tables": [table("Settings that differ", settings, [method.name for method in methods])] if settings else [],
+        "ranks": sorted({len(run.summary["peak_memory"]) for _, run in runs if run.summary is not None}),
+        "versions": sorted({run.transformers for _, run in runs if run.transformers}),
+        "commands": [
+            f"deepspeed launch/pretrain.py --ds_config {path}/ds_config.json --recipe {path}/recipe.yaml run_dir={path}-again"
+            for path in (shlex.quote(str(run.path)) for _, run in runs)
+        ],
+        "runs": [
+            (of, run.recipe.to_yaml(), "" if run.ds_config is None else json.dumps(run.ds_config, indent=2))
+            for of, run in first
+        ],
+    }
+    scores = [(name, score) for name, run in runs for score in run.scores]
     return [
-        Part(
-            heading=f"{name}{one.heading}",
-            lines=[f"Verdict: {one.verdict}."],
-            points=[*causes, *one.meaning, one.moments],
-            terms=one.operators,
-        ),
-        Part(points=[*(f"Not named, and chosen: {choice}." for choice in one.choices), *one.maps], tables=[measured]),
-        Part(tables=[before], plots=[one.layers], beside=True),
-        Part(lines=[f"Source: {one.source}."]),
+        Section("evaluation", "Evaluation", {"tables": score_tables(scores)}, "scores"),
+        Section("repeat", "Settings, and how to repeat", content),
     ]
 
 
-def _attention(run: RecordedRun, options: AttentionOptions) -> Section:
-    found = attention_section(run.path, options)
-    if isinstance(found, Absent):
-        return Section("attention", "Attention", [Part(lines=[f"There are no attention maps: {found.reason}."])])
-    return Section("attention", "Attention", [Part(lines=found.sentences, plots=found.plots)])
+def models(run: RecordedRun) -> str:
+    """Return what was grown into what, by the certificates, else by the recipe."""
+    if run.certificates and not run.from_scratch:
+        first = run.certificates[0]
+        return f"{first['family']}, {' → '.join([size(first['source']), *(size(one['target']) for one in run.certificates)])}"
+    if run.recipe.source.model is None or run.planned is None:
+        return f"to be grown from {run.recipe.source.path}"
+    family = run.recipe.source.model.family
+    sizes = [f"{counted(one.num_hidden_layers, 'layer')} × {one.hidden_size}" for one in run.planned]
+    return f"{family}, {sizes[-1]}, from scratch" if run.from_scratch else f"{family}, {' → '.join(sizes)}"
 
 
-def _evaluation(methods: list[Method]) -> Section:
-    scores = [(_run_name(method, run), score) for method in methods for run in method.runs for score in run.scores]
-    if not scores:
-        return Section(
-            "evaluation",
-            "Evaluation",
-            [Part(lines=["No task has been evaluated: launch/evaluate.py --model RUN --task NAME records scores in a run."])],
-        )
-    return Section("evaluation", "Evaluation", [Part(tables=tables.score_tables(scores))])
+def tiles(run: RecordedRun) -> list[Tile]:
+    """Return the main figures of a run; none where no step is on record."""
+    if not run.steps:
+        return []
+    spent, source = run.spent(run.last_step), run.source_spent["flops"]
+    found = []
+    if run.final_loss is not None:
+        # A loss that is lost altogether has a perplexity beyond all numbers.
+        whole = perplexity(run.final_loss)
+        found.append(Tile("Held-out loss", f"{run.final_loss:.4f}", f"perplexity {whole:,.1f}" if math.isfinite(whole) else ""))
+    elif run.evaluations:
+        last = run.evaluations[-1]
+        found.append(Tile("Held-out loss so far", f"{last.loss:.4f}", f"of the stage {last.stage}"))
+    on_source = f"{amount('flops', source)} of it on the source" if source else ""
+    speed = f"{spent['tokens'] / spent['seconds']:,.0f} tokens/s" if spent["seconds"] else ""
+    found += [
+        Tile("Executed compute", amount("flops", spent["flops"]), on_source),
+        Tile("Tokens", amount("tokens", spent["tokens"]), f"{run.last_step:,} steps"),
+        Tile("Time in steps", amount("seconds", spent["seconds"]), speed),
+    ]
+    if run.certificates and not run.from_scratch:
+        found.append(Tile("Growth", ", ".join(dict.fromkeys(certificate["verdict"] for certificate in run.certificates))))
+    return found
+
+
+def source_cost(run: RecordedRun) -> str:
+    """Return what is known of what a given source cost, and why not all is; nothing where all is, or none was given."""
+    return prose.text("run", "source_cost", run)
+
+
+def warnings(run: RecordedRun) -> list[str]:
+    """Return what went wrong in a run, or is not known of it."""
+    duplicates = [duplicates_warning(duplicates_of(certificate)) for certificate in run.certificates]
+    return prose.lines("run", "warnings", run, source_cost(run), duplicates)

@@ -1,15 +1,17 @@
 """A run as its directory records it, whether it has ended or not."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
 from pipeline.families import Sizes, scratch_config, sizes_of, target_config
-from pipeline.flops.ledger import Ledger
+from pipeline.flops.counts import StepFlops
+from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.sources import checkpoint_in
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, Recipe
@@ -36,6 +38,14 @@ QUANTITIES = ("flops", "tokens", "steps", "seconds")
 Spent = dict[str, float]
 
 
+class HeldOut(NamedTuple):
+    """An evaluation whose loss is a number."""
+
+    step: int
+    stage: str
+    loss: float
+
+
 @dataclass(frozen=True)
 class RecordedRun:
     """What one run directory holds."""
@@ -45,7 +55,7 @@ class RecordedRun:
     ds_config: DsConfigRecord | None
     data: DataRecord | None
     steps: list[StepRecord]
-    evaluations: list[EvaluationRecord]
+    evaluations: list[HeldOut]
     """Those whose loss is a number."""
     unscored: list[int]
     """Steps of those whose loss is none."""
@@ -70,6 +80,11 @@ class RecordedRun:
     def last_step(self) -> int:
         """The last step on record."""
         return self.steps[-1]["step"] if self.steps else 0
+
+    @property
+    def planned_steps(self) -> int | None:
+        """All steps of the recipe's stages; None where they are not on record."""
+        return None if self.data is None or "steps" not in self.data else sum(self.data["steps"].values())
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -109,9 +124,13 @@ class RecordedRun:
             }
         return spent
 
-    def spent(self, step: int) -> Spent | None:
-        """What this run had spent by a step, its source's training here included; None where the step is not on record."""
-        return self._by_step.get(step)
+    def spent(self, step: int) -> Spent:
+        """What this run had spent by a step on record, its source's training here included; raises KeyError for others."""
+        return self._by_step[step]
+
+    def on_record(self, evaluations: Iterable[HeldOut]) -> list[HeldOut]:
+        """Those of evaluations of which it is known what had been spent."""
+        return [record for record in evaluations if record.step in self._by_step]
 
     @cached_property
     def source_spent(self) -> Spent:
@@ -132,6 +151,14 @@ class RecordedRun:
         return sum(line.flops.executed_total for line in lines) if all(line.complete for line in lines) else None
 
     @property
+    def inherited(self) -> Line | None:
+        """What given sources cost, as far as it is known; None before the first checkpoint."""
+        if self.ledger is None:
+            return None
+        # Older versions booked nothing where nothing was known.
+        return self.ledger.sources if self.ledger.inherited else Line(StepFlops(), 0, complete=False)
+
+    @property
     def wasted(self) -> int:
         """Executed FLOPs of steps that were lost here."""
         return sum(record["flops_executed"] for record in self.lost)
@@ -147,21 +174,21 @@ class RecordedRun:
         return [record["step"] for record in self.steps if record.get("skipped") or record["loss"] is None]
 
     @cached_property
-    def target_evaluations(self) -> list[dict[str, Any]]:
+    def target_evaluations(self) -> list[HeldOut]:
         """Evaluations of the model that the recipe ends with: from the last growth on; of a run from scratch all."""
         if self.from_scratch:
             return self.grown_evaluations
         last = self.recipe.phases[-1]
         names = {last.name, *(stage.name for stage in last.stages)}
-        return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
+        return self.on_record(record for record in self.evaluations if record.stage in names)
 
     @property
-    def grown_evaluations(self) -> list[dict[str, Any]]:
+    def grown_evaluations(self) -> list[HeldOut]:
         """Evaluations of what was grown, intermediate models among them."""
         if self.from_scratch:
             # What an untrained model makes of the text is no result.
-            return [record for record in self.evaluations if record["step"] > 0 and self.spent(record["step"])]
-        return [record for record in self.evaluations if record["stage"] != SOURCE_STAGE and self.spent(record["step"])]
+            return self.on_record(record for record in self.evaluations if record.step > 0)
+        return self.on_record(record for record in self.evaluations if record.stage != SOURCE_STAGE)
 
     @property
     def final_loss(self) -> float | None:
@@ -172,7 +199,7 @@ class RecordedRun:
         if not self.target_evaluations:
             return None
         last = self.target_evaluations[-1]
-        return None if self.ended and last["step"] != self.summary["steps"] else last["loss"]
+        return None if self.summary is not None and self.ended and last.step != self.summary["steps"] else last.loss
 
     @cached_property
     def stages(self) -> list[tuple[str, int, int]]:
@@ -186,12 +213,12 @@ class RecordedRun:
         return [(name, begin, end) for name, (begin, end) in found.items()]
 
     @property
-    def growth_points(self) -> list[dict[str, Any]]:
+    def growth_points(self) -> list[HeldOut]:
         """Evaluations right after a growth."""
         if self.from_scratch:
             return []
         names = {phase.name for phase in self.recipe.phases[1:]}
-        return [record for record in self.evaluations if record["stage"] in names and self.spent(record["step"])]
+        return self.on_record(record for record in self.evaluations if record.stage in names)
 
 
 def read_run(path: Path) -> RecordedRun:
@@ -212,7 +239,7 @@ def read_run(path: Path) -> RecordedRun:
         ds_config=read_record(paths.ds_config, DsConfigRecord),
         data=read_record(paths.data, DataRecord),
         steps=StepLines(paths.metrics).read(),
-        evaluations=[record for record in evaluations if record["loss"] is not None],
+        evaluations=[HeldOut(one["step"], one["stage"], one["loss"]) for one in evaluations if one["loss"] is not None],
         unscored=[record["step"] for record in evaluations if record["loss"] is None],
         lost=list({json.dumps(record): record for record in JsonLines(paths.lost, StepRecord).read()}.values()),
         rewinds=0 if rewound is None else rewound["rewinds"],

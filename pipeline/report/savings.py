@@ -64,6 +64,16 @@ class Saving:
         """The standard deviation of a sample; None of fewer than two."""
         return statistics.stdev(self.shares) if len(self.shares) > 1 else None
 
+    @property
+    def all_reached(self) -> bool:
+        """Whether all runs reached the loss."""
+        return len(self.shares) == self.runs
+
+    @property
+    def at_once(self) -> bool:
+        """Whether those that reached the loss had it from the growth on."""
+        return all(share == 1 for share in self.shares)
+
 
 def reference(baseline: Sequence[Curve]) -> Reference | None:
     """Return the baseline's final loss and what it spent, means over its runs; None where none was evaluated."""
@@ -86,9 +96,22 @@ def saved_at(curves: Sequence[Curve], baseline: Sequence[Curve], target: float) 
 
     Empty where a run of either never reached it, so that a mean over runs is always one over all of them.
     """
-    own = [curve.first_reached(target) for curve in curves]
-    others = [curve.first_reached(target) for curve in baseline]
-    if None in own or None in others or not others:
+    own, others = ([curve.first_reached(target) for curve in of] for of in (curves, baseline))
+    known = [spent for spent in others if spent is not None]
+    reached = [spent for spent in own if spent is not None]
+    if not others or (len(known), len(reached)) != (len(others), len(own)) or not any(known):
         return []
-    spent = math.fsum(others) / len(others)
-    return [1 - value / spent for value in own] if spent else []
+    cost = math.fsum(known) / len(known)
+    return [1 - spent / cost for spent in reached]
+
+
+def percent(saving: Saving | None) -> str:
+    """Return a saving in percent, with what is to be known of its runs."""
+    if saving is None:
+        return "not known"
+    if saving.mean is None:
+        return "not reached"
+    mean = f"{100 * saving.mean:.1f} %".replace("-", "−")
+    if saving.deviation is not None:
+        mean += f" ± {100 * saving.deviation:.1f}"
+    return mean if saving.all_reached else f"{mean} ({len(saving.shares)} of {saving.runs} runs)"

@@ -29,7 +29,7 @@ def ends_plot(methods: Mapping[str, Sequence[End]], baseline: str) -> Plot | Non
         if here:
             first = max((end for end in here if end.seed == here[0].seed), key=lambda end: end.spent)
             before = first.spent - first.run.spent(first.run.last_step)["flops"]
-            curve = [((first.run.spent(one["step"])["flops"] + before) / cost, one["loss"]) for one in first.run.evaluations]
+            curve = [((first.run.spent(one.step)["flops"] + before) / cost, one.loss) for one in first.run.evaluations]
             axes.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.8, alpha=_PALE)
         by_length = {end.task.length: [other for other in ends if other.task.length == end.task.length] for end in ends}
         # Of a length that some seeds alone were run at, the mean would compare other seeds.

@@ -12,14 +12,11 @@ from data_prep.report.parts import Grid
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
-from pipeline.report.figures import STYLE
+from pipeline.report.figures import STYLE, write_figures, write_rows
 from pipeline.report.markdown import table
 from pipeline.report.methods import spread
-from pipeline.report.output import write_figures, write_rows
-from pipeline.report.page import Judged, build
-from pipeline.report.parts import Part
-from pipeline.report.savings import Saving
-from pipeline.report.tables import percent
+from pipeline.report.page import OtherSavings, build
+from pipeline.report.savings import Saving, percent
 from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends, write_ended
 from pipeline.reproduction.ends_figure import ends_plot
 from pipeline.reproduction.frontier import frontier_parts
@@ -187,7 +184,8 @@ def _write_report(place: Path, ends: Mapping[str, Sequence[End]], saved: Mapping
         "The rates of these runs fall in their ends alone, so that they are compared by where they end, and not by where their "
         "curves cross: what a method saves is the compute of its run that ends with the baseline's final loss."
     ]
-    part = Part(lines=lines, tables=[_ends_grid(ends, against, baseline)], plots=[plot] if plot else [])
+    plots = [plot] if plot else []
+    content = {"lines": lines, "tables": [_ends_grid(ends, against, baseline)], "plots": plots}
     named = [
         (name if end.task.length is None else f"{name}, {end.task.length:.0%}", end.run)
         for name, of_name in ends.items()
@@ -197,10 +195,10 @@ def _write_report(place: Path, ends: Mapping[str, Sequence[End]], saved: Mapping
     place.mkdir(parents=True, exist_ok=True)
     if baseline not in {name for name, _ in named}:
         # Its curves are those of runs that were made elsewhere.
-        write_figures(place / "figures", part.plots)
-        write_rows(place / "rows", part.plots)
+        write_figures(place / "figures", plots)
+        write_rows(place / "rows", plots)
         return
-    page = build(named, baseline, judged=Judged(grid, part))
+    page = build(named, baseline, savings=OtherSavings(grid, content))
     write_atomically(place / "report.html", page.html)
     write_figures(place / "figures", page.plots)
     write_rows(place / "rows", page.plots)

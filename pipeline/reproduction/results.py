@@ -10,12 +10,12 @@ import numpy as np
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.report.comparison import View, savings
+from pipeline.report.figures import write_figures, write_rows
 from pipeline.report.markdown import table
 from pipeline.report.methods import Method, spread
-from pipeline.report.output import write_figures, write_rows
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
-from pipeline.report.tables import percent
+from pipeline.report.savings import percent
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
 from pipeline.reproduction.words import provenance
@@ -120,7 +120,7 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     rows = []
     for method in methods:
         # Where a method grows several times, the last growth is the one into the target.
-        starts = [run.growth_points[-1]["loss"] for run in method.runs if run.growth_points]
+        starts = [run.growth_points[-1].loss for run in method.runs if run.growth_points]
         if method is baseline:
             saved = ["baseline"] * 3
         else:

@@ -17,8 +17,8 @@ import torch
 from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, record
 from pipeline.report.attention.gallery import Absent
+from pipeline.report.page import warnings
 from pipeline.report.recorded import read_run
-from pipeline.report.standing import warnings
 from pipeline.runs import RunPaths
 from pipeline.training import distributed
 from pipeline.training.run.pretraining import Run

@@ -10,15 +10,16 @@ import pytest
 from pipeline.commands import report
 from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score
-from pipeline.report import contrast, standing, tables
+from pipeline.report import comparison
 from pipeline.report.card import Known, model_card
 from pipeline.report.compute import compared_ledgers
 from pipeline.report.figures import STYLE, to_svg
 from pipeline.report.growths import explain
-from pipeline.report.methods import baseline_of, group
+from pipeline.report.methods import baseline_of, differing_settings, group
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
-from pipeline.report.speed import speed_figures
+from pipeline.report.run_figures import step_figures
+from pipeline.report.scores import score_tables
 from pipeline.training.run import summary
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.recorded_runs import Made, with_scores
@@ -88,8 +89,9 @@ def saved_of(*paths):
     """What the page says of savings, drawn nowhere."""
     methods = group([(None, read_run(path)) for path in paths])
     baseline, _ = baseline_of(methods, None)
-    part = contrast.saved(methods, baseline, "", [])
-    return " ".join([*contrast.incomparable(methods, baseline), *part.lines, *part.points]).replace("\N{NO-BREAK SPACE}", " ")
+    found = comparison.saved(methods, baseline, "")
+    lines = [*comparison.limits(methods, baseline), *found["lines"], *found.get("points", [])]
+    return " ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_runs_that_do_not_reach_the_loss_are_told_beside_the_mean_of_those_that_do(tmp_path):
@@ -157,7 +159,7 @@ def test_what_was_measured_apart_from_training_is_no_held_out_loss(undrawn, tmp_
 def test_a_run_without_a_known_utilization_is_left_out_of_its_figure(tmp_path):
     known, unknown = Made(tmp_path / "known").write(), Made(tmp_path / "unknown", changes={"train_batch_size": 4}).write()
     (unknown / "metrics.jsonl").write_text((unknown / "metrics.jsonl").read_text().replace('"mfu": 0.3', '"mfu": null'))
-    plots = speed_figures(group([(None, read_run(path)) for path in (known, unknown)]), None)
+    plots = step_figures(group([(None, read_run(path)) for path in (known, unknown)]), None)
     assert {row["method"] for plot in plots if plot.name == "mfu" for row in plot.rows} == {"known"}
 
 
@@ -166,10 +168,10 @@ def test_how_experts_share_tokens_out_is_shown_of_mixtures_alone(tmp_path):
     told = '"mfu": 0.3, "router_aux_loss": 2.5, "expert_load_max": 1.75, "expert_load_min": 0.5, "expert_load_entropy": 0.9'
     (mixture / "metrics.jsonl").write_text((mixture / "metrics.jsonl").read_text().replace('"mfu": 0.3', told))
     names = {"expert-load-max": 1.75, "expert-load-min": 0.5, "expert-load-entropy": 0.9, "router-aux-loss": 2.5}
-    plots = {plot.name: plot for plot in speed_figures(group([(None, read_run(path)) for path in (dense, mixture)]), None)}
+    plots = {plot.name: plot for plot in step_figures(group([(None, read_run(path)) for path in (dense, mixture)]), None)}
     for name, value in names.items():
         assert {(row["method"], row[name]) for row in plots[name].rows} == {("mixture", value)}
-    assert not names.keys() & {plot.name for plot in speed_figures(group([(None, read_run(dense))]), None)}
+    assert not names.keys() & {plot.name for plot in step_figures(group([(None, read_run(dense))]), None)}
 
 
 def test_dollars_in_a_name_are_dollars(tmp_path):
@@ -211,7 +213,7 @@ def score_of(value, examples=100, settings=None, digest="f00d"):
 def test_the_best_is_sought_among_scores_of_equal_data_and_settings_alone():
     scores = [("a", score_of(0.5)), ("b", score_of(0.6)), ("c", score_of(0.9, examples=1))]
     scores += [("d", score_of(0.7, settings={"window": 64})), ("e", score_of(0.4, settings={"window": 128, "chosen": [1]}))]
-    grids = tables.score_tables(scores)
+    grids = score_tables(scores)
     assert [[row[0][0] for row in grid.rows] for grid in grids] == [["a", "b", "e"], ["c"], ["d"]]
     assert [row[2] for row in grids[0].rows] == ["0.5000", "best 0.6000", "0.4000"]
     assert [grid.rows[0][1:3] for grid in grids[1:]] == [["1", "0.9000"], ["100", "0.7000"]]
@@ -220,7 +222,7 @@ def test_the_best_is_sought_among_scores_of_equal_data_and_settings_alone():
 
 
 def test_equal_scores_are_none_of_them_the_best():
-    (grid,) = tables.score_tables([("a", score_of(0.5)), ("b", score_of(0.50000001)), ("c", score_of(0.4))])
+    (grid,) = score_tables([("a", score_of(0.5)), ("b", score_of(0.50000001)), ("c", score_of(0.4))])
     assert [row[2] for row in grid.rows] == ["0.5000", "0.5000", "0.4000"]
 
 
@@ -240,14 +242,14 @@ def test_runs_of_one_name_whose_recipes_differ_are_told_and_are_not_from_scratch
 def test_a_comparison_says_where_each_starts_what_it_needs_and_over_how_many_steps(tmp_path):
     grown, scratch = Made(tmp_path / "grown").write(), Made(tmp_path / "scratch", scratch=True, steps=50).write()
     methods = group([(None, read_run(path)) for path in (grown, scratch)])
-    (line,) = contrast.lead(methods, methods[1])
+    (line,) = comparison.starts(methods, methods[1])
     start = "grown starts at a held-out loss of 5.50 where scratch begins at 8.30, and from the growth on needs "
     assert re.fullmatch(start + r"[\d.]+\sGFLOP instead of 200\sGFLOP to reach scratch's final loss, 4\.\d\d\.", line)
     assert "falls over its own steps (60 and 50)" in saved_of(grown, scratch)
     evaluations = (scratch / "eval.jsonl").read_text().splitlines(keepends=True)
     (scratch / "eval.jsonl").write_text("".join(evaluations[1:]))
     methods = group([(None, read_run(path)) for path in (grown, scratch)])
-    (line,) = contrast.lead(methods, methods[1])
+    (line,) = comparison.starts(methods, methods[1])
     assert line.startswith("grown starts at a held-out loss of 5.50, and from the growth on needs")
 
 
@@ -258,7 +260,9 @@ def test_a_baseline_that_goes_on_stands_at_its_loss(tmp_path):
 
 def test_a_stage_that_one_method_has_not_is_one_row_of_the_settings_that_differ(tmp_path):
     runs = [Made(tmp_path / "grown").write(), Made(tmp_path / "scratch", scratch=True).write()]
-    rows = {row[0]: row[1:] for row in tables.settings_table(group([(None, read_run(path)) for path in runs])).rows}
+    rows = {
+        key: cells for key, *cells in map(dict.values, differing_settings(group([(None, read_run(path)) for path in runs])))
+    }
     assert rows["stage submodels"][1] == "absent"
     assert "steps 30" in rows["stage submodels"][0]
     assert not [key for key in rows if key.startswith("stage submodels.")]
@@ -270,12 +274,12 @@ def test_a_page_is_not_written_over_a_directory(tmp_path):
         report.run(Namespace(runs=["nowhere"], out=tmp_path))
 
 
-def test_a_loss_that_rounds_to_no_change_did_not_move(tmp_path):
+def test_a_loss_that_rounds_to_no_change_did_not_move(undrawn, tmp_path):
     path = Made(tmp_path / "run").write()
     file = path / "certificates" / "00.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"in_training": content["in_training"] | {"loss_gap": -2e-5}}))
-    assert standing.told(read_run(path))[0].endswith("; the held-out loss did not move.")
+    assert "; the held-out loss did not move." in text_of(page_of(path).html)
 
 
 def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(tmp_path):
@@ -285,7 +289,7 @@ def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(
     growth = json.loads((path / "certificates" / "00.json").read_text())
     measured = growth["measured"] | {"tokens": "random"}
     card = model_card(Known(small_model("gpt2").config, "float32", "", certificates=[growth | {"measured": measured}]))
-    page = " ".join(explained.meaning)
+    page = " ".join(explained["meaning"])
     for told in (page, summary._verdict(growth), card):
         assert "rounding to" in told.lower() and "-0.0021" in told
     assert "a loss 0.1000 higher than its source's" in page and "loss moved by +0.1000" in summary._verdict(growth)
@@ -293,7 +297,7 @@ def test_what_rounding_does_is_told_beside_what_growth_did_and_alike_everywhere(
     older = growth | {"in_training": {key: value for key, value in growth["in_training"].items() if key != "rounding"}}
     assert "rounding" not in summary._verdict(older)
     (path / "certificates" / "00.json").write_text(json.dumps(older))
-    assert "rounding to bfloat16 is in the difference" in " ".join(explain(read_run(path), "a")[0].meaning)
+    assert "rounding to bfloat16 is in the difference" in " ".join(explain(read_run(path), "a")[0]["meaning"])
 
 
 def test_a_departure_of_an_earlier_version_is_shown_without_a_meaning(undrawn, tmp_path):

@@ -20,14 +20,14 @@ def test_what_was_spent_is_counted_from_the_records_and_the_source_apart(tmp_pat
     assert run.spent(80) == {"flops": (20 + 60 * 4) * GIGA, "tokens": 80 * 256, "steps": 80, "seconds": 40.0}
     assert run.source_spent["flops"] == 20 * GIGA
     assert [name for name, _, _ in run.stages] == ["source", "submodels", "full"]
-    assert run.target_evaluations[0] == {**run.target_evaluations[0], "step": 20, "stage": "grown", "loss": 5.5}
+    assert run.target_evaluations[0] == (20, "grown", 5.5)
 
 
 def test_evaluations_of_models_on_the_way_are_not_the_targets(tmp_path):
     run = read_run(Made(tmp_path / "run", growths=2).write())
-    assert {record["stage"] for record in run.target_evaluations} == {"deeper", "full"}
-    assert {record["stage"] for record in run.grown_evaluations} == {"grown", "submodels", "deeper", "full"}
-    assert [record["stage"] for record in run.growth_points] == ["grown", "deeper"]
+    assert {record.stage for record in run.target_evaluations} == {"deeper", "full"}
+    assert {record.stage for record in run.grown_evaluations} == {"grown", "submodels", "deeper", "full"}
+    assert [record.stage for record in run.growth_points] == ["grown", "deeper"]
     assert len(run.certificates) == 2
 
 
@@ -39,8 +39,8 @@ def test_a_run_is_from_scratch_where_nothing_is_grown(tmp_path):
 
 def test_a_model_that_was_never_trained_is_no_point_of_a_curve(tmp_path):
     run = read_run(Made(tmp_path / "scratch", scratch=True).write())
-    assert run.evaluations[0]["step"] == 0
-    assert run.target_evaluations[0]["step"] == 5
+    assert run.evaluations[0].step == 0
+    assert run.target_evaluations[0].step == 5
 
 
 def test_a_run_that_goes_on_is_read_as_far_as_it_is_written(tmp_path):
@@ -58,7 +58,7 @@ def test_losses_that_are_no_numbers_are_told_and_left_out(tmp_path):
     (path / "eval.jsonl").open("a").write('{"step": 80, "stage": "full", "loss": null, "scored_tokens": 100}\n')
     run = read_run(path)
     assert run.skipped == [33]
-    assert run.final_loss == pytest.approx(run.evaluations[-1]["loss"])
+    assert run.final_loss == pytest.approx(run.evaluations[-1].loss)
 
 
 @pytest.mark.parametrize(("ledger", "flops", "wasted"), [(known_source(), 20 * GIGA, 3 * GIGA), (None, None, 0)])

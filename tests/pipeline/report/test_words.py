@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.growth.reasons import predict
-from pipeline.report.curves import smoothed, thinned
 from pipeline.report.figures import amount
+from pipeline.report.smoothing import smoothed, thinned
 from tests.pipeline.growth.models import plan_of, small_model
 
 

@@ -12,8 +12,8 @@ from pipeline.common.files import write_json
 from pipeline.evaluation.scores import Score, read_scores, record
 from pipeline.report.card import known_of_run, model_card
 from pipeline.report.growths import explain
+from pipeline.report.page import tiles, warnings
 from pipeline.report.recorded import read_run
-from pipeline.report.standing import tiles, warnings
 from pipeline.runs import RunPaths
 from pipeline.runs.records import SummaryRecord, duplicates_of, read_record, reasons_of
 from pipeline.training.run.summary import render

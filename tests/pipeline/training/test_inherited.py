@@ -12,8 +12,8 @@ from pipeline.flops.ledger import LEDGER, Ledger, write_ledger
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.report.card import Known, model_card
 from pipeline.report.compute import stage_rows
+from pipeline.report.page import source_cost, warnings
 from pipeline.report.recorded import read_run
-from pipeline.report.standing import source_cost, warnings
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.inherited import read_inherited
