@@ -13,7 +13,7 @@ from pipeline.common.quiet import status_of
 from pipeline.flops.ledger import LEDGER
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.report.card import CARD, Known, known_of_run, model_card, run_of, standing
+from pipeline.report.card import CARD, Known, growths_and_step, known_of_run, model_card, run_of
 from pipeline.training.directory.inherited import read_inherited
 
 
@@ -62,7 +62,7 @@ def known_model(growth: OfflineGrowth, command: str) -> Known | None:
     if run is None:
         told = Known(*known, ledger=ledger, source=growth.request.called)
     else:
-        told = known_of_run(run, *known, ledger, *standing(run, source))
+        told = known_of_run(run, *known, ledger, *growths_and_step(run, source))
     return replace(told, remarks=[*told.remarks, *growth.source.remarks, *growth.plan.remarks])
 
 

@@ -1,16 +1,17 @@
 """A model's card: what it is, how it was made, what that cost, in the words of the files that a run leaves."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PretrainedConfig
 
 from data_prep.manifest import FORMAT, PreparedData
+from data_prep.report.numbers import counted
 from data_prep.tokenizers.bare_sentencepiece import SentencePieceTokenizer
 from pipeline.common.errors import UserError
 from pipeline.common.files import read_bytes
@@ -19,11 +20,14 @@ from pipeline.flops.ledger import Ledger
 from pipeline.growth.token_rows import over_both
 from pipeline.growth.zero_checkpoint import PROGRESS
 from pipeline.recipe import SOURCE_STAGE, GrowthConfig
+from pipeline.report import prose
 from pipeline.runs.json_lines import JsonLines
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.records import (
+    CertificateRecord,
     DataRecord,
     EvaluationRecord,
+    LayerRecord,
     ProgressRecord,
     ScoreRecord,
     read_certificates,
@@ -58,7 +62,7 @@ _SIZES = {
     "max_position_embeddings": "positions",
 }
 
-_TELLING = ("window", "stride", "fewshot", "max_train", "max_length", "dtype")
+_NAMED_SETTINGS = ("window", "stride", "fewshot", "max_train", "max_length", "dtype")
 """Settings of a score that are named with it: those that one task is often given in several of."""
 
 
@@ -131,7 +135,7 @@ def run_of(directory: Path) -> RunPaths | None:
     return None
 
 
-def standing(run: RunPaths, directory: Path) -> tuple[int, int]:
+def growths_and_step(run: RunPaths, directory: Path) -> tuple[int, int]:
     """Return after how many growths, and at which step, a run had the model in a checkpoint of its or in what it exported."""
     progress = read_record(directory / PROGRESS, ProgressRecord)
     if progress is not None:
@@ -146,223 +150,120 @@ def standing(run: RunPaths, directory: Path) -> tuple[int, int]:
 
 def model_card(known: Known) -> str:
     """Return the card as Markdown under Hugging Face's front matter; sections that nothing is known of are left out."""
-    sections = [_what(known), _sizes(known), _made(known), _certificate(known), _data(known), _compute(known), _scores(known)]
-    sections += [_load(known), _repeat(known)]
-    return f"---\n{_front_matter(known)}---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
-
-
-def _front_matter(known: Known) -> str:
-    family = family_of(known.config)
-    content: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": _PIPELINES[family.objective]}
-    content["tags"] = [family.name, *(["model-growth"] if known.certificates else []), "deepspeed"]
-    return yaml.safe_dump(content, sort_keys=False)
-
-
-def _what(known: Known) -> str:
-    family, sizes = family_of(known.config), sizes_of(known.config)
-    pairs = ", with a head on sentence pairs" if family.pair_logits else ""
-    grown = ""
-    if known.certificates:
-        begun = known.certificates[0]["source"]
-        grown = f" It was grown from one of {_depth(begun)} x {begun['hidden_size']}."
-    title = f"# {family.name}, {_depth(sizes.present)} x {sizes.hidden_size}"
-    # Not the front matter's base_model, which the hub takes for the name of one of its models alone.
-    source = "" if known.source is None else f" Its source was `{known.source}`."
-    remarks = "".join(f"\n- {remark}." for remark in known.remarks)
-    source += f"\n\nHow the source was read:\n{remarks}" if remarks else ""
-    what = f"{_KINDS[family.objective]} of the family {family.name} ({family.model_class.__name__}{pairs})."
-    return f"{title}\n\n{what}{grown}{source}"
-
-
-def _depth(sizes: Mapping[str, int]) -> str:
-    layers = sizes["num_hidden_layers"]
-    return f"{layers} + {sizes['num_decoder_layers']} layers" if "num_decoder_layers" in sizes else _counted(layers, "layer")
-
-
-def _sizes(known: Known) -> str:
-    sizes, graph = sizes_of(known.config), graph_of(known.config)
+    family, sizes, graph = family_of(known.config), sizes_of(known.config), graph_of(known.config)
     own, active = sizes.present, graph.active_parameters
-    rows = [("parameters", f"{graph.parameters:,}")]
-    rows += [] if active == graph.parameters else [("active parameters, which a token meets", f"{active:,}")]
-    rows += [*((words, f"{own[key]:,}") for key, words in _SIZES.items() if key in own)]
-    tied = "tied to the embedding" if sizes.tied else "a matrix of its own"
-    return "## Sizes\n\n" + _table(("", ""), [*rows, ("output matrix", tied), ("stored as", known.dtype)])
-
-
-def _made(known: Known) -> str:
-    lines = []
-    for number, certificate in enumerate(known.certificates, 1):
-        growth, before, after = (certificate[key] for key in ("growth", "source", "target"))
-        own = {key: words for key, words in _SIZES.items() if key in before}
-        changed = [f"{words} {before[key]:,} -> {after[key]:,}" for key, words in own.items() if before[key] != after[key]]
-        changed += [f"{after[key]:,} {words}" for key, words in _SIZES.items() if key in after and key not in before]
-        added = sum(origin["added"] for origin in certificate["layers"])
-        changed_tokenizer = certificate.get("tokenizers") is not None
-        # What `auto` comes to goes without saying.
-        usual = GrowthConfig(vocabulary="pieces" if changed_tokenizer else "mean").model_dump()
-        options = [f"{key} {value}" for key, value in growth.items() if key not in ("width", "depth") and value != usual[key]]
-        options.append(f"seed {certificate['seed']}")
-        lines += [
-            f"{number}. Width by `{growth['width']}`, depth by `{growth['depth']}` ({', '.join(options)}): "
-            f"{', '.join(changed) or 'no size changed'}; {_counted(added, 'layer')} added. "
-            f"Layers are made of the source's {_origins(certificate['layers'])}.",
-            *(f"   Not named, and chosen: {choice}." for choice in certificate["choices"]),
-        ]
-    return _section("How it was made", lines)
-
-
-def _origins(layers: Sequence[dict[str, Any]]) -> str:
-    """The source layer of each layer, or those of an average; s where it writes nothing at first."""
-    names = []
-    for layer in layers:
-        average = "+".join(f"{weight:g}*{number:g}" for number, weight in layer.get("average", []))
-        names.append("random" if layer["source"] is None else f"{average or layer['source']}{'s' * layer['silent']}")
-    silent = " (s: writes nothing at first)" if any(layer["silent"] for layer in layers) else ""
-    return ", ".join(names) + silent
-
-
-def _certificate(known: Known) -> str:
-    lines = []
-    for number, certificate in enumerate(known.certificates, 1):
-        measured, seen = certificate["measured"], certificate["in_training"]
-        lines += [
-            f"{number}. Predicted: {certificate['verdict']}{over_both(certificate)}"
-            + "".join(f"; {departure['cause']}" for departure in reasons_of(certificate))
-            + f". In {measured['dtype']} on {measured['tokens']} tokens a logit moved by at most "
-            f"{measured['max_logit_difference']:.3g} and the loss from {measured['source_loss']:.6f} to "
-            f"{measured['grown_loss']:.6f}. Digest of the source: `{certificate['source_digest']}`."
-        ]
-        if seen is not None:
-            lines.append(
-                f"   As training began, in {seen['dtype']} on held-out text: a logit by at most "
-                f"{seen['max_logit_difference']:.3g}, the loss from {seen['source_loss']:.4f} to {seen['grown_loss']:.4f}."
-                + _rounding(seen)
-            )
-    return _section("Whether growth kept the function", lines)
-
-
-def _rounding(seen: dict[str, Any]) -> str:
-    """What the precision of training does to the source without any growth, where it is known and not nothing."""
-    rounding = seen.get("rounding")
-    if rounding is None or seen["dtype"] == "float32":
-        return ""
-    return f" Rounding to {seen['dtype']} alone moves the source's loss by {rounding['loss']:+.4f}."
-
-
-def _data(known: Known) -> str:
-    if known.data is None:
-        return ""
-    lines = [f"Prepared text with the fingerprint `{known.data['fingerprint']}`."]
-    if known.manifest is not None:
-        lines += ["", _table(("corpus", "documents", "training tokens", "held-out tokens"), _corpora(known.manifest)), ""]
-        lines.append(
-            f"Tokenizer: {known.manifest['vocab_size']:,} ids; class and digests of its files: `{known.manifest['tokenizer']}`."
+    body = (
+        prose.templates()
+        .overlay(trim_blocks=True, lstrip_blocks=True)
+        .get_template("card.md")
+        .render(
+            known=known,
+            family=family,
+            kind=_KINDS[family.objective],
+            sizes=own,
+            size_rows=[
+                ("parameters", f"{graph.parameters:,}"),
+                *([] if active == graph.parameters else [("active parameters, which a token meets", f"{active:,}")]),
+                *((label, f"{own[key]:,}") for key, label in _SIZES.items() if key in own),
+                ("output matrix", "tied to the embedding" if sizes.tied else "a separate matrix"),
+                ("stored as", known.dtype),
+            ],
+            growths=[_growth(certificate) for certificate in known.certificates],
+            corpora=[] if known.manifest is None else _corpora(known.manifest),
+            data_format=FORMAT,
+            costs=[] if known.ledger is None else _costs(known.ledger),
+            scores=_scores(known),
+            loader="AutoModelForPreTraining" if family.pair_logits else _CLASSES[family.objective],
+            sentencepiece=known.manifest is not None and known.manifest["tokenizer"].startswith(SentencePieceTokenizer.kind),
         )
-        # Earlier versions read them by other rules.
-        if known.manifest["format"] >= FORMAT:
-            split = known.manifest["config"]["tokenizer"]["split_special_tokens"]
-            lines.append(f"Special tokens that the text spelled: read with `split_special_tokens={split}`.")
-    return _section("Data", lines)
+    )
+    # Not its base_model, which the hub takes for the name of one of its models alone.
+    front_matter = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=_PIPELINES[family.objective],
+        tags=[family.name, *(["model-growth"] if known.certificates else []), "deepspeed"],
+    )
+    return str(ModelCard.from_template(front_matter, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body))
+
+
+def _growth(certificate: CertificateRecord) -> dict[str, Any]:
+    before, after = dict[str, Any](certificate["source"]), dict[str, Any](certificate["target"])
+    # What `auto` comes to goes without saying.
+    usual = GrowthConfig(vocabulary="mean" if certificate.get("tokenizers") is None else "pieces").model_dump()
+    options = {
+        key: value for key, value in certificate["growth"].items() if key not in ("width", "depth") and value != usual[key]
+    }
+    common = [(label, before[key], after[key]) for key, label in _SIZES.items() if key in before]
+    return {
+        "certificate": certificate,
+        "options": [f"{key} {value}" for key, value in options.items()] + [f"seed {certificate['seed']}"],
+        "changed": [f"{label} {old:,} -> {new:,}" for label, old, new in common if old != new]
+        + [f"{after[key]:,} {label}" for key, label in _SIZES.items() if key in after and key not in before],
+        "added": sum(origin["added"] for origin in certificate["layers"]),
+        "layers": [_made_of(origin) for origin in certificate["layers"]],
+        "zero_output": any(origin["silent"] for origin in certificate["layers"]),
+        "reasons": reasons_of(certificate),
+        "over": over_both(certificate),
+    }
+
+
+def _made_of(layer: LayerRecord) -> str:
+    """The source layer of a layer, or those of an average; with an s where it writes nothing at first."""
+    average = "+".join(f"{weight:g}*{number:g}" for number, weight in layer.get("average", []))
+    return "random" if layer["source"] is None else f"{average or layer['source']}{'s' * layer['silent']}"
 
 
 def _corpora(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
-    def total(corpus: dict[str, Any], split: str, what: str) -> int:
-        return sum(shard[what] for shard in corpus["splits"][split]["shards"])
-
-    return [
-        (
-            corpus["name"],
-            f"{sum(total(corpus, split, 'documents') for split in corpus['splits']):,}",
-            f"{total(corpus, 'train', 'tokens'):,}",
-            f"{total(corpus, 'heldout', 'tokens'):,}",
-        )
-        for corpus in manifest["corpora"]
-    ]
+    """Each corpus, its documents, and its tokens to train on and held out."""
+    rows = []
+    for corpus in manifest["corpora"]:
+        sums = {
+            split: {key: sum(shard[key] for shard in content["shards"]) for key in ("documents", "tokens")}
+            for split, content in corpus["splits"].items()
+        }
+        counts = [sum(of["documents"] for of in sums.values()), sums["train"]["tokens"], sums["heldout"]["tokens"]]
+        rows.append((corpus["name"], *(f"{count:,}" for count in counts)))
+    return rows
 
 
-def _compute(known: Known) -> str:
-    ledger = known.ledger
-    if ledger is None:
-        return ""
-    rows = [(stage, _flops(flops.model_total), _flops(flops.executed_total)) for stage, flops in ledger.stages.items()]
+def _costs(ledger: Ledger) -> list[tuple[str, str, str]]:
+    """Each stage, what was lost, and each source: model and executed FLOPs."""
+    rows = [(stage, f"{flops.model_total:.4g}", f"{flops.executed_total:.4g}") for stage, flops in ledger.stages.items()]
     if ledger.wasted:
-        rows.append(("taken again after a crash or a rewind", "", _flops(ledger.wasted)))
+        rows.append(("taken again after a crash or a rewind", "", f"{ledger.wasted:.4g}"))
     for origin, line in ledger.inherited.items():
-        model = line.told(_flops(line.flops.model_total)) if line.spent else ""
-        rows.append((f"pre-training of {origin}", model, line.told(_flops(line.spent))))
-    whole = ledger.whole
-    rows.append(("all that is known", _flops(whole.flops.model_total), _flops(whole.spent)))
-    return _section("Compute", [_table(("stage", "model FLOPs", "executed FLOPs"), rows)])
+        model = line.told(f"{line.flops.model_total:.4g}") if line.spent else ""
+        rows.append((f"pre-training of {origin}", model, line.told(f"{line.spent:.4g}")))
+    return [*rows, ("all that is known", f"{ledger.whole.flops.model_total:.4g}", f"{ledger.whole.spent:.4g}")]
 
 
-def _scores(known: Known) -> str:
+def _scores(known: Known) -> list[tuple[str, ...]]:
+    """The last held-out losses of each stage, and what tasks made of the model: task, model, metric, value, what it is of."""
     rows = []
     for stage, last in {entry["stage"]: entry for entry in known.evaluations}.items():
-        named = {key: last[key] for key in ("loss", "perplexity", "accuracy") if last.get(key) is not None}
         on = "" if last.get("scored_tokens") is None else f"{last['scored_tokens']:,} tokens"
-        rows += [("held-out text", f"{stage}, step {last['step']}", name, _number(value), on) for name, value in named.items()]
+        for name in ("loss", "perplexity", "accuracy"):
+            if last.get(name) is not None:
+                rows.append(("held-out text", f"{stage}, step {last['step']}", name, _number(last[name]), on))
     for score in known.scores:
         where = "" if score["step"] is None else f"{score['stage']}, step {score['step']}"
         for name, value in score["metrics"].items():
             deviation = (score["deviations"] or {}).get(name)
             spread = "" if deviation is None else f" +- {_number(deviation)}"
-            told = "no number" if value is None else _number(value) + spread
-            rows.append((score["task"], where, name, told, _scored_on(score)))
-    return _section("Scores", [_table(("task", "model", "metric", "value", "scored on"), rows)] if rows else [])
+            rows.append(
+                (score["task"], where, name, "no number" if value is None else _number(value) + spread, _scored_on(score))
+            )
+    return rows
 
 
 def _scored_on(score: dict[str, Any]) -> str:
-    """How much of which data, and by which settings: what tells two scores of one task apart."""
-    data = score.get("data") or {}
-    count = [] if data.get("examples") is None else [_counted(data["examples"], "example")]
+    """How much of which data, and by which settings: what sets scores of one task apart from each other."""
+    data, settings = score.get("data") or {}, score.get("settings") or {}
+    count = [] if data.get("examples") is None else [counted(data["examples"], "example")]
     named = [data[key] for key in ("note", "source") if data.get(key)]
     digest = [f"digest {data['digest']}"] if data.get("digest") else []
-    settings = [
-        f"{key} {value}" for key, value in (score.get("settings") or {}).items() if key in _TELLING and value is not None
-    ]
-    return ", ".join([*count, *named, *digest, *settings])
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _load(known: Known) -> str:
-    family = family_of(known.config)
-    loader = "AutoModelForPreTraining" if family.pair_logits else _CLASSES[family.objective]
-    own = 'AutoTokenizer.from_pretrained("path/to/this/directory")'
-    imports = f"from transformers import {', '.join(sorted((loader, 'AutoTokenizer')))}"
-    if known.manifest is not None and known.manifest["tokenizer"].startswith(SentencePieceTokenizer.kind):
-        # AutoTokenizer would make something else of it.
-        own = 'SentencePieceProcessor(model_file="path/to/this/directory/tokenizer.model")'
-        imports = f"from sentencepiece import SentencePieceProcessor\nfrom transformers import {loader}"
-    return (
-        "## How to load it\n\n```python\n"
-        f"{imports}\n\n"
-        f'model = {loader}.from_pretrained("path/to/this/directory")\n'
-        f"tokenizer = {own}\n```"
-    )
-
-
-def _repeat(known: Known) -> str:
-    lines = [f"Written by\n\n    {known.command}"]
-    if known.recipe is not None:
-        lines.append(f"\nThe run's recipe, with every default:\n\n```yaml\n{known.recipe.rstrip()}\n```")
-    return _section("How to repeat it", lines)
-
-
-def _section(title: str, lines: Iterable[str]) -> str:
-    text = "\n".join(lines)
-    return f"## {title}\n\n{text}" if text else ""
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _flops(count: int) -> str:
-    return f"{count:.4g}"
+    how = [f"{key} {settings[key]}" for key in settings if key in _NAMED_SETTINGS and settings[key] is not None]
+    return ", ".join([*count, *named, *digest, *how])
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,7 @@ from pipeline.flops.counts import PARTS, StepFlops
 from pipeline.flops.ledger import Ledger
 from pipeline.growth import check
 from pipeline.recipe import load_recipe
-from pipeline.report.card import Known, known_of_run, model_card, run_of, standing
+from pipeline.report.card import Known, growths_and_step, known_of_run, model_card, run_of
 from pipeline.runs import JsonLines
 from tests.pipeline.growth.models import small_model
 from tests.pipeline.report.grown_runs import finished_run
@@ -85,8 +85,10 @@ def test_the_front_matter_is_what_hugging_face_reads(run):
 
 
 def test_a_card_of_a_source_says_nothing_of_what_came_after(run):
-    assert standing(run, run.source_model) == (0, 10)
-    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, *standing(run, run.source_model)))
+    assert growths_and_step(run, run.source_model) == (0, 10)
+    text = model_card(
+        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, *growths_and_step(run, run.source_model))
+    )
     assert "source, step 10" in text and "from one of" not in text and "full, step" not in text and "Width by" not in text
 
 
