@@ -51,7 +51,7 @@ def settings(data: PreparedData) -> dict[str, Any]:
 
 def warnings(data: PreparedData, plan: dict[str, Any]) -> list[str]:
     """Return what a reader of the page should know first; `plan` is the frozen one, empty where there is none."""
-    manifest = data.manifest
+    manifest, decontamination = data.manifest, data.manifest.config.decontamination
     lines = list(data.remarks)
     if not all("dropped_by" in entry.model_fields_set for entry in data.corpora):
         lines.append("An earlier version recorded why documents were dropped and not by which step: those stand under reading.")
@@ -65,9 +65,9 @@ def warnings(data: PreparedData, plan: dict[str, Any]) -> list[str]:
     )
     lines += _first(
         [
-            f"No text of {name} has {manifest.config.decontamination.ngram} words, so that it was not looked for."
+            f"No text of {name} has {decontamination.ngram} words, so that it was not looked for."
             for name, sizes in manifest.evaluation_sets.items()
-            if not sizes["texts"]
+            if decontamination is not None and not sizes["texts"]
         ]
     )
     if manifest.encoding is not None:

@@ -26,7 +26,12 @@ def splits_table(entries: Sequence[CorpusEntry], weights: dict[str, float]) -> G
         train, heldout = entry.splits[TRAIN], entry.splits[HELDOUT]
         weight = weights.get(entry.name, 0.0)
         row = [f"{number:,}" for number in (train.documents, train.tokens, heldout.documents, heldout.tokens)]
-        shares = [percent(train.tokens, whole), _bar(train.tokens, whole), percent(weight, blend), _bar(weight, blend)]
+        shares: list[str | Bar] = [
+            percent(train.tokens, whole),
+            _bar(train.tokens, whole),
+            percent(weight, blend),
+            _bar(weight, blend),
+        ]
         rows.append([entry.name, *row, *shares])
     head = ["corpus", "documents", "tokens", "held-out documents", "held-out tokens", "of the tokens", "", "of the blend", ""]
     return Grid("Tokens of each corpus, and its share of the blend", head, rows)

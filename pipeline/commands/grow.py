@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from pipeline.common.command import typed_command
 from pipeline.common.hub import find_directory
@@ -14,6 +14,7 @@ from pipeline.flops.ledger import LEDGER
 from pipeline.growth.listing import listing, promise, table
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.report.card import CARD, Known, growths_and_step, known_of_run, model_card, run_of
+from pipeline.runs.records import CertificateRecord
 from pipeline.training.directory.inherited import read_inherited
 
 
@@ -79,7 +80,9 @@ def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:
     if known is None:
         return {}
     changed = certificate["source"] != certificate["target"]
-    card = model_card(replace(known, certificates=[*known.certificates, *([certificate] if changed else [])]))
+    card = model_card(
+        replace(known, certificates=[*known.certificates, *([cast(CertificateRecord, certificate)] if changed else [])])
+    )
     ledger = {} if known.ledger is None else {LEDGER: json.dumps(known.ledger.to_json(), indent=2) + "\n"}
     return {CARD: card} | ledger
 

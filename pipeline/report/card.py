@@ -74,15 +74,14 @@ class Known:
     dtype: str
     command: str
     """What wrote the directory."""
-    certificates: Sequence[dict[str, Any]] = ()
+    certificates: Sequence[CertificateRecord] = ()
     """Of all its growths, the first one first."""
     source: str | None = None
     """The directory of the source, where it was given and not trained in the same run."""
     remarks: Sequence[str] = ()
     """On how the source was read."""
     ledger: Ledger | None = None
-    data: dict[str, Any] | None = None
-    """A run's data.json."""
+    data: DataRecord | None = None
     manifest: dict[str, Any] | None = None
     """Of the prepared folder that it names."""
     evaluations: Sequence[dict[str, Any]] = ()
@@ -100,7 +99,7 @@ def known_of_run(
     """
     recipe = read_recipe(run) if run.recipe.exists() else None
     data = read_record(run.data, DataRecord)
-    manifest = None if data is None else _manifest(Path(data["prepared"]))
+    manifest = None if data is None else _manifest(data)
     certificates = read_certificates(run)[:growths]
     return Known(
         config,
@@ -112,8 +111,7 @@ def known_of_run(
         remarks=certificates[0].get("remarks", ()) if certificates else (),
         ledger=ledger,
         data=data,
-        # Other text may have been prepared in that place since.
-        manifest=manifest if manifest is not None and manifest["fingerprint"] == data["fingerprint"] else None,
+        manifest=manifest,
         evaluations=_until(JsonLines(run.evaluations, EvaluationRecord), growths, step),
         scores=_until(JsonLines(run.scores, ScoreRecord), growths, step),
         recipe=None if recipe is None else read_bytes(run.recipe).decode(),
@@ -237,7 +235,7 @@ def _costs(ledger: Ledger) -> list[tuple[str, str, str]]:
     return [*rows, ("all that is known", f"{ledger.whole.flops.model_total:.4g}", f"{ledger.whole.spent:.4g}")]
 
 
-def _scores(known: Known) -> list[tuple[str, ...]]:
+def _scores(known: Known) -> list[tuple[str, str, str, str, str]]:
     """The last held-out losses of each stage, and what tasks made of the model: task, model, metric, value, what it is of."""
     rows = []
     for stage, last in {entry["stage"]: entry for entry in known.evaluations}.items():
@@ -270,8 +268,9 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
-def _manifest(prepared: Path) -> dict[str, Any] | None:
-    """What is known of the data; None where the folder is gone or no prepared one any more: it is not the run's own."""
+def _manifest(data: DataRecord) -> dict[str, Any] | None:
+    """What is known of a run's data; None where its folder is gone, no prepared one any more, or holds other text by now."""
     with suppress(UserError):
-        return PreparedData(prepared).manifest.model_dump(mode="json")
+        manifest = PreparedData(Path(data["prepared"])).manifest
+        return manifest.model_dump(mode="json") if manifest.fingerprint == data["fingerprint"] else None
     return None

@@ -100,7 +100,7 @@ def _draw(axes: Axes, curves: Sequence[Curve], style: Look, scale: float, label:
 def _mark_crossings(axes: Axes, method: Method, view: View, against: Reference, style: Look, scale: float) -> None:
     reached = [curve.first_reached(against.loss) for curve in method.curves(view.quantity, with_source=view.with_source)]
     x = [spent / scale for spent in reached if spent is not None]
-    ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
+    ring: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4}
     axes.plot(x, [against.loss] * len(x), color=style.color, **ring)
 
 
@@ -126,7 +126,12 @@ def _saved(methods: Sequence[Method], baseline: Method, view: View) -> Plot | No
             low, high = 100 * known.min(axis=1), 100 * known.max(axis=1)
             axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
         mean = 100 * known.mean(axis=1)
-        kind = {"color": style.color, "linestyle": style.dash, "marker": style.marker, "markevery": _POINTS // 8}
+        kind: dict[str, Any] = {
+            "color": style.color,
+            "linestyle": style.dash,
+            "marker": style.marker,
+            "markevery": _POINTS // 8,
+        }
         axes.plot(x, mean, label=method.name, **kind)
         lowest = min(lowest, float(mean.min()))
         rows += [

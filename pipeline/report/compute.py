@@ -39,9 +39,11 @@ def stage_rows(run: RecordedRun) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"stage": stage, "kind": "source" if stage == SOURCE_STAGE else "stage", "steps": end - begin}
         row |= {key: run.spent(end)[key] - run.spent(begin)[key] for key in ("tokens", "seconds")}
         known = run.ledger.stages.get(stage) if by_part and run.ledger is not None else None
-        for kind, flops in (("model", "flops_model"), ("executed", "flops_executed")):
-            parts = {} if known is None else getattr(known, kind)
-            row |= {kind: sum(record[flops] for record in records), **_by_part(kind, parts)}
+        row |= {"model": sum(record["flops_model"] for record in records)} | _by_part(
+            "model", {} if known is None else known.model
+        )
+        row["executed"] = sum(record["flops_executed"] for record in records)
+        row |= _by_part("executed", {} if known is None else known.executed)
         rows.append(row)
     for origin, line in ({} if run.ledger is None else run.ledger.inherited).items():
         least = ", at least" if line.spent and not line.complete else ""
@@ -67,7 +69,7 @@ def ledger_figure(run: RecordedRun) -> Plot | None:
     rows = [row for row in stage_rows(run) if row["executed"]]
     if not rows:
         return None
-    layers = {
+    layers: dict[str, tuple[list[float], Look | None]] = {
         part_name(part): ([row[f"executed_{part}"] or 0 for row in rows], LOOKS[number])
         for number, part in enumerate(part for part in PARTS if any(row[f"executed_{part}"] for row in rows))
     }
@@ -129,7 +131,7 @@ def _bars(
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, max(ends) / scale * 1.16)
     for place, end in zip(places, ends, strict=True):
-        how = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        how: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
         axes.annotate(amount("flops", end), (end / scale, place), **how)
     axes.set_xlabel(f"executed compute ({name})")
     return places, scale

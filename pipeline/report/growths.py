@@ -6,7 +6,7 @@ from typing import Any
 from data_prep.report.numbers import counted
 from data_prep.report.parts import Grid, table
 from pipeline.growth.token_rows import over_both
-from pipeline.operators import DEPTH, UPCYCLING, WIDTH
+from pipeline.operators import DEPTH, UPCYCLING, WIDTH, DepthOperator, WidthOperator
 from pipeline.recipe import GrowthConfig
 from pipeline.report import prose
 from pipeline.report.figures import GREY, LOOKS, SIZE, Plot, blank, legend_above
@@ -46,7 +46,7 @@ def explain(run: RecordedRun, prefix: str) -> list[dict[str, Any]]:
 
 def _explained(certificate: CertificateRecord, number: int, name: str) -> dict[str, Any]:
     growth = certificate["growth"]
-    operators = {"width": WIDTH[growth["width"]], "depth": DEPTH[growth["depth"]]}
+    operators: dict[str, WidthOperator | DepthOperator] = {"width": WIDTH[growth["width"]], "depth": DEPTH[growth["depth"]]}
     return {
         "heading": f"Growth {number}: {size(certificate['source'])} → {size(certificate['target'])}",
         "certificate": certificate,
@@ -121,7 +121,7 @@ def _layers_figure(certificate: CertificateRecord, number: int, name: str) -> Pl
         points = [(row["target_layer"], row["source_layer"]) for row in rows if row["kind"] == kind]
         if points:
             x, y = [place for place, _ in points], [-1 if source is None else source for _, source in points]
-            how = {"marker": style.marker, "color": style.color, "markersize": 6, "markeredgewidth": 1.4}
+            how: dict[str, Any] = {"marker": style.marker, "color": style.color, "markersize": 6, "markeredgewidth": 1.4}
             axes.plot(x, y, linestyle="", markerfacecolor=style.color if kind == _LAYERS[0] else "white", label=kind, **how)
     ticks = list(range(0, layers, max(1, layers // 6)))
     drawn = any(row["kind"] == _LAYERS[3] for row in rows)

@@ -164,7 +164,7 @@ def _partial(settings: Sequence[dict[str, str]]) -> set[str]:
     parents = [{parent for key in one for parent in _parents(key)[:-1]} for one in settings]
     return {
         parent
-        for parent in set.union(*parents) - set.intersection(*parents)
+        for parent in parents[0].union(*parents) - parents[0].intersection(*parents)
         if parent.startswith("stage ") or any(one.get(parent) in _NOTHING for one in settings)
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.scores import Score, read_scores
@@ -254,10 +254,11 @@ def read_run(path: Path) -> RecordedRun:
 
 def _ledger(path: Path, summary: SummaryRecord | None) -> tuple[Ledger | None, int | None]:
     """Return the ledger of the run's end, or of its newest checkpoint, and the step up to which it counts."""
-    content, step = None, None
+    content: dict[str, Any] | None = None
+    step: int | None = None
     checkpoint = checkpoint_in(path)
     if summary is not None:
-        content, step = summary["flops"], summary["steps"]
+        content, step = dict(summary["flops"]), summary["steps"]
     elif checkpoint is not None and (progress := read_record(checkpoint / PROGRESS, ProgressRecord)) is not None:
         content, step = progress["ledger"], progress["step"]
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def _loss_curve(run: RecordedRun, quantity: str) -> Plot:
     _held_out_loss(axes, run, held_out, at)
     cut = _limit(axes, [record.loss for record in held_out], lowest)
     if run.skipped:
-        kind = {"linestyle": "", "marker": "|", "markersize": 9, "color": "#D55E00", "label": "skipped step"}
+        kind: dict[str, Any] = {"linestyle": "", "marker": "|", "markersize": 9, "color": "#D55E00", "label": "skipped step"}
         x = [at(step) for step in run.skipped]
         axes.plot(x, [0.02] * len(x), transform=axes.get_xaxis_transform(), **kind)
     widen(axes, largest / scale)
@@ -58,7 +59,8 @@ def _training_loss(
 ) -> tuple[list[dict[str, object]], list[float]]:
     """Draw training losses stage by stage; return their rows and the means that are numbers."""
     window = max(1, len(run.steps) // 80)
-    rows, means = [], []
+    rows: list[dict[str, object]] = []
+    means: list[float] = []
     label = "training loss" + (f", mean of {window} steps" if window > 1 else "")
     for stage, begin, end in run.stages:
         records = [record for record in run.steps if begin < record["step"] <= end]
@@ -77,7 +79,7 @@ def _held_out_loss(axes: Axes, run: RecordedRun, held_out: Sequence[HeldOut], at
     grown = [record.stage for record in run.growth_points]
     begins = [place for place, record in enumerate(held_out) if record.stage in grown]
     curves = [held_out[begin:end] for begin, end in zip([0, *begins], [*begins, None], strict=True)]
-    kind = {"color": LOOKS[0].color, "marker": LOOKS[0].marker, "markersize": 3.2}
+    kind: dict[str, Any] = {"color": LOOKS[0].color, "marker": LOOKS[0].marker, "markersize": 3.2}
     for number, curve in enumerate(filter(None, curves)):
         x, y = [at(record.step) for record in curve], [record.loss for record in curve]
         axes.plot(x, y, markevery=max(1, len(x) // 40), label="" if number else "held-out loss", **kind)
@@ -94,7 +96,7 @@ def _shade_stages(axes: Axes, run: RecordedRun, at: Callable[[int], float], widt
         if number:
             axes.axvline(left, color=GREY, linewidth=0.7, zorder=0.5)
         if width and (right - left) / width > _LETTER * len(stage):
-            how = {"ha": "center", "va": "bottom", "color": GREY, "fontsize": 8}
+            how: dict[str, Any] = {"ha": "center", "va": "bottom", "color": GREY, "fontsize": 8}
             axes.text((left + right) / 2, 1.01, stage, transform=axes.get_xaxis_transform(), **how)
 
 

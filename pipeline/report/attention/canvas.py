@@ -1,6 +1,7 @@
 """A figure drawn in inches, and how attention looks in all figures."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Canvas:
         (x, y), (wide, tall) = place, size
         return self.figure.add_axes((x / WIDTH, y / self.height, wide / WIDTH, tall / self.height))
 
-    def text(self, place: tuple[float, float], words: str, size: float = TEXT, **how: str | float) -> None:
+    def text(self, place: tuple[float, float], words: str, size: float = TEXT, **how: Any) -> None:
         """Write words, their lower left corner at `place` where `how` does not align them otherwise."""
         self._all.text(*place, words, fontsize=size, **how)
 

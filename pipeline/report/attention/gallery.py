@@ -1,6 +1,7 @@
 """Attention of a run's model: its source beside it right after growth, and what training made of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.state import Source, State
+from pipeline.growth.state import State
 from pipeline.growth.weighted_norms import WeightedNorms
+from pipeline.report import prose
 from pipeline.report.attention.canvas import KINDS
 from pipeline.report.attention.compared import ComparedHeads, Maps
 from pipeline.report.attention.heads import close_up, layer_plot
@@ -34,7 +36,7 @@ MAX_TOKENS = 40
 _FEWEST_TOKENS = 4
 _MOST_HEADS = 6
 _MATCHES = 0.9995
-"""The similarity from which attention is called the same; what is less is told as a figure alone."""
+"""The similarity from which attention is called the same; what is less is given as a figure alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,10 @@ def attention_section(run: Path, options: AttentionOptions) -> AttentionSection 
         return Absent(str(reason))
 
 
-def _opened(directory: Path) -> Source:
+@contextmanager
+def _absent_where_unreadable() -> Iterator[None]:
     try:
-        return open_huggingface(directory)
+        yield
     except UserError as reason:
         raise AbsentError(str(reason)) from None
 
@@ -76,13 +79,16 @@ def _opened(directory: Path) -> Source:
 def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
     if not run.model.is_dir():
         raise AbsentError("the run is not finished: it has no model yet")
-    trained = _opened(run.model)
+    with _absent_where_unreadable():
+        trained = open_huggingface(run.model)
     check_size(trained.config, options.max_parameters)
     growth = repeat_growth(run, options.max_parameters)
     plan, source = growth.plan, growth.source
     layers, heads = _chosen(plan, options)
-    usable = min(MAX_TOKENS, *(plan.family.usable_positions(sizes) for sizes in (plan.source, plan.target)))
-    ids, tokens, cut = _tokens(run.model, options.sentence, plan, usable)
+    usable = [plan.family.usable_positions(sizes) for sizes in (plan.source, plan.target)]
+    ids, tokens, cut = _tokens(
+        run.model, options.sentence, plan, min([MAX_TOKENS, *(one for one in usable if one is not None)])
+    )
     maps = Maps(
         attention(source.family, source.config, source.state, ids),
         attention(plan.family, growth.target, plan.grow(source.state), ids, plan),
@@ -91,8 +97,8 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
     compared = ComparedHeads(plan, head_origins(plan), layers, heads, tokens, maps)
     return AttentionSection(
         [
-            *_about(options.sentence, tokens, cut, causal=compared.causal),
-            *([] if growth.last else [_LATER.format(number=growth.number)]),
+            prose.text("attention", "about", options.sentence, len(tokens), cut, compared.causal),
+            *([] if growth.last else prose.lines("attention", "grown_again", growth.number)),
             *_findings(compared),
         ],
         [
@@ -104,12 +110,6 @@ def _section(run: RunPaths, options: AttentionOptions) -> AttentionSection:
             *duplicates_plot(compared),
         ],
     )
-
-
-_LATER = (
-    "The run grew its model again after growth {number}, whose source is the newest that is still there: the model after "
-    "training is of another size and left out here."
-)
 
 
 @torch.no_grad()
@@ -136,10 +136,8 @@ def attention(
 
 def _tokens(directory: Path, sentence: str, plan: GrowthPlan, most: int) -> tuple[list[int], list[str], bool]:
     """Return a sentence's ids and their spelling, and whether it was cut; a masked model's begin as its windows do."""
-    try:
+    with _absent_where_unreadable():
         tokenizer = load_tokenizer(directory)
-    except UserError as reason:
-        raise AbsentError(str(reason)) from None
     ids = tokenizer.encode_batch([sentence])[0]
     opening = tokenizer.cls_id if plan.family.objective == "mlm" else None
     ids = ids if opening is None else [opening, *ids]
@@ -182,43 +180,22 @@ def _default_heads(origins: list[list[HeadOrigin]]) -> list[int]:
     return sorted(chosen + rest[: _MOST_HEADS - len(chosen)])
 
 
-def _about(sentence: str, tokens: list[str], cut: bool, *, causal: bool) -> list[str]:
-    first = ", the first query left out, which sees itself alone" if causal else ""
-    return [
-        f"Attention on the sentence “{sentence}”, {f'its first {len(tokens)}' if cut else len(tokens)} tokens. Heads are "
-        "compared by 1 minus the Jensen-Shannon divergence (in bits) of what a query attends to, averaged over the queries"
-        f"{first}: 1 is the same attention, 0 attention to other tokens altogether."
-    ]
-
-
 def _findings(compared: ComparedHeads) -> list[str]:
     """What the figures say, in sentences with their numbers."""
-    source, maps = compared.maps.source, compared.maps
-    found = []
-    for added, where in ((False, ""), (True, " in added layers")):
-        for kind, words in KINDS.items():
-            alike = compared.reproduced(kind, added=added)
-            if alike:
-                heads = "the source's own heads" if kind == "own" else f"new heads (each {words})"
-                how = "matches" if min(alike) > _MATCHES else "was compared with"
-                found.append(
-                    f"Right after growth, attention of {heads}{where} {how} the source's: similarity {_mean(alike):.4f} on "
-                    f"average, {min(alike):.4f} at worst."
-                )
-    duplicates = compared.duplicates()
-    if duplicates:
-        after = (
-            "" if maps.trained is None else f", and after training {_mean(duplicate.trained for duplicate in duplicates):.4f}"
-        )
-        apart = compared.unrelated()
-        others = "" if np.isnan(apart) else f"; heads of one layer that are made from different ones to {apart:.4f}"
-        found.append(
-            "A new head and the head of its layer that is the source's own are alike to "
-            f"{_mean(t.grown for t in duplicates):.4f} on average right after growth{after}{others}."
-        )
+    source, found = compared.maps.source, []
+    for added in (False, True):
+        for kind, meaning in KINDS.items():
+            if alike := compared.reproduced(kind, added=added):
+                facts = (kind, meaning, added, min(alike) > _MATCHES, np.mean(alike), min(alike))
+                found.append(prose.text("attention", "reproduced", *facts))
+    if duplicates := compared.duplicates():
+        trained = [one.trained for one in duplicates if one.trained is not None]
+        unrelated = compared.unrelated()
+        means = (np.mean([one.grown for one in duplicates]), np.mean(trained) if trained else None)
+        found.append(prose.text("attention", "duplicates", *means, None if np.isnan(unrelated) else unrelated))
     if source.shape[1] > 2:
-        heads = [head_similarity(layer, layer, causal=compared.causal) for layer in source]
-        found.append(_neighbours("heads of a layer", np.stack(heads)))
+        heads = np.stack([head_similarity(layer, layer, causal=compared.causal) for layer in source])
+        found.append(_neighbours("heads of a layer", heads))
     if len(source) > 2:
         found.append(_neighbours("layers", layer_similarity(source, source, causal=compared.causal)[None]))
     return found
@@ -227,9 +204,4 @@ def _findings(compared: ComparedHeads) -> list[str]:
 def _neighbours(what: str, alike: np.ndarray) -> str:
     """Whether neighbours are more alike than others; `alike` is [n, k, k]."""
     apart = np.abs(np.subtract.outer(np.arange(alike.shape[1]), np.arange(alike.shape[1])))
-    near, far = alike[:, apart == 1].mean(), alike[:, apart > 1].mean()
-    return f"Neighbouring {what} of the source are alike to {near:.3f}, others to {far:.3f}."
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+    return prose.text("attention", "neighbours", what, alike[:, apart == 1].mean(), alike[:, apart > 1].mean())

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from pipeline.report import prose
 from pipeline.report.attention.canvas import KINDS, LETTERS, TICK, WIDTH, Canvas, attention_scale, letters_in_words
 from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads
 from pipeline.report.attention.origins import HeadOrigin
@@ -48,11 +49,7 @@ def layer_plot(compared: ComparedHeads, layer: int) -> Plot:
     return Plot(
         name=f"attention-layer-{layer}",
         title=f"Attention of {compared.layer_name(layer)}",
-        caption=(
-            "A map a head, a row a query, a column a key; darker is more attention. Above each target head is the source head "
-            "that it was made from"
-            + (f"; thick frames are new heads ({'; '.join(key)}; the number is the source head's)." if key else ".")
-        ),
+        caption=prose.text("attention", "layer", key),
         figure=canvas.figure,
         rows=rows,
     )
@@ -89,10 +86,7 @@ def close_up(compared: ComparedHeads) -> list[Plot]:
         Plot(
             name="attention-tokens",
             title=f"Head {duplicate.head} of {compared.layer_name(duplicate.layer)}, token by token",
-            caption=(
-                f"Rows are queries, columns keys. The head is new, {KINDS[origin.kind]}; of the new ones shown it "
-                "is the least like its duplicate, the source's own head of that layer."
-            ),
+            caption=prose.text("attention", "tokens", KINDS[origin.kind]),
             figure=canvas.figure,
             rows=rows,
         )

@@ -1,13 +1,15 @@
 """Figures of how alike heads and layers are: matrices, and duplicates on a line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from pipeline.report import prose
 from pipeline.report.attention.canvas import COLOURS, LETTERS, TEXT, TICK, WIDTH, Canvas, letters_in_words
 from pipeline.report.attention.compared import GROWN, SOURCE, TRAINED, ComparedHeads
 from pipeline.report.attention.similarity import head_similarity, layer_similarity
@@ -28,7 +30,7 @@ class _Row:
 
 def source_and_target(compared: ComparedHeads) -> list[Plot]:
     """Return source heads against target heads, layer by layer; none where the layers come from no source layer."""
-    rows, drawn, kinds = [], [], []
+    drawn, rows, kinds = [], [], []
     for layer in compared.layers:
         source, origins = compared.plan.layers[layer].source, compared.origins[layer]
         if source is None:
@@ -38,26 +40,17 @@ def source_and_target(compared: ComparedHeads) -> list[Plot]:
             when: head_similarity(compared.maps.source[source], maps[layer], causal=compared.causal)
             for when, maps in compared.maps.targets.items()
         }
-        circled = [(origin.head, head) for head, origin in enumerate(origins) if origin.layer == source]
+        circled = [(one.head, head) for head, one in enumerate(origins) if one.layer == source and one.head is not None]
         names = [f"{head}{LETTERS[origin.kind]}" for head, origin in enumerate(origins)]
         drawn.append(_Row(compared.layer_name(layer), list(panels.values()), [names] * len(panels), circled))
-        for when, alike in panels.items():
-            for i, j, similarity in _elements(alike):
-                place = {"source_layer": source, "source_head": i, "layer": layer, "head": j, "kind": origins[j].kind}
-                rows.append({"model": when, **place, "similarity": similarity})
-    if not drawn:
-        return []
-    key = "; ".join(letters_in_words(kinds))
-    return [
-        Plot(
-            name="attention-source-target",
-            title="Heads of the source and of the target",
-            caption="Darker is more alike; a circle marks the source head that a target head was made from."
-            + (f" Letters: {key}." if key else ""),
-            figure=_matrices(drawn, list(compared.maps.targets), "source head", "target head"),
-            rows=rows,
-        )
-    ]
+        rows += [
+            {"model": when, "source_layer": source, "source_head": i, "layer": layer, "head": j}
+            | {"kind": origins[j].kind, "similarity": similarity}
+            for when, i, j, similarity in _elements(panels)
+        ]
+    title, caption = "Heads of the source and of the target", prose.text("attention", "source_target", letters_in_words(kinds))
+    axes = (list(compared.maps.targets), "source head", "target head")
+    return [Plot("attention-source-target", title, caption, _matrices(drawn, *axes), rows)] if drawn else []
 
 
 def within_layers(compared: ComparedHeads) -> list[Plot]:
@@ -69,27 +62,17 @@ def within_layers(compared: ComparedHeads) -> list[Plot]:
         if origin.added:
             continue
         heads = compared.maps.source[origin.source]
-        panels = {
-            SOURCE: head_similarity(heads, heads, causal=compared.causal),
-            f"target, {when}": compared.within[when][layer],
-        }
+        own = head_similarity(heads, heads, causal=compared.causal)
+        panels = {SOURCE: own, f"target, {when}": compared.within[when][layer]}
         names = [[str(head) for head in range(len(alike))] for alike in panels.values()]
         drawn.append(_Row(compared.layer_name(layer), list(panels.values()), names))
-        for model, alike in panels.items():
-            for i, j, similarity in _elements(alike):
-                rows.append({"model": model, "layer": layer, "head": i, "other_head": j, "similarity": similarity})
-    if not drawn:
-        return []
-    return [
-        Plot(
-            name="attention-within-layers",
-            title="Heads of one layer beside each other",
-            caption="Darker is more alike. Neighbouring heads stand beside the diagonal: NAI copies them because it takes them "
-            "to be more alike than others.",
-            figure=_matrices(drawn, [SOURCE, f"target, {when}"], "head", "head"),
-            rows=rows,
-        )
-    ]
+        rows += [
+            {"model": model, "layer": layer, "head": i, "other_head": j, "similarity": similarity}
+            for model, i, j, similarity in _elements(panels)
+        ]
+    title, caption = "Heads of one layer beside each other", prose.text("attention", "within_layers")
+    axes = ([SOURCE, f"target, {when}"], "head", "head")
+    return [Plot("attention-within-layers", title, caption, _matrices(drawn, *axes), rows)] if drawn else []
 
 
 def layers_plot(compared: ComparedHeads) -> Plot:
@@ -100,20 +83,11 @@ def layers_plot(compared: ComparedHeads) -> Plot:
     }
     circled = [(origin.source, layer) for layer, origin in enumerate(compared.plan.layers) if origin.source is not None]
     drawn = _Row("", list(panels.values()), [compared.layer_numbers] * len(panels), circled)
-    return Plot(
-        name="attention-layers",
-        title="Layers of the source and of the target",
-        caption=(
-            "Darker is more alike: the mean, over the heads of a target layer, of how alike each is to the head of the source "
-            "layer that is most like it. A circle marks the source layer that a target layer was made from, + an added layer."
-        ),
-        figure=_matrices([drawn], list(panels), "source layer", "target layer"),
-        rows=[
-            {"model": when, "source_layer": i, "layer": j, "similarity": similarity}
-            for when, alike in panels.items()
-            for i, j, similarity in _elements(alike)
-        ],
-    )
+    rows: list[dict[str, Any]] = [
+        {"model": when, "source_layer": i, "layer": j, "similarity": similarity} for when, i, j, similarity in _elements(panels)
+    ]
+    title, caption = "Layers of the source and of the target", prose.text("attention", "layers")
+    return Plot("attention-layers", title, caption, _matrices([drawn], list(panels), "source layer", "target layer"), rows)
 
 
 def duplicates_plot(compared: ComparedHeads) -> list[Plot]:
@@ -122,11 +96,11 @@ def duplicates_plot(compared: ComparedHeads) -> list[Plot]:
     if not duplicates:
         return []
     figure, axes = blank((WIDTH, 2.8))
-    drawn = [(-0.12, "o", "none", GROWN, [duplicate.grown for duplicate in duplicates])]
-    if compared.maps.trained is not None:
-        drawn.append((0.12, "^", "0.25", TRAINED, [duplicate.trained for duplicate in duplicates]))
-    for shift, marker, fill, label, values in drawn:
-        places = [duplicate.layer + shift for duplicate in duplicates]
+    drawn = {GROWN: (-0.12, "o", "none"), TRAINED: (0.12, "^", "0.25")}
+    for label in compared.maps.targets:
+        shift, marker, fill = drawn[label]
+        values = np.array([one.grown if label == GROWN else one.trained for one in duplicates], dtype=float)
+        places = [one.layer + shift for one in duplicates]
         axes.plot(places, values, marker, ms=4, mec="black", mfc=fill, mew=0.8, label=label, clip_on=False, zorder=3)
     if not np.isnan(compared.unrelated()):
         axes.axhline(compared.unrelated(), color="0.4", lw=0.8, ls="--", label="heads made from different ones")
@@ -135,32 +109,26 @@ def duplicates_plot(compared: ComparedHeads) -> list[Plot]:
     axes.set_ylabel("similarity")
     axes.set_ylim(top=1.0 + 0.02 * (1.0 - axes.get_ylim()[0]))
     legend_above(figure, axes)
-    return [
-        Plot(
-            name="attention-duplicates",
-            title="New heads and the heads that they were made beside",
-            caption=(
-                "A mark is a new head: how alike it and the source's own head of its layer are. At 1 the two are "
-                "duplicates; the broken line is where heads stand that are made from different ones."
-            ),
-            figure=figure,
-            rows=[
-                {
-                    "layer": duplicate.layer,
-                    "head": duplicate.head,
-                    "own_head": duplicate.duplicate,
-                    "kind": compared.origins[duplicate.layer][duplicate.head].kind,
-                    "right_after_growth": duplicate.grown,
-                    "after_training": duplicate.trained,
-                }
-                for duplicate in duplicates
-            ],
-        )
+    rows = [
+        {
+            "layer": one.layer,
+            "head": one.head,
+            "own_head": one.duplicate,
+            "kind": compared.origins[one.layer][one.head].kind,
+            "right_after_growth": one.grown,
+            "after_training": one.trained,
+        }
+        for one in duplicates
     ]
+    title, caption = "New heads and the heads that they were made beside", prose.text("attention", "duplicate_marks")
+    return [Plot("attention-duplicates", title, caption, figure, rows)]
 
 
-def _elements(matrix: np.ndarray) -> list[tuple[int, int, float]]:
-    return [(*place, float(value)) for place, value in np.ndenumerate(matrix)]
+def _elements(panels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, int, float]]:
+    """Each panel's name, row, column and value."""
+    for name, matrix in panels.items():
+        for (row, column), value in np.ndenumerate(matrix):
+            yield name, row, column, float(value)
 
 
 def _matrices(rows: list[_Row], columns: list[str], across: str, along: str) -> Figure:

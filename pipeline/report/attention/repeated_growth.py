@@ -57,13 +57,9 @@ def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
                 )
             source = _source(run, number, certificate, max_parameters)
             growth = growth_of(certificate)
-            sizes = TargetConfig(
-                **{key: certificate["target"].get(key) for key in _SIZES},
-                tie_word_embeddings=certificate["target"]["tied"],
-                dropout=None,
-                **_mixture(certificate),
-            )
-            target = target_config(source.config, sizes, growth=growth)
+            written = dict[str, Any](certificate["target"])
+            sizes: dict[str, Any] = {key: written.get(key) for key in _SIZES} | {"tie_word_embeddings": written["tied"]}
+            target = target_config(source.config, TargetConfig(dropout=None, **sizes, **_mixture(certificate)), growth=growth)
             for key in context_keys(target) & certificate.get("context", {}).keys():
                 setattr(target, key, certificate["context"][key])
             check_size(target, max_parameters)
@@ -85,14 +81,14 @@ def _mixture(certificate: CertificateRecord) -> dict[str, Any]:
 
 def growth_of(certificate: CertificateRecord) -> GrowthConfig:
     """Return the growth section that a certificate holds, as it was resolved."""
-    said = dict(certificate["growth"])
-    if said.get("layers") is not None:
+    options = dict[str, Any](certificate["growth"])
+    if options.get("layers") is not None:
         # JSON's keys are strings.
-        said["layers"] = GrowthConfig(depth="list", layers=said["layers"]).layers
-    if "added" in said:
-        said["added"] = GrowthConfig(added=said["added"]).added
+        options["layers"] = GrowthConfig.model_validate({"depth": "list", "layers": options["layers"]}).layers
+    if "added" in options:
+        options["added"] = GrowthConfig(added=options["added"]).added
     # What a recipe may not combine, such as `auto`'s own choices, is not judged again.
-    return GrowthConfig().model_copy(update=said)
+    return GrowthConfig().model_copy(update=options)
 
 
 def check_size(config: PretrainedConfig, most: int) -> None:
