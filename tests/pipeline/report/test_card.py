@@ -38,6 +38,10 @@ def run(tmp_path):
     return run
 
 
+def known(run, ledger=None, growths=1, step=30) -> Known:
+    return known_of_run(run, small_model("gpt2").config, "float32", "do it", ledger, growths, step)
+
+
 def ledger() -> Ledger:
     flops = dict.fromkeys(PARTS, 0) | {"ffn": 10**12}
     spent = Ledger(wasted=5 * 10**9)
@@ -47,7 +51,7 @@ def ledger() -> Ledger:
 
 
 def test_a_card_says_what_a_run_left(run):
-    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", ledger(), 1, 30))
+    text = model_card(known(run, ledger()))
     for words in (
         "Width by `fpi`, depth by `stack`",
         "layers 3 -> 5, hidden size 32 -> 48",
@@ -70,7 +74,7 @@ def test_scores_of_one_task_say_what_each_is_of(run):
         score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
         score |= {"model": "run", "model_digest": None, "seconds": 1.0}
         JsonLines(run.scores, dict).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
-    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
+    text = model_card(known(run))
     row = "| lambada | full, step 30 | accuracy | 0.5000 |"
     assert f"{row} 50 examples, the first 50 of 1234 examples, a.txt, digest f00d, window 32 |" in text
     assert f"{row} 1,234 examples, a.txt, digest f00d, window 32 |" in text
@@ -78,17 +82,14 @@ def test_scores_of_one_task_say_what_each_is_of(run):
 
 
 def test_the_front_matter_is_what_hugging_face_reads(run):
-    known = known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30)
-    data = ModelCard(model_card(known)).data
+    data = ModelCard(model_card(known(run))).data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
     assert data.tags == ["gpt2", "model-growth", "deepspeed"] and data.license is None and data.base_model is None
 
 
 def test_a_card_of_a_source_says_nothing_of_what_came_after(run):
     assert growths_and_step(run, run.source_model) == (0, 10)
-    text = model_card(
-        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, *growths_and_step(run, run.source_model))
-    )
+    text = model_card(known(run, None, *growths_and_step(run, run.source_model)))
     assert "source, step 10" in text and "from one of" not in text and "full, step" not in text and "Width by" not in text
 
 
@@ -111,16 +112,16 @@ def test_a_card_of_a_mixture_tells_what_a_token_meets():
 def test_what_there_is_to_say_of_how_the_source_was_read_is_on_the_card(run):
     certificate = json.loads(run.certificate(1).read_text())
     run.certificate(1).write_text(json.dumps(certificate | {"remarks": ["the head was absent"]}))
-    for known in (
-        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30),
+    for one in (
+        known(run),
         Known(small_model("gpt2").config, "float32", "do it", remarks=("the head was absent",)),
     ):
-        assert "How the source was read:\n\n- the head was absent.\n" in model_card(known)
+        assert "How the source was read:\n\n- the head was absent.\n" in model_card(one)
 
 
 def test_data_that_is_gone_is_named_by_its_fingerprint_alone(run):
     run.data.write_text(json.dumps({"prepared": "nowhere", "fingerprint": "f00", "weights": {}, "steps": {}}))
-    text = model_card(known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30))
+    text = model_card(known(run))
     assert "f00" in text and "| corpus |" not in text
 
 
@@ -128,7 +129,7 @@ def test_data_that_is_gone_is_named_by_its_fingerprint_alone(run):
 def test_a_damaged_file_of_the_run_is_named_and_no_card_written(run, content):
     run.data.write_text(content)
     with pytest.raises(UserError, match=r"data\.json: .*; put it back as the run wrote it"):
-        known_of_run(run, small_model("gpt2").config, "float32", "do it", None, 1, 30)
+        known(run)
 
 
 def test_the_run_of_a_checkpoint_or_an_export_is_found(run, tmp_path):
@@ -139,13 +140,12 @@ def test_the_run_of_a_checkpoint_or_an_export_is_found(run, tmp_path):
 
 @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "sentencepiece"])
 def test_a_card_loads_the_tokenizer_by_what_reads_it(run, kind):
-    known = known_of_run(run, small_model("gpt2").config, "float32", "do it", ledger(), 1, 30)
     tokenizer = {
         "format": FORMAT,
         "vocab_size": 5,
         "tokenizer": f"{kind} tokenizer.model:0",
         "config": {"tokenizer": {"split_special_tokens": True}},
     }
-    text = model_card(replace(known, data={"fingerprint": "0"}, manifest={"corpora": [], **tokenizer}))
+    text = model_card(replace(known(run, ledger()), data={"fingerprint": "0"}, manifest={"corpora": [], **tokenizer}))
     assert "`split_special_tokens=True`" in text
     assert ("SentencePieceProcessor" in text, "AutoTokenizer" in text) == (kind == "sentencepiece", kind != "sentencepiece")

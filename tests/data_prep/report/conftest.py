@@ -1,0 +1,3 @@
+from tests.browser import browser, look
+
+__all__ = ["browser", "look"]
