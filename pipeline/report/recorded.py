@@ -101,8 +101,9 @@ class RecordedRun:
         if model is None:
             return None
         configs = [scratch_config(model, 1, 0, self.recipe.data.sequence_length)]
-        for phase in self.recipe.phases[1:]:
-            configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
+        for phase in self.recipe.phases:
+            if phase.target is not None:
+                configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         return [sizes_of(config) for config in configs]
 
     @property
