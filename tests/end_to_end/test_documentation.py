@@ -78,7 +78,9 @@ def train(page: str, words: list[str], workspace: Path, prepared: PreparedData, 
     if words == QUICKSTART:
         finished = launch.command([*words, *overrides], workspace / "runs" / "new").wait()
     else:
-        ranks = int(words[words.index("--num_accelerators") + 1]) if "--num_accelerators" in words else words[0] == "deepspeed"
+        ranks = int(words[0] == "deepspeed")
+        if "--num_accelerators" in words:
+            ranks = int(words[words.index("--num_accelerators") + 1])
         environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         program = Program([*words[at:], *overrides], workspace, environment, environments(ranks))
         output, error = program.communicate(240)
