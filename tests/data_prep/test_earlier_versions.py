@@ -10,21 +10,19 @@ from data_prep.manifest import FORMAT, MANIFEST, PLAN, TOKENIZER, PreparedData
 from data_prep.plans.freezing import freeze
 from data_prep.plans.frozen_plan import read_plan
 from data_prep.prepare import prepare, prepare_together
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.settings import DataPrepConfig
 from data_prep.text.language import known_languages
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.tokenizers.forms import FORMS, saved
 
 
 @pytest.fixture
 def config(tmp_path) -> DataPrepConfig:
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up_texts(20)))
-    return DataPrepConfig(
-        output_dir=str(tmp_path / "out"),
-        corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")], heldout_fraction=0.3)],
-        tokenizer=TokenizerConfig(path=str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))),
-    )
+    corpus = {"files": [write_jsonl(tmp_path / "text.jsonl", made_up_texts(20))], "heldout_fraction": 0.3}
+    tokenizer = {"path": str(FORMS["gpt2 fast, saved by 5"].write(tmp_path / "tokenizer"))}
+    return preparation(tmp_path / "out", corpus, tokenizer=tokenizer)
 
 
 def edit(path, change) -> None:

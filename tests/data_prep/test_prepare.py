@@ -1,5 +1,4 @@
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -11,19 +10,16 @@ import pytest
 from data_prep.jobs.workers import Alone
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import find_prepared, prepare, prepare_together
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.settings import DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from pipeline.common.errors import UserError
 from tests.conftest import make_documents
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.messages import taken_by
 
 
 def config(corpus: Path, output: Path, **text: object) -> DataPrepConfig:
-    return DataPrepConfig(
-        output_dir=str(output),
-        corpora=[CorpusConfig(files=[str(corpus)], **text)],
-        tokenizer=TokenizerConfig(vocab_size=406),
-    )
+    return preparation(output, {"files": [str(corpus)]} | text, tokenizer={"vocab_size": 406})
 
 
 def shards(data: PreparedData, split: str) -> list[Shard]:
@@ -127,10 +123,9 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_read_as_what_it_was(corp
 
 
 def test_named_heldout_files_are_the_heldout_split(corpus, tmp_path):
-    heldout = tmp_path / "heldout.jsonl"
     texts = make_documents(20, seed=5)
-    heldout.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    data = prepare(config(corpus, tmp_path / "out", heldout_files=[str(heldout)]))
+    heldout = write_jsonl(tmp_path / "heldout.jsonl", texts)
+    data = prepare(config(corpus, tmp_path / "out", heldout_files=[heldout]))
     assert decoded(data, HELDOUT) == texts
     assert data.corpora[0].splits[TRAIN].documents == 400
 
@@ -139,8 +134,8 @@ def test_a_glob_that_covers_a_heldout_file_does_not_train_on_it(corpus, tmp_path
     folder = tmp_path / "books"
     folder.mkdir()
     (folder / "train.jsonl").write_bytes(corpus.read_bytes())
-    (folder / "heldout.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in make_documents(20, seed=5)))
-    request = config(folder / "*.jsonl", tmp_path / "out", heldout_files=[str(folder / "heldout.jsonl")])
+    heldout = write_jsonl(folder / "heldout.jsonl", make_documents(20, seed=5))
+    request = config(folder / "*.jsonl", tmp_path / "out", heldout_files=[heldout])
     assert prepare(request).corpora[0].splits[TRAIN].documents == 400
 
 

@@ -11,8 +11,9 @@ from data_prep.manifest import HELDOUT, TRAIN, PreparedData
 from data_prep.plans.drafting import draft_plan
 from data_prep.plans.freezing import freeze
 from data_prep.prepare import prepare
-from data_prep.settings import CorpusConfig, DataPrepConfig, DecontaminationConfig, TokenizerConfig
+from data_prep.settings import CorpusConfig, DecontaminationConfig
 from data_prep.text.rejects import CONTAMINATED
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.test_prepare import decoded
 
@@ -23,17 +24,12 @@ DIRTY = [f"{CLEAN[number][:150]} {text.upper()} {CLEAN[number][150:]}" for numbe
 
 def prepared(root: Path, remove: str, clean: list[str] = CLEAN[30:], **corpus: object) -> PreparedData:
     root.mkdir()
-    (root / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*clean, *DIRTY]))
-    (root / "set.jsonl").write_text("".join(json.dumps({"text": t, "id": "x"}) + "\n" for t in EXAMPLES_OF_SET))
-    return prepare(
-        DataPrepConfig(
-            output_dir=str(root / "out"),
-            corpora=[CorpusConfig(files=[str(root / "text.jsonl")], heldout_fraction=0.1, **corpus)],
-            decontamination=DecontaminationConfig(sets={"exam": [str(root / "set.jsonl")]}, remove=remove),
-            tokenizer=TokenizerConfig(vocab_size=406),
-            part_mib=1,
-        )
-    )
+    text = write_jsonl(root / "text.jsonl", [*clean, *DIRTY])
+    exam = write_jsonl(root / "set.jsonl", ({"text": text, "id": "x"} for text in EXAMPLES_OF_SET))
+    corpus = {"files": [text], "heldout_fraction": 0.1} | corpus
+    decontamination = {"sets": {"exam": [exam]}, "remove": remove}
+    asked = preparation(root / "out", corpus, tokenizer={"vocab_size": 406}, decontamination=decontamination, part_mib=1)
+    return prepare(asked)
 
 
 @pytest.mark.parametrize("remove", ["document", "span", "nothing"])
@@ -74,12 +70,7 @@ def test_the_sets_are_part_of_the_plan_and_a_plan_without_is_what_it_was(tmp_pat
     (tmp_path / "set.txt").write_text(EXAMPLES_OF_SET[0])
 
     def digest(**options: object) -> str:
-        config = DataPrepConfig(
-            output_dir="-",
-            corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")])],
-            tokenizer=TokenizerConfig(vocab_size=406),
-            **options,
-        )
+        config = preparation("-", {"files": [str(tmp_path / "text.jsonl")]}, tokenizer={"vocab_size": 406}, **options)
         draft = draft_plan(config)
         told = config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
         assert "decontamination" in told

@@ -9,6 +9,7 @@ from data_prep.plans.freezing import freeze
 from data_prep.plans.frozen_plan import check_settings
 from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import preparation
 
 
 def names(paths) -> list[str]:
@@ -70,13 +71,8 @@ def test_what_is_left_out_of_a_folder_is_said_with_its_first_example(folder):
 
 def test_a_file_whose_name_is_not_utf_8_is_refused(folder):
     (folder / os.fsdecode(b"\xff.jsonl")).write_text('{"text": "a"}\n')
-    config = DataPrepConfig(
-        output_dir="-",
-        corpora=[CorpusConfig(files=[str(folder / "*.jsonl")])],
-        tokenizer=TokenizerConfig(vocab_size=300),
-    )
     with pytest.raises(UserError, match=r"\\xff.jsonl: its name is not UTF-8.*rename it"):
-        draft_plan(config)
+        draft_plan(preparation("-", {"files": [str(folder / "*.jsonl")]}))
 
 
 def test_a_folder_without_text_is_refused_by_what_it_holds(tmp_path):
@@ -139,11 +135,7 @@ def test_heldout_slices_come_first_over_all_corpora_and_are_named_in_order(folde
 def test_a_plan_that_asks_for_nothing_new_has_the_digest_that_it_had_before_there_were_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
-    asked = DataPrepConfig(
-        output_dir="-",
-        corpora=[CorpusConfig(files=["a.jsonl"], min_length=3, boilerplate=["^x"])],
-        tokenizer=TokenizerConfig(vocab_size=300),
-    )
+    asked = preparation("-", {"files": ["a.jsonl"], "min_length": 3, "boilerplate": ["^x"]}, tokenizer={"vocab_size": 300})
     # As the version before steps gives it.
     assert freeze(draft_plan(asked), ["0"]).digest == "f3839857cd30754299dc15a0dd0d8aa5"
 

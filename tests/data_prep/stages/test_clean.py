@@ -19,6 +19,7 @@ from data_prep.text.document_parts import FOLDER, DocumentParts
 from data_prep.text.rejects import BAD_FILE, BAD_RECORD, TOO_SHORT
 from data_prep.text.slice_writer import text_hash
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(3000, words=300)
@@ -40,15 +41,10 @@ def texts_of(parts: DocumentParts) -> list[str]:
     return [text for part in parts for _, texts in parts.texts(part) for text in texts]
 
 
-def jsonl(path: Path, texts: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def cleaned(tmp_path_factory) -> tuple[Path, list[Facts], DocumentParts]:
     root = tmp_path_factory.mktemp("cleaned")
-    files = [jsonl(root / "a.jsonl", TEXTS)]
+    files = [write_jsonl(root / "a.jsonl", TEXTS)]
     return root, *clean(root / "out", plan_of(CorpusConfig(files=files, heldout_fraction=0.1)))
 
 
@@ -94,7 +90,7 @@ def test_hashes_are_sorted_and_point_at_their_documents(cleaned):
 
 
 def test_equal_hashes_are_in_the_order_of_their_documents(tmp_path):
-    _, parts = clean(tmp_path, plan_of(CorpusConfig(files=[jsonl(tmp_path / "a.jsonl", ["same"] * 50)])))
+    _, parts = clean(tmp_path, plan_of(CorpusConfig(files=[write_jsonl(tmp_path / "a.jsonl", ["same"] * 50)])))
     assert parts.exact(parts.all[0])["row"].tolist() == list(range(50))
 
 
@@ -104,7 +100,7 @@ def test_about_the_asked_share_is_held_out_by_the_text_alone(cleaned, tmp_path):
     # 3,000 draws at 10 %: five deviations are 82.
     assert abs(heldout.sum() - 300) < 82
     turned = CorpusConfig(
-        files=[jsonl(tmp_path / "b.jsonl", [f" {text.upper()}" for text in reversed(TEXTS)])], heldout_fraction=0.1
+        files=[write_jsonl(tmp_path / "b.jsonl", [f" {text.upper()}" for text in reversed(TEXTS)])], heldout_fraction=0.1
     )
     _, others = clean(tmp_path / "out", plan_of(turned))
     assert np.concatenate([others.heldout(part) for part in others]).tolist() == heldout[::-1].tolist()
@@ -132,7 +128,7 @@ def test_a_slice_that_holds_more_than_a_part_leaves_several(tmp_path):
 
 
 def test_a_corpus_without_deduplication_keeps_no_hashes(tmp_path):
-    clean(tmp_path, plan_of(CorpusConfig(files=[jsonl(tmp_path / "a.jsonl", TEXTS[:5])], dedupe="none")))
+    clean(tmp_path, plan_of(CorpusConfig(files=[write_jsonl(tmp_path / "a.jsonl", TEXTS[:5])], dedupe="none")))
     assert [path.name for path in sorted((tmp_path / FOLDER).glob("*.*")) if path.suffix != ".json"] == [
         "00000-000.heldout.npy",
         "00000-000.parquet",
@@ -140,8 +136,8 @@ def test_a_corpus_without_deduplication_keeps_no_hashes(tmp_path):
 
 
 def test_heldout_files_come_first_and_whole_and_nothing_else_is_held_out(tmp_path):
-    files = [jsonl(tmp_path / name, texts) for name, texts in (("a.jsonl", TEXTS[:10]), ("b.jsonl", TEXTS[10:15]))]
-    other = jsonl(tmp_path / "other.jsonl", TEXTS[15:20])
+    files = [write_jsonl(tmp_path / name, texts) for name, texts in (("a.jsonl", TEXTS[:10]), ("b.jsonl", TEXTS[10:15]))]
+    other = write_jsonl(tmp_path / "other.jsonl", TEXTS[15:20])
     plan = plan_of(
         CorpusConfig(name="one", files=[str(tmp_path / "?.jsonl")], heldout_files=[files[1]], heldout_fraction=0.9),
         CorpusConfig(name="two", files=[other], heldout_fraction=0),
@@ -169,7 +165,7 @@ def test_every_document_that_went_in_came_out_or_is_counted(tmp_path):
 
 
 def test_a_slice_with_nothing_left_leaves_no_part(tmp_path):
-    facts, parts = clean(tmp_path, plan_of(CorpusConfig(files=[jsonl(tmp_path / "a.jsonl", ["", " ", "\x00"])])))
+    facts, parts = clean(tmp_path, plan_of(CorpusConfig(files=[write_jsonl(tmp_path / "a.jsonl", ["", " ", "\x00"])])))
     assert facts[0].counts["documents_in"] == 3
     assert facts[0].outputs == {}
     assert texts_of(parts) == [] and parts.documents == 0

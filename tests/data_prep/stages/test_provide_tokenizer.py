@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,18 +10,14 @@ from data_prep.dedupe.deduplicate import deduplicate
 from data_prep.jobs.job import Job
 from data_prep.jobs.workers import Alone
 from data_prep.plans.drafting import draft_plan
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.settings import TokenizerConfig
 from data_prep.stages import provide_tokenizer as tokenizer_stage
 from data_prep.stages.clean import Clean
 from data_prep.stages.provide_tokenizer import ProvideTokenizer
 from data_prep.text.document_parts import DocumentParts
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 from tests.shards import SPECIAL
-
-
-def write(path: Path, texts: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return str(path)
 
 
 def write_small(folder: Path) -> None:
@@ -39,13 +34,8 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
         write_small(folder)
 
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
-    config = DataPrepConfig(
-        output_dir="-",
-        corpora=[CorpusConfig(**corpus)],
-        tokenizer=TokenizerConfig(vocab_size=300, sample_characters=sample_characters),
-        part_mib=1,
-    )
-    plan = draft_plan(config)
+    tokenizer = {"vocab_size": 300, "sample_characters": sample_characters}
+    plan = draft_plan(preparation("-", corpus, tokenizer=tokenizer, part_mib=1))
     job = Job(folder / "out", "digest", Alone())
     clean = Clean(plan, {item.name: item.modified for item in plan.inputs})
     parts = DocumentParts(job.root, clean.parts(job.run(clean)))
@@ -57,15 +47,15 @@ def sampled(folder: Path, monkeypatch: pytest.MonkeyPatch, sample_characters: in
 def test_a_sample_smaller_than_a_document_holds_the_first_to_train_on(tmp_path, monkeypatch):
     texts = made_up_texts(12, words=2300)
     assert min(map(len, texts)) > 10_000
-    files, heldout = [write(tmp_path / "a.jsonl", texts[1:])], [write(tmp_path / "b.jsonl", texts[:1])]
+    files, heldout = [write_jsonl(tmp_path / "a.jsonl", texts[1:])], [write_jsonl(tmp_path / "b.jsonl", texts[:1])]
     assert sampled(tmp_path, monkeypatch, 10_000, files=files, heldout_files=heldout) == [texts[1]]
 
 
 def test_the_sample_is_even_over_what_is_trained_on_and_as_large_as_asked(tmp_path, monkeypatch):
     # In several parts, every second document a copy, and more held out than trained on.
     texts = made_up_texts(3000, words=200)
-    files = [write(tmp_path / "a.jsonl", [text for text in texts for _ in range(2)])]
-    heldout = [write(tmp_path / "b.jsonl", made_up_texts(6000, seed=1, words=200))]
+    files = [write_jsonl(tmp_path / "a.jsonl", [text for text in texts for _ in range(2)])]
+    heldout = [write_jsonl(tmp_path / "b.jsonl", made_up_texts(6000, seed=1, words=200))]
     asked = sum(map(len, texts)) // 20
     sample = sampled(tmp_path, monkeypatch, asked, files=files, heldout_files=heldout)
     assert len(list((tmp_path / "out" / "work" / "clean").glob("*.parquet"))) > 4
@@ -78,7 +68,7 @@ def test_the_sample_is_even_over_what_is_trained_on_and_as_large_as_asked(tmp_pa
 
 def test_a_large_enough_sample_is_all_that_is_trained_on(tmp_path, monkeypatch):
     texts = made_up_texts(50)
-    found = sampled(tmp_path, monkeypatch, 10**9, files=[write(tmp_path / "a.jsonl", texts)], heldout_fraction=1e-9)
+    found = sampled(tmp_path, monkeypatch, 10**9, files=[write_jsonl(tmp_path / "a.jsonl", texts)], heldout_fraction=1e-9)
     assert found == texts
 
 
@@ -121,11 +111,7 @@ def test_a_trained_tokenizers_files_are_first_written_below_the_jobs_folder(tmp_
 
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", train)
     plan = draft_plan(
-        DataPrepConfig(
-            output_dir="-",
-            corpora=[CorpusConfig(files=[write(tmp_path / "a.jsonl", made_up_texts(5))])],
-            tokenizer=TokenizerConfig(vocab_size=300),
-        )
+        preparation("-", {"files": [write_jsonl(tmp_path / "a.jsonl", made_up_texts(5))]}, tokenizer={"vocab_size": 300})
     )
     job = Job(tmp_path / "out", "digest", Alone())
     job.run(ProvideTokenizer(plan, DocumentParts(job.root, []), None))

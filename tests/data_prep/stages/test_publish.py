@@ -8,13 +8,13 @@ from data_prep.jobs.workers import Alone
 from data_prep.manifest import MANIFEST, PLAN, PreparedData
 from data_prep.plans.frozen_plan import read_plan, write_plan
 from data_prep.prepare import prepare_together
-from data_prep.settings import DataPrepConfig
 from data_prep.stages.publish import fetch
 from data_prep.stages.verify import damaged
 from data_prep.storage import stores
 from data_prep.storage.stores import Remote, UnreachableError
 from pipeline.common.errors import UserError
 from pipeline.common.files import json_digest
+from tests.data_prep.preparing import BYTE_LEVEL, preparation
 from tests.data_prep.prose import made_up_texts
 from tests.messages import taken_by
 
@@ -52,11 +52,9 @@ def work(prepared, tmp_path) -> str:
 
 def run(text: Path, output: str, **options: object) -> list[str]:
     lines: list[str] = []
-    tokenizer = {"vocab_size": 300, "algorithm": "byte_level_bpe", "family": "gpt2"}
-    corpora = [{"files": [str(text)], "heldout_fraction": 0.2}]
-    config = DataPrepConfig(output_dir=output, corpora=corpora, tokenizer=tokenizer, **options)
+    corpus = {"files": [str(text)], "heldout_fraction": 0.2}
     with taken_by(lines.append):
-        prepare_together(config, Alone())
+        prepare_together(preparation(output, corpus, tokenizer=BYTE_LEVEL | {"family": "gpt2"}, **options), Alone())
     return lines
 
 

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-import zstandard
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataPrepConfig
 from data_prep.steps.length import Length
-from pipeline.common.config import validate
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import cleaned_records, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 TEXTS = made_up_texts(60)
@@ -22,37 +21,22 @@ def config(tmp_path) -> DataPrepConfig:
     # Every third one begins with a digit.
     texts = [f"{number} {text}" if number % 3 == 0 else text for number, text in enumerate(TEXTS)]
     texts += texts[:6]
-    lines = (json.dumps({"text": f"{text}\n{FOOTER}", "id": number}) + "\n" for number, text in enumerate(texts))
-    (tmp_path / "a.jsonl").write_text("".join(lines))
+    records = ({"text": f"{text}\n{FOOTER}", "id": number} for number, text in enumerate(texts))
     corpus = {
         "name": "a",
-        "files": [str(tmp_path / "a.jsonl")],
+        "files": [write_jsonl(tmp_path / "a.jsonl", records)],
         "columns": ["id"],
         "dedupe": "near",
         "dedupe_spans": {"unit": "line"},
         "heldout_fraction": 0.2,
         "steps": ["normalize", "deduplicate", {UPPER: {}}],
     }
-    content = {
-        "output_dir": str(tmp_path / "out"),
-        "corpora": [corpus],
-        "cleaned_text": {"dropped": True},
-        "tokenizer": {"vocab_size": 300, "algorithm": "byte_level_bpe"},
-    }
-    return validate(DataPrepConfig, content, "c.yaml")
-
-
-def records_of(directory) -> list[dict]:
-    found = []
-    for path in sorted(directory.glob("text/a/*")):
-        with zstandard.open(path, "rt", encoding="utf-8") as file:
-            found += map(json.loads, file)
-    return found
+    return preparation(tmp_path / "out", corpus, cleaned_text={"dropped": True})
 
 
 def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
     data = prepare(config)
-    found = records_of(data.directory)
+    found = cleaned_records(data.directory)
     assert len(found) == 66
     for record in found:
         number = int(record["id"])

@@ -1,4 +1,3 @@
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,7 +12,6 @@ from data_prep.inspection import describe
 from data_prep.jobs.job import Job
 from data_prep.manifest import HELDOUT, SPLITS, TRAIN, PreparedData
 from data_prep.prepare import prepare
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from data_prep.stages import provide_tokenizer as tokenizer_stage
 from data_prep.stages import tokenize as tokenizing
@@ -23,17 +21,16 @@ from data_prep.text.sentences import split_sentences
 from pipeline.common.errors import UserError
 from pipeline.data.checks import DataChecks
 from tests.conftest import make_documents
+from tests.data_prep.preparing import BYTE_LEVEL, preparation, write_jsonl
 from tests.shards import write_shard
 
 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory):
     """Documents of one to six sentences."""
-    path = tmp_path_factory.mktemp("stories") / "text.jsonl"
     words = make_documents(900, seed=3)
     texts = [" ".join(text.capitalize() for text in words[n : n + 1 + n // 3 % 6]) for n in range(0, 894, 3)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path, texts
+    return write_jsonl(tmp_path_factory.mktemp("stories") / "text.jsonl", texts), texts
 
 
 @pytest.mark.parametrize(("text", "expected"), [(" \n ", [" \n "]), (" One. Two. ", ["One.", "Two."])])
@@ -46,13 +43,9 @@ def test_a_text_without_a_sentence_is_a_sequence(text, expected):
 @pytest.fixture(scope="module")
 def of_sentences(stories, tmp_path_factory):
     """Shards for BERT: a sequence is a sentence."""
-    config = DataPrepConfig(
-        output_dir=str(tmp_path_factory.mktemp("sentences")),
-        corpora=[CorpusConfig(files=[str(stories[0])], heldout_fraction=0.2)],
-        tokenizer=TokenizerConfig(vocab_size=200, algorithm="wordpiece", family="bert"),
-        sequences="sentence",
-    )
-    return prepare(config)
+    corpus = {"files": [stories[0]], "heldout_fraction": 0.2}
+    tokenizer = {"vocab_size": 200, "algorithm": "wordpiece", "family": "bert"}
+    return prepare(preparation(tmp_path_factory.mktemp("sentences"), corpus, tokenizer=tokenizer, sequences="sentence"))
 
 
 def test_a_sentence_is_a_sequence_and_a_document_keeps_its_sentences(of_sentences, stories):
@@ -79,14 +72,8 @@ def test_sentences_end_by_the_rules_of_the_corpus_s_one_language(tmp_path, monke
     monkeypatch.setattr(tokenizing, "split_sentences", lambda text, language: asked.add(language) or [text])
     text = "Der Junge ging zum Fluss hinunter, setzte sich auf einen Stein und dachte an das Wort des Vaters, Nummer {}."
     (tmp_path / "text.txt").write_text("\n\n".join(text.format(number) for number in range(100)))
-    prepare(
-        DataPrepConfig(
-            output_dir=str(tmp_path / "out"),
-            corpora=[CorpusConfig(files=[str(tmp_path / "text.txt")], heldout_fraction=0.2, languages=languages)],
-            tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
-            sequences="sentence",
-        ),
-    )
+    corpus = {"files": [str(tmp_path / "text.txt")], "heldout_fraction": 0.2, "languages": languages}
+    prepare(preparation(tmp_path / "out", corpus, sequences="sentence"))
     assert asked == {expected}
 
 
@@ -122,26 +109,16 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
     unseen = 3  # in another part, and not compared
     for wrong in (marked, unseen):
         texts[wrong] += f" {WrongOnOne.mark}"
-    for name, some in (("heldout", texts[:100]), ("train", texts[100:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
-
+    heldout, train = (write_jsonl(tmp_path / f"{n}.jsonl", some) for n, some in enumerate((texts[:100], texts[100:])))
     caplog.set_level(logging.INFO, "data_prep")
 
     def prepared(worth, library):
         monkeypatch.setattr(tokenizer_stage, "_WORTH_CHOOSING", worth)
         monkeypatch.setitem(libraries.LIBRARIES, "fastokens", library)
         caplog.clear()
-        config = DataPrepConfig(
-            output_dir=str(tmp_path / f"{worth}-{library.__name__}"),
-            corpora=[
-                CorpusConfig(
-                    files=[str(tmp_path / "train.jsonl")], heldout_files=[str(tmp_path / "heldout.jsonl")], dedupe="none"
-                )
-            ],
-            tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe", family="gpt2"),
-            sequences=sequences,
-        )
-        data = prepare(config)
+        corpus = {"files": [train], "heldout_files": [heldout], "dedupe": "none"}
+        output = tmp_path / f"{worth}-{library.__name__}"
+        data = prepare(preparation(output, corpus, tokenizer=BYTE_LEVEL | {"family": "gpt2"}, sequences=sequences))
         files = {path.name: path.read_bytes() for path in data.directory.glob("shards/*/*")}
         return data, files, caplog.text
 
@@ -182,8 +159,7 @@ def old_shards(prepared, tmp_path):
 
 def accepted(folder, **changes):
     corpus = {"name": "old", "shards": [str(folder / "a")], "heldout_shards": [str(folder / "b.idx")]} | changes
-    config = {"output_dir": str(folder / "out"), "corpora": [corpus], "tokenizer": {"path": str(folder / "tokenizer")}}
-    return prepare(DataPrepConfig.model_validate(config))
+    return prepare(preparation(folder / "out", corpus, tokenizer={"path": str(folder / "tokenizer")}))
 
 
 def test_shards_made_elsewhere_stay_where_they_are(old_shards):
@@ -245,15 +221,11 @@ def test_a_glob_that_covers_held_out_shards_does_not_train_on_them(old_shards):
 
 
 def test_shards_and_text_make_one_blend(old_shards, corpus):
-    config = {
-        "output_dir": str(old_shards / "out"),
-        "corpora": [
-            {"name": "old", "shards": [str(old_shards / "a")], "weight": 1},
-            {"name": "new", "files": [str(corpus)], "heldout_fraction": 0.1, "weight": 3},
-        ],
-        "tokenizer": {"path": str(old_shards / "tokenizer")},
-    }
-    data = prepare(DataPrepConfig.model_validate(config))
+    corpora = (
+        {"name": "old", "shards": [str(old_shards / "a")], "weight": 1},
+        {"name": "new", "files": [str(corpus)], "heldout_fraction": 0.1, "weight": 3},
+    )
+    data = prepare(preparation(old_shards / "out", *corpora, tokenizer={"path": str(old_shards / "tokenizer")}))
     assert [(entry.name, entry.weight) for entry in data.corpora] == [("old", 1), ("new", 3)]
     tokens = [np.concatenate([Shard(path).tokens for path in data.shards(entry, TRAIN)]) for entry in data.corpora]
     old, new = (np.bincount(ids, minlength=406) / len(ids) for ids in tokens)

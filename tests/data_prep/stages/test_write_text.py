@@ -8,13 +8,13 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from datasets import load_dataset
 
 from data_prep.prepare import prepare
-from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig, TokenizerConfig
+from data_prep.settings import CleanedTextConfig, CorpusConfig, DataPrepConfig
 from data_prep.text.kinds import find_kind
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import cleaned_records, preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 RECORDS = [
@@ -26,11 +26,6 @@ SHORT = {"text": "short", "id": 99, "meta": {"score": 3, "url": None}}
 """Dropped by a step."""
 
 
-def write_jsonl(path, records) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 def write_parquet(path, records) -> str:
     pq.write_table(pa.Table.from_pylist(records), path, row_group_size=7)
     return str(path)
@@ -38,24 +33,7 @@ def write_parquet(path, records) -> str:
 
 def config(tmp_path, files: str, **keys: object) -> DataPrepConfig:
     keys = {"where": "meta.score >= 1", "columns": ["id", "meta.url"], "min_length": 20, "heldout_fraction": 0.2} | keys
-    return DataPrepConfig(
-        output_dir=str(tmp_path / "out"),
-        corpora=[CorpusConfig(name="web", files=[files], **keys)],
-        cleaned_text=CleanedTextConfig(format="jsonl", dropped=True),
-        tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
-    )
-
-
-def records_of(directory) -> list[dict]:
-    found = []
-    for path in sorted(directory.glob("text/web/*")):
-        if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-            found += [row | {"metadata": json.loads(row["metadata"])} for row in rows]
-        else:
-            with zstandard.open(path, "rt", encoding="utf-8") as file:
-                found += map(json.loads, file)
-    return found
+    return preparation(tmp_path / "out", {"name": "web", "files": [files]} | keys, cleaned_text={"dropped": True})
 
 
 @pytest.mark.parametrize(("write", "name"), [(write_jsonl, "a.jsonl"), (write_parquet, "a.parquet")])
@@ -64,7 +42,7 @@ def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, na
     all_records = [*RECORDS, *COPIES, SHORT]
     asked = config(tmp_path, write(tmp_path / name, all_records))
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig(format=format, dropped=True)}))
-    found = records_of(data.directory)
+    found = cleaned_records(data.directory)
     assert sorted(int(record["id"]) for record in found) == sorted(record["id"] for record in all_records)
     fates = {}
     for record in found:
@@ -88,7 +66,7 @@ def test_every_record_is_written_once_with_what_became_of_it(tmp_path, write, na
 def test_what_is_kept_alone_is_written_unless_the_dropped_are_asked_for_and_is_read_again(tmp_path):
     asked = config(tmp_path, write_jsonl(tmp_path / "a.jsonl", [*RECORDS, *COPIES, SHORT]))
     data = prepare(asked.model_copy(update={"cleaned_text": CleanedTextConfig()}))
-    found = records_of(data.directory)
+    found = cleaned_records(data.directory)
     assert {record["dropped"] for record in found} == {""} and len(found) == 45
     again = config(tmp_path, str(data.directory / "text"), where='split == "train"', columns=["source"], heldout_fraction=0.6)
     assert all(find_kind(path) is not None for path in data.directory.glob("text/web/*"))
@@ -138,7 +116,7 @@ def test_columns_that_a_file_has_not_are_refused(tmp_path):
 def test_documents_are_written_in_the_order_in_which_they_are_read(tmp_path):
     records = random.Random(3).sample(RECORDS, len(RECORDS))
     path = write_jsonl(tmp_path / "a.jsonl", records)
-    whole = records_of(prepare(config(tmp_path, path)).directory)
+    whole = cleaned_records(prepare(config(tmp_path, path)).directory)
     assert [record["id"] for record in whole if record["split"]] == [
         str(record["id"]) for record in records if record["meta"]["score"] >= 1
     ]
@@ -161,7 +139,7 @@ def test_columns_of_any_type_come_out_as_json_has_them(tmp_path):
     asked = config(
         tmp_path, str(tmp_path / "a.parquet"), where='day >= "2024-01-03" and price < 7', columns=table.column_names[1:]
     )
-    found = [record for record in records_of(prepare(asked).directory) if record["split"]]
+    found = [record for record in cleaned_records(prepare(asked).directory) if record["split"]]
     assert [record["metadata"]["price"] for record in found] == [row / 4 for row in range(2, 28)]
     one = {key: value for key, value in found[0]["metadata"].items() if key not in ("price", "score")}
     assert one == {
@@ -179,7 +157,7 @@ def test_what_json_itself_has_no_words_for_in_a_column_is_null_or_a_question_mar
     ]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="big > 7", columns=["id", "score"], min_length=1)
-    for record in records_of(prepare(asked).directory):
+    for record in cleaned_records(prepare(asked).directory):
         assert (record["id"], record["metadata"]) == ("lone ?", {"score": None, "big": 10**18})
 
 
@@ -189,7 +167,7 @@ def test_a_lone_surrogate_is_a_question_mark_whatever_becomes_of_the_document_an
     steps = [{"length": {"max": 650}}]
     asked = config(tmp_path, str(tmp_path / "a.jsonl"), where="id > 5", columns=["id"], min_length=1, heldout_fraction=0.4)
     corpus = CorpusConfig.model_validate(asked.corpora[0].model_dump() | {"steps": steps})
-    found = records_of(prepare(asked.model_copy(update={"corpora": [corpus]})).directory)
+    found = cleaned_records(prepare(asked.model_copy(update={"corpora": [corpus]})).directory)
     assert {record["dropped"] for record in found} == {"", "where", "too long"}
     assert len(found) == 30 and all(record["text"].startswith("lone ? ") for record in found)
 

@@ -1,4 +1,3 @@
-import json
 import logging
 
 import pytest
@@ -11,6 +10,7 @@ from data_prep.steps.sequence import Sequence
 from data_prep.text.document import Document
 from pipeline.common.config import validate
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.prose import made_up_texts
 
 MADE = "tests.data_prep.steps.made"
@@ -110,12 +110,8 @@ def test_a_finished_folder_is_refused_when_the_class_has_changed(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO, "data_prep")
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up_texts(60)))
-    asked = DataPrepConfig(
-        output_dir=str(tmp_path / "out"),
-        corpora=[CorpusConfig(files=[str(tmp_path / "a.jsonl")], steps=["steps_of_mine:Same"], heldout_fraction=0.2)],
-        tokenizer=TokenizerConfig(vocab_size=300, algorithm="byte_level_bpe"),
-    )
+    files = [write_jsonl(tmp_path / "a.jsonl", made_up_texts(60))]
+    asked = preparation(tmp_path / "out", {"files": files, "steps": ["steps_of_mine:Same"], "heldout_fraction": 0.2})
     for _ in range(2):
         prepare_together(asked, Alone())
     assert "is prepared already" in caplog.messages[-1]

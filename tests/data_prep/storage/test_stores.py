@@ -25,6 +25,7 @@ from data_prep.storage.stores import Remote, content_digest, raw_file
 from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import BYTE_LEVEL, preparation
 from tests.data_prep.prose import made_up_texts
 from tests.data_prep.text.test_readers import config
 from tests.hub import Hub, ask
@@ -255,18 +256,13 @@ def test_a_digest_is_what_the_store_says_or_else_the_content_s(web, s3, tmp_path
     here = tmp_path / "a.jsonl"
     here.write_bytes(LINES)
     web.tags = False
-    inputs = draft_plan(preparation(tmp_path, [str(here), web.url("a.jsonl"), "s3://bucket/all/a.jsonl"])).inputs
+    inputs = draft_plan(asked(tmp_path, [str(here), web.url("a.jsonl"), "s3://bucket/all/a.jsonl"])).inputs
     assert [item.digest.partition(":")[0] for item in inputs] == ["", "", "etag"]
     assert content_digest(Remote(web.url("a.jsonl"))) == content_digest(here)
 
 
-def preparation(folder: Path, files: list[str]) -> DataPrepConfig:
-    return DataPrepConfig(
-        output_dir=str(folder),
-        corpora=[{"files": files}],
-        tokenizer={"vocab_size": 300, "algorithm": "byte_level_bpe", "family": "gpt2"},
-        part_mib=1,
-    )
+def asked(folder: Path, files: list[str]) -> DataPrepConfig:
+    return preparation(folder, {"files": files}, tokenizer=BYTE_LEVEL | {"family": "gpt2"}, part_mib=1)
 
 
 def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path):
@@ -287,7 +283,7 @@ def test_a_preparation_of_a_bucket_leaves_the_shards_of_local_files(s3, tmp_path
         ("there", ["s3://bucket/all/" + n for n in names]),
     ):
         with taken_by(search):
-            prepare_together(preparation(tmp_path / folder, files), Alone())
+            prepare_together(asked(tmp_path / folder, files), Alone())
         search("")
         shards.append({path.name: path.read_bytes() for path in (tmp_path / folder / "shards").rglob("*.bin")})
     assert shards[0] == shards[1]
@@ -303,7 +299,7 @@ def test_what_is_done_stays_where_a_store_fails(web, tmp_path):
         if line.startswith("data: plan"):
             web.breaks["b.jsonl"] = 1000
 
-    config = preparation(tmp_path / "there", [web.url("a.jsonl"), web.url("b.jsonl")])
+    config = asked(tmp_path / "there", [web.url("a.jsonl"), web.url("b.jsonl")])
     with pytest.raises(UserError, match=r"b\.jsonl: cannot be read, tried 4 times"), taken_by(fail):
         prepare_together(config, Alone())
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "work" / "clean").glob("*.json")}

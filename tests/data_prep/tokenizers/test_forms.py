@@ -8,10 +8,10 @@ from transformers import AutoTokenizer
 
 from data_prep.manifest import HELDOUT, TRAIN
 from data_prep.prepare import prepare
-from data_prep.settings import CorpusConfig, DataPrepConfig, TokenizerConfig
 from data_prep.shards import Shard
 from data_prep.tokenizers.loading import difference, given_tokenizer, load_tokenizer
 from pipeline.common.errors import UserError
+from tests.data_prep.preparing import preparation, write_jsonl
 from tests.data_prep.tokenizers.forms import CASED, FORMS, GPT2, LLAMA, TEXTS, config, write
 
 NAMES = ("eos", "sep", "cls", "mask", "bos")
@@ -61,13 +61,9 @@ def test_shards_hold_the_ids_of_autotokenizer(tmp_path, name, split):
     form = FORMS[name]
     directory = form.write(tmp_path / "given")
     texts = [text.strip() for text in TEXTS if len(text.strip()) > 3]
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    settings = DataPrepConfig(
-        output_dir=str(tmp_path / "out"),
-        corpora=[CorpusConfig(files=[str(tmp_path / "text.jsonl")], dedupe="none", heldout_fraction=0.3)],
-        tokenizer=TokenizerConfig(path=str(directory), split_special_tokens=split),
-    )
-    data = prepare(settings)
+    corpus = {"files": [write_jsonl(tmp_path / "text.jsonl", texts)], "dedupe": "none", "heldout_fraction": 0.3}
+    tokenizer = {"path": str(directory), "split_special_tokens": split}
+    data = prepare(preparation(tmp_path / "out", corpus, tokenizer=tokenizer))
     documents = []
     for part in (TRAIN, HELDOUT):
         for prefix in data.shards(data.corpora[0], part):

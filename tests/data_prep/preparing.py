@@ -1,0 +1,39 @@
+"""What many tests prepare: files of records, the configuration over them, and the records of cleaned text."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import zstandard
+
+from data_prep.settings import DataPrepConfig
+
+BYTE_LEVEL = {"vocab_size": 300, "algorithm": "byte_level_bpe"}
+
+
+def write_jsonl(path: Path, records: Iterable[str | Mapping[str, Any]]) -> str:
+    """Write records, or texts, a line each; return the path."""
+    records = ({"text": record} if isinstance(record, str) else record for record in records)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def preparation(
+    output: object, *corpora: Mapping[str, Any], tokenizer: Mapping[str, Any] = BYTE_LEVEL, **options: Any
+) -> DataPrepConfig:
+    """The configuration of a preparation, its corpora given by their keys."""
+    return DataPrepConfig(output_dir=str(output), corpora=list(corpora), tokenizer=tokenizer, **options)
+
+
+def cleaned_records(directory: Path) -> list[dict[str, Any]]:
+    """The records of the text beside the shards, in the order of its files."""
+    found = []
+    for path in sorted(directory.glob("text/*/*")):
+        if path.suffix == ".parquet":
+            found += [row | {"metadata": json.loads(row["metadata"])} for row in pq.read_table(path).to_pylist()]
+        else:
+            with zstandard.open(path, "rt", encoding="utf-8") as file:
+                found += map(json.loads, file)
+    return found
