@@ -81,7 +81,7 @@ def make_documents(count: int, seed: int = 0) -> list[str]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
+def progress_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
     """The lines of meters (`pipeline.common.progress`), which come every hundredth of a second."""
     lines: queue.Queue[str] = queue.Queue()
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
@@ -98,9 +98,9 @@ def messages() -> Iterator[list[str]]:
         yield lines
 
 
-def next_line(said: queue.Queue[str], part: str) -> str:
+def next_line(progress_lines: queue.Queue[str], part: str) -> str:
     """Return the next line with that part in it."""
-    while part not in (line := said.get(timeout=30)):
+    while part not in (line := progress_lines.get(timeout=30)):
         pass
     return line
 

@@ -37,13 +37,13 @@ def test_documents_go_or_passages_or_nothing_and_are_counted_in_any_case(tmp_pat
     data = prepared(tmp_path / "d", remove)
     (corpus,) = data.corpora
     texts = decoded(data, TRAIN) + decoded(data, HELDOUT)
-    told = describe(data, windows=0)
+    shown = describe(data, windows=0)
     assert "decontamination: 30 documents share words with exam" in outcome(data)
     assert corpus.contaminated == {"exam": 30}
     assert corpus.dropped[CONTAMINATED] == (30 if remove == "document" else 0)
     assert data.manifest.evaluation_sets == {"exam": {"texts": 30, "short": 30}}
-    assert "looked for passages of exam: 30 texts, and not for 30 of fewer words" in told
-    assert "with exam            30 documents share a passage with it" in told
+    assert "looked for passages of exam: 30 texts, and not for 30 of fewer words" in shown
+    assert "with exam            30 documents share a passage with it" in shown
     assert len(texts) == (270 if remove == "document" else 300)
     # The first word of an example may be one of its document's too, and is cut with the passage or not.
     inner = [" ".join(example.upper().split()[1:-1]) for example in EXAMPLES_OF_SET]
@@ -72,8 +72,8 @@ def test_the_sets_are_part_of_the_plan_and_a_plan_without_is_what_it_was(tmp_pat
     def digest(**options: object) -> str:
         config = preparation("-", {"files": [str(tmp_path / "text.jsonl")]}, tokenizer={"vocab_size": 406}, **options)
         draft = draft_plan(config)
-        told = config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
-        assert "decontamination" in told
+        content = config.model_dump(exclude={"output_dir": True, "tokenizer": {"path"}})
+        assert "decontamination" in content
         return freeze(draft, [Path(item.name).read_text(encoding="utf-8") for item in draft.inputs if not item.digest]).digest
 
     sets = {"exam": [str(tmp_path / "set.txt")]}

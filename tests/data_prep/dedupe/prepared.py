@@ -42,7 +42,7 @@ class Rank:
     rank: int
     count: int
     meeting: threading.Barrier
-    told: list[object]
+    sent: list[object]
     """Shared by the threads."""
 
     def barrier(self) -> None:
@@ -50,11 +50,11 @@ class Rank:
 
     def from_first(self, make: Callable[[], Result]) -> Result:
         if self.rank == 0:
-            self.told[:] = [make()]
+            self.sent[:] = [make()]
         self.barrier()
-        (told,) = self.told
+        (sent,) = self.sent
         self.barrier()
-        return told
+        return sent
 
     def abort(self, status: int) -> None:
         self.meeting.abort()
@@ -109,9 +109,9 @@ class Prepared:
         if workers == 1:
             with taken_by(self.lines.append):
                 return of_rank(Alone())
-        meeting, told = threading.Barrier(workers), []
+        meeting, sent = threading.Barrier(workers), []
         with ThreadPoolExecutor(workers) as pool:
-            first, *_ = pool.map(of_rank, [Rank(rank, workers, meeting, told) for rank in range(workers)])
+            first, *_ = pool.map(of_rank, [Rank(rank, workers, meeting, sent) for rank in range(workers)])
             return first
 
     def fates(self, fates: Fates) -> list[int]:

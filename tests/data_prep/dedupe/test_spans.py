@@ -184,7 +184,7 @@ def test_a_footer_of_a_thousand_documents_stays_in_the_first_and_is_reported(tmp
     found = (prepared := Prepared(tmp_path, [corpus])).dedupe_spans()
     assert _left(prepared, found) == [pages[0], *("\n\n".join(page.split("\n\n")[:2]) for page in pages[1:])]
     assert prepared.fates(found.fates) == [KEPT_HELDOUT] + [KEPT_TRAIN] * 999
-    assert [sum(each[key] for each in _facts(found.rewritten, told)) for told, key in _LOST] == [999, 999]
+    assert [sum(each[key] for each in _facts(found.rewritten, kind)) for kind, key in _LOST] == [999, 999]
     (example,) = found.report()
     assert (example["documents"], example["text"], example["where"]) == (1000, pages[0].split("\n\n")[2], "row 0")
     assert sum(part.characters for part in found.parts) == sum(len(text) for text in _left(prepared, found))

@@ -84,9 +84,9 @@ print(len(os.listdir("/proc/self/task")))
 def test_a_library_starts_one_thread_and_leaves_the_environment_as_it_was(described):
     own = {name: value for name, value in os.environ.items() if name not in libraries._THREADS} | {"OPENBLAS_NUM_THREADS": "1"}
     pairs = ["fastokens", str(described("GPT-2")), "splintr-rs", str(described("Gemma"))]
-    told = subprocess.run([sys.executable, "-c", _OF_THREADS, *pairs], env=own, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", _OF_THREADS, *pairs], env=own, capture_output=True, text=True, check=True)
     # Python's, and the one that splintr starts.
-    assert int(told.stdout) <= 2
+    assert int(done.stdout) <= 2
 
 
 class Wrong:
@@ -129,7 +129,7 @@ class TooFew(Wrong):
 
 
 @pytest.mark.parametrize(
-    ("library", "told"),
+    ("library", "message"),
     [
         (Wrong, "gives other ids than Hugging Face's tokenizers for the text"),
         (raising(ValueError("no such regex")), r"fails \(no such regex\)"),
@@ -139,13 +139,13 @@ class TooFew(Wrong):
     ],
     ids=["wrong", "error", "panic", "absent", "too few"],
 )
-def test_a_library_that_is_not_exact_does_not_encode(described, short, monkeypatch, library, told):
+def test_a_library_that_is_not_exact_does_not_encode(described, short, monkeypatch, library, message):
     monkeypatch.setitem(libraries.LIBRARIES, "fastokens", library)
     reference = HuggingFace(described("GPT-2"), True)
     chosen, fast = choose(reference)
     assert chosen.library == "splintr-rs" and fast is not None
     assert list(chosen.refused) == ["fastokens"]
-    assert re.search(told, chosen.refused["fastokens"])
+    assert re.search(message, chosen.refused["fastokens"])
     monkeypatch.setitem(libraries.LIBRARIES, "splintr-rs", library)
     chosen, fast = choose(reference)
     assert chosen.library == "tokenizers" and fast is None and list(chosen.refused) == ["fastokens", "splintr-rs"]

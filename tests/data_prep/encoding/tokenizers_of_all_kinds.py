@@ -47,11 +47,11 @@ def _byte_fallback(*, prefix: bool) -> Tokenizer:
     trained.train_from_iterator(
         [text.replace(" ", " ▁") for text in _TEXTS], trainers.BpeTrainer(vocab_size=500, show_progress=False)
     )
-    told = _model_of(trained)
-    pieces = special + bytes_ + [piece for piece in told["vocab"] if piece not in bytes_]
+    learned = _model_of(trained)
+    pieces = special + bytes_ + [piece for piece in learned["vocab"] if piece not in bytes_]
     model = models.BPE(
         {piece: number for number, piece in enumerate(pieces)},
-        [tuple(merge) for merge in told["merges"]],
+        [tuple(merge) for merge in learned["merges"]],
         unk_token="<unk>",
         fuse_unk=True,
         byte_fallback=True,

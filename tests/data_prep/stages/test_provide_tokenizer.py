@@ -94,7 +94,7 @@ except OSError as error:
 @pytest.mark.parametrize(
     ("algorithm", "family"), [("sentencepiece_bpe", "roberta"), ("byte_level_bpe", "gpt2"), ("wordpiece", "bert")]
 )
-def test_a_full_disk_is_told_from_a_fault(tmp_path, algorithm, family):
+def test_a_full_disk_is_no_fault(tmp_path, algorithm, family):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, algorithm, family, tmp_path],
         capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[3],

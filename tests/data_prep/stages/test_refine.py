@@ -52,8 +52,8 @@ def test_steps_behind_deduplication_see_what_stays_as_it_is_left(config):
     assert corpus.dropped == {"begins with a digit": 20, "exact copy": 6}
     assert corpus.changed[UPPER] == 40 and corpus.dropped_by[UPPER] == {"begins with a digit": 20}
     assert sum(corpus.splits[split].documents for split in corpus.splits) == 40
-    told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
-    assert [line["columns"]["id"] for line in told if line.get("reason") == "begins with a digit"] == [0, 3, 6, 9, 12]
+    examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    assert [line["columns"]["id"] for line in examples if line.get("reason") == "begins with a digit"] == [0, 3, 6, 9, 12]
 
 
 def test_where_nothing_is_left_what_was_dropped_behind_deduplication_is_said(config):

@@ -124,11 +124,11 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
 
     slow, expected, _ = prepared(10**9, libraries.Fastokens)
     assert slow.manifest.encoding.choice.library == "tokenizers" and len(expected) == 9
-    fast, files, said = prepared(0, libraries.Fastokens)
+    fast, files, logged = prepared(0, libraries.Fastokens)
     assert files == expected and fast.manifest.fingerprint == slow.manifest.fingerprint
     assert fast.manifest.encoding.choice.library == "fastokens" and fast.manifest.encoding.choice.refused == {}
     assert fast.manifest.encoding.compared == 1 + 400 // 64 + 1
-    assert "encoded by fastokens" in said and "encoded by fastokens" in describe(fast, 1)
+    assert "encoded by fastokens" in logged and "encoded by fastokens" in describe(fast, 1)
     done = Job._do
 
     def killed(job, stage, item, advance):
@@ -140,12 +140,14 @@ def test_shards_are_the_same_whichever_library_encodes_and_where_it_fails_in_a_p
     with pytest.raises(KeyboardInterrupt):
         prepared(0, WrongOnOne)
     monkeypatch.setattr(Job, "_do", done)
-    mended, files, said = prepared(0, WrongOnOne)
+    mended, files, logged = prepared(0, WrongOnOne)
     assert files == expected
     choice = mended.manifest.encoding.choice
     assert choice.library == "tokenizers" and mended.manifest.encoding.compared == 0
     assert f"document {marked}: gives other ids" in choice.refused["fastokens"]
-    assert "fastokens does not encode" in said and said.count("are encoded again") == 1 and "encoded by tokenizers" in said
+    assert (
+        "fastokens does not encode" in logged and logged.count("are encoded again") == 1 and "encoded by tokenizers" in logged
+    )
 
 
 @pytest.fixture

@@ -86,13 +86,13 @@ def test_datasets_reads_what_was_kept_and_what_was_dropped_together(tmp_path):
 def test_examples_of_what_was_dropped_name_file_and_line_and_columns(tmp_path):
     records = [*RECORDS, *COPIES, SHORT]
     data = prepare(config(tmp_path, write_jsonl(tmp_path / "a.jsonl", records)))
-    told = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
-    copy = next(line for line in told if line["kind"] == "exact")
+    examples = [json.loads(line) for line in (data.directory / "dropped.jsonl").read_text().splitlines()]
+    copy = next(line for line in examples if line["kind"] == "exact")
     assert copy["where"] == f"{tmp_path / 'a.jsonl'}: line 61" and copy["kept_where"] == f"{tmp_path / 'a.jsonl'}: line 6"
     assert copy["columns"]["id"] == copy["kept_columns"]["id"] == 5
-    (short,) = (line for line in told if line.get("reason") == "too short")
+    (short,) = (line for line in examples if line.get("reason") == "too short")
     assert (short["where"], short["text"], short["columns"]["id"]) == (f"{tmp_path / 'a.jsonl'}: line 64", "short", 99)
-    assert sum(line.get("reason") == "where" for line in told) == 5
+    assert sum(line.get("reason") == "where" for line in examples) == 5
 
 
 def test_values_that_a_condition_does_not_fit_are_bad_records_up_to_the_limit(tmp_path):

@@ -53,7 +53,7 @@ def test_a_corpus_is_the_same_when_its_dump_is_read_again():
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"steps": ["nomalize"]}, "a step: unknown key 'nomalize'; did you mean 'normalize'?"),
         ({"steps": [{"length": {"minimum": 3}}]}, "length: unknown key 'minimum'; did you mean 'min'?"),
@@ -74,10 +74,10 @@ def test_a_corpus_is_the_same_when_its_dump_is_read_again():
         ({"files": [], "shards": ["s"], "columns": ["id"]}, "`columns` is of text that is prepared"),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused_with_its_place(keys, told):
+def test_what_cannot_be_carried_out_is_refused_with_its_place(keys, message):
     with pytest.raises(UserError) as refused:
         corpus(**keys)
-    assert told in str(refused.value) and str(refused.value).startswith("c.yaml: ")
+    assert message in str(refused.value) and str(refused.value).startswith("c.yaml: ")
 
 
 def test_a_document_that_nothing_is_left_of_is_too_short_and_a_huge_one_is_not_looked_at():

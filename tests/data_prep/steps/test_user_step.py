@@ -45,7 +45,7 @@ def test_its_source_and_its_files_are_inputs_of_the_plan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "message"),
     [
         ("no_such_module:Class", "cannot be imported (ModuleNotFoundError"),
         (f"{MADE}:Nothing", "cannot be imported (AttributeError"),
@@ -54,15 +54,15 @@ def test_its_source_and_its_files_are_inputs_of_the_plan(tmp_path):
         ({f"{MADE}:Faulty": {"how": "check"}}, "its check() fails (KeyError: 'unchecked')"),
     ],
 )
-def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before_text_is_read(step, told):
+def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before_text_is_read(step, message):
     with pytest.raises(UserError) as refused:
         corpus(step).all_steps[0].check()
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert str(refused.value).count("steps: ") == 1
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("raise", "fails at a.jsonl: line 3 (ZeroDivisionError: by nothing)"),
         ("text", "leaves None as the text at a.jsonl: line 3"),
@@ -76,10 +76,10 @@ def test_a_class_that_there_is_not_or_that_takes_other_options_is_refused_before
         ("blank", "returns ' ' at a.jsonl: line 3"),
     ],
 )
-def test_a_class_that_does_what_no_step_may_is_named_with_the_document(how, told):
+def test_a_class_that_does_what_no_step_may_is_named_with_the_document(how, message):
     with pytest.raises(UserError) as refused:
         sequence_of(corpus({f"{MADE}:Faulty": {"how": how}}))(Document("x", "a.jsonl: line 3"))
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_class_that_gives_every_document_a_reason_of_its_own_is_refused():

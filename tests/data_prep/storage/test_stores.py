@@ -96,7 +96,7 @@ def expected(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_bucket_s_files_give_the_documents_of_local_ones_by_pieces(s3, name):
+def test_a_bucket_s_files_give_the_documents_of_local_ones_by_ranges(s3, name):
     url = f"s3://bucket/all/{name}"
     assert stripped(read(url, 100_000)) == expected(name)
     ranges = len(ranges_of_file(Remote(url), config(), 100_000))
@@ -343,10 +343,10 @@ print(count, peak() - before)
 """
     web.files["small.jsonl"] = LINES
     with serving(web):
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", code, web.url("large.jsonl")], capture_output=True, text=True, timeout=120, check=True
         )
-    count, grown = map(int, told.stdout.split())
+    count, grown = map(int, done.stdout.split())
     assert count == 64 * 400
     # Two blocks of 1 MiB, where the file has over 16.
     assert len(web.files["large.jsonl"]) > 16 << 20

@@ -48,7 +48,7 @@ def test_a_url_with_words_that_begin_or_end_like_a_secret_s_is_taken(url):
         "https://host/" + "a" * 150 + "?X-Amz-Signature=hidden",
     ],
 )
-def test_a_library_s_message_is_told_without_its_urls_secrets(message, monkeypatch):
+def test_a_library_s_message_is_passed_on_without_its_urls_secrets(message, monkeypatch):
     monkeypatch.setattr("data_prep.storage.stores._PAUSES", ())
 
     def ask() -> None:

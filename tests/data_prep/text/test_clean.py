@@ -101,7 +101,7 @@ def test_a_language_of_which_the_model_is_not_sure_enough_is_dropped_for_that():
     assert unsure.columns["language_score"] < 0.65 < sure.columns["language_score"]
 
 
-def test_a_language_that_cannot_be_told_is_refused():
+def test_a_language_that_the_model_does_not_know_is_refused():
     with pytest.raises(UserError, match=r"language: 'xx' is not among those that the model knows: .* en "):
         Language(keep=["en", "xx"]).check()
 

@@ -70,7 +70,7 @@ def split(content: bytes, draw: random.Random) -> list[bytes]:
 
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("chunk", [3, 1 << 14])
-def test_pieces_of_frames_give_the_documents_of_the_whole_whatever_their_size(tmp_path, packed, chunk, monkeypatch):
+def test_ranges_of_frames_give_the_documents_of_the_whole_whatever_their_size(tmp_path, packed, chunk, monkeypatch):
     monkeypatch.setattr("data_prep.text.lines._COMPRESSED_CHUNK", chunk)
     monkeypatch.setattr("data_prep.text.lines._BUFFER", 16)
     draw = random.Random(f"{packed} {chunk}")
@@ -89,7 +89,7 @@ def test_pieces_of_frames_give_the_documents_of_the_whole_whatever_their_size(tm
     assert ranges > 40 * 5
 
 
-def test_a_file_of_one_frame_or_of_no_more_than_a_piece_stays_one_piece(tmp_path):
+def test_a_file_of_one_frame_or_of_no_more_than_a_range_stays_one_range(tmp_path):
     text = b"a line\n" * 1000
     one = {".zst": zstandard.compress(text), ".gz": gzip.compress(text), ".bz2": bz2.compress(text)}
     for ending, content in one.items():
@@ -123,7 +123,7 @@ def test_frames_are_found_in_few_reads_where_the_file_tells_their_lengths(packed
     assert sum(reads) < 2000
 
 
-def test_a_damaged_chain_of_frames_is_one_piece_and_told_when_it_is_read(tmp_path):
+def test_a_damaged_chain_of_frames_is_one_range_and_is_refused_when_it_is_read(tmp_path):
     content = zst([b"a\n\n" * 900, b"b\n\n" * 900], random.Random(0))
     path = write(tmp_path / "a.txt.zst", content[:-9])
     (input_range,) = ranges_of_file(path, config(), 4)

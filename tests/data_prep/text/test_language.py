@@ -21,8 +21,8 @@ SENTENCES = {
 
 @pytest.mark.parametrize("code", SENTENCES)
 def test_a_sentence_is_recognized(code):
-    told, score = language(SENTENCES[code])
-    assert told == code
+    found, score = language(SENTENCES[code])
+    assert found == code
     assert 0.8 < score <= 1
 
 
@@ -45,10 +45,10 @@ def test_any_characters_are_taken_and_give_the_same_each_time():
     generator = random.Random(3)
     for length in range(300):
         text = "".join(chr(generator.randrange(0x110000)) for _ in range(length))  # lone surrogates among them
-        told, score = language(text)
-        assert told in [*known_languages(), UNKNOWN]
+        found, score = language(text)
+        assert found in [*known_languages(), UNKNOWN]
         assert 0 <= score <= 1
-        assert (told, score) == language(text)
+        assert (found, score) == language(text)
     assert language(ENGLISH + "\ud800")[0] == language(ENGLISH + "\0")[0] == "en"
 
 

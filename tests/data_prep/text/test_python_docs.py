@@ -42,7 +42,7 @@ def test_a_file_that_is_no_python_has_no_docstrings(tmp_path):
         ("Too few words", False),
     ],
 )
-def test_prose_is_told_from_tables_and_listings(text, prose):
+def test_prose_differs_from_tables_and_listings(text, prose):
     assert is_prose(text) is prose
 
 

@@ -117,7 +117,10 @@ def test_bytes_that_are_no_utf8_are_bad_records(tmp_path):
     path = write(tmp_path / "a.parquet", parquet({"text": [b"good", b"K\xe4se", None, b"also"]}))
     rejects = Rejects()
     assert read(path, rejects=rejects) == ["good", "also"]
-    assert [told.split("a.parquet: ")[1] for told in rejects.examples[BAD_RECORD]] == ["row 1: not UTF-8", "row 2: no text"]
+    assert [place.split("a.parquet: ")[1] for place in rejects.examples[BAD_RECORD]] == [
+        "row 1: not UTF-8",
+        "row 2: no text",
+    ]
 
 
 NESTED = [
@@ -221,7 +224,7 @@ def test_bad_records_of_an_array_are_counted_by_number(tmp_path):
     rejects = Rejects()
     path = write(tmp_path / "a.json", b'[{"text": "a"}, {"body": 1}, "text", {"text": "b"}]')
     assert read(path, rejects=rejects) == ["a", "b"]
-    assert [told.split("a.json: ")[1] for told in rejects.examples[BAD_RECORD]] == [
+    assert [place.split("a.json: ")[1] for place in rejects.examples[BAD_RECORD]] == [
         "record 2: no text under 'text'",
         "record 3: no text under 'text'",
     ]
@@ -241,11 +244,11 @@ def test_a_damaged_first_line_does_not_make_a_file_of_lines_one_record(tmp_path)
     assert rejects.counts == {BAD_RECORD: 1}
 
 
-# What is read is told
+# What is read is reported
 
 
 @pytest.mark.parametrize("name", [f"a{end}{packed}" for end in (".jsonl", ".txt") for packed in COMPRESSED] + ["a.parquet"])
-def test_what_is_read_of_a_piece_is_told_on_the_way_and_sums_up_to_its_size(tmp_path, name, monkeypatch):
+def test_what_is_read_of_a_range_is_reported_on_the_way_and_sums_up_to_its_size(tmp_path, name, monkeypatch):
     monkeypatch.setattr("data_prep.text.lines._COMPRESSED_CHUNK", 512)
     texts = made_up_texts(1500)
     if name.endswith(".parquet"):
@@ -254,10 +257,10 @@ def test_what_is_read_of_a_piece_is_told_on_the_way_and_sums_up_to_its_size(tmp_
         lines = "".join((json.dumps({"text": text}) if ".jsonl" in name else text + "\n") + "\n" for text in texts)
         write(tmp_path / name, COMPRESSED[Path(name).suffix if Path(name).suffix in COMPRESSED else ""](lines.encode()))
     (input_range,) = ranges_of_file(tmp_path / name, config(), 1 << 30)
-    told: list[int] = []
-    before = [sum(told) for _ in read_range(input_range, config(), Rejects(), told.append)]
+    reported: list[int] = []
+    before = [sum(reported) for _ in read_range(input_range, config(), Rejects(), reported.append)]
     # Parquet's batches are rounded down.
-    assert sum(told) == pytest.approx(input_range.size, abs=20)
+    assert sum(reported) == pytest.approx(input_range.size, abs=20)
     # bzip2 gives nothing before it has read 900 kB of text, which is nearly all here.
     assert len(set(before)) >= (2 if name.endswith(".bz2") else 3)
     assert name.endswith(".bz2") or before[len(before) // 2] == pytest.approx(input_range.size / 2, rel=0.6)
@@ -286,7 +289,7 @@ def paragraphs(content: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pieces_of_txt_give_the_documents_of_the_whole_whatever_their_size(tmp_path, seed, monkeypatch):
+def test_ranges_of_txt_give_the_documents_of_the_whole_whatever_their_size(tmp_path, seed, monkeypatch):
     monkeypatch.setattr("data_prep.text.txt._LOOK_BACK", 3)
     monkeypatch.setattr("data_prep.text.lines._BUFFER", 16)
     draw = random.Random(seed)
@@ -298,7 +301,7 @@ def test_pieces_of_txt_give_the_documents_of_the_whole_whatever_their_size(tmp_p
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pieces_of_jsonl_give_the_documents_of_the_whole_whatever_their_size(tmp_path, seed, monkeypatch):
+def test_ranges_of_jsonl_give_the_documents_of_the_whole_whatever_their_size(tmp_path, seed, monkeypatch):
     monkeypatch.setattr("data_prep.text.lines._BUFFER", 16)
     draw = random.Random(seed)
     texts = [text[: draw.randrange(1, 100)] for text in made_up_texts(12, seed)]
@@ -309,7 +312,7 @@ def test_pieces_of_jsonl_give_the_documents_of_the_whole_whatever_their_size(tmp
                 assert read(path, size) == texts, size
 
 
-def test_each_piece_is_read_without_the_others(tmp_path):
+def test_each_range_is_read_without_the_others(tmp_path):
     path = write(tmp_path / "a.txt", b"one\nstill one\n\ntwo\n\nthree\n")
     corpus = config()
     found = {
@@ -474,7 +477,7 @@ def test_a_window_that_there_is_no_memory_for_is_no_damage(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), pyarrow.ArrowMemoryError("malloc failed")])
-def test_an_error_of_the_system_amid_a_file_is_raised(tmp_path, monkeypatch, error):
+def test_an_error_of_the_system_within_a_file_is_raised(tmp_path, monkeypatch, error):
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), tmp_path / "a.parquet")
 
     def fail(*_: object, **__: object) -> None:
@@ -575,7 +578,7 @@ def test_the_limit_of_bad_records_is_the_number_that_is_skipped(tmp_path):
         read(path, max_bad_records=2)
 
 
-def test_a_line_of_a_later_piece_is_placed_by_the_piece(tmp_path):
+def test_a_line_of_a_later_range_is_placed_by_the_range(tmp_path):
     path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n' * 3 + b"bad\n")
     rejects = Rejects()
     read(path, 20, rejects)

@@ -35,9 +35,9 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
 
     for name in ("one", "two"):
         assert read_dataset(1 << 30, dataset=str(tmp_path / name)) == [texts]
-        by_piece = read_dataset(5000, dataset=str(tmp_path / name))
-        assert len(by_piece) > 5
-        assert [text for input_range in by_piece for text in input_range] == texts
+        by_range = read_dataset(5000, dataset=str(tmp_path / name))
+        assert len(by_range) > 5
+        assert [text for input_range in by_range for text in input_range] == texts
     assert read_dataset(1, dataset=str(tmp_path / "two"), dataset_split="test") == [[texts[3]]]
 
 
@@ -60,7 +60,7 @@ def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, 
     assert str(tmp_path) in str(refused.value)
 
 
-def test_a_dataset_is_opened_once_for_all_of_its_pieces(tmp_path, monkeypatch):
+def test_a_dataset_is_opened_once_for_all_of_its_ranges(tmp_path, monkeypatch):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(40)))
     ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 5000)
     opened = []
@@ -123,9 +123,9 @@ def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, values, fie
         ranges_of_dataset(name, config(dataset=name, text_field=field), 100)
 
 
-def test_what_is_read_of_a_dataset_is_told(tmp_path):
+def test_what_is_read_of_a_dataset_is_reported(tmp_path):
     corpus = config(dataset=saved(tmp_path / "one", made_up_texts(1000)))
     (input_range,), size, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 30)
-    told: list[int] = []
-    assert len(list(read_range(input_range, corpus, Rejects(), told.append))) == 1000
-    assert len(told) == 8 and sum(told) == pytest.approx(size, abs=8)
+    reported: list[int] = []
+    assert len(list(read_range(input_range, corpus, Rejects(), reported.append))) == 1000
+    assert len(reported) == 8 and sum(reported) == pytest.approx(size, abs=8)

@@ -304,21 +304,21 @@ _QWEN_TOLD = {
 
 
 def _qwen(family: str) -> dict[str, Form]:
-    told, beside = {"tokenizer_config.json": _QWEN_TOLD}, config(family)
+    described, beside = {"tokenizer_config.json": _QWEN_TOLD}, config(family)
     tools = _decoder({_QWEN_SIZE + 3: "<new>"}, special=False)["added_tokens_decoder"]
     grown = _QWEN_TOLD | {"added_tokens_decoder": _QWEN_TOLD["added_tokens_decoder"] | tools}
     plain = {key: value for key, value in _QWEN_TOLD.items() if not key.startswith("add")}
     return {
-        f"{family} slow": Form(lambda: QWEN | told | beside),
-        f"{family} slow, class alone": Form(lambda: QWEN | told),
-        f"{family} fast and slow": Form(lambda: QWEN | _QWEN_JSON | told | beside),
-        f"{family} fast": Form(lambda: _QWEN_JSON | told | beside),
+        f"{family} slow": Form(lambda: QWEN | described | beside),
+        f"{family} slow, class alone": Form(lambda: QWEN | described),
+        f"{family} fast and slow": Form(lambda: QWEN | _QWEN_JSON | described | beside),
+        f"{family} fast": Form(lambda: _QWEN_JSON | described | beside),
         f"{family} fast, saved by 5": Form(
             lambda: _QWEN_JSON | {"tokenizer_config.json": plain | {"backend": "tokenizers"}} | beside
         ),
         f"{family} added, no special token": Form(lambda: QWEN | {"tokenizer_config.json": grown} | beside),
         f"{family} truncated": Form(
-            lambda: _as_json(QWEN, _QWEN_ADDED, pattern=_QWEN, **saved(8, _END, _QWEN_SIZE)) | told | beside
+            lambda: _as_json(QWEN, _QWEN_ADDED, pattern=_QWEN, **saved(8, _END, _QWEN_SIZE)) | described | beside
         ),
     }
 

@@ -197,7 +197,7 @@ def test_where_a_class_differs_in_the_blank_in_front_alone_it_is_remarked_on(tmp
 
 
 @pytest.mark.parametrize(
-    ("told", "fits"),
+    ("keys", "fits"),
     [
         ({}, True),
         ({"eos_token_id": None}, True),
@@ -209,9 +209,9 @@ def test_where_a_class_differs_in_the_blank_in_front_alone_it_is_remarked_on(tmp
         ({"eos_token_id": [0, 1]}, False),
     ],
 )
-def test_documents_end_as_the_models_configuration_says(tmp_path, told, fits):
+def test_documents_end_as_the_models_configuration_says(tmp_path, keys, fits):
     directory = FORMS["llama slow"].write(tmp_path)
-    write(tmp_path, config("llama", **told))
+    write(tmp_path, config("llama", **keys))
     if fits:
         assert given_tokenizer(directory, True).eos_id == 2
     else:

@@ -78,7 +78,7 @@ def test_a_sentencepiece_model_alone_is_read_by_sentencepiece_and_beside_hugging
         load_tokenizer(tmp_path, split_special_tokens=False)
 
 
-def test_the_digest_tells_tokenizers_apart(trained, tmp_path):
+def test_the_digest_differs_between_tokenizers(trained, tmp_path):
     train_tokenizer(made_up_texts(200, seed=1), TokenizerConfig(vocab_size=500), tmp_path)
     assert tokenizer_digest(load_tokenizer(trained)) == tokenizer_digest(load_tokenizer(trained))
     assert tokenizer_digest(load_tokenizer(trained)) != tokenizer_digest(load_tokenizer(tmp_path))
@@ -113,7 +113,7 @@ def test_a_tokenizer_with_dropout_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_a_difference_between_two_tokenizers_is_told_by_text_and_place(trained, tmp_path):
+def test_a_difference_between_two_tokenizers_is_given_by_text_and_place(trained, tmp_path):
     one = load_tokenizer(trained)
     assert difference(one, load_tokenizer(trained)) is None
     train_tokenizer(made_up_texts(200, seed=1), TokenizerConfig(vocab_size=500), tmp_path)

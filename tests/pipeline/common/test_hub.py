@@ -152,9 +152,9 @@ def test_what_was_downloaded_is_found_without_a_network(hub, tmp_path, monkeypat
 def refused(name, revision=None) -> str:
     with pytest.raises(UserError) as error:
         find(name, revision)
-    told = str(error.value)
-    assert "\n" not in told and told.startswith(f"{ABSENT}; on the Hugging Face hub, ")
-    return told
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(f"{ABSENT}; on the Hugging Face hub, ")
+    return message
 
 
 def test_offline_is_told_from_not_found(hub, tmp_path, monkeypatch):
@@ -183,11 +183,11 @@ REFUSALS = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_each_refusal_says_what_to_do(hub, monkeypatch, kind):
-    status, code, told = REFUSALS[kind]
+    status, code, message = REFUSALS[kind]
     # Retries are not what is tested.
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.refusals["someone/other"] = (status, code)
-    assert re.search(told, refused("someone/other"))
+    assert re.search(message, refused("someone/other"))
 
 
 def test_an_unknown_revision_is_named(hub):

@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("total", "unit", "amounts", "told"),
+    ("total", "unit", "amounts", "message"),
     [
         (2_670_000_000, "B", [1_000_000_000, 200_000_000], "44 %, 1.20 GB of 2.67 GB, 0:30 so far, 0:37 left"),
         (999_000, "B", [500], "0 %, 500 B of 999 kB, 0:30 so far, 16:38:30 left"),
@@ -42,41 +42,41 @@ def clock(monkeypatch):
         (0, "B", [], "0:30 so far"),
     ],
 )
-def test_a_line_says_what_is_done_of_all_and_the_time_that_is_left(said, clock, total, unit, amounts, told):
+def test_a_line_says_what_is_done_of_all_and_the_time_that_is_left(progress_lines, clock, total, unit, amounts, message):
     with Meter("name", total, unit) as meter:
         for amount in amounts:
             meter.advance(amount)
         clock[0] += 30
-        assert next_line(said, "0:30 so far") == f"name: {told}"
+        assert next_line(progress_lines, "0:30 so far") == f"name: {message}"
 
 
-def test_what_an_earlier_start_did_says_nothing_of_the_time_left(said, clock):
+def test_what_an_earlier_start_did_says_nothing_of_the_time_left(progress_lines, clock):
     with Meter("name", 100, "items") as meter:
         meter.skip(80)
         meter.advance(10)
         clock[0] += 60
-        assert next_line(said, "1:00 so far") == "name: 90 %, 90 of 100 items, 1:00 so far, 1:00 left"
+        assert next_line(progress_lines, "1:00 so far") == "name: 90 %, 90 of 100 items, 1:00 so far, 1:00 left"
 
 
-def test_an_item_counts_no_more_than_its_size_and_all_of_it_behind_the_block(said):
+def test_an_item_counts_no_more_than_its_size_and_all_of_it_behind_the_block(progress_lines):
     with Meter("name", 30, "items") as meter:
         with meter.item(10) as advance:
             advance(4)
-            assert next_line(said, " 4 of").startswith("name: 13 %")
+            assert next_line(progress_lines, " 4 of").startswith("name: 13 %")
             advance(40)
-            assert next_line(said, "10 of").startswith("name: 33 %")
+            assert next_line(progress_lines, "10 of").startswith("name: 33 %")
         with meter.item(20):
             pass
-        assert next_line(said, "30 of").startswith("name: 100 %")
+        assert next_line(progress_lines, "30 of").startswith("name: 100 %")
 
 
-def test_an_operation_in_which_nothing_is_counted_is_seen_to_go_on_and_to_end(said, clock):
+def test_an_operation_in_which_nothing_is_counted_is_seen_to_go_on_and_to_end(progress_lines, clock):
     with Meter("name") as meter:
         meter.note = "3 of 4 items"
         for minute in (1, 2):
             clock[0] += 60
-            assert next_line(said, f"{minute}:00 so far") == f"name: {minute}:00 so far, 3 of 4 items"
-    assert next_line(said, "done") == "name: done in 2:00"
+            assert next_line(progress_lines, f"{minute}:00 so far") == f"name: {minute}:00 so far, 3 of 4 items"
+    assert next_line(progress_lines, "done") == "name: done in 2:00"
 
 
 def test_what_is_over_soon_says_nothing(monkeypatch, capsys):
@@ -85,35 +85,35 @@ def test_what_is_over_soon_says_nothing(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_fails_does_not_say_that_it_is_done(said):
+def test_what_fails_does_not_say_that_it_is_done(progress_lines):
     with pytest.raises(ValueError, match="no"), Meter("name"):
-        next_line(said, "so far")
+        next_line(progress_lines, "so far")
         raise ValueError("no")
-    assert all("done" not in said.get() for _ in range(said.qsize()))
+    assert all("done" not in progress_lines.get() for _ in range(progress_lines.qsize()))
 
 
 @pytest.mark.parametrize("name", RANK_VARIABLES)
-def test_the_first_process_alone_says_something(said, monkeypatch, name):
+def test_the_first_process_alone_says_something(progress_lines, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     with Meter("second"), Meter("first", shown=True):
-        next_line(said, "first")
+        next_line(progress_lines, "first")
     monkeypatch.setenv(name, "0")
     with Meter("first by its number"):
-        next_line(said, "first by its number")
-    assert all("second" not in said.get() for _ in range(said.qsize()))
+        next_line(progress_lines, "first by its number")
+    assert all("second" not in progress_lines.get() for _ in range(progress_lines.qsize()))
 
 
-def test_a_reader_that_has_gone_does_not_end_the_operation(said):
+def test_a_reader_that_has_gone_does_not_end_the_operation(progress_lines):
     def broken(line: str) -> None:
-        said.put(line)
+        progress_lines.put(line)
         raise BrokenPipeError
 
     with taken_by(broken, of=progress.__name__), Meter("name") as meter:
-        next_line(said, "name")
+        next_line(progress_lines, "name")
         meter.advance(1)
 
 
-def test_on_a_terminal_there_is_a_bar_which_goes_at_the_end(said, monkeypatch):
+def test_on_a_terminal_there_is_a_bar_which_goes_at_the_end(progress_lines, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -127,10 +127,10 @@ def test_on_a_terminal_there_is_a_bar_which_goes_at_the_end(said, monkeypatch):
             pass
     shown = terminal.getvalue()
     assert "writing:  50%" in shown and "1.00M/2.00M" in shown and shown.endswith("\r") and "\n" not in shown
-    assert said.empty()
+    assert progress_lines.empty()
 
 
-def test_progress_within_an_item_is_told(said, tmp_path):
+def test_progress_within_an_item_is_shown(progress_lines, tmp_path):
     class Slow:
         name = "slow"
         unit = "documents"
@@ -141,7 +141,7 @@ def test_progress_within_an_item_is_told(said, tmp_path):
         def work(self, item, outputs, advance):
             if item.name == "a":
                 advance(30)
-                seen.append(next_line(said, " 30 of"))
+                seen.append(next_line(progress_lines, " 30 of"))
             return {}
 
     seen: list[str] = []
@@ -185,10 +185,10 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     prepare_together(config, Alone())
     stages = "plan clean exact minhash neighbours cluster choose filter tokenizer tokenize accept verify"
     assert list(counted) == stages.split()
-    for name, (size, told) in counted.items():
+    for name, (size, steps) in counted.items():
         # `filter` takes no time, and there is no shard to accept yet.
         if name not in ("filter", "accept"):
-            assert 0.5 * size <= sum(told), (name, size, told)
+            assert 0.5 * size <= sum(message), (name, size, message)
     # Given shards, a tokenizer, and the folder's verification.
     shards = str(next((tmp_path / "out" / "shards" / "text").glob("train-*.idx")))
     given = {"shards": [shards], "heldout_shards": [shards.replace("train", "heldout")]}
@@ -203,5 +203,5 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     assert damaged(data) == []
     check_inputs(read_plan(data.directory / PLAN), {}, data.directory)
     for name in ("data: inputs hashed", "data: inputs compared", f"{data.directory}: files read"):
-        size, told = metered[name]
-        assert sum(told) == size > 0, name
+        size, steps = metered[name]
+        assert sum(steps) == size > 0, name

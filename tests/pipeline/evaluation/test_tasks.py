@@ -207,12 +207,12 @@ def test_a_text_of_ones_own_is_read_as_data_preparation_reads_it_and_other_files
     assert [document.text for document in read_corpus(f"text:{tmp_path / name}", None).examples] == texts
 
 
-def test_progress_names_model_and_task_and_counts_tokens_and_windows(gpt2, data, said):
+def test_progress_names_model_and_task_and_counts_tokens_and_windows(gpt2, data, progress_lines):
     def slow(input_ids, attention_mask):
         if not lines:
             calls.append(1)
             if len(calls) == 3:
-                lines.append(next_line(said, ", 4 of"))
+                lines.append(next_line(progress_lines, ", 4 of"))
         return plain.logits(input_ids, attention_mask)
 
     calls, lines = [], []
