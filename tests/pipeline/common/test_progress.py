@@ -188,7 +188,7 @@ def test_every_stage_tells_progress_within_its_items(tmp_path, counted, metered)
     for name, (size, steps) in counted.items():
         # `filter` takes no time, and there is no shard to accept yet.
         if name not in ("filter", "accept"):
-            assert 0.5 * size <= sum(message), (name, size, message)
+            assert 0.5 * size <= sum(steps), (name, size, steps)
     # Given shards, a tokenizer, and the folder's verification.
     shards = str(next((tmp_path / "out" / "shards" / "text").glob("train-*.idx")))
     given = {"shards": [shards], "heldout_shards": [shards.replace("train", "heldout")]}
