@@ -7,12 +7,11 @@ nanotoken reads WordPiece alone, exactly. None is trusted for it: `choice.py` co
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, ClassVar, Protocol
 
 from data_prep.encoding.ragged import Ragged, from_bytes
+from data_prep.tokenizers.environment import environment
 
 # Each is read when the library starts its threads, at its first batch; a process of the preparation uses one core.
 _THREADS = {"FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -125,22 +124,11 @@ def load(name: str, described: dict[str, Any]) -> Library:
 
     Raises ImportError where it is not installed, and the library's exceptions.
     """
-    with _one_thread():
+    # What is set already stays.
+    with environment({name: count for name, count in _THREADS.items() if name not in os.environ}):
         library = LIBRARIES[name](json.dumps(described, ensure_ascii=False))
         library.encode(_STARTING)
     return library
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Set what says how many threads a library starts, and put it back: a training run in this process has its own number."""
-    added = {variable: count for variable, count in _THREADS.items() if variable not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for variable in added:
-            del os.environ[variable]
 
 
 def installed(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class WriteText:
             return {"documents_out": 0}
         write = _write_jsonl if self._config.format == "jsonl" else _write_parquet
         ending = ".jsonl.zst" if self._config.format == "jsonl" else ".parquet"
-        count = write(outputs.path(f"{TEXT}/{name}{ending}"), _chained(first, records))
+        count = write(outputs.path(f"{TEXT}/{name}{ending}"), chain([first], records))
         advance(item.size)
         return {"documents_out": count}
 
@@ -92,11 +93,6 @@ def _record(document: Document, split: str, dropped: str) -> dict[str, Any]:
         "dropped": dropped,
         "metadata": metadata,
     }
-
-
-def _chained(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield first
-    yield from rest
 
 
 def _write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> int:

@@ -250,6 +250,14 @@ def raw_file(source: Source, advance: Advance, ahead: int = 0) -> io.RawIOBase:
     return _RemoteFile(source, advance, ahead) if isinstance(source, Remote) else WatchedFile(source, advance)
 
 
+def read_fully(file: Any, count: int) -> bytes:
+    """Return the next `count` bytes of an unbuffered file, fewer only at its end."""
+    content = bytearray()
+    while len(content) < count and (chunk := file.read(count - len(content))):
+        content += chunk
+    return bytes(content)
+
+
 def content_digest(source: Source, advance: Advance = lambda _: None) -> str:
     """BLAKE2b-128 of a file's bytes, in hex."""
     if isinstance(source, Path):
@@ -432,12 +440,10 @@ class _RemoteFile(io.RawIOBase):
         return self._read(start, end)
 
     def _exactly(self, count: int) -> bytes:
-        content = bytearray()
-        while len(content) < count and (chunk := self._file.read(count - len(content))):
-            content += chunk
+        content = read_fully(self._file, count)
         if len(content) != count:
             raise ConnectionError(f"{len(content)} bytes came where {count} were asked for")
-        return bytes(content)
+        return content
 
     def _let_go(self) -> None:
         file, self._file = self._file, None

@@ -10,7 +10,7 @@ import pyarrow
 import zstandard
 
 from data_prep.settings import CorpusConfig
-from data_prep.storage.stores import Remote, Source, raw_file, size_of, source_of
+from data_prep.storage.stores import Remote, Source, raw_file, read_fully, size_of, source_of
 from data_prep.text.condition import Condition, ConditionError
 from data_prep.text.document import Document
 from data_prep.text.frames import cuts
@@ -94,10 +94,7 @@ def _cuts(path: Source, size: int, compression: str, step: int) -> list[int]:
 
         def read(place: int, count: int) -> bytes:
             file.seek(place)
-            content = bytearray()
-            while len(content) < count and (chunk := file.read(count - len(content))):
-                content += chunk
-            return bytes(content)
+            return read_fully(file, count)
 
         return cuts(read, size, compression, step, walks=isinstance(path, Path))
 

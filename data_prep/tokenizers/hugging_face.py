@@ -1,8 +1,5 @@
 """A tokenizer of Hugging Face's, as transformers' AutoTokenizer loads it, held against the files that it was made from."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import sentencepiece
@@ -10,12 +7,15 @@ import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.tokenizers.auto_tokenizer import END, open_auto_tokenizer, read_tokenizer_config
+from data_prep.tokenizers.environment import environment
 from data_prep.tokenizers.files import CONFIG, JSON, SENTENCEPIECE, copy_files, tokenizer_files
 from data_prep.tokenizers.meanings import Meanings, hugging_face_meanings
 from data_prep.tokenizers.probes import PROBES, differing, spelled
 from pipeline.common.errors import UserError, one_line
 from pipeline.common.files import write_json
 
+_ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
+"""Where the library may, it starts threads, and warns of them in every process that is started later."""
 _QWEN2 = "Qwen2Tokenizer"
 _VERBATIM = "PreTrainedTokenizerFast"
 """The class that reads tokenizer.json as it is, by the name that every version of transformers knows."""
@@ -67,7 +67,7 @@ class HuggingFaceTokenizer:
         self.special_tokens = [str(backend.id_to_token(number)) for number in self.special_ids]
         self.remarks: tuple[str, ...] = ()
         try:
-            with _one_thread():
+            with environment(_ONE_THREAD):
                 self._check()
                 framed = tokenizer("a")["input_ids"]
                 bare = self.encode_batch(["a"])[0]
@@ -101,7 +101,7 @@ class HuggingFaceTokenizer:
             return
         texts = spelled(self.special_tokens)
         unknown = self._id("unk")
-        with _one_thread():
+        with environment(_ONE_THREAD):
             ids = self.encode_batch(texts)
         for token, number in zip(self.special_tokens, self.special_ids, strict=True):
             read = (numbers for text, numbers in zip(texts, ids, strict=True) if token in text)
@@ -229,18 +229,3 @@ class HuggingFaceTokenizer:
 def _stem(kind: str | None) -> str | None:
     """A class's name without what older versions put behind it."""
     return _VERBATIM if kind in (_VERBATIM, "TokenizersBackend") else kind and kind.removesuffix("Fast")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Where the library may, it starts threads, and warns of them in every process that is started later."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
