@@ -11,9 +11,9 @@ from pathlib import Path
 
 from data_prep.dedupe.dedupe_spans import dedupe_spans
 from data_prep.dedupe.deduplicate import deduplicate
+from data_prep.encoding.encoding_record import encoding_of
 from data_prep.encoding.libraries import LIBRARIES
-from data_prep.encoding.outcome import encoding_of
-from data_prep.encoding.provided import Provided
+from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.inspection import outcome
 from data_prep.jobs.job import WORK, Job
 from data_prep.jobs.workers import Alone, Workers
@@ -209,7 +209,7 @@ def _carry_out(plan: Plan, modified: dict[str, int], root: Path, workers: Worker
         check_splits(plan, cleaned, deduplicated)
     workers.barrier()
     (tokenizer,) = job.run(ProvideTokenizer(plan, parts, fates))
-    provided = Provided.model_validate(tokenizer.counts)
+    provided = ProvidedTokenizer.model_validate(tokenizer.counts)
     for remark in provided.remarks:
         logger.info("data: %s", remark)
     tokenized = job.run(Tokenize(root, plan, parts, fates, cleaned, provided))

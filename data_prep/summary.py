@@ -9,8 +9,8 @@ import numpy as np
 
 from data_prep.dedupe.dedupe_spans import Deduplicated
 from data_prep.dedupe.filtering import EXACT_COPY, KEPT_HELDOUT, KEPT_TRAIN, NEAR_COPY, REASONS
-from data_prep.encoding.outcome import Encoding
-from data_prep.encoding.provided import Provided
+from data_prep.encoding.encoding_record import Encoding
+from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import WORK, Facts, Outputs
 from data_prep.manifest import (
     HELDOUT,
@@ -25,7 +25,7 @@ from data_prep.manifest import (
     ShardEntry,
     SplitEntry,
 )
-from data_prep.plans.drafting import settled
+from data_prep.plans.drafting import absolute
 from data_prep.plans.plan import Plan
 from data_prep.shards import bin_path, idx_path
 from data_prep.stages.tokenize import HISTOGRAM
@@ -81,7 +81,7 @@ def write_summary(
     root: Path,
     plan: Plan,
     cleaned: list[Facts],
-    provided: Provided,
+    provided: ProvidedTokenizer,
     encoding: Encoding | None,
     finished: list[Facts],
     deduplicated: Deduplicated,
@@ -115,7 +115,7 @@ def write_summary(
             write_array(outputs.path(f"{SHARDS}/{name}/{UNIGRAMS}"), histogram)
         files.update(outputs.commit())
     files[PLAN] = file_digest(root / PLAN)
-    digests = {str(settled(Path(item.name))): item.digest for item in plan.inputs}
+    digests = {str(absolute(Path(item.name))): item.digest for item in plan.inputs}
     taken = [str(path(Path(given.prefix))) for given in plan.shards for path in (bin_path, idx_path)]
     files.update({name: digests[name] for name in taken})
     manifest = Manifest(

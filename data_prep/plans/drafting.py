@@ -65,7 +65,7 @@ def draft_plan(config: DataPrepConfig) -> Plan:
             ranges: list[InputRange] = []
             if corpus.shards:
                 prefixes = _named(corpus.shards, corpus.heldout_shards, split, "shards", expand_shards)
-                shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(settled(prefix))) for prefix in prefixes]
+                shards += [GivenShard(corpus=corpus.name, split=split, prefix=str(absolute(prefix))) for prefix in prefixes]
                 inputs += [_input(path) for prefix in prefixes for path in (bin_path(prefix), idx_path(prefix))]
             else:
                 files = _named(corpus.files, corpus.heldout_files, split, "files", partial(expand, left_out=left_out))
@@ -121,7 +121,7 @@ def libraries_of(config: DataPrepConfig) -> dict[str, str]:
         raise UserError(f"corpora: a step needs {error.name}, which is not installed; pip install {error.name}") from None
 
 
-def settled(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Return a path that means the same from any folder; its last part stays as it is, be it a link."""
     return path.parent.resolve() / path.name
 

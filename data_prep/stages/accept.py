@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.jobs.job import WORK, Item, Outputs
 from data_prep.manifest import SHARDS, TRAIN
-from data_prep.plans.drafting import settled
+from data_prep.plans.drafting import absolute
 from data_prep.plans.plan import Plan
 from data_prep.shards import Shard, bin_path, idx_path
 from data_prep.stages.tokenize import HISTOGRAM
@@ -29,7 +29,7 @@ class Accept:
     def __init__(self, plan: Plan, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._shards = {f"{number:05d}": shard for number, shard in enumerate(plan.shards)}
-        self._digests = {settled(Path(item.name)): item.digest for item in plan.inputs}
+        self._digests = {absolute(Path(item.name)): item.digest for item in plan.inputs}
 
     def items(self) -> list[Item]:
         """The shards, each of which is read twice: to be hashed, and for its ids."""

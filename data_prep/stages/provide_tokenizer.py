@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_TRAIN
 from data_prep.encoding.choice import choose, unchosen
-from data_prep.encoding.provided import DESCRIPTION, Provided
+from data_prep.encoding.provided_tokenizer import DESCRIPTION, ProvidedTokenizer
 from data_prep.encoding.ragged import first_difference, ragged
 from data_prep.encoding.reference import HuggingFace, Reference, SentencePiece
 from data_prep.jobs.job import WORK, Item, Outputs
@@ -72,7 +72,7 @@ class ProvideTokenizer:
             for file in tokenizer_files(folder):
                 shutil.copyfile(file, outputs.path(f"{TOKENIZER}/{file.relative_to(folder)}"))
             worth = sum(part.characters for part in self._parts) >= _WORTH_CHOOSING
-            return Provided(
+            return ProvidedTokenizer(
                 digest=tokenizer_digest(tokenizer),
                 vocab_size=tokenizer.vocab_size,
                 eos_id=tokenizer.eos_id,

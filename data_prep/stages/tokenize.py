@@ -10,8 +10,8 @@ import numpy as np
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import KEPT_HELDOUT, KEPT_TRAIN, REASONS
 from data_prep.encoding.choice import Choice, Fast, UnfitError, compare, reopen, unchosen
-from data_prep.encoding.outcome import PartEncoding
-from data_prep.encoding.provided import Provided
+from data_prep.encoding.encoding_record import PartEncoding
+from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.encoding.ragged import Ragged
 from data_prep.encoding.reference import Reference
 from data_prep.jobs.job import WORK, Facts, Item, Outputs
@@ -46,7 +46,7 @@ class Tokenize:
         parts: DocumentParts,
         fates: Fates,
         cleaned: list[Facts],
-        tokenizer: Provided,
+        tokenizer: ProvidedTokenizer,
         fast: bool = True,
     ) -> None:
         """Encode by the library that was chosen for the tokenizer; where not `fast`, by the one whose ids count alone."""

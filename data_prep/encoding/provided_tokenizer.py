@@ -14,7 +14,7 @@ DESCRIPTION = f"{WORK}/tokenizer/description.json"
 """What AutoTokenizer made of the files, as tokenizer.json has it, so that it is made once."""
 
 
-class Provided(BaseModel):
+class ProvidedTokenizer(BaseModel):
     """Facts of the stage."""
 
     digest: str
