@@ -27,7 +27,7 @@ from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.preparing import BYTE_LEVEL, preparation
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.text.test_readers import config
+from tests.data_prep.text.reading import config
 from tests.hub import Hub, ask
 from tests.hub import serving as serving_hub
 from tests.messages import taken_by
@@ -145,25 +145,22 @@ def test_only_the_column_of_the_text_is_asked_for(web):
     assert web.sent["a.parquet"] < len(FILES["a.parquet"]) / 2
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_an_answer_that_breaks_off_is_asked_for_again_and_never_taken_for_the_end(web, ranges):
-    web.ranges = ranges
-    web.breaks["a.jsonl"] = 2
+@pytest.mark.parametrize(
+    ("fault", "ranges", "message"),
+    [
+        ("breaks", True, r"\(.*\); start the same command again"),
+        ("breaks", False, r"\(.*\); start the same command again"),
+        ("short", True, r"\(.* bytes came where .* were asked for\)"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_asked_for_again_and_never_taken_for_the_end(web, fault, ranges, message):
+    web.ranges, faults = ranges, getattr(web, fault)
+    faults["a.jsonl"] = 2
     with raw_file(Remote(web.url("a.jsonl")), lambda _: None, 1 << 30) as file:
         assert file.readall() == LINES
-    assert not web.breaks["a.jsonl"]
-    web.breaks["a.jsonl"] = 1000
-    with pytest.raises(UserError, match=r"a\.jsonl: cannot be read, tried 4 times \(.*\); start the same command again"):
-        read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
-
-
-def test_an_answer_that_is_shorter_than_was_asked_for_is_asked_for_again(web):
-    web.short["a.jsonl"] = 2
-    with raw_file(Remote(web.url("a.jsonl")), lambda _: None, 1 << 30) as file:
-        assert file.readall() == LINES
-    assert not web.short["a.jsonl"]
-    web.short["a.jsonl"] = 1000
-    with pytest.raises(UserError, match=r"a\.jsonl: cannot be read, tried 4 times \(.* bytes came where .* were asked for\)"):
+    assert not faults["a.jsonl"]
+    faults["a.jsonl"] = 1000
+    with pytest.raises(UserError, match=rf"a\.jsonl: cannot be read, tried 4 times {message}"):
         read(web.url("a.jsonl"), 1 << 30, bad_files="skip")
 
 

@@ -17,7 +17,7 @@ from data_prep.text.readers import ranges_of_file, read_range
 from data_prep.text.rejects import Rejects
 from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
-from tests.data_prep.text.test_readers import config, paragraphs, random_lines, read, write
+from tests.data_prep.text.reading import config, paragraphs, random_lines, read, write
 
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block at the end of a file, as the SAM specification spells it (4.1.2)."""

@@ -11,10 +11,6 @@ from pipeline.common.errors import UserError
 from tests.data_prep.prose import made_up_texts
 
 
-def config(**options: object) -> CorpusConfig:
-    return CorpusConfig(**options)
-
-
 def saved(path: Path, texts: list[str]) -> str:
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(path)
     return str(path)
@@ -27,7 +23,7 @@ def test_datasets_of_hugging_face_are_read_in_runs_of_rows(tmp_path):
     datasets.DatasetDict({"train": saved, "test": saved.select([3])}).save_to_disk(tmp_path / "two")
 
     def read_dataset(range_bytes: int, **options: object) -> list[list[str]]:
-        corpus = config(**options)
+        corpus = CorpusConfig(**options)
         ranges, size, digest = ranges_of_dataset(corpus.dataset, corpus, range_bytes)
         assert size >= sum(len(text.encode()) for text in texts[3:4])
         assert digest
@@ -56,12 +52,12 @@ def test_a_dataset_that_does_not_load_is_refused_by_name(tmp_path, monkeypatch, 
     options = {"dataset": "{}/two"} | options
     with pytest.raises(UserError, match=message) as refused:
         name = options["dataset"].format(tmp_path)
-        ranges_of_dataset(name, config(**options | {"dataset": name}), 100)
+        ranges_of_dataset(name, CorpusConfig(**options | {"dataset": name}), 100)
     assert str(tmp_path) in str(refused.value)
 
 
 def test_a_dataset_is_opened_once_for_all_of_its_ranges(tmp_path, monkeypatch):
-    corpus = config(dataset=saved(tmp_path / "one", made_up_texts(40)))
+    corpus = CorpusConfig(dataset=saved(tmp_path / "one", made_up_texts(40)))
     ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 5000)
     opened = []
     load = datasets.load_from_disk
@@ -71,7 +67,7 @@ def test_a_dataset_is_opened_once_for_all_of_its_ranges(tmp_path, monkeypatch):
 
 
 def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
-    corpus = config(dataset=saved(tmp_path / "one", ["a", "b"]))
+    corpus = CorpusConfig(dataset=saved(tmp_path / "one", ["a", "b"]))
     (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
     saved(tmp_path / "other", ["a", "c"])
     (tmp_path / "one").rename(tmp_path / "put away")
@@ -83,7 +79,7 @@ def test_a_dataset_that_has_changed_since_it_was_planned_is_refused(tmp_path):
 
 
 def test_rows_without_text_are_bad_records(tmp_path):
-    corpus = config(dataset=saved(tmp_path / "one", ["a", None]))
+    corpus = CorpusConfig(dataset=saved(tmp_path / "one", ["a", None]))
     (input_range,), _, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 20)
     rejects = Rejects()
     assert [document.text for document in read_range(input_range, corpus, rejects)] == ["a"]
@@ -102,29 +98,20 @@ def test_text_is_read_from_structs_lists_and_bytes(tmp_path, kind):
     }[kind]
     features = datasets.Features({"meta.body": datasets.Value("large_string")}) if kind == "large_string" else None
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "one")
-    corpus = config(dataset=str(tmp_path / "one"), text_field="meta.body")
+    corpus = CorpusConfig(dataset=str(tmp_path / "one"), text_field="meta.body")
     ranges, _, _ = ranges_of_dataset(corpus.dataset, corpus, 1)
     assert [document.text for input_range in ranges for document in read_range(input_range, corpus, Rejects())] == texts
 
 
-@pytest.mark.parametrize(
-    ("values", "field", "message"),
-    [
-        ([{"body": "x"}], "text", "column 'text' holds structs; name one of their fields: text.body"),
-        ([{"body": "x"}], "text.other", r"no column 'text.other'; it has text.body \(text_field\)"),
-        ([[{"role": "user"}]], "text", "column 'text' holds list<.*role.*>, as chats do"),
-        ([1], "text", "column 'text' holds int64, and text or lists of texts are read"),
-    ],
-)
-def test_a_column_without_text_is_refused_by_what_it_holds(tmp_path, values, field, message):
-    datasets.Dataset.from_dict({"text": values}).save_to_disk(tmp_path / "one")
-    with pytest.raises(UserError, match=f"one: {message}"):
-        name = str(tmp_path / "one")
-        ranges_of_dataset(name, config(dataset=name, text_field=field), 100)
+def test_a_column_without_text_is_refused_by_what_it_holds_as_one_of_parquet_is(tmp_path):
+    name = str(tmp_path / "one")
+    datasets.Dataset.from_dict({"text": [[{"role": "user"}]]}).save_to_disk(name)
+    with pytest.raises(UserError, match=r"one: column 'text' holds list<.*role.*>, as chats do"):
+        ranges_of_dataset(name, CorpusConfig(dataset=name), 100)
 
 
 def test_what_is_read_of_a_dataset_is_reported(tmp_path):
-    corpus = config(dataset=saved(tmp_path / "one", made_up_texts(1000)))
+    corpus = CorpusConfig(dataset=saved(tmp_path / "one", made_up_texts(1000)))
     (input_range,), size, _ = ranges_of_dataset(corpus.dataset, corpus, 1 << 30)
     reported: list[int] = []
     assert len(list(read_range(input_range, corpus, Rejects(), reported.append))) == 1000
