@@ -29,7 +29,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from transformers import PreTrainedTokenizerFast
 
 from data_prep.dedupe.deduplicate import deduplicate
-from data_prep.encoding.provided import Provided
+from data_prep.encoding.provided_tokenizer import ProvidedTokenizer
 from data_prep.jobs.job import Job
 from data_prep.jobs.workers import Alone
 from data_prep.plans.drafting import draft_plan, expand
@@ -153,7 +153,7 @@ def tokenizing(root: Path, texts: list[str], files: list[str], size: Size, out: 
     parts = DocumentParts(root, stage.parts(cleaned))
     fates = deduplicate(job, plan, parts)
     (provided,) = job.run(ProvideTokenizer(plan, parts, fates))
-    encoder = Provided.model_validate(provided.counts)
+    encoder = ProvidedTokenizer.model_validate(provided.counts)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer")
 
     def ours() -> tuple[float, float, int]:
