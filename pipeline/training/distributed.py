@@ -138,8 +138,7 @@ def _check_tasks(started: str | None, task: str | None) -> None:
     nodes come from Slurm. Tasks that do not know of each other train alone, each the whole recipe, and all of them end
     well. Raises UserError.
     """
-    ranks: list[int | None] = [None] * world_size()
-    torch.distributed.all_gather_object(ranks, None if started is None or task is None else int(task))
+    ranks = gathered(None if started is None or task is None else int(task))
     tasks = {task for task in ranks if task is not None}
     if started is None or None in ranks:
         return
@@ -176,6 +175,14 @@ def has_lost_a_rank(error: Exception) -> bool:
 def device() -> torch.device:
     """The device that this rank computes on."""
     return torch.device(get_accelerator().current_device_name())
+
+
+def gathered(value: Result) -> list[Result]:
+    """Return the values of all ranks, in their order; a collective call."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
@@ -220,17 +227,16 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
         if seen is None:
             # Not every error can be sent.
             failure, fault = error, f"rank {rank()}: {type(error).__name__}: {error}"
-    gathered: list[tuple[str | None, str | None, str]] = [(None, None, "")] * world_size()
-    torch.distributed.all_gather_object(gathered, (seen, fault, node()))
+    outcomes = gathered((seen, fault, node()))
     if failure is not None:
         raise failure
-    first_fault = next((fault for _, fault, _ in gathered if fault is not None), None)
+    first_fault = next((fault for _, fault, _ in outcomes if fault is not None), None)
     if first_fault is not None:
         raise RuntimeError(first_fault)
-    refusals = [(sentence, name) for sentence, _, name in gathered if sentence is not None]
+    refusals = [(sentence, name) for sentence, _, name in outcomes if sentence is not None]
     if refusals:
         sentence, name = refusals[0]
-        everywhere = {name for _, name in refusals} == {name for _, _, name in gathered}
+        everywhere = {name for _, name in refusals} == {name for _, _, name in outcomes}
         raise UserError(sentence if everywhere else f"node {name}: {sentence}")
     return results[0]
 
@@ -250,9 +256,7 @@ def node_by_node(work: Callable[[], Result]) -> Result:
 
 def first_found(found: Result | None) -> Result | None:
     """Return what the first of the ranks that has found something has found, None where none has; a collective call."""
-    gathered: list[Result | None] = [None] * world_size()
-    torch.distributed.all_gather_object(gathered, found)
-    return next((one for one in gathered if one is not None), None)
+    return next((one for one in gathered(found) if one is not None), None)
 
 
 def total(*values: float) -> list[float]:

@@ -4,7 +4,7 @@ import gc
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from deepspeed import DeepSpeedEngine
@@ -27,7 +27,7 @@ from pipeline.recipe import OptimizerConfig
 from pipeline.training.attention import packing_known, seen_alone, within_documents
 from pipeline.training.ds_config import fetched_by_module, zero_stage
 from pipeline.training.freezing import Freezable
-from pipeline.training.layers import prepare_model
+from pipeline.training.layers import LayerSettings, prepare_model
 from pipeline.training.losses import Logits, logits_of
 from pipeline.training.muon import FreezableMuon
 from pipeline.training.optimizer import build_optimizer, optimizer_groups
@@ -188,17 +188,13 @@ def build(
     optimizer_state: OptimizerState | None = None,
     *,
     new_tokens: torch.Tensor | None = None,
-    activation_checkpointing: bool = False,
-    compile: bool = False,
-    fused_linear_cross_entropy: bool = False,
-    make_vocab_size_divisible_by: int = 1,
     experts_implementation: str = "grouped_mm",
+    **layer_settings: Unpack[LayerSettings],
 ) -> TrainedModel:
     """Return a model of this configuration that learns, filled from `state`, which is of stored tensors.
 
     The optimizer starts with `optimizer_state`, or with nothing. `new_tokens` are the ids whose rows groups of new tokens have.
-    Raises RuntimeError where the family's
-    table does not match the model class, UserError as `build_engine` does.
+    Raises RuntimeError where the family's table does not match the model class, UserError as `build_engine` does.
     """
     check_parameters(family, config)
     config._attn_implementation = attn_implementation
@@ -210,14 +206,7 @@ def build(
     rows: dict[str, RowGroups] = {}
 
     def prepare(model: PreTrainedModel) -> Freezable:
-        prepare_model(
-            model,
-            family,
-            activation_checkpointing=activation_checkpointing,
-            compile=compile,
-            fused_linear_cross_entropy=fused_linear_cross_entropy,
-            make_vocab_size_divisible_by=make_vocab_size_divisible_by,
-        )
+        prepare_model(model, family, **layer_settings)
         rows.update(_row_groups(model, graph, groups_of, torch.empty(0) if new_tokens is None else new_tokens))
         return build_optimizer(graph, optimizer_groups(model, graph, parameter_groups, optimizer), optimizer, ds_config)
 

@@ -1,5 +1,7 @@
 """How a model's layers run, settled before its engine is built: activations, activation checkpointing, torch.compile."""
 
+from typing import TypedDict, Unpack
+
 import torch
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
@@ -12,15 +14,16 @@ _VARIANTS = 64
 """Forms that a function of a layer may be compiled to: with and without gradients, of weights that learn or not, by shapes."""
 
 
-def prepare_model(
-    model: PreTrainedModel,
-    family: Family,
-    *,
-    activation_checkpointing: bool = False,
-    compile: bool = False,
-    fused_linear_cross_entropy: bool = False,
-    make_vocab_size_divisible_by: int = 1,
-) -> None:
+class LayerSettings(TypedDict, total=False):
+    """Keys of a recipe by which a model's layers run; none of those that are left out is on."""
+
+    activation_checkpointing: bool
+    compile: bool
+    fused_linear_cross_entropy: bool
+    make_vocab_size_divisible_by: int
+
+
+def prepare_model(model: PreTrainedModel, family: Family, **settings: Unpack[LayerSettings]) -> None:
     """Have the layers of a model run as a recipe says; to be called before the engine is built.
 
     `gelu_new`, GPT-2's activation, runs as torch's one kernel of the same function; the configuration keeps its name. Every row
@@ -33,16 +36,17 @@ def prepare_model(
     learn_every_row(model)
     graph = family.graph(model.config)
     route_in_float32(model, graph)
-    if fused_linear_cross_entropy or make_vocab_size_divisible_by > 1:
-        prepare_head(model, graph.head, make_vocab_size_divisible_by, with_loss=fused_linear_cross_entropy)
-    if activation_checkpointing:
+    divisor, with_loss = settings.get("make_vocab_size_divisible_by", 1), settings.get("fused_linear_cross_entropy", False)
+    if with_loss or divisor > 1:
+        prepare_head(model, graph.head, divisor, with_loss=with_loss)
+    if settings.get("activation_checkpointing"):
         # Named so as of transformers 5.23; the name before goes with its release 6.
         name = "activation_checkpointing_enable"
         enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
         enable({"use_reentrant": False})
         # It has the embeddings' output ask for a gradient, which would run through frozen layers down to there.
         model.disable_input_require_grads()
-    if not compile:
+    if not settings.get("compile"):
         return
     torch._dynamo.config.recompile_limit = _VARIANTS
     for layer in model.get_submodule(family.layers).children():

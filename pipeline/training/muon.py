@@ -128,12 +128,7 @@ class FreezableMuon(FreezableAdamW):
         A collective call, of the same tensors on all ranks.
         """
         held = [(stepped, [each for each in slices if each.name in self._matrices]) for stepped, slices in masters]
-        of_all: list[list[list[PartitionSlice]]] = [[]] * distributed.world_size()
-        mine = [slices for _, slices in held]
-        if len(of_all) == 1:
-            of_all = [mine]
-        else:
-            torch.distributed.all_gather_object(of_all, mine)
+        of_all = distributed.gathered([slices for _, slices in held])
         for number, (stepped, _) in enumerate(held):
             slices = [rank[number] for rank in of_all]
             if any(slices):

@@ -231,8 +231,7 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending.thread is not None:
             pending.thread.join()
-        outcomes: list[Any] = [None] * distributed.world_size()
-        torch.distributed.all_gather_object(outcomes, (pending.writer.failure, pending.writer.digests))
+        outcomes = distributed.gathered((pending.writer.failure, pending.writer.digests))
         failure = next((failure for failure, _ in outcomes if failure is not None), None)
         if failure is None:
             digests = {name: digest for _, digests in outcomes for name, digest in digests.items()}

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from pipeline.common.errors import UserError
 from pipeline.common.files import read_bytes, write_json
 from pipeline.common.heartbeat import beat
@@ -144,9 +142,7 @@ class DataWatch:
     def remember(self) -> None:
         """Write down what was found whole since the last time; a collective call."""
         mine, self._checks.whole = self._checks.whole, []
-        gathered: list[list[Found]] = [[]] * distributed.world_size()
-        torch.distributed.all_gather_object(gathered, mine)
-        found = frozenset(one for of_rank in gathered for one in of_rank)
+        found = frozenset(one for of_rank in distributed.gathered(mine) for one in of_rank)
         if found:
             self._now = replace(self._now, files=self._now.files | found)
             if distributed.rank() == 0:

@@ -4,8 +4,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
-
 from pipeline.families import graph_of
 from pipeline.growth.integrity import digests_of
 from pipeline.growth.state import Source
@@ -39,8 +37,7 @@ def export_model(run: RunContext, loop: LoopContext, source: Source, directory: 
 def summarize(run: RunContext, loop: LoopContext, final: float) -> dict[str, Any]:
     """Return the summary of a run whose last held-out loss is `final`; a collective call."""
     directory, state, data = run.directory, loop.state, run.prepared.data
-    peaks: list[dict[str, float] | None] = [None] * distributed.world_size()
-    torch.distributed.all_gather_object(peaks, peak_memory())
+    peaks = distributed.gathered(peak_memory())
     first = run.certificates[0]
     graph = graph_of(run.prepared.growths[-1].target)
     steps = distributed.on_first_rank(loop.records.metrics.read)

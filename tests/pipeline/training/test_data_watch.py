@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-import torch
 
 from data_prep.manifest import PreparedData
 from data_prep.storage.block_digests import BLOCK
@@ -24,7 +23,6 @@ def alone(monkeypatch):
     """One rank that needs no others."""
     monkeypatch.setattr(distributed, "on_every_rank", lambda work: work())
     monkeypatch.setattr(distributed, "total", lambda *values: list(values))
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, value: into.__setitem__(0, value))
 
 
 @pytest.fixture
