@@ -98,6 +98,7 @@ OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
         ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 3}}, "divide the ranks, 2"),
         ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 2}}, "go with ZeRO stage 3"),
         ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size"),
+        ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: DeepSpeed then writes"),
         ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: 0, 1, 2 or 3 is expected (got 'auto')"),
         ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "zero_optimization.compute_grad_norm"),
         ({"gradient_clipping": -1}, "gradient_clipping: a number from 0 on"),
