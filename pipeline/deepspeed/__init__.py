@@ -14,7 +14,7 @@ replaces.
 | `masters` | swapping of sub-groups, `invalidate_secondary_tensor` | masters on a disk; hpZ | test_zero_sink, test_parity |
 | `norms` | `NAMES` there | a norm without a wait for the device | test_steps, test_parity |
 | `norms`, `loss_scale` | `_global_grad_norm`, `loss_scaler`, `overflow` | steps are skipped by the norm | test_guard |
-| `loss_scale` | the scale's and the engine's counters | a run goes on with them | test_parts |
+| `loss_scale` | the scale's and the engine's counters | a run goes on with them | test_loss_scale |
 | `traces` | `PartitionedParameterCoordinator`'s recorded order | sub-models change it each step | test_running |
 | `disk` | swap files, `unscale_and_clip_grads` | frozen masters; checkpoints | test_zero_sink, test_parity |
 | `saving` | `checkpoint_engine`, `_copy_recovery_script`, counters | files are hashed when written | test_checkpoints |

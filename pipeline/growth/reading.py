@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.deepspeed.zero_layout import partition_size
 from pipeline.growth.averages import AveragedRows
 from pipeline.growth.expert_copies import OpposedCopy
 from pipeline.growth.fused_parameters import ConcatenatedRows
@@ -78,9 +79,9 @@ class _Asked:
 
     def _by_node(self, rows: torch.Tensor, stored: int, shape: tuple[int, ...]) -> torch.Tensor:
         """Return node * (stored + 1) + row, each once, for all that the pieces on each node ask for; `stored` means all."""
-        width, piece = math.prod(shape[1:]), -(-math.prod(shape) // self._ranks)
+        width, size = math.prod(shape[1:]), partition_size(math.prod(shape), self._ranks)
         target = torch.arange(len(rows))
-        first, last = target * width // piece, ((target + 1) * width - 1) // piece
+        first, last = target * width // size, ((target + 1) * width - 1) // size
         # A row of the target may lie on several ranks.
         owners = last - first + 1
         begins = (owners.cumsum(0) - owners).repeat_interleave(owners)

@@ -1,6 +1,7 @@
 """Ranks: joining them, letting one decide for all, adding up what each has seen."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from data_prep.jobs.workers import started_by_mpi
 from pipeline.common.command import refusal
 from pipeline.common.errors import UserError
 from pipeline.deepspeed.ranks import discover_mpi, init_distributed
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -132,7 +135,7 @@ def _check_seats(seats: list[Seat]) -> None:
 
 
 def _check_tasks(started: str | None, task: str | None) -> None:
-    """Check that each of the tasks that Slurm started is one rank or several, and print whose job this is; a collective call.
+    """Check that each of the tasks that Slurm started is one rank or several, and log whose job this is; a collective call.
 
     `started` tasks, of which this rank is one; None where something else started it: under `mpirun` only the ranks of other
     nodes come from Slurm. Tasks that do not know of each other train alone, each the whole recipe, and all of them end
@@ -148,13 +151,8 @@ def _check_tasks(started: str | None, task: str | None) -> None:
             f"{_counted(len(tasks), 'task')} of them: the others would train on their own; start the tasks with "
             "launch/slurm/task.sh, as pretrain.sbatch does, or with torchrun and one --rdzv-endpoint for all"
         )
-    if rank() == 0:
-        variables = os.environ.get
-        print(
-            f"job {variables('SLURM_JOB_ID')}, restart {restarts()}, nodes {variables('SLURM_STEP_NODELIST')}, "
-            f"{_counted(world_size(), 'rank')}",
-            flush=True,
-        )
+    job, nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_NODELIST")
+    logger.info("job %s, restart %d, nodes %s, %s", job, restarts(), nodes, _counted(world_size(), "rank"))
 
 
 def _counted(number: int, noun: str) -> str:

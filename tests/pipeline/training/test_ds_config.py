@@ -75,9 +75,13 @@ def test_a_batch_divides_over_ranks_and_micro_batches():
         division(32, 8, 3, "stages.full")
 
 
-def test_a_batch_that_the_file_itself_names_is_refused_as_the_files(resolve, tmp_path):
-    with pytest.raises(UserError, match=f"^{tmp_path}/ds.json: train_batch_size 32 does not divide over 3 ranks"):
-        resolve({"train_batch_size": 32}, ranks=3)
+def test_a_batch_is_refused_by_where_it_is_named(resolve, tmp_path):
+    for config, words, origin in (
+        ({"train_batch_size": 32}, [], f"{tmp_path}/ds.json"),
+        ({}, ["train_batch_size=32"], "recipe"),
+    ):
+        with pytest.raises(UserError, match=f"^{origin}: train_batch_size 32 does not divide over 3 ranks"):
+            resolve(config, *words, ranks=3)
 
 
 OPTIMIZER_ON_DISK = {"device": "nvme", "nvme_path": "disk"}
