@@ -76,10 +76,8 @@ def test_a_batch_divides_over_ranks_and_micro_batches():
 
 
 def test_a_batch_is_refused_by_where_it_is_named(resolve, tmp_path):
-    for config, words, origin in (
-        ({"train_batch_size": 32}, [], f"{tmp_path}/ds.json"),
-        ({}, ["train_batch_size=32"], "recipe"),
-    ):
+    named = {f"{tmp_path}/ds.json": ({"train_batch_size": 32}, []), "recipe": ({}, ["train_batch_size=32"])}
+    for origin, (config, words) in named.items():
         with pytest.raises(UserError, match=f"^{origin}: train_batch_size 32 does not divide over 3 ranks"):
             resolve(config, *words, ranks=3)
 
