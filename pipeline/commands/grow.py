@@ -11,7 +11,7 @@ from pipeline.common.command import typed_command
 from pipeline.common.hub import find_directory
 from pipeline.common.quiet import status_of
 from pipeline.flops.ledger import LEDGER
-from pipeline.growth.listing import listing, promise, table
+from pipeline.growth.listing import expected, listing, table
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.report.card import CARD, Known, growths_and_step, known_of_run, model_card, run_of
 from pipeline.runs.records import CertificateRecord
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(listing(growth))
         return
-    print(promise(growth), flush=True)
+    print(expected(growth), flush=True)
     print(table(execute(growth, known), arguments.out))
 
 

@@ -34,7 +34,7 @@ def resolve_auto(
         width = _width(model, source, target, stock=stock)
         reason = width.reason
         unlike = {}
-        experts = model.expert_port is not None and target.num_experts > source.num_experts
+        experts = (target.num_experts or 0) > (source.num_experts or 0) > 0
         if (width.copies or experts) and growth.symmetry == "none":
             unlike = _UNLIKE_COPIES
             reason += "; its copies get noise in pairs, so that they learn different things" if width.copies else ""

@@ -225,7 +225,7 @@ class AxisRules:
         """
         before, width = self.source.sizes["head_dim"], self.target.sizes["head_dim"]
         first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
-        turned, repeated = (first, first) if new.rotary is None else _rotary_places(old.rotary, new.rotary, before, width)
+        turned, repeated = _rotary_places(old.rotary, new.rotary, before, width)
         together = new.query_norm is not None and new.query_norm.span == "all"
         if together and not self.operator.fills:
             return self._heads_of_one_norm(old, new, first, turned, repeated)
@@ -324,11 +324,14 @@ class AxisRules:
         return math.sqrt(old.score / new.score)
 
 
-def _rotary_places(old: Rotary, new: Rotary, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the source channel of each channel of a rotary head: only where it is turned alike, and throughout.
+def _rotary_places(old: Rotary | None, new: Rotary | None, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the source channel of each channel of a head: -1 where it is not turned alike, and then of all of them.
 
     Frequency i of n pairs is frequency i r of n r pairs. Channels that are not turned stand behind those that are.
     """
+    if old is None or new is None:
+        first = torch.where(torch.arange(width) < before, torch.arange(width), -1)
+        return first, first
     ratio = width // before
     pair, half = new.pairs_of(torch.arange(new.dims))
     throughout = old.channels_of(pair // ratio, half)

@@ -6,8 +6,10 @@ from typing import Any
 
 from pipeline.common.keyed import DRAWS
 from pipeline.families import context_of
-from pipeline.growth.plan import GrowthPlan
-from pipeline.growth.reasons import Exactness, exactness, predict, predict_duplicates, predict_moments, predict_steps
+from pipeline.growth.duplicates import predict_duplicates
+from pipeline.growth.growth_plan import GrowthPlan
+from pipeline.growth.reasons import Exactness, exactness, predict
+from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.growth.token_rows import tokens_counted
 from pipeline.operators import Origin
 
@@ -64,7 +66,7 @@ def certify(
         "tokens": tokens_counted(plan.tokens, plan.source.vocab_size),
         "tokenizers": None if plan.tokenizer is None else plan.tokenizer.record(),
         "layers": [_layer(origin) for origin in plan.layers],
-        "upcycling": None if plan.upcycling is None else plan.upcycling.record(),
+        "upcycling": plan.form.record(),
         "verdict": found,
         "departures": [asdict(reason) for reason in reasons],
         "duplicates": predict_duplicates(plan),

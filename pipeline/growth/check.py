@@ -28,7 +28,8 @@ from pipeline.families import (
 )
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
-from pipeline.growth.plan import GrowthPlan, plan_growth
+from pipeline.growth.growth_plan import GrowthPlan
+from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.state import Rows, State
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -109,7 +110,7 @@ class Outcome:
     """What a growth of a random model came to."""
 
     growth: str
-    verdict: Exactness
+    exactness: Exactness
     moved: float
     """The most that a logit moved."""
     largest: float
@@ -118,7 +119,7 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Whether what was called exact is, and what was not is not."""
-        return (self.moved <= EXACT * max(1.0, self.largest)) is (self.verdict is Exactness.EXACT)
+        return (self.moved <= EXACT * max(1.0, self.largest)) is (self.exactness is Exactness.EXACT)
 
 
 class Whole:
@@ -233,7 +234,7 @@ def main() -> int:
             for outcome in outcomes(family, tie_word_embeddings=tied):
                 failed += not outcome.holds
                 print(
-                    f"{name:12} {'tied' if tied else 'untied':7} {outcome.growth:16} {outcome.verdict:18} a logit moves by "
+                    f"{name:12} {'tied' if tied else 'untied':7} {outcome.growth:16} {outcome.exactness:18} a logit moves by "
                     f"{outcome.moved:.2g} of {outcome.largest:.3g}{'' if outcome.holds else '  WRONG'}"
                 )
     print(f"{failed} growths are not what they are called" if failed else "every growth is what it is called: exact, or not")

@@ -145,15 +145,12 @@ class Deadlock:
 
     def _stack(self, number: int, stack: Stack) -> _Flow:
         """What the layers of a stack give."""
-        stream: _Flow | None = None
-        for table in stack.embeddings:
-            rows = _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))
-            # Stacks may share a table.
-            written = self._product(table.weight, rows, into=0, use=f"lookup of stack {number}")
-            stream = written if stream is None else self._sum(stream, written)
-        stream = self._norm(stack.embedding_norm, stream)
-        table = stack.relative_positions
-        self._relative_positions = None if table is None else self._parameter(table.weight)
+        rows = [(table.weight, _Flow.of(np.ones(self.graph.sizes[table.port], dtype=bool))) for table in stack.embeddings]
+        # Stacks may share a table.
+        written = [self._product(weight, flow, into=0, use=f"lookup of stack {number}") for weight, flow in rows]
+        stream = self._norm(stack.embedding_norm, reduce(self._sum, written))
+        bias = stack.relative_positions
+        self._relative_positions = None if bias is None else self._parameter(bias.weight)
         for layer in self._layers[number]:
             for group in layer.groups:
                 read = stream
@@ -332,7 +329,7 @@ class Deadlock:
 
         def back() -> None:
             x.gradient |= out.gradient
-            parameter.trained["bias"] = (out.gradient.reshape(-1, len(parameter.vector)).any(0),)
+            parameter.trained["bias"] = (np.asarray(out.gradient.reshape(-1, len(parameter.vector)).any(0)),)
 
         self._tape.append(back)
         return out
@@ -365,8 +362,8 @@ class Deadlock:
             return [tuple(np.full(size, any_of_it) for size in tensor.shape(self.graph.sizes))]
         codes = [each.indices.numpy() for each in maps]
         # Small values of a gain or bias are zeros.
-        apart = (ZERO, INIT) if self._small and len(maps) > 1 else (ZERO, INIT, SMALL)
-        boxes = [tuple(reduce(np.logical_and, [each != code for code in apart]) for each in codes)]
+        excluded = (ZERO, INIT) if self._small and len(maps) > 1 else (ZERO, INIT, SMALL)
+        boxes = [tuple(reduce(np.logical_and, [each != code for code in excluded]) for each in codes)]
         for axis, each in enumerate(codes) if initial else ():
             if (drawn := each == INIT).any():
                 boxes.append(tuple(drawn if other == axis else codes[other] != ZERO for other in range(len(codes))))
@@ -374,4 +371,4 @@ class Deadlock:
 
 
 def _union(masks: Iterable[Mask]) -> Mask:
-    return reduce(np.logical_or, masks)
+    return np.asarray(reduce(np.logical_or, masks))

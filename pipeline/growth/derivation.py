@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from pipeline.families.graph import (
     Mlp,
     Model,
     Norm,
+    Pooler,
     Stack,
     branch_tensors,
     head_norms,
@@ -61,7 +63,7 @@ class Derivation:
                 self._encoded = stream if new.final is None else self._norm(new.final, stream)
         self._head(stream)
         if self.target.pooler is not None:
-            self._pooler(stream)
+            self._pooler(self.target.pooler, stream)
         self._depth()
         self._zero_output_layers()
 
@@ -89,9 +91,9 @@ class Derivation:
                 self._break(names[0], Break("layer_kinds_differ"))
             stream = self._layer(old, layer, stream)
             # ModernBERT's first layer lacks a norm that the others have.
-            known = {_LAYER.sub(".", tensor) for tensor in _tensors(old)}
+            of_source = {_LAYER.sub(".", tensor) for tensor in _tensors(old)}
             for tensor in names:
-                if _LAYER.sub(".", tensor) not in known:
+                if _LAYER.sub(".", tensor) not in of_source:
                     del self.maps[tensor]
             seen[form] = names
         return stream
@@ -132,17 +134,19 @@ class Derivation:
     # --- nodes ------------------------------------------------------------------------------------
 
     def _embedded(self, old_stack: Stack, new_stack: Stack) -> Fact:
-        stream: Fact | None = None
+        written: list[tuple[str, Fact]] = []
         for old, new in zip(old_stack.embeddings, new_stack.embeddings, strict=True):
             # A constant of the class may follow the width (Gemma: sqrt(D)).
             rows = _first_layer(self._writer.times(old.scale / new.scale))
             table = self.rules.rows(new.port)
             # The gradient of a matrix that was tied is the sum of two, of which each has its own part from here on.
             self.maps[new.weight] = (table.starting_fresh() if self._unties and new.port == "vocab" else table, rows)
-            written = Fact.given(rows, self.source.sizes[RESIDUAL], new.scale / old.scale)
-            stream = written if stream is None else self._sum(new.weight, stream, written)
+            written.append((new.weight, Fact.given(rows, self.source.sizes[RESIDUAL], new.scale / old.scale)))
             if new.weight == self.target.head.matrix:
                 self._output = rows
+        (_, stream), *others = written
+        for weight, added in others:
+            stream = self._sum(weight, stream, added)
         norm = new_stack.embedding_norm
         return stream if norm is None else self._ending(norm, stream)
 
@@ -166,12 +170,15 @@ class Derivation:
     def _branch(self, old: Branch, new: Branch, stream: Fact) -> Fact:
         x = stream if new.pre is None else self._norm(new.pre, stream)
         scale = old.scale / new.scale
-        if isinstance(new.body, Attention):
-            written = self._written(new.body.last, self._attention(old.body, new.body, x), scale)
-        elif isinstance(new.body, Experts):
-            written = self._experts(old.body, new.body, x, scale)
-        else:
-            written = self._network(new.body, x, scale)
+        match old.body, new.body:
+            case Attention() as source, Attention() as target:
+                written = self._written(target.last, self._attention(source, target, x), scale)
+            case Experts() as mixture, Experts() as grown:
+                written = self._experts(mixture, grown, x, scale)
+            case _, Mlp() as network:
+                written = self._network(network, x, scale)
+            case _:
+                raise TypeError(f"{type(old.body).__name__} does not grow into {type(new.body).__name__}")
         return written if new.post is None else self._norm(new.post, written, wanted=self._writer)
 
     def _written(self, last: Linear, mixed: Fact, scale: float) -> Fact:
@@ -204,19 +211,19 @@ class Derivation:
             copies * old.groups_per_token,
         ):
             # Copies of a group score as it does, and are chosen with it.
-            groups = {"groups": new.groups, "of_groups": new.groups_per_token}
+            groups: dict[str, Any] = {"groups": new.groups, "of_groups": new.groups_per_token}
             groups |= {"old_groups": old.groups, "old_of_groups": old.groups_per_token, "copies": copies}
             self._break(new.router.weight, Break("groups_changed", groups))
         # A sigmoid over copies is what it was: without a sum that they are divided by, their gates add up to so many times it.
         gates = copies if new.gate == "sigmoid" and not new.renormalized and not rest else 1
         written = self._network(new.each[0], x, scale / gates)
-        names = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
-        for name in names[0]:
-            first, *others = self.maps[name]
+        names, *others = [[tensor.name for tensor in network_tensors(network, 0)] for network in new.each]
+        for name in names:
+            first, *rest_of_axes = self.maps[name]
             # Copies of an expert have their share of its gate, and of its gradient.
-            self.maps[name] = (first if copies == 1 else first.shared_by(copies), *others)
-        for others in names[1:]:
-            self.maps |= {name: self.maps[known] for known, name in zip(names[0], others, strict=True)}
+            self.maps[name] = (first if copies == 1 else first.shared_by(copies), *rest_of_axes)
+        for of_copy in others:
+            self.maps |= {name: self.maps[known] for known, name in zip(names, of_copy, strict=True)}
         if new.shared_gate is not None:
             self._linear(new.shared_gate, x, {"": AxisIndexMap.identity(1)})
         if new.shared is not None:
@@ -241,7 +248,7 @@ class Derivation:
     def _latent_norm(self, latent: Latent, x: Fact) -> Fact:
         normed, cause = facts.normalize(x, latent.norm.kind)
         if cause is not None:
-            self._break(latent.norm.gain, replace(cause, facts=cause.facts | {"port": latent.port}))
+            self._break(latent.norm.gain, cause.at(latent.port))
         gain, given = self.rules.latent_norm(latent.port, normed)
         self.maps[latent.norm.gain] = (gain,)
         return given
@@ -262,8 +269,8 @@ class Derivation:
             first = torch.where(first < 0, first, placed)
             index = torch.where(index < 0, index, head * (turning + still) + turning + index % still)
             scales = turned.scale.reshape(-1, width).expand(heads, -1), rest.scale.reshape(heads, -1)
-            joined = [torch.cat(parts, dim=1).reshape(-1) for parts in ((first, index), scales)]
-            return Fact(*joined, source["heads"] * (turning + still))
+            whole_index, whole_scale = (torch.cat(both, dim=1).reshape(-1) for both in ((first, index), scales))
+            return Fact(whole_index, whole_scale, source["heads"] * (turning + still))
 
         return {
             "query": whole(given["query_rope"], given["query"], shared=False),
@@ -292,7 +299,7 @@ class Derivation:
 
     def _activation(self, ports: tuple[str, ...], rows: AxisIndexMap, factor: float) -> Fact:
         fact = Fact.given(rows, numel(ports, self.source.sizes), factor)
-        return fact.noisy(rows.next_layer) if self.rules.zero_output and rows.next_layer is not None else fact
+        return fact if rows.next_layer is None or not self.rules.zero_output else fact.noisy(rows.next_layer)
 
     def _norm(
         self,
@@ -305,7 +312,7 @@ class Derivation:
         """A norm whose gain brings copies to scale 1, to that of `wanted`, or to where `read_by` reads the source's."""
         normed, cause = facts.normalize(x, norm.kind, weighted=self.rules.weighted)
         if cause is not None:
-            self._break(norm.gain, replace(cause, facts=cause.facts | {"port": RESIDUAL}))
+            self._break(norm.gain, cause.at(RESIDUAL))
         gain, bias, out = self.rules.norm(normed, wanted, read_by)
         self.maps[norm.gain] = (gain,)
         if norm.bias is not None:
@@ -339,7 +346,7 @@ class Derivation:
         """One norm over the channels of all heads."""
         normed, cause = facts.normalize(x, norm.kind)
         if cause is not None:
-            self._break(norm.gain, replace(cause, facts=cause.facts | {"port": "heads"}))
+            self._break(norm.gain, cause.at("heads"))
         if not facts.same(normed.scale, 1.0):
             gain = replace(gain, scale=gain.factors / normed.scale)
         self.maps[norm.gain] = (gain,)
@@ -364,7 +371,7 @@ class Derivation:
         group = (head // old_group)[:, None]
         both = (query >= 0) & (key >= 0)
         meets = (query // before == head[:, None]) & (key // before == group) & (query % before == key % before)
-        if new.rotary is not None:
+        if new.rotary is not None and old.rotary is not None:
             here = torch.arange(width).expand_as(key)
             meets &= torch.isclose(new.rotary.turn(here), old.rotary.turn((key % before).clamp(min=0)))
         odd = ((query == NOISE) & (key != ZERO)) | ((key == NOISE) & (query != ZERO)) | (both & ~meets)
@@ -397,8 +404,10 @@ class Derivation:
             x = Fact.given(rows, self.source.sizes[RESIDUAL], self._read(head.transform, x, columns))
             cause = facts.activate(x)
             if cause is not None:
-                self._break(head.transform.weight, replace(cause, facts={"port": RESIDUAL}))
+                self._break(head.transform.weight, cause.at(RESIDUAL))
             norm = head.norm
+        if norm is None:
+            raise TypeError("no norm stands before the output matrix")
         # In a post-LN model it leaves new channels at the mean, as the norms of layers do.
         wanted = self._writer if self.target.writes_by_norms else None
         x = self._norm(norm, x, wanted=wanted, read_by=None if output is None else output.times(scale))
@@ -412,8 +421,8 @@ class Derivation:
         for bias in head.biases:
             self.maps[bias] = (self.rules.rows("vocab"),)
 
-    def _pooler(self, stream: Fact) -> None:
-        dense, classes = self.target.pooler.dense, self.target.pooler.classes
+    def _pooler(self, pooler: Pooler, stream: Fact) -> None:
+        dense, classes = pooler.dense, pooler.classes
         columns, rows = self.rules.reader(dense.into, stream), self.rules.units("pooled")
         self._put(dense, [_first_layer(rows)], columns)
         pooled = self._activation(("pooled",), rows, self._read(dense, stream, columns))
@@ -441,7 +450,7 @@ class Derivation:
     def _product(self, matrix: str, into: Axis, fact: Fact, columns: AxisIndexMap) -> float:
         factor, cause = facts.read(fact, columns)
         if cause is not None:
-            self._break(matrix, replace(cause, facts={"port": into.parts[0].ports[0]}))
+            self._break(matrix, cause.at(into.parts[0].ports[0]))
         return factor
 
     def _break(self, tensor: str, cause: Break) -> None:

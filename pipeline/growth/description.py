@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.families.tensors import Axis
 from pipeline.growth.grown_tensor import Noise
+from pipeline.growth.growth_plan import GrowthPlan
 from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap
-from pipeline.growth.plan import GrowthPlan
 
 _NOISE = {
     "new": "noise of {share} standard deviations on what is copied again",
@@ -26,12 +26,10 @@ def source_tensors(plan: GrowthPlan, name: str) -> list[str]:
     tensor = plan.tensors[name]
     if tensor.layer is None:
         return [plan.source_name(tensor)]
-    origin = plan.layers[tensor.layer].source
     if name in plan.zero_output_values or name not in plan.index_maps:
         return []
     if name in plan.identity_norms:
-        end = plan.layer_end(origin)
-        return [end.gain, end.bias]
+        return list(plan.layer_end(tensor))
     read = plan.source_names(tensor)
     if any(each.reads_next_layer for each in plan.index_maps[name]):
         read |= plan.source_names(tensor, following=True)
@@ -55,9 +53,9 @@ def describe(plan: GrowthPlan, name: str) -> str:
     noise = plan.noise_of(tensor)
     if noise is not None and _reaches(noise, maps):
         parts.append(_NOISE[noise.kind].format(share=f"{noise.share:g}"))
-    average = () if tensor.layer is None else plan.layers[tensor.layer].average
-    read = [source if plan.upcycling is None else plan.upcycling.describe(source) for source in sources]
-    named = [f"{weight:g} of {name}" for name, weight in plan.source_names(tensor).items()] if average else read
+    named = [plan.form.describe(source) for source in sources]
+    if plan.origin(tensor).average:
+        named = [f"{weight:g} of {source}" for source, weight in plan.source_names(tensor).items()]
     return f"{', '.join(named)}; {'; '.join(parts)}"
 
 
@@ -85,7 +83,7 @@ def _words(kind: str, each: AxisIndexMap, source_size: int) -> str:
     copied = each.indices >= 0
     again = 0 if each.repeats is None else int((copied & each.repeats).sum())
     parts = [f"{int(copied.sum())} copied" + (f" ({again} again)" if again else "")]
-    if each.reads_next_layer:
+    if each.next_layer is not None and each.reads_next_layer:
         parts.append(f"{int(each.next_layer.sum())} of them from the next layer")
     parts += [f"{int((each.indices == code).sum())} {words}" for code, words in _CODES.items() if code in each.codes]
     if each.scale is not None:

@@ -5,9 +5,9 @@ counts, scaled, zero, at the mean, or noise that the source does not determine.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -25,7 +25,11 @@ class Break:
     """Why something is not the source's: a code, and the numbers that its sentence names."""
 
     code: str
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, port: str) -> "Break":
+        """The same, at a port."""
+        return Break(self.code, {**self.facts, "port": port})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Fact:
         return cls(index, rows.factors if factor == 1.0 else rows.factors * factor, source_size)
 
     def noisy(self, where: torch.Tensor) -> "Fact":
-        """The same, but noise where told."""
+        """The same, but noise at these indices."""
         return Fact(torch.where(where, NOISE, self.index), self.scale, self.source_size)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,6 +30,15 @@ class Gates:
     layers: Sequence[Sequence[Share]]
     """By layer, and by expert; none of a layer without experts."""
 
+    def record(self) -> dict[str, Any]:
+        """Return what a certificate says of them."""
+        return {
+            "from": "held-out text",
+            "tokens": self.tokens,
+            "mean": [[share.mean for share in layer] for layer in self.layers],
+            "mean_square": [[share.square for share in layer] for layer in self.layers],
+        }
+
 
 def uniform(body: Experts) -> Share:
     """Return the share of an expert where each is chosen as often and all that are chosen have the same gate.
@@ -50,14 +60,15 @@ def gates_of(body: Experts, scores: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def measured(source: Source, bodies: Sequence[Experts | Mlp], mixture: State, input_ids: torch.Tensor) -> Gates:
+def measured(source: Source, bodies: Sequence[tuple[int, Experts, Mlp]], mixture: State, input_ids: torch.Tensor) -> Gates:
     """Return the shares of the experts that a dense model's FFNs become, over tokens [sequences, S] that it reads.
 
-    `bodies` are the mixture's, by layer; `mixture` holds their routers. In float64, so that all processes find the same.
+    `bodies` are the layers with experts: number, mixture, and the network that it is made of; `mixture` holds their routers.
+    In float64, so that all processes find the same.
     """
     family, config = source.family, source.config
     model = streamed_model(family, config, source.state, torch.float64)
-    found: list[Sequence[Share]] = [()] * len(bodies)
+    found: list[Sequence[Share]] = [()] * config.num_hidden_layers
 
     def watch(number: int, body: Experts, name: str) -> None:
         router = mixture[body.router.weight]
@@ -70,8 +81,7 @@ def measured(source: Source, bodies: Sequence[Experts | Mlp], mixture: State, in
 
         model.get_submodule(name).register_forward_pre_hook(before)
 
-    for number, (layer, body) in enumerate(zip(family.graph(config).layers, bodies, strict=True)):
-        if isinstance(body, Experts):
-            watch(number, body, layer.branches[-1].body.inputs[0].weight.removesuffix(".weight"))
+    for number, body, network in bodies:
+        watch(number, body, network.inputs[0].weight.removesuffix(".weight"))
     model(**family.inputs(input_ids))
     return Gates(input_ids.numel(), found)

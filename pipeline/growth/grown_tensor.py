@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.common import keyed
-from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap, Run, product
-from pipeline.growth.state import Rows
+from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap, IndexRun, product
+from pipeline.growth.state import Blocks, Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
 
 
@@ -69,7 +69,7 @@ class GrownTensor:
         maps: Sequence[AxisIndexMap],
         *,
         dtype: torch.dtype,
-        init: Rows | None = None,
+        init: Blocks,
         small: float = 0.0,
         noise: Noise | None = None,
         shrink: float = 1.0,
@@ -95,7 +95,7 @@ class GrownTensor:
             if first < last:
                 self._fill(block[first - start : last - start], run, first, last)
         if self._noise is not None:
-            self._disturb(block, start, stop)
+            self._disturb(self._noise, block, start, stop)
         return block.reshape(stop - start, *self.shape[1:])
 
     @property
@@ -128,34 +128,34 @@ class GrownTensor:
             return torch.ones(len(rows), dtype=torch.bool)
         return (rows == MEAN) | (rows == MEAN_OF_SOME) | ((rows == SMALL) & (len(self.shape) > 1))
 
-    def _fill(self, block: torch.Tensor, run: Run, first: int, last: int) -> None:
+    def _fill(self, block: torch.Tensor, run: IndexRun, first: int, last: int) -> None:
         """Write target rows [first, last), which lie in one run."""
         read: dict[bool, torch.Tensor] = {}
         for column in self.column_map.runs:
-            piece = block[:, column.start : column.stop]
+            columns = block[:, column.start : column.stop]
             codes = {run.code, column.code}
             if ZERO in codes:
-                piece.zero_()
+                columns.zero_()
             elif INIT in codes:
-                piece.copy_(self._init.block(first, last, column.start, column.stop))
+                columns.copy_(self._init.block(first, last, column.start, column.stop))
             elif SMALL in codes:
-                piece.copy_(self._small_values(first, last, column))
+                columns.copy_(self._small_values(first, last, column))
             else:
                 following = run.next_layer or column.next_layer
                 if following not in read:
                     read[following] = self._read(self.following if following else self.own, run, first, last)
                 values = read[following]
-                _scaled(_columns(values, column), _part(run, first, last), column.scale, piece)
+                _scaled(_columns(values, column), _row_scale(run, first, last), column.scale, columns)
                 if self._shrink != 1.0:
                     # W' = shrink pad(W) + I: where pad(W) is zero, above, I alone.
-                    piece.mul_(self._shrink).add_(self._init.block(first, last, column.start, column.stop))
+                    columns.mul_(self._shrink).add_(self._init.block(first, last, column.start, column.stop))
 
-    def _read(self, source: MeasuredTensor, run: Run, first: int, last: int) -> torch.Tensor:
+    def _read(self, source: MeasuredTensor, run: IndexRun, first: int, last: int) -> torch.Tensor:
         """The source rows that target rows [first, last) of a run copy."""
         if run.code == MEAN:
             return self.own.mean_row.to(self._dtype).expand(last - first, -1)
         if run.code == MEAN_OF_SOME:
-            sources, begins = self.row_map.pieces.of(first, last)
+            sources, begins = self.row_map.mean_sources.of(first, last)
             values = _gathered(source, sources).reshape(len(sources), -1).double().numpy()
             # Each row is summed by itself, whatever rows it is asked for with.
             sums = torch.from_numpy(np.add.reduceat(values, begins.numpy(), axis=0))
@@ -168,15 +168,15 @@ class GrownTensor:
             rows = _gathered(source, run.indices[first - run.start : last - run.start])
         return rows.reshape(last - first, -1).to(self._dtype)
 
-    def _small_values(self, first: int, last: int, column: Run) -> torch.Tensor:
+    def _small_values(self, first: int, last: int, column: IndexRun) -> torch.Tensor:
         if len(self.shape) == 1:
             return torch.zeros(last - first, 1)
         drawn = keyed.normal_block(self.key, (first, last), (column.start, column.stop), len(self.column_map))
         return torch.from_numpy(drawn).double().mul_(self._small * self.own.std)
 
-    def _disturb(self, block: torch.Tensor, start: int, stop: int) -> None:
+    def _disturb(self, noise: Noise, block: torch.Tensor, start: int, stop: int) -> None:
         """Add the noise to rows [start, stop), as if it had been there before the normalization by 1/C."""
-        rows, columns, noise = self.row_map, self.column_map, self._noise
+        rows, columns = self.row_map, self.column_map
         copied = (rows.indices[start:stop, None] >= 0) & (columns.indices >= 0)
         if noise.kind == "new":
             new = rows.repeats[start:stop, None] if rows.repeats is not None else torch.zeros(stop - start, 1, dtype=torch.bool)
@@ -184,7 +184,7 @@ class GrownTensor:
             drawn = keyed.normal_block(self.key, (start, stop), (0, len(columns)), len(columns))
             values = torch.from_numpy(drawn).double()
         else:
-            values = self._paired_values(start, stop)
+            values = self._paired_values(noise, start, stop)
         # In place, and in this order: each product is rounded, and the grown weights are the same bits everywhere.
         if noise.kind == "split":
             block.mul_(values.mul_(noise.share * copied).add_(1.0).to(block.dtype))
@@ -197,11 +197,11 @@ class GrownTensor:
             values.mul_(scale)
         block.add_(values.mul_(noise.share * self.own.std).to(block.dtype))
 
-    def _paired_values(self, start: int, stop: int) -> torch.Tensor:
+    def _paired_values(self, noise: Noise, start: int, stop: int) -> torch.Tensor:
         """+e at one of two paired inputs and -e at the other: one draw for both, addressed by the first of them."""
-        draw = keyed.normal if self._noise.kind == "paired" else _symmetric_uniform
+        draw = keyed.normal if noise.kind == "paired" else _symmetric_uniform
         width = len(self.column_map)
-        if self._noise.pair_axis == 1:
+        if noise.pair_axis == 1:
             first, sign = self.column_map.pairs
             drawn = torch.from_numpy(draw(self.key, start * width, (stop - start) * width)).reshape(-1, width)
             return drawn.double()[:, first].mul_(sign)
@@ -210,8 +210,8 @@ class GrownTensor:
         followed = (first[start + 1 : stop] - first[start : stop - 1] == 1).nonzero().reshape(-1)
         breaks = sorted(set(range(1, stop - start)) - {int(i) + 1 for i in followed})
         for begin, end in itertools.pairwise([0, *breaks, stop - start]):
-            drawn = draw(self.key, int(first[start + begin]) * width, (end - begin) * width)
-            values[begin:end] = torch.from_numpy(drawn).reshape(-1, width) * sign[start + begin : start + end, None]
+            drawn = torch.from_numpy(draw(self.key, int(first[start + begin]) * width, (end - begin) * width))
+            values[begin:end] = drawn.reshape(-1, width) * sign[start + begin : start + end, None]
         return values
 
 
@@ -222,7 +222,7 @@ def _gathered(source: MeasuredTensor, indices: torch.Tensor) -> torch.Tensor:
     return torch.cat([source.rows(int(part[0]), int(part[-1]) + 1) for part in stretches]).index_select(0, places)
 
 
-def _columns(values: torch.Tensor, run: Run) -> torch.Tensor:
+def _columns(values: torch.Tensor, run: IndexRun) -> torch.Tensor:
     """The source columns that a run of target columns copies."""
     if run.code == MEAN:
         # numpy sums each row by itself, whatever rows it is given beside it.
@@ -233,7 +233,7 @@ def _columns(values: torch.Tensor, run: Run) -> torch.Tensor:
     return values.index_select(1, run.indices)  # several times as fast as indexing by a tensor
 
 
-def _part(run: Run, first: int, last: int) -> float | torch.Tensor:
+def _row_scale(run: IndexRun, first: int, last: int) -> float | torch.Tensor:
     """The scale of target rows [first, last) of a run, one a row where they differ."""
     return run.scale if isinstance(run.scale, float) else run.scale[first - run.start : last - run.start, None]
 

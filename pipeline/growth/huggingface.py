@@ -11,7 +11,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.heartbeat import beat
 from pipeline.families import QUANTIZATION, family_of, read_config
 from pipeline.growth.language_model import LanguageModel, names_head
-from pipeline.growth.state import Described, Source, State
+from pipeline.growth.state import Described, Source, State, stored_dtype
 from pipeline.growth.trainer_checkpoints import CONFIG
 from pipeline.growth.untrusted_weights import (
     forget_stale,
@@ -84,13 +84,17 @@ def describe_huggingface(directory: Path) -> Source:
         )
     family = family_of(config, f"{directory}/{CONFIG}")
     graph = family.graph(config)
-    stored = config.dtype or torch.float32
-    state = {name: Described(tensor.shape(graph.sizes), stored) for name, tensor in graph.tensors().items()}
+    state = {name: Described(tensor.shape(graph.sizes), dtype_of(config)) for name, tensor in graph.tensors().items()}
     remarks = forget_stale(config)
     if config.architectures and not names_head(config) and any(family.of_head(name) for name in state):
         head = ", ".join(family.lm_head)
         remarks.append(f"{head}: a {config.architectures[0]} has none, and it will be at the class's random initialization")
     return Source(directory, config, family, state, remarks=tuple(remarks))
+
+
+def dtype_of(config: PretrainedConfig) -> torch.dtype:
+    """Return the dtype that a configuration names, float32 where it names none."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def _names(directory: Path) -> list[str]:
@@ -101,7 +105,7 @@ def _settle_dtype(config: PretrainedConfig, tensors: State) -> list[str]:
     """Have config.json's dtype, or that of most weights where it names none; return what there is to say."""
     stored = Counter[torch.dtype]()
     for tensor in tensors.values():
-        stored[tensor.stored] += prod(tensor.shape)
+        stored[stored_dtype(tensor)] += prod(tensor.shape)
     ((most, _),) = stored.most_common(1)
     if config.dtype is None:
         config.dtype = most

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -14,7 +14,7 @@ Sizes = Mapping[str, int]
 
 ZERO, INIT, MEAN, SMALL, MEAN_OF_SOME = -1, -2, -3, -4, -5
 """In place of a source index: zeros; the model's own initialization; the mean over the source's axis; small values; the mean
-over some of the source's indices, which `AxisIndexMap.pieces` names."""
+over some of the source's indices, which `AxisIndexMap.mean_sources` names."""
 
 _NO_CODE = -99
 
@@ -23,7 +23,7 @@ _LEAST_RUN = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class IndexRun:
     """Target indices [start, stop) that are made alike."""
 
     start: int
@@ -40,9 +40,9 @@ class Run:
 class MeanSources:
     """Which source indices the target indices at MEAN_OF_SOME are the mean of, one behind the other."""
 
-    begins: torch.Tensor
+    begins: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Where those of each target index begin; int64, for every index of the axis."""
-    sources: torch.Tensor
+    sources: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Source indices, int64."""
 
     def of(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +68,7 @@ class AxisIndexMap:
     """Which are read from the source's next layer; None for none."""
     fresh: torch.Tensor | None = None
     """Which start without moments, whatever they copy; None for none."""
-    pieces: MeanSources | None = None
+    mean_sources: MeanSources = field(default_factory=MeanSources)
     """What those at MEAN_OF_SOME are made of."""
 
     @classmethod
@@ -116,11 +116,11 @@ class AxisIndexMap:
     @cached_property
     def new(self) -> torch.Tensor:
         """Which target indices the source does not have: values of no source index, and of copies all but the source's own."""
-        told = self.indices if self.repeats is None else torch.where(self.repeats, ZERO, self.indices)
-        values, inverse = told.unique(return_inverse=True)
+        own = self.indices if self.repeats is None else torch.where(self.repeats, ZERO, self.indices)
+        values, inverse = own.unique(return_inverse=True)
         places = torch.arange(len(self))
         first = torch.full((len(values),), len(self)).scatter_reduce(0, inverse, places, "amin")
-        return (told < 0) | (places != first[inverse])
+        return (own < 0) | (places != first[inverse])
 
     @property
     def copied(self) -> torch.Tensor:
@@ -129,7 +129,7 @@ class AxisIndexMap:
 
     def of(self, which: torch.Tensor, scale: torch.Tensor | None, elsewhere: int) -> "AxisIndexMap":
         """These of the copies, at another scale; the code `elsewhere` for all else."""
-        next_layer = self.next_layer & which if self.reads_next_layer else None
+        next_layer = None if self.next_layer is None or not self.reads_next_layer else self.next_layer & which
         return AxisIndexMap(torch.where(which, self.indices, elsewhere), scale, next_layer=next_layer)
 
     def shared_by(self, count: int) -> "AxisIndexMap":
@@ -190,7 +190,7 @@ class AxisIndexMap:
         return first, sign
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[IndexRun]:
         """The map as runs: slices where copies stand in rows, gathers where they do not."""
         size = len(self)
         following = torch.zeros(size, dtype=torch.bool)
@@ -205,14 +205,16 @@ class AxisIndexMap:
             kind = int(code[start])
             straight = following[start:stop].clone()
             straight[1:] &= step[start : stop - 1] & (scale[start + 1 : stop] == scale[start : stop - 1])
-            pieces = _spans(straight)
-            if kind == 0 and (stop - start) < _LEAST_RUN * len(pieces) and len(pieces) > 1:
-                runs.append(Run(start, stop, 0, self.indices[start:stop], scale[start:stop].clone(), bool(next_layer[start])))
+            slices = _spans(straight)
+            if kind == 0 and (stop - start) < _LEAST_RUN * len(slices) and len(slices) > 1:
+                runs.append(
+                    IndexRun(start, stop, 0, self.indices[start:stop], scale[start:stop].clone(), bool(next_layer[start]))
+                )
                 continue
-            for first, last in pieces:
+            for first, last in slices:
                 begin, end = start + first, start + last
                 source = slice(int(self.indices[begin]), int(self.indices[begin]) + end - begin)
-                runs.append(Run(begin, end, kind, source, float(scale[begin]), bool(next_layer[begin])))
+                runs.append(IndexRun(begin, end, kind, source, float(scale[begin]), bool(next_layer[begin])))
         return runs
 
 
@@ -223,8 +225,8 @@ def along(axis: Axis, maps: Sequence[AxisIndexMap], source: Sizes, target: Sizes
     places = [(axis.places(number, source), axis.places(number, target)) for number in range(len(maps))]
     size = axis.size(target)
 
-    def joined(field: str, default: float | bool) -> torch.Tensor | None:
-        values = [getattr(each, field) for each in maps]
+    def joined(name: str, default: float | bool) -> torch.Tensor | None:
+        values = [getattr(each, name) for each in maps]
         if all(value is None for value in values):
             return None
         whole = torch.full((size,), default, dtype=torch.bool if isinstance(default, bool) else torch.float64)
@@ -259,12 +261,12 @@ def product(maps: Sequence[AxisIndexMap], source: Sequence[int]) -> AxisIndexMap
         code = torch.maximum(torch.where(outer < 0, outer, _NO_CODE), torch.where(inner < 0, inner, _NO_CODE))
         indices = torch.where(code > _NO_CODE, code, outer * size + inner)
 
-        def joined(field: str, one: AxisIndexMap = whole, other: AxisIndexMap = each) -> torch.Tensor | None:
-            values = [getattr(one, field), getattr(other, field)]
+        def joined(name: str, one: AxisIndexMap = whole, other: AxisIndexMap = each) -> torch.Tensor | None:
+            values = [getattr(one, name), getattr(other, name)]
             if values[0] is None and values[1] is None:
                 return None
-            plain = torch.ones if field in ("scale", "copies") else torch.zeros
-            dtype = torch.float64 if field in ("scale", "copies") else torch.bool
+            plain = torch.ones if name in ("scale", "copies") else torch.zeros
+            dtype = torch.float64 if name in ("scale", "copies") else torch.bool
             first, second = (
                 plain(len(part), dtype=dtype) if value is None else value
                 for value, part in zip(values, (one, other), strict=True)
@@ -272,7 +274,9 @@ def product(maps: Sequence[AxisIndexMap], source: Sequence[int]) -> AxisIndexMap
             spread = first.repeat_interleave(len(other)), second.repeat(len(one))
             return spread[0] * spread[1] if dtype is torch.float64 else spread[0] | spread[1]
 
-        whole = AxisIndexMap(indices, *(joined(field) for field in ("scale", "copies", "repeats", "next_layer", "fresh")))
+        whole = AxisIndexMap(
+            indices, joined("scale"), joined("copies"), joined("repeats"), joined("next_layer"), joined("fresh")
+        )
     return whole
 
 

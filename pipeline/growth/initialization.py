@@ -10,18 +10,17 @@ from transformers import PretrainedConfig
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
 from pipeline.families import Family, has_key, initializer_range, sizes_of
-from pipeline.families.tensors import Tensor
-from pipeline.growth.state import Rows, State
+from pipeline.families.tensors import Init, Tensor
+from pipeline.growth.state import State
 from pipeline.recipe import GrowthConfig
 
 
 class InitializedTensor:
     """A tensor at the model's own random initialization, each element a function of (seed, name, index)."""
 
-    def __init__(self, shape: tuple[int, ...], kind: str, std: float, key: tuple[object, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], init: Init, key: tuple[object, ...]) -> None:
         self.shape = shape
-        self._kind = kind
-        self._std = std
+        self._init = init
         self._key = key
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -30,10 +29,10 @@ class InitializedTensor:
 
     def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
         """Return columns [first, behind) of rows [start, stop), each row flattened; no others are drawn."""
-        if self._kind in ("zeros", "ones"):
-            return torch.full((stop - start, behind - first), float(self._kind == "ones"))
+        if isinstance(self._init, str):
+            return torch.full((stop - start, behind - first), float(self._init == "ones"))
         values = keyed.normal_block(self._key, (start, stop), (first, behind), math.prod(self.shape[1:]))
-        return torch.from_numpy(values).mul_(self._std)
+        return torch.from_numpy(values).mul_(self._init)
 
 
 def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:
@@ -42,15 +41,9 @@ def initialized(family: Family, config: PretrainedConfig, seed: int) -> State:
     return initial_state(graph.tensors(), graph.sizes, seed)
 
 
-def initial_state(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], seed: int) -> State:
+def initial_state(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], seed: int) -> Mapping[str, InitializedTensor]:
     """Return tensors of these sizes at their own random initialization."""
-
-    def tensor(name: str, described: Tensor) -> Rows:
-        named = isinstance(described.init, str)
-        kind, std = (described.init, 0.0) if named else ("normal", described.init)
-        return InitializedTensor(described.shape(sizes), kind, std, ("init", seed, name))
-
-    return {name: tensor(name, described) for name, described in tensors.items()}
+    return {name: InitializedTensor(tensor.shape(sizes), tensor.init, ("init", seed, name)) for name, tensor in tensors.items()}
 
 
 def drawing(config: PretrainedConfig, growth: GrowthConfig) -> PretrainedConfig:

@@ -82,10 +82,10 @@ class LanguageModel:
     def _layer_beyond(self, published: str) -> str | None:
         """Return the module of a layer behind the last that the class runs, which files of the family may hold."""
         key, layers = self.family.layers_beyond, self.config.num_hidden_layers
-        layer = re.compile(rf"{re.escape(self.family.layers)}\.(\d+)(?=\.)")
-        named = None if key is None else layer.match(self.family.canonical(published))
-        found = named is not None and layers <= int(named[1]) < layers + getattr(self.config, key)
-        return named[0] if found else None
+        named = re.match(rf"{re.escape(self.family.layers)}\.(\d+)(?=\.)", self.family.canonical(published))
+        if key is None or named is None:
+            return None
+        return named[0] if layers <= int(named[1]) < layers + getattr(self.config, key) else None
 
     def add(self, path: Path, published: str, name: str, tensor: Rows) -> None:
         """Take a tensor under our name; raises UserError where the configuration makes it another shape."""
@@ -104,11 +104,11 @@ class LanguageModel:
         is missing.
         """
         complete = names_head(self.config) if self.config.architectures else self._prefixed and not self._heads
-        tensors = settle_shared(self.family, self.tensors, directory)
-        output = settle_output(self.family, self.config.tie_word_embeddings, tensors, complete=complete)
+        shared = settle_shared(self.family, self.tensors, directory)
+        output = settle_output(self.family, self.config.tie_word_embeddings, shared, complete=complete)
         self.config.tie_word_embeddings = output.tied
         head = {} if complete else self._initial_head(output.state)
-        state = output.state | head
+        state = {**output.state, **head}
         tensors = self.family.graph(self.config).tensors()
         self._check_missing(directory, [name for name in tensors if name not in state])
         remarks = [
@@ -127,8 +127,7 @@ class LanguageModel:
                 f"{', '.join(sorted(self._heads))}: no part of a {self.family.model_class.__name__}, and left out of what is "
                 "grown"
             )
-        if self._beyond:
-            key = self.family.layers_beyond
+        if self._beyond and (key := self.family.layers_beyond) is not None:
             said.append(
                 f"{', '.join(sorted(self._beyond))}: behind the last of {self.config.num_hidden_layers} layers, and no part of "
                 f"what {self.family.model_class.__name__} runs; left out, and {key} is 0 in what is grown"
@@ -167,4 +166,4 @@ class LanguageModel:
 
 def names_head(config: PretrainedConfig) -> bool:
     """Whether a class that the configuration names has the language model's head."""
-    return any(name.endswith(_LANGUAGE_MODELS) for name in config.architectures)
+    return any(name.endswith(_LANGUAGE_MODELS) for name in config.architectures or ())

@@ -8,11 +8,11 @@ import torch
 
 from pipeline.growth.certificate import moved_by_position
 from pipeline.growth.description import describe
+from pipeline.growth.expectations import expectations
 from pipeline.growth.memory import RankBytes, growing_bytes, rank_bytes, widest
 from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
-from pipeline.growth.reasons import promises
 from pipeline.growth.state import OptimizerState, default_value, stored_dtype
 from pipeline.growth.token_rows import over_both
 
@@ -30,7 +30,7 @@ def listing(growth: OfflineGrowth) -> str:
     read = f"read     {_stored(growth) / _GIB:.3f} GiB from {request.source} ({elements(source.state):,} parameters)"
     written = f"written  {growth.bytes_written / _GIB:.3f} GiB{place} ({elements(growth.grown):,} parameters{active})"
     if not growth.plan.family.trained:
-        return "\n".join([*lines, "", read, written, "", promise(growth)])
+        return "\n".join([*lines, "", read, written, "", expected(growth)])
     reading, kept = bytes_read(growth.grown, growth.optimizer, growth.ranks), ranks_memory(growth)
     growing = growing_bytes(kept, growth.optimizer is not None, widest(source.state, growth.grown))
     lines += [
@@ -44,7 +44,7 @@ def listing(growth: OfflineGrowth) -> str:
         f"masters and {', '.join(state)} in float32, weights and gradients in {str(engine).removeprefix('torch.')}"
         + ("" if engine is torch.float32 else ", gradients once more in float32 while they are stepped"),
     ]
-    return "\n".join([*lines, "", promise(growth)])
+    return "\n".join([*lines, "", expected(growth)])
 
 
 def ranks_memory(growth: OfflineGrowth) -> RankBytes:
@@ -58,7 +58,7 @@ def _stored(growth: OfflineGrowth) -> int:
     """The bytes of all that is grown, as it is stored."""
     tensors = list(growth.source.state.values())
     if growth.optimizer is not None:
-        entries = growth.source.optimizer.values()
+        entries = (growth.source.optimizer or {}).values()
         tensors += [value for entry in entries for value in entry.values() if not isinstance(value, float)]
     return sum(math.prod(tensor.shape) * stored_dtype(tensor).itemsize for tensor in tensors)
 
@@ -84,9 +84,9 @@ def _kept_of_each(optimizer: OptimizerState | None) -> list[str]:
     return kept
 
 
-def promise(growth: OfflineGrowth) -> str:
+def expected(growth: OfflineGrowth) -> str:
     """Return what will be exact, and what will not and why."""
-    lines = [*(f"source: {remark}" for remark in growth.source.remarks), *promises(growth.plan)]
+    lines = [*(f"source: {remark}" for remark in growth.source.remarks), *expectations(growth.plan)]
     if growth.plan.growth.optimizer_state != "grow" and growth.source.optimizer and growth.request.format == "zero3":
         lines.append("the optimizer's state: fresh; --optimizer_state grow takes the source's along")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ says what holds under Lion and Muon.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -53,13 +53,13 @@ def stepped(state: OptimizerState) -> OptimizerState:
     return {name: kept for name, kept in state.items() if set(kept).difference(_OTHERS)}
 
 
-def rule_of(kept: Kept) -> str | None:
-    """Return the rule by which a tensor was stepped, adamw, lion or muon, by what is kept of it; None where it is another."""
+def rule_of(kept: Kept) -> str:
+    """Return the rule by which a tensor was stepped, adamw, lion or muon, by what is kept of it; "" where it is another."""
     found = set(kept).difference(_OTHERS)
     if found >= set(_MOMENTS["adamw"]):
-        return "adamw" if _AGE in kept else None
+        return "adamw" if _AGE in kept else ""
     # Other optimizers keep exp_avg, or a momentum_buffer, beside other things.
-    return next((name for name, keys in _MOMENTS.items() if found == set(keys)), None)
+    return next((name for name, keys in _MOMENTS.items() if found == set(keys)), "")
 
 
 def optimizers_of(state: OptimizerState, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -96,8 +96,8 @@ class MomentMaps:
     maps: Mapping[str, tuple[AxisIndexMap, ...]]
     keeps_steps: bool
     """Whether every element has the age of its source."""
-    copied: Mapping[str, tuple[AxisIndexMap, ...]] | None = None
-    """The same of elements that are copied as they are, beside those of `maps`; None where there are none."""
+    copied: Mapping[str, tuple[AxisIndexMap, ...]] = field(default_factory=dict)
+    """The same of elements that are copied as they are, beside those of `maps`; empty where there are none."""
     as_they_are: tuple[torch.Tensor, ...] = ()
     """Which indices of each axis make an element one of these."""
 
@@ -126,8 +126,8 @@ def moment_maps(
 
     def moved(which: list[torch.Tensor], *, scaled: bool) -> dict[str, tuple[AxisIndexMap, ...]]:
         def of(scales: list[torch.Tensor | None], elsewhere: int = ZERO) -> tuple[AxisIndexMap, ...]:
-            told = scales if scaled else plain
-            return tuple(each.of(some, scale, elsewhere) for each, some, scale in zip(maps, which, told, strict=True))
+            taken = scales if scaled else plain
+            return tuple(each.of(some, scale, elsewhere) for each, some, scale in zip(maps, which, taken, strict=True))
 
         return {
             "exp_avg": of(derivatives),

@@ -28,9 +28,11 @@ from pipeline.families import (
 )
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
+from pipeline.growth.huggingface import dtype_of
 from pipeline.growth.huggingface_sink import no_room, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
 from pipeline.growth.new_tokenizer import NewTokenizer, open_new_tokenizer
+from pipeline.growth.optimizer_growth import begin_optimizer, going_on_from
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.probe import compare, elements
 from pipeline.growth.sources import open_source, preview_source
@@ -59,7 +61,7 @@ class Request:
     dtype: str | None
     """Of the weights written; ZeRO-3: of the engine, whose masters are float32 in any case. The source's where None."""
     world_size: int | None
-    """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is told; 1 where None."""
+    """Ranks: of the ZeRO-3 checkpoint, or of the training whose memory is estimated; 1 where None."""
     out: Path | None
     """None where nothing will be written."""
     untrusted: bool = False
@@ -70,6 +72,13 @@ class Request:
     """The source's config.json, or a directory with one, where the source is a checkpoint that has none."""
     source_name: str | None = None
     """What the certificate and the card call the source; its path where None."""
+
+    @property
+    def output(self) -> Path:
+        """The directory that is written; raises ValueError where nothing will be."""
+        if self.out is None:
+            raise ValueError("a growth that writes nothing has no directory")
+        return self.out
 
     @property
     def called(self) -> str:
@@ -90,17 +99,18 @@ class OfflineGrowth:
             _check_absent(request.out)
         opened = preview_source if preview else open_source
         source = opened(request.source, config=request.config, untrusted=request.untrusted)
-        wanted = request.target if isinstance(request.target, TargetConfig) else _read_target(request.target)
-        where = "target." if wanted is request.target else f"{request.target}: "
         self.source = source
         self.beside = files_beside(source.beside)
         self.tokenizer = None if request.tokenizer is None else open_new_tokenizer(source, request.tokenizer)
         if isinstance(request.target, Path):
-            keep_context(source.config, wanted, read_json(request.target, "name another file"))
-        self.target = _target(wanted, source.config, request.growth, self.tokenizer, where)
-        # A file names every size.
-        named = request.target if isinstance(request.target, TargetConfig) else None
-        derived = [] if named is None else derived_sizes(source.config, self.target, named, request.growth)
+            # A file names every size.
+            where, derived = f"{request.target}: ", []
+            self.target = _target_of_file(request.target, source.config, request.growth, self.tokenizer)
+        else:
+            where, sizes = "target.", request.target
+            sizes = sizes if self.tokenizer is None else self.tokenizer.sized(sizes, where)
+            self.target = target_config(source.config, sizes, where, request.growth)
+            derived = derived_sizes(source.config, self.target, request.target, request.growth)
         plan = plan_growth(
             source.config,
             self.target,
@@ -115,16 +125,15 @@ class OfflineGrowth:
             plan = replace(plan, choices=[*plan.choices, *_lists_not_taken(self.target, plan.config)])
         self.plan = plan
         self.target = self.plan.config
-        told = source.beside / GENERATION
+        generation = source.beside / GENERATION
         self.generation = None
         if self.tokenizer is not None:
             check_beside(self.tokenizer.tokenizer, self.target)
-            self.generation = self.tokenizer.generation(told, source.config) if told in self.beside else None
+            self.generation = self.tokenizer.generation(generation, source.config) if generation in self.beside else None
         self._check_options()
         if request.growth.optimizer_state == "grow":
-            self.plan = self.plan.going_on_from(source.optimizer)
-        stored = source.config.dtype if request.dtype is None else FLOATS[request.dtype]
-        self.dtype: torch.dtype = stored or torch.float32
+            self.plan = going_on_from(self.plan, source.optimizer)
+        self.dtype = dtype_of(source.config) if request.dtype is None else FLOATS[request.dtype]
         if request.format == "zero3" and self.dtype is torch.float64:
             raise UserError("dtype: float64 is nothing that DeepSpeed trains in; name float32, bfloat16 or float16")
         self.ranks = request.world_size or 1
@@ -133,7 +142,7 @@ class OfflineGrowth:
         self.optimizer: OptimizerState | None = None
         """Adam's state of the target; None where it starts afresh."""
         if request.growth.optimizer_state == "grow":
-            self.optimizer = self.plan.begin_optimizer(source.optimizer)
+            self.optimizer = begin_optimizer(self.plan, source.optimizer)
 
     def _check_options(self) -> None:
         growth, format = self.plan.growth, self.request.format
@@ -167,9 +176,9 @@ class OfflineGrowth:
             raise UserError("world_size: a Hugging Face directory has no ranks; leave it out, or name zero3 as the format")
         self._check_room()
         try:
-            with whole_directory(request.out) as aside:
+            with whole_directory(request.output) as aside:
                 # Another growth may have put its own there while the source was opened.
-                _check_absent(request.out)
+                _check_absent(request.output)
                 # Both beside the writing: what is written is not there before they have ended well.
                 looked = Background(self._looked_through)
                 compared = Background(lambda: compare(self.source, self.plan, self.target))
@@ -187,16 +196,16 @@ class OfflineGrowth:
                 for name, text in beside(certificate).items():
                     (aside / name).write_text(text, encoding="utf-8")
                 # Whatever has come there meanwhile is not ours to replace.
-                _check_absent(request.out)
+                _check_absent(request.output)
         except OSError as error:
-            raise no_room(request.out, error) from None
+            raise no_room(request.output, error) from None
         return certificate
 
     def _looked_through(self) -> tuple[str, str | None]:
         """Return the digests of the source's weights and of the optimizer's state that grows; raises UserError for NaN."""
         origin = self.request.called
         digest = inspect(self.source.state, origin)
-        return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer, origin)
+        return digest, None if self.optimizer is None else inspect_optimizer(self.source.optimizer or {}, origin)
 
     def _certificate(self, digests: tuple[str, str | None], measured: Mapping[str, Any]) -> dict[str, Any]:
         """Return the certificate; raises RuntimeError where a growth that should be exact is not."""
@@ -258,7 +267,7 @@ class OfflineGrowth:
         return self.ranks * bytes_of_rank(self.plan.graph, self.grown, self.ranks, self.optimizer)
 
     def _check_room(self) -> None:
-        place = next(parent for parent in self.request.out.absolute().parents if parent.exists())
+        place = next(parent for parent in self.request.output.absolute().parents if parent.exists())
         free = shutil.disk_usage(place).free
         if free < self.bytes_written:
             raise UserError(
@@ -289,22 +298,14 @@ def _lists_not_taken(wanted: PretrainedConfig, settled: PretrainedConfig) -> lis
     ]
 
 
-def _read_target(path: Path) -> PretrainedConfig:
-    config = read_config(path)
-    if getattr(config, QUANTIZATION, None) is not None:
-        raise UserError(f"{path}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
-    return config
-
-
-def _target(
-    target: TargetConfig | PretrainedConfig,
-    source: PretrainedConfig,
-    growth: GrowthConfig,
-    tokenizer: NewTokenizer | None,
-    where: str,
+def _target_of_file(
+    path: Path, source: PretrainedConfig, growth: GrowthConfig, tokenizer: NewTokenizer | None
 ) -> PretrainedConfig:
-    if isinstance(target, TargetConfig):
-        return target_config(source, target if tokenizer is None else tokenizer.sized(target, where), where, growth)
+    """Return the configuration that a file holds; raises UserError where no growth of the source leads there."""
+    target, where = read_config(path), f"{path}: "
+    if getattr(target, QUANTIZATION, None) is not None:
+        raise UserError(f"{path}: {QUANTIZATION}: weights are written as plain numbers; remove the key")
+    keep_context(source, target, read_json(path, "name another file"))
     if tokenizer is not None:
         tokenizer.check_size(target.vocab_size, where)
     check_growth(source, target, where, growth, new_tokenizer=tokenizer is not None)

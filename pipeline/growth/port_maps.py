@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.operators import WidthOperator
-from pipeline.operators.base import Request
+from pipeline.operators.base import MapRequest
 from pipeline.recipe import GrowthConfig
 
 
@@ -53,7 +53,7 @@ def build_maps(
     options = growth.model_dump()
 
     def pick(old: int, new: int, what: str, block: int = 1) -> np.ndarray:
-        return operator.pick(Request(old, new, what, block, seed, options))
+        return operator.pick(MapRequest(old, new, what, block, seed, options))
 
     def plain(port: str) -> PortMap:
         old, new = source[port], target[port]

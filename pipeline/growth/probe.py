@@ -4,7 +4,8 @@ Made to tell whether a growth is exact: in float64, where exact growth moves a l
 departure by far more. No tensor is ever whole in memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from pipeline.common.progress import Meter
 from pipeline.families import Family, of_layers, sizes_of
 from pipeline.families.graph import Model
 from pipeline.families.tensors import RESIDUAL
-from pipeline.growth.plan import GrowthPlan
+from pipeline.growth.growth_plan import GrowthPlan
 from pipeline.growth.state import Rows, Source, State
 from pipeline.growth.streamed_model import streamed_model
 from pipeline.growth.token_rows import of_tokens
@@ -50,27 +51,6 @@ def probe(
     return streamed_model(family, config, state, dtype)(**family.inputs(input_ids))[family.logits]
 
 
-@torch.no_grad()
-def _outputs(
-    plan: GrowthPlan,
-    family: Family,
-    config: PretrainedConfig,
-    state: State,
-    input_ids: torch.Tensor,
-    positions: torch.Tensor | None,
-    *,
-    grown: bool,
-) -> ModelOutput:
-    """What a model gives in float64; a grown one as its training begins, weighted norms included."""
-    model = streamed_model(family, config, state, torch.float64)
-    if grown and plan.growth.norm_statistics == "weighted":
-        WeightedNorms(model, family.graph(config), plan.maps[RESIDUAL], plan.growth.norm_anneal_steps)
-    if positions is None:
-        return model(**plan.family.inputs(input_ids))
-    # Without a mask transformers takes a gap between positions for the beginning of another text.
-    return model(input_ids=input_ids, position_ids=positions[None], attention_mask=torch.ones_like(input_ids))
-
-
 def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[str, Any]:
     """Return by how much growth moves a logit, over the tokens that both models have, and the losses before and after.
 
@@ -82,41 +62,23 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     layers made of them. `by_position` is by how much logits move at more distant positions, where a target attends otherwise on
     purpose. `sensitivity`, where logits move at all, is by how much more a logit of the source moves than its embedding.
     """
-    grown = plan.grow(source.state, torch.float64)
     family = source.family
-    small, small_state, large, large_state = source.config, source.state, target, grown
-    source_layers = list(range(len(plan.source_graph.layers)))
-    target_layers = list(range(len(plan.graph.layers)))
-    if elements(source.state) + elements(grown) > WHOLE_PARAMETERS:
-        source_layers = _sampled(plan.source_graph)
-        target_layers = _made_of([origin.source for origin in plan.layers], source_layers)
-        small, small_state = _cut(family, small, small_state, source_layers)
-        large, large_state = _cut(plan.family, large, large_state, target_layers)
-    carried = plan.carried
-    drawn = _window(family, source.config, len(carried.source))
+    small, large = _models(source, plan, target)
+    drawn = _window(family, source.config, len(plan.carried.source))
     places = list(_changed_places(plan))
-    read = elements(small_state) + elements(large_state)
+    read = elements(small.state) + elements(large.state)
     with Meter("comparing the logits before and after", read * (1 + len(places)), "values") as meter:
-
-        def both(tokens: torch.Tensor, positions: torch.Tensor | None = None) -> tuple[ModelOutput, ModelOutput]:
-            before = _outputs(plan, family, small, _watched(small_state, meter), carried.source[tokens], positions, grown=False)
-            after = _outputs(
-                plan, plan.family, large, _watched(large_state, meter), carried.target[tokens], positions, grown=True
-            )
-            for outputs, ids in ((before, carried.source), (after, carried.target)):
-                outputs[family.logits] = of_tokens(outputs[family.logits], ids)
-            return before, after
-
-        before, after = both(drawn)
-        # Windows that are too long to compute are told without a number.
-        by_position = [
+        before, after = (model.outputs(drawn, meter=meter) for model in (small, large))
+        # Windows that are too long to compute are listed without a number.
+        by_position: list[dict[str, int | float | None]] = [
             {"positions": change.length + POSITIONS, "max_logit_difference": None}
             for change in plan.context
             if not change.positions and change.length + POSITIONS > _LONGEST
         ]
         for positions in places:
-            one, other = both(_tokens(len(carried.source), len(positions)), positions)
-            moved = (one[family.logits] - other[family.logits]).abs().max().item()
+            tokens = _tokens(len(plan.carried.source), len(positions))
+            one, other = (model.outputs(tokens, positions, meter)[family.logits] for model in (small, large))
+            moved = (one - other).abs().max().item()
             by_position.append({"positions": int(positions[-1]) + 1, "max_logit_difference": moved})
     compared = [family.logits] if family.pair_logits is None else [family.logits, family.pair_logits]
     losses = [_loss(family, outputs[family.logits], drawn) for outputs in (before, after)]
@@ -124,8 +86,7 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
     sensitive = {}
     if moved > _ROUNDED:
         # Some models make more of rounding than others.
-        shaken = _outputs(plan, family, small, _shaken(family, small, small_state), carried.source[drawn], None, grown=False)
-        shaken[family.logits] = of_tokens(shaken[family.logits], carried.source)
+        shaken = replace(small, state=_shaken(family, small.config, small.state)).outputs(drawn)
         sensitive["sensitivity"] = max((before[field] - shaken[field]).abs().max().item() for field in compared) / _SHAKEN
     return {
         "source_loss": losses[0],
@@ -137,9 +98,52 @@ def compare(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> dict[
         "scored_tokens": _scored(family, drawn).numel(),
         "dtype": "float64",
         "tokens": "random",
-        "source_layers": source_layers,
-        "target_layers": target_layers,
+        "source_layers": small.layers,
+        "target_layers": large.layers,
     }
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The source or the target of a plan, or a few layers of it."""
+
+    plan: GrowthPlan
+    family: Family
+    config: PretrainedConfig
+    state: State
+    layers: list[int]
+    ids: torch.Tensor
+    """Its ids of the tokens that both models have."""
+    grown: bool
+
+    @torch.no_grad()
+    def outputs(self, tokens: torch.Tensor, positions: torch.Tensor | None = None, meter: Meter | None = None) -> ModelOutput:
+        """Return what it gives of these tokens in float64; a grown one as its training begins, weighted norms included."""
+        state, input_ids = self.state if meter is None else _watched(self.state, meter), self.ids[tokens]
+        model = streamed_model(self.family, self.config, state, torch.float64)
+        if self.grown and self.plan.growth.norm_statistics == "weighted":
+            residual, steps = self.plan.maps[RESIDUAL], self.plan.growth.norm_anneal_steps
+            WeightedNorms(model, self.family.graph(self.config), residual, steps)
+        if positions is None:
+            found = model(**self.plan.family.inputs(input_ids))
+        else:
+            # Without a mask transformers takes a gap between positions for the beginning of another text.
+            found = model(input_ids=input_ids, position_ids=positions[None], attention_mask=torch.ones_like(input_ids))
+        found[self.family.logits] = of_tokens(found[self.family.logits], self.ids)
+        return found
+
+
+def _models(source: Source, plan: GrowthPlan, target: PretrainedConfig) -> tuple[_Model, _Model]:
+    """Return the source and the target, cut to a few layers where they are large."""
+    grown, carried = plan.grow(source.state, torch.float64), plan.carried
+    layers = list(range(len(plan.source_graph.layers))), list(range(len(plan.graph.layers)))
+    small = _Model(plan, source.family, source.config, source.state, layers[0], carried.source, grown=False)
+    large = _Model(plan, plan.family, target, grown, layers[1], carried.target, grown=True)
+    if elements(source.state) + elements(grown) <= WHOLE_PARAMETERS:
+        return small, large
+    sampled = _sampled(plan.source_graph)
+    made_of = _made_of([origin.source for origin in plan.layers], sampled)
+    return _cut(small, sampled), _cut(large, made_of)
 
 
 class _ShakenRows:
@@ -200,7 +204,8 @@ def _changed_places(plan: GrowthPlan) -> Iterator[torch.Tensor]:
     Of rotary positions: spread over as many as the source has, and as the target has; the tokens between are left out. Of a
     window: all of a text that is longer than it, where it is short enough to compute.
     """
-    source, target = plan.source.max_position_embeddings, plan.target.max_position_embeddings
+    known = [sizes.max_position_embeddings for sizes in (plan.source, plan.target)]
+    source, target = (size or 0 for size in known)
     lengths = [change.length for change in plan.context if change.positions]
     if lengths:
         # Some types change only sequences that are longer than the source's.
@@ -235,12 +240,12 @@ def _made_of(origins: list[int | None], source_layers: list[int]) -> list[int]:
     return kept
 
 
-def _cut(family: Family, config: PretrainedConfig, state: State, layers: list[int]) -> tuple[PretrainedConfig, State]:
+def _cut(model: _Model, layers: list[int]) -> _Model:
     """The model of these layers alone: its configuration, and its tensors under their new names."""
-    graph = family.graph(config)
-    config = of_layers(family, config, layers)
-    cut: Mapping[str, Rows] = {
-        name: state[name if tensor.layer is None else graph.at_layer(name, layers[tensor.layer])]
-        for name, tensor in family.graph(config).tensors().items()
+    graph = model.family.graph(model.config)
+    config = of_layers(model.family, model.config, layers)
+    state = {
+        name: model.state[name if tensor.layer is None else graph.at_layer(name, layers[tensor.layer])]
+        for name, tensor in model.family.graph(config).tensors().items()
     }
-    return config, cut
+    return replace(model, config=config, state=state, layers=layers)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -15,11 +15,25 @@ from pipeline.families import Family
 class Rows(Protocol):
     """One tensor of a state. Rows are slices along the first storage axis."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The storage shape."""
+        ...
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as float32 or wider."""
         ...
+
+
+class Blocks(Rows, Protocol):
+    """Rows of which some columns alone can be read."""
+
+    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
+        """Return columns [first, behind) of rows [start, stop), each row flattened."""
+        ...
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
 
 
 class Constant:
@@ -38,10 +52,10 @@ class Constant:
         return torch.full((stop - start, behind - first), self._value)
 
 
-class Shifted:
+class Shifted(Generic[AnyRows]):
     """A tensor with a constant added, in float64: the sum of a small number and 1 has no room for both in float32."""
 
-    def __init__(self, tensor: Rows, offset: float, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, tensor: AnyRows, offset: float, dtype: torch.dtype = torch.float64) -> None:
         """The sum is then rounded to `dtype`."""
         self.shape = tensor.shape
         self.tensor = tensor
@@ -51,7 +65,7 @@ class Shifted:
         """Return rows [start, stop)."""
         return (self.tensor.rows(start, stop).double() + self._offset).to(self._dtype)
 
-    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
+    def block(self: "Shifted[Blocks]", start: int, stop: int, first: int, behind: int) -> torch.Tensor:
         """Return columns [first, behind) of rows [start, stop), each row flattened."""
         return (self.tensor.block(start, stop, first, behind).double() + self._offset).to(self._dtype)
 

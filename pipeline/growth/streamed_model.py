@@ -47,7 +47,7 @@ class StreamedMatrices(TorchFunctionMode):
     ) -> Any:
         """Run a torch function."""
         options = dict(kwargs or {})
-        described = getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ in _DESCRIBED
+        described = getattr(func, "__name__", "") == "__get__" and _owner(func) in _DESCRIBED
         if not described:
             if func is functional.linear and len(args) > 1 and self._streamed(args[1]):
                 return self._linear(*args, **options)
@@ -102,6 +102,11 @@ class StreamedMatrices(TorchFunctionMode):
         used, places = indices.unique(return_inverse=True)
         rows = self._matrices[weight]
         return torch.cat([rows.rows(i, i + 1) for i in used.tolist()]).to(self._dtype)[places]
+
+
+def _owner(func: Callable[..., Any]) -> str:
+    """The name of the attribute that a getter is of."""
+    return getattr(getattr(func, "__self__", None), "__name__", "")
 
 
 def _is_number(index: Any) -> bool:
@@ -178,14 +183,14 @@ def _parameters_on_meta() -> Iterator[None]:
     with _REGISTERING:
         register, here = nn.Module.register_parameter, threading.get_ident()
 
-        def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
             # Modules that other threads construct meanwhile are as they always are.
-            if threading.get_ident() == here and parameter is not None and not parameter.is_meta:
-                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-            register(module, name, parameter)
+            if threading.get_ident() == here and param is not None and not param.is_meta:
+                param = nn.Parameter(param.to("meta"), requires_grad=False)
+            register(self, name, param)
 
-        nn.Module.register_parameter = register_on_meta
+        nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign] # torch has no hook for it
         try:
             yield
         finally:
-            nn.Module.register_parameter = register
+            nn.Module.register_parameter = register  # type: ignore[method-assign]

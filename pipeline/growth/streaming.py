@@ -45,7 +45,7 @@ def passed_on(tensor: Rows) -> torch.Tensor | None:
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """Return the tensor's elements, row-major, as they lie in memory (little-endian on every machine that torch runs on)."""
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy())
+    return tensor.contiguous().view(torch.uint8).numpy().data
 
 
 def stored_as(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:

@@ -72,7 +72,7 @@ class TokenRows:
         lengths[list(self.pieces)] = torch.tensor([len(made) for made in self.pieces.values()], dtype=torch.int64)
         sources = [row for number in sorted(self.pieces) for row in self.pieces[number]]
         return AxisIndexMap(
-            rows, fresh=fresh, pieces=MeanSources(lengths.cumsum(0) - lengths, torch.tensor(sources, dtype=torch.int64))
+            rows, fresh=fresh, mean_sources=MeanSources(lengths.cumsum(0) - lengths, torch.tensor(sources, dtype=torch.int64))
         )
 
 
@@ -132,8 +132,8 @@ def rows_by_token(old: Tokenizer, new: Tokenizer, ours: Meanings, theirs: Meanin
     """
     known = _Known(ours, size)
     rows = [known.row(token, theirs, number) for number, token in enumerate(theirs.tokens)]
-    fresh = [number for number, row in enumerate(rows) if row < 0 and theirs.tokens[number] is not None]
-    made = _pieces(old, ours, [_text(new, number, theirs.tokens[number]) for number in fresh])
+    fresh = {number: token for number, token in enumerate(theirs.tokens) if rows[number] < 0 and token is not None}
+    made = _pieces(old, ours, [_text(new, number, token) for number, token in fresh.items()])
     unknown = ours.roles.get("unk", -1)
     kept = [[piece for piece in pieces if piece != unknown and piece < size] for pieces in made]
     return TokenRows(
@@ -201,15 +201,16 @@ def _pieces(tokenizer: Tokenizer, meanings: Meanings, texts: Sequence[bytes]) ->
     plain, bare = tokenizer.encode_batch(read), tokenizer.encode_batch([text.removeprefix(" ") for text in read])
 
     def meaning(ids: Sequence[int]) -> bytes | None:
-        parts = [None if (token := meanings.tokens[number]) is None else token.meaning for number in ids]
-        return None if None in parts else b"".join(parts)
+        tokens = [meanings.tokens[number] for number in ids]
+        known = [token.meaning for token in tokens if token is not None and token.meaning is not None]
+        return b"".join(known) if len(known) == len(ids) else None
 
     bytes_ = {token.meaning: number for number, token in enumerate(meanings.tokens) if token is not None and token.meaning}
-    found = []
+    found: list[list[int]] = []
     for text, first, second in zip(texts, plain, bare, strict=True):
         if not _is_text(text):
-            letters = [bytes_.get(text[at : at + 1]) for at in range(len(text))]
-            found.append([] if None in letters else letters)
+            letters = [text[at : at + 1] for at in range(len(text))]
+            found.append([bytes_[letter] for letter in letters] if bytes_.keys() >= set(letters) else [])
         else:
             found.append(second if second and meaning(first) != text and meaning(second) in (text, b" " + text) else first)
     return found

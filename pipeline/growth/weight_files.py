@@ -76,7 +76,7 @@ def _indexed(index: Path) -> list[Path]:
 
 def _counted(shards: list[Path]) -> list[Path]:
     """Return the shards that have no index, once they are all there."""
-    numbers = {path: _SHARD.fullmatch(path.stem).groups() for path in shards}
+    numbers = {path: match.groups() for path in shards if (match := _SHARD.fullmatch(path.stem)) is not None}
     totals = {(stem, int(total)) for stem, _, total in numbers.values()}
     where = shards[0].parent
     if len(totals) > 1:

@@ -6,6 +6,7 @@ the weights go over into 1 / D_t, after which the model is stock again.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ class WeightedNorms:
             self._weights[key] = begin, self._now(begin).to(hidden.dtype)
         return self._weights[key][1]
 
-    def _forward(self, module: nn.Module, norm: Norm) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _forward(self, module: Any, norm: Norm) -> Callable[[torch.Tensor], torch.Tensor]:
         centred = norm.kind == "layer"
         eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
 

@@ -74,7 +74,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class MapRequest:
     """The map of a port that is asked for."""
 
     source: int
@@ -87,7 +87,7 @@ class Request:
     options: Mapping[str, Any]
 
 
-def in_turn(request: Request) -> np.ndarray:
+def in_turn(request: MapRequest) -> np.ndarray:
     """New indices copy the source's from the first on, in turn."""
     return np.concatenate([np.arange(request.source), np.arange(request.source, request.target) % request.source])
 
@@ -103,7 +103,7 @@ class WidthOperator:
     """The paper, with section and equations."""
     content: Callable[[Mapping[str, Any], StreamNorms], Content]
     """What new indices hold, by the options and the norms of the model."""
-    pick: Callable[[Request], np.ndarray] = in_turn
+    pick: Callable[[MapRequest], np.ndarray] = in_turn
     """Which source index each target index copies, the source's own first; raises UserError where blocks do not divide."""
     options: tuple[Option, ...] = ()
     noisy: bool = False
@@ -126,6 +126,13 @@ class Origin:
     """Source layers and their weights, whose average it is; none where it is made of one alone."""
     scale: float = 1.0
     """What it adds to the residual stream is multiplied by it."""
+
+    @property
+    def source_layer(self) -> int:
+        """The source layer; raises ValueError where the layer is at the model's own initialization."""
+        if self.source is None:
+            raise ValueError("a layer at random is made of no source layer")
+        return self.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from pipeline.common import keyed
-from pipeline.operators.base import Content, Request, Stream, Units, WidthOperator, in_turn
+from pipeline.operators.base import Content, MapRequest, Stream, Units, WidthOperator, in_turn
 from pipeline.operators.options import COPYING, MAP, WEIGHTED
 
 
-def drawn_or_in_turn(request: Request) -> np.ndarray:
+def drawn_or_in_turn(request: MapRequest) -> np.ndarray:
     """bert2BERT eq. 5-6 and 11: new indices copy the source's in turn, or uniform draws of them."""
     if request.options["map"] == "balanced":
         return in_turn(request)

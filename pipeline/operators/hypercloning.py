@@ -3,11 +3,11 @@
 import numpy as np
 
 from pipeline.common.errors import UserError
-from pipeline.operators.base import Content, Request, Stream, Units, WidthOperator
+from pipeline.operators.base import Content, MapRequest, Stream, Units, WidthOperator
 from pipeline.operators.options import COPYING, WEIGHTED
 
 
-def whole(request: Request) -> np.ndarray:
+def whole(request: MapRequest) -> np.ndarray:
     """The whole axis again, an integer number of times."""
     source, target = request.source, request.target
     if target % source:

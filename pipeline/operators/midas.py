@@ -15,7 +15,7 @@ def _origins(source: int, target: int) -> list[Origin]:
     if target > 2 * source:
         twice = _origins(source, 2 * source)
         return [
-            replace(twice[layer.source], added=twice[layer.source].added or layer.added)
+            replace(twice[layer.source_layer], added=twice[layer.source_layer].added or layer.added)
             for layer in _origins(len(twice), target)
         ]
     block = target - source

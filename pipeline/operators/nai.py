@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.common.errors import UserError
-from pipeline.operators.base import Content, Option, Request, Stream, Units, WidthOperator
+from pipeline.operators.base import Content, MapRequest, Option, Stream, Units, WidthOperator
 from pipeline.operators.options import COPYING, WEIGHTED
 
 _NEIGHBOURS = Option(
@@ -24,7 +24,7 @@ _PAPER_FACTOR = Option(
 )
 
 
-def neighbours(request: Request) -> np.ndarray:
+def neighbours(request: MapRequest) -> np.ndarray:
     """NAI 3.3.1: new blocks of one head's width copy the last ones in order (figure 5), or the last one only."""
     source, target, block = request.source, request.target, request.block
     if source % block or target % block:

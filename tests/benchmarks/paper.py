@@ -18,6 +18,7 @@ from transformers import GPT2Config
 from pipeline.growth.listing import ranks_memory
 from pipeline.growth.memory import growing_bytes, widest
 from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.probe import elements
 from pipeline.growth.reading import bytes_read
 from pipeline.growth.state import Described
@@ -51,7 +52,7 @@ def sections(arguments: argparse.Namespace, growth: OfflineGrowth) -> None:
         name: {"exp_avg": Described(t.shape, torch.float32), "exp_avg_sq": Described(t.shape, torch.float32), "step": 1.0}
         for name, t in source.items()
     }
-    optimizer = growth.plan.grow_optimizer(moments)
+    optimizer = grow_optimizer(growth.plan, moments)
     cases = {
         "weights, from bfloat16 files": (grown, None),
         "weights and Adam's state, from a checkpoint": (growth.plan.grow(masters), optimizer),

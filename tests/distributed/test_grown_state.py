@@ -5,6 +5,7 @@ import torch
 
 from pipeline.families import FAMILIES, scratch_config, target_config
 from pipeline.growth.initialization import initialized
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
@@ -60,7 +61,7 @@ def grown(folder, name, stage, *, fresh=False):
     target = target_config(source.config, LARGE)
     growth = GrowthConfig(**GROWTH, optimizer_state="grow")
     plan = plan_growth(source.config, target, growth, 3, optimizer=name)
-    kept = plan.grow_optimizer(source.optimizer)
+    kept = grow_optimizer(plan, source.optimizer)
     return built(plan.config, plan.grow(source.state), name, stage, None if fresh else kept), plan.config
 
 

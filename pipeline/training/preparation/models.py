@@ -18,6 +18,7 @@ from pipeline.families import (
     target_config,
 )
 from pipeline.growth.new_tokenizer import open_new_tokenizer
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import Source
 from pipeline.recipe import ModelPhase, Recipe, TrainStage
@@ -84,7 +85,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
             if plan.takes_gates and plan.tokenizer is None:
                 plan = plan.measuring_gates()
             if phase.number == 1 and given is not None and plan.growth.optimizer_state == "grow":
-                plan.grow_optimizer(given.optimizer)
+                grow_optimizer(plan, given.optimizer)
             check_proportions(graph_of(before), plan.graph, recipe.optimizer, where)
             growths.append(Growth(phase, plan.config, plan))
             before = plan.config

@@ -18,8 +18,8 @@ from data_prep.manifest import TRAIN
 from pipeline.families import family_of, graph_of, sizes_of
 from pipeline.flops.activations import activation_bytes
 from pipeline.flops.counts import PARTS, StepFlops
+from pipeline.growth.expectations import expectations
 from pipeline.growth.memory import RankBytes
-from pipeline.growth.reasons import promises
 from pipeline.recipe import Recipe, TrainStage
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.directory.run_directory import RunDirectory
@@ -200,7 +200,7 @@ class DryRun:
 
     def _growth(self, number: int) -> Iterator[str]:
         plan = self.planned.growths[number - 1].plan
-        first, *others = [f"{plan.growth.width} + {plan.growth.depth}", *promises(plan)]
+        first, *others = [f"{plan.growth.width} + {plan.growth.depth}", *expectations(plan)]
         yield f"  growth      {first}"
         yield from (f"              {line}" for line in others)
 

@@ -16,6 +16,7 @@ from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.gates import Gates
 from pipeline.growth.initialization import initialized
 from pipeline.growth.inspection import inspect
+from pipeline.growth.optimizer_growth import begin_optimizer
 from pipeline.growth.state import OptimizerState, Source, State
 from pipeline.growth.weighted_norms import WeightedNorms
 from pipeline.recipe import ModelPhase
@@ -103,7 +104,7 @@ def _begun(
     growth = _with_gates(run, loop, run.prepared.growths[phase.number - 1], source)
     for reason in (*growth.plan.remarks, *growth.plan.choices):
         logger.info(reason)
-    kept = growth.plan.begin_optimizer(source.optimizer)
+    kept = begin_optimizer(growth.plan, source.optimizer)
     model = _build(run, phase.number, growth.plan.grow(source.state), kept)
     loop.watchdog.on_first_rank(lambda: digest.result())
     certifying = Certifying(
@@ -131,7 +132,7 @@ def _with_gates(run: RunContext, loop: LoopContext, growth: Growth, source: Sour
     def measured() -> Gates:
         windows = min(len(loop.mixes.heldout), max(1, _GATE_TOKENS // run.recipe.data.sequence_length))
         text = loop.mixes.heldout.heldout(np.arange(windows)).input_ids
-        return plan.upcycling.measure(source, text[:, : source.family.usable_positions(sizes_of(source.config))])
+        return plan.form.measure(source, text[:, : source.family.usable_positions(sizes_of(source.config))])
 
     return replace(growth, plan=plan.with_gates(loop.watchdog.on_first_rank(measured)))
 

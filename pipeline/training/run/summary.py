@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.flops.counts import PARTS
 from pipeline.flops.ledger import Ledger, Line
-from pipeline.growth.reasons import duplicates_warning
+from pipeline.growth.duplicates import duplicates_warning
 from pipeline.growth.token_rows import over_both
 from pipeline.recipe import SOURCE_STAGE
 from pipeline.runs.records import ParametersRecord, SummaryRecord, duplicates_of, reasons_of

@@ -84,7 +84,7 @@ def _hold(name, options, capsys):
             exact |= {"heads", "head dimension"}
         else:
             assert "not possible, and not counted: target.head_dim" in capsys.readouterr().out
-    assert exact <= {growth for growth, outcome in found.items() if outcome.verdict is Exactness.EXACT}
+    assert exact <= {growth for growth, outcome in found.items() if outcome.exactness is Exactness.EXACT}
 
 
 def moved(name, change, sizes, **options):

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
 from pipeline.growth import check
+from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
@@ -17,7 +18,7 @@ from pipeline.growth.listing import listing
 from pipeline.growth.moments import moment_maps
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import Exactness, exactness, predict, predict_duplicates
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]

@@ -115,14 +115,14 @@ def test_an_exact_growth_keeps_both_logits_and_a_moved_pair_logit_is_seen(grown,
     source, config, plan = grown
     # Float64 logits of order 1.
     assert compare(source, plan, config)["max_logit_difference"] < 1e-12
-    outputs = probing._outputs
+    outputs = probing._Model.outputs
 
-    def moved(*arguments, **options):
-        found = outputs(*arguments, **options)
-        found["seq_relationship_logits"] += 0.5 * options["grown"]
+    def moved(model, *arguments, **options):
+        found = outputs(model, *arguments, **options)
+        found["seq_relationship_logits"] += 0.5 * model.grown
         return found
 
-    monkeypatch.setattr(probing, "_outputs", moved)
+    monkeypatch.setattr(probing._Model, "outputs", moved)
     assert compare(source, plan, config)["max_logit_difference"] == pytest.approx(0.5)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.optimizer_growth import grow_optimizer
 from tests.pipeline.growth.models import grown_tensors, loaded, loss, plan_of, small_model, state_of, tokens
 
 LR, BETAS, EPS, DECAY = 3e-3, (0.9, 0.98), 1e-3, 0.1
@@ -85,7 +86,7 @@ def continued(family, growth, target):
     assert set(kept) == set(state_of(model))
     plan, config = plan_of(model, target, growth)
     grown = loaded(grown_tensors(plan, model), config)
-    after = train(grown, Adam(grown, plan.grow_optimizer(kept)), STEPS)
+    after = train(grown, Adam(grown, grow_optimizer(plan, kept)), STEPS)
     return train(model, adam, STEPS), after
 
 
@@ -112,7 +113,7 @@ def test_the_comparison_would_notice(left_out):
     model, adam, kept = trained("gpt2")
     plan, config = plan_of(model, {"hidden_size": 64}, MOMENTS | left_out)
     grown = loaded(grown_tensors(plan, model), config)
-    state = plan.grow_optimizer(kept) if plan.growth.optimizer_state == "grow" else None
+    state = grow_optimizer(plan, kept) if plan.growth.optimizer_state == "grow" else None
     after = train(grown, Adam(grown, state), STEPS)
     before = train(model, adam, STEPS)
     assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3
@@ -141,7 +142,7 @@ def test_moments_by_hand(name, axes, moment, rate):
     """Hidden size x2, FFN x3: what each kind of tensor's moments are divided by, and its rates."""
     model, _, kept = trained("gpt2")
     plan, _ = plan_of(model, {"hidden_size": 64, "intermediate_size": 192}, MOMENTS)
-    old, new = of(kept, name), of(plan.grow_optimizer(kept), name)
+    old, new = of(kept, name), of(grow_optimizer(plan, kept), name)
     torch.testing.assert_close(new["exp_avg"], old["exp_avg"].repeat(axes) / moment, rtol=1e-6, atol=0)
     torch.testing.assert_close(new["exp_avg_sq"], old["exp_avg_sq"].repeat(axes) / moment**2, rtol=1e-6, atol=0)
     assert new["step"] == STEPS
@@ -153,7 +154,7 @@ def test_new_elements_start_their_count_anew():
     """Where the source has no value, moments are zero and so are the steps; elsewhere they are the source's."""
     model, _, kept = trained("gpt2")
     plan, _ = plan_of(model, {"intermediate_size": 100}, MOMENTS | {"width": "exact_aki"})
-    up = of(plan.grow_optimizer(kept), "transformer.h.0.mlp.c_fc.weight")
+    up = of(grow_optimizer(plan, kept), "transformer.h.0.mlp.c_fc.weight")
     for key in ("exp_avg", "exp_avg_sq"):
         assert (up[key][:, 64:] == 0).all() and (up[key][:, :64] != 0).all()
     assert (up["step"][:, 64:] == 0).all() and (up["step"][:, :64] == STEPS).all()
@@ -165,7 +166,7 @@ def test_steps_of_new_rows(width, steps):
     """AKI's new rows are another layer's, DirectCopy's are random: neither has a past. FPI's are copies."""
     model, _, kept = trained("bert")
     plan, _ = plan_of(model, {"hidden_size": 64}, MOMENTS | {"width": width})
-    query = of(plan.grow_optimizer(kept), "bert.encoder.layer.0.attention.self.query.weight")
+    query = of(grow_optimizer(plan, kept), "bert.encoder.layer.0.attention.self.query.weight")
     step = torch.zeros(64, 64) + query["step"]
     assert (step[:32, :32] == STEPS).all() and (step[32:] == steps).all()
     assert bool((query["exp_avg"][32:] == 0).all()) == (steps == 0)
@@ -175,7 +176,7 @@ def test_steps_of_new_rows(width, steps):
 def test_added_layers_start_anew(depth):
     model, _, kept = trained("gpt2")
     plan, _ = plan_of(model, {"num_hidden_layers": 4}, MOMENTS | {"depth": depth})
-    grown = plan.grow_optimizer(kept)
+    grown = grow_optimizer(plan, kept)
     added = [1, 3] if depth == "interleave" else [2, 3]
     for layer in range(4):
         state = of(grown, f"transformer.h.{layer}.mlp.c_fc.weight")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.growth.added_steps import ADDED_STEPS_LEFT
-from pipeline.growth.reasons import promises
+from pipeline.growth.expectations import expectations
+from pipeline.growth.optimizer_growth import begin_optimizer
 from pipeline.growth.state import Constant
 from tests.pipeline.growth.models import FAMILY_NAMES, OTHERS, plan_of, small_model
 from tests.pipeline.growth.test_upcycling import MIXTRAL, NOISE, PARTS, QWEN2, QWEN3, planned
@@ -15,7 +16,7 @@ ADDED = {"added": {"warmup_steps": STEPS}}
 
 def left(plan, before=None) -> dict[str, torch.Tensor]:
     """Return what is left of each of the target's tensors, whole."""
-    told = plan.begin_optimizer(before) or {}
+    told = begin_optimizer(plan, before) or {}
     found = {}
     for name, tensor in plan.tensors.items():
         value = told.get(name, {}).get(ADDED_STEPS_LEFT, 0.0)
@@ -106,7 +107,7 @@ def test_what_the_source_had_not_finished_goes_on_and_nothing_is_said_where_noth
     found = left(plan, kept)
     assert bool((found[name][:, :32] == 3).all() and (found[name][:, 32:] == STEPS).all())
     assert found["transformer.h.0.ln_1.weight"][:32].unique().tolist() == [2.0]
-    assert plan_of(model, {"hidden_size": 48}, {})[0].begin_optimizer(kept) is None
+    assert begin_optimizer(plan_of(model, {"hidden_size": 48}, {})[0], kept) is None
 
 
 def test_a_plan_says_what_becomes_of_the_rate_and_where_a_growth_adds_nothing():
@@ -116,6 +117,6 @@ def test_a_plan_says_what_becomes_of_the_rate_and_where_a_growth_adds_nothing():
         "the rate of what is added climbs to 0.5 times the common one over 100 steps and comes to the common one over 1,000 "
         "steps"
     )
-    assert said in promises(plan_of(model, {"num_hidden_layers": 4}, slowly)[0])
-    assert any("this growth adds nothing" in line for line in promises(plan_of(model, {}, slowly)[0]))
-    assert not any("rate of what" in line for line in promises(plan_of(model, {"num_hidden_layers": 4}, {})[0]))
+    assert said in expectations(plan_of(model, {"num_hidden_layers": 4}, slowly)[0])
+    assert any("this growth adds nothing" in line for line in expectations(plan_of(model, {}, slowly)[0]))
+    assert not any("rate of what" in line for line in expectations(plan_of(model, {"num_hidden_layers": 4}, {})[0]))

@@ -13,6 +13,7 @@ from pipeline.growth.averages import AveragedRows
 from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.growth.state import Constant
@@ -135,7 +136,7 @@ def test_an_untied_output_matrix_starts_without_moments_and_so_does_the_embeddin
     plan, model = planned(name, {}, {"tie_word_embeddings": False, "hidden_size": 128}, tie_word_embeddings=True)
     state = {key: {"exp_avg": Constant(tuple(value.shape), 2.0), "exp_avg_sq": Constant(tuple(value.shape), 3.0), "step": 7.0}
              for key, value in model.named_parameters()}  # fmt: skip
-    grown = plan.grow_optimizer(state)
+    grown = grow_optimizer(plan, state)
     family = plan.family
     for matrix in (family.words, family.output):
         for key, fresh in fresh_adam(tuple(plan.tensors[matrix].shape(plan.graph.sizes)), False).items():

@@ -6,9 +6,10 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.reasons import predict_moments
 from pipeline.growth.sources import open_source
+from pipeline.growth.step_predictions import predict_moments
 from pipeline.growth.zero_files import write_zero3
 from pipeline.recipe import GrowthConfig
 from tests.pipeline.growth.models import plan_of, small_model, state_of
@@ -62,7 +63,7 @@ def test_a_momentum_grows_as_adams_first_moment_and_its_age_as_adams(optimizer, 
     target, options = GROWTHS[growth]
     plan = plan_of(model, target, options | GROW)[0]
     source, as_adam = kept_by(optimizer, model, aged=aged), kept_by("adamw", model)
-    grown, expected = plan.grow_optimizer(source), plan.grow_optimizer(as_adam)
+    grown, expected = grow_optimizer(plan, source), grow_optimizer(plan, as_adam)
     assert grown.keys() == expected.keys()
     for name, kept in grown.items():
         if not kept:
@@ -83,10 +84,10 @@ def test_one_optimizer_does_not_go_on_from_what_another_kept(source, target):
     model = small_model("gpt2")
     plan = plan_of(model, {"hidden_size": 64}, GROW, optimizer=target)[0]
     if source == target:
-        assert plan.grow_optimizer(kept_by(source, model))
+        assert grow_optimizer(plan, kept_by(source, model))
         return
     with pytest.raises(UserError, match=rf"optimizer\.name: {target} does not go on .* which is {source}; name {source}, or"):
-        plan.grow_optimizer(kept_by(source, model))
+        grow_optimizer(plan, kept_by(source, model))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_state_that_no_one_optimizer_keeps_is_refused_by_tensor(optimizer, nam
     source = kept_by(optimizer, model)
     source[name] = dict.fromkeys(kept, 1.0)
     with pytest.raises(UserError, match=rf"of AdamW, Lion or Muon, and of tensor '{name}' .* kept {', '.join(sorted(kept))};"):
-        plan_of(model, {"hidden_size": 64}, GROW)[0].grow_optimizer(source)
+        grow_optimizer(plan_of(model, {"hidden_size": 64}, GROW)[0], source)
 
 
 def test_what_two_optimizers_step_alike_goes_on_under_both():
@@ -112,7 +113,7 @@ def test_what_two_optimizers_step_alike_goes_on_under_both():
     model = small_model("gpt2")
     source = {name: kept for name, kept in kept_by("adamw", model).items() if ".h." not in name}
     for optimizer in ("adamw", "muon"):
-        assert plan_of(model, {"hidden_size": 64}, GROW, optimizer=optimizer)[0].grow_optimizer(source)
+        assert grow_optimizer(plan_of(model, {"hidden_size": 64}, GROW, optimizer=optimizer)[0], source)
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "muon"])
@@ -120,7 +121,7 @@ def test_a_grown_state_is_written_for_any_number_of_ranks_and_read_again(optimiz
     """And moves on to another number of ranks, which is a growth too."""
     model = small_model("llama", hidden=16, layers=2, ffn=24)
     plan, config = plan_of(model, {"hidden_size": 24, "num_hidden_layers": 3}, GROW | {"new_moments": "copied", "width": "aki"})
-    grown = plan.grow_optimizer(kept_by(optimizer, model))
+    grown = grow_optimizer(plan, kept_by(optimizer, model))
     state = plan.grow(state_of(model))
     for ranks in (3, 2):
         directory = tmp_path / str(ranks)
@@ -132,7 +133,7 @@ def test_a_grown_state_is_written_for_any_number_of_ranks_and_read_again(optimiz
         for name, kept in read.items():
             assert kept.keys() == grown[name].keys()
             assert all(torch.equal(*map(torch.as_tensor, map(whole, (kept[key], grown[name][key])))) for key in kept), name
-        grown = plan_growth(opened.config, opened.config, GrowthConfig(**GROW), 3, optimizer=optimizer).grow_optimizer(read)
+        grown = grow_optimizer(plan_growth(opened.config, opened.config, GrowthConfig(**GROW), 3, optimizer=optimizer), read)
 
 
 # --- what copies get that share no gradient ---------------------------------------------------------
@@ -194,7 +195,7 @@ def test_every_element_has_the_moments_and_the_age_that_the_option_says(case):
     for new in NEW_MOMENTS:
         plan = plan_of(model, target, growth | noise | GROW | {"new_moments": new})[0]
         taken = 0
-        for name, kept in plan.grow_optimizer(source).items():
+        for name, kept in grow_optimizer(plan, source).items():
             tensor = plan.tensors[name]
             number, layer, factor = found[name]
             copies = number >= 0

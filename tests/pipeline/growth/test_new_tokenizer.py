@@ -29,10 +29,11 @@ from data_prep.settings import TokenizerConfig
 from data_prep.tokenizers.loading import load_tokenizer
 from data_prep.tokenizers.training import train_tokenizer
 from pipeline.common.errors import UserError
+from pipeline.growth.expectations import expectations
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.reasons import promises
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.state import Constant
 from pipeline.growth.token_rows import rows_by_token
 from pipeline.recipe import GrowthConfig, TargetConfig
@@ -210,7 +211,7 @@ def test_moments_of_carried_tokens_come_along_and_those_of_new_ones_are_fresh(tm
         name: fresh_adam(tuple(tensor.shape), rates=False) | {"exp_avg": Constant(tuple(tensor.shape), 2.0), "step": 9.0}
         for name, tensor in OfflineGrowth(request).source.state.items()
     }
-    kept = plan.grow_optimizer(moments)["transformer.wte.weight"]
+    kept = grow_optimizer(plan, moments)["transformer.wte.weight"]
     new = plan.tokens.indices < 0
     assert bool(new.any())
     assert not bool(new.all())
@@ -339,7 +340,7 @@ def test_the_verdict_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tm
         target = TargetConfig(dropout=None, tokenizer=str(tokenizer))
         request = Request(source, target, GrowthConfig(), 1, "hf", None, None, None, tokenizer=str(tokenizer))
         plan = OfflineGrowth(request).plan
-        carried, lines = int((plan.tokens.indices >= 0).sum()), promises(plan)
+        carried, lines = int((plan.tokens.indices >= 0).sum()), expectations(plan)
         over = f"function: exact, over {carried} of {len(plan.tokens)} tokens, those that both tokenizers have"
         assert over in lines
         assert (

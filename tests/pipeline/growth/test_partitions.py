@@ -8,6 +8,7 @@ import torch
 from pipeline.common import keyed
 from pipeline.growth.grown_tensor import GrownTensor
 from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.partitioned import PartitionedTensor, TensorSlice
 from pipeline.growth.state import flat
 from tests.pipeline.growth.models import plan_of, small_model, state_of
@@ -107,7 +108,7 @@ def test_adam(family, growth, new):
         for name, tensor in state_of(model).items()
     }
     keys = set()
-    for name, entry in plan.grow_optimizer(optimizer).items():
+    for name, entry in grow_optimizer(plan, optimizer).items():
         for key, value in entry.items():
             keys.add(key)
             if not isinstance(value, float):

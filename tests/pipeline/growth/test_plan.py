@@ -5,8 +5,10 @@ import torch
 
 from pipeline.common.errors import UserError
 from pipeline.growth.certificate import certify
-from pipeline.growth.reasons import predict, predict_moments
+from pipeline.growth.optimizer_growth import grow_optimizer
+from pipeline.growth.reasons import predict
 from pipeline.growth.state import Constant
+from pipeline.growth.step_predictions import predict_moments
 from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, state_of
 
 
@@ -17,13 +19,13 @@ from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, st
             "gpt2",
             {"hidden_size": 48},
             {"width": "fpi"},
-            ["gpt2 at x1.5: counts 1 and 2 under one LayerNorm before a branch (transformer.h.0.ln_1.weight)"],
+            ["channels are copied 1 and 2 times under one LayerNorm before a branch (transformer.h.0.ln_1.weight)"],
         ),
         (
             "bert",
             {"hidden_size": 48},
             {"width": "nai"},
-            ["bert at x1.5: counts 1 and 2 under one LayerNorm behind the embeddings (bert.embeddings.LayerNorm.weight)"],
+            ["channels are copied 1 and 2 times under one LayerNorm behind the embeddings (bert.embeddings.LayerNorm.weight)"],
         ),
         (
             "llama",
@@ -139,7 +141,7 @@ def adam(model, target, growth, left_out=()):
         for name, tensor in state_of(model).items()
         if name not in left_out
     }
-    return plan, plan.grow_optimizer(state)
+    return plan, grow_optimizer(plan, state)
 
 
 def whole(value):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.reading import bytes_read
 from pipeline.growth.state import flat
 from tests.pipeline.growth.models import state_of
@@ -37,7 +38,7 @@ def asked_for(plan, model, optimizer: bool, together: int) -> tuple[list[int], i
     for first in range(0, RANKS, together):
         # Anew, for what has been measured of a tensor is not measured again.
         grown = plan.grow(watched)
-        kept = plan.grow_optimizer(moments) if optimizer else None
+        kept = grow_optimizer(plan, moments) if optimizer else None
         values = [value for entry in (kept or {}).values() for value in entry.values() if not isinstance(value, float)]
         for tensor in stored:
             tensor.asked.clear()

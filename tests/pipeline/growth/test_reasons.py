@@ -9,8 +9,10 @@ import torch
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
 from pipeline.growth.axis_rules import AxisRules
+from pipeline.growth.departure_sentences import SENTENCES
+from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import _WORDS, Exactness, exactness, predict, predict_duplicates
+from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 WIDER, HEADS = {"hidden_size": 96}, {"num_attention_heads": 8, "num_key_value_heads": 4}
@@ -55,7 +57,7 @@ CASES = [
         "olmo2",
         WIDER,
         {"width": "fpi"},
-        words="olmo2 at x1.5: counts 1 and 2 under one RMSNorm on what a branch adds "
+        words="olmo2 at x1.5: channels are copied 1 and 2 times under one RMSNorm on what a branch adds "
         "(model.layers.0.post_attention_layernorm.weight)",
     ),
     Case("uneven_counts", "bert", WIDER, {"width": "fpi"}, words="one LayerNorm behind the embeddings (bert.embeddings"),
@@ -81,7 +83,7 @@ CASES = [
         "llama",
         {"head_dim": 32},
         {"width": "direct_copy"},
-        words="scores are 0.707 times the source's, since nothing makes up for the dimension of heads",
+        words="scores are 0.707 times the source's, since nothing compensates for the larger heads",
     ),
     Case("noise_added", "gpt2", {"intermediate_size": 128}, {"width": "nai", "noise": 0.05}, {"n_inner": 64}),
     Case("positions_stretched", "gpt2", {"max_position_embeddings": 60}, {"positions": "interpolate"}),
@@ -93,7 +95,7 @@ CASES = [
         "units_redrawn", "llama", MIXTURE | {"model_type": "mixtral"}, {"drop_upcycling": 0.5}, words="0.5 of the units of each"
     ),
     Case(
-        "parts_routed_apart",
+        "slices_routed_independently",
         "qwen3",
         MIXTURE | {"model_type": "qwen3_moe", "moe_intermediate_size": 50},
         {"piece_routing": "independent"},
@@ -221,7 +223,7 @@ def test_a_channel_at_the_mean_that_is_read_is_found():
 
 def test_every_code_has_its_case():
     others = {"uneven_channels_of_head", "mean_is_read"}
-    assert {case.code for case in CASES} | FAULTY.keys() | others == _WORDS.keys()
+    assert {case.code for case in CASES} | FAULTY.keys() | others == SENTENCES.keys()
 
 
 @pytest.mark.parametrize("growth", [{"width": "direct_copy"}, {"width": "zero_pad", "noise": 0.1}])

@@ -10,12 +10,15 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
 from pipeline.growth.description import describe
+from pipeline.growth.duplicates import predict_duplicates
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.gates import Gates, Share
+from pipeline.growth.optimizer_growth import going_on_from, grow_optimizer
 from pipeline.growth.plan import plan_growth
-from pipeline.growth.reasons import predict, predict_duplicates, predict_moments, predict_steps
+from pipeline.growth.reasons import predict
 from pipeline.growth.state import Source
+from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
@@ -157,7 +160,7 @@ def test_an_expert_that_no_token_chose_starts_without_a_state():
     """Of exp_avg_sq = 0 and a count of steps that goes on, a first update would be some times the rate."""
     plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
     shares = [Share(0.5, 0.25), Share(0.0, 0.0), Share(0.25, 0.1), Share(0.25, 0.1)]
-    upcycling = replace(plan.upcycling, measured=Gates(10, [shares] * 3))
+    upcycling = replace(plan.form, measured=Gates(10, [shares] * 3))
     kept = upcycling.optimizer(adam_of(model, plan.stored_graph))
     names = [name for name in plan.graph.tensors() if ".experts." in name]
     assert {name for name in names if name not in kept} == {name for name in names if ".experts.1." in name}
@@ -184,9 +187,9 @@ def test_gradients_of_experts_sum_to_those_of_the_network_that_they_are_made_of(
     after = check.grown_model(plan, model)
     now = gradients(plan.graph, after)
     checked = 0
-    for tensor, part in plan.upcycling._parts.items():
+    for tensor, part in plan.form.slices.items():
         same = [
-            other for other, its in plan.upcycling._parts.items()
+            other for other, its in plan.form.slices.items()
             if (its.tensor, its.rows, its.columns) == (part.tensor, part.rows, part.columns)
         ]  # fmt: skip
         summed = sum(now[other] * part.factor for other in same)
@@ -195,7 +198,7 @@ def test_gradients_of_experts_sum_to_those_of_the_network_that_they_are_made_of(
         assert wanted.abs().max() > 1e-6, tensor
         checked += 1
     assert checked >= 3 * 3 * sizes.get("num_experts", 8)
-    for name in before.keys() & now.keys() - plan.upcycling._parts.keys():
+    for name in before.keys() & now.keys() - plan.form.slices.keys():
         if "gate.weight" not in name:
             torch.testing.assert_close(now[name], before[name], rtol=0, atol=1e-12)
 
@@ -216,7 +219,7 @@ EQUAL_GATES = [
 def test_moments_are_those_of_the_experts_own_gradients_where_gates_are_equal(name, sizes, growth):
     plan, model = planned(name, sizes, growth | {"optimizer_state": "grow"})
     assert predict_moments(plan) == [] and not plan.takes_gates
-    kept = plan.grow_optimizer(adam_of(model, plan.stored_graph))
+    kept = grow_optimizer(plan, adam_of(model, plan.stored_graph))
     now = gradients(plan.graph, check.grown_model(plan, model))
     checked = 0
     for tensor in plan.tensors:
@@ -235,7 +238,7 @@ def test_of_near_uniform_gates_v_is_over_k_e_and_m_over_e():
     """Not E^2: where k of E are chosen, the mean of the squared gate is k / E times 1 / k^2."""
     plan, model = planned("llama", MIXTRAL, {"optimizer_state": "grow"})
     adam = adam_of(model, plan.stored_graph)
-    kept = plan.grow_optimizer(adam)["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    kept = grow_optimizer(plan, adam)["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
     source = adam["model.layers.1.mlp.down_proj.weight"]
     torch.testing.assert_close(whole(kept["exp_avg"]), whole(source["exp_avg"]).float() / 4)
     torch.testing.assert_close(whole(kept["exp_avg_sq"]), whole(source["exp_avg_sq"]).float() / 8)
@@ -250,15 +253,15 @@ def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_ten
         name: {"momentum_buffer": entry["exp_avg"]} if "layers" in name and len(entry["exp_avg"].shape) > 1 else entry
         for name, entry in adam.items()
     }
-    kept, as_adam = plan.grow_optimizer(muon), plan.grow_optimizer(adam)
+    kept, as_adam = grow_optimizer(plan, muon), grow_optimizer(plan, adam)
     for name, entry in kept.items():
         if entry.keys() == {"momentum_buffer"}:
             assert torch.equal(whole(entry["momentum_buffer"]), whole(as_adam[name]["exp_avg"])), name
     inside = "model.layers.0.mlp."
     assert whole(kept[f"{inside}experts.7.down_proj.weight"]["momentum_buffer"]).any()
     assert not kept[f"{inside}gate.weight"] and not kept[f"{inside}shared_expert.up_proj.weight"]
-    assert any("each part of what was one network" in cause for cause in predict_steps(plan.going_on_from(muon)))
-    by_lion = plan.grow_optimizer({name: {"exp_avg": entry["exp_avg"]} for name, entry in adam.items()})
+    assert any("each part of what was one network" in cause for cause in predict_steps(going_on_from(plan, muon)))
+    by_lion = grow_optimizer(plan, {name: {"exp_avg": entry["exp_avg"]} for name, entry in adam.items()})
     for name, entry in by_lion.items():
         assert (not entry and not whole(as_adam[name]["exp_avg"]).any()) or (
             entry.keys() == {"exp_avg"} and torch.equal(whole(entry["exp_avg"]), whole(as_adam[name]["exp_avg"]))
@@ -266,21 +269,21 @@ def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_ten
     with pytest.raises(UserError, match=r"growth\.new_moments: an expert made of a dense model's FFN has the share"):
         planned("qwen2", QWEN2, {"optimizer_state": "grow", "new_moments": "copied"})
     with pytest.raises(UserError, match=r"growth\.element_rates: adamw alone has .* the source's optimizer is muon"):
-        planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0].grow_optimizer(muon)
+        grow_optimizer(planned("qwen2", {}, {"optimizer_state": "grow", "element_rates": True})[0], muon)
 
 
 def test_gates_that_are_measured_are_those_of_the_stock_router():
     plan, model = planned("qwen3", QWEN3 | PARTS | {"mlp_only_layers": [1]}, {"optimizer_state": "grow", "router_std": 0.5})
     adam = adam_of(model, plan.stored_graph)
-    measured = plan.with_gates(plan.upcycling.measure(opened(model), tokens(5)))
+    measured = plan.with_gates(plan.form.measure(opened(model), tokens(5)))
     after = check.grown_model(plan, model)
     with torch.no_grad(), Float64Casts():
         scores = after(input_ids=tokens(5), output_router_logits=True).router_logits
-    assert plan.takes_gates and len(scores) == 2 and "48 tokens of held-out text" in measured.upcycling.shares
+    assert plan.takes_gates and len(scores) == 2 and "48 tokens of held-out text" in measured.form.gate_shares
     for layer, logits in zip((0, 2), scores, strict=True):
         gates, chosen = logits.double().softmax(-1).topk(4, dim=-1)
         gates = torch.zeros(48, 8, dtype=torch.float64).scatter_(1, chosen, gates / gates.sum(-1, keepdim=True))
-        kept = measured.grow_optimizer(adam)
+        kept = grow_optimizer(measured, adam)
         for expert in (0, 5):
             inside, dense = f"model.layers.{layer}.mlp.experts.{expert}.", f"model.layers.{layer}.mlp."
             units = slice(expert % 2 * 50, expert % 2 * 50 + 50)
@@ -291,7 +294,7 @@ def test_gates_that_are_measured_are_those_of_the_stock_router():
                 torch.testing.assert_close(whole(entry["exp_avg"]).double(), whole(source["exp_avg"])[cut] * scale * share)
                 wanted = whole(source["exp_avg_sq"])[cut] * scale**2 * square
                 torch.testing.assert_close(whole(entry["exp_avg_sq"]).double(), wanted)
-    record = measured.upcycling.record()["gate_shares"]
+    record = measured.form.record()["gate_shares"]
     assert record["tokens"] == 48 and sum(record["mean"][0]) == pytest.approx(1.0) and record["mean"][1] == []
 
 
@@ -300,7 +303,7 @@ def test_ten_steps_of_adam_with_grown_moments_are_those_of_the_dense_model(name,
     """All experts are chosen by equal gates, the router stands still, and element_rates gives each its own rate and eps."""
     plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
     family, adam = FAMILIES[name], adam_of(model, plan.stored_graph)
-    kept, after = plan.grow_optimizer(adam), check.grown_model(plan, model)
+    kept, after = grow_optimizer(plan, adam), check.grown_model(plan, model)
     untrained = check.logits(family, model, tokens(3))
     plain = {key: entry | {"lr_factor": 1.0, "eps_factor": 1.0} for key, entry in adam.items()}
     # Copied before either model is trained: what is grown is read from the source's.
@@ -345,7 +348,7 @@ def step_adam(state, weights, gradient, rate=1e-3, eps=1e-6):
 def test_any_rows_of_a_mixture_and_of_its_adam_are_the_same_bits_as_in_the_whole(name, sizes, growth):
     plan, model = planned(name, sizes, growth | {"optimizer_state": "grow", "element_rates": True})
     state = dict(plan.grow(opened(model).state))
-    kept = plan.grow_optimizer(adam_of(model, plan.stored_graph))
+    kept = grow_optimizer(plan, adam_of(model, plan.stored_graph))
     state |= {
         f"{name} {key}": value for name, entry in kept.items() for key, value in entry.items() if not isinstance(value, float)
     }
@@ -378,7 +381,7 @@ def test_experts_of_fewer_units_are_parts_of_the_sources(name, sizes, experts, r
     difference, after = moved(plan, model)
     assert predict(plan) == [] and difference < 1e-12, difference
     assert (plan.target.num_experts, after.config.num_experts_per_tok) == experts
-    assert "each expert of the source is read as" in plan.upcycling.remarks[0]
+    assert "each expert of the source is read as" in plan.form.remarks[0]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_card_says_what_a_run_left(run):
         "layers 3 -> 5, hidden size 32 -> 48",
         "2 layers added",
         "inexact by design",
-        "counts 1 and 2 under one LayerNorm",
+        "channels are copied 1 and 2 times under one LayerNorm",
         "the loss from 4.000000 to 4.500000",
         "| full | 1e+12 | 1e+12 |",
         "| taken again after a crash or a rewind |  | 5e+09 |",

@@ -10,7 +10,8 @@ from pipeline.deepspeed.zero_layout import PartitionSlice
 from pipeline.families import graph_of
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.moments import steps_as_matrix
-from pipeline.growth.reasons import predict_moments, predict_steps
+from pipeline.growth.optimizer_growth import grow_optimizer
+from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.recipe import OptimizerConfig
 from pipeline.training.adamw import FreezableAdamW
 from pipeline.training.lion import FreezableLion
@@ -98,7 +99,7 @@ def continued(name, growth, target, *, family="llama", width_rates="none", train
     for tensor in plan.tensors.values():
         added = tensor.layer is not None and plan.layers[tensor.layer].added
         grown.get_parameter(tensor.name).requires_grad_(trains(tensor) and not added)
-    after = Run(grown, name, width_rates, plan.grow_optimizer(source.kept)).train(STEPS)
+    after = Run(grown, name, width_rates, grow_optimizer(plan, source.kept)).train(STEPS)
     expected = source.train(STEPS)
     # What there is to compare moves.
     assert min(before) - min(expected) > 1e-2

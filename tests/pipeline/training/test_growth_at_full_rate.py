@@ -5,6 +5,7 @@ import torch
 
 from pipeline.families import target_config
 from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.optimizer_growth import begin_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.recipe.growth import AddedConfig
@@ -80,7 +81,7 @@ def moved(source, target, operators, added) -> float:
     plan = plan_growth(config, target_config(config, TargetConfig(**target)), growth, 3, stock=True)
     weights = {name: tensor.rows(0, tensor.shape[0]) for name, tensor in plan.grow(state).items()}
     grown = loaded(weights, plan.config, stock=True).float()
-    losses, _ = trained(grown, plan.begin_optimizer(kept), growth.added, BATCHES[BEFORE:])
+    losses, _ = trained(grown, begin_optimizer(plan, kept), growth.added, BATCHES[BEFORE:])
     assert losses[0] == pytest.approx(gone_on[0], abs=1e-5)
     return max(abs(ours - theirs) for ours, theirs in zip(losses, gone_on, strict=True))
 

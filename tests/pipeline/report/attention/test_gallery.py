@@ -97,7 +97,7 @@ def test_a_mixture_attends_as_the_dense_model_that_it_was_made_of(tmp_path):
     sizes = {"model_type": "mixtral", "num_experts": 4, "num_experts_per_tok": 2}
     run, plan = finished_run(tmp_path / "run", "llama", {}, sizes)
     alike = similarities(rows_of(section_of(run, layers=(1,), heads=(0, 1)), "attention-source-target"), "right after growth")
-    assert plan.upcycling is not None and len(alike) > 0
+    assert plan.form is not None and len(alike) > 0
     for (_, source_head, head), value in alike.items():
         assert value == pytest.approx(1.0, abs=ROUNDING) if source_head == head else value < 0.99
 
