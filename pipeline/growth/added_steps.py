@@ -1,6 +1,6 @@
-"""Which elements a growth added, and for how many more steps they have a learning rate of their own.
+"""Which elements a growth added, and for how many more steps they have a separate learning rate.
 
-It is counted apart from Adam's step: copies may keep their source's moments and step, and in a fresh state every element
+It is counted separately from Adam's step: copies may keep their source's moments and step, and in a fresh state every element
 counts from 0, so that the step does not tell what is new. What is counted is the steps that are left, so that an optimizer
 keeps nothing where none are.
 """

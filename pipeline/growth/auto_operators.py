@@ -67,7 +67,7 @@ def _width(model: Model, source: Sizes, target: Sizes, *, stock: bool) -> Choice
     if model.holds_means:
         how = "zeros vanish under RMSNorm" if model.stream_norm == "rms" else "new channels at the mean vanish under LayerNorm"
         return Choice("exact_aki", {}, f"{how} at {ratio}, and new heads and units have the next layer's input weights")
-    norm = "post-LN norm" if model.writes_by_norms else "norm behind the embeddings"
+    norm = "post-LN norm" if model.writes_by_norms else "norm after the embeddings"
     if new % old == 0:
         units = "new heads and units have the next layer's input weights"
         reason = f"whole copies keep the statistics of a {norm} at {ratio}, and {units}"

@@ -327,7 +327,7 @@ class AxisRules:
 def _rotary_places(old: Rotary | None, new: Rotary | None, before: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the source channel of each channel of a head: -1 where it is not turned alike, and then of all of them.
 
-    Frequency i of n pairs is frequency i r of n r pairs. Channels that are not turned stand behind those that are.
+    Frequency i of n pairs is frequency i r of n r pairs. Channels that are not turned stand after those that are.
     """
     if old is None or new is None:
         first = torch.where(torch.arange(width) < before, torch.arange(width), -1)

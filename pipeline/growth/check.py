@@ -135,10 +135,10 @@ class Whole:
 
 def small_config(family: Family, **changed: Any) -> PretrainedConfig:
     """Return a configuration of a small model of a family."""
-    apart = ("head_dim", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
+    optional = ("head_dim", "num_decoder_layers", *EXPERT_KEYS, *GROUP_KEYS, *LATENT_KEYS)
     known_class = family.config_class
     known = {
-        config_key(known_class, key): value for key, value in _SMALL.items() if key not in apart or has_key(known_class, key)
+        config_key(known_class, key): value for key, value in _SMALL.items() if key not in optional or has_key(known_class, key)
     }
     if has_key(known_class, "kv_lora_rank"):
         known["head_dim"] = _SMALL["head_dim"]

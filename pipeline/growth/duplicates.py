@@ -1,4 +1,4 @@
-"""Duplicated units: new channels, heads and units that training cannot tell from what they copy."""
+"""Duplicated units: new channels, heads and units that training treats as it treats what they copy."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ _COPIES = (Stream.COPY, Stream.SQRT_COPY, Stream.MEAN_OF_COPIES)
 
 
 def predict_duplicates(plan: GrowthPlan) -> list[str]:
-    """Return the ports whose new indices are copies that training cannot tell from what they copy.
+    """Return the ports whose new indices are copies that training treats as it treats what they copy.
 
     What is read and written alike has the same gradient: the model goes on as one of the source's width. Dropout alone,
-    which draws for each unit, would part them.
+    which draws for each unit, would break the symmetry.
     """
     content, growth = plan.content, plan.growth
     residual = plan.maps[RESIDUAL]

@@ -11,7 +11,7 @@ from pipeline.growth.state import Constant, OptimizerState, Rows, State, default
 
 
 class ConcatenatedRows:
-    """A parameter that holds the elements of several tensors, one behind the other."""
+    """A parameter that holds the elements of several tensors, one after the other."""
 
     def __init__(self, shape: tuple[int, ...], parts: Sequence[Rows]) -> None:
         self.shape, self.parts = shape, parts
@@ -117,7 +117,7 @@ def slices_of(
 ) -> Iterator[tuple[Tensor, int, int, int]]:
     """Yield what elements [start, stop) of a parameter that holds these tensors are of each of them.
 
-    That is the tensor, the first of its elements, the one behind the last, and by how much they begin behind `start`.
+    That is the tensor, the first of its elements, the one after the last, and by how much they begin behind `start`.
     """
     begin = 0
     for tensor in tensors:

@@ -11,7 +11,6 @@ from transformers import PretrainedConfig
 from pipeline.families import Change, Family, Sizes, sizes_of
 from pipeline.families.graph import Branch, Model
 from pipeline.families.tensors import Tensor
-from pipeline.growth.averages import AveragedRows
 from pipeline.growth.expert_copies import OpposedCopy, sign_of
 from pipeline.growth.facts import Departure
 from pipeline.growth.gates import Gates
@@ -22,6 +21,7 @@ from pipeline.growth.initialization import InitializedTensor, initial_state
 from pipeline.growth.new_tokenizer import NewTokenizer
 from pipeline.growth.port_maps import PortMap
 from pipeline.growth.positions import StretchedPositions
+from pipeline.growth.row_views import AveragedRows
 from pipeline.growth.source_form import SourceForm
 from pipeline.growth.state import Blocks, Constant, Rows, Shifted, State
 from pipeline.growth.token_rows import CarriedTokens

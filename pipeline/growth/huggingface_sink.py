@@ -54,10 +54,10 @@ def write_huggingface(
             write_json(directory / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
         _described(config, dtype).save_pretrained(directory)
     except OSError as error:
-        raise no_room(directory, error) from None
+        raise write_error(directory, error) from None
 
 
-def no_room(directory: Path, error: OSError) -> Exception:
+def write_error(directory: Path, error: OSError) -> Exception:
     """Return what a failed write comes to: UserError where the disk is full, else the error itself."""
     if is_full_disk(error):
         return UserError(f"{directory}: {error.strerror}; make room or name another directory, and start again")

@@ -38,7 +38,7 @@ class IndexRun:
 
 @dataclass(frozen=True, slots=True)
 class MeanSources:
-    """Which source indices the target indices at MEAN_OF_SOME are the mean of, one behind the other."""
+    """Which source indices the target indices at MEAN_OF_SOME are the mean of, one after the other."""
 
     begins: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Where those of each target index begin; int64, for every index of the axis."""

@@ -27,11 +27,11 @@ class InitializedTensor:
         """Return rows [start, stop) as float32."""
         return self.block(start, stop, 0, math.prod(self.shape[1:])).reshape(stop - start, *self.shape[1:])
 
-    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
-        """Return columns [first, behind) of rows [start, stop), each row flattened; no others are drawn."""
+    def block(self, start: int, stop: int, first: int, last: int) -> torch.Tensor:
+        """Return columns [first, last) of rows [start, stop), each row flattened; no others are drawn."""
         if isinstance(self._init, str):
-            return torch.full((stop - start, behind - first), float(self._init == "ones"))
-        values = keyed.normal_block(self._key, (start, stop), (first, behind), math.prod(self.shape[1:]))
+            return torch.full((stop - start, last - first), float(self._init == "ones"))
+        values = keyed.normal_block(self._key, (start, stop), (first, last), math.prod(self.shape[1:]))
         return torch.from_numpy(values).mul_(self._init)
 
 

@@ -80,7 +80,7 @@ class LanguageModel:
         return placed.name
 
     def _layer_beyond(self, published: str) -> str | None:
-        """Return the module of a layer behind the last that the class runs, which files of the family may hold."""
+        """Return the module of a layer after the last that the class runs, which files of the family may hold."""
         key, layers = self.family.layers_beyond, self.config.num_hidden_layers
         named = re.match(rf"{re.escape(self.family.layers)}\.(\d+)(?=\.)", self.family.canonical(published))
         if key is None or named is None:
@@ -129,7 +129,7 @@ class LanguageModel:
             )
         if self._beyond and (key := self.family.layers_beyond) is not None:
             said.append(
-                f"{', '.join(sorted(self._beyond))}: behind the last of {self.config.num_hidden_layers} layers, and no part of "
+                f"{', '.join(sorted(self._beyond))}: after the last of {self.config.num_hidden_layers} layers, and no part of "
                 f"what {self.family.model_class.__name__} runs; left out, and {key} is 0 in what is grown"
             )
             setattr(self.config, key, 0)

@@ -91,18 +91,18 @@ class NewTokenizer:
 
         Raises UserError for lists of ids that are not the same ones in both tokenizers.
         """
-        told = read_json(path, "copy the model again")
+        content = read_json(path, "copy the model again")
         rows = self.rows.rows
         for key in _LISTS:
-            for number in _numbers(told.get(key)):
+            for number in _numbers(content.get(key)):
                 if not (number < len(rows) and int(rows[number]) == number):
                     raise UserError(
                         f"{path}: {key} names id {number} of the source's tokenizer, which is another token in {self.origin}; "
                         "remove the key from a copy of the model"
                     )
-        keys = {key for key in told if key.endswith(_KEY)} | {f"{role}{_KEY}" for role in ("bos", "eos", "pad")}
-        ids = {key: self._translated(key.removesuffix(_KEY), told.get(key), source.vocab_size) for key in sorted(keys)}
-        return told | {key: value for key, value in ids.items() if key in told or value is not None}
+        keys = {key for key in content if key.endswith(_KEY)} | {f"{role}{_KEY}" for role in ("bos", "eos", "pad")}
+        ids = {key: self._translated(key.removesuffix(_KEY), content.get(key), source.vocab_size) for key in sorted(keys)}
+        return content | {key: value for key, value in ids.items() if key in content or value is not None}
 
     def record(self) -> dict[str, str]:
         """What a certificate says of the two."""

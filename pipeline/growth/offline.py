@@ -29,7 +29,7 @@ from pipeline.families import (
 from pipeline.growth.certificate import certify
 from pipeline.growth.generation import GENERATION, write_generation_config
 from pipeline.growth.huggingface import dtype_of
-from pipeline.growth.huggingface_sink import no_room, write_huggingface
+from pipeline.growth.huggingface_sink import write_error, write_huggingface
 from pipeline.growth.inspection import inspect, inspect_optimizer
 from pipeline.growth.new_tokenizer import NewTokenizer, open_new_tokenizer
 from pipeline.growth.optimizer_growth import begin_optimizer, going_on_from
@@ -198,7 +198,7 @@ class OfflineGrowth:
                 # Whatever has come there meanwhile is not ours to replace.
                 _check_absent(request.output)
         except OSError as error:
-            raise no_room(request.output, error) from None
+            raise write_error(request.output, error) from None
         return certificate
 
     def _looked_through(self) -> tuple[str, str | None]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.deepspeed.zero_layout import partition_size
-from pipeline.growth.averages import AveragedRows
 from pipeline.growth.expert_copies import OpposedCopy
 from pipeline.growth.fused_parameters import ConcatenatedRows
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.identity_norms import IdentityNorm
 from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.positions import StretchedPositions
-from pipeline.growth.row_views import DrawnRows, RepeatedRows, Replaced, TensorSlice
+from pipeline.growth.row_views import AveragedRows, DrawnRows, RepeatedRows, Replaced, TensorSlice
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
 
 _NONE, _ALL = -1, -2
@@ -34,7 +33,7 @@ def bytes_read(state: State, optimizer: OptimizerState | None, ranks: int, toget
     """Return what `ranks` processes read to fill their pieces of a grown state, and of what an optimizer keeps of it.
 
     At most: rows count whole, whatever columns of them are copied, and where anything is made of a mean, a standard
-    deviation or stretched positions, all of that tensor. `together` ranks, one behind the other, share a node's page
+    deviation or stretched positions, all of that tensor. `together` ranks, one after the other, share a node's page
     cache, which holds what one of them has read.
     """
     kept = [] if optimizer is None else [value for entry in optimizer.values() for value in entry.values()]
@@ -136,7 +135,7 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
         for tensor in source.parts:
             yield from _beneath(tensor, asked.all_where_any())
     elif isinstance(source, AveragedRows):
-        for tensor, _ in source.parts:
+        for tensor, _ in source.terms:
             yield from _beneath(tensor, asked)
     elif isinstance(source, IdentityNorm):
         for vector in source.read:

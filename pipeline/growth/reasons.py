@@ -137,9 +137,9 @@ def _norms(graph: Model) -> Iterator[tuple[Norm, str]]:
     """Every norm, and what it reads."""
     found: list[tuple[Norm | None, str]] = [(graph.head.norm, "before the output matrix")]
     for stack in graph.stacks:
-        found += [(stack.embedding_norm, "behind the embeddings"), (stack.final, "behind the last layer")]
+        found += [(stack.embedding_norm, "after the embeddings"), (stack.final, "after the last layer")]
     for branch in (branch for layer in graph.layers for branch in layer.branches):
-        found += [(branch.pre, "before a branch"), (branch.post, "on what a branch adds"), (branch.ends, "behind a branch")]
+        found += [(branch.pre, "before a branch"), (branch.post, "on what a branch adds"), (branch.ends, "after a branch")]
         if isinstance(branch.body, Attention):
             found += [(norm, f"over {_SPANS[norm.span]} {_PLURALS[part]}") for norm, part, _ in head_norms(branch.body)]
             found += [(latent.norm, "over a latent") for latent in branch.body.latents]

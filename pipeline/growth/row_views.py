@@ -1,6 +1,7 @@
-"""Parts of tensors along the units of a feed-forward network, and what stands in the place of some of them."""
+"""Tensors read as slices, repetitions, draws or mixtures of other tensors, a few rows at a time."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -23,7 +24,7 @@ class TensorSlice:
 
 
 class RepeatedRows:
-    """Each row of a tensor several times, one behind the other."""
+    """Each row of a tensor several times, one after the other."""
 
     def __init__(self, tensor: Rows, times: int) -> None:
         self.shape = (tensor.shape[0] * times, *tensor.shape[1:])
@@ -64,6 +65,23 @@ class Replaced:
         where = self._where[start:stop] if self._axis == 0 else self._where
         shape = [-1 if axis == self._axis else 1 for axis in range(values.dim())]
         return torch.where(where.view(shape), self.other.rows(start, stop).to(values.dtype), values)
+
+
+class AveragedRows:
+    """The weighted sum of tensors of one shape, in float64."""
+
+    def __init__(self, terms: Sequence[tuple[Rows, float]]) -> None:
+        """`terms` are tensors and their weights."""
+        self.shape = terms[0][0].shape
+        self.terms = terms
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop)."""
+        read = [tensor.rows(start, stop) for tensor, _ in self.terms]
+        total = torch.zeros(read[0].shape, dtype=torch.float64, device=read[0].device)
+        for rows, (_, weight) in zip(read, self.terms, strict=True):
+            total.add_(rows.double(), alpha=weight)
+        return total
 
 
 def drawn_units(share: float, units: int, key: tuple[object, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A state: named tensors that can be read by row range, so that any process can read any piece of any of them."""
+"""A state: named tensors that can be read by row range, so that any process can read any slice of any of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Rows(Protocol):
 class Blocks(Rows, Protocol):
     """Rows of which some columns alone can be read."""
 
-    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
-        """Return columns [first, behind) of rows [start, stop), each row flattened."""
+    def block(self, start: int, stop: int, first: int, last: int) -> torch.Tensor:
+        """Return columns [first, last) of rows [start, stop), each row flattened."""
         ...
 
 
@@ -47,13 +47,13 @@ class Constant:
         """Return rows [start, stop) as float32."""
         return torch.full((stop - start, *self.shape[1:]), self._value)
 
-    def block(self, start: int, stop: int, first: int, behind: int) -> torch.Tensor:
-        """Return columns [first, behind) of rows [start, stop), each row flattened."""
-        return torch.full((stop - start, behind - first), self._value)
+    def block(self, start: int, stop: int, first: int, last: int) -> torch.Tensor:
+        """Return columns [first, last) of rows [start, stop), each row flattened."""
+        return torch.full((stop - start, last - first), self._value)
 
 
 class Shifted(Generic[AnyRows]):
-    """A tensor with a constant added, in float64: the sum of a small number and 1 has no room for both in float32."""
+    """A tensor with a constant added, in float64: the sum of a small number and 1 does not fit both in float32."""
 
     def __init__(self, tensor: AnyRows, offset: float, dtype: torch.dtype = torch.float64) -> None:
         """The sum is then rounded to `dtype`."""
@@ -65,9 +65,9 @@ class Shifted(Generic[AnyRows]):
         """Return rows [start, stop)."""
         return (self.tensor.rows(start, stop).double() + self._offset).to(self._dtype)
 
-    def block(self: "Shifted[Blocks]", start: int, stop: int, first: int, behind: int) -> torch.Tensor:
-        """Return columns [first, behind) of rows [start, stop), each row flattened."""
-        return (self.tensor.block(start, stop, first, behind).double() + self._offset).to(self._dtype)
+    def block(self: "Shifted[Blocks]", start: int, stop: int, first: int, last: int) -> torch.Tensor:
+        """Return columns [first, last) of rows [start, stop), each row flattened."""
+        return (self.tensor.block(start, stop, first, last).double() + self._offset).to(self._dtype)
 
 
 State = Mapping[str, Rows]

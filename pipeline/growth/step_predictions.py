@@ -29,7 +29,7 @@ def predict_moments(plan: GrowthPlan) -> list[str]:
     if plan.maps[RESIDUAL].grows and plan.graph.stream_norm == "layer" and free:
         causes.append("readers of new channels enter the mean that LayerNorm takes from its gradient")
     if plan.growth.symmetry != "none":
-        causes.append("copies that noise makes unlike have gradients of their own")
+        causes.append("copies whose symmetry noise breaks have different gradients")
     if not plan.form.gates_stay:
         causes.append(f"gates differ from token to token, and {plan.form.gate_shares}")
     if takes_moments(plan):
@@ -59,12 +59,14 @@ def predict_steps(plan: GrowthPlan) -> list[str]:
             found.setdefault(kind, []).append(name)
     causes = [_STEPS[kind].format(_named(names)) for kind, names in found.items()]
     if plan.optimizer == "muon" and plan.form.slices_per_network > 1:
-        causes.append("Muon orthogonalizes each part of what was one network by itself, which gives other steps than the whole")
+        causes.append(
+            "Muon orthogonalizes each slice of one network separately, which gives other steps than the whole network's"
+        )
     return causes
 
 
 _STEPS = {
-    "beside": "Muon orthogonalizes the new rows and columns of {} together with the source's, whose steps are then others",
+    "other rows": "Muon orthogonalizes the new rows and columns of {} together with the source's, whose steps are then others",
     "uneven": "the source's rows, or columns, are not equally often in {}, and Muon finds other singular vectors there",
     "longer": "steps of {} are longer or shorter than the source's, unless optimizer.width_rates is spectral",
     "scaled": (
@@ -96,7 +98,7 @@ def _step(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str
 def _step_of_matrix(plan: GrowthPlan, tensor: Tensor, maps: Sequence[AxisIndexMap]) -> str | None:
     """Return the same of a matrix that Muon steps."""
     if not all(bool(each.keeps_moments.all()) for each in maps):
-        return "beside"
+        return "other rows"
     counts = [torch.bincount(each.indices) for each in maps]
     if not all(bool((each == each[0]).all()) for each in (*counts, *(each.factors for each in maps))):
         return "uneven"

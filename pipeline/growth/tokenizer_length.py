@@ -1,4 +1,4 @@
-"""How long a text a model's tokenizer lets through: what is beside an exported model says so."""
+"""How long a text a model's tokenizer lets through: the file beside an exported model that says so."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def write_tokenizer_length(directory: Path, config: PretrainedConfig, source: Pr
     if not has_tokenizer(directory) or is_bare_sentencepiece(directory) or _positions(config) is None:
         return
     path = directory / CONFIG
-    told = read_json(path, "copy the tokenizer again") if path.is_file() else {}
-    said = told.get("model_max_length")
+    content = read_json(path, "copy the tokenizer again") if path.is_file() else {}
+    said = content.get("model_max_length")
     if said is None or said >= _UNKNOWN or (source is not None and said == _positions(source)):
-        write_json(path, told | {"model_max_length": _positions(config)})
+        write_json(path, content | {"model_max_length": _positions(config)})
 
 
 def _positions(config: PretrainedConfig) -> int | None:

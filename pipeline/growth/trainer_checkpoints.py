@@ -64,13 +64,13 @@ def trainer_remarks(directory: Path) -> tuple[str, ...]:
     except UserError as error:
         return (f"a checkpoint of transformers' Trainer, at a step that is not known: {error}",)
     step, last = state.get("global_step"), state.get("max_steps")
-    told = [f"a checkpoint of transformers' Trainer at step {step} of {last}", *_learning_rate(state.get("log_history"))]
-    return (", ".join(told),)
+    remark = [f"a checkpoint of transformers' Trainer at step {step} of {last}", *_learning_rate(state.get("log_history"))]
+    return (", ".join(remark),)
 
 
 def _learning_rate(history: Any) -> list[str]:
     """The last learning rate that was logged; it is logged every `logging_steps`, not at every step."""
     records = [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
-    told = [(record.get("learning_rate"), record.get("step")) for record in records]
-    logged = [(rate, step) for rate, step in told if isinstance(rate, float) and math.isfinite(rate) and type(step) is int]
+    rates = [(record.get("learning_rate"), record.get("step")) for record in records]
+    logged = [(rate, step) for rate, step in rates if isinstance(rate, float) and math.isfinite(rate) and type(step) is int]
     return [f"learning rate {logged[-1][0]:.4g} (logged at step {logged[-1][1]})"] if logged else []

@@ -103,8 +103,8 @@ def refuse_untrusted_files(directory: Path, usable: bool) -> None:
     names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
     if _ADAPTER in names:
         base = read_json(directory / _ADAPTER, "").get("base_model_name_or_path")
-        told = f" of {base!r}" if isinstance(base, str) else ""
-        raise UserError(f"{directory / _ADAPTER}: a PEFT adapter{told} and no model; {_MERGE.format(directory=directory)}")
+        of_base = f" of {base!r}" if isinstance(base, str) else ""
+        raise UserError(f"{directory / _ADAPTER}: a PEFT adapter{of_base} and no model; {_MERGE.format(directory=directory)}")
     if usable:
         return
     for pattern, what, remedy in _FORMATS:

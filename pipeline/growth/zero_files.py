@@ -27,7 +27,7 @@ from pipeline.families.graph import Model
 from pipeline.growth import streaming
 from pipeline.growth.deepspeed_files import BF16, RANK_MODEL_STATES, RANK_OPTIMIZER_STATES
 from pipeline.growth.fused_parameters import optimizer_of_parameters, parameters_of
-from pipeline.growth.huggingface_sink import Progress, no_room
+from pipeline.growth.huggingface_sink import Progress, write_error
 from pipeline.growth.integrity import seal
 from pipeline.growth.state import OptimizerState, Rows, State, flat
 from pipeline.growth.streaming import raw_bytes, stored_as
@@ -85,7 +85,7 @@ def write_zero3(
         seal(tag)
         (directory / "latest").write_text(TAG + "\n", encoding="utf-8")
     except OSError as error:
-        raise no_room(directory, error) from None
+        raise write_error(directory, error) from None
 
 
 def bytes_of_rank(graph: Model, state: State, world_size: int, optimizer: OptimizerState | None) -> int:

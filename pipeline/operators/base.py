@@ -50,7 +50,7 @@ class StreamNorms:
     kind: str
     """layer or rms: how those that read it normalize."""
     write: bool
-    """Whether norms write the stream, behind each branch (post-LN) or behind the embeddings."""
+    """Whether norms write the stream, after each branch (post-LN) or after the embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class MapRequest:
     source: int
     target: int
     what: str
-    """What is mapped, by which random maps are drawn apart."""
+    """What is mapped, so that random maps of different things are drawn independently."""
     block: int
     """Indices that belong together: a head's channels of the residual stream and of FFN units; 1 for heads."""
     seed: int
@@ -121,7 +121,7 @@ class Origin:
     zero_output: bool = False
     """Whether it adds nothing to the residual stream at first; certificates call it `silent`."""
     added: bool = False
-    """The source has no layer in this place: a repetition, or a layer of its own."""
+    """The source has no layer in this place: a repetition, or a new layer."""
     average: tuple[tuple[int, float], ...] = ()
     """Source layers and their weights, whose average it is; none where it is made of one alone."""
     scale: float = 1.0
@@ -146,4 +146,4 @@ class DepthOperator:
     """Each target layer's origin, of so many source and target layers; raises UserError where a list does not fit."""
     options: tuple[Option, ...] = ()
     all_stacks: bool = False
-    """Whether it is asked once, of the layers of all stacks one behind the other, and not of each stack by itself."""
+    """Whether it is asked once, of the layers of all stacks one after the other, and not of each stack separately."""

@@ -9,13 +9,13 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
-from pipeline.growth.averages import AveragedRows
 from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
+from pipeline.growth.row_views import AveragedRows
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.report.attention.repeated_growth import growth_of

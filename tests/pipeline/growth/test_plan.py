@@ -25,7 +25,7 @@ from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, st
             "bert",
             {"hidden_size": 48},
             {"width": "nai"},
-            ["channels are copied 1 and 2 times under one LayerNorm behind the embeddings (bert.embeddings.LayerNorm.weight)"],
+            ["channels are copied 1 and 2 times under one LayerNorm after the embeddings (bert.embeddings.LayerNorm.weight)"],
         ),
         (
             "llama",

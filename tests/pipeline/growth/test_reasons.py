@@ -60,11 +60,11 @@ CASES = [
         words="olmo2 at x1.5: channels are copied 1 and 2 times under one RMSNorm on what a branch adds "
         "(model.layers.0.post_attention_layernorm.weight)",
     ),
-    Case("uneven_counts", "bert", WIDER, {"width": "fpi"}, words="one LayerNorm behind the embeddings (bert.embeddings"),
+    Case("uneven_counts", "bert", WIDER, {"width": "fpi"}, words="one LayerNorm after the embeddings (bert.embeddings"),
     Case("zeros_enter_layer_norm", "gpt2", WIDER, {"width": "zero_pad", "scaled": True}, words="zeros, scaled for the norm in"),
     Case("means_enter_rms_norm", "llama", WIDER, {"width": "average_pad"}, words="statistics of the RMSNorm before a branch"),
     Case("statistics_scaled", "bert", WIDER, {"width": "average_pad"}),
-    Case("mean_not_written", "modernbert", WIDER, {"width": "average_pad"}, words="LayerNorm behind the embeddings"),
+    Case("mean_not_written", "modernbert", WIDER, {"width": "average_pad"}, words="LayerNorm after the embeddings"),
     Case("activated", "modernbert", WIDER, {"width": "sqrt_count"}, words="head.dense.weight: an activation reads copies"),
     Case("scales_differ_under_layer_norm", "gpt2", WIDER, {"width": "sqrt_count"}),
     Case("noise_is_read", "llama", HEADS, {"width": "direct_copy"}, words="new heads hold random values, and add to"),

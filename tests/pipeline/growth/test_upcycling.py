@@ -260,7 +260,7 @@ def test_momentum_of_muon_and_lion_has_the_share_of_the_first_moment_and_new_ten
     inside = "model.layers.0.mlp."
     assert whole(kept[f"{inside}experts.7.down_proj.weight"]["momentum_buffer"]).any()
     assert not kept[f"{inside}gate.weight"] and not kept[f"{inside}shared_expert.up_proj.weight"]
-    assert any("each part of what was one network" in cause for cause in predict_steps(going_on_from(plan, muon)))
+    assert any("each slice of one network" in cause for cause in predict_steps(going_on_from(plan, muon)))
     by_lion = grow_optimizer(plan, {name: {"exp_avg": entry["exp_avg"]} for name, entry in adam.items()})
     for name, entry in by_lion.items():
         assert (not entry and not whole(as_adam[name]["exp_avg"]).any()) or (
