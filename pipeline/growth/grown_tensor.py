@@ -12,8 +12,10 @@ import torch
 
 from pipeline.common import keyed
 from pipeline.growth.index_map import INIT, MEAN, MEAN_OF_SOME, SMALL, ZERO, AxisIndexMap, IndexRun, product
-from pipeline.growth.state import Blocks, Rows
+from pipeline.growth.state import Blocks, Constant, Rows
 from pipeline.growth.streaming import CHUNK_ELEMENTS, passed_on, row_chunks
+
+_ZEROS = Constant((), 0.0)
 
 
 class MeasuredTensor:
@@ -69,7 +71,7 @@ class GrownTensor:
         maps: Sequence[AxisIndexMap],
         *,
         dtype: torch.dtype,
-        init: Blocks,
+        init: Blocks = _ZEROS,
         small: float = 0.0,
         noise: Noise | None = None,
         shrink: float = 1.0,

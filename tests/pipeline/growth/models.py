@@ -1,52 +1,22 @@
 """Small models of every family in float64, and what a plan grows them into."""
 
-import torch
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForPreTraining,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    RobertaConfig,
-    RobertaForMaskedLM,
-)
+from pathlib import Path
+from typing import Any
 
-from pipeline.families import family_of, graph_of, target_config
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pipeline.families import FAMILIES, PAIR_FAMILIES, family_of, graph_of, target_config
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
+from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import GrowthPlan, plan_growth
-from pipeline.growth.state import State
+from pipeline.growth.state import Rows, State
 from pipeline.recipe import GrowthConfig, TargetConfig
 
 VOCAB, WINDOW = 50, 16
 HEAD = 8
 
-_CLASSES = {
-    "gpt2": (GPT2Config, GPT2LMHeadModel),
-    "bert": (BertConfig, BertForMaskedLM),
-    "bert with pairs": (BertConfig, BertForPreTraining),
-    "roberta": (RobertaConfig, RobertaForMaskedLM),
-    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
-    "modernbert": (ModernBertConfig, ModernBertForMaskedLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
 PRE_LAYER_NORM, POST_LAYER_NORM, RMS_NORM = (
     ("gpt2",),
     ("bert", "bert with pairs", "roberta"),
@@ -62,7 +32,7 @@ def small_model(
 ) -> PreTrainedModel:
     """Return a model in float64 with heads of 8, two to a key-value head where they are grouped; no gain or bias is trivial."""
     torch.manual_seed(11)
-    config_class, model_class = _CLASSES[family]
+    table = PAIR_FAMILIES["bert"] if family == "bert with pairs" else FAMILIES[family]
     heads = hidden // HEAD
     keys = {
         "hidden_size": hidden,
@@ -75,14 +45,14 @@ def small_model(
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": 1 if family == "roberta" else None,
-        {"gpt2": "n_inner", "distilbert": "hidden_dim"}.get(family, "intermediate_size"): ffn or 2 * hidden,
+        table.intermediate_key: ffn or 2 * hidden,
     }
     if family in RMS_NORM:
         keys |= {"num_key_value_heads": heads // 2, "head_dim": HEAD}
     else:
         dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob")
         keys |= dict.fromkeys(dropouts, 0.0) | ({"dropout": 0.0} if family == "distilbert" else {})
-    model = model_class(config_class(**keys, architectures=[model_class.__name__])).double().eval()
+    model = table.model_class(table.config_class(**keys, architectures=[table.model_class.__name__])).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
@@ -109,6 +79,21 @@ def without_casts(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def whole(value: Rows | float) -> Any:
+    """Return all rows of a tensor; a number as it is."""
+    return value if isinstance(value, float) else value.rows(0, value.shape[0])
+
+
+def offline(
+    source: Path, out: Path | None = None, target: Path | dict | None = None, growth: dict | None = None, **options: Any
+) -> OfflineGrowth:
+    """Return a growth from directory to directory, into a Hugging Face directory if not said otherwise."""
+    sizes = target if isinstance(target, Path) else TargetConfig(**{"dropout": None} | (target or {}))
+    preview = options.pop("preview", False)
+    request = {"seed": 1, "format": "hf", "dtype": None, "world_size": None, "out": out} | options
+    return OfflineGrowth(Request(source, sizes, GrowthConfig(**growth or {}), **request), preview=preview)
+
+
 def state_of(model: PreTrainedModel) -> State:
     """Return a model's weights as a state to grow from."""
     stored = model.state_dict()
@@ -127,7 +112,7 @@ def plan_of(
 def grown_tensors(plan: GrowthPlan, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the engine's whole tensors in float64."""
     grown = plan.grow(state_of(model), torch.float64)
-    return {name: tensor.rows(0, tensor.shape[0]).double() for name, tensor in grown.items()}
+    return {name: whole(tensor).double() for name, tensor in grown.items()}
 
 
 def loaded(tensors: dict[str, torch.Tensor], config: PretrainedConfig, *, stock: bool = False) -> PreTrainedModel:

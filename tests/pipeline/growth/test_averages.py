@@ -11,7 +11,6 @@ from pipeline.families import FAMILIES, target_config
 from pipeline.growth import check
 from pipeline.growth.description import describe
 from pipeline.growth.moments import fresh_adam
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
@@ -19,6 +18,7 @@ from pipeline.growth.row_views import AveragedRows
 from pipeline.growth.state import Constant
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.report.attention.repeated_growth import growth_of
+from tests.pipeline.growth.models import offline
 
 
 def planned(name, growth, target=None, **options):
@@ -157,10 +157,10 @@ def test_values_beyond_all_numbers_are_refused_and_nothing_goes_on_behind_the_re
     """A thread inside torch would abort the process as it exits."""
     family = FAMILIES["llama"]
     check.random_model(family, check.small_config(family), 1).float().save_pretrained(tmp_path / "source")
-    growth = GrowthConfig(depth="stack", repeat_scale=1e308)
-    target = TargetConfig(num_hidden_layers=5)
-    request = Request(tmp_path / "source", target, growth, 1, "hf", None, None, tmp_path / "grown")
+    growth = offline(
+        tmp_path / "source", tmp_path / "grown", {"num_hidden_layers": 5}, {"depth": "stack", "repeat_scale": 1e308}
+    )
     with pytest.raises(UserError, match="growth makes values of it that are NaN or infinity"):
-        OfflineGrowth(request).execute(lambda certificate: {})
+        growth.execute(lambda certificate: {})
     assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

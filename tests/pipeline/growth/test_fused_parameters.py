@@ -12,12 +12,9 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.sources import open_source
 from pipeline.growth.state import Constant
 from pipeline.growth.zero_files import TAG, write_zero3
+from tests.pipeline.growth.models import whole
 
 FIRST = "model.layers.0.mlp.experts."
-
-
-def whole(rows):
-    return rows.rows(0, rows.shape[0])
 
 
 @pytest.fixture
@@ -61,7 +58,7 @@ def test_an_expert_that_nothing_is_kept_of_is_as_if_it_had_never_been_stepped(so
         assert bool((values[1] == own).all()) and bool((values[[0, 2, 3]] == other).all()), key
 
 
-def test_pieces_of_a_parameter_are_each_element_once_in_its_order(source):
+def test_slices_of_a_parameter_are_each_element_once_in_its_order(source):
     graph = graph_of(source.config)
     tensors, size = graph.held()[FIRST + "gate_up_proj"], 4 * 128 * 32
     # Where ranks' pieces begin and end, within tensors and between them.

@@ -12,9 +12,8 @@ from pipeline.common.errors import UserError
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.inspection import inspect
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.streaming import CONSTRUCTING
-from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth.models import offline
 
 
 class Made:
@@ -71,8 +70,8 @@ def test_nan_is_found_where_rows_are_written_as_they_are_stored(tmp_path, tiny_m
     with torch.no_grad():
         model.get_parameter(name).view(-1)[-3] = value
     model.save_pretrained(tmp_path / "source")
-    growth = GrowthConfig(depth="list", layers=[0, 1, 0, 1])
-    request = Request(tmp_path / "source", TargetConfig(num_hidden_layers=4), growth, 3, "hf", None, None, tmp_path / "out")
+    growth = {"depth": "list", "layers": [0, 1, 0, 1]}
+    growth = offline(tmp_path / "source", tmp_path / "out", {"num_hidden_layers": 4}, growth, seed=3)
     with pytest.raises(UserError, match=rf"tensor '{re.escape(name)}' holds {value}"):
-        OfflineGrowth(request).execute(lambda _: {})
+        growth.execute(lambda _: {})
     assert {path.name for path in tmp_path.iterdir()} == {"source"}

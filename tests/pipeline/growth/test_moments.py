@@ -12,14 +12,10 @@ from pipeline.growth.sources import open_source
 from pipeline.growth.step_predictions import predict_moments
 from pipeline.growth.zero_files import write_zero3
 from pipeline.recipe import GrowthConfig
-from tests.pipeline.growth.models import plan_of, small_model, state_of
+from tests.pipeline.growth.models import plan_of, small_model, state_of, whole
 
 GROW = {"optimizer_state": "grow"}
 AGE = 7.0
-
-
-def whole(value):
-    return value if isinstance(value, float) else value.rows(0, value.shape[0])
 
 
 def kept_by(optimizer, model, *, aged=True):

@@ -1,6 +1,7 @@
 """Growth that changes the tokenizer, against stock transformers, `tokenizers` and sentencepiece."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,11 @@ from pipeline.common.errors import UserError
 from pipeline.growth.expectations import expectations
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.moments import fresh_adam
-from pipeline.growth.offline import OfflineGrowth, Request
+from pipeline.growth.offline import OfflineGrowth
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.state import Constant
 from pipeline.growth.token_rows import rows_by_token
-from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth.models import offline
 
 GPT2, BERT = (Path(__file__).parents[4] / "shared" / "data" / "tokenizers" / name for name in ("gpt2", "bert-base-uncased"))
 ENGLISH = ["The residual stream of the model is read by every layer, and the layers add to the stream.\n" * 3] * 4
@@ -68,11 +69,16 @@ def gpt2(folder: Path, **keys: object) -> Path:
     return saved(GPT2LMHeadModel(GPT2Config(**sizes | ids | keys)), folder)
 
 
+def opened(
+    source: Path, tokenizer: Path, target: dict | None = None, growth: dict | None = None, **options: Any
+) -> OfflineGrowth:
+    sizes = {"tokenizer": str(tokenizer)} | (target or {})
+    return offline(source, target=sizes, growth=growth, tokenizer=str(tokenizer), **options)
+
+
 def grown(source: Path, tokenizer: Path, out: Path, growth: dict | None = None, **target: object) -> dict:
     """Grow into a directory; return the certificate."""
-    sizes = TargetConfig(dropout=None, tokenizer=str(tokenizer), **target)
-    request = Request(source, sizes, GrowthConfig(**growth or {}), 1, "hf", "float64", None, out, tokenizer=str(tokenizer))
-    return OfflineGrowth(request).execute(lambda _: {})
+    return opened(source, tokenizer, target, growth, out=out, dtype="float64").execute(lambda _: {})
 
 
 def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
@@ -191,9 +197,7 @@ def test_word_pieces_have_the_rows_of_what_they_mean_and_unknown_ones_the_mean_o
 def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(tmp_path):
     source = gpt2(made(tmp_path / "source", ENGLISH, 290))
     tokenizer = made(tmp_path / "new", GERMAN, 280)
-    target = TargetConfig(dropout=None, tokenizer=str(tokenizer), hidden_size=24)
-    request = Request(source, target, GrowthConfig(), 1, "hf", None, None, None, tokenizer=str(tokenizer))
-    rows = OfflineGrowth(request).grown["transformer.wte.weight"]
+    rows = opened(source, tokenizer, {"hidden_size": 24}).grown["transformer.wte.weight"]
     whole = rows.rows(0, 280)
     for ranks in (1, 2, 3, 4, 7):
         size = -(-280 // ranks)
@@ -204,12 +208,11 @@ def test_rows_made_of_pieces_are_the_same_bits_in_any_partition(tmp_path):
 def test_moments_of_carried_tokens_come_along_and_those_of_new_ones_are_fresh(tmp_path):
     source = gpt2(made(tmp_path / "source", ENGLISH, 290))
     tokenizer = made(tmp_path / "new", GERMAN, 280)
-    target = TargetConfig(dropout=None, tokenizer=str(tokenizer))
-    request = Request(source, target, GrowthConfig(), 1, "hf", None, None, None, tokenizer=str(tokenizer))
-    plan = OfflineGrowth(request).plan
+    growth = opened(source, tokenizer)
+    plan = growth.plan
     moments = {
         name: fresh_adam(tuple(tensor.shape), rates=False) | {"exp_avg": Constant(tuple(tensor.shape), 2.0), "step": 9.0}
-        for name, tensor in OfflineGrowth(request).source.state.items()
+        for name, tensor in growth.source.state.items()
     }
     kept = grow_optimizer(plan, moments)["transformer.wte.weight"]
     new = plan.tokens.indices < 0
@@ -240,7 +243,7 @@ def test_what_cannot_be_grown_to_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"target\.vocab_size: 279 is smaller than the 280 ids of .*new"):
         grown(source, tokenizer, tmp_path / "out", vocab_size=279)
     with pytest.raises(UserError, match=r"growth\.vocabulary: pieces are those .*; name target\.tokenizer"):
-        OfflineGrowth(Request(source, TargetConfig(), GrowthConfig(vocabulary="pieces"), 1, "hf", None, None, None))
+        offline(source, growth={"vocabulary": "pieces"})
     for path in source.glob("*token*"):
         path.unlink()
     for name in ("vocab.json", "merges.txt"):
@@ -337,19 +340,12 @@ def test_the_verdict_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tm
     few = verbatim(tmp_path / "few", WordLevel(words, unk_token="word1"), WhitespaceSplit(), eos_token="<|endoftext|>")
     many = made(tmp_path / "many", [*GERMAN, *ENGLISH[:1]], 275)
     for tokenizer, warned in ((few, True), (many, False)):
-        target = TargetConfig(dropout=None, tokenizer=str(tokenizer))
-        request = Request(source, target, GrowthConfig(), 1, "hf", None, None, None, tokenizer=str(tokenizer))
-        plan = OfflineGrowth(request).plan
+        plan = opened(source, tokenizer).plan
         carried, lines = int((plan.tokens.indices >= 0).sum()), expectations(plan)
         over = f"function: exact, over {carried} of {len(plan.tokens)} tokens, those that both tokenizers have"
         assert over in lines
-        assert (
-            any(
-                line.startswith(f"warning: the source has a row for only {carried} of {len(plan.tokens)} tokens")
-                for line in lines
-            )
-            is warned
-        )
+        few_rows = f"warning: the source has a row for only {carried} of {len(plan.tokens)} tokens"
+        assert any(line.startswith(few_rows) for line in lines) is warned
 
 
 def test_a_model_grows_to_a_tokenizer_that_cannot_read_special_tokens_as_text(tmp_path):

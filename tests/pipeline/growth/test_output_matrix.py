@@ -11,12 +11,11 @@ from pipeline.families import FAMILIES, PAIR_FAMILIES
 from pipeline.growth import streaming
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.huggingface import MappedTensor
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.output_matrix import settle_output
 from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.growth.models import FAMILY_NAMES, small_model, tokens, without_casts
+from tests.pipeline.growth.directories import as_bin, in_shards
+from tests.pipeline.growth.models import FAMILY_NAMES, offline, small_model, tokens, without_casts
 
 ENCODERS = ("bert", "bert with pairs", "roberta")
 ROUNDING = 1e-10
@@ -36,15 +35,11 @@ def saved(directory, name, *, said, change, form="safetensors"):
     change(tensors, family)
     config = model.config.to_dict() | {"tie_word_embeddings": said, "architectures": [family.model_class.__name__]}
     (directory / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
-    if form == "safetensors":
-        save_file({key: tensor.clone() for key, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
-    elif form == "bin":
-        torch.save(tensors, directory / "pytorch_model.bin")
-    else:
-        files = {key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(tensors)}
-        for file in set(files.values()):
-            save_file({k: t.clone() for k, t in tensors.items() if files[k] == file}, directory / file, {"format": "pt"})
-        (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
+    if form == "bin":
+        as_bin(directory)
+    elif form == "sharded":
+        in_shards(directory, index=True)
     return family
 
 
@@ -180,10 +175,8 @@ def test_the_outputs_bias_is_what_transformers_computes_with(tmp_path, name, cha
 def test_what_is_written_says_what_is_true_and_computes_the_same(tmp_path, name, said, change, target):
     saved(tmp_path / "source", name, said=said, change=change)
     source = open_source(tmp_path / "source")
-    growth = GrowthConfig(width="exact_aki")
-    sizes = TargetConfig(**target, dropout=None)
-    request = Request(tmp_path / "source", sizes, growth, 3, "hf", "float32", None, tmp_path / "out")
-    certificate = OfflineGrowth(request).execute(lambda _: {})
+    growth = offline(tmp_path / "source", tmp_path / "out", target, {"width": "exact_aki"}, seed=3, dtype="float32")
+    certificate = growth.execute(lambda _: {})
     assert certificate["verdict"] == "exact" and certificate["remarks"] == list(source.remarks)
     assert (
         json.loads((tmp_path / "out/config.json").read_text()).get("tie_word_embeddings") == source.config.tie_word_embeddings

@@ -9,7 +9,7 @@ from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.reasons import predict
 from pipeline.growth.state import Constant
 from pipeline.growth.step_predictions import predict_moments
-from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, state_of
+from tests.pipeline.growth.models import grown_tensors, plan_of, small_model, state_of, whole
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,6 @@ def adam(model, target, growth, left_out=()):
     return plan, grow_optimizer(plan, state)
 
 
-def whole(value):
-    return value if isinstance(value, float) else value.rows(0, value.shape[0])
-
-
 def test_repeated_positions_start_without_moments():
     """Text within the old length never reaches them: borrowed momentum would move them all the same."""
     _, grown = adam(small_model("gpt2"), {"max_position_embeddings": 24}, {})
@@ -184,7 +180,7 @@ def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_ref
     ("growth", "causes"),
     [
         ({"width": "fpi"}, []),
-        ({"width": "fpi", "symmetry": "paired", "noise": 0.1}, ["copies that noise makes unlike"]),
+        ({"width": "fpi", "symmetry": "paired", "noise": 0.1}, ["copies whose symmetry noise breaks"]),
         ({"width": "exact_aki"}, ["readers of new channels enter the mean"]),
     ],
 )

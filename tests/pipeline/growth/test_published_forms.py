@@ -1,11 +1,9 @@
 """The forms in which others leave a model: under another head or none, under wrappers, in shards; against their own model."""
 
-import json
-
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES
@@ -14,7 +12,8 @@ from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.probe import probe
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.streamed_model import streamed_model
-from tests.pipeline.growth.models import logits, small_model, tokens, without_casts
+from tests.pipeline.growth.directories import describe, in_shards, rewrite
+from tests.pipeline.growth.models import logits, small_model, tokens, whole, without_casts
 
 TOLERANCE = 1e-10
 """Both sides compute the same numbers in float64, in another order."""
@@ -102,9 +101,7 @@ def test_a_missing_head_is_as_the_class_initializes_it_and_the_same_at_every_ope
     saved_by(tmp_path, family, f"{NAMES[family]}Model", tied=False)
     matrix, *others = [name for name in open_source(tmp_path).state if name.startswith(("cls.predictions.", "lm_head."))][::-1]
     for name in (matrix, *others):
-        first, second = (
-            open_source(tmp_path).state[name].rows(0, open_source(tmp_path).state[name].shape[0]) for _ in range(2)
-        )
+        first, second = (whole(open_source(tmp_path).state[name]) for _ in range(2))
         assert torch.equal(first, second)
         if first.dim() == 2:
             # The deviation of n draws is known to 1 / sqrt(2 n): six of those are allowed.
@@ -128,12 +125,6 @@ def test_of_a_configuration_alone_a_head_that_will_be_made_is_told(tmp_path, fam
     (tmp_path / "model.safetensors").unlink()
     remarks = preview_source(tmp_path).remarks
     assert any(f"a {class_name} has none" in remark for remark in remarks) is told
-
-
-def rewrite(directory, change):
-    path = directory / "model.safetensors"
-    tensors = change(load_file(path))
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, {"format": "pt"})
 
 
 def without(*gone):
@@ -163,8 +154,7 @@ def test_half_a_head_is_not_made_up(tmp_path):
     """BertModel's architectures with a head that lost a tensor: not a whole head, so that the file is damaged."""
     saved_by(tmp_path, "bert", "BertForMaskedLM")
     rewrite(tmp_path, without("transform.dense.bias"))
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    describe(tmp_path, architectures=["BertModel"])
     with pytest.raises(UserError, match=r"'cls\.predictions\.transform\.dense\.bias' is missing"):
         open_source(tmp_path)
 
@@ -177,9 +167,7 @@ def test_without_a_class_the_names_say_whether_there_was_a_head(tmp_path, family
     rewrite(tmp_path, without("lm_head"))
     if not prefixed:
         rewrite(tmp_path, lambda tensors: {name.removeprefix(base): tensor for name, tensor in tensors.items()})
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["architectures"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    describe(tmp_path, architectures=...)
     assert open_source(tmp_path).config.tie_word_embeddings is tied
 
 
@@ -240,24 +228,11 @@ def test_wrapped_and_unwrapped_names_may_be_mixed_and_not_be_there_twice(tmp_pat
         open_source(tmp_path)
 
 
-def in_shards(directory, form, count=3):
-    """Turn a saved directory into shards without an index."""
-    tensors = load_file(directory / "model.safetensors")
-    (directory / "model.safetensors").unlink()
-    for number in range(count):
-        some = dict(sorted(tensors.items())[number::count])
-        name = f"-{number + 1:05}-of-{count:05}"
-        if form == "bin":
-            torch.save(some, directory / f"pytorch_model{name}.bin")
-        else:
-            save_file(some, directory / f"model{name}.safetensors", {"format": "pt"})
-
-
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_shards_without_an_index_are_read_where_all_are_there(tmp_path, form):
     model = small_model("gpt2")
     model.save_pretrained(tmp_path)
-    in_shards(tmp_path, form)
+    in_shards(tmp_path, form, 3, index=False)
     source = open_source(tmp_path)
     assert torch.allclose(probe(source.family, source.config, source.state, tokens()), logits(model, tokens()), atol=TOLERANCE)
     assert "there is no index of the 3 shards, which are taken by their names" in source.remarks
@@ -268,13 +243,6 @@ def test_shards_without_an_index_are_read_where_all_are_there(tmp_path, form):
     (tmp_path / f"{stem}-00002-of-00004.{form}").unlink()
     with pytest.raises(UserError, match="2 of 3 shards are there, number 2 is missing and there is no index"):
         open_source(tmp_path)
-
-
-def describe(directory, changes):
-    path = directory / "config.json"
-    content = json.loads(path.read_text())
-    content.pop("dtype", None)
-    path.write_text(json.dumps(content | changes))
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
@@ -294,18 +262,18 @@ def describe(directory, changes):
 def test_a_dtype_is_read_as_transformers_reads_it(tmp_path, key, value, read):
     model = small_model("gpt2").bfloat16()
     model.save_pretrained(tmp_path)
-    describe(tmp_path, {key: value})
+    describe(tmp_path, **{"dtype": ..., key: value})
     source = open_source(tmp_path)
     assert source.config.dtype is read
     assert any(remark.startswith("config.json says dtype") for remark in source.remarks) is (read is not torch.bfloat16)
     for name, parameter in model.named_parameters():
-        assert torch.equal(source.state[name].rows(0, parameter.shape[0]), parameter.float()), name
+        assert torch.equal(whole(source.state[name]), parameter.float()), name
 
 
 @pytest.mark.parametrize("value", ["bf16", "fp32", "int8", "float8_e4m3fn", "nn", "", 16, ["float32"], {"": "float32"}, True])
 def test_what_is_no_dtype_of_weights_is_refused(tmp_path, value):
     small_model("gpt2").float().save_pretrained(tmp_path)
-    describe(tmp_path, {"dtype": value})
+    describe(tmp_path, dtype=value)
     with pytest.raises(UserError, match=r"config\.json: dtype: .* is no dtype that weights can have; write float64, float32"):
         open_source(tmp_path)
 
@@ -315,14 +283,9 @@ def test_what_is_no_dtype_of_weights_is_refused(tmp_path, value):
 def test_a_missing_model_type_is_refused_with_the_family_that_it_looks_like(tmp_path, family, by):
     class_name = f"{NAMES[family]}Model" if by == "bare tensors" else small_model(family).config.architectures[0]
     saved_by(tmp_path, family, class_name)
-    path = tmp_path / "config.json"
-    content = json.loads(path.read_text())
-    del content["model_type"]
-    if by != "architectures":
-        del content["architectures"]
+    describe(tmp_path, model_type=..., **({} if by == "architectures" else {"architectures": ...}))
     if by == "nothing":
         (tmp_path / "model.safetensors").unlink()
-    path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"config\.json: has no model_type; ") as refused:
         (preview_source if by == "nothing" else open_source)(tmp_path)
     said = str(refused.value)
@@ -340,6 +303,6 @@ def test_a_missing_model_type_is_refused_with_the_family_that_it_looks_like(tmp_
 
 def test_a_model_type_that_is_null_is_a_missing_one(tmp_path):
     small_model("bert").float().save_pretrained(tmp_path)
-    describe(tmp_path, {"model_type": None})
+    describe(tmp_path, model_type=None, dtype=...)
     with pytest.raises(UserError, match='has no model_type; add "model_type": "bert"'):
         open_huggingface(tmp_path)

@@ -5,14 +5,13 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.common.errors import UserError
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.sources import open_source, preview_source
-from pipeline.recipe import GrowthConfig, TargetConfig
-from tests.pipeline.growth.models import small_model
+from tests.pipeline.growth.directories import as_bin, describe, in_shards, rewrite
+from tests.pipeline.growth.models import offline, small_model
 
 NAME = "transformer.h.1.mlp.c_fc.weight"
 
@@ -30,18 +29,6 @@ def refusal(directory, open=open_source):
     said = str(refused.value)
     assert "\n" not in said
     return said
-
-
-def describe(directory, **changes):
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def as_bin(directory, change):
-    tensors = load_file(directory / "model.safetensors")
-    (directory / "model.safetensors").unlink()
-    torch.save(change(tensors), directory / "pytorch_model.bin")
-    return tensors
 
 
 @pytest.mark.parametrize(
@@ -108,8 +95,7 @@ def test_an_adapter_is_refused_with_the_command_that_merges_it(saved, with_model
     ],
 )
 def test_tensors_of_no_plain_model_are_refused_by_what_they_are(saved, name, what):
-    tensors = load_file(saved / "model.safetensors")
-    save_file(tensors | {name: torch.ones(3)}, saved / "model.safetensors", {"format": "pt"})
+    rewrite(saved, lambda tensors: tensors | {name: torch.ones(3)})
     said = refusal(saved)
     assert f"tensor {name!r}: the weights are" in said and what in said
 
@@ -130,8 +116,7 @@ def test_a_quantization_that_plain_weights_belie_is_said_and_not_written(saved, 
     describe(saved, quantization_config=QUANTIZED[method])
     model = small_model("gpt2").bfloat16()
     save_file(dict(model.named_parameters()), saved / "model.safetensors", {"format": "pt"})
-    request = Request(saved, TargetConfig(dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "out")
-    growth = OfflineGrowth(request)
+    growth = offline(saved, tmp_path / "out")
     (remark,) = [remark for remark in growth.source.remarks if "quantization_config" in remark]
     assert f"({method}" in remark and "the weights are plain: the key is left out" in remark
     certificate = growth.execute(lambda _: {})
@@ -145,7 +130,7 @@ def test_a_quantization_that_plain_weights_belie_is_said_and_not_written(saved, 
 def test_code_of_a_models_own_is_said_not_run_and_not_written(saved, tmp_path):
     describe(saved, auto_map={"AutoModelForCausalLM": "modeling.Own"})
     (saved / "modeling.py").write_text("raise SystemExit('code ran')")
-    growth = OfflineGrowth(Request(saved, TargetConfig(dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "out"))
+    growth = offline(saved, tmp_path / "out")
     assert "auto_map), which is not run: it is read as a stock gpt2" in growth.source.remarks[0]
     growth.execute(lambda _: {})
     assert "auto_map" not in json.loads((tmp_path / "out/config.json").read_text())
@@ -161,14 +146,14 @@ def test_of_a_configuration_alone_quantized_weights_are_refused(saved, method):
 def test_a_targets_quantization_is_refused(saved, tmp_path):
     target = json.loads((saved / "config.json").read_text()) | {"quantization_config": QUANTIZED["gptq"]}
     (tmp_path / "target.json").write_text(json.dumps(target))
-    request = Request(saved, tmp_path / "target.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "out")
     with pytest.raises(UserError, match=r"target\.json: quantization_config: weights are written as plain numbers"):
-        OfflineGrowth(request)
+        offline(saved, tmp_path / "out", tmp_path / "target.json")
 
 
+@pytest.mark.parametrize("save", [as_bin, rewrite])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int32])
-def test_quantized_tensors_under_plain_names_are_refused(saved, dtype):
-    as_bin(saved, lambda tensors: tensors | {NAME: tensors[NAME].to(dtype)})
+def test_quantized_tensors_under_plain_names_are_refused(saved, dtype, save):
+    save(saved, lambda tensors: tensors | {NAME: tensors[NAME].to(dtype)})
     name = str(dtype).removeprefix("torch.")
     assert f"tensor {NAME!r} is stored as {name}; quantized weights cannot be grown" in refusal(saved)
 
@@ -195,6 +180,8 @@ def test_quantized_tensors_under_plain_names_are_refused(saved, dtype):
             "holds its tensors under the key 'module'; save that mapping alone",
         ),
         (lambda t: list(t.values()), "not a mapping of names to tensors"),
+        (lambda t: [1, 2], "not a mapping of names to tensors"),
+        (lambda t: {"a": 3}, "not a mapping of names to tensors"),
         (lambda t: t[NAME], "not a mapping of names to tensors"),
         (lambda t: {}, "tensor 'transformer.wte.weight' is missing"),
         (lambda t: t | {NAME: t[NAME][None]}, f"tensor {NAME!r} has shape (1, 32, 64) where config.json makes it (32, 64)"),
@@ -224,49 +211,29 @@ def test_views_parameters_and_strides_are_read_as_they_are(saved):
         assert torch.equal(rows, tensors[name].detach()) and not rows.requires_grad, name
 
 
-def directory_in_place(path):
-    path.unlink()
-    path.mkdir()
+def in_place(make):
+    """A way to spoil a file: something else of its name."""
+
+    def spoil(path):
+        path.unlink()
+        make(path)
+
+    return spoil
 
 
-def link_loop(path):
-    path.unlink()
-    path.symlink_to(path.name)
-
-
-def dangling_link(path):
-    path.unlink()
-    path.symlink_to("nowhere")
-
-
-def pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def socket_file(path):
-    path.unlink()
-    os.mknod(path, 0o140644)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def noise(path):
-    path.write_bytes(bytes(range(256)) * 8)
-
-
-SPOILT = [directory_in_place, link_loop, dangling_link, pipe, socket_file, empty, noise]
-
-
-def in_two_files(directory):
-    tensors = load_file(directory / "model.safetensors")
-    (directory / "model.safetensors").unlink()
-    files = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(sorted(tensors))}
-    for file in set(files.values()):
-        save_file({name: tensors[name] for name in files if files[name] == file}, directory / file, {"format": "pt"})
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+DIRECTORY, LOOP, DANGLING, PIPE, SOCKET, EMPTY, NOISE = (
+    in_place(make)
+    for make in (
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to(path.name),
+        lambda path: path.symlink_to("nowhere"),
+        os.mkfifo,
+        lambda path: os.mknod(path, 0o140644),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(bytes(range(256)) * 8),
+    )
+)
+SPOILT = [DIRECTORY, LOOP, DANGLING, PIPE, SOCKET, EMPTY, NOISE]
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
@@ -284,11 +251,9 @@ def in_two_files(directory):
 )
 def test_a_file_that_is_none_or_holds_nothing_is_refused_by_name(saved, form, name, spoil):
     if form == "bin":
-        as_bin(saved, lambda tensors: tensors)
+        as_bin(saved)
     if form in ("two", "no index"):
-        in_two_files(saved)
-    if form == "no index":
-        (saved / "model.safetensors.index.json").unlink()
+        in_shards(saved, index=form == "two")
     if form == "adapter":
         (saved / name).write_text("{}")
     spoil(saved / name)
@@ -296,15 +261,14 @@ def test_a_file_that_is_none_or_holds_nothing_is_refused_by_name(saved, form, na
         assert refusal(saved, open).startswith(f"{saved / name}: ")
 
 
-@pytest.mark.parametrize("spoil", [directory_in_place, link_loop, dangling_link, pipe])
+@pytest.mark.parametrize("spoil", [DIRECTORY, LOOP, DANGLING, PIPE])
 @pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "vocab.txt"])
 def test_a_file_beside_the_weights_that_is_none_is_refused_before_anything_is_computed(saved, tmp_path, name, spoil):
     (saved / name).write_text("{}")
     spoil(saved / name)
-    request = Request(saved, TargetConfig(dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "out")
-    for foreseen in (True, False):
+    for preview in (True, False):
         with pytest.raises(UserError, match=rf"{name}: .*; copy it again, or remove it"):
-            OfflineGrowth(request, preview=foreseen)
+            offline(saved, tmp_path / "out", preview=preview)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +282,6 @@ def test_a_file_beside_the_weights_that_is_none_is_refused_before_anything_is_co
     ],
 )
 def test_an_index_of_something_else_is_refused(saved, content, says):
-    in_two_files(saved)
+    in_shards(saved, index=True)
     (saved / "model.safetensors.index.json").write_text(json.dumps(content))
     assert says in refusal(saved)

@@ -20,6 +20,7 @@ from pipeline.growth.reasons import predict
 from pipeline.growth.state import Source
 from pipeline.growth.step_predictions import predict_moments, predict_steps
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.growth.models import whole
 
 FOUR = {"num_experts": 4, "num_experts_per_tok": 2}
 MIXTRAL = {"model_type": "mixtral"} | FOUR
@@ -64,10 +65,6 @@ def gradients(graph, model):
         model(input_ids=tokens(), labels=tokens()).loss.backward()
     held = {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()}
     return {name: whole(tensor) for name, tensor in stored_of(graph, held).items()}
-
-
-def whole(tensor):
-    return tensor.rows(0, tensor.shape[0])
 
 
 EXACT = [

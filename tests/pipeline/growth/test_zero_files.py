@@ -15,6 +15,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_files import TAG, write_zero3
 from pipeline.recipe import GrowthConfig, TargetConfig
 from tests.families import WITH_A_MIXTURE
+from tests.pipeline.growth.models import whole
 
 
 @pytest.fixture
@@ -30,10 +31,6 @@ def grown(tmp_path, tiny_model):
         return config, plan.grow(source.state)
 
     return grow
-
-
-def whole(tensor):
-    return tensor.rows(0, tensor.shape[0])
 
 
 def read_by_deepspeed(directory):
