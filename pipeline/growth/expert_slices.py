@@ -125,6 +125,22 @@ class MixtureForm(SourceForm, ABC):
         slices = {name: each for name, each in self.slices.items() if each.tensor in source and each.second > 0}
         return kept | {name: self.moments(name, each, source[each.tensor]) for name, each in slices.items()}
 
+    def added_steps_left(self, before: Mapping[str, Rows | float], steps: float) -> Mapping[str, Rows | float]:
+        """Return for how many steps elements have a rate of their own: `steps` of those that the source lacks.
+
+        `before` is what was left of the source's tensors.
+        """
+        source, found = self.source_graph.tensors(), dict[str, Rows | float]()
+        for name in self.graph.tensors():
+            found[name] = before.get(name, 0.0) if name in source else steps
+        for name, each in self.slices.items():
+            found[name] = self.slice_steps_left(name, each, before.get(each.tensor, 0.0), steps)
+        return found
+
+    def slice_steps_left(self, name: str, made_of: ExpertSlice, before: Rows | float, steps: float) -> Rows | float:
+        """Return the same of a tensor of an expert."""
+        return before if isinstance(before, float) else made_of.of(before)
+
     def slices_of_network(
         self, old: Mlp, new: Mlp, units: slice, writes: float, share: Share, expert: int | None
     ) -> dict[str, ExpertSlice]:

@@ -57,19 +57,11 @@ class ExpertSplitting(MixtureForm):
         return ConcatenatedRows((tensor.shape[0] * times, *tensor.shape[1:]), [tensor] * times)
 
     def added_steps_left(self, before: Mapping[str, Rows | float], steps: float) -> Mapping[str, Rows | float]:
-        """Return for how many steps elements have a rate of their own.
-
-        Slices of the source's experts are its own, and so is the first of the router rows of each of them.
-        """
-        source, found = self.source_graph.tensors(), dict[str, Rows | float]()
-        for name in self.graph.tensors():
-            found[name] = before.get(name, 0.0) if name in source else steps
-        for name, each in self.slices.items():
-            held = before.get(each.tensor, 0.0)
-            found[name] = held if isinstance(held, float) else each.of(held)
+        """Return the same where the first of the router rows that an expert's are copied to is the source's own."""
+        found = dict(super().added_steps_left(before, steps))
         for old, new in self._bodies:
-            held = before.get(old.router.weight, 0.0)
-            shape = source[old.router.weight].shape(self.source_graph.sizes)
+            held, name = before.get(old.router.weight, 0.0), old.router.weight
+            shape = self.source_graph.tensors()[name].shape(self.source_graph.sizes)
             own: Rows = Constant(shape, held) if isinstance(held, float) else held
             copies = [Constant(shape, steps)] * (self.slices_per_network - 1)
             found[new.router.weight] = ConcatenatedRows((shape[0] * self.slices_per_network, *shape[1:]), [own, *copies])

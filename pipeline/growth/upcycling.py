@@ -154,25 +154,14 @@ class DenseUpcycling(MixtureForm):
             for key, held in moved.items()
         }
 
-    def added_steps_left(self, before: Mapping[str, Rows | float], steps: float) -> Mapping[str, Rows | float]:
-        """Return for how many steps the mixture's elements have a rate of their own: `steps` of those that the source lacks.
-
-        `before` is what was left of the source's tensors. The first copy of a network, whole or cut into slices, is the
-        source's own; the others, units that are drawn anew, routers and shared experts are new.
-        """
-        source, found = self.source_graph.tensors(), dict[str, Rows | float]()
-        for name in self.graph.tensors():
-            found[name] = before.get(name, 0.0) if name in source else steps
-        for name, each in self.slices.items():
-            held = before.get(each.tensor, 0.0)
-            if each.expert is not None and each.expert >= self.slices_per_network:
-                found[name] = steps
-            elif self._redraws(each):
-                own = _filled(each, held if isinstance(held, float) else each.of(held))
-                found[name] = self._with_redrawn(name, each, own, Constant(each.shape, steps))
-            else:
-                found[name] = held if isinstance(held, float) else each.of(held)
-        return found
+    def slice_steps_left(self, name: str, made_of: ExpertSlice, before: Rows | float, steps: float) -> Rows | float:
+        """Return the same of a tensor of an expert: the first copy of a network, whole or cut, is the source's own."""
+        if made_of.expert is not None and made_of.expert >= self.slices_per_network:
+            return steps
+        left = super().slice_steps_left(name, made_of, before, steps)
+        if not self._redraws(made_of):
+            return left
+        return self._with_redrawn(name, made_of, _filled(made_of, left), Constant(made_of.shape, steps))
 
     def measure(self, source: Source, input_ids: torch.Tensor) -> Gates:
         """Return the shares of the experts over tokens [sequences, S], as the router begins."""

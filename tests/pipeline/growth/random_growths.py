@@ -83,6 +83,12 @@ def draw(seed: int) -> Drawn:
                 target[key] = old + given.choice([1, 5, old])
         if given.random() < 0.3:
             target |= given.choice([{"n_shared_experts": 3}, {"n_group": 4}, {"topk_group": 2}, {"moe_intermediate_size": 30}])
+    return Drawn(name, source, target, draw_options(given, source, target))
+
+
+def draw_options(given: random.Random, source: dict, target: dict) -> dict:
+    """Return the growth section: operators, and options that they have."""
+    layers = source["num_hidden_layers"]
     growth = {"width": given.choice(["auto", *WIDTH]), "depth": given.choice(["auto", *DEPTH])}
     if growth["depth"] == "list":
         growth["layers"] = [given.randrange(layers) for _ in range(target.get("num_hidden_layers", layers))]
@@ -101,7 +107,7 @@ def draw(seed: int) -> Drawn:
         growth["noise"] = 0.05
     if growth["width"] in ("auto", "fpi", "nai", "hypercloning", "exact_aki", "average_pad") and given.random() < 0.3:
         growth |= {"symmetry": given.choice(["paired", "split"]), "noise": 0.25}
-    return Drawn(name, source, target, growth)
+    return growth
 
 
 def outcome(drawn: Drawn) -> tuple[str, float]:

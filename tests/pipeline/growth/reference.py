@@ -25,23 +25,24 @@ Tensors = dict[str, Tensor]
 Maps = Mapping[str, Sequence[int]]
 """The maps that were drawn, by axis: residual (channels), heads, kv_heads (heads), ffn (units)."""
 
+
+def _with_biases(weights: Mapping[str, str]) -> dict[str, str]:
+    """Patterns of names -> roles: of matrices, and of their biases."""
+    return {
+        rf"(?:{name})\.{kind}": role + suffix
+        for name, role in weights.items()
+        for kind, suffix in (("weight", ""), ("bias", "_bias"))
+    }
+
+
 _GPT2 = {
     r"wte\.weight": "words",
     r"wpe\.weight": "positions",
     r"ln_[12]\.weight": "gain",
     r"ln_[12]\.bias": "shift",
-    r"c_attn\.weight#0": "q",
-    r"c_attn\.weight#1": "k",
-    r"c_attn\.weight#2": "v",
-    r"c_attn\.bias#0": "q_bias",
-    r"c_attn\.bias#1": "k_bias",
-    r"c_attn\.bias#2": "v_bias",
-    r"attn\.c_proj\.weight": "o",
-    r"attn\.c_proj\.bias": "o_bias",
-    r"mlp\.c_fc\.weight": "up",
-    r"mlp\.c_fc\.bias": "up_bias",
-    r"mlp\.c_proj\.weight": "down",
-    r"mlp\.c_proj\.bias": "down_bias",
+    **{rf"c_attn\.weight#{part}": role for part, role in enumerate("qkv")},
+    **{rf"c_attn\.bias#{part}": f"{role}_bias" for part, role in enumerate("qkv")},
+    **_with_biases({r"attn\.c_proj": "o", r"mlp\.c_fc": "up", r"mlp\.c_proj": "down"}),
     r"ln_f\.weight": "final_gain",
     r"ln_f\.bias": "final_shift",
     r"lm_head\.weight": "logits",
@@ -54,36 +55,16 @@ _ENCODER = {
     r"transform\.LayerNorm\.bias|lm_head\.layer_norm\.bias": "final_shift",
     r"LayerNorm\.weight": "gain",
     r"LayerNorm\.bias": "shift",
-    r"self\.query\.weight": "q",
-    r"self\.key\.weight": "k",
-    r"self\.value\.weight": "v",
-    r"self\.query\.bias": "q_bias",
-    r"self\.key\.bias": "k_bias",
-    r"self\.value\.bias": "v_bias",
-    r"attention\.output\.dense\.weight": "o",
-    r"attention\.output\.dense\.bias": "o_bias",
-    r"intermediate\.dense\.weight": "up",
-    r"intermediate\.dense\.bias": "up_bias",
-    r"output\.dense\.weight": "down",
-    r"output\.dense\.bias": "down_bias",
-    r"transform\.dense\.weight|lm_head\.dense\.weight": "transform",
-    r"transform\.dense\.bias|lm_head\.dense\.bias": "transform_bias",
-    r"pooler\.dense\.weight": "pool",
-    r"pooler\.dense\.bias": "pool_bias",
-    r"seq_relationship\.weight": "verdict",
-    r"seq_relationship\.bias": "verdict_bias",
+    **_with_biases({r"self\.query": "q", r"self\.key": "k", r"self\.value": "v", r"attention\.output\.dense": "o"}),
+    **_with_biases({r"intermediate\.dense": "up", r"output\.dense": "down", r"pooler\.dense": "pool"}),
+    **_with_biases({r"transform\.dense|lm_head\.dense": "transform", r"seq_relationship": "pair"}),
     r"decoder\.weight": "logits",
     r"decoder\.bias|cls\.predictions\.bias|lm_head\.bias": "logits_bias",
 }
 _DECODER = {
     r"embed_tokens\.weight": "words",
     r"layernorm\.weight": "gain",
-    r"q_proj\.weight": "q",
-    r"k_proj\.weight": "k",
-    r"v_proj\.weight": "v",
-    r"q_proj\.bias": "q_bias",
-    r"k_proj\.bias": "k_bias",
-    r"v_proj\.bias": "v_bias",
+    **_with_biases({r"q_proj": "q", r"k_proj": "k", r"v_proj": "v"}),
     r"q_norm\.weight": "q_gain",
     r"k_norm\.weight": "k_gain",
     r"o_proj\.weight": "o",
@@ -203,28 +184,28 @@ class Side:
     """[target, source]: rows that come from the source's next layer."""
     fresh: Tensor | None = None
     """[target]: elements at the initial draw."""
-    silent: Tensor | None = None
+    zero: Tensor | None = None
     """[target]: elements that are zero, even where the other side is fresh."""
 
     def __post_init__(self) -> None:
         nowhere = torch.zeros(self.own.shape[0], dtype=torch.bool)
         self.above = torch.zeros_like(self.own) if self.above is None else self.above
         self.fresh = nowhere if self.fresh is None else self.fresh
-        self.silent = nowhere if self.silent is None else self.silent
+        self.zero = nowhere if self.zero is None else self.zero
 
 
 def product(out: Side, w: Tensor, above: Tensor, into: Side, fresh: Tensor) -> Tensor:
     """E W R^T, rows of the next layer added, and the initial draw where either side says so."""
     grown = (out.own @ w + out.above @ above) @ into.own.T
     put = out.fresh[:, None] | into.fresh[None, :]
-    put = put & ~out.silent[:, None] & ~into.silent[None, :]
+    put = put & ~out.zero[:, None] & ~into.zero[None, :]
     assert not grown[put].any(), "a new element that the source has a value for"
     return grown + torch.where(put, fresh, 0.0)
 
 
 def vector(out: Side, v: Tensor, above: Tensor, fresh: Tensor) -> Tensor:
     grown = out.own @ v + out.above @ above
-    return torch.where(out.fresh & ~out.silent, fresh, grown)
+    return torch.where(out.fresh & ~out.zero, fresh, grown)
 
 
 @dataclass
@@ -418,7 +399,7 @@ class Reference:
             w = 1 if self.post_norm else s
             final = Norm(copied / (s * w * k), copied / (w * k) + new_shifts, new.double())
         reads_draw = drawn and not self.post_norm
-        read = Side(copied / k, fresh=new if reads_draw else None, silent=None if reads_draw else new)
+        read = Side(copied / k, fresh=new if reads_draw else None, zero=None if reads_draw else new)
         return {"write": Side(written), "transform": Side(padded), "read": read, "gain": norm, "final": final}
 
     def _units(self, g: Sequence[int], source: int, new: Tensor | None = None) -> tuple[Side, Side]:
@@ -430,9 +411,9 @@ class Reference:
         if self._pads:
             return Side(kept, fresh=new), Side(kept, fresh=new)
         if width == "zero_pad":
-            return Side(kept, fresh=new), Side(kept, silent=new)
+            return Side(kept, fresh=new), Side(kept, zero=new)
         if width == "exact_aki":
-            return Side(kept, e - kept), Side(kept, silent=new)
+            return Side(kept, e - kept), Side(kept, zero=new)
         readers = Side(e / counts(e)[:, None])
         return (Side(kept, e - kept) if width == "aki" else Side(e)), readers
 
@@ -447,12 +428,12 @@ class Reference:
             factor = 1.0  # DirectCopy and zero padding place the source and change none of it
         if wide > d:
             turned = self.rotary_places() if self.rotary else list(range(d))
-            closed = "fresh" if self._pads else "silent"
+            closed = "fresh" if self._pads else "zero"
             query = self._widen(query, turned, self.large.heads, "fresh")
             key = self._widen(key, turned, self.large.kv_heads, closed)
             value = self._widen(value, list(range(d)), self.large.kv_heads, "fresh")
             mix = self._widen(mix, list(range(d)), self.large.heads, closed)
-        query, key = (Side(s.own * factor, s.above * factor, s.fresh, s.silent) for s in (query, key))
+        query, key = (Side(s.own * factor, s.above * factor, s.fresh, s.zero) for s in (query, key))
         return {"query": query, "key": key, "value": value, "mix": mix}
 
     def _heads(self) -> tuple[Side, Side, Side]:
@@ -474,7 +455,7 @@ class Reference:
         return [*pairs, *[place + wide // 2 for place in pairs]]
 
     def _widen(self, side: Side, places: list[int], heads: int, rest: str) -> Side:
-        """Each head's channels at `places` of a wider head; the others fresh or silent."""
+        """Each head's channels at `places` of a wider head; the others fresh or zero."""
         d, wide = self.small.head, self.large.head
         rows = torch.tensor([head * wide + place for head in range(heads) for place in places])
 
@@ -490,7 +471,7 @@ class Reference:
             spread(side.own, 0.0),
             spread(side.above, 0.0),
             spread(side.fresh, rest == "fresh") | drawn,
-            spread(side.silent, rest == "silent") & ~drawn,
+            spread(side.zero, rest == "zero") & ~drawn,
         )
 
     # -- tensors ------------------------------------------------------------------------------------------------------
@@ -504,7 +485,7 @@ class Reference:
             if layer is None:
                 plain[name] = self._tensor(design, name, self.source[name], self.source[name])
                 continue
-            origin, silent = origins[int(layer[1])]
+            origin, zero = origins[int(layer[1])]
             if origin is None:
                 plain[name] = self.fresh[name]
                 continue
@@ -513,7 +494,7 @@ class Reference:
                 return self.source[name[: layer.start(1)] + str(number) + name[layer.end(1) :]]
 
             role = role_of(self.family, name)
-            if silent and self.post_norm and role in ("gain", "shift"):
+            if zero and self.post_norm and role in ("gain", "shift"):
                 # What comes in has the mean of the lower norm's shifts, and on average this variance.
                 below = re.sub(r"(attention\.)?output\.LayerNorm\.\w+$", "output.LayerNorm.", name)
                 gain, shift = of(origin, below + "weight"), of(origin, below + "bias")
@@ -522,7 +503,7 @@ class Reference:
                 plain[name] = self._tensor(design, name, flat, flat)
                 continue
             plain[name] = self._tensor(design, name, of(origin), of(min(origin + 1, self.small.layers - 1)))
-            if silent and role in ("o", "o_bias", "down", "down_bias"):
+            if zero and role in ("o", "o_bias", "down", "down_bias"):
                 plain[name] = torch.zeros_like(plain[name])
         return join(self.family, plain)
 
@@ -543,7 +524,7 @@ class Reference:
             "down": (d.write, d.unit_columns),
             "transform": (d.transform, d.read),
             "pool": (d.pooled, d.read),
-            "verdict": (Side(torch.eye(2, dtype=torch.float64)), d.pooled_columns),
+            "pair": (Side(torch.eye(2, dtype=torch.float64)), d.pooled_columns),
         }
         vectors = {
             "q_bias": d.query,
@@ -554,7 +535,7 @@ class Reference:
             "down_bias": d.write,
             "transform_bias": d.transform,
             "pool_bias": d.pooled,
-            "verdict_bias": Side(torch.eye(2, dtype=torch.float64)),
+            "pair_bias": Side(torch.eye(2, dtype=torch.float64)),
         }
         norms = {"gain": d.gain, "shift": d.gain, "final_gain": d.final, "final_shift": d.final}
         if role in ("q_gain", "k_gain") or (role in ("q", "k") and "q_gain" in self._roles() and not self._pads):

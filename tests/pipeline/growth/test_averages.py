@@ -79,7 +79,7 @@ def test_an_average_in_a_layers_own_place_is_told():
     assert (after - before).abs().max() > 1e-2
 
 
-def test_a_silent_average_keeps_the_function():
+def test_a_zero_output_average_keeps_the_function():
     plan, model = planned("llama", {"depth": "list", "layers": [0, 1, {0: 0.5, 1: 0.5}, 2], "silent": [2]})
     assert predict(plan) == []
     ids = torch.randint(4, 61, (1, 16), generator=torch.Generator().manual_seed(2))

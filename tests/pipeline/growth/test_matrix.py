@@ -50,7 +50,7 @@ OPERATORS = {
     "exact aki": {"width": "exact_aki"},
 }
 RATIOS = {"x2": 64, "x1.5": 48, "x2.5": 80}
-VERDICTS = {"E": "exact", "a": "approximate", "d": "inexact by design"}
+EXACTNESS = {"E": "exact", "a": "approximate", "d": "inexact by design"}
 REFUSED = "r"
 
 # At x2, x1.5, x2.5 for norms before attention and FFN (LayerNorm), after them (LayerNorm), before (RMSNorm).
@@ -99,7 +99,7 @@ def kind(family):
 
 
 def check(model, target, growth, expected):
-    """Compare the engine's growth with the reference's, its verdict with `expected`, and the logits with the source's."""
+    """Compare the engine's growth with the reference's, its exactness with `expected`, and the logits with the source's."""
     plan, config = plan_of(model, target, growth, SEED)
     drawn = {}
     if growth.get("map") == "random":
@@ -125,7 +125,7 @@ def test_width(family, tied, operator, ratio):
         with pytest.raises(UserError, match=REFUSALS[operator]):
             plan_of(source(family, tied), target, growth, SEED)
     else:
-        check(source(family, tied), target, growth, VERDICTS[expected])
+        check(source(family, tied), target, growth, EXACTNESS[expected])
 
 
 @pytest.mark.parametrize("ratio", DEPTH_RATIOS)
@@ -135,7 +135,7 @@ def test_depth(family, operator, ratio):
     layers = DEPTH_RATIOS[ratio]
     growth = {"depth": operator} | ({"layers": LISTS[layers]} if operator == "list" else {})
     expected = DEPTH[operator].split()[family in POST_LAYER_NORM][list(DEPTH_RATIOS).index(ratio)]
-    check(source(family, layers=4), {"num_hidden_layers": layers}, growth, VERDICTS[expected])
+    check(source(family, layers=4), {"num_hidden_layers": layers}, growth, EXACTNESS[expected])
 
 
 WIDER_AND_DEEPER = {"hidden_size": 48, "num_hidden_layers": 5}
@@ -172,7 +172,7 @@ def test_heads_of_more_channels(family, operator):
     expected = WIDTH[operator].split()[kind(family)][list(RATIOS).index("x2")]
     if operator == "nai, paper factor":
         expected = "E"  # sqrt(d_k) grows as sqrt(D) does
-    check(source(family), target, OPERATORS[operator], VERDICTS[expected])
+    check(source(family), target, OPERATORS[operator], EXACTNESS[expected])
 
 
 @pytest.mark.parametrize("target", [{"head_dim": 24}, {"head_dim": 16, "num_attention_heads": 8}])
@@ -205,7 +205,7 @@ def test_more_words(family, tied, operator, vocabulary):
     """The logits of the words that the source knew are what they would be without new ones."""
     expected = WIDTH[operator].split()[kind(family)][0]
     growth = OPERATORS[operator] | {"vocabulary": vocabulary}
-    check(source(family, tied), {"vocab_size": 60, "hidden_size": 64}, growth, VERDICTS[expected])
+    check(source(family, tied), {"vocab_size": 60, "hidden_size": 64}, growth, EXACTNESS[expected])
 
 
 @pytest.mark.parametrize(("positions", "expected"), [("copy", "exact"), ("interpolate", "inexact by design")])

@@ -138,10 +138,10 @@ NEW_MOMENTS = ("auto", "fresh", "copied", "scaled")
 COPIES = {
     "stacked layers": ("gpt2", {"hidden_size": 32, "num_hidden_layers": 5}, {"width": "fpi", "depth": "stack"}, {}),
     "damped layers": ("llama", {"num_hidden_layers": 5}, {"depth": "stack", "repeat_scale": 0.5}, {}),
-    "silent layers": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "fpi", "depth": "interleave"}, {}),
+    "zero-output layers": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "fpi", "depth": "interleave"}, {}),
     "random layers": ("gpt2", {"num_hidden_layers": 3}, {"depth": "random"}, {}),
     "rows of the next layer": ("gpt2", {"hidden_size": 24, "intermediate_size": 40}, {"width": "aki"}, {}),
-    "silent rows of the next layer": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "exact_aki"}, {}),
+    "zero-output rows of the next layer": ("llama", {"hidden_size": 32, "num_hidden_layers": 3}, {"width": "exact_aki"}, {}),
     "groups that fall apart": ("llama", {"num_key_value_heads": 2}, {}, {}),
     "noise in pairs": ("llama", {"hidden_size": 32}, {"width": "fpi"}, {"symmetry": "paired", "noise": 0.3}),
     "noise": ("gpt2", {"hidden_size": 32, "num_hidden_layers": 4}, {"width": "nai", "depth": "stack"}, {"noise": 0.1}),
@@ -198,7 +198,7 @@ def test_every_element_has_the_moments_and_the_age_that_the_option_says(case):
             # What the gradient is divided by: copies of one index have parts of its gradient, of whatever layer they are.
             times = torch.bincount(number[copies], minlength=1)[number.clamp(min=0)]
             # Rows that write nothing take no part from those that they copy.
-            shared = factor if case.startswith("silent rows") else times * factor
+            shared = factor if case.startswith("zero-output rows") else times * factor
             own = copies.clone()
             if tensor.layer is not None:
                 # Rows of the next layer are where the first layer has them: the last one's own stand in for those.

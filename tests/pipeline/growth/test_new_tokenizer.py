@@ -334,7 +334,7 @@ def test_a_decoder_that_starts_with_padding_does_not_start_with_the_end_of_a_tex
         grown(source, tmp_path / "new", tmp_path / "out")
 
 
-def test_the_verdict_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path):
+def test_the_exactness_says_over_how_many_tokens_it_holds_and_few_are_warned_of(tmp_path):
     source = gpt2(made(tmp_path / "source", ENGLISH, 290))
     words = {"<|endoftext|>": 0} | {f"word{number}": number for number in range(1, 20)}
     few = verbatim(tmp_path / "few", WordLevel(words, unk_token="word1"), WhitespaceSplit(), eos_token="<|endoftext|>")

@@ -144,27 +144,35 @@ def adam(model, target, growth, left_out=()):
     return plan, grow_optimizer(plan, state)
 
 
-def test_repeated_positions_start_without_moments():
-    """Text within the old length never reaches them: borrowed momentum would move them all the same."""
-    _, grown = adam(small_model("gpt2"), {"max_position_embeddings": 24}, {})
-    position = grown["transformer.wpe.weight"]
-    assert whole(position["step"])[:, 0].tolist() == [7.0] * 16 + [0.0] * 8
-    assert whole(position["exp_avg"])[:, 0].tolist() == [1.0] * 16 + [0.0] * 8
-
-
-def test_key_value_heads_of_groups_that_fall_apart_start_without_moments():
-    """4 query heads in 2 groups become 4 groups: the copies of a key serve different queries."""
-    _, grown = adam(small_model("llama"), {"num_key_value_heads": 4}, {})
-    for part in ("k_proj", "v_proj"):
-        assert (whole(grown[f"model.layers.0.self_attn.{part}.weight"]["step"]) == 0).all()
-    assert whole(grown["model.layers.0.self_attn.q_proj.weight"]["step"]) == 7.0
-
-
-def test_normed_queries_and_keys_of_wider_heads_start_without_moments():
-    _, grown = adam(small_model("qwen3"), {"head_dim": 16}, {})
-    for name in ("q_proj", "k_proj", "q_norm", "k_norm"):
-        assert (whole(grown[f"model.layers.0.self_attn.{name}.weight"]["exp_avg"]) == 0).all(), name
-    assert whole(grown["model.layers.0.mlp.up_proj.weight"]["step"]) == 7.0
+@pytest.mark.parametrize(
+    ("family", "target", "fresh", "kept"),
+    [
+        # Text within the old length never reaches repeated positions: borrowed momentum would move them all the same.
+        ("gpt2", {"max_position_embeddings": 24}, {"transformer.wpe.weight": slice(16, 24)}, {"transformer.wpe.weight": 16}),
+        # 4 query heads in 2 groups become 4 groups: the copies of a key serve different queries.
+        (
+            "llama",
+            {"num_key_value_heads": 4},
+            {f"model.layers.0.self_attn.{part}.weight": slice(None) for part in ("k_proj", "v_proj")},
+            {"model.layers.0.self_attn.q_proj.weight": None},
+        ),
+        # Queries and keys that are normed, in wider heads.
+        (
+            "qwen3",
+            {"head_dim": 16},
+            {f"model.layers.0.self_attn.{part}.weight": slice(None) for part in ("q_proj", "k_proj", "q_norm", "k_norm")},
+            {"model.layers.0.mlp.up_proj.weight": None},
+        ),
+    ],
+)
+def test_rows_whose_gradient_is_not_their_sources_start_without_moments(family, target, fresh, kept):
+    _, grown = adam(small_model(family), target, {})
+    for name, rows in fresh.items():
+        assert not whole(grown[name]["step"])[rows].any() and not whole(grown[name]["exp_avg"])[rows].any(), name
+    for name, first in kept.items():
+        for key, value in (("step", 7.0), ("exp_avg", 1.0)):
+            values = torch.as_tensor(whole(grown[name][key]))
+            assert ((values[:first] if values.dim() else values) == value).all(), name
 
 
 def test_a_tensor_that_was_never_stepped_starts_fresh_and_no_state_at_all_is_refused():

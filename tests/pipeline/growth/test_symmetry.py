@@ -51,33 +51,33 @@ def train(model, steps, lr=1e-3):
     return largest
 
 
-def duplicates_apart(model, wanted):
+def distances_of_duplicates(model, wanted):
     """Return by name how far rows j and j + n / 2 are from each other, of those tensors whose role is wanted.
 
     At x2 the balanced map, and NAI's of as many new heads as there are, copy the whole axis once more.
     """
     family = model.config.model_type
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    apart = {}
+    distances = {}
     for name, tensor in split(family, tensors).items():
         if role_of(family, name) in wanted:
             first, second = tensor.chunk(2)
-            apart[name] = ((first - second).norm(dim=-1) / first.norm(dim=-1)).min().item()
-    return apart
+            distances[name] = ((first - second).norm(dim=-1) / first.norm(dim=-1)).min().item()
+    return distances
 
 
 @pytest.mark.parametrize("symmetry", ["paired", "split"])
 @pytest.mark.parametrize("width", COPYING)
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
-def test_a_broken_symmetry_keeps_the_function_and_parts_the_duplicates(family, width, symmetry):
+def test_noise_keeps_the_function_and_breaks_the_symmetry_of_duplicates(family, width, symmetry):
     model, plan, grown = grow(family, {"width": width, "symmetry": symmetry, "noise": 0.25})
     assert predict(plan) == predict_duplicates(plan) == []
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     train(grown, 20)
-    apart = duplicates_apart(grown, {"q", "k", "v", "up"})
-    assert len(apart) == 2 * (5 if family == "llama" else 4)
-    # Noise of a quarter of the deviation parts two rows by about a third of their norm from the start.
-    assert min(apart.values()) > 0.05, apart
+    distances = distances_of_duplicates(grown, {"q", "k", "v", "up"})
+    assert len(distances) == 2 * (5 if family == "llama" else 4)
+    # Noise of a quarter of the deviation moves two rows away from each other by about a third of their norm from the start.
+    assert min(distances.values()) > 0.05, distances
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "qwen3"])
@@ -88,8 +88,8 @@ def test_copies_stay_copies_for_ever(family, width):
     assert predict_duplicates(plan) == ["residual", "heads", "ffn"]
     before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}
     train(grown, 20)
-    apart = duplicates_apart(grown, {"q", "k", "v", "up"})
-    assert max(apart.values()) < EXACT, apart
+    distances = distances_of_duplicates(grown, {"q", "k", "v", "up"})
+    assert max(distances.values()) < EXACT, distances
     # It did learn: 20 steps of 1e-3 move an element by up to 0.02.
     moved = {name: parameter.detach() - before[name] for name, parameter in grown.named_parameters()}
     for name, distance in split(family, moved).items():
@@ -102,29 +102,31 @@ def test_exact_aki_has_no_duplicates(family):
     model, plan, grown = grow(family, {"width": "exact_aki"})
     assert predict_duplicates(plan) == (["residual"] if family == "bert" else [])
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
-    lower = {name: apart for name, apart in duplicates_apart(grown, {"q", "k", "v", "up"}).items() if ".0." in name}
+    lower = {
+        name: distance for name, distance in distances_of_duplicates(grown, {"q", "k", "v", "up"}).items() if ".0." in name
+    }
     assert min(lower.values()) > 0.1, lower
     train(grown, 20)
-    assert min(duplicates_apart(grown, {"q", "k", "v", "up"}).values()) > 1e-3
+    assert min(distances_of_duplicates(grown, {"q", "k", "v", "up"}).values()) > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("growth", "parted"),
+    ("growth", "symmetry_broken"),
     [
         ({"width": "exact_aki"}, False),
         ({"width": "exact_aki", "symmetry": "paired", "noise": 0.3}, True),
         ({"width": "auto"}, True),
     ],
 )
-def test_the_copied_stream_of_a_post_ln_model_needs_its_duplicates_made_unlike(growth, parted):
+def test_the_copied_stream_of_a_post_ln_model_needs_its_duplicates_made_unlike(growth, symmetry_broken):
     """Embedding columns j and j + n / 2; `auto` sees to it by itself."""
     model, plan, grown = grow("bert", growth)
-    assert predict_duplicates(plan) == ([] if parted else ["residual"])
+    assert predict_duplicates(plan) == ([] if symmetry_broken else ["residual"])
     assert (logits(grown, tokens()) - logits(model, tokens())).abs().max() < EXACT
     train(grown, 20)
     first, second = grown.bert.embeddings.word_embeddings.weight.detach().chunk(2, dim=1)
     distance = ((first - second).norm() / first.norm()).item()
-    assert distance > 1e-3 if parted else distance < EXACT
+    assert distance > 1e-3 if symmetry_broken else distance < EXACT
 
 
 WIDER_HEADS = {"hidden_size": 64, "num_attention_heads": 4}
@@ -185,5 +187,5 @@ def test_heads_under_one_norm_over_all_of_them_are_copies_that_auto_makes_unlike
             optimizer.zero_grad()
         queries = grown.model.layers[0].self_attn.q_proj.weight.unflatten(0, (8, -1))
         copied = plan.maps["heads"].indices
-        apart = (queries[4:] - queries[copied[4:]]).abs().max().item()
-        assert (apart < 1e-9) is bool(duplicates), apart
+        distance = (queries[4:] - queries[copied[4:]]).abs().max().item()
+        assert (distance < 1e-9) is bool(duplicates), distance
