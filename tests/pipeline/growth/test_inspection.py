@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.common.errors import UserError
+from pipeline.common.heartbeat import watched_by
 from pipeline.growth import streaming
 from pipeline.growth.huggingface import MappedTensor
 from pipeline.growth.inspection import inspect
@@ -42,10 +43,11 @@ def test_what_a_thread_reads_while_a_model_is_constructed_is_what_it_reads_alone
     assert digests == [alone]
 
 
-def test_each_chunk_is_told():
-    told = []
-    inspect({"made": Made(), "other": Made()}, "here", lambda: told.append(1))
-    assert len(told) == 2
+def test_each_chunk_is_a_sign_of_life():
+    beats = []
+    with watched_by(lambda: beats.append(1)):
+        inspect({"made": Made(), "other": Made()}, "here")
+    assert len(beats) == 2
 
 
 @pytest.mark.parametrize("elements", [1, 7, 100, 1 << 20])
