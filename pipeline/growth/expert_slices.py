@@ -14,7 +14,7 @@ from pipeline.growth.gates import Share
 from pipeline.growth.grown_tensor import MeasuredTensor
 from pipeline.growth.initialization import initialized
 from pipeline.growth.moments import Kept
-from pipeline.growth.row_views import TensorSlice
+from pipeline.growth.row_views import TensorBlock
 from pipeline.growth.source_form import SourceForm
 from pipeline.growth.state import OptimizerState, Rows, State
 from pipeline.recipe import GrowthConfig
@@ -47,9 +47,9 @@ class ExpertSlice:
         """The units of the source's network."""
         return self.columns if self.unit_axis else self.rows
 
-    def of(self, tensor: Rows, factor: float = 1.0) -> TensorSlice:
+    def of(self, tensor: Rows, factor: float = 1.0) -> TensorBlock:
         """Return the slice of a tensor of the source's shape, times a factor."""
-        return TensorSlice(tensor, self.rows, self.columns, factor)
+        return TensorBlock(tensor, self.rows, self.columns, factor)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.identity_norms import IdentityNorm
 from pipeline.growth.initialization import InitializedTensor
 from pipeline.growth.positions import StretchedPositions
-from pipeline.growth.row_views import AveragedRows, DrawnRows, RepeatedRows, Replaced, TensorSlice
+from pipeline.growth.row_views import AveragedRows, DrawnRows, RepeatedRows, Replaced, TensorBlock
 from pipeline.growth.state import Constant, OptimizerState, Rows, Shifted, State, stored_dtype
 
 _NONE, _ALL = -1, -2
@@ -127,7 +127,7 @@ def _beneath(source: Rows, asked: _Rows) -> Iterator[tuple[Rows, _Rows]]:
     """Go through what only passes rows on, to what is stored."""
     if isinstance(source, MeasuredTensor | Shifted):
         yield from _beneath(source.tensor, asked)
-    elif isinstance(source, TensorSlice | RepeatedRows | Replaced | OpposedCopy):
+    elif isinstance(source, TensorBlock | RepeatedRows | Replaced | OpposedCopy):
         yield from _beneath(source.tensor, asked.all_where_any())
     elif isinstance(source, StretchedPositions):
         yield from _beneath(source.source, asked.all_where_any())

@@ -10,7 +10,7 @@ from pipeline.growth.grown_tensor import MeasuredTensor
 from pipeline.growth.state import Rows
 
 
-class TensorSlice:
+class TensorBlock:
     """Some rows and columns of a tensor, times a factor."""
 
     def __init__(self, tensor: Rows, rows: slice, columns: slice, factor: float = 1.0) -> None:
