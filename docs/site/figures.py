@@ -107,10 +107,12 @@ def draw_depths() -> None:
     for row, (name, operator) in enumerate(DEPTH.items()):
         for column, origin in enumerate(operator.origins(4, 6, DEFAULTS | OPTIONS.get(name, {}))):
             colour = LIGHT if origin.source is None else shades[origin.source]
-            style = {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if origin.silent else {"facecolor": colour}
+            style = (
+                {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if origin.zero_output else {"facecolor": colour}
+            )
             axes.bar(column, 0.8, 0.9, row - 0.4, linewidth=1, **style)
             text = "new" if origin.source is None else str(origin.source)
-            dark = not origin.silent and origin.source in (2, 3)
+            dark = not origin.zero_output and origin.source in (2, 3)
             axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     axes.set(yticks=range(len(DEPTH)), yticklabels=list(DEPTH), xticks=range(6))
     axes.set_xlabel("layer of the target; the number inside is the source's layer")
