@@ -107,9 +107,8 @@ def draw_depths() -> None:
     for row, (name, operator) in enumerate(DEPTH.items()):
         for column, origin in enumerate(operator.origins(4, 6, DEFAULTS | OPTIONS.get(name, {}))):
             colour = LIGHT if origin.source is None else shades[origin.source]
-            style = (
-                {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if origin.zero_output else {"facecolor": colour}
-            )
+            hatched = {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
+            style = hatched if origin.zero_output else {"facecolor": colour}
             axes.bar(column, 0.8, 0.9, row - 0.4, linewidth=1, **style)
             text = "new" if origin.source is None else str(origin.source)
             dark = not origin.zero_output and origin.source in (2, 3)
