@@ -1,4 +1,4 @@
-"""Draw the figures of the documentation: `python docs/site/figures.py` writes docs/images/*.svg.
+"""Draw the figures of the documentation: `python docs/site/figures.py [FOLDER]` writes docs/images/*.svg, or into FOLDER.
 
 Matrices are those that the operators make of a real model; bars are of the tables in docs/results.
 """
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline import grow
 from pipeline.operators import DEPTH, WIDTH
 
-IMAGES = ROOT / "docs" / "images"
+IMAGES = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "docs" / "images"
 BLUE, RED, GREY, LIGHT = "#2a6f97", "#c8553d", "#8d99ae", "#cbd5e1"
 OPTIONS = {"zero_pad": {"scaled": True}, "list": {"layers": [0, 1, 1, 2, 3, 3], "silent": [2, 5]}}
 DEFAULTS = {option.name: option.default for operator in DEPTH.values() for option in operator.options}
