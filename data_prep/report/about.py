@@ -44,8 +44,8 @@ def terms(data: PreparedData, plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 def settings(data: PreparedData) -> dict[str, Any]:
     """Return the `settings` that differ from the defaults, as YAML, and how many `more` lines of it are left out."""
-    told = data.manifest.config.model_dump(mode="json", exclude_defaults=True, exclude={"output_dir"})
-    lines = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100).splitlines()
+    given = data.manifest.config.model_dump(mode="json", exclude_defaults=True, exclude={"output_dir"})
+    lines = yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100).splitlines()
     return {"settings": "\n".join(lines[:_LINES]), "more": len(lines[_LINES:])}
 
 

@@ -14,7 +14,7 @@ _CONTROLS = re.compile(
 def environment(*packages: str) -> jinja2.Environment:
     """Return the templates of `packages`, each of which comes before those behind it, and of this package at last.
 
-    What stands in HTML is escaped, what stands in plain text (`.txt`) is not.
+    Values are escaped in HTML, and not in plain text (`.txt`).
     """
     loaders = [jinja2.PackageLoader(package) for package in (*packages, "data_prep.report")]
     return jinja2.Environment(

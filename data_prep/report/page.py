@@ -1,4 +1,4 @@
-"""The page of a prepared folder: what stands where, and the HTML that it becomes."""
+"""The page of a prepared folder: its sections, and the HTML that they become."""
 
 from collections import Counter
 from typing import Any

@@ -16,8 +16,8 @@ _CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A document, or a piece of one."""
+class Excerpt:
+    """A document, or a passage of one."""
 
     corpus: str
     where: str
@@ -30,8 +30,8 @@ class Pair:
     """A copy, and what stays for it."""
 
     similarity: float
-    dropped: Shown
-    kept: Shown
+    dropped: Excerpt
+    kept: Excerpt
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reason:
 
     name: str
     count: int
-    documents: list[Shown]
+    documents: list[Excerpt]
     places: list[tuple[str, str]]
     """Corpora and places of examples whose text is not recorded."""
 
@@ -57,17 +57,17 @@ class Examples:
     def pairs(self, kind: str) -> list[Pair]:
         """Return copies of a kind, `exact` or `near`, beside what stays for them."""
         return [
-            Pair(line["similarity"], _shown(line), _shown({key: line.get(f"kept_{key}") for key in _OF_A_DOCUMENT}))
+            Pair(line["similarity"], _excerpt(line), _excerpt({key: line.get(f"kept_{key}") for key in _OF_A_DOCUMENT}))
             for line in self._of(kind)[:_PAIRS]
         ]
 
-    def repeated(self) -> list[tuple[int, Shown]]:
+    def repeated(self) -> list[tuple[int, Excerpt]]:
         """Return lines or paragraphs that were removed, and in how many documents each stood."""
-        return [(line["documents"], _shown(line)) for line in self._of("repeated")[:_PAIRS]]
+        return [(line["documents"], _excerpt(line)) for line in self._of("repeated")[:_PAIRS]]
 
-    def passages(self) -> list[tuple[str, Shown]]:
+    def passages(self) -> list[tuple[str, Excerpt]]:
         """Return evaluation sets, and passages of them that documents hold."""
-        return [(line["set"], _shown({**line, "text": line.get("passage")})) for line in self._of("contaminated")]
+        return [(line["set"], _excerpt({**line, "text": line.get("passage")})) for line in self._of("contaminated")]
 
     def reasons(self) -> dict[str, Any]:
         """Return the `reasons` with the most documents, with examples of each, and how many `more` there are."""
@@ -80,11 +80,11 @@ class Examples:
         return {"reasons": shown, "more": len(names) - len(shown)}
 
     def _reason(self, name: str, count: int) -> Reason:
-        documents = [_shown(line) for line in self._of("dropped") if line["reason"] == name]
-        told = {(document.corpus, document.where) for document in documents}
+        documents = [_excerpt(line) for line in self._of("dropped") if line["reason"] == name]
+        shown = {(document.corpus, document.where) for document in documents}
         places = [(entry.name, place) for entry in self._entries for place in entry.examples.get(name, [])]
         return Reason(
-            name, count, documents[:_EACH], [place for place in places if place not in told][: _EACH - len(documents)]
+            name, count, documents[:_EACH], [place for place in places if place not in shown][: _EACH - len(documents)]
         )
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
@@ -96,19 +96,19 @@ _EACH = 5
 """Examples of a reason."""
 
 
-def _shown(line: dict[str, Any]) -> Shown:
+def _excerpt(line: dict[str, Any]) -> Excerpt:
     """A document of a line; an earlier version's has neither place nor columns."""
     columns = [(name, _cut(value)) for name, value in (line.get("columns") or {}).items()]
-    return Shown(line.get("corpus") or "", line.get("where") or "", line.get("text") or "", columns)
+    return Excerpt(line.get("corpus") or "", line.get("where") or "", line.get("text") or "", columns)
 
 
 def _cut(value: Any) -> str:
-    told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= _CHARACTERS else told[:_CHARACTERS] + "…"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _CHARACTERS else text[:_CHARACTERS] + "…"
 
 
 def recorded_plan(data: PreparedData) -> dict[str, Any]:
-    """Return the frozen plan as it stands in the folder; raises UserError where it is missing or damaged."""
+    """Return the frozen plan as the folder holds it; raises UserError where it is missing or damaged."""
     content = _listed(data, PLAN)
     return {} if content is None else json.loads(content)
 

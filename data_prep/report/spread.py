@@ -60,7 +60,7 @@ def _kinds(title: str, kind: str, counts: list[tuple[str, Counter[str]]], label:
 def _table(title: str, kind: str, shown: Top, counts: Sequence[tuple[str, Counter[str]]], label: Callable[[str], str]) -> Grid:
     """A row a kind: documents of all corpora, their share as a bar, and the share in each corpus where there are some."""
     have = [(name, one) for name, one in counts if one]
-    apart = have if 1 < len(have) <= _COLUMNS else []
+    columns = have if 1 < len(have) <= _COLUMNS else []
     widest = max(shown.rest, *(count for _, count in shown.named))
     rows: list[list[str | Bar]] = [
         [
@@ -68,14 +68,14 @@ def _table(title: str, kind: str, shown: Top, counts: Sequence[tuple[str, Counte
             f"{count:,}",
             percent(count, shown.whole),
             Bar(0, count / widest),
-            *(percent(one[name], one.total()) for _, one in apart),
+            *(percent(one[name], one.total()) for _, one in columns),
         ]
         for name, count in shown.named
     ]
     if shown.kinds:
         named = {name for name, _ in shown.named}
-        rest = [sum(count for name, count in one.items() if name not in named) for _, one in apart]
-        shares = [percent(count, one.total()) for count, (_, one) in zip(rest, apart, strict=True)]
+        rest = [sum(count for name, count in one.items() if name not in named) for _, one in columns]
+        shares = [percent(count, one.total()) for count, (_, one) in zip(rest, columns, strict=True)]
         bar = Bar(0, shown.rest / widest)
         rows.append([f"{shown.kinds:,} more", f"{shown.rest:,}", percent(shown.rest, shown.whole), bar, *shares])
-    return Grid(title, [kind, "documents", "share", "", *(f"of {name}" for name, _ in apart)], rows)
+    return Grid(title, [kind, "documents", "share", "", *(f"of {name}" for name, _ in columns)], rows)

@@ -255,7 +255,7 @@ def _scores(known: Known) -> list[tuple[str, str, str, str, str]]:
 
 
 def _scored_on(score: dict[str, Any]) -> str:
-    """How much of which data, and by which settings: what sets scores of one task apart from each other."""
+    """How much of which data, and by which settings: what distinguishes scores of one task."""
     data, settings = score.get("data") or {}, score.get("settings") or {}
     count = [] if data.get("examples") is None else [counted(data["examples"], "example")]
     named = [data[key] for key in ("note", "source") if data.get(key)]

@@ -69,7 +69,7 @@ def limits(methods: Sequence[Method], baseline: Method | None) -> list[str]:
 def starts(methods: Sequence[Method], baseline: Method | None) -> list[str]:
     """Return where each method starts, and what it needs for the baseline's loss, as far as both are on record.
 
-    Nothing is said of a method on other data than the baseline's.
+    A method on other data than the baseline's is left out.
     """
     against = None if baseline is None else baseline.reference("flops", with_source=False)
     if baseline is None or against is None or not against.spent:

@@ -108,8 +108,8 @@ def compared_ledgers(methods: Sequence[Method]) -> Plot | None:
     _bars(axes, labels, layers, ends)
     legend_above(figure, axes)
     caption = prose.text("captions", "compared_ledgers")
-    told = prose.text("captions", "ends", [(row["method"], end) for row, end in zip(rows, ends, strict=True)])
-    return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {told}")
+    ends_read = prose.text("captions", "ends", [(row["method"], end) for row, end in zip(rows, ends, strict=True)])
+    return Plot("compare-ledger", "Compute of each run", caption, figure, rows, f"{caption} {ends_read}")
 
 
 def _bars(

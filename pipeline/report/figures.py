@@ -108,7 +108,7 @@ class Plot:
 
 
 def blank(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes, whose parts make room for each other."""
+    """Return a figure with one pair of axes, whose parts leave space for each other."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -121,7 +121,7 @@ _ABREAST = ((13, 3), (28, 2))
 """Letters of the longest label, and how many of them stand side by side."""
 
 _ROWS, _ROW = 3, 0.19
-"""Rows of a legend that a figure has room for, and the inches that each further one adds to it."""
+"""Rows of a legend that a figure has space for, and the inches that each further one adds to it."""
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:

@@ -18,7 +18,7 @@ _OF_DEEPSPEED = ("train_batch_size", "bf16", "fp16", "gradient_clipping")
 """Keys of DeepSpeed's configuration in which they may not: what the others say changes no loss but by rounding."""
 
 _NOTHING = ("null", "[]", "{}")
-"""Settings that say nothing, as JSON."""
+"""Empty settings, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def group(named: Sequence[tuple[str | None, RecordedRun]]) -> list[Method]:
 def baseline_of(methods: Sequence[Method], name: str | None) -> tuple[Method | None, str]:
     """Return the method that savings are measured against and no reason, or None and the reason in a sentence.
 
-    `name` chooses one, else it is the only one that was trained from scratch. Raises UserError where `name` is none of them.
+    `name` chooses one, else it is the only one that was trained from scratch. Raises UserError where no method is called `name`.
     """
     if name is not None:
         for method in methods:
             if method.name == name:
                 return method, ""
-        raise UserError(f"--baseline: {name!r} is none of the methods; choose {', '.join(method.name for method in methods)}")
+        raise UserError(f"--baseline: no method is called {name!r}; choose {', '.join(method.name for method in methods)}")
     scratch = [method for method in methods if method.from_scratch]
     if len(scratch) == 1:
         return scratch[0], ""
@@ -218,7 +218,7 @@ def _identity(run: RecordedRun) -> tuple[str, ...]:
 
 
 def _common_name(runs: Sequence[RecordedRun]) -> str:
-    """What the directories' names begin with alike, without what then tells seeds apart."""
+    """What the directories' names begin with alike, without the number of the seed behind it."""
     names = [run.path.resolve().name for run in runs]
     if len(names) == 1:
         return names[0]

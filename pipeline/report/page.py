@@ -1,4 +1,4 @@
-"""The page: what stands where, and the HTML that it becomes."""
+"""The page: its sections, and the HTML that they become."""
 
 import json
 import math
@@ -57,8 +57,8 @@ def build(
 ) -> Page:
     """Return the report of one run or of several; the same runs give the same bytes.
 
-    `attention` says what of a single run's attention is shown; `savings` stands in place of what is else said of savings.
-    Raises UserError where a run is given twice, or where `baseline_name` is none of the methods.
+    `attention` says what of a single run's attention is shown; `savings` replaces what the page says of savings otherwise.
+    Raises UserError where a run is given twice, or where no method is called `baseline_name`.
     """
     methods = group(named)
     baseline, reason = baseline_of(methods, baseline_name)
@@ -110,7 +110,7 @@ def _one(method: Method, options: AttentionOptions) -> tuple[dict[str, Any], lis
     ]
 
 
-_NOTHING_TO_COMPARE = "A saving takes a comparison: name a run that was trained from scratch beside this one."
+_NOTHING_TO_COMPARE = "A saving needs a comparison: also name a run that was trained from scratch."
 
 
 def _several(

@@ -13,7 +13,7 @@ from pipeline.runs.steps import missing_words
 
 
 def templates() -> jinja2.Environment:
-    """Return the templates of reports, with filters that say numbers in words."""
+    """Return the templates of reports, with filters that write numbers with their units."""
     found = environment("pipeline.report")
     found.filters |= {quantity: (lambda value, of=quantity: amount(of, value)) for quantity in ("flops", "tokens", "seconds")}
     found.filters |= {"counted": counted, "number": "{:,}".format, "saving": percent, "missing": missing_words}

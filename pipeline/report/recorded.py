@@ -58,7 +58,7 @@ class RecordedRun:
     evaluations: list[HeldOut]
     """Those whose loss is a number."""
     unscored: list[int]
-    """Steps of those whose loss is none."""
+    """Steps of those whose loss is not a number."""
     lost: list[StepRecord]
     """Steps that were taken and lost, each once."""
     rewinds: int
@@ -171,7 +171,7 @@ class RecordedRun:
 
     @property
     def skipped(self) -> list[int]:
-        """Steps that were skipped, or whose loss was no number."""
+        """Steps that were skipped, or whose loss was not a number."""
         return [record["step"] for record in self.steps if record.get("skipped") or record["loss"] is None]
 
     @cached_property
@@ -195,7 +195,7 @@ class RecordedRun:
     def final_loss(self) -> float | None:
         """The last held-out loss of the model that the recipe ends with; of a run that has ended, the one of its last step.
 
-        None where there is none, or where that one is no number.
+        None where there is none, or where that one is not a number.
         """
         if not self.target_evaluations:
             return None
@@ -223,7 +223,7 @@ class RecordedRun:
 
 
 def read_run(path: Path) -> RecordedRun:
-    """Return what a run directory holds; raises UserError where it is none, or where a file of it cannot be read."""
+    """Return what a run directory holds; raises UserError where it is not one, or where a file of it cannot be read."""
     paths = RunPaths(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; name a run directory, which launch/pretrain.py writes")

@@ -75,7 +75,7 @@ def _training_loss(
 
 
 def _held_out_loss(axes: Axes, run: RecordedRun, held_out: Sequence[HeldOut], at: Callable[[int], float]) -> None:
-    """Draw held-out losses; a model's curve ends where it is grown, since what stands there is another one."""
+    """Draw held-out losses; a model's curve ends where it is grown, since another one begins there."""
     grown = [record.stage for record in run.growth_points]
     begins = [place for place, record in enumerate(held_out) if record.stage in grown]
     curves = [held_out[begin:end] for begin, end in zip([0, *begins], [*begins, None], strict=True)]

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def smoothed(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
-    """Return means over `window` values around each, fewer at the ends, leaving out those that are no numbers."""
+    """Return means over `window` values around each, fewer at the ends, leaving out those that are not numbers."""
     values = np.asarray(values, dtype=float)
     known = np.isfinite(values)
     begin = (window - 1) // 2

@@ -50,7 +50,7 @@ class Canvas:
         self._all.set(xlim=(0.0, WIDTH), ylim=(0.0, height), autoscale_on=False)
 
     def axes(self, place: tuple[float, float], size: tuple[float, float]) -> Axes:
-        """Return axes of their own."""
+        """Return separate axes."""
         (x, y), (wide, tall) = place, size
         return self.figure.add_axes((x / WIDTH, y / self.height, wide / WIDTH, tall / self.height))
 

@@ -121,6 +121,6 @@ class ComparedHeads:
         if origin.source is None:
             return f"layer {layer} (added, random)"
         if origin.added:
-            silent = ", writes nothing at first" if origin.zero_output else ""
-            return f"layer {layer} (added: source layer {origin.source} again{silent})"
+            zero = ", writes nothing at first" if origin.zero_output else ""
+            return f"layer {layer} (added: source layer {origin.source} again{zero})"
         return f"layer {layer}" if origin.source == layer else f"layer {layer} (source layer {origin.source})"

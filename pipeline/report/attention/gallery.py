@@ -130,7 +130,7 @@ def attention(
         WeightedNorms(model, family.graph(config), residual, plan.growth.norm_anneal_steps)
     maps = torch.cat(model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False).attentions)
     if not maps.isfinite().all():
-        raise AbsentError("the attention of a model of this run is no number")
+        raise AbsentError("the attention of a model of this run holds values that are not numbers")
     return maps
 
 
@@ -142,7 +142,7 @@ def _tokens(directory: Path, sentence: str, plan: GrowthPlan, most: int) -> tupl
     opening = tokenizer.cls_id if plan.family.objective == "mlm" else None
     ids = ids if opening is None else [opening, *ids]
     if len(ids) < _FEWEST_TOKENS:
-        raise AbsentError(f"the sentence {sentence!r} comes to {len(ids)} tokens, too few to see anything in")
+        raise AbsentError(f"the sentence {sentence!r} has {len(ids)} tokens, too few to show anything")
     kept = ids[:most]
     if max(kept) >= plan.source.vocab_size:
         raise AbsentError(f"the sentence {sentence!r} has tokens that the source's vocabulary has not")
@@ -203,5 +203,5 @@ def _findings(compared: ComparedHeads) -> list[str]:
 
 def _neighbours(what: str, alike: np.ndarray) -> str:
     """Whether neighbours are more alike than others; `alike` is [n, k, k]."""
-    apart = np.abs(np.subtract.outer(np.arange(alike.shape[1]), np.arange(alike.shape[1])))
-    return prose.text("attention", "neighbours", what, alike[:, apart == 1].mean(), alike[:, apart > 1].mean())
+    distance = np.abs(np.subtract.outer(np.arange(alike.shape[1]), np.arange(alike.shape[1])))
+    return prose.text("attention", "neighbours", what, alike[:, distance == 1].mean(), alike[:, distance > 1].mean())

@@ -165,7 +165,7 @@ def _matrices(rows: list[_Row], columns: list[str], across: str, along: str) -> 
 
 
 def _number(set_ticks: Callable[..., object], names: list[str], inches: float, *, down: bool = False) -> None:
-    """Ticks with their names, as many as can be read: across they need room for their letters, `down` for a line."""
-    room = 0.12 if down else 0.03 + 0.065 * max(map(len, names))
-    step = -(-len(names) // max(1, int(inches / room)))
+    """Ticks with their names, as many as can be read: across they need space for their letters, `down` for a line."""
+    space = 0.12 if down else 0.03 + 0.065 * max(map(len, names))
+    step = -(-len(names) // max(1, int(inches / space)))
     set_ticks(range(0, len(names), step), names[::step])

@@ -72,7 +72,7 @@ def repeat_growth(run: RunPaths, max_parameters: int) -> RepeatedGrowth:
 
 
 def _mixture(certificate: CertificateRecord) -> dict[str, Any]:
-    """Return what a target says besides sizes of a mixture that a dense model became."""
+    """Return what a target says, other than sizes, of a mixture that a dense model became."""
     upcycling = certificate.get("upcycling")
     if upcycling is None or upcycling["model_type"] == certificate["family"]:
         return {}
@@ -87,7 +87,7 @@ def growth_of(certificate: CertificateRecord) -> GrowthConfig:
         options["layers"] = GrowthConfig.model_validate({"depth": "list", "layers": options["layers"]}).layers
     if "added" in options:
         options["added"] = GrowthConfig(added=options["added"]).added
-    # What a recipe may not combine, such as `auto`'s own choices, is not judged again.
+    # What a recipe may not combine, such as `auto`'s own choices, is not checked again.
     return GrowthConfig().model_copy(update=options)
 
 
@@ -100,7 +100,7 @@ def check_size(config: PretrainedConfig, most: int) -> None:
 
 def _source(run: RunPaths, number: int, certificate: CertificateRecord, max_parameters: int) -> Source:
     """Return the model that a growth began from, by the digest in its certificate."""
-    reason = f"the source of growth {number}, {certificate['source_path']}, is not there any more"
+    reason = f"the source of growth {number}, {certificate['source_path']}, no longer exists"
     for place in _places(run, number, certificate["source_path"]):
         given = _given_config(run, place) if number == 1 else None
         config = _config(place, given)

@@ -100,12 +100,12 @@ OLDER = ["gpt2 at x1.5: counts 1 and 2 under one LayerNorm"]
 SAYS = [
     # What is made, what the page says of it (* is a number), and with a "no: " what it does not say.
     (lambda p: [run(p, recorded=37, half_a_line=True)], "it stands at step 37 of 80 (stage submodels), as of the last record"),
-    (lambda p: [troubled(p)], "1 step(s) were skipped, or had a loss that is no number: 33."),
+    (lambda p: [troubled(p)], "1 step(s) were skipped, or had a loss that is not a number: 33."),
     (lambda p: [troubled(p)], "The run went back to a checkpoint 1 time(s)"),
     (lambda p: [troubled(p)], "2 step(s) were taken and lost, to a crash or a rewind: 8 GFLOP of waste."),
     (lambda p: [troubled(p)], "What the pre-training of models/small cost is not known"),
     (lambda p: [run(p, recorded=0)], "No step is on record"),
-    (lambda p: [added(run(p), LOSSES, '{"step": 80, "stage": "full", "loss": null}')], "loss was no number at step 80"),
+    (lambda p: [added(run(p), LOSSES, '{"step": 80, "stage": "full", "loss": null}')], "loss was not a number at step 80"),
     # A loss beyond all perplexities.
     (lambda p: [added(run(p), LOSSES, '{"step": 80, "stage": "full", "loss": 1e5}')], "100000.0000"),
     # What was measured outside training is no held-out loss.

@@ -173,12 +173,12 @@ def spoil_model(run):
 SPOILT = {
     "no model": (lambda run: shutil.rmtree(run.model), {}, "not finished"),
     "no growth": (lambda run: shutil.rmtree(run.certificates), {}, "has no certificate"),
-    "no source": (lambda run: shutil.rmtree(run.source_model), {}, "not there any more"),
+    "no source": (lambda run: shutil.rmtree(run.source_model), {}, "no longer exists"),
     "another source": (change_source, {}, "digest differs"),
     "no tokenizer": (lambda run: [path.unlink() for path in run.model.glob("tokenizer*")], {}, "tokenizer"),
     "a short sentence": (lambda run: None, {"sentence": "The dog"}, "too few"),
     "a large model": (lambda run: None, {"max_parameters": 1000}, "parameters"),
-    "weights that are no numbers": (spoil_model, {}, "is no number"),
+    "weights that are no numbers": (spoil_model, {}, "not numbers"),
 }
 
 
