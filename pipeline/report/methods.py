@@ -108,7 +108,7 @@ def group(named: Sequence[tuple[str | None, RecordedRun]]) -> list[Method]:
 def baseline_of(methods: Sequence[Method], name: str | None) -> tuple[Method | None, str]:
     """Return the method that savings are measured against and no reason, or None and the reason in a sentence.
 
-    `name` chooses one, else it is the only one that was trained from scratch. Raises UserError where no method is called `name`.
+    `name` chooses one, else it is the only one that was trained from scratch. Raises UserError where none is called `name`.
     """
     if name is not None:
         for method in methods:

@@ -1,6 +1,7 @@
 """The page of a prepared folder: its numbers are the manifest's, and what a text holds does nothing."""
 
 import json
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -218,31 +219,32 @@ def test_a_page_does_not_take_the_place_of_what_was_prepared(data, tmp_path):
     assert {path: file_digest(path) for path in before} == before
 
 
+@pytest.fixture
+def folder(data, tmp_path) -> PreparedData:
+    """A copy, to be changed."""
+    return PreparedData(shutil.copytree(data.directory, tmp_path / "copy"))
+
+
 @pytest.mark.parametrize("harm", ["missing", "cut", "a directory"])
-def test_examples_that_are_not_as_they_were_written_are_refused(data, harm):
-    path = data.directory / REPORT
+def test_examples_that_are_not_as_they_were_written_are_refused(folder, harm):
+    path = folder.directory / REPORT
     content = path.read_bytes()
     path.unlink()
-    try:
-        if harm == "cut":
-            path.write_bytes(content[:-9])
-        elif harm == "a directory":
-            path.mkdir()
-        with pytest.raises(UserError, match=r"dropped\.jsonl: .*; put it back, or prepare the text again"):
-            build(data)
-    finally:
-        if harm == "a directory":
-            path.rmdir()
-        path.write_bytes(content)
+    if harm == "cut":
+        path.write_bytes(content[:-9])
+    elif harm == "a directory":
+        path.mkdir()
+    with pytest.raises(UserError, match=r"dropped\.jsonl: .*; put it back, or prepare the text again"):
+        build(folder)
 
 
-def test_a_folder_of_an_earlier_version_is_shown(data):
+def test_a_folder_of_an_earlier_version_is_shown(data, folder):
     """Without what later versions record: by which step, language, domain; whose examples are, and where they stand."""
-    path = data.directory / REPORT
-    kept = {file: file.read_bytes() for file in (path, data.directory / MANIFEST)}
-    lines = [json.loads(line) for line in kept[path].decode().splitlines()]
+    path = folder.directory / REPORT
     early = ("kind", "document", "kept", "similarity", "text", "kept_text")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     old = [{key: line[key] for key in early} for line in lines if line["kind"] in ("exact", "near")]
+    write(path, old)
 
     def age(content) -> None:
         for key in ("format", "evaluation_sets", "encoding"):
@@ -254,13 +256,8 @@ def test_a_folder_of_an_earlier_version_is_shown(data):
                 corpus.pop(key)
         content["files"][REPORT] = file_digest(path)
 
-    try:
-        path.write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
-        edit(data.directory / MANIFEST, age)
-        page = Tables(build(PreparedData(data.directory)))
-    finally:
-        for file, content in kept.items():
-            file.write_bytes(content)
+    edit(folder.directory / MANIFEST, age)
+    page = Tables(build(PreparedData(folder.directory)))
     assert f"{data.tokenizer.kind}, 406 ids" in page.text
     assert "prepared by an earlier version" in page.text and "not by which step" in page.text
     assert "−\N{NO-BREAK SPACE}reading: too short" in page.numbers("web: documents")

@@ -50,17 +50,15 @@ class Made:
     @property
     def recipe(self) -> Recipe:
         """Its recipe."""
-        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-        if self.scratch:
-            sizes = {"hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 8}
-        model = {"family": "gpt2", **sizes}
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        model = {"family": "gpt2"} | dict(zip(names, (64, 5, 8) if self.scratch else (32, 3, 4), strict=True))
         source = {"path": self.given} if self.given else {"model": model}
-        if not self.given and not self.scratch:
+        half = self.steps // 2
+        stages = [{"name": "submodels", "submodel_layers": 1, "steps": half}, {"name": "full", "steps": self.steps - half}]
+        if self.scratch:
+            stages = [{"name": "full", "steps": self.steps}]
+        elif not self.given:
             source["steps"] = self.source_steps
-        stages = [{"name": "full", "steps": self.steps}]
-        if not self.scratch:
-            half = self.steps // 2
-            stages = [{"name": "submodels", "submodel_layers": 1, "steps": half}, {"name": "full", "steps": self.steps - half}]
         if self.growths == 2:
             stages.insert(1, {"name": "deeper", "grow": {"num_hidden_layers": 7}})
         content = {
@@ -119,17 +117,13 @@ class Made:
         return self.path
 
     def _summary(self, paths: RunPaths, steps: int, ledger: Ledger) -> dict[str, Any]:
-        growths = read_certificates(paths)
         return {
             "family": "gpt2",
-            "growths": growths,
+            "growths": read_certificates(paths),
             "losses": {"unigram": 7.0, "source": 6.0, "grown": 6.1, "final": 4.0},
-            "steps": steps,
+            **{"steps": steps, "tokens": TOKENS * steps, "seconds": steps / 2, "tokens_per_second": 2.0 * TOKENS},
             "lengths": {"full": ["steps", self.steps]},
-            "tokens": TOKENS * steps,
             "flops": ledger.to_json(),
-            "seconds": steps / 2,
-            "tokens_per_second": 2.0 * TOKENS,
             "speeds": {stage: {"tokens_per_second": 512.0, "tflops": 0.008, "mfu": 0.3} for stage in ledger.stages},
             "peak": "1 TFLOP/s a rank in float32, by its data sheet",
             "peak_memory": [{"host_gib": 1.5}] * 2,
@@ -138,23 +132,12 @@ class Made:
 
     def _step(self, step: int, stage: str, of_stage: int, ledger: Ledger) -> dict[str, Any]:
         flops = 10**9 if stage == "source" else 4 * 10**9
-        ledger.add(
-            stage, StepFlops(*[dict.fromkeys(PARTS, 0) | {"ffn": flops // 2, "head": flops - flops // 2} for _ in range(2)])
-        )
+        ledger.add(stage, _flops(ffn=flops // 2, head=flops - flops // 2))
         return {
-            "step": step,
-            "stage": stage,
-            "submodel_layers": None,
+            **{"step": step, "stage": stage, "submodel_layers": None, "tokens": TOKENS * step},
             "loss": math.nan if step == self.nan_at else self.loss(step, of_stage) + 0.05 * math.sin(step),
-            "lr": 1e-3,
-            "grad_norm": 1.0,
-            "tokens": TOKENS * step,
-            "flops_model": flops,
-            "flops_executed": flops,
-            "flops_total": ledger.total,
-            "seconds": 0.5,
-            "mfu": 0.3,
-            "skipped": step == self.nan_at,
+            **{"lr": 1e-3, "grad_norm": 1.0, "seconds": 0.5, "mfu": 0.3, "skipped": step == self.nan_at},
+            **{"flops_model": flops, "flops_executed": flops, "flops_total": ledger.total},
         }
 
     @staticmethod
@@ -163,16 +146,19 @@ class Made:
 
     def _certify(self, paths: RunPaths) -> None:
         model = small_model("gpt2")
+        moved = 0.0 if self.scratch else 0.1
+        measured = {"source_loss": 6.0, "grown_loss": 6.0 + moved, "loss_gap": moved, "max_logit_difference": 2 * moved}
+        measured |= {"dtype": "float64", "scored_tokens": 100}
+        trained = measured | {"dtype": "bfloat16", "max_logit": 4.0}
+        trained |= {"rounding": {"loss": -0.0021, "max_logit_difference": 0.03}}
         targets = [{}] if self.scratch else [{"hidden_size": 48, "num_hidden_layers": 5}, {"num_hidden_layers": 4}]
         for number, target in enumerate(targets[: self.growths], 1):
             plan, _ = plan_of(model, target, {} if self.scratch else {"width": "nai", "noise": 0.02, "depth": "last_layer"})
-            measured = {"source_loss": 6.0, "grown_loss": 6.1, "loss_gap": 0.1, "max_logit_difference": 0.2, "dtype": "float64"}
-            measured["scored_tokens"] = 100
-            if self.scratch:
-                measured |= {"grown_loss": 6.0, "loss_gap": 0.0, "max_logit_difference": 0.0}
-            trained = measured | {"dtype": "bfloat16", "scored_tokens": 100, "max_logit": 4.0}
-            trained |= {"rounding": {"loss": -0.0021, "max_logit_difference": 0.03}}
             write_json(paths.certificate(number), certify(plan, "a/source", "d1g35t", measured, trained))
+
+
+def _flops(**parts: int) -> StepFlops:
+    return StepFlops(*[dict.fromkeys(PARTS, 0) | parts for _ in range(2)])
 
 
 def with_scores(path: Path) -> Path:
@@ -193,7 +179,7 @@ def with_scores(path: Path) -> Path:
 def known_source() -> Ledger:
     """A ledger of a source that cost 20 GFLOP and lost 3 more."""
     ledger = Ledger(wasted=3 * 10**9)
-    ledger.add("source", StepFlops(*[dict.fromkeys(PARTS, 0) | {"ffn": 20 * 10**9} for _ in range(2)]))
+    ledger.add("source", _flops(ffn=20 * 10**9))
     return ledger
 
 

@@ -68,17 +68,20 @@ def test_a_card_says_what_a_run_left(run):
         assert words in text, words
 
 
-def test_scores_of_one_task_say_what_each_is_of(run):
-    for examples, note, window in ((50, "the first 50 of 1234 examples", 32), (1234, None, 32), (1, None, 64)):
-        data = {"source": "a.txt", "digest": "f00d", "examples": examples, "note": note}
-        score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
-        score |= {"model": "run", "model_digest": None, "seconds": 1.0}
-        JsonLines(run.scores, dict).append(score | {"data": data, "settings": {"window": window, "chosen": {"lr": 1}}})
-    text = model_card(known(run))
-    row = "| lambada | full, step 30 | accuracy | 0.5000 |"
-    assert f"{row} 50 examples, the first 50 of 1234 examples, a.txt, digest f00d, window 32 |" in text
-    assert f"{row} 1,234 examples, a.txt, digest f00d, window 32 |" in text
-    assert f"{row} 1 example, a.txt, digest f00d, window 64 |" in text
+@pytest.mark.parametrize(
+    ("examples", "note", "window", "words"),
+    [
+        (50, "the first 50 of 1234 examples", 32, "50 examples, the first 50 of 1234 examples, a.txt, digest f00d, window 32"),
+        (1234, None, 32, "1,234 examples, a.txt, digest f00d, window 32"),
+        (1, None, 64, "1 example, a.txt, digest f00d, window 64"),
+    ],
+)
+def test_scores_of_one_task_say_what_each_is_of(run, examples, note, window, words):
+    score = {"step": 30, "stage": "full", "task": "lambada", "metrics": {"accuracy": 0.5}, "deviations": None}
+    score |= {"model": "run", "model_digest": None, "seconds": 1.0, "settings": {"window": window, "chosen": {"lr": 1}}}
+    data = {"source": "a.txt", "digest": "f00d", "examples": examples, "note": note}
+    JsonLines(run.scores, dict).append(score | {"data": data})
+    assert f"| lambada | full, step 30 | accuracy | 0.5000 | {words} |" in model_card(known(run))
 
 
 def test_the_front_matter_is_what_hugging_face_reads(run):

@@ -102,28 +102,25 @@ def test_a_mixture_attends_as_the_dense_model_that_it_was_made_of(tmp_path):
         assert value == pytest.approx(1.0, abs=ROUNDING) if source_head == head else value < 0.99
 
 
-def test_new_heads_of_the_top_layer_copy_it_where_aki_finds_no_next_one(tmp_path):
-    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "aki"}, DOUBLED)
-    kinds = {row["layer"]: row["kind"] for row in rows_of(section_of(run, **FEW), "attention-duplicates")}
-    assert kinds == {0: "next", 1: "next", 2: "copy"}
-
-
-def test_new_queries_of_the_next_layer_that_read_this_layers_keys_are_told_from_those_that_do_not(tmp_path):
-    target = DOUBLED | {"num_key_value_heads": 2}
-    run, _ = finished_run(tmp_path / "run", "llama", {"width": "aki"}, target)
+@pytest.mark.parametrize(
+    ("family", "width", "target", "key", "kinds"),
+    [
+        # New heads of the top layer copy it where AKI finds no next one.
+        ("gpt2", "aki", DOUBLED, "layer", ["next", "next", "copy"]),
+        # New queries of the next layer that read this layer's keys: groups of two query heads have become groups of four.
+        ("llama", "aki", DOUBLED | {"num_key_value_heads": 2}, "head", ["own", "own", "mixed", "mixed"] * 2),
+        ("gpt2", "direct_copy", DOUBLED, "head", ["own"] * 4 + ["random"] * 4),
+    ],
+)
+def test_heads_are_of_the_kind_that_growth_made(tmp_path, family, width, target, key, kinds):
+    run, _ = finished_run(tmp_path / "run", family, {"width": width}, target)
     section = section_of(run, **FEW)
-    # Groups of two query heads have become groups of four.
-    kinds = {row["head"]: row["kind"] for row in rows_of(section, "attention-source-target")}
-    assert list(kinds.values()) == ["own", "own", "mixed", "mixed"] * 2
-
-
-def test_heads_that_growth_draws_at_random_are_like_none_of_the_source(tmp_path):
-    run, _ = finished_run(tmp_path / "run", "gpt2", {"width": "direct_copy"}, DOUBLED)
-    section = section_of(run, **FEW)
-    assert {row["kind"] for row in rows_of(section, "attention-source-target") if row["head"] >= 4} == {"random"}
-    assert "attention-duplicates" not in {plot.name for plot in section.plots}
-    alike = similarities(rows_of(section, "attention-source-target"), "right after growth")
-    assert max(value for (_, _, head), value in alike.items() if head >= 4) < 0.99
+    rows = rows_of(section, "attention-duplicates" if key == "layer" else "attention-source-target")
+    assert list({row[key]: row["kind"] for row in rows}.values()) == kinds
+    if "random" in kinds:
+        assert "attention-duplicates" not in {plot.name for plot in section.plots}
+        alike = similarities(rows, "right after growth")
+        assert max(value for (_, _, head), value in alike.items() if head >= 4) < 0.99
 
 
 def test_duplicates_that_training_took_apart_are_told_from_those_right_after_growth(tmp_path):
