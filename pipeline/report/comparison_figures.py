@@ -92,9 +92,15 @@ def _draw(axes: Axes, curves: Sequence[Curve], style: Look, scale: float, label:
             axes.plot(np.array(curve.spent) / scale, curve.losses, markevery=every, label="" if number else label, **kind)
         return
     grid = np.linspace(begin, end, _POINTS)
-    losses = np.array([np.interp(grid, curve.spent, curve.losses) for curve in curves])
-    axes.fill_between(grid / scale, losses.min(axis=0), losses.max(axis=0), color=style.color, alpha=0.18, linewidth=0)
-    axes.plot(grid / scale, losses.mean(axis=0), markevery=_POINTS // 8, label=label, **kind)
+    _draw_mean(axes, grid / scale, np.array([np.interp(grid, curve.spent, curve.losses) for curve in curves]), style, label)
+
+
+def _draw_mean(axes: Axes, x: np.ndarray, values: np.ndarray, style: Look, label: str) -> None:
+    """Draw the mean over runs of `values` [runs, points], in a band from the lowest to the highest where there are several."""
+    if len(values) > 1:
+        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.18, linewidth=0)
+    kind: dict[str, Any] = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
+    axes.plot(x, values.mean(axis=0), markevery=_POINTS // 8, label=label, **kind)
 
 
 def _mark_crossings(axes: Axes, method: Method, view: View, against: Reference, style: Look, scale: float) -> None:
@@ -121,18 +127,9 @@ def _saved(methods: Sequence[Method], baseline: Method, view: View) -> Plot | No
         x = targets[[bool(one) for one in shares]]
         if not len(x):
             continue
-        known, style = np.array([one for one in shares if one]), look_of(method, methods, baseline)
-        if len(curves) > 1:
-            low, high = 100 * known.min(axis=1), 100 * known.max(axis=1)
-            axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
-        mean = 100 * known.mean(axis=1)
-        kind: dict[str, Any] = {
-            "color": style.color,
-            "linestyle": style.dash,
-            "marker": style.marker,
-            "markevery": _POINTS // 8,
-        }
-        axes.plot(x, mean, label=method.name, **kind)
+        known = np.array([one for one in shares if one]).T
+        _draw_mean(axes, x, 100 * known, look_of(method, methods, baseline), method.name)
+        mean = 100 * known.mean(axis=0)
         lowest = min(lowest, float(mean.min()))
         rows += [
             {"method": method.name, "loss": loss, "saved_percent": value}

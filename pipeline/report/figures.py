@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,29 +20,9 @@ from pipeline.common.files import write_atomically
 SIZE = (4.4, 3.1)
 """Inches: on a phone of 360 px the text of a figure stays readable."""
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.8,
-    "legend.handletextpad": 0.5,
-    "legend.columnspacing": 1.0,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    # Text as text, to be found and copied; the page's own font stands in for matplotlib's.
-    "svg.fonttype": "none",
-    # Names and sentences are a person's own: a dollar is a dollar.
-    "text.parse_math": False,
-}
+STYLE: dict[Any, Any] = dict(
+    rc_params_from_file(Path(__file__).parent / "templates" / "figures.mplstyle", use_default_template=False)
+)
 """matplotlib's settings while figures are made and saved: `matplotlib.rc_context(STYLE)`."""
 
 GREY = "#555555"
