@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.common.command import refusal
 from pipeline.common.quiet import EXIT_DIVERGED, quieten
 from pipeline.common.starting import refuse
-from pipeline.recipe import Recipe, load_recipe, taken_by_auto
+from pipeline.recipe import Recipe, as_written, load_recipe, taken_by_auto
 from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
 from pipeline.training.loop.guard import GuardStoppedError
@@ -67,7 +67,7 @@ def work(arguments: argparse.Namespace) -> int:
         if sentence is not None:
             # As above.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            return refuse(sentence)
+            return refuse(as_written(sentence, arguments.recipe, arguments.overrides))
         traceback.print_exc()
         if distributed.has_lost_a_rank(error):
             print(

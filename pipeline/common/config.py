@@ -143,6 +143,9 @@ def _written(model: type[StrictModel], content: Any, place: tuple[int | str, ...
         if taken := [one for one in models if one.__name__ == part]:
             models = taken
             continue
+        if isinstance(part, int) and isinstance(here, dict):
+            # One section that stands for a list of them.
+            continue
         written.append(_called(here, part) if isinstance(here, list) and isinstance(part, int) else part)
         try:
             here = here[part]

@@ -1,7 +1,6 @@
 """Files that are either whole or absent: atomic writes, locks, hashes."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -10,10 +9,11 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from filelock import FileLock, Timeout
 from typing_extensions import Buffer
 
 from pipeline.common.errors import UserError
@@ -113,45 +113,30 @@ class HeldError(UserError):
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go of it however this process ends. The block may remove the file.
+    """Hold the lock file `path`; the kernel releases it however this process ends. The block may remove the file.
 
     Raises HeldError where another process holds it and `wait` is false, UserError where there are no locks.
     """
-    with _lock(path, wait) as file:
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: a lock is a regular file, and this is none; remove it")
+    # A soft lock, which filelock would fall back to, outlives a process that was killed.
+    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        held = lock.acquire()
+    except (Timeout, FileNotFoundError):
+        # The directory is gone where its writer has just failed.
+        holder = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        raise HeldError(
+            f"{path.parent}: process {holder or 'unknown'} is writing to this directory; wait for it to end, stop it, or name "
+            "another directory"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise UserError(f"{path}: this file system has no locks ({error.strerror}); name a directory on another one") from None
+    with held:
+        path.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
-
-
-def _lock(path: Path, wait: bool) -> TextIO:
-    """Open and lock the file that is at `path` once it is locked: its last holder may have removed the one before."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise UserError(f"{path}: a lock is a regular file, and this is none; remove it")
-        try:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise UserError(
-                    f"{path}: this file system has no locks ({error.strerror}); name a directory on another one"
-                ) from None
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            file.seek(0)
-            raise HeldError(
-                f"{path.parent}: process {file.read().strip() or 'unknown'} is writing to this directory; "
-                "wait for it to end, stop it, or name another directory"
-            ) from None
-        file.close()
 
 
 class WatchedFile(io.FileIO):

@@ -3,10 +3,10 @@
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.ds_file import AUTO, read_ds_config
 from pipeline.recipe.growth import DepthName, GrowthConfig, WidthName
-from pipeline.recipe.loading import load_recipe, read_recipe, taken_by_auto
+from pipeline.recipe.loading import as_written, load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.models import ModelConfig, TargetConfig
 from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, ModelPhase
-from pipeline.recipe.recipe import Recipe, SourceConfig
+from pipeline.recipe.recipe import BuiltSource, GivenSource, InitializedSource, Recipe, SourceConfig, TrainedSource
 from pipeline.recipe.settings import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -22,15 +22,18 @@ __all__ = [
     "GROWN_STAGE",
     "SOURCE_STAGE",
     "UNITS",
+    "BuiltSource",
     "CheckpointingConfig",
     "DataConfig",
     "DepthName",
     "EvaluationConfig",
     "FlopsConfig",
+    "GivenSource",
     "GroupConfig",
     "GrowStage",
     "GrowthConfig",
     "GuardConfig",
+    "InitializedSource",
     "LengthConfig",
     "ModelConfig",
     "ModelPhase",
@@ -41,7 +44,9 @@ __all__ = [
     "SourceConfig",
     "TargetConfig",
     "TrainStage",
+    "TrainedSource",
     "WidthName",
+    "as_written",
     "load_recipe",
     "read_ds_config",
     "read_recipe",

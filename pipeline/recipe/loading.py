@@ -8,8 +8,8 @@ import yaml
 
 from pipeline.common.config import read_yaml, validate
 from pipeline.common.errors import UserError
+from pipeline.recipe import progressive
 from pipeline.recipe.models import shared_word
-from pipeline.recipe.progressive import written_out
 from pipeline.recipe.recipe import Recipe
 
 
@@ -36,12 +36,20 @@ def read_recipe(content: dict[str, Any], origin: str) -> Recipe:
 
     Raises UserError, which begins with `origin` and names the key and its valid values.
     """
-    return validate(Recipe, written_out(content, origin)[0], origin)
+    return validate(Recipe, progressive.written_out(content, origin)[0], origin)
 
 
 def taken_by_auto(path: Path, overrides: list[str]) -> list[str]:
     """Return what a `progressive` section of the recipe left open, each with what was taken and why."""
-    return written_out(_overridden(read_yaml(path), overrides), str(path))[1]
+    return progressive.written_out(_overridden(read_yaml(path), overrides), str(path))[1]
+
+
+def as_written(message: str, path: Path, overrides: list[str]) -> str:
+    """Return a message on the recipe in `path` with its keys as they stand there, where a `progressive` section stands for some."""
+    try:
+        return progressive.as_written(message, _overridden(read_yaml(path), overrides))
+    except UserError:
+        return message
 
 
 def _overridden(written: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The section stands in the place of `source`, `target`, `growth` and `stages`: it
 """
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -118,6 +119,21 @@ def written_out(content: Mapping[str, Any], origin: str) -> tuple[dict[str, Any]
         "schedule": schedule,
     }
     return recipe, [*said, *of_shares, *chosen, *of_schedule]
+
+
+def as_written(message: str, content: Mapping[str, Any]) -> str:
+    """Return a message on a recipe that was written out, with the keys that `content` has in the place of those."""
+    section = content.get(SECTION)
+    if not isinstance(section, dict):
+        return message
+    grown = [stage["name"] for stage in written_out(content, "")[0]["stages"] if "grow" in stage]
+    keys = {"final_model": f"{SECTION}.model"}
+    for number, name in enumerate(grown):
+        for key, own, item in (("grow", "sizes", number + 1), ("growth", "growth", number)):
+            keys[f"stages.{name}.{key}"] = f"{SECTION}.{own}" + (f".{item}" if isinstance(section.get(own), list) else "")
+    # The last growth comes to the model itself.
+    keys[f"stages.{grown[-1]}.grow"] = f"{SECTION}.model"
+    return re.sub(rf"\b({'|'.join(map(re.escape, keys))})\b", lambda match: keys[match[0]], message)
 
 
 def _patches(section: ProgressiveConfig, kinds: Sequence[Any], where: str) -> tuple[list[dict[str, Any]], list[str]]:

@@ -1,9 +1,9 @@
 """What a run is, whole: typed, validated, printable."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
@@ -18,7 +18,7 @@ from pipeline.recipe.settings import (
     OptimizerConfig,
     RouterConfig,
 )
-from pipeline.recipe.stages import STAGE_KINDS, LengthConfig, ScheduleConfig, TrainStage, any_stage
+from pipeline.recipe.stages import STAGE_KINDS, UNITS, LengthConfig, ScheduleConfig, TrainStage, any_stage
 
 
 class SourceConfig(LengthConfig):
@@ -53,6 +53,44 @@ class SourceConfig(LengthConfig):
         return self
 
 
+class GivenSource(SourceConfig):
+    """A model that is there."""
+
+    path: str
+
+
+class BuiltSource(SourceConfig):
+    """A model that is built in this run."""
+
+    model: ModelConfig
+
+
+class TrainedSource(BuiltSource):
+    """One that is trained, too."""
+
+    @property
+    def length(self) -> tuple[str, float]:
+        """How long, as LengthConfig has it."""
+        return next((unit, value) for unit in UNITS if (value := getattr(self, unit)) is not None)
+
+
+class InitializedSource(BuiltSource):
+    """One that is left as it was initialized."""
+
+
+def _of_its_kind(source: SourceConfig) -> SourceConfig:
+    built = InitializedSource if source.length is None else TrainedSource
+    kind = built if source.path is None else GivenSource
+    return kind.model_construct(source.model_fields_set, **dict(source))
+
+
+if TYPE_CHECKING:
+    Source: TypeAlias = GivenSource | TrainedSource | InitializedSource
+else:
+    # Read as one section, so that messages name its keys and no kind.
+    Source = Annotated[SourceConfig, AfterValidator(_of_its_kind)]
+
+
 class Recipe(StrictModel):
     """One run, whole; `read_recipe` reads one whose stages are left to `progressive`."""
 
@@ -79,7 +117,7 @@ class Recipe(StrictModel):
     at others than multiples of 64. Weights, checkpoints and exported models have the true vocabulary."""
     data: DataConfig
     """What is trained on."""
-    source: SourceConfig
+    source: Source
     """The small model, which grows."""
     target: TargetConfig
     """The large model, as far as it differs."""

@@ -67,7 +67,7 @@ def _name_below(sections: Mapping[str, Schema], name: str, below: str, headings:
     # What stands at a key of this level is looked for there, and not below another key.
     for key, schema in keys.items():
         if "$ref" in schema:
-            headings.setdefault(*_classes(schema), f"{below}{key}")
+            headings.setdefault(next(_classes(schema)), f"{below}{key}")
     for key, schema in keys.items():
         classes = list(_classes(schema))
         for each in classes:

@@ -13,7 +13,7 @@ from pipeline.families import TRAINED, layer_kind, scratch_config, sizes_of
 from pipeline.growth.reasons import exactness, predict
 from pipeline.recipe import ModelConfig, Recipe, TrainStage, load_recipe, read_recipe, taken_by_auto
 from pipeline.recipe.auto import auto_growth, auto_sizes
-from pipeline.recipe.progressive import written_out
+from pipeline.recipe.progressive import as_written, written_out
 from pipeline.recipe.smaller import layer_kinds
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.preparation.preparation import Planned, preview_run
@@ -203,7 +203,7 @@ def test_what_auto_took_is_told_with_its_reason_and_the_expansion_is_a_recipe():
         ({"tokens": 5}, {}, "progressive: a length in `steps` and another in `tokens`"),
         ({"growth": [{}]}, {}, "progressive.growth: its length is 1, and the run grows 3 times"),
         ({"growth": {"depth": "list", "layers": [0]}}, {}, "progressive.growth.layers: a list of layers is of one growth"),
-        ({"growth": {"dept": "stack"}}, {}, "unknown key 'progressive.growth.0.dept'; did you mean 'depth'?"),
+        ({"growth": {"dept": "stack"}}, {}, "unknown key 'progressive.growth.dept'; did you mean 'depth'?"),
         ({"growth": [{}, {"dept": "stack"}]}, {}, "unknown key 'progressive.growth.1.dept'; did you mean 'depth'?"),
         ({}, {"target": {}}, "target: progressive is written out as it; leave out target, or progressive"),
         ({}, {"source": {"path": "m"}}, "source: progressive is written out as it"),
@@ -227,24 +227,27 @@ def test_what_cannot_be_is_refused_in_a_sentence(section, changes, words):
         (
             MODEL | {"family": "gemma3_text"},
             {"sizes": [{"num_hidden_layers": 4}]},
-            "final_model: layer 5 of the grown model has",
+            "progressive.model: layer 5 of the grown model has",
         ),
-        (MODEL | {"family": "gemma2"}, {"growth": [{"depth": "interleave"}], "shares": [0.5]}, "final_model: layer "),
+        (MODEL | {"family": "gemma2"}, {"growth": [{"depth": "interleave"}], "shares": [0.5]}, "progressive.model: layer "),
         (
             GQA | {"family": "qwen3_moe", "num_experts": 4, "intermediate_size": 100},
             {"sizes": [HALF]},
-            "final_model.moe_interm",
+            "progressive.model.moe_interm",
         ),
-        (MODEL, {"growth": [{"depth": "list", "layers": [0]}], "shares": [0.5]}, "stages.grow-1.growth.layers: 1 layers are"),
+        (MODEL, {"growth": [{"depth": "list", "layers": [0]}], "shares": [0.5]}, "progressive.growth.0.layers: 1 layers are"),
+        (MODEL, {"growth": {"depth": "list", "layers": [0]}, "shares": [0.5]}, "progressive.growth.layers: 1 layers are"),
         (OWN_HEADS, {"sizes": [{"head_dim": 24}]}, "head_dim: 32 is no multiple of the source's 24"),
     ],
 )
 def test_growths_that_come_to_another_model_are_refused_with_the_plan(model, section, words, tmp_path):
     if "growth" in section:
         section = section | {"sizes": [{"num_hidden_layers": 2}]}
+    written = content(model, **section)
     with pytest.raises(UserError) as error:
-        planned(read_recipe(content(model, **section), "r.yaml"), tmp_path)
-    assert words in str(error.value) and "\n" not in str(error.value)
+        planned(read_recipe(written, "r.yaml"), tmp_path)
+    sentence = as_written(str(error.value), written)
+    assert words in sentence and "\n" not in sentence and "stages" not in sentence
 
 
 def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path, messages):
