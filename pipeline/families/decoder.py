@@ -9,9 +9,10 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families.base import Family
-from pipeline.families.graph import Attention, Branch, Embedding, Experts, Head, Layer, Mlp, Model, Norm, Stack
+from pipeline.families.graph import Attention, Branch, Experts, Head, Layer, Mlp, Model, Stack
 from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import attention_output, gated_mlp, port_sizes, query_key_value, rms_norm, rotary, score
+from pipeline.families.primitives import Embedding, Norm
 
 BPE_OR_WORDS = ("sentencepiece_bpe", "byte_level_bpe", "wordpiece")
 """Beside Llama AutoTokenizer makes a BPE of every sentencepiece model."""

@@ -9,10 +9,11 @@ from transformers import DeepseekV3ForCausalLM, PretrainedConfig
 
 from pipeline.families.base import head_dim_of
 from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
-from pipeline.families.graph import Attention, Experts, Latent, Layer, Model
+from pipeline.families.graph import Attention, Experts, Layer, Model
 from pipeline.families.layer_lists import is_sparse
 from pipeline.families.mixture import EXPERT_NAMES, experts, joined, layer_number
 from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
+from pipeline.families.primitives import Latent
 from pipeline.families.tensors import Axis, Part
 
 _NOT_TURNED, _TURNED, _VALUE = "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"

@@ -6,8 +6,9 @@ from typing import Any
 from transformers import DistilBertForMaskedLM, PretrainedConfig
 
 from pipeline.families.base import TASK_HEADS, Family
-from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
+from pipeline.families.graph import Attention, Branch, Head, Layer, Model, Stack
 from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, port_sizes, query_key_value, score
+from pipeline.families.primitives import Embedding
 from pipeline.families.tensors import STREAM
 
 _EMBEDDINGS = "distilbert.embeddings."

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families.base import TASK_HEADS, Family
-from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Linear, Model, Pooler, Stack
+from pipeline.families.graph import Attention, Branch, Head, Layer, Model, Pooler, Stack
 from pipeline.families.nodes import attention_output, layer_norm, linear, plain_mlp, port_sizes, query_key_value, score
+from pipeline.families.primitives import Embedding, Linear
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis
 
 _POOLED = Axis.of("pooled")

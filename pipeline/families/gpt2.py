@@ -6,8 +6,9 @@ import re
 from transformers import GPT2LMHeadModel, PretrainedConfig
 
 from pipeline.families.base import Family
-from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Model, Stack
+from pipeline.families.graph import Attention, Branch, Head, Layer, Model, Stack
 from pipeline.families.nodes import fused_heads, layer_norm, linear, plain_mlp, port_sizes, score
+from pipeline.families.primitives import Embedding
 from pipeline.families.tensors import MIXED, STREAM
 
 _WORDS, _OUTPUT = "transformer.wte.weight", "lm_head.weight"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from transformers import ModernBertForMaskedLM, PretrainedConfig
 
 from pipeline.families.base import Family
-from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Mlp, Model, Norm, Stack
+from pipeline.families.graph import Attention, Branch, Head, Layer, Mlp, Model, Stack
 from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import (
     GATE_AND_UP,
@@ -19,6 +19,7 @@ from pipeline.families.nodes import (
     rotary,
     score,
 )
+from pipeline.families.primitives import Embedding, Norm
 from pipeline.families.tensors import STREAM, UNITS
 
 _WORDS, _OUTPUT = "model.embeddings.tok_embeddings.weight", "decoder.weight"

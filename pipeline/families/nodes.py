@@ -5,7 +5,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from pipeline.families.base import head_dim_of, sizes_of
-from pipeline.families.graph import Linear, Mlp, Norm, Rotary
+from pipeline.families.graph import Mlp
+from pipeline.families.primitives import Linear, Norm, Rotary
 from pipeline.families.rope import rope_sets
 from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, Init, Part
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from transformers import PretrainedConfig, T5ForConditionalGeneration
 
 from pipeline.families.base import TASK_HEADS, Family, sizes_of
-from pipeline.families.graph import Attention, Branch, Embedding, Head, Layer, Mlp, Model, Stack
+from pipeline.families.graph import Attention, Branch, Head, Layer, Mlp, Model, Stack
 from pipeline.families.nodes import attention_output, gated_mlp, plain_mlp, port_sizes, query_key_value, rms_norm
+from pipeline.families.primitives import Embedding
 
 _WORDS, _OUTPUT = "shared.weight", "lm_head.weight"
 

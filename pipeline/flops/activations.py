@@ -8,7 +8,8 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.families import ActiveLayers, Family
-from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model, head_norms
+from pipeline.families.primitives import Norm
 from pipeline.families.tensors import RESIDUAL
 
 _FLOAT, _INT64 = 4, 8

@@ -10,7 +10,8 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from pipeline.families import ActiveLayers, Family, family_of
-from pipeline.families.graph import Attention, Experts, Layer, Linear, Mlp, Model
+from pipeline.families.graph import Attention, Experts, Layer, Mlp, Model
+from pipeline.families.primitives import Linear
 from pipeline.families.tensors import RESIDUAL
 
 PARTS = ("embedding", "attention_projections", "attention_scores", "ffn", "head")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.common.errors import UserError
-from pipeline.families.graph import Attention, Model, Rotary
+from pipeline.families.graph import Attention, Model
+from pipeline.families.primitives import Rotary
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis
 from pipeline.growth.facts import Fact
 from pipeline.growth.index_map import INIT, MEAN, SMALL, ZERO, AxisIndexMap

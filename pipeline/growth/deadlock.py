@@ -13,7 +13,8 @@ from functools import reduce
 import numpy as np
 import torch
 
-from pipeline.families.graph import Attention, Branch, Experts, Layer, Linear, Mlp, Model, Norm, Rotary, Stack, head_norms
+from pipeline.families.graph import Attention, Branch, Experts, Layer, Mlp, Model, Stack, head_norms
+from pipeline.families.primitives import Linear, Norm, Rotary
 from pipeline.families.tensors import Axis, Tensor
 from pipeline.growth.index_map import INIT, SMALL, ZERO, AxisIndexMap
 from pipeline.operators import Origin

@@ -15,20 +15,17 @@ import torch
 from pipeline.families.graph import (
     Attention,
     Branch,
-    Embedding,
     Experts,
-    Latent,
     Layer,
-    Linear,
     Mlp,
     Model,
-    Norm,
     Pooler,
     Stack,
     branch_tensors,
     head_norms,
     network_tensors,
 )
+from pipeline.families.primitives import Embedding, Latent, Linear, Norm
 from pipeline.families.tensors import RESIDUAL, STREAM, Axis, numel
 from pipeline.growth import facts
 from pipeline.growth.axis_rules import AxisRules

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pipeline.families import LATENT_KEYS
-from pipeline.families.graph import Attention, Model, Norm, head_norms
+from pipeline.families.graph import Attention, Model, head_norms
+from pipeline.families.primitives import Norm
 from pipeline.families.tensors import RESIDUAL
 from pipeline.growth.departure_sentences import SENTENCES
 from pipeline.growth.duplicates import PORT_NAMES, widens_heads

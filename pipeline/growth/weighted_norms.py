@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.families.graph import Model, Norm
+from pipeline.families.graph import Model
+from pipeline.families.primitives import Norm
 from pipeline.growth.port_maps import PortMap
 
 

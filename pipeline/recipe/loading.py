@@ -45,7 +45,7 @@ def taken_by_auto(path: Path, overrides: list[str]) -> list[str]:
 
 
 def as_written(message: str, path: Path, overrides: list[str]) -> str:
-    """Return a message on the recipe in `path` with its keys as they stand there, where a `progressive` section stands for some."""
+    """Return a message on the recipe in `path` with the keys that stand there, where a `progressive` section has some."""
     try:
         return progressive.as_written(message, _overridden(read_yaml(path), overrides))
     except UserError:
