@@ -14,9 +14,6 @@ from pipeline.families.layer_lists import layer_kind
 from pipeline.families.nodes import attention_output, gated_mlp, port_sizes, query_key_value, rms_norm, rotary, score
 from pipeline.families.primitives import Embedding, Norm
 
-BPE_OR_WORDS = ("sentencepiece_bpe", "byte_level_bpe", "wordpiece")
-"""Beside Llama AutoTokenizer makes a BPE of every sentencepiece model."""
-
 HEAD_NORM = partial(rms_norm, span="head")
 """An RMSNorm over each head's queries, or keys."""
 

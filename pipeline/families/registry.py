@@ -15,19 +15,14 @@ from pipeline.families.distilbert import DISTILBERT
 from pipeline.families.gemma import GEMMA2, GEMMA3
 from pipeline.families.gpt2 import GPT2
 from pipeline.families.gpt_neox import GPT_NEOX
-from pipeline.families.granite import GRANITE
 from pipeline.families.graph import Model
-from pipeline.families.llama import LLAMA
-from pipeline.families.mistral import MISTRAL
+from pipeline.families.llama import GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
 from pipeline.families.mixture import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from pipeline.families.modernbert import MODERNBERT
 from pipeline.families.olmo2 import OLMO2, OLMO3
 from pipeline.families.phi3 import PHI3
-from pipeline.families.qwen2 import QWEN2
-from pipeline.families.qwen3 import QWEN3
 from pipeline.families.roberta import ROBERTA
 from pipeline.families.rope import rope_sets
-from pipeline.families.smollm3 import SMOLLM3
 from pipeline.families.stablelm import STABLELM
 from pipeline.families.starcoder2 import STARCODER2
 from pipeline.families.t5 import T5

@@ -3,5 +3,3 @@
 from pipeline.runs.json_lines import JsonLines
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.steps import StepLines
-
-__all__ = ["JsonLines", "RunPaths", "StepLines"]

@@ -1,6 +1,6 @@
 """What the files of a run directory hold, key by key, for whoever reads them: a damaged one is found when it is read.
 
-Keys that are only shown, and those that a later version adds, are not listed.
+Keys that are only shown, and those that a later version adds, are not listed, and pass.
 """
 
 import os
@@ -21,10 +21,7 @@ Count = Annotated[int, Field(ge=0, lt=10**30)]
 """Of FLOPs, which may be more than 2^64; beyond it are no numbers that a run comes to."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-_ANY_OTHERS = ConfigDict(extra="allow")
 
-
-@with_config(_ANY_OTHERS)
 class StepRecord(TypedDict):
     """A line of metrics.jsonl and lost.jsonl; numbers that are none are null."""
 
@@ -57,7 +54,6 @@ ROUTER_KEYS = ("router_aux_loss", "router_z_loss", "expert_load_max", "expert_lo
 """Of a step of a mixture of experts alone."""
 
 
-@with_config(_ANY_OTHERS)
 class EvaluationRecord(TypedDict):
     """A line of eval.jsonl."""
 
@@ -71,7 +67,6 @@ class EvaluationRecord(TypedDict):
     pair_accuracy: NotRequired[Finite | None]
 
 
-@with_config(_ANY_OTHERS)
 class ScoredData(TypedDict):
     """What a task's data were."""
 
@@ -81,7 +76,6 @@ class ScoredData(TypedDict):
     note: NotRequired[str | None]
 
 
-@with_config(_ANY_OTHERS)
 class ScoreRecord(TypedDict):
     """A line of scores.jsonl."""
 
@@ -99,7 +93,6 @@ class ScoreRecord(TypedDict):
     seconds: Finite
 
 
-@with_config(_ANY_OTHERS)
 class RewoundRecord(TypedDict):
     """rewound.json: where a run stood when it last went back to a checkpoint of its own accord."""
 
@@ -108,7 +101,6 @@ class RewoundRecord(TypedDict):
     samples: dict[str, Step]
 
 
-@with_config(_ANY_OTHERS)
 class DataRecord(TypedDict):
     """data.json: what a run that goes on must find again."""
 
@@ -122,14 +114,12 @@ class DataRecord(TypedDict):
     """What random values are made by; runs of older versions do not say it, and drew others."""
 
 
-@with_config(_ANY_OTHERS)
 class OffloadRecord(TypedDict):
     """Where optimizer state, or weights, are kept."""
 
     device: NotRequired[str]
 
 
-@with_config(_ANY_OTHERS)
 class ZeroRecord(TypedDict):
     """`zero_optimization` of DeepSpeed's."""
 
@@ -138,14 +128,12 @@ class ZeroRecord(TypedDict):
     offload_param: NotRequired[OffloadRecord]
 
 
-@with_config(_ANY_OTHERS)
 class PrecisionRecord(TypedDict):
     """`bf16` or `fp16` of DeepSpeed's."""
 
     enabled: NotRequired[bool]
 
 
-@with_config(_ANY_OTHERS)
 class DsConfigRecord(TypedDict):
     """ds_config.json: DeepSpeed's configuration as it was resolved."""
 
@@ -157,7 +145,6 @@ class DsConfigRecord(TypedDict):
     zero_optimization: NotRequired[ZeroRecord]
 
 
-@with_config(_ANY_OTHERS)
 class SizesRecord(TypedDict):
     """A model's sizes in a certificate."""
 
@@ -172,7 +159,6 @@ class SizesRecord(TypedDict):
     max_position_embeddings: NotRequired[Step]
 
 
-@with_config(_ANY_OTHERS)
 class MapRecord(TypedDict):
     """How often a growth copies the indices of one kind."""
 
@@ -181,7 +167,6 @@ class MapRecord(TypedDict):
     copies: Annotated[list[Step], Field(min_length=2, max_length=2)]
 
 
-@with_config(_ANY_OTHERS)
 class LayerRecord(TypedDict):
     """Where a layer came from."""
 
@@ -192,7 +177,6 @@ class LayerRecord(TypedDict):
     scale: NotRequired[Finite]
 
 
-@with_config(_ANY_OTHERS)
 class RoundingRecord(TypedDict):
     """By how much rounding to the engine's dtype moves the source."""
 
@@ -200,7 +184,6 @@ class RoundingRecord(TypedDict):
     max_logit_difference: float
 
 
-@with_config(_ANY_OTHERS)
 class ComparisonRecord(TypedDict):
     """What was measured of source and grown model; a model that computes no number has none here either."""
 
@@ -233,7 +216,6 @@ else:
 """A growth's options as they were resolved; those that came later were at their defaults."""
 
 
-@with_config(_ANY_OTHERS)
 class ReasonRecord(TypedDict):
     """Why a grown model computes something else than its source."""
 
@@ -244,7 +226,6 @@ class ReasonRecord(TypedDict):
     tensor: str | None
 
 
-@with_config(_ANY_OTHERS)
 class CertificateRecord(TypedDict):
     """certificates/NN.json: what a growth was, what was predicted of it and what was seen."""
 
@@ -294,14 +275,12 @@ def duplicates_of(certificate: CertificateRecord) -> Sequence[str]:
     return certificate["duplicates"] if "duplicates" in certificate else certificate.get("twins", [])
 
 
-@with_config(_ANY_OTHERS)
 class ModelRecord(TypedDict):
     """config.json of an exported model, as far as a report looks at it."""
 
     transformers_version: NotRequired[str]
 
 
-@with_config(_ANY_OTHERS)
 class RunRecord(TypedDict):
     """What a checkpoint says of the run that it belongs to: its id, and all that its directory says of its settings."""
 
@@ -311,7 +290,6 @@ class RunRecord(TypedDict):
     certificates: list[CertificateRecord]
 
 
-@with_config(_ANY_OTHERS)
 class ProgressRecord(TypedDict):
     """progress.json of a checkpoint: where the run stood."""
 
@@ -394,7 +372,6 @@ class SpeedRecord(TypedDict):
     mfu: float
 
 
-@with_config(_ANY_OTHERS)
 class SummaryRecord(TypedDict):
     """summary.json: what a finished run came to."""
 
