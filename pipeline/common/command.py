@@ -46,7 +46,7 @@ def typed_command() -> list[str]:
 
 
 def refusal(error: Exception) -> str | None:
-    """Return the sentence for an error that a person can mend, None for a fault of the program."""
+    """Return the sentence for an error that a person can correct, None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, UnicodeEncodeError) and (encoding := sys.getfilesystemencoding()) != "utf-8":
@@ -59,5 +59,5 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return f"{error.filename or 'ulimit -n'}: {error.strerror}; raise the limit with ulimit -n"
     if isinstance(error, OSError) and error.filename is not None and error.errno in _UNUSABLE:
-        return f"{error.filename}: {error.strerror}; name a path that can be used, or mend its permissions"
+        return f"{error.filename}: {error.strerror}; name a path that can be used, or change its permissions"
     return None

@@ -41,7 +41,7 @@ class StrictModel(BaseModel):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping; raises UserError where there is none."""
+    """Return a YAML file's mapping; raises UserError where it is missing or has none."""
     try:
         content = yaml.safe_load(read_bytes(path).decode())
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {_reason(error)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping of keys is expected, this file holds {_told(content)}")
+        raise UserError(f"{path}: a mapping of keys is expected, this file holds {_kind_of(content)}")
     return content
 
 
@@ -62,7 +62,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({_reason(error)})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: an object of keys is expected, this file holds {_told(content)}")
+        raise UserError(f"{path}: an object of keys is expected, this file holds {_kind_of(content)}")
     return content
 
 
@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _told(content: Any) -> str:
+def _kind_of(content: Any) -> str:
     return "nothing" if content is None else f"a {type(content).__name__}"
 
 
@@ -134,7 +134,7 @@ def _alike(typed: str, key: str) -> bool:
 def _written(model: type[StrictModel], content: Any, place: tuple[int | str, ...]) -> tuple[list[int | str], type[StrictModel]]:
     """Return where in the file an error is, and the model whose keys are known there.
 
-    pydantic's own places name, besides, which of several models it took: by its class here.
+    pydantic's places also name which of several models it took, here by its class.
     """
     written: list[int | str] = []
     models = [model]

@@ -6,13 +6,13 @@ EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 """Exit status of every command whose input is wrong."""
 EXIT_INTERRUPTED = 130
-"""Exit status of a command that was stopped by Ctrl-C and saves nothing on the way, as a shell has it."""
+"""Exit status of a command that was stopped by Ctrl-C and saves nothing on the way, as in a shell."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """The user's input is wrong: one sentence naming the file, key or tensor and what would do."""
+    """The user's input is wrong: one sentence naming the file, key or tensor, and what to do."""
 
 
 def one_line(error: BaseException) -> str:
@@ -21,7 +21,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_full_disk(error: OSError) -> bool:
-    """Whether a file could not be written for want of room."""
+    """Whether a file could not be written since the disk is full."""
     return error.errno in _FULL
 
 

@@ -22,16 +22,16 @@ from pipeline.common.progress import Advance
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a reader, at any instant, sees the old file or the new one."""
-    aside = path.with_name(path.name + ".partial")
+    temporary = path.with_name(path.name + ".partial")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except Exception:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    os.replace(aside, path)
+    os.replace(temporary, path)
     fsync_directory(path.parent)
 
 
@@ -60,50 +60,52 @@ def fsync_directory(path: Path) -> None:
 
 
 _WRITER = ".writer"
-"""The file in a folder aside that its writer holds locked, and by which the folder is known as one of these."""
+"""The file in a temporary folder that its writer holds locked, by which the folder is known as one of these."""
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield a folder aside that becomes `path` when the block ends well, and vanishes otherwise.
+    """Yield a temporary folder that becomes `path` when the block ends well, and is removed otherwise.
 
-    What a killed process left aside is cleared. Raises UserError where another process is making `path`, or
-    where the name aside is taken by something else.
+    What a killed process left in it is cleared. Raises UserError where another process is making `path`, or
+    where something else has the temporary folder's name.
     """
     path = path.resolve()
-    aside = path.with_name(path.name + ".partial")
-    if any(aside.glob("*")) and not (aside / _WRITER).is_file():
-        raise UserError(f"{aside}: is in the way and was not made here; move it, or name another directory than {path}")
-    with locked(aside / _WRITER, wait=False):
-        _clear(aside)
+    temporary = path.with_name(path.name + ".partial")
+    if any(temporary.glob("*")) and not (temporary / _WRITER).is_file():
+        raise UserError(
+            f"{temporary}: this folder was not made here and has the name of a temporary one; move it, or name another directory than {path}"
+        )
+    with locked(temporary / _WRITER, wait=False):
+        _clear(temporary)
         try:
-            yield aside
-            publish_directory(aside, path)
+            yield temporary
+            publish_directory(temporary, path)
         except BaseException:
-            _clear(aside)
-            (aside / _WRITER).unlink()
-            aside.rmdir()
+            _clear(temporary)
+            (temporary / _WRITER).unlink()
+            temporary.rmdir()
             raise
         (path / _WRITER).unlink()
 
 
-def _clear(aside: Path) -> None:
+def _clear(temporary: Path) -> None:
     """Remove all but the writer's file, without which a folder that is half cleared would be nobody's."""
-    for entry in [entry for entry in aside.iterdir() if entry.name != _WRITER]:
+    for entry in [entry for entry in temporary.iterdir() if entry.name != _WRITER]:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
 
 
-def publish_directory(aside: Path, path: Path) -> None:
-    """Make the folder `aside`, its files on disk, the folder `path`, in place of what was there."""
-    for file in (entry for entry in aside.rglob("*") if entry.is_file()):
+def publish_directory(temporary: Path, path: Path) -> None:
+    """Rename the folder `temporary` to `path`, its files on disk, in place of what was there."""
+    for file in (entry for entry in temporary.rglob("*") if entry.is_file()):
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
-    fsync_directory(aside)
+    fsync_directory(temporary)
     shutil.rmtree(path, ignore_errors=True)
-    os.replace(aside, path)
+    os.replace(temporary, path)
     fsync_directory(path.parent)
 
 
@@ -118,7 +120,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     Raises HeldError where another process holds it and `wait` is false, UserError where there are no locks.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: a lock is a regular file, and this is none; remove it")
+        raise UserError(f"{path}: a lock file must be a regular file; remove what is there")
     # A soft lock, which filelock would fall back to, outlives a process that was killed.
     lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
@@ -140,7 +142,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 class WatchedFile(io.FileIO):
-    """A file open for reading that tells how many bytes are read."""
+    """A file open for reading that reports how many bytes are read."""
 
     def __init__(self, path: Path, advance: Advance) -> None:
         super().__init__(path)
@@ -178,7 +180,7 @@ def regular_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def file_digest(path: Path, advance: Advance = lambda _: None) -> str:
-    """BLAKE2b-128 of a file's bytes, in hex; `advance` is told of the bytes that are read."""
+    """BLAKE2b-128 of a file's bytes, in hex; `advance` is called with the number of bytes that are read."""
     with WatchedFile(path, advance) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

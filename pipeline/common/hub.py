@@ -40,8 +40,8 @@ def commit_of(directory: Path) -> str | None:
     return directory.name if _repository(directory) is not None else None
 
 
-def told_by_hub(directory: Path) -> tuple[str, ...]:
-    """Return what a snapshot in huggingface_hub's cache is of, as a remark; nothing of any other directory."""
+def hub_remarks(directory: Path) -> tuple[str, ...]:
+    """Return what a snapshot in huggingface_hub's cache is of, as a remark; none of any other directory."""
     name = _repository(directory)
     return () if name is None else (f"the Hugging Face hub's {name} at commit {directory.name}",)
 

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, and why one was refused; apart, since huggingface_hub takes .3 s to import."""
+"""Downloads from the Hugging Face hub, and why one failed. Imported when needed: huggingface_hub takes 0.3 s to import."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def download(name: str, revision: str | None, absent: str, patterns: list[str]) 
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-            # Of this machine's disk, whose own sentences say more.
+            # A fault of this machine's disk, whose own message says more.
             raise
         raise UserError(f"{absent}; on the Hugging Face hub, {_reason(error, name, revision)}") from None
 
@@ -51,5 +51,5 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
         return f"{place} answers {status} for {name}: try again later"
     if constants.HF_HUB_OFFLINE:
         return f"nothing is looked for, since HF_HUB_OFFLINE is set, and {called} is not in {cache}: unset it, or {again}"
-    told = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
-    return f"nothing can be looked for, since {place} cannot be reached ({told}), and {called} is not in {cache}: {again}"
+    reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:160]
+    return f"nothing can be looked for, since {place} cannot be reached ({reason}), and {called} is not in {cache}: {again}"

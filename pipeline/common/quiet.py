@@ -1,4 +1,4 @@
-"""What the commands of launch/ do alike: libraries kept quiet, errors in one sentence."""
+"""What all commands do: quiet libraries, errors in one sentence."""
 
 import logging
 import traceback
@@ -26,7 +26,7 @@ def quieten() -> None:
 
 
 def status_of(work: Callable[[], object]) -> int:
-    """Do one process's work, say on stderr what is wrong with it, and return the exit status."""
+    """Do one process's work, print on stderr what is wrong with it, and return the exit status."""
     quieten()
     try:
         work()

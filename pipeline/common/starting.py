@@ -33,7 +33,7 @@ def start(parse: Callable[[], Any], module: str) -> int:
     """Read the command line by `parse`, then import `module` and return the status of its function `work`, given the result.
 
     A wrong interpreter, a package that is not installed and a UserError of `parse` are refused in one sentence, and Ctrl-C is
-    told in one.
+    reported in one.
     """
     try:
         return _start(parse, module)
@@ -66,7 +66,7 @@ def _start(parse: Callable[[], Any], module: str) -> int:
 
 @contextmanager
 def _all_kept() -> Iterator[None]:
-    """Have the garbage collector leave alone what the block makes, which is to last: modules are looked through in vain."""
+    """Exempt what the block makes from garbage collection: modules last, and to look through them takes time."""
     gc.disable()
     try:
         yield

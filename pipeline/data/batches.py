@@ -30,7 +30,7 @@ class Batch:
     """The position of each token, where ids and labels are a slice of the sequences' positions; documents and masks are of
     whole sequences then."""
     scored_positions: torch.Tensor | None = None
-    """Where the scored positions are among all of them, counted over the sequences; int64 [scored], where it is told."""
+    """Where the scored positions are among all of them, counted over the sequences; int64 [scored], where they are known."""
 
     def located(self) -> "Batch":
         """Return the batch with `scored_positions`."""

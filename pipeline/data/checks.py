@@ -20,7 +20,7 @@ from data_prep.storage.block_digests import Blocks, chunks, readable
 from pipeline.common import keyed
 from pipeline.common.errors import UserError
 
-ROOM = 256 << 20
+COMPARED_AT_START = 256 << 20
 """Bytes of shards that a process compares whole before the first step: a third of a second."""
 _DRAWN = 4
 """Blocks of a shard that are compared at the start beside its first and its last one, where it is not compared whole."""
@@ -117,20 +117,20 @@ class DataChecks:
                 "and steps may read a damaged one before it is found; prepare the text again to have it found before"
             )
 
-    def at_start(self, known: Collection[Found], key: tuple[object, ...], room: int = ROOM) -> None:
-        """Compare small files and up to `room` bytes of shards whole, of the others a few blocks that `key` draws.
+    def at_start(self, known: Collection[Found], key: tuple[object, ...], budget: int = COMPARED_AT_START) -> None:
+        """Compare small files and up to `budget` bytes of shards whole, of the others a few blocks that `key` draws.
 
         What is `known` is passed over. Raises UserError naming the first file that is not as it was prepared.
         """
         for file in sorted(self._mine, key=lambda file: (file.is_shard, file.size)):
             found = file.found()
             if found not in known:
-                if file.is_shard and file.size > room:
+                if file.is_shard and file.size > budget:
                     file.compare_some(key)
                     self.left.append(file)
                     continue
                 file.compare()
-                room -= file.size if file.is_shard else 0
+                budget -= file.size if file.is_shard else 0
             self.whole.append(found)
 
 

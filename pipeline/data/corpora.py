@@ -77,14 +77,14 @@ def open_batches(
     objective: Objective,
     seed: int,
     *,
-    apart: bool,
+    within_documents: bool,
     pairs: Literal["nsp", "sop"] | None = None,
     padding_id: int | None = None,
 ) -> tuple[Batches, Batches]:
     """Return the training and the held-out batches of the corpora that have weights.
 
-    `apart` keeps attention within documents; `pairs` makes pairs of the shards' sentences, in the place of windows; no text may
-    hold `padding_id`, where one is given: the family counts positions without it. Raises
+    `within_documents`: attention stays within documents; `pairs` makes pairs of the shards' sentences, in the place of
+    windows; no text may hold `padding_id`, where one is given: the family counts positions without it. Raises
     UserError for a shard that is missing, damaged or another than was prepared, where the text is too short, and for pairs
     where the objective masks nothing, or the shards' sequences are documents or make no pair.
     """
@@ -94,7 +94,7 @@ def open_batches(
                 raise holds_padding(name, padding_id)
     examples: Callable[[list[Shard]], Examples]
     if pairs is None:
-        examples = partial(_windows, objective=objective, apart=apart)
+        examples = partial(_windows, objective=objective, within_documents=within_documents)
     else:
         masked = _masked_sentences(data, weights, objective)
         examples = partial(SentencePairs, kind=pairs, objective=masked, sep_id=data.tokenizer.sep_id)
@@ -111,8 +111,8 @@ def open_batches(
     return Batches(training, seed, padding_id), Batches(heldout, seed, padding_id)
 
 
-def _windows(shards: list[Shard], objective: Objective, *, apart: bool) -> Examples:
-    return WindowExamples(Windows(shards, *objective.window), objective, apart=apart)
+def _windows(shards: list[Shard], objective: Objective, *, within_documents: bool) -> Examples:
+    return WindowExamples(Windows(shards, *objective.window), objective, within_documents=within_documents)
 
 
 def _masked_sentences(data: PreparedData, weights: Mapping[str, float], objective: Objective) -> MaskedObjective:

@@ -25,20 +25,20 @@ class Examples(Protocol):
 
 
 class WindowExamples:
-    """Windows of tokens through an objective; `apart` tells their documents too."""
+    """Windows of tokens through an objective; `within_documents` adds their documents."""
 
-    def __init__(self, windows: Windows, objective: Objective, *, apart: bool) -> None:
+    def __init__(self, windows: Windows, objective: Objective, *, within_documents: bool) -> None:
         self._windows = windows
         self._objective = objective
-        self._apart = apart
+        self._within_documents = within_documents
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def read(self, numbers: np.ndarray, keys: Sequence[Key]) -> Columns:
-        """Return the columns input_ids and labels, and documents where they are told: [windows, S] each."""
+        """Return the columns input_ids and labels, and documents where attention stays within them: [windows, S] each."""
         inputs, labels = self._objective.examples(self._windows.read(numbers), keys)
         columns = {"input_ids": inputs, "labels": labels}
-        if self._apart:
+        if self._within_documents:
             columns["documents"] = self._objective.inputs_documents(self._windows.documents(numbers))
         return columns

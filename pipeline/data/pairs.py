@@ -26,7 +26,7 @@ from pipeline.data.objectives import Key, MaskedObjective
 from pipeline.data.permutation import Permutation
 
 _DRAWS = 1000
-"""Sentences that are tried for one pair, and for its negative: where one in fifty would do, that fails once in 10^8 pairs."""
+"""Sentences that are tried for one pair, and for its negative: where one in fifty fits, that fails once in 10^8 pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class SentencePairs:
         self._objective = objective
         self._sep_id = sep_id
         self._ends = np.cumsum([shard.sequences for shard in shards], dtype=np.int64)
-        self._room = objective.sequence_length - 3
+        self._max_tokens = objective.sequence_length - 3
         self._scattered = Permutation(len(self), ("pairs",))
 
     def __len__(self) -> int:
@@ -67,12 +67,12 @@ class SentencePairs:
         """
         objective = self._objective
         shape = (len(numbers), objective.sequence_length)
-        # What stands behind a pair is neither seen nor scored: any special token would do.
+        # What stands behind a pair is neither seen nor scored: any special token can stand there.
         tokens = np.full(shape, self._sep_id)
         segments, seen = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        verdicts = np.empty(len(numbers), dtype=np.int64)
+        pair_labels = np.empty(len(numbers), dtype=np.int64)
         for row, (sentence, key) in enumerate(zip(self._scattered(numbers).tolist(), keys, strict=True)):
-            first, second, verdicts[row] = self._pair(sentence, key)
+            first, second, pair_labels[row] = self._pair(sentence, key)
             pair = [objective.cls_id, *first, self._sep_id, *second, self._sep_id]
             tokens[row, : len(pair)] = pair
             segments[row, len(first) + 2 : len(pair)] = 1
@@ -83,14 +83,14 @@ class SentencePairs:
             "labels": labels,
             "token_type_ids": segments,
             "attention_mask": seen,
-            "pair_labels": verdicts,
+            "pair_labels": pair_labels,
         }
 
     def _pair(self, sentence: int, key: Key) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return A, B and the verdict."""
+        """Return A, B and the pair's label."""
         negative, boundary = keyed.uniform(("pair", *key), 0, 2)
         for begin in self._begins(sentence, key):
-            run = self._run(begin, self._room)
+            run = self._run(begin, self._max_tokens)
             middle = run.first + 1 + int(boundary * (run.end - run.first - 1))
             first, second = self._tokens(run, run.first, middle), self._tokens(run, middle, run.end)
             if not len(first) or not len(second):
@@ -99,10 +99,10 @@ class SentencePairs:
                 return first, second, 0
             if self._kind == "sop":
                 return second, first, 1
-            return first, self._from_another_document(run, self._room - len(first), key), 1
+            return first, self._from_another_document(run, self._max_tokens - len(first), key), 1
         raise UserError(
-            f"{self._shards[0].prefix}: in {_DRAWS} draws no document with two sentences of together {self._room} tokens or "
-            "fewer was found; prepare the text with `sequences: sentence`, or choose a longer data.sequence_length"
+            f"{self._shards[0].prefix}: in {_DRAWS} draws no document with two sentences of together {self._max_tokens} tokens "
+            "or fewer was found; prepare the text with `sequences: sentence`, or choose a longer data.sequence_length"
         )
 
     def _begins(self, sentence: int, key: Key) -> Iterator[int]:
@@ -110,28 +110,28 @@ class SentencePairs:
         yield sentence
         yield from keyed.below(("begin", *key), 0, _DRAWS, len(self)).tolist()
 
-    def _from_another_document(self, run: _Run, room: int, key: Key) -> np.ndarray:
-        """Return a run of at most `room` tokens that no document but `run`'s has."""
+    def _from_another_document(self, run: _Run, max_tokens: int, key: Key) -> np.ndarray:
+        """Return a run of at most `max_tokens` tokens that no document but `run`'s has."""
         for begin in keyed.below(("negative", *key), 0, _DRAWS, len(self)).tolist():
-            other = self._run(begin, room)
+            other = self._run(begin, max_tokens)
             tokens = self._tokens(other, other.first, other.end)
             if (other.shard, other.document) != (run.shard, run.document) and len(tokens):
                 return tokens
         raise UserError(
-            f"{self._shards[run.shard].prefix}: in {_DRAWS} draws no sentence of at most {room} tokens was found in another "
-            "document; next sentence prediction needs several documents, sentence order prediction does not"
+            f"{self._shards[run.shard].prefix}: in {_DRAWS} draws no sentence of at most {max_tokens} tokens was found in "
+            "another document; next sentence prediction needs several documents, sentence order prediction does not"
         )
 
-    def _run(self, sentence: int, room: int) -> _Run:
-        """Return the longest run of at most `room` tokens in a document, from a sentence (counted over all shards) on."""
+    def _run(self, sentence: int, max_tokens: int) -> _Run:
+        """Return the longest run of at most `max_tokens` tokens in a document, from a sentence (counted over all shards) on."""
         place = int(np.searchsorted(self._ends, sentence, side="right"))
         shard = self._shards[place]
         first = sentence - (int(self._ends[place - 1]) if place else 0)
         document = shard.document_at(first)
         end = int(shard.document_starts[document + 1])
-        # Sentences without a token may let a run be longer than `room`; it then ends early.
-        lengths = shard.lengths[first : min(end, first + room)]
-        fitting = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+        # Sentences without a token may let a run be longer than `max_tokens`; it then ends early.
+        lengths = shard.lengths[first : min(end, first + max_tokens)]
+        fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
         return _Run(place, document, first, first + fitting)
 
     def _tokens(self, run: _Run, first: int, end: int) -> np.ndarray:

@@ -40,7 +40,7 @@ _STOCK_RANGE, _STOCK_WIDTH = 0.02, 768
 """GPT-2's and BERT's `initializer_range`, and the width at which it was chosen."""
 
 _NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-"""The class's own are of its own vocabulary."""
+"""The class's defaults are ids of its own vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Family:
     layers: str
     """The module list of the layers."""
     head_module: str
-    """The module that stands first behind the layers: the prediction head of an encoder, the final norm of a decoder."""
+    """The first module after the layers: the prediction head of an encoder, the final norm of a decoder."""
     words: str
     """The embedding of tokens, which is the output matrix of a tied model."""
     output: str
@@ -156,7 +156,7 @@ class Family:
     pair_logits: str | None = None
     """The field that holds those of sentence pairs, [sequences, 2]; None where the model has no head on pairs."""
     layers_beyond: str | None = None
-    """The configuration key of how many layers files may hold behind the last that the class runs (DeepSeek's, which predict
+    """The configuration key of how many layers files may hold after the last that the class runs (DeepSeek's, which predict
     tokens further on)."""
     pooler: str | None = None
     """The module that such a head reads, which runs before `head_module`."""
@@ -221,7 +221,7 @@ class Family:
         return self.graph(self.configuration(**keys, tie_word_embeddings=sizes.tied))
 
     def configuration(self, **keys: Any) -> PretrainedConfig:
-        """Return the class's configuration of these keys, whose output is tied as they say: T5's class says true of any."""
+        """Return the class's configuration of these keys, tied as they say: T5's class ignores that key."""
         if has_key(self.config_class, "qk_rope_head_dim") and "head_dim" in keys:
             keys = {"qk_rope_head_dim": keys["head_dim"]} | keys
         config = self.config_class(**keys)
@@ -237,7 +237,7 @@ class Family:
         return model
 
     def inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what a model is called with to read tokens; a decoder behind an encoder reads them from the last one on."""
+        """Return what a model is called with to read tokens; a decoder that has an encoder reads them in reverse order."""
         read = {"input_ids": input_ids}
         return read | {"decoder_input_ids": input_ids.flip(-1)} if self.config_class.is_encoder_decoder else read
 
@@ -320,7 +320,7 @@ def config_keys(family: Family, sizes: Sizes, config: PretrainedConfig | type[Pr
 
 
 def has_key(config: PretrainedConfig | type[PretrainedConfig], key: str) -> bool:
-    """Whether a configuration, or its class, has a key, be it under a word of its own."""
+    """Whether a configuration, or its class, has a key, perhaps under another word."""
     return any(hasattr(config, word) or word in config.attribute_map for word in (key, _OTHER_WORDS.get(key, key)))
 
 
@@ -339,7 +339,7 @@ def initializer_range(chosen: float | Literal["width"], hidden_size: int) -> flo
     """Return the standard deviation of a model's random weights.
 
     By `width` the variance is in proportion to 1 / fan_in, as muP (Yang et al. 2022, table 3) and the spectral condition (Yang,
-    Simon and Bernstein 2023, parametrization 1) have it of hidden matrices.
+    Simon and Bernstein 2023, parametrization 1) prescribe it for hidden matrices.
     """
     return _STOCK_RANGE * math.sqrt(_STOCK_WIDTH / hidden_size) if chosen == "width" else chosen
 

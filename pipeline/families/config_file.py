@@ -36,8 +36,8 @@ _NOT_READ = (
     "torchscript",
     "use_return_dict",
 )
-"""Keys that say what a call returns, by which kernels, and what a classifier's labels are. They are nothing of the language
-model, and not read."""
+"""Keys that say what a call returns, by which kernels, and what a classifier's labels are. They do not belong to the
+language model, and are not read."""
 
 _CHANGES_LAYERS = ("per_layer_config", "pruned_heads")
 """Keys that make layers differ from each other."""

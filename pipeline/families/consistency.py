@@ -226,13 +226,13 @@ def _list_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
 
 def _build(family: Family, config: PretrainedConfig) -> None:
     """Build what tells of the whole: all layers of a kind have the same tensors, but for the first."""
-    graph, told = family.graph(config), []
+    graph, chosen = family.graph(config), []
     layers = graph.layers
     for numbers in graph.ranges:
         kinds = {repr(layers[number].form): number for number in reversed(numbers)}
         # The first may lack what all others have.
-        told += sorted({*numbers[:2], *kinds.values()})
-    check_parameters(family, of_layers(family, config, told))
+        chosen += sorted({*numbers[:2], *kinds.values()})
+    check_parameters(family, of_layers(family, config, chosen))
     if family.rotary:
         frequencies = rotary_module(family, config)
         scalings = [value for key, value in vars(frequencies).items() if key.endswith("attention_scaling")]

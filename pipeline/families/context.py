@@ -29,7 +29,7 @@ _OF_TYPE: dict[str, set[str]] = {
     "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
     "longrope": {*_ATTENTION, "short_factor", "long_factor"},
 }
-"""The keys that the frequencies of a type are computed from, besides those above and the length of pre-training.
+"""The keys that the frequencies of a type are computed from, in addition to those above and the length of pre-training.
 
 Source: transformers.modeling_rope_utils, whose classes only warn of another key and compute without it."""
 
@@ -176,7 +176,7 @@ def _check_keys(old: Mapping[str, Any], said: Mapping[str, Any], where: str) -> 
     kind = said.get("rope_type", said.get("type", old.get("rope_type")))
     if kind not in _OF_TYPE:
         return
-    # What a source's own configuration file holds besides is named again where that file is the target's model.
+    # Other keys of the source's own file are named again where that file is the model of the target's.
     again = old if kind == old.get("rope_type") else ()
     known = {"rope_type", "type", *again, *_OF_ALL_TYPES, *_OF_TYPE[kind], *([_PRETRAINED] if kind in _ASKS_PRETRAINED else [])}
     for key in said:

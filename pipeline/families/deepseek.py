@@ -27,7 +27,7 @@ def latent_attention(prefix: str, config: PretrainedConfig) -> Attention:
     """Multi-head latent attention (DeepSeek-V2, 2405.04434).
 
     The latents' norms add 1e-6 whatever `rms_norm_eps` says. Scores are over sqrt of all channels of a head; the class
-    multiplies them by yarn's factor besides, which is a matter of positions.
+    also multiplies them by yarn's factor, which is a matter of positions.
     """
     std, biased = config.initializer_range, config.attention_bias
 

@@ -196,7 +196,7 @@ class Head:
     """Its own, [vocab, residual], or the embedding that it is tied to."""
     tied: bool
     biases: tuple[str, ...] = ()
-    """Of the logits; a class may have one besides that it leaves unused."""
+    """Of the logits; a class may have another that it leaves unused."""
     transform: Linear | None = None
     norm: Norm | None = None
     """Reads what the transform gives."""

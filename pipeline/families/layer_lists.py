@@ -1,4 +1,4 @@
-"""Lists of a configuration that have an entry a layer: what they say of one, and how they grow with the layers."""
+"""Lists of a configuration that have one entry per layer: what they say of one, and how they grow with the layers."""
 
 import copy
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def carry_layer_lists(source: PretrainedConfig, target: PretrainedConfig, origin
 
 
 def drop_intervals(config: PretrainedConfig) -> None:
-    """Take away what would say another list of layers than `layer_types` to who reads it instead."""
+    """Remove keys from which a reader would make another list of layers than `layer_types`."""
     written = [key for key in _INTERVALS if key in vars(config)]
     if written:
         made = type(config).from_dict(config.to_dict() | {"layer_types": None})

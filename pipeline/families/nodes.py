@@ -51,13 +51,13 @@ def linear(name: str, out: Axis, into: Axis = STREAM, *, init: Init, bias: bool 
 def query_key_value(
     prefix: str, names: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj"), **options: Any
 ) -> tuple[Linear, Linear, Linear]:
-    """Three linears of their own, keys and values over key-value heads."""
+    """Three separate linears, keys and values over key-value heads."""
     query, key, value = (linear(prefix + name, axis, **options) for name, axis in zip(names, _QUERY_KEY_VALUE, strict=True))
     return query, key, value
 
 
 def fused_heads(*, outer: int = 0) -> Axis:
-    """Return the axis of queries, keys and values of one matrix, `outer` as Axis has it."""
+    """Return the axis of queries, keys and values of one matrix, `outer` as in Axis."""
     return Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")), outer)
 
 

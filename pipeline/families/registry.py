@@ -40,7 +40,7 @@ TRAINED: dict[str, Family] = {name: family for name, family in FAMILIES.items() 
 """Those that the pipeline has an objective for."""
 
 PAIR_FAMILIES: dict[str, Family] = {BERT_PAIRS.name: BERT_PAIRS}
-"""Those that have a head on sentence pairs besides."""
+"""Those that also have a head on sentence pairs."""
 
 
 def family_of(config: PretrainedConfig, origin: str = "config.json") -> Family:

@@ -25,7 +25,7 @@ def scratch_config(
     if model.family not in FAMILIES:
         raise UserError(f"source.model.family: {model.family!r} is not known; known are {', '.join(FAMILIES)}")
     if model.family not in families:
-        raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; {', '.join(families)} would do")
+        raise UserError(f"data.pairs: {model.family} has no head on sentence pairs; use {', '.join(families)}")
     family = families[model.family]
     check_trained(family, "source.model.family")
     known = family.config_class

@@ -40,7 +40,7 @@ _FFN_MULTIPLES = [256, 128, 64, 32, 16, 8]
 """An FFN's width is rounded up to a multiple of one; published gated FFNs are multiples of 128 or 256 (11008, 14336, 29568)."""
 
 _MOST_ROUNDED = 8
-"""Rounding adds at most one part in so many of the source's width, lest a small model's FFN becomes half as wide again."""
+"""Rounding adds at most one part in so many of the source's width: a small model's FFN must not become half as wide again."""
 
 
 def target_config(
@@ -152,7 +152,7 @@ def check_growth(
 
 
 def _check_settled(source: PretrainedConfig, target: TargetConfig, where: str) -> None:
-    """Refuse what a target says of a mixture that its source is, or that it is none of."""
+    """Refuse keys of a mixture's form that differ from the source's, and those of a dense source that stays dense."""
     for key in MIXTURE_FORMS:
         named, said = getattr(target, key), getattr(source, key, None)
         if named not in (None, said):

@@ -33,7 +33,7 @@ _NOT_MADE = {
 """The mixtures that no dense model becomes, and why."""
 
 MIXTURE_FORMS = ("norm_topk_prob", "mlp_only_layers", "decoder_sparse_step")
-"""What a target says of the mixture that a dense model is made into, besides sizes."""
+"""What a target says of the mixture that a dense model is made into, in addition to sizes."""
 
 _KEYS = (*EXPERT_KEYS, *MIXTURE_FORMS)
 
@@ -198,7 +198,7 @@ def _check_sparse(config: PretrainedConfig, target: TargetConfig | PretrainedCon
 
 
 def _check_kept(source: PretrainedConfig, config: PretrainedConfig, where: str) -> None:
-    """Refuse a source that does something besides, of which the mixture's class knows nothing."""
+    """Refuse a source that computes something that the mixture's class does not."""
     old, new = family_of(source), family_of(config)
     for key in old.kept:
         before, after = getattr(source, key, None), getattr(config, key, None)

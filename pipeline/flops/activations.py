@@ -41,7 +41,7 @@ def activation_bytes(
     routers of a mixture.
     """
     graph = family.graph(config)
-    # Of a model with an encoder besides this would be a part.
+    # A model with an encoder has two stacks, and is not counted.
     (stack,) = graph.stacks
     active = active or ActiveLayers.whole(len(stack.layers))
     size, hidden, rows = dtype.itemsize, graph.sizes[RESIDUAL], graph.sizes["vocab"]

@@ -107,14 +107,14 @@ class ForwardFlops:
     ends_in_norm: bool
     """Whether a norm reads what the FFN gives, or the stream behind it."""
     embeds: bool
-    """Whether an embedding learns apart from the head."""
+    """Whether an embedding learns separately from the head."""
 
     @classmethod
     def of(cls, config: PretrainedConfig, *, every_expert: bool = False) -> "ForwardFlops":
         """Count a model of a known family; `every_expert`: as if each token went through all experts of a mixture."""
         family = family_of(config)
         graph = family.graph(config)
-        # Of a model with an encoder besides this would be a part.
+        # A model with an encoder has two stacks, and is not counted.
         (stack,) = graph.stacks
         branches, transform, hidden = stack.layers[0].branches, graph.head.transform, graph.sizes[RESIDUAL]
         return cls(

@@ -34,7 +34,7 @@ class Line:
             return None
         return "what it began from came without a ledger" if self.spent else "it came without a ledger"
 
-    def told(self, amount: str) -> str:
+    def qualified(self, amount: str) -> str:
         """Return `amount`, which is some of the line's FLOPs as a text, as what is known of them."""
         if self.complete:
             return amount
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(slots=True)
 class Ledger:
-    """FLOPs by stage and part, model and executed, with lines of their own for waste and for each source.
+    """FLOPs by stage and part, model and executed, with separate lines for waste and for each source.
 
     Evaluation is not counted: it is no part of what a method costs. A ledger goes with its model through checkpoints,
     resumes and growths, and stands beside exported models.

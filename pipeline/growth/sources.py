@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import MISSING, irregular
-from pipeline.common.hub import told_by_hub
+from pipeline.common.hub import hub_remarks
 from pipeline.growth.deepspeed_files import is_zero_checkpoint
 from pipeline.growth.huggingface import describe_huggingface, open_huggingface
 from pipeline.growth.state import Source
@@ -35,7 +35,7 @@ def open_source(path: Path, *, config: Path | None = None, untrusted: bool = Fal
     is none, or none that can be read.
     """
     place = model_in(path)
-    checkpoint, remarks = checkpoint_in(place), (*told_by_hub(path), *trainer_remarks(place))
+    checkpoint, remarks = checkpoint_in(place), (*hub_remarks(path), *trainer_remarks(place))
     if checkpoint is not None and not checkpoint.is_dir():
         if not has_weights(place):
             raise UserError(f"{checkpoint.parent / LATEST}: names {checkpoint.name!r}, which is not there; copy it again")
@@ -62,7 +62,7 @@ def preview_source(path: Path, *, config: Path | None = None, untrusted: bool = 
     """
     place = model_in(path)
     if checkpoint_in(place) is None and config is None and (place / CONFIG).is_file() and not has_weights(place):
-        return _with_remarks(describe_huggingface(place), *told_by_hub(place), *trainer_remarks(place))
+        return _with_remarks(describe_huggingface(place), *hub_remarks(place), *trainer_remarks(place))
     return open_source(path, config=config, untrusted=untrusted)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.recipe.smaller import layer_kinds
 
 GROWS = {"optimizer_state": "grow"}
-"""Said of each growth that does not say otherwise: within one run there is a state to grow."""
+"""The default of each growth: within one run there is a state to grow."""
 
 
 def auto_sizes(layers: int, enough: int) -> list[int]:
@@ -38,7 +38,7 @@ def auto_shares(sizes: int) -> list[float]:
 def auto_growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
     """Return the growth section of a growth: by `auto`, or by a list of layers where they are of several kinds.
 
-    In that list new layers, which add nothing at first, are copies of one of their own kind, so that it is as exact.
+    In that list new layers, which add nothing at first, are copies of one of the same kind, so that it is as exact.
     """
     growth: dict[str, Any] = dict(GROWS)
     old, new = layer_kinds(small), layer_kinds(large)

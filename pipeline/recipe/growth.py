@@ -64,7 +64,7 @@ class _Growth(StrictModel):
     positions: Literal["copy", "interpolate"] = "copy"
     """Rows of a longer position table: the old ones again, or all of them stretched."""
     initializer_range: InitializerRange | None = None
-    """Of what the growth draws at random, as `source.model` has it; where not given that of the target's configuration, which
+    """Of what the growth draws at random, as in `source.model`; where not given that of the target's configuration, which
     is the source's."""
     optimizer_state: Literal["grow", "fresh"] = "fresh"
     """`grow`: what the optimizer keeps (moments of AdamW and Lion, Muon's momentum) grows with the weights; the source must
@@ -77,7 +77,7 @@ class _Growth(StrictModel):
     element_rates: bool = False
     """With `optimizer_state: grow`: rates and eps of each element such that the source's own dynamics go on."""
     added: AddedConfig = AddedConfig()
-    """A warmup and a learning rate of its own for what the growth adds, in depth, width and vocabulary."""
+    """A separate warmup and learning rate for what the growth adds, in depth, width and vocabulary."""
 
     @model_validator(mode="after")
     def _options_belong(self) -> "_Growth":

@@ -16,14 +16,14 @@ from pipeline.recipe.recipe import Recipe
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Return the recipe in `path` with `key.sub=value` overrides applied; values are YAML.
 
-    Raises UserError naming the file, the key and what would do.
+    Raises UserError naming the file, the key and what to do.
     """
     written = read_yaml(path)
     content = _overridden(written, overrides)
     try:
         return read_recipe(content, str(path))
     except UserError:
-        # Where the file alone would do, the command line is to blame.
+        # Where the file alone is valid, the command line is at fault.
         read_recipe(written, str(path))
     try:
         return read_recipe(content, "command line")
@@ -74,7 +74,7 @@ def _shared(key: str) -> str:
 
 
 def _instead(written: dict[str, Any], overrides: list[str]) -> str:
-    """Name what would do where a single override clashes with a key that the file has beside it."""
+    """Say what to write where a single override clashes with a key that the file has beside it."""
     for number, override in enumerate(overrides):
         key, _, value = override.partition("=")
         section, _, last = key.rpartition(".")

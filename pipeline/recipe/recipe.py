@@ -70,7 +70,7 @@ class TrainedSource(BuiltSource):
 
     @property
     def length(self) -> tuple[str, float]:
-        """How long, as LengthConfig has it."""
+        """How long, as in LengthConfig."""
         return next((unit, value) for unit in UNITS if (value := getattr(self, unit)) is not None)
 
 
@@ -192,7 +192,7 @@ class Recipe(StrictModel):
         if self.data.text is not None and any(stage.weights for stage in self.train_stages):
             raise ValueError("stages: `weights` goes with data.shards; `data.text` is a single corpus")
         if self.data.attention == "document" and self.attn_implementation == "flash_attention_2":
-            raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; sdpa would do")
+            raise ValueError("data.attention: document needs a mask, which flash_attention_2 does not take; use sdpa")
         return self
 
     def _check_tokenizers(self) -> None:

@@ -68,11 +68,11 @@ class EvaluationConfig(StrictModel):
     data: list[str] | None = None
     """Folders with the tasks' files; the hub's where none is given."""
     tasks_every: PositiveInt | None = None
-    """Steps between scores amid a stage; there are none where not given."""
+    """Steps between scores during a stage; there are none where not given."""
     tasks_limit: PositiveInt | None = None
     """Documents or passages of each task that are scored, from the first on; all where not given."""
     tasks_token_every: PositiveInt = 1
-    """Masked models: every so-many-th token is scored, each by a pass of its own."""
+    """Masked models: every so-many-th token is scored, each by a separate pass."""
 
     @model_validator(mode="after")
     def _tasks_named(self) -> "EvaluationConfig":

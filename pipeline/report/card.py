@@ -230,8 +230,8 @@ def _costs(ledger: Ledger) -> list[tuple[str, str, str]]:
     if ledger.wasted:
         rows.append(("taken again after a crash or a rewind", "", f"{ledger.wasted:.4g}"))
     for origin, line in ledger.inherited.items():
-        model = line.told(f"{line.flops.model_total:.4g}") if line.spent else ""
-        rows.append((f"pre-training of {origin}", model, line.told(f"{line.spent:.4g}")))
+        model = line.qualified(f"{line.flops.model_total:.4g}") if line.spent else ""
+        rows.append((f"pre-training of {origin}", model, line.qualified(f"{line.spent:.4g}")))
     return [*rows, ("all that is known", f"{ledger.whole.flops.model_total:.4g}", f"{ledger.whole.spent:.4g}")]
 
 

@@ -22,7 +22,7 @@ class JsonLines(Generic[Typed]):
         self._unwritten = b""
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one object; numbers that are none become null, JSON having no others.
+        """Add one object; NaN and infinities become null, which JSON does not have.
 
         Where the disk is full the line waits for the next one: a run goes on while a checkpoint does not fit.
         """
@@ -31,7 +31,7 @@ class JsonLines(Generic[Typed]):
         self._write(on_disk=False)
 
     def flush(self) -> None:
-        """Write the lines that wait, where there is room by now, and have the file on disk."""
+        """Write the lines that wait, where the disk is no longer full, and sync the file."""
         self._write(on_disk=True)
 
     def _write(self, *, on_disk: bool) -> None:
@@ -51,7 +51,7 @@ class JsonLines(Generic[Typed]):
                 file.truncate(size)
 
     def read(self, *, ended: bool = False) -> list[Typed]:
-        """Return all whole objects; a last line that a kill cut short is none, but in a file that is known to have `ended`.
+        """Return all whole objects; a last line without a line feed counts only where the file is known to have `ended`.
 
         Raises UserError, which names the line, where one is damaged or of another kind.
         """

@@ -20,7 +20,7 @@ class RunPaths:
         self.lost = path / "lost.jsonl"
         """Steps that were taken and lost, to a crash or a rewind."""
         self.rewound = path / "rewound.json"
-        """Where the run stood when it last went back to a checkpoint of its own accord."""
+        """Where the run stood when it last went back to a checkpoint by itself."""
         self.evaluations = path / "eval.jsonl"
         self.scores = path / "scores.jsonl"
         """What tasks made of the run's models."""

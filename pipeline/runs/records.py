@@ -23,7 +23,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StepRecord(TypedDict):
-    """A line of metrics.jsonl and lost.jsonl; numbers that are none are null."""
+    """A line of metrics.jsonl and lost.jsonl; NaN and infinities are null."""
 
     step: Step
     stage: str
@@ -94,7 +94,7 @@ class ScoreRecord(TypedDict):
 
 
 class RewoundRecord(TypedDict):
-    """rewound.json: where a run stood when it last went back to a checkpoint of its own accord."""
+    """rewound.json: where a run stood when it last went back to a checkpoint by itself."""
 
     step: Step
     rewinds: Step

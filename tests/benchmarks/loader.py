@@ -120,7 +120,7 @@ def loading(directory: Path, kind: str, length: int, seconds: float, *, apart: b
     """Return the loader's tokens a second, from shards on disk in shuffled order."""
     wanted = objective(kind, length)
     shards = [Shard(path.with_suffix("")) for path in sorted(directory.glob("*.idx"))]
-    loaded = batches(shards, wanted, apart=apart)
+    loaded = batches(shards, wanted, within_documents=apart)
     return tokens_per_second(
         lambda step: loaded.training(np.arange(step * _SEQUENCES, (step + 1) * _SEQUENCES)), _SEQUENCES * length, seconds
     )
@@ -170,7 +170,7 @@ def reading(directory: Path, size: Size, out: Path | None) -> None:
     torch.set_num_threads(1)
     rows = []
     for apart in (False, True):
-        rates = [loading(folder, "clm", 128, size.seconds, apart=apart) for folder in folders]
+        rates = [loading(folder, "clm", 128, size.seconds, within_documents=apart) for folder in folders]
         what = "documents kept apart" if apart else "documents packed"
         rows += [[f"{folder.name} shards, {what}", rate, rate / rates[0]] for folder, rate in zip(folders, rates, strict=True)]
     publish(

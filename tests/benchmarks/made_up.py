@@ -16,12 +16,12 @@ SCORED = 0.15
 
 def corpus(shards: Sequence, objective: Objective, name: str = "text", *, apart: bool = False) -> Corpus:
     """Return the windows of shards, in shuffled order."""
-    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, apart=apart))
+    return Corpus(name, 1.0, WindowExamples(Windows(shards, *objective.window), objective, within_documents=apart))
 
 
 def batches(shards: Sequence, objective: Objective, *, apart: bool = False) -> Batches:
     """Return the batches of shards."""
-    return Batches([corpus(shards, objective, apart=apart)], 1)
+    return Batches([corpus(shards, objective, within_documents=apart)], 1)
 
 
 def ids_and_labels(kind: str, sequences: int, length: int, vocabulary: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

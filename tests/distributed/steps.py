@@ -88,7 +88,7 @@ def trainer(
     if family.objective == "mlm":
         objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
     text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3), range(0, 4000, 7))
-    loaded = batches([text], objective, apart=apart)
+    loaded = batches([text], objective, within_documents=apart)
     training_plan = plan_training(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
     records = Records(
         StepLines(directory / "metrics.jsonl"),

@@ -71,7 +71,7 @@ def measure(directory, stage, half=False):
     attention = source.config._attn_implementation
     objective = CausalObjective(LENGTH)
     windows = Windows([MemoryShard(tokens) for tokens in TOKENS], *objective.window)
-    text = Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))
+    text = Corpus("text", 1.0, WindowExamples(windows, objective, within_documents=False))
     read = Text(Batches([text], 1), WINDOWS, 2)
     after = measure_grown(grown, plan.carried, read)
     assert grown.engine.training
@@ -85,7 +85,7 @@ def test_text_of_a_new_tokenizer_is_read_in_the_tokens_that_both_have_and_scored
     """Target ids 4, 1 and 0 are the source's 0, 1 and 2; 2 and 3 are new."""
     objective = CausalObjective(4)
     windows = Windows([MemoryShard(np.array([4, 0, 2, 1, 3]))], *objective.window)
-    batches = Batches([Corpus("text", 1.0, WindowExamples(windows, objective, apart=False))], 1)
+    batches = Batches([Corpus("text", 1.0, WindowExamples(windows, objective, within_documents=False))], 1)
     carried = CarriedTokens(torch.tensor([2, 1, 0]), torch.tensor([0, 1, 4]))
     batch = CarriedText(batches, carried, 5).heldout(np.zeros(1, dtype=np.int64))
     assert carried.target[batch.input_ids][0, [0, 1, 3]].tolist() == [4, 0, 1]

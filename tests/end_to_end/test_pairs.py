@@ -72,7 +72,7 @@ def test_the_model_that_comes_out_has_its_pair_head(finished):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     data = PreparedData(Path(finished.summary["paths"]["data"]))
     objective = objective_for("mlm", data.tokenizer, LENGTH)
-    _, heldout = open_batches(data, {data.corpora[0].name: 1.0}, objective, 3, apart=False, pairs="nsp")
+    _, heldout = open_batches(data, {data.corpora[0].name: 1.0}, objective, 3, within_documents=False, pairs="nsp")
     batch = heldout.heldout(np.arange(WINDOWS))
     with torch.no_grad():
         outputs = model.eval()(**batch.inputs(torch.device("cpu")))
@@ -127,7 +127,7 @@ def test_shards_of_documents_make_no_pairs(launch, prepared, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize(("family", "words"), [("gpt2", "data.pairs: gpt2 has no head on sentence pairs; bert would do")])
+@pytest.mark.parametrize(("family", "words"), [("gpt2", "data.pairs: gpt2 has no head on sentence pairs; use bert")])
 def test_a_family_without_a_pair_head_is_refused(launch, prepared, tmp_path, family, words):
     data = {"shards": str(prepared.directory), "sequence_length": LENGTH, "pairs": "sop"}
     run = launch(write_recipe(tmp_path, prepared, family, data=data)).wait()

@@ -57,7 +57,7 @@ class DataMixes:
                 weights,
                 objective,
                 self._recipe.seed,
-                apart=apart,
+                within_documents=apart,
                 pairs=pairs,
                 # Within documents positions are counted here, whatever token stands there.
                 padding_id=None if apart else self._family.padding_id,

@@ -51,7 +51,7 @@ def test_a_folder_of_someone_elses_is_left_alone(tmp_path):
     mine = tmp_path / "grown.partial"
     mine.mkdir()
     (mine / "note").write_text("mine")
-    with pytest.raises(UserError, match=r"grown\.partial: is in the way"), whole_directory(tmp_path / "grown"):
+    with pytest.raises(UserError, match=r"grown\.partial: this folder was not made here"), whole_directory(tmp_path / "grown"):
         pass
     assert (mine / "note").read_text() == "mine" and [entry.name for entry in tmp_path.iterdir()] == ["grown.partial"]
 

@@ -8,7 +8,7 @@ import pytest
 from data_prep.prepare import prepare
 from data_prep.settings import DataPrepConfig, TokenizerConfig
 from pipeline.common.errors import UserError
-from pipeline.common.hub import commit_of, find_directory, told_by_hub
+from pipeline.common.hub import commit_of, find_directory, hub_remarks
 from tests.hub import Hub, ask, serving
 
 ABSENT = "source.path: no directory here"
@@ -82,7 +82,7 @@ def test_a_model_comes_with_its_tokenizer_in_one_format_and_no_code(hub):
     assert files(found) == sorted([*DESCRIPTION, "model.safetensors"])
     assert (found / "config.json").read_text() == "config.json of main"
     assert commit_of(found) == hub.commit("someone/small", "main")
-    assert told_by_hub(found) == (f"the Hugging Face hub's someone/small at commit {commit_of(found)}",)
+    assert hub_remarks(found) == (f"the Hugging Face hub's someone/small at commit {commit_of(found)}",)
 
 
 def test_without_safetensors_it_is_pytorchs_own_files(hub):
@@ -125,7 +125,7 @@ def test_a_local_path_of_the_name_wins(hub, tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
     assert find(name).absolute() == tmp_path / name
     assert not hub.downloads
-    assert commit_of(find(name)) is None and told_by_hub(find(name)) == ()
+    assert commit_of(find(name)) is None and hub_remarks(find(name)) == ()
     with pytest.raises(UserError, match="is no name on the Hugging Face hub, so it has no revision 'main'; leave that out"):
         find(name, "main")
 

@@ -16,8 +16,8 @@ LENGTH = 8
 MASKED = MaskedObjective(LENGTH, 100_000, 2, 4, (0, 1, 2, 3, 4))
 
 
-def examples(shard, objective, apart=False):
-    return WindowExamples(Windows([shard], *objective.window), objective, apart=apart)
+def examples(shard, objective, within_documents=False):
+    return WindowExamples(Windows([shard], *objective.window), objective, within_documents=within_documents)
 
 
 def corpus(name, weight, windows, first, objective):

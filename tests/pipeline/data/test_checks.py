@@ -48,10 +48,10 @@ def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "data")
 
 
-def look(folder, room=1 << 30, corpora=("wiki", "books"), known=()):
+def look(folder, budget=1 << 30, corpora=("wiki", "books"), known=()):
     """What a run does before its first step."""
     checks = DataChecks(PreparedData(folder), corpora)
-    checks.at_start(known, ("key",), room)
+    checks.at_start(known, ("key",), budget)
     return checks
 
 
@@ -272,7 +272,7 @@ def test_what_the_first_look_passes_over_is_found_when_the_rest_is_compared(fold
     OF_IDS[kind](folder)
     checks = DataChecks(PreparedData(folder), ("wiki",))
     try:
-        checks.at_start((), ("key",), room=0)
+        checks.at_start((), ("key",), budget=0)
     except UserError as error:
         # A sample may find it, and must where it holds the head and the tail.
         assert "wiki-train" in str(error)
@@ -292,7 +292,7 @@ def test_head_and_tail_are_among_what_is_sampled(folder):
         other = shutil.copytree(folder, folder.with_name(kind))
         OF_IDS[kind](other)
         with pytest.raises(UserError, match=r"wiki-train-0\.bin: bytes"):
-            look(other, room=0)
+            look(other, budget=0)
 
 
 def test_what_was_compared_is_not_read_again_while_the_process_lives(folder, monkeypatch):
@@ -387,7 +387,7 @@ def test_a_folder_of_an_earlier_version_is_compared_by_whole_files(folder, kind)
     OF_IDS[kind](folder)
     with pytest.raises(UserError, match=r"wiki-train-[01]\.bin: its bytes are not those that were prepared"):
         look(folder)
-    checks = look(folder, room=0)
+    checks = look(folder, budget=0)
     with pytest.raises(UserError, match=r"wiki-train-[01]\.bin: its bytes are not those"):
         for file in checks.left:
             file.compare()
@@ -433,7 +433,7 @@ def test_pairs_of_a_damaged_shard_are_refused(tmp_path):
     flip(path, path.stat().st_size // 2)
     objective = MaskedObjective(128, 100, 2, 4, (0, 1, 2, 3, 4))
     with pytest.raises(UserError, match=r"wiki-train-0\.bin: bytes"):
-        batches, _ = open_batches(data, {"wiki": 1.0}, objective, 1, apart=False, pairs="sop")
+        batches, _ = open_batches(data, {"wiki": 1.0}, objective, 1, within_documents=False, pairs="sop")
         batches.training(np.arange(500))
 
 
@@ -447,13 +447,13 @@ def test_text_with_the_padding_token_is_refused_where_positions_are_counted_with
     if where == "train":
         # Known from the counts of ids, before anything is read.
         with pytest.raises(UserError, match=told):
-            open_batches(data, {"wiki": 1.0}, objective, 7, apart=False, padding_id=1)
+            open_batches(data, {"wiki": 1.0}, objective, 7, within_documents=False, padding_id=1)
     else:
-        _, heldout = open_batches(data, {"wiki": 1.0}, objective, 7, apart=False, padding_id=1)
+        _, heldout = open_batches(data, {"wiki": 1.0}, objective, 7, within_documents=False, padding_id=1)
         with pytest.raises(UserError, match=told):
             heldout.heldout(np.arange(3))
     # Other families read it like any other token.
-    training, heldout = open_batches(data, {"wiki": 1.0}, CausalObjective(10), 7, apart=False)
+    training, heldout = open_batches(data, {"wiki": 1.0}, CausalObjective(10), 7, within_documents=False)
     assert (training if where == "train" else heldout).heldout(np.arange(2)).input_ids.eq(1).any()
 
 

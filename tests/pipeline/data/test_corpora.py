@@ -40,7 +40,7 @@ def test_a_corpus_that_the_recipe_does_not_name_is_left_out(two):
     data = two(wiki=1, books=4)
     weights, left_out = effective_weights(data, {"books": 7}, LENGTH)
     assert (weights, left_out) == ({"books": 1.0}, {})
-    training, heldout = open_batches(data, weights, CausalObjective(LENGTH), 7, apart=False)
+    training, heldout = open_batches(data, weights, CausalObjective(LENGTH), 7, within_documents=False)
     assert training.training(np.arange(100)).input_ids.unique().tolist() == [20]
     assert heldout.heldout(np.arange(2)).input_ids.unique().tolist() == [21] and len(heldout) == 2
 
@@ -69,7 +69,7 @@ def test_a_blend_by_tokens_leaves_out_what_makes_no_window(two):
     weights, left_out = effective_weights(data, None, 41)
     assert weights == {"wiki": 1.0}
     assert left_out == {"books": "its training shards make no window of 41 tokens"}
-    training, heldout = open_batches(data, weights, CausalObjective(29), 7, apart=False)
+    training, heldout = open_batches(data, weights, CausalObjective(29), 7, within_documents=False)
     assert (len(training), len(heldout)) == (1 + 2, 1)
     with pytest.raises(UserError, match="the train split of wiki, books makes no window of 71 tokens"):
         effective_weights(data, None, 71)
@@ -92,15 +92,15 @@ def test_a_corpus_of_which_nothing_is_left_is_in_no_blend(tmp_path, weights):
     data = write_prepared(tmp_path, corpora, **weights)
     shares, left_out = effective_weights(data, None, LENGTH)
     assert (shares, left_out) == ({"wiki": 1.0}, {"copies": "it has no training token"})
-    assert len(open_batches(data, shares, CausalObjective(LENGTH), 7, apart=False)[1]) == 3
+    assert len(open_batches(data, shares, CausalObjective(LENGTH), 7, within_documents=False)[1]) == 3
     # Somebody who asks for it by name is told.
     shares, _ = effective_weights(data, {"wiki": 1, "copies": 2}, LENGTH)
     with pytest.raises(UserError, match="the train split of copies makes no window"):
-        open_batches(data, shares, CausalObjective(LENGTH), 7, apart=False)
+        open_batches(data, shares, CausalObjective(LENGTH), 7, within_documents=False)
 
 
 def test_prepared_corpora_are_opened_as_batches(two):
-    training, heldout = open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)
+    training, heldout = open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, within_documents=False)
     # 6 + 8 windows of 8 tokens and the next one, and 4; held out 3 and 2.
     assert (len(training), len(heldout)) == (6 + 8 + 4, 3 + 2)
     seen = training.training(np.arange(100)).input_ids.unique().tolist()
@@ -111,7 +111,7 @@ def test_prepared_corpora_are_opened_as_batches(two):
 @pytest.mark.parametrize(("length", "words"), [(50, "the train split of books"), (30, "the heldout split of wiki, books")])
 def test_too_little_text_for_one_window_is_refused(two, length, words):
     with pytest.raises(UserError, match=f"{words} makes no window of {length + 1} tokens"):
-        open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(length), 7, apart=False)
+        open_batches(two(), {"wiki": 0.5, "books": 0.5}, CausalObjective(length), 7, within_documents=False)
 
 
 def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
@@ -119,7 +119,7 @@ def test_a_shard_that_is_not_the_prepared_one_is_refused(two):
     for kind in (".bin", ".idx"):
         (data.directory / f"wiki-train-0{kind}").write_bytes((data.directory / f"books-train-0{kind}").read_bytes())
     with pytest.raises(UserError, match=r"wiki-train-0\.idx: 40 tokens where manifest.json has 50"):
-        open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, apart=False)
+        open_batches(data, {"wiki": 0.5, "books": 0.5}, CausalObjective(LENGTH), 7, within_documents=False)
 
 
 def story(first, sentences):
@@ -131,7 +131,7 @@ def test_prepared_sentences_are_opened_as_pairs(tmp_path):
     corpora = {"wiki": ([[story(30, 4), story(40, 5)], [story(50, 6)]], held), "books": ([[story(60, 4), story(70, 2)]], held)}
     data = write_prepared(tmp_path, corpora)
     weights = effective_weights(data, None, 2)[0]
-    training, heldout = open_batches(data, weights, MASKED, 7, apart=False, pairs="nsp")
+    training, heldout = open_batches(data, weights, MASKED, 7, within_documents=False, pairs="nsp")
     assert (len(training), len(heldout)) == (4 + 5 + 6 + 4 + 2, 12)
     batch = training.training(np.arange(200))
     assert batch.scored_pairs == 200 and batch.token_type_ids.shape == (200, 16)
@@ -152,4 +152,4 @@ def test_prepared_sentences_are_opened_as_pairs(tmp_path):
 def test_what_makes_no_pairs_is_refused_before_the_first_sample(tmp_path, corpora, objective, kind, words):
     data = write_prepared(tmp_path, {"wiki": corpora})
     with pytest.raises(UserError, match=words):
-        open_batches(data, {"wiki": 1.0}, objective, 7, apart=False, pairs=kind)
+        open_batches(data, {"wiki": 1.0}, objective, 7, within_documents=False, pairs=kind)

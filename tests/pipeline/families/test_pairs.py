@@ -77,7 +77,7 @@ def test_a_model_from_scratch_has_the_head_where_pairs_are_asked_for(tmp_path):
     config.save_pretrained(tmp_path)
     assert family_of(BertConfig.from_pretrained(tmp_path)) is PAIR_FAMILIES["bert"]
     assert family_of(scratch_config(described, 20, 2, 9)) is FAMILIES["bert"]
-    with pytest.raises(UserError, match=r"data\.pairs: roberta has no head on sentence pairs; bert would do"):
+    with pytest.raises(UserError, match=r"data\.pairs: roberta has no head on sentence pairs; use bert"):
         scratch_config(described.model_copy(update={"family": "roberta"}), 20, 2, 9, pairs=True)
 
 

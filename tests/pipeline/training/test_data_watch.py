@@ -31,10 +31,10 @@ def folder(tmp_path):
     return write_prepared(tmp_path, {"wiki": ([documents(1, 3)], [documents(2, 1)])}).directory
 
 
-def watch(folder, *, room=0, remembered=None):
+def watch(folder, *, budget=0, remembered=None):
     remembered = remembered or Remembered.read(folder / "checked.json")
     checks = DataChecks(PreparedData(folder), ("wiki",))
-    checks.at_start(remembered.files, ("key",), room)
+    checks.at_start(remembered.files, ("key",), budget)
     return DataWatch(checks, folder / "checked.json", remembered)
 
 
