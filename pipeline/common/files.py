@@ -74,7 +74,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".partial")
     if any(temporary.glob("*")) and not (temporary / _WRITER).is_file():
         raise UserError(
-            f"{temporary}: this folder was not made here and has the name of a temporary one; move it, or name another directory than {path}"
+            f"{temporary}: this folder was not made here and has the name of a temporary one; move it, or name another "
+            f"directory than {path}"
         )
     with locked(temporary / _WRITER, wait=False):
         _clear(temporary)
