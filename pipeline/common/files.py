@@ -110,6 +110,9 @@ def publish_directory(temporary: Path, path: Path) -> None:
     fsync_directory(path.parent)
 
 
+_REMOVAL_SECONDS = 0.1
+
+
 class HeldError(UserError):
     """Another process holds the lock."""
 
@@ -122,8 +125,8 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UserError(f"{path}: a lock file must be a regular file; remove what is there")
-    # A soft lock, which filelock would fall back to, outlives a process that was killed.
-    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    # A soft lock, which filelock would fall back to, outlives a process that was killed. And a holder may just remove its file.
+    lock = FileLock(path, timeout=-1 if wait else _REMOVAL_SECONDS, poll_interval=0.01, fallback_to_soft=False)
     try:
         held = lock.acquire()
     except (Timeout, FileNotFoundError):
