@@ -65,26 +65,21 @@ def _split(source: PretrainedConfig, target: TargetConfig | PretrainedConfig, wh
     whole, units = getattr(old, key), getattr(target, key)
     if units is None or units >= whole:
         return source
-    pieces = -(-whole // units)
-    if whole % pieces:
-        raise UserError(
-            f"{where}{key}: the {whole} units of the source's experts do not fall into {pieces} equal parts of up to {units}; "
-            "name another size"
-        )
+    parts = _equal_parts(whole, units, "experts", f"{where}{key}")
     config = copy.deepcopy(source)
     # Shared experts keep their units together, and groups the experts that they have.
     counted = ["num_experts", "num_experts_per_tok", *(["n_shared_experts"] if old.n_shared_experts else [])]
     counted += ["n_group", "topk_group"] if old.n_group != old.topk_group else []
     for name in counted:
         word = config_key(config, name)
-        least, named = getattr(old, name) * pieces, getattr(target, name if isinstance(target, TargetConfig) else word)
-        if named is not None and (named < least or named % pieces):
+        least, named = getattr(old, name) * parts, getattr(target, name if isinstance(target, TargetConfig) else word)
+        if named is not None and (named < least or named % parts):
             raise UserError(
-                f"{where}{name}: {named} is no multiple of {pieces} from {least} on, and experts of {units} units are "
-                f"{pieces} parts of each of the source's, which go together; name {least}, or another such multiple"
+                f"{where}{name}: {named} is no multiple of {parts} from {least} on, and experts of {units} units are "
+                f"{parts} parts of each of the source's, which go together; name {least}, or another such multiple"
             )
         setattr(config, word, least)
-    setattr(config, key, whole // pieces)
+    setattr(config, key, whole // parts)
     return config
 
 
@@ -121,7 +116,15 @@ def _upcycled(
         keys.setdefault("shared_expert_intermediate_size", whole)
     if shared_of_ffn:
         whole -= _shared_units(wanted["shared_expert_intermediate_size"], whole, family.name, where)
-    keys[key] = _equal_parts(whole, min(whole, getattr(target, key) or whole), wanted, f"{where}{{}}", key)
+    parts = _equal_parts(whole, min(whole, getattr(target, key) or whole), "FFN", f"{where}{key}")
+    for name, count in (("num_experts", experts), ("num_experts_per_tok", per_token)):
+        if count % parts:
+            raise UserError(
+                f"{where}{name}: {count} is no multiple of the {parts} experts that the source's FFN is cut into; name a "
+                f"multiple of {parts}"
+            )
+    # Experts of more units grow like others.
+    keys[key] = whole // parts
     config = made(**keys)
     config.dtype = source.dtype
     _check_sparse(config, target, where)
@@ -161,22 +164,15 @@ def _shared_units(units: int | None, whole: int, mixture: str, where: str) -> in
     return units
 
 
-def _equal_parts(whole: int, units: int, wanted: Mapping[str, Any], where: str, key: str) -> int:
-    """Return the size of the least number of equal parts of `whole` that are of at most so many units."""
-    pieces = -(-whole // units)
-    if whole % pieces:
+def _equal_parts(whole: int, units: int, what: str, key: str) -> int:
+    """Return the least number of equal parts of at most so many units that `whole` units fall into."""
+    parts = -(-whole // units)
+    if whole % parts:
         raise UserError(
-            f"{where.format(key)}: the source's {whole} units do not fall into {pieces} equal parts of up to {units}; "
-            "name another size"
+            f"{key}: the {whole} units of the source's {what} do not fall into {parts} equal parts of up to {units}; name "
+            "another size"
         )
-    for name in ("num_experts", "num_experts_per_tok"):
-        if wanted[name] % pieces:
-            raise UserError(
-                f"{where.format(name)}: {wanted[name]} is no multiple of the {pieces} experts that the source's FFN is cut "
-                "into; name a multiple of {pieces}"
-            )
-    # Experts of more units grow like others.
-    return whole // pieces
+    return parts
 
 
 def _check_sparse(config: PretrainedConfig, target: TargetConfig | PretrainedConfig, where: str) -> None:

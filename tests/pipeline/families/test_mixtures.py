@@ -186,9 +186,9 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
         (
             "qwen3",
             {"model_type": "qwen3_moe", "moe_intermediate_size": 40},
-            "the source's 100 units do not fall into 3 equal parts of up to 40",
+            "the 100 units of the source's FFN do not fall into 3 equal parts of up to 40",
         ),
-        ("qwen3", {"model_type": "qwen3_moe", "moe_intermediate_size": 50, "num_experts": 5}, "num_experts: 5 is no multiple"),
+        ("qwen3", {"model_type": "qwen3_moe", "moe_intermediate_size": 50, "num_experts": 5}, "into; name a multiple of 2"),
         (
             "qwen3",
             {"num_experts": 8},
