@@ -247,7 +247,7 @@ def test_growths_that_come_to_another_model_are_refused_with_the_plan(model, sec
     with pytest.raises(UserError) as error:
         planned(read_recipe(written, "r.yaml"), tmp_path)
     sentence = as_written(str(error.value), written)
-    assert words in sentence and "\n" not in sentence and "stages" not in sentence
+    assert words in sentence and "\n" not in sentence and "stages." not in sentence
 
 
 def test_a_decay_that_begins_before_the_last_growth_is_told(tmp_path, messages):
