@@ -11,8 +11,8 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, family_of, has_key, read_config, scratch_config, sizes_of
 from pipeline.growth import check
 from pipeline.growth.listing import listing
-from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
+from pipeline.recipe import ModelConfig
+from tests.pipeline.families.grown import offline
 
 WRONG = [None, "abc", -1, 0, 3, 1.5, True, [], {"a": 1}, 10**20, float("nan")]
 """Other types, and values that no model has."""
@@ -260,6 +260,5 @@ def test_keys_of_other_families_change_no_size(family, read):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_dry_run_of_a_configuration_alone_says_what_the_class_would_have(tmp_path, family):
     (tmp_path / "config.json").write_text(json.dumps(base_of(family)))
-    target, growth = TargetConfig(num_hidden_layers=5, dropout=None), GrowthConfig(width="fpi", depth="stack")
-    request = Request(tmp_path, target, growth, 1, "hf", None, None, tmp_path / "out")
-    assert "function: inexact by design" in listing(OfflineGrowth(request, preview=True))
+    growth = offline(tmp_path, {"num_hidden_layers": 5}, {"width": "fpi", "depth": "stack"}, preview=True)
+    assert "function: inexact by design" in listing(growth)

@@ -10,10 +10,10 @@ from pipeline.common.config import validate
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, context, target_config
 from pipeline.growth import check, listing
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.families.grown import certified, offline, saved
 
 MIXED = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -137,18 +137,16 @@ def test_what_is_said_and_changes_nothing_is_exact():
 
 def test_a_certificate_says_by_how_much_logits_move_inside_and_beyond_the_sources_positions(tmp_path):
     family = FAMILIES["llama"]
-    model = check.random_model(family, check.small_config(family, tie_word_embeddings=True), 1)
-    model.save_pretrained(tmp_path / "source")
-    target = TargetConfig(rope_parameters=YARN, max_position_embeddings=160, tie_word_embeddings=False, dropout=None)
-    request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown")
-    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    saved(tmp_path / "source", "llama", tie_word_embeddings=True)
+    target = {"rope_parameters": YARN, "max_position_embeddings": 160, "tie_word_embeddings": False}
+    certificate = certified(tmp_path / "source", target)
     found = certificate["measured"]["by_position"]
     assert [one["positions"] for one in found] == [40, 160]
     assert all(one["max_logit_difference"] > 1e-3 for one in found)
-    lines = listing.table(certificate, tmp_path / "grown")
+    lines = listing.table(certificate, tmp_path / "out")
     assert "tie_word_embeddings True -> False" in lines and "change by position" in lines
     assert certificate["context"]["rope_parameters"]["factor"] == 4.0
-    read = family.model_class.from_pretrained(tmp_path / "grown").config
+    read = family.model_class.from_pretrained(tmp_path / "out").config
     assert read.rope_parameters["original_max_position_embeddings"] == 40 and read.max_position_embeddings == 160
 
 
@@ -181,13 +179,12 @@ def test_a_source_that_was_lengthened_before_says_what_it_was_pretrained_at():
 )
 def test_a_target_file_is_held_to_the_rules_of_the_command_line(name, options, said, says, tmp_path):
     config = check.small_config(FAMILIES[name], **options)
-    check.random_model(FAMILIES[name], config, 1).save_pretrained(tmp_path / "source")
+    saved(tmp_path / "source", name, **options)
     content = json.loads((tmp_path / "source" / "config.json").read_text())
     content["rope_parameters"] |= said
     (tmp_path / "target.json").write_text(json.dumps(content))
-    request = Request(tmp_path / "source", tmp_path / "target.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
     with pytest.raises(UserError) as error:
-        OfflineGrowth(request)
+        offline(tmp_path / "source", tmp_path / "target.json")
     # Some are refused by the class that reads the file.
     assert "target.json" in str(error.value) and (
         says in str(error.value) or "cannot be built" in str(error.value) or "no configuration that" in str(error.value)
@@ -201,14 +198,12 @@ def test_a_target_file_is_held_to_the_rules_of_the_command_line(name, options, s
 def test_what_a_target_file_does_not_say_is_the_sources(tmp_path):
     """The class's own base and window are of other models."""
     options = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "sliding_window": 7}
-    config = check.small_config(FAMILIES["mistral"], **options)
-    check.random_model(FAMILIES["mistral"], config, 1).save_pretrained(tmp_path / "source")
+    saved(tmp_path / "source", "mistral", **options)
     content = json.loads((tmp_path / "source" / "config.json").read_text()) | {"max_position_embeddings": 80}
     for key in ("rope_parameters", "sliding_window"):
         del content[key]
     (tmp_path / "target.json").write_text(json.dumps(content))
-    request = Request(tmp_path / "source", tmp_path / "target.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
-    growth = OfflineGrowth(request)
+    growth = offline(tmp_path / "source", tmp_path / "target.json")
     assert predict(growth.plan) == []
     assert growth.target.rope_parameters["rope_theta"] == 5e5 and growth.target.sliding_window == 7
 
@@ -227,14 +222,10 @@ def test_a_key_with_two_values_or_none_is_refused(target):
 
 
 def test_a_window_that_takes_too_long_is_told_without_a_number(tmp_path):
-    family = FAMILIES["mistral"]
-    config = check.small_config(family, sliding_window=4096)
-    check.random_model(family, config, 1).save_pretrained(tmp_path / "source")
-    target = TargetConfig(sliding_window=8192, dropout=None)
-    request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown")
-    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    saved(tmp_path / "source", "mistral", sliding_window=4096)
+    certificate = certified(tmp_path / "source", {"sliding_window": 8192})
     assert certificate["measured"]["by_position"] == [{"positions": 4128, "max_logit_difference": None}]
-    assert "not measured up to position 4127" in listing.table(certificate, tmp_path / "grown")
+    assert "not measured up to position 4127" in listing.table(certificate, tmp_path / "out")
 
 
 def test_a_certificate_keeps_what_a_class_has_and_no_more():

@@ -1,6 +1,7 @@
 """DeepSeek-V3 against its stock class: options, groups, layers without experts, its buffer, and published files."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,18 +9,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.common.errors import UserError
-from pipeline.families import FAMILIES, held_by, read_config, target_config
+from pipeline.families import FAMILIES, held_by, read_config
 from pipeline.growth import check
 from pipeline.growth.float64_casts import Float64Casts
 from pipeline.growth.fused_parameters import stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.moments import moment_maps
-from pipeline.growth.offline import OfflineGrowth, Request
-from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import predict
 from pipeline.growth.sources import open_source
 from pipeline.growth.zero_files import write_zero3
-from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.families.grown import IDS, certified
+from tests.pipeline.families.grown import grown as grown_of
+from tests.pipeline.families.grown import saved as saved_of
 
 FAMILY = FAMILIES["deepseek_v3"]
 YARN = {
@@ -33,18 +34,8 @@ YARN = {
 BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
 
 
-def tokens():
-    return torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-
-
-def grown(sizes, growth=None, **options):
-    """The plan, the source's model and the grown one, and by how much logits move."""
-    config = check.small_config(FAMILY, **options)
-    model = check.random_model(FAMILY, config, 1)
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
-    after = check.grown_model(plan, model)
-    moved = check.logits(FAMILY, after, tokens()) - check.logits(FAMILY, model, tokens())
-    return plan, model, after, moved.abs().max().item()
+grown = partial(grown_of, "deepseek_v3")
+saved = partial(saved_of, name="deepseek_v3")
 
 
 LARGER = {
@@ -108,7 +99,7 @@ def test_the_norms_over_latents_add_the_same_whatever_the_configuration_says():
 def gradients(graph, model):
     """The gradient of each stored parameter."""
     with Float64Casts():
-        model(input_ids=tokens(), labels=tokens()).loss.backward()
+        model(input_ids=IDS, labels=IDS).loss.backward()
     found = stored_of(graph, {name: check.Whole(parameter.grad) for name, parameter in model.named_parameters()})
     return {name: tensor.rows(0, tensor.shape[0]) for name, tensor in found.items()}
 
@@ -135,27 +126,17 @@ def test_moments_of_latents_and_experts_are_those_of_the_grown_models_gradients(
     assert compared == len(now) - routers and routers == 2
 
 
-def saved(directory, **options):
-    model = check.random_model(FAMILY, check.small_config(FAMILY, **options), 1)
-    model.save_pretrained(directory)
-    return model
-
-
 def test_the_bias_that_chooses_experts_goes_with_them_through_every_file(tmp_path):
     source = saved(tmp_path / "source")
     held = held_by(source)[BIAS.format(1)]
-    request = Request(
-        *(tmp_path / "source", TargetConfig(num_experts=8, hidden_size=96), GrowthConfig(), 1, "hf", "bfloat16", None),
-        tmp_path / "hf",
-    )
-    certificate = OfflineGrowth(request).execute(lambda certificate: {})
+    certificate = certified(tmp_path / "source", {"num_experts": 8, "hidden_size": 96}, {}, "bfloat16")
     assert certificate["verdict"] == "exact" and certificate["measured"]["max_logit_difference"] < 1e-11
-    grown = open_source(tmp_path / "hf")
+    grown = open_source(tmp_path / "out")
     (tmp_path / "zero3").mkdir()
     write_zero3(tmp_path / "zero3", grown.config, grown.state, 2)
     for found in (grown, open_source(tmp_path / "zero3")):
         assert torch.equal(found.state[BIAS.format(1)].rows(0, 8), held.float().repeat(2))
-    with safe_open(tmp_path / "hf/model.safetensors", "pt") as file:
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         assert file.get_tensor(BIAS.format(2)).dtype is torch.float32
         assert file.get_tensor("model.layers.2.mlp.experts.7.gate_proj.weight").dtype is torch.bfloat16
 

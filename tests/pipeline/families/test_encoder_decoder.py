@@ -21,6 +21,7 @@ from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, ModelConfig, TargetConfig
 from pipeline.report.card import Known, model_card
+from tests.pipeline.families.grown import IDS, certified
 
 T5 = FAMILIES["t5"]
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -36,8 +37,7 @@ def small(**options):
 
 
 def logits(model):
-    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-    return check.logits(T5, model, ids)
+    return check.logits(T5, model, IDS)
 
 
 def grown(config, model, sizes, **growth):
@@ -148,9 +148,8 @@ def test_published_files_are_read_grown_and_written_as_transformers_has_them(tmp
     options, files = FORMS[form]
     config, model = small(**options)
     published(tmp_path / "source", model, **files)
-    target = TargetConfig(hidden_size=96, num_attention_heads=8, num_hidden_layers=4, num_decoder_layers=3, dropout=None)
-    request = Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", "float64", None, tmp_path / "out")
-    certificate = OfflineGrowth(request).execute(lambda _: {})
+    target = {"hidden_size": 96, "num_attention_heads": 8, "num_hidden_layers": 4, "num_decoder_layers": 3}
+    certificate = certified(tmp_path / "source", target, {}, "float64")
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["target"]["num_decoder_layers"] == 3 and "max_position_embeddings" not in certificate["target"]
     card = model_card(Known(config, "float64", "python launch/grow.py", certificates=[certificate]))

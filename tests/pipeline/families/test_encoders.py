@@ -15,18 +15,16 @@ from pipeline.growth.sources import open_source
 from pipeline.operators import WIDTH
 from pipeline.recipe import GrowthConfig, TargetConfig
 from pipeline.training.attention import within_documents
+from tests.pipeline.families.grown import IDS, logits, saved
+from tests.pipeline.families.grown import grown as grown_of
 
 MODERNBERT = FAMILIES["modernbert"]
-IDS = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
 
 
 def grown(sizes, options, **keys):
     """Return a ModernBERT's plan, and the most that a logit moves."""
-    config = check.small_config(MODERNBERT, **keys)
-    model = check.random_model(MODERNBERT, config, 1)
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**options), 1, stock=True)
-    before, after = (check.logits(MODERNBERT, each, IDS) for each in (model, check.grown_model(plan, model)))
-    return plan, (after - before).abs().max().item()
+    plan, _, _, moved = grown_of("modernbert", sizes, options, **keys)
+    return plan, moved
 
 
 @pytest.mark.parametrize("norm_bias", [False, True])
@@ -140,8 +138,7 @@ def test_the_key_that_is_wrong_is_named(tmp_path, name, changes, says):
 def test_an_output_matrix_of_its_own_beside_a_file_that_says_tied_is_the_models(tmp_path, name, output):
     """The trap: transformers 5 computes with the matrix that is there."""
     family = FAMILIES[name]
-    config = check.small_config(family, tie_word_embeddings=True, architectures=[family.model_class.__name__])
-    check.random_model(family, config, 1).save_pretrained(tmp_path)
+    saved(tmp_path, name, tie_word_embeddings=True, architectures=[family.model_class.__name__])
     for own in (False, True):
         if own:
             tensors = load_file(tmp_path / "model.safetensors")
@@ -153,7 +150,7 @@ def test_an_output_matrix_of_its_own_beside_a_file_that_says_tied_is_the_models(
         theirs = family.model_class.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
         target = target_config(source.config, TargetConfig(hidden_size=128, intermediate_size=160))
         ours = check.grown_model(plan_growth(source.config, target, GrowthConfig(), 1), theirs)
-        assert torch.allclose(*(check.logits(family, each, IDS) for each in (theirs, ours)), rtol=0, atol=1e-11)
+        assert torch.allclose(*(logits(name, each) for each in (theirs, ours)), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

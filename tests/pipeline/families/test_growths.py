@@ -11,10 +11,10 @@ from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, check_parameters, depth_keys, family_of, target_config
 from pipeline.growth import check
 from pipeline.growth.float64_casts import Float64Casts
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.families.grown import certified, grown, logits
 
 PRE_NORM = sorted(name for name, family in FAMILIES.items() if family.objective != "mlm")
 DEEPENED = [*PRE_NORM, "modernbert"]
@@ -94,8 +94,7 @@ def moved(name, change, sizes, **options):
     model = check.random_model(family, config, 1)
     plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(), 1, stock=True)
     grown = check.grown_model(dataclasses.replace(plan, config=change(plan.config) or plan.config), model)
-    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-    return (check.logits(family, grown, ids) - check.logits(family, model, ids)).abs().max().item()
+    return (logits(name, grown) - logits(name, model)).abs().max().item()
 
 
 @pytest.mark.parametrize(
@@ -144,12 +143,10 @@ def test_constants_stay_the_sources_and_others_would_move_logits(name):
     model = check.random_model(family, config, 1)
     target = target_config(config, TargetConfig(hidden_size=128))
     plan = plan_growth(config, target, GrowthConfig(), 1, stock=True)
-    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-    before = check.logits(family, model, ids)
+    before = logits(name, model)
 
     def moved(config):
-        grown = check.grown_model(dataclasses.replace(plan, config=config), model)
-        return (check.logits(family, grown, ids) - before).abs().max().item()
+        return (logits(name, check.grown_model(dataclasses.replace(plan, config=config), model)) - before).abs().max().item()
 
     assert moved(plan.config) < 1e-11 * max(1.0, before.abs().max().item())
     keys = constants(family, config)
@@ -184,16 +181,10 @@ def test_an_interval_that_a_grown_list_of_layers_contradicts_is_left_out(name, k
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
 def test_a_scale_of_embeddings_that_follows_the_width_is_made_up_for(name):
     """sqrt(D) of the target, and not the source's."""
-    family = FAMILIES[name]
-    config = check.small_config(family)
-    model = check.random_model(family, config, 1)
-    target = target_config(config, TargetConfig(hidden_size=96))
-    grown = check.grown_model(plan_growth(config, target, GrowthConfig(), 1, stock=True), model)
-    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-    before = check.logits(family, model, ids)
-    assert (check.logits(family, grown, ids) - before).abs().max() < 1e-11
-    grown.model.embed_tokens.embed_scale.copy_(model.model.embed_tokens.embed_scale)
-    assert (check.logits(family, grown, ids) - before).abs().max() > 1e-2
+    _, model, after, moved = grown(name, {"hidden_size": 96})
+    assert moved < 1e-11
+    after.model.embed_tokens.embed_scale.copy_(model.model.embed_tokens.embed_scale)
+    assert (logits(name, after) - logits(name, model)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -257,19 +248,12 @@ def trained(model, steps=10):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "olmo2", "gemma2", "cohere"])
 def test_layers_of_a_list_that_are_silent_keep_the_function_and_others_do_not(name):
-    family = FAMILIES[name]
-    config = check.small_config(family)
-    model = check.random_model(family, config, 1)
-    target = target_config(config, TargetConfig(num_hidden_layers=5))
-    ids = torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(2))
-    before = check.logits(family, model, ids)
+    growth = {"depth": "list", "layers": [0, 0, 1, 2, 2]}
     for silent, exact in (([1, 4], True), ([1], False)):
-        growth = GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=silent)
-        plan = plan_growth(config, target, growth, 1, stock=True)
-        moved = (check.logits(family, check.grown_model(plan, model), ids) - before).abs().max().item()
+        plan, _, _, moved = grown(name, {"num_hidden_layers": 5}, growth | {"silent": silent})
         assert (exactness(predict(plan)) is Exactness.EXACT) is exact is (moved < 1e-11), (silent, moved)
     with pytest.raises(UserError, match=r"growth\.silent: target layer 2 repeats no layer before it"):
-        plan_growth(config, target, GrowthConfig(depth="list", layers=[0, 0, 1, 2, 2], silent=[2]), 1)
+        grown(name, {"num_hidden_layers": 5}, growth | {"silent": [2]})
 
 
 def test_lists_of_a_targets_file_that_are_not_taken_are_told(tmp_path):
@@ -281,11 +265,7 @@ def test_lists_of_a_targets_file_that_are_not_taken_are_told(tmp_path):
     wanted = check.small_config(family, num_hidden_layers=5, sliding_window=5)
     wanted.architectures = config.architectures
     wanted.save_pretrained(tmp_path / "wanted")
-    growth = GrowthConfig(depth="interleave")
-    request = Request(
-        tmp_path / "source", tmp_path / "wanted" / "config.json", growth, 1, "hf", "float32", None, tmp_path / "out"
-    )
-    certificate = OfflineGrowth(request).execute(lambda _: {})
+    certificate = certified(tmp_path / "source", tmp_path / "wanted" / "config.json", {"depth": "interleave"}, "float32")
     assert any(choice.startswith("layer_types: a layer has what the source says") for choice in certificate["choices"])
     written = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert written["layer_types"] == [kinds[origin["source"]] for origin in certificate["layers"]]

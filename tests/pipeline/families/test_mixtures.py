@@ -5,7 +5,7 @@ import json
 import pydantic
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from pipeline.common.errors import UserError
 from pipeline.families import FAMILIES, read_config, target_config
@@ -16,28 +16,13 @@ from pipeline.growth.fused_parameters import parameters_of, stored_of
 from pipeline.growth.grown_tensor import GrownTensor, MeasuredTensor
 from pipeline.growth.listing import listing
 from pipeline.growth.moments import moment_maps
-from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.reasons import Exactness, exactness, predict
 from pipeline.recipe import GrowthConfig, TargetConfig
+from tests.pipeline.families.grown import IDS, certified, grown, offline, saved
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
 DENSE_LAYER = {"mlp_only_layers": [1]}
-
-
-def tokens(seed=2):
-    return torch.randint(4, 61, (2, 24), generator=torch.Generator().manual_seed(seed))
-
-
-def grown(name, sizes, growth=None, **options):
-    """The plan, the source's model and the grown one, and by how much logits move."""
-    family = FAMILIES[name]
-    config = check.small_config(family, **options)
-    model = check.random_model(family, config, 1)
-    plan = plan_growth(config, target_config(config, TargetConfig(**sizes)), GrowthConfig(**growth or {}), 1, stock=True)
-    after = check.grown_model(plan, model)
-    moved = check.logits(family, after, tokens()) - check.logits(family, model, tokens())
-    return plan, model, after, moved.abs().max().item()
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -96,7 +81,7 @@ def test_copies_of_an_expert_share_its_gradient_and_its_moments_follow(name):
     gradients = []
     for one, graph in ((model, plan.source_graph), (after, plan.graph)):
         with Float64Casts():
-            one(input_ids=tokens(), labels=tokens()).loss.backward()
+            one(input_ids=IDS, labels=IDS).loss.backward()
         found = {key: check.Whole(parameter.grad) for key, parameter in one.named_parameters()}
         gradients.append(stored_of(graph, found))
     before, now = gradients
@@ -152,20 +137,20 @@ UPCYCLED = [
 def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture, sizes, tmp_path):
     options = {"sliding_window": 7} if name == "mistral" else {}
     options |= {"rope_parameters": {"rope_type": "default", "rope_theta": 7e3}}
-    dense = check.random_model(FAMILIES[name], check.small_config(FAMILIES[name], **options), 1)
-    dense.save_pretrained(tmp_path / "dense")
-    target = TargetConfig(**{"model_type": mixture, "num_experts": 4, "num_experts_per_tok": 2, "dropout": None} | sizes)
-    growth = OfflineGrowth(Request(tmp_path / "dense", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown"))
-    assert f"{target.num_experts} experts, of which a token goes through {target.num_experts_per_tok}" in listing(growth)
+    dense = saved(tmp_path / "dense", name, **options)
+    sizes = {"model_type": mixture, "num_experts": 4, "num_experts_per_tok": 2} | sizes
+    growth = offline(tmp_path / "dense", sizes)
+    experts, chosen = sizes["num_experts"], sizes["num_experts_per_tok"]
+    assert f"{experts} experts, of which a token goes through {chosen}" in listing(growth)
     certificate = growth.execute(lambda certificate: {})
     assert certificate["verdict"] == "exact" and certificate["measured_agrees"]
     assert certificate["measured"]["max_logit_difference"] < check.EXACT
     options = {"attn_implementation": "eager", "dtype": torch.float64, "experts_implementation": "eager"}
-    model = FAMILIES[mixture].model_class.from_pretrained(tmp_path / "grown", **options).eval()
+    model = FAMILIES[mixture].model_class.from_pretrained(tmp_path / "out", **options).eval()
     with torch.no_grad(), Float64Casts():
-        moved = model(input_ids=tokens()).logits - dense(input_ids=tokens()).logits
+        moved = model(input_ids=IDS).logits - dense(input_ids=IDS).logits
     assert moved.abs().max() < check.EXACT
-    assert read_config(tmp_path / "grown" / "config.json").rope_parameters["rope_theta"] == 7e3
+    assert read_config(tmp_path / "out" / "config.json").rope_parameters["rope_theta"] == 7e3
 
 
 @pytest.mark.parametrize(
@@ -201,40 +186,28 @@ def test_a_dense_model_becomes_a_mixture_that_computes_what_it_did(name, mixture
     ],
 )
 def test_experts_that_a_model_cannot_have_are_refused_by_key(name, sizes, says, tmp_path):
-    family = FAMILIES[name]
-    check.random_model(family, check.small_config(family), 1).save_pretrained(tmp_path / "source")
+    saved(tmp_path / "source", name)
     if "model_type" in sizes:
         sizes = {"num_experts": 4, "num_experts_per_tok": 2} | sizes
-    request = Request(
-        tmp_path / "source", TargetConfig(**sizes, dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "o"
-    )
     with pytest.raises(UserError) as error:
-        OfflineGrowth(request)
+        offline(tmp_path / "source", sizes)
     assert says in str(error.value)
-    assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("options", [{"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu", "mlp_bias": True}])
 def test_a_dense_model_that_has_what_the_mixture_has_not_is_refused(options, tmp_path):
-    check.random_model(FAMILIES["llama"], check.small_config(FAMILIES["llama"], **options), 1).save_pretrained(tmp_path / "s")
-    target = TargetConfig(model_type="mixtral", num_experts=4, num_experts_per_tok=2, dropout=None)
+    saved(tmp_path / "s", "llama", **options)
     with pytest.raises(UserError, match="has no place in a mixtral"):
-        OfflineGrowth(Request(tmp_path / "s", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "o"))
+        offline(tmp_path / "s", {"model_type": "mixtral", "num_experts": 4, "num_experts_per_tok": 2})
 
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_files_have_the_names_that_save_pretrained_writes(name, tmp_path):
     """One tensor for each expert's matrix, which all readers know."""
-    family = FAMILIES[name]
-    check.random_model(family, check.small_config(family), 1).save_pretrained(tmp_path / "s")
-    request = Request(tmp_path / "s", TargetConfig(dropout=None), GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
-    OfflineGrowth(request).execute(lambda certificate: {})
-
-    def stored(directory):
-        with safe_open(directory / "model.safetensors", "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-
-    theirs, ours = stored(tmp_path / "s"), stored(tmp_path / "o")
+    saved(tmp_path / "s", name)
+    certified(tmp_path / "s", {})
+    theirs, ours = (load_file(tmp_path / place / "model.safetensors") for place in ("s", "out"))
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
 
@@ -256,11 +229,10 @@ def test_parameters_are_joined_and_taken_apart_as_they_were():
 
 def test_a_config_file_may_name_the_mixture(tmp_path):
     dense = check.small_config(FAMILIES["llama"])
-    check.random_model(FAMILIES["llama"], dense, 1).save_pretrained(tmp_path / "s")
+    saved(tmp_path / "s", "llama")
     said = check.small_config(FAMILIES["mixtral"], num_hidden_layers=4, rope_parameters=dense.rope_parameters).to_dict()
     (tmp_path / "mixture.json").write_text(json.dumps(said | {"rms_norm_eps": dense.rms_norm_eps, "head_dim": 16}))
-    request = Request(tmp_path / "s", tmp_path / "mixture.json", GrowthConfig(), 1, "hf", None, None, tmp_path / "o")
-    assert OfflineGrowth(request).execute(lambda certificate: {})["verdict"] == "exact"
+    assert certified(tmp_path / "s", tmp_path / "mixture.json")["verdict"] == "exact"
 
 
 MISTRAL_7B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -282,8 +254,7 @@ QWEN_MOE |= {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5
 )
 def test_published_mixtures_are_planned_from_the_dense_models_beneath_them(source, target, stored, total, active, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(source | {"tie_word_embeddings": False}))
-    request = Request(tmp_path, TargetConfig(**target, dropout=None), GrowthConfig(), 1, "hf", None, None, None)
-    said = listing(OfflineGrowth(request, preview=True))
+    said = listing(offline(tmp_path, target, preview=True))
     assert f"({stored:,} parameters)" in said and f"({total:,} parameters, {active:,} of them for each token)" in said
     assert "function: exact" in said
 
@@ -299,9 +270,7 @@ def test_a_mixtral_whose_file_names_no_head_dimension_grows(head_dim, tmp_path):
     said = json.loads(path.read_text())
     assert said.pop("head_dim") is None
     path.write_text(json.dumps(said if head_dim == "absent" else said | {"head_dim": None}))
-    target = TargetConfig(num_experts=8, hidden_size=96, dropout=None)
-    growth = OfflineGrowth(Request(tmp_path / "source", target, GrowthConfig(), 1, "hf", None, None, tmp_path / "grown"))
-    certificate = growth.execute(lambda certificate: {})
+    certificate = certified(tmp_path / "source", {"num_experts": 8, "hidden_size": 96})
     assert certificate["verdict"] == "exact" and certificate["measured"]["max_logit_difference"] < check.EXACT
 
 
