@@ -57,11 +57,13 @@ class GivenSource(SourceConfig):
     """A model that is there."""
 
     path: str
+    model: None
 
 
 class BuiltSource(SourceConfig):
     """A model that is built in this run."""
 
+    path: None
     model: ModelConfig
 
 
