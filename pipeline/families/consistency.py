@@ -78,11 +78,7 @@ def check_values(family: Family, config: PretrainedConfig, origin: str, remedy: 
 
 def _faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
     """Yield what is wrong: the key, its value, and what is expected of it. What follows a fault may rest on it."""
-    for key in _size_keys(family, config):
-        value = getattr(config, key, None)
-        # GPT-2's class makes four times the hidden size of a null.
-        if not (value is None and key == "n_inner") and not _whole(value, _MOST):
-            yield key, value, f"a whole number from 1 to {_MOST}"
+    yield from _not_whole(config, dict.fromkeys(_size_keys(family, config), _MOST))
     for key in depth_keys(family.config_class):
         if getattr(config, key) > MOST_LAYERS:
             yield key, getattr(config, key), f"a number up to {MOST_LAYERS}"
@@ -115,14 +111,22 @@ def _size_keys(family: Family, config: PretrainedConfig) -> list[str]:
     keys = ["hidden_size", *depth_keys(known), "num_attention_heads", family.intermediate_key, "vocab_size"]
     keys += ["max_position_embeddings"] if has_key(known, "max_position_embeddings") else []
     keys += ["num_key_value_heads"] if hasattr(known, "num_key_value_heads") else []
-    # Queries may do without a latent.
-    optional = {"q_lora_rank"} if getattr(config, "q_lora_rank", None) is None else set()
-    keys += [key for key in (*LATENT_KEYS, "qk_rope_head_dim") if has_key(known, key) and key not in optional]
+    keys += [key for key in (*LATENT_KEYS, "qk_rope_head_dim") if has_key(known, key)]
     # Of a class whose own is none (Mixtral's) heads share the hidden size.
     none = getattr(config, "head_dim", None) is None and getattr(known, "head_dim", 0) is None
     own = "head_dim" in known.attribute_map or (family.grouped and hasattr(config, "head_dim"))
     keys += ["head_dim"] if own and not none else []
-    return keys + (["type_vocab_size"] if "type_vocab_size" in family.kept else [])
+    keys += ["type_vocab_size"] if "type_vocab_size" in family.kept else []
+    # GPT-2's class makes four times the hidden size of a null, and queries may do without a latent.
+    return [key for key in keys if key not in ("n_inner", "q_lora_rank") or getattr(config, key, None) is not None]
+
+
+def _not_whole(config: PretrainedConfig, limits: Mapping[str, int]) -> Iterator[tuple[str, Any, str]]:
+    """Yield what is no whole number from 1 up to its limit."""
+    for key, most in limits.items():
+        value = getattr(config, key, None)
+        if not _whole(value, most):
+            yield key, value, f"a whole number from 1 to {most}"
 
 
 def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
@@ -135,11 +139,8 @@ def _distance_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]
 
 
 def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
-    known = [key for key in (*EXPERT_KEYS, *GROUP_KEYS) if has_key(family.config_class, key)]
-    for key in [config_key(family.config_class, key) for key in known]:
-        value, most = getattr(config, key, None), _MOST if key.endswith("size") else MOST_EXPERTS
-        if not _whole(value, most):
-            yield key, value, f"a whole number from 1 to {most}"
+    known = [config_key(family.config_class, key) for key in (*EXPERT_KEYS, *GROUP_KEYS) if has_key(family.config_class, key)]
+    yield from _not_whole(config, {key: _MOST if key.endswith("size") else MOST_EXPERTS for key in known})
     count = config_key(family.config_class, "num_experts")
     experts, chosen = getattr(config, count), config.num_experts_per_tok
     if chosen > experts:
@@ -154,8 +155,7 @@ def _expert_faults(family: Family, config: PretrainedConfig) -> Iterator[tuple[s
         dense = config.mlp_only_layers
         if not isinstance(dense, list) or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in dense):
             yield "mlp_only_layers", dense, "a list of numbers of layers"
-        if not _whole(config.decoder_sparse_step, MOST_LAYERS):
-            yield "decoder_sparse_step", config.decoder_sparse_step, f"a whole number from 1 to {MOST_LAYERS}"
+        yield from _not_whole(config, {"decoder_sparse_step": MOST_LAYERS})
 
 
 def _group_faults(config: PretrainedConfig, experts: int, chosen: int) -> Iterator[tuple[str, Any, str]]:
@@ -204,8 +204,7 @@ def _window_faults(config: PretrainedConfig) -> Iterator[tuple[str, Any, str]]:
         window = window or None
     if hasattr(type(config), "local_attention"):
         # ModernBERT's, of which a token sees one half before it and one behind.
-        if not _whole(config.local_attention, _MOST_ID):
-            yield "local_attention", config.local_attention, f"a whole number from 1 to {_MOST_ID}"
+        yield from _not_whole(config, {"local_attention": _MOST_ID})
     elif window is not None and not _whole(window, _MOST_ID):
         yield "sliding_window", window, f"null or a whole number from 1 to {_MOST_ID}"
     if hasattr(type(config), "layer_types"):

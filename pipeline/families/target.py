@@ -1,7 +1,7 @@
 """Which models a model can grow into, and the sizes that a target leaves unsaid."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -20,21 +20,8 @@ from pipeline.recipe import GrowthConfig, TargetConfig
 FFN_KEYS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 """The widths of feed-forward networks: of plain ones, of experts where those have their own, and of a shared expert."""
 
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_decoder_layers",
-    "head_dim",
-    "num_attention_heads",
-    "num_key_value_heads",
-    *FFN_KEYS,
-    "num_experts",
-    "num_experts_per_tok",
-    *GROUP_KEYS,
-    *LATENT_KEYS,
-    "vocab_size",
-    "max_position_embeddings",
-)
+_SIZES = [field.name for field in fields(Sizes) if field.name not in ("segments", "tied")]
+"""What growth makes larger, or leaves."""
 
 _FFN_MULTIPLES = [256, 128, 64, 32, 16, 8]
 """An FFN's width is rounded up to a multiple of one; published gated FFNs are multiples of 128 or 256 (11008, 14336, 29568)."""
