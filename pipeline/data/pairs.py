@@ -30,7 +30,7 @@ _DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _SentenceRange:
     """Sentences [first, end) of one document."""
 
     shard: int
@@ -90,7 +90,7 @@ class SentencePairs:
         """Return A, B and the pair's label."""
         negative, boundary = keyed.uniform(("pair", *key), 0, 2)
         for begin in self._begins(sentence, key):
-            run = self._run(begin, self._max_tokens)
+            run = self._longest_from(begin, self._max_tokens)
             middle = run.first + 1 + int(boundary * (run.end - run.first - 1))
             first, second = self._tokens(run, run.first, middle), self._tokens(run, middle, run.end)
             if not len(first) or not len(second):
@@ -110,10 +110,10 @@ class SentencePairs:
         yield sentence
         yield from keyed.below(("begin", *key), 0, _DRAWS, len(self)).tolist()
 
-    def _from_another_document(self, run: _Run, max_tokens: int, key: Key) -> np.ndarray:
+    def _from_another_document(self, run: _SentenceRange, max_tokens: int, key: Key) -> np.ndarray:
         """Return a run of at most `max_tokens` tokens that no document but `run`'s has."""
         for begin in keyed.below(("negative", *key), 0, _DRAWS, len(self)).tolist():
-            other = self._run(begin, max_tokens)
+            other = self._longest_from(begin, max_tokens)
             tokens = self._tokens(other, other.first, other.end)
             if (other.shard, other.document) != (run.shard, run.document) and len(tokens):
                 return tokens
@@ -122,7 +122,7 @@ class SentencePairs:
             "another document; next sentence prediction needs several documents, sentence order prediction does not"
         )
 
-    def _run(self, sentence: int, max_tokens: int) -> _Run:
+    def _longest_from(self, sentence: int, max_tokens: int) -> _SentenceRange:
         """Return the longest run of at most `max_tokens` tokens in a document, from a sentence (counted over all shards) on."""
         place = int(np.searchsorted(self._ends, sentence, side="right"))
         shard = self._shards[place]
@@ -132,9 +132,9 @@ class SentencePairs:
         # Sentences without a token may let a run be longer than `max_tokens`; it then ends early.
         lengths = shard.lengths[first : min(end, first + max_tokens)]
         fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
-        return _Run(place, document, first, first + fitting)
+        return _SentenceRange(place, document, first, first + fitting)
 
-    def _tokens(self, run: _Run, first: int, end: int) -> np.ndarray:
+    def _tokens(self, run: _SentenceRange, first: int, end: int) -> np.ndarray:
         """Return the tokens of sentences [first, end) of a run, without the document's end."""
         if end <= first:
             return np.empty(0, dtype=np.int64)

@@ -14,13 +14,13 @@ from pipeline.families.layer_lists import is_sparse
 from pipeline.families.mixture import EXPERT_NAMES, experts, joined, layer_number
 from pipeline.families.nodes import gated_mlp, linear, rms_norm, rotary
 from pipeline.families.primitives import Latent
-from pipeline.families.tensors import Axis, Part
+from pipeline.families.tensors import Axis, AxisPart
 
 _NOT_TURNED, _TURNED, _VALUE = "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"
-_QUERIES = Axis((Part(("heads", _NOT_TURNED), "query"), Part(("heads", _TURNED), "query_rope")), outer=1)
-_KEYS_AND_VALUES = Axis((Part(("heads", _NOT_TURNED), "key"), Part(("heads", _VALUE), "value")), outer=1)
+_QUERIES = Axis((AxisPart(("heads", _NOT_TURNED), "query"), AxisPart(("heads", _TURNED), "query_rope")), outer=1)
+_KEYS_AND_VALUES = Axis((AxisPart(("heads", _NOT_TURNED), "key"), AxisPart(("heads", _VALUE), "value")), outer=1)
 _QUERY_LATENT = Axis.of("q_lora_rank", part="latent")
-_KEY_LATENT = Axis((Part(("kv_lora_rank",), "latent"), Part((_TURNED,), "key_rope")))
+_KEY_LATENT = Axis((AxisPart(("kv_lora_rank",), "latent"), AxisPart((_TURNED,), "key_rope")))
 
 
 def latent_attention(prefix: str, config: PretrainedConfig) -> Attention:

@@ -8,14 +8,14 @@ from pipeline.families.base import head_dim_of, sizes_of
 from pipeline.families.graph import Mlp
 from pipeline.families.primitives import Linear, Norm, Rotary
 from pipeline.families.rope import rope_sets
-from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, Init, Part
+from pipeline.families.tensors import KEY_PORTS, MIXED, QUERY_PORTS, STREAM, UNITS, Axis, AxisPart, Init
 
 _QUERY_KEY_VALUE = (
     Axis.of(*QUERY_PORTS, part="query"),
     Axis.of(*KEY_PORTS, part="key"),
     Axis.of(*KEY_PORTS, part="value"),
 )
-GATE_AND_UP = Axis((Part(("ffn",), "gate"), Part(("ffn",), "up")))
+GATE_AND_UP = Axis((AxisPart(("ffn",), "gate"), AxisPart(("ffn",), "up")))
 """Both in one matrix; the activation reads the first half."""
 
 _GATED = {
@@ -58,7 +58,7 @@ def query_key_value(
 
 def fused_heads(*, outer: int = 0) -> Axis:
     """Return the axis of queries, keys and values of one matrix, `outer` as in Axis."""
-    return Axis(tuple(Part(QUERY_PORTS, part) for part in ("query", "key", "value")), outer)
+    return Axis(tuple(AxisPart(QUERY_PORTS, part) for part in ("query", "key", "value")), outer)
 
 
 def attention_output(name: str, **options: Any) -> Linear:

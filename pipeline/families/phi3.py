@@ -7,9 +7,9 @@ from transformers import Phi3ForCausalLM, PretrainedConfig
 from pipeline.families.decoder import decoder, decoder_graph, pre_norm_layer
 from pipeline.families.graph import Attention, Layer, Mlp
 from pipeline.families.nodes import GATE_AND_UP, attention_output, linear, rotary, score
-from pipeline.families.tensors import KEY_PORTS, QUERY_PORTS, STREAM, UNITS, Axis, Part
+from pipeline.families.tensors import KEY_PORTS, QUERY_PORTS, STREAM, UNITS, Axis, AxisPart
 
-_QKV = Axis((Part(QUERY_PORTS, "query"), Part(KEY_PORTS, "key"), Part(KEY_PORTS, "value")))
+_QKV = Axis((AxisPart(QUERY_PORTS, "query"), AxisPart(KEY_PORTS, "key"), AxisPart(KEY_PORTS, "value")))
 
 
 def layer(prefix: str, config: PretrainedConfig) -> Layer:

@@ -29,7 +29,7 @@ Init = float | Literal["zeros", "ones"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AxisPart:
     """One of the things that lie along an axis: the product of its ports, the first outermost."""
 
     ports: tuple[str, ...]
@@ -45,7 +45,7 @@ class Part:
 class Axis:
     """One storage axis of a tensor: parts one behind the other, within each index of the first `outer` ports."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AxisPart, ...]
     outer: int = 0
     """Ports that all parts begin with and that stand outside of them (GPT-NeoX: heads; gpt-oss: units of the FFN)."""
 
@@ -56,7 +56,7 @@ class Axis:
     @classmethod
     def of(cls, *ports: str, part: str = "") -> "Axis":
         """One thing along all of the axis."""
-        return cls((Part(ports, part),))
+        return cls((AxisPart(ports, part),))
 
     @property
     def ports(self) -> frozenset[str]:
