@@ -1,7 +1,7 @@
 """The models that a recipe trains, one grown from the other, as its stages say in turn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import TargetConfig
@@ -33,20 +33,18 @@ class PhasesInTheMaking:
 
     growth: GrowthConfig
     """How a model grows where a stage does not say."""
-    _begun: list[tuple[str, TargetConfig | None, GrowthConfig | None, list[TrainStage]]] = field(
-        default_factory=lambda: [(SOURCE_STAGE, None, None, [])]
-    )
+    _begun: list[ModelPhase] = field(default_factory=lambda: [ModelPhase(0, SOURCE_STAGE, None, None, ())])
 
     def train(self, stage: TrainStage) -> None:
         """Train the model that is there."""
-        self._begun[-1][-1].append(stage)
+        self._begun[-1] = replace(self._begun[-1], stages=(*self._begun[-1].stages, stage))
 
     def grow(self, name: str, target: TargetConfig, growth: GrowthConfig | None) -> None:
         """Grow the model that is there, and begin a phase with the new one."""
-        self._begun.append((name, target, growth or self.growth, []))
+        self._begun.append(ModelPhase(len(self._begun), name, target, growth or self.growth, ()))
 
     def apply(self, stages: Sequence[Stage]) -> list[ModelPhase]:
         """Return the phases as all of the stages have them."""
         for stage in stages:
             stage.apply(self)
-        return [ModelPhase(number, *begun, tuple(trained)) for number, (*begun, trained) in enumerate(self._begun)]
+        return self._begun

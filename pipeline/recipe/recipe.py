@@ -18,7 +18,7 @@ from pipeline.recipe.settings import (
     OptimizerConfig,
     RouterConfig,
 )
-from pipeline.recipe.stages import STAGE_KINDS, UNITS, LengthConfig, ScheduleConfig, TrainStage, any_stage
+from pipeline.recipe.stages import STAGE_KINDS, UNITS, LengthConfig, ScheduleConfig, Stage, TrainStage, any_stage
 
 
 class SourceConfig(LengthConfig):
@@ -88,7 +88,9 @@ def _of_its_kind(source: SourceConfig) -> SourceConfig:
 
 if TYPE_CHECKING:
     Source: TypeAlias = GivenSource | TrainedSource | InitializedSource
+    AnyStage: TypeAlias = Stage
 else:
+    AnyStage = any_stage(STAGE_KINDS)
     # Read as one section, so that messages name its keys and no kind.
     Source = Annotated[SourceConfig, AfterValidator(_of_its_kind)]
 
@@ -125,7 +127,7 @@ class Recipe(StrictModel):
     """The large model, as far as it differs."""
     growth: GrowthConfig = GrowthConfig()
     """How the source becomes the target, and how later stages grow that do not say otherwise."""
-    stages: Annotated[list[any_stage(STAGE_KINDS)], Field(min_length=1)]
+    stages: Annotated[list[AnyStage], Field(min_length=1)]
     """What is done with the target: train stages, and between them, where there are any, grow stages."""
     final_model: ModelConfig | None = None
     """The model that the run is to end with, where it was named before its smaller sizes were; a run whose growths come to
@@ -153,9 +155,9 @@ class Recipe(StrictModel):
     @property
     def phases(self) -> list[ModelPhase]:
         """The models that the recipe trains, in turn; the source's own phase is empty where it is not trained here."""
-        phases, unit = PhasesInTheMaking(self.growth), self.source.length
-        if unit is not None:
-            phases.train(TrainStage(name=SOURCE_STAGE, lr=self.source.lr, **dict([unit])))
+        phases, length = PhasesInTheMaking(self.growth), self.source.length
+        if length is not None:
+            phases.train(TrainStage.model_validate({"name": SOURCE_STAGE, "lr": self.source.lr, length[0]: length[1]}))
         phases.grow(GROWN_STAGE, self.target, self.growth)
         return phases.apply(self.stages)
 
