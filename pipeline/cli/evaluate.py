@@ -18,7 +18,7 @@ def parse() -> argparse.Namespace:
     from data_prep.jobs.workers import on_one_node
     from pipeline.common.built_in import find_file
     from pipeline.common.command import OneSentenceParser
-    from pipeline.evaluation.task_names import DTYPES, TUNED, check_task
+    from pipeline.evaluation.registry import DTYPES, TUNING, check_task
     from pipeline.evaluation.tuning.options import add_arguments, options_of
     from pipeline.recipe import read_ds_config
 
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
         "--task",
         nargs="+",
         required=True,
-        help=f"wikitext2, wikitext103, ptb, lambada, text:FILE; {', '.join(TUNED)}; lm_eval:NAME",
+        help=f"wikitext2, wikitext103, ptb, lambada, text:FILE; {', '.join(TUNING)}; lm_eval:NAME",
     )
     parser.add_argument("--data", type=Path, nargs="+", help="folders with the tasks' files (default: the hub)")
     parser.add_argument("--out", type=Path, help="append to this file, and to no run's scores.jsonl")

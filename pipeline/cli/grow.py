@@ -59,8 +59,8 @@ def parse() -> argparse.Namespace:
         if field.annotation is bool:
             choices = ("true", "false")
         about = f"{field.description} " if field.description else ""
-        told = f"{about}(default: {field.default})".replace("%", "%%")
-        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=told)
+        described = f"{about}(default: {field.default})".replace("%", "%%")
+        growth.add_argument(f"--{name}", choices=choices, metavar=None if choices else "X", help=described)
     arguments = parser.parse_args()
     if arguments.world_size is not None and arguments.world_size < 1:
         raise UserError(f"--world_size: {arguments.world_size} ranks hold nothing; name 1 or more")

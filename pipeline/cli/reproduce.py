@@ -53,7 +53,9 @@ def parse() -> argparse.Namespace:
         parser.error(f"--suite {arguments.suite} has no sizes for --budget {arguments.budget}; name the other one")
     arguments.loaded = load_suite(suite_file)
     if arguments.known and arguments.loaded.saved_at != "end":
-        raise UserError(f"--known: goes with suites whose runs compare by their ends, and {suite_file} is none; leave it out")
+        raise UserError(
+            f"--known: goes with suites whose runs compare by their ends, and {suite_file} is not such a suite; leave it out"
+        )
     if arguments.ablations and not arguments.loaded.ablations:
         raise UserError(f"{suite_file}: the suite has no ablations; leave --ablations out")
     return arguments

@@ -1,4 +1,4 @@
-"""launch/grow.py: a growth from directory to directory."""
+"""A growth from directory to directory."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from pipeline.training.directory.inherited import read_inherited
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Grow, or say what would be done; raises UserError where the input is wrong."""
+    """Grow, or describe what would be done; raises UserError where the input is wrong."""
     growth = OfflineGrowth(
         Request(
             source=find_directory(
@@ -61,10 +61,10 @@ def known_model(growth: OfflineGrowth, command: str) -> Known | None:
     known = (growth.target, str(growth.dtype).removeprefix("torch."), command)
     ledger, run = read_inherited(source), run_of(source)
     if run is None:
-        told = Known(*known, ledger=ledger, source=growth.request.called)
+        model = Known(*known, ledger=ledger, source=growth.request.called)
     else:
-        told = known_of_run(run, *known, ledger, *growths_and_step(run, source))
-    return replace(told, remarks=[*told.remarks, *growth.source.remarks, *growth.plan.remarks])
+        model = known_of_run(run, *known, ledger, *growths_and_step(run, source))
+    return replace(model, remarks=[*model.remarks, *growth.source.remarks, *growth.plan.remarks])
 
 
 def execute(growth: OfflineGrowth, known: Known | None) -> dict[str, Any]:
@@ -88,5 +88,5 @@ def _beside(known: Known | None, certificate: dict[str, Any]) -> dict[str, str]:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Grow, or say what would be done; return the exit status."""
+    """Grow, or describe what would be done; return the exit status."""
     return status_of(lambda: run(arguments))

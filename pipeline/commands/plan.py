@@ -1,12 +1,11 @@
-"""launch/plan.py: pilots where they are asked for, the law, the search, and what came out as files."""
+"""Pilots where they are asked for, the law, the search, and what came out as files."""
 
 import argparse
 import json
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -14,12 +13,19 @@ from pipeline.common.config import read_json, typed
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.common.logs import show_messages
-from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import against_plan, fit_alone, judged_table, left_out, most_off, predicted_by
+from pipeline.planning.compared_runs import (
+    Plan,
+    PlannedRow,
+    against_plan,
+    comparison_table,
+    fit_alone,
+    left_out,
+    most_off,
+    predicted_by,
+)
 from pipeline.planning.law import check_enough, check_tokens, fit, setting_of, training_of, uncertain
 from pipeline.planning.page import (
     Answer,
-    Plan,
     figure,
     ground,
     in_markdown,
@@ -31,6 +37,7 @@ from pipeline.planning.page import (
     warnings,
 )
 from pipeline.planning.pilots import pilot_recipe, pilots
+from pipeline.planning.predictions import Predictor
 from pipeline.planning.question import of_target, question_of, vocabulary
 from pipeline.planning.recipes import recipe_of, schedule_of
 from pipeline.planning.record import RunEntry, add_runs, best_rates, configuration, entry_of, read_entries
@@ -42,6 +49,8 @@ from pipeline.report.figures import write_figures, write_rows
 from pipeline.reproduction.runner import Runner, status_of_runs
 from pipeline.reproduction.task import Task
 from pipeline.training.preparation.preparation import prepared_text
+
+logger = logging.getLogger(__name__)
 
 _RECIPE = "recipe.yaml"
 
@@ -55,7 +64,7 @@ _OWN = Path(__file__).parents[1] / "planning" / "record.jsonl"
 def run(arguments: argparse.Namespace) -> None:
     """Answer the question, or add runs to a record; raises UserError where the input is wrong or runs are too few."""
     if arguments.add is not None:
-        add_runs(arguments.record[0], arguments.add, _say)
+        add_runs(arguments.record[0], arguments.add)
         return
     if arguments.compare is not None:
         _compare(arguments.compare[0], arguments.compare[1:], arguments.record or [_OWN])
@@ -78,7 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.pilot is not None:
         tasks = _pilots(arguments, recipe, question, kinds_of(best_rates(entries), question))
         if any(not task.ended for task in tasks):
-            _say(f"{len(tasks)} pilots: {arguments.out / 'pilots'}; the same command with --run starts them, and plans by them")
+            place = arguments.out / "pilots"
+            logger.info("%d pilots: %s; the same command with --run starts them, and plans by them", len(tasks), place)
             return
         piloted = [entry_of(task.run) for task in tasks]
         # Their text has been prepared by now, if it was not before.
@@ -93,13 +103,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
     """Print finished runs beside what a plan predicted of them."""
     planned = typed(Plan, read_json(plan, "name the plan.json of a plan's --out"), str(plan))["schedules"]
-    found: dict[str, tuple[RunEntry, Mapping[str, Any]]] = {}
+    found: dict[str, tuple[RunEntry, PlannedRow]] = {}
     for run in runs:
         # Of a record's runs those that the plan is of; a run directory is of the plan, or is refused.
         of_one = best_rates(read_entries([run])) if run.is_file() else [entry_of(run)]
         by_row = zip(of_one, predicted_by(planned, of_one, others=run.is_file()), strict=True)
         found |= {entry["run"]: (entry, row) for entry, row in by_row if row is not None}
-    entries, rows = ([pair[number] for pair in found.values()] for number in (0, 1))
+    entries, rows = [entry for entry, _ in found.values()], [row for _, row in found.values()]
     if not entries:
         raise UserError(f"--compare: the plan predicts none of the runs in {', '.join(map(str, runs))}")
     known = best_rates(read_entries(record))
@@ -112,17 +122,15 @@ def _compare(plan: Path, runs: Sequence[Path], record: Sequence[Path]) -> None:
         f"{sum(not training.growths for training, _ in measured)} runs at one size have it."
     )
     print(
-        "\n".join(in_markdown(judged_table("Predicted and measured", against_plan(fit_alone(measured), entries, rows), note)))
+        "\n".join(
+            in_markdown(comparison_table("Predicted and measured", against_plan(fit_alone(measured), entries, rows), note))
+        )
     )
 
 
 def _once(*entries: Sequence[RunEntry]) -> list[RunEntry]:
     """Entries of several places, each run once."""
     return list({entry["run"]: entry for of_one in entries for entry in of_one}.values())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, kinds: Sequence[Kind]) -> list[Task]:
@@ -141,7 +149,7 @@ def _pilots(arguments: argparse.Namespace, recipe: Recipe, question: Question, k
     for task in tasks:
         task.write()
     if arguments.run:
-        runner = Runner(arguments.ds_config, 1, None, _say)
+        runner = Runner(arguments.ds_config, 1, None)
         runner.stop_by_signals()
         runner.finish(tasks)
     return tasks
@@ -169,21 +177,21 @@ def _answer(
         )
     schedules = [(path, schedule_of(recipe, question, str(path))) for path, recipe in predicted.items()]
     check_tokens(runs, question.setting, question.tokens)
-    _say(f"fitting the law on {len(runs)} runs, which takes a minute or two")
+    logger.info("fitting the law on %d runs, which takes a minute or two", len(runs))
     fitted = fit(runs)
     law = uncertain(fitted, runs, _OTHERS)
-    judged = left_out(law, entries, question.setting)
+    compared = left_out(law, entries, question.setting)
     off = most_off(left_out(law, entries, question.setting, ways=True))
-    forecast = Forecast(question, law, [training for training, _ in runs], off)
-    search = Search(forecast, kinds)
-    asked = [forecast.row(schedule, label=_label(path, predicted)) for path, schedule in schedules]
+    predictor = Predictor(question, law, [training for training, _ in runs], off)
+    search = Search(predictor, kinds)
+    asked = [predictor.row(schedule, label=_label(path, predicted)) for path, schedule in schedules]
     return Answer(
-        forecast,
+        predictor,
         grown=search.grown(),
         fixed=search.fixed(),
-        rules=[forecast.row(rule.schedule, rule.name, rule.claim) for rule in rules(question, kinds)],
+        rules=[predictor.row(rule.schedule, rule.name, rule.claim) for rule in rules(question, kinds)],
         asked=asked,
-        judged=judged,
+        compared=compared,
         runs=len(runs),
         pilot_flops=sum(entry["flops"] for entry in piloted),
         rates=Counter({configuration(one): one["lr"] for one in entries if setting_of(one) == question.setting}.values()),
@@ -202,7 +210,7 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
     if answer.best is not None:
         # Before anything is written: a schedule that is no recipe leaves nothing behind.
         given = None if source is None else str(source)
-        planned = recipe_of(recipe, answer.best.schedule, f"{recipe.run_dir}-planned", given)
+        planned = answer.best.schedule, recipe_of(recipe, answer.best.schedule, f"{recipe.run_dir}-planned", given)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "plan.md", to_markdown(answer))
     write_atomically(directory / "plan.html", to_html(answer))
@@ -214,8 +222,9 @@ def _write(directory: Path, answer: Answer, recipe: Recipe, source: Path | None)
     write_rows(directory, plots)
     written = "plan.md, plan.html, plan.json, plan.png, plan.csv"
     if planned is not None:
-        content = yaml.safe_dump(planned.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-        write_atomically(directory / _RECIPE, f"# {title(answer)}: {answer.best.schedule.name}\n{content}")
+        schedule, best = planned
+        content = yaml.safe_dump(best.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        write_atomically(directory / _RECIPE, f"# {title(answer)}: {schedule.name}\n{content}")
         written += ", recipe.yaml"
     else:
         # An earlier plan's, which this one does not find.

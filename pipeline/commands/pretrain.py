@@ -1,4 +1,4 @@
-"""launch/pretrain.py: the run of a recipe, its configuration printed, or its dry run."""
+"""The run of a recipe, its configuration printed, or its dry run."""
 
 import argparse
 import json

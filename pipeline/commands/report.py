@@ -1,4 +1,4 @@
-"""launch/report.py: one page of a run, or of several beside each other."""
+"""One page of a run, or of several beside each other."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""launch/reproduce.py: the runs of a suite, and the results of them."""
+"""The runs of a suite, and the results of them."""
 
 import argparse
 from collections.abc import Hashable, Mapping, Sequence
@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from pipeline.common.built_in import BUILT_IN
 from pipeline.common.errors import UserError
-from pipeline.reproduction.ends import next_runs, write_ended
-from pipeline.reproduction.ends_results import EndsComparison, write_ends
-from pipeline.reproduction.known import KnownEnd, check_one_text, read_known
+from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_losses import next_runs, write_ended
+from pipeline.reproduction.recorded_ends import RecordedEnd, check_one_text, read_recorded_ends
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.runner import Runner, status_of_runs
+from pipeline.reproduction.suite import Patch
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import Tasks, best_rates
 from pipeline.training.preparation.preparation import prepared_text
@@ -25,36 +26,36 @@ Runs = Mapping[Any, Sequence[Task]]
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not finished of the suite, and write its results; raises UserError where something is wrong."""
     suite = arguments.loaded
-    data = None if arguments.shards is None else {"shards": str(arguments.shards)}
+    data: Patch | None = None if arguments.shards is None else {"shards": str(arguments.shards)}
     if arguments.text:
         data = {"text": {"files": arguments.text, "heldout_files": arguments.heldout_text or []}}
     directory = arguments.out / f"{arguments.suite}-{arguments.budget}"
     ds_config = BUILT_IN / "ds_configs" / f"{suite.ds_config}.json"
-    known = read_known(arguments.known or [])
-    tasks = Tasks(suite, directory, data, ds_config, known)
+    recorded = read_recorded_ends(arguments.known or [])
+    tasks = Tasks(suite, directory, data, ds_config, recorded)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs
     threads = 1 if arguments.budget == "cpu" else None
-    runner = Runner(ds_config, jobs, threads, lambda line: print(line, flush=True))
+    runner = Runner(ds_config, jobs, threads)
     runner.stop_by_signals(arguments.minutes)
 
     baseline = suite.methods[suite.baseline].title
     sweeps, trunks = _sharing(tasks, tasks.sweeps())
-    _check_known(known, _all(sweeps))
+    _check_recorded(recorded, _all(sweeps))
     sources = tasks.sources(suite.methods.values(), seeds)
     try:
         runner.finish([*_with_their(trunks, _all(sweeps)), *(task for runs in sources.values() for task in runs)])
     except (Stopped, UserError):
         if suite.saved_at == "end":
-            write_ended(directory, _all(sweeps), known)
+            write_ended(directory, _all(sweeps), recorded)
         raise
     rates = best_rates(suite, sweeps)
     by_horizon, trunks = _sharing(tasks, {at: tasks.runs_of(suite.methods, seeds, rates, at) for at in suite.horizons})
 
     def write(place: Path, title: str, found: Mapping[str, Sequence[Task]], of: Mapping[float, Runs]) -> None:
         if suite.saved_at == "end":
-            write_ends(place, EndsComparison(suite, title, jobs, rates, sweeps, of, known))
+            write_final_losses(place, FinalLossComparison(suite, title, jobs, rates, sweeps, of, recorded))
         else:
             name = suite.baseline
             (methods,) = of.values()
@@ -85,18 +86,18 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{directory}: results.md")
 
 
-def _check_known(known: Mapping[str, KnownEnd], trials: Sequence[Task]) -> None:
+def _check_recorded(recorded: Mapping[str, RecordedEnd], trials: Sequence[Task]) -> None:
     """Say how many trials were run elsewhere; raises UserError where none was, or where the text here is another one."""
-    if not known or not trials:
+    if not recorded or not trials:
         return
-    taken = sum(task.known is not None for task in trials)
+    taken = sum(task.recorded is not None for task in trials)
     if not taken:
         raise UserError(
-            f"--known: none of the {len(known)} runs there is a trial of this suite; name the ends.jsonl that this suite "
+            f"--known: none of the {len(recorded)} runs there is a trial of this suite; name the ends.jsonl that this suite "
             "wrote, or leave --known out"
         )
-    print(f"--known: {taken} of {len(trials)} trials, and {len(known) - taken} other runs", flush=True)
-    text, prepared = check_one_text(known.values(), "--known"), prepared_text(trials[0].recipe)
+    print(f"--known: {taken} of {len(trials)} trials, and {len(recorded) - taken} other runs", flush=True)
+    text, prepared = check_one_text(recorded.values(), "--known"), prepared_text(trials[0].recipe)
     if prepared is not None and text not in (None, prepared.manifest.fingerprint):
         raise UserError(
             f"--known: its runs were made with the text {text}, and here it is {prepared.manifest.fingerprint}, so that losses "

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from data_prep.tokenizers.loading import Tokenizer, load_tokenizer
 from pipeline.common.errors import UserError
-from pipeline.families import Family, check_trained, family_of
+from pipeline.families import Family, check_trained, family_of, sizes_of
 
 
 def open_tokenizer(directory: Path, config: PretrainedConfig, split_special_tokens: bool = True) -> Tokenizer:
@@ -24,6 +24,14 @@ def open_tokenizer(directory: Path, config: PretrainedConfig, split_special_toke
             f"{config.vocab_size}; put the model's own tokenizer there"
         )
     return tokenizer
+
+
+def longest_input(family: Family, config: PretrainedConfig) -> int:
+    """Return the positions that a model can read at once; raises UserError for a family that has no limit."""
+    positions = family.usable_positions(sizes_of(config))
+    if positions is None:
+        raise UserError(f"{family.name}: its inputs have no greatest length, and such models are not evaluated")
+    return positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,11 @@ class Encoder:
 
     def around(self) -> tuple[int, int, int]:
         """Return [CLS], [SEP] and [MASK]; raises UserError where one is missing."""
-        tokens = {"cls": self.tokenizer.cls_id, "sep": self.tokenizer.sep_id, "mask": self.tokenizer.mask_id}
-        missing = [name for name, token in tokens.items() if token is None]
-        if missing:
+        cls, sep, mask = self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.mask_id
+        if cls is None or sep is None or mask is None:
+            missing = "cls" if cls is None else "sep" if sep is None else "mask"
             raise UserError(
-                f"{self.tokenizer.directory}: has no {missing[0]}_token, which masked models are scored with; name one in "
+                f"{self.tokenizer.directory}: has no {missing}_token, which masked models are scored with; name one in "
                 "tokenizer_config.json"
             )
-        return tuple(tokens.values())
+        return cls, sep, mask

@@ -1,4 +1,4 @@
-"""EleutherAI's lm_eval on our models; the package is an extra of its own (`harness`)."""
+"""EleutherAI's lm_eval on our models; the package comes with the extra `harness`."""
 
 import difflib
 import json
@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.common.errors import UserError
 from pipeline.common.files import text_digest
 from pipeline.evaluation.models import EvaluatedModel
-from pipeline.evaluation.task_names import HARNESS
-from pipeline.evaluation.tasks import Scored
+from pipeline.evaluation.registry import HARNESS
+from pipeline.evaluation.scores import Scored
 
 _NOT_OF_THE_TASK = ("dataset_path", "dataset_kwargs", "metadata")
 """Keys of a task's configuration that say where its data lies, which its examples' hashes stand for, or who runs it."""
@@ -50,12 +50,12 @@ def harness_score(
         hint = f"did you mean {near[0]!r}?" if near else "lm_eval's own are known without --include_path"
         raise UserError(f"--task {task}: {include_path or 'lm_eval'} has no task {name!r}; {hint}")
     try:
-        # What it has loaded once it takes from there: data that cannot be had is told from faults of the evaluation.
+        # What it has loaded once it takes from there: so that missing data is not taken for a fault of the evaluation.
         manager.load([name])
     except Exception as error:  # tasks are others' code and others' data
-        told = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--task {task}: lm_eval cannot load it ({type(error).__name__}: {told}); its data may be missing"
+            f"--task {task}: lm_eval cannot load it ({type(error).__name__}: {message}); its data may be missing"
         ) from None
     prefix = model.encoder.prefix
     run = HFLM(
@@ -85,7 +85,7 @@ def harness_score(
 
 
 def _digest(results: dict[str, Any]) -> str:
-    """Of what was asked and how it was judged: each task's examples, by lm_eval's own hashes, and its configuration."""
+    """Of what was asked and how it was scored: each task's examples, by lm_eval's own hashes, and its configuration."""
     asked = {
         task: sorted((sample["doc_hash"], sample["prompt_hash"], sample["target_hash"]) for sample in samples)
         for task, samples in results["samples"].items()

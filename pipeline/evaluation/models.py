@@ -1,4 +1,4 @@
-"""Models to evaluate: opened from whatever holds one, with their tokenizer and their place in a run."""
+"""Models to evaluate: opened from a directory, a run or a checkpoint, with their tokenizer and their place in a run."""
 
 import json
 import tempfile
@@ -53,7 +53,7 @@ class FoundModel:
 
     @property
     def digests(self) -> dict[str, str]:
-        """What a score keeps of the model, besides its weights'."""
+        """What a score keeps of the model, in addition to its weights' digest."""
         return {"config_digest": config_digest(self.config), "tokenizer_digest": text_digest(tokenizer_digest(self.tokenizer))}
 
     @property
@@ -80,14 +80,14 @@ class EvaluatedModel(FoundModel):
     """The Hugging Face class with the head of its family's objective."""
 
 
-_SAYS_NOTHING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+_NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 """Keys of a configuration that are no part of what the model computes; the dtype is among a score's settings."""
 
 
 def config_digest(config: PretrainedConfig) -> str:
     """Return the digest of what a configuration says of a model."""
-    told = {key: value for key, value in config.to_dict().items() if key not in _SAYS_NOTHING}
-    return text_digest(json.dumps(told, sort_keys=True, default=str))
+    computed = {key: value for key, value in config.to_dict().items() if key not in _NOT_COMPUTED}
+    return text_digest(json.dumps(computed, sort_keys=True, default=str))
 
 
 class _Place(NamedTuple):
@@ -220,7 +220,7 @@ def _newest(run: RunPaths) -> _Place:
     """What a run has come to."""
     checkpoint = checkpoint_in(run.path)
     stage, last = _last_step(run)
-    summary = read_record(run.summary, SummaryRecord, "put it back, or start the run again, which makes it anew")
+    summary = read_record(run.summary, SummaryRecord, "put it back, or start the run again, which makes it again")
     finished = summary is not None and summary["steps"] == last
     # What a finished run left needs no digests compared, and stays where its checkpoints were removed.
     if run.model.is_dir() and (finished or checkpoint is None):

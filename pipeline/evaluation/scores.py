@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.common.files import write_atomically
 from pipeline.runs import JsonLines
@@ -23,6 +23,18 @@ LOWER_IS_BETTER = frozenset(
     }
 )
 """Metrics of which less is better; of all others more is."""
+
+
+class Scored(NamedTuple):
+    """What a task made of a model."""
+
+    task: str
+    metrics: dict[str, float]
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    seconds: float
+    deviations: dict[str, float] | None = None
+    """Standard deviations over seeds, of some of the metrics; None where there was one computation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +63,39 @@ class Score:
     tokenizer_digest: str | None = None
     """Of the tokenizer's files; None likewise."""
 
+    @classmethod
+    def of(
+        cls,
+        scored: Scored,
+        model: str,
+        model_digest: str | None,
+        stage: str | None,
+        step: int | None,
+        digests: Mapping[str, Any],
+    ) -> "Score":
+        """What a task made of the model in a directory; `digests` has its configuration's and its tokenizer's, if known."""
+        config, tokenizer = digests.get("config_digest"), digests.get("tokenizer_digest")
+        found = (scored.task, scored.metrics, scored.deviations, scored.data, scored.settings, scored.seconds)
+        return cls(model, model_digest, stage, step, *found, config, tokenizer)
+
     def to_json(self) -> dict[str, Any]:
-        """This score as an object of JSON; numbers that are none become null."""
+        """This score as an object of JSON; numbers that are not finite become null."""
         deviations = None if self.deviations is None else _finite(self.deviations)
         return asdict(self) | {"metrics": _finite(self.metrics), "deviations": deviations}
 
     @classmethod
     def from_json(cls, record: ScoreRecord) -> "Score":
         """The score that an object describes."""
-        return cls(
-            model=record["model"],
-            model_digest=record["model_digest"],
-            stage=record["stage"],
-            step=record["step"],
-            task=record["task"],
-            metrics=_numbers(record["metrics"]),
-            deviations=None if record["deviations"] is None else _numbers(record["deviations"]),
-            data=dict(record["data"]),
-            settings=dict(record["settings"]),
-            seconds=record["seconds"],
-            config_digest=record.get("config_digest"),
-            tokenizer_digest=record.get("tokenizer_digest"),
+        deviations = None if record["deviations"] is None else _numbers(record["deviations"])
+        found = Scored(
+            record["task"],
+            _numbers(record["metrics"]),
+            dict(record["data"]),
+            dict(record["settings"]),
+            record["seconds"],
+            deviations,
         )
+        return cls.of(found, record["model"], record["model_digest"], record["stage"], record["step"], record)
 
     @property
     def replaces(self) -> tuple[object, ...]:
@@ -90,7 +113,7 @@ class Score:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Return a file's scores, none where it is absent; a last line that a kill cut short is none.
+    """Return a file's scores, none where it is absent; a last line that a kill cut short does not count.
 
     Raises UserError, which names the line, where one is no score.
     """

@@ -1,4 +1,4 @@
-"""How well a model foretells tokens: rows of tokens in, log-likelihoods out, shared over the ranks."""
+"""How well a model predicts tokens: rows of tokens in, log-likelihoods out, shared over the ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
+from pipeline.common.heartbeat import beat
 from pipeline.common.progress import Meter
+from pipeline.evaluation.rows import Row, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,41 +32,11 @@ class Scorer:
     """What the model is called where progress is shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A sequence that a model reads, and some of its positions with the tokens that are expected of them."""
-
-    tokens: list[int]
-    positions: range
-    targets: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What came of rows, over all ranks."""
-
-    log_likelihood: float
-    """Nats."""
-    tokens: int
-    right: int
-    """Tokens that had the highest logit."""
-    rows: int
-    rows_right: int
-    """Rows of which all tokens had."""
-
-
 @torch.no_grad()
-def score_rows(
-    scorer: Scorer,
-    rows: Sequence[Row],
-    batch_size: int,
-    after_batch: Callable[[], None] = lambda: None,
-    title: str = "scoring",
-) -> Sums:
+def score_rows(scorer: Scorer, rows: Sequence[Row], batch_size: int, title: str) -> Sums:
     """Return what a model makes of rows, which every rank has alike and does its share of; a collective call.
 
-    The sums depend on neither ranks nor batch size, but for rounding. `after_batch` is called after each batch. Progress is
-    shown under `title`.
+    The sums depend on neither ranks nor batch size, but for rounding. Progress is shown under `title`.
     """
     # Rows of a length go together, so that little is padded; each rank has some of every length.
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number].tokens))
@@ -80,7 +52,7 @@ def score_rows(
             sums += _score_batch(scorer, batch or [Row(rows[0].tokens, range(0), [])], counted=len(batch))
             meter.advance(sum(len(row.tokens) for row in batch))
             meter.note = f"{min(begin + batch_size, len(mine)):,} of {len(mine):,} windows" + of_ranks
-            after_batch()
+            beat()
     log_likelihood, tokens, right, counted, rows_right = scorer.total(*sums.tolist())
     return Sums(log_likelihood, int(tokens), int(right), int(counted), int(rows_right))
 
@@ -98,7 +70,7 @@ def _score_batch(scorer: Scorer, batch: list[Row], counted: int) -> torch.Tensor
     with scored_only(scorer.module, places.long().to(scorer.device)):
         logits = scorer.logits(inputs.to(scorer.device), mask.to(scorer.device))
     of_row = torch.tensor([number for number, row in enumerate(batch) for _ in row.positions], dtype=torch.long)
-    likelihoods, right = _judged(logits, targets.long().to(scorer.device))
+    likelihoods, right = _compare(logits, targets.long().to(scorer.device))
     wrong = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, of_row, 1 - right)
     rows_right = (wrong == 0).sum().item() if counted else 0
     return torch.tensor([likelihoods.sum().item(), len(targets), right.sum().item(), counted, rows_right], dtype=torch.float64)
@@ -108,7 +80,7 @@ _CHUNK = 512
 """Positions whose logits are taken to float32 at once."""
 
 
-def _judged(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _compare(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The targets' log-likelihoods, and whether each had the highest logit; float64 [n], on the host."""
     likelihoods, right = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
     for some, expected in zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True):

@@ -12,7 +12,7 @@ most the D1 that it was trained on. A growth from N1 to N2 keeps the share K of 
 
 A second growth goes on from these tokens. So what a source brings saturates in its tokens, as Liew et al. 2025 find for
 upcycling: T grows ever more slowly with D1. s is a sum over what a growth is (`traits_of`): the operators, the optimizer and
-its state, whether the schedule began anew. K may be less than 0, down to a half: some growths cost more than they bring.
+its state, whether the schedule began again. K may be less than 0, down to a half: some growths cost more than they bring.
 """
 
 import math
@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult, least_squares
 
 from pipeline.common.errors import UserError
-from pipeline.planning.record import GrowthEntry, RunEntry
+from pipeline.planning.record import GrowthEntry, RunEntry, operators_of
 
 LEAST_FIXED = 3
 """Runs of a text at one size that its constants E, A and B take, of two sizes and two lengths at least."""
@@ -39,7 +39,7 @@ _HUBER = 2.0
 """In units of the noise: beyond it a run weighs by its distance, and not by its square."""
 
 _PARAMETERS, _TOKENS = 1e6, 1e7
-"""Where A and B are given in nats, A / N^a and B / D^b, so that they and the exponents are fitted well apart."""
+"""Where A and B are given in nats, A / N^a and B / D^b, so that they and the exponents hardly depend on each other in a fit."""
 
 _SHARED = {"a": (0.34, 0.15), "b": (0.28, 0.15), "c": (0.0, 0.2), "s": (1.0, 1.5), "log_r": (math.log(0.5), 1.0)}
 """Priors: where parameters lie before runs are looked at, and how far from there they may: Hoffmann et al.'s exponents,
@@ -94,7 +94,7 @@ def under(optimizer: str) -> str:
 
 def traits_of(growth: GrowthEntry) -> tuple[str, ...]:
     """Return in words what a growth is, as far as it may matter to the loss, but for the optimizer (`under`)."""
-    traits = [f"{axis} {growth[axis]}" for axis in ("depth", "width") if growth[axis] is not None]
+    traits = [f"{axis} {operator}" for axis, operator in operators_of(growth).items()]
     traits.append(f"state {growth['optimizer_state']}")
     if growth["schedule_anew"]:
         traits.append("schedule anew")
@@ -110,7 +110,7 @@ def setting_in_words(
     schedule: Mapping[str, Any],
     hyperparameters: Mapping[str, Any] | None,
 ) -> str:
-    """Return in words what runs share whose losses are held against each other, whatever their sizes and lengths."""
+    """Return in words what runs share whose losses are compared, for all sizes and lengths."""
     rates = f"{schedule['name']} {schedule['decay_ratio']:g}" if schedule["name"] == "wsd" else schedule["name"]
     rates += f" to {schedule['final_ratio']:g}" * bool(schedule["final_ratio"])
     words = f"text {text} in windows of {sequence_length}, {batch_tokens} tokens a step"
@@ -120,8 +120,15 @@ def setting_in_words(
 
 def setting_of(entry: RunEntry) -> str:
     """Return the setting of a run of a record."""
-    keys = ("family", "text", "sequence_length", "batch_tokens", "optimizer", "schedule")
-    return setting_in_words(*(entry[key] for key in keys), entry.get("hyperparameters"))
+    return setting_in_words(
+        entry["family"],
+        entry["text"],
+        entry["sequence_length"],
+        entry["batch_tokens"],
+        entry["optimizer"],
+        entry["schedule"],
+        entry.get("hyperparameters"),
+    )
 
 
 def training_of(entry: RunEntry) -> Training:
@@ -133,7 +140,7 @@ def training_of(entry: RunEntry) -> Training:
 
 @dataclass(frozen=True)
 class Law:
-    """A fitted law, and others that the same runs may stand for."""
+    """A fitted law, and others that the same runs may be explained by."""
 
     names: tuple[str, ...]
     """Of the parameters: those that settings share, as `a`; those of each, as `E:SETTING`; of each trait, `d:TRAIT`."""
@@ -304,9 +311,9 @@ def fit(runs: Sequence[tuple[Training, float]], near: Law | None = None) -> Law:
 
 
 def uncertain(law: Law, runs: Sequence[tuple[Training, float]], count: int = 40, seed: int = 0) -> Law:
-    """Return the law with `others`: a bootstrap over the runs, of losses that are drawn anew around the law's own.
+    """Return the law with `others`: a bootstrap over the runs, of losses that are drawn again around the law's own.
 
-    Priors are drawn anew too, or what no run informs would look certain.
+    Priors are drawn again too, or what no run informs would look certain.
     """
     problem, draw = _Problem(runs), np.random.default_rng(seed)
     start = problem.near(law)

@@ -2,16 +2,18 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
-from typing_extensions import TypedDict
 
 from data_prep.report.parts import Grid, Section
-from pipeline.planning.forecast import Forecast, Row
-from pipeline.planning.judge import Judged, judged_table
+from pipeline.common.prose import Prose
+from pipeline.planning.compared_runs import ComparedRun, comparison_table
+from pipeline.planning.predictions import Predictor, Row
+from pipeline.planning.schedules import Schedule
 from pipeline.report.figures import BASELINE, LOOKS, STYLE, Plot, amount, blank, legend_above, unit
 from pipeline.report.markdown import table, whole_percent
 from pipeline.report.page import rendered
@@ -24,16 +26,16 @@ _BETTER = 0.02
 
 @dataclass(frozen=True)
 class Answer:
-    """All that the planner has to say of a question."""
+    """The planner's whole answer to a question."""
 
-    forecast: Forecast
+    predictor: Predictor
     grown: Sequence[Row]
     """The best first."""
     fixed: Sequence[Row]
     rules: Sequence[Row]
     asked: Sequence[Row]
     """Schedules of recipes that were named."""
-    judged: Sequence[Judged]
+    compared: Sequence[ComparedRun]
     runs: int
     """Of the record, and pilots."""
     pilot_flops: int
@@ -61,13 +63,13 @@ def to_markdown(answer: Answer) -> str:
 
 def to_html(answer: Answer) -> str:
     """Return the plan as one page that opens from disk."""
-    content = {
+    content: dict[str, object] = {
         "kind": "Plan of a run",
         "title": title(answer),
-        "lead": list(lead(answer)),
+        "lead": lead(answer),
         "tiles": [],
         "overview": None,
-        "warnings": list(warnings(answer)),
+        "warnings": warnings(answer),
     }
     sections = [
         Section("figure", "Loss and compute", {"plots": [figure(answer)]}, "plain"),
@@ -79,38 +81,17 @@ def to_html(answer: Answer) -> str:
     return rendered(content, sections, footer).html
 
 
-class PlannedRow(TypedDict):
-    """A schedule in plan.json, as far as it is read again."""
-
-    name: str
-    setting: str
-    sizes: list[dict[str, int]]
-    tokens: list[int]
-    """Of each size."""
-    growths: list[dict[str, Any]]
-    loss: float
-    saved: float | None
-    """None where the target from scratch would never come to the loss."""
-    interval: list[float]
-
-
-class Plan(TypedDict):
-    """What plan.json holds."""
-
-    schedules: list[PlannedRow]
-
-
 def to_rows(answer: Answer) -> list[dict[str, Any]]:
     """Return every schedule with what is predicted of it, to be held against what comes out."""
     groups = {"grown": answer.grown, "fixed": answer.fixed, "rule": answer.rules, "asked": answer.asked}
     return [
         {
             "group": group,
-            "setting": answer.forecast.question.setting,
+            "setting": answer.predictor.question.setting,
             "name": row.label or row.schedule.name,
             "sizes": [size.sizes for size in row.schedule.sizes],
             "steps": list(row.schedule.steps),
-            "tokens": [round(phase.tokens) for phase in row.schedule.training(answer.forecast.question).phases],
+            "tokens": [round(phase.tokens) for phase in row.schedule.training(answer.predictor.question).phases],
             "growths": [kind.section for kind in row.schedule.kinds],
             "loss": row.loss,
             "flops": row.schedule.whole_flops,
@@ -126,78 +107,29 @@ def to_rows(answer: Answer) -> list[dict[str, Any]]:
 
 def ground(answer: Answer) -> dict[str, Any]:
     """Return what predictions rest on: how many runs, a digest of them, and the law that was fitted."""
-    law, runs = answer.forecast.law, repr(sorted(map(repr, answer.forecast.known)))
+    law, runs = answer.predictor.law, repr(sorted(map(repr, answer.predictor.trainings)))
     digest = hashlib.blake2b(runs.encode(), digest_size=8).hexdigest()
     return {"runs": answer.runs, "runs_digest": digest, "noise": law.noise, "parameters": dict(law.fitted)}
 
 
 def title(answer: Answer) -> str:
     """The target and its tokens."""
-    question = answer.forecast.question
+    question = answer.predictor.question
     return f"{question.target.config.model_type} {question.target.name}, {amount('tokens', question.tokens)} tokens"
 
 
-def warnings(answer: Answer) -> Iterator[str]:
+def warnings(answer: Answer) -> list[str]:
     """Say what a person must know first: that another size than the target would be better, and that nothing was found."""
-    question = answer.forecast.question
+    question = answer.predictor.question
     cheaper = [row for row in answer.fixed if row.schedule.flops < (1 - _BETTER) * question.scratch_flops]
-    if cheaper:
-        best = cheaper[0]
-        (size,) = best.schedule.sizes
-        share = best.schedule.flops / question.scratch_flops
-        sure = "is not" if best.interval[0] > 0 else "may not be"
-        yield (
-            f"The target {sure} worth training on {amount('tokens', question.tokens)} tokens: {size.name} alone, trained for "
-            f"{best.schedule.steps[0]:,} steps, reaches its loss for {share:.0%} of its compute "
-            f"(saved: {_span(best.interval)}). Train that one, or choose "
-            "more tokens or another target; what growth saves below is against a target off the frontier."
-        )
-    if answer.best is None:
-        yield "No schedule of growths was found that reaches the target's loss with at most 8 times its tokens."
-    elif cheaper and cheaper[0].schedule.flops < answer.best.schedule.flops:
-        yield f"{cheaper[0].schedule.name}, never grown, is cheaper than every schedule with a growth."
+    return _PROSE.paragraphs("plan.txt", "warnings", question, answer.best, cheaper)
 
 
-def lead(answer: Answer) -> Iterator[str]:
+def lead(answer: Answer) -> list[str]:
     """Say what is asked, what is best and what it rests on."""
-    question, forecast = answer.forecast.question, answer.forecast
-    yield (
-        f"From scratch the target takes {question.steps:,} steps, {amount('flops', question.scratch_flops)}, to a predicted "
-        f"held-out loss of {forecast.goal:.4f}. Every schedule that was searched for is as long as it takes to that loss."
-    )
-    if answer.best is not None:
-        best = answer.best
-        how = ", then ".join(dict.fromkeys(kind.name for kind in best.schedule.kinds))
-        counted = f", {whole_percent(best.saved_counted)} with the source's own training" if question.given else ""
-        yield (
-            f"Best of the schedules that were searched: {best.schedule.name}, by {how}: "
-            f"{amount('flops', best.schedule.flops)}, {whole_percent(best.saved)} less "
-            f"({_span(best.interval)}){counted}."
-            + (f" It lies beyond the runs: {'; '.join(best.beyond)}." if best.beyond else "")
-        )
-    law = forecast.law
-    own = sum(one.setting == question.setting for one in forecast.known)
-    yield (
-        f"Fitted on {answer.runs} runs, {own} of them of this setting ({question.setting}); single runs differ from the law by "
-        f"{law.noise:.3f} nats. Intervals hold 90 % of what the fit leaves open for a single run, and are wider, and say so, "
-        "where a schedule lies beyond the runs, or grows as none of this setting did."
-    )
-    by_rate = ", ".join(f"{rate:g} ({count} configurations)" for rate, count in sorted(answer.rates.items()))
-    other = "" if answer.rate in answer.rates else ", which is none of these: a run at that rate may end higher"
-    yield (
-        f"Losses are those of the peak learning rates that the runs had, of several the best: {by_rate}. The recipe's rate is "
-        f"{answer.rate:g}{other}."
-    )
-    if answer.pilot_flops:
-        share = answer.pilot_flops / question.scratch_flops
-        cost = amount("flops", answer.pilot_flops)
-        yield f"Pilots cost {cost}, {share:.1%} of scratch's compute; no saving here counts them."
-    if question.given is not None:
-        given = question.given
-        yield (
-            f"The given source, {given.size.name}, cost {amount('flops', given.flops)} for {amount('tokens', given.tokens)} "
-            "tokens. It is there already: `saved` leaves that out, the other column counts it."
-        )
+    question, predictor = answer.predictor.question, answer.predictor
+    own = sum(one.setting == question.setting for one in predictor.trainings)
+    return _PROSE.paragraphs("plan.txt", "lead", answer, question, predictor, own)
 
 
 def grids(answer: Answer) -> list[Grid]:
@@ -209,25 +141,25 @@ def grids(answer: Answer) -> list[Grid]:
         found.append(_schedules(answer, "Rules of thumb", answer.rules, claims=True))
     if answer.fixed:
         found.append(_schedules(answer, "Smaller sizes alone, to the same loss", answer.fixed))
-    if answer.judged:
+    if answer.compared:
         note = "Each is predicted by a fit without any run of its configuration."
-        found.append(judged_table("How far the law is from runs that it has not seen", answer.judged, note))
+        found.append(comparison_table("How far the law is from runs that it has not seen", answer.compared, note))
     return found
 
 
 def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool = False) -> Grid:
-    question = answer.forecast.question
+    question = answer.predictor.question
     head = ["sizes (steps)", "growth", "predicted loss", "compute", "of scratch's", "saved", "90 % interval"]
     given = question.given is not None
     head += ["saved, source counted"] * given + ["saved, by the rule itself"] * claims
-    beyond = list(dict.fromkeys(said for row in rows for said in row.beyond))
+    beyond = list(dict.fromkeys(each for row in rows for each in row.beyond))
     cells = []
     for row in rows:
-        marks = "".join(f" [{beyond.index(said) + 1}]" for said in row.beyond)
+        marks = "".join(f" [{beyond.index(each) + 1}]" for each in row.beyond)
         cells.append(
             [
                 (f"{row.label}: " if row.label else "") + row.schedule.name + marks,
-                ", then ".join(dict.fromkeys(kind.name for kind in row.schedule.kinds)) or "none",
+                _growths(row.schedule) or "none",
                 f"{row.loss:.4f}",
                 amount("flops", row.schedule.flops),
                 f"{row.schedule.flops / question.scratch_flops:.0%}",
@@ -237,8 +169,8 @@ def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool 
                 *([whole_percent(row.claim)] if claims else []),
             ]
         )
-    notes = [f"[{number}] beyond the runs: {said}." for number, said in enumerate(beyond, 1)]
-    if claims or any(abs(row.loss - answer.forecast.goal) > 1e-3 for row in rows):
+    notes = [f"[{number}] beyond the runs: {each}." for number, each in enumerate(beyond, 1)]
+    if claims or any(abs(row.loss - answer.predictor.goal) > 1e-3 for row in rows):
         notes.insert(
             0,
             "Saved is against what the target from scratch takes to the row's own predicted loss, which may be far "
@@ -249,7 +181,7 @@ def _schedules(answer: Answer, title: str, rows: Sequence[Row], *, claims: bool 
 
 def figure(answer: Answer) -> Plot:
     """Predicted loss against compute: the target and smaller sizes alone, and the schedules."""
-    question, law = answer.forecast.question, answer.forecast.law
+    question, law = answer.predictor.question, answer.predictor.law
     name, scale = unit("flops", question.scratch_flops)
     rows: list[dict[str, Any]] = []
     with matplotlib.rc_context(STYLE):
@@ -264,7 +196,7 @@ def figure(answer: Answer) -> Plot:
             label = f"{size.name} alone" + (", the target" if target else "")
             axes.plot([cost / scale for cost in costs], losses, color=look.color, linestyle=look.dash, label=label)
             rows += [{"what": label, "flops": cost, "loss": loss} for cost, loss in zip(costs, losses, strict=True)]
-        axes.axhline(answer.forecast.goal, color="#999999", linewidth=0.8)
+        axes.axhline(answer.predictor.goal, color="#999999", linewidth=0.8)
         points = [(answer.grown[:_SHOWN], "*", "grown"), (answer.rules, "s", "rule of thumb"), (answer.asked, "D", "named")]
         for rows_of, marker, label in points:
             if rows_of:
@@ -290,3 +222,23 @@ def in_markdown(grid: Grid) -> list[str]:
 
 def _span(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %".replace("-", "−")
+
+
+def _growths(schedule: Schedule) -> str:
+    return ", then ".join(dict.fromkeys(kind.name for kind in schedule.kinds))
+
+
+def _rates(configurations: Mapping[float, int]) -> str:
+    return ", ".join(f"{rate:g} ({count} configurations)" for rate, count in sorted(configurations.items()))
+
+
+_PROSE = Prose(
+    "pipeline.planning",
+    flops=partial(amount, "flops"),
+    tokens=partial(amount, "tokens"),
+    number="{:,}".format,
+    saved=whole_percent,
+    span=_span,
+    growths=_growths,
+    rates=_rates,
+)

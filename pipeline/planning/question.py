@@ -16,10 +16,17 @@ _FEWEST_STEPS = 10
 """Of the target from scratch: a plan divides them among sizes."""
 
 
+def model_of(recipe: Recipe) -> ModelConfig:
+    """Return the model that a recipe builds from scratch; raises UserError where its source is given."""
+    if recipe.source.model is None:
+        raise UserError("--recipe: its source is given, and the planner takes a recipe that trains the target from scratch")
+    return recipe.source.model
+
+
 def of_target(recipe: Recipe, sizes: dict[str, object]) -> Recipe:
     """Return the recipe with other sizes of its model.
 
-    Raises UserError where the recipe grows a model or trains one that is given: of a target's own sizes nothing is known then.
+    Raises UserError where the recipe grows a model or trains one that is given: the target's sizes cannot be chosen then.
     """
     if recipe.source.model is None or recipe.source.length is not None or recipe.target != TargetConfig():
         raise UserError(
@@ -33,7 +40,7 @@ def of_target(recipe: Recipe, sizes: dict[str, object]) -> Recipe:
 def vocabulary(recipe: Recipe, prepared: int | None) -> int:
     """Return the size of the vocabulary: of the prepared text, or what the recipe says; raises UserError where it says none."""
     tokenizer = recipe.data.tokenizer
-    known = prepared or recipe.source.model.vocab_size or (tokenizer and tokenizer.vocab_size)
+    known = prepared or model_of(recipe).vocab_size or (None if tokenizer is None else tokenizer.vocab_size)
     if known is None:
         raise UserError("--target: the vocabulary is not known before the text is prepared; name vocab_size=N")
     return known
@@ -44,7 +51,7 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
 
     `text` is the fingerprint of the prepared text. Raises UserError where a size cannot be had.
     """
-    model = recipe.source.model
+    model = model_of(recipe)
     smaller = tuple(size_of(one, recipe, vocab_size) for one in smaller_models(model))
     target = size_of(model, recipe, vocab_size)
     batch = recipe.train_batch_size * recipe.data.sequence_length
@@ -60,7 +67,7 @@ def question_of(recipe: Recipe, tokens: int, text: str, vocab_size: int, source:
 def setting_of_recipe(recipe: Recipe, text: str) -> str:
     """Return the setting of a recipe that trains from scratch, on a text of this fingerprint."""
     return setting_in_words(
-        recipe.source.model.family,
+        model_of(recipe).family,
         text,
         recipe.data.sequence_length,
         recipe.train_batch_size * recipe.data.sequence_length,

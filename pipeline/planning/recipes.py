@@ -51,7 +51,7 @@ def _stage(size: Size, steps: int) -> dict[str, Any]:
 
 
 def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
-    """Return the schedule that a recipe is; raises UserError, naming `where`, for one that is none of sizes trained whole.
+    """Return the schedule that a recipe is; raises UserError, naming `where`, for one that does not train whole models in turn.
 
     It is taken to be on the question's text; batch, optimizer and schedule have to be the question's.
     """
@@ -80,7 +80,9 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
         if sizes:
             before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
             growth, _ = resolve_auto(
-                phase.growth, graph_of(sizes[-1].config), *(sizes_of(each.config) for each in (sizes[-1], size))
+                phase.growth or recipe.growth,
+                graph_of(sizes[-1].config),
+                *(sizes_of(each.config) for each in (sizes[-1], size)),
             )
             section = growth.model_dump(mode="json")
             entry = growth_entry(before, after, section, schedule_anew=recipe.schedule.span == "model")
@@ -97,7 +99,7 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
 
 def _steps(stage: TrainStage, question: Question, where: str) -> int:
     check_stage(stage, where)
-    unit, length = stage.length
+    unit, length = stage.length or ("no unit", 0)
     if unit not in ("steps", "tokens"):
         raise UserError(f"{where}: stages.{stage.name}: its length is in {unit}; name steps or tokens")
     return int(length) if unit == "steps" else math.ceil(length / question.step_tokens)

@@ -1,7 +1,9 @@
 """The record that the planner fits its law on: one line a finished run, with its sizes, tokens, growths and loss."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, NotRequired
@@ -10,6 +12,7 @@ from pydantic import ConfigDict, Field, with_config
 from transformers import PretrainedConfig
 from typing_extensions import TypedDict
 
+from pipeline.common.config import typed
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
@@ -19,25 +22,22 @@ from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
 from pipeline.runs.records import Count
 
+logger = logging.getLogger(__name__)
+
 _ANY_OTHERS = ConfigDict(extra="allow")
-_SPENT = ("tokens", "flops")
 
 _INITIAL = "initializer_range"
 
 _OF_THE_RUN = ("train_batch_size", "sequence_length", "lr", "schedule")
-"""Keys that a stage may have of its own."""
+"""Keys that a stage may set itself."""
 
 _OF_ONE_RUN = ("name", "run", "seed", "lr", "loss", "note")
 
 _Positive = Annotated[int, Field(gt=0, lt=10**30)]
 
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
-"""What is noted of each model of a run."""
 
-
-@with_config(_ANY_OTHERS)
-class PhaseEntry(TypedDict):
-    """One size of a run: the model, and what it was trained on at that size."""
+class SizesEntry(TypedDict):
+    """What is noted of each model of a run."""
 
     hidden_size: Count
     num_hidden_layers: Count
@@ -45,6 +45,12 @@ class PhaseEntry(TypedDict):
     num_key_value_heads: Count
     head_dim: Count
     intermediate_size: Count
+
+
+@with_config(_ANY_OTHERS)
+class PhaseEntry(SizesEntry):
+    """One size of a run: the model, and what it was trained on at that size."""
+
     parameters: _Positive
     """Those that a token meets, embeddings among them."""
     tokens: _Positive
@@ -62,9 +68,15 @@ class GrowthEntry(TypedDict):
     """Likewise."""
     optimizer_state: Literal["grow", "fresh"]
     schedule_anew: bool
-    """Whether the learning rate began anew with the growth, by a schedule of the larger model's own."""
+    """Whether the learning rate's schedule began again with the growth."""
     options: dict[str, Any]
     """Other keys of the recipe's growth section that are not at their defaults."""
+
+
+def operators_of(growth: GrowthEntry) -> dict[str, str]:
+    """Return the operators of a growth by the axes that changed, depth first."""
+    operators = {"depth": growth["depth"], "width": growth["width"]}
+    return {axis: operator for axis, operator in operators.items() if operator is not None}
 
 
 @with_config(_ANY_OTHERS)
@@ -82,7 +94,7 @@ class RunEntry(TypedDict):
 
     name: str
     run: str
-    """The run's id; a run stands once in a record."""
+    """The run's id; a run is in a record once."""
     family: str
     text: str
     """The fingerprint of the prepared text and its tokenizer: losses are compared among runs that share it."""
@@ -112,7 +124,7 @@ def entry_of(path: Path) -> RunEntry:
     parts, of which the law knows nothing.
     """
     run = read_run(path)
-    if not run.ended or run.final_loss is None:
+    if not run.ended or run.summary is None or run.final_loss is None:
         raise UserError(f"{path}: the run has not ended with a held-out loss; start it again to finish it, or leave it out")
     for stage in run.recipe.train_stages:
         check_stage(stage, str(path))
@@ -120,19 +132,21 @@ def entry_of(path: Path) -> RunEntry:
     given = run.recipe.source.path
     # Weights that were given were drawn when their own run began.
     inherited = {} if given is None else {_INITIAL: entry_of(Path(given)).get("hyperparameters", {}).get(_INITIAL)}
-    data, batch = run.data or {}, (run.ds_config or {}).get("train_batch_size", run.recipe.train_batch_size)
+    batch = run.recipe.train_batch_size
+    if run.ds_config is not None:
+        batch = run.ds_config.get("train_batch_size", batch)
     return {
         "name": path.name,
         "run": run.summary.get("run", path.name),
         "family": run.summary["family"],
-        "text": data.get("fingerprint", ""),
+        "text": "" if run.data is None else run.data["fingerprint"],
         "vocab_size": run.certificates[-1]["target"]["vocab_size"],
         "sequence_length": run.recipe.data.sequence_length,
         "seed": run.recipe.seed,
         "optimizer": run.recipe.optimizer.name,
         "lr": run.recipe.optimizer.lr,
         "batch_tokens": batch * run.recipe.data.sequence_length,
-        "schedule": run.recipe.schedule.model_dump(mode="json"),
+        "schedule": typed(ScheduleEntry, run.recipe.schedule.model_dump(mode="json"), str(path)),
         "hyperparameters": hyperparameters_of(run.recipe) | inherited,
         "phases": phases,
         "growths": growths,
@@ -144,7 +158,7 @@ def entry_of(path: Path) -> RunEntry:
 def hyperparameters_of(recipe: Recipe) -> dict[str, Any]:
     """Return what losses depend on beside sizes, tokens, batch, peak rate and schedule."""
     optimizer = recipe.optimizer
-    found = {
+    found: dict[str, Any] = {
         _INITIAL: None if recipe.source.model is None else recipe.source.model.initializer_range,
         "betas": list(optimizer.betas),
         "weight_decay": optimizer.weight_decay,
@@ -158,7 +172,7 @@ def hyperparameters_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def check_stage(stage: TrainStage, where: str) -> None:
-    """Raise UserError, naming `where`, for a stage of which the law knows nothing: of a part, or with settings of its own."""
+    """Raise UserError, naming `where`, for a stage of which the law knows nothing: of a part, or with its own settings."""
     if stage.submodel_layers or stage.trainable:
         raise UserError(f"{where}: its stage {stage.name} trains a part of the model, which no law here is of; leave it out")
     own = [key for key in _OF_THE_RUN if getattr(stage, key) is not None]
@@ -171,14 +185,14 @@ def check_stage(stage: TrainStage, where: str) -> None:
 
 def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
     """The sizes of a run with what each was trained on, and the growths between them."""
-    recipe = run.recipe
+    recipe, model = run.recipe, run.recipe.source.model
     phases: list[PhaseEntry] = []
     growths: list[GrowthEntry] = []
-    if recipe.source.path is None:
+    if model is not None and recipe.source.path is None:
         vocab_size = run.certificates[0]["source"]["vocab_size"]
-        config = scratch_config(recipe.source.model, vocab_size, 0, recipe.data.sequence_length)
+        config = scratch_config(model, vocab_size, 0, recipe.data.sequence_length)
     else:
-        given = Path(recipe.source.path)
+        given = Path(recipe.source.path or "")
         if not RunPaths(given).summary.exists():
             raise UserError(
                 f"{run.path}: its source {given} is no finished run here, whose tokens and FLOPs count too; put it back, or "
@@ -194,17 +208,22 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
         spent = [stages[stage.name] for stage in phase.stages if stage.name in stages]
         if not spent:
             continue
-        entry = phase_entry(config, *(sum(run.spent(end)[of] - run.spent(begin)[of] for begin, end in spent) for of in _SPENT))
+        tokens, flops = (
+            int(sum(run.spent(end)[what] - run.spent(begin)[what] for begin, end in spent)) for what in ("tokens", "flops")
+        )
+        entry = phase_entry(config, tokens, flops)
         before = phases[-1] if phases else None
-        if before is not None and all(before[key] == entry[key] for key in SIZES):
+        if before is not None and noted_sizes(before) == noted_sizes(entry):
             # A load without a growth: the same model is trained on.
-            phases[-1] = before | {key: before[key] + entry[key] for key in _SPENT}
+            before["tokens"] += tokens
+            before["flops"] += flops
             continue
         if before is not None:
             anew = recipe.schedule.span == "model" or (recipe.source.path is not None and phase.number == 1)
             # What the recipe leaves to be chosen, the certificate names.
             resolved = run.certificates[phase.number - 1]["growth"]
-            section = phase.growth.model_dump(mode="json") | {axis: resolved[axis] for axis in ("width", "depth")}
+            section = (phase.growth or recipe.growth).model_dump(mode="json")
+            section |= {"width": resolved["width"], "depth": resolved["depth"]}
             growths.append(growth_entry(before, entry, section, schedule_anew=anew))
         phases.append(entry)
     return phases, growths
@@ -212,15 +231,23 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
 
 def phase_entry(config: PretrainedConfig, tokens: int, flops: int) -> PhaseEntry:
     """Return what is noted of a model that was trained on so many tokens."""
-    sizes = sizes_of(config)
-    noted = {key: getattr(sizes, key) for key in SIZES}
-    return {**noted, "parameters": graph_of(config).active_parameters, "tokens": tokens, "flops": flops}
+    return {
+        **typed(SizesEntry, noted_sizes(asdict(sizes_of(config))), "sizes"),
+        "parameters": graph_of(config).active_parameters,
+        "tokens": tokens,
+        "flops": flops,
+    }
+
+
+def noted_sizes(sizes: Mapping[str, Any]) -> dict[str, int]:
+    """Return of a model's sizes those that a record notes."""
+    return {key: sizes[key] for key in SizesEntry.__annotations__}
 
 
 def growth_entry(before: PhaseEntry, after: PhaseEntry, growth: dict[str, Any], *, schedule_anew: bool) -> GrowthEntry:
     """Return what is noted of a growth from its section of a recipe, operators that change nothing left out."""
-    deeper = before["num_hidden_layers"] != after["num_hidden_layers"]
-    wider = any(before[key] != after[key] for key in SIZES if key != "num_hidden_layers")
+    changed = {key for key, value in noted_sizes(after).items() if value != before.get(key)}
+    deeper, wider = "num_hidden_layers" in changed, bool(changed - {"num_hidden_layers"})
     defaults = GrowthConfig().model_dump(mode="json")
     own = ("width", "depth", "optimizer_state")
     return {
@@ -253,8 +280,12 @@ def _check_entry(entry: RunEntry, where: str) -> None:
     if sum(phase["flops"] for phase in phases) != entry["flops"]:
         raise UserError(f"{where}: flops is not the sum of those of its phases; correct the line, or remove it")
     for before, after, growth in zip(phases, phases[1:], growths, strict=False):
-        shrinks = any(before[key] > after[key] for key in ("hidden_size", "num_hidden_layers"))
-        if shrinks or (growth["width"], growth["depth"]) == (None, None):
+        narrower = before["hidden_size"] > after["hidden_size"]
+        if (
+            narrower
+            or before["num_hidden_layers"] > after["num_hidden_layers"]
+            or (growth["width"], growth["depth"]) == (None, None)
+        ):
             raise UserError(f"{where}: a model is smaller than the one before it, or grown by nothing; correct the line")
 
 
@@ -286,11 +317,11 @@ def _best(rates: Sequence[list[RunEntry]]) -> list[RunEntry]:
     return min(rates, key=lambda runs: fmean(run["loss"] for run in runs if run["seed"] in shared))
 
 
-def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> None:
-    """Add finished runs to a record, which is made where it is not there; one that stands there already is written anew.
+def add_runs(record: Path, runs: Sequence[Path]) -> None:
+    """Add finished runs to a record, which is made where it is not there; one that is in it already is written again.
 
     A folder of runs stands for those in it. Raises UserError where a run that was named cannot be added; one within a folder is
-    left out, and `say` is given the reason.
+    left out, and a message says why.
     """
     entries = {entry["run"]: entry for entry in (read_entries([record]) if record.exists() else [])}
     before = dict(entries)
@@ -306,11 +337,11 @@ def add_runs(record: Path, runs: Sequence[Path], say: Callable[[str], None]) -> 
             try:
                 entry = entry_of(inner)
             except UserError as error:
-                say(f"left out: {error}")
+                logger.info("left out: %s", error)
             else:
                 entries[entry["run"]] = entry
     if entries == before:
-        say(f"{record}: {len(entries)} runs, as before")
+        logger.info("%s: %d runs, as before", record, len(entries))
         return
     write_atomically(record, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
-    say(f"{record}: {len(entries)} runs")
+    logger.info("%s: %d runs", record, len(entries))

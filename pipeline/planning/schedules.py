@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.planning.law import Phase, Training, traits_of, under
-from pipeline.planning.record import GrowthEntry, RunEntry
+from pipeline.planning.record import GrowthEntry, RunEntry, operators_of
 from pipeline.planning.sizes import Size
 
 
@@ -24,12 +24,12 @@ class Kind:
     @classmethod
     def of(cls, growth: GrowthEntry) -> "Kind | None":
         """The kind of a growth of a record; None where it is along both axes, or of layers that are named one by one."""
-        axes = [axis for axis in ("depth", "width") if growth[axis] is not None]
+        operators = operators_of(growth)
         # A list of layers is of the sizes that it was written for.
-        if len(axes) != 1 or growth[axes[0]] == "list":
+        if len(operators) != 1 or "list" in operators.values():
             return None
-        section = {axes[0]: growth[axes[0]], "optimizer_state": growth["optimizer_state"], **growth["options"]}
-        return cls(axes[0], json.dumps(section), traits_of(growth))
+        section = {**operators, "optimizer_state": growth["optimizer_state"], **growth["options"]}
+        return cls(next(iter(operators)), json.dumps(section), traits_of(growth))
 
     @property
     def section(self) -> dict[str, Any]:

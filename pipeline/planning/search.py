@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.planning.forecast import Forecast, Row
 from pipeline.planning.law import Phase, Training
+from pipeline.planning.predictions import Predictor, Row
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
 
@@ -21,25 +21,25 @@ _AFTER = 0.05
 _HALVINGS = 20
 """Of what is between the shortest and the longest: to a part in 100,000."""
 _LONGEST = 8.0
-"""A schedule that takes more tokens than so many times scratch's is none."""
+"""A schedule may take so many times the tokens of scratch."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """The schedules for the question of a forecast."""
+    """The schedules for the question of a predictor."""
 
-    forecast: Forecast
+    predictor: Predictor
     kinds: Sequence[Kind]
 
     @property
     def question(self) -> Question:
         """What is asked."""
-        return self.forecast.question
+        return self.predictor.question
 
     def fixed(self) -> list[Row]:
         """The smaller sizes, each trained alone for as long as it takes to reach the goal: what the target has to beat."""
         found = [self._reaching((size,), (1.0,), ()) for size in self.question.smaller]
-        return sorted((self.forecast.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
+        return sorted((self.predictor.row(one) for one in found if one is not None), key=lambda row: row.schedule.flops)
 
     def grown(self) -> list[Row]:
         """The best schedule of each chain of sizes and each way to grow, the best of all first.
@@ -49,7 +49,7 @@ class Search:
         best: list[Row] = []
         for sizes, kinds in self._chains():
             reaching = (self._reaching(sizes, shares, kinds) for shares in self._shares(len(sizes)))
-            rows = [self.forecast.row(one) for one in reaching if one is not None]
+            rows = [self.predictor.row(one) for one in reaching if one is not None]
             if rows:
                 best.append(min(rows, key=_order))
         return sorted(best, key=_order)
@@ -90,7 +90,7 @@ class Search:
 
     def _reaching(self, sizes: tuple[Size, ...], shares: tuple[float, ...], kinds: tuple[Kind, ...]) -> Schedule | None:
         """The schedule of such shares that is just long enough to reach the goal; None where none is."""
-        question, goal = self.question, self.forecast.goal
+        question, goal = self.question, self.predictor.goal
         given = question.given if kinds else None
         before = given.tokens if given else 0
         parameters = [size.parameters for size in sizes]
@@ -99,12 +99,12 @@ class Search:
         def loss(tokens: float) -> float:
             each = [share * tokens for share in shares]
             each[0] = max(1.0, each[0] + before)
-            return self.forecast.law.loss(Training(question.setting, tuple(map(Phase, parameters, each)), traits))
+            return self.predictor.law.loss(Training(question.setting, tuple(map(Phase, parameters, each)), traits))
 
         low, high = math.log(question.tokens / 1e3), math.log(question.tokens * _LONGEST)
         if loss(math.exp(high)) > goal:
             return None
-        least = self.forecast.least if kinds and not given else 0.0
+        least = self.predictor.least if kinds and not given else 0.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (low, middle) if loss(math.exp(middle)) <= goal else (middle, high)

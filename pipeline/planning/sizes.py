@@ -1,14 +1,14 @@
 """The sizes that a target may be grown from, and what a step of each costs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from transformers import PretrainedConfig
 
 from pipeline.families import graph_of, scratch_config, sizes_of
 from pipeline.flops.counts import ForwardFlops, training_step
-from pipeline.planning.record import SIZES
+from pipeline.planning.record import noted_sizes
 from pipeline.recipe import ModelConfig, Recipe
 from pipeline.training.plan.training_plan import expected_scored
 
@@ -39,8 +39,7 @@ class Size:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """What is noted of it in a record."""
-        sizes = sizes_of(self.config)
-        return {key: getattr(sizes, key) for key in SIZES}
+        return noted_sizes(asdict(sizes_of(self.config)))
 
     @cached_property
     def parameters(self) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -12,13 +13,13 @@ from pipeline.common.files import write_atomically
 from pipeline.report.comparison import View, savings
 from pipeline.report.figures import write_figures, write_rows
 from pipeline.report.markdown import table
-from pipeline.report.methods import Method, spread
+from pipeline.report.methods import Method
 from pipeline.report.page import build
 from pipeline.report.recorded import read_run
 from pipeline.report.savings import percent
+from pipeline.reproduction.results_page import diverged_part, mean_in_words, percents, write_page
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
-from pipeline.reproduction.words import provenance
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the baseline's compute, at which all methods' losses are compared."""
@@ -61,16 +62,14 @@ def write_results(directory: Path, comparison: Comparison) -> None:
     write_rows(directory / "rows", page.plots)
     groups = (comparison.sweep, comparison.sources, comparison.methods)
     parts = [
-        [f"## {comparison.title}"],
-        *provenance([task for group in groups for tasks in group.values() for task in tasks]),
-        *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
         _sweep_table(comparison.rate, comparison.sweep),
         _sources_table(_ended(comparison.sources), baseline),
         _methods_table(methods, baseline),
-        *_given_up(comparison.methods),
+        *diverged_part(task for tasks in comparison.methods.values() for task in tasks),
         _losses_table(methods, baseline),
     ]
-    write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
+    tasks = [task for group in groups for of_one in group.values() for task in of_one]
+    write_page(directory, comparison.title, comparison.jobs, tasks, parts)
 
 
 def _ended(tasks: Mapping[str, Sequence[Task]]) -> list[Method]:
@@ -78,11 +77,6 @@ def _ended(tasks: Mapping[str, Sequence[Task]]) -> list[Method]:
         name: [read_run(task.run) for task in of_name if task.ended and not task.diverged] for name, of_name in tasks.items()
     }
     return [Method(name, of_name) for name, of_name in runs.items() if of_name]
-
-
-def _given_up(methods: Mapping[str, Sequence[Task]]) -> list[list[str]]:
-    names = [task.name for tasks in methods.values() for task in tasks if task.diverged]
-    return [[f"Diverged, and left out of all figures: {', '.join(names)}."]] if names else []
 
 
 def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str]:
@@ -100,9 +94,14 @@ def _sweep_table(rate: float, sweep: Mapping[float, Sequence[Task]]) -> list[str
 
 
 def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
-    spent = baseline.reference("flops", with_source=False).spent
+    spent = _cost(baseline)
     rows = [
-        [source.name, str(len(source.runs)), _told(source.final_losses, len(source.runs)), f"{_spent(source) / spent:.0%}"]
+        [
+            source.name,
+            str(len(source.runs)),
+            mean_in_words(source.final_losses, len(source.runs), "runs"),
+            f"{_spent(source) / spent:.0%}",
+        ]
         for source in sources
     ]
     goal = np.mean(baseline.final_losses)
@@ -116,7 +115,7 @@ def _sources_table(sources: Sequence[Method], baseline: Method) -> list[str]:
 
 def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     without, with_source = (savings(methods, baseline, View("flops", counted)) for counted in (False, True))
-    spent = baseline.reference("flops", with_source=False).spent
+    spent = _cost(baseline)
     rows = []
     for method in methods:
         # Where a method grows several times, the last growth is the one into the target.
@@ -126,7 +125,10 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
         else:
             mean, counted = (percent(found[method.name]) for found in (without, with_source))
             saved = [mean, _seed_by_seed(method, baseline), counted]
-        losses = [_told(starts, len(starts)) if starts else "", _told(method.final_losses, len(method.runs))]
+        losses = [
+            mean_in_words(starts, len(starts), "runs") if starts else "",
+            mean_in_words(method.final_losses, len(method.runs), "runs"),
+        ]
         rows.append([method.name, str(len(method.runs)), *saved, *losses, f"{_spent(method) / spent:.0%}"])
     head = ["method", "seeds", "compute saved", "seed by seed", "saved, source included"]
     return [
@@ -139,19 +141,19 @@ def _methods_table(methods: Sequence[Method], baseline: Method) -> list[str]:
 
 def _seed_by_seed(method: Method, baseline: Method) -> str:
     """What each run saved against the baseline's of the same seed, in percent."""
-    cells = []
+    shares = []
     for run in method.runs:
         for other in baseline.runs:
             if other.recipe.seed == run.recipe.seed:
                 alone = Method(method.name, [run])
                 saved = savings([alone], Method(baseline.name, [other]), View("flops", with_source=False))[method.name]
-                cells.append("–" if saved is None or saved.mean is None else f"{100 * saved.mean:.0f}".replace("-", "−"))
-    return ", ".join(cells)
+                shares.append(None if saved is None else saved.mean)
+    return percents(shares)
 
 
 def _losses_table(methods: Sequence[Method], baseline: Method) -> list[str]:
     """The losses at equal compute, so that not all hangs on one target; methods that end before have none."""
-    spent = baseline.reference("flops", with_source=False).spent
+    spent = _cost(baseline)
     rows = []
     for method in methods:
         curves = method.curves("flops", with_source=False)
@@ -166,13 +168,10 @@ def _loss_at(curves: Sequence, spent: float) -> str:
     return f"{np.mean([np.interp(spent, curve.spent, curve.losses) for curve in curves]):.4f}"
 
 
+def _cost(baseline: Method) -> float:
+    """What the baseline's runs, each of which ended with a loss, spent in the mean."""
+    return fmean(curve.spent[-1] for curve in baseline.settled.curves("flops", with_source=False))
+
+
 def _spent(method: Method) -> float:
     return float(np.mean([run.spent(run.last_step)["flops"] for run in method.runs]))
-
-
-def _told(values: Sequence[float], runs: int) -> str:
-    if not values:
-        return "none"
-    mean, deviation = spread(values)
-    text = f"{mean:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-    return text if len(values) == runs else f"{text} ({len(values)} of {runs} runs)"

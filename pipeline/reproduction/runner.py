@@ -1,5 +1,6 @@
 """Runs as processes of launch/pretrain.py, several at a time."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pipeline.common.errors import UserError
 from pipeline.common.quiet import EXIT_DIVERGED, status_of
 from pipeline.reproduction.task import Task
 from pipeline.training.signals import EXIT_STOPPED, Stopped
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _PRETRAIN = ("-m", "pipeline.cli.pretrain")
@@ -32,7 +35,7 @@ def status_of_runs(work: Callable[[], None]) -> int:
 class Runner:
     """Starts runs, `jobs` at a time."""
 
-    def __init__(self, ds_config: Path, jobs: int, threads: int | None, say: Callable[[str], None]) -> None:
+    def __init__(self, ds_config: Path, jobs: int, threads: int | None) -> None:
         """`threads` is what each may use of a CPU; what its libraries choose where None."""
         self._ds_config = ds_config
         self._jobs = jobs
@@ -42,7 +45,6 @@ class Runner:
         }
         if threads is not None:
             self._environment["OMP_NUM_THREADS"] = str(threads)
-        self._say = say
         self._stopping = False
         self._running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
 
@@ -73,16 +75,16 @@ class Runner:
         try:
             while self._running or (waiting and not failed and not self._stopping):
                 while len(self._running) < self._jobs and not failed and not self._stopping:
-                    task = next((task for task in waiting if task.ready), None)
-                    if task is None:
+                    due = next((task for task in waiting if task.ready), None)
+                    if due is None:
                         break
-                    waiting.remove(task)
-                    if task.trunk is not None and task.trunk.diverged:
+                    waiting.remove(due)
+                    if due.trunk is not None and due.trunk.diverged:
                         # It has the same steps.
-                        task.mark_diverged()
+                        due.mark_diverged()
                         continue
-                    process = self._start(task)
-                    self._running[process] = task, time.monotonic()
+                    process = self._start(due)
+                    self._running[process] = due, time.monotonic()
                     if self._stopping:
                         # It may have entered the table too late to be stopped by it.
                         process.send_signal(signal.SIGTERM)
@@ -100,17 +102,18 @@ class Runner:
                         failed.append((task, process.returncode))
                         continue
                     seconds, left = time.monotonic() - begun, len(waiting) + len(self._running)
-                    self._say(f"{task.name}: {'diverged' if diverged else 'done'} in {seconds:.0f} s, {left} to go here")
+                    end = "diverged" if diverged else "done"
+                    logger.info("%s: %s in %.0f s, %d to go here", task.name, end, seconds, left)
         finally:
-            # Nothing is left running, whatever went wrong here.
+            # Nothing is left running, even where something went wrong here.
             self._tell()
             for process in self._running:
                 process.wait()
         if failed:
             task, status = failed[0]
             raise UserError(
-                f"{task.log}: the run {task.name} ended with status {status}; the log says why, and where that is mended the "
-                "same command goes on"
+                f"{task.log}: the run {task.name} ended with status {status}; the log says why; once that is "
+                "corrected the same command goes on"
             )
         if self._stopping:
             raise Stopped
@@ -121,7 +124,7 @@ class Runner:
         if task.trunk is not None and not task.trunk.rewound:
             command += ["--branch_from", str(task.trunk.run)]
         with open(task.log, "ab") as log:
-            # A session of its own: Ctrl-C reaches a run through `stop` alone.
+            # A separate session: Ctrl-C reaches a run through `stop` alone.
             return subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )

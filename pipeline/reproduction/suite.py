@@ -66,13 +66,13 @@ class Suite(StrictModel):
     steps: PositiveInt | None = None
     """The steps that the shares of stages are of, at the horizon 1."""
     horizons: list[Positive] = Field(default_factory=lambda: [1.0], min_length=1)
-    """How many times `steps` the comparison is made at. Shares and `lengths` grow with it; whatever is given in steps, warmups
-    among it, does not. All horizons have the rates of the first."""
+    """How many times `steps` the comparison is made at. Shares and `lengths` grow with it; what is given in steps, as warmups
+    are, does not. All horizons have the rates of the first."""
     saved_at: Literal["crossing", "end"] = "crossing"
     """Where a run has reached the baseline's last loss: where its curve crosses it, or, for runs whose rate falls in the end
     alone, where it ends, between runs of different lengths by interpolation."""
     shared_steps: PositiveInt | None = None
-    """Runs that begin with the same steps, so many or more, take these once: a run of their own, from whose end they go on.
+    """Runs that begin with the same steps, so many or more, take these once: a separate run, from whose end they go on.
     Where not given each run takes all its steps."""
     base: Patch
     """The recipe but for what a run changes."""
@@ -93,7 +93,7 @@ class Suite(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
         if self.baseline not in self.methods:
-            raise ValueError(f"baseline: {self.baseline!r} is none of the methods; choose {', '.join(self.methods)}")
+            raise ValueError(f"baseline: {self.baseline!r} is not one of the methods; choose {', '.join(self.methods)}")
         sections = {"methods": self.methods} | {
             f"ablations.{name}.methods": one.methods for name, one in self.ablations.items()
         }
@@ -102,7 +102,7 @@ class Suite(StrictModel):
             for name, method in methods.items():
                 if method.grown_from is not None and method.grown_from not in self.sources:
                     raise ValueError(
-                        f"{section}.{name}.grown_from: {method.grown_from!r} is none of the sources; choose "
+                        f"{section}.{name}.grown_from: {method.grown_from!r} is not one of the sources; choose "
                         f"{', '.join(self.sources)}"
                     )
                 self._check_method(f"{section}.{name}", name, method)
@@ -113,13 +113,13 @@ class Suite(StrictModel):
             for other in ablation.beside:
                 if other not in self.methods:
                     raise ValueError(
-                        f"ablations.{name}.beside: {other!r} is none of the methods; choose {', '.join(self.methods)}"
+                        f"ablations.{name}.beside: {other!r} is not one of the methods; choose {', '.join(self.methods)}"
                     )
         return self
 
     def _check_method(self, where: str, name: str, method: MethodConfig) -> None:
         """Raise ValueError where a method's lengths, horizons or rates do not go with its stages or with the suite."""
-        stages = [stage for stage in method.recipe.get("stages", self.base.get("stages", [])) if isinstance(stage, dict)]
+        stages = [stage for stage in method.recipe.get("stages", self.base.get("stages")) or [] if isinstance(stage, dict)]
         rests = [stage for stage in stages if stage.get("rest")]
         if len(rests) != bool(method.lengths):
             raise ValueError(
@@ -145,7 +145,7 @@ class Suite(StrictModel):
             )
         if method.rates is not None and (self.sweep != "each" or len(method.rates) != len(self.rates)):
             raise ValueError(
-                f"{where}.rates: with `sweep: each` a method may have {len(self.rates)} rates of its own, as many as all others"
+                f"{where}.rates: with `sweep: each` a method may have {len(self.rates)} own rates, as many as all others"
             )
         by_ends = [key for key in ("lengths", "frontier", "source_size") if getattr(method, key)]
         if by_ends and self.saved_at != "end":
@@ -164,7 +164,7 @@ def _listed(horizons: list[float]) -> str:
 
 
 def load_suite(path: Path) -> Suite:
-    """Return the suite in a YAML file; raises UserError naming the key and what would do."""
+    """Return the suite in a YAML file; raises UserError naming the key and what to write."""
     return validate(Suite, read_yaml(path), str(path))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.report.markdown import table
-from pipeline.reproduction.ends import known_end
+from pipeline.reproduction.final_losses import recorded_end
+from pipeline.reproduction.results_page import paragraphs
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.reproduction.tasks import swept_losses
@@ -35,23 +36,16 @@ def sweep_parts(suite: Suite, sweeps: Mapping[str, Sweep], rates: Mapping[str, f
         rows.append([suite.methods[name].title, ", ".join(cells), note, f"{spent[name] / one:.1f}"])
     trials = len(suite.rates) * len(suite.tuning_seeds)
     taken = _taken_once([task for sweep in sweeps.values() for runs in sweep.values() for task in runs])
-    # Of trials that were run elsewhere it is not known what they shared.
-    once = f"; with shared steps taken once, {taken / one:.1f} times" * (taken < 0.999 * sum(spent.values()))
-    seeds = ", ".join(map(str, suite.tuning_seeds))
-    cost = (
-        f"{trials} trials of each, with seeds that no final run has ({seeds}). They cost {sum(spent.values()) / one:.1f} "
-        f"times a run from scratch, each trial counted whole{once}. None of it is in the columns of compute saved."
-    )
     edges = any("edge" in row[2] for row in rows)
-    more = " Where the best rate is at the edge, a better one may lie beyond." * edges
     return [
         table(["sweep", "peak learning rate: mean final loss", "chosen", "cost, of a run from scratch"], rows),
-        [cost + more],
+        # Of trials that were run elsewhere it is not known what they shared.
+        paragraphs("sweep_cost", trials, suite.tuning_seeds, sum(spent.values()) / one, taken / one, edges),
     ]
 
 
 def _spent(task: Task) -> float:
-    return known_end(task)["flops"] or 0.0
+    return recorded_end(task)["flops"] or 0.0
 
 
 def _taken_once(tasks: Sequence[Task]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.reproduction.known import KnownEnd
+from pipeline.reproduction.recorded_ends import RecordedEnd
 from pipeline.runs import RunPaths
 
 
@@ -30,7 +30,7 @@ class Task:
     """The compute that its whole run was to have, in units of the baseline's; None where its stages say how long they are."""
     trunk: "Task | None" = None
     """The run from whose end it goes on."""
-    known: KnownEnd | None = None
+    recorded: RecordedEnd | None = None
     """How it ended, where it was run elsewhere; it is not run here then."""
 
     @property
@@ -40,18 +40,18 @@ class Task:
 
     @property
     def recipe_file(self) -> Path:
-        """What launch/pretrain.py is given."""
+        """The recipe of the run."""
         return self.directory / "recipes" / f"{self.name}.yaml"
 
     @property
     def log(self) -> Path:
-        """What launch/pretrain.py says."""
+        """What the run prints."""
         return self.directory / "logs" / f"{self.name}.log"
 
     @property
     def ended(self) -> bool:
         """Whether the run is finished, or given up where it may be."""
-        return self.known is not None or RunPaths(self.run).summary.exists() or self.diverged
+        return self.recorded is not None or RunPaths(self.run).summary.exists() or self.diverged
 
     @property
     def ready(self) -> bool:
@@ -61,11 +61,11 @@ class Task:
     @property
     def diverged(self) -> bool:
         """Whether the run was given up and is not to be tried again."""
-        return self._mark.exists() if self.known is None else self.known["diverged"]
+        return self._mark.exists() if self.recorded is None else self.recorded["diverged"]
 
     @property
     def rewound(self) -> bool:
-        """Whether the run went back to a checkpoint, so that its steps are none that another run would make."""
+        """Whether the run went back to a checkpoint, so that another run would not make the same steps."""
         return RunPaths(self.run).rewound.exists()
 
     def mark_diverged(self) -> None:
@@ -97,7 +97,7 @@ class Task:
         # The certificate is written once, when the source is read.
         if grown.exists() and source.summary.exists() and grown.stat().st_mtime < source.summary.stat().st_mtime:
             raise UserError(
-                f"{self.run}: was grown before {source.path} was trained anew; remove that run, and the others grown from "
+                f"{self.run}: was grown before {source.path} was trained again; remove that run, and the others grown from "
                 "there, or name another directory with --out"
             )
 

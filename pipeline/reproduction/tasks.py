@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.common.errors import UserError
-from pipeline.reproduction.ends import end_of
-from pipeline.reproduction.known import KnownEnd, check_settings
+from pipeline.reproduction.final_losses import end_of
 from pipeline.reproduction.lengths import flops_by_stage, in_steps, planned, steps_of_rest
-from pipeline.reproduction.shared import with_trunks
+from pipeline.reproduction.recorded_ends import RecordedEnd, check_settings
+from pipeline.reproduction.shared_steps import with_trunks
 from pipeline.reproduction.suite import SOURCE_SEED, MethodConfig, Patch, Suite, recipe_of
 from pipeline.reproduction.task import Sweep, Task
 from pipeline.training.preparation.preparation import Planned
@@ -21,13 +21,18 @@ class Tasks:
     """The runs of a suite in one directory."""
 
     def __init__(
-        self, suite: Suite, directory: Path, data: Patch | None, ds_config: Path, known: Mapping[str, KnownEnd] | None = None
+        self,
+        suite: Suite,
+        directory: Path,
+        data: Patch | None,
+        ds_config: Path,
+        recorded: Mapping[str, RecordedEnd] | None = None,
     ) -> None:
         """`data`, text or prepared shards, stands in place of the suite's own corpus where it is given.
 
-        `known` has how runs ended that were made elsewhere, by their names.
+        `recorded` has how runs ended that were made elsewhere, by their names.
         """
-        self._known = known or {}
+        self._recorded = recorded or {}
         self._suite = suite
         self._directory = directory
         self._base = suite.base | ({} if data is None else {"data": _instead(suite.base["data"], data)})
@@ -97,7 +102,7 @@ class Tasks:
                     may_diverge=name != self._suite.baseline,
                 )
                 for seed in seeds
-                for length in method.lengths or [None]
+                for length in (method.lengths or (None,))
             ]
             for name, method in methods.items()
             if horizon in (method.horizons or self._suite.horizons) and (name not in swept or name in rates)
@@ -131,8 +136,8 @@ class Tasks:
         if method.grown_from is not None:
             patch["source"] = {"path": str(self._directory / "runs" / f"source-{method.grown_from}-seed{seed}")}
         task = self._task(name, seed, patch)
-        known = check_settings(name, task.recipe, self._known)
-        return replace(task, method=key, title=method.title, horizon=horizon, length=length, known=known)
+        recorded = check_settings(name, task.recipe, self._recorded)
+        return replace(task, method=key, title=method.title, horizon=horizon, length=length, recorded=recorded)
 
     def _with_steps(self, key: str, patch: Patch, horizon: float, length: float | None) -> Patch:
         """A patch with the lengths of its stages as a recipe has them."""
@@ -140,14 +145,14 @@ class Tasks:
         if stages is None or not any("share" in stage or stage.get("rest") for stage in stages):
             return dict(patch)
         own, rest = in_steps(stages, horizon * (self._suite.steps or 1))
-        known = key, horizon, length
-        if rest is not None and known not in self._stages:
+        which = key, horizon, length
+        if rest is not None and length is not None and which not in self._stages:
             where = f"methods.{key}.lengths"
             recipe = recipe_of(self._base, {"run_dir": ""} | patch | {"stages": own}, where)
             compute = length * self._compute_at(horizon)
             steps = steps_of_rest(recipe, rest, compute, self._ds_config, f"{where}: {length:g} at the horizon {horizon:g}")
-            self._stages[known] = [stage | ({"steps": steps} if stage["name"] == rest else {}) for stage in own]
-        return patch | {"stages": self._stages.get(known, own)}
+            self._stages[which] = [stage | ({"steps": steps} if stage["name"] == rest else {}) for stage in own]
+        return patch | {"stages": self._stages.get(which, own)}
 
     def _compute_at(self, horizon: float) -> int:
         """The executed FLOPs that the baseline is expected to come to."""

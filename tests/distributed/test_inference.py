@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.models import find_model, scorer_of, whole_model
-from pipeline.evaluation.tasks import Options, score_tasks
+from pipeline.evaluation.zero_shot.evaluate import Options, score_tasks
 from pipeline.families import FAMILIES
 from pipeline.growth import check
 from pipeline.training import distributed

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.evaluation.models import huggingface_directory, scorer_of
 from pipeline.evaluation.scores import read_scores
-from pipeline.evaluation.tasks import Options, score_tasks
+from pipeline.evaluation.zero_shot.evaluate import Options, score_tasks
 from pipeline.runs import RunPaths
 from tests.conftest import make_documents
 from tests.end_to_end.conftest import FP32, write_recipe

@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
@@ -27,8 +29,8 @@ class Classification:
         self._pretrained = pretrained
         self._max_length = max_length
         self._parts = {suffix: len(part) for suffix, part in data.dev.items()}
-        self.train = data.train
-        self.dev: list[Text] = list(chain(*data.dev.values()))
+        self.train: Sequence[Any] = data.train
+        self.dev: Sequence[Any] = list(chain(*data.dev.values()))
         self.chooses = task.metrics[0] + task.dev[0][0]
         self.baseline = (
             {}
@@ -38,12 +40,12 @@ class Classification:
 
     def model(self, dropout: float | None) -> PreTrainedModel:
         """Return the pre-trained model under a fresh head: a logit a class, or one number."""
-        regression = self._task.labels is None
+        labels = self._task.labels
         return self._pretrained.load(
             AutoModelForSequenceClassification,
             dropout,
-            num_labels=1 if regression else len(self._task.labels),
-            problem_type="regression" if regression else "single_label_classification",
+            num_labels=1 if labels is None else len(labels),
+            problem_type="regression" if labels is None else "single_label_classification",
         )
 
     def collate(self, items: Sequence[Text]) -> dict[str, Tensor]:
@@ -63,7 +65,7 @@ class Classification:
 
     def score(self, outcome: EvalPrediction) -> dict[str, float]:
         """Return each part's metrics."""
-        predictions, labels = outcome.predictions, outcome.label_ids
+        predictions, labels = np.asarray(outcome.predictions), np.asarray(outcome.label_ids)
         predictions = predictions[:, 0] if self._task.labels is None else predictions.argmax(axis=1)
         scores: dict[str, float] = {}
         begin = 0

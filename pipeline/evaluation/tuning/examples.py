@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import file_digest, text_digest
+
+Example = TypeVar("Example")
 
 _SEED = 0
 """Of splits and selections: they are the same whatever the seeds of the trainings."""
@@ -15,7 +17,7 @@ _TRAIN_SHARE = 0.8
 
 
 class Text(NamedTuple):
-    """A text, or two, and what it is to be judged."""
+    """A text, or two, and its label."""
 
     text: str
     pair: str | None
@@ -35,17 +37,17 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TaskData:
+class TaskData(Generic[Example]):
     """A task's examples and where they are from."""
 
-    train: Sequence[Any]
-    dev: Mapping[str, Sequence[Any]]
-    """By what sets a part's metrics apart from those of the others: "" where there is one."""
+    train: Sequence[Example]
+    dev: Mapping[str, Sequence[Example]]
+    """By what the names of a part's metrics end in: "" where there is one part."""
     source: str
     digest: str
     notes: tuple[str, ...] = ()
 
-    def limited(self, max_train: int | None, max_eval: int | None) -> "TaskData":
+    def limited(self, max_train: int | None, max_eval: int | None) -> "TaskData[Example]":
         """Return the task with so many examples, drawn at random once and for all."""
         notes = list(self.notes)
         train = _drawn(self.train, max_train, "training examples", notes)
@@ -67,7 +69,7 @@ class TaskData:
         }
 
 
-def _drawn(examples: Sequence[Any], count: int | None, what: str, notes: list[str]) -> Sequence[Any]:
+def _drawn(examples: Sequence[Example], count: int | None, what: str, notes: list[str]) -> Sequence[Example]:
     if count is None or count >= len(examples):
         return examples
     notes.append(f"{count} of {len(examples)} {what}")
@@ -89,7 +91,9 @@ def digest_of(paths: Sequence[Path]) -> str:
     return text_digest(" ".join(file_digest(path) for path in paths))
 
 
-def split(examples: Sequence[Any], group: Callable[[Any], Any], path: Path, groups: str) -> tuple[list[Any], list[Any], str]:
+def split(
+    examples: Sequence[Example], group: Callable[[Example], Any], path: Path, groups: str
+) -> tuple[list[Example], list[Example], str]:
     """Share examples out into ones to train on and ones to score, whole groups to either; return a note beside them.
 
     Raises UserError where there is one group.

@@ -1,17 +1,24 @@
 """GLUE's tasks: what their files and the hub's data sets look like (Wang et al. 2019)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import TaskData, Text, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
+from pipeline.evaluation.tuning.task import Grid
 
 if TYPE_CHECKING:
+    # Slow to import, and no task's name needs them.
     import datasets
+
+    from pipeline.evaluation.tuning.model import Pretrained
+    from pipeline.evaluation.tuning.problem import Problem
 
 _HUB = "nyu-mll/glue"
 _YES_NO = ("0", "1")
@@ -39,7 +46,15 @@ class Glue:
     leaves_out: bool = False
     """Whether lines with too few columns are left out: as GLUE spreads QQP, some are broken."""
 
-    def read(self, data: Sequence[Path]) -> TaskData:
+    grid: ClassVar[Grid] = Grid()
+
+    def problem(self, data: TaskData[Text], pretrained: Pretrained, max_length: int) -> Problem:
+        """Bring examples, model and longest input together; raises UserError where they do not fit each other."""
+        from pipeline.evaluation.tuning.classification import Classification
+
+        return Classification(self, data, pretrained, max_length)
+
+    def read(self, data: Sequence[Path]) -> TaskData[Text]:
         """Return the examples in the folders, else the hub's; raises UserError where a file or line cannot be used."""
         stems = ("train", *(stem for _, stem in self.dev))
         found = {stem: find(data, f"{self.folder}/{stem}.tsv") for stem in stems}
@@ -77,30 +92,31 @@ class Glue:
         for column in filter(None, self.columns):
             if column not in header:
                 raise UserError(f"{path}: line 1 names no column {column!r}; put the file there as GLUE spreads it")
-        places = [None if column is None else header.index(column) for column in self.columns]
+        text, pair, label = self.columns
+        places = header.index(text), None if pair is None else header.index(pair), header.index(label)
         whole = [(number, row) for number, row in rows if len(row) >= len(header)]
         if self.leaves_out and whole and len(whole) < len(rows):
             notes.append(f"{len(rows) - len(whole)} lines of {path.name} with too few columns left out")
             rows = whole
         return [self._text(row, places, len(header), f"{path}: line {number}") for number, row in rows]
 
-    def _text(self, row: list[str], places: list[int | None], columns: int, where: str) -> Text:
+    def _text(self, row: list[str], places: tuple[int, int | None, int], columns: int, where: str) -> Text:
         if len(row) < columns:
-            raise UserError(f"{where} has {len(row)} columns of {columns}; mend or remove it")
-        text, pair, label = (None if place is None else row[place] for place in places)
-        return Text(text, pair, self._label(label, where))
+            raise UserError(f"{where} has {len(row)} columns of {columns}; correct or remove it")
+        text, pair, label = places
+        return Text(row[text], None if pair is None else row[pair], self._label(row[label], where))
 
     def _label(self, label: str, where: str) -> float:
         if self.labels is not None:
             if label not in self.labels:
-                raise UserError(f"{where} has no label ({label!r}); one of {', '.join(self.labels)} would do")
+                raise UserError(f"{where} has no label ({label!r}); use one of {', '.join(self.labels)}")
             return self.labels.index(label)
         try:
             return float(label)
         except ValueError:
-            raise UserError(f"{where} has no label ({label!r}); a number would do") from None
+            raise UserError(f"{where} has no label ({label!r}); use a number") from None
 
-    def _from_hub(self, data: Sequence[Path]) -> TaskData:
+    def _from_hub(self, data: Sequence[Path]) -> TaskData[Text]:
         wanted = f"{self.folder}/train.tsv and {self.dev[0][1]}.tsv"
         loaded = load_hub(self.name, wanted, data, _HUB, self.name)
         stems = [stem.replace("dev", "validation") for _, stem in self.dev]
@@ -108,7 +124,7 @@ class Glue:
         digest = " ".join(loaded[split]._fingerprint for split in ("train", *stems))
         return TaskData(self._hub_part(loaded["train"]), parts, f"{_HUB}/{self.name}", digest)
 
-    def _hub_part(self, part: "datasets.Dataset") -> list[Text]:
+    def _hub_part(self, part: datasets.Dataset) -> list[Text]:
         text, pair = self.hub_columns
         rows: Any = part
         return [Text(row[text], None if pair is None else row[pair], row["label"]) for row in rows]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def load_hub(task: str, wanted: str, data: Sequence[Path], *name: str) -> "datasets.DatasetDict":
-    """Return the hub's data set of that name and configuration; raises UserError, which names the files that would do."""
+    """Return the hub's data set of that name and configuration; raises UserError, which names the files to put there."""
     import datasets  # slow to import, and seldom needed
 
     try:

@@ -10,8 +10,8 @@ from tokenizers import processors
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from pipeline.common.errors import UserError
-from pipeline.evaluation.encoding import open_tokenizer
-from pipeline.families import Family, learn_every_row, sizes_of
+from pipeline.evaluation.encoding import longest_input, open_tokenizer
+from pipeline.families import Family, learn_every_row
 from pipeline.growth.huggingface import open_huggingface
 
 
@@ -23,16 +23,16 @@ class Pretrained:
     family: Family
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
-    """Pads to the right, and frames texts by the tokens that part them."""
+    """Pads to the right, and puts special tokens around and between texts."""
 
     @property
     def positions(self) -> int:
         """The longest input, in tokens."""
-        return sizes_of(self.config).max_position_embeddings - self.family.position_offset
+        return longest_input(self.family, self.config)
 
     @property
     def segments(self) -> bool:
-        """Whether the two texts of a pair are told apart by a type id."""
+        """Whether the two texts of a pair have different type ids."""
         return getattr(self.config, "type_vocab_size", 1) > 1
 
     def length(self, given: int | None, usual: int) -> int:
@@ -84,7 +84,7 @@ class Pretrained:
         own = [name for name, _ in model.named_parameters() if not name.startswith(inside) and name not in info["missing_keys"]]
         if own:
             raise UserError(
-                f"{self.directory}: comes with a head of its own ({own[0]}), and fine-tuning draws a fresh one; {self._remedy}"
+                f"{self.directory}: comes with its own head ({own[0]}), and fine-tuning draws a fresh one; {self._remedy}"
             )
         learn_every_row(model)
         model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -115,9 +115,9 @@ def as_pretrained(directory: Path, family: Family, config: PretrainedConfig) -> 
 
 
 def _frame(pretrained: Pretrained) -> None:
-    """Give a tokenizer that adds no token of its own the frame of pre-training: `cls` opens a text, `sep` parts and ends.
+    """Have a tokenizer that adds no special tokens add those of pre-training: `cls` opens a text, `sep` separates and ends.
 
-    Causal models were shown no `cls`: with them a pair is parted by the end of a document, and nothing is put around.
+    Causal models were shown no `cls`: for them the end of a document separates a pair, and nothing is put around it.
     """
     tokenizer = pretrained.tokenizer
     if tokenizer.num_special_tokens_to_add(pair=True):

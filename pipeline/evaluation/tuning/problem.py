@@ -16,16 +16,13 @@ class Problem(Protocol):
     chooses: str
     """The metric by which epochs and grid points are chosen; more is better."""
     baseline: dict[str, float]
-    """What a score says beside: `majority` and the part's ending, the accuracy of always saying its commonest class."""
+    """What a score says in addition: `majority` and the part's ending, the accuracy of always saying its commonest class."""
 
     def model(self, dropout: float | None) -> PreTrainedModel:
         """Return the pre-trained model under a fresh head."""
-        ...
 
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """Return a batch with labels."""
-        ...
 
     def score(self, outcome: EvalPrediction) -> dict[str, float]:
         """Return the metrics of predictions for the whole of `dev`, in order."""
-        ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Window:
     ids: np.ndarray
     types: np.ndarray
     characters: np.ndarray
-    """For each token its first character in the passage and the one behind its last; -1 where it is none of the passage."""
+    """For each token its first character in the passage and the one behind its last; -1 where it is not part of the passage."""
     start: int
     """The answer's first token; 0, which is `cls`, where the window does not hold it."""
     end: int
@@ -51,8 +52,8 @@ class Answering:
         pretrained.check_head(AutoModelForQuestionAnswering)
         self._pretrained = pretrained
         self._questions = data.dev[""]
-        self.train = windows(data.train, pretrained, max_length)
-        self.dev = windows(self._questions, pretrained, max_length)
+        self.train: Sequence[Any] = windows(data.train, pretrained, max_length)
+        self.dev: Sequence[Any] = windows(self._questions, pretrained, max_length)
         self.baseline: dict[str, float] = {}
 
     def model(self, dropout: float | None) -> PreTrainedModel:
@@ -61,10 +62,10 @@ class Answering:
 
     def collate(self, items: Sequence[Window]) -> dict[str, Tensor]:
         """Return a batch, padded to its longest window."""
-        encoded = [{"input_ids": item.ids, "attention_mask": np.ones_like(item.ids)} for item in items]
+        columns = {"input_ids": [item.ids.tolist() for item in items]}
         if self._pretrained.segments:
-            encoded = [row | {"token_type_ids": item.types} for row, item in zip(encoded, items, strict=True)]
-        batch = self._pretrained.tokenizer.pad(encoded, return_tensors="pt")
+            columns["token_type_ids"] = [item.types.tolist() for item in items]
+        batch = self._pretrained.tokenizer.pad(columns, return_attention_mask=True, return_tensors="pt")
         return {
             **batch,
             "start_positions": torch.tensor([item.start for item in items]),
@@ -84,7 +85,7 @@ class Answering:
 
 
 def windows(questions: Sequence[Question], pretrained: Pretrained, max_length: int) -> list[Window]:
-    """Return the windows of all questions, in order; a question is cut so that it leaves room for the passage."""
+    """Return the windows of all questions, in order; a question is cut so that it leaves space for the passage."""
     tokenizer = pretrained.tokenizer
     longest = min(_LONGEST_QUESTION, max_length // 4)
     made: list[Window] = []

@@ -1,39 +1,59 @@
 """SQuAD 1.1: questions about passages, answered by a run of the passage's text (Rajpurkar et al. 2016)."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData, digest_of, find, split
 from pipeline.evaluation.tuning.hub import load_hub
+from pipeline.evaluation.tuning.task import Grid
 
-SQUAD = "squad"
-"""The task's name."""
+if TYPE_CHECKING:
+    # They import torch, which no task's name needs.
+    from pipeline.evaluation.tuning.model import Pretrained
+    from pipeline.evaluation.tuning.problem import Problem
 
 _HUB = "rajpurkar/squad"
 
 
-def read_squad(data: Sequence[Path]) -> TaskData:
-    """Return the questions in the folders, else the hub's; raises UserError where a file or question cannot be used.
+class Squad:
+    """SQuAD 1.1, with the grid of Devlin et al. (2019)."""
 
-    Where one of the two files is not there, the other one's articles are shared out.
-    """
-    train, dev = (find(data, f"*{part}-v1.1.json") for part in ("train", "dev"))
-    if train is None and dev is None:
-        loaded = load_hub("squad", "train-v1.1.json and dev-v1.1.json", data, _HUB)
-        parts = [_from_hub(loaded[part]) for part in ("train", "validation")]
-        digest = " ".join(loaded[part]._fingerprint for part in ("train", "validation"))
-        return TaskData(parts[0], {"": parts[1]}, _HUB, digest)
-    paths = [path for path in (train, dev) if path is not None]
-    digest = digest_of(paths)
-    source = ", ".join(path.name for path in paths)
-    if len(paths) == 2:
-        return TaskData(read_questions(train), {"": read_questions(dev)}, source, digest)
-    questions = read_questions(paths[0])
-    to_train, to_score, note = split(questions, lambda question: question.article, paths[0], "articles")
-    return TaskData(to_train, {"": to_score}, source, digest, (note,))
+    name = "squad"
+    grid = Grid((3e-5,), (16,), (4,), 384)
+
+    def problem(self, data: TaskData[Question], pretrained: Pretrained, max_length: int) -> Problem:
+        """Bring questions, model and longest input together; raises UserError where they do not fit each other."""
+        from pipeline.evaluation.tuning.spans import Answering
+
+        return Answering(data, pretrained, max_length)
+
+    def read(self, data: Sequence[Path]) -> TaskData[Question]:
+        """Return the questions in the folders, else the hub's; raises UserError where a file or question cannot be used.
+
+        Where one of the two files is not there, the other one's articles are shared out.
+        """
+        train, dev = (find(data, f"*{part}-v1.1.json") for part in ("train", "dev"))
+        if train is None and dev is None:
+            loaded = load_hub("squad", "train-v1.1.json and dev-v1.1.json", data, _HUB)
+            parts = [_from_hub(loaded[part]) for part in ("train", "validation")]
+            digest = " ".join(loaded[part]._fingerprint for part in ("train", "validation"))
+            return TaskData(parts[0], {"": parts[1]}, _HUB, digest)
+        paths = [path for path in (train, dev) if path is not None]
+        digest = digest_of(paths)
+        source = ", ".join(path.name for path in paths)
+        questions, *others = map(read_questions, paths)
+        if others:
+            return TaskData(questions, {"": others[0]}, source, digest)
+        to_train, to_score, note = split(questions, lambda question: question.article, paths[0], "articles")
+        return TaskData(to_train, {"": to_score}, source, digest, (note,))
+
+
+SQUAD = Squad()
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -58,10 +78,10 @@ def read_questions(path: Path) -> list[Question]:
         raise UserError(f"{path}: holds no questions; put the file there as SQuAD spreads it")
     for question in questions:
         if not question.answers:
-            raise UserError(f"{path}: question {question.id} has no answer; version 1.1 would do, in which each has one")
+            raise UserError(f"{path}: question {question.id} has no answer; use version 1.1, in which each has one")
         for start, text in question.answers:
             if not text or question.context[start : start + len(text)] != text:
-                raise UserError(f"{path}: question {question.id} has its answer {text!r} not at character {start}; mend it")
+                raise UserError(f"{path}: question {question.id} has its answer {text!r} not at character {start}; correct it")
     return questions
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pipeline.common.errors import UserError
 from pipeline.common.progress import Meter
@@ -71,6 +71,12 @@ def train(problem: Problem, trial: Trial, seed: int, options: TuningOptions, nam
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
         )
+        scores: list[dict[str, float]] = []
+
+        def score(outcome: EvalPrediction) -> dict[str, float]:
+            scores.append(problem.score(outcome))
+            return scores[-1]
+
         set_seed(seed)
         trainer = Trainer(
             model=problem.model(options.dropout),
@@ -78,20 +84,18 @@ def train(problem: Problem, trial: Trial, seed: int, options: TuningOptions, nam
             train_dataset=problem.train,
             eval_dataset=problem.dev,
             data_collator=problem.collate,
-            compute_metrics=problem.score,
+            compute_metrics=score,
         )
         trainer.remove_callback(PrinterCallback)
-        scores: list[dict[str, float]] = []
-        trainer.compute_metrics = lambda outcome: scores.append(problem.score(outcome)) or scores[-1]
         # Of the part that is scored twice as many examples go into a batch.
         batches = -(-len(problem.train) // trial.batch_size) + -(-len(problem.dev) // (2 * trial.batch_size))
         with Meter(name, trial.epochs * batches, "batches") as meter:
-            trainer.add_callback(_Told(meter, scores, trial.epochs))
+            trainer.add_callback(_Counted(meter, scores, trial.epochs))
             trainer.train()
     return scores
 
 
-class _Told(TrainerCallback):
+class _Counted(TrainerCallback):
     """Tells a meter of each batch, trained on or scored."""
 
     def __init__(self, meter: Meter, scores: list[dict[str, float]], epochs: int) -> None:

@@ -7,13 +7,12 @@ from transformers import PretrainedConfig
 
 from data_prep.tokenizers.loading import Tokenizer, tokenizer_digest
 from pipeline.common.files import text_digest
-from pipeline.common.heartbeat import beat
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.models import config_digest
+from pipeline.evaluation.registry import zero_shot_task
 from pipeline.evaluation.scores import Score
 from pipeline.evaluation.scoring import Scorer
-from pipeline.evaluation.tasks import Options, check_zero_shot, score_tasks
-from pipeline.evaluation.texts import read_corpus
+from pipeline.evaluation.zero_shot.evaluate import Options, check_zero_shot, score_tasks
 from pipeline.families import Family, family_of
 from pipeline.recipe import Recipe
 from pipeline.training import distributed
@@ -24,7 +23,7 @@ def check_tasks(recipe: Recipe, family: Family) -> None:
     """Raise UserError where a recipe names a task that is none, that is not done during training, or whose data is not here."""
     for task in recipe.evaluation.tasks:
         check_zero_shot(task, family, "evaluation.tasks")
-        read_corpus(task, _data(recipe))
+        zero_shot_task(task).read(_data(recipe))
 
 
 def encoder_of(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -> Encoder | None:
@@ -65,14 +64,14 @@ class Tasks:
         )
         model.engine.eval()
         scorer, data = _scorer(model, f"{stage}: step {step}"), _data(self._recipe)
-        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options, beat)
+        scored = score_tasks(evaluation.tasks, scorer, model.family, encoder, data, options)
         model.engine.train()
         # The weights are in pieces, and not for long what they are: there is no digest of them.
         digests = {
             "config_digest": config_digest(model.config),
             "tokenizer_digest": text_digest(tokenizer_digest(self._tokenizer)),
         }
-        return [Score(self._recipe.run_dir, None, stage, step, deviations=None, **task._asdict(), **digests) for task in scored]
+        return [Score.of(task, self._recipe.run_dir, None, stage, step, digests) for task in scored]
 
 
 def _data(recipe: Recipe) -> list[Path] | None:

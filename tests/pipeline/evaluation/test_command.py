@@ -13,9 +13,11 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from pipeline.cli import evaluate as launched
 from pipeline.commands import evaluate as module
+from pipeline.commands import task_kinds
+from pipeline.common.errors import UserError
 from pipeline.common.files import locked, write_atomically
 from pipeline.evaluation.models import huggingface_directory
-from pipeline.evaluation.scores import read_scores
+from pipeline.evaluation.scores import Scored, read_scores
 from pipeline.growth.huggingface import open_huggingface
 from pipeline.growth.inspection import inspect
 from pipeline.growth.sources import open_source
@@ -171,7 +173,8 @@ def test_a_run_that_goes_on_is_tuned_as_it_was_found(evaluate, finished, reviews
 
     tuned = []
     monkeypatch.setattr(module, "find_model", found_then_left_behind)
-    monkeypatch.setattr(module, "tune", lambda _, directory, *__: tuned.append(directory) or ({}, None, {}, {}))
+    scored = Scored("sst2", {}, {}, {}, 0.0)
+    monkeypatch.setattr(task_kinds, "tune", lambda _, directory, *__: tuned.append(directory) or scored)
     evaluate("--model", finished.path, "--task", "sst2", "--data", reviews, "--out", tmp_path / "scores.jsonl")
     assert tuned == [finished.model]
 
@@ -324,6 +327,13 @@ def test_a_hub_that_does_not_answer_is_one_sentence(evaluate, causal, monkeypatc
         "lambada: EleutherAI/lambada_openai does not come from the hub (ConnectionError: no way); name a folder with its files "
         "as --data (evaluation.data in a recipe)\n"
     )
+
+
+@pytest.mark.parametrize("task", ["sst2", "lm_eval:arc_easy"])
+def test_tasks_that_take_whole_models_alone_refuse_partitioning(task):
+    arguments = SimpleNamespace(data=None, ds_config=Path("ds_configs/zero3.json"))
+    with pytest.raises(UserError, match=f"--task {task}: needs a whole model on each rank; leave --ds_config out"):
+        task_kinds.task_of(task, arguments).prepare(1)
 
 
 def test_without_lm_eval_its_tasks_say_what_to_install(evaluate, causal, monkeypatch):

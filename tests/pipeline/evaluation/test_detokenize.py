@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.evaluation import detokenize
-from pipeline.evaluation.texts import pages_of
+from pipeline.evaluation.zero_shot import detokenize
+from pipeline.evaluation.zero_shot.texts import pages_of
 from tests.pipeline.evaluation.conftest import SHARED, wikitext
 
 WIKITEXT_2 = SHARED / "eval" / "wikitext-2" / "test.txt"

@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.common.errors import UserError
-from pipeline.evaluation import detokenize
 from pipeline.evaluation.encoding import Encoder
 from pipeline.evaluation.harness import harness_score
 from pipeline.evaluation.models import scorer_of
 from pipeline.evaluation.scoring import Scorer
-from pipeline.evaluation.tasks import Options, score_tasks
-from pipeline.evaluation.texts import pages_of, read_corpus
+from pipeline.evaluation.zero_shot import detokenize
+from pipeline.evaluation.zero_shot.evaluate import Options, score_tasks
+from pipeline.evaluation.zero_shot.texts import OwnText, pages_of
 from tests.conftest import next_line
 from tests.evaluated import open_model
 from tests.pipeline.evaluation.conftest import POSITIONS
@@ -204,7 +204,7 @@ def test_pseudo_perplexity_masks_every_token_in_turn(masked, tmp_path, split):
 )
 def test_a_text_of_ones_own_is_read_as_data_preparation_reads_it_and_other_files_as_text(tmp_path, name, content, texts):
     (tmp_path / name).write_bytes(content)
-    assert [document.text for document in read_corpus(f"text:{tmp_path / name}", None).examples] == texts
+    assert [document.text for document in OwnText(f"text:{tmp_path / name}").read(None).examples] == texts
 
 
 def test_progress_names_model_and_task_and_counts_tokens_and_windows(gpt2, data, progress_lines):

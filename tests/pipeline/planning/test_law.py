@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.planning.judge import left_out
+from pipeline.planning.compared_runs import left_out
 from pipeline.planning.law import Law, Phase, Training, check_enough, fit, setting_of, training_of, uncertain
 from pipeline.planning.record import best_rates
 from tests.pipeline.planning.made import STEP, TRAITS, TRUE, entry, record, told, true_law
@@ -113,9 +113,9 @@ def test_how_much_a_growth_keeps_is_an_optimizers_own():
 def test_each_grown_run_is_predicted_without_its_own_configuration():
     entries = record()[:15]
     law = fit([(training_of(one), one["loss"]) for one in entries])
-    judged = left_out(law, entries, setting_of(entries[0]))
-    assert len(judged) == sum(bool(one["growths"]) for one in entries)
-    assert max(one.points for one in judged) < 3
+    compared = left_out(law, entries, setting_of(entries[0]))
+    assert len(compared) == sum(bool(one["growths"]) for one in entries)
+    assert max(one.points for one in compared) < 3
     # A run that the others contradict is seen to be far off: the fit that tells of it had neither of its two seeds.
     odd = entries[10] | {"loss": entries[10]["loss"] + 0.1}
     spoilt = [*entries[:10], odd, odd | {"run": "again", "seed": 2}, *entries[11:]]
@@ -123,14 +123,14 @@ def test_each_grown_run_is_predicted_without_its_own_configuration():
     assert wrong.points > 10
     # Without any run that grew in that way, whatever its sizes: less is known.
     (unseen,) = [one for one in left_out(law, entries, setting_of(odd), ways=True) if one.name == odd["name"]]
-    assert unseen.predicted != next(one for one in judged if one.name == odd["name"]).predicted
+    assert unseen.predicted != next(one for one in compared if one.name == odd["name"]).predicted
     # Measured by what scratch takes to the same loss, in the law's own curve.
     true = true_law(*entries)
     last = odd["phases"][-1]
     scratch = (
         true.tokens_to(setting_of(odd), last["parameters"], entries[10]["loss"]) / STEP * last["flops"] / last["tokens"] * STEP
     )
-    assert judged[1].saved == pytest.approx(1 - entries[10]["flops"] / scratch, abs=0.03)
+    assert compared[1].saved == pytest.approx(1 - entries[10]["flops"] / scratch, abs=0.03)
 
 
 @pytest.mark.parametrize("kept", [[], [0, 1], [0, 1, 2], [0, 3, 6]])

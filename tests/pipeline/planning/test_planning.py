@@ -14,11 +14,11 @@ from pipeline.commands import plan as command
 from pipeline.common.errors import UserError
 from pipeline.families import scratch_config, target_config
 from pipeline.planning import page
-from pipeline.planning.forecast import Forecast
-from pipeline.planning.judge import Judged, against_plan, judged_table, most_off, predicted_by
+from pipeline.planning.compared_runs import ComparedRun, against_plan, comparison_table, most_off, predicted_by
 from pipeline.planning.law import Phase, training_of, uncertain
 from pipeline.planning.page import Answer
 from pipeline.planning.pilots import pilot_recipe, pilots
+from pipeline.planning.predictions import Predictor
 from pipeline.planning.question import of_target
 from pipeline.planning.recipes import recipe_of, schedule_of
 from pipeline.planning.rules import growth_tokens, rules
@@ -33,13 +33,13 @@ RECORD = record()
 KINDS = kinds_of(RECORD, question())
 
 
-def forecast(tokens: int = 2000 * STEP) -> Forecast:
-    return Forecast(question(tokens), true_law(*RECORD), [training_of(one) for one in RECORD])
+def predictor(tokens: int = 2000 * STEP) -> Predictor:
+    return Predictor(question(tokens), true_law(*RECORD), [training_of(one) for one in RECORD])
 
 
 @pytest.fixture(scope="module")
 def searched():
-    search = Search(forecast(), KINDS)
+    search = Search(predictor(), KINDS)
     return search, search.grown(), search.fixed()
 
 
@@ -56,7 +56,7 @@ def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares
     search, grown, _ = searched
     asked = search.question
     for row in grown:
-        assert row.loss == pytest.approx(search.forecast.goal, abs=2e-3)
+        assert row.loss == pytest.approx(search.predictor.goal, abs=2e-3)
         assert row.saved == pytest.approx(1 - row.schedule.flops / asked.scratch_flops, abs=0.02)
     costs = [row.schedule.flops for row in grown]
     # Sorted by what they save at their own losses, which whole steps leave apart by a few parts in ten thousand.
@@ -74,7 +74,7 @@ def test_every_schedule_reaches_the_loss_of_scratch_and_none_of_any_other_shares
         if after / (before + after) < 0.25:
             continue
         one = Schedule((sized(1), sized(12)), (before, after), (KINDS[0],))
-        if law.loss(one.training(asked)) <= search.forecast.goal:
+        if law.loss(one.training(asked)) <= search.predictor.goal:
             cheapest = min(cheapest, one.flops)
     assert best.schedule.flops == pytest.approx(cheapest, rel=0.05)
 
@@ -127,7 +127,7 @@ def test_what_is_saved_against_a_target_that_never_comes_to_the_loss_is_not_know
     law = true_law(*RECORD)
     # By this law more tokens make nothing better.
     values = [-1.0 if name == "b" else value for name, value in law.fitted.items()]
-    never = Forecast(question(), replace(law, values=np.array(values)), [training_of(one) for one in RECORD])
+    never = Predictor(question(), replace(law, values=np.array(values)), [training_of(one) for one in RECORD])
     row = never.row(Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],)))
     assert (row.saved, row.saved_counted) == (None, None)
 
@@ -144,8 +144,8 @@ def test_an_interval_is_wider_and_says_why_where_a_schedule_lies_beyond_the_runs
     runs = [(training_of(one), one["loss"]) for one in RECORD]
     law = uncertain(true_law(*RECORD), runs, count=8)
     one = Schedule((sized(1), sized(12)), (1500, 700), (KINDS[0],))
-    within = Forecast(question(), law, [training for training, _ in runs])
-    smaller = Forecast(
+    within = Predictor(question(), law, [training for training, _ in runs])
+    smaller = Predictor(
         question(),
         law,
         [
@@ -167,7 +167,7 @@ def test_a_growth_later_than_any_of_the_setting_s_runs_is_told_and_its_interval_
     early = [one for one in RECORD if len(one["phases"]) == 1 or "12x1500" in one["name"]]
     runs = [(training_of(one), one["loss"]) for one in early]
     law = uncertain(true_law(*RECORD), runs, count=8)
-    seen, unseen = (Forecast(question(), law, [training_of(one) for one in known]) for known in (RECORD, early))
+    seen, unseen = (Predictor(question(), law, [training_of(one) for one in known]) for known in (RECORD, early))
     late = Schedule((sized(1), sized(12)), (1500, 500), (KINDS[0],))
     (told,) = unseen.row(late).beyond
     assert told == "25% of the tokens after the last growth, where the runs had at least 60%"
@@ -185,12 +185,12 @@ def test_of_a_chain_of_sizes_the_shares_with_the_highest_lower_end_are_taken_tho
     runs = [(training_of(one), one["loss"]) for one in early]
     # So unsure a law that a growth later than the runs' is widened by more than what it saves.
     law = uncertain(replace(true_law(*RECORD), noise=0.05), runs, count=8)
-    search = Search(Forecast(question(), law, [one for one, _ in runs]), KINDS[:1])
+    search = Search(Predictor(question(), law, [one for one, _ in runs]), KINDS[:1])
     chosen = {tuple(size.name for size in row.schedule.sizes): row for row in search.grown()}
     otherwise = 0
     for sizes, kinds in search._chains():
         rows = [search._reaching(sizes, shares, kinds) for shares in search._shares(len(sizes))]
-        rows = [search.forecast.row(one) for one in rows if one is not None]
+        rows = [search.predictor.row(one) for one in rows if one is not None]
         row = chosen[tuple(size.name for size in sizes)]
         assert row.interval[0] == max(one.interval[0] for one in rows)
         otherwise += row.schedule.flops > min(one.schedule.flops for one in rows)
@@ -205,14 +205,14 @@ def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_pred
     ]
     seen, unseen = (Schedule((sized(1), sized(12)), (1500, 700), (kind,)) for kind in (KINDS[0], KINDS[-1]))
     assert "random" in KINDS[-1].name
-    certain, wary = Forecast(question(), law, stacked), Forecast(question(), law, stacked, off=0.2)
+    certain, wary = Predictor(question(), law, stacked), Predictor(question(), law, stacked, off=0.2)
     assert wary.row(seen) == certain.row(seen)
     narrow, wide = certain.row(unseen), wary.row(unseen)
     assert wide.saved == narrow.saved and wide.interval[0] < narrow.interval[0] - 0.1
     assert any("nine in ten such predictions were off by at most 20 points" in said for said in wide.beyond)
     # Nor one that grew so more often than any run: those of the record that grew twice are stacks.
     twice = Schedule((sized(1), sized(3), sized(12)), (1000, 500, 700), (KINDS[-1], KINDS[-1]))
-    every = Forecast(question(), law, [training for training, _ in runs], off=0.2)
+    every = Predictor(question(), law, [training for training, _ in runs], off=0.2)
     assert not any("as often" in said for said in every.row(unseen).beyond)
     assert any("as often" in said for said in every.row(twice).beyond)
     rows = Search(wary, KINDS).grown()
@@ -220,11 +220,11 @@ def test_a_way_to_grow_that_the_setting_has_not_seen_is_told_with_what_such_pred
 
 
 def test_predictions_are_off_by_what_nine_of_ten_are_within():
-    judged = [Judged("x", 3.0, 3.0, 0.2 + off, 0.2, 0.0, 0.0) for off in (0.01, -0.02, 0.03, 0.9)]
-    assert most_off(judged) == pytest.approx(0.9)
-    assert most_off([*judged[:3]] * 4 + judged[3:]) == pytest.approx(0.03)
+    compared = [ComparedRun("x", 3.0, 3.0, 0.2 + off, 0.2, 0.0, 0.0) for off in (0.01, -0.02, 0.03, 0.9)]
+    assert most_off(compared) == pytest.approx(0.9)
+    assert most_off([*compared[:3]] * 4 + compared[3:]) == pytest.approx(0.03)
     # The target never comes to that loss: as wrong as can be.
-    assert most_off([replace(judged[0], saved=None)]) == 1.0
+    assert most_off([replace(compared[0], saved=None)]) == 1.0
     assert most_off([]) == 0.0
 
 
@@ -260,14 +260,14 @@ def test_pilots_cost_at_most_their_share_and_shorter_ones_than_tell_anything_are
 
 
 def answered(tokens: int, **more: object) -> Answer:
-    one = forecast(tokens)
+    one = predictor(tokens)
     search = Search(one, KINDS[:1])
     parts = {
         "grown": search.grown(),
         "fixed": search.fixed(),
         "rules": [],
         "asked": [],
-        "judged": [],
+        "compared": [],
         "runs": 9,
         "pilot_flops": 0,
         "rates": {0.002: 3, 0.001: 9},
@@ -282,7 +282,7 @@ def test_a_target_off_the_frontier_is_told_first():
     assert re.search(r"\*\*The target is not worth training on .* tokens: \d+x32 alone, trained for [\d,]+ steps", few)
     assert "0.001 (9 configurations), 0.002 (3 configurations). The recipe's rate is 0.004, which is none of these" in few
     many = answered(400_000 * STEP)
-    assert not many.fixed or many.fixed[0].schedule.flops > many.forecast.question.scratch_flops
+    assert not many.fixed or many.fixed[0].schedule.flops > many.predictor.question.scratch_flops
     assert "is not worth training" not in page.to_markdown(many)
 
 
@@ -356,10 +356,10 @@ def test_runs_of_another_text_are_no_ground_to_plan_on(asked, tmp_path):
 
 
 def test_a_source_grown_from_is_counted_and_not_counted():
-    one = forecast()
+    one = predictor()
     given = one.question.smaller[0]
     asked_of = replace(one.question, given=Given(given, 1000 * STEP, 1000 * given.step_flops, "adamw"))
-    search = Search(Forecast(asked_of, one.law, one.known), KINDS[:1])
+    search = Search(Predictor(asked_of, one.law, one.trainings), KINDS[:1])
     best = search.grown()[0]
     assert best.schedule.whole_flops == best.schedule.flops + 1000 * given.step_flops
     assert best.saved_counted < best.saved
@@ -380,20 +380,22 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
         (size.sizes["num_hidden_layers"], count) for size, count in zip(row.schedule.sizes, row.schedule.steps, strict=True)
     ]
     ran = entry(steps, [("stack", "grow")] * (len(steps) - 1)) | {"loss": row.loss + 0.01}
-    (judged,) = against_plan(true_law(*RECORD), [ran], predicted_by(rows, [ran]))
-    assert judged.interval == row.interval
-    assert (judged.predicted, judged.saved_predicted) == (row.loss, row.saved)
-    assert judged.saved < judged.saved_predicted - 0.01 and judged.points == pytest.approx(100 * (row.saved - judged.saved))
+    (compared,) = against_plan(true_law(*RECORD), [ran], predicted_by(rows, [ran]))
+    assert compared.interval == row.interval
+    assert (compared.predicted, compared.saved_predicted) == (row.loss, row.saved)
+    assert compared.saved < compared.saved_predicted - 0.01 and compared.points == pytest.approx(
+        100 * (row.saved - compared.saved)
+    )
     scratch = sum(row.schedule.steps) * sized(12).step_flops
-    assert judged.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
+    assert compared.same_tokens == pytest.approx(1 - row.schedule.flops / scratch)
     # By G_stack's claim scratch takes 300 tokens where its last size takes 194, and all that came before is paid for.
     last = ran["phases"][-1]["flops"] * 300 / 194
-    assert judged.stacked == pytest.approx(1 - ran["flops"] / last)
+    assert compared.stacked == pytest.approx(1 - ran["flops"] / last)
     # Seeds of one schedule are one prediction, held against their mean.
     again = ran | {"name": "again", "run": "again", "seed": 2, "loss": ran["loss"] - 0.004}
     (seeds,) = against_plan(true_law(*RECORD), [ran, again], predicted_by(rows, [ran, again]))
     assert seeds.name == f"{ran['name']} and 1 with other seeds" and seeds.loss == pytest.approx(ran["loss"] - 0.002, abs=1e-12)
-    assert judged.saved < seeds.saved < judged.saved_predicted
+    assert compared.saved < seeds.saved < compared.saved_predicted
     # Another rate is another run.
     faster = again | {"lr": 2 * ran["lr"]}
     assert len(against_plan(true_law(*RECORD), [ran, faster], predicted_by(rows, [ran, faster]))) == 2
@@ -401,12 +403,12 @@ def test_runs_are_held_against_the_plan_that_predicted_them_and_against_rules_of
     never = ran | {"loss": 0.1}
     (low,) = against_plan(true_law(*RECORD), [never], predicted_by(rows, [never]))
     assert low.saved is None and low.points is None
-    table = "\n".join(page.in_markdown(judged_table("Runs", [judged, low], "A note.")))
-    assert f"{int(judged.points <= 3)} of 1 within 3 points" in table and "Of the 1 that stack" in table
+    table = "\n".join(page.in_markdown(comparison_table("Runs", [compared, low], "A note.")))
+    assert f"{int(compared.points <= 3)} of 1 within 3 points" in table and "Of the 1 that stack" in table
     missed = replace(
-        judged, saved_predicted=judged.saved + 0.5, interval=(judged.saved + 0.4, judged.saved + 0.6), stacked=None
+        compared, saved_predicted=compared.saved + 0.5, interval=(compared.saved + 0.4, compared.saved + 0.6), stacked=None
     )
-    table = "\n".join(page.in_markdown(judged_table("Runs", [missed], "A note.")))
+    table = "\n".join(page.in_markdown(comparison_table("Runs", [missed], "A note.")))
     assert "0 of 1 within 3 points. Off by 50.0 points" in table and "0 of 1 within their 90 % interval" in table
     assert "that stack" not in table
     # A plan of before says less of its setting.

@@ -18,7 +18,7 @@ GROWN = {"stages": WHOLE, "growth": {"depth": "stack", "optimizer_state": "grow"
 
 def test_a_grown_run_is_noted_with_both_sizes_their_tokens_and_what_they_cost(tmp_path):
     Made(tmp_path / "grown", changes=GROWN).write()
-    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"], print)
+    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"])
     (entry,) = read_entries([tmp_path / "record.jsonl"])
     small, large = entry["phases"]
     vocabulary = entry["vocab_size"]
@@ -48,29 +48,29 @@ def test_the_phases_of_a_given_source_stand_before_those_of_the_run_grown_from_i
     config = scratch_config(Made(source, scratch=True).recipe.source.model, 61, 0, 32)
     config.save_pretrained(source / "model")
     Made(tmp_path / "grown", given=str(source), changes={"stages": WHOLE, "target": {"num_hidden_layers": 7}}).write()
-    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"], print)
+    add_runs(tmp_path / "record.jsonl", [tmp_path / "grown"])
     (entry,) = read_entries([tmp_path / "record.jsonl"])
     assert [phase["tokens"] for phase in entry["phases"]] == [40 * TOKENS, 60 * TOKENS]
     assert entry["flops"] == 400 * 10**9
     assert entry["growths"][0]["schedule_anew"]
 
 
-def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_with_the_reason(tmp_path):
+def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_with_the_reason(tmp_path, caplog):
     runs = tmp_path / "runs"
     Made(runs / "whole", scratch=True).write()
     Made(runs / "parts").write()
     Made(runs / "cut", scratch=True, recorded=10).write()
-    said = []
+    caplog.set_level("INFO")
     for _ in range(2):
-        add_runs(tmp_path / "record.jsonl", [runs], said.append)
+        add_runs(tmp_path / "record.jsonl", [runs])
     assert [entry["name"] for entry in read_entries([tmp_path / "record.jsonl"])] == ["whole"]
-    assert any("parts: its stage submodels trains a part of the model" in line for line in said)
-    assert any("cut: the run has not ended" in line for line in said)
+    assert any("parts: its stage submodels trains a part of the model" in line for line in caplog.messages)
+    assert any("cut: the run has not ended" in line for line in caplog.messages)
     with pytest.raises(UserError, match="cut: the run has not ended"):
-        add_runs(tmp_path / "record.jsonl", [runs / "cut"], print)
+        add_runs(tmp_path / "record.jsonl", [runs / "cut"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: neither a run directory nor a folder of some"):
-        add_runs(tmp_path / "other.jsonl", [tmp_path / "empty"], print)
+        add_runs(tmp_path / "other.jsonl", [tmp_path / "empty"])
     assert not (tmp_path / "other.jsonl").exists()
 
 
@@ -90,7 +90,7 @@ def test_a_run_is_added_once_and_of_a_folder_those_that_cannot_be_are_left_out_w
 def test_a_damaged_line_of_a_record_is_named(change, sentence, tmp_path):
     Made(tmp_path / "whole", scratch=True).write()
     record = tmp_path / "record.jsonl"
-    add_runs(record, [tmp_path / "whole"], print)
+    add_runs(record, [tmp_path / "whole"])
     record.write_text(json.dumps(change(json.loads(record.read_text()))) + "\n")
     with pytest.raises(UserError, match=re.escape(sentence)):
         read_entries([record])
@@ -106,12 +106,12 @@ def grown_from(entry: dict, **sizes: int) -> dict:
 def test_a_last_line_without_its_end_counts_and_two_lines_of_one_run_that_differ_are_refused(tmp_path):
     Made(tmp_path / "whole", scratch=True).write()
     record = tmp_path / "record.jsonl"
-    add_runs(record, [tmp_path / "whole"], print)
+    add_runs(record, [tmp_path / "whole"])
     line = record.read_text().rstrip("\n")
     record.write_text(line)
     assert len(read_entries([record])) == 1
     # Nothing new leaves the file as it is.
-    add_runs(record, [tmp_path / "whole"], print)
+    add_runs(record, [tmp_path / "whole"])
     assert record.read_text() == line
     other = json.dumps(json.loads(line) | {"loss": 9.0})
     record.write_text(f"{line}\n{other}\n")

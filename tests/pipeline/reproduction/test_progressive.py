@@ -179,7 +179,7 @@ def test_runs_of_other_seeds_or_rates_share_nothing(tasks):
         ({"copied": {"lengths": []}}, r"methods\.copied\.lengths: a method with `lengths` has one stage with `rest: true`"),
         ({"scratch": {"lengths": [1.0]}}, r"methods\.scratch\.lengths: a method with `lengths` has one stage"),
         ({"one": {"horizons": [2]}}, r"methods\.one\.horizons: some of the suite's are expected, 1, 4"),
-        ({"random": {"rates": [1e-3]}}, r"methods\.random\.rates: with `sweep: each` a method may have 2 rates of its own"),
+        ({"random": {"rates": [1e-3]}}, r"methods\.random\.rates: with `sweep: each` a method may have 2 own rates"),
         ({"steps": None}, r"a `share` is one of the suite's `steps`"),
         ({"saved_at": "crossing"}, r"lengths: is of suites with `saved_at: end`|source_size: is of suites"),
     ],

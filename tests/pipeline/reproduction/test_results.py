@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.reproduction import words
+from pipeline.reproduction import results_page
 from pipeline.reproduction.results import Comparison, write_results
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import best_rates
@@ -143,9 +143,9 @@ def test_results_say_by_which_commit_and_of_which_days(tmp_path, monkeypatch):
         os.utime(run.run / "summary.json", (end, end))
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    monkeypatch.setattr(words, "_REPOSITORY", checkout)
-    assert words.provenance(runs) == []
+    monkeypatch.setattr(results_page, "_REPOSITORY", checkout)
+    assert results_page.provenance(runs) == []
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "c"], ["tag", "-am", "d", "v7"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *arguments], cwd=checkout, check=True)
     said = "Written at commit v7; the first of the runs ended on 2026-02-01, the last on 2026-02-03 (UTC)."
-    assert words.provenance(runs) == [[said]]
+    assert results_page.provenance(runs) == [[said]]

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.reproduction import runner
-from pipeline.reproduction.ends import known_end
-from pipeline.reproduction.known import write_known
+from pipeline.reproduction.final_losses import recorded_end
+from pipeline.reproduction.recorded_ends import write_recorded_ends
 from pipeline.reproduction.runner import Runner
 from pipeline.reproduction.task import Task
 from pipeline.reproduction.tasks import swept_losses
@@ -38,16 +38,16 @@ def task(directory: Path, name: str) -> Task:
 
 
 def runner_of(jobs: int) -> Runner:
-    return Runner(Path("zero0.json"), jobs, 1, lambda line: None)
+    return Runner(Path("zero0.json"), jobs, 1)
 
 
 def test_what_follows_steps_that_diverged_has_diverged_and_what_follows_rewound_ones_runs_by_itself(templates, tmp_path):
     trunk = replace(task(tmp_path / "out", "diverges"), may_diverge=True)
     after = replace(task(tmp_path / "out", "after"), may_diverge=True, trunk=trunk)
     runner_of(1).finish([trunk, after])
-    end = known_end(after)
+    end = recorded_end(after)
     assert (end["diverged"], end["loss"], end["flops"], end["text"]) == (True, None, 0, "")
-    write_known(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "a"}])
+    write_recorded_ends(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "a"}])
 
     trunk = task(tmp_path / "other", "trunk")
     runner_of(1).finish([trunk])
@@ -161,5 +161,5 @@ def test_a_run_grown_before_its_source_was_trained_anew_is_refused(templates, tm
     runner_of(1).finish([of_it])
     later = (grown.path / "certificates" / "00.json").stat().st_mtime + 1
     os.utime(source.run / "summary.json", (later, later))
-    with pytest.raises(UserError, match=r"runs/grown: was grown before .*/runs/source was trained anew; remove that run"):
+    with pytest.raises(UserError, match=r"runs/grown: was grown before .*/runs/source was trained again; remove that run"):
         runner_of(1).finish([of_it])

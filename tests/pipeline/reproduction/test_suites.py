@@ -98,5 +98,5 @@ def test_no_final_run_has_the_seed_of_the_sweep_or_of_a_source(suite, recipes):
 def test_a_method_from_no_such_source_is_refused(tmp_path):
     path = tmp_path / "suite.yaml"
     path.write_text(SUITES[0].read_text(encoding="utf-8").replace("grown_from: small", "grown_from: tiny", 1), encoding="utf-8")
-    with pytest.raises(UserError, match=r"grown_from: 'tiny' is none of the sources; choose small"):
+    with pytest.raises(UserError, match=r"grown_from: 'tiny' is not one of the sources; choose small"):
         load_suite(path)

@@ -27,8 +27,12 @@ def recipe(evaluation: dict) -> Recipe:
     ("task", "family", "sentence"),
     [
         ("wikitext-2", "gpt2", "evaluation.tasks: no task 'wikitext-2'; did you mean 'wikitext2'?"),
-        ("sst2", "gpt2", "evaluation.tasks: sst2 trains a copy of the model on it, which is not done amid training; score it"),
-        ("lm_eval:arc_easy", "gpt2", "evaluation.tasks: lm_eval:arc_easy is lm_eval's, which is not run amid training"),
+        (
+            "sst2",
+            "gpt2",
+            "evaluation.tasks: sst2 trains a copy of the model on it, which is not done during training; score it",
+        ),
+        ("lm_eval:arc_easy", "gpt2", "evaluation.tasks: lm_eval:arc_easy is lm_eval's, which is not run during training"),
         ("lambada", "bert", "evaluation.tasks: lambada asks what comes next, and bert is a masked model"),
         ("text:absent.txt", "gpt2", "absent.txt: no such file"),
         ("ptb", "gpt2", "no file of ptb there; looked for ptb/test.txt"),

@@ -68,7 +68,7 @@ def test_broken_lines_of_qqp_are_counted(tmp_path):
         ("sentence\tlabel\n", "holds no examples"),
         ("sentence\tscore\nfine\t1\n", "line 1 names no column 'label'"),
         ("sentence\tlabel\nfine\t1\n\nfine\t\n", "line 4 has no label"),
-        ("sentence\tlabel\nfine\t1\nfine\t2\n", r"line 3 has no label \('2'\); one of 0, 1"),
+        ("sentence\tlabel\nfine\t1\nfine\t2\n", r"line 3 has no label \('2'\); use one of 0, 1"),
         ("sentence\tlabel\nfine\t1\nfine\n", "line 3 has 1 columns of 2"),
         ("sentence\tlabel\nf\u00fcr\t1\n".encode("latin-1"), "not UTF-8"),
     ],

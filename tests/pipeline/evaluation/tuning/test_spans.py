@@ -10,7 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.evaluation.tuning.examples import Question, TaskData
 from pipeline.evaluation.tuning.model import open_pretrained
 from pipeline.evaluation.tuning.spans import Answering, best_answers, windows
-from pipeline.evaluation.tuning.squad import read_questions, read_squad
+from pipeline.evaluation.tuning.squad import SQUAD, read_questions
 from tests.pipeline.evaluation.tuning.conftest import SHARED, save_bert, squad_file
 
 PASSAGE = "  Thé river —it was, in the  city—; and by   a very good plot . "
@@ -77,12 +77,12 @@ def test_the_best_span_is_that_of_all_pairs(bert):
 
 def test_articles_are_split_where_one_file_is_missing(tmp_path):
     squad_file(tmp_path / "squad" / "squad-dev-v1.1.json", 10)
-    data = read_squad([tmp_path])
+    data = SQUAD.read([tmp_path])
     to_train, to_score = ({question.article for question in part} for part in (data.train, data.dev[""]))
     assert (len(to_train), len(to_score), to_train & to_score) == (8, 2, set())
     assert data.description["note"] == "train part: 80% of the articles of squad-dev-v1.1.json, scored are the others"
     squad_file(tmp_path / "squad" / "train-v1.1.json", 3)
-    data = read_squad([tmp_path])
+    data = SQUAD.read([tmp_path])
     assert (len(data.train), len(data.dev[""]), data.description["note"]) == (12, 40, None)
 
 

@@ -7,12 +7,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from data_prep.report.parts import Grid
 from pipeline.common.errors import UserError
-from pipeline.planning.forecast import HELD
 from pipeline.planning.law import Law, Training, fit, training_of
-from pipeline.planning.record import SIZES, RunEntry, configuration
+from pipeline.planning.predictions import HELD
+from pipeline.planning.record import RunEntry, configuration, noted_sizes, operators_of
 from pipeline.planning.rules import STACKED_TOKENS
 from pipeline.report.markdown import whole_percent
 
@@ -20,8 +21,29 @@ _CLOSE = 3.0
 """Points of the compute saved."""
 
 
+class PlannedRow(TypedDict):
+    """A schedule in plan.json, as far as it is read again."""
+
+    name: str
+    setting: str
+    sizes: list[dict[str, int]]
+    tokens: list[int]
+    """Of each size."""
+    growths: list[dict[str, Any]]
+    loss: float
+    saved: float | None
+    """None where the target from scratch would never come to the loss."""
+    interval: list[float]
+
+
+class Plan(TypedDict):
+    """What plan.json holds."""
+
+    schedules: list[PlannedRow]
+
+
 @dataclass(frozen=True)
-class Judged:
+class ComparedRun:
     """A run beside what the other runs predict of it."""
 
     name: str
@@ -32,7 +54,7 @@ class Judged:
     saved: float | None
     """None where the target from scratch never comes to the loss, by the law."""
     same_tokens: float
-    """What it would save were a token worth as much at every size, as the rule `2x` has it."""
+    """What it would save if a token were worth as much at every size, as the rule `2x` assumes."""
     stacked: float | None
     """What it would save by the speed that G_stack claims; None where it was not grown by stacking alone."""
     interval: tuple[float, float] | None = None
@@ -41,22 +63,24 @@ class Judged:
     @property
     def points(self) -> float | None:
         """By how many points of the compute saved it was wrong; None where that is not known."""
-        return None if None in (self.saved_predicted, self.saved) else 100 * abs(self.saved_predicted - self.saved)
+        if self.saved_predicted is None or self.saved is None:
+            return None
+        return 100 * abs(self.saved_predicted - self.saved)
 
 
-def most_off(judged: Sequence[Judged]) -> float:
+def most_off(compared: Sequence[ComparedRun]) -> float:
     """Return by how much nine of ten predicted savings were wrong at most, all of fewer than ten; 0 where there are none.
 
     One that is not known, since the target never comes to that loss, was wrong by as much as there is.
     """
-    wrong = [1.0 if one.points is None else one.points / 100 for one in judged]
+    wrong = [1.0 if one.points is None else one.points / 100 for one in compared]
     return float(np.quantile(wrong, HELD, method="higher")) if wrong else 0.0
 
 
-def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool = False) -> list[Judged]:
+def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool = False) -> list[ComparedRun]:
     """Predict the grown runs of each configuration of a setting by a fit on all runs of others (`mean_of`).
 
-    With `ways` by one on no run of the setting that grew in the same way, whatever its sizes and lengths.
+    With `ways` by a fit without any run of the setting that grew in the same way, of any sizes and lengths.
     """
     runs = [(training_of(entry), entry["loss"]) for entry in entries]
     alike: dict[str, list[tuple[RunEntry, Training]]] = {}
@@ -64,7 +88,7 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool 
         if training.growths and training.setting == setting:
             alike.setdefault(configuration(entry), []).append((entry, training))
 
-    def kept_apart(one: Training) -> Training | frozenset[tuple[str, ...]]:
+    def group_of(one: Training) -> Training | frozenset[tuple[str, ...]]:
         return frozenset(one.growths) if ways else one
 
     alone = fit_alone(runs)
@@ -72,11 +96,11 @@ def left_out(law: Law, entries: Sequence[RunEntry], setting: str, *, ways: bool 
     found = []
     for group in alike.values():
         entry, training = group[0]
-        key = kept_apart(training)
+        key = group_of(training)
         if key not in laws:
-            laws[key] = fit([run for run in runs if run[0].setting != setting or kept_apart(run[0]) != key], law)
+            laws[key] = fit([run for run in runs if run[0].setting != setting or group_of(run[0]) != key], law)
         predicted = laws[key].loss(training)
-        found.append(_judged(alone, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
+        found.append(_compared(alone, mean_of([one for one, _ in group]), predicted, saved(laws[key], entry, predicted)))
     return found
 
 
@@ -91,9 +115,7 @@ def mean_of(entries: Sequence[RunEntry]) -> RunEntry:
     return entries[0] | {"name": entries[0]["name"] + others, "loss": fmean(entry["loss"] for entry in entries)}
 
 
-def predicted_by(
-    rows: Sequence[Mapping[str, Any]], entries: Sequence[RunEntry], *, others: bool = False
-) -> list[Mapping[str, Any] | None]:
+def predicted_by(rows: Sequence[PlannedRow], entries: Sequence[RunEntry], *, others: bool = False) -> list[PlannedRow | None]:
     """Return the row of a plan that predicted each run, by sizes, tokens and growths.
 
     Raises UserError for a run of another setting (text, batch, optimizer, schedule), and for one that no row is of; where
@@ -112,11 +134,10 @@ def predicted_by(
                 "the run's own recipe"
             )
         growths = [
-            {axis: growth[axis] for axis in ("depth", "width") if growth[axis] is not None}
-            | {"optimizer_state": growth["optimizer_state"], **growth["options"]}
+            {**operators_of(growth), "optimizer_state": growth["optimizer_state"], **growth["options"]}
             for growth in entry["growths"]
         ]
-        sizes = [{key: phase[key] for key in SIZES} for phase in entry["phases"]]
+        sizes = [noted_sizes(phase) for phase in entry["phases"]]
         row = by_schedule.get(_key(sizes, [phase["tokens"] for phase in entry["phases"]], growths))
         if row is None and not others:
             raise UserError(f"--compare: the plan predicts no run of the sizes, tokens and growths of {entry['name']}")
@@ -124,12 +145,12 @@ def predicted_by(
     return found
 
 
-def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[PlannedRow]) -> list[ComparedRun]:
     """Return runs beside the rows of a plan that predicted them (`predicted_by`), measured by a law (`fit_alone`).
 
-    Runs that differ in their seeds alone stand in one row (`mean_of`).
+    Runs that differ in their seeds alone share one row (`mean_of`).
     """
-    by_seed: dict[tuple[str, float], list[tuple[RunEntry, Mapping[str, Any]]]] = {}
+    by_seed: dict[tuple[str, float], list[tuple[RunEntry, PlannedRow]]] = {}
     for entry, row in zip(entries, rows, strict=True):
         by_seed.setdefault((configuration(entry), entry["lr"]), []).append((entry, row))
     found = []
@@ -137,7 +158,7 @@ def against_plan(law: Law, entries: Sequence[RunEntry], rows: Sequence[Mapping[s
         row = pairs[0][1]
         low, high = row["interval"]
         mean = mean_of([entry for entry, _ in pairs])
-        found.append(replace(_judged(law, mean, row["loss"], row["saved"]), interval=(low, high)))
+        found.append(replace(_compared(law, mean, row["loss"], row["saved"]), interval=(low, high)))
     return found
 
 
@@ -145,12 +166,12 @@ def _key(sizes: Sequence[Mapping[str, int]], tokens: Sequence[int], growths: Seq
     return repr(([sorted(each.items()) for each in sizes], list(tokens), [sorted(each.items()) for each in growths]))
 
 
-def _judged(law: Law, entry: RunEntry, loss: float, saved_predicted: float | None) -> Judged:
+def _compared(law: Law, entry: RunEntry, loss: float, saved_predicted: float | None) -> ComparedRun:
     by_stacking = all(growth["depth"] == "stack" and growth["width"] is None for growth in entry["growths"])
     last = entry["phases"][-1]
     flops = last["flops"] / last["tokens"]
     tokens = sum(phase["tokens"] for phase in entry["phases"])
-    return Judged(
+    return ComparedRun(
         entry["name"],
         loss,
         entry["loss"],
@@ -171,7 +192,7 @@ def saved(law: Law, entry: RunEntry, loss: float) -> float | None:
     return None if math.isinf(tokens) else 1 - entry["flops"] / (tokens * last["flops"] / last["tokens"])
 
 
-def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
+def comparison_table(title: str, compared: Sequence[ComparedRun], note: str) -> Grid:
     """Return runs beside what was predicted of them, and how far rules of thumb were."""
     head = ["run", "predicted loss", "loss", "predicted saved", "saved", "points off"]
     rows = [
@@ -183,24 +204,29 @@ def judged_table(title: str, judged: Sequence[Judged], note: str) -> Grid:
             whole_percent(one.saved),
             "not known" if one.points is None else f"{one.points:.1f}",
         ]
-        for one in judged
+        for one in compared
     ]
-    known = [one for one in judged if one.points is not None]
+    known = [
+        (one, one.saved_predicted, one.saved) for one in compared if one.saved_predicted is not None and one.saved is not None
+    ]
     if not known:
         return Grid(title, head, rows, frozenset(), [note])
-    close = sum(one.points <= _CLOSE for one in known)
+    law = [(predicted, saved) for _, predicted, saved in known]
+    close = sum(100 * abs(predicted - saved) <= _CLOSE for predicted, saved in law)
     far = [
-        f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {_mean_error(known, 'saved_predicted')} points in the "
-        f"mean; `2x`, by which a token is worth as much at every size, by {_mean_error(known, 'same_tokens')}."
+        f"{close} of {len(known)} within {_CLOSE:.0f} points. Off by {_mean_error(law)} points in the mean; `2x`, by which a "
+        f"token is worth as much at every size, by {_mean_error([(one.same_tokens, saved) for one, _, saved in known])}."
     ]
-    if stacked := [one for one in known if one.stacked is not None]:
-        law, claim = (_mean_error(stacked, which) for which in ("saved_predicted", "stacked"))
-        far.append(f"Of the {len(stacked)} that stack, the law by {law}, G_stack's speed by {claim}.")
-    if sure := [one for one in known if one.interval is not None]:
-        within = sum(one.interval[0] <= one.saved <= one.interval[1] for one in sure)
+    if stacked := [(predicted, one.stacked, saved) for one, predicted, saved in known if one.stacked is not None]:
+        by_law = _mean_error([(predicted, saved) for predicted, _, saved in stacked])
+        claim = _mean_error([(claimed, saved) for _, claimed, saved in stacked])
+        far.append(f"Of the {len(stacked)} that stack, the law by {by_law}, G_stack's speed by {claim}.")
+    if sure := [(one.interval, saved) for one, _, saved in known if one.interval is not None]:
+        within = sum(low <= saved <= high for (low, high), saved in sure)
         far.append(f"{within} of {len(sure)} within their 90 % interval.")
     return Grid(title, head, rows, frozenset(), [note, " ".join(far)])
 
 
-def _mean_error(judged: Sequence[Judged], claimed: str) -> str:
-    return f"{100 * fmean(abs(getattr(one, claimed) - one.saved) for one in judged):.1f}"
+def _mean_error(pairs: Sequence[tuple[float, float]]) -> str:
+    """By how many points of the compute saved claims are off in the mean."""
+    return f"{100 * fmean(abs(claimed - saved) for claimed, saved in pairs):.1f}"

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.planning.record import read_entries
 from pipeline.recipe import Recipe
-from pipeline.reproduction import ends_results
-from pipeline.reproduction.ends import end_of, next_runs, saved_at_ends
-from pipeline.reproduction.ends_results import EndsComparison, write_ends
+from pipeline.reproduction import final_loss_results
+from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_losses import end_of, next_runs, saved_by_final_loss
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.task import Task
 from tests.pipeline.report.recorded_runs import Made, known_source
@@ -55,7 +55,9 @@ def write_own(write, place: Path, plots: list) -> None:
 
 def saved(tasks: list[Task], baseline: list[Task]):
     ended = [end_of(task) for task in tasks if not task.diverged]
-    return saved_at_ends(ended, {end.seed: end for end in map(end_of, baseline)}, [task.recipe.seed for task in tasks])
+    return saved_by_final_loss(
+        ended, {end.seed: end.point for end in map(end_of, baseline)}, [task.recipe.seed for task in tasks]
+    )
 
 
 def test_a_run_that_ends_as_low_saves_the_compute_that_it_did_not_take(tmp_path):
@@ -105,9 +107,9 @@ def test_each_seed_is_held_against_the_baseline_s_of_that_seed(tmp_path):
 
 def written(tmp_path: Path, monkeypatch, ends: dict[str, list[Task]]) -> str:
     """The results of runs at one horizon, without pages."""
-    monkeypatch.setattr(ends_results, "_write_report", lambda *_: None)
+    monkeypatch.setattr(final_loss_results, "_write_report", lambda *_: None)
     suite = load_suite(suite_file(tmp_path, horizons=[1]))
-    write_ends(tmp_path / "out", EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: ends}))
+    write_final_losses(tmp_path / "out", FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: ends}))
     return (tmp_path / "out" / "results.md").read_text()
 
 
@@ -167,8 +169,8 @@ def test_a_given_source_counts(tmp_path):
 
 
 def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tmp_path, monkeypatch):
-    own = partial(write_own, ends_results.write_figures)
-    monkeypatch.setattr(ends_results, "write_figures", own)
+    own = partial(write_own, final_loss_results.write_figures)
+    monkeypatch.setattr(final_loss_results, "write_figures", own)
     suite = load_suite(suite_file(tmp_path))
     rates = dict.fromkeys(suite.methods, 1e-3) | {"copied": 2e-3}
     sweeps = {
@@ -194,7 +196,7 @@ def test_results_have_each_horizon_with_its_frontier_and_a_record_of_all_runs(tm
     later = tmp_path / "later"
     at_four_d = {"from scratch": [scratch(later, 1, 4.0, horizon=4.0)], "longer": [fixed_size(later, 3.9, 4.0)]}
     out = tmp_path / "out"
-    write_ends(out, EndsComparison(suite, "made up", 1, rates, sweeps, {1.0: at_d, 4.0: at_four_d}))
+    write_final_losses(out, FinalLossComparison(suite, "made up", 1, rates, sweeps, {1.0: at_d, 4.0: at_four_d}))
     written = (out / "results.md").read_text()
     at_one, at_four = written.split("### Horizon 4")
     table = rows(at_one, "method")

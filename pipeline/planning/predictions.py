@@ -35,16 +35,16 @@ class Row:
     """In what it lies beyond the runs that the law was fitted on."""
     label: str = ""
     claim: float | None = None
-    """What a rule of thumb says itself that it saves."""
+    """What a rule of thumb itself claims to save."""
 
 
 @dataclass
-class Forecast:
+class Predictor:
     """A law, asked about the schedules of a question."""
 
     question: Question
     law: Law
-    known: Sequence[Training]
+    trainings: Sequence[Training]
     """What the law was fitted on."""
     off: float = 0.0
     """By how much nine of ten predicted savings of the setting's grown runs were wrong at most that the law had not seen."""
@@ -60,13 +60,13 @@ class Forecast:
     @property
     def least(self) -> float:
         """The fewest tokens that a smaller size is to be trained on: below half of the shortest run the law knows nothing."""
-        return min(one.phases[0].tokens for one in self.known if one.setting == self.question.setting) / 2
+        return min(one.phases[0].tokens for one in self.trainings if one.setting == self.question.setting) / 2
 
     def row(self, schedule: Schedule, label: str = "", claim: float | None = None) -> Row:
         """Return what the law predicts of a schedule."""
         training = schedule.training(self.question)
         beyond, factor = self._beyond(training)
-        off = self.off if self._grows_anew(training) else 0.0
+        off = self.off if self._grows_differently(training) else 0.0
         loss = self.law.loss(training)
         alone = self._alone(self.law.fitted, training, 0.0)
         drawn = [self._alone(other, training, noise) for other, noise in zip(self.law.others, self._noise, strict=True)]
@@ -76,8 +76,8 @@ class Forecast:
         intervals = [
             _interval(one, [1 - cost / each for each in drawn], factor, off) for one, cost in zip(saved, costs, strict=True)
         ]
-        known = [None, None] if math.isinf(alone) else saved
-        return Row(schedule, loss, known[0], intervals[0], known[1], intervals[1], beyond, label, claim)
+        shares = [None, None] if math.isinf(alone) else saved
+        return Row(schedule, loss, shares[0], intervals[0], shares[1], intervals[1], beyond, label, claim)
 
     def _alone(self, of: Parameters, training: Training, noise: float) -> float:
         """C: the FLOPs that the target from scratch takes to a training's loss; infinite where it never comes to that."""
@@ -86,16 +86,16 @@ class Forecast:
         )
         return tokens / self.question.step_tokens * self.question.target.step_flops
 
-    def _grows_anew(self, training: Training) -> bool:
-        """Whether no run of the setting grew in this way, or as often, so that how it goes is put together from others."""
-        own = [Counter(one.growths) for one in self.known if one.setting == self.question.setting]
+    def _grows_differently(self, training: Training) -> bool:
+        """Whether no run of the setting grew in this way, or as often: its prediction is then put together from others."""
+        own = [Counter(one.growths) for one in self.trainings if one.setting == self.question.setting]
         return not any(Counter(training.growths) <= each for each in own)
 
     def _beyond(self, training: Training) -> tuple[tuple[str, ...], float]:
-        """Say in what a training lies beyond what is known, and by what factor its interval is the wider for it."""
-        own = [one for one in self.known if one.setting == self.question.setting]
-        grown = [one for one in self.known if one.growths]
-        said, factor = [], 1.0
+        """Return in what a training lies beyond the runs, and by what factor its interval is wider for that."""
+        own = [one for one in self.trainings if one.setting == self.question.setting]
+        grown = [one for one in self.trainings if one.growths]
+        found, factor = [], 1.0
         limits = [
             (
                 "parameters",
@@ -111,32 +111,32 @@ class Forecast:
         for what, asked, seen in limits:
             most = max(seen, default=0)
             if asked > 1.05 * most:
-                said.append(f"{asked:.3g} {what}, where the runs had at most {most:.3g}")
+                found.append(f"{asked:.3g} {what}, where the runs had at most {most:.3g}")
                 factor += math.log2(asked / most) if most else 1.0
         # Under another schedule a growth as late may be far from the decay of the rate, so its own runs tell.
         late = [one for one in grown if one.setting == self.question.setting] or grown
         after = _after_the_last(training)
         least = min((share for share in map(_after_the_last, late) if share is not None), default=None)
-        if None not in (after, least) and after < least / 1.05:
-            said.append(f"{after:.0%} of the tokens after the last growth, where the runs had at least {least:.0%}")
+        if after is not None and least is not None and after < least / 1.05:
+            found.append(f"{after:.0%} of the tokens after the last growth, where the runs had at least {least:.0%}")
             factor += math.log2(least / after)
         if training.growths and training.phases[0].tokens < self.least:
-            said.append(
+            found.append(
                 f"{training.phases[0].tokens:.3g} tokens before the first growth, less than half of any run's first size"
             )
             factor += 1.0
         for traits in training.growths:
             for trait in traits:
                 if not self.law.knows([trait]):
-                    said.append(f"no run had `{trait}`")
+                    found.append(f"no run had `{trait}`")
                     factor += 0.5
         if training.growths and not any(one.setting == self.question.setting for one in grown):
-            said.append("no run of this text grew: how growth goes on is taken from other runs")
+            found.append("no run of this text grew: how growth goes on is taken from other runs")
             factor += 0.5
-        elif training.growths and self._grows_anew(training):
+        elif training.growths and self._grows_differently(training):
             off = f", and nine in ten such predictions were off by at most {100 * self.off:.0f} points" if self.off else ""
-            said.append(f"no run of this text grew in this way, or as often{off}")
-        return tuple(dict.fromkeys(said)), factor
+            found.append(f"no run of this text grew in this way, or as often{off}")
+        return tuple(dict.fromkeys(found)), factor
 
 
 def _ratios(training: Training) -> list[float]:

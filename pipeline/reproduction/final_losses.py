@@ -11,12 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.report.savings import Curve, Saving
-from pipeline.reproduction.known import KnownEnd, settings_of, write_known
+from pipeline.reproduction.recorded_ends import RecordedEnd, settings_of, write_recorded_ends
 from pipeline.reproduction.task import Task
 from pipeline.runs import RunPaths
+
+
+class EndPoint(NamedTuple):
+    """What a run had spent at its end, in executed FLOPs, and its loss there, in nats."""
+
+    spent: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,10 @@ class End:
     """None where it was run elsewhere."""
     loss: float | None
     """On held-out text; None where it is no number."""
-    spent: float | None
+    spent: int | None
     """Executed FLOPs of all that it took, a given source's and shared steps among them, without steps that were lost; None
     where a source's are not known."""
-    at_last_size: float
+    at_last_size: int
     """Those from the last growth on."""
     tokens: int
     """Of this run, at all sizes."""
@@ -41,9 +49,14 @@ class End:
         """The run's seed."""
         return self.task.recipe.seed
 
+    @property
+    def point(self) -> EndPoint | None:
+        """What it spent and its loss; None where one of them is not known."""
+        return None if self.spent is None or self.loss is None else EndPoint(self.spent, self.loss)
+
 
 @dataclass(frozen=True)
-class SavedAtEnds:
+class SavedByFinalLoss:
     """What a method saved, both ways of counting."""
 
     counted: Saving
@@ -58,33 +71,28 @@ class SavedAtEnds:
 
 def end_of(task: Task) -> End:
     """Return how a run that has ended did so; raises UserError where its records cannot be read."""
-    if task.known is not None:
-        known = task.known
-        return End(task, None, known["loss"], known["flops"], known["flops_at_last_size"], known["tokens"])
+    if task.recorded is not None:
+        end = task.recorded
+        return End(task, None, end["loss"], end["flops"], end["flops_at_last_size"], end["tokens"])
     run = read_run(task.run)
-    last, inherited = run.spent(run.last_step)["flops"], run.inherited_flops
-    return End(
-        task,
-        run,
-        run.final_loss,
-        None if inherited is None else last + inherited,
-        last - run.spent(_grown_at(run))["flops"],
-        run.spent(run.last_step)["tokens"],
-    )
+    flops, tokens = _spent(run, run.last_step)
+    inherited = run.inherited_flops
+    spent = None if inherited is None else flops + inherited
+    return End(task, run, run.final_loss, spent, flops - _spent(run, _grown_at(run))[0], tokens)
 
 
-def known_end(task: Task) -> KnownEnd:
+def recorded_end(task: Task) -> RecordedEnd:
     """Return what is written of a run that has ended, or that was given up."""
-    if task.known is not None:
-        return task.known
+    if task.recorded is not None:
+        return task.recorded
     # One that diverged within a trunk was not begun itself.
     run = read_run(task.run) if not task.diverged or RunPaths(task.run).recipe.is_file() else None
-    last = run.spent(run.last_step) if run is not None and run.steps else {"flops": 0, "tokens": 0}
-    end = End(task, run, None, last["flops"], 0, last["tokens"]) if task.diverged else end_of(task)
+    flops, tokens = _spent(run, run.last_step) if run is not None and run.steps else (0, 0)
+    end = End(task, run, None, flops, 0, tokens) if task.diverged else end_of(task)
     return {
         "name": task.name,
         "settings": settings_of(task.recipe),
-        "text": ((run and run.data) or {}).get("fingerprint", ""),
+        "text": "" if run is None or run.data is None else run.data["fingerprint"],
         "loss": end.loss,
         "diverged": task.diverged,
         "flops": end.spent,
@@ -94,14 +102,22 @@ def known_end(task: Task) -> KnownEnd:
     }
 
 
-def write_ended(directory: Path, tasks: Iterable[Task], known: Mapping[str, KnownEnd]) -> None:
-    """Write ends.jsonl, from which the same suite goes on elsewhere; what was `known` and is none of the tasks' stays in it.
+def write_ended(directory: Path, tasks: Iterable[Task], recorded: Mapping[str, RecordedEnd]) -> None:
+    """Write ends.jsonl, from which the same suite goes on elsewhere; `recorded` ends that are not the tasks' stay in it.
 
     Raises UserError, writing nothing, where not all runs were of one text.
     """
-    ended = {task.name: known_end(task) for task in tasks if task.ended}
+    ended = {task.name: recorded_end(task) for task in tasks if task.ended}
     directory.mkdir(parents=True, exist_ok=True)
-    write_known(directory / "ends.jsonl", [*ended.values(), *(end for name, end in known.items() if name not in ended)])
+    write_recorded_ends(
+        directory / "ends.jsonl", [*ended.values(), *(end for name, end in recorded.items() if name not in ended)]
+    )
+
+
+def _spent(run: RecordedRun, step: int) -> tuple[int, int]:
+    """FLOPs and tokens by a step."""
+    spent = run.spent(step)
+    return int(spent["flops"]), int(spent["tokens"])
 
 
 def _grown_at(run: RecordedRun) -> int:
@@ -112,28 +128,27 @@ def _grown_at(run: RecordedRun) -> int:
     return min(begin for name, begin, _ in run.stages if name in names)
 
 
-def saved_at_ends(ends: Sequence[End], baseline: Mapping[int, End], seeds: Iterable[int]) -> SavedAtEnds:
+def saved_by_final_loss(ends: Sequence[End], baseline: Mapping[int, EndPoint], seeds: Iterable[int]) -> SavedByFinalLoss:
     """Return what a method saved: by its ended runs, with all seeds that it was run with.
 
-    `baseline` has the baseline's run by seed. Of a seed without an ended run nothing was reached.
+    `baseline` has where the baseline's run ended, by seed. Of a seed without an ended run nothing was reached.
     """
     by_seed: dict[int, float | None] = {}
     free: list[float | None] = []
     at_least = False
     for seed in dict.fromkeys(seeds):
-        against = baseline.get(seed)
-        if against is None or None in (against.loss, against.spent):
+        if seed not in baseline:
             continue
-        own = [end for end in ends if end.seed == seed and end.loss is not None]
-        counted = [end for end in own if end.spent is not None]
-        by_seed[seed] = _share(counted, [end.spent for end in counted], against)
-        free.append(_share(own, [end.at_last_size for end in own], against))
-        at_least |= bool(counted) and min(counted, key=lambda end: end.spent).loss <= against.loss
-    return SavedAtEnds(
-        *(Saving(tuple(one for one in shares if one is not None), len(shares)) for shares in (by_seed.values(), free)),
-        by_seed,
-        at_least,
-    )
+        own = [end for end in ends if end.seed == seed]
+        counted = [end.point for end in own if end.point is not None]
+        by_seed[seed] = _share(counted, baseline[seed])
+        free.append(_share([EndPoint(end.at_last_size, end.loss) for end in own if end.loss is not None], baseline[seed]))
+        at_least |= bool(counted) and min(counted).loss <= baseline[seed].loss
+    return SavedByFinalLoss(_saving(list(by_seed.values())), _saving(free), by_seed, at_least)
+
+
+def _saving(shares: Sequence[float | None]) -> Saving:
+    return Saving(tuple(one for one in shares if one is not None), len(shares))
 
 
 def next_runs(methods: Iterable[Sequence[Task]], baseline: Task) -> list[Task]:
@@ -153,8 +168,9 @@ def next_runs(methods: Iterable[Sequence[Task]], baseline: Task) -> list[Task]:
     return found
 
 
-def _share(ends: Sequence[End], spent: Sequence[float], against: End) -> float | None:
+def _share(points: Iterable[EndPoint], against: EndPoint) -> float | None:
     """1 - C / C*, of the runs of a method with one seed."""
-    points = sorted(zip(map(math.log, spent), (end.loss for end in ends), strict=True))
-    reached = Curve(*map(tuple, zip(*points, strict=True))).first_reached(against.loss) if points else None
+    ordered = sorted(points)
+    curve = Curve(tuple(math.log(point.spent) for point in ordered), tuple(point.loss for point in ordered))
+    reached = curve.first_reached(against.loss)
     return None if reached is None else 1 - math.exp(reached) / against.spent

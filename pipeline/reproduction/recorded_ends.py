@@ -16,7 +16,7 @@ from pipeline.runs.records import Count, Finite
 
 
 @with_config(ConfigDict(extra="forbid"))
-class KnownEnd(TypedDict):
+class RecordedEnd(TypedDict):
     """How one run ended."""
 
     name: str
@@ -42,16 +42,16 @@ def settings_of(recipe: Recipe) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def read_known(paths: Iterable[Path]) -> dict[str, KnownEnd]:
+def read_recorded_ends(paths: Iterable[Path]) -> dict[str, RecordedEnd]:
     """Return the ends in files by the runs' names.
 
     Raises UserError naming a file that is not there, a damaged line, lines of one run that differ, and texts that do.
     """
-    found: dict[str, KnownEnd] = {}
+    found: dict[str, RecordedEnd] = {}
     for path in paths:
         if not path.is_file():
             raise UserError(f"--known: {path} does not exist; name the ends.jsonl of a suite")
-        for one in JsonLines(path, KnownEnd).read(ended=True):
+        for one in JsonLines(path, RecordedEnd).read(ended=True):
             name = one["name"]
             if found.setdefault(name, one) != one:
                 raise UserError(f"--known: {path}: another line says that {name} ended otherwise; remove one of them")
@@ -62,9 +62,9 @@ def read_known(paths: Iterable[Path]) -> dict[str, KnownEnd]:
     return found
 
 
-def check_settings(name: str, recipe: Recipe, known: Mapping[str, KnownEnd]) -> KnownEnd | None:
+def check_settings(name: str, recipe: Recipe, recorded: Mapping[str, RecordedEnd]) -> RecordedEnd | None:
     """Return how a run ended elsewhere, None where that is not known; raises UserError where it had other settings."""
-    end = known.get(name)
+    end = recorded.get(name)
     if end is not None and end["settings"] != settings_of(recipe):
         raise UserError(
             f"--known: the run {name} was made with other settings than the suite has now; remove its line from the file, and "
@@ -73,7 +73,7 @@ def check_settings(name: str, recipe: Recipe, known: Mapping[str, KnownEnd]) -> 
     return end
 
 
-def check_one_text(ends: Iterable[KnownEnd], where: str) -> str | None:
+def check_one_text(ends: Iterable[RecordedEnd], where: str) -> str | None:
     """Return the fingerprint of the text that runs were made with; raises UserError, naming `where`, for more than one."""
     texts: dict[str, str] = {}
     for end in ends:
@@ -87,7 +87,7 @@ def check_one_text(ends: Iterable[KnownEnd], where: str) -> str | None:
     return next(iter(texts), None)
 
 
-def write_known(path: Path, ends: Iterable[KnownEnd]) -> None:
+def write_recorded_ends(path: Path, ends: Iterable[RecordedEnd]) -> None:
     """Write how runs ended; raises UserError, writing nothing, where they were not all of one text."""
     lines = list(ends)
     check_one_text(lines, str(path.parent))

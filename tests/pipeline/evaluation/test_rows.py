@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.evaluation.windows import causal_rows, masked_rows
+from pipeline.evaluation.rows import causal_rows, masked_rows
 
 TOKENS = list(range(100, 157))
 PREFIX = 7

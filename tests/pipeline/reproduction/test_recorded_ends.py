@@ -12,21 +12,21 @@ import pytest
 from pipeline.commands import reproduce
 from pipeline.commands.reproduce import _with_their
 from pipeline.common.errors import UserError
-from pipeline.reproduction import ends_results
-from pipeline.reproduction.ends import end_of, known_end, write_ended
-from pipeline.reproduction.ends_results import EndsComparison, write_ends
-from pipeline.reproduction.known import read_known, settings_of, write_known
+from pipeline.reproduction import final_loss_results
+from pipeline.reproduction.final_loss_results import FinalLossComparison, write_final_losses
+from pipeline.reproduction.final_losses import end_of, recorded_end, write_ended
+from pipeline.reproduction.recorded_ends import read_recorded_ends, settings_of, write_recorded_ends
 from pipeline.reproduction.suite import load_suite
 from pipeline.reproduction.tasks import Tasks
 from tests.end_to_end.conftest import ROOT
-from tests.pipeline.reproduction.test_ends import ended, grown, scratch
+from tests.pipeline.reproduction.test_final_losses import ended, grown, scratch
 from tests.pipeline.reproduction.test_progressive import DS_CONFIG, suite_file
 
 
 @pytest.fixture
 def no_pages(monkeypatch):
     """Pages and figures take long, and are tested elsewhere."""
-    monkeypatch.setattr(ends_results, "_write_report", lambda *_: None)
+    monkeypatch.setattr(final_loss_results, "_write_report", lambda *_: None)
 
 
 def test_what_ended_elsewhere_is_told_as_what_ended_here(tmp_path, no_pages):
@@ -44,16 +44,16 @@ def test_what_ended_elsewhere_is_told_as_what_ended_here(tmp_path, no_pages):
 
     def write(out: Path, known: dict) -> str:
         def at(task):
-            return replace(task, known=known.get(task.name))
+            return replace(task, recorded=known.get(task.name))
 
         of_all = {name: [at(task) for task in of_one] for name, of_one in finals.items()}
         sweeps = {"scratch": {rate: [at(task) for task in of_one] for rate, of_one in trials.items()}}
-        write_ends(out, EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, sweeps, {1.0: of_all}))
+        write_final_losses(out, FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, sweeps, {1.0: of_all}))
         return (out / "results.md").read_text()
 
     here = write(tmp_path / "here", {})
     shutil.rmtree(tmp_path / "runs")
-    elsewhere = write(tmp_path / "elsewhere", read_known([tmp_path / "here" / "ends.jsonl"]))
+    elsewhere = write(tmp_path / "elsewhere", read_recorded_ends([tmp_path / "here" / "ends.jsonl"]))
     assert "Diverged" in here and "| reached by 1 of 2 seeds | 38, – |" in here
     dates = r"first of the runs ended on \S+ the last on \S+"
     assert re.sub(dates, "", elsewhere) == re.sub(dates, "", here)
@@ -73,7 +73,7 @@ def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
     trunks, found = tasks({})
     assert len(_with_their(trunks, found)) > len(found)
     one = found[0]
-    end = known_end(scratch(tmp_path, 1, 4.0)) | {"name": one.name, "settings": settings_of(one.recipe)}
+    end = recorded_end(scratch(tmp_path, 1, 4.0)) | {"name": one.name, "settings": settings_of(one.recipe)}
     known = {task.name: end | {"name": task.name, "settings": settings_of(task.recipe)} for task in found}
     _, ended_elsewhere = tasks(known)
     assert all(task.ended and not task.diverged for task in ended_elsewhere)
@@ -89,30 +89,30 @@ def test_known_runs_and_the_first_steps_that_they_share_are_not_run(tmp_path):
 def test_results_are_written_where_nothing_has_ended(tmp_path, no_pages):
     suite = load_suite(suite_file(tmp_path))
     tasks = Tasks(suite, tmp_path, None, DS_CONFIG).runs_of(suite.methods, [1], dict.fromkeys(suite.methods, 1e-3))
-    write_ends(tmp_path / "out", EndsComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: tasks}))
+    write_final_losses(tmp_path / "out", FinalLossComparison(suite, "made up", 1, {"scratch": 1e-3}, {}, {1.0: tasks}))
     assert (tmp_path / "out" / "ends.jsonl").read_text() == ""
     assert "first of the runs" not in (tmp_path / "out" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["progressive", "progressive_adamw"])
 def test_the_committed_ends_of_a_suite_are_those_of_its_settings(name, tmp_path):
-    known = read_known([ROOT / "docs" / "results" / name / "ends.jsonl"])
+    known = read_recorded_ends([ROOT / "docs" / "results" / name / "ends.jsonl"])
     suite = load_suite(ROOT / "launch" / "suites" / f"{name}_cpu.yaml")
     swept = Tasks(suite, tmp_path, None, DS_CONFIG, known).sweeps()
     assert swept.keys() == suite.methods.keys()
-    assert all(task.known is not None for sweep in swept.values() for runs in sweep.values() for task in runs)
+    assert all(task.recorded is not None for sweep in swept.values() for runs in sweep.values() for task in runs)
 
 
 def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path):
-    end = known_end(scratch(tmp_path, 1, 4.0))
+    end = recorded_end(scratch(tmp_path, 1, 4.0))
     with pytest.raises(UserError, match="different texts or tokenizers"):
-        write_known(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "other"}])
+        write_recorded_ends(tmp_path / "ends.jsonl", [end, end | {"name": "other", "text": "other"}])
     assert not (tmp_path / "ends.jsonl").exists()
     (tmp_path / "ends.jsonl").write_text(json.dumps({"name": "scratch"}) + "\n")
     with pytest.raises(UserError, match=r"ends\.jsonl"):
-        read_known([tmp_path / "ends.jsonl"])
+        read_recorded_ends([tmp_path / "ends.jsonl"])
     with pytest.raises(UserError, match="--known"):
-        read_known([tmp_path / "absent.jsonl"])
+        read_recorded_ends([tmp_path / "absent.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -127,31 +127,31 @@ def test_ends_of_two_texts_do_not_compare_and_damaged_ones_are_refused(tmp_path)
     ],
 )
 def test_ends_that_contradict_each_other_or_cannot_be_are_refused(tmp_path, second, says):
-    end = known_end(scratch(tmp_path, 1, 4.0))
+    end = recorded_end(scratch(tmp_path, 1, 4.0))
     path = tmp_path / "ends.jsonl"
     # The last line has no end, and counts.
     path.write_text(json.dumps(end) + "\n" + json.dumps(end | second))
     with pytest.raises(UserError, match=says):
-        read_known([path])
+        read_recorded_ends([path])
 
 
 def test_what_is_known_of_others_stays_in_the_file(tmp_path, no_pages):
     task = scratch(tmp_path, 1, 4.0)
-    other = known_end(task) | {"name": "other"}
+    other = recorded_end(task) | {"name": "other"}
     write_ended(tmp_path, [task], {"other": other, task.name: other})
-    assert list(read_known([tmp_path / "ends.jsonl"])) == [task.name, "other"]
+    assert list(read_recorded_ends([tmp_path / "ends.jsonl"])) == [task.name, "other"]
 
 
 def test_ends_of_another_suite_or_text_are_refused_before_anything_is_run(tmp_path, capsys, monkeypatch):
-    end = known_end(scratch(tmp_path, 1, 4.0))
+    end = recorded_end(scratch(tmp_path, 1, 4.0))
     trial = scratch(tmp_path, 501, 4.0)
     with pytest.raises(UserError, match="none of the 1 runs there is a trial of this suite"):
-        reproduce._check_known({end["name"]: end}, [trial])
-    known = replace(trial, known=end)
+        reproduce._check_recorded({end["name"]: end}, [trial])
+    known = replace(trial, recorded=end)
     monkeypatch.setattr(reproduce, "prepared_text", lambda *_: None)
-    reproduce._check_known({end["name"]: end}, [known, trial])
+    reproduce._check_recorded({end["name"]: end}, [known, trial])
     assert "--known: 1 of 2 trials, and 0 other runs" in capsys.readouterr().out
     prepared = SimpleNamespace(manifest=SimpleNamespace(fingerprint="another"))
     monkeypatch.setattr(reproduce, "prepared_text", lambda *_: prepared)
     with pytest.raises(UserError, match="and here it is another"):
-        reproduce._check_known({end["name"]: end}, [known])
+        reproduce._check_recorded({end["name"]: end}, [known])

@@ -14,21 +14,20 @@ from pipeline.common.files import write_atomically
 from pipeline.planning.record import entry_of
 from pipeline.report.figures import STYLE, write_figures, write_rows
 from pipeline.report.markdown import table
-from pipeline.report.methods import spread
 from pipeline.report.page import OtherSavings, build
 from pipeline.report.savings import Saving, percent
-from pipeline.reproduction.ends import End, SavedAtEnds, end_of, saved_at_ends, write_ended
-from pipeline.reproduction.ends_figure import ends_plot
+from pipeline.reproduction.final_loss_figure import final_loss_plot
+from pipeline.reproduction.final_losses import End, EndPoint, SavedByFinalLoss, end_of, saved_by_final_loss, write_ended
 from pipeline.reproduction.frontier import frontier_parts
-from pipeline.reproduction.known import KnownEnd
+from pipeline.reproduction.recorded_ends import RecordedEnd
+from pipeline.reproduction.results_page import diverged_part, mean_in_words, paragraphs, percents, write_page
 from pipeline.reproduction.suite import Suite
 from pipeline.reproduction.sweep_results import sweep_parts
 from pipeline.reproduction.task import Sweep, Task
-from pipeline.reproduction.words import provenance
 
 
 @dataclass(frozen=True)
-class EndsComparison:
+class FinalLossComparison:
     """A suite's runs, finished or not."""
 
     suite: Suite
@@ -40,11 +39,11 @@ class EndsComparison:
     """Likewise."""
     horizons: Mapping[float, Mapping[str, Sequence[Task]]]
     """The runs at each horizon by the methods' titles."""
-    known: Mapping[str, KnownEnd] = field(default_factory=dict)
+    recorded: Mapping[str, RecordedEnd] = field(default_factory=dict)
     """How runs ended elsewhere, by their names."""
 
 
-def write_ends(directory: Path, comparison: EndsComparison) -> None:
+def write_final_losses(directory: Path, comparison: FinalLossComparison) -> None:
     """Write results.md, ends.jsonl, runs.jsonl, and by horizon report.html and figures, of what has ended.
 
     Raises UserError where a run of the baseline ended without a loss, and where not all runs were of one text.
@@ -53,13 +52,8 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
     tasks = [task for methods in comparison.horizons.values() for runs in methods.values() for task in runs]
     swept = [task for sweep in comparison.sweeps.values() for runs in sweep.values() for task in runs]
     # First, since nothing else is worth writing of runs that do not compare.
-    write_ended(directory, [*tasks, *swept], comparison.known)
-    parts = [
-        [f"## {comparison.title}"],
-        *provenance([*tasks, *swept]),
-        *([[f"{comparison.jobs} runs shared the machine at a time; times are not comparable."]] * (comparison.jobs > 1)),
-        *sweep_parts(suite, comparison.sweeps, comparison.rates),
-    ]
+    write_ended(directory, [*tasks, *swept], comparison.recorded)
+    parts = sweep_parts(suite, comparison.sweeps, comparison.rates)
     for horizon, methods in comparison.horizons.items():
         ends = {name: [end_of(task) for task in runs if task.ended and not task.diverged] for name, runs in methods.items()}
         ends = {name: of_name for name, of_name in ends.items() if of_name}
@@ -70,33 +64,37 @@ def write_ends(directory: Path, comparison: EndsComparison) -> None:
             continue
         place = directory if len(suite.horizons) == 1 else directory / f"horizon-{horizon:g}"
         against = _of_baseline(ends[baseline])
-        saved = {name: saved_at_ends(of_name, against, seeds[name]) for name, of_name in ends.items() if name != baseline}
-        parts += _horizon_parts(suite, horizon, ends, saved, baseline)
-        _write_report(place, ends, saved, baseline)
-    diverged = [task.name for task in tasks if task.diverged]
-    parts += [[f"Diverged, and left out of all figures: {', '.join(diverged)}."]] * bool(diverged)
-    write_atomically(directory / "results.md", "\n\n".join("\n".join(part) for part in parts) + "\n")
+        saved = {name: saved_by_final_loss(of_name, against, seeds[name]) for name, of_name in ends.items() if name != baseline}
+        parts += _horizon_parts(suite, horizon, ends, saved, against)
+        _write_report(place, ends, saved, baseline, against)
+    write_page(directory, comparison.title, comparison.jobs, [*tasks, *swept], [*parts, *diverged_part(tasks)])
     _write_runs(directory / "runs.jsonl", [*((task, False) for task in tasks), *((task, True) for task in swept)])
 
 
-def _of_baseline(ends: Sequence[End]) -> dict[int, End]:
-    """The baseline's runs by seed; raises UserError where one ended without a loss."""
+def _of_baseline(ends: Sequence[End]) -> dict[int, EndPoint]:
+    """Where the baseline's runs ended, by seed; raises UserError where one ended without a loss."""
+    points: dict[int, EndPoint] = {}
     for end in ends:
-        if end.loss is None or end.spent is None:
+        if end.point is None:
             what = "a held-out loss that is no number" if end.loss is None else "a cost that is not known"
             raise UserError(
                 f"{end.task.run}: the run of the baseline ended with {what}, so there is nothing to compare with; lower the "
                 "suite's rates, or give the run that its source came from"
             )
-    return {end.seed: end for end in ends}
+        points[end.seed] = end.point
+    return points
 
 
 def _horizon_parts(
-    suite: Suite, horizon: float, ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnds], baseline: str
+    suite: Suite,
+    horizon: float,
+    ends: Mapping[str, Sequence[End]],
+    saved: Mapping[str, SavedByFinalLoss],
+    against: Mapping[int, EndPoint],
 ) -> list[list[str]]:
-    against = _of_baseline(ends[baseline])
-    tokens = next(iter(against.values())).tokens
-    spent = float(np.mean([end.spent for end in against.values()]))
+    baseline = suite.methods[suite.baseline].title
+    tokens = ends[baseline][0].tokens
+    spent = float(np.mean([point.spent for point in against.values()]))
     heads = [
         [f"### Horizon {horizon:g}: {tokens:,} tokens from scratch, {spent:.3g} FLOPs"] * (len(suite.horizons) > 1),
         ["Rates are those of the horizon " + f"{suite.horizons[0]:g}."] * (horizon != suite.horizons[0]),
@@ -105,16 +103,12 @@ def _horizon_parts(
         *(head for head in heads if head),
         _as_markdown(saved_grid(ends, saved, baseline)),
         _as_markdown(_ends_grid(ends, against, baseline)),
-        [
-            "Saved by where runs end, against the baseline's run with the same seed; between runs of different lengths by "
-            "interpolation in the logarithm of compute, and never beyond them. A shorter run was made where the longer one "
-            "ended with the baseline's loss or less. Everything counted: all sizes, from the first step on, shared steps too."
-        ],
+        paragraphs("saved_by_ends"),
         *frontier_parts(suite, ends, against),
     ]
 
 
-def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnds], baseline: str) -> Grid:
+def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedByFinalLoss], baseline: str) -> Grid:
     """Return what each method saved, everything counted first."""
     rows = []
     for name, of_name in ends.items():
@@ -123,9 +117,9 @@ def saved_grid(ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnd
             rows.append([name, seeds, *["baseline"] * 3])
             continue
         one = saved[name]
-        each = ", ".join("–" if share is None else f"{100 * share:.0f}".replace("-", "−") for share in one.by_seed.values())
         more = "≥ " if one.at_least else ""
-        rows.append([name, seeds, more + _percent(one.counted), each, more + _percent(one.source_free)])
+        counted, free = (more + _percent(saving) for saving in (one.counted, one.source_free))
+        rows.append([name, seeds, counted, percents(one.by_seed.values()), free])
     head = ["method", "seeds", "compute saved, everything counted", "seed by seed", "saved, source free"]
     return Grid("Compute saved", head, rows)
 
@@ -138,8 +132,8 @@ def _percent(saving: Saving) -> str:
     return f"reached by {reached} of {saving.runs} seeds" if 0 < reached < saving.runs else percent(saving)
 
 
-def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, End], baseline: str) -> Grid:
-    cost = float(np.mean([end.spent for end in against.values()]))
+def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, EndPoint], baseline: str) -> Grid:
+    cost = float(np.mean([point.spent for point in against.values()]))
     rows = []
     for name, of_name in ends.items():
         seeds = len({end.seed for end in of_name})
@@ -155,37 +149,30 @@ def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, End], ba
                     f"{same[0].tokens:,}",
                     f"{np.mean(known) / cost:.1%}" if len(known) == len(same) else "not known",
                     f"{np.mean([end.at_last_size for end in same]) / cost:.1%}",
-                    _mean(losses, seeds, "{:.4f}"),
-                    "baseline" if name == baseline else _mean(beyond, seeds, "{:+.4f}").replace("-", "−"),
+                    mean_in_words(losses, seeds, "seeds"),
+                    "baseline" if name == baseline else mean_in_words(beyond, seeds, "seeds", "{:+.4f}"),
                 ]
             )
     head = ["run", "peak rate", "tokens", "compute, of scratch's", "of which at the last size", "final loss", "above scratch's"]
     return Grid("Where runs end", head, rows)
 
 
-def _mean(values: Sequence[float], seeds: int, form: str) -> str:
-    if not values:
-        return "none"
-    mean, deviation = spread(values)
-    text = form.format(mean) + ("" if deviation is None else f" ± {deviation:.4f}")
-    return text if len(values) == seeds else f"{text} ({len(values)} of {seeds} seeds)"
-
-
 def _as_markdown(grid: Grid) -> list[str]:
     return table(grid.head, grid.rows)
 
 
-def _write_report(place: Path, ends: Mapping[str, Sequence[End]], saved: Mapping[str, SavedAtEnds], baseline: str) -> None:
-    against = {end.seed: end for end in ends[baseline]}
+def _write_report(
+    place: Path,
+    ends: Mapping[str, Sequence[End]],
+    saved: Mapping[str, SavedByFinalLoss],
+    baseline: str,
+    against: Mapping[int, EndPoint],
+) -> None:
     grid = saved_grid(ends, saved, baseline)
     with matplotlib.rc_context(STYLE):
-        plot = ends_plot(ends, baseline)
-    lines = [
-        "The rates of these runs fall in their ends alone, so that they are compared by where they end, and not by where their "
-        "curves cross: what a method saves is the compute of its run that ends with the baseline's final loss."
-    ]
+        plot = final_loss_plot(ends, baseline)
     plots = [plot] if plot else []
-    content = {"lines": lines, "tables": [_ends_grid(ends, against, baseline)], "plots": plots}
+    content = {"lines": paragraphs("compared_by_ends"), "tables": [_ends_grid(ends, against, baseline)], "plots": plots}
     named = [
         (name if end.task.length is None else f"{name}, {end.task.length:.0%}", end.run)
         for name, of_name in ends.items()
@@ -211,7 +198,7 @@ def _write_runs(path: Path, tasks: Sequence[tuple[Task, bool]]) -> None:
     """
     lines = []
     for task, trial in tasks:
-        if not task.ended or task.diverged or task.known is not None:
+        if not task.ended or task.diverged or task.recorded is not None:
             continue
         try:
             entry = entry_of(task.run)

@@ -1,4 +1,4 @@
-"""First steps that several runs of a suite have in common, as runs of their own from whose end these go on."""
+"""First steps that several runs of a suite have in common, as separate runs from whose end these go on."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ from pipeline.training.run.branching import Course, common_steps
 def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], least: int) -> tuple[list[Task], list[Task]]:
     """Return the runs of the first steps that several of the tasks have in common, and the tasks going on from those.
 
-    Each such run, a trunk, has `least` steps or more beyond the one that it goes on from itself; shorter ones stand first.
+    Each such run, a trunk, has `least` steps or more beyond the one that it goes on from itself; shorter ones come first.
     """
     courses = {task.name: course_of(task) for task in tasks if task.recipe.source.path is None}
     depths: dict[str, set[int]] = {name: set() for name in courses}
@@ -49,13 +49,13 @@ def with_trunks(tasks: Sequence[Task], course_of: Callable[[Task], Course], leas
 
 def _steps(recipe: Recipe) -> int:
     """The steps of a trunk, all of whose lengths are in steps."""
-    return sum(stage.steps for stage in recipe.train_stages)
+    return sum(stage.steps or 0 for stage in recipe.train_stages)
 
 
 def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
-    """The first steps of a run as a run of its own, at the peak rate once warm; None where that would not be the same steps."""
+    """The first steps of a run as a separate run, at the peak rate once warm; None where that would not be the same steps."""
     plans = {plan.stage.name: plan for plan in course.training_plan.stages}
-    stages = []
+    stages: list[TrainStage | GrowStage] = []
     for stage in task.recipe.stages:
         plan = plans.get(stage.name)
         if plan is None or plan.begin < depth:
