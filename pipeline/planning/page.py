@@ -216,7 +216,7 @@ def _geometric(first: float, last: float, count: int) -> list[float]:
 
 def in_markdown(grid: Grid) -> list[str]:
     """Return a table with its title and notes as lines of text."""
-    lines = table(grid.head, grid.rows, {0, *grid.words})
+    lines = table(grid.head, [list(map(str, row)) for row in grid.rows], {0, *grid.words})
     return [f"## {grid.title}", "", *lines, "", *(f"{note}\n" for note in grid.notes)]
 
 

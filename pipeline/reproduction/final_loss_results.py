@@ -158,7 +158,7 @@ def _ends_grid(ends: Mapping[str, Sequence[End]], against: Mapping[int, EndPoint
 
 
 def _as_markdown(grid: Grid) -> list[str]:
-    return table(grid.head, grid.rows)
+    return table(grid.head, [list(map(str, row)) for row in grid.rows])
 
 
 def _write_report(
