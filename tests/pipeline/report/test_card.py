@@ -115,10 +115,7 @@ def test_a_card_of_a_mixture_tells_what_a_token_meets():
 def test_what_there_is_to_say_of_how_the_source_was_read_is_on_the_card(run):
     certificate = json.loads(run.certificate(1).read_text())
     run.certificate(1).write_text(json.dumps(certificate | {"remarks": ["the head was absent"]}))
-    for one in (
-        known(run),
-        Known(small_model("gpt2").config, "float32", "do it", remarks=("the head was absent",)),
-    ):
+    for one in (known(run), Known(small_model("gpt2").config, "float32", "do it", remarks=("the head was absent",))):
         assert "How the source was read:\n\n- the head was absent.\n" in model_card(one)
 
 

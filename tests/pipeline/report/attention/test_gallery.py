@@ -52,22 +52,42 @@ def stock_attention(directory, *, opens: bool) -> torch.Tensor:
     return torch.cat(outputs.attentions)
 
 
+def change(directory, parameter, change, rows=slice(1)) -> None:
+    """Change some rows of a parameter in a model's file."""
+    weights = load_file(directory / "model.safetensors")
+    weights[parameter][rows] = change(weights[parameter][rows])
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
+
 def similarities(rows: list[dict], model: str) -> dict[tuple[int, int, int], float]:
     return {(row["layer"], row["source_head"], row["head"]): row["similarity"] for row in rows if row["model"] == model}
 
 
-@pytest.mark.parametrize("width", ["fpi", "nai"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_after_an_exact_growth_each_head_attends_as_the_one_it_was_made_from_and_as_no_other(tmp_path, family, width):
-    run, plan = finished_run(tmp_path / "run", family, {"width": width}, DOUBLED)
-    section = section_of(run, **FEW)
-    alike = similarities(rows_of(section, "attention-source-target"), "right after growth")
+MIXTURE = {"model_type": "mixtral", "num_experts": 4, "num_experts_per_tok": 2}
+WEIGHTED = FPI | {"norm_statistics": "weighted"}
+
+
+@pytest.mark.parametrize(
+    ("family", "growth", "target", "count"),
+    [
+        *((family, {"width": width}, DOUBLED, 4 * 8) for family in FAMILIES for width in ("fpi", "nai")),
+        # Of another class, with experts in joined parameters.
+        ("llama", {}, MIXTURE, 4 * 4),
+        # By norms as training begins with them, at a ratio that copies some channels alone.
+        ("bert", WEIGHTED, {"hidden_size": 48}, 4 * 6),
+    ],
+)
+def test_each_head_attends_as_the_one_it_was_made_from_and_after_an_exact_growth_as_no_other(
+    tmp_path, family, growth, target, count
+):
+    run, plan = finished_run(tmp_path / "run", family, growth, target)
+    alike = similarities(rows_of(section_of(run, layers=(1,), heads=(0, 1)), "attention-source-target"), "right after growth")
     made_from = plan.maps["heads"].indices.tolist()
-    assert len(alike) == 4 * 8
+    assert len(alike) == count and plan.form.copies_ffn == (target is MIXTURE)
     for (_, source_head, head), value in alike.items():
         if made_from[head] == source_head:
             assert value == pytest.approx(1.0, abs=ROUNDING)
-        else:
+        elif growth is not WEIGHTED:
             # Random heads of these models differ by a few hundredths at least.
             assert value < 0.99
 
@@ -90,16 +110,6 @@ def test_what_is_drawn_is_what_transformers_computes(tmp_path, family):
         # The same operations in float32.
         assert row["weight"] == pytest.approx(expected.item(), abs=1e-5)
     assert {(row["head"], row["kind"]) for row in drawn.values()} == {(0, "own"), (1, "own"), (4, "next"), (5, "next")}
-
-
-def test_a_mixture_attends_as_the_dense_model_that_it_was_made_of(tmp_path):
-    """Of another class, with experts in joined parameters."""
-    sizes = {"model_type": "mixtral", "num_experts": 4, "num_experts_per_tok": 2}
-    run, plan = finished_run(tmp_path / "run", "llama", {}, sizes)
-    alike = similarities(rows_of(section_of(run, layers=(1,), heads=(0, 1)), "attention-source-target"), "right after growth")
-    assert plan.form is not None and len(alike) > 0
-    for (_, source_head, head), value in alike.items():
-        assert value == pytest.approx(1.0, abs=ROUNDING) if source_head == head else value < 0.99
 
 
 @pytest.mark.parametrize(
@@ -125,9 +135,7 @@ def test_heads_are_of_the_kind_that_growth_made(tmp_path, family, width, target,
 
 def test_duplicates_that_training_took_apart_are_told_from_those_right_after_growth(tmp_path):
     run, _ = finished_run(tmp_path / "run", "bert", FPI, DOUBLED)
-    weights = load_file(run.model / "model.safetensors")
-    weights["bert.encoder.layer.1.attention.self.query.weight"][32:] *= -1.0
-    save_file(weights, run.model / "model.safetensors", {"format": "pt"})
+    change(run.model, "bert.encoder.layer.1.attention.self.query.weight", torch.neg, slice(32, None))
     maps = stock_attention(run.model, opens=True)
     for row in rows_of(section_of(run, **FEW), "attention-duplicates"):
         assert row["right_after_growth"] == pytest.approx(1.0, abs=ROUNDING)
@@ -135,15 +143,6 @@ def test_duplicates_that_training_took_apart_are_told_from_those_right_after_gro
         expected = head_similarity(pair[:1], pair[1:], causal=False).item()
         assert row["after_training"] == pytest.approx(expected, abs=ROUNDING)
         assert (row["after_training"] > 0.999) == (row["layer"] == 0) or row["layer"] == 2
-
-
-def test_weighted_norms_are_those_that_training_begins_with(tmp_path):
-    growth = FPI | {"norm_statistics": "weighted"}
-    run, plan = finished_run(tmp_path / "run", "bert", growth, {"hidden_size": 48})
-    alike = similarities(rows_of(section_of(run, layers=(2,), heads=(0, 4)), "attention-source-target"), "right after growth")
-    made_from = plan.maps["heads"].indices.tolist()
-    own = [value for (_, source_head, head), value in alike.items() if made_from[head] == source_head]
-    assert own == pytest.approx([1.0] * len(own), abs=ROUNDING)
 
 
 def test_added_layers_are_shown_and_named(tmp_path):
@@ -154,28 +153,19 @@ def test_added_layers_are_shown_and_named(tmp_path):
     assert all(np.isfinite(row["similarity"]) for row in rows_of(section, "attention-layers"))
 
 
-def change_source(run):
-    weights = load_file(run.source_model / "model.safetensors")
-    weights["transformer.wte.weight"][0] += 1.0
-    save_file(weights, run.source_model / "model.safetensors", {"format": "pt"})
-
-
-def spoil_model(run):
-    weights = load_file(run.model / "model.safetensors")
-    weights["transformer.wte.weight"][0] = np.nan
-    weights["transformer.wpe.weight"][0] = np.nan
-    save_file(weights, run.model / "model.safetensors", {"format": "pt"})
-
-
 SPOILT = {
     "no model": (lambda run: shutil.rmtree(run.model), {}, "not finished"),
     "no growth": (lambda run: shutil.rmtree(run.certificates), {}, "has no certificate"),
     "no source": (lambda run: shutil.rmtree(run.source_model), {}, "no longer exists"),
-    "another source": (change_source, {}, "digest differs"),
+    "another source": (lambda run: change(run.source_model, "transformer.wte.weight", torch.exp), {}, "digest differs"),
     "no tokenizer": (lambda run: [path.unlink() for path in run.model.glob("tokenizer*")], {}, "tokenizer"),
     "a short sentence": (lambda run: None, {"sentence": "The dog"}, "too few"),
     "a large model": (lambda run: None, {"max_parameters": 1000}, "parameters"),
-    "weights that are no numbers": (spoil_model, {}, "not numbers"),
+    "weights that are no numbers": (
+        lambda run: change(run.model, "transformer.wpe.weight", lambda rows: rows * np.nan),
+        {},
+        "not numbers",
+    ),
 }
 
 
