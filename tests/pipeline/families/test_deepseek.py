@@ -151,7 +151,7 @@ def test_layers_that_predict_tokens_further_on_are_left_out_and_told(tmp_path):
     save_file(tensors | beyond, path, {"format": "pt"})
     source = open_source(tmp_path)
     assert source.config.num_nextn_predict_layers == 0 and not any("layers.2." in name for name in source.state)
-    assert "model.layers.2: behind the last of 2 layers" in " ".join(source.remarks)
+    assert "model.layers.2: after the last of 2 layers" in " ".join(source.remarks)
     save_file(tensors | {name.replace("layers.2.", "layers.3."): value for name, value in beyond.items()}, path)
     with pytest.raises(UserError, match=r"tensor 'model.layers.3\S+' is unknown"):
         open_source(tmp_path)
