@@ -74,7 +74,7 @@ class CorpusEntry(BaseModel):
     examples: dict[str, list[str]]
     """Where the first ones of each reason stand."""
     contaminated: Counter[str] = Field(default_factory=Counter)
-    """Documents with a passage of each evaluation set that was looked for, whatever became of them."""
+    """Documents with a passage of each evaluation set that was looked for, dropped or not."""
     dropped_by: dict[str, Counter[str]] = Field(default_factory=dict)
     """Of `dropped`, the documents that each step dropped, by step and reason."""
     changed: Counter[str] = Field(default_factory=Counter)

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _LOCK = ".lock"
 _DRAFT = "draft.json"
 _REFUSED = "refused"
-"""Left where the input was wrong: what is mended then, settings or files, may be another plan."""
+"""Left where the input was wrong: what is corrected then, settings or files, may be another plan."""
 
 
 def prepare(config: DataPrepConfig) -> PreparedData:
@@ -66,7 +66,7 @@ def prepare(config: DataPrepConfig) -> PreparedData:
             except UnreachableError:
                 raise
             except UserError:
-                # What is mended now will be prepared under another name.
+                # What is corrected now will be prepared under another name.
                 shutil.rmtree(root)
                 raise
     return PreparedData(root)
@@ -165,7 +165,7 @@ def _begin(plan: Plan, root: Path) -> None:
     """Freeze the plan. What was done for the same plan stays, what was done for another one goes."""
     if (root / PLAN).exists() and read_plan(root / PLAN).digest != plan.digest:
         # Work files stay until the end: no record of another plan passes for one of this. Until the plan is written the
-        # mark of the refusal stands, so that a kill in between begins anew once more.
+        # mark of the refusal stands, so that after a kill in between it is begun once more.
         for made in (SHARDS, TOKENIZER, TEXT):
             shutil.rmtree(root / made, ignore_errors=True)
     write_plan(root / PLAN, plan)

@@ -164,7 +164,7 @@ class Shard:
         offsets = _HEADER.size + 4 * self.sequences
         starts = offsets + 8 * self.sequences
         if self.documents < 0 or integer(starts, 8) != 0 or integer(starts + 8 * self.documents, 8) != self.sequences:
-            raise UserError(f"{self._index}: its documents do not end with its {self.sequences} sequences; write it anew")
+            raise UserError(f"{self._index}: its documents do not end with its {self.sequences} sequences; write it again")
         if self.sequences == 0:
             return 0, 0
         if (first := integer(offsets, 8)) != 0:
@@ -172,7 +172,7 @@ class Shard:
         last_length = integer(offsets - 4, 4)
         last_offset = integer(starts - 8, 8)
         if last_length < 0 or last_offset < 0 or last_offset % self.dtype.itemsize:
-            raise UserError(f"{self._index}: its last sequence has {last_length} tokens at byte {last_offset}; write it anew")
+            raise UserError(f"{self._index}: its last sequence has {last_length} tokens at byte {last_offset}; write it again")
         return last_length, last_offset
 
     @property

@@ -1,4 +1,4 @@
-"""Which documents share passages with evaluation sets: n-grams of words, whatever their case and what stands between them.
+"""Which documents share passages with evaluation sets: n-grams of words, regardless of case and punctuation.
 
 13 words are what GPT-3 was decontaminated by (Brown et al. 2020, appendix C).
 """

@@ -42,7 +42,7 @@ class Removal:
 
 
 def _without(text: str, passages: list[Passage]) -> str:
-    """A text whose passages are cut out; a line ends where one was, so that no words meet that were apart."""
+    """A text whose passages are cut out; a line ends where one was, so that words which it separated do not meet."""
     if not passages:
         return text
     begins = [0, *(passage.stop for passage in passages)]

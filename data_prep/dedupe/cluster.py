@@ -29,8 +29,8 @@ class Cluster:
 
     The members of all clusters are sorted by (cluster, document); a batch is a run of whole clusters.
 
-    One process does it all, in time that is linear in the pairs but for sorting. Memory, whatever `memory_mib`: 48 bytes a
-    document that has a similar one, and 40 a pair of the largest range of pairs.
+    One process does it all, in time that is linear in the pairs but for sorting. Memory, which `memory_mib` does not bound: 48
+    bytes a document that has a similar one, and 40 a pair of the largest range of pairs.
     """
 
     name = "cluster"

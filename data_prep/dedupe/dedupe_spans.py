@@ -37,7 +37,7 @@ class Deduplicated:
 def dedupe_spans(job: Job, plan: Plan, parts: DocumentParts, fates: Fates) -> Deduplicated:
     """Carry out the stages that corpora with `dedupe_spans` ask for, in every process.
 
-    Copies have gone by then: removed is what documents that stay have in common, and no copy is taken apart line by line.
+    Copies have gone by then: removed is what documents that stay have in common, and no copy is cut up line by line.
     """
     # For numba, as in `deduplicate`.
     from data_prep.dedupe.repeats import Repeats

@@ -53,7 +53,7 @@ class Filter:
         asked = exact_only[copies["document"] - group.first]
         stays[asked] = self._near.have(copies["kept"][asked])
         fates[self._near.between(group.first, group.stop)["document"] - group.first] = NEAR_COPY
-        # The first of a near corpus may be both: it equals one of an exact corpus, which stays whatever else is similar.
+        # The first of a near corpus may be both: it equals one of an exact corpus, which stays even where others are similar.
         fates[copies["document"][~stays] - group.first] = EXACT_COPY
         write_array(outputs.path(self._file(group)), fates)
         exact, near = int((fates == EXACT_COPY).sum()), int((fates == NEAR_COPY).sum())

@@ -69,7 +69,7 @@ def span_table() -> np.ndarray:
 def without_lines(text: str, removed: np.ndarray) -> str:
     """Return a text without some of its lines, given by number, ascending.
 
-    Where lines were removed, the blank ones before them are not joined by those behind: what was one blank line apart, or
+    Where lines were removed, the blank ones before them are not joined by those behind: what one blank line separated, or
     none, still is.
     """
     lines = text.split("\n")

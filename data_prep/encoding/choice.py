@@ -100,7 +100,7 @@ def unchosen(reference: Reference, refused: dict[str, str] | None = None) -> Cho
 def reopen(choice: Choice, reference: Reference) -> tuple[Choice, Fast | None]:
     """Return a choice that another process made, and its library ready to encode.
 
-    It is made anew where the library does not open here, or is of a version that was not compared.
+    It is made again where the library does not open here, or is of a version that was not compared.
     """
     if choice.library not in LIBRARIES:
         return choice, None

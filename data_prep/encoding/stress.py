@@ -55,8 +55,8 @@ _REPEATED = [*" \n\ta1!-=.'A東▁Ġ😀é\u0301\u00a0\x00ſ", "\r\n", "ab", "12
 def stress_texts(added: list[str], vocabulary: int, decode: Callable[[list[int]], str]) -> list[str]:
     """Return the texts for one tokenizer: its added tokens spelled, and what `decode` makes of ids below `vocabulary`.
 
-    Besides: blanks of all kinds, contractions, scripts, digits, marks, signs and the vocabularies' own spellings, alone, beside
-    a letter, repeated and mixed; every character, after a blank and among combining marks; bytes and characters at random.
+    In addition: blanks of all kinds, contractions, scripts, digits, marks, signs and the vocabularies' own spellings, alone,
+    beside a letter, repeated and mixed; every character, after a blank and among combining marks; bytes and characters at random.
     """
     source = random.Random(_SEED)
     texts = [*PROBES, *spelled(added)]

@@ -98,7 +98,7 @@ class Stage(Protocol):
     """What the sizes of its items count, `progress.BYTES` for instance."""
 
     def items(self) -> Sequence[Item]:
-        """Return the items, in an order of their own; the same in every process."""
+        """Return the items; their order is the same in every process."""
         ...
 
     def work(self, item: Item, outputs: Outputs, advance: Advance) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def plan_of(content: dict[str, Any], source: str) -> Plan:
     if content.get("format") != FORMAT:
         raise UserError(f"{source}: format {content.get('format')}, this version writes {FORMAT}; name another output_dir")
     if content.get(_WRITTEN) not in (None, json_digest(content, _WRITTEN)):
-        raise UserError(f"{source}: was changed after it was written; put it back, or remove the folder to begin anew")
+        raise UserError(f"{source}: was changed after it was written; put it back, or remove the folder to start again")
     return validate(Plan, {key: value for key, value in content.items() if key != _WRITTEN}, source)
 
 
@@ -92,7 +92,7 @@ def _compare(inputs: list[Input], modified: dict[str, int], root: Path) -> dict[
                 if not is_same(item, modified.get(item.name), advance):
                     raise UserError(
                         f"{item.name}: has changed since {root} was begun; put the file back, name another output_dir, "
-                        f"or remove {root} to begin anew"
+                        f"or remove {root} to start again"
                     )
     return found
 

@@ -71,7 +71,7 @@ class Clean:
                     before = document.text
                     if removal(document) or (document.text != before and is_short(document, corpus)):
                         document.dropped = CONTAMINATED
-                # Whatever became of it: a lone surrogate is no character, and no file takes it.
+                # Dropped or not: a lone surrogate is no character, and no file takes it.
                 document.text = as_json(document.text)
                 if document.dropped is None:
                     written.add(document)

@@ -1,4 +1,4 @@
-"""Stages that write parts anew."""
+"""Stages that rewrite parts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Change(Protocol):
 
 
 class Rewriting(ABC):
-    """A stage that writes some corpora's parts anew, each document in its row, and what becomes of the documents.
+    """A stage that rewrites some corpora's parts, each document in its row, and what becomes of the documents.
 
     One that is dropped stands there as it was when it went, with the reason.
     """

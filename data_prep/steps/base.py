@@ -34,7 +34,7 @@ class Step(StrictModel):
     def check(self) -> None:
         """Raise UserError where the step cannot be carried out; nothing has been read then."""
 
-    def anew(self) -> "Step":
+    def fresh(self) -> "Step":
         """Return the step for the documents of one item: what it may remember of others' is not there."""
         return self
 

@@ -18,7 +18,7 @@ class Sequence:
 
     def __init__(self, corpus: CorpusConfig, steps: list[Step]) -> None:
         self._corpus = corpus
-        self._steps = [(next(iter(step.entry())), step.anew()) for step in steps]
+        self._steps = [(next(iter(step.entry())), step.fresh()) for step in steps]
         self._reasons: set[str] = set()
         self.changed: Counter[str] = Counter()
         """Documents whose text a step changed, by its name."""

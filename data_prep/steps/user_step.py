@@ -69,7 +69,7 @@ class UserStep(Step):
         except Exception as error:  # the class's own code runs
             raise UserError(f"steps: {self.path}: its check() fails ({_named(error)})") from None
 
-    def anew(self) -> "UserStep":
+    def fresh(self) -> "UserStep":
         """Return the step with a new object: what a class counts must not depend on what a process did before."""
         return UserStep(path=self.path, options=self.options)
 

@@ -113,7 +113,7 @@ class Remote:
     def check(self, fingerprint: str | None) -> None:
         """Raise UserError where the file is no longer that of `draft`."""
         if fingerprint is not None and _fingerprint(self.info()) != fingerprint:
-            raise UserError(f"{self.url}: has changed since the plan was made; put it back, or remove output_dir to begin anew")
+            raise UserError(f"{self.url}: has changed since the plan was made; put it back, or remove output_dir to restart")
 
     @cached_property
     def gives_ranges(self) -> bool:
@@ -276,7 +276,7 @@ def patiently(url: str, ask: Callable[[], Value], done: str = "read") -> Value:
             return ask()
         except UserError:
             raise
-        except Exception as error:  # the libraries of the stores have errors of their own
+        except Exception as error:  # the libraries of the stores have their own errors
             reason = _final(error)
             if reason is not None:
                 raise UserError(f"{url}: {reason}") from None
@@ -300,7 +300,7 @@ def _final(error: Exception) -> str | None:
         reason = f"status {status}" if status else _spelled(error)
         return f"the store does not give it ({reason}); check the credentials and what they permit"
     if "FileExpired" in kinds:
-        return "has changed while it was read; put it back, or remove output_dir to begin anew"
+        return "has changed while it was read; put it back, or remove output_dir to start again"
     # fsspec says of a web server that cannot be reached that it has no such file, and why is the cause.
     absent = isinstance(error, FileNotFoundError) and isinstance(error.__cause__, LookupError | None)
     if status in (404, 410) or (status is None and absent):
@@ -313,7 +313,7 @@ def _final(error: Exception) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """What a server answered, as aiohttp, the Hugging Face hub's library and botocore tell it."""
+    """What a server answered, as aiohttp, the Hugging Face hub's library and botocore give it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")

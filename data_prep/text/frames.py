@@ -1,7 +1,7 @@
 """Where a compressed file can be read from: the frames of zstd, the blocks of BGZF (bgzip), the streams of bzip2 (pbzip2).
 
-Frames are found by the lengths that headers tell, of zstd's blocks too, or by the seek table at the end, and nothing is
-decompressed. Sources: RFC 8878 (zstd); zstd's contrib/seekable_format; pzstd's frames that tell the length of the next one;
+Frames are found by the lengths that headers give, of zstd's blocks too, or by the seek table at the end, and nothing is
+decompressed. Sources: RFC 8878 (zstd); zstd's contrib/seekable_format; pzstd's frames that give the length of the next one;
 the SAM specification, 4.1 (BGZF).
 """
 
@@ -65,7 +65,7 @@ def _zst_end(read: ReadAt, *, walks: bool) -> Callable[[int], int | None]:
     def end_of(place: int) -> int | None:
         head = read(place, 18)
         if head.startswith(_PZSTD) and len(head) >= 16:
-            # With the frame whose length it tells, so that a range begins with it.
+            # With the frame whose length it gives, so that a range begins with it.
             end = place + 12 + struct.unpack_from("<I", head, 8)[0]
             if struct.unpack_from("<I", head, 12)[0] == _ZST and _is_zst(read(end, 4)):
                 return end
@@ -102,7 +102,7 @@ def _zst_blocks(read: ReadAt, place: int, head: bytes) -> int | None:
 
 
 def _seek_table(read: ReadAt, size: int) -> list[int]:
-    """The starts of the frames that the table at the end of a seekable file tells; none where there is no such table."""
+    """The starts of the frames that the table at the end of a seekable file gives; none where there is no such table."""
     foot = read(max(size - 9, 0), 9)
     if len(foot) < 9 or struct.unpack_from("<I", foot, 5)[0] != _SEEKABLE:
         return []

@@ -97,16 +97,16 @@ def opened(path: str, advance: Advance, *, ahead: bool = True) -> BinaryIO:
 
 
 def _bounded(advance: Advance, most: int) -> Advance:
-    """Tell of compressed bytes as text, up to the range's size: what is read behind it is another's."""
+    """Count compressed bytes as text, up to the range's size: what is read behind it is another's."""
     counted = 0
 
-    def tell(count: int) -> None:
+    def count_text(count: int) -> None:
         nonlocal counted
         text = min(count * COMPRESSION_RATIO, most - counted)
         counted += text
         advance(text)
 
-    return tell
+    return count_text
 
 
 def read_line(file: BinaryIO, longest: int) -> tuple[bytes | None, int]:
@@ -169,7 +169,7 @@ class _Frames(io.RawIOBase):
         self, file: BinaryIO, begun: Callable[[], "_Stream"], input_range: InputRange, *, padded: bool
     ) -> Iterator[bytes]:
         # The libraries' own files take a stream that breaks off (zstandard), or garbage behind one (bz2, lzma), for the end of
-        # the file: only the streams tell.
+        # the file: only the streams show it.
         stream = begun()
         place, length = input_range.start, 0
         while chunk := file.read(_COMPRESSED_CHUNK):

@@ -106,7 +106,7 @@ def read_range(
 
     Memory is bounded by `max_characters`; parquet's, instead, by 128 rows and a page of the column, for its library
     gives no part of a row. Raises UserError, naming file and record, where a file is gone, is bad and bad files are
-    refused, or has too many bad records; the system's errors as they come, whatever `bad_files` says.
+    refused, or has too many bad records; the system's errors are raised as they are, whatever `bad_files` is.
     """
     source = source_of(input_range.path)
     try:

@@ -58,7 +58,7 @@ def _planned(name: str, corpus_json: str, fingerprint: str | None) -> tuple["Dat
     dataset, columns = _loaded(name, corpus)
     if dataset._fingerprint != fingerprint:
         raise UserError(
-            f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to begin anew"
+            f"{name}: the dataset has changed since the plan was made; put it back, or remove output_dir to restart"
         )
     tops = list(dict.fromkeys(column.top for column in columns.all))
     return dataset.select_columns(tops).with_format("arrow"), columns
@@ -71,7 +71,7 @@ def _loaded(name: str, corpus: CorpusConfig) -> tuple["Dataset", Columns]:
     try:
         local = Path(name).is_dir()
         dataset = datasets.load_from_disk(name) if local else datasets.load_dataset(name, corpus.dataset_config, split=split)
-    except Exception as error:  # the library raises whatever its file systems and its network raise
+    except Exception as error:  # the library passes on the errors of its file systems and its network
         raise UserError(
             f"{name}: does not load as a dataset ({one_line(error)}); name a directory that "
             "save_to_disk wrote, or a dataset of the hub where there is a network"

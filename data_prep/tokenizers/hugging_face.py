@@ -159,7 +159,7 @@ class HuggingFaceTokenizer:
             )
         raise UserError(
             f"{wrong}; name tokenizer_class: {_VERBATIM} in {CONFIG} to have tokenizer.json read as it is, or save the "
-            "tokenizer anew with the version that wrote it"
+            "tokenizer again with the version that wrote it"
         )
 
     def _origin(self) -> tuple[str, list[list[int]]] | None:
@@ -208,14 +208,14 @@ class HuggingFaceTokenizer:
         return self._backend.to_str(pretty=True)
 
     def write(self, folder: Path) -> None:
-        """Write the tokenizer into `folder` so that AutoTokenizer makes the same of it there, with whatever config.json beside.
+        """Write the tokenizer into `folder` so that AutoTokenizer makes the same of it there, whatever config.json lies there.
 
         That is what the directory has, the class that was loaded in tokenizer_config.json, and tokenizer.json.
         """
         copy_files(self.files, self.directory, folder)
         keys = given = read_tokenizer_config(self.directory)
         if not (folder / JSON).exists():
-            # Not by `save`: it tells of a full disk by a bare Exception.
+            # Not by `save`: it raises a bare Exception for a full disk.
             (folder / JSON).write_text(self.description(), encoding="utf-8")
             # A sentencepiece model names its own.
             names = {f"{name}_token": getattr(self.hugging_face, f"{name}_token") for name in _NAMES}

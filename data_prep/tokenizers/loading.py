@@ -80,7 +80,7 @@ class Tokenizer(Protocol):
         ...
 
     def write(self, folder: Path) -> None:
-        """Write it into `folder`, to be the same beside whatever else lies there."""
+        """Write it into `folder`, to be the same whatever else lies there."""
         ...
 
 

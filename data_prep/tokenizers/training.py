@@ -116,7 +116,7 @@ def _special_pieces(special: dict[str, str]) -> dict[str, Any]:
     for role, name in roles.items():
         if name is not None:
             options[f"{role}_id"] = names.index(name)
-            if name.startswith("["):  # the others are the trainer's own; the model's file would tell that they were given
+            if name.startswith("["):  # the others are the trainer's own; the model's file would record that they were given
                 options[f"{role}_piece"] = name
     return options
 
@@ -223,6 +223,6 @@ def _save(tokenizer: Tokenizer, special: dict[str, str], folder: Path, kind: str
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
         )
         config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-    # Not by `save`: it tells of a full disk by a bare Exception.
+    # Not by `save`: it raises a bare Exception for a full disk.
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

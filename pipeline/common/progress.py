@@ -99,7 +99,7 @@ class Meter:
                 elif time.monotonic() - self._began > _BAR_SECONDS:
                     self._bar.set_postfix_str(self.note)
             except OSError:
-                # Nobody reads any more: whatever else is printed meets that too, and is where it is handled.
+                # Nobody reads any more: what the command prints next meets that too, and there it is handled.
                 return
 
     def _line(self) -> str:
