@@ -9,7 +9,7 @@ from data_prep.dedupe.kernels import choose
 from data_prep.dedupe.minhash import MinHash
 from data_prep.dedupe.records import COPY, Copies, begins
 from data_prep.dedupe.signatures import rows_needed
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array
 from data_prep.text.document_parts import DocumentParts
@@ -68,12 +68,9 @@ class Choose:
             advance(len(members))
         copies = np.concatenate(found)
         copies.sort(order="document")
-        write_array(outputs.path(self._file(item)), copies)
+        write_array(outputs.path(array_file(self, item.name)), copies)
         return {"documents_in": end - begin, "documents_out": end - begin - len(copies)}
 
     def copies(self) -> Copies:
         """Return what the stage found."""
-        return Copies([self._parts.root / self._file(item) for item in self.items()])
-
-    def _file(self, item: Item) -> str:
-        return f"{WORK}/{self.name}/{item.name}.npy"
+        return Copies([self._parts.root / array_file(self, item.name) for item in self.items()])

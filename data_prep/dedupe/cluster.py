@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from data_prep.dedupe.kernels import flatten, join
 from data_prep.dedupe.neighbours import Neighbours
 from data_prep.dedupe.records import distinct
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.document_parts import DocumentParts
@@ -63,17 +62,17 @@ class Cluster:
                 block["cluster"], block["document"] = roots[places], documents[places]
                 yield block
 
-        write_blocks(outputs.path(self._file("members")), MEMBER, (), members())
-        write_array(outputs.path(self._file("cuts")), self._cuts(np.cumsum(sizes)))
+        write_blocks(outputs.path(array_file(self, "members")), MEMBER, (), members())
+        write_array(outputs.path(array_file(self, "cuts")), self._cuts(np.cumsum(sizes)))
         return {"documents_out": len(documents), "clusters": len(sizes), "largest": int(sizes.max(initial=0))}
 
     def batches(self) -> list[tuple[int, int]]:
         """Return where each batch begins and ends among the members."""
-        return list(pairwise(np.load(self._path("cuts")).tolist()))
+        return list(pairwise(np.load(self._root / array_file(self, "cuts")).tolist()))
 
     def members(self, start: int, stop: int) -> np.ndarray:
         """Return some of the members, MEMBER."""
-        return np.array(mapped(self._path("members"))[start:stop])
+        return np.array(mapped(self._root / array_file(self, "members"))[start:stop])
 
     def _documents(self, advance: Advance) -> np.ndarray:
         """Documents that have a similar one, ascending."""
@@ -105,9 +104,3 @@ class Cluster:
             )
             cuts.append(int(ends[last]))
         return np.array(cuts, dtype=np.int64)
-
-    def _path(self, kind: str) -> Path:
-        return self._root / self._file(kind)
-
-    def _file(self, kind: str) -> str:
-        return f"{WORK}/{self.name}/{kind}.npy"

@@ -1,12 +1,11 @@
 """Stage `exact`: which documents equal an earlier one."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.dedupe.records import COPY, Copies, begins, between, key_range, range_count
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import write_array
 from data_prep.text.document_parts import DocumentParts
@@ -60,12 +59,12 @@ class Exact:
         copies = np.empty(int(is_copy.sum()), dtype=COPY)
         copies["document"], copies["kept"], copies["similarity"] = document[is_copy], kept[is_copy], 1
         copies.sort(order="document")
-        write_array(outputs.path(self._file(item.name)), copies)
+        write_array(outputs.path(array_file(self, item.name)), copies)
         return {"documents_in": len(document), "documents_out": len(document) - len(copies)}
 
     def copies(self) -> Copies:
         """Return what the stage found."""
-        return Copies([self._path(item.name) for item in self.items()])
+        return Copies([self._parts.root / array_file(self, item.name) for item in self.items()])
 
     def _read(self, start: int, stop: int, advance: Advance) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(lower halves, upper halves, documents, whether of an exact-only corpus) of a range."""
@@ -79,9 +78,3 @@ class Exact:
             np.concatenate([table["row"] + np.int64(part.first) for part, table in found]),
             np.concatenate([np.full(len(table), self._dedupe[part.corpus] == "exact") for part, table in found]),
         )
-
-    def _file(self, name: str) -> str:
-        return f"{WORK}/{self.name}/{name}.npy"
-
-    def _path(self, name: str) -> Path:
-        return self._parts.root / self._file(name)

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedupe.groups import Group, grouped
+from data_prep.dedupe.groups import grouped
 from data_prep.dedupe.records import Copies
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document_parts import DocumentPart, DocumentParts
@@ -55,7 +55,7 @@ class Filter:
         fates[self._near.between(group.first, group.stop)["document"] - group.first] = NEAR_COPY
         # The first of a near corpus may be both: it equals one of an exact corpus, which stays even where others are similar.
         fates[copies["document"][~stays] - group.first] = EXACT_COPY
-        write_array(outputs.path(self._file(group)), fates)
+        write_array(outputs.path(array_file(self, group.name)), fates)
         exact, near = int((fates == EXACT_COPY).sum()), int((fates == NEAR_COPY).sum())
         return {
             "documents_in": group.documents,
@@ -68,7 +68,4 @@ class Filter:
         """Return the part's fates, uint8."""
         group = self._group_of[part.name]
         start = part.first - group.first
-        return np.array(mapped(self._parts.root / self._file(group))[start : start + part.documents])
-
-    def _file(self, group: Group) -> str:
-        return f"{WORK}/{self.name}/{group.name}.npy"
+        return np.array(mapped(self._parts.root / array_file(self, group.name))[start : start + part.documents])

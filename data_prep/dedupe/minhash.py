@@ -9,7 +9,7 @@ from data_prep.dedupe.groups import Group, grouped
 from data_prep.dedupe.kernels import band_keys
 from data_prep.dedupe.records import Copies, between
 from data_prep.dedupe.signatures import Signer
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array, write_blocks
 from data_prep.text.document_parts import DocumentParts
@@ -71,11 +71,13 @@ class MinHash:
                 keys.append(band_keys(signatures, self._config.bands))
                 yield signatures
 
-        write_blocks(outputs.path(self._file(group, "signatures")), np.dtype("<u4"), (self._config.permutations,), signed())
+        write_blocks(
+            outputs.path(array_file(self, f"{group.name}.signatures")), np.dtype("<u4"), (self._config.permutations,), signed()
+        )
         numbers = np.concatenate(documents)
-        write_array(outputs.path(self._file(group, "documents")), numbers)
+        write_array(outputs.path(array_file(self, f"{group.name}.documents")), numbers)
         bands = (_band([block[band] for block in keys], numbers)[None] for band in range(self._config.bands))
-        write_blocks(outputs.path(self._file(group, "bands")), BAND, (len(numbers),), bands)
+        write_blocks(outputs.path(array_file(self, f"{group.name}.bands")), BAND, (len(numbers),), bands)
         return {"documents_in": group.documents, "documents_out": len(numbers)}
 
     def band(self, group: Group, band: int, start: int, stop: int) -> np.ndarray:
@@ -111,10 +113,7 @@ class MinHash:
                 advance(part.size * len(texts) // part.documents)
 
     def _mapped(self, group: Group, kind: str) -> np.ndarray:
-        return mapped(self._parts.root / self._file(group, kind))
-
-    def _file(self, group: Group, kind: str) -> str:
-        return f"{WORK}/{self.name}/{group.name}.{kind}.npy"
+        return mapped(self._parts.root / array_file(self, f"{group.name}.{kind}"))
 
 
 def _band(blocks: list[np.ndarray], documents: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from data_prep.dedupe.kernels import agreeing_pairs
 from data_prep.dedupe.minhash import MinHash
 from data_prep.dedupe.records import COPY, begins, distinct, key_range, range_count
 from data_prep.dedupe.signatures import rows_needed
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document_parts import DocumentParts
@@ -71,13 +71,13 @@ class Neighbours:
             edges.append(found)
             key, document = key[~similar], document[~similar]
         pairs = np.concatenate(edges)
-        write_array(outputs.path(self._file(item)), pairs)
+        write_array(outputs.path(array_file(self, item.name)), pairs)
         return {"records": records, "compared": compared, "similar": len(pairs)}
 
     def edges(self) -> Iterator[np.ndarray]:
         """Yield the similar pairs, COPY, range by range; `kept` is the smaller document."""
         for item in self.items():
-            yield mapped(self._parts.root / self._file(item))
+            yield mapped(self._parts.root / array_file(self, item.name))
 
     def _read(self, band: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """(keys, documents) of a range, sorted by both."""
@@ -99,6 +99,3 @@ class Neighbours:
             agree[start : start + chunk] = agreeing_pairs(left, right, np.searchsorted(stars, others), self._needed)
             advance(len(others))
         return agree
-
-    def _file(self, item: Item) -> str:
-        return f"{WORK}/{self.name}/{item.name}.npy"

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.dedupe.records import begins, between, key_range, range_count
 from data_prep.dedupe.span_hashes import SpanHashes
-from data_prep.jobs.job import WORK, Facts, Item, Outputs
+from data_prep.jobs.job import Facts, Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
@@ -64,7 +64,7 @@ class Repeats:
         found = np.empty(int(is_lost.sum()), dtype=REPEAT)
         found["span"], found["keeps"] = span[is_lost], keeps[is_lost]
         found.sort(order="span")
-        write_array(outputs.path(self._file(item)), found)
+        write_array(outputs.path(array_file(self, item.name)), found)
         lost = np.flatnonzero(np.bincount(group[is_lost], minlength=len(documents)))
         most = lost[np.lexsort((span[first][lost], -documents[lost]))][: self._examples]
         return {
@@ -76,7 +76,7 @@ class Repeats:
     def of(self, part: DocumentPart) -> tuple[np.ndarray, np.ndarray]:
         """Return (places in its table of the spans that a part loses, ascending; whether its first document keeps each)."""
         start, stop = self._firsts[self._places[part.name]], self._firsts[self._places[part.name] + 1]
-        found = [between(mapped(self._parts.root / self._file(item)), "span", start, stop) for item in self.items()]
+        found = [between(mapped(self._parts.root / array_file(self, item.name)), "span", start, stop) for item in self.items()]
         records = np.concatenate(found)
         records.sort(order="span")
         return records["span"] - start, records["keeps"]
@@ -114,6 +114,3 @@ class Repeats:
             np.concatenate([np.full(len(table), place, dtype=np.int32) for place, _, table in found]),
             np.concatenate([np.arange(begin, begin + len(table)) for _, begin, table in found]),
         )
-
-    def _file(self, item: Item) -> str:
-        return f"{WORK}/{self.name}/{item.name}.npy"

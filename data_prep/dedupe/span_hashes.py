@@ -8,7 +8,7 @@ from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY
 from data_prep.dedupe.records import begins, places_between
 from data_prep.dedupe.spans import SpanFinder
-from data_prep.jobs.job import WORK, Item, Outputs
+from data_prep.jobs.job import Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.storage.arrays import mapped, write_array
 from data_prep.text.document import Document
@@ -61,7 +61,7 @@ class SpanHashes:
         table["high"], table["low"], table["row"] = high[first], low[first], row[first]
         of_document = begins(high, low, row)
         table["documents"] = np.bincount((np.cumsum(first) - 1)[of_document], minlength=len(table))
-        write_array(outputs.path(self._file(part)), table)
+        write_array(outputs.path(array_file(self, part.name)), table)
         return {"documents_out": int(staying.sum()), "spans": len(row), "different": len(table)}
 
     def finder(self, part: DocumentPart) -> SpanFinder:
@@ -77,7 +77,7 @@ class SpanHashes:
 
     def table(self, part: DocumentPart) -> np.ndarray:
         """Return a part's records, SPAN, memory-mapped."""
-        return mapped(self._parts.root / self._file(part))
+        return mapped(self._parts.root / array_file(self, part.name))
 
     def text(self, part: DocumentPart, place: int) -> tuple[Document, str]:
         """Return the first document of a part that holds one of its spans, given by its place in the table, and the span."""
@@ -87,6 +87,3 @@ class SpanHashes:
         found = np.flatnonzero((spans.high == record["high"]) & (spans.low == record["low"]))[0]
         begin, stop = spans.lines[found].tolist()
         return document, "\n".join(document.text.split("\n")[begin:stop])
-
-    def _file(self, part: DocumentPart) -> str:
-        return f"{WORK}/{self.name}/{part.name}.npy"

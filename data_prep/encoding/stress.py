@@ -56,7 +56,7 @@ def stress_texts(added: list[str], vocabulary: int, decode: Callable[[list[int]]
     """Return the texts for one tokenizer: its added tokens spelled, and what `decode` makes of ids below `vocabulary`.
 
     In addition: blanks of all kinds, contractions, scripts, digits, marks, signs and the vocabularies' own spellings, alone,
-    beside a letter, repeated and mixed; every character, after a blank and among combining marks; bytes and characters at random.
+    beside a letter, repeated and mixed; every character, after a blank and among combining marks; random bytes and characters.
     """
     source = random.Random(_SEED)
     texts = [*PROBES, *spelled(added)]

@@ -106,6 +106,11 @@ class Stage(Protocol):
         ...
 
 
+def array_file(stage: Stage, name: str) -> str:
+    """Return the name of an array of a stage's, below the job's folder."""
+    return f"{WORK}/{stage.name}/{name}.npy"
+
+
 class Job:
     """A folder, the digest of the plan that fills it, and the processes at work."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.dedupe.deduplicate import Fates
 from data_prep.dedupe.filtering import EXACT_COPY
-from data_prep.jobs.job import WORK, Facts, Item, Outputs
+from data_prep.jobs.job import WORK, Facts, Item, Outputs, array_file
 from data_prep.plans.plan import Plan
 from data_prep.settings import CorpusConfig
 from data_prep.storage.arrays import write_array
@@ -82,7 +82,7 @@ class Rewriting(ABC):
                 characters += len(document.text)
                 bytes_ += size
         written.close()
-        write_array(outputs.path(self._fates_file(part.name)), fates)
+        write_array(outputs.path(array_file(self, part.name)), fates)
         stayed = int((fates < EXACT_COPY).sum())
         return {
             "corpus": part.corpus,
@@ -113,12 +113,9 @@ class Rewriting(ABC):
     def fates(self, part: DocumentPart) -> np.ndarray:
         """Return the fates of a part that was rewritten or not, uint8."""
         if part.corpus in self._rewritten:
-            return np.load(self._parts.root / self._fates_file(part.name))
+            return np.load(self._parts.root / array_file(self, part.name))
         return self._fates.of(part)
 
     @property
     def _folder(self) -> str:
         return f"{WORK}/{self.name}"
-
-    def _fates_file(self, name: str) -> str:
-        return f"{self._folder}/{name}.npy"
