@@ -107,7 +107,7 @@ class Stage(Protocol):
 
 
 def array_file(stage: Stage, name: str) -> str:
-    """Return the name of an array of a stage's, below the job's folder."""
+    """Return the name of the file of an array that a stage leaves, below the job's folder."""
     return f"{WORK}/{stage.name}/{name}.npy"
 
 
