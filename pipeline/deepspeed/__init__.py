@@ -17,7 +17,7 @@ replaces.
 | `loss_scale` | the scale's and the engine's counters | a run goes on with them | test_loss_scale |
 | `traces` | `PartitionedParameterCoordinator`'s recorded order | sub-models change it each step | test_running |
 | `disk` | swap files, `unscale_and_clip_grads` | frozen masters; checkpoints | test_zero_sink, test_parity |
-| `saving` | `checkpoint_engine`, `_copy_recovery_script`, counters | files are hashed when written | test_checkpoints |
+| `saving` | `checkpoint_engine`, `_copy_recovery_script`, counters | files are hashed when written | test_going_on |
 | `config` | the models of JSON sections, `DeepSpeedConfig` | a file is refused before a run | test_ds_config |
 | `kernels` | builders of CPU Adam and async_io, the Triton loss | they may not compile | test_losses, test_optimizer |
 | `ranks` | `__compatible_ops__`, `mpi_discovery` | no compilation at the start; mpirun | test_launchers |

@@ -16,8 +16,8 @@ from pipeline.training.loop.guard import Gradients, is_number, with_poison
 from pipeline.training.losses import summed_loss
 from pipeline.training.monitoring.watchdog import EXIT_STALLED, Report, message
 from tests.distributed.engines import full_weight
-from tests.distributed.test_checkpoints import BATCH, LAYOUTS, LENGTH, batches, ds_config
-from tests.distributed.test_freezing import GROUPS, LAYERS, OPTIMIZER, identical, masters_by_group, model_config
+from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, identical, masters_by_group, model_config
+from tests.distributed.walks import BATCH, LAYOUTS, batches, ds_config
 from tests.end_to_end.conftest import ROOT
 from tests.ranks import free_port, run_ranks
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pipeline.deepspeed.monitors import monitor_of
 from pipeline.recipe import load_recipe
 from pipeline.recipe.ds_features import ABSENT
 from pipeline.recipe.ds_file import MONITORS, _DeepSpeedFile
-from pipeline.training import ds_config, toolchain
+from pipeline.training import ds_config
 from pipeline.training.ds_config import (
     compute_dtype,
     division,
@@ -28,7 +27,7 @@ from pipeline.training.ds_config import (
     same_run,
     zero_stage,
 )
-from pipeline.training.toolchain import check_toolchain, missing_tool, reach_ninja
+from pipeline.training.toolchain import check_toolchain
 
 ROOT = Path(__file__).parents[3]
 
@@ -320,55 +319,6 @@ def test_what_compiling_lacks_is_said_by_its_debian_package(resolve, monkeypatch
     lacks(monkeypatch)
     with pytest.raises(UserError, match=words):
         resolve(config, *overrides)
-
-
-@pytest.mark.parametrize(
-    ("device", "environment", "lacks", "words"),
-    [
-        ("cpu", {"PATH": "/nowhere"}, None, r"a C\+\+ compiler, and there is no g\+\+; .*is g\+\+"),
-        ("cpu", {"CXX": "nvc++"}, None, r"a C\+\+ compiler, and there is no nvc\+\+"),
-        ("cuda", {"PATH": "/nowhere"}, None, "a C compiler, and there is no gcc; .*is gcc"),
-        ("cuda", {"CC": "nvc"}, None, "a C compiler, and there is no nvc"),
-        ("cuda", {"CC": sys.executable}, "headers", "Python's headers, .*python3-dev"),
-        ("cuda", {"CC": sys.executable}, "triton", "Triton, and this torch came without it"),
-        ("cuda", {"CC": sys.executable}, None, None),
-        ("cpu", {"CXX": sys.executable}, "triton", None),
-        ("npu", {"PATH": "/nowhere"}, "triton", None),
-    ],
-)
-def test_what_compiling_lacks_is_that_of_the_device(device, environment, lacks, words, monkeypatch, tmp_path):
-    for name in ("CC", "CXX"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(toolchain, "find_spec", lambda name: None if lacks == "triton" else name)
-    monkeypatch.setattr("sysconfig.get_path", lambda *_, **__: str(tmp_path))
-    if lacks != "headers":
-        (tmp_path / "Python.h").touch()
-    if words is None:
-        assert missing_tool(device) is None
-        check_toolchain("x", "y", device=device)
-    else:
-        with pytest.raises(UserError, match=f"^compile needs {words}.*, or leave it out$"):
-            check_toolchain("compile", "leave it out", device=device)
-
-
-def test_the_packages_ninja_is_found_wherever_its_scripts_lie(tmp_path, monkeypatch):
-    (tmp_path / "ninja").touch(mode=0o755)
-    monkeypatch.setattr("ninja.BIN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert reach_ninja() and shutil.which("ninja") == str(tmp_path / "ninja")
-
-
-def test_a_ninja_without_a_program_is_none(monkeypatch):
-    monkeypatch.setattr("ninja.BIN_DIR", "")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert not reach_ninja()
-
-
-@pytest.mark.skipif(not Path("/usr/include/libaio.h").is_file(), reason="no libaio here: Debian's package libaio-dev has it")
-def test_libaio_is_found_where_it_is_installed():
-    assert AsyncIOBuilder().is_compatible(verbose=False)
 
 
 def test_state_on_a_disk_has_buffers_for_what_growth_keeps(resolve):
