@@ -1,5 +1,6 @@
 """What the tests of live engines share."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,11 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch.utils.cpp_extension import _get_build_directory
 
+from pipeline.families import ActiveLayers
 from pipeline.training import distributed
+from pipeline.training.engine import TrainedModel
+from pipeline.training.loop.running import running
+from pipeline.training.losses import summed_loss
 from pipeline.training.toolchain import missing_tool
 
 
@@ -23,6 +28,29 @@ def engine_config(zero: int | dict[str, Any], batch: int, *, bf16: bool = False,
         "zero_optimization": {"stage": zero} if isinstance(zero, int) else zero,
         "steps_per_print": 1 << 40,
     } | others
+
+
+def train_step(
+    trained: TrainedModel, inputs: torch.Tensor, labels: torch.Tensor, active: ActiveLayers | None = None, accumulation: int = 1
+) -> float:
+    """Take a step on a batch, of which each rank takes its share; return the mean loss over all ranks.
+
+    `active` says what runs and learns; None is the whole model, of which that is left as it is.
+    """
+    if active is not None:
+        trained.learn(active)
+    ranks, summed = distributed.world_size(), 0.0
+    share = len(inputs) // ranks // accumulation
+    device = distributed.device()
+    for number in range(accumulation):
+        begin = (distributed.rank() * accumulation + number) * share
+        own = slice(begin, begin + share)
+        with nullcontext() if active is None else running(trained.module, trained.family, active):
+            loss = summed_loss(trained.logits(inputs[own].to(device)).tokens, labels[own].to(device))
+        trained.engine.backward(loss * (ranks * accumulation / inputs.numel()))
+        trained.engine.step()
+        summed += loss.item()
+    return distributed.total(summed)[0] / inputs.numel()
 
 
 def full_weight(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -10,12 +10,10 @@ from pipeline.families import FAMILIES, ActiveLayers
 from pipeline.growth.initialization import initialized
 from pipeline.growth.offline import OfflineGrowth, Request
 from pipeline.recipe import CheckpointingConfig, GrowthConfig, TargetConfig
-from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import engine_config, train_step
 from tests.distributed.test_freezing import LAYERS, LENGTH, OPTIMIZER, VOCAB, model_config
 from tests.ranks import run_ranks
 
@@ -37,13 +35,8 @@ def train_and_save(folder: Path, cases: list[tuple[str, int, bool]]) -> dict[str
         ds_config = engine_config(stage, BATCH, bf16=half)
         family, config = FAMILIES[name], model_config(name, True)
         trained = build(family, config, initialized(family, config, 5), ds_config, OPTIMIZER, cut(LAYERS, []), "sdpa", None)
-        trained.learn(ActiveLayers.whole(LAYERS))
-        share = BATCH // distributed.world_size()
-        own = tokens()[distributed.rank() * share :][:share]
         for _ in range(3):
-            loss = summed_loss(trained.logits(own).tokens, own)
-            trained.engine.backward(loss * (distributed.world_size() / (BATCH * LENGTH)))
-            trained.engine.step()
+            train_step(trained, tokens(), tokens(), ActiveLayers.whole(LAYERS))
         path = folder / folder_of(case)
         checkpoints = Checkpoints(path, CheckpointingConfig())
         checkpoints.save(trained, CheckpointMetadata(1, 3, {}, 0, 0.0, {}), must=True)

@@ -14,12 +14,9 @@ from torch import nn
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, TrainStage
-from pipeline.training import distributed
 from pipeline.training.engine import build
-from pipeline.training.loop.running import running
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config, full_weight
+from tests.distributed.engines import engine_config, full_weight, train_step
 from tests.ranks import run_ranks
 
 LAYERS, PER_BLOCK, BATCH, LENGTH, VOCAB = 4, 2, 8, 12, 40
@@ -168,24 +165,14 @@ def deepspeed_loop(family: str, tied: bool, stage: int, accumulation: int):
     config = model_config(family, tied)
     table = FAMILIES[family]
     trained = build(table, config, initialized(table, config, 5), ds_config(stage, accumulation), OPTIMIZER, GROUPS, "sdpa")
-    micro = BATCH // 2 // accumulation
     losses, watched = [], 0
     for depth, (inputs, labels) in zip(DEPTHS, batches(), strict=True):
         active = ActiveLayers.whole(LAYERS) if depth is None else ActiveLayers.top(depth, PER_BLOCK)
         trained.learn(active)
         before = frozen_state(trained)
-        summed = 0.0
-        for number in range(accumulation):
-            begin = distributed.rank() * BATCH // 2 + number * micro
-            part = slice(begin, begin + micro)
-            with running(trained.module, table, active):
-                loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
-            trained.engine.backward(loss * (2 * accumulation / SCORED))
-            trained.engine.step()
-            summed += loss.item()
+        losses.append(train_step(trained, inputs, labels, active, accumulation))
         assert identical(before, frozen_state(trained)), f"frozen state moved at depth {depth}"
         watched += sum("exp_avg" in held[1] for held in before if isinstance(held, tuple))
-        losses.append(distributed.total(summed)[0] / SCORED)
     trained.learn(ActiveLayers.whole(LAYERS))
     weights = {name: full_weight(p) for name, p in trained.module.named_parameters()}
     trained.close()

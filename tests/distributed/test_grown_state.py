@@ -9,11 +9,9 @@ from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import plan_growth
 from pipeline.growth.zero_checkpoint import read_zero_checkpoint
 from pipeline.recipe import GrowthConfig, ModelConfig, OptimizerConfig, TargetConfig
-from pipeline.training import distributed
 from pipeline.training.engine import build
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import engine_config, train_step
 from tests.ranks import run_ranks
 
 FAMILY = FAMILIES["gpt2"]
@@ -33,15 +31,7 @@ SAME = {"lion": 2e-4, "muon": 2e-5}
 def train(trained, begin, end) -> list[float]:
     """Take these steps on batches that are the same at any number of ranks; return their losses over all ranks."""
     draws = torch.randint(0, VOCABULARY, (7, BATCH, LENGTH), generator=torch.Generator().manual_seed(3))
-    ranks, share = distributed.world_size(), BATCH // distributed.world_size()
-    losses = []
-    for step in range(begin, end):
-        ids = draws[step, distributed.rank() * share :][:share]
-        loss = summed_loss(trained.logits(ids).tokens, ids) / (BATCH * LENGTH)
-        trained.engine.backward(loss * ranks)
-        trained.engine.step()
-        losses.append(distributed.total(loss.item())[0])
-    return losses
+    return [train_step(trained, draws[step], draws[step]) for step in range(begin, end)]
 
 
 def built(config, state, name, stage, kept=None):

@@ -13,13 +13,10 @@ from pipeline.growth import check
 from pipeline.growth.fused_parameters import parameters_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, ModelConfig, OptimizerConfig, TrainStage
-from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
-from pipeline.training.loop.running import running
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import active_layers_of, cut
-from tests.distributed.engines import full_weight
+from tests.distributed.engines import full_weight, train_step
 from tests.distributed.test_freezing import BATCH, LENGTH, OPTIMIZER, VOCAB, ds_config
 from tests.ranks import run_ranks
 
@@ -127,18 +124,10 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             source = checkpoints.open(saved)
             trained = build(table, made, source.state, *settings, source.optimizer)
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
-        learning = active(selectors, made)
-        trained.learn(learning)
         rated = {group for group in trained.parameter_groups if own and group.experts == range(1, 3)}
         trained.set_rates(lambda group, rated=rated: OWN_RATE if group in rated else config.lr)
         trained.set_decays(lambda group, rated=rated: OWN_DECAY if group in rated else config.weight_decay)
-        begin = distributed.rank() * BATCH // 2
-        part = slice(begin, begin + BATCH // 2)
-        with running(trained.module, table, learning):
-            loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
-        trained.engine.backward(loss * (2 / (BATCH * LENGTH)))
-        trained.engine.step()
-        losses.append(distributed.total(loss.item())[0] / (BATCH * LENGTH))
+        losses.append(train_step(trained, inputs, labels, active(selectors, made)))
         # What stands still is not gathered.
         trained.learn(ActiveLayers.whole(LAYERS))
         seen.append({name: full_weight(parameter).clone() for name, parameter in trained.module.named_parameters()})

@@ -12,13 +12,10 @@ from pipeline.deepspeed.loss_scale import restore_counters_and_scale
 from pipeline.families import FAMILIES, ActiveLayers, family_of
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig, OptimizerConfig, TrainStage
-from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
-from pipeline.training.loop.running import running
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import cut
-from tests.distributed.engines import full_weight
+from tests.distributed.engines import full_weight, train_step
 from tests.distributed.test_freezing import BATCH, LAYERS, LENGTH, OPTIMIZER, VOCAB, ds_config, model_config
 from tests.ranks import run_ranks
 
@@ -97,16 +94,9 @@ def deepspeed_loop(family: str, stage: int, config: OptimizerConfig, folder: Pat
             source = checkpoints.open(saved)
             trained = made(source.state, *settings, source.optimizer)
             restore_counters_and_scale(trained.engine, saved.counters, saved.loss_scale)
-        trained.learn(active)
         trained.set_rates(lambda group, own=own: OWN_RATE if own and group.holds else config.lr)
         trained.set_decays(lambda group, own=own: OWN_DECAY if own and group.holds else DECAY)
-        begin = distributed.rank() * BATCH // 2
-        part = slice(begin, begin + BATCH // 2)
-        with running(trained.module, table, active):
-            loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
-        trained.engine.backward(loss * (2 / (BATCH * LENGTH)))
-        trained.engine.step()
-        losses.append(distributed.total(loss.item())[0] / (BATCH * LENGTH))
+        losses.append(train_step(trained, inputs, labels, active))
         # What stands still is not gathered.
         trained.learn(WHOLE)
         seen.append({name: full_weight(parameter).clone() for name, parameter in trained.module.named_parameters()})

@@ -20,12 +20,11 @@ from torch import nn
 from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, ScheduleConfig
-from pipeline.training import distributed, optimizer
+from pipeline.training import optimizer
 from pipeline.training.engine import build
-from pipeline.training.losses import summed_loss
 from pipeline.training.parameter_groups import EMBEDDINGS, HEAD, ParameterGroup
 from pipeline.training.plan.schedule import rate_factor
-from tests.distributed.engines import engine_config, full_weight, is_built
+from tests.distributed.engines import engine_config, full_weight, is_built, train_step
 from tests.ranks import run_ranks
 
 LAYERS, BATCH, LENGTH, VOCAB, STEPS, WARMUP = 4, 8, 12, 40, 12, 3
@@ -225,22 +224,12 @@ def deepspeed_loop(way: Way, directory: Path):
     trained = build(GPT2, config, initialized(GPT2, config, 5), ds_config(way, directory), chosen, GROUPS, "sdpa")
     named = dict(trained.module.named_parameters())
     trained.set_decays(lambda group: DECAY / 4 if group.name == "layers.2-3" else DECAY)
-    share = BATCH // distributed.world_size()
-    micro = share // way.accumulation
-    losses, device = [], distributed.device()
+    losses = []
     for step, (inputs, labels) in enumerate(batches()):
         trained.learn(WHOLE if step % 4 < 2 else UPPER)
         rate = chosen.lr * rate_factor(schedule, step, STEPS)
         trained.set_rates(lambda group, rate=rate: rate * RATES[group.name])
-        summed = 0.0
-        for number in range(way.accumulation):
-            begin = distributed.rank() * share + number * micro
-            part = slice(begin, begin + micro)
-            loss = summed_loss(trained.logits(inputs[part].to(device)).tokens, labels[part].to(device))
-            trained.engine.backward(loss * (BATCH // micro / (BATCH * LENGTH)))
-            trained.engine.step()
-            summed += loss.item()
-        losses.append(distributed.total(summed)[0] / (BATCH * LENGTH))
+        losses.append(train_step(trained, inputs, labels, accumulation=way.accumulation))
     trained.learn(WHOLE)
     weights = {name: full_weight(parameter) for name, parameter in named.items()}
     trained.close()

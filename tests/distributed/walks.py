@@ -9,12 +9,9 @@ from pipeline.growth.added_steps import ADDED_STEPS_LEFT
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import CheckpointingConfig
 from pipeline.recipe.growth import AddedConfig
-from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.engine import build
-from pipeline.training.loop.running import running
-from pipeline.training.losses import summed_loss
-from tests.distributed.engines import engine_config
+from tests.distributed.engines import engine_config, train_step
 from tests.distributed.test_freezing import GROUPS, LAYERS, LENGTH, OPTIMIZER, PER_BLOCK, VOCAB, model_config
 
 FAMILY = FAMILIES["gpt2"]
@@ -97,18 +94,7 @@ def mixed_state(state) -> dict:
 def take_step(trained, depth: int | None, inputs, labels, accumulation: int = 1) -> float:
     """Train the full model, or the top of a sub-model; return the loss over all ranks."""
     active = ActiveLayers.whole(LAYERS) if depth is None else ActiveLayers.top(depth, PER_BLOCK)
-    share = BATCH // distributed.world_size() // accumulation
-    trained.learn(active)
-    total = 0.0
-    for number in range(accumulation):
-        begin = (distributed.rank() * accumulation + number) * share
-        part = slice(begin, begin + share)
-        with running(trained.module, FAMILY, active):
-            loss = summed_loss(trained.logits(inputs[part]).tokens, labels[part])
-        trained.engine.backward(loss * (distributed.world_size() * accumulation / (BATCH * LENGTH)))
-        trained.engine.step()
-        total += loss.item()
-    return distributed.total(total)[0] / (BATCH * LENGTH)
+    return train_step(trained, inputs, labels, active, accumulation)
 
 
 def walk(folder, layout: str, begin: int, end: int, mixed: bool, depths=DEPTHS, accumulation: int = 1):
