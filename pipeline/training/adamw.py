@@ -28,6 +28,8 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, fused=True, **options)
 
+    moments = ("exp_avg", "exp_avg_sq")
+    counts_steps = True
     found_inf: torch.Tensor | None = None
     """1 on the device where nothing is to move; torch's fused AdamW reads it there, so that the host need not wait."""
 
@@ -38,15 +40,6 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
             return
         self.found_inf = refused if isinstance(refused, torch.Tensor) else None
         self.step_groups(self.unfrozen())
-
-    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameter's state with an age for each element, as it is needed where some elements are frozen."""
-        state = self.state[parameter]
-        for key in ("exp_avg", "exp_avg_sq"):
-            state.setdefault(key, torch.zeros_like(parameter))
-        for key, value in {"step": torch.tensor(0.0), **state}.items():
-            state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
-        return state
 
     def step_groups(self, groups: list[dict[str, Any]]) -> None:
         """Update these groups by AdamW."""
@@ -81,10 +74,7 @@ class FreezableAdamW(Freezable, torch.optim.AdamW):
     @torch.no_grad()
     def _step_elements(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         """Step a tensor whose elements have ages, or rates, of their own: by one kernel where it can be compiled."""
-        state = self.state[parameter]
-        state.setdefault("step", torch.tensor(0.0))
-        for key in ("exp_avg", "exp_avg_sq"):
-            state.setdefault(key, torch.zeros_like(parameter))
+        state = self.begun(parameter)
         for key, value in state.items():
             if value.device != parameter.device:
                 state[key] = value.to(parameter.device)
@@ -187,10 +177,7 @@ class OffloadedAdamW(FreezableAdamW):
                     self._step_tensor(parameter, parameter.grad, group)
 
     def _step_tensor(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2), rate, decay = self.state[parameter], group["betas"], group["lr"], group["weight_decay"]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        state, (beta1, beta2), rate, decay = self.begun(parameter), group["betas"], group["lr"], group["weight_decay"]
         state["step"] += 1
         step = int(state["step"])
         # The kernel's own bias correction is a running product, so that a resumed run would differ in its last bits:

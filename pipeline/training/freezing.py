@@ -32,9 +32,27 @@ class Freezable(torch.optim.Optimizer):
     row_groups: Mapping[torch.Tensor, Mapping[str, torch.Tensor]] = {}
     """Of each parameter with rows of different parameter groups, which of its first elements are of which; bool, flat."""
 
+    moments: tuple[str, ...] = ()
+    """Keys of what is kept of each element of every parameter."""
+    counts_steps = False
+    """Whether the steps of a parameter, or of its elements, are counted too."""
+
+    def begun(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what is kept of a parameter; where it was never stepped, of 0."""
+        state = self.state[parameter]
+        if self.counts_steps and "step" not in state:
+            state["step"] = torch.tensor(0.0)
+        for key in self.moments:
+            if key not in state:
+                state[key] = torch.zeros_like(parameter)
+        return state
+
     def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is kept of a parameter, all of it with a value for each element."""
-        raise NotImplementedError
+        state = self.begun(parameter)
+        for key, value in state.items():
+            state[key] = torch.full_like(parameter, value.item()) if value.dim() == 0 else value.to(parameter.device)
+        return state
 
     def share_of(self, parameter: torch.Tensor) -> torch.Tensor | None:
         """Count a step of what a growth added, and return the share of its group's rate for each element; None for 1."""

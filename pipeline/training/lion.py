@@ -11,16 +11,10 @@ from pipeline.training.freezing import Freezable, gradients_of
 class FreezableLion(Freezable):
     """Lion (Chen et al. 2023, algorithm 2) with frozen groups; DeepSpeed's own has to be compiled and has none."""
 
+    moments = ("exp_avg",)
+
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas})
-
-    def elementwise(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameter's momentum, and of what a growth added the steps that are left."""
-        state = self.state[parameter]
-        state.setdefault("exp_avg", torch.zeros_like(parameter))
-        for key in [key for key, value in state.items() if value.dim() == 0]:
-            state[key] = torch.full_like(parameter, state[key].item())
-        return state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -35,10 +29,7 @@ class FreezableLion(Freezable):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
                 continue
-            for parameter in parameters:
-                if "exp_avg" not in self.state[parameter]:
-                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
-            momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
+            momenta = [self.begun(parameter)["exp_avg"] for parameter in parameters]
             gradients, (beta1, beta2) = gradients_of(parameters), group["betas"]
             shares = [self.share_of(parameter) for parameter in parameters]
             signs = torch._foreach_lerp(momenta, gradients, 1 - beta1)
