@@ -11,7 +11,7 @@ from pipeline.planning.question import setting_of_recipe
 from pipeline.planning.record import check_stage, growth_entry, phase_entry
 from pipeline.planning.schedules import Kind, Question, Schedule
 from pipeline.planning.sizes import Size
-from pipeline.recipe import Recipe, TrainStage
+from pipeline.recipe import GrownPhase, Recipe, TrainStage
 
 
 def recipe_of(base: Recipe, schedule: Schedule, run_dir: str, given: str | None = None) -> Recipe:
@@ -68,7 +68,7 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
     vocab_size = sizes_of(question.target.config).vocab_size
     config = scratch_config(recipe.source.model, vocab_size, 0, recipe.data.sequence_length)
     for phase in recipe.phases:
-        if phase.target is not None:
+        if isinstance(phase, GrownPhase):
             config = target_config(config, phase.target, growth=phase.growth)
         if not phase.stages:
             continue
@@ -77,7 +77,7 @@ def schedule_of(recipe: Recipe, question: Question, where: str) -> Schedule:
         if sizes and size.sizes == sizes[-1].sizes:
             steps[-1] += own
             continue
-        if sizes:
+        if sizes and isinstance(phase, GrownPhase):
             before, after = (phase_entry(each.config, 0, 0) for each in (sizes[-1], size))
             growth, _ = resolve_auto(
                 phase.growth or recipe.growth,

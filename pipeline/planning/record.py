@@ -16,7 +16,7 @@ from pipeline.common.config import typed
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_atomically
 from pipeline.families import graph_of, read_config, scratch_config, sizes_of, target_config
-from pipeline.recipe import GrowthConfig, Recipe, TrainStage
+from pipeline.recipe import GrownPhase, GrowthConfig, Recipe, TrainStage
 from pipeline.recipe.growth import DepthName, WidthName
 from pipeline.report.recorded import RecordedRun, read_run
 from pipeline.runs import JsonLines, RunPaths
@@ -203,7 +203,7 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
         config = read_config(RunPaths(given).model / "config.json")
     stages = {name: (begin, end) for name, begin, end in run.stages}
     for phase in recipe.phases:
-        if phase.target is not None:
+        if isinstance(phase, GrownPhase):
             config = target_config(config, phase.target, growth=phase.growth)
         spent = [stages[stage.name] for stage in phase.stages if stage.name in stages]
         if not spent:
@@ -218,7 +218,7 @@ def _phases(run: RecordedRun) -> tuple[list[PhaseEntry], list[GrowthEntry]]:
             before["tokens"] += tokens
             before["flops"] += flops
             continue
-        if before is not None:
+        if before is not None and isinstance(phase, GrownPhase):
             anew = recipe.schedule.span == "model" or (recipe.source.path is not None and phase.number == 1)
             # What the recipe leaves to be chosen, the certificate names.
             resolved = run.certificates[phase.number - 1]["growth"]

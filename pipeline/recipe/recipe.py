@@ -9,7 +9,7 @@ from pipeline.common.config import NonNegativeInt, PositiveInt, StrictModel
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.growth import GrowthConfig
 from pipeline.recipe.models import ModelConfig, Positive, TargetConfig
-from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, ModelPhase, PhasesInTheMaking
+from pipeline.recipe.phases import GROWN_STAGE, SOURCE_STAGE, GrownPhase, ModelPhase, PhasesInTheMaking
 from pipeline.recipe.settings import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -155,6 +155,16 @@ class Recipe(StrictModel):
     @property
     def phases(self) -> list[ModelPhase]:
         """The models that the recipe trains, in turn; the source's own phase is empty where it is not trained here."""
+        source, grown = self._phases
+        return [source, *grown]
+
+    @property
+    def grown_phases(self) -> list[GrownPhase]:
+        """The phases of the models that are grown in the run, of which there is one or more."""
+        return self._phases[1]
+
+    @property
+    def _phases(self) -> tuple[ModelPhase, list[GrownPhase]]:
         phases, length = PhasesInTheMaking(self.growth), self.source.length
         if length is not None:
             phases.train(TrainStage.model_validate({"name": SOURCE_STAGE, "lr": self.source.lr, length[0]: length[1]}))
@@ -164,7 +174,7 @@ class Recipe(StrictModel):
     @property
     def train_stages(self) -> list[TrainStage]:
         """What the grown models are trained by, the source's own training left out."""
-        return [stage for phase in self.phases[1:] for stage in phase.stages]
+        return [stage for phase in self.grown_phases for stage in phase.stages]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -175,11 +185,11 @@ class Recipe(StrictModel):
                     f"stages: the name {name!r} is used twice ({SOURCE_STAGE!r} is the source's training, {GROWN_STAGE!r} the "
                     "moment after growth)"
                 )
-        if not all(phase.stages for phase in self.phases[1:]):
+        if not all(phase.stages for phase in self.grown_phases):
             raise ValueError(
                 "stages: something is trained after each growth; begin and end with a train stage, one between two"
             )
-        growths = [phase.growth for phase in self.phases if phase.growth is not None]
+        growths = [phase.growth for phase in self.grown_phases]
         if self.optimizer.name != "adamw" and any(growth.element_rates for growth in growths):
             raise ValueError(
                 f"growth.element_rates: adamw alone has rates of elements; with {self.optimizer.name} leave the key out"
@@ -201,8 +211,8 @@ class Recipe(StrictModel):
 
     def _check_tokenizers(self) -> None:
         """Raise ValueError for a target's tokenizer that cannot be that of the run's text, of which there is one."""
-        for phase in self.phases[2:]:
-            if phase.target is not None and phase.target.tokenizer is not None:
+        for phase in self.grown_phases[1:]:
+            if phase.target.tokenizer is not None:
                 raise ValueError(
                     f"stages.{phase.name}.grow.tokenizer: the text of a run has one tokenizer; name it as target.tokenizer, or "
                     "start another run from this one's model"

@@ -160,13 +160,20 @@ class TrainStage(Stage, LengthConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainStage":
-        if self.length is None:
+        if super().length is None:
             raise ValueError("a length is missing: " + ", ".join(UNITS[:-1]) + f" or {UNITS[-1]}")
         if self.submodel_layers is not None and self.trainable is not None:
             raise ValueError("`submodel_layers` says what learns in each step; leave it out, or `trainable`")
         if self.schedule is not None and self.schedule.span != "model":
             raise ValueError("schedule.span: a stage's own schedule spans that stage; leave the key out")
         return self
+
+    @property
+    def length(self) -> tuple[str, float]:
+        """The unit and the number."""
+        length = super().length
+        assert length is not None, "validated"
+        return length
 
     def apply(self, phases: Phases) -> None:
         """Train."""

@@ -101,9 +101,8 @@ class RecordedRun:
         if model is None:
             return None
         configs = [scratch_config(model, 1, 0, self.recipe.data.sequence_length)]
-        for phase in self.recipe.phases:
-            if phase.target is not None:
-                configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
+        for phase in self.recipe.grown_phases:
+            configs.append(target_config(configs[-1], phase.target, growth=phase.growth))
         return [sizes_of(config) for config in configs]
 
     @property
@@ -218,7 +217,7 @@ class RecordedRun:
         """Evaluations right after a growth."""
         if self.from_scratch:
             return []
-        names = {phase.name for phase in self.recipe.phases[1:]}
+        names = {phase.name for phase in self.recipe.grown_phases}
         return self.on_record(record for record in self.evaluations if record.stage in names)
 
 

@@ -38,7 +38,7 @@ def missing_steps(records: Sequence[StepRecord], last: int) -> list[tuple[int, i
     return [(before + 1, after - 1) for before, after in itertools.pairwise(steps) if after - before > 1]
 
 
-def missing_words(gaps: Sequence[tuple[int, int]]) -> str:
+def missing_words(gaps: Sequence[Sequence[int]]) -> str:
     """Return gaps as a few words, empty where there are none."""
     shown = [f"{first:,}" if first == last else f"{first:,} to {last:,}" for first, last in gaps[:_SHOWN]]
     more = f" and {len(gaps) - _SHOWN} more gaps" if len(gaps) > _SHOWN else ""

@@ -333,7 +333,7 @@ def _resolve_disk(config: dict[str, Any], recipe: Recipe) -> None:
     offload = _section(config, "zero_optimization.offload_optimizer")
     if offload.get("nvme_path") == AUTO:
         offload["nvme_path"] = str(Path(recipe.run_dir) / "nvme")
-    growths = [phase.growth for phase in recipe.phases if phase.growth is not None]
+    growths = [phase.growth for phase in recipe.grown_phases]
     if offload.get("device") != "nvme":
         return
     if any(growth.added.steps and growth.optimizer_state == "fresh" for growth in growths):

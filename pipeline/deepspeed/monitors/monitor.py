@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -11,13 +11,6 @@ Event = tuple[str, float, int]
 
 TRAIN, EVAL = "train/", "eval/"
 """What the names of curves begin with."""
-
-
-class Writer(Protocol):
-    """DeepSpeed's monitor of a section, or what stands in for one."""
-
-    def write_events(self, events: Sequence[Event], /) -> object:
-        """Write some values."""
 
 
 class Monitor:
@@ -30,7 +23,8 @@ class Monitor:
     settings: ClassVar[type[BaseModel]]
     """What judges the section."""
 
-    writer: Writer
+    writer: Any
+    """DeepSpeed's monitor of the section."""
 
     def __init__(self, settings: Any, run_dir: Path) -> None:
         """Open it, by its section as `settings` has read it."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -100,6 +100,7 @@ class GrowthCertification(Certification):
         self._of.certified(certificate)
         if not certificate["measured_agrees"]:
             in_training = certificate["in_training"]
+            assert in_training is not None
             moved = certificate["measured"]["max_logit_difference"], in_training["max_logit_difference"]
             raise RuntimeError(
                 f"{self._of.path}: this growth should preserve the function and moves a logit by {moved[0]:.2g} "
@@ -113,13 +114,8 @@ class GrowthCertification(Certification):
 
     def _write(self) -> CertificateRecord:
         of = self._of
-        certificate = certify(
-            of.growth.plan,
-            str(of.source.directory),
-            of.digest.result(),
-            self._compared.result(),
-            self._in_training,
-            remarks=of.remarks,
-        )
+        assert of.digest is not None and self._compared is not None, "the first rank's"
+        measured = of.digest.result(), self._compared.result(), self._in_training
+        certificate = certify(of.growth.plan, str(of.source.directory), *measured, remarks=of.remarks)
         write_json(of.path, certificate)
-        return certificate
+        return cast(CertificateRecord, certificate)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.data.batches import Batch, Batches
+from pipeline.data.batches import Batch
 from pipeline.data.objectives import IGNORED
 from pipeline.growth.state import Rows, Source
 from pipeline.growth.streamed_model import streamed_model
@@ -15,7 +15,7 @@ from pipeline.growth.token_rows import CarriedTokens, of_tokens
 from pipeline.training import distributed
 from pipeline.training.attention import within_documents
 from pipeline.training.engine import TrainedModel
-from pipeline.training.loop.evaluate import HeldOut, Model, Scoring, heldout_loss
+from pipeline.training.loop.evaluate import HeldOut, HeldOutBatches, Model, Scoring, heldout_loss
 from pipeline.training.loop.running import scoring
 from pipeline.training.losses import Logits, logits_of
 
@@ -39,7 +39,7 @@ class _OnDevice:
 class Text:
     """The held-out text that both models of a growth read."""
 
-    batches: "Batches | CarriedText"
+    batches: HeldOutBatches
     """`CarriedText` where the tokenizer changed."""
     windows: int
     batch_size: int
@@ -65,7 +65,7 @@ class CarriedText:
     New tokens are not scored, and some others stand in their place, by turns: what both models then read is alike.
     """
 
-    def __init__(self, batches: Batches, carried: CarriedTokens, size: int) -> None:
+    def __init__(self, batches: HeldOutBatches, carried: CarriedTokens, size: int) -> None:
         """The target's vocabulary is of `size`."""
         self._batches = batches
         self._number = torch.full((size,), -1)
@@ -168,7 +168,7 @@ def _measured(model: Model, scored: Scoring, text: Text) -> Measured:
 
 
 @torch.no_grad()
-def _probe(model: Model, heldout: Batches) -> torch.Tensor:
+def _probe(model: Model, heldout: HeldOutBatches) -> torch.Tensor:
     """Logits of the last positions that the first window has, and those of its pair, in one row."""
     # One node may see damage that the others do not.
     batch = distributed.on_every_rank(lambda: heldout.heldout(np.zeros(1, dtype=np.int64)))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from transformers import PretrainedConfig
@@ -103,7 +103,7 @@ class _Writer:
             file = HashedFile(Path(path))
             try:
                 # The older format cannot be mapped.
-                torch.save(state, file, _use_new_zipfile_serialization=True)
+                torch.save(state, cast(IO[bytes], file), _use_new_zipfile_serialization=True)
             finally:
                 digest = file.close()
         except Exception as error:
@@ -204,7 +204,8 @@ class Checkpoints:
         self.finish()
         engine, aside = model.engine, self._directory / (saved.tag + ".partial")
         later = self._config.asynchronous and not must
-        saved = replace(saved, run=self.run, **counters_and_scale(engine))
+        of_engine = counters_and_scale(engine)
+        saved = replace(saved, run=self.run, counters=of_engine["counters"], loss_scale=of_engine["loss_scale"])
         distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
         writer = _Writer(aside, later=later)
         with saving_by(engine, writer.save):
@@ -217,9 +218,16 @@ class Checkpoints:
         return True
 
     @property
+    def newest_saved(self) -> CheckpointMetadata:
+        """Where the newest checkpoint stands, once there is one."""
+        assert self.last is not None, "a model is saved when its training ends"
+        return self.last
+
+    @property
     def written(self) -> bool:
         """Whether a checkpoint is being saved whose files on this rank are written; once they are on all, `finish` it."""
-        return self._pending is not None and not self._pending.thread.is_alive()
+        thread = None if self._pending is None else self._pending.thread
+        return thread is not None and not thread.is_alive()
 
     def finish(self, *, must: bool = False) -> bool:
         """Wait for the checkpoint that is being saved, if one is, and publish it; a collective call.
@@ -331,4 +339,4 @@ class Checkpoints:
 
 
 def _step(tag: str) -> int:
-    return int(_TAG.fullmatch(tag)[1])
+    return int(tag.removeprefix("step-"))

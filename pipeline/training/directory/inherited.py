@@ -1,6 +1,7 @@
 """The ledger of a model that is the source of another run."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.config import read_json
 from pipeline.common.errors import UserError
@@ -24,8 +25,8 @@ def read_inherited(directory: Path) -> Ledger | None:
     try:
         if fault is not None:
             raise ValueError(fault)
-        content = read_json(path, "copy it again")
-        if checkpoint is not None:
+        content: dict[str, Any] | None = read_json(path, "copy it again")
+        if checkpoint is not None and content is not None:
             content = content.get("ledger")
         return None if content is None else Ledger.from_json(content)
     except (AttributeError, ValueError, UserError) as error:

@@ -11,7 +11,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.keyed import DRAWS
 from pipeline.families import family_of, sizes_of
 from pipeline.growth.state import Source
-from pipeline.recipe import SOURCE_STAGE, UNITS, ModelPhase, Recipe
+from pipeline.recipe import SOURCE_STAGE, UNITS, GrownPhase, LengthConfig, ModelPhase, Recipe
 from pipeline.recipe.growth import AUTO
 from pipeline.runs.records import DataRecord, DsConfigRecord, RunRecord
 from pipeline.training.directory.checkpoints import CheckpointMetadata
@@ -55,11 +55,6 @@ class RecordedSettings:
     data: DataRecord | None
     checkpoint: bool = False
 
-    @classmethod
-    def of_checkpoint(cls, record: RunRecord, path: str) -> "RecordedSettings":
-        """What a checkpoint's own words say; raises UserError where its recipe is none."""
-        return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"], checkpoint=True)
-
     @property
     def id(self) -> str | None:
         """The run's id; runs of older versions have none."""
@@ -76,7 +71,7 @@ class RecordedSettings:
         Stages may be longer as long as they are not over, and what changes no step of the run may differ.
         """
         if self.recipe is not None:
-            self._check_lengths(recipe, saved)
+            self._check_lengths(self.recipe, recipe, saved)
             named = _sizes_made(recipe, saved)
             for key, (before, now) in differing(_without_lengths(self.recipe), _without_lengths(recipe)).items():
                 # A size that was derived may be named since: a later version may derive another.
@@ -96,12 +91,12 @@ class RecordedSettings:
             return f"go on with {what} of its run, or start from it in another run_dir, by source.path={self.origin}"
         return f"name another run_dir, or go on with {what} it was begun with"
 
-    def _check_lengths(self, recipe: Recipe, saved: CheckpointMetadata | None) -> None:
+    def _check_lengths(self, begun_with: Recipe, recipe: Recipe, saved: CheckpointMetadata | None) -> None:
         """Raise UserError where a stage has become shorter, is counted otherwise, or is longer though it is over.
 
         Likewise where one that was trained is not trained any more, or the other way round.
         """
-        before, now, reached = lengths(self.recipe), lengths(recipe), 0
+        before, now, reached = lengths(begun_with), lengths(recipe), 0
         for name in before.keys() & now.keys():
             if (before[name] is None) != (now[name] is None):
                 was, is_now = (_told(length) for length in (before[name], now[name]))
@@ -113,7 +108,7 @@ class RecordedSettings:
         for phase in recipe.phases:
             for stage in phase.stages:
                 reached += steps.get(stage.name, 0)
-                old, new = before.get(stage.name), now[stage.name]
+                old, new = before.get(stage.name), stage.length
                 if old is None or old == new:
                     continue
                 over = saved is not None and (saved.step > reached or saved.phase > phase.number)
@@ -156,10 +151,30 @@ class RecordedSettings:
         ]
 
 
-def lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings(RecordedSettings):
+    """What a checkpoint says, which is all of it."""
+
+    recipe: Recipe
+    ds_config: DsConfigRecord
+    data: DataRecord
+    checkpoint: bool = True
+
+    @classmethod
+    def of(cls, record: RunRecord, path: str) -> "CheckpointSettings":
+        """Read what a checkpoint in `path` says; raises UserError where its recipe is none."""
+        return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"])
+
+
+def recorded_lengths(recipe: Recipe) -> dict[str, list[str | float] | None]:
+    """Return `lengths` as summary.json has them."""
+    return {name: None if length is None else list(length) for name, length in lengths(recipe).items()}
+
+
+def lengths(recipe: Recipe) -> dict[str, tuple[str, float] | None]:
     """Return how long the source and each train stage are: unit and number."""
-    named = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.train_stages}
-    return {name: None if stage.length is None else list(stage.length) for name, stage in named.items()}
+    named: dict[str, LengthConfig] = {SOURCE_STAGE: recipe.source} | {stage.name: stage for stage in recipe.train_stages}
+    return {name: stage.length for name, stage in named.items()}
 
 
 def check_model(opened: Source, config: PretrainedConfig, phase: ModelPhase) -> None:
@@ -170,7 +185,7 @@ def check_model(opened: Source, config: PretrainedConfig, phase: ModelPhase) -> 
         return
     told = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in otherwise)
     named = ""
-    if phase.target is not None and all(getattr(phase.target, key, 0) is None for key in otherwise):
+    if isinstance(phase, GrownPhase) and all(getattr(phase.target, key, 0) is None for key in otherwise):
         where = "target" if phase.number == 1 else f"stages.{phase.name}.grow"
         named = (
             "name in the recipe what it left open (" + ", ".join(f"{where}.{key}={before[key]}" for key in otherwise) + "), "
@@ -202,7 +217,7 @@ def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, s
     if saved is None or saved.run is None:
         return {}
     numbers = {stage.name: number for number, stage in enumerate(recipe.stages)}
-    places = ["target", *(f"stages.{numbers.get(phase.name)}.grow" for phase in recipe.phases[2:])]
+    places = ["target", *(f"stages.{numbers.get(phase.name)}.grow" for phase in recipe.grown_phases[1:])]
     made = saved.run["certificates"][: saved.phase]
     return {
         f"{place}.{key}": repr(size)
@@ -211,7 +226,7 @@ def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, s
     }
 
 
-def _told(length: list[str | float] | None) -> str:
+def _told(length: tuple[str, float] | None) -> str:
     return "not trained" if length is None else f"trained for {length[1]:g} {length[0]}"
 
 

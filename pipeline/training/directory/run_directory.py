@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.common.config import Typed
 from pipeline.common.errors import UserError
@@ -28,7 +28,7 @@ from pipeline.runs.records import (
     read_record,
 )
 from pipeline.training.directory.checkpoints import CheckpointMetadata
-from pipeline.training.directory.recorded_settings import RecordedSettings, lengths
+from pipeline.training.directory.recorded_settings import CheckpointSettings, RecordedSettings, recorded_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,7 @@ class RunDirectory(RunPaths):
             self._free = True
             return []
         made = (
-            None
-            if saved is None or saved.run is None
-            else RecordedSettings.of_checkpoint(saved.run, str(self.checkpoints / saved.tag))
+            None if saved is None or saved.run is None else CheckpointSettings.of(saved.run, str(self.checkpoints / saved.tag))
         )
         own, remarks = self._own(saved)
         if made is not None and None not in (own.id, made.id) and own.id != made.id:
@@ -87,7 +85,7 @@ class RunDirectory(RunPaths):
                 f"{made.origin}: belongs to another run than {self.path} (run id {made.id}, begun in {made.recipe.run_dir}, "
                 f"and not {own.id}); move it away, or start from it in another run_dir, by source.path={made.origin}"
             )
-        for begun in filter(None, (own, made)):
+        for begun in (own,) if made is None else (own, made):
             begun.check(recipe, ds_config, saved)
         known = own if made is None else own.completed(made)
         remarks += [*known.rounding(recipe, ds_config), *known.drawing(recipe, saved)]
@@ -127,10 +125,11 @@ class RunDirectory(RunPaths):
         return RecordedSettings(str(self.recipe), str(self.ds_config), recipe, ds_config, data), remarks
 
     @staticmethod
-    def _there(path: Path, kind: type[Typed]) -> Typed:
-        content = read_record(path, kind, "the run wrote something else")
+    def _there(path: Path, kind: type[Typed], hint: str = "the run wrote something else", missing: str = "") -> Typed:
+        """Return what a file holds; raises UserError, which ends with `hint` or, where there is no file, with `missing`."""
+        content = read_record(path, kind, hint)
         if content is None:
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: no such file{missing}")
         return content
 
     def _check_empty(self) -> None:
@@ -208,9 +207,7 @@ class RunDirectory(RunPaths):
         for number in range(1, growths + 1):
             path, hint = self.certificate(number), "put it back as the run wrote it, or name another run_dir"
             try:
-                certificate = read_record(path, CertificateRecord, hint)
-                if certificate is None:
-                    raise UserError(f"{path}: no such file; {hint}")
+                certificate = self._there(path, CertificateRecord, hint, f"; {hint}")
                 same = number > len(known) or certificate == known[number - 1]
             except UserError:
                 if number > len(known):
@@ -240,19 +237,19 @@ class RunDirectory(RunPaths):
                 raise UserError(f"{reason}; there is no checkpoint to make it again from: {_AGAIN}") from None
             logger.info(str(fault))
             return None
-        if summary is None or summary["lengths"] != lengths(recipe):
+        if summary is None or summary["lengths"] != recorded_lengths(recipe):
             return None
         if None not in (self._id, summary.get("run")) and summary["run"] != self._id:
             logger.info(f"{self.summary}: of another run (run id {summary['run']}, and not {self._id}); it is made again")
             return None
         return summary
 
-    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: dict[str, Any]) -> DataRecord:
+    def claim(self, recipe: Recipe, ds_config: dict[str, Any], data: DataRecord) -> DataRecord:
         """Make the directory this recipe's; the recipe, written last, says that it is. Returns `data` with the run's id."""
         self.checkpoints.mkdir(exist_ok=True)
         self.certificates.mkdir(exist_ok=True)
         self._id = self._id or secrets.token_hex(8)
-        data = {"run": self._id, **data}
+        data = cast(DataRecord, {"run": self._id} | {key: value for key, value in data.items() if key != "run"})
         self._record(self.data, json.dumps(data, indent=2) + "\n")
         self._record(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         self._record(self.recipe, recipe.to_yaml())

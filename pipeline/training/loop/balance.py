@@ -115,7 +115,7 @@ class Balance:
         shares = self._loads / self._loads.sum(1, keepdim=True)
         for number, (logits, _, chosen) in self._seen.items():
             node = self._routers[number].node
-            learns = weighed and logits.requires_grad and self._modules[number].weight.requires_grad
+            learns = weighed and logits.requires_grad and bool(self._modules[number].get_parameter("weight").requires_grad)
             with torch.set_grad_enabled(learns):
                 probabilities = _probabilities(logits, node)
             with torch.set_grad_enabled(learns and self._z > 0):

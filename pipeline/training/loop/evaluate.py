@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from pipeline.common.heartbeat import beat
 from pipeline.common.progress import Meter
-from pipeline.data.batches import Batch, Batches
+from pipeline.data.batches import Batch
 from pipeline.training import distributed
 from pipeline.training.losses import Logits, right, summed_losses
 from pipeline.training.sequence_parallel import ALONE, SequenceGroup
@@ -22,6 +24,16 @@ Model = Callable[..., Logits]
 
 Scoring = Callable[[torch.Tensor], AbstractContextManager[torch.Tensor]]
 """`running.scoring` of the model."""
+
+
+class HeldOutBatches(Protocol):
+    """Held-out text in windows: `Batches`, or a view of them."""
+
+    def __len__(self) -> int: ...
+
+    def heldout(self, indices: np.ndarray, /) -> Batch:
+        """Return the batch of these windows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class HeldOut:
 def heldout_loss(
     model: Model,
     scoring: Scoring,
-    batches: Batches,
+    batches: HeldOutBatches,
     windows: int,
     batch_size: int,
     sequences: SequenceGroup = ALONE,
@@ -60,25 +72,25 @@ def heldout_loss(
     mine = np.arange(share) + sequences.data_parallel_rank * share
     # On the device, and fetched once: loss and right answers of tokens, and those of pairs.
     sums = torch.zeros(4, dtype=torch.float64, device=distributed.device())
-    tokens = pairs = 0
+    scored = scored_pairs = 0
     with Meter("held-out loss", share, "windows") as meter:
         for batch in map(sequences.sliced, _read(batches, mine, windows, batch_size)):
             with scoring(batch.labels) as labels:
                 logits = model(**batch.inputs(distributed.device()))
             losses = summed_losses(logits, labels, batch.pair_labels)
             found = [losses.tokens, right(logits.tokens, labels)]
-            if batch.pair_labels is not None:
+            if losses.pairs is not None and logits.pairs is not None and batch.pair_labels is not None:
                 found += [losses.pairs, right(logits.pairs, batch.pair_labels)]
             sums[: len(found)] += torch.stack([one.double() for one in found])
-            tokens, pairs = tokens + batch.scored, pairs + batch.scored_pairs
+            scored, scored_pairs = scored + batch.scored, scored_pairs + batch.scored_pairs
             meter.advance(len(batch.input_ids))
             beat()
-    loss, accurate, pair_loss, judged, tokens, pairs = distributed.total(*sums.tolist(), tokens, pairs)
+    loss, accurate, pair_loss, judged, tokens, pairs = distributed.total(*sums.tolist(), scored, scored_pairs)
     of_pairs = (pair_loss / pairs, judged / pairs) if pairs else ()
     return HeldOut(loss / max(tokens, 1), accurate / max(tokens, 1), int(tokens), *of_pairs)
 
 
-def _read(batches: Batches, mine: np.ndarray, windows: int, batch_size: int) -> Iterator[Batch]:
+def _read(batches: HeldOutBatches, mine: np.ndarray, windows: int, batch_size: int) -> Iterator[Batch]:
     """Yield this rank's batches; those beyond the windows are not scored.
 
     Some are read at a time, and the ranks agree that all could be: a rank without a batch would leave the others waiting.
@@ -91,5 +103,4 @@ def _read(batches: Batches, mine: np.ndarray, windows: int, batch_size: int) -> 
 
     split = [mine[begin : begin + batch_size] for begin in range(0, len(mine), batch_size)]
     for begin in range(0, len(split), _READ_TOGETHER):
-        some = split[begin : begin + _READ_TOGETHER]
-        yield from distributed.on_every_rank(lambda some=some: [read(indices) for indices in some])
+        yield from distributed.on_every_rank(partial(list, map(read, split[begin : begin + _READ_TOGETHER])))

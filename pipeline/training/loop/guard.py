@@ -122,7 +122,7 @@ class Gradients:
         norm = norm_before_step(self._engine)
         if norm is not self._judged:
             self._norm = self._judged = norm
-            if self._waits:
+            if self._waits or not isinstance(norm, torch.Tensor):
                 self._refused = not is_number(float(norm))
             else:
                 # A negative one stands for NaN.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def running(model: PreTrainedModel, family: Family, active: ActiveLayers) -> Ite
     What is below runs without gradients and keeps no activations: a tied embedding would otherwise pull gradients through
     every frozen layer, and so learns from the head's side only.
     """
-    layers = model.get_submodule(family.layers)
+    layers = cast(nn.ModuleList, model.get_submodule(family.layers))
 
     def stop_recording(*_: object) -> None:
         torch.set_grad_enabled(False)

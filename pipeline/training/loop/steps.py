@@ -45,6 +45,7 @@ class _Launched:
     """A step that has been given to the device, and is still to be judged."""
 
     kind: Kind
+    number: int
     known: dict[str, object]
     """What metrics.jsonl says of it, less what is not known yet."""
     tokens: int
@@ -191,7 +192,9 @@ class Steps:
         }
         arriving = distributed.HostCopy(loss, norm, *of_routers)
         kind = stage.name, depth
-        self._launched.append(_Launched(kind, known, plan.tokens, flops, arriving, forgiven, plan.mix.name, samples))
+        self._launched.append(
+            _Launched(kind, state.step, known, plan.tokens, flops, arriving, forgiven, plan.mix.name, samples)
+        )
         return batches.stopping, batches.due
 
     def judge(self, but: int = 0) -> None:
@@ -202,7 +205,7 @@ class Steps:
         rewind = None
         while len(self._launched) > but:
             step = self._launched.popleft()
-            outcome, number = self._recorded(step), step.known["step"]
+            outcome, number = self._recorded(step), step.number
             if rewind is None and outcome is StepOutcome.SKIPPED:
                 logger.warning(f"step {number} is skipped: {self._guard.seen}")
             if rewind is None and outcome is StepOutcome.REWIND:
@@ -217,15 +220,15 @@ class Steps:
         began, self._judged_at = self._judged_at, time.monotonic()
         seconds = self._judged_at - began
         self._context.state.seconds += seconds
-        records, number, stage = self._context.records, step.known["step"], step.known["stage"]
+        records, (stage, _) = self._context.records, step.kind
         speed = records.utilization.speed(step.flops.model_total, step.tokens, seconds)
         # Without ZeRO, in fp32, DeepSpeed has none.
         normed = self._model.engine.get_global_grad_norm() is not None
         measured = {"loss": loss, "grad_norm": norm if normed else None, "seconds": seconds, "mfu": speed.mfu}
         measured |= {"skipped": self._guard.skipping} | dict(zip(ROUTER_KEYS, of_routers, strict=False))
         records.step(step.known | measured, speed)
-        records.progress.step(number, stage, loss, speed, step.flops.executed_total, seconds)
-        self._context.watchdog.reached(number)
+        records.progress.step(step.number, stage, loss, speed, step.flops.executed_total, seconds)
+        self._context.watchdog.reached(step.number)
         return outcome
 
     def _read(self, request: tuple[StagePlan, int]) -> PackedBatches | UnpackedBatches:

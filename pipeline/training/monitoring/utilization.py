@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -91,9 +91,9 @@ def speeds(records: Iterable[StepRecord]) -> dict[str, dict[str, float]]:
 
     The MFU is the steps' own, weighed by their seconds: a run may have gone on with other devices or more of them.
     """
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     flops: Counter[str] = Counter()
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     tokens: Counter[str] = Counter()
     before = 0
     step = 0
@@ -106,7 +106,7 @@ def speeds(records: Iterable[StepRecord]) -> dict[str, dict[str, float]]:
         stage, took = record["stage"], record["seconds"]
         seconds[stage] += took
         flops[stage] += record["flops_model"]
-        used[stage] += record["mfu"] * took
+        used[stage] += (record["mfu"] or 0.0) * took
         tokens[stage] += record["tokens"] - before
         before = record["tokens"]
     return {

@@ -56,11 +56,12 @@ class Watchdog:
         self._stack = ExitStack()
         self._ended = threading.Event()
         self._ending = threading.Lock()
-        self._main = threading.main_thread().ident
+        self._main = threading.main_thread().ident or 0
         Watchdog._count += 1
         # Connections of their own: one is busy for as long as a thread waits for something in it.
         prefix = f"watchdog-{Watchdog._count}"
-        self._store, self._alarms = (PrefixStore(prefix, _get_default_store().clone()) for _ in range(2))
+        another = _get_default_store().clone  # type: ignore[attr-defined] # torch's stub does not have it
+        self._store, self._alarms = (PrefixStore(prefix, another()) for _ in range(2))
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._listen)]
 
     _count = 0

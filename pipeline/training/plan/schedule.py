@@ -24,7 +24,7 @@ def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         return 1.0
     if schedule.name == "inverse_sqrt":
         return math.sqrt(schedule.warmup_steps / (step + 1))
-    begin, shape = schedule.warmup_steps, schedule.name
+    begin, shape = schedule.warmup_steps, str(schedule.name)
     if schedule.name == "wsd":
         begin, shape = max(begin, steps - decay_steps(schedule, steps)), schedule.decay
     progress = min(1.0, max(0, step - begin) / max(1, steps - begin))

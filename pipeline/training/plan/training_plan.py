@@ -89,6 +89,7 @@ class StagePlan:
 
 
 def _depths(stage: TrainStage, layers: int, seed: int, start: int, count: int) -> np.ndarray:
+    assert stage.submodel_layers is not None, "a stage of sub-models"
     return draw_depths(layers, stage.submodel_layers, (seed, stage.name), start, count)
 
 

@@ -57,7 +57,7 @@ def source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id:
     """The source's configuration: its own, or that of the model that is to be trained first."""
     pairs = recipe.data.pairs is not None
     if given is None:
-        return scratch_config(recipe.source.model, vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
+        return scratch_config(recipe.source.built, vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
     _check_pairs(given, pairs)
     return given.config
 
@@ -68,7 +68,7 @@ def _check_pairs(source: Source, pairs: bool) -> None:
     where = f"{source.beside}/config.json: architectures"
     if pairs and with_pairs is None:
         raise UserError(f"data.pairs: {source.family.name} has no head on sentence pairs; leave the key out")
-    if pairs and not has:
+    if pairs and with_pairs is not None and not has:
         raise UserError(
             f"{where}: a {source.family.model_class.__name__} has no head on sentence pairs, which data.pairs needs and "
             f"growth does not add; name {with_pairs.model_class.__name__} there if the weights hold one (published BERTs' do), "

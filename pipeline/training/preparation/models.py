@@ -21,7 +21,7 @@ from pipeline.growth.new_tokenizer import open_new_tokenizer
 from pipeline.growth.optimizer_growth import grow_optimizer
 from pipeline.growth.plan import GrowthPlan, plan_growth
 from pipeline.growth.state import Source
-from pipeline.recipe import ModelPhase, Recipe, TrainStage
+from pipeline.recipe import GrownPhase, ModelConfig, Recipe, TrainStage
 from pipeline.training.directory.checkpoints import CheckpointMetadata
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.parameter_groups import check_learns, cut, naming_added
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Growth:
     """The way from one model of the run to the next."""
 
-    phase: ModelPhase
+    phase: GrownPhase
     """What the growth leads to."""
     target: PretrainedConfig
     plan: GrowthPlan
@@ -48,7 +48,7 @@ def plan_models(
     """Return the recipe with the layers that its stages select by name, the growths, and each phase's model."""
     growths, stages = _plan(recipe, source, given)
     if recipe.final_model is not None:
-        _check_final(recipe, source, growths[-1].target)
+        _check_final(recipe, recipe.final_model, source, growths[-1].target)
     named = recipe.model_copy(update={"stages": [stages.get(stage.name, stage) for stage in recipe.stages]})
     return named, growths, {0: source} | {growth.phase.number: growth.target for growth in growths}
 
@@ -63,10 +63,11 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
     added: list[int] = []
     before, new_tokens = source, False
     for phase in recipe.phases:
-        if phase.growth is not None:
+        if isinstance(phase, GrownPhase):
             where = "target." if phase.number == 1 else f"stages.{phase.name}.grow."
             new = phase.target.tokenizer
-            tokenizer = None if new is None else open_new_tokenizer(given, new)
+            # Another tokenizer is refused by the recipe where no source is given.
+            tokenizer = None if new is None or given is None else open_new_tokenizer(given, new)
             sizes = phase.target if tokenizer is None else tokenizer.sized(phase.target, where)
             with _named_by_stage(recipe, phase):
                 target = target_config(before, sizes, where, phase.growth)
@@ -101,7 +102,7 @@ def _plan(recipe: Recipe, source: PretrainedConfig, given: Source | None) -> tup
 
 
 @contextmanager
-def _named_by_stage(recipe: Recipe, phase: ModelPhase) -> Iterator[None]:
+def _named_by_stage(recipe: Recipe, phase: GrownPhase) -> Iterator[None]:
     """Name keys of a stage's own growth section by their place, in what is raised within; all others as they are."""
     try:
         yield
@@ -112,10 +113,10 @@ def _named_by_stage(recipe: Recipe, phase: ModelPhase) -> Iterator[None]:
         raise UserError(f"stages.{phase.name}.{key}") from None
 
 
-def _check_final(recipe: Recipe, source: PretrainedConfig, grown: PretrainedConfig) -> None:
+def _check_final(recipe: Recipe, final: ModelConfig, source: PretrainedConfig, grown: PretrainedConfig) -> None:
     """Raise UserError where the run's growths come to another model than the recipe says it ends with."""
     eos_id, pairs = source.eos_token_id or 0, recipe.data.pairs is not None
-    wanted = scratch_config(recipe.final_model, sizes_of(source).vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
+    wanted = scratch_config(final, sizes_of(source).vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
     ours, theirs = asdict(sizes_of(grown)), asdict(sizes_of(wanted))
     for key in [key for key in ours if ours[key] != theirs[key]]:
         raise UserError(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,10 @@ def prepare_run(
     given = distributed.on_every_rank(
         lambda: _begin(recipe, ds_config, directory, saved, place, parts, part, parts, begun=begun)
     )
+    digest = None
     # A run that goes on from a checkpoint reads nothing of what it began with.
-    begins = given is not None and saved is None
-    digest = begin_on_first_rank(lambda: inspect(given.state, str(given.directory))) if begins else None
+    if given is not None and saved is None:
+        digest = begin_on_first_rank(partial(inspect, given.state, str(given.directory)))
 
     def provide(config: DataPrepConfig) -> PreparedData:
         if digest is not None:
@@ -111,7 +113,11 @@ def prepare_run(
             digest.result()
         return prepare(config)
 
-    prepared = distributed.on_first_rank(lambda: str(find_data(recipe, directory, given, provide).directory))
+    def found(data: PreparedData | None) -> str:
+        assert data is not None, "prepared where it was not"
+        return str(data.directory)
+
+    prepared = distributed.on_first_rank(lambda: found(find_data(recipe, directory, given, provide)))
     remembered = distributed.on_first_rank(lambda: Remembered.read(directory.checked))
     data, checks = distributed.on_every_rank(lambda: check_data(recipe, PreparedData(Path(prepared)), remembered, part, parts))
     (left,) = distributed.total(sum(file.size for file in checks.left))

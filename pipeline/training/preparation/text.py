@@ -44,7 +44,10 @@ def known_tokenizer(recipe: Recipe, given: Source | None) -> Tokenizer | None:
 
 def tokenizer_of_text(recipe: Recipe, given: Source | None) -> TokenizerConfig:
     """The tokenizer that text is prepared with: the recipe's, or the target's own."""
-    return recipe.data.tokenizer or TokenizerConfig(path=recipe.target.tokenizer or str(given.beside))
+    if recipe.data.tokenizer is not None or given is None:
+        assert recipe.data.tokenizer is not None, "validated: a source that is built here has the recipe's tokenizer"
+        return recipe.data.tokenizer
+    return TokenizerConfig(path=recipe.target.tokenizer or str(given.beside))
 
 
 def known_vocabulary(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[int | None, int]:
@@ -59,7 +62,7 @@ def vocabulary_size(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     """Return the ids of text that is not looked at, and that of the end of a document, as far as it is known."""
     known, eos_id = known_vocabulary(recipe, known_tokenizer(recipe, given))
     if known is None:
-        known = recipe.source.model.vocab_size if given is None else sizes_of(given.config).vocab_size
+        known = recipe.source.built.vocab_size if given is None else sizes_of(given.config).vocab_size
     if known is None:
         raise UserError("source.model.vocab_size: not known without the prepared text; name it, or leave --corpus_tokens out")
     return known, eos_id
@@ -73,6 +76,7 @@ def find_data(
     Text goes through the target's tokenizer where the recipe names none.
     """
     config, recorded = recipe.data, directory.recorded_data()
+    data: PreparedData | None
     if recorded is not None and (Path(recorded["prepared"]) / MANIFEST).exists():
         data = PreparedData(Path(recorded["prepared"]))
     elif config.shards is not None:
@@ -81,7 +85,7 @@ def find_data(
         tokenizer = tokenizer_of_text(recipe, given)
         request = {
             "output_dir": config.output_dir,
-            "corpora": [config.text.model_dump()],
+            "corpora": [] if config.text is None else [config.text.model_dump()],
             "tokenizer": tokenizer.model_dump(),
             **({} if config.pairs is None else {"sequences": "sentence"}),
         }
@@ -129,7 +133,7 @@ def check_fit(recipe: Recipe, configs: dict[int, PretrainedConfig], vocabulary: 
         sizes = sizes_of(configs[number])
         usable = family_of(configs[number]).usable_positions(sizes)
         for where, length in lengths:
-            if length > usable:
+            if usable is not None and length > usable:
                 raise UserError(
                     f"{where}sequence_length: {length} is beyond the model's {usable} positions "
                     f"(max_position_embeddings is {sizes.max_position_embeddings})"

@@ -34,13 +34,14 @@ def check_source(source: Source, tokenizer: Tokenizer, named: Path | None = None
     """
     own = find_tokenizer(named or source.beside, tokenizer.split_special_tokens)
     differs = None if own is None else difference(own, tokenizer)
-    if differs is not None and named is not None:
+    if own is None or differs is None:
+        return
+    if named is not None:
         raise UserError(
             f"{tokenizer.files[0]}: the text's tokenizer gives other ids than target.tokenizer, {own.files[0]} ({differs}); "
             "prepare the text with the target's"
         )
-    if differs is not None:
-        raise UserError(
-            f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
-            "with the model's own tokenizer, or name the text's as target.tokenizer to change the model's"
-        )
+    raise UserError(
+        f"{own.files[0]}: gives other ids than {tokenizer.files[0]}, the text's tokenizer ({differs}); prepare the text "
+        "with the model's own tokenizer, or name the text's as target.tokenizer to change the model's"
+    )

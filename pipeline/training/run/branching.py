@@ -4,7 +4,7 @@ import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from pipeline.common.files import write_json
 from pipeline.common.logs import without_messages
 from pipeline.recipe import GROWN_STAGE, UNITS, Recipe
 from pipeline.runs import JsonLines, RunPaths
-from pipeline.runs.records import EvaluationRecord, ScoreRecord, StepRecord
+from pipeline.runs.records import DsConfigRecord, EvaluationRecord, RunRecord, ScoreRecord, StepRecord
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
-from pipeline.training.directory.recorded_settings import RecordedSettings, differing, differing_whole
+from pipeline.training.directory.recorded_settings import CheckpointSettings, differing, differing_whole
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import same_run
 from pipeline.training.monitoring.monitors import without_monitors
@@ -72,10 +72,10 @@ def common_steps(one: Course, other: Course) -> tuple[int, str]:
 
 def _differing_growth(one: Course, other: Course, number: int) -> str | None:
     """The key in which the growth with a number, from 1 on, differs."""
-    phases = [next((phase for phase in each.recipe.phases if phase.number == number), None) for each in (one, other)]
-    if None in phases:
+    phases = one.recipe.grown_phases, other.recipe.grown_phases
+    if number > min(map(len, phases)):
         return "stages"
-    mine, its = phases
+    mine, its = (each[number - 1] for each in phases)
     where = ("target", "growth") if number == 1 else (f"stages.{mine.name}.grow", f"stages.{mine.name}.growth")
     if mine.name != its.name:
         return f"stages.{mine.name}.name"
@@ -112,7 +112,7 @@ def branch_off(
     newest = checkpoints.newest() if its.checkpoints.is_dir() else None
     if newest is None or newest.run is None:
         raise UserError(f"--branch_from: {origin}: no run directory with a checkpoint; name one that launch/pretrain.py wrote")
-    begun = RecordedSettings.of_checkpoint(newest.run, str(origin))
+    begun = CheckpointSettings.of(newest.run, str(origin))
     for key in differing(same_run(begun.ds_config), same_run(ds_config)):
         raise UserError(f"--branch_from: {origin}: was trained with another {key} in the DeepSpeed configuration")
     with without_messages():
@@ -139,7 +139,9 @@ def branch_off(
         )
     for remark in begun.rounding(recipe, ds_config):
         logger.info(remark)
-    _adopt(its, checkpoint=its.checkpoints / saved.tag, saved=saved, course=mine, ds_config=ds_config, directory=directory)
+    _adopt(
+        its, its.checkpoints / saved.tag, saved, saved.run or newest.run, course=mine, ds_config=ds_config, directory=directory
+    )
     logger.info(f"{origin}: its first {saved.step:,} steps are those of this run, which goes on from them")
 
 
@@ -147,12 +149,13 @@ def _adopt(
     its: RunPaths,
     checkpoint: Path,
     saved: CheckpointMetadata,
+    begun: RunRecord,
     course: Course,
     ds_config: dict[str, Any],
     directory: RunDirectory,
 ) -> None:
     # Without a checkpoint, which comes last, all of this is done again.
-    data = directory.claim(course.recipe, ds_config, {key: value for key, value in saved.run["data"].items() if key != "run"})
+    data = directory.claim(course.recipe, ds_config, begun["data"])
     phases = [phase for phase in course.recipe.phases if phase.number <= saved.phase]
     stages = {GROWN_STAGE, *(phase.name for phase in phases), *(stage.name for phase in phases for stage in phase.stages)}
     records = (
@@ -169,17 +172,18 @@ def _adopt(
         if taken:
             lines.flush()
     directory.lost.unlink(missing_ok=True)
-    certificates = saved.run["certificates"][: saved.phase]
+    certificates = begun["certificates"][: saved.phase]
     for number, certificate in enumerate(certificates, 1):
         write_json(directory.certificate(number), certificate)
     if saved.phase > 0 and its.source_model.is_dir():
         shutil.copytree(its.source_model, directory.source_model, dirs_exist_ok=True)
-    run = saved.run | {
+    run: RunRecord = {
+        **begun,
         "recipe": course.recipe.model_dump(mode="json"),
-        "ds_config": without_monitors(ds_config),
+        "ds_config": cast(DsConfigRecord, without_monitors(ds_config)),
         "data": data,
         "certificates": certificates,
     }
     # Nothing of what that run lost is this run's.
-    own = replace(saved, run=run, ledger=saved.ledger | {"wasted": 0})
-    Checkpoints(directory.checkpoints, course.recipe.checkpointing).adopt(checkpoint, own)
+    as_own = replace(saved, run=run, ledger=saved.ledger | {"wasted": 0})
+    Checkpoints(directory.checkpoints, course.recipe.checkpointing).adopt(checkpoint, as_own)

@@ -1,12 +1,12 @@
 """What a run has, from its preparation to its summary."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pipeline.recipe import Recipe
-from pipeline.runs.records import CertificateRecord, DataRecord
+from pipeline.runs.records import CertificateRecord, DataRecord, DsConfigRecord
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.ds_config import compute_dtype
@@ -34,7 +34,7 @@ class RunContext:
         self.checkpoints.beside = self.prepared.data.tokenizer.write
         self.checkpoints.run = {
             "recipe": self.recipe.model_dump(mode="json"),
-            "ds_config": without_monitors(self.ds_config),
+            "ds_config": cast(DsConfigRecord, without_monitors(self.ds_config)),
             "data": self.data,
             # The list itself: later checkpoints hold later growths.
             "certificates": self.certificates,

@@ -281,9 +281,17 @@ class DryRun:
         """Model FLOPs of the last model trained from scratch, all of it, on the tokens of all stages."""
         stages = self.planned.training_plan.stages
         config = self.planned.config(stages[-1].phase)
-        whole = {"submodel_layers": None, "trainable": None}
-        model = {"phase": stages[-1].phase, "layers": stages[-1].layers, "mixtures": stages[-1].mixtures}
-        alike = [replace(plan, stage=plan.stage.model_copy(update=whole), **model) for plan in stages]
+        whole, last = {"submodel_layers": None, "trainable": None}, stages[-1]
+        alike = [
+            replace(
+                plan,
+                stage=plan.stage.model_copy(update=whole),
+                phase=last.phase,
+                layers=last.layers,
+                mixtures=last.mixtures,
+            )
+            for plan in stages
+        ]
         return sum(stage_flops(self.recipe, config, plan).model_total for plan in alike)
 
     def _largest(self) -> str:

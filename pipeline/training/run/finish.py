@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pipeline.families import graph_of
 from pipeline.growth.integrity import digests_of
 from pipeline.growth.state import Source
 from pipeline.report.card import CARD, known_of_run, model_card
+from pipeline.runs.records import FileRecord, LedgerRecord, SpeedRecord, SummaryRecord
 from pipeline.runs.steps import missing_steps
 from pipeline.training import distributed
 from pipeline.training.directory.export import export
-from pipeline.training.directory.recorded_settings import lengths
+from pipeline.training.directory.recorded_settings import recorded_lengths
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.monitoring.utilization import peak_memory, speeds
 from pipeline.training.run.context import RunContext
@@ -34,11 +35,13 @@ def export_model(run: RunContext, loop: LoopContext, source: Source, directory: 
     loop.watchdog.on_first_rank(work)
 
 
-def summarize(run: RunContext, loop: LoopContext, final: float) -> dict[str, Any]:
+def summarize(run: RunContext, loop: LoopContext, final: float) -> SummaryRecord:
     """Return the summary of a run whose last held-out loss is `final`; a collective call."""
     directory, state, data = run.directory, loop.state, run.prepared.data
     peaks = distributed.gathered(peak_memory())
     first = run.certificates[0]
+    in_training = first["in_training"]
+    assert in_training is not None, "measured by the run itself"
     graph = graph_of(run.prepared.growths[-1].target)
     steps = distributed.on_first_rank(loop.records.metrics.read)
     return {
@@ -47,19 +50,19 @@ def summarize(run: RunContext, loop: LoopContext, final: float) -> dict[str, Any
         "growths": run.certificates,
         "losses": {
             "unigram": data.unigram_entropy(loop.mixes.weights[loop.mixes.own.name]),
-            "source": first["in_training"]["source_loss"],
-            "grown": first["in_training"]["grown_loss"],
+            "source": in_training["source_loss"],
+            "grown": in_training["grown_loss"],
             "final": final,
         },
         "parameters": {"total": graph.parameters, "active": graph.active_parameters},
         "steps": state.step,
-        "lengths": lengths(run.recipe),
+        "lengths": recorded_lengths(run.recipe),
         "tokens": state.tokens,
-        "flops": state.ledger.to_json(),
+        "flops": cast(LedgerRecord, state.ledger.to_json()),
         "seconds": state.seconds,
         "tokens_per_second": state.tokens / state.seconds,
-        "speeds": speeds(steps),
-        "missing_steps": missing_steps(steps, state.step),
+        "speeds": cast(dict[str, SpeedRecord], speeds(steps)),
+        "missing_steps": [list(gap) for gap in missing_steps(steps, state.step)],
         "peak": loop.records.utilization.device.words,
         "peak_memory": peaks,
         "paths": {
@@ -73,10 +76,10 @@ def summarize(run: RunContext, loop: LoopContext, final: float) -> dict[str, Any
     }
 
 
-def _exported(folders: list[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+def _exported(folders: list[Path]) -> dict[str, dict[str, FileRecord]]:
     """What each exported file is, by folder; the card is for people to write on."""
     return {
-        folder.name: {name: asdict(digest) for name, digest in digests_of(folder, leave_out=[CARD]).items()}
+        folder.name: {name: cast(FileRecord, asdict(digest)) for name, digest in digests_of(folder, leave_out=[CARD]).items()}
         for folder in folders
         if folder.is_dir()
     }

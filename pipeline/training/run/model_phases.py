@@ -53,20 +53,20 @@ def train_models(run: RunContext, loop: LoopContext, saved: CheckpointMetadata |
         begin, end = loop.plan.bounds(phase.number)
         if begin == end or (saved is not None and saved.phase > phase.number):
             continue
-        goes_on = saved is not None and saved.phase == phase.number
-        if not goes_on or state.step < end or end == loop.plan.steps:
+        resumed = saved if saved is not None and saved.phase == phase.number else None
+        if resumed is None or state.step < end or end == loop.plan.steps:
             if phase.number == 0:
                 # An export from before the source was lengthened must not pass for this one.
                 distributed.on_first_rank(lambda: shutil.rmtree(directory.source_model, ignore_errors=True))
-            if goes_on:
-                model, certification = _resumed(run, saved), Certification()
+            if resumed is not None:
+                model, certification = _resumed(run, resumed), Certification()
             else:
                 model, certification = _begun(run, loop, phase, source, digest)
             with closing(model), closing(certification):
                 final = Trainer(phase.number, model, loop, certification).train()
         else:
             logger.info(f"going on from step {state.step}")
-        source, digest = _opened(run, run.checkpoints.last), None
+        source, digest = _opened(run, run.checkpoints.newest_saved), None
         if phase.number == 0:
             export_model(run, loop, source, directory.source_model)
     run.prepared.watch.finish(state.step)
@@ -106,7 +106,7 @@ def _begun(
         logger.info(reason)
     kept = begin_optimizer(growth.plan, source.optimizer)
     model = _build(run, phase.number, growth.plan.grow(source.state), kept)
-    loop.watchdog.on_first_rank(lambda: digest.result())
+    loop.watchdog.on_first_rank(lambda: None if digest is None else digest.result())
     certifying = Certifying(
         path=run.directory.certificate(phase.number),
         growth=growth,

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.common.errors import UserError
 from pipeline.common.files import write_json
 from pipeline.recipe import Recipe
+from pipeline.runs.records import SummaryRecord
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.directory.run_directory import RunDirectory
@@ -56,7 +57,7 @@ class Run:
                 raise
             logger.info(render(summary))
 
-    def _execute(self) -> dict[str, Any]:
+    def _execute(self) -> SummaryRecord:
         """Return the run's summary, after doing what is left of the run."""
         recipe, directory = self._recipe, self._directory
         distributed.on_every_rank(directory.check_shared)
@@ -88,7 +89,7 @@ class Run:
             saved = self._checkpoints.newest_whole()
         return saved
 
-    def _carry_out(self, run: RunContext, saved: CheckpointMetadata | None) -> dict[str, Any]:
+    def _carry_out(self, run: RunContext, saved: CheckpointMetadata | None) -> SummaryRecord:
         """Do what is left, going back where the guard says so; return the summary."""
         prepared, recipe = run.prepared, run.recipe
         origin = None if prepared.given is None else prepared.given.directory

@@ -1,5 +1,6 @@
 """What a run came to, for a person."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.perplexity import perplexity
@@ -8,7 +9,14 @@ from pipeline.flops.ledger import Ledger, Line
 from pipeline.growth.duplicates import duplicates_warning
 from pipeline.growth.token_rows import over_both
 from pipeline.recipe import SOURCE_STAGE
-from pipeline.runs.records import ParametersRecord, SummaryRecord, duplicates_of, reasons_of
+from pipeline.runs.records import (
+    CertificateRecord,
+    ComparisonRecord,
+    ParametersRecord,
+    SummaryRecord,
+    duplicates_of,
+    reasons_of,
+)
 from pipeline.runs.steps import missing_words
 from pipeline.training.monitoring.utilization import tera
 
@@ -37,7 +45,7 @@ def render(summary: SummaryRecord) -> str:
         "",
         "compute                       model FLOPs   executed FLOPs  TFLOP/s     MFU",
     ]
-    ledger = Ledger.from_json(summary["flops"])
+    ledger = Ledger.from_json(dict(summary["flops"]))
     for stage, flops in ledger.stages.items():
         # None where all its steps are missing in metrics.jsonl.
         speed = summary["speeds"].get(stage)
@@ -87,12 +95,12 @@ def _parameters(counts: ParametersRecord | None) -> list[str]:
     return [f"parameters    {counts['total']:,}{active}"]
 
 
-def _number(number: int, growths: list[dict[str, Any]]) -> str:
+def _number(number: int, growths: Sequence[CertificateRecord]) -> str:
     """Which growth it is, where there are several."""
     return f" {number}" if len(growths) > 1 else ""
 
 
-def _size(sizes: dict[str, Any]) -> str:
+def _size(sizes: Mapping[str, Any]) -> str:
     experts = f", {sizes['num_experts_per_tok']} of {sizes['num_experts']} experts" if "num_experts" in sizes else ""
     return f"{sizes['num_hidden_layers']} layers x {sizes['hidden_size']} ({sizes['num_attention_heads']} heads{experts})"
 
@@ -101,7 +109,7 @@ def _loss_line(label: str, loss: float) -> str:
     return f"{label:<42}{loss:>8.4f}  {perplexity(loss):>10.1f}"
 
 
-def _verdict(growth: dict[str, Any]) -> str:
+def _verdict(growth: CertificateRecord) -> str:
     moved, seen = growth["measured"]["max_logit_difference"], growth["in_training"]
     measured = (
         f"a logit moved by at most {moved:.2g} in float64"
@@ -116,7 +124,7 @@ def _verdict(growth: dict[str, Any]) -> str:
     return f"{growth['verdict']}{over}: {'; '.join(one['cause'] for one in reasons_of(growth))}; {measured}"
 
 
-def _rounding(seen: dict[str, Any]) -> str:
+def _rounding(seen: ComparisonRecord) -> str:
     """What the precision of training does to the source; float32 is what it is compared with."""
     if seen["dtype"] == "float32" or "rounding" not in seen:
         return ""
