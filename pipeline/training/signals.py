@@ -72,7 +72,7 @@ class StopRequest:
             elif now - first > _ECHO_SECONDS:
                 name = signal.Signals(numbers[0]).name
                 print(
-                    # Nor is it said what is saved: it may be told while it leaves, with all on disk.
+                    # What is saved is not named: a run may be signalled while it leaves, with all on disk.
                     f"{name}, the second request: ended at once; start the same command again to go on from the last "
                     "checkpoint",
                     file=sys.stderr,

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written aside, checked, renamed; `latest` names the newest, last of all."""
+"""Checkpoints that are whole or absent: written under another name, checked, renamed; at last `latest` names the newest."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ class CheckpointMetadata:
     step: int
     """Steps of the run so far, the source's included."""
     samples: dict[str, int]
-    """Samples taken of each stream of data."""
+    """Samples taken of each data mix."""
     tokens: int
     seconds: float
     """Seconds spent in steps."""
@@ -152,19 +152,19 @@ class Checkpoints:
 
         `saved` is what it then says, of this run. Raises OSError where it cannot be written.
         """
-        aside, path = self._directory / (saved.tag + ".partial"), self._directory / saved.tag
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(origin, aside)
-        write_json(aside / PROGRESS, asdict(saved))
+        partial, path = self._directory / (saved.tag + ".partial"), self._directory / saved.tag
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(origin, partial)
+        write_json(partial / PROGRESS, asdict(saved))
         # What was damaged on the way is to be found when it is read: the other files stay what they were found to be.
-        seal(aside, {name: digest for name, digest in sealed(origin).items() if name != PROGRESS})
-        publish_directory(aside, path)
+        seal(partial, {name: digest for name, digest in sealed(origin).items() if name != PROGRESS})
+        publish_directory(partial, path)
         write_atomically(self._directory / LATEST, saved.tag + "\n")
 
     def newest_whole(self) -> CheckpointMetadata | None:
         """Return where the newest whole checkpoint stands, or None where there is none of any kind; a collective call.
 
-        Every file is read and compared with its digest, each rank reading its share of them. Says which file of which
+        Every file is read and compared with its digest, each rank reading its share of them. Logs which file of which
         newer checkpoint is damaged; raises UserError naming a file of each where none is whole.
         """
 
@@ -197,19 +197,19 @@ class Checkpoints:
     def save(self, model: TrainedModel, saved: CheckpointMetadata, *, must: bool) -> bool:
         """Save the model, its optimizer and where it stands; a collective call. Returns whether that went well.
 
-        A checkpoint that cannot be written is said, its folder removed, and the last one stays. Where there `must` be one
-        (at the end, or when asked to stop), UserError is raised on every rank instead, and the checkpoint is on disk when
-        this returns. Where there need not and saving is asynchronous it is begun, and `finish` tells how it went.
+        Where it cannot be written a warning says so, its folder is removed, and the last one stays. Where there `must` be
+        one (at the end, or when asked to stop), UserError is raised on every rank instead, and the checkpoint is on disk
+        when this returns. Where there need not and saving is asynchronous it is begun, and `finish` returns how it went.
         """
         self.finish()
-        engine, aside = model.engine, self._directory / (saved.tag + ".partial")
+        engine, partial = model.engine, self._directory / (saved.tag + ".partial")
         later = self._config.asynchronous and not must
         of_engine = counters_and_scale(engine)
         saved = replace(saved, run=self.run, counters=of_engine["counters"], loss_scale=of_engine["loss_scale"])
-        distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
-        writer = _Writer(aside, later=later)
+        distributed.on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
+        writer = _Writer(partial, later=later)
         with saving_by(engine, writer.save):
-            engine.save_checkpoint(str(self._directory), tag=aside.name, save_latest=False)
+            engine.save_checkpoint(str(self._directory), tag=partial.name, save_latest=False)
         thread = threading.Thread(target=writer.write, daemon=True, name="checkpoint") if later else None
         self._pending = _Pending(writer, model.config, saved, engine.zero_optimization_stage(), thread)
         if thread is None:
@@ -250,8 +250,8 @@ class Checkpoints:
             if untidy is not None:
                 logger.warning(f"{untidy}: older checkpoints could not be removed")
             return True
-        aside = self._directory / (pending.saved.tag + ".partial")
-        distributed.on_first_rank(lambda: shutil.rmtree(aside, ignore_errors=True))
+        partial = self._directory / (pending.saved.tag + ".partial")
+        distributed.on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         if must:
             raise UserError(
                 f"{failure}: the checkpoint could not be written; make room and start the same command again, "
@@ -291,21 +291,23 @@ class Checkpoints:
     def _publish(self, pending: _Pending, digests: dict[str, Digest]) -> str | None:
         """Make what the ranks have written a checkpoint; return why that could not be done, if it could not."""
         tag = pending.saved.tag
-        aside, path = self._directory / (tag + ".partial"), self._directory / tag
+        partial, path = self._directory / (tag + ".partial"), self._directory / tag
         for name in missing_files(digests, pending.zero_stage, distributed.world_size()):
-            return f"{aside / name}: not written by its rank"
+            return f"{partial / name}: not written by its rank"
         try:
             for name, digest in digests.items():
                 # Seen from here: a folder that each machine has for itself would never be whole.
-                if not (aside / name).is_file() or (aside / name).stat().st_size != digest.size:
-                    return f"{aside / name}: written by its rank and not here; {self._directory} must be shared by all machines"
+                if not (partial / name).is_file() or (partial / name).stat().st_size != digest.size:
+                    return (
+                        f"{partial / name}: written by its rank and not here; {self._directory} must be shared by all machines"
+                    )
             # So that the checkpoint can be read by itself.
-            pending.config.save_pretrained(aside)
-            self.beside(aside)
-            write_json(aside / PROGRESS, asdict(pending.saved))
-            seal(aside, digests)
+            pending.config.save_pretrained(partial)
+            self.beside(partial)
+            write_json(partial / PROGRESS, asdict(pending.saved))
+            seal(partial, digests)
             self._invalidate(path)
-            publish_directory(aside, path)
+            publish_directory(partial, path)
             write_atomically(self._directory / LATEST, tag + "\n")
         except OSError as error:
             return f"{path}: {error.strerror}"

@@ -21,12 +21,12 @@ def export(source: Source, directory: Path, tokenizer: Tokenizer, ledger: Ledger
 
     Raises UserError where the disk is full.
     """
-    with whole_directory(directory) as aside:
+    with whole_directory(directory) as partial:
         size = elements(source.state) * torch.float32.itemsize
         with Meter(f"{directory}: writing", size) as meter:
-            write_huggingface(aside, source.config, source.state, torch.float32, progress=meter.advance)
-        tokenizer.write(aside)
-        write_tokenizer_length(aside, source.config)
-        write_generation_config(aside, source.config, aside)
-        write_ledger(aside, ledger)
-        (aside / CARD).write_text(card, encoding="utf-8")
+            write_huggingface(partial, source.config, source.state, torch.float32, progress=meter.advance)
+        tokenizer.write(partial)
+        write_tokenizer_length(partial, source.config)
+        write_generation_config(partial, source.config, partial)
+        write_ledger(partial, ledger)
+        (partial / CARD).write_text(card, encoding="utf-8")

@@ -99,7 +99,7 @@ class RecordedSettings:
         before, now, reached = lengths(begun_with), lengths(recipe), 0
         for name in before.keys() & now.keys():
             if (before[name] is None) != (now[name] is None):
-                was, is_now = (_told(length) for length in (before[name], now[name]))
+                was, is_now = (_described(length) for length in (before[name], now[name]))
                 raise UserError(
                     f"{self.origin}: {name!r} was {was} when the run was begun, and now is {is_now}; "
                     f"{self._instead('the recipe')}"
@@ -132,9 +132,9 @@ class RecordedSettings:
             found |= differing(rounds_alike(self.ds_config), rounds_alike(ds_config))
         if not found:
             return []
-        told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in found.items())
+        changes = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in found.items())
         return [
-            f"going on with {told}: the steps are the same ones, sums are rounded otherwise, and losses agree with those of "
+            f"going on with {changes}: the steps are the same ones, sums are rounded otherwise, and losses agree with those of "
             "the run as it was to rounding, not to the bit (dropout, where there is any, draws other masks)"
         ]
 
@@ -162,7 +162,7 @@ class CheckpointSettings(RecordedSettings):
 
     @classmethod
     def of(cls, record: RunRecord, path: str) -> "CheckpointSettings":
-        """Read what a checkpoint in `path` says; raises UserError where its recipe is none."""
+        """Read what a checkpoint in `path` says; raises UserError where its recipe is not valid."""
         return cls(path, path, validate(Recipe, record["recipe"], path), record["ds_config"], record["data"])
 
 
@@ -183,7 +183,7 @@ def check_model(opened: Source, config: PretrainedConfig, phase: ModelPhase) -> 
     otherwise = [key for key in before if before[key] != now[key]]
     if not otherwise:
         return
-    told = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in otherwise)
+    changes = ", ".join(f"{key} {before[key]} where recipe and source now give {now[key]}" for key in otherwise)
     named = ""
     if isinstance(phase, GrownPhase) and all(getattr(phase.target, key, 0) is None for key in otherwise):
         where = "target" if phase.number == 1 else f"stages.{phase.name}.grow"
@@ -191,7 +191,7 @@ def check_model(opened: Source, config: PretrainedConfig, phase: ModelPhase) -> 
             "name in the recipe what it left open (" + ", ".join(f"{where}.{key}={before[key]}" for key in otherwise) + "), "
         )
     raise UserError(
-        f"{opened.directory}: its model has {told}; {named}put source and recipe back as they were, or start from the "
+        f"{opened.directory}: its model has {changes}; {named}put source and recipe back as they were, or start from the "
         f"checkpoint in another run_dir, by source.path={opened.directory}"
     )
 
@@ -226,7 +226,7 @@ def _sizes_made(recipe: Recipe, saved: CheckpointMetadata | None) -> dict[str, s
     }
 
 
-def _told(length: tuple[str, float] | None) -> str:
+def _described(length: tuple[str, float] | None) -> str:
     return "not trained" if length is None else f"trained for {length[1]:g} {length[0]}"
 
 

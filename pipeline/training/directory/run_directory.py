@@ -67,7 +67,7 @@ class RunDirectory(RunPaths):
     def check(self, recipe: Recipe, ds_config: dict[str, Any], saved: CheckpointMetadata | None) -> list[str]:
         """Check that this recipe may run here, from the checkpoint that `saved` describes, writing nothing.
 
-        Returns what there is to say: files that are made again, and what is rounded otherwise than before. Raises UserError
+        Returns remarks to log: files that are made again, and what is rounded otherwise than before. Raises UserError
         where the directory or the checkpoint belongs to another recipe or another way of running, or does not say to which,
         and where a file that the run goes on with is damaged. Stages may be longer than before as long as they are not
         over, and what changes no step of the run may differ.
@@ -134,19 +134,17 @@ class RunDirectory(RunPaths):
 
     def _check_empty(self) -> None:
         """Raise UserError where a directory without a recipe and without a checkpoint is not free for a run."""
-        foreign = self._foreign((self.lock, self.data, self.ds_config, self.recipe, self.checked))
-        if not foreign:
+        others = self._others((self.lock, self.data, self.ds_config, self.recipe, self.checked))
+        if not others:
             return
-        if foreign[0] in {path.name for path in vars(self).values() if isinstance(path, Path)}:
+        if others[0] in {path.name for path in vars(self).values() if isinstance(path, Path)}:
             raise UserError(
-                f"{self.path}: holds a run's {foreign[0]}, and neither a {self.recipe.name} nor a checkpoint says whose; put "
+                f"{self.path}: holds a run's {others[0]}, and neither a {self.recipe.name} nor a checkpoint says whose; put "
                 f"{self.recipe.name} back, or name another run_dir"
             )
-        raise UserError(
-            f"{self.path}: the directory holds something else ({foreign[0]}); name an empty or a new one as run_dir"
-        )
+        raise UserError(f"{self.path}: the directory holds something else ({others[0]}); name an empty or a new one as run_dir")
 
-    def _foreign(self, known: Sequence[Path]) -> list[str]:
+    def _others(self, known: Sequence[Path]) -> list[str]:
         """What is there beside some files and the folders that are empty before a first step, by name."""
         names = {path.name for path in known}
         for path in (self.checkpoints, self.certificates):
@@ -170,7 +168,7 @@ class RunDirectory(RunPaths):
         return read_record(self.rewound, RewoundRecord, "put it back, or remove it and the run does not know that it went back")
 
     def recorded_data(self) -> DataRecord | None:
-        """Return what `claim` was told, if the run was begun, as `check` found it."""
+        """Return what `claim` recorded, if the run was begun, as `check` found it."""
         return self._recorded
 
     def begun_annealing(self, number: int, saved: CheckpointMetadata | None) -> int | None:
@@ -188,8 +186,8 @@ class RunDirectory(RunPaths):
 
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise UserError where the run was begun with other weights of its corpora."""
-        for stream, weights in data["weights"].items():
-            before = weights if self._recorded is None else self._recorded["weights"].get(stream, weights)
+        for mix, weights in data["weights"].items():
+            before = weights if self._recorded is None else self._recorded["weights"].get(mix, weights)
             if weights != before:
                 raise UserError(
                     f"{data['prepared']}: the run was begun with the weights {before}, and now they are {weights}; go on with "
@@ -227,7 +225,7 @@ class RunDirectory(RunPaths):
     def finished_summary(self, recipe: Recipe, saved: CheckpointMetadata | None) -> SummaryRecord | None:
         """Return the summary if it is of this run's last step: that of a run since lengthened is not.
 
-        One that is damaged, or another run's, is said and made again; raises UserError where there is no checkpoint for that.
+        One that is damaged, or another run's, is logged and made again; raises UserError where there is no checkpoint for that.
         """
         try:
             summary = read_record(self.summary, SummaryRecord, "it is made again from the last checkpoint")
@@ -262,7 +260,7 @@ class RunDirectory(RunPaths):
             records = (self.metrics, self.evaluations, self.scores, self.lost)
             ours += [self.data, self.ds_config, self.recipe, self.checked]
             ours += [path for path in records if path.is_file() and not path.stat().st_size]
-        if not self._foreign(ours):
+        if not self._others(ours):
             # Without its recipe it is nobody's, whatever else is left of it.
             for path in sorted(self.path.iterdir(), key=lambda path: (path == self.lock, path != self.recipe)):
                 path.rmdir() if path.is_dir() else path.unlink()

@@ -34,7 +34,7 @@ def check_experts(recipe: Recipe, configs: dict[int, PretrainedConfig], dtype: t
     graphs = [graph_of(config) for config in configs.values()]
     found = [router.node for graph in graphs for router in routers(graph)]
     given = {"router": recipe.router is not None, "experts_implementation": recipe.experts_implementation != "grouped_mm"}
-    for key in [key for key, told in given.items() if told and not found]:
+    for key in [key for key, is_given in given.items() if is_given and not found]:
         raise UserError(f"{key}: no model of the run is a mixture of experts; leave it out")
     if recipe.router is not None and recipe.router.router_bias_update_rate and not any(node.selection_bias for node in found):
         raise UserError("router.router_bias_update_rate: no model of the run chooses experts by a bias; leave the key out")
@@ -134,7 +134,7 @@ class Balance:
         sums[-1] += squares.sum(dtype=sums.dtype)
 
     def add_up(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-        """End a step: add up its loss, in place, and what its routers did over all ranks; return what is to be told of them.
+        """End a step: add up its loss, in place, and what its routers did over all ranks; return what is recorded of them.
 
         Every number is on the device. Of layers that did not run the loads stay those of the last step that ran them.
         """
@@ -151,7 +151,7 @@ class Balance:
         balancing = self._experts * (chosen * probable).sum(1) / tokens.square()
         shares = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
         entropies = -torch.xlogy(shares, shares).sum(1) / math.log(max(self._experts, 2))
-        # Where no layer with experts ran there is nothing to be told: 0 / 0.
+        # Where no layer with experts ran there is nothing to record: 0 / 0.
         relative, count = self._experts * shares, ran.sum()
         ran_any = torch.where(count > 0, 0.0, math.nan)
         values = (

@@ -50,7 +50,7 @@ class Remembered:
 
     files: frozenset[Found] = frozenset()
     step: int = 0
-    """Where the last of them began: then all these files were whole, as far as inode, size and time tell."""
+    """Where the last of them began: then all these files were whole, as far as inode, size and time show."""
 
     @classmethod
     def read(cls, path: Path) -> "Remembered":

@@ -93,7 +93,7 @@ class Guard:
 def with_poison(loss: torch.Tensor) -> torch.Tensor:
     """Return the loss, the gradient of one that is no number made NaN throughout.
 
-    An infinite loss may have a finite gradient; so the gradient's norm, which all ranks share, tells them all of it,
+    An infinite loss may have a finite gradient; so the gradient's norm, which all ranks share, is enough for all of them,
     without another look on the host.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)

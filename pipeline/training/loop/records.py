@@ -1,4 +1,4 @@
-"""What a run writes down of its steps and evaluations, and tells of them."""
+"""What a run writes down of its steps and evaluations, and shows of them."""
 
 import logging
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Records:
     progress: Progress
     utilization: Utilization
     monitors: Monitors
-    """On rank 0; those of the others are told nothing."""
+    """Those of rank 0; on the others there are none."""
 
     def step(self, known: dict[str, Any], speed: Speed) -> None:
         """Record a step by what is known of it, on rank 0."""

@@ -20,7 +20,7 @@ from pipeline.training.engine import TrainedModel
 
 
 def check_tasks(recipe: Recipe, family: Family) -> None:
-    """Raise UserError where a recipe names a task that is none, that is not done during training, or whose data is not here."""
+    """Raise UserError where a recipe names a task that is unknown or not done during training, or whose data is missing."""
     for task in recipe.evaluation.tasks:
         check_zero_shot(task, family, "evaluation.tasks")
         zero_shot_task(task).read(_data(recipe))
@@ -43,7 +43,7 @@ class Tasks:
         self._tokenizer = tokenizer
 
     def due(self, step: int) -> bool:
-        """Whether the tasks are scored at this step of the run, the ends of stages aside."""
+        """Whether the tasks are scored at this step of the run, beside the ends of stages."""
         every = self._recipe.evaluation.tasks_every
         return every is not None and step % every == 0
 

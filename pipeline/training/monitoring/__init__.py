@@ -1,1 +1,1 @@
-"""What a run tells while it goes on, and what ends one that stands still."""
+"""What a run shows while it goes on, and what ends one that stands still."""

@@ -35,7 +35,7 @@ def downloaded(recipe: Recipe) -> Path | None:
 
 
 def given_source(recipe: Recipe, place: Path | None, part: int, parts: int, *, preview: bool) -> Source | None:
-    """Return the source in `place`; a `preview` may be a config.json without weights. Raises UserError where it is none."""
+    """Return the source in `place`; a `preview` may be a config.json without weights. Raises UserError where it is unfit."""
     source = recipe.source
     if place is None:
         return None

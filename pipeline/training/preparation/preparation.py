@@ -186,7 +186,7 @@ def _begin(
     `preview` may be a config.json without weights.
     """
     if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; sdpa would do")
+        raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; use sdpa")
     given = given_source(recipe, place, part, parts, preview=preview)
     # A run that goes on has its text, and needs no tokenizer to prepare it with.
     tokenizer = None if begun else known_tokenizer(recipe, given)

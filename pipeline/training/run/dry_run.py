@@ -1,4 +1,4 @@
-"""What a run would be, told without training: models, memory, FLOPs, time; by the checks that a run begins with."""
+"""A preview of a run without training: models, memory, FLOPs, time; by the checks that a run begins with."""
 
 import copy
 import errno
@@ -270,10 +270,10 @@ class DryRun:
             yield f"{line}{share:>{widths[4] - 2}}".rstrip()
         scratch = self.scratch_flops()
         if known and scratch != whole:
-            aside = "" if self.planned.given is None else ", its source's own training aside"
+            without = "" if self.planned.given is None else ", its source's own training aside"
             yield (
                 f"scratch   {_size(self.planned.config(stages[-1].phase))} for as many tokens: {scratch:.3e} model "
-                f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{aside}"
+                f"FLOPs; this run comes to {whole / scratch:.1%} of scratch's{without}"
             )
         yield ""
 
@@ -356,7 +356,7 @@ class DryRun:
             yield f"run_dir   {self.recipe.run_dir} holds this run up to step {self.reached:,}"
 
     def _disk(self) -> Iterator[str]:
-        """What the checkpoints take, of the room that there is; one is written before the oldest goes."""
+        """What the checkpoints take, of the space that there is; one is written before the oldest goes."""
         largest = max((self.planned.config(plan.phase) for plan in self.planned.training_plan.stages), key=_parameters)
         kept = memory_by_stage(largest, self.recipe.optimizer, compute_dtype(self.ds_config), 1)[3]
         # Masters are written in float32 even where they are the weights themselves.
@@ -383,10 +383,10 @@ class DryRun:
         if self.corpus_tokens is not None:
             return f"not looked at; taken to be {self.corpus_tokens:,} tokens to train on"
         unknown = [plan.stage.name for plan in planned.training_plan.stages if not self.resolved(plan)]
-        told = "the text is there and not prepared yet"
+        known = "the text is there and not prepared yet"
         if not unknown:
-            return f"{told}: how many epochs the stages are is not known"
-        return f"{told}: the steps of {', '.join(unknown)} are not known; --corpus_tokens N says how long it is"
+            return f"{known}: how many epochs the stages are is not known"
+        return f"{known}: the steps of {', '.join(unknown)} are not known; --corpus_tokens N says how long it is"
 
 
 def _check_place(path: Path) -> None:

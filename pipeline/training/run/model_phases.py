@@ -123,7 +123,7 @@ def _begun(
 def _with_gates(run: RunContext, loop: LoopContext, growth: Growth, source: Source) -> Growth:
     """Return the growth in which experts have the shares of Adam's state that held-out text gives them, where that matters.
 
-    Text of another tokenizer is none that the source reads.
+    The source does not read text of another tokenizer.
     """
     plan = growth.plan
     if not plan.takes_gates or plan.tokenizer is not None:
