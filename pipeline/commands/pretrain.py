@@ -15,6 +15,7 @@ from pipeline.training import distributed
 from pipeline.training.ds_config import load_ds_config
 from pipeline.training.loop.guard import GuardStoppedError
 from pipeline.training.run.dry_run import DryRun
+from pipeline.training.run.dry_run_page import DryRunPage
 from pipeline.training.run.pretraining import Run
 from pipeline.training.signals import EXIT_STOPPED, Stopped, StopRequest
 
@@ -49,7 +50,7 @@ def work(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             if distributed.rank() == 0:
                 dry_run = DryRun.of(recipe, ds_config, ranks, arguments.mfu or _MFU, arguments.corpus_tokens)
-                print(dry_run.render())
+                print(DryRunPage(dry_run).render())
             return 0
         Run(recipe, ds_config, stop, arguments.branch_from).execute()
     except Stopped:

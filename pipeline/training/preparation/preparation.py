@@ -125,6 +125,8 @@ def prepare_run(
         logger.info(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
     opened = distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, saved, given, data, parts))
     watch = DataWatch(checks, directory.checked, remembered)
+    for remark in () if given is None else given.remarks:
+        logger.info(f"source: {remark}")
     return Preparation(**{each.name: getattr(opened, each.name) for each in fields(opened)}, watch=watch, digest=digest)
 
 

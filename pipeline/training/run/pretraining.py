@@ -12,19 +12,16 @@ from pipeline.runs.records import SummaryRecord
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.directory.run_directory import RunDirectory
-from pipeline.training.ds_config import sequence_parallel_size
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.steps import RewindError
 from pipeline.training.loop.tasks import Tasks
 from pipeline.training.monitoring.watchdog import Watchdog
-from pipeline.training.preparation.preparation import prepare_run
 from pipeline.training.run import resume
 from pipeline.training.run.branching import branch_off
 from pipeline.training.run.context import RunContext
 from pipeline.training.run.finish import summarize
 from pipeline.training.run.model_phases import train_models
 from pipeline.training.run.summary import render
-from pipeline.training.sequence_parallel import SequenceGroup
 from pipeline.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -61,7 +58,7 @@ class Run:
         """Return the run's summary, after doing what is left of the run."""
         recipe, directory = self._recipe, self._directory
         distributed.on_every_rank(directory.check_shared)
-        saved = self._newest_checkpoint()
+        saved = resume.newest_checkpoint(self._checkpoints, self._branch_off)
         remarks = distributed.on_first_rank(lambda: directory.check(recipe, self._ds_config, saved))
         done = distributed.on_first_rank(lambda: resume.finished(directory, recipe, saved))
         if done is not None and resume.is_whole(directory, done, saved):
@@ -69,25 +66,15 @@ class Run:
         # Of how the run goes on, which a finished one does not.
         for remark in remarks:
             logger.info(remark)
-        prepared = prepare_run(recipe, self._ds_config, directory, saved)
-        for remark in () if prepared.given is None else prepared.given.remarks:
-            logger.info(f"source: {remark}")
-        sequences = SequenceGroup.joined(sequence_parallel_size(self._ds_config))
-        claimed = distributed.on_first_rank(lambda: resume.claim(directory, recipe, self._ds_config, prepared, saved))
-        run = RunContext(recipe, self._ds_config, directory, self._checkpoints, prepared, sequences, *claimed)
-        with prepared.watch.from_step(0 if saved is None else saved.step):
+        run = resume.begin(recipe, self._ds_config, directory, self._checkpoints, saved)
+        with run.prepared.watch.from_step(0 if saved is None else saved.step):
             summary = self._carry_out(run, saved)
         distributed.on_first_rank(lambda: write_json(directory.summary, summary))
         return summary
 
-    def _newest_checkpoint(self) -> CheckpointMetadata | None:
-        """Return the newest whole checkpoint of the run, or of the one that it branches off where it has none."""
-        saved = self._checkpoints.newest_whole()
-        if saved is None and (origin := self._branch_from) is not None:
-            ranks = distributed.world_size()
-            distributed.on_first_rank(lambda: branch_off(origin, self._recipe, self._ds_config, self._directory, ranks))
-            saved = self._checkpoints.newest_whole()
-        return saved
+    def _branch_off(self) -> None:
+        if self._branch_from is not None:
+            branch_off(self._branch_from, self._recipe, self._ds_config, self._directory, distributed.world_size())
 
     def _carry_out(self, run: RunContext, saved: CheckpointMetadata | None) -> SummaryRecord:
         """Do what is left, going back where the guard says so; return the summary."""

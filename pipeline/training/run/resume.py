@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from pipeline.runs.cutting import cut_back
 from pipeline.runs.records import CertificateRecord, DataRecord, EvaluationRecord, ScoreRecord, SummaryRecord
 from pipeline.runs.steps import missing_words
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import CheckpointMetadata
+from pipeline.training.directory.checkpoints import CheckpointMetadata, Checkpoints
 from pipeline.training.directory.inherited import read_inherited
 from pipeline.training.directory.run_directory import RunDirectory
+from pipeline.training.ds_config import sequence_parallel_size
 from pipeline.training.loop.guard import GuardStoppedError
 from pipeline.training.loop.records import Records
 from pipeline.training.loop.steps import RewindError
@@ -27,8 +29,9 @@ from pipeline.training.monitoring.monitors import Monitors
 from pipeline.training.monitoring.progress import Progress
 from pipeline.training.monitoring.utilization import Utilization
 from pipeline.training.plan.workload import Workload
-from pipeline.training.preparation.preparation import Preparation
+from pipeline.training.preparation.preparation import Preparation, prepare_run
 from pipeline.training.run.context import RunContext
+from pipeline.training.sequence_parallel import SequenceGroup
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,15 @@ def hold(directory: RunDirectory, stack: ExitStack) -> None:
                 logger.info(f"waiting up to {_DYING_SECONDS} s for what is left of this job's last attempt: {error}")
             waiting = True
             time.sleep(_POLL_SECONDS)
+
+
+def newest_checkpoint(checkpoints: Checkpoints, branch_off: Callable[[], None]) -> CheckpointMetadata | None:
+    """Return the newest whole checkpoint; `branch_off` may make one, on one rank, where there is none; a collective call."""
+    saved = checkpoints.newest_whole()
+    if saved is None:
+        distributed.on_first_rank(branch_off)
+        saved = checkpoints.newest_whole()
+    return saved
 
 
 def finished(directory: RunDirectory, recipe: Recipe, saved: CheckpointMetadata | None) -> SummaryRecord | None:
@@ -89,7 +101,21 @@ def is_whole(directory: RunDirectory, summary: SummaryRecord, saved: CheckpointM
     return True
 
 
-def claim(
+def begin(
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    saved: CheckpointMetadata | None,
+) -> RunContext:
+    """Return the run, prepared from a checkpoint on where one is `saved`, its directory being its own; a collective call."""
+    prepared = prepare_run(recipe, ds_config, directory, saved)
+    sequences = SequenceGroup.joined(sequence_parallel_size(ds_config))
+    claimed = distributed.on_first_rank(lambda: _claim(directory, recipe, ds_config, prepared, saved))
+    return RunContext(recipe, ds_config, directory, checkpoints, prepared, sequences, *claimed)
+
+
+def _claim(
     directory: RunDirectory,
     recipe: Recipe,
     ds_config: dict[str, Any],
