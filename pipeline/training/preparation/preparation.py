@@ -85,6 +85,77 @@ class Preparation(PlannedOnText):
     """Of the given source, on rank 0; its result raises UserError where a weight is no number. None where it is not needed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A run that is to be prepared, from a checkpoint on where one is `saved`."""
+
+    recipe: Recipe
+    ds_config: dict[str, Any]
+    directory: RunDirectory
+    saved: CheckpointMetadata | None
+    world_size: int
+
+    def source(self, place: Path | None, part: int, parts: int, *, begun: bool, preview: bool = False) -> Source | None:
+        """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
+
+        Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests. In a `preview`
+        it may be a config.json without weights.
+        """
+        recipe = self.recipe
+        if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+            raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; use sdpa")
+        given = given_source(recipe, place, part, parts, preview=preview)
+        # A run that goes on has its text, and needs no tokenizer to prepare it with.
+        tokenizer = None if begun else known_tokenizer(recipe, given)
+        vocabulary, eos_id = known_vocabulary(recipe, tokenizer)
+        # A vocabulary that is not known yet is taken to be as small as can be.
+        source = source_config(recipe, given, vocabulary or 1, eos_id)
+        if recipe.attn_implementation == "sdpa" and not family_of(source).fused_attention:
+            raise UserError(
+                "attn_implementation: sdpa, torch's fused attention, does not compute the capped scores of "
+                f"{source.model_type}; set attn_implementation: eager"
+            )
+        check_head(graph_of(source).head, recipe.make_vocab_size_divisible_by, with_loss=recipe.fused_linear_cross_entropy)
+        recipe, growths, configs = plan_models(recipe, source, given)
+        check_experts(recipe, configs, compute_dtype(self.ds_config))
+        check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
+        check_sharing(recipe, configs, sequence_parallel_size(self.ds_config))
+        if recipe.data.tokenizer is not None:
+            check_training(recipe.data.tokenizer, family_of(source))
+        check_tasks(recipe, family_of(source))
+        if tokenizer is not None:
+            check_tokenizer(recipe, given, tokenizer, source)
+        training_plan = plan_training(recipe, configs, lambda mix: 0, self.ds_config, self.world_size)
+        if all(plan.stage.epochs is None for plan in training_plan.stages):
+            annealed(growths, training_plan, self.directory, self.saved)
+        return given
+
+    def over(self, data: PreparedData, given: Source | None) -> PlannedOnText:
+        """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
+        recipe = self.recipe
+        source = source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
+        for remark in data.remarks:
+            logger.info(remark)
+        recipe, growths, configs = plan_models(recipe, source, given)
+        check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
+        check_tokenizer(recipe, given, data.tokenizer, source)
+        mixes = DataMixes(recipe, family_of(source), data)
+        training_plan = plan_training(recipe, configs, mixes.windows, self.ds_config, self.world_size)
+        mixes.open(plan.mix for plan in training_plan.stages)
+        self.directory.check_data({"prepared": str(data.directory), "weights": mixes.weights})
+        growths = annealed(growths, training_plan, self.directory, self.saved)
+        warn_of_rates(training_plan, growths)
+        return PlannedOnText(
+            given=given,
+            source=source,
+            growths=growths,
+            training_plan=training_plan,
+            windows=mixes.windows,
+            data=data,
+            mixes=mixes,
+        )
+
+
 def prepare_run(
     recipe: Recipe,
     ds_config: dict[str, Any],
@@ -99,9 +170,8 @@ def prepare_run(
     part, parts = distributed.rank(), distributed.world_size()
     place = downloaded(recipe)
     begun = distributed.on_first_rank(lambda: directory.recorded_data() is not None)
-    given = distributed.on_every_rank(
-        lambda: _begin(recipe, ds_config, directory, saved, place, parts, part, parts, begun=begun)
-    )
+    request = _Request(recipe, ds_config, directory, saved, parts)
+    given = distributed.on_every_rank(lambda: request.source(place, part, parts, begun=begun))
     digest = None
     # A run that goes on from a checkpoint reads nothing of what it began with.
     if given is not None and saved is None:
@@ -123,7 +193,7 @@ def prepare_run(
     (left,) = distributed.total(sum(file.size for file in checks.left))
     if left:
         logger.info(f"data: {left / 2**20:,.1f} MiB of shards are compared with their digests while steps run")
-    opened = distributed.on_every_rank(lambda: _open(recipe, ds_config, directory, saved, given, data, parts))
+    opened = distributed.on_every_rank(lambda: request.over(data, given))
     watch = DataWatch(checks, directory.checked, remembered)
     for remark in () if given is None else given.remarks:
         logger.info(f"source: {remark}")
@@ -145,14 +215,15 @@ def preview_run(
     # Alone: no other rank reads the rest of a checkpoint.
     begun = directory.recorded_data() is not None
     place = source_place(recipe, weights=False)
-    given = _begin(recipe, ds_config, directory, saved, place, world_size, part=0, parts=1, begun=begun, preview=True)
+    request = _Request(recipe, ds_config, directory, saved, world_size)
+    given = request.source(place, part=0, parts=1, begun=begun, preview=True)
     if given is not None and not given.without_weights:
         inspect(given.state, str(given.directory))
     if corpus_tokens is None:
         data = find_data(recipe, directory, given, find_prepared)
         if data is not None:
             check_data(recipe, data, Remembered.read(directory.checked), 0, 1)
-            return _open(recipe, ds_config, directory, saved, given, data, world_size)
+            return request.over(data, given)
     vocabulary, eos_id = vocabulary_size(recipe, given)
     source = source_config(recipe, given, vocabulary, eos_id)
     recipe, growths, configs = plan_models(recipe, source, given)
@@ -167,83 +238,3 @@ def preview_run(
 def prepared_text(recipe: Recipe) -> PreparedData | None:
     """Return the prepared text of a recipe whose source is a model to build; None where it is still to be prepared."""
     return find_data(recipe, RunDirectory(Path(recipe.run_dir)), None, find_prepared)
-
-
-def _begin(
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    directory: RunDirectory,
-    saved: CheckpointMetadata | None,
-    place: Path | None,
-    world_size: int,
-    part: int,
-    parts: int,
-    *,
-    begun: bool,
-    preview: bool = False,
-) -> Source | None:
-    """Return the source where it is given, in `place`; what needs no text is looked at before the text is prepared.
-
-    Of `parts` processes that call it together each compares its `part` of a checkpoint with its digests. A source that is only
-    `preview` may be a config.json without weights.
-    """
-    if recipe.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise UserError("attn_implementation: flash_attention_2 needs the package flash-attn and a GPU it knows; use sdpa")
-    given = given_source(recipe, place, part, parts, preview=preview)
-    # A run that goes on has its text, and needs no tokenizer to prepare it with.
-    tokenizer = None if begun else known_tokenizer(recipe, given)
-    vocabulary, eos_id = known_vocabulary(recipe, tokenizer)
-    # A vocabulary that is not known yet is taken to be as small as can be.
-    source = source_config(recipe, given, vocabulary or 1, eos_id)
-    if recipe.attn_implementation == "sdpa" and not family_of(source).fused_attention:
-        raise UserError(
-            f"attn_implementation: sdpa, torch's fused attention, does not compute the capped scores of {source.model_type}; "
-            "set attn_implementation: eager"
-        )
-    check_head(graph_of(source).head, recipe.make_vocab_size_divisible_by, with_loss=recipe.fused_linear_cross_entropy)
-    recipe, growths, configs = plan_models(recipe, source, given)
-    check_experts(recipe, configs, compute_dtype(ds_config))
-    check_fit(recipe, configs, vocabulary, "data.tokenizer" if tokenizer is None else str(tokenizer.files[0]))
-    check_sharing(recipe, configs, sequence_parallel_size(ds_config))
-    if recipe.data.tokenizer is not None:
-        check_training(recipe.data.tokenizer, family_of(source))
-    check_tasks(recipe, family_of(source))
-    if tokenizer is not None:
-        check_tokenizer(recipe, given, tokenizer, source)
-    training_plan = plan_training(recipe, configs, lambda mix: 0, ds_config, world_size)
-    if all(plan.stage.epochs is None for plan in training_plan.stages):
-        annealed(growths, training_plan, directory, saved)
-    return given
-
-
-def _open(
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    directory: RunDirectory,
-    saved: CheckpointMetadata | None,
-    given: Source | None,
-    data: PreparedData,
-    world_size: int,
-) -> PlannedOnText:
-    """Return the run over prepared data; raises UserError where data, models and stages do not go together."""
-    source = source_config(recipe, given, data.tokenizer.vocab_size, data.tokenizer.eos_id)
-    for remark in data.remarks:
-        logger.info(remark)
-    recipe, growths, configs = plan_models(recipe, source, given)
-    check_fit(recipe, configs, data.tokenizer.vocab_size, str(data.tokenizer.files[0]))
-    check_tokenizer(recipe, given, data.tokenizer, source)
-    mixes = DataMixes(recipe, family_of(source), data)
-    training_plan = plan_training(recipe, configs, mixes.windows, ds_config, world_size)
-    mixes.open(plan.mix for plan in training_plan.stages)
-    directory.check_data({"prepared": str(data.directory), "weights": mixes.weights})
-    growths = annealed(growths, training_plan, directory, saved)
-    warn_of_rates(training_plan, growths)
-    return PlannedOnText(
-        given=given,
-        source=source,
-        growths=growths,
-        training_plan=training_plan,
-        windows=mixes.windows,
-        data=data,
-        mixes=mixes,
-    )
