@@ -1,8 +1,5 @@
 """Curves in Comet."""
 
-from pathlib import Path
-from typing import Any
-
 from deepspeed.monitor.config import CometConfig
 from deepspeed.monitor.monitor import CometMonitor
 
@@ -14,10 +11,7 @@ class Comet(Monitor):
 
     package = "comet_ml"
     settings = CometConfig
-
-    def __init__(self, settings: Any, run_dir: Path) -> None:
-        super().__init__(settings, run_dir)
-        self.writer = CometMonitor(settings)
+    writer_class = CometMonitor
 
 
 MONITOR = Comet

@@ -3,7 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 from deepspeed.monitor.config import CSVConfig
 from deepspeed.monitor.monitor import csvMonitor
@@ -18,11 +17,7 @@ class CsvFiles(Monitor):
 
     folder = "csv"
     settings = CSVConfig
-    writer: csvMonitor
-
-    def __init__(self, settings: Any, run_dir: Path) -> None:
-        super().__init__(settings, run_dir)
-        self.writer = csvMonitor(settings)
+    writer_class = csvMonitor
 
     def cut_back(self, step: int) -> None:
         """Drop the rows of later steps; raises UserError where a file is no curve."""

@@ -1,6 +1,6 @@
 """One place to which a run's curves go, by a section of its own in DeepSpeed's JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,12 +23,13 @@ class Monitor:
     settings: ClassVar[type[BaseModel]]
     """What judges the section."""
 
-    writer: Any
-    """DeepSpeed's monitor of the section."""
+    writer_class: ClassVar[Callable[[Any], Any]]
+    """DeepSpeed's monitor of the section, which is made by what `settings` has read."""
 
     def __init__(self, settings: Any, run_dir: Path) -> None:
         """Open it, by its section as `settings` has read it."""
         self.run_dir = run_dir
+        self.writer = type(self).writer_class(settings)
 
     def write(self, events: Sequence[Event]) -> None:
         """Write some values; raises OSError where the disk is full."""

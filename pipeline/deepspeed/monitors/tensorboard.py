@@ -1,8 +1,5 @@
 """Curves in TensorBoard."""
 
-from pathlib import Path
-from typing import Any
-
 from deepspeed.monitor.config import TensorBoardConfig
 from deepspeed.monitor.monitor import TensorBoardMonitor
 
@@ -15,11 +12,7 @@ class TensorBoard(Monitor):
     package = "tensorboard"
     folder = "tensorboard"
     settings = TensorBoardConfig
-    writer: TensorBoardMonitor
-
-    def __init__(self, settings: Any, run_dir: Path) -> None:
-        super().__init__(settings, run_dir)
-        self.writer = TensorBoardMonitor(settings)
+    writer_class = TensorBoardMonitor
 
     def cut_back(self, step: int) -> None:
         """Write what SummaryWriter(purge_step=...) does, which DeepSpeed's monitor has no way to ask for."""

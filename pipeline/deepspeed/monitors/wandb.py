@@ -20,23 +20,24 @@ class Wandb(Monitor):
 
     package = "wandb"
     settings = WandbConfig
+    writer_class = WandbMonitor
 
     def __init__(self, settings: Any, run_dir: Path) -> None:
-        super().__init__(settings, run_dir)
         # What the environment says comes first.
-        for key, value in self._variables().items():
+        for key, value in self._variables(run_dir).items():
             os.environ.setdefault(key, value)
-        self.writer = WandbMonitor(settings)
+        super().__init__(settings, run_dir)
 
-    def _variables(self) -> dict[str, str]:
+    @staticmethod
+    def _variables(run_dir: Path) -> dict[str, str]:
         """By which W&B goes on with the run that it knows, and writes into the run directory."""
-        path = self.run_dir / "wandb" / "run_id"
+        path = run_dir / "wandb" / "run_id"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, secrets.token_hex(4) + "\n")
         return {
-            "WANDB_DIR": str(self.run_dir),
-            "WANDB_NAME": self.run_dir.resolve().name,
+            "WANDB_DIR": str(run_dir),
+            "WANDB_NAME": run_dir.resolve().name,
             "WANDB_RUN_ID": read_bytes(path).decode(errors="replace").strip(),
             "WANDB_RESUME": "allow",
         }

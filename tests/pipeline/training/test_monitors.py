@@ -155,9 +155,9 @@ class InMemory(Monitor):
     settings = create_model("InMemoryConfig", enabled=(bool, False))
     told: ClassVar[list[Event]] = []
 
-    def __init__(self, settings: object, run_dir: Path) -> None:
-        super().__init__(settings, run_dir)
-        self.writer = SimpleNamespace(write_events=self.told.extend)
+    @staticmethod
+    def writer_class(settings: object) -> SimpleNamespace:
+        return SimpleNamespace(write_events=InMemory.told.extend)
 
 
 def test_another_monitor_is_a_module_of_its_own_and_a_name_in_a_list(tmp_path, monkeypatch):
