@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import deepspeed
@@ -27,29 +26,14 @@ from pipeline.families import FAMILIES, ActiveLayers, scratch_config
 from pipeline.flops.counts import ForwardFlops, training_step
 from pipeline.growth.initialization import initialized
 from pipeline.recipe import ModelConfig, OptimizerConfig, Recipe, TrainStage
-from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
-from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.engine import TrainedModel, build
-from pipeline.training.loop.certification import Certification
-from pipeline.training.loop.context import LoopContext
-from pipeline.training.loop.data_watch import DataWatch, Remembered
-from pipeline.training.loop.loop import Trainer
-from pipeline.training.loop.records import Records
 from pipeline.training.loop.running import draw_depths, running, scoring
-from pipeline.training.loop.tasks import Tasks
-from pipeline.training.loop.train_state import TrainState
 from pipeline.training.losses import summed_loss
-from pipeline.training.monitoring.monitors import Monitors
-from pipeline.training.monitoring.progress import Progress
-from pipeline.training.monitoring.utilization import Utilization
-from pipeline.training.monitoring.watchdog import Watchdog
 from pipeline.training.parameter_groups import cut
-from pipeline.training.plan.training_plan import plan_training
-from pipeline.training.plan.workload import Workload
-from pipeline.training.signals import StopRequest
 from tests.benchmarks.made_up import batches, ids_and_labels
 from tests.benchmarks.measuring import in_turn, part_parser, publish, table, zero_json
+from tests.distributed.steps import trainer_of
 from tests.ranks import run_ranks
 from tests.shards import MemoryShard
 
@@ -299,24 +283,9 @@ def the_loop(
         target={"hidden_size": trained.sizes.hidden_size},
         stages=[{"name": "unused", "steps": 1}],
     )
-    configs = {0: trained.config, 1: trained.config}
     batch = {"train_batch_size": batch_size, "train_micro_batch_size_per_gpu": sequences}
-    training_plan = plan_training(recipe, configs, lambda _: len(loaded), batch, distributed.world_size())
-    records = Records(
-        StepLines(directory / "metrics.jsonl"),
-        JsonLines(directory / "eval.jsonl", dict),
-        JsonLines(directory / "scores.jsonl", dict),
-        Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=distributed.rank() == 0),
-        Utilization.measured(torch.float32, given_tflops=1.0),
-        Monitors.opened({}, directory, 0),
-    )
-    streams = SimpleNamespace(training=lambda _: loaded, heldout=loaded)
-    watch = DataWatch(SimpleNamespace(left=[], whole=[]), directory / "checked.json", Remembered())
-    checkpoints = Checkpoints(directory / "checkpoints", recipe.checkpointing)
-    of_run = recipe, training_plan, streams, watch, Tasks(recipe, None), StopRequest(), checkpoints
-    trainer = Trainer(0, trained, LoopContext(*of_run, Watchdog(1800), records, TrainState()), Certification())
-    (plan,) = training_plan.of_phase(0)
-    trainer.steps.begin_stage(plan)
+    trainer = trainer_of(recipe, trained, loaded, batch, directory)
+    trainer.steps.begin_stage(*trainer.context.plan.stages[:1])
 
     def take() -> None:
         trainer.steps.launch()

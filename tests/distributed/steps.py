@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from pipeline.common import keyed
+from pipeline.data.batches import Batches
 from pipeline.data.objectives import CausalObjective, MaskedObjective
 from pipeline.families import FAMILIES, scratch_config
 from pipeline.growth.initialization import initialized
@@ -14,7 +15,7 @@ from pipeline.runs import JsonLines, StepLines
 from pipeline.training import distributed
 from pipeline.training.directory.checkpoints import Checkpoints
 from pipeline.training.ds_config import for_engine, sequence_parallel_size
-from pipeline.training.engine import build
+from pipeline.training.engine import TrainedModel, build
 from pipeline.training.loop.certification import Certification
 from pipeline.training.loop.context import LoopContext
 from pipeline.training.loop.data_watch import DataWatch, Remembered
@@ -89,12 +90,21 @@ def trainer(
         objective = MaskedObjective(LENGTH, VOCABULARY, 1, MASK, (0, 1, MASK))
     text = MemoryShard(2 + keyed.below(("text",), 0, 4000, VOCABULARY - 3), range(0, 4000, 7))
     loaded = batches([text], objective, within_documents=apart)
-    training_plan = plan_training(recipe, {0: config, 1: config}, lambda _: len(loaded), ds_config, ranks)
+    made = trainer_of(recipe, model, loaded, ds_config, directory)
+    made.steps.begin_stage(*made.context.plan.stages[:1])
+    made.steps._peaks = dict.fromkeys(model.parameter_groups, 1e-3)
+    return made
+
+
+def trainer_of(recipe: Recipe, model: TrainedModel, loaded: Batches, ds_config: dict[str, object], directory: Path) -> Trainer:
+    """Return what trains a model by a recipe's source section on some text, and leaves its records in a directory."""
+    configs = {0: model.config, 1: model.config}
+    training_plan = plan_training(recipe, configs, lambda _: len(loaded), ds_config, distributed.world_size())
     records = Records(
         StepLines(directory / "metrics.jsonl"),
         JsonLines(directory / "eval.jsonl", dict),
         JsonLines(directory / "scores.jsonl", dict),
-        Progress(Workload(recipe, training_plan, {0: config, 1: config}.__getitem__), 0, shown=False),
+        Progress(Workload(recipe, training_plan, configs.__getitem__), 0, shown=False),
         Utilization.measured(torch.float32, given_tflops=1.0),
         Monitors.opened({}, directory, 0),
     )
@@ -108,7 +118,4 @@ def trainer(
 
 def take_step(made: Trainer) -> None:
     """Launch the next step of the only stage."""
-    (plan,) = made.context.plan.of_phase(0)
-    made.steps.begin_stage(plan)
-    made.steps._peaks = dict.fromkeys(made.model.parameter_groups, 1e-3)
     made.steps.launch()
