@@ -20,7 +20,7 @@ def rate_factor(tensor: Tensor, graph: Model, config: OptimizerConfig) -> float:
     of Adam and Lion, whose elements are near 1, have sqrt(fan_out fan_in) before the rate, so that is base_width / fan_in: a
     matrix that reads base_width channels has the recipe's. Muon's matrices have that norm by `Matrix.parts_of`.
     """
-    if config.width_rates == "none" or (config.name == "muon" and steps_as_matrix(tensor)):
+    if config.base_width is None or (config.name == "muon" and steps_as_matrix(tensor)):
         return 1.0
     fan_in = graph.fan_in(tensor)
     if fan_in == 1:
