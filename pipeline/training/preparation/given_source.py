@@ -14,7 +14,7 @@ from pipeline.families import (
 )
 from pipeline.growth.sources import open_source, preview_source
 from pipeline.growth.state import Source
-from pipeline.recipe import Recipe
+from pipeline.recipe import BuiltSource, ModelConfig, Recipe
 from pipeline.training import distributed
 
 
@@ -57,7 +57,7 @@ def source_config(recipe: Recipe, given: Source | None, vocab_size: int, eos_id:
     """The source's configuration: its own, or that of the model that is to be trained first."""
     pairs = recipe.data.pairs is not None
     if given is None:
-        return scratch_config(recipe.source.built, vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
+        return scratch_config(built_model(recipe), vocab_size, eos_id, max(sequence_lengths(recipe)), pairs=pairs)
     _check_pairs(given, pairs)
     return given.config
 
@@ -79,6 +79,12 @@ def _check_pairs(source: Source, pairs: bool) -> None:
             f"{where}: a {source.family.model_class.__name__} has a head on sentence pairs, which learns nothing without "
             f"data.pairs; set that, or name {FAMILIES[source.family.name].model_class.__name__} there to leave the head out"
         )
+
+
+def built_model(recipe: Recipe) -> ModelConfig:
+    """The model that is built in a run whose source is not given."""
+    assert isinstance(recipe.source, BuiltSource), recipe.source
+    return recipe.source.model
 
 
 def sequence_lengths(recipe: Recipe) -> list[int]:

@@ -25,7 +25,7 @@ from pipeline.training.directory.run_directory import RunDirectory
 from pipeline.training.loop.data_watch import Remembered
 from pipeline.training.loop.tasks import encoder_of
 from pipeline.training.plan.data_mixes import corpora_read
-from pipeline.training.preparation.given_source import sequence_lengths
+from pipeline.training.preparation.given_source import built_model, sequence_lengths
 from pipeline.training.preparation.tokenizers import check_source
 from pipeline.training.sequence_parallel import check_heads_divide, check_length_divides
 
@@ -62,7 +62,7 @@ def vocabulary_size(recipe: Recipe, given: Source | None) -> tuple[int, int]:
     """Return the ids of text that is not looked at, and that of the end of a document, as far as it is known."""
     known, eos_id = known_vocabulary(recipe, known_tokenizer(recipe, given))
     if known is None:
-        known = recipe.source.built.vocab_size if given is None else sizes_of(given.config).vocab_size
+        known = built_model(recipe).vocab_size if given is None else sizes_of(given.config).vocab_size
     if known is None:
         raise UserError("source.model.vocab_size: not known without the prepared text; name it, or leave --corpus_tokens out")
     return known, eos_id
