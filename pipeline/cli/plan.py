@@ -17,10 +17,33 @@ from pipeline.common.starting import start
 
 def parse() -> argparse.Namespace:
     """Read the command line and the recipes that it names; raises UserError."""
-    from pipeline.common.built_in import find_file
-    from pipeline.common.command import OneSentenceParser
     from pipeline.common.errors import UserError
     from pipeline.recipe import load_recipe
+
+    arguments = _parser().parse_args()
+    if arguments.add is not None:
+        if arguments.record is None or len(arguments.record) != 1:
+            raise UserError("--add: name the record to add to, one file, by --record")
+        return arguments
+    if arguments.compare is not None:
+        if len(arguments.compare) < 2:
+            raise UserError("--compare: name the plan.json, and the runs that it predicted")
+        return arguments
+    if arguments.tokens is None:
+        raise UserError("--tokens: not given; name the tokens that the target would be trained on from scratch, as 5e6")
+    if arguments.pilot is not None and arguments.out is None:
+        raise UserError("--pilot: name by --out where recipes and runs of pilots go")
+    if arguments.run and arguments.pilot is None:
+        raise UserError("--run goes with --pilot, whose runs it starts")
+    arguments.loaded = load_recipe(arguments.recipe, arguments.overrides)
+    arguments.sizes = sizes(arguments.target)
+    arguments.predicted = {path: load_recipe(path, []) for path in arguments.predict or []}
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pipeline.common.built_in import find_file
+    from pipeline.common.command import OneSentenceParser
 
     parser = OneSentenceParser(
         description=__doc__.splitlines()[0],
@@ -67,25 +90,7 @@ def parse() -> argparse.Namespace:
         "--record measures, and end",
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key of the recipe")
-    arguments = parser.parse_args()
-    if arguments.add is not None:
-        if arguments.record is None or len(arguments.record) != 1:
-            raise UserError("--add: name the record to add to, one file, by --record")
-        return arguments
-    if arguments.compare is not None:
-        if len(arguments.compare) < 2:
-            raise UserError("--compare: name the plan.json, and the runs that it predicted")
-        return arguments
-    if arguments.tokens is None:
-        raise UserError("--tokens: not given; name the tokens that the target would be trained on from scratch, as 5e6")
-    if arguments.pilot is not None and arguments.out is None:
-        raise UserError("--pilot: name by --out where recipes and runs of pilots go")
-    if arguments.run and arguments.pilot is None:
-        raise UserError("--run goes with --pilot, whose runs it starts")
-    arguments.loaded = load_recipe(arguments.recipe, arguments.overrides)
-    arguments.sizes = sizes(arguments.target)
-    arguments.predicted = {path: load_recipe(path, []) for path in arguments.predict or []}
-    return arguments
+    return parser
 
 
 def number(text: str) -> int:

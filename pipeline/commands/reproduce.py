@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
 
     jobs = arguments.jobs or suite.jobs
-    threads = 1 if arguments.budget == "cpu" else None
-    runner = Runner(ds_config, jobs, threads)
+    runner = Runner(ds_config, jobs, 1 if arguments.budget == "cpu" else None)
     runner.stop_by_signals(arguments.minutes)
 
     baseline = suite.methods[suite.baseline].title

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.recipe import UNITS, GrowStage, Recipe, ScheduleConfig, TrainStage
+from pipeline.recipe.stages import Stage
 from pipeline.reproduction.task import Task
 from pipeline.training.plan.training_plan import StagePlan
 from pipeline.training.run.branching import Course, common_steps
@@ -55,7 +56,7 @@ def _steps(recipe: Recipe) -> int:
 def _trunk(task: Task, course: Course, depth: int, before: Task | None, course_of: Callable[[Task], Course]) -> Task | None:
     """The first steps of a run as a separate run, at the peak rate once warm; None where that would not be the same steps."""
     plans = {plan.stage.name: plan for plan in course.training_plan.stages}
-    stages: list[TrainStage | GrowStage] = []
+    stages: list[Stage] = []
     for stage in task.recipe.stages:
         plan = plans.get(stage.name)
         if plan is None or plan.begin < depth:
